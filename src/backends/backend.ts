@@ -1,0 +1,165 @@
+// What runs containers, in OCI words: no CRI type enters here.
+//
+// One instance stands for one runtime handler ("crun", "runc", "lxc").  The
+// stories of cri/ and the commands of cli/ call it; daemon.ts and the router
+// are the only ones that know which classes there are.
+//
+//   create ──► start ──► (runs) ──► exit, seen once through onExit
+//      └──────────────────────────► delete (from any state)
+import type { Readable, Writable } from 'node:stream';
+import type { IdMapping, Process, Resources, Spec } from '../oci/spec.js';
+
+/** What a pod is to a backend. */
+export interface SandboxPlan {
+  readonly id: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly uid: string;
+  readonly attempt: number;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** A folder under the state folder, made and removed by the caller. */
+  readonly folder: string;
+  readonly hostname: string | undefined;
+  /** Paths of pinned namespaces; an absent one is the host's (or, for pid, each container's own). */
+  readonly namespaces: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'pid' | 'user', string>>>;
+  readonly cgroupParent: string;
+}
+
+/**
+ * How a backend wants the rootfs of its containers.
+ * overlay: the caller mounts one over the image's layers (through `idMap` when
+ * the container's root is not the host's) and names it in spec.root.path.
+ * own: the backend makes it from ContainerPlan.layers, at spec.root.path or elsewhere.
+ */
+export type RootfsWish =
+  | { readonly kind: 'overlay'; readonly idMap?: { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] } }
+  | { readonly kind: 'own' };
+
+/** What a container is to a backend. */
+export interface ContainerPlan {
+  readonly id: string;
+  readonly name: string;
+  readonly attempt: number;
+  readonly image: string;
+  readonly sandbox: SandboxPlan;
+  /** The bundle: holds config.json, and is the place for the backend's own files (FIFOs, pid file). On tmpfs by default. */
+  readonly folder: string;
+  /** The spec that config.json holds; root.path is the rootfs, mounted already when rootfs() wished so. */
+  readonly spec: Spec;
+  /** The folders of the image's unpacked layers, topmost first. */
+  readonly layers: readonly string[];
+  readonly logPath: string;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  /** SIGTERM and so on, for backends that keep it in a config. */
+  readonly stopSignal: string;
+}
+
+/** Names a container that create() made: its id, its bundle, and what create() returned. */
+export interface ContainerRef {
+  readonly id: string;
+  readonly folder: string;
+  readonly logPath: string;
+  /** The backend's own JSON, as create() returned it; nobody else reads it. */
+  readonly state: unknown;
+}
+
+export interface Exit {
+  /** 0..255; 128+n for a death by signal n. */
+  readonly exitCode: number;
+  /** Nanoseconds since the epoch. */
+  readonly finishedAt: bigint;
+  readonly oomKilled: boolean;
+}
+
+/** What survey() finds of one container. */
+export type Alive =
+  | { readonly status: 'created' | 'running'; readonly pid: number }
+  | { readonly status: 'stopped'; readonly exit: Exit | undefined }
+  | { readonly status: 'missing' };
+
+export interface TerminalSize { readonly width: number; readonly height: number }
+
+/** The ends of an exec or attach, as streaming or ExecSync has them. */
+export interface Io {
+  readonly terminal: boolean;
+  readonly stdin?: Readable | undefined;
+  readonly stdout?: Writable | undefined;
+  /** Absent with a terminal: it has one stream. */
+  readonly stderr?: Writable | undefined;
+  /** Calls back for each new size of the client's terminal, the present one first. */
+  readonly onResize?: ((listener: (size: TerminalSize) => void) => void) | undefined;
+}
+
+export interface ExecPlan {
+  readonly args: readonly string[];
+  /** The spec's process: user, env, cwd, capabilities; args are replaced. */
+  readonly process: Process;
+  readonly io: Io;
+  /** Milliseconds; undefined: no limit. At its end the process group is killed. */
+  readonly timeoutMs: number | undefined;
+}
+
+export interface Features {
+  readonly recursiveReadOnlyMounts: boolean;
+  readonly userNamespaces: boolean;
+  readonly checkpoint: boolean;
+}
+
+/** The outcome of running a throw-away container. */
+export interface Probe {
+  readonly ready: boolean;
+  /** Why not, in words for a person; empty when ready. */
+  readonly reason: string;
+  readonly version: string;
+  readonly features: Features;
+}
+
+/**
+ * Every call may throw a CrispError.  kill, delete and stopSandbox are
+ * idempotent: what is gone already is no error.
+ */
+export interface Backend {
+  /** The runtime handler it serves. */
+  readonly name: string;
+  /** Runs a throw-away container: create, start, exit code, delete. Never throws. */
+  probe(): Promise<Probe>;
+
+  /** What the backend must make once per pod; its answer is kept in the pod's record. */
+  startSandbox(plan: SandboxPlan): Promise<unknown>;
+  /** Undoes startSandbox; all containers are stopped already. */
+  stopSandbox(plan: SandboxPlan, state: unknown): Promise<void>;
+
+  /** Asked before the rootfs of a container is made. */
+  rootfs(plan: SandboxPlan): RootfsWish;
+  /** Makes the container, not yet running; the answer is kept in its record. Undoes itself on failure. */
+  create(plan: ContainerPlan): Promise<unknown>;
+  /** Runs the container's process. @throws StartFailed when the process cannot be executed. */
+  start(container: ContainerRef): Promise<{ pid: number }>;
+  /** Sends a signal (a number) to the container's first process; `all`: to every process in it. */
+  kill(container: ContainerRef, signal: number, all?: boolean): Promise<void>;
+  /** Removes all that create() made, killing what runs. The bundle and the rootfs are the caller's. */
+  delete(container: ContainerRef): Promise<void>;
+
+  /** Runs one more process in a running container, to its end. @throws ExecTimeout */
+  exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }>;
+  /** Connects to the container's first process until the client or the process ends. */
+  attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void>;
+  update(container: ContainerRef, resources: Resources): Promise<void>;
+  /** The log file was renamed: write to a new one at the same path. */
+  reopenLog(container: ContainerRef): Promise<void>;
+  /** @throws Unsupported where the host has no criu */
+  checkpoint(container: ContainerRef, location: string, timeoutMs: number): Promise<void>;
+
+  /** What is alive of these containers now; used at start and when a state is in doubt. */
+  survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>>;
+  /** The ids of all containers that bear our mark, recorded or not; recovery removes the ones without a record. */
+  list(): Promise<readonly ContainerRef[]>;
+  /** The listener hears of each exit once, also of exits while we were away (after the survey). Set before anything is created. */
+  onExit(listener: (containerId: string, exit: Exit) => void): void;
+  /** The cgroup of a container, relative to the cgroup root ("/kubepods/…/ID"). */
+  cgroup(container: ContainerRef): string;
+  /** Stops watching; containers run on. */
+  close(): Promise<void>;
+}

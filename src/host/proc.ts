@@ -1,0 +1,62 @@
+// Processes as /proc shows them.  A pid alone is no identity: pids are reused,
+// so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
+import { readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { readFileIfThere } from './files.js';
+
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** Clock ticks after boot at which it started. */
+  readonly startTime: string;
+}
+
+export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
+  const stat = await readStat(pid);
+  return stat && stat.state !== 'Z' ? { pid, startTime: stat.startTime } : undefined;
+}
+
+/** Whether this very process (not a later one with its pid) runs; a zombie does not. */
+export async function isAlive(process: ProcessIdentity): Promise<boolean> {
+  const stat = await readStat(process.pid);
+  return stat !== undefined && stat.state !== 'Z' && stat.startTime === process.startTime;
+}
+
+/** Sends a signal to this very process; false when it is gone. */
+export async function signalProcess(target: ProcessIdentity, signal: NodeJS.Signals | number): Promise<boolean> {
+  if (!(await isAlive(target))) return false;
+  try { process.kill(target.pid, signal); return true; } catch { return false; }
+}
+
+/** The children of a process, in no order. */
+export async function childrenOf(pid: number): Promise<number[]> {
+  const text = await readFileIfThere(`/proc/${pid}/task/${pid}/children`).catch(() => undefined);
+  return (text ?? '').split(' ').filter(Boolean).map(Number);
+}
+
+async function readStat(pid: number): Promise<{ state: string; startTime: string } | undefined> {
+  let text: string | undefined;
+  try { text = await readFileIfThere(`/proc/${pid}/stat`); } catch { return undefined; } // ESRCH: it ended while we read
+  if (!text) return undefined;
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return { state: fields[0] ?? 'X', startTime: fields[19] ?? '' };
+}
+
+/** The id of this boot: what was alive under another one is dead. */
+export async function bootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+}
+
+/** The capabilities we may hand on: the names of the bounding set (CapBnd), "CAP_CHOWN" and so on. */
+export function boundingCapabilities(): string[] {
+  const mask = BigInt(`0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`);
+  return capabilityNames.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
+}
+
+/** Bit order of linux/capability.h. */
+export const capabilityNames: readonly string[] = [
+  'CHOWN', 'DAC_OVERRIDE', 'DAC_READ_SEARCH', 'FOWNER', 'FSETID', 'KILL', 'SETGID', 'SETUID', 'SETPCAP', 'LINUX_IMMUTABLE',
+  'NET_BIND_SERVICE', 'NET_BROADCAST', 'NET_ADMIN', 'NET_RAW', 'IPC_LOCK', 'IPC_OWNER', 'SYS_MODULE', 'SYS_RAWIO', 'SYS_CHROOT',
+  'SYS_PTRACE', 'SYS_PACCT', 'SYS_ADMIN', 'SYS_BOOT', 'SYS_NICE', 'SYS_RESOURCE', 'SYS_TIME', 'SYS_TTY_CONFIG', 'MKNOD', 'LEASE',
+  'AUDIT_WRITE', 'AUDIT_CONTROL', 'SETFCAP', 'MAC_OVERRIDE', 'MAC_ADMIN', 'SYSLOG', 'WAKE_ALARM', 'BLOCK_SUSPEND', 'AUDIT_READ',
+  'PERFMON', 'BPF', 'CHECKPOINT_RESTORE',
+].map((name) => `CAP_${name}`);

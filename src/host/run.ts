@@ -1,0 +1,208 @@
+// The one place that starts programs.
+//
+// argv arrays, never a shell; a near-empty environment; a time-out always; an
+// abort sends TERM and, 5 s later, KILL.  Every call is one log line with argv,
+// exit, milliseconds and the tail of stderr, at debug, at info when it fails.
+import { execa, type Options } from 'execa';
+import type { Readable, Writable } from 'node:stream';
+import { CrispError, lastLines, type ErrorId } from '../errors.js';
+import { log } from '../log.js';
+
+export interface RunOptions {
+  /** Milliseconds; none is not an option: a tool that hangs must not hang us. */
+  timeoutMs: number;
+  /** Abort: TERM, then KILL after 5 s. */
+  signal?: AbortSignal | undefined;
+  /** Bytes for stdin (secrets go this way or by file); else stdin is /dev/null. */
+  input?: string | Buffer | undefined;
+  cwd?: string | undefined;
+  /** Added to the near-empty environment. */
+  env?: Record<string, string> | undefined;
+  /** Exit codes that are an answer and not a failure. Default: only 0. */
+  okExitCodes?: readonly number[] | 'any';
+  /** Bytes kept of each stream; what is more is dropped. Default 1 MiB. */
+  maxOutputBytes?: number;
+  /** The step of the story, for the error: "cni add". */
+  stage?: string | undefined;
+  /** The catalogue id of a non-zero exit; the default is RuntimeFailed. */
+  errorId?: ErrorId;
+}
+
+export interface RunResult {
+  /** undefined when a signal ended it. */
+  exitCode: number | undefined;
+  signal: string | undefined;
+  stdout: string;
+  stderr: string;
+  durationMs: number;
+}
+
+/** A program that could not be run, timed out, or ended as it should not. */
+export class CommandError extends CrispError implements RunResult {
+  override readonly name = 'CommandError';
+  constructor(
+    id: ErrorId, message: string, readonly argv: readonly string[], stage: string | undefined,
+    readonly exitCode: number | undefined, readonly signal: string | undefined,
+    readonly stdout: string, override readonly stderr: string, readonly durationMs: number,
+  ) {
+    super(id, message, { stage, tool: toolName(argv), stderr });
+  }
+}
+
+/** The environment of every tool: nothing of ours leaks into it. */
+const baseEnvironment = {
+  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  LANG: 'C.UTF-8',
+};
+const killAfterMs = 5_000;
+
+/**
+ * Runs a program to its end.
+ * @throws CommandError: ToolMissing, ToolTimeout, Cancelled, or `errorId` for an exit code that is not ok.
+ */
+export async function run(argv: readonly [string, ...string[]], options: RunOptions): Promise<RunResult> {
+  const [file, ...args] = argv;
+  const started = performance.now();
+  const child = execa(file, args, {
+    ...processOptions(options),
+    stdin: options.input === undefined ? 'ignore' : 'pipe',
+    ...(options.input === undefined ? {} : { input: options.input }),
+    maxBuffer: options.maxOutputBytes ?? 1 << 20,
+  });
+  const ended = await child;
+  const result: RunResult = {
+    exitCode: ended.exitCode, signal: ended.signal,
+    stdout: String(ended.stdout ?? ''), stderr: String(ended.stderr ?? ''),
+    durationMs: performance.now() - started,
+  };
+  return judge(argv, options, result, ended);
+}
+
+export interface Streams {
+  stdin?: Readable | undefined;
+  stdout?: Writable | undefined;
+  stderr?: Writable | undefined;
+}
+
+/** A program whose output flows while it runs. */
+export interface Running {
+  readonly pid: number | undefined;
+  /** Settles when the program has ended and its output is delivered. */
+  readonly ended: Promise<RunResult>;
+}
+
+/**
+ * Starts a program with live streams.  Back-pressure is the streams' own.
+ * Unlike run(), it ends with the program and a short drain, not when the last
+ * grandchild closes the pipe.
+ */
+export function runStreaming(argv: readonly [string, ...string[]], streams: Streams, options: RunOptions): Running {
+  const [file, ...args] = argv;
+  const started = performance.now();
+  const child = execa(file, args, {
+    ...processOptions(options),
+    stdin: streams.stdin ? 'pipe' : 'ignore',
+    stdout: streams.stdout ? 'pipe' : 'ignore',
+    stderr: streams.stderr ? 'pipe' : 'ignore',
+    buffer: false,
+  });
+  if (streams.stdin && child.stdin) {
+    child.stdin.on('error', () => undefined); // EPIPE: the program does not read its input
+    streams.stdin.pipe(child.stdin);
+  }
+  if (streams.stdout) child.stdout?.pipe(streams.stdout, { end: false });
+  if (streams.stderr) child.stderr?.pipe(streams.stderr, { end: false });
+  const outputs = [[child.stdout, streams.stdout], [child.stderr, streams.stderr]] as const;
+  child.once('exit', () => { for (const [from, to] of outputs) if (from && to) endWhenIdle(from, to); });
+  const ended = child.then((done) => judge(argv, options, {
+    exitCode: done.exitCode, signal: done.signal, stdout: '', stderr: '', durationMs: performance.now() - started,
+  }, done));
+  return { pid: child.pid, ended };
+}
+
+/** Closes `from` once nothing has come for a while and `to` has taken all: what keeps it open then is a grandchild. */
+function endWhenIdle(from: Readable, to: Writable): void {
+  if (from.readableEnded || from.destroyed) return;
+  let idle = false;
+  from.on('data', () => { idle = false; });
+  const timer = setInterval(() => {
+    if (idle && !to.writableNeedDrain) from.destroy();
+    idle = true;
+  }, idleMs);
+  from.once('close', () => clearInterval(timer));
+}
+const idleMs = 200;
+
+export interface DetachedOptions {
+  cwd?: string;
+  env?: Record<string, string>;
+  /** Numbers above 2 that get a pipe; their data comes back as text. */
+  pipes?: readonly number[];
+}
+
+/**
+ * Starts a program that outlives us, with none of our pipes on stdio.
+ * Returns its pid and, for each of `pipes`, a promise of all that was written
+ * to it until its writer closed it.
+ */
+export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): { pid: number; written: Map<number, Promise<string>>; exited: Promise<number | undefined> } {
+  const [file, ...args] = argv;
+  const stdio: ['ignore', 'ignore', 'ignore', ...('ignore' | 'pipe')[]] = ['ignore', 'ignore', 'ignore'];
+  for (const fd of options.pipes ?? []) { while (stdio.length <= fd) stdio.push('ignore'); stdio[fd] = 'pipe'; }
+  const child = execa(file, args, {
+    detached: true, cleanup: false, reject: false, buffer: false, extendEnv: false, stdio,
+    env: { ...baseEnvironment, ...options.env }, ...(options.cwd ? { cwd: options.cwd } : {}),
+  });
+  if (child.pid === undefined) throw new CommandError('ToolMissing', `${file} cannot be started`, argv, undefined, undefined, undefined, '', '', 0);
+  const written = new Map<number, Promise<string>>();
+  for (const fd of options.pipes ?? []) {
+    written.set(fd, new Promise((resolve) => {
+      const stream = child.stdio[fd] as unknown as Readable;
+      let text = '';
+      stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk; });
+      stream.on('close', () => resolve(text)).on('error', () => resolve(text));
+    }));
+  }
+  child.unref();
+  log.debug({ argv: shown(argv), pid: child.pid }, 'tool started');
+  return { pid: child.pid, written, exited: new Promise((resolve) => child.once('exit', (code) => resolve(code ?? undefined))) };
+}
+
+function processOptions(options: RunOptions) {
+  return {
+    reject: false, extendEnv: false, stripFinalNewline: false,
+    env: { ...baseEnvironment, ...options.env },
+    timeout: options.timeoutMs, killSignal: 'SIGTERM', forceKillAfterDelay: killAfterMs,
+    ...(options.signal ? { cancelSignal: options.signal } : {}),
+    ...(options.cwd ? { cwd: options.cwd } : {}),
+  } satisfies Options;
+}
+
+interface Ended { timedOut: boolean; isCanceled: boolean; isMaxBuffer: boolean; exitCode?: number | undefined; code?: string | undefined }
+
+function judge(argv: readonly string[], options: RunOptions, result: RunResult, ended: Ended): RunResult {
+  const ok = options.okExitCodes ?? [0];
+  const fail = (id: ErrorId, message: string) =>
+    new CommandError(id, message, argv, options.stage, result.exitCode, result.signal, result.stdout, result.stderr, result.durationMs);
+  const accepted = !ended.timedOut && !ended.isCanceled && result.exitCode !== undefined && (ok === 'any' || ok.includes(result.exitCode));
+  const line = {
+    argv: shown(argv), exit: result.exitCode ?? result.signal ?? ended.code, ms: Math.round(result.durationMs * 10) / 10,
+    ...(result.stderr ? { stderr: lastLines(result.stderr, 300) } : {}),
+  };
+  if (accepted) { log.debug(line, 'tool'); return result; }
+  log.info(line, 'tool failed');
+  if (ended.code === 'ENOENT') throw fail('ToolMissing', `${argv[0]} is not installed`);
+  if (ended.isCanceled) throw fail('Cancelled', `${toolName(argv)} was stopped: the call was cancelled`);
+  if (ended.timedOut) throw fail('ToolTimeout', `${toolName(argv)} did not end within ${options.timeoutMs} ms`);
+  const how = result.exitCode === undefined ? `was ended by ${result.signal ?? ended.code}` : `exited with ${result.exitCode}`;
+  throw fail(options.errorId ?? 'RuntimeFailed', `${toolName(argv)} ${how}`);
+}
+
+function toolName(argv: readonly string[]): string {
+  return (argv[0] ?? '').replace(/^.*\//, '');
+}
+
+/** One line that can be pasted into a shell. */
+export function shown(argv: readonly string[]): string {
+  return argv.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
+}

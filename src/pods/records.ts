@@ -1,0 +1,100 @@
+// What we remember of a pod sandbox and of a container, and what follows from it.
+//
+//   sandbox:    READY ── stoppedAt ──► NOTREADY ──► record removed
+//   container:  CREATED ── startedAt ──► RUNNING ── exit ──► EXITED ──► record removed
+//
+// What was asked and what has ended stands here; the state is derived from
+// these facts, never stored.  Times are nanoseconds since the epoch as strings:
+// they do not fit a JS number, and JSON has no bigint.
+import { z } from 'zod';
+import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
+import type { ContainerState } from '../cri/generated/runtime/v1/ContainerState.js';
+import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
+import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
+import type { PodSandboxState } from '../cri/generated/runtime/v1/PodSandboxState.js';
+import type { SandboxPlan } from '../backends/backend.js';
+import type { Attachment } from '../network/cni.js';
+
+const nanoseconds = z.string().regex(/^\d+$/);
+const as = <T>() => z.custom<T>((value) => typeof value === 'object' && value !== null);
+
+export const sandboxRecordSchema = z.object({
+  version: z.literal(1),
+  id: z.string().min(1),
+  /** The request as received. */
+  config: as<PodSandboxConfig__Output>(),
+  runtimeHandler: z.string(),
+  /** The backend that the router chose, and why; never changed in the life of the pod. */
+  backend: z.string(),
+  rule: z.string(),
+  bootId: z.string(),
+  /** false from the write of the intent until the sandbox stands: recovery undoes such a one. */
+  complete: z.boolean(),
+  createdAt: nanoseconds,
+  stoppedAt: nanoseconds.optional(),
+  plan: as<SandboxPlan>(),
+  /** undefined: on the host's network. */
+  attachment: as<Attachment>().optional(),
+  /** What backend.startSandbox returned. */
+  backendState: z.unknown(),
+  /** The process that keeps a pod-wide pid namespace. */
+  holder: z.object({ pid: z.number(), startTime: z.string() }).optional(),
+  resources: as<LinuxContainerResources__Output>().optional(),
+  overhead: as<LinuxContainerResources__Output>().optional(),
+});
+export type SandboxRecord = z.infer<typeof sandboxRecordSchema>;
+
+export const containerRecordSchema = z.object({
+  version: z.literal(1),
+  id: z.string().min(1),
+  sandboxId: z.string().min(1),
+  config: as<ContainerConfig__Output>(),
+  backend: z.string(),
+  bootId: z.string(),
+  complete: z.boolean(),
+  imageId: z.string(),
+  /** NAME@DIGEST where the image has one, for image_ref. */
+  imageRef: z.string(),
+  folder: z.string(),
+  logPath: z.string(),
+  stopSignal: z.string(),
+  /** What the process runs as, for ContainerStatus.user. */
+  user: z.object({ uid: z.number(), gid: z.number(), supplementalGroups: z.array(z.number()) }),
+  /** Paths of CRI fields that were asked for and are not honoured, for the verbose status. */
+  notHonoured: z.array(z.string()),
+  resources: as<LinuxContainerResources__Output>().optional(),
+  backendState: z.unknown(),
+  createdAt: nanoseconds,
+  startedAt: nanoseconds.optional(),
+  pid: z.number().optional(),
+  exit: z.object({ exitCode: z.number(), finishedAt: nanoseconds, reason: z.string(), message: z.string() }).optional(),
+});
+export type ContainerRecord = z.infer<typeof containerRecordSchema>;
+
+export function sandboxState(record: SandboxRecord): PodSandboxState {
+  return record.complete && record.stoppedAt === undefined ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
+}
+
+export function containerState(record: ContainerRecord): ContainerState {
+  if (record.exit) return 'CONTAINER_EXITED';
+  if (record.startedAt) return 'CONTAINER_RUNNING';
+  return 'CONTAINER_CREATED';
+}
+
+/** The name that must be unique among sandboxes: what the kubelet repeats in a retry. */
+export function sandboxKey(config: PodSandboxConfig__Output): string {
+  const { name, namespace, uid, attempt } = config.metadata ?? { name: '', namespace: '', uid: '', attempt: 0 };
+  return [name, namespace, uid, attempt].join('_');
+}
+
+export function containerKey(sandboxId: string, config: ContainerConfig__Output): string {
+  return [sandboxId, config.metadata?.name ?? '', config.metadata?.attempt ?? 0].join('_');
+}
+
+/** Nanoseconds since the epoch, as records hold them; never twice the same. */
+export function now(): string {
+  const wall = BigInt(Date.now()) * 1_000_000n;
+  last = wall > last ? wall : last + 1n;
+  return last.toString();
+}
+let last = 0n;
