@@ -26,6 +26,8 @@ export interface RunOptions {
   stage?: string | undefined;
   /** The catalogue id of a non-zero exit; the default is RuntimeFailed. */
   errorId?: ErrorId;
+  /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
+  wholeGroup?: boolean;
 }
 
 export interface RunResult {
@@ -68,7 +70,9 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
     stdin: options.input === undefined ? 'ignore' : 'pipe',
     ...(options.input === undefined ? {} : { input: options.input }),
     maxBuffer: options.maxOutputBytes ?? 1 << 20,
+    detached: options.wholeGroup ?? false,
   });
+  if (options.wholeGroup) child.once('exit', () => { if (child.killed) killGroup(child.pid); });
   const ended = await child;
   const result: RunResult = {
     exitCode: ended.exitCode, signal: ended.signal,
@@ -76,6 +80,10 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
     durationMs: performance.now() - started,
   };
   return judge(argv, options, result, ended);
+}
+
+function killGroup(leader: number | undefined): void {
+  try { if (leader !== undefined) process.kill(-leader, 'SIGKILL'); } catch { /* ESRCH: nothing of it is left */ }
 }
 
 export interface Streams {
