@@ -1,4 +1,252 @@
-// The container network: CNI conflists and the plugins they name.
+// The container network: joins pods to it and lets them go, through CNI
+// plugins.  Called by sandbox-run, sandbox-stop, runtime (Status,
+// UpdateRuntimeConfig) and recovery.
+//
+//   conflist dropped in ──► ready          (watched; no restart)
+//   attach: ADD p1 ─► p2 ─► p3   each gets the result before it
+//   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, whatever stands in the folder now
+import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { CrispError } from '../errors.js';
+import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
+import { withUndo } from '../host/undo.js';
+import { log } from '../log.js';
+import { ConfiguredNetwork } from './configured.js';
+import { atLeast, pluginInput, podAddresses, renderTemplate, type AddResult, type NetworkConfig } from './conflist.js';
+import { Leases } from './leases.js';
+import { bringLoopbackUp, isNamespaceFile } from './namespaces.js';
+import { Plugins, type CallParameters } from './plugins.js';
+
+/** What a pod is to the network. */
+export interface PodNetwork {
+  readonly id: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly uid: string;
+  /** The pinned network namespace. */
+  readonly netns: string;
+  readonly portMappings: readonly PortMapping[];
+  readonly bandwidth?: { readonly ingressBitsPerSecond?: number | undefined; readonly egressBitsPerSecond?: number | undefined } | undefined;
+  readonly dns?: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] } | undefined;
+  readonly annotations?: Readonly<Record<string, string>> | undefined;
+  readonly cgroupParent?: string | undefined;
+}
+
+export interface PortMapping {
+  readonly protocol: 'tcp' | 'udp' | 'sctp';
+  readonly containerPort: number;
+  /** 0: not mapped. */
+  readonly hostPort: number;
+  /** Empty: every address of the host. */
+  readonly hostIp: string;
+}
+
+/** A pod's place in the network, with all that DEL and CHECK need later.  JSON. */
 export interface Attachment {
+  /** The pod's addresses, the primary one first. */
   readonly ips: readonly string[];
+  readonly containerId: string;
+  readonly interfaceName: string;
+  /** The conflist as it was used. */
+  readonly network: NetworkConfig;
+  /** What the capabilities of the plugins chose from. */
+  readonly runtimeConfig: Readonly<Record<string, unknown>>;
+  /** What the last plugin answered; undefined until one has. */
+  readonly result: AddResult | undefined;
+}
+
+export interface NetworkStatus { readonly ready: boolean; readonly reason: string; readonly message: string }
+
+export interface NetworkOptions {
+  readonly confDir: string;
+  readonly binDirs: readonly string[];
+  readonly pluginTimeoutMs: number;
+  /** The root folder, where leases that outlive a boot are noted (root/network). */
+  readonly root: string;
+  /** The file that setPodCidr() renders; empty or absent: none. */
+  readonly template?: string | undefined;
+}
+
+/** The interface of every pod, as the kubelet and all peers have it. */
+const interfaceName = 'eth0';
+const renderedName = '10-crisp.conflist';
+
+export class Network {
+  private readonly plugins: Plugins;
+  private readonly leases: Leases<{ readonly pod: PodNetwork; readonly attachment: Attachment }>;
+  private readonly configured: ConfiguredNetwork;
+  /** Pods attached since we started, which garbage collection must not touch. */
+  private readonly held = new Set<string>();
+
+  constructor(private readonly options: NetworkOptions) {
+    this.plugins = new Plugins(options.binDirs, options.pluginTimeoutMs);
+    this.configured = new ConfiguredNetwork(options.confDir, this.plugins);
+    this.leases = new Leases(join(options.root, 'network'));
+  }
+
+  /** Loads the configuration and watches its folder. A missing or broken one is no failure: status() tells. */
+  async start(): Promise<void> {
+    await this.leases.open();
+    await this.configured.load();
+  }
+
+  close(): void { this.configured.close(); }
+
+  /**
+   * What is known now.  Where it can have changed without an event (a plugin
+   * that was missing; a STATUS), asking also starts a new look, which the next
+   * call sees: the kubelet asks every few seconds.
+   */
+  status(): NetworkStatus {
+    const { network, problem } = this.configured;
+    if (problem || (network && atLeast(network, '1.1.0'))) void this.configured.load();
+    return problem ? { ready: false, reason: 'NetworkPluginNotReady', message: problem } : { ready: true, reason: '', message: '' };
+  }
+
+  /**
+   * Gives the pod its interface, addresses, ports and limits, and sets its
+   * loopback up beside that.  On failure, all that was added is deleted again.
+   * @throws NetworkNotReady, InvalidArgument, CniFailed, ToolTimeout, Cancelled
+   */
+  async attach(pod: PodNetwork, signal?: AbortSignal): Promise<Attachment> {
+    if (!this.configured.network) await this.configured.load();
+    const { network, problem } = this.configured;
+    if (!network) throw new CrispError('NetworkNotReady', problem, { stage: 'cni add' });
+    const parameters = { ...callParameters(pod), netns: pod.netns };
+    let attachment: Attachment = { ips: [], containerId: pod.id, interfaceName, network, runtimeConfig: runtimeConfig(pod), result: undefined };
+
+    return withUndo(async (undo) => {
+      this.held.add(pod.id);
+      undo.push('cni del', () => this.detach(pod, attachment));
+      await this.leases.note(pod.id, { pod, attachment });
+      const add = async () => {
+        for (const plugin of network.plugins) {
+          const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
+          const result = await this.plugins.call('ADD', plugin.type, input, parameters, signal);
+          if (!result) throw new CrispError('CniFailed', `CNI plugin ${plugin.type} answered ADD with nothing`, { stage: 'cni add', tool: plugin.type });
+          attachment = { ...attachment, result: result as AddResult };
+        }
+      };
+      for (const done of await Promise.allSettled([add(), bringLoopbackUp(pod.netns)])) if (done.status === 'rejected') throw done.reason;
+      attachment = { ...attachment, ips: podAddresses(attachment.result ?? {}) };
+      await this.leases.note(pod.id, { pod, attachment });
+      return attachment;
+    });
+  }
+
+  /**
+   * Takes the pod off its network: idempotent, also when its namespace is gone.
+   * Without an attachment, the note of the ADD says what to delete; without
+   * that, there is nothing.  A plugin that fails keeps no other from its DEL.
+   * @throws CniFailed or ToolTimeout of the first plugin that failed; the note then stays
+   */
+  async detach(pod: Pick<PodNetwork, 'id' | 'name' | 'namespace' | 'uid' | 'netns'>, attachment?: Attachment): Promise<void> {
+    this.held.delete(pod.id);
+    const noted = attachment ? undefined : await this.leases.read(pod.id);
+    const known = attachment ?? (noted === 'unreadable' ? undefined : noted?.attachment);
+    const network = known?.network ?? (noted ? this.configured.network : undefined);
+    if (network) {
+      const parameters = { ...callParameters(pod), netns: (await isNamespaceFile(pod.netns)) ? pod.netns : '' };
+      const failures: unknown[] = [];
+      for (const plugin of [...network.plugins].reverse()) {
+        const input = pluginInput(network, plugin, { runtimeConfig: known?.runtimeConfig ?? {}, prevResult: known?.result });
+        await this.plugins.call('DEL', plugin.type, input, parameters).catch((error: unknown) => failures.push(error));
+      }
+      if (failures.length) throw failures[0];
+    }
+    await this.leases.forget(pod.id);
+  }
+
+  /** Whether the pod's network is still as ADD made it. @throws CniFailed of the plugin that says no */
+  async check(pod: PodNetwork, attachment: Attachment): Promise<void> {
+    const { network } = attachment;
+    if (network.disableCheck || !atLeast(network, '0.4.0')) return;
+    const parameters = { ...callParameters(pod), netns: pod.netns };
+    for (const plugin of network.plugins) {
+      const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
+      await this.plugins.call('CHECK', plugin.type, input, parameters);
+    }
+  }
+
+  /**
+   * Releases what is held for pods that are gone: each noted attachment that is
+   * neither valid nor made since we started; then the plugins' own GC, where
+   * the network has one.  What fails is logged and tried again at the next start.
+   */
+  async collectGarbage(valid: readonly Attachment[]): Promise<void> {
+    const kept = new Set([...valid.map((attachment) => attachment.containerId), ...this.held]);
+    for (const id of await this.leases.ids()) {
+      if (kept.has(id)) continue;
+      const lease = await this.leases.read(id);
+      const pod = lease && lease !== 'unreadable' ? lease.pod : { id, name: '', namespace: '', uid: '', netns: '' };
+      try {
+        await this.detach(pod);
+        log.info({ podId: id }, 'released the addresses of a pod that is gone');
+      } catch (error) {
+        log.warn({ err: error, podId: id }, 'cannot release the addresses of a pod that is gone');
+      }
+    }
+    const { network } = this.configured;
+    if (!network || network.disableGC || !atLeast(network, '1.1.0')) return;
+    const validAttachments = [...kept].map((containerID) => ({ containerID, ifname: interfaceName }));
+    for (const plugin of network.plugins) {
+      await this.plugins.call('GC', plugin.type, pluginInput(network, plugin, { validAttachments }))
+        .catch((error: unknown) => log.warn({ err: error, plugin: plugin.type }, 'a CNI plugin cannot collect its garbage'));
+    }
+  }
+
+  /**
+   * Renders the configured template with the node's address ranges into the CNI
+   * folder; without a template there is nothing to do.
+   * @param cidr one range, or an IPv4 and an IPv6 one with a comma
+   * @throws InvalidArgument, CniConfigInvalid
+   */
+  async setPodCidr(cidr: string): Promise<void> {
+    const { template, confDir } = this.options;
+    if (!template) return;
+    const text = renderTemplate(await readFile(template, 'utf8'), cidr, template);
+    const path = join(confDir, renderedName);
+    if ((await readFileIfThere(path)) === text) return;
+    await makeFolder(confDir, 0o755);
+    await writeFileAtomic(path, text, 0o644);
+    await this.configured.load();
+  }
+}
+
+/** What names a pod to the plugins; the keys of CNI_ARGS are those of all Kubernetes runtimes. */
+function callParameters(pod: Pick<PodNetwork, 'id' | 'name' | 'namespace' | 'uid'>): Omit<CallParameters, 'netns'> {
+  const args = {
+    IgnoreUnknown: '1', K8S_POD_NAMESPACE: pod.namespace, K8S_POD_NAME: pod.name,
+    K8S_POD_INFRA_CONTAINER_ID: pod.id, K8S_POD_UID: pod.uid,
+  };
+  for (const value of Object.values(args)) {
+    if (/[;=]/.test(value)) throw new CrispError('InvalidArgument', `"${value}" cannot name a pod: it would be read as a CNI argument`, { stage: 'cni' });
+  }
+  return { containerId: pod.id, interfaceName, args: Object.entries(args).map(([key, value]) => `${key}=${value}`).join(';') };
+}
+
+/** The values of the capabilities that a plugin can ask for, by their names in CNI's CONVENTIONS.md and in containerd. */
+function runtimeConfig(pod: PodNetwork): Record<string, unknown> {
+  const ports = pod.portMappings.filter((mapping) => mapping.hostPort > 0);
+  const { ingressBitsPerSecond: ingress, egressBitsPerSecond: egress } = pod.bandwidth ?? {};
+  return {
+    ...(ports.length ? { portMappings: ports.map(({ hostPort, containerPort, protocol, hostIp }) => ({ hostPort, containerPort, protocol, hostIP: hostIp })) } : {}),
+    ...(ingress || egress ? {
+      bandwidth: {
+        ...(ingress ? { ingressRate: ingress, ingressBurst: burst(ingress) } : {}),
+        ...(egress ? { egressRate: egress, egressBurst: burst(egress) } : {}),
+      },
+    } : {}),
+    ...(pod.dns ? { dns: pod.dns } : {}),
+    ...(pod.annotations ? { 'io.kubernetes.cri.pod-annotations': pod.annotations } : {}),
+    ...(pod.cgroupParent ? { cgroupPath: pod.cgroupParent } : {}),
+  };
+}
+
+/**
+ * Bits that may pass at once: a tenth of a second, and at least one packet of
+ * the largest size (64 KiB), which a token bucket would else never let through.
+ */
+function burst(bitsPerSecond: number): number {
+  return Math.max(Math.ceil(bitsPerSecond / 10), 64 * 1024 * 8);
 }

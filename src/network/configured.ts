@@ -1,0 +1,78 @@
+// The network in use: the first valid configuration of the CNI folder, kept
+// current while the folder changes, and whether its plugins are ready for pods.
+// Called by cni.ts.
+import { CrispError } from '../errors.js';
+import { log } from '../log.js';
+import { atLeast, findNetwork, pluginInput, type NetworkConfig } from './conflist.js';
+import { FolderWatch } from './folder-watch.js';
+import type { Plugins } from './plugins.js';
+
+export class ConfiguredNetwork {
+  /** undefined: there is no valid configuration. */
+  network: NetworkConfig | undefined;
+  /** Why the network is not ready, for a person; empty when it is. */
+  problem = 'the CNI configuration is not loaded yet';
+
+  private readonly watch: FolderWatch;
+  /** File and text of the last look, to tell whether they changed. */
+  private seen = '';
+  private loading: Promise<void> | undefined;
+  private again = false;
+
+  constructor(private readonly confDir: string, private readonly plugins: Plugins) {
+    this.watch = new FolderWatch(confDir, () => void this.load());
+  }
+
+  close(): void { this.watch.close(); }
+
+  /** Looks at the folder and asks the plugins. Never throws. A call while one runs makes it look once more. */
+  load(): Promise<void> {
+    this.again = true;
+    return this.loading ??= this.lookWhileAsked();
+  }
+
+  private async lookWhileAsked(): Promise<void> {
+    while (this.again) {
+      this.again = false;
+      const before = this.problem;
+      this.problem = await this.look().catch((error: Error) => error.message);
+      if (this.problem === before) continue;
+      log.info({ network: this.network?.name, problem: this.problem || undefined }, this.problem ? 'the pod network is not ready' : 'the pod network is ready');
+    }
+    this.loading = undefined;
+  }
+
+  /** @returns the problem; empty when there is none */
+  private async look(): Promise<string> {
+    this.watch.arm();
+    const found = await findNetwork(this.confDir);
+    if (!found.network) {
+      this.network = undefined;
+      return [`no CNI configuration in ${this.confDir}`, ...found.problems].join('; ');
+    }
+    const seen = `${found.file}\n${found.text}`;
+    if (!this.network || seen !== this.seen || this.problem) {
+      this.plugins.forget();
+      this.network = found.network;
+      this.network = await this.agree(found.network);
+      this.seen = seen;
+    }
+    if (atLeast(this.network, '1.1.0')) {
+      for (const plugin of this.network.plugins) await this.plugins.call('STATUS', plugin.type, pluginInput(this.network, plugin));
+    }
+    return '';
+  }
+
+  /** The network in the newest version that it offers and that all its plugins speak. */
+  private async agree(network: NetworkConfig): Promise<NetworkConfig> {
+    const types = [...new Set(network.plugins.map((plugin) => plugin.type))];
+    const spoken = await Promise.all(types.map(async (type) => {
+      const answer = await this.plugins.call('VERSION', type, JSON.stringify({ cniVersion: network.cniVersion }));
+      return (answer as { supportedVersions?: readonly string[] } | undefined)?.supportedVersions ?? [];
+    }));
+    const cniVersion = network.offered.findLast((version) => spoken.every((versions) => versions.includes(version)));
+    if (cniVersion) return { ...network, cniVersion };
+    const lacking = types.filter((_, index) => !network.offered.some((version) => spoken[index]?.includes(version)));
+    throw new CrispError('CniConfigInvalid', `network ${network.name} is of CNI version ${network.offered.join(' or ')}, which ${lacking.join(', ') || 'its plugins together'} cannot`, { stage: 'cni config' });
+  }
+}

@@ -1,0 +1,156 @@
+// CNI network configurations: what a conflist says, and what of it each plugin
+// is told.  Called by cni.ts.  Facts: the CNI specification 1.1, sections 1 and
+// 3, and its CONVENTIONS.md.
+import { readdir, readFile } from 'node:fs/promises';
+import { isIP } from 'node:net';
+import { basename, join } from 'node:path';
+import { z } from 'zod';
+import { CrispError } from '../errors.js';
+import { isAbsent } from '../host/files.js';
+
+/** The versions of the specification that we speak, oldest first. */
+export const cniVersions = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as const;
+export type CniVersion = (typeof cniVersions)[number];
+
+/** A plugin of a network: fields of the specification, and its own. */
+export interface PluginConfig { readonly type: string; readonly capabilities?: Readonly<Record<string, boolean>>; readonly [field: string]: unknown }
+
+/** A conflist, ready to be used; JSON, so that an attachment can keep it for DEL. */
+export interface NetworkConfig {
+  readonly name: string;
+  readonly cniVersion: CniVersion;
+  /** All versions that the conflist offers and we speak, oldest first. */
+  readonly offered: readonly CniVersion[];
+  readonly disableCheck: boolean;
+  readonly disableGC: boolean;
+  readonly plugins: readonly PluginConfig[];
+}
+
+/** The parts of an ADD's result that we read; the rest is passed on as it is. */
+export interface AddResult {
+  readonly interfaces?: readonly { readonly name: string; readonly sandbox?: string }[];
+  readonly ips?: readonly { readonly address: string; readonly interface?: number }[];
+  readonly [field: string]: unknown;
+}
+
+// Older plugins and people wrote booleans as strings; the specification's examples did too.
+const flag = z.union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')]).default(false);
+const plugin = z.looseObject({
+  type: z.string().regex(/^[^/\\\0]+$/, 'must be the name of a program, without a folder').refine((name) => !/^\.{1,2}$/.test(name), 'must be the name of a program'),
+  capabilities: z.record(z.string(), z.boolean()).optional(),
+});
+const conflist = z.object({
+  cniVersion: z.string(),
+  cniVersions: z.array(z.string()).default([]),
+  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be letters, digits, _ . - and begin with a letter or digit'),
+  disableCheck: flag,
+  disableGC: flag,
+  plugins: z.array(plugin).min(1, 'must name a plugin'),
+});
+
+/**
+ * Parses a conflist, or a single plugin's .conf as a list of one.  Of several
+ * versions offered, the newest that we speak is taken; the plugins may yet
+ * bring it down.
+ * @throws CniConfigInvalid naming the file and the field
+ */
+export function parseConflist(text: string, file: string): NetworkConfig {
+  const invalid = (why: string) => new CrispError('CniConfigInvalid', `${file}: ${why}`, { stage: 'cni config' });
+  let json: unknown;
+  try { json = JSON.parse(text); } catch (error) { throw invalid((error as Error).message); }
+  const isSingle = typeof json === 'object' && json !== null && !('plugins' in json) && 'type' in json;
+  const parsed = conflist.safeParse(isSingle ? { ...(json as object), plugins: [json] } : json);
+  if (!parsed.success) throw invalid(parsed.error.issues.map((issue) => `${issue.path.join('.') || '(top)'}: ${issue.message}`).join('; '));
+  const { cniVersion: stated, cniVersions: also, ...network } = parsed.data;
+  const offered = cniVersions.filter((version) => version === stated || also.includes(version));
+  const cniVersion = offered.at(-1);
+  if (!cniVersion) throw invalid(`cniVersion: ${stated} is not one of ${cniVersions.join(', ')}`);
+  return { ...network, cniVersion, offered } as NetworkConfig;
+}
+
+export interface Found {
+  /** undefined: no file of the folder is a valid configuration. */
+  readonly network: NetworkConfig | undefined;
+  /** Its file and what stands in it; empty without one. */
+  readonly file: string;
+  readonly text: string;
+  /** What is wrong with the files that come before it. */
+  readonly problems: readonly string[];
+}
+
+/** Reads the first configuration of a folder, by file name, that is valid. */
+export async function findNetwork(folder: string): Promise<Found> {
+  const problems: string[] = [];
+  for (const name of (await listFolder(folder)).filter((entry) => /\.(conflist|conf|json)$/.test(entry)).sort()) {
+    const file = join(folder, name);
+    try {
+      const text = await readFile(file, 'utf8');
+      return { network: parseConflist(text, file), file, text, problems };
+    } catch (error) {
+      problems.push((error as Error).message);
+    }
+  }
+  return { network: undefined, file: '', text: '', problems };
+}
+
+async function listFolder(folder: string): Promise<string[]> {
+  try { return await readdir(folder); } catch (error) { if (isAbsent(error)) return []; throw error; }
+}
+
+export function atLeast(network: NetworkConfig, version: CniVersion): boolean {
+  return cniVersions.indexOf(network.cniVersion) >= cniVersions.indexOf(version);
+}
+
+/**
+ * What one plugin gets on its stdin: its own configuration with the name and
+ * version of the list, the result before it, and of `runtimeConfig` the keys
+ * that it says it can use.
+ */
+export function pluginInput(network: NetworkConfig, plugin: PluginConfig, more: { runtimeConfig?: Readonly<Record<string, unknown>>; prevResult?: AddResult | undefined; validAttachments?: readonly unknown[] } = {}): string {
+  const { capabilities = {}, ...own } = plugin;
+  const usable = Object.entries(more.runtimeConfig ?? {}).filter(([key]) => capabilities[key]);
+  return JSON.stringify({
+    ...Object.fromEntries(Object.entries(own).filter(([key]) => !key.startsWith('cni.dev/'))),
+    name: network.name,
+    cniVersion: network.cniVersion,
+    ...(usable.length ? { runtimeConfig: Object.fromEntries(usable) } : {}),
+    ...(more.prevResult ? { prevResult: more.prevResult } : {}),
+    ...(more.validAttachments ? { 'cni.dev/valid-attachments': more.validAttachments } : {}),
+  });
+}
+
+/** The addresses of the pod, without their prefix lengths, in the order of the plugin. */
+export function podAddresses(result: AddResult): string[] {
+  const ofPod = (result.ips ?? []).filter((ip) => ip.interface === undefined || Boolean(result.interfaces?.[ip.interface]?.sandbox));
+  return [...new Set(ofPod.map((ip) => ip.address.replace(/\/.*$/, '')))];
+}
+
+/**
+ * Fills the pod's address ranges into a conflist template: {{.PodCIDR}} in any
+ * string is the first range; a string that is {{.PodCIDRRanges}} or
+ * {{.Routes}} becomes the `ranges` or `routes` of host-local, for each range.
+ * @param cidr as UpdateRuntimeConfig gives it: one range, or two with a comma
+ * @throws InvalidArgument for the ranges, CniConfigInvalid for the template
+ */
+export function renderTemplate(template: string, cidr: string, file: string): string {
+  const cidrs = cidr.split(',').map((part) => part.trim());
+  for (const one of cidrs) if (!isCidr(one)) throw new CrispError('InvalidArgument', `"${one}" is no address range of a pod network`);
+  const values: Record<string, unknown> = {
+    '{{.PodCIDRRanges}}': cidrs.map((subnet) => [{ subnet }]),
+    '{{.Routes}}': cidrs.map((one) => ({ dst: one.includes(':') ? '::/0' : '0.0.0.0/0' })),
+  };
+  let json: unknown;
+  try {
+    json = JSON.parse(template, (_key, value: unknown) =>
+      (typeof value === 'string' ? values[value] ?? value.replaceAll('{{.PodCIDR}}', cidrs[0] ?? '') : value));
+  } catch (error) { throw new CrispError('CniConfigInvalid', `${file}: ${(error as Error).message}`); }
+  const text = `${JSON.stringify(json, undefined, 2)}\n`;
+  parseConflist(text, `${basename(file)} with ${cidr}`);
+  return text;
+}
+
+function isCidr(text: string): boolean {
+  const [address = '', prefix = '', ...rest] = text.split('/');
+  const version = isIP(address);
+  return version !== 0 && rest.length === 0 && /^\d{1,3}$/.test(prefix) && Number(prefix) <= (version === 4 ? 32 : 128);
+}

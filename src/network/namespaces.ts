@@ -1,0 +1,227 @@
+// The namespaces of a pod, pinned as files so that no process has to hold them,
+// and the kernel settings that live in them.  Called by sandbox-run,
+// sandbox-stop and recovery.
+//
+//   FOLDER/net, ipc, uts, user   bind mounts of /proc/PID/ns/*
+//   pid                          dies with its first process, so a pod that
+//                                shares one needs a holder (catatonit -P)
+import { rmdir, statfs, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { PassThrough, Writable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CrispError } from '../errors.js';
+import { isAbsent, makeFolder, remove } from '../host/files.js';
+import { bindMount, unmount } from '../host/mounts.js';
+import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../host/proc.js';
+import { CommandError, run, runDetached, runStreaming } from '../host/run.js';
+import type { IdMapping } from '../oci/spec.js';
+
+export type Pinned = Partial<Record<'network' | 'ipc' | 'uts' | 'user', string>>;
+
+export interface WantedNamespaces {
+  readonly network: boolean;
+  readonly ipc: boolean;
+  readonly uts: boolean;
+  /** A user namespace with these mappings, which then owns the others. */
+  readonly user?: { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] } | undefined;
+}
+
+export interface NamespaceSettings {
+  /** At most 64 bytes (sethostname(2)); needs the uts namespace. */
+  readonly hostname?: string | undefined;
+  /** Accepted by checkPodSysctls() before. */
+  readonly sysctls: Readonly<Record<string, string>>;
+}
+
+/** The name of each kind under /proc/PID/ns, which is also the option of unshare and nsenter, and our file's name. */
+const kernelName = { user: 'user', network: 'net', ipc: 'ipc', uts: 'uts' } as const;
+const kinds = ['user', 'network', 'ipc', 'uts'] as const;
+const timeoutMs = 20_000;
+const stage = 'pin namespaces';
+const maxHostnameBytes = 64;
+/** statfs(2)'s type of a namespace file (linux/magic.h: NSFS_MAGIC). */
+const nsfsMagic = 0x6e736673;
+
+/**
+ * Makes the wanted namespaces, with the hostname and sysctls set in them, and
+ * pins them in `folder` (made if need be).  Nothing is left on failure.
+ * @throws InvalidArgument, SysctlFailed (naming the sysctl), NamespaceFailed
+ */
+export async function pinNamespaces(folder: string, wanted: WantedNamespaces, settings: NamespaceSettings): Promise<Pinned> {
+  if (Buffer.byteLength(settings.hostname ?? '') > maxHostnameBytes) {
+    throw new CrispError('InvalidArgument', `the hostname "${settings.hostname}" is longer than ${maxHostnameBytes} bytes`, { stage });
+  }
+  const pinned: Pinned = {};
+  for (const kind of kinds) if (wanted[kind]) pinned[kind] = join(folder, kernelName[kind]);
+  const paths = Object.values(pinned);
+  if (paths.length === 0) return pinned;
+  await makeFolder(folder);
+  try {
+    await Promise.all(paths.map((path) => writeFile(path, '', { mode: 0o600 })));
+    if (wanted.user) await pinUnderUserNamespace(pinned, wanted.user, settings);
+    else await applySettings('unshare', pinned, settings);
+  } catch (error) {
+    await unpinNamespaces(folder);
+    throw error;
+  }
+  return pinned;
+}
+
+/** Undoes pinNamespaces(): unmounts and removes the pins, and the folder once it is empty. Idempotent. */
+export async function unpinNamespaces(folder: string): Promise<void> {
+  const paths = kinds.map((kind) => join(folder, kernelName[kind]));
+  const mounted: string[] = [];
+  for (const path of paths) if (await isNamespaceFile(path)) mounted.push(path);
+  const [first, ...others] = mounted;
+  if (first) await unmount(first, ...others);
+  await Promise.all(paths.map(remove));
+  await rmdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (!isAbsent(error) && error.code !== 'ENOTEMPTY') throw error;
+  });
+}
+
+/** Whether a namespace is pinned at the path; not so after a reboot, when the file is an ordinary one or gone. */
+export async function isNamespaceFile(path: string): Promise<boolean> {
+  try {
+    return (await statfs(path)).type === nsfsMagic;
+  } catch (error) {
+    if (isAbsent(error)) return false;
+    throw error;
+  }
+}
+
+/** Sets the loopback interface of a network namespace up; a new one has it down. */
+export async function bringLoopbackUp(netns: string): Promise<void> {
+  await run(['nsenter', `--net=${netns}`, 'ip', 'link', 'set', 'lo', 'up'], { timeoutMs, stage: 'loopback up', errorId: 'NamespaceFailed' });
+}
+
+/**
+ * One process for all: unshare pins the new namespaces and then becomes
+ * sysctl(8), whose kernel.hostname is the hostname.  nsenter does the same in
+ * namespaces that stand already.
+ */
+async function applySettings(tool: 'unshare' | 'nsenter', pinned: Pinned, settings: NamespaceSettings): Promise<void> {
+  const assignments = Object.entries(settings.sysctls).map(([name, value]) => `${sysctlPath(name).join('/')}=${value}`);
+  if (settings.hostname && pinned.uts) assignments.push(`kernel/hostname=${settings.hostname}`);
+  const command = assignments.length ? ['sysctl', '--quiet', '--write', ...assignments] : ['true'];
+  const options = kinds.flatMap((kind) => (pinned[kind] ? [`--${kernelName[kind]}=${pinned[kind]}`] : []));
+  try {
+    await run([tool, ...options, ...command], { timeoutMs, stage, errorId: 'NamespaceFailed' });
+  } catch (error) {
+    if (!(error instanceof CommandError) || !/^sysctl: /m.test(error.stderr)) throw error;
+    const failed = Object.keys(settings.sysctls).filter((name) => mentions(error.stderr, name));
+    throw new CrispError('SysctlFailed', `cannot set ${failed.join(', ') || 'the sysctls'} in the pod`, { stage, tool: 'sysctl', stderr: error.stderr, cause: error });
+  }
+}
+
+/** sysctl(8) names what failed by its path or by its dotted name, as the message goes. */
+function mentions(stderr: string, name: string): boolean {
+  const path = sysctlPath(name);
+  return stderr.includes(path.join('/')) || stderr.includes(path.join('.'));
+}
+
+/**
+ * The mappings are written from here, as the kernel wants it of somebody with
+ * rights in the parent namespace; so a process has to stand still in the new
+ * namespaces until they are written and pinned: cat, which says when it runs
+ * (it echoes) and goes when its stdin ends, also when we die.
+ */
+async function pinUnderUserNamespace(pinned: Pinned, mappings: NonNullable<WantedNamespaces['user']>, settings: NamespaceSettings): Promise<void> {
+  const wanted = kinds.filter((kind) => pinned[kind]);
+  const stdin = new PassThrough();
+  stdin.write('\n');
+  let echoed: () => void;
+  const standing = new Promise<void>((resolve) => { echoed = resolve; });
+  const stdout = new Writable({ write: (_chunk, _encoding, done) => { echoed(); done(); } });
+  const process = runStreaming(['unshare', ...wanted.map((kind) => `--${kernelName[kind]}`), 'cat'], { stdin, stdout }, { timeoutMs, stage, errorId: 'NamespaceFailed' });
+  try {
+    await Promise.race([standing, process.ended]);
+    await writeFile(`/proc/${process.pid}/uid_map`, mapLines(mappings.uids));
+    await writeFile(`/proc/${process.pid}/gid_map`, mapLines(mappings.gids));
+    await Promise.all(wanted.map((kind) => bindMount(`/proc/${process.pid}/ns/${kernelName[kind]}`, pinned[kind] ?? '')));
+  } catch (error) {
+    if (error instanceof CrispError) throw error;
+    throw new CrispError('NamespaceFailed', `cannot map the ids of the pod: ${(error as Error).message}`, { stage, cause: error });
+  } finally {
+    stdin.end();
+    await process.ended.catch(() => undefined); // what matters of its failure has been thrown
+  }
+  // From outside the user namespace: our root may set what the pod's root may not.
+  const { user: _, ...others } = pinned;
+  await applySettings('nsenter', others, settings);
+}
+
+/** The lines of /proc/PID/uid_map (user_namespaces(7)); the kernel takes them in one write. */
+function mapLines(mappings: readonly IdMapping[]): string {
+  return mappings.map(({ containerID, hostID, size }) => `${containerID} ${hostID} ${size}\n`).join('');
+}
+
+/**
+ * Starts the process that keeps a pod-wide pid namespace and reaps its orphans;
+ * in the user namespace pinned in `folder`, where there is one.  It outlives us.
+ * @returns the namespace's path, for the runtime, and the holder
+ */
+export async function startPidHolder(folder: string): Promise<{ path: string; holder: ProcessIdentity }> {
+  const user = join(folder, kernelName.user);
+  const enter = (await isNamespaceFile(user)) ? ['nsenter', `--user=${user}`] : [];
+  const [tool = '', ...args] = [...enter, 'unshare', '--pid', '--fork', 'catatonit', '-P'];
+  const starter = runDetached([tool, ...args]);
+  let failed: number | undefined;
+  void starter.exited.then((code) => { failed = code ?? -1; });
+  // unshare forks and waits: its child is the namespace's first process, and the fork gives no event.
+  const holder = await eventually(async () => {
+    if (failed !== undefined) throw new CrispError('NamespaceFailed', `the holder of the pod's pid namespace ended at once (exit code ${failed})`, { stage: 'hold pid namespace', tool: 'catatonit' });
+    const [child] = await childrenOf(starter.pid);
+    return child === undefined ? undefined : identify(child);
+  });
+  process.kill(starter.pid, 'SIGKILL'); // it would only wait for its child's end
+  if (!holder) throw new CrispError('NamespaceFailed', 'the holder of the pod\'s pid namespace does not start', { stage: 'hold pid namespace', tool: 'catatonit' });
+  return { path: `/proc/${holder.pid}/ns/pid`, holder };
+}
+
+/** Ends the holder, and with it all that is left in its pid namespace. Idempotent. */
+export async function stopPidHolder(holder: ProcessIdentity): Promise<void> {
+  if (!(await signalProcess(holder, 'SIGKILL'))) return;
+  await eventually(async () => ((await isAlive(holder)) ? undefined : true));
+}
+
+/** Asks again and again, 1 ms apart, for at most 5 s: for what the kernel gives no event. */
+async function eventually<T>(ask: () => Promise<T | undefined>): Promise<T | undefined> {
+  const deadline = performance.now() + 5_000;
+  for (;;) {
+    const answer = await ask();
+    if (answer !== undefined || performance.now() > deadline) return answer;
+    await sleep(1);
+  }
+}
+
+/**
+ * Refuses sysctls that are the host's, or would be in this pod: what is in a
+ * namespace of the pod is allowed (sysctl names as in the pod's
+ * securityContext: dots or slashes).
+ * @throws InvalidArgument naming the sysctl
+ */
+export function checkPodSysctls(sysctls: Readonly<Record<string, string>>, host: { readonly hostNetwork: boolean; readonly hostIpc: boolean }): void {
+  for (const [name, value] of Object.entries(sysctls)) {
+    const refuse = (why: string) => new CrispError('InvalidArgument', `sysctl ${name}: ${why}`, { hint: 'only sysctls of the pod\'s own network and ipc namespaces can be set' });
+    const path = sysctlPath(name);
+    if (!path.every((part) => /^[\w:@-][\w.:@-]*$/.test(part)) || value.includes('\0')) throw refuse('not a sysctl');
+    const full = path.join('/');
+    if (/^net\/./.test(full)) {
+      if (host.hostNetwork) throw refuse('the pod is on the host\'s network');
+    } else if (/^kernel\/(shm|msg)\w*$|^kernel\/sem$|^fs\/mqueue\/./.test(full)) {
+      if (host.hostIpc) throw refuse('the pod shares the host\'s ipc namespace');
+    } else throw refuse('it is not namespaced, so it would change the host');
+  }
+}
+
+/**
+ * The folders and the file under /proc/sys.  As sysctl(8) has it: the first
+ * separator found says which of . and / separates; the other is then part of a
+ * name ("net.ipv4.conf.eth0/1.mtu").
+ */
+function sysctlPath(name: string): string[] {
+  return /[./]/.exec(name)?.[0] === '/'
+    ? name.split('/')
+    : name.split('.').map((part) => part.replaceAll('/', '.'));
+}
