@@ -4,12 +4,12 @@
 // abort sends TERM and, 5 s later, KILL.  Every call is one log line with argv,
 // exit, milliseconds and the tail of stderr, at debug, at info when it fails.
 import { execa, type Options } from 'execa';
-import type { Readable, Writable } from 'node:stream';
+import type { Duplex, Readable, Writable } from 'node:stream';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
 
 export interface RunOptions {
-  /** Milliseconds; none is not an option: a tool that hangs must not hang us. */
+  /** Milliseconds: a tool that hangs must not hang us. 0, no limit, is for a client's own session (runStreaming). */
   timeoutMs: number;
   /** Abort: TERM, then KILL after 5 s. */
   signal?: AbortSignal | undefined;
@@ -144,36 +144,46 @@ const idleMs = 200;
 export interface DetachedOptions {
   cwd?: string;
   env?: Record<string, string>;
-  /** Numbers above 2 that get a pipe; their data comes back as text. */
-  pipes?: readonly number[];
+  /** How many pipes it gets, on fd 3 and up. */
+  pipes?: number;
 }
 
-/**
- * Starts a program that outlives us, with none of our pipes on stdio.
- * Returns its pid and, for each of `pipes`, a promise of all that was written
- * to it until its writer closed it.
- */
-export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): { pid: number; written: Map<number, Promise<string>>; exited: Promise<number | undefined> } {
+export interface Detached {
+  readonly pid: number;
+  /** Our ends of the pipes; firstLine() reads an answer from one. */
+  readonly pipes: readonly Duplex[];
+  readonly exited: Promise<number | undefined>;
+}
+
+/** Starts a program that outlives us: a session of its own, and none of our pipes on its stdio. */
+export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): Detached {
   const [file, ...args] = argv;
-  const stdio: ['ignore', 'ignore', 'ignore', ...('ignore' | 'pipe')[]] = ['ignore', 'ignore', 'ignore'];
-  for (const fd of options.pipes ?? []) { while (stdio.length <= fd) stdio.push('ignore'); stdio[fd] = 'pipe'; }
+  const stdio: ['ignore', 'ignore', 'ignore', ...'pipe'[]] = ['ignore', 'ignore', 'ignore', ...Array<'pipe'>(options.pipes ?? 0).fill('pipe')];
   const child = execa(file, args, {
     detached: true, cleanup: false, reject: false, buffer: false, extendEnv: false, stdio,
     env: { ...baseEnvironment, ...options.env }, ...(options.cwd ? { cwd: options.cwd } : {}),
   });
   if (child.pid === undefined) throw new CommandError('ToolMissing', `${file} cannot be started`, argv, undefined, undefined, undefined, '', '', 0);
-  const written = new Map<number, Promise<string>>();
-  for (const fd of options.pipes ?? []) {
-    written.set(fd, new Promise((resolve) => {
-      const stream = child.stdio[fd] as unknown as Readable;
-      let text = '';
-      stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk; });
-      stream.on('close', () => resolve(text)).on('error', () => resolve(text));
-    }));
-  }
   child.unref();
   log.debug({ argv: shown(argv), pid: child.pid }, 'tool started');
-  return { pid: child.pid, written, exited: new Promise((resolve) => child.once('exit', (code) => resolve(code ?? undefined))) };
+  return {
+    pid: child.pid,
+    pipes: child.stdio.slice(3) as unknown as Duplex[],
+    exited: new Promise((resolve) => child.once('exit', (code) => resolve(code ?? undefined))),
+  };
+}
+
+/**
+ * The first line that comes on a pipe, which is closed then: a writer may keep
+ * its end open for as long as it lives. Empty when it closed without a line.
+ */
+export function firstLine(stream: Readable): Promise<string> {
+  return new Promise((resolve) => {
+    let text = '';
+    const end = (): void => { resolve(text.split('\n')[0] ?? ''); stream.destroy(); };
+    stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk; if (text.includes('\n')) end(); });
+    stream.on('close', end).on('error', end);
+  });
 }
 
 function processOptions(options: RunOptions) {

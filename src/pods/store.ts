@@ -8,10 +8,12 @@ import { join } from 'node:path';
 import type { z } from 'zod';
 import { makeFolder, remove, writeFileAtomic } from '../host/files.js';
 import { log } from '../log.js';
+import { Locks } from './locks.js';
 import { containerRecordSchema, sandboxRecordSchema, type ContainerRecord, type SandboxRecord } from './records.js';
 
 export class RecordTable<T extends { readonly id: string }> {
   private readonly records = new Map<string, T>();
+  private readonly changes = new Locks();
 
   constructor(private readonly folder: string, private readonly schema: z.ZodType<T>) {}
 
@@ -25,16 +27,20 @@ export class RecordTable<T extends { readonly id: string }> {
     return record;
   }
 
-  /** Changes fields of the record of `id`; undefined when it has gone meanwhile. */
-  async change(id: string, change: Partial<T>): Promise<T | undefined> {
-    const record = this.records.get(id);
-    return record && this.put({ ...record, ...change });
+  /** Changes fields of the record of `id`, one change after the other; undefined when it has gone meanwhile. */
+  async change(id: string, change: Partial<T> | ((record: T) => Partial<T>)): Promise<T | undefined> {
+    return this.changes.with(id, async () => {
+      const record = this.records.get(id);
+      return record && this.put({ ...record, ...(typeof change === 'function' ? change(record) : change) });
+    });
   }
 
   /** The last step of a removal: after it nobody knows the thing, so all else must be gone. */
   async delete(id: string): Promise<void> {
-    await remove(this.path(id));
-    this.records.delete(id);
+    await this.changes.with(id, async () => {
+      await remove(this.path(id));
+      this.records.delete(id);
+    });
   }
 
   /**

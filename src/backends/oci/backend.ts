@@ -1,0 +1,180 @@
+// The OCI backend: crun, runc or another OCI runtime under conmon.
+//
+// One instance per handler.  What it keeps on the machine, all below the state
+// folder: runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's
+// exit files), and its files in each bundle (FIFOs, attach socket, pid).
+import { join } from 'node:path';
+import { CrispError } from '../../errors.js';
+import { makeFolder, remove } from '../../host/files.js';
+import { identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
+import { withUndo } from '../../host/undo.js';
+import { log } from '../../log.js';
+import type { Resources } from '../../oci/spec.js';
+import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, Io, Probe, RootfsWish, SandboxPlan } from '../backend.js';
+import { attach } from './attach.js';
+import { monitor, reopenLog } from './conmon.js';
+import { exec } from './exec.js';
+import { Exits } from './exits.js';
+import { probe } from './probe.js';
+import { findProgram, Runtime } from './runtime.js';
+
+export interface OciOptions {
+  /** The runtime handler. */
+  readonly name: string;
+  /** The binary; empty: found under the handler's name. */
+  readonly path: string;
+  readonly args: readonly string[];
+  readonly conmon: string;
+  /** The state folder of the daemon (or of the command line). */
+  readonly state: string;
+  readonly systemdCgroup: boolean;
+}
+
+/** What create() returns and the record keeps. */
+export interface OciState {
+  readonly process: ProcessIdentity;
+  readonly cgroup: string;
+  readonly terminal: boolean;
+  /** Its pid namespace is its own, so that its end is the end of all its processes. */
+  readonly ownPidNamespace: boolean;
+}
+
+export class OciBackend implements Backend {
+  readonly name: string;
+  readonly runtime: Runtime;
+  readonly exits: Exits;
+  private readonly bundles = new Map<string, string>();
+  private conmonPath: string | undefined;
+
+  constructor(private readonly options: OciOptions) {
+    this.name = options.name;
+    this.runtime = new Runtime({ ...options, root: join(options.state, 'runtimes', options.name) });
+    this.exits = new Exits(join(options.state, 'exits', options.name));
+  }
+
+  probe(): Promise<Probe> {
+    return probe(this, join(this.options.state, 'probe', this.name));
+  }
+
+  /** OCI pods need nothing but the pinned namespaces. */
+  startSandbox(): Promise<undefined> { return Promise.resolve(undefined); }
+  stopSandbox(): Promise<void> { return Promise.resolve(); }
+
+  rootfs(_plan: SandboxPlan): RootfsWish { return { kind: 'overlay' }; }
+
+  async create(plan: ContainerPlan): Promise<OciState> {
+    await makeFolder(join(this.options.state, 'runtimes', this.name));
+    const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
+    return withUndo(async (undo) => {
+      this.bundles.set(plan.id, plan.folder);
+      undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
+      const pid = await monitor({
+        ...await this.monitorPlan(plan.id, plan.folder), exitDir: this.exits.folder,
+        logPath: plan.logPath, terminal: plan.spec.process.terminal ?? false, stdin: plan.stdin, stdinOnce: plan.stdinOnce,
+      }, (stderr) => this.runtime.explain('create', stderr));
+      const process = await identify(pid);
+      if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
+      return {
+        process, cgroup: plan.spec.linux.cgroupsPath ?? '', terminal: plan.spec.process.terminal ?? false,
+        ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
+      };
+    });
+  }
+
+  async start(container: ContainerRef): Promise<{ pid: number }> {
+    await this.runtime.call('start', [container.id], { errorId: 'RuntimeFailed' });
+    return { pid: stateOf(container).process.pid };
+  }
+
+  /** Straight to the process: it is known by pid and start time, and starting the runtime for it would cost 5 ms. */
+  async kill(container: ContainerRef, signal: number, all = false): Promise<void> {
+    const { process } = stateOf(container);
+    if (all) await this.runtime.call('kill', ['--all', container.id, String(signal)], { okExitCodes: 'any' });
+    else await signalProcess(process, signal);
+  }
+
+  async delete(container: ContainerRef): Promise<void> {
+    const state = container.state as OciState | undefined;
+    const wasAlive = state !== undefined && await isAlive(state.process);
+    const result = await this.runtime.call('delete', ['--force', container.id], { okExitCodes: 'any' });
+    if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr)) throw this.runtime.explain('delete', result.stderr);
+    if (wasAlive) await this.exitFile(container); // else conmon would write it after we have cleaned up
+    await remove(this.exits.path(container.id));
+    await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
+    this.bundles.delete(container.id);
+  }
+
+  async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+    return exec(this.runtime, await this.monitorPlan(container.id, container.folder), container, plan, signal);
+  }
+
+  attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
+    return attach(container, io, signal).ended;
+  }
+
+  async update(container: ContainerRef, resources: Resources): Promise<void> {
+    await this.runtime.call('update', ['--resources', '/dev/stdin', container.id], { input: JSON.stringify(resources) });
+  }
+
+  reopenLog(container: ContainerRef): Promise<void> { return reopenLog(container.folder); }
+
+  async checkpoint(container: ContainerRef, location: string, timeoutMs: number): Promise<void> {
+    if (!(await findProgram('criu').catch(() => undefined))) throw new CrispError('Unsupported', 'checkpoints need criu, which this host does not have', { hint: 'install criu' });
+    await this.runtime.call('checkpoint', ['--image-path', location, '--leave-running', container.id], { timeoutMs });
+  }
+
+  async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
+    const found = new Map<string, Alive>();
+    await Promise.all(containers.map(async (container) => { found.set(container.id, await this.alive(container)); }));
+    return found;
+  }
+
+  async list(): Promise<ContainerRef[]> {
+    const ids = await this.runtime.list().catch(() => []);
+    return ids.map((id) => ({ id, folder: join(this.options.state, 'bundles', id), logPath: '', state: undefined }));
+  }
+
+  onExit(listener: (containerId: string, exit: Exit) => void): void {
+    void this.exits.watch((id) => {
+      const bundle = this.bundles.get(id);
+      if (bundle === undefined) return; // an exec's, or one that is being deleted
+      this.exits.read(id, bundle).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
+    });
+  }
+
+  cgroup(container: ContainerRef): string { return stateOf(container).cgroup; }
+
+  close(): Promise<void> { this.exits.close(); return Promise.resolve(); }
+
+  private async alive(container: ContainerRef): Promise<Alive> {
+    this.bundles.set(container.id, container.folder);
+    const exit = await this.exits.read(container.id, container.folder);
+    if (exit) return { status: 'stopped', exit };
+    const known = await this.runtime.state(container.id);
+    if (!known) return { status: 'missing' };
+    if (known.status === 'created' || known.status === 'running' || known.status === 'paused') {
+      return { status: known.status === 'created' ? 'created' : 'running', pid: known.pid };
+    }
+    return { status: 'stopped', exit: undefined };
+  }
+
+  private async monitorPlan(id: string, bundle: string) {
+    this.conmonPath ??= await findProgram(this.options.conmon);
+    return {
+      conmon: this.conmonPath, runtime: await this.runtime.path(), runtimeArgs: this.runtime.globalArgs,
+      systemdCgroup: this.options.systemdCgroup, id, bundle,
+    };
+  }
+
+  /** Waits for conmon's last act, for at most two seconds: a conmon that was killed never does it. */
+  private async exitFile(container: ContainerRef): Promise<void> {
+    for (let waitedMs = 0; waitedMs < 2_000; waitedMs += 10) {
+      if (await this.exits.read(container.id, container.folder)) return;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+}
+
+export function stateOf(container: ContainerRef): OciState {
+  return container.state as OciState;
+}

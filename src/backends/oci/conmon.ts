@@ -1,0 +1,103 @@
+// conmon(8): the small process beside each container.  It is the parent of the
+// container's first process, writes its log in CRI format, keeps its terminal
+// and leaves its exit code in a file: all that must go on while we are away.
+//
+//   we ──► conmon ──► crun create      (the answer: one JSON line on fd 3)
+//             │            └─► first process, waiting for `crun start`
+//             └─ log file, FIFO ctl, socket attach, EXIT_DIR/ID
+import { open, constants } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
+import type { CrispError } from '../../errors.js';
+import { firstLine, runDetached } from '../../host/run.js';
+import type { TerminalSize } from '../backend.js';
+
+export interface MonitorPlan {
+  readonly conmon: string;
+  readonly runtime: string;
+  readonly runtimeArgs: readonly string[];
+  readonly systemdCgroup: boolean;
+  readonly id: string;
+  readonly bundle: string;
+  readonly exitDir: string;
+  /** undefined: output is only for attached clients. */
+  readonly logPath: string | undefined;
+  readonly terminal: boolean;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  /** Set for a further process of the running container `id`: its process.json, and a name of its own. */
+  readonly exec?: { readonly processFile: string; readonly name: string };
+}
+
+/**
+ * Starts a container under conmon.
+ * @returns the pid of its first process
+ * @throws what `explain` makes of the runtime's words
+ */
+export async function monitor(plan: MonitorPlan, explain: (stderr: string) => CrispError): Promise<number> {
+  const { pipes: [sync], exited } = runDetached(argv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: 1 });
+  const answer = await firstLine(sync as Duplex);
+  await exited; // the first of conmon's two forks: reaped here, so that no zombie stays
+  return pidOf(answer, explain);
+}
+
+/**
+ * Starts a further process of a running container under a conmon of its own,
+ * which waits with it until `attached` has connected to BUNDLE/attach: no
+ * output is lost.
+ */
+export async function monitorExec(plan: MonitorPlan, attached: () => Promise<void>, explain: (stderr: string) => CrispError): Promise<number> {
+  const { pipes: [sync, start, attach], exited } = runDetached(argv(plan), {
+    cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5' }, pipes: 3,
+  });
+  const go = start as Duplex;
+  const answer = firstLine(sync as Duplex);
+  go.on('error', () => undefined); // EPIPE: conmon ended; its answer, or the lack of one, says why
+  go.write('\0');
+  if (await firstLine(attach as Duplex)) await attached();
+  go.end('\0');
+  const pid = pidOf(await answer, explain);
+  await exited;
+  return pid;
+}
+
+function argv(plan: MonitorPlan): [string, ...string[]] {
+  return [
+    plan.conmon, ...(plan.exec ? ['--api-version', '1'] : []),
+    '--cid', plan.id, '--cuuid', plan.exec?.name ?? plan.id, '--name', plan.exec?.name ?? plan.id,
+    '--runtime', plan.runtime, ...plan.runtimeArgs.flatMap((arg) => ['--runtime-arg', arg]),
+    ...(plan.systemdCgroup ? ['--systemd-cgroup'] : []),
+    '--bundle', plan.bundle, '--persist-dir', plan.bundle, '--container-pidfile', join(plan.bundle, 'pid'),
+    ...(plan.exec ? [] : ['--exit-dir', plan.exitDir]),
+    '--log-path', plan.logPath === undefined ? 'off:' : `k8s-file:${plan.logPath}`, '--log-level', 'error',
+    '--full-attach',
+    '--no-sync-log', // an fsync of the log at each exit would make every stop wait for the disk
+    ...(plan.terminal ? ['--terminal'] : []),
+    ...(plan.stdin ? ['--stdin'] : []),
+    ...(plan.stdin && !plan.stdinOnce ? ['--leave-stdin-open'] : []),
+    ...(plan.exec ? ['--exec', '--exec-attach', '--exec-process-spec', plan.exec.processFile] : []),
+  ];
+}
+
+/** The answer names the pid as "pid", or as "data" from version 1 of conmon's protocol on. */
+function pidOf(answer: string, explain: (stderr: string) => CrispError): number {
+  if (!answer) throw explain('conmon ended without an answer');
+  const { pid, data, message } = JSON.parse(answer) as { pid?: number; data?: number; message?: string };
+  const found = pid ?? data ?? -1;
+  if (found <= 0) throw explain(message ?? `conmon answered ${found}`);
+  return found;
+}
+
+/** The control FIFO understands "1 HEIGHT WIDTH" (resize) and "2 0 0" (reopen the log). */
+async function control(bundle: string, line: string): Promise<void> {
+  const fifo = await open(join(bundle, 'ctl'), constants.O_WRONLY | constants.O_NONBLOCK); // ENXIO: conmon is gone
+  try { await fifo.write(`${line}\n`); } finally { await fifo.close(); }
+}
+
+export async function reopenLog(bundle: string): Promise<void> {
+  await control(bundle, '2 0 0');
+}
+
+export async function resize(bundle: string, size: TerminalSize): Promise<void> {
+  await control(bundle, `1 ${size.height} ${size.width}`);
+}

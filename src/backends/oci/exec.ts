@@ -1,0 +1,106 @@
+// One more process in a running container, to its end.
+//
+// Without a terminal the runtime's own exec does it: its stdio is ours, its exit
+// code the process's.  With one, conmon does: Node has no pty, and conmon brings
+// the pty, the attach socket and the resize FIFO that attach uses as well.
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CrispError } from '../../errors.js';
+import { isAbsent, makeFolder, remove } from '../../host/files.js';
+import { childrenOf, identify, isAlive } from '../../host/proc.js';
+import { runStreaming } from '../../host/run.js';
+import type { ContainerRef, ExecPlan } from '../backend.js';
+import { attach } from './attach.js';
+import { monitorExec, type MonitorPlan } from './conmon.js';
+import type { Runtime } from './runtime.js';
+
+type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgroup' | 'id' | 'bundle'>;
+
+/** @throws ExecTimeout, Cancelled (the client has gone): the process and its group are killed before */
+export async function exec(runtime: Runtime, base: Base, container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  const parent = join(container.folder, 'execs');
+  await makeFolder(parent);
+  const folder = await mkdtemp(join(parent, 'x'));
+  const processFile = join(folder, 'process.json');
+  try {
+    await writeFile(processFile, JSON.stringify({ ...plan.process, args: plan.args, terminal: plan.io.terminal }), { mode: 0o600 });
+    return plan.io.terminal
+      ? await execInTerminal(runtime, { ...base, bundle: folder }, container, processFile, plan, signal)
+      : await execPlain(runtime, container, processFile, plan, signal);
+  } finally {
+    await remove(folder);
+  }
+}
+
+async function execPlain(runtime: Runtime, container: ContainerRef, processFile: string, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  const running = runStreaming(await runtime.argv('exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec' });
+  const limit = limited(plan.timeoutMs, signal, async () => { if (running.pid !== undefined) await killChildren(running.pid); });
+  try {
+    const { exitCode, signal: endedBy } = await running.ended;
+    limit.check();
+    if (exitCode === undefined) throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
+    return { exitCode };
+  } finally {
+    limit.clear();
+  }
+}
+
+async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, processFile: string, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  const inner = new AbortController();
+  let session: Promise<void> = Promise.resolve();
+  const pid = await monitorExec({
+    ...base, exitDir: base.bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
+    exec: { processFile, name: base.bundle.slice(-16).replace(/\W/g, '') },
+  }, () => {
+    const attached = attach({ id: container.id, folder: base.bundle }, plan.io, inner.signal);
+    session = attached.ended;
+    return attached.connected;
+  }, (stderr) => runtime.explain('exec', stderr));
+  const process = await identify(pid);
+  const limit = limited(plan.timeoutMs, signal, async () => { if (process && await isAlive(process)) await killTree(pid); });
+  try {
+    await session;
+    limit.check();
+    return { exitCode: await exitCode(base.bundle) };
+  } finally {
+    limit.clear();
+    inner.abort();
+  }
+}
+
+/** conmon writes BUNDLE/exit after it has closed the attach socket. */
+async function exitCode(bundle: string): Promise<number> {
+  for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 5) {
+    try { return Number(await readFile(join(bundle, 'exit'), 'utf8')); } catch (error) { if (!isAbsent(error)) throw error; }
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  throw new CrispError('RuntimeFailed', 'the exit code of the process was not recorded', { stage: 'exec', tool: 'conmon' });
+}
+
+/** Kills at the deadline or when the client goes; check() then says which it was. */
+function limited(timeoutMs: number | undefined, signal: AbortSignal, kill: () => Promise<void>): { check(): void; clear(): void } {
+  let failure: CrispError | undefined;
+  const end = (error: CrispError) => (): void => { failure ??= error; void kill(); };
+  const timedOut = end(new CrispError('ExecTimeout', `the command did not end within ${timeoutMs} ms and was killed`, { stage: 'exec' }));
+  const cancelled = end(new CrispError('Cancelled', 'the client went away; the command was killed', { stage: 'exec' }));
+  const timer = timeoutMs === undefined ? undefined : setTimeout(timedOut, timeoutMs);
+  if (signal.aborted) cancelled(); else signal.addEventListener('abort', cancelled, { once: true });
+  return {
+    check() { if (failure) throw failure; },
+    clear() { clearTimeout(timer); signal.removeEventListener('abort', cancelled); },
+  };
+}
+
+/** The processes below the runtime's own: killing the runtime would leave them. */
+async function killChildren(runtimePid: number): Promise<void> {
+  for (const child of await childrenOf(runtimePid)) await killTree(child);
+}
+
+/** SIGKILL to a process, to the group it leads and to all its descendants. */
+async function killTree(pid: number): Promise<void> {
+  const children = await childrenOf(pid);
+  for (const target of [-pid, pid]) {
+    try { process.kill(target, 'SIGKILL'); } catch { /* gone, or leads no group */ }
+  }
+  for (const child of children) await killTree(child);
+}

@@ -1,0 +1,114 @@
+// The probe: throw-away containers, from create to delete, tell whether a
+// runtime works on this host and what it can do.  Versions tell less: a security
+// fix of the runtime, a kernel or an LXC host around us has broken pairs that
+// worked before.
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { toCrispError } from '../../errors.js';
+import { makeFolder, remove } from '../../host/files.js';
+import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
+import type { Mount, Spec } from '../../oci/spec.js';
+import type { ContainerPlan, ContainerRef, Exit, Features, Probe, SandboxPlan } from '../backend.js';
+import type { OciBackend } from './backend.js';
+
+const exitCodeExpected = 42;
+const waitMs = 10_000;
+let counter = 0;
+
+export async function probe(backend: OciBackend, folder: string): Promise<Probe> {
+  const none: Features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
+  let version = '';
+  try {
+    version = await backend.runtime.version();
+    await runProbe(backend, folder, `exit ${exitCodeExpected}`);
+    const [recursiveReadOnlyMounts, userNamespaces] = await Promise.all([
+      canMountRecursivelyReadOnly(backend, folder), canUseUserNamespaces(backend, folder),
+    ]);
+    return { ready: true, reason: '', version, features: { ...none, recursiveReadOnlyMounts, userNamespaces } };
+  } catch (error) {
+    return { ready: false, reason: toCrispError(error).report, version, features: none };
+  }
+}
+
+/** Runs `script` in a container on the host's own /usr. @throws when it does not exit as expected */
+async function runProbe(backend: OciBackend, parent: string, script: string, change: (spec: Spec, folder: string) => Promise<void> = async () => undefined): Promise<void> {
+  const id = `crisp-probe-${backend.name}-${process.pid}-${counter++}`;
+  const folder = join(parent, id);
+  const rootfs = join(folder, 'rootfs');
+  await makeFolder(folder, 0o755);
+  let container: ContainerRef | undefined;
+  try {
+    for (const name of ['usr', 'proc', 'dev', 'tmp']) await mkdir(join(rootfs, name), { recursive: true, mode: 0o755 });
+    for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(rootfs, name));
+    const spec = probeSpec(id, rootfs, script);
+    await change(spec, folder);
+    await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
+    const plan = probePlan(id, folder, spec);
+    const state = await backend.create(plan);
+    container = { id, folder, logPath: plan.logPath, state };
+    await backend.start(container);
+    const exit = await exitOf(backend, container);
+    if (exit.exitCode !== exitCodeExpected) throw new Error(`the probe container exited with ${exit.exitCode} instead of ${exitCodeExpected}`);
+  } finally {
+    if (container) await backend.delete(container);
+    await unmountBelow(folder);
+    await remove(folder);
+  }
+}
+
+async function exitOf(backend: OciBackend, container: ContainerRef): Promise<Exit> {
+  for (let waited = 0; waited < waitMs; waited += 5) {
+    const exit = await backend.exits.read(container.id, container.folder);
+    if (exit) return exit;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  throw new Error(`the probe container did not end within ${waitMs} ms`);
+}
+
+async function canMountRecursivelyReadOnly(backend: OciBackend, folder: string): Promise<boolean> {
+  return succeeds(runProbe(backend, folder, `echo > /mnt/below/file || exit ${exitCodeExpected}`, async (spec, own) => {
+    const source = join(own, 'source');
+    await mkdir(join(source, 'below'), { recursive: true });
+    await mkdir(join(spec.root.path, 'mnt'));
+    await bindMount(source, source);
+    await mount('tmpfs', 'tmpfs', join(source, 'below'), 'size=64k');
+    spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'rro'] });
+  }));
+}
+
+/** A user namespace with a mount that is idmapped into it: a file of root's must be root's inside. */
+async function canUseUserNamespaces(backend: OciBackend, folder: string): Promise<boolean> {
+  const map = [{ containerID: 0, hostID: 200_000, size: 65_536 }];
+  return succeeds(runProbe(backend, folder, `[ "$(stat -c %u /mnt)" = 0 ] && exit ${exitCodeExpected}`, async (spec, own) => {
+    const source = join(own, 'source');
+    await mkdir(source, { recursive: true });
+    await mkdir(join(spec.root.path, 'mnt'));
+    spec.linux.namespaces.push({ type: 'user' });
+    spec.linux.uidMappings = map;
+    spec.linux.gidMappings = map;
+    spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'idmap'], uidMappings: map, gidMappings: map } as Mount);
+  }));
+}
+
+async function succeeds(work: Promise<void>): Promise<boolean> {
+  try { await work; return true; } catch { return false; }
+}
+
+function probeSpec(id: string, rootfs: string, script: string): Spec {
+  return {
+    ociVersion: '1.0.2',
+    process: { user: { uid: 0, gid: 0 }, args: ['/bin/sh', '-c', script], env: ['PATH=/usr/bin:/bin'], cwd: '/' },
+    root: { path: rootfs },
+    mounts: [
+      { destination: '/usr', type: 'bind', source: '/usr', options: ['rbind', 'ro'] },
+      { destination: '/proc', type: 'proc', source: 'proc' },
+      { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] },
+    ],
+    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }, { type: 'network' }], cgroupsPath: `/crisp-probe/${id}` },
+  };
+}
+
+function probePlan(id: string, folder: string, spec: Spec): ContainerPlan {
+  const sandbox: SandboxPlan = { id, name: id, namespace: '', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
+  return { id, name: id, attempt: 0, image: '', sandbox, folder, spec, layers: [], logPath: join(folder, 'log'), stdin: false, stdinOnce: false, stopSignal: 'SIGKILL' };
+}

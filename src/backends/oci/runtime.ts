@@ -1,0 +1,106 @@
+// An OCI runtime binary (crun, runc): its verbs as argv, its words as errors.
+// Called by the OCI backend alone.
+import { access, constants } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CrispError, lastLines, type ErrorId } from '../../errors.js';
+import { CommandError, run, type RunOptions, type RunResult } from '../../host/run.js';
+
+const verbTimeoutMs = 30_000;
+
+export interface RuntimeOptions {
+  /** The handler's name, and the binary's where `path` is empty. */
+  readonly name: string;
+  readonly path: string;
+  readonly args: readonly string[];
+  /** Its --root: where it keeps the state of its containers; private to us. */
+  readonly root: string;
+  readonly systemdCgroup: boolean;
+}
+
+export class Runtime {
+  private binary: string | undefined;
+
+  constructor(private readonly options: RuntimeOptions) {}
+
+  /** The absolute path of the binary. @throws ToolMissing */
+  async path(): Promise<string> {
+    this.binary ??= await findProgram(this.options.path || this.options.name);
+    return this.binary;
+  }
+
+  /** The arguments before the verb. */
+  get globalArgs(): string[] {
+    return [...this.options.args, `--root=${this.options.root}`, ...(this.options.systemdCgroup ? ['--systemd-cgroup'] : [])];
+  }
+
+  async argv(verb: string, ...args: string[]): Promise<[string, ...string[]]> {
+    return [await this.path(), ...this.globalArgs, verb, ...args];
+  }
+
+  /** Runs a verb to its end; its stderr becomes the error. */
+  async call(verb: string, args: readonly string[], options: Partial<RunOptions> = {}): Promise<RunResult> {
+    try {
+      return await run(await this.argv(verb, ...args), { timeoutMs: verbTimeoutMs, stage: `${this.options.name} ${verb}`, ...options });
+    } catch (error) {
+      throw error instanceof CommandError && error.id === 'RuntimeFailed' ? this.explain(verb, error.stderr, error) : error;
+    }
+  }
+
+  /** What a runtime's last words mean. */
+  explain(verb: string, stderr: string, cause?: unknown): CrispError {
+    const [id, hint] = meanings.find(([pattern]) => pattern.test(stderr))?.slice(1) as [ErrorId, string?] | undefined ?? ['RuntimeFailed'];
+    return new CrispError(id, `${this.options.name} ${verb} failed: ${lastLines(withoutPrefix(stderr), 300)}`, {
+      stage: `container ${verb}`, tool: this.options.name, stderr, cause, ...(hint ? { hint } : {}),
+    });
+  }
+
+  async version(): Promise<string> {
+    const { stdout } = await run([await this.path(), '--version'], { timeoutMs: verbTimeoutMs });
+    return stdout.split('\n')[0]?.trim() ?? '';
+  }
+
+  /** The ids that the runtime knows, whoever made them under our root. */
+  async list(): Promise<string[]> {
+    const { stdout } = await this.call('list', ['--format', 'json']);
+    const rows = JSON.parse(stdout.trim() || '[]') as { id: string }[] | null;
+    return (rows ?? []).map((row) => row.id);
+  }
+
+  /** undefined: it knows no such container. */
+  async state(id: string): Promise<{ status: string; pid: number } | undefined> {
+    const result = await this.call('state', [id], { okExitCodes: 'any' });
+    return result.exitCode === 0 ? JSON.parse(result.stdout) as { status: string; pid: number } : undefined;
+  }
+
+  /** Where the runtime keeps what it knows of a container. */
+  stateFolder(id: string): string { return join(this.options.root, id); }
+}
+
+/** The words of crun and runc, and what they are to a caller. Both wrap the errno text of the kernel. */
+const meanings: readonly [RegExp, ErrorId, string?][] = [
+  [/executable file .*not found|exec(ve)?:? .*no such file|no such file or directory: .*(exec|open executable)/i, 'StartFailed', 'the command is not in the image: check command, args and PATH'],
+  [/exec format error/i, 'StartFailed', 'the program is for another architecture, or a script without #!'],
+  [/open executable|exec .*permission denied|permission denied.*exec/i, 'StartFailed', 'the program is not executable for the user of the container'],
+  [/(chdir|mkdir|cwd).*(no such file|not a directory|permission denied)/i, 'StartFailed', 'check the working folder of the container'],
+  [/container .* does not exist|container does not exist|error opening file.*status/i, 'ContainerNotFound'],
+  [/no space left on device/i, 'DiskFull'],
+  [/cannot allocate memory|memory\.limit_in_bytes.*(busy|invalid)|memory\.max/i, 'OutOfMemory', 'the memory limit is too small to start the container'],
+  [/cgroups? in hybrid mode/i, 'RuntimeFailed', 'this crun cannot use cgroup v1 with a v2 tree beside it: boot with systemd.unified_cgroup_hierarchy=1, or use runc'],
+  [/operation not permitted/i, 'PermissionDenied'],
+];
+
+function withoutPrefix(stderr: string): string {
+  const line = stderr.trim().split('\n').at(-1) ?? '';
+  return /msg="((?:[^"\\]|\\.)*)"/.exec(line)?.[1]?.replaceAll('\\"', '"') ?? line;
+}
+
+const searchPath = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
+
+/** The absolute path of a program named by path or found on the tools' PATH. @throws ToolMissing */
+export async function findProgram(name: string): Promise<string> {
+  const candidates = name.includes('/') ? [name] : searchPath.map((folder) => join(folder, name));
+  for (const candidate of candidates) {
+    try { await access(candidate, constants.X_OK); return candidate; } catch { /* the next one */ }
+  }
+  throw new CrispError('ToolMissing', `${name} is not installed`, { stage: 'find program', tool: name });
+}

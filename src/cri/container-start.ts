@@ -1,0 +1,34 @@
+// StartContainer.
+import { toCrispError, CrispError } from '../errors.js';
+import { log } from '../log.js';
+import { containerState, now } from '../pods/records.js';
+import type { StartContainerRequest__Output } from './generated/runtime/v1/StartContainerRequest.js';
+import type { StartContainerResponse } from './generated/runtime/v1/StartContainerResponse.js';
+import { backendOf, containerOf, readySandboxOf, refOf, type Parts } from './parts.js';
+
+/** By convention of the peers: the exit code of a container whose process could not be started. */
+const startErrorExitCode = 128;
+
+export async function startContainer(parts: Parts, request: StartContainerRequest__Output): Promise<StartContainerResponse> {
+  const { id, sandboxId } = containerOf(parts, request.container_id);
+  await parts.locks.with(sandboxId, async () => {
+    const record = containerOf(parts, id);
+    const state = containerState(record);
+    if (state !== 'CONTAINER_CREATED') throw new CrispError('WrongContainerState', `container ${id} cannot be started: it is ${state}`);
+    const sandbox = readySandboxOf(parts, sandboxId);
+    const backend = backendOf(parts, record);
+    const startedAt = now(); // before the start: what it does at once must not come out as earlier
+    try {
+      const { pid } = await backend.start(refOf(record));
+      await parts.store.containers.change(id, { startedAt, pid });
+    } catch (error) {
+      const failure = toCrispError(error);
+      await backend.kill(refOf(record), 9, true);
+      await parts.store.containers.change(id, { startedAt, exit: { exitCode: startErrorExitCode, finishedAt: now(), reason: 'StartError', message: failure.report } });
+      throw failure;
+    }
+    log.info('container started');
+    parts.events.emit('CONTAINER_STARTED_EVENT', id, sandbox);
+  });
+  return {};
+}

@@ -1,0 +1,179 @@
+// StopContainer and RemoveContainer, and the one place where exits are recorded.
+import type { Exit } from '../backends/backend.js';
+import { CrispError } from '../errors.js';
+import { remove } from '../host/files.js';
+import { log, withLogContext } from '../log.js';
+import { containerState, type ContainerRecord } from '../pods/records.js';
+import type { RemoveContainerRequest__Output } from './generated/runtime/v1/RemoveContainerRequest.js';
+import type { RemoveContainerResponse } from './generated/runtime/v1/RemoveContainerResponse.js';
+import type { StopContainerRequest__Output } from './generated/runtime/v1/StopContainerRequest.js';
+import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
+import { unmountImageVolumes } from './image-volumes.js';
+import { backendOf, containerOf, refOf, type Parts } from './parts.js';
+import { signalNumber } from './signals.js';
+
+const SIGKILL = 9;
+/** After SIGKILL, how long a process may take to die (it may be stuck in the kernel) before we say so. */
+const killPatienceMs = 10_000;
+/** After SIGKILL, when we stop to rely on the monitor and look for ourselves. */
+const lookAfterMs = 2_000;
+
+/** Stops under way, and who waits for which exit. */
+export class Stops {
+  private readonly stops = new Map<string, { readonly done: Promise<void>; shorten(deadlineMs: number): void }>();
+  private readonly waiters = new Map<string, Set<() => void>>();
+
+  /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
+  async join(id: string, timeoutMs: number, begin: (deadline: Deadline) => Promise<void>): Promise<void> {
+    const present = this.stops.get(id);
+    if (present) {
+      present.shorten(timeoutMs);
+      return present.done;
+    }
+    const deadline = new Deadline(timeoutMs);
+    const done = begin(deadline).finally(() => { this.stops.delete(id); deadline.clear(); });
+    this.stops.set(id, { done, shorten: (ms) => deadline.shorten(ms) });
+    return done;
+  }
+
+  /** Resolves at the exit of a container. */
+  exitOf(id: string): { readonly seen: Promise<void>; forget(): void } {
+    const waiters = this.waiters.get(id) ?? new Set();
+    this.waiters.set(id, waiters);
+    let wake: () => void = () => undefined;
+    const seen = new Promise<void>((resolve) => { wake = resolve; waiters.add(wake); });
+    return { seen, forget: () => { waiters.delete(wake); if (waiters.size === 0) this.waiters.delete(id); } };
+  }
+
+  exited(id: string): void {
+    for (const wake of this.waiters.get(id) ?? []) wake();
+  }
+}
+
+/** A point in time that can be brought forward while somebody waits for it. */
+class Deadline {
+  readonly passed: Promise<void>;
+  private end: () => void = () => undefined;
+  private atMs = Infinity;
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor(timeoutMs: number) {
+    this.passed = new Promise((resolve) => { this.end = resolve; });
+    this.shorten(timeoutMs);
+  }
+
+  shorten(timeoutMs: number): void {
+    const atMs = Date.now() + timeoutMs;
+    if (atMs >= this.atMs) return;
+    this.atMs = atMs;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(this.end, Math.min(timeoutMs, 2 ** 31 - 1)); // setTimeout's range
+  }
+
+  clear(): void { clearTimeout(this.timer); }
+}
+
+export async function stopContainer(parts: Parts, request: StopContainerRequest__Output): Promise<StopContainerResponse> {
+  if (request.container_id && !parts.store.containers.get(request.container_id)) return {}; // gone already: as good as stopped
+  const { id } = containerOf(parts, request.container_id);
+  const timeoutMs = Number(request.timeout) * 1000;
+  if (timeoutMs < 0) throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
+  await stopContainerRecord(parts, id, timeoutMs);
+  return {};
+}
+
+/** Stops a container; one that has exited, or that nobody knows, is fine. */
+export async function stopContainerRecord(parts: Parts, id: string, timeoutMs: number): Promise<void> {
+  const record = parts.store.containers.get(id);
+  if (!record || record.exit) return;
+  await parts.stops.join(id, timeoutMs, (deadline) => stop(parts, record, timeoutMs, deadline));
+}
+
+async function stop(parts: Parts, record: ContainerRecord, timeoutMs: number, deadline: Deadline): Promise<void> {
+  const backend = backendOf(parts, record);
+  const exit = parts.stops.exitOf(record.id);
+  try {
+    if (parts.store.containers.get(record.id)?.exit) return;
+    // 1. Ask, and wait for the grace period. A container that was never started has nobody to ask.
+    if (timeoutMs > 0 && containerState(record) === 'CONTAINER_RUNNING') {
+      await backend.kill(refOf(record), signalNumber(record.stopSignal));
+      if (await first(exit.seen, deadline.passed)) return;
+    }
+    // 2. Kill.
+    await backend.kill(refOf(record), SIGKILL);
+    if (await first(exit.seen, after(lookAfterMs))) return;
+    // 3. No exit was told: the monitor may be gone.
+    await backend.kill(refOf(record), SIGKILL, true);
+    const alive = (await backend.survey([refOf(record)])).get(record.id);
+    if (alive?.status === 'stopped' || alive?.status === 'missing') {
+      await recordExit(parts, record.id, alive.status === 'stopped' ? alive.exit : undefined);
+      return;
+    }
+    if (await first(exit.seen, after(killPatienceMs))) return;
+    throw new CrispError('ToolTimeout', `container ${record.id} did not end ${killPatienceMs / 1000} s after SIGKILL`, { stage: 'stop container', hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log' });
+  } finally {
+    exit.forget();
+  }
+}
+
+/**
+ * The one writer of exits: the backend's listener, a stop that found the
+ * monitor gone, and recovery end here.  Only the first exit counts.
+ * @param exit undefined: it has ended, nobody knows how
+ */
+export async function recordExit(parts: Parts, id: string, exit: Exit | undefined): Promise<void> {
+  await withLogContext({ containerId: id }, async () => {
+    let first = false;
+    const record = await parts.store.containers.change(id, (present) => {
+      first = present.exit === undefined;
+      return first ? { exit: exitOf(present, exit) } : {};
+    });
+    if (!record) return;
+    parts.stops.exited(id);
+    if (!first) return;
+    log.info({ exit: record.exit, podId: record.sandboxId }, 'container exited');
+    parts.events.emit('CONTAINER_STOPPED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+  });
+}
+
+/** The kubelet compares times, so an exit is never before its start, whatever the file system's clock says. */
+function exitOf(record: ContainerRecord, exit: Exit | undefined): NonNullable<ContainerRecord['exit']> {
+  const earliest = BigInt(record.startedAt ?? record.createdAt) + 1n;
+  const finishedAt = exit === undefined ? BigInt(Date.now()) * 1_000_000n : exit.finishedAt;
+  return {
+    exitCode: exit?.exitCode ?? 255,
+    finishedAt: (finishedAt > earliest ? finishedAt : earliest).toString(),
+    reason: exit?.oomKilled ? 'OOMKilled' : exit?.exitCode === 0 ? 'Completed' : exit ? 'Error' : 'Unknown',
+    message: exit ? '' : 'the container has ended, but its exit code is lost (its monitor was killed, or the node rebooted)',
+  };
+}
+
+export async function removeContainer(parts: Parts, request: RemoveContainerRequest__Output): Promise<RemoveContainerResponse> {
+  if (request.container_id && !parts.store.containers.get(request.container_id)) return {};
+  const { id, sandboxId } = containerOf(parts, request.container_id);
+  await parts.locks.with(sandboxId, () => removeContainerRecord(parts, id));
+  return {};
+}
+
+/** Stops by force and removes; absent is fine. The caller holds the sandbox's lock. */
+export async function removeContainerRecord(parts: Parts, id: string): Promise<void> {
+  await stopContainerRecord(parts, id, 0);
+  const record = parts.store.containers.get(id);
+  if (!record) return;
+  await backendOf(parts, record).delete(refOf(record));
+  await parts.rootfs.unmount(id);
+  await unmountImageVolumes(parts, record);
+  await remove(record.folder);
+  await parts.store.containers.delete(id); // last: until here a retry finds what is left to do
+  log.info('container removed');
+  parts.events.emit('CONTAINER_DELETED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+}
+
+function after(ms: number): Promise<void> {
+  return new Promise((resolve) => { setTimeout(resolve, ms).unref(); });
+}
+
+/** Whether `wanted` comes before `other`. */
+async function first(wanted: Promise<void>, other: Promise<void>): Promise<boolean> {
+  return Promise.race([wanted.then(() => true), other.then(() => false)]);
+}

@@ -1,0 +1,103 @@
+// ExecSync, Exec, Attach and PortForward.  ExecSync and Exec are one function
+// with different ends: what Exec's ticket redeems later is execIn() as well.
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Writable, type Duplex } from 'node:stream';
+import type { Io } from '../backends/backend.js';
+import { CrispError } from '../errors.js';
+import { forwardPort } from '../network/port-forward.js';
+import type { Process, Spec } from '../oci/spec.js';
+import type { AttachRequest, ExecRequest, PortForwardRequest } from '../streaming/server.js';
+import type { AttachRequest__Output } from './generated/runtime/v1/AttachRequest.js';
+import type { AttachResponse } from './generated/runtime/v1/AttachResponse.js';
+import type { ExecRequest__Output } from './generated/runtime/v1/ExecRequest.js';
+import type { ExecResponse } from './generated/runtime/v1/ExecResponse.js';
+import type { ExecSyncRequest__Output } from './generated/runtime/v1/ExecSyncRequest.js';
+import type { ExecSyncResponse } from './generated/runtime/v1/ExecSyncResponse.js';
+import type { PortForwardRequest__Output } from './generated/runtime/v1/PortForwardRequest.js';
+import type { PortForwardResponse } from './generated/runtime/v1/PortForwardResponse.js';
+import { backendOf, readySandboxOf, refOf, runningContainerOf, type Call, type Parts } from './parts.js';
+
+/** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
+const maxOutputBytes = 16 << 20;
+
+export async function execSync(parts: Parts, request: ExecSyncRequest__Output, call: Call): Promise<ExecSyncResponse> {
+  const timeoutSeconds = Number(request.timeout);
+  if (timeoutSeconds < 0) throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
+  const stdout = new Capped();
+  const stderr = new Capped();
+  const { exitCode } = await execIn(parts, request.container_id, request.cmd, { terminal: false, stdout, stderr }, call.signal, timeoutSeconds > 0 ? timeoutSeconds * 1000 : undefined);
+  return { exit_code: exitCode, stdout: stdout.content(), stderr: stderr.content() };
+}
+
+/** Runs a command in a container with these ends. @throws WrongContainerState, ExecTimeout */
+async function execIn(parts: Parts, containerId: string, cmd: readonly string[], io: Io, signal: AbortSignal, timeoutMs?: number): Promise<{ exitCode: number }> {
+  if (cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
+  const record = runningContainerOf(parts, containerId);
+  const process = await processOf(record.folder);
+  return backendOf(parts, record).exec(refOf(record), {
+    args: cmd, io, timeoutMs,
+    process: io.terminal && !process.env.some((entry) => entry.startsWith('TERM=')) ? { ...process, env: [...process.env, 'TERM=xterm'] } : process,
+  }, signal);
+}
+
+/** The process of a container's config.json, which an exec takes its user, environment and rights from. */
+async function processOf(bundle: string): Promise<Process> {
+  return (JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec).process;
+}
+
+class Capped extends Writable {
+  private readonly chunks: Buffer[] = [];
+  private bytes = 0;
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    const kept = chunk.subarray(0, Math.max(0, maxOutputBytes - this.bytes));
+    if (kept.length) this.chunks.push(kept);
+    this.bytes += kept.length;
+    done();
+  }
+  content(): Buffer { return Buffer.concat(this.chunks); }
+}
+
+export async function exec(parts: Parts, request: ExecRequest__Output): Promise<ExecResponse> {
+  checkStreams(request);
+  if (request.cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
+  const { id } = runningContainerOf(parts, request.container_id);
+  const { cmd, tty, stdin, stdout, stderr } = request;
+  return { url: parts.streaming.url({ kind: 'exec', containerId: id, cmd, tty, stdin, stdout, stderr }) };
+}
+
+export async function attach(parts: Parts, request: AttachRequest__Output): Promise<AttachResponse> {
+  checkStreams(request);
+  const record = runningContainerOf(parts, request.container_id);
+  const { stdin, stdout, stderr } = request;
+  return { url: parts.streaming.url({ kind: 'attach', containerId: record.id, tty: record.config.tty, stdin, stdout, stderr: stderr && !record.config.tty }) };
+}
+
+export async function portForward(parts: Parts, request: PortForwardRequest__Output): Promise<PortForwardResponse> {
+  const { id } = readySandboxOf(parts, request.pod_sandbox_id);
+  for (const port of request.port) if (port < 1 || port > 65535) throw new CrispError('InvalidArgument', `port ${port} is not between 1 and 65535`);
+  return { url: parts.streaming.url({ kind: 'portforward', sandboxId: id, ports: request.port }) };
+}
+
+/** A terminal has one output stream (the CRI's words on ExecRequest.tty). */
+function checkStreams(request: { tty: boolean; stdin: boolean; stdout: boolean; stderr: boolean }): void {
+  if (request.tty && request.stderr) throw new CrispError('InvalidArgument', 'tty and stderr cannot both be true: a terminal has one output stream');
+  if (!request.stdin && !request.stdout && !request.stderr) throw new CrispError('InvalidArgument', 'one of stdin, stdout and stderr must be true');
+}
+
+/** What the streaming server runs when a ticket is redeemed. `parts` is asked late: the server is itself one of them. */
+export function streamingHandlers(parts: () => Parts) {
+  return {
+    exec: (request: ExecRequest, io: Io, signal: AbortSignal): Promise<{ exitCode: number }> =>
+      execIn(parts(), request.containerId, request.cmd, io, signal),
+    attach: async (request: AttachRequest, io: Io, signal: AbortSignal): Promise<void> => {
+      const record = runningContainerOf(parts(), request.containerId);
+      await backendOf(parts(), record).attach(refOf(record), io, signal);
+    },
+    portForward: async (request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal): Promise<void> => {
+      const sandbox = readySandboxOf(parts(), request.sandboxId);
+      await forwardPort(sandbox.plan.namespaces.network, port, stream, signal);
+    },
+  };
+}

@@ -1,0 +1,91 @@
+// What the stories of cri/ speak to, built once by daemon.ts, and the few
+// sentences that all of them open with.
+import type { Backend, ContainerRef, Probe } from '../backends/backend.js';
+import type { Config } from '../config.js';
+import { CrispError } from '../errors.js';
+import type { Images } from '../images/store.js';
+import type { Rootfs } from '../images/rootfs.js';
+import { addLogContext } from '../log.js';
+import type { Network } from '../network/cni.js';
+import type { HostFacts } from '../oci/host-facts.js';
+import type { InFlight } from '../pods/in-flight.js';
+import type { Locks } from '../pods/locks.js';
+import { containerState, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import type { Store } from '../pods/store.js';
+import type { StreamingServer } from '../streaming/server.js';
+import type { Events } from './events.js';
+import type { Stops } from './container-stop.js';
+
+export interface Handler { readonly backend: Backend; probe: Probe }
+
+export interface Parts {
+  readonly config: Config;
+  /** crisp's own version. */
+  readonly version: string;
+  readonly bootId: string;
+  readonly host: HostFacts;
+  readonly store: Store;
+  readonly locks: Locks;
+  readonly creations: InFlight;
+  readonly stops: Stops;
+  readonly handlers: ReadonlyMap<string, Handler>;
+  readonly network: Network;
+  readonly images: Images;
+  readonly rootfs: Rootfs;
+  readonly events: Events;
+  readonly streaming: StreamingServer;
+}
+
+/** One call of a client. */
+export interface Call {
+  readonly requestId: string;
+  /** Aborts when the client goes away or its deadline passes. */
+  readonly signal: AbortSignal;
+}
+
+/** The sandbox of this id. @throws InvalidArgument, SandboxNotFound */
+export function sandboxOf(parts: Parts, id: string): SandboxRecord {
+  if (!id) throw new CrispError('InvalidArgument', 'pod_sandbox_id is empty');
+  addLogContext({ podId: id });
+  const record = parts.store.sandboxes.get(id);
+  if (!record) throw new CrispError('SandboxNotFound', `there is no pod sandbox ${id}`);
+  parts.creations.claim(id);
+  return record;
+}
+
+/** @throws SandboxNotReady */
+export function readySandboxOf(parts: Parts, id: string): SandboxRecord {
+  const record = sandboxOf(parts, id);
+  if (sandboxState(record) !== 'SANDBOX_READY') throw new CrispError('SandboxNotReady', `pod sandbox ${id} is not ready`);
+  return record;
+}
+
+/** The container of this id. @throws InvalidArgument, ContainerNotFound */
+export function containerOf(parts: Parts, id: string): ContainerRecord {
+  if (!id) throw new CrispError('InvalidArgument', 'container_id is empty');
+  addLogContext({ containerId: id });
+  const record = parts.store.containers.get(id);
+  if (!record) throw new CrispError('ContainerNotFound', `there is no container ${id}`);
+  addLogContext({ podId: record.sandboxId });
+  parts.creations.claim(id);
+  return record;
+}
+
+/** @throws WrongContainerState */
+export function runningContainerOf(parts: Parts, id: string): ContainerRecord {
+  const record = containerOf(parts, id);
+  const state = containerState(record);
+  if (state !== 'CONTAINER_RUNNING') throw new CrispError('WrongContainerState', `container ${id} is not running (${state})`);
+  return record;
+}
+
+/** The backend that runs a pod or container; its name was checked when the record was made or loaded. */
+export function backendOf(parts: Parts, record: { readonly backend: string }): Backend {
+  const handler = parts.handlers.get(record.backend);
+  if (!handler) throw new CrispError('UnknownHandler', `the runtime handler "${record.backend}" of this pod is not configured any more`);
+  return handler.backend;
+}
+
+export function refOf(record: ContainerRecord): ContainerRef {
+  return { id: record.id, folder: record.folder, logPath: record.logPath, state: record.backendState };
+}

@@ -1,0 +1,42 @@
+// PodSandboxStatus and ListPodSandbox. Reads take no lock.
+import type { ListPodSandboxRequest__Output } from './generated/runtime/v1/ListPodSandboxRequest.js';
+import type { ListPodSandboxResponse } from './generated/runtime/v1/ListPodSandboxResponse.js';
+import type { PodSandboxFilter__Output } from './generated/runtime/v1/PodSandboxFilter.js';
+import type { PodSandboxStatusRequest__Output } from './generated/runtime/v1/PodSandboxStatusRequest.js';
+import type { PodSandboxStatusResponse } from './generated/runtime/v1/PodSandboxStatusResponse.js';
+import type { StreamPodSandboxesRequest__Output } from './generated/runtime/v1/StreamPodSandboxesRequest.js';
+import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPodSandboxesResponse.js';
+import { now, sandboxState, type SandboxRecord } from '../pods/records.js';
+import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
+import { sandboxOf, type Parts } from './parts.js';
+import { inPages } from './serve.js';
+
+export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRequest__Output): Promise<PodSandboxStatusResponse> {
+  const record = sandboxOf(parts, request.pod_sandbox_id);
+  return {
+    status: sandboxStatus(record), timestamp: now(),
+    containers_statuses: parts.store.containersOf(record.id).map(containerStatus),
+    info: request.verbose ? { info: JSON.stringify(verbose(record)) } : {},
+  };
+}
+
+function verbose(record: SandboxRecord) {
+  const { backend, rule, plan, attachment, config, runtimeHandler } = record;
+  return { backend, rule, runtimeHandler, namespaces: plan.namespaces, cgroupParent: plan.cgroupParent, folder: plan.folder, network: attachment, config };
+}
+
+export async function listPodSandbox(parts: Parts, request: ListPodSandboxRequest__Output): Promise<ListPodSandboxResponse> {
+  return { items: filtered(parts, request.filter).map(sandboxItem) };
+}
+
+export async function* streamPodSandboxes(parts: Parts, request: StreamPodSandboxesRequest__Output): AsyncGenerator<StreamPodSandboxesResponse> {
+  for (const page of inPages(filtered(parts, request.filter))) yield { pod_sandboxes: page.map(sandboxItem) };
+}
+
+/** A sandbox in the making is not listed: it may yet be undone. */
+function filtered(parts: Parts, filter: PodSandboxFilter__Output | null): SandboxRecord[] {
+  return parts.store.sandboxes.all()
+    .filter((record) => record.complete && matches({ id: record.id, labels: record.config.labels }, filter))
+    .filter((record) => !filter?.state || sandboxState(record) === filter.state.state)
+    .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
+}

@@ -1,0 +1,70 @@
+// StopPodSandbox and RemovePodSandbox: both idempotent, both finish what an
+// earlier try has begun.
+import { removePodCgroup } from '../host/cgroup.js';
+import { remove } from '../host/files.js';
+import { unmount } from '../host/mounts.js';
+import { log } from '../log.js';
+import { stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
+import { now, type SandboxRecord } from '../pods/records.js';
+import type { RemovePodSandboxRequest__Output } from './generated/runtime/v1/RemovePodSandboxRequest.js';
+import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodSandboxResponse.js';
+import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopPodSandboxRequest.js';
+import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
+import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
+import { backendOf, sandboxOf, type Parts } from './parts.js';
+import { namespacesFolder, ownsCgroup, podNetwork, sharedMemory } from './sandbox-run.js';
+
+export async function stopPodSandbox(parts: Parts, request: StopPodSandboxRequest__Output): Promise<StopPodSandboxResponse> {
+  if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {}; // gone already: as good as stopped
+  const { id } = sandboxOf(parts, request.pod_sandbox_id);
+  await parts.locks.with(id, () => stopSandbox(parts, id));
+  return {};
+}
+
+export async function removePodSandbox(parts: Parts, request: RemovePodSandboxRequest__Output): Promise<RemovePodSandboxResponse> {
+  if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {};
+  const { id } = sandboxOf(parts, request.pod_sandbox_id);
+  await removeSandbox(parts, id);
+  return {};
+}
+
+/** Stops the sandbox of this id, whose lock the caller holds; done already is fine. */
+async function stopSandbox(parts: Parts, id: string): Promise<void> {
+  const record = parts.store.sandboxes.get(id);
+  if (!record || record.stoppedAt !== undefined) return;
+  // 1. Its containers, at once and by force: the grace period is StopContainer's.
+  await Promise.all(parts.store.containersOf(id).map((container) => stopContainerRecord(parts, container.id, 0)));
+  // 2. What it holds of the host.
+  await releaseSandbox(parts, record);
+  // 3. It is not ready any more.
+  const stopped = await parts.store.sandboxes.change(id, { stoppedAt: now() });
+  log.info('pod sandbox stopped');
+  parts.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
+}
+
+/** Gives back the network, the namespaces and the holder of a pod; also after a crash in the middle of making them. */
+export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
+  const { plan, config } = record;
+  await backendOf(parts, record).stopSandbox(plan, record.backendState);
+  if (config.linux?.security_context?.namespace_options?.network !== 'NODE') {
+    await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
+  }
+  if (record.holder) await stopPidHolder(record.holder);
+  await unpinNamespaces(namespacesFolder(plan));
+  await unmount(sharedMemory(plan));
+}
+
+/** Stops and removes the sandbox and all its containers; absent is fine. */
+export async function removeSandbox(parts: Parts, id: string): Promise<void> {
+  await parts.locks.with(id, async () => {
+    await stopSandbox(parts, id);
+    const record = parts.store.sandboxes.get(id);
+    if (!record) return;
+    for (const container of parts.store.containersOf(id)) await removeContainerRecord(parts, container.id);
+    if (ownsCgroup(record.config)) await removePodCgroup(record.plan.cgroupParent);
+    await remove(record.plan.folder);
+    await parts.store.sandboxes.delete(id); // last: until here a retry finds what is left to do
+    log.info('pod sandbox removed');
+    parts.events.emit('CONTAINER_DELETED_EVENT', id, record);
+  });
+}
