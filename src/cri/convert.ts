@@ -39,7 +39,7 @@ export function containerStatus(record: ContainerRecord): ContainerStatus {
     log_path: record.logPath,
     resources: record.resources ? { linux: record.resources } : null,
     user: { linux: { uid: record.user.uid, gid: record.user.gid, supplemental_groups: record.user.supplementalGroups } },
-    stop_signal: record.stopSignalCri,
+    stop_signal: record.stopSignal,
   };
 }
 

@@ -8,10 +8,11 @@
 // they do not fit a JS number, and JSON has no bigint.
 import { z } from 'zod';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
-import type { ContainerState } from '../cri/generated/runtime/v1/ContainerState.js';
+import type { ContainerState__Output as ContainerState } from '../cri/generated/runtime/v1/ContainerState.js';
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
-import type { PodSandboxState } from '../cri/generated/runtime/v1/PodSandboxState.js';
+import type { PodSandboxState__Output as PodSandboxState } from '../cri/generated/runtime/v1/PodSandboxState.js';
+import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
 import type { SandboxPlan } from '../backends/backend.js';
 import type { Attachment } from '../network/cni.js';
 
@@ -57,7 +58,8 @@ export const containerRecordSchema = z.object({
   imageRef: z.string(),
   folder: z.string(),
   logPath: z.string(),
-  stopSignal: z.string(),
+  /** SIGNAL_SIGTERM and so on, as the CRI names it. */
+  stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
   /** What the process runs as, for ContainerStatus.user. */
   user: z.object({ uid: z.number(), gid: z.number(), supplementalGroups: z.array(z.number()) }),
   /** Paths of CRI fields that were asked for and are not honoured, for the verbose status. */

@@ -1,0 +1,128 @@
+// CreateContainer: image, rootfs, bundle, backend, record.
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import type { ContainerPlan } from '../backends/backend.js';
+import { CrispError } from '../errors.js';
+import { makeFolder, remove } from '../host/files.js';
+import { withUndo } from '../host/undo.js';
+import type { Image } from '../images/store.js';
+import { addLogContext, log } from '../log.js';
+import { writeBundle } from '../oci/bundle.js';
+import { containerSpec } from '../oci/container-spec.js';
+import { inspectRootfs } from '../oci/inspect.js';
+import { containerKey, containerState, now, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
+import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
+import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';
+import { removeContainerRecord } from './container-stop.js';
+import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
+import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
+import { newId, sharedMemory } from './sandbox-run.js';
+import { signalNumber, stopSignal } from './signals.js';
+
+export async function createContainer(parts: Parts, request: CreateContainerRequest__Output, call: Call): Promise<CreateContainerResponse> {
+  const sandbox = readySandboxOf(parts, request.pod_sandbox_id);
+  const config = checkedConfig(request.config);
+  const key = containerKey(sandbox.id, config);
+  const id = await parts.creations.join(key, request, call.signal, () => parts.locks.with(sandbox.id, async () => {
+    const present = parts.store.containersOf(sandbox.id).find((record) => containerKey(sandbox.id, record.config) === key);
+    return present ? reused(parts, present, config) : makeContainer(parts, readySandboxOf(parts, sandbox.id), config);
+  }), (made) => parts.locks.with(sandbox.id, () => removeContainerRecord(parts, made)));
+  addLogContext({ containerId: id });
+  return { container_id: id };
+}
+
+/** As with pods, the same request gets the same container. */
+function reused(parts: Parts, record: ContainerRecord, config: ContainerConfig__Output): string {
+  if (!isDeepStrictEqual(record.config, config) || containerState(record) !== 'CONTAINER_CREATED') {
+    throw new CrispError('NameInUse', `container ${config.metadata?.name} (attempt ${config.metadata?.attempt}) exists already as ${record.id} (${containerState(record)})`);
+  }
+  parts.creations.claim(record.id);
+  return record.id;
+}
+
+function checkedConfig(config: ContainerConfig__Output | null): ContainerConfig__Output {
+  if (!config) throw new CrispError('InvalidArgument', 'config is missing');
+  if (!config.metadata?.name) throw new CrispError('InvalidArgument', 'config.metadata.name is empty');
+  if (!config.image?.image) throw new CrispError('InvalidArgument', 'config.image.image is empty');
+  return config;
+}
+
+async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: ContainerConfig__Output): Promise<string> {
+  const id = newId();
+  addLogContext({ containerId: id });
+  const backend = backendOf(parts, sandbox);
+  const folder = join(parts.config.state, 'bundles', id);
+  const logPath = logPathOf(sandbox, config);
+  return withUndo(async (undo) => {
+    // 1. The image must be here: pulling is the kubelet's call to make.
+    const image = await parts.images.find(config.image?.image ?? '');
+    if (!image) throw new CrispError('ImageNotFound', `image ${config.image?.image} is not on this node`);
+
+    // 2. The intent, before anything that could leak.
+    const record: ContainerRecord = {
+      version: 1, id, sandboxId: sandbox.id, config, backend: sandbox.backend, bootId: parts.bootId, complete: false,
+      imageId: image.id, imageRef: imageRef(image), folder, logPath,
+      stopSignal: stopSignal(config.stop_signal, image.config.StopSignal),
+      user: { uid: 0, gid: 0, supplementalGroups: [] }, notHonoured: [], backendState: undefined, createdAt: now(),
+    };
+    undo.push('record', () => parts.store.containers.delete(id));
+    await parts.store.containers.put(record);
+
+    // 3. The rootfs, and the images that are mounted as volumes.
+    undo.push('bundle', () => remove(folder));
+    await makeFolder(folder, 0o711);
+    const wish = backend.rootfs(sandbox.plan);
+    undo.push('rootfs', () => parts.rootfs.unmount(id));
+    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, wish.idMap) : join(folder, 'rootfs');
+    undo.push('image volumes', () => unmountImageVolumes(parts, record));
+    const imageMounts = await mountImageVolumes(parts, id, config);
+
+    // 4. The spec.
+    const facts = await inspectRootfs({ rootfs, config, sandbox: sandbox.config, image: image.config, imageMounts });
+    const made = containerSpec({
+      config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host,
+      podFolder: sandbox.plan.folder, sharedMemory: sharedMemory(sandbox.plan), imageMounts,
+      ...(targetPid(parts, config) === undefined ? {} : { targetPid: targetPid(parts, config) }),
+    });
+    await writeBundle(folder, made.spec);
+    if (logPath) await makeFolder(join(logPath, '..'), 0o755);
+
+    // 5. The container.
+    const plan: ContainerPlan = {
+      id, name: config.metadata?.name ?? '', attempt: config.metadata?.attempt ?? 0, image: imageRef(image), sandbox: sandbox.plan, folder,
+      spec: made.spec, layers: await parts.images.layers(image), logPath, stdin: config.stdin, stdinOnce: config.stdin_once,
+      stopSignal: String(signalNumber(record.stopSignal)),
+    };
+    const backendState = await backend.create(plan);
+    undo.push('container', () => backend.delete({ id, folder, logPath, state: backendState }));
+
+    // 6. From here on it is there.
+    await parts.store.containers.put({
+      ...record, complete: true, user: made.user, notHonoured: made.notHonoured, backendState, ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
+    });
+    log.info({ container: config.metadata?.name, image: config.image?.image, notHonoured: made.notHonoured.length ? made.notHonoured : undefined }, 'container created');
+    parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
+    return id;
+  });
+}
+
+/** What image_ref names: the digest that was pulled where there is one, as image policies want it. */
+function imageRef(image: Image): string { return image.digests[0] ?? image.id; }
+
+/** Where the log goes: below the pod's log folder, and never out of it. Empty: the caller wants none. */
+function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output): string {
+  const { log_directory: folder } = sandbox.config;
+  if (!folder || !config.log_path) return '';
+  const path = join(folder, config.log_path);
+  if (config.log_path.startsWith('/') || !path.startsWith(join(folder, '/'))) {
+    throw new CrispError('PathEscapes', `log_path "${config.log_path}" leaves the log folder of the pod`);
+  }
+  return path;
+}
+
+/** NamespaceMode TARGET: the pid namespace of another container of this node. */
+function targetPid(parts: Parts, config: ContainerConfig__Output): number | undefined {
+  const options = config.linux?.security_context?.namespace_options;
+  return options?.pid === 'TARGET' ? runningContainerOf(parts, options.target_id).pid : undefined;
+}

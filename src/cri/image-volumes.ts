@@ -1,0 +1,31 @@
+// Image volumes: images mounted read-only into containers (Mount.image).
+// One view per mount, named CONTAINER-INDEX, so that two users of an image never
+// depend on each other.
+import { CrispError, toCrispError } from '../errors.js';
+import type { ContainerRecord } from '../pods/records.js';
+import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
+import type { Parts } from './parts.js';
+
+/** Mounts all image volumes of a container; index in config.mounts -> path. */
+export async function mountImageVolumes(parts: Parts, containerId: string, config: ContainerConfig__Output): Promise<Map<number, string>> {
+  const mounted = new Map<number, string>();
+  for (const [index, { image: spec }] of config.mounts.entries()) {
+    if (!spec?.image) continue;
+    const image = await parts.images.find(spec.image);
+    if (!image) throw new CrispError('ImageVolumeMountFailed', `the image ${spec.image} of mounts[${index}] is not on this node`);
+    try {
+      mounted.set(index, await parts.rootfs.mountImage(`${containerId}-${index}`, image));
+    } catch (error) {
+      const failure = toCrispError(error);
+      throw new CrispError('ImageVolumeMountFailed', `mounts[${index}]: ${failure.message}`, { stage: 'mount image volume', cause: error });
+    }
+  }
+  return mounted;
+}
+
+/** Unmounts them; those that are not mounted are fine. */
+export async function unmountImageVolumes(parts: Parts, record: ContainerRecord): Promise<void> {
+  for (const [index, { image }] of record.config.mounts.entries()) {
+    if (image?.image) await parts.rootfs.unmountImage(`${record.id}-${index}`);
+  }
+}

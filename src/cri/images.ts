@@ -1,0 +1,81 @@
+// The ImageService.
+import type { Image as CriImage } from './generated/runtime/v1/Image.js';
+import type { ImageFsInfoRequest__Output } from './generated/runtime/v1/ImageFsInfoRequest.js';
+import type { ImageFsInfoResponse } from './generated/runtime/v1/ImageFsInfoResponse.js';
+import type { ImageSpec__Output } from './generated/runtime/v1/ImageSpec.js';
+import type { ImageStatusRequest__Output } from './generated/runtime/v1/ImageStatusRequest.js';
+import type { ImageStatusResponse } from './generated/runtime/v1/ImageStatusResponse.js';
+import type { ListImagesRequest__Output } from './generated/runtime/v1/ListImagesRequest.js';
+import type { ListImagesResponse } from './generated/runtime/v1/ListImagesResponse.js';
+import type { PullImageRequest__Output } from './generated/runtime/v1/PullImageRequest.js';
+import type { PullImageResponse } from './generated/runtime/v1/PullImageResponse.js';
+import type { RemoveImageRequest__Output } from './generated/runtime/v1/RemoveImageRequest.js';
+import type { RemoveImageResponse } from './generated/runtime/v1/RemoveImageResponse.js';
+import type { StreamImagesRequest__Output } from './generated/runtime/v1/StreamImagesRequest.js';
+import type { StreamImagesResponse } from './generated/runtime/v1/StreamImagesResponse.js';
+import { CrispError } from '../errors.js';
+import type { Image, RegistryAuth } from '../images/store.js';
+import { log } from '../log.js';
+import { now } from '../pods/records.js';
+import type { Call, Parts } from './parts.js';
+import { inPages } from './serve.js';
+
+export async function listImages(parts: Parts, request: ListImagesRequest__Output): Promise<ListImagesResponse> {
+  return { images: (await filtered(parts, request.filter?.image ?? null)).map(imageItem) };
+}
+
+export async function* streamImages(parts: Parts, request: StreamImagesRequest__Output): AsyncGenerator<StreamImagesResponse> {
+  for (const page of inPages(await filtered(parts, request.filter?.image ?? null))) yield { images: page.map(imageItem) };
+}
+
+async function filtered(parts: Parts, filter: ImageSpec__Output | null): Promise<readonly Image[]> {
+  if (!filter?.image) return parts.images.list();
+  const image = await parts.images.find(filter.image);
+  return image ? [image] : [];
+}
+
+/** An image that is not there is no error: the answer has none. */
+export async function imageStatus(parts: Parts, request: ImageStatusRequest__Output): Promise<ImageStatusResponse> {
+  const image = await parts.images.find(named(request.image));
+  if (!image) return { image: null };
+  return { image: imageItem(image), info: request.verbose ? { info: JSON.stringify({ imageSpec: { config: image.config }, layers: await parts.images.layers(image) }) } : {} };
+}
+
+export async function pullImage(parts: Parts, request: PullImageRequest__Output, call: Call): Promise<PullImageResponse> {
+  const reference = named(request.image);
+  const started = performance.now();
+  const image = await parts.images.pull(reference, authOf(request), call.signal);
+  log.info({ image: reference, id: image.id, ms: Math.round(performance.now() - started) }, 'image pulled');
+  return { image_ref: image.id };
+}
+
+function authOf({ auth }: PullImageRequest__Output): RegistryAuth | undefined {
+  return auth ? {
+    username: auth.username, password: auth.password, auth: auth.auth, serverAddress: auth.server_address,
+    identityToken: auth.identity_token, registryToken: auth.registry_token,
+  } : undefined;
+}
+
+export async function removeImage(parts: Parts, request: RemoveImageRequest__Output): Promise<RemoveImageResponse> {
+  await parts.images.remove(named(request.image), parts.store.containers.all().map((container) => container.imageId));
+  return {};
+}
+
+export async function imageFsInfo(parts: Parts, _request: ImageFsInfoRequest__Output): Promise<ImageFsInfoResponse> {
+  const usage = await parts.images.usage();
+  const filesystem = { timestamp: now(), fs_id: { mountpoint: usage.mountpoint }, used_bytes: { value: String(usage.usedBytes) }, inodes_used: { value: String(usage.inodesUsed) } };
+  return { image_filesystems: [filesystem], container_filesystems: [filesystem] };
+}
+
+function named(spec: ImageSpec__Output | null): string {
+  if (!spec?.image) throw new CrispError('InvalidArgument', 'image.image is empty');
+  return spec.image;
+}
+
+function imageItem(image: Image): CriImage {
+  return {
+    id: image.id, repo_tags: [...image.tags], repo_digests: [...image.digests], size: String(image.sizeBytes), pinned: image.pinned,
+    uid: image.user.uid === undefined ? null : { value: String(image.user.uid) }, username: image.user.name ?? '',
+    spec: { image: image.id, annotations: {} },
+  };
+}

@@ -1,0 +1,81 @@
+// What happens at start, before the socket opens: records and reality are made
+// to agree.  What was half made is undone, what ended while we were away is
+// recorded, what bears our mark but has no record is removed.
+import type { Alive } from '../backends/backend.js';
+import { toCrispError } from '../errors.js';
+import { log, withLogContext } from '../log.js';
+import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import { recordExit, removeContainerRecord } from './container-stop.js';
+import { backendOf, refOf, type Parts } from './parts.js';
+import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
+
+/** One record's repair must not hold up the node. */
+const patienceMs = 10_000;
+
+export async function recover(parts: Parts): Promise<void> {
+  const started = performance.now();
+  const { sandboxes, containers } = parts.store;
+  // 1. What is alive, asked from each backend once.
+  const alive = await surveyAll(parts);
+  // 2. Containers, then the sandboxes that hold them.
+  await Promise.all(containers.all().map((record) => repaired(record.id, () => repairContainer(parts, record, alive.get(record.id)))));
+  await Promise.all(sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(parts, record))));
+  // 3. What nobody remembers.
+  await removeOrphans(parts);
+  log.info({ sandboxes: sandboxes.all().length, containers: containers.all().length, ms: Math.round(performance.now() - started) }, 'state recovered');
+}
+
+async function surveyAll(parts: Parts): Promise<Map<string, Alive>> {
+  const found = new Map<string, Alive>();
+  await Promise.all([...parts.handlers].map(async ([name, { backend }]) => {
+    const mine = parts.store.containers.all().filter((record) => record.backend === name && record.complete && !record.exit);
+    for (const [id, state] of await backend.survey(mine.map(refOf))) found.set(id, state);
+  }));
+  return found;
+}
+
+async function repairContainer(parts: Parts, record: ContainerRecord, alive: Alive | undefined): Promise<void> {
+  if (!record.complete) return removeContainerRecord(parts, record.id); // a create that a crash cut off
+  if (record.exit) return;
+  if (record.bootId !== parts.bootId || !alive || alive.status === 'missing') return recordExit(parts, record.id, undefined);
+  if (alive.status === 'stopped') return recordExit(parts, record.id, alive.exit);
+  // A start whose answer was never recorded: it runs, so it was started.
+  if (alive.status === 'running' && containerState(record) === 'CONTAINER_CREATED') {
+    await parts.store.containers.change(record.id, { startedAt: now(), pid: alive.pid });
+  }
+}
+
+async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
+  if (!record.complete) return removeSandbox(parts, record.id);
+  if (sandboxState(record) === 'SANDBOX_NOTREADY') return;
+  if (record.bootId === parts.bootId) return;
+  // The node rebooted under it: its namespaces are gone, its address is still leased.
+  await releaseSandbox(parts, record);
+  await parts.store.sandboxes.change(record.id, { stoppedAt: now() });
+}
+
+async function removeOrphans(parts: Parts): Promise<void> {
+  const { sandboxes, containers } = parts.store;
+  for (const { backend } of parts.handlers.values()) {
+    for (const orphan of await backend.list()) {
+      if (containers.get(orphan.id)) continue;
+      log.warn({ containerId: orphan.id }, 'removing a container without a record');
+      await repaired(orphan.id, () => backend.delete(orphan));
+    }
+  }
+  for (const id of await parts.rootfs.list()) {
+    if (!containers.get(id)) await repaired(id, () => parts.rootfs.unmount(id));
+  }
+  await parts.network.collectGarbage(sandboxes.all().flatMap((record) => (record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.attachment] : [])));
+}
+
+/** A repair that fails or hangs is logged, and the node goes on: its pod stays as it is. */
+async function repaired(id: string, repair: () => Promise<unknown>): Promise<void> {
+  await withLogContext({}, async () => {
+    try {
+      await Promise.race([repair(), new Promise((_, reject) => { setTimeout(() => reject(new Error(`not repaired within ${patienceMs} ms`)), patienceMs).unref(); })]);
+    } catch (error) {
+      log.error({ id, error: toCrispError(error).report }, 'recovery of a record failed');
+    }
+  });
+}

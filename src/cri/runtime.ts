@@ -1,0 +1,60 @@
+// Version, Status, RuntimeConfig and UpdateRuntimeConfig.
+import { cgroupDriver } from '../host/cgroup.js';
+import { log } from '../log.js';
+import type { RuntimeConfigRequest__Output } from './generated/runtime/v1/RuntimeConfigRequest.js';
+import type { RuntimeConfigResponse } from './generated/runtime/v1/RuntimeConfigResponse.js';
+import type { StatusRequest__Output } from './generated/runtime/v1/StatusRequest.js';
+import type { StatusResponse } from './generated/runtime/v1/StatusResponse.js';
+import type { UpdateRuntimeConfigRequest__Output } from './generated/runtime/v1/UpdateRuntimeConfigRequest.js';
+import type { UpdateRuntimeConfigResponse } from './generated/runtime/v1/UpdateRuntimeConfigResponse.js';
+import type { VersionRequest__Output } from './generated/runtime/v1/VersionRequest.js';
+import type { VersionResponse } from './generated/runtime/v1/VersionResponse.js';
+import type { Parts } from './parts.js';
+
+/** The version of the kubelet's runtime API, which has been 0.1.0 since there is a CRI. */
+const kubeApiVersion = '0.1.0';
+
+export async function version(parts: Parts, _request: VersionRequest__Output): Promise<VersionResponse> {
+  return { version: kubeApiVersion, runtime_name: 'crisp', runtime_version: parts.version, runtime_api_version: 'v1' };
+}
+
+export async function status(parts: Parts, request: StatusRequest__Output): Promise<StatusResponse> {
+  const handlers = [...parts.handlers].map(([name, { probe }]) => ({ name, ...probe }));
+  const ready = handlers.filter((handler) => handler.ready);
+  const network = parts.network.status();
+  const fallback = parts.handlers.get(parts.config.default_container_type)?.probe;
+  return {
+    status: {
+      conditions: [
+        ready.length > 0
+          ? { type: 'RuntimeReady', status: true, reason: '', message: '' }
+          : { type: 'RuntimeReady', status: false, reason: 'NoHandlerReady', message: handlers.map((handler) => `${handler.name}: ${handler.reason}`).join('; ') },
+        { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
+      ],
+    },
+    runtime_handlers: [
+      // The handler without a name is the default one.
+      ...(fallback ? [{ name: '', features: features(fallback.features) }] : []),
+      ...ready.map((handler) => ({ name: handler.name, features: features(handler.features) })),
+    ],
+    features: { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true },
+    info: request.verbose ? { config: JSON.stringify(parts.config), handlers: JSON.stringify(handlers), network: JSON.stringify(network) } : {},
+  };
+}
+
+function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolean }) {
+  return { recursive_read_only_mounts: of.recursiveReadOnlyMounts, user_namespaces: of.userNamespaces };
+}
+
+export async function runtimeConfig(parts: Parts, _request: RuntimeConfigRequest__Output): Promise<RuntimeConfigResponse> {
+  return { linux: { cgroup_driver: cgroupDriver(parts.config.runtime.cgroup_driver) === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } };
+}
+
+export async function updateRuntimeConfig(parts: Parts, request: UpdateRuntimeConfigRequest__Output): Promise<UpdateRuntimeConfigResponse> {
+  const podCidr = request.runtime_config?.network_config?.pod_cidr;
+  if (podCidr) {
+    await parts.network.setPodCidr(podCidr);
+    log.info({ podCidr }, 'pod CIDR set');
+  }
+  return {};
+}

@@ -1,0 +1,125 @@
+// The gRPC server.  Every handler is wrapped once, here: request id, log line,
+// time, cancellation, and errors to status.
+import * as grpc from '@grpc/grpc-js';
+import { loadSync } from '@grpc/proto-loader';
+import { randomBytes } from 'node:crypto';
+import { chmod, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { toCrispError, toStatus } from '../errors.js';
+import { makeFolder } from '../host/files.js';
+import { log, withLogContext } from '../log.js';
+import { metrics } from '../metrics.js';
+import type { ProtoGrpcType } from './generated/api.js';
+import type { Call, Parts } from './parts.js';
+import { imageService, runtimeService } from './service.js';
+
+/** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
+const maxMessageBytes = 32 << 20;
+/** Items per message of the Stream* lists. */
+const pageSize = 500;
+const protoPath = fileURLToPath(new URL('../../proto/runtime/v1/api.proto', import.meta.url));
+
+/** Loads the CRI's proto the way all of crisp's types expect it: 64-bit numbers as strings, enums by name. */
+export function loadProto(): ProtoGrpcType {
+  const definition = loadSync(protoPath, { keepCase: true, longs: String, enums: String, defaults: true, arrays: true, oneofs: true });
+  return grpc.loadPackageDefinition(definition) as unknown as ProtoGrpcType;
+}
+
+export class CriServer {
+  private readonly server = new grpc.Server({
+    'grpc.max_receive_message_length': maxMessageBytes, 'grpc.max_send_message_length': maxMessageBytes,
+  });
+
+  constructor(parts: Parts) {
+    const { runtime: { v1 } } = loadProto();
+    this.server.addService(v1.RuntimeService.service, wrapAll(parts, v1.RuntimeService.service, runtimeService));
+    this.server.addService(v1.ImageService.service, wrapAll(parts, v1.ImageService.service, imageService));
+  }
+
+  /** Listens on "unix:///path": for root alone, in place of a socket that an earlier run left. */
+  async listen(endpoint: string): Promise<void> {
+    const path = endpoint.replace(/^unix:\/\//, '');
+    await makeFolder(dirname(path), 0o755);
+    await rm(path, { force: true });
+    await new Promise<void>((resolve, reject) => {
+      this.server.bindAsync(`unix:${path}`, grpc.ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
+    });
+    await chmod(path, 0o660);
+  }
+
+  /** Lets calls in flight end, for at most `graceMs`. */
+  async close(graceMs: number): Promise<void> {
+    await Promise.race([
+      new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())),
+      new Promise<void>((resolve) => setTimeout(resolve, graceMs).unref()),
+    ]);
+    this.server.forceShutdown();
+  }
+}
+
+/** A story as service.ts lists it; its types are checked there. */
+type Story = (parts: Parts, request: never, call: Call) => Promise<object> | AsyncIterable<object>;
+
+function wrapAll(parts: Parts, service: grpc.ServiceDefinition, stories: object): grpc.UntypedServiceImplementation {
+  return Object.fromEntries(Object.entries(service).map(([method, definition]) => {
+    const story = (stories as Record<string, Story>)[method];
+    if (!story) throw new Error(`${method} has no story`);
+    return [method, definition.responseStream ? wrapStream(parts, method, story) : wrapUnary(parts, method, story)];
+  }));
+}
+
+function wrapUnary(parts: Parts, method: string, story: Story): grpc.handleUnaryCall<object, object> {
+  return (call, callback) => void inCall(method, call, async (context) => {
+    callback(null, await (story(parts, call.request as never, context) as Promise<object>));
+  }, (status) => callback(status));
+}
+
+function wrapStream(parts: Parts, method: string, story: Story): grpc.handleServerStreamingCall<object, object> {
+  return (call) => void inCall(method, call, async (context) => {
+    for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
+      if (context.signal.aborted) return;
+      if (!call.write(message)) await new Promise<void>((resolve) => { call.once('drain', resolve); context.signal.addEventListener('abort', () => resolve(), { once: true }); });
+    }
+    call.end();
+  }, (status) => call.emit('error', status));
+}
+
+async function inCall(
+  method: string, call: grpc.ServerUnaryCall<object, object> | grpc.ServerWritableStream<object, object>,
+  work: (context: Call) => Promise<void>, fail: (status: { code: grpc.status; details: string }) => void,
+): Promise<void> {
+  const controller = new AbortController();
+  call.on('cancelled', () => controller.abort());
+  const requestId = randomBytes(4).toString('hex');
+  const started = performance.now();
+  await withLogContext({ requestId }, async () => {
+    let code = grpc.status.OK;
+    try {
+      await work({ requestId, signal: controller.signal });
+      log[isRead(method) ? 'debug' : 'info']({ method, ms: ms(started) }, 'call');
+    } catch (error) {
+      const known = toCrispError(error);
+      const status = toStatus(known);
+      code = status.code;
+      // What the kubelet asks in passing (does this exist?) is no failure of ours.
+      const level = known.id === 'Internal' ? 'error' : isRead(method) && status.code === grpc.status.NOT_FOUND ? 'debug' : 'warn';
+      log[level]({ method, ms: ms(started), code: grpc.status[code], error: known.report, ...(known.id === 'Internal' ? { err: known.cause } : {}) }, 'call failed');
+      fail(status);
+    } finally {
+      metrics.calls.observe({ method, code: grpc.status[code] }, (performance.now() - started) / 1000);
+    }
+  });
+}
+
+/** The kubelet repeats these every second. */
+function isRead(method: string): boolean {
+  return /^(List|Stream|Version|Status|RuntimeConfig|ImageFsInfo|ImageStatus|\w+Status|\w+Stats|GetContainerEvents|ExecSync)/.test(method);
+}
+
+function ms(started: number): number { return Math.round((performance.now() - started) * 10) / 10; }
+
+/** Splits a list for the Stream* calls; an empty list is one empty page. */
+export function* inPages<T>(items: readonly T[]): Generator<readonly T[]> {
+  for (let start = 0; start === 0 || start < items.length; start += pageSize) yield items.slice(start, start + pageSize);
+}

@@ -1,0 +1,104 @@
+// The composition root: builds each part once, in order, and takes them down
+// again.  The only file of the daemon that knows concrete backends.
+import type { Backend } from './backends/backend.js';
+import { OciBackend } from './backends/oci/backend.js';
+import type { Config, HandlerConfig } from './config.js';
+import { recordExit, Stops } from './cri/container-stop.js';
+import { Events } from './cri/events.js';
+import { streamingHandlers } from './cri/exec.js';
+import type { Handler, Parts } from './cri/parts.js';
+import { recover } from './cri/recover.js';
+import { CriServer } from './cri/serve.js';
+import { cgroupDriver } from './host/cgroup.js';
+import { makeFolder } from './host/files.js';
+import { bootId } from './host/proc.js';
+import { run } from './host/run.js';
+import { Rootfs } from './images/rootfs.js';
+import { Images } from './images/store.js';
+import { log } from './log.js';
+import { Network } from './network/cni.js';
+import { readHostFacts } from './oci/host-facts.js';
+import { InFlight } from './pods/in-flight.js';
+import { Locks } from './pods/locks.js';
+import { Store } from './pods/store.js';
+import { StreamingServer } from './streaming/server.js';
+import { version } from './version.js';
+
+/** How long calls in flight may go on after SIGTERM. */
+const closeGraceMs = 5_000;
+
+/** Runs the daemon until `signal` aborts. Containers run on after it. */
+export async function serve(config: Config, signal: AbortSignal): Promise<void> {
+  log.level = config.log_level;
+  log.info({ version, config }, 'crisp starts');
+
+  // 1. Where things are kept.
+  for (const folder of [config.state, config.root]) await makeFolder(folder, 0o711);
+
+  // 2. The nouns.
+  const store = new Store(config.state);
+  await store.load();
+  const images = new Images({ root: config.root, state: config.state, config: config.images });
+  await images.open();
+  const rootfs = new Rootfs({ root: config.root, state: config.state, images });
+  const network = new Network({
+    confDir: config.network.conf_dir, binDirs: config.network.bin_dirs, pluginTimeoutMs: config.network.plugin_timeout_seconds * 1000,
+    root: config.root, template: config.network.template,
+  });
+  await network.start();
+  const handlers = await buildHandlers(config);
+  const { tls_cert: cert, tls_key: key, address, port } = config.streaming;
+  const streaming = new StreamingServer({ address, port, handlers: streamingHandlers(() => parts), ...(cert ? { tls: { cert, key } } : {}) });
+  await streaming.start();
+  const parts: Parts = {
+    config, version, bootId: await bootId(), host: await readHostFacts(config), store, locks: new Locks(),
+    creations: new InFlight(config.runtime.unclaimed_seconds * 1000), stops: new Stops(), handlers, network, images, rootfs,
+    events: new Events(store), streaming,
+  };
+  for (const { backend } of handlers.values()) {
+    backend.onExit((id, exit) => void recordExit(parts, id, exit).catch((error: unknown) => log.error({ err: error, containerId: id }, 'exit not recorded')));
+  }
+
+  // 3. What an earlier run left: repaired before anybody can ask.
+  await recover(parts);
+
+  // 4. Open for calls.
+  const server = new CriServer(parts);
+  await server.listen(config.listen);
+  log.info({ listen: config.listen, handlers: [...handlers].map(([name, { probe }]) => ({ name, ready: probe.ready, version: probe.version, ...(probe.ready ? {} : { reason: probe.reason }) })) }, 'crisp is ready');
+  await notifySystemd('READY=1');
+
+  // 5. Until we are told to go; containers, their monitors and their logs need nobody.
+  await aborted(signal);
+  await notifySystemd('STOPPING=1');
+  await server.close(closeGraceMs);
+  await streaming.close();
+  network.close();
+  for (const { backend } of handlers.values()) await backend.close();
+  log.info('crisp has ended; containers run on');
+}
+
+async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
+  const handlers = await Promise.all(Object.entries(config.handlers).map(async ([name, handler]): Promise<[string, Handler]> => {
+    const backend = buildBackend(config, name, handler);
+    return [name, { backend, probe: await backend.probe() }];
+  }));
+  return new Map(handlers);
+}
+
+function buildBackend(config: Config, name: string, handler: HandlerConfig): Backend {
+  return new OciBackend({
+    name, path: handler.path, args: handler.args, conmon: config.runtime.conmon, state: config.state,
+    systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
+  });
+}
+
+/** sd_notify(3) through its command: Node cannot send on a unix datagram socket. */
+async function notifySystemd(state: string): Promise<void> {
+  const socket = process.env['NOTIFY_SOCKET'];
+  if (socket) await run(['systemd-notify', `--pid=${process.pid}`, state], { timeoutMs: 5_000, env: { NOTIFY_SOCKET: socket }, okExitCodes: 'any' });
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => { if (signal.aborted) resolve(); else signal.addEventListener('abort', () => resolve(), { once: true }); });
+}
