@@ -14,17 +14,20 @@ import { log } from '../log.js';
 import { ConfiguredNetwork } from './configured.js';
 import { atLeast, pluginInput, podAddresses, renderTemplate, type AddResult, type NetworkConfig } from './conflist.js';
 import { Leases } from './leases.js';
-import { bringLoopbackUp, isNamespaceFile } from './namespaces.js';
+import { isNamespaceFile } from './namespaces.js';
 import { Plugins, type CallParameters } from './plugins.js';
 
-/** What a pod is to the network. */
-export interface PodNetwork {
+export interface PodIdentity {
   readonly id: string;
   readonly name: string;
   readonly namespace: string;
   readonly uid: string;
   /** The pinned network namespace. */
   readonly netns: string;
+}
+
+/** What a pod is to the network. */
+export interface PodNetwork extends PodIdentity {
   readonly portMappings: readonly PortMapping[];
   readonly bandwidth?: { readonly ingressBitsPerSecond?: number | undefined; readonly egressBitsPerSecond?: number | undefined } | undefined;
   readonly dns?: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] } | undefined;
@@ -104,8 +107,8 @@ export class Network {
   }
 
   /**
-   * Gives the pod its interface, addresses, ports and limits, and sets its
-   * loopback up beside that.  On failure, all that was added is deleted again.
+   * Gives the pod its interface, addresses, ports and limits (not its loopback:
+   * bringLoopbackUp).  On failure, all that was added is deleted again.
    * @throws NetworkNotReady, InvalidArgument, CniFailed, ToolTimeout, Cancelled
    */
   async attach(pod: PodNetwork, signal?: AbortSignal): Promise<Attachment> {
@@ -119,15 +122,12 @@ export class Network {
       this.held.add(pod.id);
       undo.push('cni del', () => this.detach(pod, attachment));
       await this.leases.note(pod.id, { pod, attachment });
-      const add = async () => {
-        for (const plugin of network.plugins) {
-          const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
-          const result = await this.plugins.call('ADD', plugin.type, input, parameters, signal);
-          if (!result) throw new CrispError('CniFailed', `CNI plugin ${plugin.type} answered ADD with nothing`, { stage: 'cni add', tool: plugin.type });
-          attachment = { ...attachment, result: result as AddResult };
-        }
-      };
-      for (const done of await Promise.allSettled([add(), bringLoopbackUp(pod.netns)])) if (done.status === 'rejected') throw done.reason;
+      for (const plugin of network.plugins) {
+        const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
+        const result = await this.plugins.call('ADD', plugin.type, input, parameters, signal);
+        if (!result) throw new CrispError('CniFailed', `CNI plugin ${plugin.type} answered ADD with nothing`, { stage: 'cni add', tool: plugin.type });
+        attachment = { ...attachment, result: result as AddResult };
+      }
       attachment = { ...attachment, ips: podAddresses(attachment.result ?? {}) };
       await this.leases.note(pod.id, { pod, attachment });
       return attachment;
@@ -140,16 +140,16 @@ export class Network {
    * that, there is nothing.  A plugin that fails keeps no other from its DEL.
    * @throws CniFailed or ToolTimeout of the first plugin that failed; the note then stays
    */
-  async detach(pod: Pick<PodNetwork, 'id' | 'name' | 'namespace' | 'uid' | 'netns'>, attachment?: Attachment): Promise<void> {
+  async detach(pod: PodIdentity, attachment?: Attachment): Promise<void> {
     this.held.delete(pod.id);
     const noted = attachment ? undefined : await this.leases.read(pod.id);
-    const known = attachment ?? (noted === 'unreadable' ? undefined : noted?.attachment);
-    const network = known?.network ?? (noted ? this.configured.network : undefined);
+    const known = noted && noted !== 'unreadable' ? noted : { pod, attachment };
+    const network = known.attachment?.network ?? (noted ? this.configured.network : undefined);
     if (network) {
-      const parameters = { ...callParameters(pod), netns: (await isNamespaceFile(pod.netns)) ? pod.netns : '' };
+      const parameters = { ...callParameters(known.pod), netns: (await isNamespaceFile(known.pod.netns)) ? known.pod.netns : '' };
       const failures: unknown[] = [];
       for (const plugin of [...network.plugins].reverse()) {
-        const input = pluginInput(network, plugin, { runtimeConfig: known?.runtimeConfig ?? {}, prevResult: known?.result });
+        const input = pluginInput(network, plugin, { runtimeConfig: known.attachment?.runtimeConfig ?? {}, prevResult: known.attachment?.result });
         await this.plugins.call('DEL', plugin.type, input, parameters).catch((error: unknown) => failures.push(error));
       }
       if (failures.length) throw failures[0];
@@ -177,10 +177,8 @@ export class Network {
     const kept = new Set([...valid.map((attachment) => attachment.containerId), ...this.held]);
     for (const id of await this.leases.ids()) {
       if (kept.has(id)) continue;
-      const lease = await this.leases.read(id);
-      const pod = lease && lease !== 'unreadable' ? lease.pod : { id, name: '', namespace: '', uid: '', netns: '' };
       try {
-        await this.detach(pod);
+        await this.detach({ id, name: '', namespace: '', uid: '', netns: '' });
         log.info({ podId: id }, 'released the addresses of a pod that is gone');
       } catch (error) {
         log.warn({ err: error, podId: id }, 'cannot release the addresses of a pod that is gone');
@@ -214,7 +212,7 @@ export class Network {
 }
 
 /** What names a pod to the plugins; the keys of CNI_ARGS are those of all Kubernetes runtimes. */
-function callParameters(pod: Pick<PodNetwork, 'id' | 'name' | 'namespace' | 'uid'>): Omit<CallParameters, 'netns'> {
+function callParameters(pod: PodIdentity): Omit<CallParameters, 'netns'> {
   const args = {
     IgnoreUnknown: '1', K8S_POD_NAMESPACE: pod.namespace, K8S_POD_NAME: pod.name,
     K8S_POD_INFRA_CONTAINER_ID: pod.id, K8S_POD_UID: pod.uid,
