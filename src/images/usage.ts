@@ -1,0 +1,45 @@
+// What the image store takes on disk, as du(1) counts it.  Layers never change,
+// so each is counted once; the rest is small and counted when the images change.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { run } from '../host/run.js';
+import type { StorageLayout } from './layout.js';
+
+interface Count { readonly bytes: number; readonly inodes: number }
+const timeoutMs = 120_000;
+
+export class Usage {
+  private readonly layers = new Map<string, Count>();
+  private counted: { readonly key: string; readonly count: Promise<Count> } | undefined;
+
+  constructor(private readonly layout: StorageLayout) {}
+
+  async read(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> {
+    const key = await this.layout.version();
+    if (this.counted?.key !== key) this.counted = { key, count: this.count() };
+    const { bytes, inodes } = await this.counted.count;
+    return { mountpoint: this.layout.root, usedBytes: bytes, inodesUsed: inodes };
+  }
+
+  private async count(): Promise<Count> {
+    const ids = await readdir(this.layout.overlay).catch(() => [] as string[]);
+    const layers = ids.filter((id) => /^[0-9a-f]{64}$/.test(id));
+    for (const known of this.layers.keys()) if (!layers.includes(known)) this.layers.delete(known);
+    const unknown = layers.filter((id) => !this.layers.has(id));
+    const counts = unknown.length ? await du(unknown.map((id) => join(this.layout.overlay, id))) : [];
+    unknown.forEach((id, index) => { const count = counts[index]; if (count) this.layers.set(id, count); });
+    const [rest] = await du([this.layout.root], ['--exclude', `${this.layout.overlay}/[0-9a-f]*`]);
+    return [...this.layers.values(), rest ?? { bytes: 0, inodes: 0 }]
+      .reduce((sum, count) => ({ bytes: sum.bytes + count.bytes, inodes: sum.inodes + count.inodes }), { bytes: 0, inodes: 0 });
+  }
+}
+
+/** One count per folder, in their order. */
+export async function du(folders: string[], options: string[] = []): Promise<Count[]> {
+  const [bytes, inodes] = await Promise.all([['--block-size=1'], ['--inodes']].map(async (unit) => {
+    // A folder may go while du reads it: what it could read is good enough.
+    const { stdout } = await run(['du', '--summarize', '--one-file-system', ...unit, ...options, ...folders], { timeoutMs, okExitCodes: 'any' });
+    return stdout.trim().split('\n').map((line) => Number(line.split('\t')[0]));
+  }));
+  return folders.map((_, index) => ({ bytes: bytes?.[index] ?? 0, inodes: inodes?.[index] ?? 0 }));
+}
