@@ -1,0 +1,61 @@
+// Words of the command line -> the flags and arguments of a command, strictly:
+// what the table does not know is an error that names it.
+import { parseArgs } from 'node:util';
+import type { Command, Flags, Invocation } from './command.js';
+
+/** A wrong command line: one clear line, exit code 2, nothing done. */
+export class UsageError extends Error {}
+
+/** @throws UsageError */
+export function parse(command: Command, words: readonly string[]): Invocation<Flags> | 'help' {
+  const [own, passedOn] = command.passesOn ? split(command, words) : [words, []];
+  const { values, positionals } = read(command, own);
+  if (values['help']) return 'help';
+  const args = [...positionals, ...passedOn];
+  checkNumber(command, args);
+  const flags = Object.fromEntries(Object.entries(command.flags).map(([name, flag]) =>
+    [name, values[name] ?? (flag.value === undefined ? false : flag.multiple ? [] : undefined)]));
+  return { flags, args } as Invocation<Flags>;
+}
+
+function read(command: Command, words: readonly string[]): { values: Record<string, string | boolean | (string | boolean)[] | undefined>; positionals: string[] } {
+  const options = Object.fromEntries(Object.entries(command.flags).map(([name, flag]) => [name, {
+    type: flag.value === undefined ? 'boolean' as const : 'string' as const,
+    multiple: flag.multiple ?? false, ...(flag.short ? { short: flag.short } : {}),
+  }]));
+  try {
+    return parseArgs({ args: [...words], allowPositionals: true, strict: true, options: { ...options, help: { type: 'boolean', short: 'h' } } });
+  } catch (error) {
+    throw new UsageError(plain(error as Error & { code?: string }));
+  }
+}
+
+/** Node's messages advise how to escape; ours say what is wrong. */
+function plain(error: Error & { code?: string }): string {
+  const word = /'([^']*)'/.exec(error.message)?.[1]?.replace(/^-\w, /, '') ?? '';
+  if (error.code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') return `unknown flag ${word}`;
+  if (error.code === 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE') {
+    return /does not take/.test(error.message) ? `${word.replace(/[ =].*/, '')} takes no value` : `${word.replace(/ <value>$/, '')} needs a value`;
+  }
+  return error.message;
+}
+
+/** Parts a line at its first argument: `crisp run --rm IMAGE ls -l` passes -l on. */
+function split(command: Command, words: readonly string[]): [readonly string[], readonly string[]] {
+  for (let index = 0; index < words.length; index++) {
+    const word = words[index] ?? '';
+    if (word === '--') return [words.slice(0, index), words.slice(index + 1)];
+    if (!word.startsWith('-') || word === '-') return [words.slice(0, index), words.slice(index)];
+    const flag = word.startsWith('--') ? command.flags[word.slice(2)] : Object.values(command.flags).find((candidate) => `-${candidate.short}` === word);
+    if (flag?.value !== undefined) index++;
+  }
+  return [words, []];
+}
+
+function checkNumber(command: Command, args: readonly string[]): void {
+  const missing = command.arguments.filter((argument) => !argument.optional)[args.length];
+  if (missing) throw new UsageError(`${missing.name} is missing`);
+  if (!command.arguments.at(-1)?.rest && args.length > command.arguments.length) {
+    throw new UsageError(`unexpected argument "${args[command.arguments.length]}"`);
+  }
+}

@@ -1,0 +1,26 @@
+// Every command of `crisp`, as data.  The code of each is loaded when it runs.
+import { define, type Command } from './command.js';
+import { operatorCommands } from './table-operator.js';
+
+const serve = define({
+  name: 'serve', group: 'daemon', summary: 'Run the daemon: the CRI for a kubelet or crictl',
+  description: [
+    'Serves RuntimeService and ImageService (CRI v1) on one unix socket until SIGTERM or SIGINT. Containers run on after it; the next start finds them again.',
+    'SIGHUP reads the configuration again and applies what can change while it runs; see docs/configuration.md.',
+  ],
+  arguments: [],
+  flags: {
+    config: { value: 'FILE', complete: 'file', summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)' },
+    listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' },
+    root: { value: 'DIR', complete: 'folder', summary: 'images and rootfs layers; overrides the key root' },
+    state: { value: 'DIR', complete: 'folder', summary: 'records and bundles; overrides the key state' },
+    'log-level': { value: 'LEVEL', complete: ['trace', 'debug', 'info', 'warn', 'error'], summary: 'overrides the key log_level' },
+  },
+  examples: [
+    { what: 'as the systemd unit runs it', line: 'crisp serve' },
+    { what: 'one for trying out, on folders of its own', line: 'crisp serve --listen unix:///tmp/c/crisp.sock --root /tmp/c/root --state /tmp/c/state --log-level debug' },
+  ],
+  run: async ({ flags }) => (await import('./serve.js')).serveDaemon(flags),
+});
+
+export const commands: readonly Command[] = [serve, ...operatorCommands];

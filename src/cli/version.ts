@@ -1,0 +1,23 @@
+// `crisp version`.
+import { readFileSync } from 'node:fs';
+import { version } from '../version.js';
+
+export function showVersion({ json }: { readonly json: boolean }): number {
+  const known = { crisp: version, commit: commit(), node: process.version };
+  process.stdout.write(json
+    ? `${JSON.stringify(known)}\n`
+    : `crisp ${known.crisp}${known.commit ? ` (commit ${known.commit.slice(0, 12)})` : ''}, Node ${known.node}\n`);
+  return 0;
+}
+
+/** npm writes gitHead into a package it publishes; a checkout knows its own; else it is not known. */
+function commit(): string | undefined {
+  const at = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8').trim();
+  const packed = (JSON.parse(at('package.json')) as { gitHead?: string }).gitHead;
+  if (packed) return packed;
+  try {
+    const head = at('.git/HEAD');
+    const branch = /^ref: (.*)$/.exec(head)?.[1];
+    return branch ? at(`.git/${branch}`) : head;
+  } catch { return undefined; }
+}

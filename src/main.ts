@@ -1,0 +1,49 @@
+// The program `crisp`: finds the command, runs it, turns its outcome into an
+// exit code.  It loads nothing that the command does not need, so that
+// `crisp version` and completions answer at once.
+import { helpOf, overview } from './cli/help.js';
+import { parse, UsageError } from './cli/parse.js';
+import { commands } from './cli/table.js';
+
+/** What every command may end with; run, exec and start --attach end with the container's own code. */
+const failed = 1;
+const wrongUsage = 2;
+
+async function main(argv: readonly string[]): Promise<number> {
+  const [word, ...rest] = argv;
+  if (word === undefined) { process.stderr.write(overview(commands)); return wrongUsage; }
+  if (word === 'help' || word === '--help' || word === '-h') return help(rest[0]);
+  if (word === '--version') return main(['version', ...rest]);
+  const command = commands.find((candidate) => candidate.name === word);
+  if (!command) return complain(`unknown command "${word}"; see \`crisp help\``);
+  try {
+    const call = parse(command, rest);
+    if (call === 'help') return help(command.name);
+    // The log is the daemon's; a command speaks to a person, unless asked for more.
+    if (command.name !== 'serve') process.env['CRISP_LOG_LEVEL'] ??= 'silent';
+    return await command.run(call);
+  } catch (error) {
+    if (error instanceof UsageError) return complain(`${error.message}; see \`crisp ${command.name} --help\``, command.name);
+    const { toCrispError } = await import('./errors.js');
+    const known = toCrispError(error);
+    process.stderr.write(`crisp ${command.name}: ${known.report}\n`);
+    if (known.id === 'Internal' && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+    return known.id === 'InvalidConfigFile' ? wrongUsage : command.ownFailure ?? failed;
+  }
+}
+
+function help(name: string | undefined): number {
+  const command = commands.find((candidate) => candidate.name === name);
+  if (name !== undefined && !command) return complain(`unknown command "${name}"; see \`crisp help\``);
+  process.stdout.write(command ? helpOf(command) : overview(commands));
+  return 0;
+}
+
+function complain(message: string, command?: string): number {
+  process.stderr.write(`crisp${command ? ` ${command}` : ''}: ${message}\n`);
+  return wrongUsage;
+}
+
+// A reader that closes early (`crisp list | head -1`) is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => { if (error.code !== 'EPIPE') throw error; });
+process.exitCode = await main(process.argv.slice(2));
