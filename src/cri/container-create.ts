@@ -79,11 +79,10 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     const imageMounts = await mountImageVolumes(parts, id, config);
 
     // 4. The spec.
-    const facts = await inspectRootfs({ rootfs, config, sandbox: sandbox.config, image: image.config, imageMounts });
+    const facts = await inspectRootfs({ rootfs, config, imageMounts });
     const made = containerSpec({
       config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host,
-      podFolder: sandbox.plan.folder, sharedMemory: sharedMemory(sandbox.plan), imageMounts,
-      ...(targetPid(parts, config) === undefined ? {} : { targetPid: targetPid(parts, config) }),
+      podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, config),
     });
     await writeBundle(folder, made.spec);
     if (logPath) await makeFolder(join(logPath, '..'), 0o755);

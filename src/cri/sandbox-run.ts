@@ -145,7 +145,7 @@ type IdMaps = { containerID: number; hostID: number; size: number }[];
 
 async function attachNetwork(parts: Parts, plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string, undo: { push(what: string, step: () => Promise<unknown>): void }) {
   const pod = podNetwork(plan, config, netns);
-  const attachment = await parts.network.attach(pod);
+  const attachment = await parts.network.attach(pod); // not the caller's signal: what is begun is finished, for the retry
   undo.push('network', () => parts.network.detach(pod, attachment));
   return attachment;
 }

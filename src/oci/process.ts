@@ -1,0 +1,42 @@
+// What runs in a container: arguments, environment, working folder. Pure.
+import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
+import { CrispError } from '../errors.js';
+import type { ImageConfig } from './image-config.js';
+
+const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/**
+ * The request's command replaces the image's entrypoint and drops its Cmd;
+ * args replace Cmd (Kubernetes, "Define a Command and Arguments").
+ * @throws InvalidArgument when nothing is left to run
+ */
+export function containerArgs(config: Pick<ContainerConfig__Output, 'command' | 'args'>, image: ImageConfig): string[] {
+  const entrypoint = config.command.length ? config.command : image.Entrypoint ?? [];
+  const rest = config.args.length ? config.args : config.command.length ? [] : image.Cmd ?? [];
+  const args = [...entrypoint, ...rest];
+  if (args.length === 0) throw new CrispError('InvalidArgument', 'there is no command: neither the request nor the image has one');
+  return args;
+}
+
+/** The image's environment under the request's; the last of a name counts. */
+export function containerEnv(config: ContainerConfig__Output, image: ImageConfig, hostname: string, home: string): string[] {
+  const values = new Map<string, string>();
+  const set = (entry: string): void => { values.set(entry.split('=', 1)[0] ?? '', entry); };
+  set(defaultPath);
+  if (config.tty) set('TERM=xterm');
+  if (hostname) set(`HOSTNAME=${hostname}`);
+  set(`HOME=${home}`);
+  for (const entry of image.Env ?? []) set(entry);
+  for (const [index, { key, value }] of config.envs.entries()) {
+    if (!key || key.includes('=')) throw new CrispError('InvalidArgument', `envs[${index}].key: "${key}" is no name`);
+    set(`${key}=${value.toString()}`);
+  }
+  return [...values.values()];
+}
+
+/** @throws InvalidArgument for a relative path */
+export function workingFolder(config: Pick<ContainerConfig__Output, 'working_dir'>, image: ImageConfig): string {
+  const folder = config.working_dir || image.WorkingDir || '/';
+  if (!folder.startsWith('/')) throw new CrispError('InvalidArgument', `working_dir: "${folder}" must be an absolute path`);
+  return folder;
+}
