@@ -3,108 +3,129 @@
 // YAML from --config (default /etc/crisp/config.yaml, which may be absent),
 // then the drop-ins of config.d beside it in order of their names, then the
 // flags.  Strict: an unknown key or a wrong type is an error that names the
-// file and the path of the key.
-import { readFileSync, readdirSync } from 'node:fs';
+// file, the line and the path of the key.  The schema is also what
+// docs/configuration.md, `crisp config --default` and --schema are made of.
 import { dirname, join } from 'node:path';
-import { parse } from 'yaml';
 import { z } from 'zod';
+import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './config-source.js';
 import { CrispError } from './errors.js';
+import { pattern } from './pattern.js';
 
 const absolutePath = z.string().regex(/^\//, 'must be an absolute path');
-const seconds = z.number().positive();
+const pathOrEmpty = z.string().regex(/^(\/|$)/, 'must be an absolute path, or empty');
+const seconds = z.number().positive().meta({ unit: 'seconds' });
+const patternText = z.string().min(1).superRefine((text, context) => {
+  try { pattern(text); } catch (error) { context.addIssue((error as Error).message); }
+});
 
 const handler = z.strictObject({
   type: z.enum(['oci', 'pct']).describe('oci: crun, runc or another OCI runtime under conmon; pct: Proxmox VE containers'),
-  path: z.string().default('').describe('the binary; empty: found on PATH under the name of the handler'),
+  path: pathOrEmpty.default('').describe('the binary; empty: found on PATH under the name of the handler'),
   args: z.array(z.string()).default([]).describe('arguments put before the verb of every call'),
   allowed_annotations: z.array(z.string()).default([]).describe('pod annotations that this handler honours (a trailing * is a prefix)'),
 });
 export type HandlerConfig = z.infer<typeof handler>;
 
+const rule = z.strictObject({
+  namespace: patternText.optional().describe('the namespace of the pod'),
+  pod: patternText.optional().describe('its name'),
+  labels: z.record(z.string(), patternText).optional().describe('for each key: the pod has the label, and its value matches'),
+  annotations: z.record(z.string(), patternText).optional().describe('the same for annotations'),
+  image: patternText.optional().describe('the full name of the image; such a rule decides on `crisp run` and `crisp create` only, since a kubelet makes the pod before it names the images'),
+  handler: z.string().describe('the handler that runs what matches'),
+}).refine(({ handler: _, ...conditions }) => Object.keys(conditions).length > 0, 'has no condition: give namespace, pod, labels, annotations or image');
+export type RuleConfig = z.infer<typeof rule>;
+
+/** Always there; a configuration adds to them or changes their keys. */
+const defaultHandlers = { crun: { type: 'oci' as const }, runc: { type: 'oci' as const } };
+
 export const configSchema = z.strictObject({
   listen: z.string().regex(/^unix:\/\/\//, 'must be unix:///path').default('unix:///run/crisp/crisp.sock').describe('the socket of RuntimeService and ImageService'),
   root: absolutePath.default('/var/lib/crisp').describe('what outlives a boot: images and rootfs layers'),
   state: absolutePath.default('/run/crisp').describe('records, bundles and pinned namespaces; best on a tmpfs'),
-  log_level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
+  log_level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info').describe('the least that is logged; debug has a line for each command that crisp runs'),
   default_container_type: z.string().default('crun').describe('the handler of pods that no RuntimeClass and no rule decides on'),
+  fallback: z.record(z.string(), z.string()).default({ crun: 'runc' }).describe('handler: the one that takes its place while its probe fails, for pods that name no RuntimeClass; {}: none'),
+  routing: z.strictObject({
+    rules: z.array(rule).default([]).describe('in order; the first one whose conditions all match decides'),
+    crun_name_patterns: z.array(patternText).default([]).describe('pods with such names run on crun, if no rule decides'),
+  }).prefault({}).describe('which handler runs a pod that names no RuntimeClass'),
   handlers: z.record(z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/), handler)
-    .default({ crun: handler.parse({ type: 'oci' }), runc: handler.parse({ type: 'oci' }) })
-    .describe('the runtime handlers, by the name that a RuntimeClass uses'),
+    .default(z.record(z.string(), handler).parse(defaultHandlers))
+    .describe('the runtime handlers, by the name that a RuntimeClass uses; crun and runc are always among them'),
   runtime: z.strictObject({
     conmon: z.string().default('conmon').describe('the container monitor'),
     cgroup_driver: z.enum(['auto', 'cgroupfs', 'systemd']).default('auto').describe('auto: systemd where it runs, else cgroupfs'),
     seccomp_profile: absolutePath.default('/usr/share/containers/seccomp.json').describe('the profile of RuntimeDefault'),
     unclaimed_seconds: seconds.default(60).describe('how long a pod or container is kept for the retry of a caller that went away while it was made'),
-  }).prefault({}),
+  }).prefault({}).describe('how containers are run'),
   network: z.strictObject({
     conf_dir: absolutePath.default('/etc/cni/net.d').describe('CNI conflists; the first by name is used'),
     bin_dirs: z.array(absolutePath).default(['/opt/cni/bin', '/usr/lib/cni']).describe('where the CNI plugins are looked for, in order'),
-    template: z.string().default('').describe('a conflist template to render with the pod CIDR of UpdateRuntimeConfig; empty: none'),
+    template: pathOrEmpty.default('').describe('a conflist template to render with the pod CIDR of UpdateRuntimeConfig; empty: none'),
     plugin_timeout_seconds: seconds.default(90).describe('how long one plugin may take'),
-  }).prefault({}),
+  }).prefault({}).describe('the network of pods'),
   images: z.strictObject({
-    registries_conf: z.string().default('').describe('containers-registries.conf(5); empty: the default of the host'),
-    signature_policy: z.string().default('').describe('containers-policy.json(5); empty: the default of the host'),
-    auth_file: z.string().default('').describe('containers-auth.json(5); empty: only credentials of the request'),
-    certs_dir: z.string().default('').describe('containers-certs.d(5); empty: the default of the host'),
+    registries_conf: pathOrEmpty.default('').describe('containers-registries.conf(5); empty: the default of the host'),
+    signature_policy: pathOrEmpty.default('').describe('containers-policy.json(5); empty: the default of the host'),
+    auth_file: pathOrEmpty.default('').describe('containers-auth.json(5); empty: only credentials of the request'),
+    certs_dir: pathOrEmpty.default('').describe('containers-certs.d(5); empty: the default of the host'),
     pull_progress_timeout_seconds: seconds.default(60).describe('a pull with no progress for so long ends'),
     pinned: z.array(z.string()).default([]).describe('images that are never garbage-collected: references, a trailing * is a prefix'),
-    preload_dir: z.string().default('').describe('OCI archives here are imported and pinned at start; empty: none'),
-  }).prefault({}),
+    preload_dir: pathOrEmpty.default('').describe('OCI archives here are imported and pinned at start; empty: none'),
+  }).prefault({}).describe('pulling and keeping images'),
   streaming: z.strictObject({
     address: z.string().default('127.0.0.1').describe('where exec, attach and port-forward are served'),
     port: z.number().int().min(0).max(65535).default(0).describe('0: a free one'),
-    tls_cert: z.string().default('').describe('certificate (PEM); with tls_key, serves TLS'),
-    tls_key: z.string().default(''),
-  }).prefault({}),
+    tls_cert: pathOrEmpty.default('').describe('certificate (PEM); with tls_key, serves TLS'),
+    tls_key: pathOrEmpty.default('').describe('its private key (PEM)'),
+  }).prefault({}).describe('the server of exec, attach and port-forward'),
+}).superRefine((config, context) => {
+  const mustExist = (name: string, path: KeyPath): void => {
+    if (!Object.hasOwn(config.handlers, name)) context.addIssue({ code: 'custom', path: [...path], message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}` });
+  };
+  mustExist(config.default_container_type, ['default_container_type']);
+  config.routing.rules.forEach((one, index) => mustExist(one.handler, ['routing', 'rules', index, 'handler']));
+  for (const [from, to] of Object.entries(config.fallback)) {
+    mustExist(from, ['fallback', from]);
+    mustExist(to, ['fallback', from]);
+    const seen = [from];
+    for (let next: string | undefined = to; next !== undefined; next = config.fallback[next]) {
+      if (seen.includes(next)) { context.addIssue({ code: 'custom', path: ['fallback', from], message: `goes in a circle: ${[...seen, next].join(' -> ')}` }); break; }
+      seen.push(next);
+    }
+  }
 });
 export type Config = z.infer<typeof configSchema>;
 
-/** Reads, merges and checks the configuration. @throws InvalidConfigFile with the path of the key */
-export function loadConfig(file: string | undefined, flags: Partial<Config> = {}): Config {
-  const main = file ?? '/etc/crisp/config.yaml';
-  const sources = [main, ...dropIns(join(dirname(main), 'config.d'))];
-  let merged: Record<string, unknown> = {};
-  for (const source of sources) merged = merge(merged, readYaml(source, source === file));
-  const result = configSchema.safeParse(merge(merged, flags));
-  if (!result.success) {
-    const issues = result.error.issues.map((issue) => `${issue.path.join('.') || '(top)'}: ${issue.message}`).join('; ');
-    throw new CrispError('InvalidConfigFile', `${sources.join(', ')}: ${issues}`);
-  }
-  return Object.freeze(result.data);
+export const defaultConfigFile = '/etc/crisp/config.yaml';
+
+/** Reads, merges and checks the configuration. @throws InvalidConfigFile with file, line and key */
+export function loadConfig(file?: string, flags: Partial<Config> = {}): Config {
+  const main = file ?? defaultConfigFile;
+  return checkConfig([
+    yamlSource(main, file !== undefined),
+    ...dropIns(join(dirname(main), 'config.d')).map((dropIn) => yamlSource(dropIn, true)),
+    flagSource(flags),
+  ]);
 }
 
-function dropIns(folder: string): string[] {
-  try {
-    return readdirSync(folder).filter((name) => name.endsWith('.yaml')).sort().map((name) => join(folder, name));
-  } catch { return []; }
+/** @throws InvalidConfigFile */
+export function checkConfig(sources: readonly Source[]): Config {
+  const merged = sources.reduce<Record<string, unknown>>((value, source) => merge(value, source.value), { handlers: defaultHandlers });
+  const result = configSchema.safeParse(merged);
+  if (!result.success) throw new CrispError('InvalidConfigFile', result.error.issues.flatMap((issue) => describe(issue, sources)).join('; '));
+  return deepFreeze(result.data);
 }
 
-function readYaml(path: string, required: boolean): Record<string, unknown> {
-  let text: string;
-  try { text = readFileSync(path, 'utf8'); } catch (error) {
-    if (!required && (error as NodeJS.ErrnoException).code === 'ENOENT') return {};
-    throw new CrispError('InvalidConfigFile', `${path}: ${(error as Error).message}`);
-  }
-  try {
-    const value: unknown = parse(text) ?? {};
-    if (typeof value !== 'object' || Array.isArray(value)) throw new Error('must be a mapping of keys');
-    return value as Record<string, unknown>;
-  } catch (error) {
-    throw new CrispError('InvalidConfigFile', `${path}: ${(error as Error).message}`);
-  }
+/** "FILE:LINE: path.of.the.key: what is wrong", one for each unknown key. */
+function describe(issue: z.core.$ZodIssue, sources: readonly Source[]): string[] {
+  const path = issue.path as KeyPath;
+  const line = (at: KeyPath, message: string): string => [placeOf(sources, at), at.join('.'), message].filter(Boolean).join(': ');
+  return issue.code === 'unrecognized_keys' ? issue.keys.map((key) => line([...path, key], 'unknown key')) : [line(path, issue.message.replace(/^Invalid \w+: /, ''))];
 }
 
-/** Maps merge key by key; everything else replaces. */
-function merge(base: Record<string, unknown>, over: Record<string, unknown>): Record<string, unknown> {
-  const result = { ...base };
-  for (const [key, value] of Object.entries(over)) {
-    if (value === undefined) continue;
-    const old = result[key];
-    result[key] = isMap(old) && isMap(value) ? merge(old, value) : value;
-  }
-  return result;
-}
-function isMap(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null) Object.values(Object.freeze(value)).forEach(deepFreeze);
+  return value;
 }

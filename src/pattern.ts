@@ -1,0 +1,61 @@
+// The patterns of routing rules and lists in the configuration.
+//
+//   kube-*      a glob: * is any text, ? any one character; it must match whole
+//   /^v\d+$/    between slashes: a regular expression; it must match whole
+//
+// A regular expression is JavaScript's, which backtracks: what a pod brings (a
+// label, an annotation) could make a careless one run for hours and hold up the
+// node.  So each match runs in a context of node:vm, which can be stopped.
+import { createContext, Script } from 'node:vm';
+import { CrispError } from './errors.js';
+
+/** @throws RuleTimeout */
+export type Pattern = (value: string) => boolean;
+
+/** How long one match may take; the ones that people write need microseconds. */
+const timeLimitMs = 50;
+
+const compiled = new Map<string, Pattern>();
+
+/** @throws SyntaxError for a malformed regular expression */
+export function pattern(text: string): Pattern {
+  let known = compiled.get(text);
+  if (!known) {
+    known = isExpression(text) ? expression(text) : (value) => matchesGlob(text, value);
+    compiled.set(text, known);
+  }
+  return known;
+}
+
+function isExpression(text: string): boolean {
+  return text.length > 2 && text.startsWith('/') && text.endsWith('/');
+}
+
+function expression(text: string): Pattern {
+  const sandbox = createContext({ expression: new RegExp(`^(?:${text.slice(1, -1)})$`, 'su'), value: '' });
+  const script = new Script('expression.test(value)');
+  return (value) => {
+    sandbox['value'] = value;
+    try {
+      return script.runInContext(sandbox, { timeout: timeLimitMs }) as boolean;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
+      throw new CrispError('RuleTimeout', `the regular expression ${text} took longer than ${timeLimitMs} ms on a value of ${value.length} characters`);
+    }
+  };
+}
+
+/** Linear in time for each star: only the last one is ever taken back. */
+function matchesGlob(glob: string, value: string): boolean {
+  let at = 0;
+  let star = -1;
+  let resumeAt = 0;
+  for (let index = 0; index < value.length;) {
+    if (glob[at] === '*') { star = at++; resumeAt = index; }
+    else if (glob[at] === '?' || (at < glob.length && glob[at] === value[index])) { at++; index++; }
+    else if (star >= 0) { at = star + 1; index = ++resumeAt; }
+    else return false;
+  }
+  while (glob[at] === '*') at++;
+  return at === glob.length;
+}
