@@ -18,7 +18,7 @@ import { removeContainerRecord } from './container-stop.js';
 import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
 import { newId, sharedMemory } from './sandbox-run.js';
-import { signalNumber, stopSignal } from './signals.js';
+import { signalNumber, stopSignal } from '../oci/signals.js';
 
 export async function createContainer(parts: Parts, request: CreateContainerRequest__Output, call: Call): Promise<CreateContainerResponse> {
   const sandbox = readySandboxOf(parts, request.pod_sandbox_id);

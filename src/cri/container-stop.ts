@@ -10,7 +10,7 @@ import type { StopContainerRequest__Output } from './generated/runtime/v1/StopCo
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { unmountImageVolumes } from './image-volumes.js';
 import { backendOf, containerOf, refOf, type Parts } from './parts.js';
-import { signalNumber } from './signals.js';
+import { signalNumber } from '../oci/signals.js';
 
 const SIGKILL = 9;
 /** After SIGKILL, how long a process may take to die (it may be stuck in the kernel) before we say so. */

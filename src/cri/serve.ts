@@ -1,30 +1,21 @@
 // The gRPC server.  Every handler is wrapped once, here: request id, log line,
 // time, cancellation, and errors to status.
 import * as grpc from '@grpc/grpc-js';
-import { loadSync } from '@grpc/proto-loader';
 import { randomBytes } from 'node:crypto';
 import { chmod, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { toCrispError, toStatus } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
-import type { ProtoGrpcType } from './generated/api.js';
 import type { Call, Parts } from './parts.js';
+import { loadProto } from './proto.js';
 import { imageService, runtimeService } from './service.js';
 
 /** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
 const maxMessageBytes = 32 << 20;
 /** Items per message of the Stream* lists. */
 const pageSize = 500;
-const protoPath = fileURLToPath(new URL('../../proto/runtime/v1/api.proto', import.meta.url));
-
-/** Loads the CRI's proto the way all of crisp's types expect it: 64-bit numbers as strings, enums by name. */
-export function loadProto(): ProtoGrpcType {
-  const definition = loadSync(protoPath, { keepCase: true, longs: String, enums: String, defaults: true, arrays: true, oneofs: true });
-  return grpc.loadPackageDefinition(definition) as unknown as ProtoGrpcType;
-}
 
 export class CriServer {
   private readonly server = new grpc.Server({

@@ -1,6 +1,6 @@
 // Stop signals: as the CRI, an image and the kernel name them.
 import { constants } from 'node:os';
-import type { Signal__Output as Signal } from './generated/runtime/v1/Signal.js';
+import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
 
 /** glibc's range of real-time signals (signal(7)). */
 const realTimeMin = 34;
