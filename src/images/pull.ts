@@ -65,7 +65,10 @@ export class Pulls {
     try {
       const authFile = auth ? await writeAuthFile(folder, name, auth) : config.auth_file;
       await this.skopeo([
-        ...(config.signature_policy ? ['--policy', config.signature_policy] : []), '--tmpdir', folder,
+        ...(config.signature_policy ? ['--policy', config.signature_policy] : []),
+        // The environment variable of this name came with a later skopeo; the flag, which its help hides, is in all.
+        ...(config.registries_conf ? ['--registries-conf', config.registries_conf] : []),
+        '--tmpdir', folder,
         'copy', '--quiet',
         ...(authFile ? ['--src-authfile', authFile] : source.startsWith('docker:') ? ['--src-no-creds'] : []),
         ...(config.certs_dir ? ['--src-cert-dir', config.certs_dir] : []),
@@ -84,7 +87,6 @@ export class Pulls {
     const keep = new Writable({ write(chunk: Buffer, _encoding, done) { said = (said + chunk.toString()).slice(-8192); done(); } });
     const running = runStreaming(['skopeo', ...args], { stderr: keep }, {
       timeoutMs: 0, stage: 'pull image', signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal,
-      env: config.registries_conf ? { CONTAINERS_REGISTRIES_CONF: config.registries_conf } : {},
     });
     const watch = watchProgress(running.pid, config.pull_progress_timeout_seconds * 1000, () => stall.abort());
     try {

@@ -5,6 +5,7 @@
 import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { toCrispError } from '../../errors.js';
+import { removePodCgroup } from '../../host/cgroup.js';
 import { makeFolder, remove } from '../../host/files.js';
 import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import type { Mount, Spec } from '../../oci/spec.js';
@@ -52,6 +53,7 @@ async function runProbe(backend: OciBackend, parent: string, script: string, cha
   } finally {
     if (container) await backend.delete(container);
     await unmountBelow(folder);
+    await removePodCgroup(cgroupOf(id));
     await remove(folder);
   }
 }
@@ -104,9 +106,11 @@ function probeSpec(id: string, rootfs: string, script: string): Spec {
       { destination: '/proc', type: 'proc', source: 'proc' },
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] },
     ],
-    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }, { type: 'network' }], cgroupsPath: `/crisp-probe/${id}` },
+    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }, { type: 'network' }], cgroupsPath: cgroupOf(id) },
   };
 }
+
+function cgroupOf(id: string): string { return `/crisp-probe/${id}`; }
 
 function probePlan(id: string, folder: string, spec: Spec): ContainerPlan {
   const sandbox: SandboxPlan = { id, name: id, namespace: '', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
