@@ -89,6 +89,8 @@ function killGroup(leader: number | undefined): void {
 export interface Streams {
   stdin?: Readable | undefined;
   stdout?: Writable | undefined;
+  /** Ends `stdout` when the program closes its own, which may be before its exit. */
+  endStdout?: boolean;
   stderr?: Writable | undefined;
 }
 
@@ -118,7 +120,7 @@ export function runStreaming(argv: readonly [string, ...string[]], streams: Stre
     child.stdin.on('error', () => undefined); // EPIPE: the program does not read its input
     streams.stdin.pipe(child.stdin);
   }
-  if (streams.stdout) child.stdout?.pipe(streams.stdout, { end: false });
+  if (streams.stdout) child.stdout?.pipe(streams.stdout, { end: streams.endStdout ?? false });
   if (streams.stderr) child.stderr?.pipe(streams.stderr, { end: false });
   const outputs = [[child.stdout, streams.stdout], [child.stderr, streams.stderr]] as const;
   child.once('exit', () => { for (const [from, to] of outputs) if (from && to) endWhenIdle(from, to); });

@@ -1,0 +1,63 @@
+// The subprotocols of Kubernetes and how one is agreed on. Called by server.ts.
+import type { IncomingHttpHeaders } from 'node:http';
+
+/** What the version of an exec or attach changes; "channel.k8s.io" is version 1. */
+export interface CommandProtocol {
+  /** From v3 a terminal has a resize stream. */
+  readonly resize: boolean;
+  /** From v4 the error stream carries a Status in JSON; before it, only the text of an error. */
+  readonly jsonStatus: boolean;
+}
+
+/** How the channels of a WebSocket are told apart. */
+export interface ChannelFormat {
+  /** The number is a digit and the data base64, in text messages, for clients that know no binary ones. */
+  readonly base64: boolean;
+  /** Message 255, N ends channel N: v5 only; before it a client cannot end its stdin. */
+  readonly closeSignal: boolean;
+}
+
+const v4 = { resize: true, jsonStatus: true };
+const v1 = { resize: true, jsonStatus: false };
+const binary: ChannelFormat = { base64: false, closeSignal: false };
+const base64: ChannelFormat = { base64: true, closeSignal: false };
+
+/** v5 differs from v4 by the close signal, which SPDY has anyway. */
+export const commandsOverSpdy = new Map<string, CommandProtocol>([
+  ['v5.channel.k8s.io', v4],
+  ['v4.channel.k8s.io', v4],
+  ['v3.channel.k8s.io', v1],
+  ['v2.channel.k8s.io', { ...v1, resize: false }],
+  ['channel.k8s.io', { ...v1, resize: false }],
+]);
+
+/** The empty name stands for a client that names none. */
+export const commandsOverWebSocket = new Map<string, CommandProtocol & ChannelFormat>([
+  ['v5.channel.k8s.io', { ...v4, ...binary, closeSignal: true }],
+  ['v4.channel.k8s.io', { ...v4, ...binary }],
+  ['v4.base64.channel.k8s.io', { ...v4, ...base64 }],
+  ['channel.k8s.io', { ...v1, ...binary }],
+  ['base64.channel.k8s.io', { ...v1, ...base64 }],
+  ['', { ...v1, ...binary }],
+]);
+
+export const portForwardsOverSpdy = new Map<string, undefined>([['portforward.k8s.io', undefined]]);
+
+/** The tunnel carries a SPDY connection: what kubectl and crictl use. */
+export const portForwardsOverWebSocket = new Map<string, ChannelFormat | 'tunnel'>([
+  ['SPDY/3.1+portforward.k8s.io', 'tunnel'],
+  ['v4.channel.k8s.io', binary],
+  ['v4.base64.channel.k8s.io', base64],
+  ['', binary],
+]);
+
+/** A header's values, given once or several times, separated by commas. */
+export function listed(headers: IncomingHttpHeaders, name: string): string[] {
+  return String(headers[name] ?? '').split(',').map((value) => value.trim()).filter((value) => value !== '');
+}
+
+/** The first that the client offers and that is known here; the order of preference is the client's. */
+export function agree<P>(offered: readonly string[], known: ReadonlyMap<string, P>): { name: string; protocol: P } | undefined {
+  const name = offered.find((candidate) => known.has(candidate));
+  return name === undefined ? undefined : { name, protocol: known.get(name) as P };
+}

@@ -1,0 +1,38 @@
+// Tickets: what a streaming URL carries instead of the request itself. Each is
+// redeemed once, within a minute. Called by server.ts.
+import { randomBytes } from 'node:crypto';
+import { CrispError } from '../errors.js';
+
+/** The client opens the URL at once; a minute covers a slow way through API server and kubelet. */
+export const ticketLifeMs = 60_000;
+export const maxTickets = 1_000;
+
+export class Tickets<T> {
+  /** Oldest first: a Map keeps the order of insertion, and all live equally long. */
+  private readonly issued = new Map<string, { value: T; expiresAt: number }>();
+
+  /** @throws TooManyTickets when 1,000 wait to be redeemed */
+  issue(value: T): string {
+    this.dropExpired();
+    if (this.issued.size >= maxTickets) throw new CrispError('TooManyTickets', `${maxTickets} streaming URLs wait to be opened`);
+    const ticket = randomBytes(16).toString('base64url');
+    this.issued.set(ticket, { value, expiresAt: performance.now() + ticketLifeMs });
+    return ticket;
+  }
+
+  /** What the ticket was issued for; undefined when it is unknown, used or expired. */
+  redeem(ticket: string): T | undefined {
+    this.dropExpired();
+    const found = this.issued.get(ticket);
+    this.issued.delete(ticket);
+    return found?.value;
+  }
+
+  private dropExpired(): void {
+    const now = performance.now();
+    for (const [ticket, { expiresAt }] of this.issued) {
+      if (expiresAt > now) return;
+      this.issued.delete(ticket);
+    }
+  }
+}

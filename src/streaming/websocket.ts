@@ -1,0 +1,105 @@
+// What runs over one WebSocket: numbered channels, one message per write with
+// the channel's number before it, or a tunnel that carries the bytes of a SPDY
+// connection. Used by server.ts.
+import { Duplex } from 'node:stream';
+import type { WebSocket } from 'ws';
+import type { ChannelFormat } from './subprotocols.js';
+import { WireStream, type Wire } from './wire-stream.js';
+
+const closeSignal = 255;
+const normalClosure = 1000;
+const protocolErrorClosure = 1002;
+/** See spdy.ts: while nothing is read, only a write can tell that the peer has gone. */
+const pulseMs = 5_000;
+
+export class ChannelSocket implements Wire {
+  /** Resolves when the connection is over, for whatever reason. Never rejects. */
+  readonly closed: Promise<void>;
+  readonly channels: readonly WireStream[];
+  /** How many channels have a reader that lags. */
+  private busy = 0;
+  private pulse: NodeJS.Timeout | undefined;
+
+  constructor(private readonly socket: WebSocket, private readonly format: ChannelFormat, count: number) {
+    this.channels = Array.from({ length: count }, (_, id) => new WireStream(this, id));
+    socket.on('error', () => undefined); // always followed by close
+    socket.on('message', (message: Buffer) => this.take(message));
+    this.closed = new Promise((resolve) => socket.once('close', () => {
+      clearInterval(this.pulse);
+      for (const channel of this.channels) channel.destroy();
+      resolve();
+    }));
+  }
+
+  /** Says goodbye after all that was written, and waits until the peer has hung up; what it still sends is dropped. */
+  async close(): Promise<void> {
+    for (const channel of this.channels) channel.discardInput();
+    this.socket.close(normalClosure);
+    await this.closed; // ws itself gives the peer 30 s for it
+  }
+
+  send(channel: number, data: Buffer, done: (error?: Error | null) => void): void {
+    if (this.format.base64) this.socket.send(`${channel}${data.toString('base64')}`, done);
+    else this.socket.send(Buffer.concat([Buffer.from([channel]), data]), done);
+  }
+
+  /** The protocols have no end of a single channel from the server: all end with the connection. */
+  sendEnd(_channel: number, done: (error?: Error | null) => void): void { done(); }
+  sendReset(): void { /* likewise */ }
+
+  private take(message: Buffer): void {
+    const first = message[0];
+    if (first === undefined) return;
+    if (this.format.closeSignal && first === closeSignal) {
+      const ended = message.length === 2 ? this.channels[message[1] ?? closeSignal] : undefined;
+      if (ended) ended.receiveEnd();
+      else this.socket.close(protocolErrorClosure);
+      return;
+    }
+    const channel = this.channels[this.format.base64 ? first - 0x30 : first];
+    const data = message.subarray(1);
+    const busy = channel?.receive(this.format.base64 ? Buffer.from(data.toString('latin1'), 'base64') : data);
+    if (busy) void this.pauseWhile(busy);
+  }
+
+  private async pauseWhile(busy: Promise<void>): Promise<void> {
+    if (this.busy++ === 0) {
+      this.socket.pause();
+      this.pulse = setInterval(() => this.socket.pong(), pulseMs); // one that nobody asked for needs no answer
+    }
+    await busy;
+    if (--this.busy > 0) return;
+    clearInterval(this.pulse);
+    this.socket.resume();
+  }
+}
+
+/** The bytes of the messages, in both directions, as one stream. */
+export class Tunnel extends Duplex {
+  constructor(private readonly socket: WebSocket) {
+    super();
+    socket.on('error', () => undefined);
+    socket.on('message', (message: Buffer) => { if (!this.push(message)) socket.pause(); });
+    socket.once('close', () => { this.push(null); this.destroy(); });
+  }
+
+  override _read(): void { if (this.socket.isPaused) this.socket.resume(); }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.socket.send(chunk, done);
+  }
+
+  override _writev(chunks: { chunk: Buffer }[], done: (error?: Error | null) => void): void {
+    this.socket.send(Buffer.concat(chunks.map(({ chunk }) => chunk)), done);
+  }
+
+  override _final(done: () => void): void {
+    this.socket.close(normalClosure);
+    done();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.socket.terminate();
+    done(error);
+  }
+}
