@@ -43,6 +43,7 @@ export const configSchema = z.strictObject({
   listen: z.string().regex(/^unix:\/\/\//, 'must be unix:///path').default('unix:///run/crisp/crisp.sock').describe('the socket of RuntimeService and ImageService'),
   root: absolutePath.default('/var/lib/crisp').describe('what outlives a boot: images and rootfs layers'),
   state: absolutePath.default('/run/crisp').describe('records, bundles and pinned namespaces; best on a tmpfs'),
+  cli_state: absolutePath.default('/run/crisp-cli').describe('the same for the containers of `crisp run` and `crisp create`, which need no daemon'),
   log_level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info').describe('the least that is logged; debug has a line for each command that crisp runs'),
   default_container_type: z.string().default('crun').describe('the handler of pods that no RuntimeClass and no rule decides on'),
   fallback: z.record(z.string(), z.string()).default({ crun: 'runc' }).describe('handler: the one that takes its place while its probe fails, for pods that name no RuntimeClass; {}: none'),

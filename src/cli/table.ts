@@ -1,5 +1,6 @@
 // Every command of `crisp`, as data.  The code of each is loaded when it runs.
 import { define, type Command } from './command.js';
+import { containerCommands } from './table-containers.js';
 import { operatorCommands } from './table-operator.js';
 
 const serve = define({
@@ -23,4 +24,4 @@ const serve = define({
   run: async ({ flags }) => (await import('./serve.js')).serveDaemon(flags),
 });
 
-export const commands: readonly Command[] = [serve, ...operatorCommands];
+export const commands: readonly Command[] = [serve, ...containerCommands, ...operatorCommands];

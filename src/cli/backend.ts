@@ -1,0 +1,80 @@
+// From the router to a backend: the one file of the command line that knows
+// concrete backends (architecture.test.ts holds the others to it).
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Backend, Probe } from '../backends/backend.js';
+import { OciBackend } from '../backends/oci/backend.js';
+import { findProgram } from '../backends/oci/runtime.js';
+import type { Config, HandlerConfig } from '../config.js';
+import { CrispError } from '../errors.js';
+import { cgroupDriver } from '../host/cgroup.js';
+import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
+import { bootId } from '../host/proc.js';
+import { chooseHandler, route, type Route, type RouteInput } from '../router.js';
+
+export interface Routed extends Route { readonly handler: Backend }
+
+/** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
+export async function routeTo(config: Config, state: string, input: RouteInput): Promise<Routed> {
+  const wanted = route(config, input).backend;
+  const names = input.handler ? [wanted] : withFallbacks(config, wanted);
+  const handlers = new Map<string, { backend: Backend; probe: Probe }>();
+  for (const name of names) {
+    const backend = open(config, state, name);
+    const probe = await probeOnce(config, state, name, backend);
+    handlers.set(name, { backend, probe });
+    if (probe.ready) break;
+  }
+  const chosen = chooseHandler({ config, handlers }, input);
+  const handler = handlers.get(chosen.backend)?.backend;
+  if (!handler) throw new CrispError('HandlerNotReady', `handler ${chosen.backend} was not probed`);
+  return { ...chosen, handler };
+}
+
+/** The backend that a container was made with. @throws UnknownHandler */
+export function open(config: Config, state: string, name: string): Backend {
+  const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
+  if (!handler) throw new CrispError('UnknownHandler', `the handler "${name}" of this container is not configured any more`);
+  return build(config, state, name, handler);
+}
+
+function build(config: Config, state: string, name: string, handler: HandlerConfig): Backend {
+  if (handler.type === 'pct') throw new CrispError('Unsupported', `handler ${name}: standalone commands run OCI containers only`, { hint: 'choose another with --handler' });
+  return new OciBackend({
+    name, path: handler.path, args: handler.args, conmon: config.runtime.conmon, state,
+    systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
+  });
+}
+
+function withFallbacks(config: Config, first: string): string[] {
+  const names = [];
+  for (let name: string | undefined = first; name !== undefined; name = config.fallback[name]) names.push(name);
+  return names;
+}
+
+/**
+ * A probe runs containers and takes a moment, so a good one is remembered until
+ * the machine boots or the binary or its configuration changes.
+ */
+async function probeOnce(config: Config, state: string, name: string, backend: Backend): Promise<Probe> {
+  const file = join(state, 'probed', `${name}.json`);
+  const key = await probeKey(config, name);
+  const known = JSON.parse(await readFileIfThere(file) ?? '{}') as { key?: string; probe?: Probe };
+  if (known.probe && known.key === key) return known.probe;
+  const probe = await backend.probe();
+  if (probe.ready && key) {
+    await makeFolder(join(state, 'probed'));
+    await writeFileAtomic(file, JSON.stringify({ key, probe }));
+  }
+  return probe;
+}
+
+/** undefined: there is no binary. */
+async function probeKey(config: Config, name: string): Promise<string | undefined> {
+  const handler = config.handlers[name];
+  try {
+    const binary = await findProgram(handler?.path || name);
+    const { ino, size, mtimeMs } = await stat(binary);
+    return JSON.stringify([await bootId(), handler, config.runtime, binary, ino, size, mtimeMs]);
+  } catch { return undefined; }
+}

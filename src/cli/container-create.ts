@@ -1,0 +1,174 @@
+// `crisp create` (and the first half of `crisp run`): a container that is a pod
+// of its own, made of the same parts as a pod's.
+import { randomBytes } from 'node:crypto';
+import { join, resolve } from 'node:path';
+import type { Backend, SandboxPlan } from '../backends/backend.js';
+import { CrispError } from '../errors.js';
+import { removePodCgroup } from '../host/cgroup.js';
+import { exists, makeFolder, remove } from '../host/files.js';
+import { mount, unmount } from '../host/mounts.js';
+import type { Image } from '../images/store.js';
+import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../network/namespaces.js';
+import { writeBundle } from '../oci/bundle.js';
+import { containerSpec } from '../oci/container-spec.js';
+import { readHostFacts } from '../oci/host-facts.js';
+import type { ImageConfig } from '../oci/image-config.js';
+import { inspectRootfs } from '../oci/inspect.js';
+import { writePodFiles } from '../oci/pod-files.js';
+import { signalNumber, stopSignal } from '../oci/signals.js';
+import { now } from '../pods/records.js';
+import { refOf, type StandaloneRecord } from '../pods/standalone.js';
+import { routeTo } from './backend.js';
+import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
+import { type Parts, type PlaceFlags, withParts } from './parts.js';
+import { UsageError } from './parse.js';
+
+export interface CreateFlags extends PlaceFlags {
+  readonly name: string | undefined;
+  readonly namespace: string | undefined;
+  readonly handler: string | undefined;
+  readonly rootfs: string | undefined;
+  readonly env: readonly string[];
+  readonly volume: readonly string[];
+  readonly label: readonly string[];
+  readonly annotation: readonly string[];
+  readonly user: string | undefined;
+  readonly workdir: string | undefined;
+  readonly memory: string | undefined;
+  readonly cpus: string | undefined;
+  readonly network: string | undefined;
+  readonly interactive: boolean;
+  readonly tty: boolean;
+}
+
+export async function createCommand(flags: CreateFlags, args: readonly string[]): Promise<number> {
+  return withParts(flags, async (parts) => {
+    const record = await createContainer(parts, flags, args);
+    process.stdout.write(`${record.id}\n`);
+    return 0;
+  });
+}
+
+/**
+ * Makes a container, not yet running. Nothing is left of it when this fails.
+ * @throws UsageError, ImageNotFound, NameInUse, HandlerNotReady and what a spec can be refused for
+ */
+export async function createContainer(parts: Parts, flags: CreateFlags, args: readonly string[]): Promise<StandaloneRecord> {
+  const id = randomBytes(32).toString('hex');
+  const name = flags.name ?? id.slice(0, 12);
+  if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name)) throw new CrispError('InvalidArgument', `--name "${name}" must be made of letters, digits, _ . and -`);
+  if (flags.network !== undefined && flags.network !== 'none' && flags.network !== 'host') throw new UsageError(`--network must be none or host, not "${flags.network}"`);
+  await parts.makeFolders();
+
+  // 1. What it is made of, and who runs it.
+  const source = await sourceOf(parts, flags, args);
+  const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
+  const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
+    handler: flags.handler ?? '', namespace: flags.namespace ?? '', name, labels: pairs(flags.label, '--label'), annotations: pairs(flags.annotation, '--annotation'),
+    ...(source.image ? { image: source.name } : {}),
+  });
+
+  // 2. The intent, before anything that could leak.
+  const host = readHostFacts(parts.config);
+  const folder = join(parts.state, 'bundles', id);
+  const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
+  const cgroupParent = host.systemdCgroup ? '/system.slice' : '/crisp-cli';
+  const plan: SandboxPlan = {
+    id, name, namespace: flags.namespace ?? '', uid: id, attempt: 0, labels: pairs(flags.label, '--label'), annotations: pairs(flags.annotation, '--annotation'),
+    folder: join(folder, 'pod'), hostname: hostname || undefined, namespaces: {}, cgroupParent,
+  };
+  let record: StandaloneRecord = {
+    version: 1, id, name, image: source.name, imageId: source.image?.id ?? '', backend, rule, complete: false, createdAt: now(),
+    folder, logPath: join(parts.root, 'logs', `${id}.log`), stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
+    terminal: flags.tty, plan, notHonoured: [], backendState: undefined,
+  };
+  await parts.records.takeName(name, id);
+  try {
+    await parts.records.put(record);
+
+    // 3. Its pod: files, namespaces, shared memory.
+    await makeFolder(plan.folder, 0o711);
+    const config = containerConfig(wish, host.seccompProfile !== undefined);
+    const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
+    await writePodFiles(plan.folder, sandbox);
+    const ownNetwork = flags.network !== 'host';
+    const namespaces = await pinNamespaces(join(plan.folder, 'ns'), { network: ownNetwork, ipc: true, uts: ownNetwork }, { hostname, sysctls: {} });
+    if (namespaces.network) await bringLoopbackUp(namespaces.network);
+    await makeFolder(join(plan.folder, 'shm'), 0o1777);
+    await mount('tmpfs', 'shm', join(plan.folder, 'shm'), 'nosuid,nodev,noexec,mode=1777,size=64m');
+    const pinned: SandboxPlan = { ...plan, namespaces };
+
+    // 4. The rootfs, the spec, the container.
+    const rootfs = await rootfsOf(parts, handler, pinned, source);
+    const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
+    const { spec, notHonoured } = containerSpec({
+      config, sandbox, image: source.config, plan: pinned, containerId: id, rootfs, facts, host, podFolder: plan.folder, sharedMemory: join(plan.folder, 'shm'),
+    });
+    await writeBundle(folder, spec);
+    const backendState = await handler.create({
+      id, name, attempt: 0, image: source.name, sandbox: pinned, folder, spec, layers: source.image ? await parts.images.layers(source.image) : [rootfs],
+      logPath: record.logPath, stdin: flags.interactive, stdinOnce: flags.interactive, stopSignal: String(signalNumber(record.stopSignal)),
+    });
+    record = await parts.records.put({ ...record, complete: true, plan: pinned, notHonoured, backendState });
+    return record;
+  } catch (error) {
+    await removeAll(parts, record);
+    throw error;
+  } finally {
+    await handler.close();
+  }
+}
+
+interface Source {
+  readonly name: string;
+  /** undefined: a folder. */
+  readonly image: Image | undefined;
+  readonly folder: string | undefined;
+  readonly config: ImageConfig;
+  readonly command: readonly string[];
+}
+
+/** An image of the store, an OCI archive or layout that is imported, or a folder. */
+async function sourceOf(parts: Parts, flags: CreateFlags, args: readonly string[]): Promise<Source> {
+  const user = flags.user === undefined ? {} : { User: flags.user };
+  if (flags.rootfs !== undefined) {
+    const folder = resolve(flags.rootfs);
+    if (!(await exists(folder))) throw new CrispError('RootfsMissing', `--rootfs: ${folder} does not exist`, { hint: 'name a folder that holds a root filesystem' });
+    if (args.length === 0) throw new UsageError('with --rootfs, COMMAND is missing');
+    return { name: folder, image: undefined, folder, config: user, command: args };
+  }
+  const [text, ...command] = args;
+  if (text === undefined) throw new UsageError('IMAGE is missing (or --rootfs DIR)');
+  const image = await imageOf(parts, text);
+  return { name: image.tags[0] ?? image.digests[0] ?? image.id, image, folder: undefined, config: { ...image.config, ...user }, command };
+}
+
+/** @throws ImageNotFound */
+export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promise<Image> {
+  if (/^\.{0,2}\//.test(text)) {
+    const path = resolve(text);
+    if (!(await exists(path))) throw new CrispError('ImageNotFound', `${path} does not exist`, { hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crictl images`' });
+    return parts.images.importArchive(path, `localhost/${path.replace(/^.*\//, '').replace(/\.tar$/, '').toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '')}:latest`);
+  }
+  const image = await parts.images.find(text);
+  if (!image) throw new CrispError('ImageNotFound', `image ${text} is not on this node`, { hint: `pull it with \`crictl pull ${text}\`, or name an OCI archive: ./FILE.tar` });
+  return image;
+}
+
+async function rootfsOf(parts: Parts, handler: Backend, plan: SandboxPlan, source: Source): Promise<string> {
+  if (!source.image) return source.folder ?? '';
+  const wish = handler.rootfs(plan);
+  return wish.kind === 'overlay' ? parts.rootfs.mount(plan.id, source.image, wish.idMap) : join(plan.folder, '..', 'rootfs');
+}
+
+/** Removes a container with all that was made for it; every step may find its work done. */
+export async function removeAll(parts: Parts, record: StandaloneRecord): Promise<void> {
+  await parts.backendOf(record).delete(refOf(record));
+  await parts.rootfs.unmount(record.id);
+  await unmount(join(record.plan.folder, 'shm'));
+  await unpinNamespaces(join(record.plan.folder, 'ns'));
+  await remove(record.folder);
+  await remove(record.logPath);
+  await parts.records.delete(record);
+  if (record.plan.cgroupParent === '/crisp-cli') await removePodCgroup(record.plan.cgroupParent); // stays while another container is in it
+}

@@ -1,0 +1,134 @@
+// `crisp run`, `crisp start` and `crisp exec`: processes that run, with our
+// terminal on them where that is wanted.
+import { readFile } from 'node:fs/promises';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import type { Backend, Io, TerminalSize } from '../backends/backend.js';
+import { CrispError } from '../errors.js';
+import type { Spec } from '../oci/spec.js';
+import { now } from '../pods/records.js';
+import { refOf, type StandaloneRecord } from '../pods/standalone.js';
+import { createContainer, removeAll, type CreateFlags } from './container-create.js';
+import { replay } from './container-log.js';
+import { exitOf, stateOf } from './container-state.js';
+import { type Parts, type PlaceFlags, withParts } from './parts.js';
+
+/** The exit code of a container that nobody can tell any more. */
+const unknownExitCode = 255;
+
+export async function runCommand(flags: CreateFlags & { readonly detach: boolean; readonly rm: boolean }, args: readonly string[]): Promise<number> {
+  return withParts(flags, async (parts) => {
+    const created = await createContainer(parts, flags, args);
+    const backend = parts.backendOf(created);
+    const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed
+    try {
+      const record = await start(parts, created);
+      if (flags.detach) {
+        process.stdout.write(`${record.id}\n`);
+        return 0;
+      }
+      return await inForeground(backend, record, flags.interactive, exit.ended);
+    } catch (error) {
+      await removeAll(parts, created); // as with a create that fails: what never ran leaves nothing
+      throw error;
+    } finally {
+      if (flags.rm && !flags.detach) await removeAll(parts, created);
+    }
+  });
+}
+
+export async function startCommand(flags: PlaceFlags, [id = '']: readonly string[]): Promise<number> {
+  return withParts(flags, async (parts) => {
+    const record = await parts.records.find(id);
+    const { status } = await stateOf(parts, record);
+    if (status !== 'created') throw new CrispError('WrongContainerState', `container ${record.name} cannot be started: it is ${status}`, { hint: 'a container runs once; make another with `crisp create`' });
+    await start(parts, record);
+    process.stdout.write(`${record.id}\n`);
+    return 0;
+  });
+}
+
+async function start(parts: Parts, record: StandaloneRecord): Promise<StandaloneRecord> {
+  const startedAt = now();
+  await parts.backendOf(record).start(refOf(record));
+  return parts.records.put({ ...record, startedAt });
+}
+
+/** Shows the output, passes on input and signals, and returns the exit code. */
+async function inForeground(backend: Backend, record: StandaloneRecord, interactive: boolean, ended: ReturnType<typeof exitOf>['ended']): Promise<number> {
+  const container = refOf(record);
+  const stop = forwardSignals((signal) => backend.kill(container, signal));
+  const session = new AbortController();
+  const terminal = record.terminal ? ownTerminal() : undefined;
+  // Output comes from the log; the attached session is for input and the terminal's size.
+  const attached = interactive || record.terminal
+    ? backend.attach(container, { terminal: record.terminal, ...(interactive ? { stdin: process.stdin } : {}), ...(terminal ? { onResize: terminal.onResize } : {}) }, session.signal).catch(() => undefined) // it ends when the container does
+    : undefined;
+  try {
+    await replay(record.logPath, process, ended);
+    return (await ended)?.exitCode ?? unknownExitCode;
+  } finally {
+    session.abort();
+    await attached;
+    terminal?.restore();
+    stop();
+    if (interactive) process.stdin.destroy();
+  }
+}
+
+export interface ExecFlags extends PlaceFlags {
+  readonly interactive: boolean;
+  readonly tty: boolean;
+  readonly env: readonly string[];
+}
+
+export async function execCommand(flags: ExecFlags, [id = '', ...command]: readonly string[]): Promise<number> {
+  return withParts(flags, async (parts) => {
+    const record = await parts.records.find(id);
+    const { status } = await stateOf(parts, record);
+    if (status !== 'running') throw new CrispError('WrongContainerState', `container ${record.name} is not running (it is ${status})`, { hint: 'start it with `crisp start`' });
+    const { process: first } = JSON.parse(await readFile(join(record.folder, 'config.json'), 'utf8')) as Spec;
+    const terminal = flags.tty ? ownTerminal() : undefined;
+    const io: Io = {
+      terminal: flags.tty, stdout: process.stdout, ...(flags.tty ? {} : { stderr: process.stderr }), ...(flags.interactive ? { stdin: process.stdin } : {}),
+      ...(terminal ? { onResize: terminal.onResize } : {}),
+    };
+    const session = new AbortController();
+    const stop = forwardSignals(() => session.abort());
+    try {
+      const env = [...first.env, ...(flags.tty && !first.env.some((entry) => entry.startsWith('TERM=')) ? ['TERM=xterm'] : []), ...flags.env];
+      return (await parts.backendOf(record).exec(refOf(record), { args: command, process: { ...first, env }, io, timeoutMs: undefined }, session.signal)).exitCode;
+    } finally {
+      terminal?.restore();
+      stop();
+      if (flags.interactive) process.stdin.destroy();
+    }
+  });
+}
+
+/** The person's terminal: keys go through as they are, sizes are told. */
+function ownTerminal(): { onResize: (listener: (size: TerminalSize) => void) => void; restore(): void } {
+  const { stdin, stdout } = process;
+  let resized: (() => void) | undefined;
+  if (stdin.isTTY) stdin.setRawMode(true);
+  return {
+    onResize(listener) {
+      if (!stdout.isTTY) return;
+      resized = () => listener({ width: stdout.columns, height: stdout.rows });
+      resized();
+      stdout.on('resize', resized);
+    },
+    restore() {
+      if (stdin.isTTY) stdin.setRawMode(false);
+      if (resized) stdout.off('resize', resized);
+    },
+  };
+}
+
+const forwarded = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const;
+
+function forwardSignals(forward: (signal: number) => unknown): () => void {
+  const handlers = forwarded.map((name) => [name, () => void forward(constants.signals[name])] as const);
+  for (const [name, handler] of handlers) process.on(name, handler);
+  return () => { for (const [name, handler] of handlers) process.off(name, handler); };
+}

@@ -1,0 +1,95 @@
+// What a standalone container is doing now: asked from its backend, since other
+// commands come and go.  Also `crisp list` and `crisp state`.
+import type { Backend, ContainerRef, Exit } from '../backends/backend.js';
+import { refOf, type StandaloneRecord } from '../pods/standalone.js';
+import { ago, facts, printJson, table, time } from './output.js';
+import { type Parts, type PlaceFlags, withParts } from './parts.js';
+
+export interface ContainerState {
+  /** incomplete: a create was cut off; it can only be deleted. */
+  readonly status: 'incomplete' | 'created' | 'running' | 'stopped';
+  readonly pid?: number;
+  readonly exitCode?: number;
+  /** Nanoseconds since the epoch. */
+  readonly finishedAt?: string;
+  readonly oomKilled?: boolean;
+}
+
+export async function stateOf(parts: Parts, record: StandaloneRecord): Promise<ContainerState> {
+  if (!record.complete) return { status: 'incomplete' };
+  const alive = (await parts.backendOf(record).survey([refOf(record)])).get(record.id);
+  if (!alive || alive.status === 'missing') return { status: 'stopped' };
+  if (alive.status !== 'stopped') return alive;
+  return alive.exit ? { status: 'stopped', ...ended(alive.exit) } : { status: 'stopped' };
+}
+
+function ended(exit: Exit): Pick<ContainerState, 'exitCode' | 'finishedAt' | 'oomKilled'> {
+  return { exitCode: exit.exitCode, finishedAt: String(exit.finishedAt), oomKilled: exit.oomKilled };
+}
+
+/** How long conmon may take from the end of a process to its exit file. */
+const exitFilePatienceMs = 2_000;
+
+/** Waits for the end of a container. undefined: it has ended, nobody knows how (its monitor was killed). */
+export function exitOf(backend: Backend, container: ContainerRef): { readonly ended: Promise<Exit | undefined> } {
+  let told: (exit: Exit) => void = () => undefined;
+  const heard = new Promise<Exit>((resolve) => { told = resolve; });
+  backend.onExit((id, exit) => { if (id === container.id) told(exit); });
+  const looked = async (): Promise<Exit | undefined> => {
+    const deadline = Date.now() + exitFilePatienceMs;
+    for (;;) {
+      const alive = (await backend.survey([container])).get(container.id);
+      if (alive?.status === 'created' || alive?.status === 'running') return heard;
+      if (alive?.status === 'stopped' && alive.exit) return alive.exit;
+      if (Date.now() > deadline) return undefined;
+      await new Promise((resolve) => { setTimeout(resolve, 50); });
+    }
+  };
+  return { ended: Promise.race([heard, looked()]) };
+}
+
+export async function listCommand(flags: PlaceFlags & { readonly json: boolean; readonly quiet: boolean }): Promise<number> {
+  return withParts(flags, async (parts) => {
+    const found = await Promise.all((await parts.records.all()).map(async (record) => ({ record, state: await stateOf(parts, record) })));
+    if (flags.json) printJson(found.map(({ record, state }) => shown(record, state)));
+    else if (flags.quiet) process.stdout.write(found.map(({ record }) => `${record.id}\n`).join(''));
+    else {
+      process.stdout.write(table(['ID', 'NAME', 'STATUS', 'BACKEND', 'CREATED', 'IMAGE'], found.map(({ record, state }) =>
+        [record.id.slice(0, 12), record.name, inWords(state), record.backend, ago(record.createdAt), record.image])));
+    }
+    return 0;
+  });
+}
+
+function inWords({ status, exitCode, oomKilled }: ContainerState): string {
+  if (status !== 'stopped') return status;
+  return `stopped (${exitCode === undefined ? 'exit code unknown' : exitCode}${oomKilled ? ', out of memory' : ''})`;
+}
+
+export async function stateCommand(flags: PlaceFlags & { readonly json: boolean }, [id = '']: readonly string[]): Promise<number> {
+  return withParts(flags, async (parts) => {
+    const record = await parts.records.find(id);
+    const state = await stateOf(parts, record);
+    if (flags.json) printJson(shown(record, state));
+    else {
+      process.stdout.write(facts([
+        ['id', record.id], ['name', record.name], ['status', inWords(state)], ['pid', state.pid === undefined ? undefined : String(state.pid)],
+        ['image', record.image], ['backend', `${record.backend} (${record.rule})`], ['bundle', record.folder], ['log', record.logPath],
+        ['created', time(record.createdAt)], ['started', record.startedAt && time(record.startedAt)], ['finished', state.finishedAt && time(state.finishedAt)],
+        ['not honoured', record.notHonoured.join(', ') || undefined],
+      ]));
+    }
+    return 0;
+  });
+}
+
+/** The state of the runtime-spec (runtime.md, "State"), and what we know beyond it. */
+function shown(record: StandaloneRecord, state: ContainerState): object {
+  return {
+    ociVersion: '1.0.2', id: record.id, status: state.status === 'incomplete' ? 'creating' : state.status, ...(state.pid === undefined ? {} : { pid: state.pid }),
+    bundle: record.folder, annotations: record.plan.annotations,
+    name: record.name, image: record.image, imageId: record.imageId, backend: record.backend, rule: record.rule, logPath: record.logPath,
+    createdAt: time(record.createdAt), ...(record.startedAt ? { startedAt: time(record.startedAt) } : {}), ...(state.finishedAt ? { finishedAt: time(state.finishedAt) } : {}),
+    ...(state.exitCode === undefined ? {} : { exitCode: state.exitCode, oomKilled: state.oomKilled }), notHonoured: record.notHonoured,
+  };
+}

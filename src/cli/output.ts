@@ -1,0 +1,29 @@
+// What commands print: JSON for machines, aligned columns for people.
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, undefined, process.stdout.isTTY ? 2 : undefined)}\n`);
+}
+
+/** Columns as wide as their widest cell; the last one runs free. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => (row[column] ?? '').length)));
+  return [head, ...rows].map((row) => `${row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join('  ')}\n`).join('');
+}
+
+/** Lines of "name: value", the values aligned; what is undefined is left out. */
+export function facts(rows: readonly (readonly [string, string | undefined])[]): string {
+  const width = Math.max(...rows.map(([name]) => name.length)) + 1;
+  return rows.filter(([, value]) => value !== undefined).map(([name, value]) => `${`${name}:`.padEnd(width)} ${value}\n`).join('');
+}
+
+/** "5 s ago", "3 h ago". */
+export function ago(nanoseconds: string): string {
+  const seconds = Math.max(0, Math.floor((Date.now() - Number(BigInt(nanoseconds) / 1_000_000n)) / 1000));
+  const [count, unit] = seconds < 120 ? [seconds, 's'] : seconds < 7200 ? [Math.floor(seconds / 60), 'min'] : seconds < 172_800 ? [Math.floor(seconds / 3600), 'h'] : [Math.floor(seconds / 86_400), 'd'];
+  return `${count} ${unit} ago`;
+}
+
+/** RFC 3339 with milliseconds. */
+export function time(nanoseconds: string): string {
+  return new Date(Number(BigInt(nanoseconds) / 1_000_000n)).toISOString();
+}

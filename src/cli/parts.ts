@@ -1,0 +1,60 @@
+// What the standalone commands speak to, built once per command.  The daemon
+// may run beside them: the images are shared and only read, everything else has
+// folders of its own (STATE, /run/crisp-cli by default, and ROOT/cli).
+import { join } from 'node:path';
+import type { Backend } from '../backends/backend.js';
+import { loadConfig, type Config } from '../config.js';
+import { makeFolder } from '../host/files.js';
+import { Images } from '../images/store.js';
+import { Rootfs } from '../images/rootfs.js';
+import { StandaloneRecords, type StandaloneRecord } from '../pods/standalone.js';
+import { open } from './backend.js';
+
+/** The flags that all of them have. */
+export interface PlaceFlags {
+  readonly config: string | undefined;
+  readonly root: string | undefined;
+  readonly state: string | undefined;
+}
+
+export class Parts {
+  readonly config: Config;
+  readonly state: string;
+  /** For what a tmpfs is too small for: writable layers and logs. */
+  readonly root: string;
+  readonly records: StandaloneRecords;
+  readonly images: Images;
+  readonly rootfs: Rootfs;
+  private readonly backends = new Map<string, Backend>();
+
+  constructor(flags: PlaceFlags) {
+    this.config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
+    this.state = this.config.cli_state;
+    this.root = join(this.config.root, 'cli');
+    this.records = new StandaloneRecords(this.state);
+    // With the daemon's own state folder: one store has one run-time folder.
+    this.images = new Images({ root: this.config.root, state: this.config.state, config: this.config.images });
+    this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
+  }
+
+  async makeFolders(): Promise<void> {
+    for (const folder of [this.state, this.root, join(this.root, 'logs')]) await makeFolder(folder, 0o711);
+  }
+
+  backendOf(record: StandaloneRecord): Backend {
+    let backend = this.backends.get(record.backend);
+    if (!backend) this.backends.set(record.backend, backend = open(this.config, this.state, record.backend));
+    return backend;
+  }
+
+  /** Stops watching, so that the process can end. */
+  async close(): Promise<void> {
+    await Promise.all([...this.backends.values()].map((backend) => backend.close()));
+  }
+}
+
+/** Runs a command on its parts, and closes them whatever comes of it. */
+export async function withParts<T>(flags: PlaceFlags, command: (parts: Parts) => Promise<T>): Promise<T> {
+  const parts = new Parts(flags);
+  try { return await command(parts); } finally { await parts.close(); }
+}

@@ -1,0 +1,91 @@
+// The records of the containers that the command line makes without a daemon.
+// Written by cli/, and read by the daemon for one question: which images they
+// use.  One file per container; several commands may run at once, so a name is
+// taken by making its file, and what is alive is never written but asked.
+import { readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { ContainerRef, SandboxPlan } from '../backends/backend.js';
+import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
+import { CrispError } from '../errors.js';
+import { isAbsent, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
+
+export const standaloneRecordSchema = z.object({
+  version: z.literal(1),
+  id: z.string().min(1),
+  name: z.string(),
+  /** As it was asked for: a reference, an archive, a folder. */
+  image: z.string(),
+  /** Empty: a folder. */
+  imageId: z.string(),
+  backend: z.string(),
+  rule: z.string(),
+  /** false while it is being made; what a crash leaves so is only good to be deleted. */
+  complete: z.boolean(),
+  createdAt: z.string(),
+  startedAt: z.string().optional(),
+  folder: z.string(),
+  logPath: z.string(),
+  stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
+  terminal: z.boolean(),
+  plan: z.custom<SandboxPlan>((value) => typeof value === 'object' && value !== null),
+  notHonoured: z.array(z.string()),
+  backendState: z.unknown(),
+});
+export type StandaloneRecord = z.infer<typeof standaloneRecordSchema>;
+
+export class StandaloneRecords {
+  constructor(private readonly stateFolder: string) {}
+
+  /** All of them, oldest first, as they are on disk now: other commands write too. */
+  async all(): Promise<StandaloneRecord[]> {
+    const files = await readdir(this.folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
+    const texts = await Promise.all(files.filter((file) => /^[^.].*\.json$/.test(file)).map((file) => readFileIfThere(join(this.folder, file))));
+    return texts.flatMap((text) => (text === undefined ? [] : [standaloneRecordSchema.parse(JSON.parse(text)) as StandaloneRecord]))
+      .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
+  }
+
+  /** By id, unique beginning of an id, or name. @throws ContainerNotFound, InvalidArgument when several fit */
+  async find(text: string): Promise<StandaloneRecord> {
+    const all = await this.all();
+    const exact = all.find((record) => record.id === text || record.name === text);
+    const fitting = exact ? [exact] : text === '' ? [] : all.filter((record) => record.id.startsWith(text));
+    if (fitting.length > 1) throw new CrispError('InvalidArgument', `"${text}" fits ${fitting.length} containers: ${fitting.map((record) => record.id.slice(0, 12)).join(', ')}`);
+    if (!fitting[0]) throw new CrispError('ContainerNotFound', `there is no standalone container "${text}"`, { hint: 'list them with `crisp list`; containers of pods are listed by `crictl ps -a`' });
+    return fitting[0];
+  }
+
+  async put(record: StandaloneRecord): Promise<StandaloneRecord> {
+    await makeFolder(this.folder);
+    await writeFileAtomic(join(this.folder, `${record.id}.json`), JSON.stringify(record));
+    return record;
+  }
+
+  /** @throws NameInUse */
+  async takeName(name: string, id: string): Promise<void> {
+    await makeFolder(join(this.stateFolder, 'names'));
+    try { await writeFile(this.namePath(name), id, { flag: 'wx' }); } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      throw new CrispError('NameInUse', `a container named ${name} exists already`, { hint: `remove it with \`crisp delete ${name}\`, or take another name` });
+    }
+  }
+
+  /** Forgets a container and frees its name: the last step of its removal. */
+  async delete(record: StandaloneRecord): Promise<void> {
+    if (await readFileIfThere(this.namePath(record.name)) === record.id) await remove(this.namePath(record.name));
+    await remove(join(this.folder, `${record.id}.json`));
+  }
+
+  private get folder(): string { return join(this.stateFolder, 'containers'); }
+  private namePath(name: string): string { return join(this.stateFolder, 'names', name); }
+}
+
+export function refOf(record: StandaloneRecord): ContainerRef {
+  return { id: record.id, folder: record.folder, logPath: record.logPath, state: record.backendState };
+}
+
+/** The ids of the images that standalone containers use, so that they are not removed under them. */
+export async function imagesOfStandalone(stateFolder: string): Promise<string[]> {
+  const records = await new StandaloneRecords(stateFolder).all();
+  return records.map((record) => record.imageId).filter(Boolean);
+}
