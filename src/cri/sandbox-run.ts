@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
-import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
+import { removePodCgroup } from '../host/cgroup.js';
 import { makeFolder, remove } from '../host/files.js';
 import { mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
@@ -93,7 +93,6 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
       config.linux?.security_context?.namespace_options?.pid === 'POD' ? startHolder(plan, undo) : undefined,
       wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined,
       wanted.ipc ? mountSharedMemory(plan) : undefined,
-      makePodCgroup(plan.cgroupParent),
     ] as const);
 
     // 6. What the backend needs once per pod.
