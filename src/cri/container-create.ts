@@ -44,6 +44,9 @@ function reused(parts: Parts, record: ContainerRecord, config: ContainerConfig__
 function checkedConfig(config: ContainerConfig__Output | null): ContainerConfig__Output {
   if (!config) throw new CrispError('InvalidArgument', 'config is missing');
   if (!config.metadata?.name) throw new CrispError('InvalidArgument', 'config.metadata.name is empty');
+  for (const [index, mount] of config.mounts.entries()) {
+    if (mount.image?.image && !mount.readonly) throw new CrispError('InvalidArgument', `mounts[${index}]: an image volume can only be mounted read-only`);
+  }
   if (!config.image?.image) throw new CrispError('InvalidArgument', 'config.image.image is empty');
   return config;
 }
@@ -62,7 +65,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     // 2. The intent, before anything that could leak.
     const record: ContainerRecord = {
       version: 1, id, sandboxId: sandbox.id, config, backend: sandbox.backend, bootId: parts.bootId, complete: false,
-      imageId: image.id, imageRef: imageRef(image), folder, logPath,
+      imageId: image.id, imageRef: imageRef(image), imageVolumes: {}, folder, logPath,
       stopSignal: stopSignal(config.stop_signal, image.config.StopSignal),
       user: { uid: 0, gid: 0, supplementalGroups: [] }, notHonoured: [], backendState: undefined, createdAt: now(),
     };
@@ -76,7 +79,8 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     undo.push('rootfs', () => parts.rootfs.unmount(id));
     const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, wish.idMap) : join(folder, 'rootfs');
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
-    const imageMounts = await mountImageVolumes(parts, id, config);
+    const volumes = await mountImageVolumes(parts, id, config);
+    const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
 
     // 4. The spec.
     const facts = await inspectRootfs({ rootfs, config, imageMounts });
@@ -98,7 +102,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
 
     // 6. From here on it is there.
     await parts.store.containers.put({
-      ...record, complete: true, user: made.user, notHonoured: made.notHonoured, backendState, ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
+      ...record, complete: true, imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])), user: made.user, notHonoured: made.notHonoured, backendState, ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     });
     log.info({ container: config.metadata?.name, image: config.image?.image, notHonoured: made.notHonoured.length ? made.notHonoured : undefined }, 'container created');
     parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);

@@ -1,7 +1,7 @@
 // UpdateContainerResources, UpdatePodSandboxResources, ReopenContainerLog and
 // CheckpointContainer: changes to what runs.
 import { CrispError } from '../errors.js';
-import { writeLimits } from '../host/cgroup.js';
+import { writeResources } from '../host/cgroup.js';
 import { log } from '../log.js';
 import { containerResources } from '../oci/resources.js';
 import { containerState } from '../pods/records.js';
@@ -48,11 +48,7 @@ export async function updatePodSandboxResources(parts: Parts, request: UpdatePod
   await parts.locks.with(id, async () => {
     const record = readySandboxOf(parts, id);
     if (request.resources && ownsCgroup(record.config)) {
-      const { cpu, memory } = containerResources(request.resources, parts.host);
-      await writeLimits(record.plan.cgroupParent, {
-        ...(cpu?.shares ? { cpuShares: cpu.shares } : {}), ...(cpu?.quota ? { cpuQuotaUs: cpu.quota } : {}),
-        ...(cpu?.period ? { cpuPeriodUs: cpu.period } : {}), ...(memory?.limit ? { memoryBytes: memory.limit } : {}),
-      });
+      await writeResources(record.plan.cgroupParent, containerResources(request.resources, parts.host));
     }
     await parts.store.sandboxes.change(id, {
       ...(request.resources ? { resources: request.resources } : {}), ...(request.overhead ? { overhead: request.overhead } : {}),

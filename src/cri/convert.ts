@@ -31,7 +31,9 @@ export function containerItem(record: ContainerRecord): Container {
 export function containerStatus(record: ContainerRecord): ContainerStatus {
   const { metadata, image, labels, annotations, mounts } = record.config;
   return {
-    id: record.id, metadata, image, labels, annotations, mounts,
+    id: record.id, metadata, image, labels, annotations,
+    // KEP-5365: which image a volume was mounted from
+    mounts: mounts.map((mount, index) => (record.imageVolumes[index] ? { ...mount, image: { ...mount.image, image_ref: record.imageVolumes[index] } } : mount)),
     image_ref: record.imageRef, image_id: record.imageId,
     state: containerState(record), created_at: record.createdAt,
     started_at: record.startedAt ?? '0', finished_at: record.exit?.finishedAt ?? '0',

@@ -6,15 +6,21 @@ import type { ContainerRecord } from '../pods/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { Parts } from './parts.js';
 
-/** Mounts all image volumes of a container; index in config.mounts -> path. */
-export async function mountImageVolumes(parts: Parts, containerId: string, config: ContainerConfig__Output): Promise<Map<number, string>> {
-  const mounted = new Map<number, string>();
+export interface ImageVolume {
+  /** Where the image is mounted on the host. */
+  readonly path: string;
+  readonly imageId: string;
+}
+
+/** Mounts all image volumes of a container, by their index in config.mounts. */
+export async function mountImageVolumes(parts: Parts, containerId: string, config: ContainerConfig__Output): Promise<Map<number, ImageVolume>> {
+  const mounted = new Map<number, ImageVolume>();
   for (const [index, { image: spec }] of config.mounts.entries()) {
     if (!spec?.image) continue;
     const image = await parts.images.find(spec.image);
     if (!image) throw new CrispError('ImageVolumeMountFailed', `the image ${spec.image} of mounts[${index}] is not on this node`);
     try {
-      mounted.set(index, await parts.rootfs.mountImage(`${containerId}-${index}`, image));
+      mounted.set(index, { path: await parts.rootfs.mountImage(`${containerId}-${index}`, image), imageId: image.id });
     } catch (error) {
       const failure = toCrispError(error);
       throw new CrispError('ImageVolumeMountFailed', `mounts[${index}]: ${failure.message}`, { stage: 'mount image volume', cause: error });

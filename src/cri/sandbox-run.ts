@@ -16,6 +16,7 @@ import { now, sandboxKey, sandboxState, type SandboxRecord } from '../pods/recor
 import { chooseHandler } from '../router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
+import type { UserNamespace__Output } from './generated/runtime/v1/UserNamespace.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { backendOf, type Call, type Parts } from './parts.js';
 import { removeSandbox } from './sandbox-stop.js';
@@ -52,10 +53,22 @@ function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfi
   for (const kind of ['network', 'ipc'] as const) {
     if (options && !['POD', 'NODE'].includes(options[kind])) throw new CrispError('InvalidArgument', `namespace_options.${kind} of a pod must be POD or NODE, not ${options[kind]}`);
   }
+  checkUserNamespace(options?.userns_options ?? null);
   if (options?.pid === 'TARGET') throw new CrispError('InvalidArgument', 'namespace_options.pid of a pod cannot be TARGET');
   if (config.log_directory && !config.log_directory.startsWith('/')) throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
   checkPodSysctls(config.linux?.sysctls ?? {}, { hostNetwork: options?.network === 'NODE', hostIpc: options?.ipc === 'NODE' });
   return config;
+}
+
+/** The kubelet allots one range for users and the same for groups (KEP-127). */
+function checkUserNamespace(options: UserNamespace__Output | null): void {
+  if (!options || options.mode === 'NODE') return;
+  const invalid = (why: string): CrispError => new CrispError('InvalidArgument', `namespace_options.userns_options: ${why}`);
+  if (options.mode !== 'POD') throw invalid(`the mode must be POD or NODE, not ${options.mode}`);
+  if (options.uids.length !== 1 || options.gids.length !== 1) throw invalid('there must be one mapping of users and one of groups');
+  if (!isDeepStrictEqual(options.uids, options.gids)) throw invalid('users and groups must be mapped alike');
+  const [map] = options.uids;
+  if (!map || map.container_id !== 0 || map.length === 0) throw invalid('the mapping must begin at 0 in the container and have a length');
 }
 
 async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runtimeHandler: string): Promise<string> {

@@ -47,6 +47,7 @@ export class Images {
   private readonly storage: string;
   private readonly pulls: Pulls;
   private readonly usageOfStore: Usage;
+  private readonly removals = new Map<string, Promise<void>>();
   private readonly preloaded = new Set<string>();
   private listed: { readonly key: string; readonly images: readonly Image[] } | undefined;
 
@@ -107,8 +108,16 @@ export class Images {
   async remove(reference: string, usedIds: readonly string[]): Promise<void> {
     const image = await this.find(reference);
     if (!image) return;
+    const removing = this.removals.get(image.id);
+    if (removing) return removing;
     if (usedIds.includes(image.id)) throw new CrispError('ImageInUse', `image ${reference} is used by a container`);
-    await run(['skopeo', 'delete', `containers-storage:${this.storage}@${image.id.replace('sha256:', '')}`], { timeoutMs: deleteTimeoutMs, stage: 'remove image', errorId: 'StorageFailed' });
+    const removal = this.delete(image.id).finally(() => this.removals.delete(image.id));
+    this.removals.set(image.id, removal);
+    await removal;
+  }
+
+  private async delete(id: string): Promise<void> {
+    await run(['skopeo', 'delete', `containers-storage:${this.storage}@${id.replace('sha256:', '')}`], { timeoutMs: deleteTimeoutMs, stage: 'remove image', errorId: 'StorageFailed' });
   }
 
   /** The folders of the image's unpacked layers, topmost first. */

@@ -56,6 +56,8 @@ export const containerRecordSchema = z.object({
   imageId: z.string(),
   /** NAME@DIGEST where the image has one, for image_ref. */
   imageRef: z.string(),
+  /** The images that are mounted as volumes: index in config.mounts -> image id. */
+  imageVolumes: z.record(z.string(), z.string()).default({}),
   folder: z.string(),
   logPath: z.string(),
   /** SIGNAL_SIGTERM and so on, as the CRI names it. */
