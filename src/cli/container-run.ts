@@ -11,28 +11,30 @@ import { refOf, type StandaloneRecord } from '../pods/standalone.js';
 import { createContainer, removeAll, type CreateFlags } from './container-create.js';
 import { replay } from './container-log.js';
 import { exitOf, stateOf } from './container-state.js';
+import { UsageError } from './parse.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
 
 /** The exit code of a container that nobody can tell any more. */
 const unknownExitCode = 255;
 
 export async function runCommand(flags: CreateFlags & { readonly detach: boolean; readonly rm: boolean }, args: readonly string[]): Promise<number> {
+  if (flags.detach && flags.rm) throw new UsageError('--rm waits for the end, --detach does not: give one of them');
   return withParts(flags, async (parts) => {
     const created = await createContainer(parts, flags, args);
     const backend = parts.backendOf(created);
     const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed
-    try {
-      const record = await start(parts, created);
-      if (flags.detach) {
-        process.stdout.write(`${record.id}\n`);
-        return 0;
-      }
-      return await inForeground(backend, record, flags.interactive, exit.ended);
-    } catch (error) {
+    const record = await start(parts, created).catch(async (error: unknown) => {
       await removeAll(parts, created); // as with a create that fails: what never ran leaves nothing
       throw error;
+    });
+    if (flags.detach) {
+      process.stdout.write(`${record.id}\n`);
+      return 0;
+    }
+    try {
+      return await inForeground(backend, record, flags.interactive, exit.ended);
     } finally {
-      if (flags.rm && !flags.detach) await removeAll(parts, created);
+      if (flags.rm) await removeAll(parts, record);
     }
   });
 }

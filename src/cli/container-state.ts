@@ -32,15 +32,17 @@ const exitFilePatienceMs = 2_000;
 
 /** Waits for the end of a container. undefined: it has ended, nobody knows how (its monitor was killed). */
 export function exitOf(backend: Backend, container: ContainerRef): { readonly ended: Promise<Exit | undefined> } {
-  let told: (exit: Exit) => void = () => undefined;
-  const heard = new Promise<Exit>((resolve) => { told = resolve; });
-  backend.onExit((id, exit) => { if (id === container.id) told(exit); });
+  let told = false;
+  const heard = new Promise<Exit>((resolve) => {
+    backend.onExit((id, exit) => { if (id === container.id) { told = true; resolve(exit); } });
+  });
   const looked = async (): Promise<Exit | undefined> => {
     const deadline = Date.now() + exitFilePatienceMs;
     for (;;) {
       const alive = (await backend.survey([container])).get(container.id);
       if (alive?.status === 'created' || alive?.status === 'running') return heard;
       if (alive?.status === 'stopped' && alive.exit) return alive.exit;
+      if (told) return heard;
       if (Date.now() > deadline) return undefined;
       await new Promise((resolve) => { setTimeout(resolve, 50); });
     }
