@@ -22,7 +22,7 @@ export const log: Logger = pino({
   base: null,
   timestamp: pino.stdTimeFunctions.isoTime,
   formatters: { level: (label) => ({ level: label }) },
-  mixin: () => storage.getStore() ?? {},
+  mixin: () => ({ ...storage.getStore() }), // a copy: pino adds the line's own fields to it
   redact: { paths: secretKeys.flatMap((key) => [key, `*.${key}`, `*.*.${key}`]), censor: '[secret]' },
 }, pino.destination({ fd: 2, sync: true }));
 

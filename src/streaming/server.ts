@@ -154,7 +154,10 @@ export class StreamingServer {
       if (!agreed) throw new Refusal(403, `none of ${offered.join(', ')} is served here`);
       const ended = new Promise<void>((resolve) => {
         socket.once('close', resolve); // also when ws refuses the handshake
-        const server = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: maxMessageBytes, handleProtocols: () => agreed.name || false });
+        // ws takes the tunnel's name for malformed (a token has no slash), so it does not get to see the header.
+        delete request.headers['sec-websocket-protocol'];
+        const server = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: maxMessageBytes });
+        if (agreed.name) server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${agreed.name}`));
         server.handleUpgrade(request, socket, head, (webSocket) => void start(webSocket, agreed.protocol).then(resolve));
       });
       return { protocol: `WebSocket ${agreed.name}`, ended };
@@ -164,6 +167,6 @@ export class StreamingServer {
       ? serve(portForwardsOverWebSocket, (webSocket, protocol) => protocol === 'tunnel'
         ? servePortForwardOverSpdy(new Tunnel(webSocket), target, handlers)
         : servePortForwardOverWebSocket(webSocket, protocol, target, handlers))
-      : serve(commandsOverWebSocket, (webSocket, protocol) => serveCommandOverWebSocket(webSocket, protocol, protocol, target, handlers));
+      : serve(commandsOverWebSocket, (webSocket, protocol) => serveCommandOverWebSocket(webSocket, protocol, target, handlers));
   }
 }

@@ -26,14 +26,17 @@ interface Connection { readonly closed: Promise<void>; close(): Promise<void> }
 
 /** Serves one exec or attach on a socket that has been switched to SPDY. */
 export async function serveCommandOverSpdy(socket: Duplex, protocol: CommandProtocol, request: CommandRequest, handlers: StreamingHandlers, timeoutMs = streamCreationTimeoutMs): Promise<void> {
-  const wanted = streamTypes.filter((type) => type === 'error' || (type === 'resize' ? request.tty && protocol.resize : request[type]));
-  const streams: Partial<Record<StreamType, SpdyStream>> = {};
+  // Not resize: whether it comes is up to the client, who may see no terminal where the container has one.
+  const wanted = (['error', 'stdin', 'stdout', 'stderr'] as const).filter((type) => type === 'error' || request[type]);
+  const streams: Partial<CommandStreams> = {};
+  const sizes = new TerminalSizes();
   let complete = (): void => undefined;
   const allThere = new Promise<'all there'>((resolve) => { complete = () => resolve('all there'); });
   const connection = new SpdyConnection(socket, (stream) => {
     const type = streamTypes.find((name) => name === stream.headers.get('streamtype'));
     if (!type || streams[type]) { stream.destroy(); return; }
     streams[type] = stream;
+    takeInput(type, stream, request, sizes);
     if (wanted.every((name) => streams[name])) complete();
   });
   const timer = setTimeout(() => {
@@ -44,19 +47,28 @@ export async function serveCommandOverSpdy(socket: Duplex, protocol: CommandProt
   }, timeoutMs);
   const outcome = await Promise.race([allThere, connection.closed]);
   clearTimeout(timer);
-  if (outcome) await runCommand(request, streams as CommandStreams, protocol, connection, handlers);
+  if (outcome) await runCommand(request, streams as CommandStreams, sizes, protocol, connection, handlers);
 }
 
 /** Serves one exec or attach on a WebSocket with channels. */
-export async function serveCommandOverWebSocket(socket: WebSocket, format: ChannelFormat, protocol: CommandProtocol, request: CommandRequest, handlers: StreamingHandlers): Promise<void> {
-  const connection = new ChannelSocket(socket, format, 5);
+export async function serveCommandOverWebSocket(socket: WebSocket, protocol: CommandProtocol & ChannelFormat, request: CommandRequest, handlers: StreamingHandlers): Promise<void> {
+  const connection = new ChannelSocket(socket, protocol, 5);
   const [stdin, stdout, stderr, error, resize] = connection.channels as [WireStream, WireStream, WireStream, WireStream, WireStream];
+  const streams: CommandStreams = { stdin, stdout, stderr, error, resize };
+  const sizes = new TerminalSizes();
+  for (const type of streamTypes) takeInput(type, streams[type] as WireStream, request, sizes);
   // An empty message tells the client that the session stands; some wait for it.
   connection.send((request.stdout ? stdout : request.stderr ? stderr : error).id, Buffer.alloc(0), () => undefined);
-  await runCommand(request, { stdin, stdout, stderr, error, resize }, protocol, connection, handlers);
+  await runCommand(request, streams, sizes, protocol, connection, handlers);
 }
 
-async function runCommand(request: CommandRequest, streams: CommandStreams, protocol: CommandProtocol, connection: Connection, handlers: StreamingHandlers): Promise<void> {
+/** What the client sends on a stream is for the program, for its terminal, or for nobody. */
+function takeInput(type: StreamType, stream: WireStream, request: CommandRequest, sizes: TerminalSizes): void {
+  if (type === 'resize') sizes.follow(stream);
+  else if (type !== 'stdin' || !request.stdin) stream.discardInput();
+}
+
+async function runCommand(request: CommandRequest, streams: CommandStreams, sizes: TerminalSizes, protocol: CommandProtocol, connection: Connection, handlers: StreamingHandlers): Promise<void> {
   const vanished = new AbortController();
   void connection.closed.then(() => vanished.abort());
   const io: Io = {
@@ -64,14 +76,12 @@ async function runCommand(request: CommandRequest, streams: CommandStreams, prot
     stdin: request.stdin ? streams.stdin : undefined,
     stdout: request.stdout ? streams.stdout : undefined,
     stderr: request.stderr ? streams.stderr : undefined,
-    onResize: request.tty && streams.resize ? followResize(streams.resize) : undefined,
+    onResize: request.tty ? (listener) => sizes.tell(listener) : undefined,
   };
-  for (const type of streamTypes) if (streams[type] !== io.stdin && !(type === 'resize' && io.onResize)) streams[type]?.discardInput();
   const status = await statusOf(request, io, vanished.signal, handlers);
   await Promise.all([flush(io.stdout), flush(io.stderr)]);
   writeStatus(streams.error, protocol, status);
-  for (const type of streamTypes) streams[type]?.end();
-  await flush(streams.error);
+  await Promise.all(streamTypes.map((type) => flush(streams[type])));
   await connection.close();
 }
 
@@ -118,25 +128,31 @@ function writeStatus(stream: Writable, protocol: CommandProtocol, status: Status
   else stream.end(status.message ?? '');
 }
 
-/** Reads the sizes that the client sends, JSON objects one after the other; the latest one is kept for who comes late. */
-function followResize(stream: Readable): NonNullable<Io['onResize']> {
-  let latest: TerminalSize | undefined;
-  let text = '';
-  const listeners: ((size: TerminalSize) => void)[] = [];
-  stream.on('data', (chunk: Buffer) => {
-    text += chunk.toString('utf8');
-    for (const [object] of text.matchAll(/\{[^{}]*\}/g)) {
-      const size = parseSize(object);
-      if (!size) continue;
-      latest = size;
-      for (const listener of listeners) listener(size);
-    }
-    text = text.slice(text.lastIndexOf('}') + 1).slice(-maxSizeCharacters);
-  });
-  return (listener) => {
-    listeners.push(listener);
-    if (latest) listener(latest);
-  };
+/** The sizes of the client's terminal: JSON objects, one after the other. */
+class TerminalSizes {
+  private latest: TerminalSize | undefined;
+  private readonly listeners: ((size: TerminalSize) => void)[] = [];
+
+  follow(stream: Readable): void {
+    let text = '';
+    stream.on('data', (chunk: Buffer) => {
+      text += chunk.toString('utf8');
+      for (const [object] of text.matchAll(/\{[^{}]*\}/g)) this.take(parseSize(object));
+      text = text.slice(text.lastIndexOf('}') + 1).slice(-maxSizeCharacters);
+    });
+  }
+
+  /** The listener hears of the present size, if there is one, and of each new one. */
+  tell(listener: (size: TerminalSize) => void): void {
+    this.listeners.push(listener);
+    if (this.latest) listener(this.latest);
+  }
+
+  private take(size: TerminalSize | undefined): void {
+    if (!size) return;
+    this.latest = size;
+    for (const listener of this.listeners) listener(size);
+  }
 }
 const maxSizeCharacters = 100;
 

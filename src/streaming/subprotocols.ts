@@ -3,8 +3,6 @@ import type { IncomingHttpHeaders } from 'node:http';
 
 /** What the version of an exec or attach changes; "channel.k8s.io" is version 1. */
 export interface CommandProtocol {
-  /** From v3 a terminal has a resize stream. */
-  readonly resize: boolean;
   /** From v4 the error stream carries a Status in JSON; before it, only the text of an error. */
   readonly jsonStatus: boolean;
 }
@@ -17,18 +15,18 @@ export interface ChannelFormat {
   readonly closeSignal: boolean;
 }
 
-const v4 = { resize: true, jsonStatus: true };
-const v1 = { resize: true, jsonStatus: false };
+const v4: CommandProtocol = { jsonStatus: true };
+const v1: CommandProtocol = { jsonStatus: false };
 const binary: ChannelFormat = { base64: false, closeSignal: false };
 const base64: ChannelFormat = { base64: true, closeSignal: false };
 
-/** v5 differs from v4 by the close signal, which SPDY has anyway. */
+/** v5 differs from v4 by the close signal, and v3 from v2 by the resize stream; a SPDY client shows both by what it does. */
 export const commandsOverSpdy = new Map<string, CommandProtocol>([
   ['v5.channel.k8s.io', v4],
   ['v4.channel.k8s.io', v4],
   ['v3.channel.k8s.io', v1],
-  ['v2.channel.k8s.io', { ...v1, resize: false }],
-  ['channel.k8s.io', { ...v1, resize: false }],
+  ['v2.channel.k8s.io', v1],
+  ['channel.k8s.io', v1],
 ]);
 
 /** The empty name stands for a client that names none. */

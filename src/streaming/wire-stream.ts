@@ -24,7 +24,8 @@ export class WireStream extends Duplex {
   onReset: (() => void) | undefined;
   private inputOver = false;
   private abandoned = false;
-  private wakeReader: (() => void) | undefined;
+  /** There while the reader lags. */
+  private room: { readonly promise: Promise<void>; readonly made: () => void } | undefined;
 
   constructor(private readonly wire: Wire, readonly id: number) {
     super({ readableHighWaterMark: readAheadBytes });
@@ -35,7 +36,7 @@ export class WireStream extends Duplex {
   /** Data from the peer. @returns a promise while the reader lags: nothing more should be taken from the connection until it resolves. */
   receive(data: Buffer): Promise<void> | undefined {
     if (this.inputOver || data.length === 0 || this.push(data)) return undefined;
-    return new Promise((resolve) => { this.wakeReader = resolve; });
+    return (this.room ??= whenMade()).promise;
   }
 
   /** The peer sends no more. */
@@ -80,7 +81,12 @@ export class WireStream extends Duplex {
   }
 
   private wake(): void {
-    this.wakeReader?.();
-    this.wakeReader = undefined;
+    this.room?.made();
+    this.room = undefined;
   }
+}
+
+function whenMade(): { promise: Promise<void>; made: () => void } {
+  let made = (): void => undefined;
+  return { promise: new Promise((resolve) => { made = resolve; }), made };
 }
