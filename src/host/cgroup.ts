@@ -1,7 +1,7 @@
 // Control groups: where their trees are mounted, where a container's group lies
-// in them, and making, removing and killing the groups that crisp itself made.
-// For sandbox-run, sandbox-stop and the probes; cgroup-stats.ts reads what they
-// count, cgroup-resources.ts sets their limits.
+// in them, and making, limiting, killing and removing the groups that crisp
+// itself made.  For the stories of sandboxes and the probes; cgroup-stats.ts
+// reads what the groups count.
 //
 //   v1      one tree per controller (some share one): /sys/fs/cgroup/memory/crisp/POD
 //   hybrid  v1, and a v2 tree without controllers beside it
@@ -11,7 +11,8 @@ import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join, normalize } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
-import { isAbsent } from './files.js';
+import type { Resources } from '../oci/spec.js';
+import { isAbsent, readFileIfThere } from './files.js';
 
 export interface CgroupLayout {
   readonly version: 'v1' | 'v2';
@@ -188,3 +189,80 @@ export async function processesOf(folder: string): Promise<number[]> {
 
 /** ENODEV: the group was removed while its file was open. */
 export function isGone(error: unknown): boolean { return (error as NodeJS.ErrnoException).code === 'ENODEV'; }
+
+/**
+ * Sets the limits of a group that exists; what `resources` does not name stays.
+ * @throws InvalidArgument with the file and the kernel's reason when it refuses a value
+ */
+export async function writeResources(name: string, resources: Resources, layout = cgroupLayout()): Promise<void> {
+  const settings = layout.version === 'v2' ? unifiedSettings(resources) : await perControllerSettings(name, resources, layout);
+  for (const [file, value] of settings) {
+    const folder = cgroupFolder(layout, file.split('.')[0] ?? '', name);
+    if (folder === undefined) throw new CrispError('UnsupportedField', `this host has no cgroup controller for ${file}`, { stage: 'set cgroup' });
+    try { await writeFile(join(folder, file), value, { flag: 'r+' }); } catch (error) {
+      throw new CrispError('InvalidArgument', `the kernel refuses ${value} for ${join(folder, file)}: ${reason(error)}`, { stage: 'set cgroup', cause: error });
+    }
+  }
+}
+
+function reason(error: unknown): string {
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'EBUSY': return 'more than that is in use';
+    case 'ENOENT': return 'there is no such group, or no such setting';
+    default: return (error as Error).message;
+  }
+}
+
+type Setting = [file: string, value: string];
+
+function unifiedSettings({ cpu, memory, pids, hugepageLimits, unified }: Resources): Setting[] {
+  const settings: Setting[] = [];
+  if (cpu?.shares !== undefined) settings.push(['cpu.weight', String(weightOfShares(cpu.shares))]);
+  if (cpu?.quota !== undefined || cpu?.period !== undefined) settings.push(['cpu.max', `${cpu.quota === undefined || cpu.quota < 0 ? 'max' : cpu.quota} ${cpu.period ?? 100_000}`]);
+  if (cpu?.cpus) settings.push(['cpuset.cpus', cpu.cpus]);
+  if (cpu?.mems) settings.push(['cpuset.mems', cpu.mems]);
+  // OCI counts memory and swap together, v2 apart.
+  if (memory?.swap !== undefined) settings.push(['memory.swap.max', memory.swap < 0 ? 'max' : String(Math.max(0, memory.swap - (memory.limit ?? 0)))]);
+  if (memory?.limit !== undefined) settings.push(['memory.max', atMost(memory.limit)]);
+  if (pids) settings.push(['pids.max', atMost(pids.limit)]);
+  for (const { pageSize, limit } of hugepageLimits ?? []) settings.push([`hugetlb.${pageSize}.max`, String(limit)]);
+  return [...settings, ...Object.entries(unified ?? {})];
+}
+
+function atMost(value: number): string { return value < 0 ? 'max' : String(value); }
+
+/**
+ * v1's cpu.shares (2..262144, normally 1024) as v2's cpu.weight (1..10000,
+ * normally 100): the curve that runc and crun use since 2025, through (2, 1),
+ * (1024, 100) and (262144, 10000).
+ */
+export function weightOfShares(shares: number): number {
+  if (shares <= 2) return 1;
+  if (shares >= 262_144) return 10_000;
+  const level = Math.log2(shares);
+  return Math.ceil(10 ** ((level * level + 125 * level) / 612 - 7 / 34));
+}
+
+async function perControllerSettings(name: string, { cpu, memory, pids, hugepageLimits }: Resources, layout: CgroupLayout): Promise<Setting[]> {
+  const settings: Setting[] = [];
+  if (cpu?.shares !== undefined) settings.push(['cpu.shares', String(cpu.shares)]);
+  // Quota and period are checked as a pair at each write: without a quota any period is fine.
+  if (cpu?.period !== undefined && cpu.quota !== undefined) settings.push(['cpu.cfs_quota_us', '-1']);
+  if (cpu?.period !== undefined) settings.push(['cpu.cfs_period_us', String(cpu.period)]);
+  if (cpu?.quota !== undefined) settings.push(['cpu.cfs_quota_us', String(cpu.quota)]);
+  if (cpu?.cpus) settings.push(['cpuset.cpus', cpu.cpus]);
+  if (cpu?.mems) settings.push(['cpuset.mems', cpu.mems]);
+  settings.push(...await memorySettings(name, memory ?? {}, layout));
+  if (pids) settings.push(['pids.max', atMost(pids.limit)]);
+  for (const { pageSize, limit } of hugepageLimits ?? []) settings.push([`hugetlb.${pageSize}.limit_in_bytes`, String(limit)]);
+  return settings;
+}
+
+/** The kernel keeps memory <= memory + swap at each write, so growth starts with the latter and shrinking with the former. */
+async function memorySettings(name: string, { limit, swap }: NonNullable<Resources['memory']>, layout: CgroupLayout): Promise<Setting[]> {
+  const memory: Setting[] = limit === undefined ? [] : [['memory.limit_in_bytes', String(limit)]];
+  if (swap === undefined) return memory;
+  const both: Setting = ['memory.memsw.limit_in_bytes', String(swap)];
+  const present = Number(await readFileIfThere(join(cgroupFolder(layout, 'memory', name) ?? '', 'memory.memsw.limit_in_bytes')) ?? 0);
+  return swap < 0 || swap > present ? [both, ...memory] : [...memory, both];
+}
