@@ -23,18 +23,21 @@ export interface SandboxPlan {
   readonly hostname: string | undefined;
   /** Paths of pinned namespaces; an absent one is the host's (or, for pid, each container's own). */
   readonly namespaces: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'pid' | 'user', string>>>;
+  /** The mapping of namespaces.user. */
+  readonly idMaps?: IdMaps | undefined;
   readonly cgroupParent: string;
 }
 
+/** The ids of a user namespace: what container ids are outside. */
+export interface IdMaps { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] }
+
 /**
  * How a backend wants the rootfs of its containers.
- * overlay: the caller mounts one over the image's layers (through `idMap` when
- * the container's root is not the host's) and names it in spec.root.path.
+ * overlay: the caller mounts one over the image's layers (shifted into the pod's
+ * user namespace, where it has one) and names it in spec.root.path.
  * own: the backend makes it from ContainerPlan.layers, at spec.root.path or elsewhere.
  */
-export type RootfsWish =
-  | { readonly kind: 'overlay'; readonly idMap?: { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] } }
-  | { readonly kind: 'own' };
+export type RootfsWish = { readonly kind: 'overlay' } | { readonly kind: 'own' };
 
 /** What a container is to a backend. */
 export interface ContainerPlan {
@@ -126,6 +129,8 @@ export interface Backend {
   /** Runs a throw-away container: create, start, exit code, delete. Never throws. */
   probe(): Promise<Probe>;
 
+  /** The user namespace that pods of this backend get which ask for none; absent: the host's. */
+  userNamespace?(plan: SandboxPlan): IdMaps | undefined;
   /** What the backend must make once per pod; its answer is kept in the pod's record. */
   startSandbox(plan: SandboxPlan): Promise<unknown>;
   /** Undoes startSandbox; all containers are stopped already. */

@@ -158,7 +158,7 @@ export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promi
 async function rootfsOf(parts: Parts, handler: Backend, plan: SandboxPlan, source: Source): Promise<string> {
   if (!source.image) return source.folder ?? '';
   const wish = handler.rootfs(plan);
-  return wish.kind === 'overlay' ? parts.rootfs.mount(plan.id, source.image, wish.idMap) : join(plan.folder, '..', 'rootfs');
+  return wish.kind === 'overlay' ? parts.rootfs.mount(plan.id, source.image) : join(plan.folder, '..', 'rootfs');
 }
 
 /** Removes a container with all that was made for it; every step may find its work done. */

@@ -1,10 +1,11 @@
 // CreateContainer: image, rootfs, bundle, backend, record.
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { ContainerPlan } from '../backends/backend.js';
+import type { ContainerPlan, SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { makeFolder, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
+import type { Shift } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
 import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
@@ -77,7 +78,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     await makeFolder(folder, 0o711);
     const wish = backend.rootfs(sandbox.plan);
     undo.push('rootfs', () => parts.rootfs.unmount(id));
-    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, wish.idMap) : join(folder, 'rootfs');
+    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, shiftOf(sandbox.plan)) : join(folder, 'rootfs');
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
     const volumes = await mountImageVolumes(parts, id, config);
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
@@ -108,6 +109,11 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
     return id;
   });
+}
+
+function shiftOf({ namespaces, idMaps }: SandboxPlan): Shift | undefined {
+  if (!namespaces.user || !idMaps) return undefined;
+  return { namespaceFile: namespaces.user, rootUid: idMaps.uids[0]?.hostID ?? 0, rootGid: idMaps.gids[0]?.hostID ?? 0 };
 }
 
 /** What image_ref names: the digest that was pulled where there is one, as image policies want it. */

@@ -57,7 +57,7 @@ function authOf({ auth }: PullImageRequest__Output): RegistryAuth | undefined {
 }
 
 export async function removeImage(parts: Parts, request: RemoveImageRequest__Output): Promise<RemoveImageResponse> {
-  await parts.images.remove(named(request.image), parts.store.containers.all().map((container) => container.imageId));
+  await parts.images.remove(named(request.image), parts.store.containers.all().flatMap((container) => [container.imageId, ...Object.values(container.imageVolumes)]));
   return {};
 }
 

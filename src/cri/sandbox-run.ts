@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { SandboxPlan } from '../backends/backend.js';
+import type { IdMaps, SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { makeFolder, remove } from '../host/files.js';
@@ -12,6 +12,7 @@ import { addLogContext, log } from '../log.js';
 import type { PodNetwork } from '../network/cni.js';
 import { bringLoopbackUp, checkPodSysctls, pinNamespaces, startPidHolder, stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
 import { writePodFiles } from '../oci/pod-files.js';
+import type { IdMapping } from '../oci/spec.js';
 import { now, sandboxKey, sandboxState, type SandboxRecord } from '../pods/records.js';
 import { chooseHandler } from '../router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
@@ -96,7 +97,8 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
     const backend = backendOf(parts, chosen);
-    const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: userNamespace(config) }, { hostname: wanted.uts ? config.hostname : '', sysctls: config.linux?.sysctls ?? {} });
+    const idMaps = userNamespace(config) ?? backend.userNamespace?.(plan);
+    const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: idMaps }, { hostname: wanted.uts ? config.hostname : '', sysctls: config.linux?.sysctls ?? {} });
 
     // 5. What needs no order among itself: the network takes longest, so the rest costs no time beside it.
     undo.push('cgroup', () => ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined);
@@ -109,7 +111,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     ] as const);
 
     // 6. What the backend needs once per pod.
-    const finalPlan: SandboxPlan = { ...plan, namespaces: { ...namespaces, ...(holder ? { pid: holder.path } : {}) } };
+    const finalPlan: SandboxPlan = { ...plan, ...(idMaps ? { idMaps } : {}), namespaces: { ...namespaces, ...(holder ? { pid: holder.path } : {}) } };
     const backendState = await backend.startSandbox(finalPlan);
     undo.push('backend sandbox', () => backend.stopSandbox(finalPlan, backendState));
 
@@ -147,13 +149,12 @@ function wantedNamespaces(config: PodSandboxConfig__Output): { network: boolean;
   return { network, ipc: options?.ipc !== 'NODE', uts: network };
 }
 
-function userNamespace(config: PodSandboxConfig__Output): { uids: IdMaps; gids: IdMaps } | undefined {
+function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefined {
   const options = config.linux?.security_context?.namespace_options?.userns_options;
   if (options?.mode !== 'POD') return undefined;
-  const maps = (list: typeof options.uids): IdMaps => list.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
+  const maps = (list: typeof options.uids): IdMapping[] => list.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
   return { uids: maps(options.uids), gids: maps(options.gids) };
 }
-type IdMaps = { containerID: number; hostID: number; size: number }[];
 
 async function attachNetwork(parts: Parts, plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string, undo: { push(what: string, step: () => Promise<unknown>): void }) {
   const pod = podNetwork(plan, config, netns);

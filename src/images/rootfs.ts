@@ -5,36 +5,54 @@
 //   ROOT/containers/ID/{diff,work}   the writable layer; outlives a boot, so that
 //                                    the next start can remove it
 //   STATE/rootfs/ID                  the mount
-import { readdir, rmdir } from 'node:fs/promises';
+//   STATE/shifted/ID                 all layers, idmapped, for a user namespace
+import { chown, readdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists, makeFolder, remove } from '../host/files.js';
+import { mountIdMapped } from '../host/idmap.js';
 import { bindMount, isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
-import type { IdMapping } from '../oci/spec.js';
 import type { Image, Images } from './store.js';
 import { du } from './usage.js';
 
 export interface RootfsOptions { readonly root: string; readonly state: string; readonly images: Images }
-interface IdMap { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] }
+
+/** Into which user namespace a rootfs is shifted. */
+export interface Shift {
+  /** The namespace's file. */
+  readonly namespaceFile: string;
+  /** Root's ids outside, who owns what is new in the writable layer. */
+  readonly rootUid: number;
+  readonly rootGid: number;
+}
 
 const stage = 'mount rootfs';
 
 export class Rootfs {
   constructor(private readonly options: RootfsOptions) {}
 
-  /** Mounts a writable rootfs for a container; returns its path. Undoes itself on failure. */
-  async mount(containerId: string, image: Image, idMap?: IdMap): Promise<string> {
-    if (idMap) throw new CrispError('Unsupported', 'idmapped image layers are not supported on this host');
+  /**
+   * Mounts a writable rootfs for a container; returns its path.  With `shift`,
+   * root's files of the image are root's in that user namespace: the overlay lies
+   * over an idmapped view of all layers (overlay takes those since Linux 5.19).
+   * Undoes itself on failure.
+   */
+  async mount(containerId: string, image: Image, shift?: Shift): Promise<string> {
     const { layout } = this.options.images;
     const links = await this.links(image);
     const target = this.target(containerId);
     const layer = this.layer(containerId);
     return withUndo(async (undo) => {
-      undo.push('writable layer', () => this.unmount(containerId));
+      undo.push('rootfs', () => this.unmount(containerId));
       await Promise.all([makeFolder(target, 0o755), makeFolder(join(layer, 'diff'), 0o755), makeFolder(join(layer, 'work'))]);
+      if (shift) {
+        await makeFolder(this.shifted(containerId));
+        await mountIdMapped(layout.overlay, this.shifted(containerId), shift.namespaceFile);
+        await Promise.all(['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)));
+      }
       const options = [`lowerdir=${links.join(':')}`, `upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`].join(',');
-      await mount('overlay', 'overlay', target, options, { cwd: layout.overlay, stage });
+      await mount('overlay', 'overlay', target, options, { cwd: shift ? this.shifted(containerId) : layout.overlay, stage });
       return target;
     });
   }
@@ -42,6 +60,7 @@ export class Rootfs {
   /** Unmounts and removes the rootfs of a container; absent is fine. */
   async unmount(containerId: string): Promise<void> {
     await this.drop(this.target(containerId));
+    await this.drop(this.shifted(containerId));
     await remove(this.layer(containerId));
   }
 
@@ -77,6 +96,7 @@ export class Rootfs {
   }
 
   private target(containerId: string): string { return join(this.options.state, 'rootfs', containerId); }
+  private shifted(containerId: string): string { return join(this.options.state, 'shifted', containerId); }
   private layer(containerId: string): string { return join(this.options.root, 'containers', containerId); }
 
   /** Removes a mount point with its mount. Never recursively: were it still mounted, that would empty the image's layers. */
