@@ -1,0 +1,210 @@
+// A daemon of our own: bin/crisp on private folders, a private CNI network and
+// a private mount namespace.  Used by the integration tests and the
+// conformance run; several can run at the same time.
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
+import { mkdir, mkdtemp, rm, rmdir, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { stringify } from 'yaml';
+import { connectTo, type Client } from './client.js';
+import { makeImageArchive, type ImageOptions } from './image.js';
+import { ownProcesses, traces, type Traces } from './leftovers.js';
+import { diesWithUs, Machine, type Result } from './machine.js';
+
+const runFile = promisify(execFile);
+const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
+const readyTimeoutMs = 20_000;
+
+export interface DaemonOptions {
+  /** Keys of config.yaml; a section replaces ours key by key. */
+  readonly config?: Readonly<Record<string, unknown>>;
+  /** false: no conflist is there yet. */
+  readonly network?: boolean;
+}
+
+/** Starts one, and waits until it says that it is ready. */
+export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> {
+  const folder = await mkdtemp(join(tmpdir(), 'crisp-'));
+  const machine = await Machine.start([join(folder, 'state')]);
+  const daemon = new Daemon(folder, machine, await freeNetwork());
+  try {
+    await daemon.writeConfig(options.config ?? {});
+    if (options.network !== false) await daemon.writeConflist(daemon.conflist());
+    await daemon.start();
+    return daemon;
+  } catch (error) {
+    await daemon.destroy();
+    throw error;
+  }
+}
+
+interface PrivateNetwork { readonly bridge: string; readonly subnet: string }
+
+export class Daemon {
+  readonly root: string;
+  readonly state: string;
+  readonly socket: string;
+  readonly configFile: string;
+  /** Where conflists are looked for. */
+  readonly confDir: string;
+  /** For pods' log_directory. */
+  readonly logFolder: string;
+  readonly client: Client;
+  private process: ChildProcess | undefined;
+  private readonly lines: string[] = [];
+  private readonly onLine = new EventEmitter();
+
+  constructor(readonly folder: string, readonly machine: Machine, readonly network: PrivateNetwork) {
+    this.root = join(folder, 'root');
+    this.state = join(folder, 'state');
+    this.socket = join(folder, 'crisp.sock');
+    this.configFile = join(folder, 'config.yaml');
+    this.confDir = join(folder, 'net.d');
+    this.logFolder = join(folder, 'logs');
+    this.client = connectTo(this.socket);
+  }
+
+  /** Takes effect at the next start. */
+  async writeConfig(config: Readonly<Record<string, unknown>>): Promise<void> {
+    const policy = join(this.folder, 'policy.json');
+    await writeFile(policy, JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
+    const ours: Record<string, unknown> = {
+      listen: `unix://${this.socket}`, root: this.root, state: this.state, log_level: 'debug',
+      network: { conf_dir: this.confDir }, images: { signature_policy: policy },
+    };
+    for (const [key, value] of Object.entries(config)) {
+      const mine = ours[key];
+      ours[key] = isSection(mine) && isSection(value) ? { ...mine, ...value } : value;
+    }
+    await writeFile(this.configFile, stringify(ours));
+    await mkdir(this.logFolder, { recursive: true });
+    await mkdir(this.confDir, { recursive: true });
+  }
+
+  conflist(): object {
+    return {
+      cniVersion: '1.0.0', name: this.network.bridge,
+      plugins: [
+        { type: 'bridge', bridge: this.network.bridge, isGateway: true, ipMasq: true, ipam: { type: 'host-local', dataDir: this.leases, ranges: [[{ subnet: this.network.subnet }]], routes: [{ dst: '0.0.0.0/0' }] } },
+        { type: 'portmap', capabilities: { portMappings: true } },
+      ],
+    };
+  }
+
+  async writeConflist(conflist: object | string, name = '10-test.conflist'): Promise<void> {
+    await writeFile(join(this.confDir, name), typeof conflist === 'string' ? conflist : JSON.stringify(conflist));
+  }
+
+  private get leases(): string { return join(this.folder, 'leases'); }
+
+  get pid(): number | undefined { return this.process?.pid; }
+
+  /** @throws with its last words when it ends or is not ready in time */
+  async start(): Promise<void> {
+    const [tool = '', ...args] = this.machine.enter(diesWithUs([process.execPath, crisp, 'serve', '--config', this.configFile]));
+    const child = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.process = child;
+    for (const stream of [child.stdout, child.stderr]) {
+      createInterface({ input: stream }).on('line', (line) => { this.lines.push(line); this.onLine.emit('line', line); });
+    }
+    const ended = new AbortController();
+    child.once('close', () => ended.abort());
+    try {
+      await this.logged((line) => line.includes('crisp is ready'), { signal: AbortSignal.any([ended.signal, AbortSignal.timeout(readyTimeoutMs)]) });
+    } catch (error) {
+      throw new Error(`crisp is not ready:\n${this.lines.slice(-5).join('\n')}`, { cause: error });
+    }
+  }
+
+  /** Waits for a new line of the log. */
+  async logged(wanted: (line: string) => boolean, { signal = AbortSignal.timeout(readyTimeoutMs) }: { signal?: AbortSignal } = {}): Promise<string> {
+    for (;;) {
+      const [line] = await once(this.onLine, 'line', { signal }) as [string];
+      if (wanted(line)) return line;
+    }
+  }
+
+  /** SIGTERM, and waits for its end; the exit code. */
+  async stop(): Promise<number | null> { return this.end('SIGTERM'); }
+  async kill9(): Promise<void> { await this.end('SIGKILL'); }
+  async restart(): Promise<void> { await this.stop(); await this.start(); }
+
+  private async end(signal: NodeJS.Signals): Promise<number | null> {
+    const child = this.process;
+    this.process = undefined;
+    if (!child) return null;
+    if (child.exitCode === null && child.signalCode === null) {
+      const closed = once(child, 'exit');
+      child.kill(signal);
+      await closed;
+    }
+    return child.exitCode;
+  }
+
+  /** The lines of its log so far, of all its runs. */
+  logs(): string { return this.lines.join('\n'); }
+  /** The same as objects. */
+  entries(): Record<string, unknown>[] { return this.lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as Record<string, unknown>); }
+
+  /** Runs the real crictl on it. */
+  async crictl(...args: readonly string[]): Promise<Result> {
+    return this.machine.run([process.env['CRICTL'] ?? 'crictl', '--config', '/dev/null', '--runtime-endpoint', `unix://${this.socket}`, '--image-endpoint', `unix://${this.socket}`, '--timeout', '30s', ...args]);
+  }
+
+  /** Puts an image made on the spot into its store. */
+  async addImage(name = 'docker.io/library/busybox:1', options?: ImageOptions): Promise<void> {
+    const archive = await makeImageArchive(this.folder, name.replace(/[^a-z0-9]+/g, '-'), options);
+    await this.machine.must(['skopeo', '--insecure-policy', 'copy', '-q', `oci-archive:${archive}`, `containers-storage:[overlay@${join(this.root, 'storage')}+${join(this.state, 'storage')}:overlay.skip_mount_home=true]${name}`]);
+    await rm(archive);
+  }
+
+  /** What it has on the machine now, as lines to compare: see leftovers.ts. */
+  async traces(): Promise<string[]> { return traces(this.tracesOf()); }
+
+  private tracesOf(): Traces {
+    const ids = new Set(this.logs().match(/\b[0-9a-f]{64}\b/g) ?? []);
+    return { machine: this.machine, folder: this.folder, root: this.root, state: this.state, bridge: this.network.bridge, leases: this.leases, ids, ourPids: [this.machine.pid, ...(this.pid === undefined ? [] : [this.pid])] };
+  }
+
+  /** Removes all pods, and then everything else, whatever state it is in. */
+  async destroy(): Promise<void> {
+    try { await this.removePods(); } catch { /* what it does not remove is ended below */ }
+    this.client.close();
+    await this.end('SIGTERM');
+    const left = this.tracesOf();
+    for (const { pid } of await ownProcesses(left)) try { process.kill(pid, 'SIGKILL'); } catch { /* has ended */ }
+    const groups = (await traces(left)).filter((line) => line.startsWith('cgroup ')).map((line) => line.slice('cgroup '.length));
+    for (const group of groups.reverse()) try { await rmdir(group); } catch { /* its processes are still going */ }
+    await this.machine.stop();
+    await runFile('ip', ['link', 'del', this.network.bridge]).catch(() => undefined); // there is none before the first pod
+    await rm(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  }
+
+  private async removePods(): Promise<void> {
+    if (!this.process) return;
+    const { items } = await this.client.runtime.ListPodSandbox({}, { deadlineMs: 5_000 });
+    for (const { id } of items) {
+      await this.client.runtime.StopPodSandbox({ pod_sandbox_id: id }, { deadlineMs: 20_000 });
+      await this.client.runtime.RemovePodSandbox({ pod_sandbox_id: id }, { deadlineMs: 20_000 });
+    }
+  }
+}
+
+function isSection(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** A bridge name and a subnet that nobody on the machine uses. */
+async function freeNetwork(): Promise<PrivateNetwork> {
+  const { stdout: used } = await runFile('ip', ['-4', 'route', 'show', 'table', 'all']);
+  for (;;) {
+    const [a = 0, b = 0] = randomBytes(2);
+    const prefix = `10.${100 + (a % 100)}.${b}.`;
+    if (!used.includes(prefix)) return { bridge: `crt${randomBytes(4).toString('hex')}`, subnet: `${prefix}0/24` };
+  }
+}
