@@ -1,7 +1,7 @@
 // The texts of `crisp help` and `crisp COMMAND --help`, from the table.
 import type { Argument, Command, Flag } from './command.js';
 
-const groups: readonly [Command['group'], string][] = [
+export const groups: readonly [Command['group'], string][] = [
   ['daemon', 'The daemon'],
   ['containers', 'Single containers, without the daemon'],
   ['operator', "The operator's"],

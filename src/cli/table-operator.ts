@@ -1,6 +1,43 @@
 // The operator's commands.
 import { define, type Command } from './command.js';
 
+const configFlag = { value: 'FILE', complete: 'file', summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)' } as const;
+
+const status = define({
+  name: 'status', group: 'operator', summary: 'Ask the daemon how it is and what it runs',
+  description: ['Asks the daemon over its socket: conditions, runtime handlers with the outcome of their probe, and how many pods, containers and images there are.'],
+  arguments: [],
+  flags: { config: configFlag, listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' }, json: { summary: 'as JSON' } },
+  exitCodes: [{ code: '1', meaning: 'the daemon does not answer, or a condition is false' }],
+  examples: [{ what: 'in a health check', line: 'crisp status --json | jq .healthy' }],
+  run: async ({ flags }) => (await import('./status.js')).statusCommand(flags),
+});
+
+const config = define({
+  name: 'config', group: 'operator', summary: 'Show the configuration that is in force',
+  description: ['Reads the configuration as the daemon would (file, then drop-ins by name), checks it, and shows what is in force. A mistake is shown with its file, line and key.'],
+  arguments: [],
+  flags: { config: configFlag, default: { summary: 'the defaults as a file with a comment for each key' }, schema: { summary: 'the JSON Schema of the configuration' }, json: { summary: 'as JSON' } },
+  examples: [
+    { what: 'check a file before a restart', line: 'crisp config --config ./config.yaml > /dev/null' },
+    { what: 'begin a file of your own', line: 'crisp config --default > /etc/crisp/config.yaml' },
+  ],
+  run: async ({ flags }) => (await import('./config.js')).configCommand(flags),
+});
+
+const completion = define({
+  name: 'completion', group: 'operator', summary: 'Print the completion script for a shell',
+  description: ['Prints a script that completes commands and flags.'],
+  arguments: [{ name: 'SHELL', complete: ['bash', 'zsh', 'fish'], summary: 'bash, zsh or fish' }],
+  flags: {},
+  examples: [
+    { what: 'bash, for this session', line: 'source <(crisp completion bash)' },
+    { what: 'zsh', line: 'crisp completion zsh > /usr/share/zsh/vendor-completions/_crisp' },
+    { what: 'fish', line: 'crisp completion fish > /etc/fish/completions/crisp.fish' },
+  ],
+  run: async ({ args }) => (await import('./completion.js')).completionCommand(args),
+});
+
 const version = define({
   name: 'version', group: 'operator', summary: 'Show the version of crisp, of Node and the commit',
   description: ['Shows in one line which crisp this is.'],
@@ -10,4 +47,4 @@ const version = define({
   run: async ({ flags }) => (await import('./version.js')).showVersion(flags),
 });
 
-export const operatorCommands: readonly Command[] = [version];
+export const operatorCommands: readonly Command[] = [status, config, completion, version];

@@ -1,0 +1,120 @@
+// `crisp completion SHELL`: scripts made from the table.
+import type { Command, Flag } from './command.js';
+import { UsageError } from './parse.js';
+
+export async function completionCommand([shell = '']: readonly string[]): Promise<number> {
+  const { commands } = await import('./table.js'); // late: the table leads here
+  process.stdout.write(completionScript(shell, commands));
+  return 0;
+}
+
+/** @throws UsageError for another shell */
+export function completionScript(shell: string, commands: readonly Command[]): string {
+  switch (shell) {
+    case 'bash': return bash(commands);
+    case 'zsh': return zsh(commands);
+    case 'fish': return fish(commands);
+    default: throw new UsageError(`SHELL must be bash, zsh or fish, not "${shell}"`);
+  }
+}
+
+function flagsOf(command: Command): [string, Flag][] {
+  return [...Object.entries(command.flags), ['help', { short: 'h', summary: 'show help' }]];
+}
+
+function words(complete: Flag['complete']): readonly string[] | undefined {
+  return typeof complete === 'object' ? complete : undefined;
+}
+
+function bash(commands: readonly Command[]): string {
+  const values = (command: Command): string => flagsOf(command).filter(([, flag]) => flag.value !== undefined).map(([name, flag]) =>
+    `        ${flag.short ? `-${flag.short}|` : ''}--${name}) ${bashValues(flag.complete)}; return ;;`).join('\n');
+  const cases = commands.map((command) => `    ${command.name})
+      case "$previous" in
+${values(command) || '        "") ;;'}
+      esac
+      if [[ $current == -* ]]; then COMPREPLY=($(compgen -W "${flagsOf(command).map(([name]) => `--${name}`).join(' ')}" -- "$current"))
+      else ${bashValues(command.arguments[0]?.complete)}; fi ;;`);
+  return `# bash completion for crisp; made by \`crisp completion bash\`.
+_crisp() {
+  local current=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD-1]}
+  COMPREPLY=()
+  if ((COMP_CWORD == 1)); then
+    COMPREPLY=($(compgen -W "${commands.map(({ name }) => name).join(' ')} help" -- "$current"))
+    return
+  fi
+  case "\${COMP_WORDS[1]}" in
+    help) COMPREPLY=($(compgen -W "${commands.map(({ name }) => name).join(' ')}" -- "$current")) ;;
+${cases.join('\n')}
+  esac
+}
+complete -F _crisp crisp
+`;
+}
+
+function bashValues(complete: Flag['complete']): string {
+  if (complete === 'file') return 'COMPREPLY=($(compgen -f -- "$current"))';
+  if (complete === 'folder') return 'COMPREPLY=($(compgen -d -- "$current"))';
+  return words(complete) ? `COMPREPLY=($(compgen -W "${words(complete)?.join(' ')}" -- "$current"))` : ':';
+}
+
+function zsh(commands: readonly Command[]): string {
+  const cases = commands.map((command) => {
+    const specs = flagsOf(command).flatMap(([name, flag]) => [`--${name}`, ...(flag.short ? [`-${flag.short}`] : [])].map((word) =>
+      `'${flag.multiple ? '*' : ''}${word}[${zshText(flag.summary)}]${flag.value === undefined ? '' : `:${zshText(flag.value)}:${zshValues(flag.complete)}`}'`));
+    const args = command.arguments.map((argument, index) => `'${argument.rest ? '*' : index + 1}:${zshText(argument.name)}:${zshValues(argument.complete)}'`);
+    return `    ${command.name}) _arguments ${[...specs, ...args].join(' \\\n      ')} ;;`;
+  });
+  return `#compdef crisp
+# zsh completion for crisp; made by \`crisp completion zsh\`.
+_crisp() {
+  local -a commands
+  commands=(
+${commands.map(({ name, summary }) => `    '${name}:${zshText(summary)}'`).join('\n')}
+    'help:show help'
+  )
+  if (( CURRENT == 2 )); then
+    _describe command commands
+    return
+  fi
+  local command=$words[2]
+  shift words
+  (( CURRENT-- ))
+  case $command in
+    help) _describe command commands ;;
+${cases.join('\n')}
+  esac
+}
+if [[ $funcstack[1] = _crisp ]]; then _crisp "$@"; else compdef _crisp crisp; fi
+`;
+}
+
+function zshValues(complete: Flag['complete']): string {
+  if (complete === 'file') return '_files';
+  if (complete === 'folder') return '_files -/';
+  return words(complete) ? `(${words(complete)?.join(' ')})` : ' ';
+}
+
+/** Inside single quotes, where : [ and ] have a meaning of zsh's. */
+function zshText(text: string): string {
+  return text.replaceAll("'", "'\\''").replace(/[[\]:]/g, '\\$&');
+}
+
+function fish(commands: readonly Command[]): string {
+  const quote = (text: string): string => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
+  const lines = commands.flatMap((command) => [
+    `complete -c crisp -n __fish_use_subcommand -f -a ${command.name} -d ${quote(command.summary)}`,
+    ...flagsOf(command).map(([name, flag]) => [
+      `complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -l ${name}`, flag.short ? `-s ${flag.short}` : '', fishValues(flag.complete, flag.value !== undefined), `-d ${quote(flag.summary)}`,
+    ].filter(Boolean).join(' ')),
+    ...command.arguments.flatMap(({ complete }) => (words(complete) ? [`complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f -a ${quote(words(complete)?.join(' ') ?? '')}`] : [])),
+  ]);
+  return `# fish completion for crisp; made by \`crisp completion fish\`.\n${lines.join('\n')}\n`;
+}
+
+function fishValues(complete: Flag['complete'], takesValue: boolean): string {
+  if (!takesValue) return '-f';
+  if (complete === 'file') return '-r -F';
+  if (complete === 'folder') return "-x -a '(__fish_complete_directories)'";
+  return words(complete) ? `-x -a '${words(complete)?.join(' ')}'` : '-x';
+}

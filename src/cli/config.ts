@@ -1,0 +1,52 @@
+// `crisp config`: what is in force, what the defaults are, what the schema is.
+import { stringify } from 'yaml';
+import { loadConfig } from '../config.js';
+import { configKeys, jsonSchema, type ConfigKey } from './config-keys.js';
+import { printJson } from './output.js';
+import { UsageError } from './parse.js';
+
+export interface ConfigFlags {
+  readonly config: string | undefined;
+  readonly default: boolean;
+  readonly schema: boolean;
+  readonly json: boolean;
+}
+
+export function configCommand(flags: ConfigFlags): number {
+  if (flags.default && flags.schema) throw new UsageError('give --default or --schema, not both');
+  if (flags.default) process.stdout.write(documentedDefault());
+  else if (flags.schema) printJson(jsonSchema());
+  else {
+    const config = loadConfig(flags.config);
+    if (flags.json) printJson(config); else process.stdout.write(stringify(config));
+  }
+  return 0;
+}
+
+/** The whole default configuration as a file, with a comment for each key. What a user has to name is shown as a comment. */
+export function documentedDefault(): string {
+  const lines = ['# The configuration of crisp: every key with its default. A file needs only the', '# keys that it changes; more files (*.yaml) may lie in config.d beside it.'];
+  for (const key of configKeys()) {
+    const depth = key.path.length - 1;
+    if (depth > 1 || key.path.includes('NAME')) continue; // keys of rules and handlers: shown by the description of their parent
+    const indent = '  '.repeat(depth);
+    lines.push('', ...wrap(comment(key), 92 - indent.length).map((line) => `${indent}# ${line}`));
+    lines.push(...(key.section ? [`${key.path.at(-1)}:`] : stringify({ [key.path.at(-1) ?? '']: key.default }).trimEnd().split('\n')).map((line) => `${indent}${line}`));
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+function comment({ description, unit, type, section }: ConfigKey): string {
+  const kind = [type.startsWith('one of') ? type : '', unit ? `in ${unit}` : ''].filter(Boolean).join(', ');
+  return section || !kind ? description : `${description} (${kind})`;
+}
+
+export function wrap(text: string, width: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines;
+}

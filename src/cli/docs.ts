@@ -1,0 +1,137 @@
+// The documents that are made from tables in the code: `npm run docs` writes
+// them, docs.test.ts holds them to what the tables say.
+import { status as Code } from '@grpc/grpc-js';
+import { catalogue, coreErrors } from '../errors.js';
+import { version } from '../version.js';
+import type { Command } from './command.js';
+import { configKeys, type ConfigKey } from './config-keys.js';
+import { commonExitCodes, exitCodes, flagRows, groups, usage } from './help.js';
+import { commands } from './table.js';
+
+const generated = '<!-- Made by `npm run docs`; do not edit. -->';
+
+/** Path from the top of the repository -> content. */
+export function documents(): ReadonlyMap<string, string> {
+  return new Map([
+    ['docs/CLI_REFERENCE.md', cliReference()],
+    ['docs/configuration.md', configuration()],
+    ['docs/errors.md', errors()],
+    ['docs/man/crisp.1', manPage()],
+  ]);
+}
+
+function cliReference(): string {
+  const sections = groups.flatMap(([group, title]) => [`## ${title}`, ...commands.filter((command) => command.group === group).map(commandSection)]);
+  return `${[
+    '# Command line', generated,
+    '`crisp COMMAND [FLAGS] [ARGUMENTS]`. Flags may be written `--flag value` or `--flag=value`; `--help` works on every command. What people read goes to a terminal in columns; `--json`, where a command has it, is for machines. Errors are one line on stderr, with an id that [errors.md](errors.md) explains.',
+    `Exit codes, unless a command says otherwise:\n\n${table(['Code', 'Meaning'], commonExitCodes.map(({ code, meaning }) => [code, meaning]))}`,
+    'The log of commands other than `serve` is off; `CRISP_LOG_LEVEL=debug` in the environment shows, on stderr, each program that is run.',
+    ...sections,
+  ].join('\n\n')}\n`;
+}
+
+function commandSection(command: Command): string {
+  const own = command.exitCodes?.length ? `Exit codes:\n\n${table(['Code', 'Meaning'], exitCodes(command).map(({ code, meaning }) => [code, meaning]))}` : '';
+  return [
+    `### crisp ${command.name}`, `\`${usage(command).replace('Usage: ', '')}\``, ...command.description,
+    command.arguments.length ? table(['Argument', 'Meaning'], command.arguments.map(({ name, summary }) => [`\`${name}\``, summary])) : '',
+    Object.keys(command.flags).length ? table(['Flag', 'Meaning'], flagRows(command).map(([word, meaning]) => [`\`${word}\``, meaning])) : '',
+    own,
+    `\`\`\`sh\n${command.examples.map(({ what, line }) => `# ${what}\n${line}`).join('\n')}\n\`\`\``,
+  ].filter(Boolean).join('\n\n');
+}
+
+function configuration(): string {
+  const keys = configKeys();
+  const isInner = (key: ConfigKey): boolean => key.path.length > 1;
+  const sections = keys.filter((key) => !isInner(key) && keys.some((other) => isInner(other) && other.path[0] === key.path[0]));
+  return `${[
+    '# Configuration', generated,
+    'crisp reads `/etc/crisp/config.yaml` (or the file of `--config`), then the files `config.d/*.yaml` beside it in the order of their names, then the flags of the command line. Maps merge key by key; lists and values replace what was there. No file is needed: every key has a default.',
+    'An unknown key, a wrong type or a rule that cannot work is refused at start, with file, line and key. `crisp config` shows what is in force and checks a file without starting anything; `crisp config --default` prints the defaults as a file; `crisp config --schema` prints the JSON Schema, which editors understand.',
+    '## Reload', 'On SIGHUP the daemon reads the configuration again. Keys marked *reload* take effect at once, for pods that are made from then on; what else has changed is logged and waits for a restart (containers run on through it). A configuration with a mistake changes nothing.',
+    '## Keys', keyTable(keys.filter((key) => !isInner(key))),
+    ...sections.flatMap((section) => [`### ${section.path[0]}`, keyTable(keys.filter((key) => isInner(key) && key.path[0] === section.path[0] && !key.section))]),
+    ...routingGuide,
+  ].join('\n\n')}\n`;
+}
+
+const routingGuide = [
+  '## How a pod finds its handler',
+  'The choice is made once, when the pod is made, and stays for its life. The first of these that has an answer decides:',
+  [
+    '1. The RuntimeClass of the pod: its `handler` is the name of a handler here. An unknown name is refused.',
+    '2. `routing.rules`, in order: the first one whose conditions all match.',
+    '3. `routing.crun_name_patterns`: a pod with such a name runs on crun.',
+    '4. `default_container_type`.',
+  ].join('\n'),
+  'If the probe of that handler failed and `fallback` names another, the other one takes its place, and the log and the verbose status say so. A pod that names a RuntimeClass gets that handler or an error: it may have been chosen for what only it can do.',
+  'A pattern is a glob (`*` any text, `?` one character) or, between slashes, a JavaScript regular expression (with the flags `s` and `u`). Both must match the whole value. A match by regular expression is stopped after 50 ms and the pod is then refused with RuleTimeout, so that no label or annotation can hold up the node or slip past a rule. A condition on a label or annotation that the pod does not have never matches.',
+  'The kubelet makes a pod before it says which images run in it. So a rule with `image` decides only where the image is known at that time, which is on `crisp run` and `crisp create`; for pods, use labels, annotations or the namespace.',
+  `\`\`\`yaml
+routing:
+  rules:
+    - namespace: kube-system
+      handler: crun
+    - labels: {isolation: guest}
+      annotations: {example.org/tier: "/gold|silver/"}
+      handler: runc
+  crun_name_patterns: [coredns-*, kube-proxy-*]
+default_container_type: crun
+fallback: {crun: runc}
+\`\`\``,
+];
+
+function keyTable(keys: readonly ConfigKey[]): string {
+  return table(['Key', 'Type', 'Unit', 'Default', '', 'Meaning'], keys.map((key) => [
+    `\`${key.path.join('.').replaceAll('.[]', '[]')}\``, key.type, key.unit ?? '', key.section || key.default === undefined ? '' : `\`${JSON.stringify(key.default)}\``, key.reload ? '*reload*' : '', key.description,
+  ]));
+}
+
+function errors(): string {
+  return `${[
+    '# Errors', generated,
+    'Every failure has an id that does not change. The message that a client gets, and that `kubectl describe pod` shows, is built like this:',
+    '```text\nCniFailed: bridge failed: no address left; [stage: cni add, tool: bridge]; stderr: ...; hint: the plugin and its message are above\n```',
+    'id: what happened; the step and the program that failed; the end of what the program wrote to stderr; what to do. Where a part is not known it is left out.',
+    table(['Id', 'gRPC code', 'Meaning', 'What to do'], Object.entries(catalogue).map(([id, { core, meaning, hint }]) => [`\`${id}\``, Code[coreErrors[core]], meaning, hint])),
+  ].join('\n\n')}\n`;
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const row = (cells: readonly string[]): string => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
+  return [row(head), `|${head.map(() => '---|').join('')}`, ...rows.map(row)].join('\n');
+}
+
+/** roff(7), with the man macros. */
+function manPage(): string {
+  const sections = groups.flatMap(([group, title]) => [`.SH "${title.toUpperCase()}"`, ...commands.filter((command) => command.group === group).flatMap(manCommand)]);
+  return `${[
+    '.\\" Made by `npm run docs`; do not edit.',
+    `.TH CRISP 1 "" "crisp ${version}" "User Commands"`,
+    '.SH NAME', 'crisp \\- Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers',
+    '.SH SYNOPSIS', '.B crisp', '.I COMMAND', '[\\fIFLAGS\\fR] [\\fIARGUMENTS\\fR]',
+    '.SH DESCRIPTION', roff('crisp serves the container runtime interface (CRI) to a kubelet, and runs single containers from the command line without a daemon. Errors are one line on stderr that begins with an id.'),
+    ...sections,
+    '.SH "EXIT STATUS"', ...commonExitCodes.flatMap(({ code, meaning }) => manItem(code, meaning)),
+    '.SH ENVIRONMENT', ...manItem('CRISP_LOG_LEVEL', 'trace, debug, info, warn or error: shows the log of commands other than serve on stderr'),
+    '.SH FILES', ...manItem('/etc/crisp/config.yaml', 'the configuration; more files lie in /etc/crisp/config.d'),
+    '.SH "SEE ALSO"', '.BR crun (1),', '.BR runc (8),', '.BR conmon (8),', '.BR skopeo (1)',
+  ].join('\n')}\n`;
+}
+
+function manCommand(command: Command): string[] {
+  return [
+    `.SS "${roff(usage(command).replace('Usage: ', ''))}"`, ...command.description.flatMap((text) => [roff(text), '.PP']),
+    ...command.arguments.flatMap(({ name, summary }) => manItem(name, summary)),
+    ...flagRows(command).flatMap(([word, meaning]) => manItem(word, meaning)),
+    ...(command.exitCodes ?? []).flatMap(({ code, meaning }) => manItem(`exit ${code}`, meaning)),
+    '.PP', 'Examples:', ...command.examples.flatMap(({ what, line }) => ['.PP', `# ${roff(what)}`, '.br', roff(line)]),
+  ];
+}
+
+function manItem(term: string, meaning: string): string[] { return ['.TP', `.B ${roff(term)}`, roff(meaning)]; }
+
+/** Hyphens that people copy must stay hyphens; a line must not begin as a macro does. */
+function roff(text: string): string { return text.replaceAll('\\', '\\e').replaceAll('-', '\\-').replace(/^([.'])/, '\\&$1'); }
