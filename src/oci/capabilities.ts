@@ -2,39 +2,35 @@
 import type { Capability__Output } from '../cri/generated/runtime/v1/Capability.js';
 import { CrispError } from '../errors.js';
 import { capabilityNames } from '../host/proc.js';
+import type { HostFacts } from './host-facts.js';
 import type { Capabilities } from './spec.js';
 
-/** What a container has that asks for nothing: the set that Docker began with and containerd and CRI-O keep. */
-const defaults = ['CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'MKNOD', 'NET_RAW', 'SETGID', 'SETUID', 'SETFCAP', 'SETPCAP', 'NET_BIND_SERVICE', 'SYS_CHROOT', 'KILL', 'AUDIT_WRITE']
-  .map((name) => `CAP_${name}`);
+/** What a container has that asks for nothing: the fourteen that Docker began with, which containerd gives too (CRI-O gives nine of them). */
+export const defaultCapabilities: readonly string[] = [
+  'CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'MKNOD', 'NET_RAW', 'SETGID', 'SETUID', 'SETFCAP', 'SETPCAP', 'NET_BIND_SERVICE', 'SYS_CHROOT', 'KILL', 'AUDIT_WRITE',
+].map((name) => `CAP_${name}`);
 
 /**
- * The sets of a container's process.
- * @param held what this host can hand on; what is asked for beyond it is in `missing`
+ * The sets of a container's process. They never exceed what this host can hand
+ * on; what was asked for by name, or as "all", beyond it is in `missing`.
  * @throws InvalidArgument for a name that no kernel knows
  */
-export function containerCapabilities(wanted: Capability__Output | null, privileged: boolean, held: readonly string[]): { capabilities: Capabilities; missing: string[] } {
+export function containerCapabilities(wanted: Capability__Output | null, privileged: boolean, host: Pick<HostFacts, 'capabilities' | 'kernelCapabilities'>): { capabilities: Capabilities; missing: string[] } {
   const add = names(wanted?.add_capabilities, 'add_capabilities');
   const drop = names(wanted?.drop_capabilities, 'drop_capabilities');
   const ambient = names(wanted?.add_ambient_capabilities, 'add_ambient_capabilities');
-  const asked = privileged ? new Set(capabilityNames) : change(new Set(defaults), add, drop);
-  for (const name of ambient) if (name !== 'ALL') asked.add(name);
-  const bounding = [...asked].filter((name) => held.includes(name)).sort(byBit);
-  const ambientHeld = ambient.includes('ALL') ? bounding : ambient.filter((name) => bounding.includes(name));
+  const all = privileged || (add.includes('ALL') && !drop.includes('ALL'));
+  const named = [...add, ...ambient].filter((name) => name !== 'ALL');
+  const base = all ? host.kernelCapabilities : drop.includes('ALL') ? [] : defaultCapabilities;
+  const dropped = privileged ? [] : drop;
+  const asked = new Set([...base.filter((name) => !dropped.includes(name)), ...named.filter((name) => !dropped.includes(name))]);
+  const bounding = [...asked].filter((name) => host.capabilities.includes(name)).sort(byBit);
+  const ambientHeld = ambient.includes('ALL') ? bounding : bounding.filter((name) => ambient.includes(name));
   return {
     // For a user other than root the kernel takes all but the ambient ones away at exec (capabilities(7)).
     capabilities: { bounding, effective: bounding, permitted: bounding, inheritable: ambientHeld, ambient: ambientHeld },
-    missing: privileged || add.includes('ALL') ? [] : [...asked].filter((name) => !held.includes(name)),
+    missing: [...asked].filter((name) => (all || named.includes(name)) && !host.capabilities.includes(name)).sort(byBit),
   };
-}
-
-function change(set: Set<string>, add: readonly string[], drop: readonly string[]): Set<string> {
-  let result = set;
-  if (add.includes('ALL')) result = new Set(capabilityNames);
-  if (drop.includes('ALL')) result = new Set();
-  for (const name of add) if (name !== 'ALL') result.add(name);
-  for (const name of drop) if (name !== 'ALL') result.delete(name);
-  return result;
 }
 
 function names(list: readonly string[] | undefined, field: string): string[] {

@@ -1,18 +1,20 @@
 // The spec of a container: the request, the image, the pod and the host become
 // one config.json.  Pure: everything that must be looked up comes in.
+import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../backends/backend.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
+import { CrispError } from '../errors.js';
 import { containerCapabilities } from './capabilities.js';
 import { containerDevices } from './devices.js';
 import type { HostFacts } from './host-facts.js';
 import type { ImageConfig } from './image-config.js';
 import type { RootfsFacts } from './inspect.js';
-import { containerMounts } from './mounts.js';
-import { cgroupsPath, containerNamespaces } from './namespaces.js';
+import { containerMounts, type MountFeatures } from './mounts.js';
+import { cgroupsPath, containerNamespaces, namespacesNotHonoured, userMappings } from './namespaces.js';
 import { containerArgs, containerEnv, workingFolder } from './process.js';
-import { containerResources } from './resources.js';
-import { containerAppArmor, containerSeccomp, selinuxLabel } from './security.js';
+import { containerResources, resourcesNotHonoured } from './resources.js';
+import { containerAppArmor, containerSeccomp, selinuxLabels } from './security.js';
 import type { Spec } from './spec.js';
 import { resolveUser } from './users.js';
 
@@ -25,12 +27,14 @@ export interface SpecInput {
   readonly rootfs: string;
   readonly facts: RootfsFacts;
   readonly host: HostFacts;
-  /** With the pod's resolv.conf and hostname. */
+  /** With the pod's resolv.conf, hosts and hostname. */
   readonly podFolder: string;
   /** The pod's /dev/shm; undefined: the host's. */
   readonly sharedMemory: string | undefined;
   /** A process of the target container, for pid mode TARGET. */
   readonly targetPid?: number | undefined;
+  /** What the runtime's probe found; absent: it is taken to be able to do all, as for `crisp explain`. */
+  readonly features?: MountFeatures | undefined;
 }
 
 export interface SpecResult {
@@ -40,69 +44,93 @@ export interface SpecResult {
   readonly notHonoured: string[];
 }
 
-/** The lowest and highest the kernel takes (proc(5)). */
-const oomScoreRange = [-1000, 1000] as const;
-
-/** @throws InvalidArgument, UserNotFound, UnsupportedField, PathEscapes */
+/** @throws InvalidArgument, UserNotFound, UnsupportedField, RROUnsupported */
 export function containerSpec(input: SpecInput): SpecResult {
   const { config, sandbox, image, plan, facts, host } = input;
   const security = config.linux?.security_context ?? null;
   const podSecurity = sandbox.linux?.security_context ?? null;
   const privileged = security?.privileged ?? false;
-  const notHonoured: string[] = [];
+  checkAgainstPod(config, sandbox);
 
   // 1. Who runs, and with which rights.
   const { home, ...user } = resolveUser(security, podSecurity, image.User ?? '', facts.accounts);
-  const { capabilities, missing } = containerCapabilities(security?.capabilities ?? null, privileged, host.capabilities);
-  if (missing.length) notHonoured.push('linux.security_context.capabilities');
-  const apparmor = containerAppArmor(security, privileged, host);
-  const selinux = selinuxLabel(security?.selinux_options ?? null, podSecurity?.selinux_options ?? null, host);
-  notHonoured.push(...apparmor.notHonoured, ...selinux.notHonoured);
-  const seccomp = containerSeccomp(security, privileged, capabilities.bounding, host);
+  const additionalGids = [...new Set([...user.supplementalGroups, ...facts.cdi.additionalGids])];
+  const { capabilities, missing } = containerCapabilities(security?.capabilities ?? null, privileged, host);
+  const apparmor = containerAppArmor(security, host, facts.apparmorProfiles);
+  const selinux = selinuxLabels(security?.selinux_options ?? null, podSecurity?.selinux_options ?? null, host);
+  const seccomp = containerSeccomp(security, capabilities.bounding, host, facts.seccompProfile);
 
   // 2. What it may use.
   const wanted = config.linux?.resources;
-  const { devices, rules } = containerDevices(facts, privileged);
+  const { devices, rules } = containerDevices([...facts.devices, ...facts.cdi.devices], facts.hostDevices, privileged);
   const resources = { ...(wanted ? containerResources(wanted, host) : {}), devices: rules };
-  if (wanted && Number(wanted.memory_swap_limit_in_bytes) > 0 && !host.swapAccounting) notHonoured.push('linux.resources.memory_swap_limit_in_bytes');
-  const oomScoreAdj = Math.min(oomScoreRange[1], Math.max(Number(wanted?.oom_score_adj ?? 0), host.lowestOomScoreAdj));
-  if (wanted && oomScoreAdj !== Number(wanted.oom_score_adj)) notHonoured.push('linux.resources.oom_score_adj');
+  const oomScoreAdj = oomScore(wanted?.oom_score_adj ?? '0', host.lowestOomScoreAdj);
 
   // 3. What it sees.
   const options = security?.namespace_options ?? null;
-  const namespaces = containerNamespaces(options, plan, input.targetPid, host);
-  const userns = podSecurity?.namespace_options?.userns_options;
+  const namespaces = containerNamespaces({ options, plan, targetPid: input.targetPid, privileged, cgroup: host.cgroup });
+  const mappings = plan.namespaces.user ? userMappings(podSecurity?.namespace_options?.userns_options) : {};
   const { mounts, rootfsPropagation } = containerMounts({
     config, facts: facts.mounts, privileged, readOnlyRootfs: security?.readonly_rootfs ?? false,
-    hostNetwork: plan.namespaces.network === undefined, sharedMemory: input.sharedMemory, podFolder: input.podFolder,
-    hasUserNamespace: plan.namespaces.user !== undefined, cgroup: host.cgroup,
+    hostNetwork: plan.namespaces.network === undefined, hasUserNamespace: plan.namespaces.user !== undefined,
+    sharedMemory: options?.ipc === 'CONTAINER' ? 'own' : input.sharedMemory, podFolder: input.podFolder,
+    cgroup: host.cgroup, deviceMounts: facts.cdi.mounts, features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },
   });
-  if (config.mounts.some((mount) => mount.selinux_relabel) && !host.selinux) notHonoured.push('mounts.selinux_relabel');
 
+  // 4. What was asked for and cannot be given.
+  const below = (path: string, fields: readonly string[]): string[] => fields.map((field) => `${path}.${field}`);
+  const notHonoured = [
+    ...(missing.length ? [privileged ? 'linux.security_context.privileged' : 'linux.security_context.capabilities'] : []),
+    ...apparmor.notHonoured, ...selinux.notHonoured, ...facts.cdi.notHonoured,
+    ...(wanted ? below('linux.resources', resourcesNotHonoured(wanted, host)) : []),
+    ...(wanted && oomScoreAdj !== Number(wanted.oom_score_adj) ? ['linux.resources.oom_score_adj'] : []),
+    ...below('linux.security_context.namespace_options', namespacesNotHonoured(options, plan)),
+    ...(config.mounts.some((mount) => mount.selinux_relabel) && host.selinux ? ['mounts.selinux_relabel'] : []),
+    ...(config.windows ? ['windows'] : []),
+  ];
+
+  // 5. All of it in the runtime's words.
   const spec: Spec = {
-    ociVersion: '1.0.2',
+    ociVersion: '1.0.2', // the newest that every runtime since crun 1.0 and runc 1.1 takes; later fields do not ask for more
     process: {
       terminal: config.tty,
-      user: { uid: user.uid, gid: user.gid, ...(user.supplementalGroups.length ? { additionalGids: user.supplementalGroups } : {}) },
-      args: containerArgs(config, image), env: containerEnv(config, image, sandbox.hostname, home), cwd: workingFolder(config, image),
+      user: { uid: user.uid, gid: user.gid, ...(additionalGids.length ? { additionalGids } : {}) },
+      args: containerArgs(config, image), env: containerEnv(config, image, { hostname: plan.hostname ?? host.hostname, home, devices: facts.cdi.env }), cwd: workingFolder(config, image),
       capabilities, noNewPrivileges: security?.no_new_privs ?? false, oomScoreAdj,
-      ...(apparmor.profile ? { apparmorProfile: apparmor.profile } : {}), ...(selinux.label ? { selinuxLabel: selinux.label } : {}),
+      ...(apparmor.profile ? { apparmorProfile: apparmor.profile } : {}), ...(selinux.process ? { selinuxLabel: selinux.process } : {}),
     },
     root: { path: input.rootfs, readonly: security?.readonly_rootfs ?? false },
     mounts,
+    ...(Object.keys(facts.cdi.hooks).length ? { hooks: facts.cdi.hooks } : {}),
     annotations: annotations(input),
     linux: {
-      namespaces, devices, resources, cgroupsPath: cgroupsPath(plan.cgroupParent, input.containerId, host.systemdCgroup),
+      namespaces, ...mappings, devices, resources, cgroupsPath: cgroupsPath(plan.cgroupParent, input.containerId, host.systemdCgroup),
       ...(rootfsPropagation ? { rootfsPropagation } : {}),
       ...(seccomp ? { seccomp } : {}),
+      ...(selinux.mount ? { mountLabel: selinux.mount } : {}),
+      // The kubelet always names them; none means that the pod wants an unmasked /proc.
       ...(privileged ? {} : { maskedPaths: security?.masked_paths ?? [], readonlyPaths: security?.readonly_paths ?? [] }),
-      ...(plan.namespaces.user && userns ? {
-        uidMappings: userns.uids.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length })),
-        gidMappings: userns.gids.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length })),
-      } : {}),
     },
   };
   return { spec, user, notHonoured };
+}
+
+/** What a container may not have unless its pod has it. */
+function checkAgainstPod(config: ContainerConfig__Output, sandbox: PodSandboxConfig__Output): void {
+  const security = config.linux?.security_context;
+  const podSecurity = sandbox.linux?.security_context;
+  if (security?.privileged && !podSecurity?.privileged) throw new CrispError('InvalidArgument', 'security_context.privileged: the pod of this container is not privileged');
+  const own = security?.namespace_options?.userns_options;
+  if (own && !isDeepStrictEqual(userMappings(own), userMappings(podSecurity?.namespace_options?.userns_options))) {
+    throw new CrispError('InvalidArgument', 'security_context.namespace_options.userns_options differ from those of the pod');
+  }
+}
+
+/** @param lowest what we can give; a process may only raise its own */
+function oomScore(text: string, lowest: number): number {
+  const wanted = Number(text);
+  if (!Number.isInteger(wanted) || wanted < -1000 || wanted > 1000) throw new CrispError('InvalidArgument', `resources.oom_score_adj: ${text} is not between -1000 and 1000`);
+  return Math.max(wanted, lowest);
 }
 
 /** For tools that read config.json or the runtime's state: which pod and container this is. */

@@ -1,33 +1,30 @@
 // Devices of a container: which nodes it has and which it may use. Pure.
 import { CrispError } from '../errors.js';
-import type { RootfsFacts } from './inspect.js';
-import type { Device, Resources } from './spec.js';
+import type { Device, DeviceRule } from './spec.js';
 
-type Rule = NonNullable<Resources['devices']>[number];
+/** A device that a container is given, by the request or by CDI. */
+export interface GivenDevice { readonly device: Device; readonly permissions: string }
 
 /** What every container may use besides its own (runtime-spec, config-linux.md, default devices; devpts and ptmx). */
-const defaultRules: readonly Rule[] = [
+const defaultRules: readonly DeviceRule[] = [
   { allow: false, access: 'rwm' },
   { allow: true, type: 'c', access: 'm' }, { allow: true, type: 'b', access: 'm' }, // mknod alone opens nothing
-  ...([[1, 3], [1, 5], [1, 7], [1, 8], [1, 9], [5, 0], [5, 1], [5, 2]] as const).map(([major, minor]): Rule => ({ allow: true, type: 'c', major, minor, access: 'rwm' })),
+  ...([[1, 3], [1, 5], [1, 7], [1, 8], [1, 9], [5, 0], [5, 1], [5, 2]] as const).map(([major, minor]): DeviceRule => ({ allow: true, type: 'c', major, minor, access: 'rwm' })),
   { allow: true, type: 'c', major: 136, access: 'rwm' },
 ];
 
-/** @throws InvalidArgument for permissions other than r, w and m */
-export function containerDevices(facts: Pick<RootfsFacts, 'devices' | 'hostDevices'>, privileged: boolean): { devices: Device[]; rules: Rule[] } {
-  const requested = facts.devices.map(({ device, permissions }) => {
-    if (!/^[rwm]{1,3}$/.test(permissions)) throw new CrispError('InvalidArgument', `devices: permissions "${permissions}" must be made of r, w and m`);
-    return { device, permissions };
-  });
-  const own = requested.map(({ device }) => device);
-  if (privileged) {
-    const named = new Set(own.map((device) => device.path));
-    return { devices: [...facts.hostDevices.filter((device) => !named.has(device.path)), ...own], rules: [{ allow: true, access: 'rwm' }] };
+/**
+ * A privileged container has all devices of the host; of two at one path the later given counts.
+ * @throws InvalidArgument for permissions other than r, w and m
+ */
+export function containerDevices(given: readonly GivenDevice[], hostDevices: readonly Device[], privileged: boolean): { devices: Device[]; rules: DeviceRule[] } {
+  for (const { device, permissions } of given) {
+    if (!/^[rwm]{1,3}$/.test(permissions)) throw new CrispError('InvalidArgument', `devices: permissions "${permissions}" of ${device.path} must be made of r, w and m`);
   }
-  return {
-    devices: own,
-    rules: [...defaultRules, ...requested.map(({ device, permissions }): Rule => ({
-      allow: true, type: device.type === 'b' ? 'b' : 'c', ...(device.major === undefined ? {} : { major: device.major }), ...(device.minor === undefined ? {} : { minor: device.minor }), access: permissions,
-    }))],
-  };
+  const byPath = new Map([...(privileged ? hostDevices : []), ...given.map(({ device }) => device)].map((device) => [device.path, device]));
+  const rules = given.flatMap(({ device, permissions }): DeviceRule[] => (device.type === 'p' ? [] : [{
+    allow: true, type: device.type === 'b' ? 'b' : 'c',
+    ...(device.major === undefined ? {} : { major: device.major }), ...(device.minor === undefined ? {} : { minor: device.minor }), access: permissions,
+  }]));
+  return { devices: [...byPath.values()], rules: privileged ? [{ allow: true, access: 'rwm' }] : [...defaultRules, ...rules] };
 }

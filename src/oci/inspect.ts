@@ -1,12 +1,17 @@
 // The facts on disk that a spec depends on: the image's accounts, where mount
-// targets really lie, what mount sources and devices are.  Gathered in one step,
-// so that everything after it is pure and `crisp explain` can do without.
-import { lstat, readdir, readFile, readlink, realpath, stat } from 'node:fs/promises';
+// targets really lie, what mount sources and devices are, profiles.  Gathered in
+// one step, so that all after it is pure and `crisp explain` can do without.
+import { lstat, readFile, readlink, realpath, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
-import { isAbsent } from '../host/files.js';
+import { isAbsent, readFileIfThere } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
+import { noCdi, readCdi, type CdiFacts } from './cdi.js';
+import type { GivenDevice } from './devices.js';
+import { devicesAt } from './host-devices.js';
+import { parseProfile, type DockerProfile } from './seccomp.js';
+import { seccompFile } from './security.js';
 import type { Device } from './spec.js';
 import type { AccountFiles } from './users.js';
 
@@ -24,9 +29,14 @@ export interface RootfsFacts {
   /** One per mount of the request, in its order. */
   readonly mounts: readonly MountFacts[];
   /** The devices of the request, folders taken apart. */
-  readonly devices: readonly { readonly device: Device; readonly permissions: string }[];
+  readonly devices: readonly GivenDevice[];
   /** All of the host's, for a privileged container. */
   readonly hostDevices: readonly Device[];
+  readonly cdi: CdiFacts;
+  /** The seccomp profile that Localhost names. */
+  readonly seccompProfile: DockerProfile | undefined;
+  /** The AppArmor profiles that the kernel has. */
+  readonly apparmorProfiles: readonly string[];
 }
 
 export interface InspectInput {
@@ -34,10 +44,13 @@ export interface InspectInput {
   readonly config: ContainerConfig__Output;
   /** Where image volumes are mounted: index in config.mounts -> path. */
   readonly imageMounts: ReadonlyMap<number, string>;
+  /** Where CDI specs are looked for; by default the folders of the CDI specification. */
+  readonly cdiFolders?: readonly string[];
 }
 
 /** @throws InvalidArgument, PathEscapes, MountSourceMissing, ImageVolumeMountFailed */
-export async function inspectRootfs({ rootfs, config, imageMounts }: InspectInput): Promise<RootfsFacts> {
+export async function inspectRootfs({ rootfs, config, imageMounts, cdiFolders }: InspectInput): Promise<RootfsFacts> {
+  const security = config.linux?.security_context ?? null;
   const table = config.mounts.length ? await mountPoints() : [];
   const [passwd, group] = await Promise.all(['/etc/passwd', '/etc/group'].map((path) => readInside(rootfs, path)));
   return {
@@ -49,12 +62,30 @@ export async function inspectRootfs({ rootfs, config, imageMounts }: InspectInpu
       const source = image === undefined ? await hostSource(mount.host_path, field) : await subPath(image, mount.image_sub_path, field);
       return { target, source, propagation: propagationOf(table, source) };
     })),
-    devices: (await Promise.all(config.devices.map(async (device, index) => {
-      const found = await devicesAt(device.host_path, device.container_path || device.host_path);
+    devices: (await Promise.all(config.devices.map(async (device, index): Promise<GivenDevice[]> => {
+      const path = device.container_path || device.host_path;
+      if (!path.startsWith('/') || !device.host_path.startsWith('/')) throw new CrispError('InvalidArgument', `devices[${index}]: "${device.host_path}" and "${path}" must be absolute paths`);
+      const found = await devicesAt(device.host_path, normalize(path));
       if (found.length === 0) throw new CrispError('InvalidArgument', `devices[${index}].host_path: ${device.host_path} is no device and holds none`);
       return found.map((each) => ({ device: each, permissions: device.permissions || 'rwm' }));
     }))).flat(),
-    hostDevices: config.linux?.security_context?.privileged ? await devicesAt('/dev', '/dev') : [],
+    hostDevices: security?.privileged ? await devicesAt('/dev', '/dev') : [],
+    cdi: await readCdi(config.CDI_devices.map((device) => device.name), cdiFolders),
+    seccompProfile: await localSeccompProfile(seccompFile(security)),
+    apparmorProfiles: await loadedAppArmorProfiles(),
+  };
+}
+
+/**
+ * What is taken for granted where there is nothing to look at, as for `crisp
+ * explain`: no symlinks, no accounts, everything that is named is there.
+ */
+export function assumedFacts(config: ContainerConfig__Output): RootfsFacts {
+  return {
+    accounts: { passwd: '', group: '' },
+    mounts: config.mounts.map((mount) => ({ target: mount.container_path, source: mount.host_path || `image:${mount.image?.image ?? ''}`, propagation: 'shared' })),
+    devices: config.devices.map((device) => ({ device: { type: 'c', path: device.container_path || device.host_path }, permissions: device.permissions || 'rwm' })),
+    hostDevices: [], cdi: noCdi, seccompProfile: seccompFile(config.linux?.security_context ?? null) ? { defaultAction: 'SCMP_ACT_ALLOW' } : undefined, apparmorProfiles: [],
   };
 }
 
@@ -107,6 +138,19 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
   }
 }
 
+async function localSeccompProfile(path: string | undefined): Promise<DockerProfile | undefined> {
+  if (path === undefined) return undefined;
+  try { return parseProfile(await readFile(path, 'utf8')); } catch (error) {
+    throw new CrispError('InvalidArgument', `seccomp.localhost_ref: ${path} cannot be used: ${(error as Error).message}`);
+  }
+}
+
+/** One line each: "NAME (MODE)". */
+async function loadedAppArmorProfiles(): Promise<string[]> {
+  const text = await readFileIfThere('/sys/kernel/security/apparmor/profiles') ?? '';
+  return text.split('\n').map((line) => line.replace(/ \([a-z]+\)$/, '')).filter(Boolean);
+}
+
 async function hostSource(path: string, field: string): Promise<string> {
   if (!path.startsWith('/')) throw new CrispError('InvalidArgument', `${field}.host_path: "${path}" must be an absolute path`);
   try { return await realpath(path); } catch (error) {
@@ -132,19 +176,4 @@ function propagationOf(table: readonly MountPoint[], path: string): MountPoint['
     if (below && (!best || mount.target.length >= best.target.length)) best = mount;
   }
   return best?.propagation ?? 'private';
-}
-
-/** The device at a path, or all devices below it. Links, terminals of others and /dev's own mounts are left out. */
-async function devicesAt(hostPath: string, containerPath: string): Promise<Device[]> {
-  let info;
-  try { info = await stat(hostPath); } catch (error) { if (isAbsent(error)) return []; throw error; }
-  if (info.isCharacterDevice() || info.isBlockDevice()) {
-    // makedev(3): 12 bits of major and 20 of minor, interleaved
-    const major = ((info.rdev >>> 8) & 0xfff), minor = (info.rdev & 0xff) | ((info.rdev >>> 12) & 0xfff00);
-    return [{ type: info.isBlockDevice() ? 'b' : 'c', path: containerPath, major, minor, fileMode: info.mode & 0o777, uid: info.uid, gid: info.gid }];
-  }
-  if (!info.isDirectory()) return [];
-  const skipped = hostPath === '/dev' ? ['pts', 'shm', 'mqueue', 'fd', 'console', 'ptmx', 'lxc', 'lxd', '.lxc', 'hugepages'] : [];
-  const entries = (await readdir(hostPath, { withFileTypes: true })).filter((entry) => !skipped.includes(entry.name) && !entry.isSymbolicLink());
-  return (await Promise.all(entries.map((entry) => devicesAt(join(hostPath, entry.name), join(containerPath, entry.name))))).flat();
 }

@@ -4,7 +4,9 @@ import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/Contai
 import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
 import { CrispError } from '../errors.js';
 import type { MountFacts } from './inspect.js';
-import type { IdMapping, Mount } from './spec.js';
+import { hasCgroupNamespace, idMappings } from './namespaces.js';
+import { podFileNames } from './pod-files.js';
+import type { Mount } from './spec.js';
 
 export interface MountsInput {
   readonly config: ContainerConfig__Output;
@@ -12,83 +14,95 @@ export interface MountsInput {
   readonly privileged: boolean;
   readonly readOnlyRootfs: boolean;
   readonly hostNetwork: boolean;
-  /** The pod's /dev/shm; undefined: the host's. */
-  readonly sharedMemory: string | undefined;
+  readonly hasUserNamespace: boolean;
+  /** The pod's /dev/shm; 'own': this container's alone; undefined: the host's. */
+  readonly sharedMemory: string | 'own' | undefined;
   /** The folder with the pod's resolv.conf, hosts and hostname. */
   readonly podFolder: string;
-  readonly hasUserNamespace: boolean;
   readonly cgroup: 'v1' | 'v2';
+  /** What CDI devices bring. */
+  readonly deviceMounts: readonly Mount[];
+  /** What the runtime can do. */
+  readonly features: MountFeatures;
 }
+export interface MountFeatures { readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean }
 
 export interface MountsResult { readonly mounts: Mount[]; readonly rootfsPropagation: string | undefined }
 
-/** @throws InvalidArgument, UnsupportedField */
+/** As big as Docker makes it, and the pod's is (cri/sandbox-run.ts). */
+const sharedMemorySize = 'size=65536k';
+
+/** @throws InvalidArgument, UnsupportedField, RROUnsupported */
 export function containerMounts(input: MountsInput): MountsResult {
-  const requested = input.config.mounts.map((mount, index) => requestedMount(mount, input.facts[index] as MountFacts, index, input.readOnlyRootfs));
+  const requested = [...input.config.mounts.map((mount, index) => requestedMount(mount, input.facts[index] as MountFacts, `mounts[${index}]`, input.features)), ...input.deviceMounts];
   const taken = new Set(requested.map((mount) => mount.destination));
-  const own = [...standardMounts(input), ...podFiles(input)].filter((mount) => !taken.has(mount.destination));
+  const own = [...standardMounts(input), ...podMounts(input)]
+    .filter(({ destination }) => !taken.has(destination) && !(taken.has('/dev') && destination.startsWith('/dev/'))); // a /dev of the request's is whole
   const propagations = input.config.mounts.map((mount) => mount.propagation);
   return {
-    // A parent must be mounted before what lies in it; the standard ones come first among equals.
-    mounts: [...own, ...requested].map((mount, order) => ({ mount, order, depth: mount.destination.split('/').length }))
-      .sort((one, other) => (one.order < own.length && other.order < own.length ? one.order - other.order : one.depth - other.depth || one.order - other.order))
-      .map(({ mount }) => mount),
+    // What lies in a mount comes after it; sort() is stable, so the standard ones come first among equals.
+    mounts: [...own, ...requested].sort((one, other) => depth(one) - depth(other)),
+    // Else the runtime would cut the container's mounts off from the host's: it makes all of them private or slave.
     rootfsPropagation: propagations.includes('PROPAGATION_BIDIRECTIONAL') ? 'rshared' : propagations.includes('PROPAGATION_HOST_TO_CONTAINER') ? 'rslave' : undefined,
   };
 }
 
+function depth({ destination }: Mount): number { return destination.split('/').filter(Boolean).length; }
+
 function standardMounts({ privileged, hostNetwork, sharedMemory, hasUserNamespace, cgroup }: MountsInput): Mount[] {
   const access = privileged ? 'rw' : 'ro';
-  // sysfs belongs to the network namespace: whoever has a user namespace and the host's network may not mount it anew.
-  const sys: Mount = hasUserNamespace && hostNetwork
-    ? { destination: '/sys', type: 'bind', source: '/sys', options: ['rbind', 'nosuid', 'noexec', 'nodev', access] }
-    : { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', access] };
+  const safe = ['nosuid', 'noexec', 'nodev'];
   return [
-    { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+    { destination: '/proc', type: 'proc', source: 'proc', options: safe },
     { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
     { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'] },
-    { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
-    { destination: '/dev/shm', type: 'bind', source: sharedMemory ?? '/dev/shm', options: ['rbind', 'rw'] },
-    sys,
-    { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: ['nosuid', 'noexec', 'nodev', 'relatime', cgroup === 'v2' ? access : 'ro'] },
+    { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: safe },
+    sharedMemory === 'own'
+      ? { destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: [...safe, 'mode=1777', sharedMemorySize] }
+      : { destination: '/dev/shm', type: 'bind', source: sharedMemory ?? '/dev/shm', options: ['rbind', 'rw'] },
+    // sysfs belongs to the network namespace: whoever has a user namespace and the host's network may not mount it anew.
+    hasUserNamespace && hostNetwork
+      ? { destination: '/sys', type: 'bind', source: '/sys', options: ['rbind', ...safe, access] }
+      : { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...safe, access] },
+    // A new mount of the host's own cgroup2 tree would set the options of that one tree for all (nsdelegate would be lost).
+    cgroup === 'v2' && !hasCgroupNamespace(privileged, cgroup)
+      ? { destination: '/sys/fs/cgroup', type: 'bind', source: '/sys/fs/cgroup', options: ['rbind', ...safe, access] }
+      : { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: [...safe, 'relatime', access] },
   ];
 }
 
-/** Written per pod; the kubelet mounts its own /etc/hosts over it. */
-function podFiles({ podFolder, readOnlyRootfs, privileged }: MountsInput): Mount[] {
-  const options = ['rbind', 'rprivate', readOnlyRootfs && !privileged ? 'ro' : 'rw'];
-  return ['resolv.conf', 'hostname'].map((name) => ({ destination: `/etc/${name}`, type: 'bind', source: `${podFolder}/${name}`, options }));
+function podMounts({ podFolder, readOnlyRootfs }: MountsInput): Mount[] {
+  const options = ['rbind', 'rprivate', readOnlyRootfs ? 'ro' : 'rw'];
+  return podFileNames.map((name) => ({ destination: `/etc/${name}`, type: 'bind', source: `${podFolder}/${name}`, options }));
 }
 
 const propagationOption = { PROPAGATION_PRIVATE: 'rprivate', PROPAGATION_HOST_TO_CONTAINER: 'rslave', PROPAGATION_BIDIRECTIONAL: 'rshared' } as const;
 /** mount(8) options that a bind mount can take and that cannot undo another field of the request. */
 const knownMountOptions = new Set(['nosuid', 'suid', 'nodev', 'dev', 'noexec', 'exec', 'noatime', 'atime', 'nodiratime', 'diratime', 'relatime', 'norelatime', 'strictatime', 'nostrictatime', 'nosymfollow', 'symfollow']);
 
-function requestedMount(mount: Mount__Output, facts: MountFacts, index: number, readOnlyRootfs: boolean): Mount {
-  const field = `mounts[${index}]`;
-  if (mount.propagation === 'PROPAGATION_BIDIRECTIONAL' && facts.propagation !== 'shared') {
-    throw new CrispError('InvalidArgument', `${field}: ${mount.host_path} lies on a ${facts.propagation} mount, so bidirectional propagation is not possible`, { hint: 'mount --make-rshared the mount that holds it' });
-  }
-  if (mount.propagation === 'PROPAGATION_HOST_TO_CONTAINER' && facts.propagation !== 'shared' && facts.propagation !== 'slave') {
-    throw new CrispError('InvalidArgument', `${field}: ${mount.host_path} lies on a ${facts.propagation} mount, so propagation from the host is not possible`, { hint: 'mount --make-rshared the mount that holds it' });
-  }
+function requestedMount(mount: Mount__Output, facts: MountFacts, field: string, features: MountFeatures): Mount {
+  const refused = (why: string, hint?: string): CrispError => new CrispError('InvalidArgument', `${field}${why}`, hint ? { hint } : {});
+  if (facts.target === '/') throw refused('.container_path: the root of the container cannot be replaced');
+  checkPropagation(mount, facts, refused);
   if (mount.recursive_read_only) {
-    if (!mount.readonly) throw new CrispError('InvalidArgument', `${field}: recursive_read_only needs readonly`);
-    if (mount.propagation !== 'PROPAGATION_PRIVATE') throw new CrispError('InvalidArgument', `${field}: recursive_read_only needs private propagation`);
+    if (!mount.readonly) throw refused('.recursive_read_only needs readonly');
+    if (mount.propagation !== 'PROPAGATION_PRIVATE') throw refused('.recursive_read_only needs private propagation');
+    if (!features.recursiveReadOnlyMounts) throw new CrispError('RROUnsupported', `${field}: the runtime of this pod, on this kernel, cannot mount recursively read-only`);
   }
-  for (const option of mount.mount_options) {
-    if (!knownMountOptions.has(option)) throw new CrispError('InvalidArgument', `${field}.mount_options: "${option}" is not an option of a bind mount`);
-  }
-  const idMappings = idMaps(mount);
-  const readOnly = mount.readonly || mount.image !== null || (readOnlyRootfs && facts.target === '/etc/hosts');
+  if (mount.image && !mount.readonly) throw refused(': an image volume must be readonly');
+  for (const option of mount.mount_options) if (!knownMountOptions.has(option)) throw refused(`.mount_options: "${option}" is not an option of a bind mount`);
+  const mapped = mount.uidMappings.length > 0 || mount.gidMappings.length > 0;
+  if (mapped && !features.userNamespaces) throw new CrispError('UnsupportedField', `${field}: the runtime of this pod cannot map the ids of a mount`);
   return {
     destination: facts.target, type: 'bind', source: facts.source,
-    options: ['rbind', propagationOption[mount.propagation], readOnly ? (mount.recursive_read_only ? 'rro' : 'ro') : 'rw', ...mount.mount_options, ...(idMappings ? ['idmap'] : [])],
-    ...idMappings,
+    options: ['rbind', propagationOption[mount.propagation], mount.readonly ? (mount.recursive_read_only ? 'rro' : 'ro') : 'rw', ...mount.mount_options, ...(mapped ? ['idmap'] : [])],
+    ...(mapped ? { uidMappings: idMappings(mount.uidMappings), gidMappings: idMappings(mount.gidMappings) } : {}),
   };
 }
 
-function idMaps(mount: Mount__Output): { uidMappings: IdMapping[]; gidMappings: IdMapping[] } | undefined {
-  const convert = (maps: Mount__Output['uidMappings']): IdMapping[] => maps.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
-  return mount.uidMappings.length || mount.gidMappings.length ? { uidMappings: convert(mount.uidMappings), gidMappings: convert(mount.gidMappings) } : undefined;
+/** A mount event crosses only from mounts that are in a peer group with the host (mount_namespaces(7)). */
+function checkPropagation(mount: Mount__Output, { propagation }: MountFacts, refused: (why: string, hint: string) => CrispError): void {
+  const possible = mount.propagation === 'PROPAGATION_BIDIRECTIONAL' ? ['shared'] : mount.propagation === 'PROPAGATION_HOST_TO_CONTAINER' ? ['shared', 'slave'] : undefined;
+  if (!possible || possible.includes(propagation)) return;
+  throw refused(`.propagation: ${mount.host_path} lies on a ${propagation} mount, so ${mount.propagation} is not possible`, 'mount --make-rshared the mount that holds it');
 }

@@ -1,30 +1,107 @@
 // Which namespaces a container has, and where its cgroup lies. Pure.
-import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { SandboxPlan } from '../backends/backend.js';
+import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
+import type { UserNamespace__Output } from '../cri/generated/runtime/v1/UserNamespace.js';
+import { CrispError } from '../errors.js';
 import type { HostFacts } from './host-facts.js';
-import type { Linux } from './spec.js';
+import type { IdMapping, Linux, Namespace } from './spec.js';
+
+export interface NamespacesInput {
+  readonly options: NamespaceOption__Output | null;
+  readonly plan: SandboxPlan;
+  /** For pid mode TARGET: a process of the target container. */
+  readonly targetPid: number | undefined;
+  readonly privileged: boolean;
+  readonly cgroup: HostFacts['cgroup'];
+}
 
 /**
  * The pod's pinned namespaces are joined by path; a namespace that is not in
- * the list is the host's.
- * @param targetPid for pid mode TARGET: a process of the target container
+ * the list is the host's. The network is the pod's in any case.
+ * @throws InvalidArgument for TARGET without a target
  */
-export function containerNamespaces(options: NamespaceOption__Output | null, plan: SandboxPlan, targetPid: number | undefined, host: Pick<HostFacts, 'cgroup'>): Linux['namespaces'] {
+export function containerNamespaces({ options, plan, targetPid, privileged, cgroup }: NamespacesInput): Namespace[] {
   const { network, ipc, uts, pid, user } = plan.namespaces;
-  const joined = ([['network', network], ['ipc', ipc], ['uts', uts], ['user', user]] as const).flatMap(([type, path]) => (path ? [{ type, path }] : []));
-  return [{ type: 'mount' }, ...joined, ...pidNamespace(), ...(host.cgroup === 'v2' ? [{ type: 'cgroup' as const }] : [])];
+  const joined = ([['network', network], ['uts', uts], ['user', user]] as const).flatMap(([type, path]): Namespace[] => (path ? [{ type, path }] : []));
+  return [{ type: 'mount' }, ...joined, ...ipcNamespace(), ...pidNamespace(), ...cgroupNamespace()];
 
-  function pidNamespace(): Linux['namespaces'] {
+  function ipcNamespace(): Namespace[] {
+    if (options?.ipc === 'CONTAINER') return [{ type: 'ipc' }];
+    return ipc ? [{ type: 'ipc', path: ipc }] : [];
+  }
+  function pidNamespace(): Namespace[] {
     switch (options?.pid) {
       case 'NODE': return [];
-      case 'TARGET': return [{ type: 'pid', path: `/proc/${targetPid}/ns/pid` }];
+      case 'TARGET':
+        if (targetPid === undefined) throw new CrispError('InvalidArgument', 'namespace_options.pid is TARGET, and namespace_options.target_id names no running container');
+        return [{ type: 'pid', path: `/proc/${targetPid}/ns/pid` }];
       case 'POD': return pid ? [{ type: 'pid', path: pid }] : [{ type: 'pid' }];
       default: return [{ type: 'pid' }];
     }
   }
+  /** v1 has a mount per controller, which the namespace would not change for tools that read it; a privileged container manages the host's tree. */
+  function cgroupNamespace(): Namespace[] {
+    return hasCgroupNamespace(privileged, cgroup) ? [{ type: 'cgroup' }] : [];
+  }
 }
 
-/** cgroupsPath as the driver wants it: PARENT/ID, or SLICE:PREFIX:ID for systemd (runc and crun read it so). */
+export function hasCgroupNamespace(privileged: boolean, cgroup: HostFacts['cgroup']): boolean {
+  return cgroup === 'v2' && !privileged;
+}
+
+/** Modes of a container that its pod cannot give it: a container cannot leave or widen what its pod has. */
+export function namespacesNotHonoured(options: NamespaceOption__Output | null, plan: SandboxPlan): string[] {
+  if (!options) return [];
+  const { network, ipc, pid } = plan.namespaces;
+  return [
+    ...(options.network === 'CONTAINER' || (options.network === 'NODE') !== (network === undefined) ? ['network'] : []),
+    ...(options.ipc !== 'CONTAINER' && (options.ipc === 'NODE') !== (ipc === undefined) ? ['ipc'] : []),
+    ...(options.pid === 'POD' && pid === undefined ? ['pid'] : []),
+  ];
+}
+
+type Mappings = Pick<Linux, 'uidMappings' | 'gidMappings'>;
+
+/**
+ * The mappings of a pod's user namespace; empty for the host's.
+ * @throws InvalidArgument for a mode or for mappings that no runtime takes
+ */
+export function userMappings(options: UserNamespace__Output | null | undefined): Mappings {
+  if (!options || options.mode === 'NODE') {
+    if (options?.uids.length || options?.gids.length) throw new CrispError('InvalidArgument', 'userns_options: mode NODE takes no mappings');
+    return {};
+  }
+  if (options.mode !== 'POD') throw new CrispError('InvalidArgument', `userns_options.mode must be POD or NODE, not ${options.mode}`);
+  const convert = (field: 'uids' | 'gids'): IdMapping[] => {
+    const maps = idMappings(options[field]);
+    const [only] = maps;
+    if (maps.length !== 1 || only === undefined) throw new CrispError('InvalidArgument', `userns_options.${field} must have exactly one mapping, not ${maps.length}`);
+    if (only.containerID !== 0) throw new CrispError('InvalidArgument', `userns_options.${field}: the mapping must begin at container id 0`);
+    if (only.size === 0) throw new CrispError('InvalidArgument', `userns_options.${field}: the mapping is empty`);
+    return maps;
+  };
+  return { uidMappings: convert('uids'), gidMappings: convert('gids') };
+}
+
+export function idMappings(maps: readonly { container_id: number; host_id: number; length: number }[]): IdMapping[] {
+  return maps.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
+}
+
+/** The cgroup of a pod for which nobody has made one; systemd reads "-" in a slice's name as a level. */
+export function ownCgroupParent(sandboxId: string, systemd: boolean): string {
+  return systemd ? `/crisp.slice/crisp-${sandboxId}.slice` : `/crisp/${sandboxId}`;
+}
+
+/**
+ * cgroupsPath as the driver wants it: PARENT/ID, or SLICE:PREFIX:ID for systemd
+ * (crun and runc read it so).
+ * @throws InvalidArgument for a parent that is the other driver's
+ */
 export function cgroupsPath(parent: string, containerId: string, systemd: boolean): string {
-  return systemd ? `${parent.split('/').filter(Boolean).at(-1) ?? 'system.slice'}:crisp:${containerId}` : `${parent.replace(/\/+$/, '')}/${containerId}`;
+  if (!systemd) return `${parent.replace(/\/+$/, '')}/${containerId}`;
+  const slice = parent.split('/').filter(Boolean).at(-1) ?? 'system.slice';
+  if (!slice.endsWith('.slice')) {
+    throw new CrispError('InvalidArgument', `cgroup_parent "${parent}" is no slice, but crisp uses the systemd cgroup driver`, { hint: 'give the kubelet and crisp the same cgroup driver' });
+  }
+  return `${slice}:crisp:${containerId}`;
 }

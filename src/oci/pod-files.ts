@@ -1,21 +1,38 @@
-// resolv.conf and hostname of a pod, written once and mounted into its containers.
-import { copyFile, writeFile } from 'node:fs/promises';
+// resolv.conf, hosts and hostname of a pod, written once by sandbox-run and
+// mounted into its containers where the request mounts nothing there itself.
+import { writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
+import { readFileIfThere } from '../host/files.js';
 
-/** Writes FOLDER/resolv.conf and FOLDER/hostname. Without a DNS config the pod has the host's resolv.conf. */
+export const podFileNames = ['resolv.conf', 'hosts', 'hostname'] as const;
+export type PodFiles = Readonly<Record<typeof podFileNames[number], string>>;
+
+/** Writes the three files into the folder. @throws InvalidArgument */
 export async function writePodFiles(folder: string, config: PodSandboxConfig__Output): Promise<void> {
-  const resolv = join(folder, 'resolv.conf');
-  await Promise.all([
-    config.dns_config ? writeFile(resolv, resolvConf(config.dns_config), { mode: 0o644 }) : copyFile('/etc/resolv.conf', resolv).catch(() => writeFile(resolv, '', { mode: 0o644 })),
-    writeFile(join(folder, 'hostname'), `${config.hostname || hostname()}\n`, { mode: 0o644 }),
-  ]);
+  const [resolvConf, hosts] = await Promise.all([readFileIfThere('/etc/resolv.conf'), readFileIfThere('/etc/hosts')]);
+  const files = podFiles(config, { 'resolv.conf': resolvConf ?? '', hosts: hosts ?? '', hostname: `${hostname()}\n` });
+  await Promise.all(podFileNames.map((name) => writeFile(join(folder, name), files[name], { mode: 0o644 })));
+}
+
+/**
+ * Their contents. Without a DNS config a pod has the host's resolv.conf; on the
+ * host's network it has the host's names as well. The kubelet brings a hosts
+ * file of its own for other pods, ours is for callers that do not.
+ */
+export function podFiles(config: PodSandboxConfig__Output, host: PodFiles): PodFiles {
+  const onHostNetwork = config.linux?.security_context?.namespace_options?.network === 'NODE';
+  return {
+    'resolv.conf': config.dns_config ? resolvConf(config.dns_config) : host['resolv.conf'],
+    hosts: onHostNetwork ? host.hosts : '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n',
+    hostname: config.hostname ? `${config.hostname}\n` : host.hostname,
+  };
 }
 
 /** resolv.conf(5). @throws InvalidArgument for a value that would forge another line */
-export function resolvConf(dns: { servers: readonly string[]; searches: readonly string[]; options: readonly string[] }): string {
+export function resolvConf(dns: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] }): string {
   for (const value of [...dns.servers, ...dns.searches, ...dns.options]) {
     if (/\s/.test(value) || value === '') throw new CrispError('InvalidArgument', `dns_config: "${value}" must be one word`);
   }

@@ -1,29 +1,36 @@
 // CRI resources -> the runtime-spec's. Pure; used at create and at update.
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import { CrispError } from '../errors.js';
-import type { HostFacts } from './host-facts.js';
+import { parseNumberList, type HostFacts } from './host-facts.js';
 import type { Resources } from './spec.js';
 
-/** The kernel's smallest memory limit that a runtime can start in is far above this; below it the value is a mistake. */
+type Host = Pick<HostFacts, 'cgroup' | 'swapAccounting' | 'hugepageSizes' | 'cpus' | 'memoryNodes'>;
+
+/** The kernel's own bounds (kernel/sched/core.c and Documentation/admin-guide/cgroup-v1); a runtime passes them on and fails late. */
+const sharesRange = [2, 262_144] as const;
+const periodMicroseconds = [1_000, 1_000_000] as const;
+const smallestQuotaMicroseconds = 1_000;
+/** Below a page no process can even start. */
 const smallestMemoryBytes = 4096;
 
 /**
- * Zero and empty mean "not set".
+ * Zero and empty mean "not set": at an update, "as it is". -1 is "no limit".
  * @throws InvalidArgument for values that cannot be meant, UnsupportedField for unified on cgroup v1
  */
-export function containerResources(wanted: LinuxContainerResources__Output, host: Pick<HostFacts, 'cgroup' | 'swapAccounting'>): Resources {
-  const shares = whole(wanted.cpu_shares, 'cpu_shares');
-  const period = whole(wanted.cpu_period, 'cpu_period');
-  const quota = whole(wanted.cpu_quota, 'cpu_quota', -1);
-  const limit = whole(wanted.memory_limit_in_bytes, 'memory_limit_in_bytes', -1);
+export function containerResources(wanted: LinuxContainerResources__Output, host: Host): Resources {
+  const shares = whole(wanted.cpu_shares, 'cpu_shares', 0, sharesRange);
+  const period = whole(wanted.cpu_period, 'cpu_period', 0, periodMicroseconds);
+  const quota = whole(wanted.cpu_quota, 'cpu_quota', -1, [smallestQuotaMicroseconds, Number.MAX_SAFE_INTEGER]);
+  const limit = whole(wanted.memory_limit_in_bytes, 'memory_limit_in_bytes', -1, [smallestMemoryBytes, Number.MAX_SAFE_INTEGER]);
   const swap = whole(wanted.memory_swap_limit_in_bytes, 'memory_swap_limit_in_bytes', -1);
-  if (limit > 0 && limit < smallestMemoryBytes) throw new CrispError('InvalidArgument', `resources.memory_limit_in_bytes: ${limit} is less than a page`);
-  if (swap > 0 && limit > 0 && swap < limit) throw new CrispError('InvalidArgument', `resources.memory_swap_limit_in_bytes: ${swap} is memory and swap together, so it cannot be below the memory limit of ${limit}`);
-  for (const field of ['cpuset_cpus', 'cpuset_mems'] as const) {
-    if (wanted[field] && !/^\d+(-\d+)?(,\d+(-\d+)?)*$/.test(wanted[field])) throw new CrispError('InvalidArgument', `resources.${field}: "${wanted[field]}" is no list of numbers and ranges`);
-  }
+  if (swap > 0 && limit <= 0) throw refused('memory_swap_limit_in_bytes', `${swap} counts memory and swap together, so it needs a memory limit`);
+  if (swap > 0 && swap < limit) throw refused('memory_swap_limit_in_bytes', `${swap} counts memory and swap together, so it cannot be below the memory limit of ${limit}`);
+  checkSet(wanted.cpuset_cpus, 'cpuset_cpus', host.cpus);
+  checkSet(wanted.cpuset_mems, 'cpuset_mems', host.memoryNodes);
   const unified = Object.keys(wanted.unified).length > 0 ? wanted.unified : undefined;
   if (unified && host.cgroup === 'v1') throw new CrispError('UnsupportedField', 'resources.unified needs cgroup v2, and this host has v1');
+  for (const name of Object.keys(unified ?? {})) if (!/^[a-z]\w*(\.\w+)+$/.test(name)) throw refused('unified', `"${name}" is no file of a cgroup`);
+  const hugepageLimits = hugepages(wanted, host);
   const cpu = {
     ...(shares ? { shares } : {}), ...(period ? { period } : {}), ...(quota ? { quota } : {}),
     ...(wanted.cpuset_cpus ? { cpus: wanted.cpuset_cpus } : {}), ...(wanted.cpuset_mems ? { mems: wanted.cpuset_mems } : {}),
@@ -32,13 +39,40 @@ export function containerResources(wanted: LinuxContainerResources__Output, host
   return {
     ...(Object.keys(cpu).length ? { cpu } : {}),
     ...(Object.keys(memory).length ? { memory } : {}),
-    ...(wanted.hugepage_limits.length ? { hugepageLimits: wanted.hugepage_limits.map(({ page_size: pageSize, limit: bytes }) => ({ pageSize, limit: Number(bytes) })) } : {}),
+    ...(hugepageLimits.length ? { hugepageLimits } : {}),
     ...(unified ? { unified } : {}),
   };
 }
 
-function whole(text: string, field: string, lowest = 0): number {
+/** Fields that containerResources() had to leave out because this host cannot apply them. */
+export function resourcesNotHonoured(wanted: LinuxContainerResources__Output, host: Host): string[] {
+  const swapIsLimited = Number(wanted.memory_swap_limit_in_bytes) > 0;
+  const hugepages = wanted.hugepage_limits.some(({ page_size: size, limit }) => Number(limit) > 0 && !host.hugepageSizes.includes(size));
+  return [...(swapIsLimited && !host.swapAccounting ? ['memory_swap_limit_in_bytes'] : []), ...(hugepages ? ['hugepage_limits'] : [])];
+}
+
+/** The kubelet sends a limit of zero for each size that it knows, also where no controller could keep it. */
+function hugepages(wanted: LinuxContainerResources__Output, host: Host): { pageSize: string; limit: number }[] {
+  return wanted.hugepage_limits.flatMap(({ page_size: pageSize, limit }) => {
+    if (!/^[1-9]\d*[KMG]B$/.test(pageSize)) throw refused('hugepage_limits', `"${pageSize}" is no page size like 2MB`);
+    return host.hugepageSizes.includes(pageSize) ? [{ pageSize, limit: whole(limit, 'hugepage_limits') }] : [];
+  });
+}
+
+function checkSet(text: string, field: 'cpuset_cpus' | 'cpuset_mems', online: readonly number[]): void {
+  if (!text) return;
+  const numbers = parseNumberList(text);
+  if (!numbers) throw refused(field, `"${text}" is no list of numbers and ranges`);
+  const missing = numbers.filter((number) => !online.includes(number));
+  if (missing.length) throw refused(field, `"${text}": this host has no ${missing.join(', ')}`);
+}
+
+/** 0 always passes; other values must be `lowest` (-1: "no limit") or in the range. */
+function whole(text: string, field: string, lowest = 0, [from, to]: readonly [number, number] = [1, Number.MAX_SAFE_INTEGER]): number {
   const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < lowest) throw new CrispError('InvalidArgument', `resources.${field}: ${text} is out of range`);
+  if (!Number.isSafeInteger(value) || value < lowest) throw refused(field, `${text} is out of range`);
+  if (value > 0 && (value < from || value > to)) throw refused(field, `${text} is not between ${from} and ${to}`);
   return value;
 }
+
+function refused(field: string, why: string): CrispError { return new CrispError('InvalidArgument', `resources.${field}: ${why}`); }

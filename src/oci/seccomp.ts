@@ -1,26 +1,43 @@
-// Seccomp: the three modes of the CRI, and Docker's profile format (conditions on
-// capabilities, architecture and kernel) resolved into the runtime-spec's. Pure.
+// Seccomp profiles: Docker's format (conditions on capabilities, architecture and
+// kernel), which the host's default and Localhost profiles are written in,
+// resolved into the runtime-spec's. Pure.
 import { arch as machineArch, release } from 'node:os';
+import { z } from 'zod';
 import type { Seccomp } from './spec.js';
 
-interface Conditions { readonly caps?: readonly string[]; readonly arches?: readonly string[]; readonly minKernel?: string }
-interface DockerRule {
-  readonly name?: string;
-  readonly names?: readonly string[];
-  readonly action: string;
-  readonly errnoRet?: number;
-  readonly args?: readonly { index: number; value: number; valueTwo?: number; op: string }[] | null;
-  readonly includes?: Conditions;
-  readonly excludes?: Conditions;
-}
-/** containers-common's seccomp.json, and what Localhost profiles may use as well. */
-export interface DockerProfile {
-  readonly defaultAction: string;
-  readonly defaultErrnoRet?: number;
-  readonly architectures?: readonly string[];
-  readonly archMap?: readonly { architecture: string; subArchitectures?: readonly string[] | null }[] | null;
-  readonly flags?: readonly string[];
-  readonly syscalls?: readonly DockerRule[] | null;
+const conditions = z.looseObject({
+  caps: z.array(z.string()).nullish(), arches: z.array(z.string()).nullish(), minKernel: z.string().nullish(),
+}).nullish();
+/** The kernel compares 64 bits, JSON here holds 53: a rounded value would allow something else than was written. */
+const argument = z.looseObject({ index: z.int().min(0).max(5), value: z.int().min(0), valueTwo: z.int().min(0).nullish(), op: z.string() });
+const action = z.string().regex(/^SCMP_ACT_[A-Z_]+$/);
+const profileSchema = z.looseObject({
+  defaultAction: action,
+  defaultErrnoRet: z.int().min(0).nullish(),
+  architectures: z.array(z.string()).nullish(),
+  archMap: z.array(z.looseObject({ architecture: z.string(), subArchitectures: z.array(z.string()).nullish() })).nullish(),
+  flags: z.array(z.string()).nullish(),
+  listenerPath: z.string().nullish(),
+  listenerMetadata: z.string().nullish(),
+  syscalls: z.array(z.looseObject({
+    /** Before Docker 1.12. */
+    name: z.string().nullish(),
+    names: z.array(z.string()).nullish(),
+    action,
+    errnoRet: z.int().min(0).nullish(),
+    args: z.array(argument).nullish(),
+    includes: conditions,
+    excludes: conditions,
+  })).nullish(),
+});
+export type DockerProfile = z.infer<typeof profileSchema>;
+type Conditions = z.infer<typeof conditions>;
+
+/** A profile from the text of its file. @throws Error that says what is wrong with it */
+export function parseProfile(text: string): DockerProfile {
+  const result = profileSchema.safeParse(JSON.parse(text));
+  if (!result.success) throw new Error(result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '));
+  return result.data;
 }
 
 /** Node's name of an architecture -> seccomp's, and Docker's in conditions. */
@@ -28,35 +45,38 @@ const architectures: Readonly<Record<string, { seccomp: string; docker: string }
   x64: { seccomp: 'SCMP_ARCH_X86_64', docker: 'amd64' }, arm64: { seccomp: 'SCMP_ARCH_AARCH64', docker: 'arm64' },
   arm: { seccomp: 'SCMP_ARCH_ARM', docker: 'arm' }, riscv64: { seccomp: 'SCMP_ARCH_RISCV64', docker: 'riscv64' },
   s390x: { seccomp: 'SCMP_ARCH_S390X', docker: 's390x' }, ppc64: { seccomp: 'SCMP_ARCH_PPC64LE', docker: 'ppc64le' },
+  loong64: { seccomp: 'SCMP_ARCH_LOONGARCH64', docker: 'loong64' },
 };
 
 /** A profile as the runtime-spec has it, for a process with these capabilities. */
 export function resolveProfile(profile: DockerProfile, capabilities: readonly string[], machine = machineArch(), kernel = release()): Seccomp {
   const own = architectures[machine];
   const mapped = profile.archMap?.find((entry) => entry.architecture === own?.seccomp);
-  const holds = (conditions: Conditions | undefined, whenEmpty: boolean): boolean => {
-    if (!conditions || (!conditions.caps?.length && !conditions.arches?.length && !conditions.minKernel)) return whenEmpty;
-    return (!conditions.caps?.length || conditions.caps.every((name) => capabilities.includes(name)))
-      && (!conditions.arches?.length || conditions.arches.includes(own?.docker ?? ''))
-      && (!conditions.minKernel || isAtLeast(kernel, conditions.minKernel));
-  };
+  const { defaultErrnoRet, flags, listenerPath, listenerMetadata } = profile;
   return {
     defaultAction: profile.defaultAction,
-    ...(profile.defaultErrnoRet === undefined ? {} : { defaultErrnoRet: profile.defaultErrnoRet }),
+    ...(defaultErrnoRet == null ? {} : { defaultErrnoRet }),
+    // A map that lacks this machine means the native architecture alone, which is libseccomp's own default.
     architectures: mapped ? [mapped.architecture, ...mapped.subArchitectures ?? []] : [...profile.architectures ?? []],
-    ...(profile.flags?.length ? { flags: [...profile.flags] } : {}),
-    syscalls: (profile.syscalls ?? []).filter((rule) => holds(rule.includes, true) && !excluded(rule.excludes)).map((rule) => ({
-      names: [...rule.names ?? (rule.name ? [rule.name] : [])], action: rule.action,
-      ...(rule.errnoRet === undefined ? {} : { errnoRet: rule.errnoRet }),
+    ...(flags?.length ? { flags } : {}), ...(listenerPath ? { listenerPath } : {}), ...(listenerMetadata ? { listenerMetadata } : {}),
+    syscalls: (profile.syscalls ?? []).filter((rule) => included(rule.includes) && !excluded(rule.excludes)).map((rule) => ({
+      names: rule.names ?? (rule.name ? [rule.name] : []), action: rule.action,
+      ...(rule.errnoRet == null ? {} : { errnoRet: rule.errnoRet }),
       ...(rule.args?.length ? { args: rule.args.map(({ index, value, valueTwo, op }) => ({ index, value, ...(valueTwo ? { valueTwo } : {}), op })) } : {}),
-    })),
+    })).filter((rule) => rule.names.length > 0),
   };
 
-  /** One matching exclusion is enough. */
-  function excluded(conditions: Conditions | undefined): boolean {
-    return (conditions?.caps?.some((name) => capabilities.includes(name)) ?? false)
-      || (conditions?.arches?.includes(own?.docker ?? '') ?? false)
-      || (conditions?.minKernel !== undefined && isAtLeast(kernel, conditions.minKernel));
+  /** Each kind of condition that is given must hold, and of capabilities all of them. */
+  function included(wanted: Conditions): boolean {
+    return (!wanted?.caps?.length || wanted.caps.every((name) => capabilities.includes(name)))
+      && (!wanted?.arches?.length || wanted.arches.includes(own?.docker ?? ''))
+      && (!wanted?.minKernel || isAtLeast(kernel, wanted.minKernel));
+  }
+  /** One match is enough. */
+  function excluded(unwanted: Conditions): boolean {
+    return (unwanted?.caps?.some((name) => capabilities.includes(name)) ?? false)
+      || (unwanted?.arches?.includes(own?.docker ?? '') ?? false)
+      || (!!unwanted?.minKernel && isAtLeast(kernel, unwanted.minKernel));
   }
 }
 

@@ -1,6 +1,5 @@
 // Seccomp, AppArmor and SELinux of a container: what was asked, against what
-// the host has. Pure but for reading a Localhost seccomp profile.
-import { readFileSync } from 'node:fs';
+// the host has. Pure over the facts of inspect.ts.
 import type { LinuxContainerSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { SELinuxOption__Output } from '../cri/generated/runtime/v1/SELinuxOption.js';
 import { CrispError } from '../errors.js';
@@ -9,51 +8,76 @@ import { resolveProfile, type DockerProfile } from './seccomp.js';
 import type { Seccomp } from './spec.js';
 
 type Security = LinuxContainerSecurityContext__Output | null;
+interface Profile { readonly type: 'RuntimeDefault' | 'Unconfined' | 'Localhost'; readonly reference: string }
+
+/** The AppArmor profile of RuntimeDefault, where an administrator (or our package) has loaded one. */
+const defaultAppArmorProfile = 'crisp-default';
+
+/** The file of a Localhost seccomp profile; undefined: none is asked for, or the container is privileged. @throws InvalidArgument */
+export function seccompFile(security: Security): string | undefined {
+  const wanted = seccompProfile(security);
+  if (wanted.type !== 'Localhost') return undefined;
+  if (!wanted.reference.startsWith('/')) throw new CrispError('InvalidArgument', `seccomp.localhost_ref: "${wanted.reference}" must be an absolute path`);
+  return wanted.reference;
+}
 
 /** undefined: unconfined. @throws UnsupportedField, InvalidArgument */
-export function containerSeccomp(security: Security, privileged: boolean, capabilities: readonly string[], host: HostFacts): Seccomp | undefined {
-  const wanted = profileOf(security?.seccomp ?? null, security?.seccomp_profile_path ?? '', 'seccomp');
-  if (privileged || wanted.type === 'Unconfined') return undefined;
-  if (wanted.type === 'RuntimeDefault') {
-    if (!host.seccompProfile) throw new CrispError('UnsupportedField', 'seccomp RuntimeDefault: this host has no default profile', { hint: 'install golang-github-containers-common, or set runtime.seccomp_profile' });
-    return resolveProfile(host.seccompProfile, capabilities);
-  }
-  if (!wanted.reference.startsWith('/')) throw new CrispError('InvalidArgument', `seccomp.localhost_ref: "${wanted.reference}" must be an absolute path`);
-  let profile: DockerProfile;
-  try { profile = JSON.parse(readFileSync(wanted.reference, 'utf8')) as DockerProfile; } catch (error) {
-    throw new CrispError('InvalidArgument', `seccomp.localhost_ref: ${wanted.reference} cannot be used: ${(error as Error).message}`);
-  }
-  if (!profile.defaultAction) throw new CrispError('InvalidArgument', `seccomp.localhost_ref: ${wanted.reference} has no defaultAction`);
+export function containerSeccomp(security: Security, capabilities: readonly string[], host: Pick<HostFacts, 'seccompProfile'>, localProfile: DockerProfile | undefined): Seccomp | undefined {
+  const wanted = seccompProfile(security);
+  if (wanted.type === 'Unconfined') return undefined;
+  const profile = wanted.type === 'Localhost' ? localProfile : host.seccompProfile;
+  if (!profile) throw new CrispError('UnsupportedField', `seccomp ${wanted.type}: this host has no such profile`, { hint: 'install golang-github-containers-common, or set runtime.seccomp_profile' });
   return resolveProfile(profile, capabilities);
 }
 
-/** undefined: none. A profile by name is refused where the kernel cannot apply it: it was asked for as a protection. */
-export function containerAppArmor(security: Security, privileged: boolean, host: HostFacts): { profile: string | undefined; notHonoured: string[] } {
-  const wanted = profileOf(security?.apparmor ?? null, security?.apparmor_profile ?? '', 'apparmor');
-  if (privileged || wanted.type === 'Unconfined') return { profile: undefined, notHonoured: [] };
+/**
+ * undefined: none. A profile by name is refused where the kernel cannot apply
+ * it: it was asked for as a protection.
+ * @param loaded the profiles that the kernel has
+ */
+export function containerAppArmor(security: Security, host: Pick<HostFacts, 'apparmor'>, loaded: readonly string[]): { profile?: string; notHonoured: string[] } {
+  const wanted = profileOf(security?.apparmor ?? null, security?.apparmor_profile ?? '', 'apparmor', 'RuntimeDefault');
+  if (security?.privileged || wanted.type === 'Unconfined') return { notHonoured: [] };
   if (wanted.type === 'Localhost') {
     if (!host.apparmor) throw new CrispError('UnsupportedField', `apparmor: the kernel of this host has no AppArmor, so profile "${wanted.reference}" cannot be applied`);
+    if (!loaded.includes(wanted.reference)) throw new CrispError('UnsupportedField', `apparmor: profile "${wanted.reference}" is not loaded on this host`, { hint: 'load it with apparmor_parser' });
     return { profile: wanted.reference, notHonoured: [] };
   }
-  const asked = security?.apparmor !== null && security?.apparmor !== undefined;
-  return { profile: undefined, notHonoured: asked ? ['linux.security_context.apparmor'] : [] };
+  if (loaded.includes(defaultAppArmorProfile)) return { profile: defaultAppArmorProfile, notHonoured: [] };
+  return { notHonoured: security?.apparmor || security?.apparmor_profile ? ['linux.security_context.apparmor'] : [] };
 }
 
-/** "user:role:type:level", with the pod's values where the container has none. */
-export function selinuxLabel(container: SELinuxOption__Output | null, pod: SELinuxOption__Output | null, host: HostFacts): { label: string | undefined; notHonoured: string[] } {
+/**
+ * The labels of the process and of its mounts, with the pod's values where the
+ * container has none.
+ * @throws InvalidArgument for what cannot be part of a label
+ */
+export function selinuxLabels(container: SELinuxOption__Output | null, pod: SELinuxOption__Output | null, host: Pick<HostFacts, 'selinux'>): { process?: string; mount?: string; notHonoured: string[] } {
   const wanted = container ?? pod;
-  if (!wanted || !(wanted.user || wanted.role || wanted.type || wanted.level)) return { label: undefined, notHonoured: [] };
-  if (!host.selinux) return { label: undefined, notHonoured: ['linux.security_context.selinux_options'] };
-  return { label: [wanted.user || 'system_u', wanted.role || 'system_r', wanted.type || 'container_t', wanted.level || 's0'].join(':'), notHonoured: [] };
+  if (!wanted || !(wanted.user || wanted.role || wanted.type || wanted.level)) return { notHonoured: [] };
+  for (const field of ['user', 'role', 'type'] as const) {
+    if (!/^\w*$/.test(wanted[field])) throw new CrispError('InvalidArgument', `selinux_options.${field}: "${wanted[field]}" is no SELinux name`);
+  }
+  // s0:c1,c5 or s0-s0:c0.c1023 (the Multi-Level Security part of a context)
+  if (!/^(s\d+(:c[\d.,c]+)?(-s\d+(:c[\d.,c]+)?)?)?$/.test(wanted.level)) throw new CrispError('InvalidArgument', `selinux_options.level: "${wanted.level}" is no SELinux level`);
+  if (!host.selinux) return { notHonoured: ['linux.security_context.selinux_options'] };
+  const user = wanted.user || 'system_u', level = wanted.level || 's0';
+  return { process: [user, wanted.role || 'system_r', wanted.type || 'container_t', level].join(':'), mount: [user, 'object_r', 'container_file_t', level].join(':'), notHonoured: [] };
 }
 
-/** The field that counts, or the deprecated path: "", "unconfined", "runtime/default", "docker/default", "localhost/NAME". */
-function profileOf(profile: { profile_type: string; localhost_ref: string } | null, deprecated: string, field: string): { type: 'RuntimeDefault' | 'Unconfined' | 'Localhost'; reference: string } {
+function seccompProfile(security: Security): Profile {
+  const wanted = profileOf(security?.seccomp ?? null, security?.seccomp_profile_path ?? '', 'seccomp', 'Unconfined');
+  return security?.privileged ? { type: 'Unconfined', reference: '' } : wanted;
+}
+
+/** The field that counts, or the deprecated text: "", "unconfined", "runtime/default", "docker/default", "localhost/NAME". */
+function profileOf(profile: { profile_type: string; localhost_ref: string } | null, deprecated: string, field: string, whenUnset: Profile['type']): Profile {
   if (profile) {
     if (profile.profile_type === 'Localhost' && !profile.localhost_ref) throw new CrispError('InvalidArgument', `${field}.localhost_ref is empty`);
-    return { type: profile.profile_type as 'RuntimeDefault', reference: profile.localhost_ref.replace(/^localhost\//, '') };
+    return { type: profile.profile_type as Profile['type'], reference: profile.localhost_ref.replace(/^localhost\//, '') };
   }
-  if (deprecated === '' || deprecated === 'unconfined') return { type: 'Unconfined', reference: '' };
+  if (deprecated === '') return { type: whenUnset, reference: '' };
+  if (deprecated === 'unconfined') return { type: 'Unconfined', reference: '' };
   if (deprecated === 'runtime/default' || deprecated === 'docker/default') return { type: 'RuntimeDefault', reference: '' };
   if (deprecated.startsWith('localhost/')) return { type: 'Localhost', reference: deprecated.slice('localhost/'.length) };
   throw new CrispError('InvalidArgument', `${field}: unknown profile "${deprecated}"`);

@@ -9,7 +9,7 @@ export interface Spec {
   mounts: Mount[];
   annotations?: Record<string, string>;
   linux: Linux;
-  hooks?: Record<string, Hook[]>;
+  hooks?: Hooks;
 }
 
 export interface Process {
@@ -30,11 +30,14 @@ export interface User { uid: number; gid: number; additionalGids?: number[]; uma
 export interface Capabilities { bounding: string[]; effective: string[]; permitted: string[]; inheritable: string[]; ambient: string[] }
 export interface Mount { destination: string; type?: string; source?: string; options?: string[]; uidMappings?: IdMapping[]; gidMappings?: IdMapping[] }
 export interface IdMapping { containerID: number; hostID: number; size: number }
+export type Hooks = Partial<Record<'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop', Hook[]>>;
 export interface Hook { path: string; args?: string[]; env?: string[]; timeout?: number }
 export type NamespaceType = 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'user' | 'cgroup';
 
+export interface Namespace { type: NamespaceType; path?: string }
+
 export interface Linux {
-  namespaces: { type: NamespaceType; path?: string }[];
+  namespaces: Namespace[];
   uidMappings?: IdMapping[];
   gidMappings?: IdMapping[];
   devices?: Device[];
@@ -50,8 +53,10 @@ export interface Linux {
 
 export interface Device { type: 'c' | 'b' | 'u' | 'p'; path: string; major?: number; minor?: number; fileMode?: number; uid?: number; gid?: number }
 
+export interface DeviceRule { allow: boolean; type?: 'a' | 'c' | 'b'; major?: number; minor?: number; access?: string }
+
 export interface Resources {
-  devices?: { allow: boolean; type?: 'a' | 'c' | 'b'; major?: number; minor?: number; access?: string }[];
+  devices?: DeviceRule[];
   cpu?: { shares?: number; quota?: number; period?: number; cpus?: string; mems?: string };
   memory?: { limit?: number; swap?: number };
   pids?: { limit: number };
@@ -64,6 +69,7 @@ export interface Seccomp {
   defaultErrnoRet?: number;
   architectures?: string[];
   flags?: string[];
+  listenerPath?: string;
+  listenerMetadata?: string;
   syscalls?: { names: string[]; action: string; errnoRet?: number; args?: { index: number; value: number; valueTwo?: number; op: string }[] }[];
-  [other: string]: unknown;
 }

@@ -14,14 +14,15 @@ const maxId = 2 ** 31 - 1;
 /**
  * The request's user, else the image's, else root; the group likewise. With
  * Merge (the default) the groups that the image gives the user come on top of
- * the request's; with Strict they do not.
+ * the request's; with Strict they do not. The primary group is always listed,
+ * as the CRI wants it in ContainerStatus.user.
  * @throws UserNotFound for a name that the image lacks, InvalidArgument for an id out of range
  */
 export function resolveUser(security: LinuxContainerSecurityContext__Output | null, pod: LinuxSandboxSecurityContext__Output | null, imageUser: string, files: AccountFiles): ResolvedUser {
   const accounts = parsePasswd(files.passwd);
   const groups = parseGroup(files.group);
   const [imageName = '', imageGroup = ''] = imageUser.split(':');
-  if (security?.run_as_group && !security.run_as_user && !security.run_as_username) throw new CrispError('InvalidArgument', 'run_as_group needs run_as_user or run_as_username');
+  if (security?.run_as_group && !security.run_as_user && !security.run_as_username) throw new CrispError('InvalidArgument', 'security_context.run_as_group needs run_as_user or run_as_username');
   const fromRequest = security?.run_as_user?.value ?? (security?.run_as_username || undefined);
   const wanted = fromRequest ?? imageName;
   const account = wanted === '' ? findAccount(accounts, '0') : findAccount(accounts, wanted);
@@ -31,8 +32,7 @@ export function resolveUser(security: LinuxContainerSecurityContext__Output | nu
   const requested = (security?.supplemental_groups ?? []).map((group) => numericId(group, 'supplemental group'));
   const strict = (security?.supplemental_groups_policy ?? pod?.supplemental_groups_policy) === 'Strict';
   const ofImage = strict || !account ? [] : groups.filter((group) => group.members.includes(account.name)).map((group) => group.gid);
-  const supplementalGroups = [...new Set([...(strict ? [] : [gid]), ...requested, ...ofImage])];
-  return { uid, gid, supplementalGroups: strict ? [...new Set([gid, ...requested])] : supplementalGroups, home: account?.home || '/' };
+  return { uid, gid, supplementalGroups: [...new Set([gid, ...requested, ...ofImage])], home: account?.home || '/' };
 }
 
 function findAccount(accounts: readonly Account[], wanted: string): Account | undefined {
