@@ -70,7 +70,7 @@ export class OciBackend implements Backend {
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
       const pid = await monitor({
         ...await this.monitorPlan(plan.id, plan.folder), exitDir: this.exits.folder,
-        logPath: plan.logPath, terminal: plan.spec.process.terminal ?? false, stdin: plan.stdin, stdinOnce: plan.stdinOnce,
+        logPath: plan.logPath || undefined, terminal: plan.spec.process.terminal ?? false, stdin: plan.stdin, stdinOnce: plan.stdinOnce,
       }, (stderr) => this.runtime.explain('create', stderr));
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
