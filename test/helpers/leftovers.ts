@@ -74,7 +74,9 @@ async function links({ bridge }: Traces): Promise<string[]> {
 async function files({ machine, root, state }: Traces): Promise<string[]> {
   // /proc/PID/root shows the state folder's tmpfs, which only the machine's namespace has
   const kept = [...await below(machine.path(state)), ...await below(machine.path(join(root, 'containers'))), ...await below(machine.path(join(root, 'network'))), ...await below(machine.path(join(root, 'pulls')))];
-  return kept.map((path) => path.slice(machine.path('').length)).filter((path) => !path.startsWith(`${state}/storage/`)).map((path) => `file ${path}`);
+  return kept.map((path) => path.slice(machine.path('').length))
+    .filter((path) => path.startsWith(`${root}/`) || path.slice(state.length + 1).includes('/')) // the rooms of the state folder stay
+    .filter((path) => !path.startsWith(`${state}/storage/`)).map((path) => `file ${path}`);
 }
 
 /** All files below a folder, and folders that are empty; "" for an absent one. */
