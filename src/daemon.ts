@@ -8,6 +8,7 @@ import { Events } from './cri/events.js';
 import { streamingHandlers } from './cri/exec.js';
 import type { Handler, Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
+import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
 import { cgroupDriver } from './host/cgroup.js';
 import { makeFolder } from './host/files.js';
@@ -52,7 +53,7 @@ export async function serve(config: Config, signal: AbortSignal): Promise<void> 
   await streaming.start();
   const parts: Parts = {
     config, version, bootId: await bootId(), host: await readHostFacts(config), store, locks: new Locks(),
-    creations: new InFlight(config.runtime.unclaimed_seconds * 1000), stops: new Stops(), handlers, network, images, rootfs,
+    creations: new InFlight(config.runtime.unclaimed_seconds * 1000), stops: new Stops(), handlers, network, images, rootfs, samples: new Samples((id) => rootfs.usage(id)),
     events: new Events(store), streaming,
   };
   for (const { backend } of handlers.values()) {

@@ -15,6 +15,7 @@ import type { Store } from '../pods/store.js';
 import type { StreamingServer } from '../streaming/server.js';
 import type { Events } from './events.js';
 import type { Stops } from './container-stop.js';
+import type { Samples } from './samples.js';
 
 export interface Handler { readonly backend: Backend; probe: Probe }
 
@@ -32,6 +33,7 @@ export interface Parts {
   readonly network: Network;
   readonly images: Images;
   readonly rootfs: Rootfs;
+  readonly samples: Samples;
   readonly events: Events;
   readonly streaming: StreamingServer;
 }
