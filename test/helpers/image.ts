@@ -14,10 +14,12 @@ export interface ImageOptions {
   readonly config?: object;
   /** More files of its rootfs: path -> content. */
   readonly files?: Readonly<Record<string, string>>;
+  /** More symlinks: path -> what it points to. */
+  readonly links?: Readonly<Record<string, string>>;
 }
 
 /** Makes an OCI archive at folder/NAME.tar; its path. */
-export async function makeImageArchive(folder: string, name = 'busybox', { config = {}, files = {} }: ImageOptions = {}): Promise<string> {
+export async function makeImageArchive(folder: string, name = 'busybox', { config = {}, files = {}, links = {} }: ImageOptions = {}): Promise<string> {
   const work = join(folder, `${name}.image`);
   const rootfs = join(work, 'rootfs');
   const blobs = join(work, 'oci', 'blobs', 'sha256');
@@ -32,6 +34,7 @@ export async function makeImageArchive(folder: string, name = 'busybox', { confi
     await mkdir(join(rootfs, path, '..'), { recursive: true });
     await writeFile(join(rootfs, path), content);
   }
+  for (const [path, target] of Object.entries(links)) await symlink(target, join(rootfs, path));
 
   const layerFile = join(work, 'layer.tar');
   await run('tar', ['-C', rootfs, '--owner=0', '--group=0', '--numeric-owner', '--sort=name', '--mtime=@0', '-cf', layerFile, '.']);
