@@ -97,24 +97,30 @@ export function emptyHeaderBlock(first: boolean): Buffer {
 export class HeaderReader {
   private readonly inflate: Inflate = createInflate({ dictionary: headerDictionary });
   private output: Buffer[] = [];
-  private failed: Error | undefined;
-  private fail: ((error: Error) => void) | undefined;
+  private outputBytes = 0;
+  private failed: ProtocolError | undefined;
+  private fail: ((error: ProtocolError) => void) | undefined;
 
   constructor() {
+    const refuse = (message: string): void => {
+      this.failed ??= new ProtocolError(`header block: ${message}`);
+      this.fail?.(this.failed);
+    };
     this.inflate.on('data', (chunk: Buffer) => {
       this.output.push(chunk);
-      if (this.output.reduce((sum, part) => sum + part.length, 0) > maxHeaderBytes) this.inflate.destroy(new ProtocolError('headers too long'));
+      this.outputBytes += chunk.length;
+      if (this.outputBytes <= maxHeaderBytes) return;
+      refuse('too long');
+      this.inflate.destroy();
     });
-    this.inflate.on('error', (error) => {
-      this.failed = new ProtocolError(`header block: ${error.message}`);
-      this.fail?.(this.failed);
-    });
+    this.inflate.on('error', (error) => refuse(error.message));
   }
 
   /** @throws ProtocolError */
   async read(block: Buffer): Promise<ReadonlyMap<string, string>> {
     if (this.failed) throw this.failed;
     this.output = [];
+    this.outputBytes = 0;
     await new Promise<void>((resolve, reject) => {
       this.fail = reject; // zlib does not call back a write that failed
       this.inflate.write(block, () => resolve());

@@ -7,14 +7,12 @@ import {
   controlFrame, dataHeader, emptyHeaderBlock, flagEnd, FrameReader, frameTypes, HeaderReader, ProtocolError, resetCancel,
   type ControlFrame, type DataFrame,
 } from './spdy-frames.js';
-import { WireStream, type Wire } from './wire-stream.js';
+import { pulseMs, WireStream, type Wire } from './wire-stream.js';
 
 /** Longer writes are cut, so that one stream does not hold up the others. */
 const maxFrameBytes = 256 << 10;
 /** How long a peer that was told goodbye may take to hang up. */
 const lingerMs = 10_000;
-/** While nothing is read, because a stream's reader lags, only a write can tell that the peer has gone. */
-const pulseMs = 5_000;
 
 export class SpdyStream extends WireStream {
   constructor(wire: Wire, id: number, readonly headers: ReadonlyMap<string, string>) { super(wire, id); }

@@ -4,13 +4,11 @@
 import { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { ChannelFormat } from './subprotocols.js';
-import { WireStream, type Wire } from './wire-stream.js';
+import { pulseMs, WireStream, type Wire } from './wire-stream.js';
 
 const closeSignal = 255;
 const normalClosure = 1000;
 const protocolErrorClosure = 1002;
-/** See spdy.ts: while nothing is read, only a write can tell that the peer has gone. */
-const pulseMs = 5_000;
 
 export class ChannelSocket implements Wire {
   /** Resolves when the connection is over, for whatever reason. Never rejects. */

@@ -13,6 +13,9 @@ export interface Wire {
   sendReset(streamId: number): void;
 }
 
+/** While nothing is read, because a stream's reader lags, only a write can tell that the peer has gone: one every so often. */
+export const pulseMs = 2_000;
+
 /**
  * What the peer may send ahead of the reader. All streams of a connection share
  * one socket, so a stream that is not read holds up the others when this is full.
