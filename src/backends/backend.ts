@@ -7,7 +7,7 @@
 //   create ──► start ──► (runs) ──► exit, seen once through onExit
 //      └──────────────────────────► delete (from any state)
 import type { Readable, Writable } from 'node:stream';
-import type { IdMapping, Process, Resources, Spec } from '../oci/spec.js';
+import type { IdMapping, Resources, Spec } from '../oci/spec.js';
 
 /** What a pod is to a backend. */
 export interface SandboxPlan {
@@ -95,10 +95,11 @@ export interface Io {
   readonly onResize?: ((listener: (size: TerminalSize) => void) => void) | undefined;
 }
 
+/** User, environment, rights and working folder are those of the container's own process. */
 export interface ExecPlan {
   readonly args: readonly string[];
-  /** The spec's process: user, env, cwd, capabilities; args are replaced. */
-  readonly process: Process;
+  /** "NAME=value", on top of the container's own. */
+  readonly env?: readonly string[];
   readonly io: Io;
   /** Milliseconds; undefined: no limit. At its end the process group is killed. */
   readonly timeoutMs: number | undefined;

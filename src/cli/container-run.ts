@@ -1,11 +1,8 @@
 // `crisp run`, `crisp start` and `crisp exec`: processes that run, with our
 // terminal on them where that is wanted.
-import { readFile } from 'node:fs/promises';
 import { constants } from 'node:os';
-import { join } from 'node:path';
 import type { Backend, Io, TerminalSize } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
-import type { Spec } from '../oci/spec.js';
 import { now } from '../pods/records.js';
 import { refOf, type StandaloneRecord } from '../pods/standalone.js';
 import { createContainer, removeAll, type CreateFlags } from './container-create.js';
@@ -81,7 +78,6 @@ async function inForeground(backend: Backend, record: StandaloneRecord, interact
 export interface ExecFlags extends PlaceFlags {
   readonly interactive: boolean;
   readonly tty: boolean;
-  readonly env: readonly string[];
 }
 
 export async function execCommand(flags: ExecFlags, [id = '', ...command]: readonly string[]): Promise<number> {
@@ -89,7 +85,6 @@ export async function execCommand(flags: ExecFlags, [id = '', ...command]: reado
     const record = await parts.records.find(id);
     const { status } = await stateOf(parts, record);
     if (status !== 'running') throw new CrispError('WrongContainerState', `container ${record.name} is not running (it is ${status})`, { hint: 'start it with `crisp start`' });
-    const { process: first } = JSON.parse(await readFile(join(record.folder, 'config.json'), 'utf8')) as Spec;
     const terminal = flags.tty ? ownTerminal() : undefined;
     const io: Io = {
       terminal: flags.tty, stdout: process.stdout, ...(flags.tty ? {} : { stderr: process.stderr }), ...(flags.interactive ? { stdin: process.stdin } : {}),
@@ -98,8 +93,7 @@ export async function execCommand(flags: ExecFlags, [id = '', ...command]: reado
     const session = new AbortController();
     const stop = forwardSignals(() => session.abort());
     try {
-      const env = [...first.env, ...(flags.tty && !first.env.some((entry) => entry.startsWith('TERM=')) ? ['TERM=xterm'] : []), ...flags.env];
-      return (await parts.backendOf(record).exec(refOf(record), { args: command, process: { ...first, env }, io, timeoutMs: undefined }, session.signal)).exitCode;
+      return (await parts.backendOf(record).exec(refOf(record), { args: command, env: flags.env, io, timeoutMs: undefined }, session.signal)).exitCode;
     } finally {
       terminal?.restore();
       stop();

@@ -1,12 +1,9 @@
 // ExecSync, Exec, Attach and PortForward.  ExecSync and Exec are one function
 // with different ends: what Exec's ticket redeems later is execIn() as well.
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { Writable, type Duplex } from 'node:stream';
 import type { Io } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { forwardPort } from '../network/port-forward.js';
-import type { Process, Spec } from '../oci/spec.js';
 import type { AttachRequest, ExecRequest, PortForwardRequest } from '../streaming/server.js';
 import type { AttachRequest__Output } from './generated/runtime/v1/AttachRequest.js';
 import type { AttachResponse } from './generated/runtime/v1/AttachResponse.js';
@@ -34,16 +31,7 @@ export async function execSync(parts: Parts, request: ExecSyncRequest__Output, c
 async function execIn(parts: Parts, containerId: string, cmd: readonly string[], io: Io, signal: AbortSignal, timeoutMs?: number): Promise<{ exitCode: number }> {
   if (cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
   const record = runningContainerOf(parts, containerId);
-  const process = await processOf(record.folder);
-  return backendOf(parts, record).exec(refOf(record), {
-    args: cmd, io, timeoutMs,
-    process: io.terminal && !process.env.some((entry) => entry.startsWith('TERM=')) ? { ...process, env: [...process.env, 'TERM=xterm'] } : process,
-  }, signal);
-}
-
-/** The process of a container's config.json, which an exec takes its user, environment and rights from. */
-async function processOf(bundle: string): Promise<Process> {
-  return (JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec).process;
+  return backendOf(parts, record).exec(refOf(record), { args: cmd, io, timeoutMs }, signal);
 }
 
 class Capped extends Writable {

@@ -191,6 +191,7 @@ export function firstLine(stream: Readable): Promise<string> {
 function processOptions(options: RunOptions) {
   return {
     reject: false, extendEnv: false, stripFinalNewline: false,
+    cleanup: false, // else each call would add and remove listeners for the end of our own process
     env: { ...baseEnvironment, ...options.env },
     timeout: options.timeoutMs, killSignal: 'SIGTERM', forceKillAfterDelay: killAfterMs,
     ...(options.signal ? { cancelSignal: options.signal } : {}),

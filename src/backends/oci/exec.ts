@@ -1,14 +1,15 @@
 // One more process in a running container, to its end.
 //
 // Without a terminal the runtime's own exec does it: its stdio is ours, its exit
-// code the process's.  With one, conmon does: Node has no pty, and conmon brings
+// code the process's, and it takes the container's own process as the pattern.  With one, conmon does: Node has no pty, and conmon brings
 // the pty, the attach socket and the resize FIFO that attach uses as well.
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { isAbsent, makeFolder, remove } from '../../host/files.js';
 import { childrenOf, identify, isAlive } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
+import type { Process, Spec } from '../../oci/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
 import { attach } from './attach.js';
 import { monitorExec, type MonitorPlan } from './conmon.js';
@@ -18,22 +19,12 @@ type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgr
 
 /** @throws ExecTimeout, Cancelled (the client has gone): the process and its group are killed before */
 export async function exec(runtime: Runtime, base: Base, container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-  const parent = join(container.folder, 'execs');
-  await makeFolder(parent);
-  const folder = await mkdtemp(join(parent, 'x'));
-  const processFile = join(folder, 'process.json');
-  try {
-    await writeFile(processFile, JSON.stringify({ ...plan.process, args: plan.args, terminal: plan.io.terminal }), { mode: 0o600 });
-    return plan.io.terminal
-      ? await execInTerminal(runtime, { ...base, bundle: folder }, container, processFile, plan, signal)
-      : await execPlain(runtime, container, processFile, plan, signal);
-  } finally {
-    await remove(folder);
-  }
+  return plan.io.terminal ? execInTerminal(runtime, base, container, plan, signal) : execPlain(runtime, container, plan, signal);
 }
 
-async function execPlain(runtime: Runtime, container: ContainerRef, processFile: string, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-  const running = runStreaming(await runtime.argv('exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec' });
+/** Nothing but the runtime itself: a probe does this every second. */
+async function execPlain(runtime: Runtime, container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  const running = runStreaming(await runtime.argv('exec', ...(plan.env ?? []).flatMap((entry) => ['--env', entry]), container.id, ...plan.args), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec' });
   const limit = limited(plan.timeoutMs, signal, async () => { if (running.pid !== undefined) await killChildren(running.pid); });
   try {
     const { exitCode, signal: endedBy } = await running.ended;
@@ -45,27 +36,44 @@ async function execPlain(runtime: Runtime, container: ContainerRef, processFile:
   }
 }
 
-async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, processFile: string, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  const parent = join(container.folder, 'execs');
+  await makeFolder(parent);
+  const bundle = await mkdtemp(join(parent, 'x'));
+  const processFile = join(bundle, 'process.json');
   const inner = new AbortController();
   let session: Promise<void> = Promise.resolve();
-  const pid = await monitorExec({
-    ...base, exitDir: base.bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
-    exec: { processFile, name: base.bundle.slice(-16).replace(/\W/g, '') },
-  }, () => {
-    const attached = attach({ id: container.id, folder: base.bundle }, plan.io, inner.signal);
-    session = attached.ended;
-    return attached.connected;
-  }, (stderr) => runtime.explain('exec', stderr));
-  const process = await identify(pid);
-  const limit = limited(plan.timeoutMs, signal, async () => { if (process && await isAlive(process)) await killTree(pid); });
   try {
-    await session;
-    limit.check();
-    return { exitCode: await exitCode(base.bundle) };
+    await writeFile(processFile, JSON.stringify(await processWithTerminal(container, plan)), { mode: 0o600 });
+    const pid = await monitorExec({
+      ...base, bundle, exitDir: bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
+      exec: { processFile, name: basename(bundle) },
+    }, () => {
+      const attached = attach({ id: container.id, folder: bundle }, plan.io, inner.signal);
+      session = attached.ended;
+      return attached.connected;
+    }, (stderr) => runtime.explain('exec', stderr));
+    const process = await identify(pid);
+    const limit = limited(plan.timeoutMs, signal, async () => { if (process && await isAlive(process)) await killTree(pid); });
+    try {
+      await session;
+      limit.check();
+      return { exitCode: await exitCode(bundle) };
+    } finally {
+      limit.clear();
+    }
   } finally {
-    limit.clear();
     inner.abort();
+    await session.catch(() => undefined);
+    await remove(bundle);
   }
+}
+
+/** The container's own process with other arguments, on a terminal. */
+async function processWithTerminal(container: ContainerRef, { args, env = [] }: ExecPlan): Promise<Process> {
+  const { process } = JSON.parse(await readFile(join(container.folder, 'config.json'), 'utf8')) as Spec;
+  const all = [...process.env, ...env];
+  return { ...process, args: [...args], env: all.some((entry) => entry.startsWith('TERM=')) ? all : [...all, 'TERM=xterm'], terminal: true };
 }
 
 /** conmon writes BUNDLE/exit after it has closed the attach socket. */
@@ -80,9 +88,9 @@ async function exitCode(bundle: string): Promise<number> {
 /** Kills at the deadline or when the client goes; check() then says which it was. */
 function limited(timeoutMs: number | undefined, signal: AbortSignal, kill: () => Promise<void>): { check(): void; clear(): void } {
   let failure: CrispError | undefined;
-  const end = (error: CrispError) => (): void => { failure ??= error; void kill(); };
-  const timedOut = end(new CrispError('ExecTimeout', `the command did not end within ${timeoutMs} ms and was killed`, { stage: 'exec' }));
-  const cancelled = end(new CrispError('Cancelled', 'the client went away; the command was killed', { stage: 'exec' }));
+  const end = (error: () => CrispError) => (): void => { failure ??= error(); void kill(); };
+  const timedOut = end(() => new CrispError('ExecTimeout', `the command did not end within ${timeoutMs} ms and was killed`, { stage: 'exec' }));
+  const cancelled = end(() => new CrispError('Cancelled', 'the client went away; the command was killed', { stage: 'exec' }));
   const timer = timeoutMs === undefined ? undefined : setTimeout(timedOut, timeoutMs);
   if (signal.aborted) cancelled(); else signal.addEventListener('abort', cancelled, { once: true });
   return {
