@@ -81,6 +81,10 @@ export const configSchema = z.strictObject({
     tls_cert: pathOrEmpty.default('').describe('certificate (PEM); with tls_key, serves TLS'),
     tls_key: pathOrEmpty.default('').describe('its private key (PEM)'),
   }).prefault({}).describe('the server of exec, attach and port-forward'),
+  metrics: z.strictObject({
+    address: z.string().default('127.0.0.1').describe('where /metrics (Prometheus) and /healthz are served'),
+    port: z.number().int().min(0).max(65535).default(0).describe('0: not served'),
+  }).prefault({}).describe('the metrics and the health of the daemon itself'),
 }).superRefine((config, context) => {
   const mustExist = (name: string, path: KeyPath): void => {
     if (!Object.hasOwn(config.handlers, name)) context.addIssue({ code: 'custom', path: [...path], message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}` });
