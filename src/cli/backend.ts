@@ -4,7 +4,8 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Backend, Probe } from '../backends/backend.js';
 import { OciBackend } from '../backends/oci/backend.js';
-import { findProgram } from '../backends/oci/runtime.js';
+import { monitorArgv } from '../backends/oci/conmon.js';
+import { findProgram, Runtime } from '../backends/oci/runtime.js';
 import type { Config, HandlerConfig } from '../config.js';
 import { CrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
@@ -77,4 +78,32 @@ async function probeKey(config: Config, name: string): Promise<string | undefine
     const { ino, size, mtimeMs } = await stat(binary);
     return JSON.stringify([await bootId(), handler, config.runtime, binary, ino, size, mtimeMs]);
   } catch { return undefined; }
+}
+
+/** What a container is to the commands that would run it. */
+export interface CommandPlan {
+  readonly id: string;
+  readonly bundle: string;
+  readonly logPath: string | undefined;
+  readonly terminal: boolean;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+}
+
+/** The commands that a container's life would take, for `crisp explain`; nothing is run. A program that is missing has its bare name. */
+export async function commandsOf(config: Config, state: string, name: string, plan: CommandPlan): Promise<{ readonly what: string; readonly argv: readonly string[] }[]> {
+  const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
+  if (!handler || handler.type === 'pct') return [];
+  const systemdCgroup = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
+  const runtime = await programOr(handler.path || name);
+  const globalArgs = new Runtime({ name, path: handler.path, args: handler.args, root: join(state, 'runtimes', name), systemdCgroup }).globalArgs;
+  return [
+    { what: 'create', argv: monitorArgv({ ...plan, conmon: await programOr(config.runtime.conmon), runtime, runtimeArgs: globalArgs, systemdCgroup, exitDir: join(state, 'exits', name) }) },
+    { what: 'start', argv: [runtime, ...globalArgs, 'start', plan.id] },
+    { what: 'delete', argv: [runtime, ...globalArgs, 'delete', '--force', plan.id] },
+  ];
+}
+
+async function programOr(name: string): Promise<string> {
+  try { return await findProgram(name); } catch { return name; }
 }

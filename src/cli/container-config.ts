@@ -5,6 +5,7 @@ import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v
 import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
+import { maskedPaths, readonlyPaths } from './pod-manifest.js';
 
 /** What a person says of a container. */
 export interface ContainerWish {
@@ -23,13 +24,6 @@ export interface ContainerWish {
   readonly tty: boolean;
 }
 
-/** What the kubelet hides from every container that is not privileged (its securitycontext package). */
-const maskedPaths = [
-  '/proc/asound', '/proc/acpi', '/proc/interrupts', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/timer_list',
-  '/proc/timer_stats', '/proc/sched_debug', '/proc/scsi', '/sys/firmware', '/sys/devices/virtual/powercap',
-];
-const readonlyPaths = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
-
 /** @throws InvalidArgument */
 export function containerConfig(wish: ContainerWish, hasSeccompProfile: boolean): ContainerConfig__Output {
   return {
@@ -47,7 +41,7 @@ export function containerConfig(wish: ContainerWish, hasSeccompProfile: boolean)
         readonly_rootfs: false, supplemental_groups: [], supplemental_groups_policy: 'Merge', no_new_privs: false,
         apparmor_profile: '', apparmor: null, seccomp_profile_path: '',
         seccomp: { profile_type: hasSeccompProfile ? 'RuntimeDefault' : 'Unconfined', localhost_ref: '' },
-        masked_paths: maskedPaths, readonly_paths: readonlyPaths,
+        masked_paths: [...maskedPaths], readonly_paths: [...readonlyPaths],
       },
     },
   };

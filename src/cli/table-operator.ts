@@ -3,6 +3,23 @@ import { define, type Command } from './command.js';
 
 const configFlag = { value: 'FILE', complete: 'file', summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)' } as const;
 
+const explain = define({
+  name: 'explain', group: 'operator', summary: 'Show what would become of a pod here, without running it',
+  description: [
+    'Reads a Pod manifest (YAML or JSON), or the JSON files that crictl takes (a pod\'s, and any number of containers\'), and shows the backend and the rule that chose it, the commands that would run, the config.json of each container and the fields that are not honoured. Nothing is run or changed.',
+    'What only a cluster knows (ConfigMaps, Secrets, most volumes) is left out, with a note.',
+  ],
+  arguments: [{ name: 'FILE', rest: true, complete: 'file', summary: 'a manifest, or files for crictl' }],
+  flags: { config: configFlag, handler: { value: 'NAME', summary: 'as if the pod\'s RuntimeClass had this handler' }, json: { summary: 'as JSON, with the whole config.json' } },
+  exitCodes: [{ code: '1', meaning: 'a container would be refused, or the files cannot be read' }],
+  examples: [
+    { what: 'a manifest', line: 'crisp explain pod.yaml' },
+    { what: 'crictl\'s files', line: 'crisp explain pod.json container.json' },
+    { what: 'only the choice', line: 'crisp explain --json pod.yaml | jq "{backend, rule}"' },
+  ],
+  run: async ({ flags, args }) => (await import('./explain.js')).explainCommand(flags, args),
+});
+
 const status = define({
   name: 'status', group: 'operator', summary: 'Ask the daemon how it is and what it runs',
   description: ['Asks the daemon over its socket: conditions, runtime handlers with the outcome of their probe, and how many pods, containers and images there are.'],
@@ -47,4 +64,4 @@ const version = define({
   run: async ({ flags }) => (await import('./version.js')).showVersion(flags),
 });
 
-export const operatorCommands: readonly Command[] = [status, config, completion, version];
+export const operatorCommands: readonly Command[] = [explain, status, config, completion, version];

@@ -35,7 +35,7 @@ export interface MonitorPlan {
  * @throws what `explain` makes of the runtime's words
  */
 export async function monitor(plan: MonitorPlan, explain: (stderr: string) => CrispError): Promise<number> {
-  const { pipes: [sync], exited } = runDetached(argv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: 1 });
+  const { pipes: [sync], exited } = runDetached(monitorArgv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: 1 });
   const answer = await firstLine(sync as Duplex);
   await exited; // the first of conmon's two forks: reaped here, so that no zombie stays
   return pidOf(answer, explain);
@@ -47,7 +47,7 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
  * output is lost.
  */
 export async function monitorExec(plan: MonitorPlan, attached: () => Promise<void>, explain: (stderr: string) => CrispError): Promise<number> {
-  const { pipes: [sync, start, attach], exited } = runDetached(argv(plan), {
+  const { pipes: [sync, start, attach], exited } = runDetached(monitorArgv(plan), {
     cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5' }, pipes: 3,
   });
   const go = start as Duplex;
@@ -61,7 +61,8 @@ export async function monitorExec(plan: MonitorPlan, attached: () => Promise<voi
   return pid;
 }
 
-function argv(plan: MonitorPlan): [string, ...string[]] {
+/** Also for `crisp explain`, which shows it and runs nothing. */
+export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
   return [
     plan.conmon, ...(plan.exec ? ['--api-version', '1'] : []),
     '--cid', plan.id, '--cuuid', plan.exec?.name ?? plan.id, '--name', plan.exec?.name ?? plan.id,

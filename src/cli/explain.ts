@@ -1,0 +1,192 @@
+// `crisp explain FILE...`: what would become of a pod or a container here: the
+// backend and the rule that chose it, the commands, config.json, what is not
+// honoured.  Reads; runs nothing and changes nothing.
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseAllDocuments } from 'yaml';
+import type { SandboxPlan } from '../backends/backend.js';
+import { loadConfig, type Config } from '../config.js';
+import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
+import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
+import { CrispError, toCrispError } from '../errors.js';
+import { shown } from '../host/run.js';
+import { Images } from '../images/store.js';
+import { containerSpec } from '../oci/container-spec.js';
+import { readHostFacts } from '../oci/host-facts.js';
+import { inspectRootfs } from '../oci/inspect.js';
+import type { Spec } from '../oci/spec.js';
+import { conditions, route, type Route } from '../router.js';
+import { commandsOf } from './backend.js';
+import { CriJson } from './cri-json.js';
+import { printJson } from './output.js';
+import { criPod, type CriPod, type Pod } from './pod-manifest.js';
+
+export interface ExplainFlags {
+  readonly config: string | undefined;
+  readonly handler: string | undefined;
+  readonly json: boolean;
+}
+
+interface ContainerExplained {
+  readonly name: string;
+  readonly image: string;
+  /** Why it would be refused; then there is no spec. */
+  readonly refused?: string;
+  readonly commands: readonly { readonly what: string; readonly argv: readonly string[] }[];
+  readonly spec?: Spec;
+  readonly notHonoured: readonly string[];
+}
+
+interface Explained extends Route {
+  readonly pod: string;
+  /** Handlers that would take over while the probe of the one before fails. */
+  readonly fallbacks: readonly string[];
+  readonly containers: readonly ContainerExplained[];
+  readonly unknownFields: readonly string[];
+  readonly notes: readonly string[];
+}
+
+/** @returns 0, or 1 when something would be refused */
+export async function explainCommand(flags: ExplainFlags, files: readonly string[]): Promise<number> {
+  const config = loadConfig(flags.config);
+  const pods = readPods(files);
+  const explained: Explained[] = [];
+  for (const pod of pods) explained.push(await explain(config, { ...pod, handler: flags.handler ?? pod.handler }));
+  if (flags.json) printJson(explained.length === 1 ? explained[0] : explained);
+  else process.stdout.write(explained.map(inWords).join('\n'));
+  return explained.some((pod) => pod.containers.some((container) => container.refused)) ? 1 : 0;
+}
+
+/** Pods of a Kubernetes manifest, or one pod of crictl's two kinds of file: its sandbox's, and its containers'. */
+function readPods(files: readonly string[]): CriPod[] {
+  const values = files.flatMap((file) => readValues(file).map((value) => ({ file, value })));
+  const manifests = values.filter(({ value }) => 'kind' in value);
+  const messages = values.filter(({ value }) => !('kind' in value));
+  const pods = manifests.filter(({ value }) => value['kind'] === 'Pod').map(({ value }) => criPod(value as Pod));
+  if (messages.length > 0) pods.push(fromMessages(messages));
+  if (pods.length === 0) throw new CrispError('InvalidArgument', `there is no Pod in ${files.join(', ')}`, { hint: 'give a manifest of kind Pod, or the JSON files of crictl' });
+  return pods;
+}
+
+function readValues(file: string): Record<string, unknown>[] {
+  let text: string;
+  try { text = readFileSync(file, 'utf8'); } catch (error) { throw new CrispError('InvalidArgument', `${file}: ${(error as Error).message}`); }
+  const documents = parseAllDocuments(text); // JSON is YAML
+  return [...documents].flatMap((document) => {
+    const [wrong] = document.errors;
+    if (wrong) throw new CrispError('InvalidArgument', `${file}: ${wrong.message}`);
+    const value: unknown = document.toJS();
+    if (value === null || value === undefined) return [];
+    if (typeof value !== 'object' || Array.isArray(value)) throw new CrispError('InvalidArgument', `${file}: neither a Pod nor a message of the CRI`);
+    return [value as Record<string, unknown>];
+  });
+}
+
+/** A container's config has an image; a sandbox's has none. */
+function fromMessages(messages: readonly { file: string; value: Record<string, unknown> }[]): CriPod {
+  const containers = messages.filter(({ value }) => 'image' in value);
+  const [sandbox, ...more] = messages.filter(({ value }) => !('image' in value));
+  if (more.length > 0) throw new CrispError('InvalidArgument', `${more[0]?.file}: a second pod; explain one at a time`);
+  return {
+    handler: '', sandbox: sandbox?.value ?? { metadata: { name: 'pod', namespace: 'default', uid: 'UID' } }, notes: [],
+    containers: containers.map(({ file, value }) => ({ name: (value['metadata'] as { name?: string } | undefined)?.name ?? file, config: value })),
+  };
+}
+
+async function explain(config: Config, pod: CriPod): Promise<Explained> {
+  const json = new CriJson();
+  const sandbox = json.sandbox(pod.sandbox, 'pod');
+  const { name = '', namespace = '' } = sandbox.metadata ?? {};
+  const routed = route(config, { handler: pod.handler, namespace, name, labels: sandbox.labels, annotations: sandbox.annotations });
+  const notes = [...pod.notes, ...skippedImageRules(config, pod.handler)];
+  const containers: ContainerExplained[] = [];
+  for (const { name: own, config: partial } of pod.containers) {
+    containers.push(await explainContainer(config, routed.backend, sandbox, json.container(partial, `container ${own}`), notes));
+  }
+  if (config.handlers[routed.backend]?.type === 'pct') notes.push('commands and the CT configuration of this backend are not shown');
+  return { pod: `${namespace}/${name}`, ...routed, fallbacks: pod.handler ? [] : fallbacksOf(config, routed.backend), containers, unknownFields: json.unknown, notes };
+}
+
+/** The honest word about rules that cannot decide for a pod. */
+function skippedImageRules(config: Config, handler: string): string[] {
+  if (handler) return [];
+  return config.routing.rules.flatMap((rule, index) => (rule.image === undefined ? [] : [`routing.rules[${index}] (${conditions(rule)}) does not count: a pod is routed before its images are named`]));
+}
+
+function fallbacksOf(config: Config, first: string): string[] {
+  const names = [];
+  for (let name = config.fallback[first]; name !== undefined; name = config.fallback[name]) names.push(name);
+  return names;
+}
+
+async function explainContainer(config: Config, backend: string, sandbox: PodSandboxConfig__Output, container: ContainerConfig__Output, notes: string[]): Promise<ContainerExplained> {
+  const name = container.metadata?.name ?? '';
+  const id = `ID-OF-${name}`;
+  const bundle = join(config.state, 'bundles', id);
+  const image = container.image?.image ?? '';
+  const common = { name, image };
+  const commands = await commandsOf(config, config.state, backend, {
+    id, bundle, logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : undefined, terminal: container.tty, stdin: container.stdin, stdinOnce: container.stdin_once,
+  });
+  try {
+    const found = await lookUp(config, image);
+    if (!found.present) notes.push(`container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`);
+    const plan = planOf(config, sandbox);
+    // Mounts are taken as they are written: their sources may only exist when the pod runs.
+    const facts = { ...await inspectRootfs({ rootfs: found.accounts, config: { ...container, mounts: [] }, imageMounts: new Map() }), mounts: container.mounts.map((mount) => ({ target: mount.container_path, source: mount.image?.image ? `IMAGE ${mount.image.image}` : mount.host_path, propagation: 'shared' as const })) };
+    const { spec, notHonoured } = containerSpec({
+      config: found.present ? container : { ...container, ...(container.command.length + container.args.length ? {} : { command: ['COMMAND OF THE IMAGE'] }) },
+      sandbox, image: found.config, plan, containerId: id, rootfs: join(config.state, 'rootfs', id), facts, host: readHostFacts(config),
+      podFolder: plan.folder, sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined, targetPid: 0,
+    });
+    return { ...common, commands, spec, notHonoured };
+  } catch (error) {
+    return { ...common, refused: toCrispError(error).report, commands: [], notHonoured: [] };
+  }
+}
+
+/** The image's config, and the layer that holds its passwd file. */
+async function lookUp(config: Config, reference: string) {
+  const images = new Images({ root: config.root, state: config.state, config: config.images });
+  const image = reference ? await images.find(reference) : undefined;
+  if (!image) return { present: false, config: {}, accounts: '/nonexistent' };
+  const layers = await images.layers(image);
+  return { present: true, config: image.config, accounts: layers.find((layer) => existsSync(join(layer, 'etc/passwd'))) ?? layers[0] ?? '/nonexistent' };
+}
+
+function planOf(config: Config, sandbox: PodSandboxConfig__Output): SandboxPlan {
+  const options = sandbox.linux?.security_context?.namespace_options;
+  const folder = join(config.state, 'pods', 'POD-ID');
+  const pinned = (name: string): string => join(folder, 'ns', name);
+  const { name = '', namespace = '', uid = '', attempt = 0 } = sandbox.metadata ?? {};
+  return {
+    id: 'POD-ID', name, namespace, uid, attempt, labels: sandbox.labels, annotations: sandbox.annotations, folder, hostname: sandbox.hostname || undefined,
+    namespaces: {
+      ...(options?.network === 'NODE' ? {} : { network: pinned('net'), uts: pinned('uts') }), ...(options?.ipc === 'NODE' ? {} : { ipc: pinned('ipc') }),
+      ...(options?.pid === 'POD' ? { pid: pinned('pid') } : {}), ...(options?.userns_options?.mode === 'POD' ? { user: pinned('user') } : {}),
+    },
+    cgroupParent: sandbox.linux?.cgroup_parent || '/crisp/POD-ID',
+  };
+}
+
+function inWords(pod: Explained): string {
+  const lines = [
+    `pod ${pod.pod}`, `  backend: ${pod.backend}`, `  decided by: ${pod.rule}`,
+    ...(pod.fallbacks.length ? [`  while its probe fails: ${pod.fallbacks.join(', then ')}`] : []),
+    ...pod.containers.flatMap((container) => [
+      '', `container ${container.name} (${container.image})`,
+      ...(container.refused ? [`  would be refused: ${container.refused}`] : []),
+      ...container.commands.map(({ what, argv }) => `  ${what}: ${shown(argv)}`),
+      ...(container.spec ? [`  not honoured: ${container.notHonoured.join(', ') || 'nothing'}`, '  config.json:', ...JSON.stringify(shortened(container.spec), undefined, 2).split('\n').map((line) => `    ${line}`)] : []),
+    ]),
+    ...(pod.unknownFields.length ? ['', 'fields that the CRI does not have:', ...pod.unknownFields.map((field) => `  ${field}`)] : []),
+    ...(pod.notes.length ? ['', 'notes:', ...pod.notes.map((note) => `  ${note}`)] : []),
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+/** Without the hundreds of system calls of a seccomp profile; --json has them. */
+function shortened(spec: Spec): object {
+  const { seccomp, ...linux } = spec.linux;
+  return { ...spec, linux: { ...linux, ...(seccomp ? { seccomp: `${seccomp.defaultAction}, ${seccomp.syscalls?.length ?? 0} rules` } : {}) } };
+}
