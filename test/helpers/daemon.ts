@@ -17,7 +17,8 @@ import { ownProcesses, traces, type Traces } from './leftovers.js';
 import { diesWithUs, Machine, type Result } from './machine.js';
 
 const runFile = promisify(execFile);
-const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
+/** The built program. */
+export const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
 const readyTimeoutMs = 20_000;
 
 export interface DaemonOptions {
