@@ -78,6 +78,7 @@ async function inForeground(backend: Backend, record: StandaloneRecord, interact
 export interface ExecFlags extends PlaceFlags {
   readonly interactive: boolean;
   readonly tty: boolean;
+  readonly env: readonly string[];
 }
 
 export async function execCommand(flags: ExecFlags, [id = '', ...command]: readonly string[]): Promise<number> {

@@ -114,7 +114,8 @@ const exec = define({
   description: ['Runs a command in a running container, as its user and with its environment and rights, and ends with the exit code of the command.'],
   arguments: [id, { name: 'COMMAND', rest: true, summary: 'the command and its arguments' }],
   flags: {
-    interactive: { short: 'i', summary: 'pass our standard input on' }, tty: { short: 't', summary: 'give it a terminal' }, ...places,
+    interactive: { short: 'i', summary: 'pass our standard input on' }, tty: { short: 't', summary: 'give it a terminal' },
+    env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' }, ...places,
   },
   passesOn: true, ownFailure: 125,
   exitCodes: [{ code: '125', meaning: 'crisp itself failed; any other code is the command\'s' }],
