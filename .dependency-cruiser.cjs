@@ -1,0 +1,37 @@
+// Who may import whom: the rooms of docs/architecture/OVERVIEW.md.
+//
+//   main -> cli, daemon -> cri -> the nouns (pods, oci, router, backends/backend,
+//   network, images, streaming) -> host        errors, log and metrics: open to all
+const rule = (name, comment, from, to) => ({ name, comment, severity: 'error', from, to });
+const nouns = '^src/(pods|oci|network|images|streaming|backends)/';
+// The record of a pod or container holds the CRI message as received, so its type is open to all; it is not code.
+const criCode = { path: '^src/cri/', pathNot: '^src/cri/generated/' };
+
+module.exports = {
+  forbidden: [
+    rule('no-cycles', 'A cycle has no bottom to start reading at.', {}, { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } }),
+    rule('one-runner', 'All commands go through host/run.ts.', { pathNot: '^src/host/run\\.ts$' }, { path: '(^|/)node_modules/execa/' }),
+    rule('no-child-process', 'All commands go through host/run.ts.', { pathNot: '^src/host/run\\.ts$|\\.test\\.ts$' }, { path: '^(node:)?child_process$' }),
+    rule('stories-run-nothing', 'A story speaks to the nouns; they run commands.', { path: '^src/cri/' }, { path: '^src/host/run\\.ts$' }),
+    rule('stories-know-no-backend', 'A story knows backends by their interface.', { path: '^src/(cri|pods|network|images|oci)/' }, { path: '^src/backends/(?!backend\\.ts$)' }),
+    rule('oci-knows-no-pct', 'The backends know nothing of each other.', { path: '^src/backends/oci/' }, { path: '^src/backends/pct/' }),
+    rule('pct-knows-no-oci', 'The backends know nothing of each other.', { path: '^src/backends/pct/' }, { path: '^src/backends/oci/' }),
+    rule('backends-speak-oci', 'No CRI type enters a backend.', { path: '^src/backends/' }, { path: '^src/cri/' }),
+    rule('streaming-knows-no-containers', 'streaming/ is HTTP.', { path: '^src/streaming/', pathNot: '\\.test\\.ts$' }, { path: '^src/(cri|cli|pods|images|network|oci|host|backends/(?!backend\\.ts$))' }),
+    rule('nouns-know-no-stories', 'What is called does not call back.', { path: nouns }, criCode),
+    rule('host-is-the-ground', 'host/ knows the machine, and nothing above it.', { path: '^src/host/', pathNot: '\\.test\\.ts$' }, { path: '^src/', pathNot: '^src/host/|^src/(errors|log|metrics)\\.ts$|^src/oci/spec\\.ts$' }),
+    rule('errors-need-nothing', 'errors and log are open to all, so they use nobody.', { path: '^src/(errors|log)\\.ts$' }, { path: '^src/', pathNot: '^src/(errors|log)\\.ts$' }),
+    rule('pure-spec', 'oci/ makes config.json from facts; bundle and pod-files are its hands, the others named here its eyes.', { path: '^src/oci/', pathNot: '^src/oci/(bundle|inspect|pod-files|host-facts|host-devices|cdi|capabilities)\\.ts$|\\.test\\.ts$' }, { path: '^src/host/|^(node:)?(fs|fs/promises|net|http)$' }),
+    rule('command-line-needs-no-daemon', 'The standalone commands use the nouns; only serve loads the daemon.', { path: '^src/cli/', pathNot: '^src/cli/serve\\.ts$' }, { path: '^src/daemon\\.ts$' }),
+    rule('only-the-entry-starts', 'main and daemon are the roots.', { path: '^src/', pathNot: '^src/(main|daemon)\\.ts$|^src/cli/serve\\.ts$' }, { path: '^src/(main|daemon)\\.ts$' }),
+    rule('no-tests-in-the-product', 'Tests import the product, not the other way.', { path: '^src/', pathNot: '\\.test\\.ts$' }, { path: '\\.test\\.ts$|^test/' }),
+    rule('declared', 'What is imported is in package.json.', { path: '^src/' }, { dependencyTypes: ['npm-no-pkg', 'npm-unknown', 'unknown'] }),
+    rule('there', 'What is imported exists.', { path: '^src/' }, { couldNotResolve: true }),
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    tsPreCompilationDeps: 'specify',
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'node', 'default'] },
+  },
+};
