@@ -131,4 +131,23 @@ const logs = define({
   run: async ({ flags, args }) => (await import('./container-log.js')).logsCommand(flags, args),
 });
 
-export const containerCommands: readonly Command[] = [run, create, start, stop, kill, remove, list, state, exec, logs];
+const bundle = define({
+  name: 'bundle', group: 'containers', summary: 'Write an image as an OCI bundle, or check one',
+  description: [
+    'Writes DIR/rootfs and DIR/config.json from an image, so that `crun run --bundle DIR NAME` and the same of runc run it as it is.',
+    'With --validate, checks a bundle: config.json against the runtime-spec, the rootfs, the program and the sources of its mounts.',
+  ],
+  arguments: [{ name: 'IMAGE', optional: true, summary: 'an image of this node, an OCI archive or layout (./FILE.tar, ./DIR); none with --validate' }, { name: 'DIR', complete: 'folder', summary: 'the bundle: a new folder, or with --validate the one to check' }],
+  flags: {
+    profile: { value: 'full|minimal', complete: ['full', 'minimal'], summary: 'full (default): as a container of a pod, with seccomp, devices and limits; minimal: the least that runs' },
+    validate: { summary: 'say what is wrong with the bundle DIR' }, json: { summary: 'with --validate: as JSON, a list of {path, message}' }, ...places,
+  },
+  exitCodes: [{ code: '1', meaning: 'failed, or the bundle is not valid' }],
+  examples: [
+    { what: 'write one and run it', line: 'crisp bundle busybox ./b && crun run --bundle ./b try' },
+    { what: 'check one', line: 'crisp bundle --validate ./b' },
+  ],
+  run: async ({ flags, args }) => (await import('./bundle.js')).bundleCommand(flags, args),
+});
+
+export const containerCommands: readonly Command[] = [run, create, start, stop, kill, remove, list, state, exec, logs, bundle];

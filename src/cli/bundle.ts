@@ -1,0 +1,104 @@
+// `crisp bundle IMAGE DIR`: an image as an OCI bundle that crun and runc run as
+// it is.  `crisp bundle --validate DIR`: what is wrong with one.
+import { readdir } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { CrispError } from '../errors.js';
+import { isAbsent, makeFolder, remove } from '../host/files.js';
+import { run } from '../host/run.js';
+import { withUndo } from '../host/undo.js';
+import type { Image } from '../images/store.js';
+import { validateBundle, writeBundle } from '../oci/bundle.js';
+import { containerSpec } from '../oci/container-spec.js';
+import { readHostFacts } from '../oci/host-facts.js';
+import { inspectRootfs } from '../oci/inspect.js';
+import { minimalSpec } from '../oci/minimal-spec.js';
+import { ownSharedMemory } from '../oci/mounts.js';
+import type { Spec } from '../oci/spec.js';
+import { containerConfig, sandboxConfig, type ContainerWish } from './container-config.js';
+import { imageOf } from './container-create.js';
+import { printJson } from './output.js';
+import { UsageError } from './parse.js';
+import { type Parts, type PlaceFlags, withParts } from './parts.js';
+
+export interface BundleFlags extends PlaceFlags {
+  readonly profile: string | undefined;
+  readonly validate: boolean;
+  readonly json: boolean;
+}
+
+const copyTimeoutMs = 600_000;
+
+export async function bundleCommand(flags: BundleFlags, args: readonly string[]): Promise<number> {
+  const [first = '', second] = args;
+  if (flags.validate) {
+    if (second !== undefined) throw new UsageError('with --validate, only DIR is given');
+    return validate(resolve(first), flags.json);
+  }
+  if (second === undefined) throw new UsageError('DIR is missing');
+  const profile = flags.profile ?? 'full';
+  if (profile !== 'full' && profile !== 'minimal') throw new UsageError(`--profile must be full or minimal, not "${profile}"`);
+  return withParts(flags, async (parts) => {
+    await makeBundle(parts, await imageOf(parts, first), resolve(second), profile);
+    return 0;
+  });
+}
+
+/** @returns 0 valid, 1 not */
+async function validate(folder: string, json: boolean): Promise<number> {
+  const issues = await validateBundle(folder);
+  if (json) printJson(issues);
+  else process.stdout.write(issues.length ? issues.map(({ path, message }) => `${path}: ${message}\n`).join('') : 'valid\n');
+  return issues.length ? 1 : 0;
+}
+
+/** Writes DIR/rootfs and DIR/config.json. @throws InvalidArgument when DIR has something in it */
+async function makeBundle(parts: Parts, image: Image, folder: string, profile: 'full' | 'minimal'): Promise<void> {
+  if ((await readdir(folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; })).length > 0) {
+    throw new CrispError('InvalidArgument', `${folder} is not empty`, { hint: 'name a new folder' });
+  }
+  const rootfs = join(folder, 'rootfs');
+  await withUndo(async (undo) => {
+    undo.push('bundle', () => Promise.all([remove(rootfs), remove(join(folder, 'config.json'))]));
+    await makeFolder(rootfs, 0o755);
+    const view = `bundle-${process.pid}`;
+    try {
+      const source = await parts.rootfs.mountImage(view, image);
+      await run(['cp', '-a', '--reflink=auto', `${source}/.`, rootfs], { timeoutMs: copyTimeoutMs, stage: 'copy rootfs', errorId: 'StorageFailed' });
+    } finally {
+      await parts.rootfs.unmountImage(view);
+    }
+    await writeBundle(folder, await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)));
+  });
+}
+
+async function smallSpec(image: Image, rootfs: string): Promise<Spec> {
+  const config = containerConfig(wishFor(image), false);
+  return minimalSpec(image.config, (await inspectRootfs({ rootfs, config, imageMounts: new Map() })).accounts);
+}
+
+/** The spec of a container of a pod, cut loose from the pod: namespaces of its own, its own /dev/shm, no files of a pod. */
+async function fullSpec(parts: Parts, image: Image, rootfs: string): Promise<Spec> {
+  const host = readHostFacts(parts.config);
+  const wish = wishFor(image);
+  const config = containerConfig(wish, host.seccompProfile !== undefined);
+  const id = 'crisp';
+  const pinned = { network: '/', ipc: '/', uts: '/' };
+  const podFolder = '/nonexistent';
+  const { spec } = containerSpec({
+    config, sandbox: sandboxConfig(id, wish, id, ''), image: image.config, containerId: id, rootfs: 'rootfs', host, podFolder, sharedMemory: '/dev/shm',
+    facts: await inspectRootfs({ rootfs, config, imageMounts: new Map() }),
+    plan: { id, name: id, namespace: '', uid: id, attempt: 0, labels: {}, annotations: {}, folder: podFolder, hostname: id, namespaces: pinned, cgroupParent: '' },
+  });
+  const { cgroupsPath: _, ...linux } = spec.linux;
+  return {
+    ...spec, hostname: id, annotations: { 'io.crisp.image': wish.image },
+    mounts: spec.mounts.filter((mount) => !mount.source?.startsWith(podFolder)).map((mount) => (mount.destination === '/dev/shm' ? ownSharedMemory : mount)),
+    linux: { ...linux, namespaces: linux.namespaces.map(({ type }) => ({ type })) },
+  };
+}
+
+function wishFor(image: Image): ContainerWish {
+  return {
+    name: 'crisp', image: image.tags[0] ?? image.id, command: [], env: [], volume: [], label: [], annotation: [], workdir: undefined, memory: undefined, cpus: undefined, network: undefined, interactive: false, tty: false,
+  };
+}
