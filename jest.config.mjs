@@ -1,4 +1,5 @@
-// Two projects: unit tests beside the sources, integration tests on real parts.
+// Three projects: unit tests beside the sources, integration tests on real
+// parts, and the conformance suite of cri-tools.
 const common = {
   transform: { '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } }] },
   extensionsToTreatAsEsm: ['.ts'],
@@ -9,6 +10,7 @@ export default {
   projects: [
     { ...common, displayName: 'unit', testMatch: ['<rootDir>/src/**/*.test.ts'] },
     { ...common, displayName: 'integration', testMatch: ['<rootDir>/test/integration/**/*.test.ts'] },
+    { ...common, displayName: 'conformance', testMatch: ['<rootDir>/test/conformance/*.test.ts'] },
   ],
   testTimeout: 60_000,
 };

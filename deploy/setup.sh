@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that crisp and its tests need, those that are
+# missing only.  For Debian 12 and 13; called by test/run.sh and deploy/demo.sh.
+set -euo pipefail
+
+packages=(
+  crun runc conmon catatonit                  # run containers, and watch them
+  skopeo containers-storage                   # pull images, and keep them
+  golang-github-containers-common             # the seccomp profile of RuntimeDefault
+  containernetworking-plugins iptables iproute2
+  socat util-linux mount procps perl-base     # attach; namespaces and mounts; for the tests: ps, perl
+  busybox-static docker-registry curl ca-certificates gcc libc6-dev  # images made on the spot, and a registry for them
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "setup: needs root to install packages: sudo apt-get install --no-install-recommends ${missing[*]}" >&2
+  exit 1
+fi
+echo "setup: installing ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+# A service that a package brings (docker-registry) is not to be started.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  trap 'rm -f "$policy"' EXIT
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

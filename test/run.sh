@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# `npm test`: sets everything up, then runs types, lint, unit, integration and
+# conformance tests.  One line per step; what a failed step said is shown.  The
+# last line is "N passed, N failed, N skipped", over all tests of jest and all
+# specs of critest; a step that fails without a test of its own counts as one.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "npm test needs root: it makes namespaces, mounts and control groups (try: sudo npm test)" >&2
+  exit 1
+fi
+
+out=$(mktemp -d "${TMPDIR:-/tmp}/crisp-test-XXXXXX")
+trap 'rm -rf "$out"' EXIT
+passed=0 failed=0 skipped=0
+
+step() { # name command...
+  local name=$1 start=$SECONDS
+  shift
+  if "$@" >"$out/log" 2>&1; then
+    printf '%-12s ok      %4d s\n' "$name" $((SECONDS - start))
+    return 0
+  fi
+  printf '%-12s FAILED  %4d s\n' "$name" $((SECONDS - start))
+  return 1
+}
+
+# A step that must succeed for the rest to mean anything.
+need() { step "$@" || { tail -n 60 "$out/log"; failed=$((failed + 1)); finish; }; }
+
+# A step that is a check of its own.
+check() { step "$@" || { tail -n 60 "$out/log"; failed=$((failed + 1)); }; }
+
+# A project of jest, counted test by test.
+suite() { # name project arguments...
+  local name=$1 project=$2 report=$out/$2.json ok=true p f s
+  shift 2
+  step "$name" npx jest --selectProjects "$project" --silent --json --outputFile "$report" "$@" || ok=false
+  if [ -s "$report" ] && read -r p f s < <(node test/count.mjs "$report"); then
+    printf '%-12s %d passed, %d failed, %d skipped\n' '' "$p" "$f" "$s"
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    $ok || node test/count.mjs --failures "$report"
+    if ! $ok && [ "$f" -eq 0 ]; then failed=$((failed + 1)); tail -n 60 "$out/log"; fi
+  else
+    failed=$((failed + 1))
+    tail -n 60 "$out/log"
+  fi
+  grep -hE '^(critest: |crictl version)' "$out/log" || true
+}
+
+finish() {
+  echo "$passed passed, $failed failed, $skipped skipped"
+  [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+  exit
+}
+
+need setup bash deploy/setup.sh
+[ -d node_modules ] || need 'npm ci' npm ci
+need build npm run --silent build
+check types npm run --silent types
+check lint npm run --silent lint
+export NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1
+suite unit unit
+suite integration integration --runInBand
+suite critest conformance
+finish
