@@ -29,8 +29,17 @@ export interface MountFeatures { readonly recursiveReadOnlyMounts: boolean; read
 
 export interface MountsResult { readonly mounts: Mount[]; readonly rootfsPropagation: string | undefined }
 
-/** As big as Docker makes it, and the pod's is (cri/sandbox-run.ts). */
-const sharedMemorySize = 'size=65536k';
+const safe = ['nosuid', 'noexec', 'nodev'];
+/** What is the same for every container. */
+export const baseMounts: readonly Mount[] = [
+  { destination: '/proc', type: 'proc', source: 'proc', options: safe },
+  { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
+  { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'] },
+  { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: safe },
+];
+/** As big as Docker makes it, and as the pod's is (cri/sandbox-run.ts). */
+export const ownSharedMemory: Mount = { destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: [...safe, 'mode=1777', 'size=65536k'] };
+export function sysfs(access: 'ro' | 'rw'): Mount { return { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...safe, access] }; }
 
 /** @throws InvalidArgument, UnsupportedField, RROUnsupported */
 export function containerMounts(input: MountsInput): MountsResult {
@@ -51,19 +60,13 @@ function depth({ destination }: Mount): number { return destination.split('/').f
 
 function standardMounts({ privileged, hostNetwork, sharedMemory, hasUserNamespace, cgroup }: MountsInput): Mount[] {
   const access = privileged ? 'rw' : 'ro';
-  const safe = ['nosuid', 'noexec', 'nodev'];
   return [
-    { destination: '/proc', type: 'proc', source: 'proc', options: safe },
-    { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
-    { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'] },
-    { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: safe },
-    sharedMemory === 'own'
-      ? { destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: [...safe, 'mode=1777', sharedMemorySize] }
-      : { destination: '/dev/shm', type: 'bind', source: sharedMemory ?? '/dev/shm', options: ['rbind', 'rw'] },
+    ...baseMounts,
+    sharedMemory === 'own' ? ownSharedMemory : { destination: '/dev/shm', type: 'bind', source: sharedMemory ?? '/dev/shm', options: ['rbind', 'rw'] },
     // sysfs belongs to the network namespace: whoever has a user namespace and the host's network may not mount it anew.
     hasUserNamespace && hostNetwork
       ? { destination: '/sys', type: 'bind', source: '/sys', options: ['rbind', ...safe, access] }
-      : { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...safe, access] },
+      : sysfs(access),
     // A new mount of the host's own cgroup2 tree would set the options of that one tree for all (nsdelegate would be lost).
     cgroup === 'v2' && !hasCgroupNamespace(privileged, cgroup)
       ? { destination: '/sys/fs/cgroup', type: 'bind', source: '/sys/fs/cgroup', options: ['rbind', ...safe, access] }

@@ -1,0 +1,34 @@
+// The smallest spec that runs an image: the minimal profile of `crisp bundle`. Pure.
+import { defaultCapabilities } from './capabilities.js';
+import type { ImageConfig } from './image-config.js';
+import { baseMounts, ownSharedMemory, sysfs } from './mounts.js';
+import { containerArgs, containerEnv, workingFolder } from './process.js';
+import type { Spec } from './spec.js';
+import { resolveUser, type AccountFiles } from './users.js';
+
+/**
+ * The image's own command, in namespaces of its own, with no pod around it.
+ * @param rootfs relative to the bundle, or absolute
+ * @throws InvalidArgument when the image has no command, UserNotFound
+ */
+export function minimalSpec(image: ImageConfig, accounts: AccountFiles, rootfs = 'rootfs'): Spec {
+  const { uid, gid, supplementalGroups: additionalGids, home } = resolveUser(null, null, image.User ?? '', accounts);
+  const capabilities = [...defaultCapabilities];
+  return {
+    ociVersion: '1.0.2',
+    hostname: 'crisp',
+    process: {
+      user: { uid, gid, additionalGids },
+      args: containerArgs({ command: [], args: [] }, image), env: containerEnv({ envs: [], tty: false }, image, { hostname: 'crisp', home }), cwd: workingFolder({ working_dir: '' }, image),
+      capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities, inheritable: [], ambient: [] },
+      noNewPrivileges: true,
+    },
+    root: { path: rootfs },
+    mounts: [...baseMounts, ownSharedMemory, sysfs('ro')],
+    linux: {
+      namespaces: (['pid', 'network', 'mount', 'ipc', 'uts'] as const).map((type) => ({ type })),
+      maskedPaths: ['/proc/acpi', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/timer_list', '/proc/sched_debug', '/proc/scsi', '/sys/firmware'],
+      readonlyPaths: ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'],
+    },
+  };
+}
