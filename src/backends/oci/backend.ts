@@ -3,13 +3,14 @@
 // One instance per handler.  What it keeps on the machine, all below the state
 // folder: runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's
 // exit files), and its files in each bundle (FIFOs, attach socket, pid).
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { makeFolder, remove } from '../../host/files.js';
 import { identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
-import type { Resources } from '../../oci/spec.js';
+import type { Process, Resources, Spec } from '../../oci/spec.js';
 import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, Io, Probe, RootfsWish, SandboxPlan } from '../backend.js';
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
@@ -44,6 +45,7 @@ export class OciBackend implements Backend {
   readonly runtime: Runtime;
   readonly exits: Exits;
   private readonly bundles = new Map<string, string>();
+  private readonly processes = new Map<string, Process>();
   private conmonPath: string | undefined;
 
   constructor(private readonly options: OciOptions) {
@@ -102,10 +104,11 @@ export class OciBackend implements Backend {
     await remove(this.exits.path(container.id));
     await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
     this.bundles.delete(container.id);
+    this.processes.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-    return exec(this.runtime, await this.monitorPlan(container.id, container.folder), container, plan, signal);
+    return exec(this.runtime, await this.monitorPlan(container.id, container.folder), container, await this.processOf(container), plan, signal);
   }
 
   attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
@@ -116,7 +119,7 @@ export class OciBackend implements Backend {
     await this.runtime.call('update', ['--resources', '/dev/stdin', container.id], { input: JSON.stringify(resources) });
   }
 
-  reopenLog(container: ContainerRef): Promise<void> { return reopenLog(container.folder); }
+  reopenLog(container: ContainerRef): Promise<void> { return reopenLog(container.folder, container.logPath); }
 
   async checkpoint(container: ContainerRef, location: string, timeoutMs: number): Promise<void> {
     if (!(await findProgram('criu').catch(() => undefined))) throw new CrispError('Unsupported', 'checkpoints need criu, which this host does not have', { hint: 'install criu' });
@@ -156,6 +159,16 @@ export class OciBackend implements Backend {
       return { status: known.status === 'created' ? 'created' : 'running', pid: known.pid };
     }
     return { status: 'stopped', exit: undefined };
+  }
+
+  /** The process of config.json, kept because probes ask for it all the time. */
+  private async processOf(container: ContainerRef): Promise<Process> {
+    let process = this.processes.get(container.id);
+    if (!process) {
+      ({ process } = JSON.parse(await readFile(join(container.folder, 'config.json'), 'utf8')) as Spec);
+      this.processes.set(container.id, process);
+    }
+    return process;
   }
 
   private async monitorPlan(id: string, bundle: string) {

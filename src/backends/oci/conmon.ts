@@ -8,7 +8,8 @@
 import { open, constants } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
-import type { CrispError } from '../../errors.js';
+import { CrispError } from '../../errors.js';
+import { exists } from '../../host/files.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import type { TerminalSize } from '../backend.js';
 
@@ -95,8 +96,14 @@ async function control(bundle: string, line: string): Promise<void> {
   try { await fifo.write(`${line}\n`); } finally { await fifo.close(); }
 }
 
-export async function reopenLog(bundle: string): Promise<void> {
+/** Returns when the new log file is there: the caller may look for it at once. */
+export async function reopenLog(bundle: string, logPath: string): Promise<void> {
   await control(bundle, '2 0 0');
+  for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 5) {
+    if (!logPath || await exists(logPath)) return;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  throw new CrispError('ToolTimeout', 'conmon did not reopen the log', { stage: 'reopen log', tool: 'conmon' });
 }
 
 export async function resize(bundle: string, size: TerminalSize): Promise<void> {

@@ -1,7 +1,7 @@
 // One more process in a running container, to its end.
 //
 // Without a terminal the runtime's own exec does it: its stdio is ours, its exit
-// code the process's, and it takes the container's own process as the pattern.  With one, conmon does: Node has no pty, and conmon brings
+// code the process's.  With one, conmon does: Node has no pty, and conmon brings
 // the pty, the attach socket and the resize FIFO that attach uses as well.
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -9,7 +9,7 @@ import { CrispError } from '../../errors.js';
 import { isAbsent, makeFolder, remove } from '../../host/files.js';
 import { childrenOf, identify, isAlive } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
-import type { Process, Spec } from '../../oci/spec.js';
+import type { Process } from '../../oci/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
 import { attach } from './attach.js';
 import { monitorExec, type MonitorPlan } from './conmon.js';
@@ -17,14 +17,19 @@ import type { Runtime } from './runtime.js';
 
 type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgroup' | 'id' | 'bundle'>;
 
-/** @throws ExecTimeout, Cancelled (the client has gone): the process and its group are killed before */
-export async function exec(runtime: Runtime, base: Base, container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-  return plan.io.terminal ? execInTerminal(runtime, base, container, plan, signal) : execPlain(runtime, container, plan, signal);
+/**
+ * @param own the container's own process, the pattern of this one
+ * @throws ExecTimeout, Cancelled (the client has gone): the process and its group are killed before
+ */
+export async function exec(runtime: Runtime, base: Base, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  return plan.io.terminal ? execInTerminal(runtime, base, container, own, plan, signal) : execPlain(runtime, container, own, plan, signal);
 }
 
-/** Nothing but the runtime itself: a probe does this every second. */
-async function execPlain(runtime: Runtime, container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-  const running = runStreaming(await runtime.argv('exec', ...(plan.env ?? []).flatMap((entry) => ['--env', entry]), container.id, ...plan.args), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec' });
+/** One small file and the runtime itself: a probe does this every second. The runtimes' own flags cannot say the supplemental groups. */
+async function execPlain(runtime: Runtime, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  const processFile = join(container.folder, `exec-${counter++}.json`);
+  await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
+  const running = runStreaming(await runtime.argv('exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec' });
   const limit = limited(plan.timeoutMs, signal, async () => { if (running.pid !== undefined) await killChildren(running.pid); });
   try {
     const { exitCode, signal: endedBy } = await running.ended;
@@ -33,10 +38,12 @@ async function execPlain(runtime: Runtime, container: ContainerRef, plan: ExecPl
     return { exitCode };
   } finally {
     limit.clear();
+    await remove(processFile);
   }
 }
+let counter = 0;
 
-async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
   const parent = join(container.folder, 'execs');
   await makeFolder(parent);
   const bundle = await mkdtemp(join(parent, 'x'));
@@ -44,7 +51,7 @@ async function execInTerminal(runtime: Runtime, base: Base, container: Container
   const inner = new AbortController();
   let session: Promise<void> = Promise.resolve();
   try {
-    await writeFile(processFile, JSON.stringify(await processWithTerminal(container, plan)), { mode: 0o600 });
+    await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
     const pid = await monitorExec({
       ...base, bundle, exitDir: bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
       exec: { processFile, name: basename(bundle) },
@@ -69,11 +76,10 @@ async function execInTerminal(runtime: Runtime, base: Base, container: Container
   }
 }
 
-/** The container's own process with other arguments, on a terminal. */
-async function processWithTerminal(container: ContainerRef, { args, env = [] }: ExecPlan): Promise<Process> {
-  const { process } = JSON.parse(await readFile(join(container.folder, 'config.json'), 'utf8')) as Spec;
-  const all = [...process.env, ...env];
-  return { ...process, args: [...args], env: all.some((entry) => entry.startsWith('TERM=')) ? all : [...all, 'TERM=xterm'], terminal: true };
+/** The container's own process with other arguments. */
+function processOf(own: Process, { args, env = [], io: { terminal } }: ExecPlan): Process {
+  const all = [...own.env, ...env];
+  return { ...own, args: [...args], env: terminal && !all.some((entry) => entry.startsWith('TERM=')) ? [...all, 'TERM=xterm'] : all, terminal };
 }
 
 /** conmon writes BUNDLE/exit after it has closed the attach socket. */
