@@ -27,6 +27,13 @@ export async function signalProcess(target: ProcessIdentity, signal: NodeJS.Sign
   try { process.kill(target.pid, signal); return true; } catch { return false; }
 }
 
+/** Whether a process has a handler for a signal (SigCgt of proc(5)); true for one that is gone. */
+export async function catches(pid: number, signal: number): Promise<boolean> {
+  const status = await readFileIfThere(`/proc/${pid}/status`).catch(() => undefined);
+  const mask = /^SigCgt:\s*([0-9a-f]+)/m.exec(status ?? '')?.[1];
+  return mask === undefined || ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
+}
+
 /** The children of a process, in no order. */
 export async function childrenOf(pid: number): Promise<number[]> {
   const text = await readFileIfThere(`/proc/${pid}/task/${pid}/children`).catch(() => undefined);

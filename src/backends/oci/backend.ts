@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { makeFolder, remove } from '../../host/files.js';
-import { identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
+import { catches, identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import type { Process, Resources, Spec } from '../../oci/spec.js';
@@ -40,11 +40,15 @@ export interface OciState {
   readonly ownPidNamespace: boolean;
 }
 
+const SIGKILL = 9;
+const settleMs = 100;
+
 export class OciBackend implements Backend {
   readonly name: string;
   readonly runtime: Runtime;
   readonly exits: Exits;
   private readonly bundles = new Map<string, string>();
+  private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
   private conmonPath: string | undefined;
 
@@ -85,6 +89,7 @@ export class OciBackend implements Backend {
 
   async start(container: ContainerRef): Promise<{ pid: number }> {
     await this.runtime.call('start', [container.id], { errorId: 'RuntimeFailed' });
+    this.startedAtMs.set(container.id, performance.now());
     return { pid: stateOf(container).process.pid };
   }
 
@@ -92,7 +97,20 @@ export class OciBackend implements Backend {
   async kill(container: ContainerRef, signal: number, all = false): Promise<void> {
     const { process } = stateOf(container);
     if (all) await this.runtime.call('kill', ['--all', container.id, String(signal)], { okExitCodes: 'any' });
-    else await signalProcess(process, signal);
+    else {
+      if (signal !== SIGKILL) await this.settled(container.id, process.pid, signal);
+      await signalProcess(process, signal);
+    }
+  }
+
+  /**
+   * The first process of a pid namespace loses signals that it has no handler
+   * for (pid_namespaces(7)).  One that was started a moment ago gets that moment
+   * to install its handler, or its stop would take the whole grace period.
+   */
+  private async settled(id: string, pid: number, signal: number): Promise<void> {
+    const startedAtMs = this.startedAtMs.get(id) ?? -Infinity;
+    while (performance.now() - startedAtMs < settleMs && !(await catches(pid, signal))) await new Promise((resolve) => setTimeout(resolve, 2));
   }
 
   async delete(container: ContainerRef): Promise<void> {
@@ -105,6 +123,7 @@ export class OciBackend implements Backend {
     await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
     this.bundles.delete(container.id);
     this.processes.delete(container.id);
+    this.startedAtMs.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
