@@ -64,6 +64,7 @@ export async function servePortForwardOverWebSocket(socket: WebSocket, format: C
     const prefix = Buffer.from([port & 0xff, port >> 8]);
     data.write(prefix);
     error.write(prefix);
+    data.once('finish', () => data.receiveEnd()); // there is no half-close: the client would never end its side
     return forward(request, port, data, error, vanished.signal, handlers);
   }));
   await connection.close();

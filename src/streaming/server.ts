@@ -8,6 +8,7 @@ import { readFile } from 'node:fs/promises';
 import { createServer, STATUS_CODES, type IncomingMessage, type Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocketServer, type WebSocket } from 'ws';
 import { CrispError } from '../errors.js';
 import { log, withLogContext } from '../log.js';
@@ -34,6 +35,9 @@ const maxMessageBytes = 16 << 20;
 /** A host that has gone without a word is noticed on an idle connection too. */
 const keepAliveMs = 30_000;
 
+/** What an aborted handler may take: its program is killed 5 s after it was told to end. */
+const handlerEndMs = 6_000;
+
 /** Why a request gets no session: the answer of HTTP. */
 class Refusal extends Error {
   constructor(readonly status: number, message: string, readonly headers: Readonly<Record<string, string>> = {}) { super(message); }
@@ -42,6 +46,7 @@ class Refusal extends Error {
 export class StreamingServer {
   private readonly tickets = new Tickets<StreamingRequest>();
   private readonly sockets = new Set<Socket>();
+  private readonly sessions = new Set<Promise<void>>();
   private server: Server | undefined;
   private baseUrl = '';
 
@@ -76,13 +81,14 @@ export class StreamingServer {
     return `${this.baseUrl}/${request.kind}/${this.tickets.issue(request)}`;
   }
 
-  /** Ends all sessions, as if their clients had gone, and stops listening. */
+  /** Stops listening and ends all sessions as if their clients had gone; resolves when their handlers have ended, or after 6 s. */
   async close(): Promise<void> {
     const { server } = this;
     if (!server) return;
     const closed = new Promise((resolve) => server.close(resolve));
     for (const socket of this.sockets) socket.destroy();
     await closed;
+    await Promise.race([Promise.all(this.sessions), sleep(handlerEndMs, undefined, { ref: false })]);
   }
 
   /** @throws Refusal */
@@ -113,7 +119,11 @@ export class StreamingServer {
         const { protocol, ended } = this.switchTo(request, socket, head, target);
         const started = performance.now();
         log.info({ kind: target.kind, protocol }, 'streaming session');
-        void ended.then(() => log.info({ kind: target.kind, ms: Math.round(performance.now() - started) }, 'streaming session ended'));
+        this.sessions.add(ended);
+        void ended.then(() => {
+          this.sessions.delete(ended);
+          log.info({ kind: target.kind, ms: Math.round(performance.now() - started) }, 'streaming session ended');
+        });
       });
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;

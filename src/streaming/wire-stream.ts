@@ -66,7 +66,7 @@ export class WireStream extends Duplex {
   override _read(): void { this.wake(); }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
-    if (this.abandoned) done();
+    if (this.abandoned || chunk.length === 0) done();
     else this.wire.send(this.id, chunk, done);
   }
 

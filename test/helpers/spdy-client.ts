@@ -32,13 +32,16 @@ export class SpdyClient {
   /** The types of the control frames that came, in order. */
   readonly controls: number[] = [];
   readonly streams = new Map<number, ClientStream>();
+  readonly closed: Promise<unknown>;
   private nextId = 1;
+  private turn = Promise.resolve();
   private readonly deflate = createDeflate({ dictionary: headerDictionary, level: 9 });
   private readonly inflate = createInflate({ dictionary: headerDictionary });
   private inflated = Buffer.alloc(0);
 
   constructor(readonly socket: Socket) {
     socket.on('error', () => undefined);
+    this.closed = once(socket, 'close');
     this.inflate.on('data', (chunk: Buffer) => { this.inflated = Buffer.concat([this.inflated, chunk]); });
     void this.read();
   }
@@ -55,14 +58,16 @@ export class SpdyClient {
     this.nextId += 2;
     const stream = new ClientStream(this, id);
     this.streams.set(id, stream);
-    const block = await this.compress(headers);
-    const payload = Buffer.concat([Buffer.alloc(10), block]);
-    payload.writeUInt32BE(id, 0);
-    this.sendControl(1, payload);
+    this.turn = this.turn.then(async () => {
+      const payload = Buffer.concat([Buffer.alloc(10), await this.compress(headers)]);
+      payload.writeUInt32BE(id, 0);
+      this.sendControl(1, payload);
+    });
     await stream.replied;
     return stream;
   }
 
+  /** One block of the zlib stream that all blocks make; the server must get them in order. */
   async compress(headers: Record<string, string>): Promise<Buffer> {
     const word = (text: string): Buffer => {
       const bytes = Buffer.from(text);
