@@ -85,6 +85,16 @@ function trees(layout: CgroupLayout): string[] {
 }
 
 /**
+ * Where crun finds a line of v2 in /proc/self/cgroup but no v2 tree mounted (a
+ * hybrid host whose tree is hidden from us), it makes its folders all the same,
+ * as plain ones in the tmpfs that holds v1's mount points.
+ */
+function strayTrees(layout: CgroupLayout): string[] {
+  const [first] = Object.values(layout.controllers);
+  return layout.unified === undefined && first !== undefined ? [join(dirname(first), 'unified')] : [];
+}
+
+/**
  * Makes a pod's group that nobody else makes: the kubelet makes those it names,
  * systemd makes its slices, and the runtimes make those of the containers below.
  */
@@ -133,7 +143,7 @@ function ancestors(tree: string, path: string): string[] {
  */
 export async function removePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
-  await Promise.all(trees(layout).map(async (tree) => {
+  await Promise.all([...trees(layout), ...strayTrees(layout)].map(async (tree) => {
     await removeTree(join(tree, path));
     const parent = join(tree, dirname(path));
     if (parent !== join(tree, '/')) await rmdirIfEmpty(parent);

@@ -1,0 +1,225 @@
+// The main job, step by step: an image, a pod, a request to it, a command in it,
+// its log, its resources, its end.  Run by demo.sh in a mount namespace.
+import * as grpc from '@grpc/grpc-js';
+import { execFileSync, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { get } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { loadProto } from '../dist/cri/proto.js';
+
+const bridge = `crispdemo${process.pid % 1000}`;
+const subnet = `10.213.${process.pid % 250}`;
+const imageName = 'localhost/demo/busybox:1';
+const root = mkdtempSync(join(tmpdir(), 'crisp-demo-'));
+const at = (...parts) => join(root, ...parts);
+const socket = at('crisp.sock');
+let daemon;
+let failed = false;
+
+const step = (text) => console.log(`\x1b[1m${text}\x1b[0m`);
+const say = (text) => console.log(text.trimEnd().split('\n').map((line) => `   ${line}`).join('\n'));
+const sleep = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
+const run = (tool, ...args) => execFileSync(tool, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+
+// ------------------------------------------------------------------ the steps
+
+async function main() {
+  removeEarlier();
+  const before = left();
+
+  step('2. An image, made on the spot from busybox-static');
+  mkdirSync(at('archives'), { recursive: true });
+  makeArchive(at('archives', 'busybox.tar'));
+  say(`${imageName}, in an OCI archive; crisp imports it at start`);
+
+  step('3. crisp starts');
+  writeConfig();
+  const startedAt = performance.now();
+  await startDaemon();
+  const cri = connect();
+  const { runtime_name, runtime_version } = await cri('Version', {});
+  say(`${runtime_name} ${runtime_version}, ready after ${Math.round(performance.now() - startedAt)} ms, listening on ${socket}`);
+
+  step('4. A pod');
+  const config = {
+    metadata: { name: 'web', namespace: 'demo', uid: 'demo-web', attempt: 0 }, hostname: 'web', log_directory: at('logs'),
+    linux: { security_context: { seccomp: { profile_type: 'RuntimeDefault' } } },
+  };
+  let clock = performance.now();
+  const { pod_sandbox_id: pod } = await cri('RunPodSandbox', { config });
+  const { container_id: id } = await cri('CreateContainer', { pod_sandbox_id: pod, sandbox_config: config, config: {
+    metadata: { name: 'httpd', attempt: 0 }, image: { image: imageName }, log_path: 'httpd.log',
+    command: ['sh', '-c', 'trap "echo told to stop; exit 7" TERM; mkdir -p /tmp/www; echo "hello from $(hostname)" >/tmp/www/index.html; echo serving; httpd -f -p 80 -h /tmp/www & wait'],
+    linux: { resources: { memory_limit_in_bytes: 64 << 20, cpu_quota: 50_000, cpu_period: 100_000 }, security_context: { seccomp: { profile_type: 'RuntimeDefault' } } },
+  } });
+  await cri('StartContainer', { container_id: id });
+  const { status: { network: { ip } } } = await cri('PodSandboxStatus', { pod_sandbox_id: pod });
+  say(`pod ${pod.slice(0, 13)} with container ${id.slice(0, 13)}, up after ${Math.round(performance.now() - clock)} ms, address ${ip}`);
+
+  step('5. An HTTP request to the pod');
+  say(`GET http://${ip}/ -> ${await fetchText(`http://${ip}/`)}`);
+
+  step('6. A command in it');
+  const { stdout, exit_code } = await cri('ExecSync', { container_id: id, cmd: ['sh', '-c', 'hostname; id; ls /'], timeout: 10 });
+  say(`hostname; id; ls /  (exit code ${exit_code})`);
+  say(stdout.toString().replaceAll('\n', ' '));
+
+  step('7. Its log, in the CRI format');
+  say(readFileSync(at('logs', 'httpd.log'), 'utf8'));
+
+  step('8. Its CPU and memory');
+  const { stats } = await cri('ContainerStats', { container_id: id });
+  say(`CPU ${(Number(stats.cpu.usage_core_nano_seconds.value) / 1e6).toFixed(1)} ms, memory ${(Number(stats.memory.working_set_bytes.value) / 2 ** 20).toFixed(2)} MiB of 64`);
+
+  step('9. Its end');
+  clock = performance.now();
+  await cri('StopContainer', { container_id: id, timeout: 10 });
+  const { status } = await cri('ContainerStatus', { container_id: id });
+  say(`stopped in ${Math.round(performance.now() - clock)} ms: exit code ${status.exit_code}, ${status.reason}; its last words: ${readFileSync(at('logs', 'httpd.log'), 'utf8').trim().split('\n').at(-1)?.split(' ').slice(3).join(' ')}`);
+  await cri('StopPodSandbox', { pod_sandbox_id: pod });
+  await cri('RemovePodSandbox', { pod_sandbox_id: pod });
+
+  step('10. What is left');
+  const found = left().filter((thing) => !before.includes(thing));
+  if (found.length > 0) { failed = true; say(`left behind:\n${found.join('\n')}`); }
+  else say('nothing left behind (mounts, namespaces, leases, cgroups, processes, folders)');
+}
+
+/** All that a pod could leave, in words. */
+function left() {
+  const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
+    try {
+      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+      return argv.includes(root) && Number(pid) !== daemon?.pid && Number(pid) !== process.pid ? [`process ${pid}: ${argv}`] : [];
+    } catch { return []; }
+  });
+  const entries = (folder, what) => (existsSync(folder) ? readdirSync(folder).map((name) => `${what}: ${join(folder, name)}`) : []);
+  const trees = existsSync('/sys/fs/cgroup/cgroup.controllers') ? ['/sys/fs/cgroup'] : readdirSync('/sys/fs/cgroup').map((name) => `/sys/fs/cgroup/${name}`);
+  return [
+    ...readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((line) => line.split(' ')[4]).filter((target) => target?.startsWith(root)).map((target) => `mount or namespace: ${target}`),
+    ...trees.flatMap((tree) => entries(join(tree, 'crisp'), 'cgroup').filter((line) => /[0-9a-f]{64}$/.test(line))),
+    ...entries(at('leases', 'demo'), 'address').filter((line) => /\d+\.\d+\.\d+\.\d+$/.test(line)),
+    ...['pods', 'bundles', 'rootfs', 'sandboxes', 'containers'].flatMap((name) => entries(at('state', name), 'state')), ...entries(at('root', 'containers'), 'writable layer'),
+    ...processes,
+  ];
+}
+
+// ------------------------------------------------------------------ the parts
+
+function writeConfig() {
+  mkdirSync(at('cni'));
+  writeFileSync(at('cni', '10-demo.conflist'), JSON.stringify({
+    cniVersion: '1.0.0', name: 'demo', plugins: [
+      { type: 'bridge', bridge, isGateway: true, ipMasq: false, ipam: { type: 'host-local', dataDir: at('leases'), ranges: [[{ subnet: `${subnet}.0/24` }]], routes: [{ dst: '0.0.0.0/0' }] } },
+      { type: 'portmap', capabilities: { portMappings: true } },
+    ],
+  }));
+  writeFileSync(at('config.yaml'), JSON.stringify({
+    listen: `unix://${socket}`, root: at('root'), state: at('state'), network: { conf_dir: at('cni') }, images: { preload_dir: at('archives') },
+  }));
+}
+
+async function startDaemon() {
+  daemon = spawn('bin/crisp', ['serve', '--config', at('config.yaml')], { stdio: ['ignore', 'pipe', 'pipe'] });
+  let log = '';
+  for (const stream of [daemon.stdout, daemon.stderr]) stream.on('data', (chunk) => { log += chunk; });
+  const ended = new Promise((resolve) => { daemon.once('exit', (code) => resolve(code ?? 1)); });
+  for (let waited = 0; !log.includes('crisp is ready'); waited += 50) {
+    const code = await Promise.race([ended, sleep(50)]);
+    if (code !== undefined || waited > 60_000) throw new Error(`crisp did not start:\n${log}`);
+  }
+  daemon.log = () => log;
+}
+
+function connect() {
+  const { runtime: { v1 } } = loadProto();
+  const client = new v1.RuntimeService(`unix:${socket}`, grpc.credentials.createInsecure());
+  return (method, request) => new Promise((resolve, reject) => {
+    client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) => (error ? reject(new Error(`${method}: ${error.message}`)) : resolve(answer)));
+  });
+}
+
+/** The server in the pod needs a moment to listen. */
+async function fetchText(url) {
+  for (let tries = 0; ; tries++) {
+    try {
+      return await new Promise((resolve, reject) => {
+        get(url, (response) => { let body = ''; response.on('data', (chunk) => { body += chunk; }).on('end', () => resolve(body.trim())); }).on('error', reject);
+      });
+    } catch (error) { if (tries > 50) throw error; await sleep(50); }
+  }
+}
+
+/** An OCI archive (image-spec, image-layout.md) with one layer: busybox and its names. */
+function makeArchive(path) {
+  const layout = at('layout');
+  const tree = at('tree');
+  mkdirSync(join(tree, 'bin'), { recursive: true });
+  for (const name of ['etc', 'proc', 'dev', 'sys', 'tmp']) mkdirSync(join(tree, name));
+  run('cp', run('sh', '-c', 'command -v busybox').trim(), join(tree, 'bin/busybox'));
+  for (const name of ['sh', 'httpd', 'ls', 'id', 'hostname', 'mkdir', 'echo', 'sleep']) run('ln', '-s', 'busybox', join(tree, 'bin', name));
+  mkdirSync(join(layout, 'blobs', 'sha256'), { recursive: true });
+  const digestOf = (content) => createHash('sha256').update(content).digest('hex');
+  const blob = (content, mediaType) => {
+    const digest = digestOf(content);
+    writeFileSync(join(layout, 'blobs', 'sha256', digest), content);
+    return { mediaType, digest: `sha256:${digest}`, size: content.length };
+  };
+  run('tar', '-C', tree, '--owner=0', '--group=0', '-cf', at('layer.tar'), '.');
+  const layer = readFileSync(at('layer.tar'));
+  const config = Buffer.from(JSON.stringify({
+    architecture: { x64: 'amd64', arm64: 'arm64' }[process.arch], os: 'linux', config: { Env: ['PATH=/bin'], Cmd: ['sh'] },
+    rootfs: { type: 'layers', diff_ids: [`sha256:${digestOf(layer)}`] },
+  }));
+  const manifest = Buffer.from(JSON.stringify({
+    schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json',
+    config: blob(config, 'application/vnd.oci.image.config.v1+json'), layers: [blob(layer, 'application/vnd.oci.image.layer.v1.tar')],
+  }));
+  writeFileSync(join(layout, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
+  writeFileSync(join(layout, 'index.json'), JSON.stringify({
+    schemaVersion: 2, manifests: [{ ...blob(manifest, 'application/vnd.oci.image.manifest.v1+json'), annotations: { 'org.opencontainers.image.ref.name': imageName } }],
+  }));
+  run('tar', '-C', layout, '-cf', path, 'oci-layout', 'index.json', 'blobs');
+}
+
+/** What a demo that was killed left: its mounts went with its namespace, its processes and folders did not. */
+function removeEarlier() {
+  for (const name of readdirSync(tmpdir()).filter((entry) => entry.startsWith('crisp-demo-') && join(tmpdir(), entry) !== root)) {
+    const folder = join(tmpdir(), name);
+    for (const pid of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
+      try { if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(folder)) process.kill(Number(pid), 'SIGKILL'); } catch { /* gone */ }
+    }
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function cleanUp() {
+  try {
+    const cri = connect();
+    const { items } = await cri('ListPodSandbox', {});
+    for (const { id } of items) await cri('RemovePodSandbox', { pod_sandbox_id: id });
+  } catch { /* the daemon is not there */ }
+  if (daemon && daemon.exitCode === null) {
+    daemon.kill('SIGTERM');
+    await Promise.race([new Promise((resolve) => { daemon.once('exit', resolve); }), sleep(10_000)]);
+  }
+  try { run('ip', 'link', 'delete', bridge); } catch { /* was never made */ }
+  try {
+    for (const target of readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((line) => line.split(' ')[4]).filter((path) => path?.startsWith(root)).reverse()) run('umount', '--lazy', target);
+  } catch { /* goes with the namespace */ }
+  rmSync(root, { recursive: true, force: true });
+}
+
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => { console.log('\nstopped; cleaning up'); void cleanUp().then(() => process.exit(130)); });
+try {
+  await main();
+} catch (error) {
+  failed = true;
+  console.error(`\ndemo failed: ${error.message}`);
+  if (daemon?.log) console.error(daemon.log().split('\n').slice(-10).join('\n'));
+}
+await cleanUp();
+console.log(failed ? '\nThe demo failed.' : '\nDone.');
+process.exit(failed ? 1 : 0);
