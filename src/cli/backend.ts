@@ -39,6 +39,12 @@ export function open(config: Config, state: string, name: string): Backend {
   return build(config, state, name, handler);
 }
 
+/** Runs a throw-away container on a handler now, whatever is remembered. */
+export async function probeOf(config: Config, state: string, name: string): Promise<Probe> {
+  const backend = open(config, state, name);
+  try { return await backend.probe(); } finally { await backend.close(); }
+}
+
 function build(config: Config, state: string, name: string, handler: HandlerConfig): Backend {
   if (handler.type === 'pct') throw new CrispError('Unsupported', `handler ${name}: standalone commands run OCI containers only`, { hint: 'choose another with --handler' });
   return new OciBackend({

@@ -3,6 +3,16 @@ import { define, type Command } from './command.js';
 
 const configFlag = { value: 'FILE', complete: 'file', summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)' } as const;
 
+const check = define({
+  name: 'check', group: 'operator', summary: 'Check whether this host can run pods, and say how to mend it',
+  description: ['Looks at the kernel, control groups, tools, runtime handlers (by running a throw-away container on each), pod network, storage and, on Proxmox VE, at storages, bridges and id ranges. Each finding comes with the command that mends it. Nothing stays changed.'],
+  arguments: [],
+  flags: { config: configFlag, quiet: { short: 'q', summary: 'only what is wrong' }, json: { summary: 'as JSON: {failures, warnings, checks: [{id, title, findings: [{level, message, mend}]}]}' } },
+  exitCodes: [{ code: '0', meaning: 'nothing fails; there may be warnings' }, { code: '1', meaning: 'something fails: pods will not run' }],
+  examples: [{ what: 'before the first start', line: 'crisp check' }, { what: 'the commands that mend failures', line: 'crisp check --json | jq -r ".checks[].findings[] | select(.level == \\"failure\\") | .mend"' }],
+  run: async ({ flags }) => (await import('./check/command.js')).checkCommand(flags),
+});
+
 const explain = define({
   name: 'explain', group: 'operator', summary: 'Show what would become of a pod here, without running it',
   description: [
@@ -64,4 +74,4 @@ const version = define({
   run: async ({ flags }) => (await import('./version.js')).showVersion(flags),
 });
 
-export const operatorCommands: readonly Command[] = [explain, status, config, completion, version];
+export const operatorCommands: readonly Command[] = [check, explain, status, config, completion, version];

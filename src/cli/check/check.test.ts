@@ -1,0 +1,117 @@
+import { describe, expect, test } from '@jest/globals';
+import type { Probe } from '../../backends/backend.js';
+import { checkConfig } from '../../config.js';
+import { flagSource } from '../../config-source.js';
+import { cgroupChecks } from './cgroups.js';
+import { runChecks, type Check, type Finding, type Host } from './check.js';
+import { inWords } from './command.js';
+import { judge } from './handlers.js';
+import { kernelChecks } from './kernel.js';
+import { networkChecks } from './network.js';
+import { proxmoxChecks } from './proxmox.js';
+import { toolChecks } from './tools.js';
+
+/** A host made of files and answers. */
+function host(files: Readonly<Record<string, string>>, answers: Readonly<Record<string, string>> = {}, uid = 0): Host {
+  return {
+    uid, read: (path) => files[path], exists: (path) => path in files || Object.keys(files).some((file) => file.startsWith(`${path}/`)),
+    list: (path) => [...new Set(Object.keys(files).filter((file) => file.startsWith(`${path}/`)).map((file) => file.slice(path.length + 1).split('/')[0] ?? ''))],
+    ask: async (argv) => answers[argv.join(' ')],
+  };
+}
+function config(value: object = {}) { return checkConfig([flagSource(value as Record<string, unknown>)]); }
+async function findings(checks: readonly Check[], id: string, files: Readonly<Record<string, string>>, { value = {}, answers = {}, uid = 0 } = {}): Promise<readonly Finding[]> {
+  const check = checks.find((candidate) => candidate.id === id);
+  if (!check) throw new Error(`there is no check ${id}`);
+  return (await runChecks([check], host(files, answers, uid), config(value)))[0]?.findings ?? [];
+}
+
+describe('each finding and its mending command', () => {
+  const allCapabilities = '/proc/self/status';
+  test.each<[string, readonly Check[], string, Record<string, string>, Finding['level'], string]>([
+    ['rights', kernelChecks, 'kernel.root', { [allCapabilities]: 'CapBnd:\t000001ffffffffff\n' }, 'ok', ''],
+    ['rights', kernelChecks, 'kernel.root', { [allCapabilities]: 'CapBnd:\t0000000000000000\n' }, 'failure', 'run crisp on the host'],
+    ['an old kernel', kernelChecks, 'kernel.version', { '/proc/sys/kernel/osrelease': '3.10.0\n' }, 'failure', 'install a current kernel'],
+    ['a kernel without idmapped overlay', kernelChecks, 'kernel.version', { '/proc/sys/kernel/osrelease': '5.10.0-8-amd64\n' }, 'warning', 'install a current kernel'],
+    ['a good kernel', kernelChecks, 'kernel.version', { '/proc/sys/kernel/osrelease': '6.1.0-18-amd64\n' }, 'ok', ''],
+    ['overlay', kernelChecks, 'kernel.overlay', { '/proc/filesystems': 'nodev\tproc\n\text4\n' }, 'failure', 'modprobe overlay'],
+    ['overlay', kernelChecks, 'kernel.overlay', { '/proc/filesystems': 'nodev\toverlay\n' }, 'ok', ''],
+    ['swap', kernelChecks, 'kernel.swap', { '/proc/swaps': 'Filename Type Size\n/dev/sda2 partition 1\n' }, 'warning', 'swapoff -a'],
+    ['forwarding', kernelChecks, 'kernel.sysctls', { '/proc/sys/net/ipv4/ip_forward': '0\n' }, 'warning', 'net.ipv4.ip_forward=1'],
+    ['modules', kernelChecks, 'kernel.modules', { '/sys/module/bridge': '' }, 'warning', 'modprobe br_netfilter'],
+    ['propagation', kernelChecks, 'kernel.propagation', { '/proc/self/mountinfo': '1 0 8:1 / / rw - ext4 /dev/sda1 rw\n' }, 'warning', 'mount --make-rshared /'],
+    ['propagation', kernelChecks, 'kernel.propagation', { '/proc/self/mountinfo': '1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n' }, 'ok', ''],
+    ['cgroup v2', cgroupChecks, 'cgroup.version', { '/sys/fs/cgroup/cgroup.controllers': 'cpu memory' }, 'ok', ''],
+    ['cgroup v1', cgroupChecks, 'cgroup.version', { '/sys/fs/cgroup/memory': '' }, 'warning', 'unified_cgroup_hierarchy=1'],
+    ['no memory controller', cgroupChecks, 'cgroup.controllers', { '/sys/fs/cgroup/cgroup.controllers': 'cpu pids cpuset' }, 'failure', 'cgroup_enable=memory'],
+    ['two cgroup writers', cgroupChecks, 'cgroup.driver', { '/run/systemd/system': '' }, 'ok', ''],
+    ['conmon', toolChecks, 'tool.conmon', {}, 'failure', 'apt install conmon'],
+    ['a tool that some pods need', toolChecks, 'tool.catatonit', {}, 'warning', 'apt install catatonit'],
+    ['no conflist', networkChecks, 'cni.config', {}, 'warning', 'cp deploy/cni/10-crisp.conflist /etc/cni/net.d/'],
+    ['a broken conflist', networkChecks, 'cni.config', { '/etc/cni/net.d/10.conflist': '{' }, 'failure', 'correct /etc/cni/net.d/10.conflist'],
+    ['a missing plugin', networkChecks, 'cni.plugins', { '/etc/cni/net.d/10.conflist': '{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}', '/opt/cni/bin/bridge': '' }, 'failure', 'apt install containernetworking-plugins'],
+  ])('%s (%#)', async (_what, checks, id, files, level, mend) => {
+    const found = await findings(checks, id, files);
+    expect(found.map((finding) => finding.level)).toContain(level);
+    if (mend) expect(found.find((finding) => finding.level === level)?.mend).toContain(mend);
+  });
+
+  test('cgroupfs beside systemd', async () => {
+    expect(await findings(cgroupChecks, 'cgroup.driver', { '/run/systemd/system': '' }, { value: { runtime: { cgroup_driver: 'cgroupfs' } } })).toMatchObject([{ level: 'warning' }]);
+  });
+
+  test('a tool says its version', async () => {
+    expect(await findings(toolChecks, 'tool.conmon', { '/usr/bin/conmon': '' }, { answers: { '/usr/bin/conmon --version': 'conmon version 2.1.6\ncommit: x\n' } })).toEqual([{ level: 'ok', message: 'conmon version 2.1.6' }]);
+  });
+
+  test('a check that breaks is a failure and stops no other', async () => {
+    const broken: Check = { id: 'x', title: 'X', run: () => { throw new Error('oh'); } };
+    const checked = await runChecks([broken, ...cgroupChecks], host({}), config());
+    expect(checked[0]?.findings).toMatchObject([{ level: 'failure', message: expect.stringContaining('oh') }]);
+    expect(checked).toHaveLength(1 + cgroupChecks.length);
+  });
+
+  test('every id is there once', () => {
+    const ids = [...kernelChecks, ...cgroupChecks, ...toolChecks, ...networkChecks].map(({ id }) => id);
+    expect(new Set(ids).size).toBe(ids.length);
+  });
+});
+
+describe('handlers', () => {
+  const features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
+  const good: { probe: Probe } = { probe: { ready: true, reason: '', version: 'v1', features } };
+  const bad: { probe: Probe } = { probe: { ready: false, reason: 'it is not installed', version: '', features } };
+
+  test('a broken default with a fallback is a warning, with none it is a failure', () => {
+    const levels = (crun: typeof good, runc: typeof good): string[] => judge(config(), new Map([['crun', crun], ['runc', runc]])).map(({ level }) => level);
+    expect(levels(good, good)).toEqual(['ok', 'ok']);
+    expect(levels(bad, good)).toEqual(['warning', 'ok']);
+    expect(levels(good, bad)).toEqual(['ok', 'warning']);
+    expect(levels(bad, bad)).toEqual(['warning', 'warning', 'failure']);
+  });
+});
+
+describe('Proxmox', () => {
+  test('is not looked at on another host', () => {
+    expect(proxmoxChecks(host({}), config())).toEqual([]);
+  });
+
+  test('is on its own, and where a handler wants it', async () => {
+    const value = { handlers: { lxc: { type: 'pct' } } };
+    const checks = proxmoxChecks(host({}), config(value));
+    expect(await findings(checks, 'proxmox.subuid', { '/etc/subuid': 'root:100000:65536\n' }, { value })).toMatchObject([{ level: 'failure', mend: 'echo root:100000:65536 >> /etc/subgid' }]);
+    expect(proxmoxChecks(host({ '/etc/pve/corosync.conf': '' }), config()).length).toBe(checks.length);
+  });
+
+  test('storages by what they hold', async () => {
+    const line = 'Name Type Status Total Used Available %\nlocal dir active 1 1 1 1%\n';
+    const found = await findings(proxmoxChecks(host({ '/etc/pve/x': '' }), config()), 'proxmox.storages', {}, { answers: { 'pvesm status --content rootdir': 'Name Type Status\n', 'pvesm status --content vztmpl': line } });
+    expect(found).toMatchObject([{ level: 'warning' }, { level: 'ok', message: 'for templates: local' }]);
+  });
+});
+
+test('what people read', () => {
+  const checked = [{ id: 'a', title: 'A', findings: [{ level: 'ok' as const, message: 'fine' }] }, { id: 'b', title: 'B', findings: [{ level: 'failure' as const, message: 'bad', mend: 'do this' }] }];
+  expect(inWords(checked, false, false)).toBe('ok       A: fine\nFAILURE  B: bad\n         mend: do this\n');
+  expect(inWords(checked, true, false)).toBe('FAILURE  B: bad\n         mend: do this\n');
+});

@@ -1,0 +1,63 @@
+// What a check of `crisp check` is, and how it looks at the host.
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import type { Config } from '../../config.js';
+import { toCrispError } from '../../errors.js';
+import { run } from '../../host/run.js';
+
+/** failure: pods will not run; warning: something will not work, or not well. */
+export type Level = 'ok' | 'warning' | 'failure';
+
+export interface Finding {
+  readonly level: Level;
+  readonly message: string;
+  /** The command that mends it. */
+  readonly mend?: string;
+}
+
+export interface Check {
+  /** "kernel.overlay": stable, for scripts. */
+  readonly id: string;
+  readonly title: string;
+  run(host: Host, config: Config): Promise<readonly Finding[]> | readonly Finding[];
+}
+
+/** The host as checks see it; tests bring another. */
+export interface Host {
+  /** undefined: there is no such file, or it cannot be read. */
+  read(path: string): string | undefined;
+  exists(path: string): boolean;
+  /** The names in a folder; empty where there is none. */
+  list(path: string): readonly string[];
+  /** Runs a program to its end; undefined: it is not installed, or it failed. */
+  ask(argv: readonly [string, ...string[]]): Promise<string | undefined>;
+  readonly uid: number;
+}
+
+const askTimeoutMs = 20_000;
+
+export const thisHost: Host = {
+  read(path) { try { return readFileSync(path, 'utf8'); } catch { return undefined; } },
+  exists: existsSync,
+  list(path) { try { return readdirSync(path); } catch { return []; } },
+  async ask(argv) {
+    try { const { stdout, stderr } = await run(argv, { timeoutMs: askTimeoutMs }); return stdout || stderr; } catch { return undefined; }
+  },
+  uid: process.getuid?.() ?? 0,
+};
+
+export function ok(message: string): Finding[] { return [{ level: 'ok', message }]; }
+export function warning(message: string, mend?: string): Finding[] { return [{ level: 'warning', message, ...(mend ? { mend } : {}) }]; }
+export function failure(message: string, mend?: string): Finding[] { return [{ level: 'failure', message, ...(mend ? { mend } : {}) }]; }
+
+export interface Checked { readonly id: string; readonly title: string; readonly findings: readonly Finding[] }
+
+/** Runs checks one after the other; one that breaks is a failure of its own. */
+export async function runChecks(checks: readonly Check[], host: Host, config: Config): Promise<Checked[]> {
+  const done: Checked[] = [];
+  for (const { id, title, run: look } of checks) {
+    try { done.push({ id, title, findings: await look(host, config) }); } catch (error) {
+      done.push({ id, title, findings: failure(toCrispError(error).report) });
+    }
+  }
+  return done;
+}

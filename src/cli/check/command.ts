@@ -1,0 +1,39 @@
+// `crisp check`: the whole preflight.
+import { loadConfig } from '../../config.js';
+import { printJson } from '../output.js';
+import { cgroupChecks } from './cgroups.js';
+import { runChecks, thisHost, type Checked, type Level } from './check.js';
+import { handlerChecks } from './handlers.js';
+import { kernelChecks } from './kernel.js';
+import { networkChecks } from './network.js';
+import { proxmoxChecks } from './proxmox.js';
+import { storageChecks } from './storage.js';
+import { toolChecks } from './tools.js';
+
+export interface CheckFlags {
+  readonly config: string | undefined;
+  readonly json: boolean;
+  readonly quiet: boolean;
+}
+
+/** @returns 1 when something fails; warnings are for people */
+export async function checkCommand(flags: CheckFlags): Promise<number> {
+  const config = loadConfig(flags.config);
+  const checked = await runChecks([
+    ...kernelChecks, ...cgroupChecks, ...toolChecks, ...handlerChecks, ...networkChecks, ...storageChecks, ...proxmoxChecks(thisHost, config),
+  ], thisHost, config);
+  const count = (level: Level): number => checked.flatMap(({ findings }) => findings).filter((finding) => finding.level === level).length;
+  const sums = { failures: count('failure'), warnings: count('warning') };
+  if (flags.json) printJson({ ...sums, checks: checked });
+  else process.stdout.write(`${inWords(checked, flags.quiet, process.stdout.isTTY)}${sums.failures} failures, ${sums.warnings} warnings\n`);
+  return sums.failures > 0 ? 1 : 0;
+}
+
+const marks: Readonly<Record<Level, readonly [word: string, colour: number]>> = { ok: ['ok     ', 32], warning: ['warning', 33], failure: ['FAILURE', 31] };
+
+export function inWords(checked: readonly Checked[], onlyTrouble: boolean, coloured: boolean): string {
+  return checked.flatMap(({ title, findings }) => findings.filter(({ level }) => !onlyTrouble || level !== 'ok').map(({ level, message, mend }) => {
+    const [word, colour] = marks[level];
+    return `${coloured ? `\x1b[${colour}m${word}\x1b[0m` : word}  ${title}: ${message}\n${mend ? `         mend: ${mend}\n` : ''}`;
+  })).join('');
+}

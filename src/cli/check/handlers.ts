@@ -1,0 +1,38 @@
+// The check of the runtime handlers: a throw-away container on each.
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Probe } from '../../backends/backend.js';
+import type { Config } from '../../config.js';
+import { remove } from '../../host/files.js';
+import { chooseHandler } from '../../router.js';
+import { probeOf } from '../backend.js';
+import { failure, ok, warning, type Check, type Finding } from './check.js';
+
+export const handlerChecks: readonly Check[] = [{
+  id: 'handlers', title: 'Runtime handlers',
+  async run(host, config) {
+    if (host.uid !== 0) return warning('not tried: it takes root', 'sudo crisp check');
+    const folder = await mkdtemp(join(tmpdir(), 'crisp-check-'));
+    try {
+      const handlers = new Map<string, { probe: Probe }>();
+      for (const name of Object.keys(config.handlers)) handlers.set(name, { probe: await probeOf(config, folder, name) });
+      return judge(config, handlers);
+    } finally {
+      await remove(folder);
+    }
+  },
+}];
+
+/** Each handler by itself, and whether a pod that asks for nothing would find one. */
+export function judge(config: Config, handlers: ReadonlyMap<string, { readonly probe: Probe }>): Finding[] {
+  const each = [...handlers].flatMap(([name, { probe }]) => (probe.ready
+    ? ok(`${name}: ${probe.version}; a container ran${probe.features.userNamespaces ? ', also in a user namespace' : ''}`)
+    : warning(`${name}: its probe failed: ${probe.reason}`, /not installed/.test(probe.reason) ? `apt install ${name}` : undefined)));
+  try {
+    chooseHandler({ config, handlers }, { handler: '', namespace: '', name: '', labels: {}, annotations: {} });
+    return each;
+  } catch {
+    return [...each, ...failure(`${config.default_container_type} is the default and not ready, and no fallback is`, 'mend one of the handlers, or change default_container_type')];
+  }
+}

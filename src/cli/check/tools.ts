@@ -1,0 +1,47 @@
+// Checks of the programs that crisp runs.
+import { failure, ok, warning, type Check, type Finding, type Host } from './check.js';
+
+interface Tool {
+  readonly name: string;
+  /** Debian's package. */
+  readonly package: string;
+  /** What does not work without it; absent: nothing works. */
+  readonly without?: string;
+  /** Arguments that make it say its version. */
+  readonly version?: readonly string[];
+}
+
+const tools: readonly Tool[] = [
+  { name: 'conmon', package: 'conmon', version: ['--version'] },
+  { name: 'skopeo', package: 'skopeo', version: ['--version'], without: 'images cannot be pulled, imported or removed' },
+  { name: 'mount', package: 'mount', version: ['--version'] },
+  { name: 'unshare', package: 'util-linux', version: ['--version'] },
+  { name: 'nsenter', package: 'util-linux', version: ['--version'] },
+  { name: 'ip', package: 'iproute2', version: ['-Version'] },
+  { name: 'sysctl', package: 'procps', version: ['--version'] },
+  { name: 'perl', package: 'perl-base', without: 'attach and port-forward do not work' },
+  { name: 'catatonit', package: 'catatonit', version: ['--version'], without: 'pods with shareProcessNamespace cannot run' },
+  { name: 'iptables', package: 'iptables', version: ['--version'], without: 'the CNI plugin portmap (hostPort) does not work with its iptables backend' },
+  { name: 'criu', package: 'criu', version: ['--version'], without: 'containers cannot be checkpointed' },
+];
+
+const folders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
+
+/** The tools' own PATH; the first that is there. */
+export function findTool(host: Host, name: string): string | undefined {
+  return (name.includes('/') ? [name] : folders.map((folder) => `${folder}/${name}`)).find((path) => host.exists(path));
+}
+
+async function look(host: Host, tool: Tool): Promise<Finding[]> {
+  const path = findTool(host, tool.name);
+  if (!path) return (tool.without ? warning : failure)(`${tool.name} is not installed${tool.without ? `: ${tool.without}` : ''}`, `apt install ${tool.package}`);
+  if (!tool.version) return ok(path);
+  const said = await host.ask([path, ...tool.version]);
+  const first = said?.split('\n')[0]?.trim();
+  return said === undefined ? warning(`${path} does not say its version: is it broken?`, `apt install --reinstall ${tool.package}`) : ok(first?.startsWith(tool.name) ? first : `${path}, ${first}`);
+}
+
+export const toolChecks: readonly Check[] = tools.map((tool): Check => ({
+  id: `tool.${tool.name}`, title: tool.name,
+  run: (host, config) => look(host, tool.name === 'conmon' ? { ...tool, name: config.runtime.conmon } : tool),
+}));
