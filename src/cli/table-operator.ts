@@ -30,6 +30,19 @@ const explain = define({
   run: async ({ flags, args }) => (await import('./explain.js')).explainCommand(flags, args),
 });
 
+const gc = define({
+  name: 'gc', group: 'operator', summary: 'Remove what crisp made and has no record of',
+  description: ['Removes containers, mounts, rootfs layers, namespaces and folders that a crash, a lost state folder or a reboot left without a record, of the daemon and of standalone containers. The daemon does the same at its start, and may run meanwhile. Addresses of pods that are gone are released at the start of the daemon.'],
+  arguments: [],
+  flags: {
+    'dry-run': { short: 'n', summary: 'only say what would be removed' }, json: { summary: 'as JSON: {dryRun, orphans: [{kind, name, error}]}' }, config: configFlag,
+    root: { value: 'DIR', complete: 'folder', summary: 'overrides the key root' }, state: { value: 'DIR', complete: 'folder', summary: 'of standalone containers; overrides the key cli_state' },
+  },
+  exitCodes: [{ code: '1', meaning: 'something could not be removed' }],
+  examples: [{ what: 'look first', line: 'crisp gc --dry-run' }],
+  run: async ({ flags }) => (await import('./gc.js')).gcCommand(flags),
+});
+
 const status = define({
   name: 'status', group: 'operator', summary: 'Ask the daemon how it is and what it runs',
   description: ['Asks the daemon over its socket: conditions, runtime handlers with the outcome of their probe, and how many pods, containers and images there are.'],
@@ -74,4 +87,4 @@ const version = define({
   run: async ({ flags }) => (await import('./version.js')).showVersion(flags),
 });
 
-export const operatorCommands: readonly Command[] = [check, explain, status, config, completion, version];
+export const operatorCommands: readonly Command[] = [check, explain, status, gc, config, completion, version];

@@ -17,6 +17,7 @@ import { CrispError } from '../errors.js';
 import type { Image, RegistryAuth } from '../images/store.js';
 import { log } from '../log.js';
 import { now } from '../pods/records.js';
+import { imagesOfStandalone } from '../pods/standalone.js';
 import type { Call, Parts } from './parts.js';
 import { inPages } from './serve.js';
 
@@ -57,7 +58,8 @@ function authOf({ auth }: PullImageRequest__Output): RegistryAuth | undefined {
 }
 
 export async function removeImage(parts: Parts, request: RemoveImageRequest__Output): Promise<RemoveImageResponse> {
-  await parts.images.remove(named(request.image), parts.store.containers.all().flatMap((container) => [container.imageId, ...Object.values(container.imageVolumes)]));
+  const ofPods = parts.store.containers.all().flatMap((container) => [container.imageId, ...Object.values(container.imageVolumes)]);
+  await parts.images.remove(named(request.image), [...ofPods, ...await imagesOfStandalone(parts.config.cli_state)]);
   return {};
 }
 

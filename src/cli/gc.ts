@@ -1,0 +1,106 @@
+// `crisp gc`: removes what bears our mark and has no record, of the daemon and
+// of standalone containers.  Safe while the daemon works: it writes a record
+// before it makes anything, and removes the record last; so what is found first
+// and then has no record belongs to nobody.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { loadConfig, type Config } from '../config.js';
+import { toCrispError } from '../errors.js';
+import { isAbsent, readFileIfThere, remove } from '../host/files.js';
+import { unmountBelow } from '../host/mounts.js';
+import { Images } from '../images/store.js';
+import { Rootfs } from '../images/rootfs.js';
+import { unpinNamespaces } from '../network/namespaces.js';
+import { open } from './backend.js';
+import { printJson } from './output.js';
+import type { PlaceFlags } from './parts.js';
+
+export interface GcFlags extends PlaceFlags {
+  readonly 'dry-run': boolean;
+  readonly json: boolean;
+}
+
+/** One thing that crisp made, found by where it lies. */
+interface Thing {
+  readonly kind: 'container' | 'rootfs' | 'image volume' | 'bundle' | 'pod folder' | 'name' | 'log';
+  readonly name: string;
+  /** The id of the record that should be there. */
+  readonly owner: string;
+  remove(): Promise<unknown>;
+}
+
+interface Place { readonly root: string; readonly state: string }
+
+/** @returns 1 when something could not be removed */
+export async function gcCommand(flags: GcFlags): Promise<number> {
+  const config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
+  const places: Place[] = [{ root: config.root, state: config.state }, { root: join(config.root, 'cli'), state: config.cli_state }];
+  const orphans = (await Promise.all(places.map((place) => orphansOf(config, place)))).flat();
+  const results: { kind: string; name: string; error?: string }[] = [];
+  for (const { kind, name, remove: removeIt } of orphans) {
+    try {
+      if (!flags['dry-run']) await removeIt();
+      results.push({ kind, name });
+    } catch (error) {
+      results.push({ kind, name, error: toCrispError(error).report });
+    }
+  }
+  if (flags.json) printJson({ dryRun: flags['dry-run'], orphans: results });
+  else {
+    const verb = flags['dry-run'] ? 'would remove' : 'removed';
+    process.stdout.write(results.map(({ kind, name, error }) => (error ? `NOT removed ${kind} ${name}: ${error}\n` : `${verb} ${kind} ${name}\n`)).join('') || 'nothing to remove\n');
+  }
+  return results.some(({ error }) => error) ? 1 : 0;
+}
+
+async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
+  const things = [...await containers(config, place), ...await layers(config, place), ...await folders(place)]; // first the things, then the records
+  const known = await recordIds(place);
+  return things.filter(({ owner }) => !known.has(owner));
+}
+
+/** Ids of the records, by the names of their files: what cannot be read is a record all the same. */
+async function recordIds({ state }: Place): Promise<Set<string>> {
+  const files = [...await list(join(state, 'containers')), ...await list(join(state, 'sandboxes'))];
+  return new Set(files.filter((file) => file.endsWith('.json')).map((file) => file.slice(0, -'.json'.length).replace(/^\./, '')));
+}
+
+/** What the runtimes know: processes may still run. Handlers that were never used have nothing. */
+async function containers(config: Config, { state }: Place): Promise<Thing[]> {
+  const used = await list(join(state, 'runtimes'));
+  const found = Object.keys(config.handlers).filter((name) => used.includes(name) && config.handlers[name]?.type === 'oci').map(async (name): Promise<Thing[]> => {
+    const backend = open(config, state, name);
+    return (await backend.list()).filter(({ id }) => !id.startsWith('crisp-probe-')).map((ref) => ({ kind: 'container', name: `${ref.id} (${name})`, owner: ref.id, remove: () => backend.delete(ref) }));
+  });
+  return (await Promise.all(found)).flat();
+}
+
+async function layers(config: Config, place: Place): Promise<Thing[]> {
+  const rootfs = new Rootfs({ ...place, images: new Images({ root: config.root, state: config.state, config: config.images }) });
+  return [
+    ...(await rootfs.list()).map((id): Thing => ({ kind: 'rootfs', name: id, owner: id, remove: () => rootfs.unmount(id) })),
+    ...(await list(join(place.state, 'image-volumes'))).map((name): Thing => ({ kind: 'image volume', name, owner: name.replace(/-\d+$/, ''), remove: () => rootfs.unmountImage(name) })),
+  ];
+}
+
+async function folders({ root, state }: Place): Promise<Thing[]> {
+  const folder = async (kind: Thing['kind'], parent: string, namespaces: string): Promise<Thing[]> => (await list(join(state, parent))).map((id) => {
+    const path = join(state, parent, id);
+    return { kind, name: id, owner: id, remove: async () => { await unpinNamespaces(join(path, namespaces)); await unmountBelow(path); await remove(path); } };
+  });
+  return [
+    ...await folder('bundle', 'bundles', 'pod/ns'), ...await folder('pod folder', 'pods', 'ns'),
+    ...(await list(join(root, 'logs'))).map((file): Thing => ({ kind: 'log', name: file, owner: file.replace(/\.log$/, ''), remove: () => remove(join(root, 'logs', file)) })),
+    ...(await Promise.all((await list(join(state, 'names'))).map((name) => takenName(state, name)))),
+  ];
+}
+
+/** A name is a file that holds the id of its container. */
+async function takenName(state: string, name: string): Promise<Thing> {
+  const path = join(state, 'names', name);
+  return { kind: 'name', name, owner: await readFileIfThere(path) ?? '', remove: () => remove(path) };
+}
+
+async function list(folder: string): Promise<string[]> {
+  try { return await readdir(folder); } catch (error) { if (isAbsent(error)) return []; throw error; }
+}
