@@ -113,7 +113,9 @@ async function specFiles(folder: string): Promise<string[]> {
 
 async function readSpec(file: string): Promise<CdiSpec | undefined> {
   try {
-    return specSchema.parse(parse(await readFileIfThere(file) ?? '')); // JSON is YAML
+    const result = specSchema.safeParse(parse(await readFileIfThere(file) ?? '')); // JSON is YAML
+    if (!result.success) throw new Error(result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '));
+    return result.data;
   } catch (error) {
     log.warn({ file, error: (error as Error).message }, 'CDI spec not usable');
     return undefined;

@@ -129,7 +129,7 @@ const linuxSchema = z.strictObject({
   personality: z.strictObject({ domain: z.enum(['LINUX', 'LINUX32']).optional(), flags: strings.optional() }).optional(),
 });
 
-const specSchema = z.strictObject({
+export const specSchema = z.strictObject({
   ociVersion: z.string().regex(/^1\.\d+\.\d+([-+].*)?$/, 'must be a version 1.x.y'),
   root: z.strictObject({ path: z.string().min(1), readonly: z.boolean().optional() }),
   hostname: z.string().optional(), domainname: z.string().optional(),

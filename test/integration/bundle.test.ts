@@ -1,6 +1,7 @@
 // Bundles that crisp generates, run as they are by the real crun and runc: what
 // the process sees is what the CRI config asked for.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { Ajv } from 'ajv';
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chmod, copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';

@@ -1,0 +1,131 @@
+import { describe, expect, test } from '@jest/globals';
+import type { SandboxPlan } from '../backends/backend.js';
+import type { ContainerConfig } from '../cri/generated/runtime/v1/ContainerConfig.js';
+import type { LinuxContainerSecurityContext } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import type { PodSandboxConfig } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
+import { receivedContainer, receivedPod } from '../../test/helpers/received.js';
+import { defaultCapabilities } from './capabilities.js';
+import { containerSpec, type SpecInput } from './container-spec.js';
+import type { HostFacts } from './host-facts.js';
+import { assumedFacts } from './inspect.js';
+import { minimalSpec } from './minimal-spec.js';
+import { validateSpec } from './spec-schema.js';
+
+const host: HostFacts = {
+  hostname: 'node', cgroup: 'v1', systemdCgroup: false, capabilities: defaultCapabilities, kernelCapabilities: [...defaultCapabilities, 'CAP_SYS_ADMIN'],
+  seccompProfile: { defaultAction: 'SCMP_ACT_ERRNO' }, apparmor: false, selinux: false, lowestOomScoreAdj: -1000, swapAccounting: false, hugepageSizes: [], cpus: [0], memoryNodes: [0],
+};
+const plan: SandboxPlan = {
+  id: 'sandbox', name: 'pod', namespace: 'test', uid: 'u1', attempt: 0, labels: {}, annotations: {}, folder: '/state/pods/sandbox', hostname: 'box',
+  namespaces: { network: '/ns/net', ipc: '/ns/ipc', uts: '/ns/uts' }, cgroupParent: '/pods/pod1',
+};
+const image = { Entrypoint: ['/entry'], Env: ['PATH=/image'] };
+
+function of(wanted: ContainerConfig = {}, sandbox: PodSandboxConfig = {}, more: Partial<SpecInput> = {}) {
+  const config = receivedContainer(wanted);
+  const made = containerSpec({
+    config, sandbox: receivedPod(sandbox), image, plan, containerId: 'container', rootfs: '/rootfs', facts: assumedFacts(config), host, podFolder: '/state/pods/sandbox', sharedMemory: '/state/pods/sandbox/shm', ...more,
+  });
+  expect(validateSpec(made.spec)).toEqual([]);
+  return made;
+}
+const secure = (security_context: LinuxContainerSecurityContext): ContainerConfig => ({ linux: { security_context } });
+const privilegedPod: PodSandboxConfig = { linux: { security_context: { privileged: true } } };
+
+test('a container that asks for nothing', () => {
+  const { spec, user, notHonoured } = of();
+  expect(notHonoured).toEqual([]);
+  expect(user).toEqual({ uid: 0, gid: 0, supplementalGroups: [0] });
+  expect(spec).toMatchObject({
+    process: { terminal: false, user: { uid: 0, gid: 0, additionalGids: [0] }, args: ['/entry'], cwd: '/', noNewPrivileges: false, oomScoreAdj: 0 },
+    root: { path: '/rootfs', readonly: false }, linux: { cgroupsPath: '/pods/pod1/container', maskedPaths: [], readonlyPaths: [] },
+    annotations: { 'io.crisp.container-id': 'container', 'io.crisp.container-name': 'main', 'io.crisp.image': 'busybox', 'io.crisp.sandbox-id': 'sandbox', 'io.crisp.pod-name': 'pod', 'io.crisp.pod-namespace': 'test', 'io.crisp.pod-uid': 'u1' },
+  });
+  // The pinned namespaces have their hostname and sysctls already, and the runtime would refuse to set them in a joined one.
+  expect(spec.hostname).toBeUndefined();
+  expect(spec.linux.sysctl).toBeUndefined();
+  expect(spec.linux.seccomp).toBeUndefined();
+});
+
+test('the security of a container', () => {
+  const { spec } = of({ tty: true, annotations: { a: 'b' }, ...secure({
+    readonly_rootfs: true, no_new_privs: true, masked_paths: ['/proc/kcore'], readonly_paths: ['/proc/sys'], seccomp: { profile_type: 'RuntimeDefault' }, capabilities: { drop_capabilities: ['ALL'] },
+  }) });
+  expect(spec).toMatchObject({
+    process: { terminal: true, noNewPrivileges: true, capabilities: { bounding: [] } }, root: { readonly: true }, annotations: { a: 'b' },
+    linux: { maskedPaths: ['/proc/kcore'], readonlyPaths: ['/proc/sys'], seccomp: { defaultAction: 'SCMP_ACT_ERRNO' } },
+  });
+});
+
+test('a privileged container has nothing masked, and needs a privileged pod', () => {
+  const wanted = secure({ privileged: true, masked_paths: ['/proc/kcore'], readonly_paths: ['/proc/sys'] });
+  const { spec, notHonoured } = of(wanted, privilegedPod);
+  expect(spec.linux).not.toHaveProperty('maskedPaths');
+  expect(spec.linux.resources?.devices).toEqual([{ allow: true, access: 'rwm' }]);
+  expect(notHonoured).toEqual(['linux.security_context.privileged']); // the host lacks CAP_SYS_ADMIN
+  expect(() => of(wanted)).toThrow('the pod of this container is not privileged');
+});
+
+describe('what cannot be given is told', () => {
+  test.each<[string, ContainerConfig]>([
+    ['linux.security_context.capabilities', secure({ capabilities: { add_capabilities: ['SYS_ADMIN'] } })],
+    ['linux.security_context.apparmor', secure({ apparmor: { profile_type: 'RuntimeDefault' } })],
+    ['linux.security_context.selinux_options', secure({ selinux_options: { level: 's0' } })],
+    ['linux.security_context.namespace_options.network', secure({ namespace_options: { network: 'NODE', pid: 'CONTAINER' } })],
+    ['linux.resources.memory_swap_limit_in_bytes', { linux: { resources: { memory_limit_in_bytes: 1 << 20, memory_swap_limit_in_bytes: 1 << 20 } } }],
+    ['linux.resources.oom_score_adj', { linux: { resources: { oom_score_adj: -5 } } }],
+    ['windows', { windows: {} }],
+  ])('%s', (field, wanted) => {
+    expect(of(wanted, {}, { host: { ...host, lowestOomScoreAdj: 0 } }).notHonoured).toEqual([field]);
+  });
+});
+
+test('the user namespace of the pod, which the container must agree to', () => {
+  const map = [{ container_id: 0, host_id: 100_000, length: 65_536 }];
+  const userns_options = { mode: 'POD' as const, uids: map, gids: map };
+  const pod: PodSandboxConfig = { linux: { security_context: { namespace_options: { userns_options } } } };
+  const mapped: Partial<SpecInput> = { plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } } };
+  const { spec } = of(secure({ namespace_options: { pid: 'CONTAINER', userns_options } }), pod, mapped);
+  expect(spec.linux).toMatchObject({ uidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }], gidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }] });
+  expect(spec.linux.namespaces).toContainEqual({ type: 'user', path: '/ns/user' });
+  expect(() => of(secure({ namespace_options: { userns_options: { ...userns_options, uids: [{ ...map[0], host_id: 0 }] } } }), pod, mapped)).toThrow('differ from those of the pod');
+  expect(() => of(secure({ namespace_options: { userns_options } }))).toThrow('differ from those of the pod');
+});
+
+test('CDI devices reach every part of the spec', () => {
+  const config = receivedContainer({});
+  const cdi = {
+    env: ['GPU=0'], devices: [{ device: { type: 'c' as const, path: '/dev/gpu', major: 9, minor: 1 }, permissions: 'rw' }], mounts: [{ destination: '/lib/gpu', source: '/usr/lib/gpu', type: 'bind', options: ['bind'] }],
+    hooks: { createContainer: [{ path: '/usr/bin/hook' }] }, additionalGids: [44], notHonoured: [],
+  };
+  const { spec, user } = of({}, {}, { facts: { ...assumedFacts(config), cdi } });
+  expect(spec.process.env).toContain('GPU=0');
+  expect(spec.process.user.additionalGids).toEqual([0, 44]);
+  expect(user.supplementalGroups).toEqual([0]);
+  expect(spec.mounts).toContainEqual(cdi.mounts[0]);
+  expect(spec.hooks).toEqual(cdi.hooks);
+  expect(spec.linux.devices).toEqual([cdi.devices[0]?.device]);
+  expect(spec.linux.resources?.devices?.at(-1)).toEqual({ allow: true, type: 'c', major: 9, minor: 1, access: 'rw' });
+});
+
+test('SELinux labels, where the kernel has it', () => {
+  const { spec, notHonoured } = of({ ...secure({ selinux_options: { level: 's0:c1' } }), mounts: [{ host_path: '/x', container_path: '/x', selinux_relabel: true }] }, {}, { host: { ...host, selinux: true } });
+  expect(spec.process.selinuxLabel).toBe('system_u:system_r:container_t:s0:c1');
+  expect(spec.linux.mountLabel).toBe('system_u:object_r:container_file_t:s0:c1');
+  expect(notHonoured).toEqual(['mounts.selinux_relabel']);
+});
+
+test.each([-1001, 1001])('no score of %i', (oom_score_adj) => {
+  expect(() => of({ linux: { resources: { oom_score_adj } } })).toThrow('resources.oom_score_adj');
+});
+
+test('a pod without a hostname has that of the host', () => {
+  expect(of({}, {}, { plan: { ...plan, hostname: undefined } }).spec.process.env).toContain('HOSTNAME=node');
+});
+
+test('the minimal profile needs no pod', () => {
+  const spec = minimalSpec(image, { passwd: '', group: '' });
+  expect(validateSpec(spec)).toEqual([]);
+  expect(spec).toMatchObject({ hostname: 'crisp', root: { path: 'rootfs' }, process: { args: ['/entry'], noNewPrivileges: true } });
+  expect(() => minimalSpec({}, { passwd: '', group: '' })).toThrow('there is no command');
+});

@@ -1,0 +1,121 @@
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { execFileSync } from 'node:child_process';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ContainerConfig } from '../cri/generated/runtime/v1/ContainerConfig.js';
+import { receivedContainer } from '../../test/helpers/received.js';
+import { assumedFacts, inspectRootfs, resolveInside } from './inspect.js';
+
+let base: string;
+let rootfs: string;
+beforeEach(async () => {
+  base = await mkdtemp(join(tmpdir(), 'crisp-inspect-'));
+  rootfs = join(base, 'rootfs');
+  for (const folder of ['run', 'var', 'etc', 'a/b', 'bin']) await mkdir(join(rootfs, folder), { recursive: true });
+});
+afterEach(async () => { await rm(base, { recursive: true }); });
+
+const inspect = (config: ContainerConfig, imageMounts: [number, string][] = []) =>
+  inspectRootfs({ rootfs, config: receivedContainer(config), imageMounts: new Map(imageMounts), cdiFolders: [join(base, 'cdi')] });
+
+describe('where a path leads inside a rootfs', () => {
+  beforeEach(async () => {
+    await symlink('/run', join(rootfs, 'var/run'));
+    await symlink('../a/./b', join(rootfs, 'etc/link'));
+    await symlink('loop', join(rootfs, 'loop'));
+    await symlink('../../..', join(rootfs, 'etc/climb'));
+    await symlink('/etc/link/../none', join(rootfs, 'chain'));
+  });
+  test.each([
+    ['/x/y', '/x/y'], ['//a//b/', '/a/b'], ['/a/../run', '/run'], ['/', '/'],
+    ['/var/run/secrets', '/run/secrets'], ['/etc/link/c', '/a/b/c'], ['/chain/d', '/a/none/d'],
+  ])('%s is %s', async (path, expected) => {
+    expect(await resolveInside(rootfs, path, 'here')).toBe(expected);
+  });
+  test.each([['/..', 'PathEscapes'], ['/a/../../etc', 'PathEscapes'], ['/etc/climb/etc', 'PathEscapes'], ['/loop', 'PathEscapes'], ['a', 'InvalidArgument'], ['', 'InvalidArgument']])('%s is %s', async (path, id) => {
+    await expect(resolveInside(rootfs, path, 'here')).rejects.toMatchObject({ id, message: expect.stringContaining('here: ') });
+  });
+});
+
+describe('accounts', () => {
+  test('are those of the image, whatever its links point to', async () => {
+    await writeFile(join(rootfs, 'a/passwd'), 'inside');
+    await symlink('/a/passwd', join(rootfs, 'etc/passwd'));
+    await symlink('../../../../../../../../../etc/group', join(rootfs, 'etc/group'));
+    expect((await inspect({})).accounts).toEqual({ passwd: 'inside', group: '' });
+  });
+  test('are not read from what is no file', async () => {
+    execFileSync('mkfifo', [join(rootfs, 'etc/passwd')]);
+    await mkdir(join(rootfs, 'etc/group'));
+    expect((await inspect({})).accounts).toEqual({ passwd: '', group: '' });
+  });
+});
+
+describe('mounts', () => {
+  test('have their links followed on both sides', async () => {
+    await symlink('/run', join(rootfs, 'var/run'));
+    await mkdir(join(base, 'data'));
+    await symlink('data', join(base, 'link'));
+    expect((await inspect({ mounts: [{ host_path: join(base, 'link'), container_path: '/var/run/x' }] })).mounts).toMatchObject([{ target: '/run/x', source: join(base, 'data') }]);
+  });
+  test.each([
+    [{ host_path: '/no/such', container_path: '/x' }, 'MountSourceMissing'],
+    [{ host_path: 'relative', container_path: '/x' }, 'InvalidArgument'],
+    [{ host_path: '/', container_path: 'x' }, 'InvalidArgument'],
+    [{ host_path: '/', container_path: '/../x' }, 'PathEscapes'],
+  ])('%j is %s', async (mount, id) => {
+    await expect(inspect({ mounts: [mount] })).rejects.toMatchObject({ id, message: expect.stringContaining('mounts[0].') });
+  });
+  test('of images take their sub path inside the image', async () => {
+    const image = join(base, 'image');
+    await mkdir(join(image, 'dir/sub'), { recursive: true });
+    await symlink('/dir', join(image, 'link'));
+    const of = (image_sub_path: string) => inspect({ mounts: [{ container_path: '/x', image: { image: 'i' }, readonly: true, image_sub_path }] }, [[0, image]]);
+    expect((await of('')).mounts).toMatchObject([{ source: join(image, '/') }]);
+    expect((await of('link/sub')).mounts).toMatchObject([{ source: join(image, 'dir/sub') }]);
+    for (const wrong of ['none', '/dir', '../image', 'dir/../../x']) await expect(of(wrong)).rejects.toMatchObject({ id: 'ImageVolumeMountFailed' });
+  });
+});
+
+describe('devices', () => {
+  test('have the numbers of the host, and folders are taken apart', async () => {
+    await mkdir(join(base, 'dev/deep'), { recursive: true });
+    execFileSync('mknod', ['-m', '640', join(base, 'dev/one'), 'c', '1', '3']);
+    execFileSync('mknod', [join(base, 'dev/deep/two'), 'b', '300', '70000']);
+    await symlink('one', join(base, 'dev/again'));
+    const { devices } = await inspect({ devices: [{ host_path: join(base, 'dev'), container_path: '/dev/all', permissions: 'r' }] });
+    expect([...devices].sort((one, other) => one.device.path.localeCompare(other.device.path))).toMatchObject([
+      { device: { type: 'b', path: '/dev/all/deep/two', major: 300, minor: 70_000 }, permissions: 'r' },
+      { device: { type: 'c', path: '/dev/all/one', major: 1, minor: 3, fileMode: 0o640 }, permissions: 'r' },
+    ]);
+  });
+  test.each([{ host_path: '/etc/passwd' }, { host_path: '/no/such' }, { host_path: 'dev/null' }, { host_path: '/dev/null', container_path: 'null' }])('%j is refused', async (device) => {
+    await expect(inspect({ devices: [device] })).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('devices[0]') });
+  });
+  test('of the host are for the privileged', async () => {
+    expect((await inspect({})).hostDevices).toEqual([]);
+    const { hostDevices } = await inspect({ linux: { security_context: { privileged: true } } });
+    expect(hostDevices).toContainEqual(expect.objectContaining({ path: '/dev/null', major: 1, minor: 3 }));
+    expect(hostDevices.filter(({ path }) => /^\/dev\/(pts|shm|mqueue|console|ptmx)/.test(path))).toEqual([]);
+  });
+});
+
+describe('a Localhost seccomp profile', () => {
+  const of = (localhost_ref: string, privileged = false) => inspect({ linux: { security_context: { privileged, seccomp: { profile_type: 'Localhost', localhost_ref } } } });
+  test('is read, unless the container is privileged', async () => {
+    const path = join(base, 'profile.json');
+    await writeFile(path, '{"defaultAction":"SCMP_ACT_LOG"}');
+    expect((await of(path)).seccompProfile).toEqual({ defaultAction: 'SCMP_ACT_LOG' });
+    expect((await of('/no/such', true)).seccompProfile).toBeUndefined();
+  });
+  test.each(['/no/such', '/etc/passwd', 'relative.json', ''])('"%s" is refused', async (path) => {
+    await expect(of(path)).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('seccomp.localhost_ref') });
+  });
+});
+
+test('without a machine to look at, everything is taken to be there', () => {
+  expect(assumedFacts(receivedContainer({ mounts: [{ host_path: '/no/such', container_path: '/x' }], devices: [{ host_path: '/dev/none' }] }))).toMatchObject({
+    mounts: [{ target: '/x', source: '/no/such' }], devices: [{ device: { path: '/dev/none' }, permissions: 'rwm' }],
+  });
+});

@@ -1,0 +1,37 @@
+import { expect, test } from '@jest/globals';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { receivedPod } from '../../test/helpers/received.js';
+import { podFiles, writePodFiles } from './pod-files.js';
+
+const host = { 'resolv.conf': 'nameserver 192.0.2.9\n', hosts: '192.0.2.7 here\n', hostname: 'node\n' };
+
+test('a DNS config becomes resolv.conf', () => {
+  expect(podFiles(receivedPod({ hostname: 'box', dns_config: { servers: ['10.0.0.10', 'fd00::a'], searches: ['a.b', 'b'], options: ['ndots:5', 'timeout:1'] } }), host)).toEqual({
+    'resolv.conf': 'search a.b b\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5 timeout:1\n', hostname: 'box\n', hosts: expect.stringContaining('127.0.0.1\tlocalhost\n'),
+  });
+  expect(podFiles(receivedPod({ dns_config: {} }), host)['resolv.conf']).toBe('');
+});
+
+test('what a pod does not bring is the host\'s', () => {
+  expect(podFiles(receivedPod({}), host)).toMatchObject({ 'resolv.conf': host['resolv.conf'], hostname: 'node\n' });
+  expect(podFiles(receivedPod({ linux: { security_context: { namespace_options: { network: 'NODE' } } } }), host).hosts).toBe(host.hosts);
+});
+
+test.each(['10.0.0.1\nnameserver 6.6.6.6', 'a b', ''])('no line can be forged with "%s"', (word) => {
+  for (const field of ['servers', 'searches', 'options']) {
+    expect(() => podFiles(receivedPod({ dns_config: { [field]: [word] } }), host)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+  }
+});
+
+test('the three files are written', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'crisp-pod-files-'));
+  try {
+    await writePodFiles(folder, receivedPod({ hostname: 'box' }));
+    expect((await readdir(folder)).sort()).toEqual(['hostname', 'hosts', 'resolv.conf']);
+    expect(await readFile(join(folder, 'hostname'), 'utf8')).toBe('box\n');
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});

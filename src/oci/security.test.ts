@@ -1,0 +1,76 @@
+import { describe, expect, test } from '@jest/globals';
+import type { LinuxContainerSecurityContext } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import type { SELinuxOption } from '../cri/generated/runtime/v1/SELinuxOption.js';
+import { receivedSecurity } from '../../test/helpers/received.js';
+import { containerAppArmor, containerSeccomp, seccompFile, selinuxLabels } from './security.js';
+
+const profile = { defaultAction: 'SCMP_ACT_ERRNO' };
+const local = { defaultAction: 'SCMP_ACT_LOG' };
+
+describe('seccomp', () => {
+  const action = (wanted: LinuxContainerSecurityContext, seccompProfile: typeof profile | undefined = profile) => containerSeccomp(receivedSecurity(wanted), [], { seccompProfile }, local)?.defaultAction;
+  test.each<[LinuxContainerSecurityContext, string | undefined]>([
+    [{}, undefined],
+    [{ seccomp: { profile_type: 'Unconfined' } }, undefined],
+    [{ seccomp: { profile_type: 'RuntimeDefault' } }, 'SCMP_ACT_ERRNO'],
+    [{ seccomp: { profile_type: 'Localhost', localhost_ref: '/p.json' } }, 'SCMP_ACT_LOG'],
+    [{ seccomp_profile_path: 'unconfined' }, undefined],
+    [{ seccomp_profile_path: 'runtime/default' }, 'SCMP_ACT_ERRNO'],
+    [{ seccomp_profile_path: 'docker/default' }, 'SCMP_ACT_ERRNO'],
+    [{ seccomp_profile_path: 'localhost//p.json' }, 'SCMP_ACT_LOG'],
+    [{ seccomp_profile_path: 'runtime/default', seccomp: { profile_type: 'Unconfined' } }, undefined],
+    [{ seccomp: { profile_type: 'RuntimeDefault' }, privileged: true }, undefined],
+  ])('%j: %s', (wanted, expected) => {
+    expect(action(wanted)).toBe(expected);
+  });
+  test('which file it needs', () => {
+    expect(seccompFile(null)).toBeUndefined();
+    expect(seccompFile(receivedSecurity({ seccomp_profile_path: 'localhost//p.json' }))).toBe('/p.json');
+    expect(() => seccompFile(receivedSecurity({ seccomp_profile_path: 'localhost/p.json' }))).toThrow('absolute');
+  });
+  test('RuntimeDefault is a protection: without a profile it is refused', () => {
+    expect(() => containerSeccomp(receivedSecurity({ seccomp: { profile_type: 'RuntimeDefault' } }), [], { seccompProfile: undefined }, undefined)).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
+  });
+  test('an unknown name is refused', () => {
+    expect(() => action({ seccomp_profile_path: 'mine' })).toThrow('unknown profile "mine"');
+  });
+});
+
+describe('AppArmor', () => {
+  const of = (wanted: LinuxContainerSecurityContext, loaded: string[] = [], apparmor = true) => containerAppArmor(receivedSecurity(wanted), { apparmor }, loaded);
+  test('a profile by name is applied, or refused', () => {
+    expect(of({ apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } }, ['mine'])).toEqual({ profile: 'mine', notHonoured: [] });
+    expect(of({ apparmor_profile: 'localhost/mine' }, ['mine'])).toEqual({ profile: 'mine', notHonoured: [] });
+    expect(() => of({ apparmor_profile: 'localhost/mine' }, ['other'])).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
+    expect(() => of({ apparmor_profile: 'localhost/mine' }, [], false)).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
+  });
+  test('the default is ours where it is loaded; else it is told, to whoever asked', () => {
+    expect(of({}, ['crisp-default'])).toEqual({ profile: 'crisp-default', notHonoured: [] });
+    expect(of({})).toEqual({ notHonoured: [] });
+    expect(of({ apparmor: { profile_type: 'RuntimeDefault' } })).toEqual({ notHonoured: ['linux.security_context.apparmor'] });
+    expect(of({ apparmor_profile: 'runtime/default' })).toEqual({ notHonoured: ['linux.security_context.apparmor'] });
+  });
+  test('unconfined and privileged have none', () => {
+    expect(of({ apparmor: { profile_type: 'Unconfined' } }, ['crisp-default'])).toEqual({ notHonoured: [] });
+    expect(of({ privileged: true }, ['crisp-default'])).toEqual({ notHonoured: [] });
+  });
+});
+
+describe('SELinux', () => {
+  const of = (container: SELinuxOption | null, pod: SELinuxOption | null = null, selinux = true) => {
+    const convert = (wanted: SELinuxOption | null) => wanted && receivedSecurity({ selinux_options: wanted }).selinux_options;
+    return selinuxLabels(convert(container), convert(pod), { selinux });
+  };
+  test('labels of the process and its mounts', () => {
+    expect(of({ level: 's0:c4,c5' })).toEqual({ process: 'system_u:system_r:container_t:s0:c4,c5', mount: 'system_u:object_r:container_file_t:s0:c4,c5', notHonoured: [] });
+    expect(of(null, { type: 'spc_t' })).toMatchObject({ process: 'system_u:system_r:spc_t:s0' });
+    expect(of(null)).toEqual({ notHonoured: [] });
+    expect(of({}, null, false)).toEqual({ notHonoured: [] });
+  });
+  test('are told where the kernel has none', () => {
+    expect(of({ level: 's0' }, null, false)).toEqual({ notHonoured: ['linux.security_context.selinux_options'] });
+  });
+  test.each([{ level: 's0,c4,c5' }, { level: 'top' }, { type: 'a:b' }, { user: 'a b' }])('%j is refused', (wanted) => {
+    expect(() => of(wanted)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+  });
+});
