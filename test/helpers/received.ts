@@ -12,7 +12,7 @@ import type { PodSandboxConfig, PodSandboxConfig__Output } from '../../src/cri/g
 const method = loadProto().runtime.v1.RuntimeService.service.CreateContainer as unknown as MethodDefinition<CreateContainerRequest, unknown, CreateContainerRequest__Output>;
 
 function received(request: CreateContainerRequest): CreateContainerRequest__Output {
-  return method.requestDeserialize(method.requestSerialize(request)) as unknown as CreateContainerRequest__Output;
+  return method.requestDeserialize(method.requestSerialize(request));
 }
 
 export function receivedContainer(config: ContainerConfig): ContainerConfig__Output {
