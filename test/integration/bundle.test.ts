@@ -1,12 +1,12 @@
 // Bundles that crisp generates, run as they are by the real crun and runc: what
 // the process sees is what the CRI config asked for.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { Ajv } from 'ajv';
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chmod, copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { z } from 'zod';
 import type { SandboxPlan } from '../../src/backends/backend.js';
 import { configSchema } from '../../src/config.js';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
@@ -22,12 +22,15 @@ import type { ImageConfig } from '../../src/oci/image-config.js';
 import { inspectRootfs } from '../../src/oci/inspect.js';
 import { minimalSpec } from '../../src/oci/minimal-spec.js';
 import { writePodFiles } from '../../src/oci/pod-files.js';
+import { specSchema } from '../../src/oci/spec-schema.js';
 import type { Spec } from '../../src/oci/spec.js';
 import { Machine, type Result } from '../helpers/machine.js';
 import { receivedContainer, receivedPod } from '../helpers/received.js';
+import { officialSchema, propertiesOf, type JsonSchema } from '../helpers/runtime-spec.js';
 
 const mark = `crisp-bundle-${randomBytes(4).toString('hex')}`;
 const host = readHostFacts(configSchema.parse({}));
+const official = officialSchema();
 const image: ImageConfig = { Env: ['PATH=/bin', 'FROM=image'], Cmd: ['sh'] };
 
 let base: string;
@@ -93,6 +96,7 @@ async function generate(wanted: ContainerConfig, { sandbox = {}, namespaces: own
   });
   await writeBundle(folder, made.spec);
   expect(await validateBundle(folder)).toEqual([]);
+  expect(official?.issues(made.spec) ?? []).toEqual([]);
   return { id, folder, ...made };
 }
 
@@ -177,6 +181,34 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     await machine.must(['umount', join(shared, 'sub')]);
   });
 
+  test('mounts that are read-only down to the last one', async () => {
+    const source = join(base, 'source');
+    const wanted = (recursive_read_only: boolean): ContainerConfig => ({ mounts: [{ host_path: source, container_path: '/mnt', readonly: true, recursive_read_only }] });
+    await machine.must(['mount', '-t', 'tmpfs', 'below', join(source, 'sub')]);
+    try {
+      expect(await output('touch /mnt/x /mnt/sub/x 2>&1 || true', wanted(false))).toBe('touch: /mnt/x: Read-only file system');
+      expect(await output('touch /mnt/x /mnt/sub/y 2>&1 || true', wanted(true))).toBe('touch: /mnt/x: Read-only file system\ntouch: /mnt/sub/y: Read-only file system');
+    } finally {
+      await machine.must(['umount', join(source, 'sub')]);
+    }
+  });
+
+  test('the user namespace of the pod', async () => {
+    const map = [{ container_id: 0, host_id: 300_000, length: 65_536 }];
+    const userns_options = { mode: 'POD' as const, uids: map, gids: map };
+    const ids = [{ containerID: 0, hostID: 300_000, size: 65_536 }];
+    const folder = join(base, `userns-${runtime}`);
+    try {
+      const own = await pinNamespaces(folder, { network: true, ipc: true, uts: true, user: { uids: ids, gids: ids } }, { hostname: 'mapped', sysctls: {} });
+      await machine.stop(); // a namespace pinned later is not seen in an older mount namespace
+      machine = await Machine.start();
+      const sandbox = { linux: { security_context: { namespace_options: { userns_options } } } };
+      expect(await output('cat /proc/self/uid_map | tr -s " "; id -u; hostname', secure({ namespace_options: { pid: 'CONTAINER', userns_options } }), { sandbox, namespaces: own })).toBe('0 300000 65536\n0\nmapped');
+    } finally {
+      await unpinNamespaces(folder);
+    }
+  });
+
   test('a root filesystem that is read-only, and paths that are masked or read-only', async () => {
     expect(await output('touch /x 2>&1; touch /etc/hostname 2>&1; touch /dev/shm/x', secure({ readonly_rootfs: true }))).toBe('touch: /x: Read-only file system\ntouch: /etc/hostname: Read-only file system');
     const paths = { masked_paths: ['/proc/version', '/proc/fs', '/no/such'], readonly_paths: ['/proc/sys'] };
@@ -193,7 +225,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     }));
     const devices = [{ host_path: '/dev/null', container_path: '/dev/hole', permissions: 'r' }];
     expect(await output('ls -l /dev/hole /dev/cdi-zero | awk \'{ print $1, $5, $6 }\'; head -c 2 /dev/cdi-zero | wc -c; cat /opt/box/file; echo $BOX; echo x > /dev/hole', { devices, CDI_devices: [{ name: 'example.com/box=one' }] }))
-      .toBe('crw-rw-rw- 1, 3\ncrw-rw-rw- 1, 5\n2\nfrom the host\nyes'.replace('crw-rw-rw- 1, 3\ncrw-rw-rw- 1, 5', 'crw-rw-rw- 1, 5\ncrw-rw-rw- 1, 3'));
+      .toBe('crw-rw-rw- 1, 5\ncrw-rw-rw- 1, 3\n2\nfrom the host\nyes');
     const kmsg = 'ls /dev/kmsg > /dev/null 2>&1 && echo there || echo none';
     expect(await output(kmsg)).toBe('none');
     expect(await output(kmsg, secure({ privileged: true }), privilegedPod)).toBe('there');
@@ -260,4 +292,12 @@ test('validateBundle says what is wrong with a bundle', async () => {
   expect(await after((copy) => { (copy.process as { cwd: unknown }).cwd = 'here'; })).toEqual(['process.cwd: must be an absolute path']);
   await writeFile(join(folder, 'config.json'), '{');
   expect(await validateBundle(folder)).toEqual([{ path: 'config.json', message: expect.stringContaining('JSON') }]);
+});
+
+(official ? test : test.skip)('our schema knows every property of the official one', () => {
+  const known = new Set(propertiesOf(z.toJSONSchema(specSchema, { unrepresentable: 'any' }) as JsonSchema));
+  const wanted = official?.properties ?? [];
+  expect(official?.issues({ ociVersion: '1.0.2', root: {}, linux: { namespaces: [] } } as unknown as Spec)).not.toEqual([]);
+  expect(wanted).toContain('.linux.resources.hugepageLimits[].pageSize');
+  expect(wanted.filter((path) => !known.has(path))).toEqual([]);
 });
