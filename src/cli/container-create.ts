@@ -72,7 +72,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
   const host = readHostFacts(parts.config);
   const folder = join(parts.state, 'bundles', id);
   const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
-  const cgroupParent = host.systemdCgroup ? '/system.slice' : '/crisp-cli';
+  const cgroupParent = host.systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`;
   const plan: SandboxPlan = {
     id, name, namespace: flags.namespace ?? '', uid: id, attempt: 0, labels: pairs(flags.label, '--label'), annotations: pairs(flags.annotation, '--annotation'),
     folder: join(folder, 'pod'), hostname: hostname || undefined, namespaces: {}, cgroupParent,
@@ -169,6 +169,6 @@ export async function removeAll(parts: Parts, record: StandaloneRecord): Promise
   await unpinNamespaces(join(record.plan.folder, 'ns'));
   await remove(record.folder);
   await remove(record.logPath);
+  if (!record.plan.cgroupParent.endsWith('.slice')) await removePodCgroup(record.plan.cgroupParent);
   await parts.records.delete(record);
-  if (record.plan.cgroupParent === '/crisp-cli') await removePodCgroup(record.plan.cgroupParent); // stays while another container is in it
 }

@@ -6,6 +6,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadConfig, type Config } from '../config.js';
 import { toCrispError } from '../errors.js';
+import { removePodCgroup } from '../host/cgroup.js';
 import { isAbsent, readFileIfThere, remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
 import { Images } from '../images/store.js';
@@ -29,12 +30,19 @@ interface Thing {
   remove(): Promise<unknown>;
 }
 
-interface Place { readonly root: string; readonly state: string }
+interface Place {
+  readonly root: string;
+  readonly state: string;
+  /** The parent of the cgroups that it makes; somebody else's lie there too, so only those of a known id are removed. */
+  readonly cgroups: string;
+}
 
 /** @returns 1 when something could not be removed */
 export async function gcCommand(flags: GcFlags): Promise<number> {
   const config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
-  const places: Place[] = [{ root: config.root, state: config.state }, { root: join(config.root, 'cli'), state: config.cli_state }];
+  const places: Place[] = [
+    { root: config.root, state: config.state, cgroups: '/crisp' }, { root: join(config.root, 'cli'), state: config.cli_state, cgroups: '/crisp-cli' },
+  ];
   const orphans = (await Promise.all(places.map((place) => orphansOf(config, place)))).flat();
   const results: { kind: string; name: string; error?: string }[] = [];
   for (const { kind, name, remove: removeIt } of orphans) {
@@ -83,10 +91,10 @@ async function layers(config: Config, place: Place): Promise<Thing[]> {
   ];
 }
 
-async function folders({ root, state }: Place): Promise<Thing[]> {
+async function folders({ root, state, cgroups }: Place): Promise<Thing[]> {
   const folder = async (kind: Thing['kind'], parent: string, namespaces: string): Promise<Thing[]> => (await list(join(state, parent))).map((id) => {
     const path = join(state, parent, id);
-    return { kind, name: id, owner: id, remove: async () => { await unpinNamespaces(join(path, namespaces)); await unmountBelow(path); await remove(path); } };
+    return { kind, name: id, owner: id, remove: async () => { await unpinNamespaces(join(path, namespaces)); await unmountBelow(path); await remove(path); await removePodCgroup(join(cgroups, id)); } };
   });
   return [
     ...await folder('bundle', 'bundles', 'pod/ns'), ...await folder('pod folder', 'pods', 'ns'),

@@ -12,7 +12,7 @@ import { dirname, join, normalize } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import type { Resources } from '../oci/spec.js';
-import { isAbsent, readFileIfThere } from './files.js';
+import { isAbsent, readFileIfThere, remove } from './files.js';
 
 export interface CgroupLayout {
   readonly version: 'v1' | 'v2';
@@ -143,11 +143,13 @@ function ancestors(tree: string, path: string): string[] {
  */
 export async function removePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
-  await Promise.all([...trees(layout), ...strayTrees(layout)].map(async (tree) => {
-    await removeTree(join(tree, path));
+  const from = async (tree: string, removeIt: (folder: string) => Promise<void>): Promise<void> => {
+    await removeIt(join(tree, path));
     const parent = join(tree, dirname(path));
     if (parent !== join(tree, '/')) await rmdirIfEmpty(parent);
-  }));
+  };
+  // In a stray tree cgroup.procs is a plain file, which a folder does not go without.
+  await Promise.all([...trees(layout).map((tree) => from(tree, removeTree)), ...strayTrees(layout).map((tree) => from(tree, remove))]);
 }
 
 async function removeTree(folder: string): Promise<void> {
