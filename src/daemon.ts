@@ -53,7 +53,7 @@ export async function serve(config: Config, signal: AbortSignal): Promise<void> 
   await streaming.start();
   const parts: Parts = {
     config, version, bootId: await bootId(), host: await readHostFacts(config), store, locks: new Locks(),
-    creations: new InFlight(config.runtime.unclaimed_seconds * 1000), stops: new Stops(), handlers, network, images, rootfs, samples: new Samples((id) => rootfs.usage(id)),
+    creations: new InFlight(config.runtime.unclaimed_seconds * 1000), stops: new Stops(), handlers, network, images, rootfs, samples: new Samples((ids) => rootfs.usage(ids)),
     events: new Events(store), streaming,
   };
   for (const { backend } of handlers.values()) {

@@ -9,7 +9,11 @@ export interface LayerUsage { readonly usedBytes: number; readonly inodesUsed: n
 export interface MeasuredLayer extends LayerUsage { readonly measuredAtMs: number }
 
 interface CpuReading { readonly atNs: bigint; readonly cpuNs: bigint }
-interface Layer { measured?: MeasuredLayer; measuring?: Promise<void>; final: boolean }
+interface Layer {
+  measured: MeasuredLayer | undefined;
+  /** When it was last looked for; one that a backend keeps elsewhere is never found. */
+  lookedAtMs: number;
+}
 
 /**
  * A rate over less than this is noise (the kernel books CPU time at ticks), so
@@ -19,16 +23,16 @@ const steadyNs = 1_000_000_000n;
 const shortestNs = 10_000_000n;
 /** A layer's size may be this old; the kubelet asks every 10 s, and evicts by what it hears. */
 const layerAgeMs = 20_000;
-const measurementsAtOnce = 2;
 
 export class Samples {
   private readonly cpu = new Map<string, { last: CpuReading; before: CpuReading | undefined }>();
   private readonly layers = new Map<string, Layer>();
-  private readonly waiting: (() => void)[] = [];
-  private free = measurementsAtOnce;
+  /** The containers whose layers are measured next. */
+  private readonly due = new Set<string>();
+  private measuring: Promise<void> | undefined;
 
-  /** @param measure counts what a container has written */
-  constructor(private readonly measure: (containerId: string) => Promise<LayerUsage>) {}
+  /** @param measure counts what containers have written, all in one go: it starts a process; a layer that is not there is left out */
+  constructor(private readonly measure: (containerIds: readonly string[]) => Promise<ReadonlyMap<string, LayerUsage>>) {}
 
   /**
    * CPU nanoseconds per second of a container or pod since an earlier reading;
@@ -47,20 +51,21 @@ export class Samples {
   }
 
   /** The size of a writable layer as last measured; undefined until it was. An old one is measured anew behind the caller's back. */
-  layer(containerId: string, exited = false): MeasuredLayer | undefined {
-    const layer = this.layers.get(containerId) ?? { final: false };
-    this.layers.set(containerId, layer);
-    const old = !layer.measured || Date.now() - layer.measured.measuredAtMs > layerAgeMs;
-    if (old && !layer.final && !layer.measuring) layer.measuring = this.update(containerId, layer, exited);
-    return layer.measured;
+  layer(containerId: string): MeasuredLayer | undefined {
+    const layer = this.layers.get(containerId);
+    if (!layer || Date.now() - layer.lookedAtMs > layerAgeMs) {
+      this.due.add(containerId);
+      this.measuring ??= this.measureDue().finally(() => { this.measuring = undefined; });
+    }
+    return layer?.measured;
   }
 
-  /** Waits until each of these layers was measured once, but not longer than `waitMs`. */
+  /** Waits until each of these layers was looked for once, but not longer than `waitMs`. */
   async layersMeasured(containerIds: readonly string[], waitMs: number): Promise<void> {
-    const missing = containerIds.filter((id) => !this.layer(id)).map((id) => this.layers.get(id)?.measuring);
-    if (missing.length === 0) return;
+    for (const id of containerIds) this.layer(id);
+    if (containerIds.every((id) => this.layers.has(id))) return;
     let timer: NodeJS.Timeout | undefined;
-    await Promise.race([Promise.all(missing), new Promise((resolve) => { timer = setTimeout(resolve, waitMs); })]);
+    await Promise.race([this.measuring, new Promise((resolve) => { timer = setTimeout(resolve, waitMs); })]);
     clearTimeout(timer);
   }
 
@@ -69,18 +74,23 @@ export class Samples {
     for (const map of [this.cpu, this.layers]) for (const id of map.keys()) if (!exists(id)) map.delete(id);
   }
 
-  private async update(containerId: string, layer: Layer, exited: boolean): Promise<void> {
-    if (this.free === 0) await new Promise<void>((resolve) => this.waiting.push(resolve));
-    else this.free--;
-    try {
-      layer.measured = { ...await this.measure(containerId), measuredAtMs: Date.now() };
-      layer.final = exited; // nobody writes any more
-    } catch (error) {
-      log.debug({ err: error, containerId }, 'writable layer not measured'); // removed meanwhile; the next call tries again
-    } finally {
-      delete layer.measuring;
-      const next = this.waiting.shift();
-      if (next) next(); else this.free++;
+  private async measureDue(): Promise<void> {
+    while (this.due.size > 0) {
+      await Promise.resolve(); // the rest of the list that is being answered
+      const batch = [...this.due];
+      try {
+        const found = await this.measure(batch);
+        const lookedAtMs = Date.now();
+        for (const id of batch) {
+          const usage = found.get(id);
+          this.layers.set(id, { measured: usage && { ...usage, measuredAtMs: lookedAtMs }, lookedAtMs });
+        }
+      } catch (error) {
+        log.warn({ err: error }, 'writable layers not measured');
+        return;
+      } finally {
+        for (const id of batch) this.due.delete(id); // also what was asked for again meanwhile
+      }
     }
   }
 }

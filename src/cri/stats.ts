@@ -110,7 +110,7 @@ function statsOf(parts: Parts, record: ContainerRecord, usage = usageOf(parts, r
 }
 
 function writableLayer(parts: Parts, record: ContainerRecord): FilesystemUsage | null {
-  const layer = parts.samples.layer(record.id, record.exit !== undefined);
+  const layer = parts.samples.layer(record.id);
   if (!layer) return null;
   // The kubelet looks up the filesystem of this path, so it must outlive the container.
   return { timestamp: `${layer.measuredAtMs}000000`, fs_id: { mountpoint: parts.config.root }, used_bytes: value(layer.usedBytes), inodes_used: value(layer.inodesUsed) };
@@ -147,8 +147,7 @@ function podUsage(record: SandboxRecord, containers: readonly Usage[]): Usage | 
     memory: {
       usageBytes: sum(({ memory: { usageBytes } }) => usageBytes), workingSetBytes: sum(({ memory: { workingSetBytes } }) => workingSetBytes),
       rssBytes: sum(({ memory: { rssBytes } }) => rssBytes), cacheBytes: sum(({ memory: { cacheBytes } }) => cacheBytes),
-      mappedFileBytes: sum(({ memory: { mappedFileBytes } }) => mappedFileBytes), kernelBytes: sum(({ memory: { kernelBytes } }) => kernelBytes),
-      limitBytes: undefined, pageFaults: sum(({ memory: { pageFaults } }) => pageFaults), majorPageFaults: sum(({ memory: { majorPageFaults } }) => majorPageFaults),
+      mappedFileBytes: sum(({ memory: { mappedFileBytes } }) => mappedFileBytes), limitBytes: undefined, pageFaults: sum(({ memory: { pageFaults } }) => pageFaults), majorPageFaults: sum(({ memory: { majorPageFaults } }) => majorPageFaults),
     },
     swap: undefined, pressure: undefined,
   };

@@ -40,7 +40,7 @@ describe('on v2', () => {
     await files(recorded);
     expect(readUsage('/pod/c', layout())).toEqual({
       cpuNs: 9007199254740000n,
-      memory: { usageBytes: 1_000_000, workingSetBytes: 700_000, rssBytes: 400_000, cacheBytes: 500_000, mappedFileBytes: 123, kernelBytes: 70_000, limitBytes: 67_108_864, pageFaults: 77, majorPageFaults: 5 },
+      memory: { usageBytes: 1_000_000, workingSetBytes: 700_000, rssBytes: 400_000, cacheBytes: 500_000, mappedFileBytes: 123, limitBytes: 67_108_864, pageFaults: 77, majorPageFaults: 5 },
       swap: { usageBytes: 4096, limitBytes: undefined },
       pressure: {
         cpu: { some: { totalUs: 10, avg10: 1.5, avg60: 0.7, avg300: 0.2 }, full: { totalUs: 9, avg10: 0.5, avg60: 0, avg300: 0 } },
@@ -54,7 +54,7 @@ describe('on v2', () => {
     await files(recorded);
     expect(readDetails('/pod/c', layout())).toEqual({
       cpu: { userNs: 3_000_000_000n, systemNs: 1_500_000_000n, periods: 20, throttledPeriods: 3, throttledNs: 4_000_000n },
-      memory: { maxUsageBytes: 2_000_000, limitHits: 11, oomKills: 1 },
+      memory: { kernelBytes: 70_000, maxUsageBytes: 2_000_000, limitHits: 11, oomKills: 1 },
       tasks: { current: 4, max: undefined },
       devices: [
         { major: 8, minor: 0, readBytes: 4096, writeBytes: 8192, reads: 1, writes: 2 },
@@ -89,7 +89,7 @@ describe('on v1', () => {
   const recorded = {
     'cpuacct/c/cpuacct.usage': '123456789012345678\n', 'cpuacct/c/cpuacct.usage_user': '1000\n', 'cpuacct/c/cpuacct.usage_sys': '500\n',
     'cpu/c/cpu.stat': 'nr_periods 4\nnr_throttled 2\nthrottled_time 3000\n',
-    'memory/c/memory.usage_in_bytes': '1000\n', 'memory/c/memory.limit_in_bytes': '9223372036854771712\n', 'memory/c/memory.max_usage_in_bytes': '2000\n',
+    'memory/c/memory.usage_in_bytes': '1000\n', 'memory/c/memory.max_usage_in_bytes': '2000\n',
     'memory/c/memory.failcnt': '6\n', 'memory/c/memory.kmem.usage_in_bytes': '64\n',
     'memory/c/memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 3\n',
     'memory/c/memory.stat': 'cache 1\nrss 2\nhierarchical_memory_limit 4096\nhierarchical_memsw_limit 12288\ntotal_cache 100\ntotal_rss 200\ntotal_mapped_file 30\ntotal_swap 40\ntotal_pgfault 50\ntotal_pgmajfault 60\ntotal_inactive_file 1200\n',
@@ -102,7 +102,7 @@ describe('on v1', () => {
     await files(recorded);
     expect(readUsage('/c', layout())).toEqual({
       cpuNs: 123456789012345678n,
-      memory: { usageBytes: 1000, workingSetBytes: 0, rssBytes: 200, cacheBytes: 100, mappedFileBytes: 30, kernelBytes: 64, limitBytes: undefined, pageFaults: 50, majorPageFaults: 60 },
+      memory: { usageBytes: 1000, workingSetBytes: 0, rssBytes: 200, cacheBytes: 100, mappedFileBytes: 30, limitBytes: 4096, pageFaults: 50, majorPageFaults: 60 },
       swap: { usageBytes: 40, limitBytes: 8192 },
       pressure: undefined,
     });
@@ -112,12 +112,17 @@ describe('on v1', () => {
     await files(recorded);
     expect(readDetails('/c', layout())).toEqual({
       cpu: { userNs: 1000n, systemNs: 500n, periods: 4, throttledPeriods: 2, throttledNs: 3000n },
-      memory: { maxUsageBytes: 2000, limitHits: 6, oomKills: 3 },
+      memory: { kernelBytes: 64, maxUsageBytes: 2000, limitHits: 6, oomKills: 3 },
       tasks: { current: 2, max: 100 },
       devices: [{ major: 8, minor: 0, readBytes: 4096, writeBytes: 8192, reads: 1, writes: 2 }],
       hugePages: [],
     });
     expect(readProcesses('/c', layout())).toEqual([7]);
+  });
+
+  test('the greatest number stands for no limit', async () => {
+    await files({ ...recorded, 'memory/c/memory.stat': recorded['memory/c/memory.stat'].replace('limit 4096', 'limit 9223372036854771712') });
+    expect(readUsage('/c', layout())?.memory.limitBytes).toBeUndefined();
   });
 
   test('without swap accounting there is no swap', async () => {

@@ -39,8 +39,7 @@ export interface MemoryUsage {
   readonly rssBytes: number;
   readonly cacheBytes: number;
   readonly mappedFileBytes: number;
-  readonly kernelBytes: number;
-  /** undefined: no limit. */
+  /** undefined: no limit. v1 tells the lowest of the group and its ancestors, v2 the group's own. */
   readonly limitBytes: number | undefined;
   readonly pageFaults: number;
   readonly majorPageFaults: number;
@@ -50,6 +49,7 @@ export interface MemoryUsage {
 export interface Details {
   readonly cpu: { readonly userNs: bigint; readonly systemNs: bigint; readonly periods: number; readonly throttledPeriods: number; readonly throttledNs: bigint };
   readonly memory: {
+    readonly kernelBytes: number;
     /** undefined before Linux 5.19 on v2. */
     readonly maxUsageBytes: number | undefined;
     /** How often the limit was hit. */
@@ -103,8 +103,7 @@ function perControllerUsage(layout: CgroupLayout, name: string): Usage {
       usageBytes,
       workingSetBytes: Math.max(0, usageBytes - (stat['total_inactive_file'] ?? 0)),
       rssBytes: stat['total_rss'] ?? 0, cacheBytes: stat['total_cache'] ?? 0, mappedFileBytes: stat['total_mapped_file'] ?? 0,
-      kernelBytes: readNumber(memory, 'memory.kmem.usage_in_bytes'),
-      limitBytes: limit(readNumber(memory, 'memory.limit_in_bytes')),
+      limitBytes: limit(stat['hierarchical_memory_limit'] ?? Infinity),
       pageFaults: stat['total_pgfault'] ?? 0, majorPageFaults: stat['total_pgmajfault'] ?? 0,
     },
     swap: stat['total_swap'] === undefined ? undefined : { usageBytes: stat['total_swap'], limitBytes: swapLimit(stat) },
@@ -128,7 +127,7 @@ function perControllerDetails(layout: CgroupLayout, name: string): Details {
       periods: throttling['nr_periods'] ?? 0, throttledPeriods: throttling['nr_throttled'] ?? 0, throttledNs: BigInt(throttling['throttled_time'] ?? 0),
     },
     memory: {
-      maxUsageBytes: readNumber(memory, 'memory.max_usage_in_bytes'), limitHits: readNumber(memory, 'memory.failcnt'),
+      kernelBytes: readNumber(memory, 'memory.kmem.usage_in_bytes'), maxUsageBytes: readNumber(memory, 'memory.max_usage_in_bytes'), limitHits: readNumber(memory, 'memory.failcnt'),
       oomKills: readTable(memory, 'memory.oom_control')['oom_kill'] ?? 0,
     },
     tasks: readTasks(cgroupFolder(layout, 'pids', name)),
@@ -163,7 +162,6 @@ function unifiedUsage(at: string): Usage {
       usageBytes,
       workingSetBytes: Math.max(0, usageBytes - (stat['inactive_file'] ?? 0)),
       rssBytes: stat['anon'] ?? 0, cacheBytes: stat['file'] ?? 0, mappedFileBytes: stat['file_mapped'] ?? 0,
-      kernelBytes: stat['kernel'] ?? stat['kernel_stack'] ?? 0, // "kernel" since Linux 5.18
       limitBytes: limit(readNumber(at, 'memory.max')),
       pageFaults: stat['pgfault'] ?? 0, majorPageFaults: stat['pgmajfault'] ?? 0,
     },
@@ -192,6 +190,7 @@ function readPressure(at: string, file: string): Pressure | undefined {
 
 function unifiedDetails(at: string): Details {
   const cpu = readTable(at, 'cpu.stat');
+  const memory = readTable(at, 'memory.stat');
   const events = readTable(at, 'memory.events');
   const peak = readOptional(at, 'memory.peak');
   return {
@@ -199,7 +198,10 @@ function unifiedDetails(at: string): Details {
       userNs: nanoseconds(cpu['user_usec']), systemNs: nanoseconds(cpu['system_usec']),
       periods: cpu['nr_periods'] ?? 0, throttledPeriods: cpu['nr_throttled'] ?? 0, throttledNs: nanoseconds(cpu['throttled_usec']),
     },
-    memory: { maxUsageBytes: peak === undefined ? undefined : Number(peak), limitHits: events['max'] ?? 0, oomKills: events['oom_kill'] ?? 0 },
+    memory: {
+      kernelBytes: memory['kernel'] ?? memory['kernel_stack'] ?? 0, // "kernel" since Linux 5.18
+      maxUsageBytes: peak === undefined ? undefined : Number(peak), limitHits: events['max'] ?? 0, oomKills: events['oom_kill'] ?? 0,
+    },
     tasks: readTasks(at),
     devices: readIoStat(at),
     hugePages: readHugePages(at, 'current', undefined),

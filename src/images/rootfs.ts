@@ -83,10 +83,13 @@ export class Rootfs {
     await this.drop(join(this.options.state, 'image-volumes', volumeId));
   }
 
-  /** What a container has written. */
-  async usage(containerId: string): Promise<{ usedBytes: number; inodesUsed: number; mountpoint: string }> {
-    const [count] = await du([join(this.layer(containerId), 'diff')]);
-    return { usedBytes: count?.bytes ?? 0, inodesUsed: count?.inodes ?? 0, mountpoint: this.layer(containerId) };
+  /** What these containers have written; one that has no layer here is left out. */
+  async usage(containerIds: readonly string[]): Promise<Map<string, { usedBytes: number; inodesUsed: number }>> {
+    const counts = await du(containerIds.map((id) => join(this.layer(id), 'diff')));
+    return new Map(containerIds.flatMap((id, index) => {
+      const count = counts[index];
+      return count ? [[id, { usedBytes: count.bytes, inodesUsed: count.inodes }] as const] : [];
+    }));
   }
 
   /** The containers that have something here, for recovery. */

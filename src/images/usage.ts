@@ -34,12 +34,15 @@ export class Usage {
   }
 }
 
-/** One count per folder, in their order. */
-export async function du(folders: string[], options: string[] = []): Promise<Count[]> {
+/** One count per folder, in their order; undefined for one that is not there. */
+export async function du(folders: readonly string[], options: readonly string[] = []): Promise<(Count | undefined)[]> {
   const [bytes, inodes] = await Promise.all([['--block-size=1'], ['--inodes']].map(async (unit) => {
     // A folder may go while du reads it: what it could read is good enough.
     const { stdout } = await run(['du', '--summarize', '--one-file-system', ...unit, ...options, ...folders], { timeoutMs, okExitCodes: 'any' });
-    return stdout.trim().split('\n').map((line) => Number(line.split('\t')[0]));
+    return new Map(stdout.split('\n').map((line) => line.split('\t')).map(([count, folder]) => [folder, Number(count)]));
   }));
-  return folders.map((_, index) => ({ bytes: bytes?.[index] ?? 0, inodes: inodes?.[index] ?? 0 }));
+  return folders.map((folder) => {
+    const used = bytes?.get(folder);
+    return used === undefined ? undefined : { bytes: used, inodes: inodes?.get(folder) ?? 0 };
+  });
 }

@@ -187,9 +187,9 @@ describe('metrics', () => {
 });
 
 describe('crictl', () => {
-  test.each([
+  test.each<[string, () => string]>([
     ['stats', () => busy], ['statsp', () => pod.id], ['metricdescs', () => 'container_threads'], ['metricsp', () => pod.id],
-  ] as const)('%s', async (command, expected) => {
+  ])('%s', async (command, expected) => {
     const { stdout, stderr, exitCode } = await daemon.crictl(command, '-o', 'json');
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
     expect(stdout).toContain(expected());

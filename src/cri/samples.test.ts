@@ -1,0 +1,89 @@
+import { describe, expect, jest, test } from '@jest/globals';
+import { Samples, type LayerUsage } from './samples.js';
+
+const second = 1_000_000_000n;
+const never = async (): Promise<Map<string, LayerUsage>> => new Map();
+
+describe('CPU rates', () => {
+  test('there is none at first, and then what was used since', () => {
+    const samples = new Samples(never);
+    expect(samples.nanoCores('a', 0n, 0n)).toBeUndefined();
+    expect(samples.nanoCores('a', second, 2n * second)).toBe(500_000_000n);
+    expect(samples.nanoCores('a', second, 3n * second)).toBe(0n);
+  });
+
+  test('callers who come close together share a rate over a steady time', () => {
+    const samples = new Samples(never);
+    samples.nanoCores('a', 0n, 0n);
+    samples.nanoCores('a', 5n * second, 10n * second);
+    // 1 ms later, in which the kernel booked a whole tick
+    expect(samples.nanoCores('a', 5n * second + 4_000_000n, 10n * second + 1_000_000n)).toBe(5_004_000_000n * second / 10_001_000_000n);
+  });
+
+  test('the second reading counts although it is early, but not at once', () => {
+    const samples = new Samples(never);
+    samples.nanoCores('a', 0n, 0n);
+    expect(samples.nanoCores('a', 1n, 1_000_000n)).toBeUndefined();
+    expect(samples.nanoCores('a', second / 10n, second / 5n)).toBe(500_000_000n);
+  });
+
+  test('a counter that went back starts anew', () => {
+    const samples = new Samples(never);
+    samples.nanoCores('a', 5n * second, 0n);
+    expect(samples.nanoCores('a', second, 10n * second)).toBeUndefined();
+    expect(samples.nanoCores('a', 2n * second, 11n * second)).toBe(second);
+  });
+
+  test('what was removed is forgotten', () => {
+    const samples = new Samples(never);
+    samples.nanoCores('a', 0n, 0n);
+    samples.keepOnly((id) => id !== 'a');
+    expect(samples.nanoCores('a', second, second)).toBeUndefined();
+  });
+});
+
+describe('writable layers', () => {
+  test('are measured together, once for each list', async () => {
+    const asked: string[][] = [];
+    const samples = new Samples(async (ids) => { asked.push([...ids]); return new Map(ids.map((id, index) => [id, { usedBytes: index, inodesUsed: 1 }])); });
+    expect(samples.layer('a')).toBeUndefined();
+    await samples.layersMeasured(['a', 'b', 'c'], 1_000);
+    expect(asked).toEqual([['a', 'b', 'c']]);
+    expect(samples.layer('b')).toEqual({ usedBytes: 1, inodesUsed: 1, measuredAtMs: expect.any(Number) });
+    await samples.layersMeasured(['a', 'b', 'c'], 1_000);
+    expect(asked).toHaveLength(1);
+  });
+
+  test('an old one is given at once and measured behind the back', async () => {
+    jest.useFakeTimers({ now: 0, doNotFake: ['nextTick', 'queueMicrotask'] });
+    try {
+      let size = 1;
+      const samples = new Samples(async (ids) => new Map(ids.map((id) => [id, { usedBytes: size++, inodesUsed: 1 }])));
+      await samples.layersMeasured(['a'], 1_000);
+      jest.setSystemTime(60_000);
+      expect(samples.layer('a')?.usedBytes).toBe(1);
+      await jest.advanceTimersByTimeAsync(0);
+      expect(samples.layer('a')).toEqual({ usedBytes: 2, inodesUsed: 1, measuredAtMs: 60_000 });
+    } finally { jest.useRealTimers(); }
+  });
+
+  test('a slow measurement does not hold up the answer', async () => {
+    let finish: (found: Map<string, LayerUsage>) => void = () => undefined;
+    const samples = new Samples(() => new Promise((resolve) => { finish = resolve; }));
+    await samples.layersMeasured(['a'], 5);
+    expect(samples.layer('a')).toBeUndefined();
+    finish(new Map([['a', { usedBytes: 7, inodesUsed: 1 }]]));
+    await samples.layersMeasured(['a'], 1_000);
+    expect(samples.layer('a')?.usedBytes).toBe(7);
+  });
+
+  test('one that is kept elsewhere is not looked for at every call, and a failure is no failure of the call', async () => {
+    let calls = 0;
+    const samples = new Samples(async (ids) => { calls++; if (ids.includes('bad')) throw new Error('no du'); return new Map(); });
+    await samples.layersMeasured(['elsewhere'], 1_000);
+    await samples.layersMeasured(['elsewhere'], 1_000);
+    expect([samples.layer('elsewhere'), calls]).toEqual([undefined, 1]);
+    await samples.layersMeasured(['bad'], 1_000);
+    expect(samples.layer('bad')).toBeUndefined();
+  });
+});
