@@ -7,7 +7,8 @@ import { receivedContainer, receivedPod } from '../../test/helpers/received.js';
 import { defaultCapabilities } from './capabilities.js';
 import { containerSpec, type SpecInput } from './container-spec.js';
 import type { HostFacts } from './host-facts.js';
-import { assumedFacts } from './inspect.js';
+import { noCdi } from './cdi.js';
+import type { RootfsFacts } from './inspect.js';
 import { minimalSpec } from './minimal-spec.js';
 import { validateSpec } from './spec-schema.js';
 
@@ -21,10 +22,17 @@ const plan: SandboxPlan = {
 };
 const image = { Entrypoint: ['/entry'], Env: ['PATH=/image'] };
 
+/** As if everything that is named were there, with no symlinks on the way. */
+function facts(wanted: ContainerConfig, cdi = noCdi): RootfsFacts {
+  return {
+    accounts: { passwd: '', group: '' }, devices: [], hostDevices: [], cdi, seccompProfile: undefined, apparmorProfiles: [],
+    mounts: (wanted.mounts ?? []).map((mount) => ({ target: mount.container_path ?? '', source: mount.host_path ?? '', propagation: 'shared' })),
+  };
+}
 function of(wanted: ContainerConfig = {}, sandbox: PodSandboxConfig = {}, more: Partial<SpecInput> = {}) {
   const config = receivedContainer(wanted);
   const made = containerSpec({
-    config, sandbox: receivedPod(sandbox), image, plan, containerId: 'container', rootfs: '/rootfs', facts: assumedFacts(config), host, podFolder: '/state/pods/sandbox', sharedMemory: '/state/pods/sandbox/shm', ...more,
+    config, sandbox: receivedPod(sandbox), image, plan, containerId: 'container', rootfs: '/rootfs', facts: facts(wanted), host, podFolder: '/state/pods/sandbox', sharedMemory: '/state/pods/sandbox/shm', ...more,
   });
   expect(validateSpec(made.spec)).toEqual([]);
   return made;
@@ -93,12 +101,11 @@ test('the user namespace of the pod, which the container must agree to', () => {
 });
 
 test('CDI devices reach every part of the spec', () => {
-  const config = receivedContainer({});
   const cdi = {
     env: ['GPU=0'], devices: [{ device: { type: 'c' as const, path: '/dev/gpu', major: 9, minor: 1 }, permissions: 'rw' }], mounts: [{ destination: '/lib/gpu', source: '/usr/lib/gpu', type: 'bind', options: ['bind'] }],
     hooks: { createContainer: [{ path: '/usr/bin/hook' }] }, additionalGids: [44], notHonoured: [],
   };
-  const { spec, user } = of({}, {}, { facts: { ...assumedFacts(config), cdi } });
+  const { spec, user } = of({}, {}, { facts: facts({}, cdi) });
   expect(spec.process.env).toContain('GPU=0');
   expect(spec.process.user.additionalGids).toEqual([0, 44]);
   expect(user.supplementalGroups).toEqual([0]);

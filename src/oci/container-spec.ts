@@ -73,7 +73,7 @@ export function containerSpec(input: SpecInput): SpecResult {
   const { mounts, rootfsPropagation } = containerMounts({
     config, facts: facts.mounts, privileged, readOnlyRootfs: security?.readonly_rootfs ?? false,
     hostNetwork: plan.namespaces.network === undefined, hasUserNamespace: plan.namespaces.user !== undefined,
-    sharedMemory: options?.ipc === 'CONTAINER' ? 'own' : input.sharedMemory, podFolder: input.podFolder,
+    sharedMemory: input.sharedMemory, hasOwnIpc: options?.ipc === 'CONTAINER', podFolder: input.podFolder,
     cgroup: host.cgroup, deviceMounts: facts.cdi.mounts, features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },
   });
 
@@ -91,7 +91,7 @@ export function containerSpec(input: SpecInput): SpecResult {
 
   // 5. All of it in the runtime's words.
   const spec: Spec = {
-    ociVersion: '1.0.2', // the newest that every runtime since crun 1.0 and runc 1.1 takes; later fields do not ask for more
+    ociVersion: '1.0.2', // what the oldest supported runtimes take (crun 1.8, runc 1.1); none asks for more to use later fields
     process: {
       terminal: config.tty,
       user: { uid: user.uid, gid: user.gid, ...(additionalGids.length ? { additionalGids } : {}) },

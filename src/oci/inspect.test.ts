@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { receivedContainer } from '../../test/helpers/received.js';
-import { assumedFacts, inspectRootfs, resolveInside } from './inspect.js';
+import { inspectRootfs, resolveInside } from './inspect.js';
 
 let base: string;
 let rootfs: string;
@@ -111,11 +111,5 @@ describe('a Localhost seccomp profile', () => {
   });
   test.each(['/no/such', '/etc/passwd', 'relative.json', ''])('"%s" is refused', async (path) => {
     await expect(of(path)).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('seccomp.localhost_ref') });
-  });
-});
-
-test('without a machine to look at, everything is taken to be there', () => {
-  expect(assumedFacts(receivedContainer({ mounts: [{ host_path: '/no/such', container_path: '/x' }], devices: [{ host_path: '/dev/none' }] }))).toMatchObject({
-    mounts: [{ target: '/x', source: '/no/such' }], devices: [{ device: { path: '/dev/none' }, permissions: 'rwm' }],
   });
 });

@@ -1,13 +1,13 @@
 // The facts on disk that a spec depends on: the image's accounts, where mount
 // targets really lie, what mount sources and devices are, profiles.  Gathered in
-// one step, so that all after it is pure and `crisp explain` can do without.
+// one step, so that all after it is pure.
 import { lstat, readFile, readlink, realpath, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
 import { isAbsent, readFileIfThere } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
-import { noCdi, readCdi, type CdiFacts } from './cdi.js';
+import { readCdi, type CdiFacts } from './cdi.js';
 import type { GivenDevice } from './devices.js';
 import { devicesAt } from './host-devices.js';
 import { parseProfile, type DockerProfile } from './seccomp.js';
@@ -73,19 +73,6 @@ export async function inspectRootfs({ rootfs, config, imageMounts, cdiFolders }:
     cdi: await readCdi(config.CDI_devices.map((device) => device.name), cdiFolders),
     seccompProfile: await localSeccompProfile(seccompFile(security)),
     apparmorProfiles: await loadedAppArmorProfiles(),
-  };
-}
-
-/**
- * What is taken for granted where there is nothing to look at, as for `crisp
- * explain`: no symlinks, no accounts, everything that is named is there.
- */
-export function assumedFacts(config: ContainerConfig__Output): RootfsFacts {
-  return {
-    accounts: { passwd: '', group: '' },
-    mounts: config.mounts.map((mount) => ({ target: mount.container_path, source: mount.host_path || `image:${mount.image?.image ?? ''}`, propagation: 'shared' })),
-    devices: config.devices.map((device) => ({ device: { type: 'c', path: device.container_path || device.host_path }, permissions: device.permissions || 'rwm' })),
-    hostDevices: [], cdi: noCdi, seccompProfile: seccompFile(config.linux?.security_context ?? null) ? { defaultAction: 'SCMP_ACT_ALLOW' } : undefined, apparmorProfiles: [],
   };
 }
 

@@ -7,7 +7,7 @@ import { containerMounts, type MountsInput } from './mounts.js';
 function of(mounts: Mount[] = [], more: Partial<MountsInput> = {}, facts: Partial<MountFacts> = {}) {
   return containerMounts({
     config: receivedContainer({ mounts }), facts: mounts.map((mount) => ({ target: mount.container_path ?? '', source: mount.host_path ?? '', propagation: 'private', ...facts })),
-    privileged: false, readOnlyRootfs: false, hostNetwork: false, hasUserNamespace: false, sharedMemory: '/pod/shm', podFolder: '/pod', cgroup: 'v1',
+    privileged: false, readOnlyRootfs: false, hostNetwork: false, hasUserNamespace: false, sharedMemory: '/pod/shm', hasOwnIpc: false, podFolder: '/pod', cgroup: 'v1',
     deviceMounts: [], features: { recursiveReadOnlyMounts: true, userNamespaces: true }, ...more,
   });
 }
@@ -18,7 +18,7 @@ test('what every container has', () => {
   expect(destinations(of())).toEqual(['/proc', '/dev', '/sys', '/dev/pts', '/dev/mqueue', '/dev/shm', '/etc/resolv.conf', '/etc/hosts', '/etc/hostname', '/sys/fs/cgroup']);
   expect(at('/dev/shm', of())).toEqual([{ destination: '/dev/shm', type: 'bind', source: '/pod/shm', options: ['rbind', 'rw'] }]);
   expect(at('/dev/shm', of([], { sharedMemory: undefined }))).toMatchObject([{ source: '/dev/shm' }]);
-  expect(at('/dev/shm', of([], { sharedMemory: 'own' }))).toMatchObject([{ type: 'tmpfs' }]);
+  expect(at('/dev/shm', of([], { hasOwnIpc: true }))).toMatchObject([{ type: 'tmpfs' }]);
 });
 
 test('/sys and the cgroups can be written by the privileged alone', () => {

@@ -15,8 +15,10 @@ export interface MountsInput {
   readonly readOnlyRootfs: boolean;
   readonly hostNetwork: boolean;
   readonly hasUserNamespace: boolean;
-  /** The pod's /dev/shm; 'own': this container's alone; undefined: the host's. */
-  readonly sharedMemory: string | 'own' | undefined;
+  /** The pod's /dev/shm; undefined: the host's. */
+  readonly sharedMemory: string | undefined;
+  /** The container's ipc namespace is its alone, and so is its /dev/shm. */
+  readonly hasOwnIpc: boolean;
   /** The folder with the pod's resolv.conf, hosts and hostname. */
   readonly podFolder: string;
   readonly cgroup: 'v1' | 'v2';
@@ -58,11 +60,11 @@ export function containerMounts(input: MountsInput): MountsResult {
 
 function depth({ destination }: Mount): number { return destination.split('/').filter(Boolean).length; }
 
-function standardMounts({ privileged, hostNetwork, sharedMemory, hasUserNamespace, cgroup }: MountsInput): Mount[] {
+function standardMounts({ privileged, hostNetwork, sharedMemory, hasOwnIpc, hasUserNamespace, cgroup }: MountsInput): Mount[] {
   const access = privileged ? 'rw' : 'ro';
   return [
     ...baseMounts,
-    sharedMemory === 'own' ? ownSharedMemory : { destination: '/dev/shm', type: 'bind', source: sharedMemory ?? '/dev/shm', options: ['rbind', 'rw'] },
+    hasOwnIpc ? ownSharedMemory : { destination: '/dev/shm', type: 'bind', source: sharedMemory ?? '/dev/shm', options: ['rbind', 'rw'] },
     // sysfs belongs to the network namespace: whoever has a user namespace and the host's network may not mount it anew.
     hasUserNamespace && hostNetwork
       ? { destination: '/sys', type: 'bind', source: '/sys', options: ['rbind', ...safe, access] }
