@@ -71,6 +71,8 @@ async function makeRootfs(folder: string): Promise<string> {
   await symlink('../../../../../../../../../..', join(folder, 'climb'));
   await writeFile(join(folder, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n');
   await writeFile(join(folder, 'etc/group'), 'root:x:0:\nweb:x:1001:\nstaff:x:50:web\n');
+  // Who is root only in a user namespace could not make these.
+  await Promise.all(['resolv.conf', 'hosts', 'hostname'].map((name) => writeFile(join(folder, 'etc', name), '')));
   return folder;
 }
 
@@ -78,9 +80,9 @@ function pod(more: PodSandboxConfig = {}) {
   return receivedPod({ hostname: 'box', dns_config: { servers: ['192.0.2.1'], searches: ['test.local'], options: ['ndots:5'] }, ...more });
 }
 
-interface Wanted { readonly sandbox?: PodSandboxConfig; readonly namespaces?: SandboxPlan['namespaces'] }
+interface Wanted { readonly sandbox?: PodSandboxConfig; readonly namespaces?: SandboxPlan['namespaces']; readonly cgroup?: 'v1' | 'v2'; readonly noDeviceRules?: boolean }
 
-async function generate(wanted: ContainerConfig, { sandbox = {}, namespaces: own = namespaces }: Wanted = {}) {
+async function generate(wanted: ContainerConfig, { sandbox = {}, namespaces: own = namespaces, cgroup = host.cgroup, noDeviceRules = false }: Wanted = {}) {
   const id = `${mark}-${counter++}`;
   const folder = join(base, 'bundles', id);
   await mkdir(folder, { recursive: true });
@@ -91,9 +93,10 @@ async function generate(wanted: ContainerConfig, { sandbox = {}, namespaces: own
     hostname: 'box', namespaces: own, cgroupParent: `/${mark}`,
   };
   const made = containerSpec({
-    config, sandbox: pod(sandbox), image, plan, containerId: id, rootfs, facts, host: { ...host, systemdCgroup: false }, podFolder: join(base, 'pod'),
+    config, sandbox: pod(sandbox), image, plan, containerId: id, rootfs, facts, host: { ...host, cgroup, systemdCgroup: false }, podFolder: join(base, 'pod'),
     sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined,
   });
+  if (noDeviceRules) delete made.spec.linux.resources?.devices;
   await writeBundle(folder, made.spec);
   expect(await validateBundle(folder)).toEqual([]);
   expect(official?.issues(made.spec) ?? []).toEqual([]);
@@ -262,6 +265,23 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     const folder = host.cgroup === 'v1' ? '/sys/fs/cgroup/memory/below' : `/sys/fs/cgroup/${mark}-below`;
     expect(await output(`mkdir ${folder} && rmdir ${folder} && echo made`, secure({ privileged: true }), privilegedPod)).toBe('made');
     expect(await output(`mkdir ${folder} 2>&1 || true`)).toMatch(/Read-only file system/);
+  });
+
+  test('the one cgroup tree of v2: the own part of it, or all of it when privileged', async () => {
+    const before = machine;
+    // On v2 device rules are a BPF program, and crun must raise RLIMIT_MEMLOCK to load it.
+    const v2: Wanted = { cgroup: 'v2', noDeviceRules: runtime === 'crun' && !host.capabilities.includes('CAP_SYS_RESOURCE') };
+    machine = await Machine.start();
+    try {
+      // Beside v1 the tree has no controllers, but its shape is that of v2.
+      await machine.must(['sh', '-c', 'umount --recursive /sys/fs/cgroup 2> /dev/null; mount -t cgroup2 cgroup2 /sys/fs/cgroup']);
+      const look = 'cat /proc/self/cgroup | grep ^0:; ls /sys/fs/cgroup/cgroup.procs; touch /sys/fs/cgroup/x 2>&1 | sed "s/.*: //"';
+      expect(await output(look, {}, v2)).toBe('0::/\n/sys/fs/cgroup/cgroup.procs\nRead-only file system');
+      expect(await output(`${look}; ls -d /sys/fs/cgroup/${mark}`, secure({ privileged: true }), { ...privilegedPod, ...v2 })).toMatch(new RegExp(`^0::/${mark}/.*\n.*Permission denied\n/sys/fs/cgroup/${mark}$`, 's'));
+    } finally {
+      await machine.stop();
+      machine = before;
+    }
   });
 
   test('a minimal bundle', async () => {
