@@ -30,6 +30,7 @@ export async function forwardPort(netns: string | undefined, port: number, strea
 /** @returns why it could not connect; undefined when it could, and all is over */
 async function carry(netns: string | undefined, address: string, stream: Duplex, signal: AbortSignal): Promise<string | undefined> {
   const input = new PassThrough();
+  const broken = new AbortController();
   let connected = false;
   let outputOver = false;
   const output = new Writable({
@@ -41,6 +42,8 @@ async function carry(netns: string | undefined, address: string, stream: Duplex,
     },
   });
   const notices = new Notices((line) => {
+    // socat takes a connection that is reset for one that has ended, and waits for the other direction.
+    if (connected && line.endsWith('is in error')) broken.abort();
     // Not before: a refused connection must leave the client's first bytes, and its stream, to the next address.
     if (connected || !line.includes('starting data transfer loop')) return;
     connected = true;
@@ -49,11 +52,15 @@ async function carry(netns: string | undefined, address: string, stream: Duplex,
   });
   // shut-close: socat would hold its stdout open until both directions have ended.
   const socat = ['socat', '-d', '-d', '-t', String(halfCloseSeconds), '-b', '65536', '-,shut-close', address] as const;
-  const { exitCode } = await runStreaming(
+  const running = runStreaming(
     netns === undefined ? [...socat] : ['nsenter', `--net=${netns}`, '--', ...socat],
     { stdin: input, stdout: output, stderr: notices, endStdout: true },
-    { timeoutMs: 0, signal, okExitCodes: 'any', stage },
-  ).ended.finally(() => stream.unpipe(input));
+    { timeoutMs: 0, signal: AbortSignal.any([signal, broken.signal]), okExitCodes: 'any', stage },
+  );
+  const exitCode = await running.ended.then((result) => result.exitCode, (error: unknown) => {
+    if (!broken.signal.aborted) throw error;
+    return undefined;
+  }).finally(() => stream.unpipe(input));
   if (!connected) return notices.failure();
   if (exitCode === 0) stream.end();
   else stream.destroy();

@@ -87,6 +87,13 @@ describe('over SPDY', () => {
     expect(await text(next.data.output)).toBe('80: 0');
   });
 
+  test('a stream that the handler destroys is reset, and that is no failure', async () => {
+    const client = await open(async (_request, _port, stream) => { stream.destroy(); });
+    const { data, error } = await pair(client, 80, '0');
+    await text(data.output);
+    expect([data.reset, await text(error.output)]).toEqual([true, '']);
+  });
+
   test('a connection that is reset aborts alone', async () => {
     const aborted: number[] = [];
     let heard = (): void => undefined;

@@ -6,7 +6,6 @@
 //   WebSocket: the ports of the request, two channels each (data 2n, error
 //         2n+1), both beginning with the port's number, little endian
 import type { Duplex } from 'node:stream';
-import { finished } from 'node:stream/promises';
 import type { WebSocket } from 'ws';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
@@ -77,17 +76,15 @@ async function forward(request: PortForwardRequest, port: number, data: WireStre
   data.onReset = () => reset.abort();
   try {
     await handlers.portForward(request, port, data, AbortSignal.any([vanished, reset.signal]));
-    data.end();
-    await finished(data, { readable: false });
-    error.end();
   } catch (cause) {
-    // The client that ends a connection resets its stream: no failure.
+    // A client that is done with a connection resets its stream: no failure.
     if (!reset.signal.aborted && !vanished.aborted) {
       log.info({ err: cause, port }, 'port-forward failed');
       error.write(`error forwarding port ${port} to pod ${request.sandboxId}: ${toCrispError(cause).report}`);
     }
-    error.end();
     data.destroy();
   }
+  await data.flush();
+  error.end();
   data.discardInput();
 }

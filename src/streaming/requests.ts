@@ -16,6 +16,6 @@ export type StreamingRequest = CommandRequest | PortForwardRequest;
 export interface StreamingHandlers {
   exec(request: ExecRequest, io: Io, signal: AbortSignal): Promise<{ exitCode: number }>;
   attach(request: AttachRequest, io: Io, signal: AbortSignal): Promise<void>;
-  /** Carries one connection to a port of the pod, and resolves when both directions have ended. */
+  /** Carries one connection to a port of the pod, and resolves when both directions have ended, or `stream` was destroyed because the connection broke. */
   portForward(request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal): Promise<void>;
 }

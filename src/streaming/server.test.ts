@@ -1,12 +1,12 @@
 // What HTTP says before there is a session. The sessions have their own tests.
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { get as getTls } from 'node:https';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { makeCertificate } from '../../test/helpers/certificate.js';
 import { RefusedUpgrade, SpdyClient, upgrade } from '../../test/helpers/spdy-client.js';
 import { StreamingServer, type ExecRequest, type StreamingHandlers, type StreamingOptions } from './server.js';
 
@@ -87,8 +87,7 @@ test('the client chooses among subprotocols', async () => {
 test('it serves IPv6 and TLS', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'crisp-streaming-'));
   try {
-    const [cert, key] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
-    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1', '-subj', '/CN=localhost', '-keyout', key, '-out', cert], { stdio: 'ignore' });
+    const { cert, key } = makeCertificate(folder);
     const url = (await start({ address: '::1', tls: { cert, key } })).url(exec);
     expect(url).toMatch(/^https:\/\/\[::1\]:\d+\/exec\/[\w-]+$/);
     const status = await new Promise((resolve, reject) => getTls(url, { rejectUnauthorized: false }, (answer) => resolve(answer.resume().statusCode)).on('error', reject));

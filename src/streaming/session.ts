@@ -4,7 +4,6 @@
 //   streams there ──► handler runs ──► output flushed ──► status on the error stream ──► goodbye
 //   client gone at any point ──► the handler's signal aborts
 import type { Duplex, Readable, Writable } from 'node:stream';
-import { finished } from 'node:stream/promises';
 import type { WebSocket } from 'ws';
 import type { Io, TerminalSize } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
@@ -79,17 +78,10 @@ async function runCommand(request: CommandRequest, streams: CommandStreams, size
     onResize: request.tty ? (listener) => sizes.tell(listener) : undefined,
   };
   const status = await statusOf(request, io, vanished.signal, handlers);
-  await Promise.all([flush(io.stdout), flush(io.stderr)]);
+  await Promise.all([streams.stdout?.flush(), streams.stderr?.flush()]);
   writeStatus(streams.error, protocol, status);
-  await Promise.all(streamTypes.map((type) => flush(streams[type])));
+  await Promise.all(streamTypes.map((type) => streams[type]?.flush()));
   await connection.close();
-}
-
-/** Ends a stream and waits until all of it is with the kernel, or the client has gone. */
-async function flush(stream: Writable | undefined): Promise<void> {
-  if (!stream) return;
-  stream.end();
-  await finished(stream, { readable: false }).catch(() => undefined);
 }
 
 /** metav1.Status, as much of it as the clients look at. */

@@ -4,6 +4,7 @@
 //   peer ──► receive(), receiveEnd() ──► read side    each side ends by itself:
 //   peer ◄── Wire.send(), sendEnd() ◄─── write side   that is the half-close
 import { Duplex } from 'node:stream';
+import { finished } from 'node:stream/promises';
 
 /** The connection, as one of its streams needs it. `done` is called when the socket has taken the bytes: that is the back-pressure. */
 export interface Wire {
@@ -61,6 +62,12 @@ export class WireStream extends Duplex {
     this.unpipe();
     this.receiveEnd();
     return this.resume();
+  }
+
+  /** Ends the write side; resolves when the kernel has all of it, or the connection is over. */
+  async flush(): Promise<void> {
+    this.end();
+    await finished(this, { readable: false }).catch(() => undefined);
   }
 
   override _read(): void { this.wake(); }
