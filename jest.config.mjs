@@ -1,5 +1,5 @@
-// Three projects: unit tests beside the sources, integration tests on real
-// parts, and the conformance suite of cri-tools.
+// Unit tests beside the sources, integration tests on real parts, the conformance
+// suite of cri-tools, and the kubelet.
 const common = {
   transform: { '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } }] },
   extensionsToTreatAsEsm: ['.ts'],
@@ -11,6 +11,7 @@ export default {
     { ...common, displayName: 'unit', testMatch: ['<rootDir>/src/**/*.test.ts'] },
     { ...common, displayName: 'integration', testMatch: ['<rootDir>/test/integration/**/*.test.ts'] },
     { ...common, displayName: 'conformance', testMatch: ['<rootDir>/test/conformance/*.test.ts'] },
+    { ...common, displayName: 'kubelet', testMatch: ['<rootDir>/test/kubelet/*.test.ts'] },
   ],
   testTimeout: 60_000,
 };

@@ -39,9 +39,12 @@ export async function makeFolder(path: string, mode = 0o700): Promise<void> {
   await mkdir(path, { recursive: true, mode });
 }
 
-/** Removes a file or a whole folder; absent is fine. Never called on a mount point: unmount first. */
+/**
+ * Removes a file or a whole folder; absent is fine. Never called on a mount point: unmount first.
+ * Tried again for a while where something is added meanwhile: a tool that failed may still be on its way out.
+ */
 export async function remove(path: string): Promise<void> {
-  await rm(path, { recursive: true, force: true });
+  await rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 });
 }
 
 export function isAbsent(error: unknown): boolean {
