@@ -6,6 +6,7 @@ import { get as getTls } from 'node:https';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { makeCertificate } from '../../test/helpers/certificate.js';
 import { RefusedUpgrade, SpdyClient, upgrade } from '../../test/helpers/spdy-client.js';
 import { StreamingServer, type ExecRequest, type StreamingHandlers, type StreamingOptions } from './server.js';
@@ -106,14 +107,30 @@ test('a port in use is said at start', async () => {
   other.close();
 });
 
-test('close ends the sessions as if their clients had gone', async () => {
-  let aborted = false;
+test.each(['SPDY', 'WebSocket'])('close ends the sessions over %s as if their clients had gone, and waits for their handlers', async (transport) => {
+  let ended = false;
+  let begin = (): void => undefined;
+  const started = new Promise<void>((resolve) => { begin = resolve; });
   const running = await start({
-    handlers: { ...handlers, exec: (_request, _io, signal) => new Promise((_, reject) => signal.addEventListener('abort', () => { aborted = true; reject(new Error('aborted')); })) },
+    handlers: {
+      ...handlers,
+      exec: async (_request, _io, signal) => {
+        begin();
+        await once(signal, 'abort');
+        await setImmediate();
+        ended = true;
+        return { exitCode: 0 };
+      },
+    },
   });
-  const client = await SpdyClient.open(running.url(exec), 'v4.channel.k8s.io');
-  await client.createStream({ streamtype: 'error' });
-  await client.createStream({ streamtype: 'stdout' });
+  if (transport === 'SPDY') {
+    const client = await SpdyClient.open(running.url(exec), 'v4.channel.k8s.io');
+    await client.createStream({ streamtype: 'error' });
+    await client.createStream({ streamtype: 'stdout' });
+  } else {
+    await upgrade(running.url(exec), webSocket, 'GET', 'websocket');
+  }
+  await started;
   await running.close();
-  expect(aborted).toBe(true);
+  expect(ended).toBe(true);
 });

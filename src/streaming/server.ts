@@ -162,14 +162,13 @@ export class StreamingServer {
     const serve = <P>(known: ReadonlyMap<string, P>, start: (webSocket: WebSocket, protocol: P) => Promise<void>) => {
       const agreed = agree(offered.length ? offered : [''], known);
       if (!agreed) throw new Refusal(403, `none of ${offered.join(', ')} is served here`);
-      const ended = new Promise<void>((resolve) => {
-        socket.once('close', resolve); // also when ws refuses the handshake
-        // ws takes the tunnel's name for malformed (a token has no slash), so it does not get to see the header.
-        delete request.headers['sec-websocket-protocol'];
-        const server = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: maxMessageBytes });
-        if (agreed.name) server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${agreed.name}`));
-        server.handleUpgrade(request, socket, head, (webSocket) => void start(webSocket, agreed.protocol).then(resolve));
-      });
+      // ws takes the tunnel's name for malformed (a token has no slash), so it does not get to see the header.
+      delete request.headers['sec-websocket-protocol'];
+      const server = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: maxMessageBytes });
+      if (agreed.name) server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${agreed.name}`));
+      let session: Promise<void> | undefined; // none when ws refuses the handshake
+      const ended = new Promise<void>((resolve) => socket.once('close', () => resolve(session)));
+      server.handleUpgrade(request, socket, head, (webSocket) => { session = start(webSocket, agreed.protocol); });
       return { protocol: `WebSocket ${agreed.name}`, ended };
     };
     const { handlers } = this.options;

@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -44,12 +44,13 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   let stub: StreamingStub;
   let folder: string;
   let onSize: (text: string) => void = () => undefined;
-  const aborted: string[] = [];
+  /** Emits the id of a container whose exec was aborted. */
+  const aborts = new EventEmitter();
   const children = new Set<ChildProcess>();
 
   const handlers: StreamingHandlers = {
     exec: async (request: ExecRequest, io: Io, signal: AbortSignal) => {
-      signal.addEventListener('abort', () => aborted.push(request.containerId));
+      signal.addEventListener('abort', () => aborts.emit(request.containerId));
       return request.cmd[0] === 'print-sizes' ? printSizes(io, onSize) : runLocally(request.cmd, io, signal);
     },
     attach: async (_request: AttachRequest, io: Io, signal: AbortSignal) => { await runLocally(['cat'], io, signal); },
@@ -151,9 +152,9 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   test('a client that vanishes aborts its session', async () => {
     const child = run(['exec', '-i', 'vanishing', 'sh', '-c', 'echo here; exec cat']);
     await once(child.stdout, 'data');
+    const aborted = once(aborts, 'vanishing');
     child.kill('SIGKILL');
-    await once(child, 'exit');
-    await eventually(() => aborted.includes('vanishing'));
+    await aborted;
   });
 
   describe('port-forward', () => {
@@ -217,10 +218,6 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     });
   });
 });
-
-async function eventually(holds: () => boolean): Promise<void> {
-  while (!holds()) await new Promise((resolve) => setTimeout(resolve, 10));
-}
 
 /** Sends pseudo-random bytes and compares what comes back. */
 async function roundTrip({ stdin, stdout }: { stdin: NodeJS.WritableStream; stdout: NodeJS.ReadableStream }) {
