@@ -4,7 +4,7 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
-import { mkdir, mkdtemp, rm, rmdir, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -31,6 +31,7 @@ export interface DaemonOptions {
 /** Starts one, and waits until it says that it is ready. */
 export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-'));
+  await chmod(folder, 0o711); // the root of a user namespace is another uid outside, and has to reach its rootfs
   const machine = await Machine.start([join(folder, 'state')]);
   const daemon = new Daemon(folder, machine, await freeNetwork());
   try {
