@@ -17,7 +17,7 @@ import type { StreamPodSandboxMetricsRequest__Output } from './generated/runtime
 import type { StreamPodSandboxMetricsResponse } from './generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import { containerMetrics, interfaceMetrics, type Counted, type MetricTable } from './metric-table.js';
 import type { Parts } from './parts.js';
-import { inPages } from './serve.js';
+import { inPages } from './pages.js';
 import { cgroupOf, podInterfaces } from './stats.js';
 
 /** On each series. As with cAdvisor, id is the cgroup, and name the id of the container or sandbox. */
@@ -79,8 +79,8 @@ async function containerMetricsOf(parts: Parts, { namespace, name: pod }: Sandbo
 /** @param labels the values of commonLabels @param more values of further labels that are the same for all rows */
 function seriesOf<Source>(table: MetricTable<Source>, source: Source, labels: readonly string[], more: readonly string[] = []): Metric[] {
   return Object.entries(table).flatMap(([name, { type, values }]) => {
-    const found = values(source);
-    const samples = Array.isArray(found) ? found : found === undefined ? [] : [{ value: found, labels: [] }];
+    const found = values(source) ?? [];
+    const samples = typeof found === 'object' ? found : [{ value: found, labels: [] }];
     return samples.map((sample) => ({
       // timestamp 0: read now and not from a cache, so that the kubelet lets the scrape give the time
       name, timestamp: '0', metric_type: type, label_values: [...labels, ...more, ...sample.labels], value: { value: String(sample.value) },

@@ -182,8 +182,8 @@ function readPressure(at: string, file: string): Pressure | undefined {
   const text = readOptional(at, file);
   if (text === undefined) return undefined;
   const line = (kind: string): PressureLine => {
-    const values = Object.fromEntries((new RegExp(`^${kind} (.*)$`, 'm').exec(text)?.[1] ?? '').split(' ').map((pair) => pair.split('=')));
-    return { totalUs: Number(values['total'] ?? 0), avg10: Number(values['avg10'] ?? 0), avg60: Number(values['avg60'] ?? 0), avg300: Number(values['avg300'] ?? 0) };
+    const values = readPairs(new RegExp(`^${kind} (.*)$`, 'm').exec(text)?.[1] ?? '');
+    return { totalUs: values['total'] ?? 0, avg10: values['avg10'] ?? 0, avg60: values['avg60'] ?? 0, avg300: values['avg300'] ?? 0 };
   };
   return { some: line('some'), full: line('full') };
 }
@@ -211,9 +211,8 @@ function unifiedDetails(at: string): Details {
 /** "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6". */
 function readIoStat(at: string): DeviceIo[] {
   return (readOptional(at, 'io.stat') ?? '').split('\n').filter(Boolean).map((line) => {
-    const [device = '', ...pairs] = line.split(' ');
-    const counts = Object.fromEntries(pairs.map((pair) => pair.split('=')));
-    return deviceIo(device, { readBytes: Number(counts['rbytes'] ?? 0), writeBytes: Number(counts['wbytes'] ?? 0), reads: Number(counts['rios'] ?? 0), writes: Number(counts['wios'] ?? 0) });
+    const { rbytes = 0, wbytes = 0, rios = 0, wios = 0 } = readPairs(line);
+    return deviceIo(line.split(' ')[0] ?? '', { readBytes: rbytes, writeBytes: wbytes, reads: rios, writes: wios });
   });
 }
 
@@ -268,6 +267,11 @@ function readTable(at: string, file: string): Record<string, number> {
     if (space > 0) table[line.slice(0, space)] = Number(line.slice(space + 1));
   }
   return table;
+}
+
+/** "key=1 other=2.5"; words that are no pair are left out. */
+function readPairs(line: string): Record<string, number> {
+  return Object.fromEntries([...line.matchAll(/(\w+)=(\S+)/g)].map(([, key = '', value]) => [key, Number(value)]));
 }
 
 /** v1 says "no limit" with the greatest multiple of a page below 2^63. */
