@@ -52,7 +52,7 @@ export async function serve(config: Config, signal: AbortSignal): Promise<void> 
   const streaming = new StreamingServer({ address, port, handlers: streamingHandlers(() => parts), ...(cert ? { tls: { cert, key } } : {}) });
   await streaming.start();
   const parts: Parts = {
-    config, version, bootId: await bootId(), host: await readHostFacts(config), store, locks: new Locks(),
+    config, version, bootId: await bootId(), host: readHostFacts(config), store, locks: new Locks(),
     creations: new InFlight(config.runtime.unclaimed_seconds * 1000), stops: new Stops(), handlers, network, images, rootfs, samples: new Samples((ids) => rootfs.usage(ids)),
     events: new Events(store), streaming,
   };

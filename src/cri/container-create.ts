@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { ContainerPlan, SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
-import { makeFolder, remove } from '../host/files.js';
+import { makeFolder, realPathOf, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
 import type { Shift } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
@@ -11,14 +11,14 @@ import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { inspectRootfs } from '../oci/inspect.js';
-import { containerKey, containerState, now, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import { containerKey, containerState, newId, now, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
 import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';
 import { removeContainerRecord } from './container-stop.js';
 import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
-import { newId, sharedMemory } from './sandbox-run.js';
+import { sharedMemory } from './sandbox-plan.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
 
 export async function createContainer(parts: Parts, request: CreateContainerRequest__Output, call: Call): Promise<CreateContainerResponse> {
@@ -57,7 +57,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
   addLogContext({ containerId: id });
   const backend = backendOf(parts, sandbox);
   const folder = join(parts.config.state, 'bundles', id);
-  const logPath = logPathOf(sandbox, config);
+  const logPath = await logPathOf(sandbox, config);
   return withUndo(async (undo) => {
     // 1. The image must be here: pulling is the kubelet's call to make.
     const image = await parts.images.find(config.image?.image ?? '');
@@ -119,14 +119,15 @@ function shiftOf({ namespaces, idMaps }: SandboxPlan): Shift | undefined {
 /** What image_ref names: the digest that was pulled where there is one, as image policies want it. */
 function imageRef(image: Image): string { return image.digests[0] ?? image.id; }
 
-/** Where the log goes: below the pod's log folder, and never out of it. Empty: the caller wants none. */
-function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output): string {
+/** Where the log goes: below the pod's log folder, and never out of it, by .. or by a link. Empty: the caller wants none. */
+async function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output): Promise<string> {
   const { log_directory: folder } = sandbox.config;
   if (!folder || !config.log_path) return '';
   const path = join(folder, config.log_path);
-  if (config.log_path.startsWith('/') || !path.startsWith(join(folder, '/'))) {
-    throw new CrispError('PathEscapes', `log_path "${config.log_path}" leaves the log folder of the pod`);
-  }
+  const escapes = new CrispError('PathEscapes', `log_path "${config.log_path}" leaves the log folder of the pod`);
+  if (config.log_path.startsWith('/') || !path.startsWith(join(folder, '/'))) throw escapes;
+  await makeFolder(folder, 0o755);
+  if (!(await realPathOf(path)).startsWith(join(await realPathOf(folder), '/'))) throw escapes;
   return path;
 }
 

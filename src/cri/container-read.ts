@@ -11,7 +11,7 @@ import { readFileIfThere } from '../host/files.js';
 import { containerState, type ContainerRecord } from '../pods/records.js';
 import { containerItem, containerStatus, matches } from './convert.js';
 import { containerOf, type Parts } from './parts.js';
-import { inPages } from './serve.js';
+import { inPages } from './pages.js';
 
 export async function containerStatusOf(parts: Parts, request: ContainerStatusRequest__Output): Promise<ContainerStatusResponse> {
   const record = containerOf(parts, request.container_id);

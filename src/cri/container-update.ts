@@ -19,7 +19,7 @@ import type { UpdateContainerResourcesResponse } from './generated/runtime/v1/Up
 import type { UpdatePodSandboxResourcesRequest__Output } from './generated/runtime/v1/UpdatePodSandboxResourcesRequest.js';
 import type { UpdatePodSandboxResourcesResponse } from './generated/runtime/v1/UpdatePodSandboxResourcesResponse.js';
 import { backendOf, containerOf, readySandboxOf, refOf, runningContainerOf, type Parts } from './parts.js';
-import { ownsCgroup } from './sandbox-run.js';
+import { ownsCgroup } from './sandbox-plan.js';
 
 export async function updateContainerResources(parts: Parts, request: UpdateContainerResourcesRequest__Output): Promise<UpdateContainerResourcesResponse> {
   const { id, sandboxId } = containerOf(parts, request.container_id);
@@ -38,7 +38,7 @@ export async function updateContainerResources(parts: Parts, request: UpdateCont
 /** A zero or empty value of an update means "as it is". */
 function merged(old: LinuxContainerResources__Output | undefined, update: LinuxContainerResources__Output): LinuxContainerResources__Output {
   if (!old) return update;
-  const set = Object.entries(update).filter(([, value]) => (Array.isArray(value) ? value.length > 0 : typeof value === 'object' ? Object.keys(value ?? {}).length > 0 : value !== '0' && value !== ''));
+  const set = Object.entries(update).filter(([, value]) => (Array.isArray(value) ? value.length > 0 : typeof value === 'object' ? Object.keys(value as object).length > 0 : value !== '0' && value !== ''));
   return { ...old, ...Object.fromEntries(set) };
 }
 

@@ -19,7 +19,7 @@ import { log } from '../log.js';
 import { now } from '../pods/records.js';
 import { imagesOfStandalone } from '../pods/standalone.js';
 import type { Call, Parts } from './parts.js';
-import { inPages } from './serve.js';
+import { inPages } from './pages.js';
 
 export async function listImages(parts: Parts, request: ListImagesRequest__Output): Promise<ListImagesResponse> {
   return { images: (await filtered(parts, request.filter?.image ?? null)).map(imageItem) };

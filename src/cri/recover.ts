@@ -6,7 +6,7 @@ import { toCrispError } from '../errors.js';
 import { log, withLogContext } from '../log.js';
 import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
-import { backendOf, refOf, type Parts } from './parts.js';
+import { refOf, type Parts } from './parts.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 
 /** One record's repair must not hold up the node. */

@@ -9,7 +9,7 @@ import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPo
 import { now, sandboxState, type SandboxRecord } from '../pods/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
 import { sandboxOf, type Parts } from './parts.js';
-import { inPages } from './serve.js';
+import { inPages } from './pages.js';
 
 export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRequest__Output): Promise<PodSandboxStatusResponse> {
   const record = sandboxOf(parts, request.pod_sandbox_id);

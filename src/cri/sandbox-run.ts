@@ -1,29 +1,23 @@
 // RunPodSandbox: route, namespaces, network, record.
-import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { IdMaps, SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { makeFolder, remove } from '../host/files.js';
 import { mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
-import type { PodNetwork } from '../network/cni.js';
-import { bringLoopbackUp, checkPodSysctls, pinNamespaces, startPidHolder, stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
+import { metrics } from '../metrics.js';
+import { bringLoopbackUp, pinNamespaces, startPidHolder, stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
 import { writePodFiles } from '../oci/pod-files.js';
-import type { IdMapping } from '../oci/spec.js';
-import { now, sandboxKey, sandboxState, type SandboxRecord } from '../pods/records.js';
+import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../pods/records.js';
 import { chooseHandler } from '../router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
-import type { UserNamespace__Output } from './generated/runtime/v1/UserNamespace.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { backendOf, type Call, type Parts } from './parts.js';
+import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, userNamespace, wantedNamespaces } from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
-
-/** Ids are 64 hex digits, as tools that look for container ids in paths and cgroups expect. */
-export function newId(): string { return randomBytes(32).toString('hex'); }
 
 export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest__Output, call: Call): Promise<RunPodSandboxResponse> {
   const config = checkedConfig(request.config);
@@ -46,39 +40,14 @@ function reused(parts: Parts, record: SandboxRecord, request: RunPodSandboxReque
   return record.id;
 }
 
-function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfig__Output {
-  if (!config) throw new CrispError('InvalidArgument', 'config is missing');
-  if (!config.metadata?.name) throw new CrispError('InvalidArgument', 'config.metadata.name is empty');
-  if (!config.metadata.namespace) throw new CrispError('InvalidArgument', 'config.metadata.namespace is empty');
-  const options = config.linux?.security_context?.namespace_options;
-  for (const kind of ['network', 'ipc'] as const) {
-    if (options && !['POD', 'NODE'].includes(options[kind])) throw new CrispError('InvalidArgument', `namespace_options.${kind} of a pod must be POD or NODE, not ${options[kind]}`);
-  }
-  checkUserNamespace(options?.userns_options ?? null);
-  if (options?.pid === 'TARGET') throw new CrispError('InvalidArgument', 'namespace_options.pid of a pod cannot be TARGET');
-  if (config.log_directory && !config.log_directory.startsWith('/')) throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
-  checkPodSysctls(config.linux?.sysctls ?? {}, { hostNetwork: options?.network === 'NODE', hostIpc: options?.ipc === 'NODE' });
-  return config;
-}
-
-/** The kubelet allots one range for users and the same for groups (KEP-127). */
-function checkUserNamespace(options: UserNamespace__Output | null): void {
-  if (!options || options.mode === 'NODE') return;
-  const invalid = (why: string): CrispError => new CrispError('InvalidArgument', `namespace_options.userns_options: ${why}`);
-  if (options.mode !== 'POD') throw invalid(`the mode must be POD or NODE, not ${options.mode}`);
-  if (options.uids.length !== 1 || options.gids.length !== 1) throw invalid('there must be one mapping of users and one of groups');
-  if (!isDeepStrictEqual(options.uids, options.gids)) throw invalid('users and groups must be mapped alike');
-  const [map] = options.uids;
-  if (!map || map.container_id !== 0 || map.length === 0) throw invalid('the mapping must begin at 0 in the container and have a length');
-}
-
 async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runtimeHandler: string): Promise<string> {
   const id = newId();
   addLogContext({ podId: id });
   return withUndo(async (undo) => {
     // 1. Who runs it, for all its life.
     const chosen = chooseHandler(parts, { handler: runtimeHandler, namespace: config.metadata?.namespace ?? '', name: config.metadata?.name ?? '', labels: config.labels, annotations: config.annotations });
-    const plan = planOf(parts, id, config);
+    if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.backend });
+    const plan = planOf(parts.config.state, id, config);
     const wanted = wantedNamespaces(config);
 
     // 2. The intent, before anything that could leak.
@@ -124,68 +93,11 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
   });
 }
 
-function planOf(parts: Parts, id: string, config: PodSandboxConfig__Output): SandboxPlan {
-  return {
-    id, name: config.metadata?.name ?? '', namespace: config.metadata?.namespace ?? '', uid: config.metadata?.uid ?? '', attempt: config.metadata?.attempt ?? 0,
-    labels: config.labels, annotations: config.annotations, folder: join(parts.config.state, 'pods', id),
-    hostname: config.hostname || undefined, namespaces: {}, cgroupParent: cgroupParent(config, id),
-  };
-}
-
-/** The kubelet makes and limits the pod's cgroup and names it; for anybody else there is one of our own. */
-function cgroupParent(config: PodSandboxConfig__Output, id: string): string {
-  return config.linux?.cgroup_parent || `/crisp/${id}`;
-}
-export function ownsCgroup(config: PodSandboxConfig__Output): boolean { return !config.linux?.cgroup_parent; }
-
-export function namespacesFolder(plan: SandboxPlan): string { return join(plan.folder, 'ns'); }
-/** The pod's /dev/shm: POSIX shared memory is a tmpfs, so an ipc namespace alone does not share it. */
-export function sharedMemory(plan: SandboxPlan): string { return join(plan.folder, 'shm'); }
-
-/** A pod on the host's network keeps the host's name as well. */
-function wantedNamespaces(config: PodSandboxConfig__Output): { network: boolean; ipc: boolean; uts: boolean } {
-  const options = config.linux?.security_context?.namespace_options;
-  const network = options?.network !== 'NODE';
-  return { network, ipc: options?.ipc !== 'NODE', uts: network };
-}
-
-function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefined {
-  const options = config.linux?.security_context?.namespace_options?.userns_options;
-  if (options?.mode !== 'POD') return undefined;
-  const maps = (list: typeof options.uids): IdMapping[] => list.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
-  return { uids: maps(options.uids), gids: maps(options.gids) };
-}
-
 async function attachNetwork(parts: Parts, plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string, undo: { push(what: string, step: () => Promise<unknown>): void }) {
   const pod = podNetwork(plan, config, netns);
   const attachment = await parts.network.attach(pod); // not the caller's signal: what is begun is finished, for the retry
   undo.push('network', () => parts.network.detach(pod, attachment));
   return attachment;
-}
-
-export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string): PodNetwork {
-  const bits = (annotation: string): number | undefined => {
-    const text = config.annotations[annotation];
-    return text === undefined ? undefined : parseQuantity(text, annotation);
-  };
-  const ingressBitsPerSecond = bits('kubernetes.io/ingress-bandwidth');
-  const egressBitsPerSecond = bits('kubernetes.io/egress-bandwidth');
-  return {
-    id: plan.id, name: plan.name, namespace: plan.namespace, uid: plan.uid, netns, annotations: plan.annotations,
-    portMappings: config.port_mappings.filter((mapping) => mapping.host_port > 0).map((mapping) => ({
-      protocol: mapping.protocol.toLowerCase() as 'tcp' | 'udp' | 'sctp', containerPort: mapping.container_port, hostPort: mapping.host_port, hostIp: mapping.host_ip,
-    })),
-    ...(ingressBitsPerSecond === undefined && egressBitsPerSecond === undefined ? {} : { bandwidth: { ...(ingressBitsPerSecond === undefined ? {} : { ingressBitsPerSecond }), ...(egressBitsPerSecond === undefined ? {} : { egressBitsPerSecond }) } }),
-    ...(config.dns_config ? { dns: config.dns_config } : {}),
-  };
-}
-
-/** A Kubernetes quantity of bits per second: "10M", "1Gi", "1500000". */
-function parseQuantity(text: string, what: string): number {
-  const [, number, suffix = ''] = /^(\d+(?:\.\d+)?)(k|M|G|T|Ki|Mi|Gi|Ti)?$/.exec(text) ?? [];
-  if (number === undefined) throw new CrispError('InvalidArgument', `${what}: "${text}" is no quantity`);
-  const factor = suffix.endsWith('i') ? 1024 : 1000;
-  return Math.round(Number(number) * factor ** ' kMGT'.indexOf(suffix[0]?.replace('K', 'k') ?? ' '));
 }
 
 async function startHolder(plan: SandboxPlan, undo: { push(what: string, step: () => Promise<unknown>): void }) {

@@ -12,7 +12,7 @@ import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopP
 import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
 import { backendOf, sandboxOf, type Parts } from './parts.js';
-import { namespacesFolder, ownsCgroup, podNetwork, sharedMemory } from './sandbox-run.js';
+import { namespacesFolder, ownsCgroup, podNetwork, sharedMemory } from './sandbox-plan.js';
 
 export async function stopPodSandbox(parts: Parts, request: StopPodSandboxRequest__Output): Promise<StopPodSandboxResponse> {
   if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {}; // gone already: as good as stopped

@@ -14,8 +14,6 @@ import { imageService, runtimeService } from './service.js';
 
 /** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
 const maxMessageBytes = 32 << 20;
-/** Items per message of the Stream* lists. */
-const pageSize = 500;
 
 export class CriServer {
   private readonly server = new grpc.Server({
@@ -109,8 +107,3 @@ function isRead(method: string): boolean {
 }
 
 function ms(started: number): number { return Math.round((performance.now() - started) * 10) / 10; }
-
-/** Splits a list for the Stream* calls; an empty list is one empty page. */
-export function* inPages<T>(items: readonly T[]): Generator<readonly T[]> {
-  for (let start = 0; start === 0 || start < items.length; start += pageSize) yield items.slice(start, start + pageSize);
-}

@@ -28,7 +28,7 @@ import type { StreamContainerStatsResponse } from './generated/runtime/v1/Stream
 import type { StreamPodSandboxStatsRequest__Output } from './generated/runtime/v1/StreamPodSandboxStatsRequest.js';
 import type { StreamPodSandboxStatsResponse } from './generated/runtime/v1/StreamPodSandboxStatsResponse.js';
 import { containerOf, refOf, sandboxOf, type Parts } from './parts.js';
-import { inPages } from './serve.js';
+import { inPages } from './pages.js';
 
 /** How long a call waits for the sizes of layers that nobody has measured yet. */
 const newLayersWaitMs = 250;

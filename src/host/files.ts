@@ -1,5 +1,5 @@
 // Files that must be whole or absent, and folders that must be gone.
-import { lstat, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { lstat, mkdir, open, readFile, realpath, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 /**
@@ -33,6 +33,14 @@ export async function readFileIfThere(path: string): Promise<string | undefined>
 
 export async function exists(path: string): Promise<boolean> {
   try { await lstat(path); return true; } catch (error) { if (isAbsent(error)) return false; throw error; }
+}
+
+/** Where a path leads with all links followed; what does not exist yet is kept as it is. */
+export async function realPathOf(path: string): Promise<string> {
+  try { return await realpath(path); } catch (error) {
+    if (!isAbsent(error) || path === '/') throw error;
+    return join(await realPathOf(dirname(path)), basename(path));
+  }
 }
 
 export async function makeFolder(path: string, mode = 0o700): Promise<void> {

@@ -23,9 +23,15 @@ export async function isMountPoint(path: string): Promise<boolean> {
   return (await mountPoints()).some((mount) => mount.target === path);
 }
 
+/**
+ * The new system calls, which mount(8) uses since util-linux 2.39, take at most
+ * 255 characters of an option: overlay's lowerdir is longer with nine layers.
+ */
+const wholeOptions = { LIBMOUNT_FORCE_MOUNT2: 'always' };
+
 /** Mounts; `options` is the comma list of mount(8). `cwd` allows overlay's relative lower folders. */
 export async function mount(type: string, source: string, target: string, options: string, at: { cwd?: string; stage?: string; errorId?: ErrorId } = {}): Promise<void> {
-  await run(['mount', '-t', type, '-o', options, source, target], { timeoutMs, ...at, errorId: at.errorId ?? 'StorageFailed' });
+  await run(['mount', '-t', type, '-o', options, source, target], { timeoutMs, ...at, env: wholeOptions, errorId: at.errorId ?? 'StorageFailed' });
 }
 
 export async function bindMount(source: string, target: string, options: readonly string[] = []): Promise<void> {

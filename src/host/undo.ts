@@ -4,10 +4,10 @@
 import { log } from '../log.js';
 
 export class Undo {
-  private readonly steps: { what: string; undo: () => Promise<unknown> | unknown }[] = [];
+  private readonly steps: { what: string; undo: () => unknown }[] = [];
 
   /** Remembers how to take back what was just (or is about to be) made. */
-  push(what: string, undo: () => Promise<unknown> | unknown): void {
+  push(what: string, undo: () => unknown): void {
     this.steps.push({ what, undo });
   }
 

@@ -120,10 +120,13 @@ export class Network {
 
     return withUndo(async (undo) => {
       this.held.add(pod.id);
-      undo.push('cni del', () => this.detach(pod, attachment));
+      const called: typeof network.plugins[number][] = []; // the others have nothing to take back, and one may not even be installed
+      undo.push('cni del', () => this.detach(pod, { ...attachment, network: { ...network, plugins: called } }));
       await this.leases.note(pod.id, { pod, attachment });
       for (const plugin of network.plugins) {
         const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
+        await this.plugins.find(plugin.type);
+        called.push(plugin);
         const result = await this.plugins.call('ADD', plugin.type, input, parameters, signal);
         if (!result) throw new CrispError('CniFailed', `CNI plugin ${plugin.type} answered ADD with nothing`, { stage: 'cni add', tool: plugin.type });
         attachment = { ...attachment, result: result as AddResult };

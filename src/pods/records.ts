@@ -6,6 +6,7 @@
 // What was asked and what has ended stands here; the state is derived from
 // these facts, never stored.  Times are nanoseconds since the epoch as strings:
 // they do not fit a JS number, and JSON has no bigint.
+import { randomBytes } from 'node:crypto';
 import { z } from 'zod';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { ContainerState__Output as ContainerState } from '../cri/generated/runtime/v1/ContainerState.js';
@@ -37,7 +38,7 @@ export const sandboxRecordSchema = z.object({
   /** undefined: on the host's network. */
   attachment: as<Attachment>().optional(),
   /** What backend.startSandbox returned. */
-  backendState: z.unknown(),
+  backendState: z.unknown().optional(),
   /** The process that keeps a pod-wide pid namespace. */
   holder: z.object({ pid: z.number(), startTime: z.string() }).optional(),
   resources: as<LinuxContainerResources__Output>().optional(),
@@ -67,13 +68,16 @@ export const containerRecordSchema = z.object({
   /** Paths of CRI fields that were asked for and are not honoured, for the verbose status. */
   notHonoured: z.array(z.string()),
   resources: as<LinuxContainerResources__Output>().optional(),
-  backendState: z.unknown(),
+  backendState: z.unknown().optional(),
   createdAt: nanoseconds,
   startedAt: nanoseconds.optional(),
   pid: z.number().optional(),
   exit: z.object({ exitCode: z.number(), finishedAt: nanoseconds, reason: z.string(), message: z.string() }).optional(),
 });
 export type ContainerRecord = z.infer<typeof containerRecordSchema>;
+
+/** Ids are 64 hex digits, as tools that look for container ids in paths and cgroups expect. */
+export function newId(): string { return randomBytes(32).toString('hex'); }
 
 export function sandboxState(record: SandboxRecord): PodSandboxState {
   return record.complete && record.stoppedAt === undefined ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';

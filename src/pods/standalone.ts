@@ -41,7 +41,7 @@ export class StandaloneRecords {
   async all(): Promise<StandaloneRecord[]> {
     const files = await readdir(this.folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
     const texts = await Promise.all(files.filter((file) => /^[^.].*\.json$/.test(file)).map((file) => readFileIfThere(join(this.folder, file))));
-    return texts.flatMap((text) => (text === undefined ? [] : [standaloneRecordSchema.parse(JSON.parse(text)) as StandaloneRecord]))
+    return texts.flatMap((text) => (text === undefined ? [] : [standaloneRecordSchema.parse(JSON.parse(text))]))
       .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
   }
 

@@ -70,8 +70,8 @@ export class Store {
   readonly containers: RecordTable<ContainerRecord>;
 
   constructor(stateFolder: string) {
-    this.sandboxes = new RecordTable<SandboxRecord>(join(stateFolder, 'sandboxes'), sandboxRecordSchema as z.ZodType<SandboxRecord>);
-    this.containers = new RecordTable<ContainerRecord>(join(stateFolder, 'containers'), containerRecordSchema as z.ZodType<ContainerRecord>);
+    this.sandboxes = new RecordTable<SandboxRecord>(join(stateFolder, 'sandboxes'), sandboxRecordSchema);
+    this.containers = new RecordTable<ContainerRecord>(join(stateFolder, 'containers'), containerRecordSchema);
   }
 
   async load(): Promise<void> {

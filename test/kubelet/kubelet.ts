@@ -71,7 +71,7 @@ export class Kubelet {
 
   /** Ends it and takes away the mounts of its volumes, which it leaves. */
   async stop(): Promise<void> {
-    if (this.process?.exitCode === null) {
+    if (this.process?.exitCode === null && this.process.signalCode === null) {
       const ended = new Promise((resolve) => { this.process?.once('exit', resolve); });
       this.process.kill('SIGKILL');
       await ended;

@@ -88,7 +88,7 @@ async function canUseUserNamespaces(backend: OciBackend, folder: string): Promis
     spec.linux.namespaces.push({ type: 'user' });
     spec.linux.uidMappings = map;
     spec.linux.gidMappings = map;
-    spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'idmap'], uidMappings: map, gidMappings: map } as Mount);
+    spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'idmap'], uidMappings: map, gidMappings: map });
   }));
 }
 

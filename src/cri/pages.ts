@@ -1,0 +1,9 @@
+// The Stream* lists: the same items as the plain lists, some hundred a message,
+// so that no list of a full node meets the limit of a gRPC message.
+
+const pageSize = 500;
+
+/** Splits a list for the Stream* calls; an empty list is one empty page. */
+export function* inPages<T>(items: readonly T[]): Generator<readonly T[]> {
+  for (let start = 0; start === 0 || start < items.length; start += pageSize) yield items.slice(start, start + pageSize);
+}
