@@ -3,6 +3,7 @@
 # conformance tests.  One line per step; what a failed step said is shown.  The
 # last line is "N passed, N failed, N skipped", over all tests of jest and all
 # specs of critest; a step that fails without a test of its own counts as one.
+# After a failure the logs and reports of all steps are kept, and named.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,13 +13,15 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 out=$(mktemp -d "${TMPDIR:-/tmp}/crisp-test-XXXXXX")
-trap 'rm -rf "$out"' EXIT
+keep=false
+trap '$keep || rm -rf "$out"' EXIT
 passed=0 failed=0 skipped=0
 
 step() { # name command...
   local name=$1 start=$SECONDS
   shift
-  if "$@" >"$out/log" 2>&1; then
+  log=$out/${name// /-}.log
+  if "$@" >"$log" 2>&1; then
     printf '%-12s ok      %4d s\n' "$name" $((SECONDS - start))
     return 0
   fi
@@ -27,10 +30,10 @@ step() { # name command...
 }
 
 # A step that must succeed for the rest to mean anything.
-need() { step "$@" || { tail -n 60 "$out/log"; failed=$((failed + 1)); finish; }; }
+need() { step "$@" || { tail -n 60 "$log"; failed=$((failed + 1)); finish; }; }
 
 # A step that is a check of its own.
-check() { step "$@" || { tail -n 60 "$out/log"; failed=$((failed + 1)); }; }
+check() { step "$@" || { tail -n 60 "$log"; failed=$((failed + 1)); }; }
 
 # A project of jest, counted test by test.
 suite() { # name project arguments...
@@ -41,15 +44,19 @@ suite() { # name project arguments...
     printf '%-12s %d passed, %d failed, %d skipped\n' '' "$p" "$f" "$s"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     $ok || node test/count.mjs --failures "$report"
-    if ! $ok && [ "$f" -eq 0 ]; then failed=$((failed + 1)); tail -n 60 "$out/log"; fi
+    if ! $ok && [ "$f" -eq 0 ]; then failed=$((failed + 1)); tail -n 60 "$log"; fi
   else
     failed=$((failed + 1))
-    tail -n 60 "$out/log"
+    tail -n 60 "$log"
   fi
-  grep -hE '^(critest: |crictl version)' "$out/log" || true
+  grep -hE '^(critest: |crictl version)' "$log" || true
 }
 
 finish() {
+  if [ "$failed" -gt 0 ]; then
+    keep=true
+    echo "logs and reports: $out"
+  fi
   echo "$passed passed, $failed failed, $skipped skipped"
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
   exit
