@@ -10,9 +10,10 @@ export interface ServeFlags {
 }
 
 export async function serveDaemon(flags: ServeFlags): Promise<number> {
-  const config = loadConfig(flags.config, {
+  const read = (): Config => loadConfig(flags.config, {
     listen: flags.listen, root: flags.root, state: flags.state, log_level: flags['log-level'] as Config['log_level'] | undefined,
   });
+  const config = read();
   const stop = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
   const { serve } = await import('../daemon.js');

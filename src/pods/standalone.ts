@@ -30,7 +30,7 @@ export const standaloneRecordSchema = z.object({
   terminal: z.boolean(),
   plan: z.custom<SandboxPlan>((value) => typeof value === 'object' && value !== null),
   notHonoured: z.array(z.string()),
-  backendState: z.unknown(),
+  backendState: z.unknown().optional(),
 });
 export type StandaloneRecord = z.infer<typeof standaloneRecordSchema>;
 

@@ -1,0 +1,322 @@
+// The command line on single containers, with the real crun and runc and no
+// daemon: bin/crisp as a person runs it, in a mount namespace of its own.
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { stringify } from 'yaml';
+import { makeImageArchive } from '../helpers/image.js';
+import { diesWithUs, Machine, type Result } from '../helpers/machine.js';
+
+const bin = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
+const image = 'localhost/box';
+
+let folder: string;
+let machine: Machine;
+let archive: string;
+let configFile: string;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'crisp-cli-'));
+  machine = await Machine.start([join(folder, 'state')]);
+  archive = await makeImageArchive(folder, 'box');
+  configFile = await configure('config.yaml', {});
+  expect(await crisp('run', '--rm', archive, 'true')).toMatchObject({ exitCode: 0, stderr: '' }); // which imports it
+});
+afterEach(async () => {
+  const left = await recorded();
+  if (left.length) await crisp('delete', '--force', ...left);
+});
+afterAll(async () => {
+  await machine?.stop();
+  if (folder) await rm(folder, { recursive: true, force: true });
+});
+
+/** A configuration with folders of our own. */
+async function configure(name: string, more: object): Promise<string> {
+  const policy = join(folder, 'policy.json');
+  await writeFile(policy, JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
+  const file = join(folder, name);
+  await writeFile(file, stringify({ root: join(folder, 'root'), state: join(folder, 'state', 'daemon'), cli_state: join(folder, 'state', 'cli'), images: { signature_policy: policy }, ...more }));
+  return file;
+}
+
+/** Runs `crisp COMMAND --config … WORDS`. */
+function crisp(command: string, ...words: string[]): Promise<Result> { return machine.run(argv(configFile, command, ...words)); }
+function argv(config: string, command: string, ...words: string[]): string[] { return [process.execPath, bin, command, '--config', config, ...words]; }
+
+/** What standalone containers have on the machine: mounts, records, folders, cgroups. */
+async function traces(): Promise<string[]> {
+  const state = machine.path(join(folder, 'state', 'cli'));
+  const inside = async (path: string): Promise<string[]> => (await readdir(path).catch(() => [])).map((name) => join(path, name));
+  const groups = (await machine.run(['sh', '-c', 'ls -d /sys/fs/cgroup/*/crisp-cli/* /sys/fs/cgroup/crisp-cli/* 2>/dev/null'])).stdout.split('\n').filter(Boolean);
+  const ours = new Set([...await recorded(), ...made]);
+  return [
+    ...(await machine.mounts()).filter((path) => path.startsWith(join(folder, 'state', 'cli'))),
+    ...(await Promise.all(['containers', 'names', 'bundles', 'rootfs', 'image-volumes'].map((name) => inside(join(state, name))))).flat(),
+    ...await inside(join(folder, 'root', 'cli', 'containers')), ...await inside(join(folder, 'root', 'cli', 'logs')),
+    ...groups.filter((path) => ours.has(path.split('/').at(-1) ?? '')),
+  ].sort();
+}
+/** The ids of the containers that have a record. */
+async function recorded(): Promise<string[]> {
+  const files = await readdir(machine.path(join(folder, 'state', 'cli', 'containers'))).catch(() => []);
+  return files.filter((name) => /^[0-9a-f]{64}\.json$/.test(name)).map((name) => name.slice(0, 64));
+}
+/** The ids that commands of these tests printed. */
+const made = new Set<string>();
+
+interface Shown { id: string; name: string; status: string; pid?: number; backend: string; rule: string; exitCode?: number; logPath: string; notHonoured: string[] }
+async function known(): Promise<Shown[]> { return JSON.parse((await crisp('list', '--json')).stdout) as Shown[]; }
+async function state(name: string): Promise<Shown> { return JSON.parse((await crisp('state', '--json', name)).stdout) as Shown; }
+async function start(...words: string[]): Promise<string> {
+  const { stdout, stderr, exitCode } = await crisp('run', '--detach', ...words);
+  expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 0 });
+  made.add(stdout.trim());
+  return stdout.trim();
+}
+
+describe.each(['crun', 'runc'])('on %s', (handler) => {
+  test('run shows both outputs, ends with the exit code, and leaves nothing', async () => {
+    expect(await crisp('run', '--rm', '--handler', handler, '--name', 'box', image, 'sh', '-c', 'echo out; hostname; echo err >&2; printf part; exit 7'))
+      .toEqual({ stdout: 'out\nbox\npart', stderr: 'err\n', exitCode: 7 });
+    expect(await traces()).toEqual([]);
+  });
+
+  test('create, start, exec, logs, stop, delete', async () => {
+    const { stdout } = await crisp('create', '--handler', handler, '--name', 'life', '--env', 'A=b c', '--user', 'web:staff', image, 'sh', '-c', 'trap "echo bye; exit 5" TERM; echo $A; id -un; while :; do sleep 0.05; done');
+    made.add(stdout.trim());
+    expect(await state('life')).toMatchObject({ id: stdout.trim(), status: 'created', backend: handler, rule: `RuntimeClass handler ${handler}` });
+    expect((await crisp('exec', 'life', 'true')).stderr).toMatch(/^crisp exec: WrongContainerState: /);
+    expect(await crisp('start', stdout.slice(0, 10))).toMatchObject({ stdout, exitCode: 0 });
+    expect(await state('life')).toMatchObject({ status: 'running', pid: expect.any(Number) });
+    expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $A $B; id -un; exit 9')).toEqual({ stdout: 'b c 2\nweb\n', stderr: '', exitCode: 9 });
+    expect((await crisp('delete', 'life')).stderr).toMatch(/^crisp delete: WrongContainerState: .*--force/);
+    expect(await crisp('stop', 'life')).toMatchObject({ exitCode: 0 });
+    expect(await state('life')).toMatchObject({ status: 'stopped', exitCode: 5 });
+    expect(await crisp('logs', 'life')).toEqual({ stdout: 'b c\nweb\nbye\n', stderr: '', exitCode: 0 });
+    expect((await crisp('start', 'life')).stderr).toMatch(/^crisp start: WrongContainerState: /);
+    expect(await crisp('delete', 'life')).toMatchObject({ exitCode: 0 });
+    expect(await traces()).toEqual([]);
+  });
+
+  test('limits and mounts reach the container', async () => {
+    await mkdir(join(folder, 'given'), { recursive: true });
+    await writeFile(join(folder, 'given', 'file'), 'hello\n');
+    const id = await start('--handler', handler, '--memory', '64m', '--volume', `${join(folder, 'given')}:/mnt:ro`, '--workdir', '/tmp', image, 'sh', '-c', 'pwd; cat /mnt/file; touch /mnt/x; sleep 1000');
+    const [group = ''] = (await machine.must(['sh', '-c', `cat /sys/fs/cgroup/memory/crisp-cli/${id}/${id}/memory.limit_in_bytes /sys/fs/cgroup/crisp-cli/${id}/${id}/memory.max 2>/dev/null || true`])).split('\n');
+    expect(Number(group)).toBe(64 << 20);
+    await logged(id, 'Read-only');
+    expect(await crisp('logs', id)).toMatchObject({ stdout: '/tmp\nhello\n', stderr: expect.stringContaining('Read-only file system') });
+    await crisp('delete', '--force', id);
+    expect(await traces()).toEqual([]);
+  });
+});
+
+/** Waits until the log has a word. */
+async function logged(id: string, word: string): Promise<void> {
+  const child = spawn(...split(machine.enter(diesWithUs(argv(configFile, 'logs', '--follow', id)))), { stdio: ['ignore', 'pipe', 'pipe'] });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      for (const stream of [child.stdout, child.stderr]) createInterface({ input: stream }).on('line', (line) => { if (line.includes(word)) resolve(); });
+      child.once('close', () => reject(new Error(`the log ended without ${word}`)));
+    });
+  } finally {
+    child.kill('SIGKILL');
+  }
+}
+function split([tool = '', ...args]: string[]): [string, string[]] { return [tool, args]; }
+
+test('standard input goes through, byte for byte', async () => {
+  const { stdout } = await machine.run(['sh', '-c', `head -c 1000000 /dev/urandom > '${folder}/in'; "$@" < '${folder}/in' | cmp - '${folder}/in' && echo same`, 'sh', ...argv(configFile, 'run', '--rm', '--interactive', image, 'cat')]);
+  expect(stdout).toBe('same\n');
+});
+
+test('signals go to the container, and its answer is the exit code', async () => {
+  const child = spawn(...split(machine.enter(diesWithUs(argv(configFile, 'run', '--rm', image, 'sh', '-c', 'trap "echo hup; exit 9" HUP; echo ready; while :; do sleep 0.05; done')))), { stdio: ['ignore', 'pipe', 'inherit'] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  expect((await lines.next()).value).toBe('ready');
+  child.kill('SIGHUP');
+  expect((await lines.next()).value).toBe('hup');
+  const [code] = await once(child, 'close') as [number];
+  expect(code).toBe(9);
+});
+
+test('a terminal: its size, its keys, its exit code', async () => {
+  const inner = argv(configFile, 'run', '--rm', '-it', image, 'sh', '-c', 'read a; stty size; echo "got $a"; exit 4').map((word) => `'${word}'`).join(' ');
+  const { stdout, exitCode } = await machine.run(['sh', '-c', `(sleep 2; echo keys; sleep 1) | script -qec "stty rows 33 cols 77; ${inner.replace(/["$]/g, '\\$&')}" /dev/null`]);
+  expect(stdout).toContain('33 77');
+  expect(stdout).toContain('got keys');
+  expect(exitCode).toBe(4);
+});
+
+test('a command that reads no more ends quietly', async () => {
+  expect((await machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000')])).stdout).toBe('1\n');
+});
+
+describe('kill', () => {
+  test('a signal by name, and an unknown one', async () => {
+    const id = await start(image, 'sh', '-c', 'trap "exit 6" USR1; echo ready; while :; do sleep 0.05; done');
+    await logged(id, 'ready');
+    expect(await crisp('kill', '--signal', 'NOPE', id)).toMatchObject({ exitCode: 2 });
+    expect(await crisp('kill', '--signal', 'usr1', id)).toMatchObject({ exitCode: 0 });
+    expect(await crisp('stop', id)).toMatchObject({ exitCode: 0 });
+    expect(await state(id)).toMatchObject({ status: 'stopped', exitCode: 6 });
+  });
+
+  test('a process that ignores the stop signal is killed after the grace', async () => {
+    const id = await start(image, 'sh', '-c', 'trap "" TERM; echo ready; while :; do sleep 0.05; done');
+    await logged(id, 'ready');
+    expect(await crisp('stop', '--time', '0.2', id)).toMatchObject({ exitCode: 0 });
+    expect(await state(id)).toMatchObject({ status: 'stopped', exitCode: 137 });
+  });
+});
+
+describe('what cannot be run is refused, with 125 and nothing left', () => {
+  test.each<[string, string[], string]>([
+    ['an unknown image', ['nosuch'], 'ImageNotFound: image nosuch is not on this node'],
+    ['an archive that is not there', ['./nosuch.tar'], 'ImageNotFound: '],
+    ['an unknown handler', ['--handler', 'kata', image], 'UnknownHandler: '],
+    ['an unknown user', ['--user', 'nobody', image], 'UserNotFound: '],
+    ['a command that is not in the image', [image, 'nosuch'], 'StartFailed: '],
+    ['a mount source that is not there', ['--volume', '/nosuch:/mnt', image], 'MountSourceMissing: '],
+    ['a bad limit', ['--memory', 'much', image], 'InvalidArgument: --memory'],
+    ['a bad name', ['--name', '../x', image], 'InvalidArgument: --name'],
+    ['a rootfs that is not there', ['--rootfs', '/nosuch', 'true'], 'RootfsMissing: '],
+  ])('%s', async (_what, words, complaint) => {
+    const { stdout, stderr, exitCode } = await crisp('run', ...words);
+    expect({ stdout, exitCode }).toEqual({ stdout: '', exitCode: 125 });
+    expect(stderr).toMatch(/^crisp run: /);
+    expect(stderr).toContain(complaint);
+    expect(stderr.trim().split('\n')).toHaveLength(1);
+    expect(await traces()).toEqual([]);
+  });
+
+  test.each<[string[]]>([[['run']], [['run', '--network', 'bridge', image]], [['run', '--rm', '-d', image]], [['run', '--nope', image]], [['state']], [['frobnicate']]])('%j is a wrong command line', async (words) => {
+    const { stdout, stderr, exitCode } = await machine.run([process.execPath, bin, ...words]);
+    expect({ stdout, exitCode }).toEqual({ stdout: '', exitCode: 2 });
+    expect(stderr.trim().split('\n')).toHaveLength(1);
+  });
+
+  test('a mistake in the configuration is shown with its line', async () => {
+    const broken = await configure('broken.yaml', { routing: { rules: [{ pod: '/(/', handler: 'crun' }] } });
+    const { stderr, exitCode } = await machine.run(argv(broken, 'list'));
+    expect(exitCode).toBe(2);
+    expect(stderr).toMatch(/broken\.yaml:\d+: routing\.rules\.0\.pod: Invalid regular expression/);
+  });
+});
+
+test('a name is taken once, also by two at the same time', async () => {
+  const results = await Promise.all([1, 2, 3].map(() => crisp('run', '--detach', '--name', 'only', image, 'sleep', '1000')));
+  expect(results.map(({ exitCode }) => exitCode).sort()).toEqual([0, 125, 125]);
+  expect(results.filter(({ stderr }) => stderr.includes('NameInUse'))).toHaveLength(2);
+  expect(await known()).toMatchObject([{ name: 'only', status: 'running' }]);
+});
+
+describe('routing', () => {
+  test('by image, by label and by name, and the choice is shown', async () => {
+    const routed = await configure('routed.yaml', { routing: { rules: [{ labels: { tier: '/back|front/' }, handler: 'runc' }, { image: 'localhost/*', namespace: 'images', handler: 'runc' }], crun_name_patterns: ['named-*'] }, default_container_type: 'runc', fallback: {} });
+    const choice = async (...words: string[]) => {
+      const { stdout } = await machine.run(argv(routed, 'run', '--detach', ...words, image, 'true'));
+      const { backend, rule } = await state(stdout.trim());
+      return { backend, rule };
+    };
+    expect(await choice('--label', 'tier=back')).toEqual({ backend: 'runc', rule: 'routing.rules[0] (label tier "/back|front/")' });
+    expect(await choice('--namespace', 'images')).toEqual({ backend: 'runc', rule: 'routing.rules[1] (namespace "images", image "localhost/*")' });
+    expect(await choice('--name', 'named-1')).toEqual({ backend: 'crun', rule: 'routing.crun_name_patterns named-*' });
+    expect(await choice()).toEqual({ backend: 'runc', rule: 'default_container_type' });
+  });
+
+  test('a crun that is broken gives way to runc, and takes over again when it is mended', async () => {
+    const wrapper = join(folder, 'crun-wrapper');
+    const breakIt = (broken: boolean) => writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`);
+    await breakIt(true);
+    await chmod(wrapper, 0o755);
+    const falling = await configure('falling.yaml', { handlers: { crun: { path: wrapper } } });
+    const run = (...words: string[]): Promise<Result> => machine.run(argv(falling, 'run', ...words, image, 'true'));
+    expect(await run('--name', 'fallen')).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(await state('fallen')).toMatchObject({ backend: 'runc', rule: 'default_container_type, with runc as the fallback of crun' });
+    expect(await run('--handler', 'crun')).toMatchObject({ exitCode: 125, stderr: expect.stringMatching(/HandlerNotReady.*broken on purpose/) });
+    await breakIt(false);
+    expect(await run('--name', 'risen')).toMatchObject({ exitCode: 0 });
+    expect(await state('risen')).toMatchObject({ backend: 'crun', rule: 'default_container_type' });
+  });
+});
+
+describe('bundle', () => {
+  test.each(['full', 'minimal'])('%s runs as it is on crun and runc', async (profile) => {
+    const bundle = join(folder, `bundle-${profile}`);
+    expect(await crisp('bundle', '--profile', profile, image, bundle)).toEqual({ stdout: '', stderr: '', exitCode: 0 });
+    expect(await crisp('bundle', '--validate', bundle)).toMatchObject({ stdout: 'valid\n', exitCode: 0 });
+    const config = join(bundle, 'config.json');
+    const spec = JSON.parse(await readFile(config, 'utf8')) as { process: { args: string[] } };
+    spec.process.args = ['sh', '-c', 'hostname; ls -d /bin; exit 3'];
+    await writeFile(config, JSON.stringify(spec));
+    for (const runtime of ['crun', 'runc']) {
+      const name = `crisp-test-${process.pid}-${profile}`;
+      expect(await machine.run([runtime, '--root', join(folder, 'state', runtime), 'run', '--bundle', bundle, name])).toMatchObject({ stdout: 'crisp\n/bin\n', exitCode: 3 });
+    }
+    expect(await crisp('bundle', image, bundle)).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('is not empty') });
+    expect(await traces()).toEqual([]);
+  });
+
+  test('what is wrong with one is said', async () => {
+    const bundle = join(folder, 'bundle-wrong');
+    await mkdir(join(bundle, 'rootfs', 'bin'), { recursive: true });
+    await writeFile(join(bundle, 'config.json'), JSON.stringify({ ociVersion: '1.0.2', root: { path: 'rootfs' }, process: { cwd: '/', args: ['nosuch'], env: ['PATH=/bin'], user: { uid: 0, gid: 0 } }, mounts: [], linux: { namespaces: [{ type: 'pid' }] } }));
+    const { stdout, exitCode } = await crisp('bundle', '--validate', '--json', bundle);
+    expect(exitCode).toBe(1);
+    expect(JSON.parse(stdout)).toEqual([{ path: 'process.args.0', message: expect.stringContaining('nosuch') }]);
+  });
+});
+
+test('gc removes what has no record, and nothing else', async () => {
+  const lost = await start('--name', 'lost', image, 'sleep', '1000');
+  const kept = await start('--name', 'kept', image, 'sleep', '1000');
+  await machine.must(['rm', join(folder, 'state', 'cli', 'containers', `${lost}.json`)]);
+  const looked = JSON.parse((await crisp('gc', '--dry-run', '--json')).stdout) as { orphans: { kind: string; name: string }[] };
+  expect(looked.orphans.map(({ kind }) => kind).sort()).toEqual(['bundle', 'container', 'log', 'name', 'rootfs']);
+  expect((await crisp('gc', '--dry-run', '--json')).stdout).toBe(JSON.stringify(looked) + '\n');
+  expect(await crisp('gc')).toMatchObject({ exitCode: 0 });
+  expect(await crisp('gc')).toMatchObject({ stdout: 'nothing to remove\n' });
+  expect((await traces()).filter((path) => path.includes(lost))).toEqual([]);
+  expect(await state('kept')).toMatchObject({ id: kept, status: 'running' });
+  expect(await crisp('run', '--rm', '--name', 'lost', image, 'true')).toMatchObject({ exitCode: 0 });
+});
+
+describe('the commands that only look', () => {
+  test('explain shows the choice, the commands and the spec, and runs nothing', async () => {
+    const manifest = join(folder, 'pod.yaml');
+    await writeFile(manifest, stringify({ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'web', namespace: 'shop' }, spec: { containers: [{ name: 'app', image, args: ['ls'], securityContext: { runAsUser: 1000 } }, { name: 'bad', image, securityContext: { capabilities: { add: ['NOPE'] } } }] } }));
+    const before = await traces();
+    const { stdout, exitCode } = await crisp('explain', '--json', manifest);
+    expect(exitCode).toBe(1); // one of them would be refused
+    const [app, bad] = (JSON.parse(stdout) as { containers: Record<string, unknown>[] }).containers;
+    expect(JSON.parse(stdout)).toMatchObject({ pod: 'shop/web', backend: 'crun', rule: 'default_container_type', fallbacks: ['runc'] });
+    expect(app).toMatchObject({ name: 'app', spec: { process: { args: ['ls'], user: { uid: 1000 } } }, commands: [{ what: 'create' }, { what: 'start' }, { what: 'delete' }] });
+    expect(bad).toMatchObject({ refused: expect.stringContaining('"NOPE" is no capability'), commands: [] });
+    expect(await traces()).toEqual(before);
+    expect((await crisp('explain', manifest)).stdout).toMatch(/^pod shop\/web\n {2}backend: crun\n/);
+  });
+
+  test('check finds the handlers and says so to machines', async () => {
+    const { stdout } = await crisp('check', '--json');
+    const { checks } = JSON.parse(stdout) as { checks: { id: string; findings: { level: string; message: string }[] }[] };
+    expect(checks.find(({ id }) => id === 'handlers')?.findings).toMatchObject([{ level: 'ok', message: expect.stringMatching(/^crun: /) }, { level: 'ok', message: expect.stringMatching(/^runc: /) }]);
+    expect(checks.find(({ id }) => id === 'storage.overlay')?.findings).toMatchObject([{ level: 'ok' }]);
+  });
+
+  test('version answers at once, in one line', async () => {
+    expect((await machine.run([process.execPath, bin, 'version'])).stdout).toMatch(/^crisp \d+\.\d+\.\d+( \(commit [0-9a-f]{12}\))?, Node v\d+/);
+    expect(JSON.parse((await machine.run([process.execPath, bin, 'version', '--json'])).stdout)).toMatchObject({ crisp: expect.any(String), node: process.version });
+  });
+
+  test('status without a daemon says so', async () => {
+    expect(await machine.run([process.execPath, bin, 'status', '--listen', `unix://${folder}/none.sock`])).toMatchObject({ exitCode: 1, stdout: '', stderr: expect.stringMatching(/^crisp status: DaemonUnreachable: .*no such socket/) });
+  });
+});
+

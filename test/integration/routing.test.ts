@@ -1,0 +1,86 @@
+// Routing and fallback in the daemon: the choice is made once per pod, shown
+// with its rule, and a broken crun gives way to runc; and a standalone
+// container beside the daemon is in nobody's way.
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import { containerConfig, removePod, runPod, startContainer, testImage, untilStopped, waitForExit } from '../helpers/requests.js';
+
+const bin = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
+const config = { routing: { rules: [{ labels: { tier: '/back|front/' }, handler: 'runc' }], crun_name_patterns: ['*'] }, default_container_type: 'runc' };
+let daemon: Daemon;
+let wrapper: string;
+
+beforeAll(async () => {
+  daemon = await startDaemon({ config });
+  await daemon.addImage(testImage);
+  wrapper = join(daemon.folder, 'crun-wrapper');
+});
+afterAll(() => daemon?.destroy());
+
+const breakCrun = (broken: boolean) => writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`, { mode: 0o755 });
+
+async function choice(id: string): Promise<{ backend: string; rule: string }> {
+  const { info } = await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: id, verbose: true });
+  const { backend, rule } = JSON.parse(info['info'] ?? '{}') as { backend: string; rule: string };
+  return { backend, rule };
+}
+
+test('a rule, a name pattern and a RuntimeClass decide, and the status says which', async () => {
+  const byRule = await runPod(daemon, { labels: { tier: 'back' } });
+  const byName = await runPod(daemon);
+  const byClass = await runPod(daemon, { labels: { tier: 'back' } }, 'crun');
+  expect(await choice(byRule.id)).toEqual({ backend: 'runc', rule: 'routing.rules[0] (label tier "/back|front/")' });
+  expect(await choice(byName.id)).toEqual({ backend: 'crun', rule: 'routing.crun_name_patterns *' });
+  expect(await choice(byClass.id)).toEqual({ backend: 'crun', rule: 'RuntimeClass handler crun' });
+  for (const pod of [byRule, byName, byClass]) await removePod(daemon, pod.id);
+  await expect(runPod(daemon, {}, 'kata')).rejects.toThrow(/UnknownHandler: runtime handler "kata" is not configured; there are: crun, runc/);
+});
+
+test('crisp status asks the daemon', async () => {
+  const pod = await runPod(daemon);
+  const { stdout, exitCode } = await daemon.machine.run([process.execPath, bin, 'status', '--json', '--config', daemon.configFile]);
+  expect(JSON.parse(stdout)).toMatchObject({
+    healthy: true, pods: { ready: 1, notReady: 0 }, images: 1, conditions: [{ type: 'RuntimeReady', status: true }, { type: 'NetworkReady', status: true }],
+    handlers: [{ name: 'crun', ready: true }, { name: 'runc', ready: true }],
+  });
+  expect(exitCode).toBe(0);
+  await removePod(daemon, pod.id);
+});
+
+test('a standalone container lives beside the daemon, through its restart, and holds its image', async () => {
+  const cliState = join(daemon.state, 'cli');
+  await daemon.writeConfig({ ...config, cli_state: cliState });
+  await daemon.restart();
+  const crisp = (command: string, ...words: string[]) => daemon.machine.run([process.execPath, bin, command, '--config', daemon.configFile, ...words]);
+  expect(await crisp('run', '--detach', '--name', 'beside', testImage, 'sleep', '1000')).toMatchObject({ exitCode: 0 });
+  await daemon.restart();
+  expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
+  await expect(daemon.client.image.RemoveImage({ image: { image: testImage } })).rejects.toThrow(/ImageInUse/);
+  expect(JSON.parse((await crisp('state', '--json', 'beside')).stdout)).toMatchObject({ status: 'running' });
+  expect(await crisp('exec', 'beside', 'echo', 'lives')).toMatchObject({ stdout: 'lives\n', exitCode: 0 });
+  expect(JSON.parse((await crisp('gc', '--dry-run', '--json')).stdout)).toMatchObject({ orphans: [] });
+  expect(await crisp('delete', '--force', 'beside')).toMatchObject({ exitCode: 0 });
+});
+
+test('a crun that is broken for real: pods run on runc, and the pod keeps it for life', async () => {
+  await breakCrun(true);
+  await daemon.writeConfig({ handlers: { crun: { path: wrapper } } });
+  await daemon.restart();
+  const pod = await runPod(daemon);
+  expect(await choice(pod.id)).toEqual({ backend: 'runc', rule: 'default_container_type, with runc as the fallback of crun' });
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
+  expect(daemon.entries()).toContainEqual(expect.objectContaining({ msg: 'pod sandbox runs', backend: 'runc', rule: expect.stringContaining('fallback of crun') }));
+  await expect(runPod(daemon, {}, 'crun')).rejects.toThrow(/HandlerNotReady: .*broken on purpose/);
+
+  await breakCrun(false);
+  await daemon.restart();
+  expect(await choice(pod.id)).toMatchObject({ backend: 'runc' });
+  await daemon.client.runtime.StopContainer({ container_id: id, timeout: '10' });
+  expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
+  const next = await runPod(daemon);
+  expect(await choice(next.id)).toEqual({ backend: 'crun', rule: 'default_container_type' });
+  for (const each of [pod, next]) await removePod(daemon, each.id);
+});
