@@ -9,7 +9,7 @@ packages=(
   golang-github-containers-common             # the seccomp profile of RuntimeDefault
   containernetworking-plugins iptables iproute2
   socat util-linux mount procps perl-base     # attach; namespaces and mounts; for the tests: ps, perl
-  busybox-static docker-registry curl ca-certificates gcc libc6-dev  # images made on the spot, and a registry for them
+  busybox-static docker-registry zstd openssl curl ca-certificates gcc libc6-dev  # images made on the spot, and a registry for them
 )
 
 missing=()

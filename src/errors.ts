@@ -66,7 +66,7 @@ export const catalogue = {
   SignatureValidationFailed: { core: 'PermissionDenied', meaning: 'The signature policy (policy.json) rejects the image.', hint: 'sign the image, or change policy.json' },
   RegistryUnavailable: { core: 'NetworkError', meaning: 'The registry cannot be reached or failed on its side.', hint: 'check the network, DNS and registries.conf of the node' },
   ImageCorrupt: { core: 'StorageError', meaning: 'What the registry sent does not match its digest, or cannot be unpacked.', hint: 'push the image again; check the proxy or mirror in between' },
-  PullStalled: { core: 'Timeout', meaning: 'A pull made no progress for longer than allowed.', hint: 'check the network; the limit is images.pull_progress_timeout' },
+  PullStalled: { core: 'Timeout', meaning: 'A pull made no progress for longer than allowed.', hint: 'check the network; the limit is images.pull_progress_timeout_seconds' },
   ImageVolumeMountFailed: { core: 'StorageError', meaning: 'An image volume could not be mounted.', hint: 'see the detail; the sub path must exist in the image' },
   RROUnsupported: { core: 'UnsupportedOperation', meaning: 'Recursive read-only mounts are not possible with this kernel or runtime.', hint: 'use recursiveReadOnly: IfPossible' },
   NetworkNotReady: { core: 'NetworkError', meaning: 'No usable CNI configuration is there.', hint: 'put a conflist into the CNI folder that `crictl info` names' },

@@ -1,132 +1,205 @@
-// Pulls: skopeo copies from a registry into the store, which verifies digests
-// and unpacks the layers.  Mirrors, certificates and signature policy are the
-// host's own files; credentials travel in a file that lives as long as the pull.
-import { readFile, writeFile } from 'node:fs/promises';
+// Pulls: skopeo copies from a registry (or an archive) into the store, which
+// verifies digests and unpacks the layers.  Mirrors, certificates and signature
+// policy are the host's own files.  Called by store.ts.
+//
+//   pull ─┬─► one skopeo per reference ─► store       setpriv: it ends with us
+//   pull ─┘   (flock: shared)                         flock: nothing is swept while somebody copies,
+//   sweep ──► containers-storage delete-layer               be it another process
+//             (flock: exclusive)
+import { mkdtemp, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { mkdtemp } from 'node:fs/promises';
 import { Writable } from 'node:stream';
 import type { Config } from '../config.js';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
-import { makeFolder, remove } from '../host/files.js';
-import { CommandError, runStreaming } from '../host/run.js';
-import { parseReference } from './references.js';
-
-/** Credentials of a request; empty fields are absent. */
-export interface RegistryAuth {
-  readonly username: string;
-  readonly password: string;
-  /** base64 of user:password. */
-  readonly auth: string;
-  readonly serverAddress: string;
-  readonly identityToken: string;
-  readonly registryToken: string;
-}
+import { makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { CommandError, run, runStreaming } from '../host/run.js';
+import { log } from '../log.js';
+import { authFileFor, type RegistryAuth } from './credentials.js';
+import type { StorageLayout } from './layout.js';
 
 export interface PullsOptions {
-  readonly storage: string;
-  /** Where downloads and credentials are kept while they are needed. */
+  readonly layout: StorageLayout;
+  /** The run-time folder of the store. */
+  readonly runRoot: string;
+  /** Where downloads and credentials are kept while they are needed; FOLDER.lock lies beside it. */
   readonly folder: string;
   readonly config: Config['images'];
 }
 
 interface Pull { readonly done: Promise<void>; readonly stop: AbortController; waiting: number }
+interface Source { readonly reference: string; readonly authFile?: string | undefined }
+
+const stage = 'pull image';
+/** What comes second waits so long for those who copy; then it leaves the sweeping to a later time. */
+const lockTimeoutSeconds = 2;
+const sweepTimeoutMs = 120_000;
+/** Else the driver would leave a bind mount of its folder on itself. */
+const storageOption = 'overlay.skip_mount_home=true';
 
 export class Pulls {
   private readonly pulls = new Map<string, Pull>();
+  private copying = 0;
+  private failed = false;
+  /** containers-storage's name of our store, for skopeo. */
+  readonly storage: string;
 
-  constructor(private readonly options: PullsOptions) {}
+  constructor(private readonly options: PullsOptions) {
+    this.storage = `[overlay@${options.layout.root}+${options.runRoot}:${storageOption}]`;
+  }
 
-  /** Removes what a pull that was cut off left. */
-  async clean(): Promise<void> { await remove(this.options.folder); }
+  /** Removes what pulls that were cut off left behind. */
+  async clean(): Promise<void> {
+    await this.alone(['rm', '-rf', '--one-file-system', this.options.folder]);
+    await this.sweep();
+  }
 
   /** Pulls `name` or joins the pull of it; it is stopped when nobody waits for it any more. */
   async pull(name: string, auth: RegistryAuth | undefined, signal: AbortSignal | undefined): Promise<void> {
     const key = JSON.stringify([name, auth]);
-    let pull = this.pulls.get(key);
-    if (!pull) {
-      const stop = new AbortController();
-      pull = { stop, waiting: 0, done: this.copy(`docker://${name}`, name, auth, stop.signal).finally(() => this.pulls.delete(key)) };
-      this.pulls.set(key, pull);
-    }
+    const pull = this.pulls.get(key) ?? this.begin(key, name, auth);
     pull.waiting++;
     try {
       await Promise.race([pull.done, aborted(signal)]);
     } finally {
-      if (--pull.waiting === 0) pull.stop.abort();
-      pull.done.catch(() => undefined); // the waiters have gone; their copies of the error are enough
+      if (--pull.waiting === 0) { pull.stop.abort(); this.forget(key, pull); }
     }
   }
 
-  /** Copies an image from a skopeo source into the store under `name`. */
-  async copy(source: string, name: string, auth: RegistryAuth | undefined, signal?: AbortSignal): Promise<void> {
+  private begin(key: string, name: string, auth: RegistryAuth | undefined): Pull {
+    const stop = new AbortController();
+    const done = this.copy(name, (folder) => this.registrySource(folder, name, auth), stop.signal);
+    const pull = { stop, waiting: 0, done };
+    this.pulls.set(key, pull);
+    done.finally(() => this.forget(key, pull)).catch(() => undefined); // each waiter has it from `done`; there may be none left
+    return pull;
+  }
+
+  /** From now on, who asks starts anew. */
+  private forget(key: string, pull: Pull): void { if (this.pulls.get(key) === pull) this.pulls.delete(key); }
+
+  private async registrySource(folder: string, name: string, auth: RegistryAuth | undefined): Promise<Source> {
+    const { auth_file: nodeFile } = this.options.config;
+    const content = authFileFor(name, auth, nodeFile ? await readFileIfThere(nodeFile) : undefined);
+    if (content === undefined) return { reference: `docker://${name}`, authFile: nodeFile };
+    const authFile = join(folder, 'auth.json');
+    await writeFile(authFile, content, { mode: 0o600 });
+    return { reference: `docker://${name}`, authFile };
+  }
+
+  /**
+   * Copies the image of an OCI archive or layout folder into the store.
+   * @param imageName org.opencontainers.image.ref.name, where it holds several
+   */
+  async import(path: string, name: string, imageName?: string): Promise<void> {
+    const transport = (await stat(path)).isDirectory() ? 'oci' : 'oci-archive';
+    await this.copy(name, async () => ({ reference: `${transport}:${path}${imageName === undefined ? '' : `:${imageName}`}` }));
+  }
+
+  /** A failed copy leaves the layers that it had unpacked, which nothing else would ever remove. */
+  private async copy(name: string, source: (folder: string) => Promise<Source>, signal?: AbortSignal): Promise<void> {
+    this.copying++;
+    try {
+      await this.copyOnce(name, source, signal).catch((error: unknown) => {
+        // A layer that it meant to share went with the removal of another image.
+        if (error instanceof CrispError && lostLayer.test(error.message)) return this.copyOnce(name, source, signal);
+        throw error;
+      });
+    } catch (error) {
+      this.failed = true;
+      throw error;
+    } finally {
+      if (--this.copying === 0 && this.failed) await this.sweep();
+    }
+  }
+
+  private async copyOnce(name: string, source: (folder: string) => Promise<Source>, signal: AbortSignal | undefined): Promise<void> {
     const { config } = this.options;
     await makeFolder(this.options.folder);
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
-      const authFile = auth ? await writeAuthFile(folder, name, auth) : config.auth_file;
+      const { reference, authFile } = await source(folder);
       await this.skopeo([
         ...(config.signature_policy ? ['--policy', config.signature_policy] : []),
         // The environment variable of this name came with a later skopeo; the flag, which its help hides, is in all.
         ...(config.registries_conf ? ['--registries-conf', config.registries_conf] : []),
         '--tmpdir', folder,
         'copy', '--quiet',
-        ...(authFile ? ['--src-authfile', authFile] : source.startsWith('docker:') ? ['--src-no-creds'] : []),
-        ...(config.certs_dir ? ['--src-cert-dir', config.certs_dir] : []),
-        ...(auth?.registryToken ? ['--src-registry-token', auth.registryToken] : []),
-        source, `containers-storage:${this.options.storage}${name}`,
-      ], name, signal);
+        ...(authFile ? ['--src-authfile', authFile] : reference.startsWith('docker:') ? ['--src-no-creds'] : []),
+        reference, `containers-storage:${this.storage}${name}`,
+      ], name, await this.home(folder), signal);
     } finally {
       await remove(folder);
     }
   }
 
-  private async skopeo(args: string[], name: string, signal: AbortSignal | undefined): Promise<void> {
-    const { config } = this.options;
+  /**
+   * A home for skopeo, whose .config/containers/certs.d it looks into first: there
+   * is no option for such a folder, --src-cert-dir takes the files of one host.
+   */
+  private async home(folder: string): Promise<string> {
+    const { certs_dir: certsDir } = this.options.config;
+    const settings = join(folder, 'home', '.config', 'containers');
+    await makeFolder(settings);
+    if (certsDir) await symlink(certsDir, join(settings, 'certs.d'));
+    return join(folder, 'home');
+  }
+
+  private async skopeo(args: string[], name: string, home: string, signal: AbortSignal | undefined): Promise<void> {
+    const { pull_progress_timeout_seconds: patience } = this.options.config;
     const stall = new AbortController();
     let said = '';
-    const keep = new Writable({ write(chunk: Buffer, _encoding, done) { said = (said + chunk.toString()).slice(-8192); done(); } });
-    const running = runStreaming(['skopeo', ...args], { stderr: keep }, {
-      timeoutMs: 0, stage: 'pull image', signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal,
-    });
-    const watch = watchProgress(running.pid, config.pull_progress_timeout_seconds * 1000, () => stall.abort());
+    const stderr = new Writable({ write(chunk: Buffer, _encoding, done) { said = (said + chunk.toString()).slice(-8192); done(); } });
+    const argv = ['setpriv', '--pdeathsig', 'TERM', 'flock', '--shared', '--no-fork', `${this.options.folder}.lock`, 'skopeo', ...args] as const;
+    const running = runStreaming(argv, { stderr }, { timeoutMs: 0, stage, env: { HOME: home }, signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal });
+    const watch = watchProgress(running.pid, patience * 1000, () => stall.abort());
     try {
       await running.ended;
     } catch (error) {
-      if (stall.signal.aborted) throw new CrispError('PullStalled', `pull of ${name} made no progress for ${config.pull_progress_timeout_seconds} s`, { stage: 'pull image', tool: 'skopeo' });
-      throw error instanceof CommandError && error.id === 'RuntimeFailed' ? explain(name, said) : error;
+      if (stall.signal.aborted) throw new CrispError('PullStalled', `pull of ${name} made no progress for ${patience} s`, { stage, tool: 'skopeo' });
+      throw error instanceof CommandError && error.id === 'RuntimeFailed' ? explain(name, said || error.message) : error;
     } finally {
       watch.stop();
     }
+  }
+
+  /** Removes the layers that no image stands on. Not while we copy: a copy's layers have no image yet. */
+  private async sweep(): Promise<void> {
+    this.failed = false;
+    const { layout, runRoot } = this.options;
+    const unused = await layout.unusedLayers();
+    if (unused.length === 0) return;
+    const done = await this.alone(['containers-storage', '--graph', layout.root, '--run', runRoot, '--storage-driver', 'overlay', '--storage-opt', storageOption, 'delete-layer', ...unused]);
+    this.failed = !done;
+    log.info({ layers: unused, done }, 'layers of a failed pull removed');
+  }
+
+  /** Runs a command while nobody copies, in any process; false: it was not run, or failed. */
+  private async alone(argv: readonly [string, ...string[]]): Promise<boolean> {
+    const { exitCode } = await run(['flock', '--timeout', String(lockTimeoutSeconds), '--no-fork', `${this.options.folder}.lock`, ...argv], { timeoutMs: sweepTimeoutMs, okExitCodes: 'any', stage: 'clean up after pulls' });
+    return exitCode === 0;
   }
 }
 
 /** What skopeo's words mean. The first that matches decides: a denied request often says "not found" as well. */
 const meanings: readonly [RegExp, ErrorId][] = [
   [/no space left on device|disk quota exceeded/i, 'DiskFull'],
-  [/signature|rejected by policy|Source image rejected/i, 'SignatureValidationFailed'],
-  [/unauthorized|authentication required|denied|forbidden|invalid username\/password/i, 'RegistryDenied'],
-  [/manifest unknown|name unknown|not found|no image found in manifest list|does not exist/i, 'NotFoundInRegistry'],
-  [/digest.*(mismatch|did not match|does not match)|does not match expected|unexpected EOF|corrupt|invalid checksum|gzip: invalid|error (processing|unpacking|applying) .*(tar|layer)/i, 'ImageCorrupt'],
-  [/connection refused|no such host|i\/o timeout|timed? ?out|no route to host|network is unreachable|connection reset|EOF|tls:|x509|server gave HTTP response|50[0-9] |received unexpected HTTP status/i, 'RegistryUnavailable'],
+  [/failed to execute/, 'ToolMissing'],
+  [/invalid reference format/, 'InvalidArgument'],
+  [/error loading trust policy|loading registries configuration/i, 'InvalidConfigFile'],
+  [/source image rejected|rejected by policy|signature (was|is) required|invalid signature/i, 'SignatureValidationFailed'],
+  [/unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|invalid username\/password|unable to retrieve auth token/i, 'RegistryDenied'],
+  [/manifest unknown|name unknown|404 \(Not Found\)|no image found in (manifest list|image index)|does not exist/i, 'NotFoundInRegistry'],
+  [/digest did not match|does not match expected|digest mismatch|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i, 'ImageCorrupt'],
+  [/connection (refused|reset)|no such host|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i, 'RegistryUnavailable'],
 ];
+const lostLayer = /locating layer for blob|layer not known|parent layer/;
 
-function explain(name: string, stderr: string): CrispError {
-  const words = stderr.replace(/^time="[^"]*" level=\w+ msg="/gm, '').replaceAll('\\"', '"');
+/** skopeo's last words -> an error of the catalogue. */
+export function explain(name: string, stderr: string): CrispError {
+  const fatal = /level=fatal msg="(.*)"/.exec(stderr)?.[1]?.replaceAll('\\"', '"');
+  const words = fatal ?? stderr;
   const id = meanings.find(([pattern]) => pattern.test(words))?.[1] ?? 'StorageFailed';
-  return new CrispError(id, `pull of ${name} failed: ${lastLines(words, 400)}`, { stage: 'pull image', tool: 'skopeo' });
-}
-
-/** containers-auth.json(5), for the registry of this image alone. */
-async function writeAuthFile(folder: string, name: string, auth: RegistryAuth): Promise<string> {
-  const registry = parseReference(name).repository.split('/')[0] ?? '';
-  const host = auth.serverAddress.replace(/^https?:\/\//, '').replace(/\/.*$/, '');
-  const basic = auth.auth || (auth.username ? Buffer.from(`${auth.username}:${auth.password}`).toString('base64') : '');
-  const entry = { ...(basic ? { auth: basic } : {}), ...(auth.identityToken ? { identitytoken: auth.identityToken } : {}) };
-  const path = join(folder, 'auth.json');
-  // The credentials are for this server address; a registry of another name gets none.
-  const forThisRegistry = !host || host === registry || (registry === 'docker.io' && host.endsWith('docker.io'));
-  await writeFile(path, JSON.stringify({ auths: forThisRegistry && Object.keys(entry).length ? { [registry]: entry } : {} }), { mode: 0o600 });
-  return path;
+  return new CrispError(id, `pull of ${name} failed: ${lastLines(words, 400)}`, { stage, tool: 'skopeo' });
 }
 
 /** Calls `stalled` when the process has moved (almost) no bytes for `timeoutMs`: /proc/PID/io counts sockets and files. */

@@ -37,7 +37,7 @@ export function parseReference(text: string): Reference {
 function normaliseRepository(text: string): string | undefined {
   const slash = text.indexOf('/');
   const first = text.slice(0, slash);
-  const isDomain = slash > 0 && (first.includes('.') || first.includes(':') || first === 'localhost' || first !== first.toLowerCase());
+  const isDomain = slash > 0 && (first.includes('.') || first.includes(':') || first === 'localhost');
   const domain = isDomain ? first : 'docker.io';
   const path = isDomain ? text.slice(slash + 1) : text;
   if (!domainPattern.test(domain) || !pathPattern.test(path)) return undefined;
@@ -47,4 +47,15 @@ function normaliseRepository(text: string): string | undefined {
 /** Whether a text can only be an image id: "sha256:HEX", or 12 and more hex digits. */
 export function looksLikeId(text: string): boolean {
   return /^sha256:[0-9a-f]{12,64}$/.test(text) || /^[0-9a-f]{12,64}$/.test(text);
+}
+
+/** One of images.pinned: a reference, or the beginning of names before a trailing *. @throws InvalidConfigFile */
+export function pinPattern(text: string): (name: string) => boolean {
+  if (text.endsWith('*')) return (name) => name.startsWith(text.slice(0, -1));
+  try {
+    const wanted = parseReference(text).name;
+    return (name) => name === wanted;
+  } catch (error) {
+    throw new CrispError('InvalidConfigFile', `images.pinned: ${(error as Error).message}`);
+  }
 }

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists, makeFolder, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
-import { bindMount, isMountPoint, mount, unmount } from '../host/mounts.js';
+import { isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import type { Image, Images } from './store.js';
 import { du } from './usage.js';
@@ -39,20 +39,23 @@ export class Rootfs {
    * Undoes itself on failure.
    */
   async mount(containerId: string, image: Image, shift?: Shift): Promise<string> {
-    const { layout } = this.options.images;
-    const links = await this.links(image);
+    const { images } = this.options;
     const target = this.target(containerId);
     const layer = this.layer(containerId);
     return withUndo(async (undo) => {
       undo.push('rootfs', () => this.unmount(containerId));
+      images.hold(image, containerId);
+      const lower = await this.lowerOf(image);
       await Promise.all([makeFolder(target, 0o755), makeFolder(join(layer, 'diff'), 0o755), makeFolder(join(layer, 'work'))]);
       if (shift) {
         await makeFolder(this.shifted(containerId));
-        await mountIdMapped(layout.overlay, this.shifted(containerId), shift.namespaceFile);
+        await mountIdMapped(images.layout.overlay, this.shifted(containerId), shift.namespaceFile);
         await Promise.all(['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)));
       }
-      const options = [`lowerdir=${links.join(':')}`, `upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`].join(',');
-      await mount('overlay', 'overlay', target, options, { cwd: shift ? this.shifted(containerId) : layout.overlay, stage });
+      // volatile (Linux 5.10): what a container wrote dies with it, so neither its
+      // fsync nor the unmount has to wait for the disk.
+      const options = [`lowerdir=${lower}`, `upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`, 'volatile'].join(',');
+      await mount('overlay', 'overlay', target, options, { cwd: shift ? this.shifted(containerId) : images.layout.overlay, stage });
       return target;
     });
   }
@@ -62,25 +65,27 @@ export class Rootfs {
     await this.drop(this.target(containerId));
     await this.drop(this.shifted(containerId));
     await remove(this.layer(containerId));
+    this.options.images.release(containerId);
   }
 
   /** Mounts a read-only view of an image under a name of the caller's; returns its path. */
   async mountImage(volumeId: string, image: Image): Promise<string> {
-    const { layout } = this.options.images;
-    const target = join(this.options.state, 'image-volumes', volumeId);
-    const links = await this.links(image);
+    const { images } = this.options;
+    const target = this.volume(volumeId);
     return withUndo(async (undo) => {
       undo.push('image volume', () => this.unmountImage(volumeId));
+      images.hold(image, volumeId);
+      const lower = await this.lowerOf(image);
       await makeFolder(target, 0o755);
-      // overlay wants two lower layers when there is no upper one
-      if (links.length === 1) await bindMount(join(layout.overlay, links[0] ?? ''), target, ['ro']);
-      else await mount('overlay', 'overlay', target, `ro,lowerdir=${links.join(':')}`, { cwd: layout.overlay, stage: 'mount image volume' });
+      // Without an upper layer overlay wants two lower ones: the empty mount point is the second.
+      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, { cwd: images.layout.overlay, stage: 'mount image volume' });
       return target;
     });
   }
 
   async unmountImage(volumeId: string): Promise<void> {
-    await this.drop(join(this.options.state, 'image-volumes', volumeId));
+    await this.drop(this.volume(volumeId));
+    this.options.images.release(volumeId);
   }
 
   /** What these containers have written; one that has no layer here is left out. */
@@ -94,13 +99,15 @@ export class Rootfs {
 
   /** The containers that have something here, for recovery. */
   async list(): Promise<string[]> {
-    const names = await Promise.all([join(this.options.root, 'containers'), join(this.options.state, 'rootfs')].map((folder) => readdir(folder).catch(() => [] as string[])));
+    const { root, state } = this.options;
+    const names = await Promise.all([join(root, 'containers'), join(state, 'rootfs'), join(state, 'shifted')].map((folder) => readdir(folder).catch(() => [] as string[])));
     return [...new Set(names.flat())];
   }
 
   private target(containerId: string): string { return join(this.options.state, 'rootfs', containerId); }
   private shifted(containerId: string): string { return join(this.options.state, 'shifted', containerId); }
   private layer(containerId: string): string { return join(this.options.root, 'containers', containerId); }
+  private volume(volumeId: string): string { return join(this.options.state, 'image-volumes', volumeId); }
 
   /** Removes a mount point with its mount. Never recursively: were it still mounted, that would empty the image's layers. */
   private async drop(target: string): Promise<void> {
@@ -109,10 +116,11 @@ export class Rootfs {
     await rmdir(target);
   }
 
-  private async links(image: Image): Promise<string[]> {
+  /** The value of overlay's lowerdir option. */
+  private async lowerOf(image: Image): Promise<string> {
     const { images } = this.options;
     const ids = await images.layerIds(image);
     if (ids.length === 0) throw new CrispError('RootfsMissing', `image ${image.id} has no layers`, { stage });
-    return Promise.all(ids.map((id) => images.layout.link(id)));
+    return (await images.layout.links(ids)).join(':');
   }
 }

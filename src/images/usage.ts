@@ -1,11 +1,13 @@
-// What the image store takes on disk, as du(1) counts it.  Layers never change,
-// so each is counted once; the rest is small and counted when the images change.
+// What the image store takes on disk, as du(1) counts it.  A layer that is whole
+// never changes, so it is counted once; the rest is small and counted when images
+// or layers change.  du() is also what rootfs.ts counts writable layers with.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '../host/run.js';
 import type { StorageLayout } from './layout.js';
 
 interface Count { readonly bytes: number; readonly inodes: number }
+const nothing: Count = { bytes: 0, inodes: 0 };
 const timeoutMs = 120_000;
 
 export class Usage {
@@ -16,21 +18,32 @@ export class Usage {
 
   async read(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> {
     const key = await this.layout.version();
-    if (this.counted?.key !== key) this.counted = { key, count: this.count() };
-    const { bytes, inodes } = await this.counted.count;
-    return { mountpoint: this.layout.root, usedBytes: bytes, inodesUsed: inodes };
+    const counted = this.counted?.key === key ? this.counted : this.counted = { key, count: this.count() };
+    try {
+      const { bytes, inodes } = await counted.count;
+      return { mountpoint: this.layout.root, usedBytes: bytes, inodesUsed: inodes };
+    } catch (error) {
+      if (this.counted === counted) this.counted = undefined; // the next caller tries again
+      throw error;
+    }
   }
 
   private async count(): Promise<Count> {
     const ids = await readdir(this.layout.overlay).catch(() => [] as string[]);
     const layers = ids.filter((id) => /^[0-9a-f]{64}$/.test(id));
+    const inStore = await this.layout.readLayers();
     for (const known of this.layers.keys()) if (!layers.includes(known)) this.layers.delete(known);
     const unknown = layers.filter((id) => !this.layers.has(id));
     const counts = unknown.length ? await du(unknown.map((id) => join(this.layout.overlay, id))) : [];
-    unknown.forEach((id, index) => { const count = counts[index]; if (count) this.layers.set(id, count); });
-    const [rest] = await du([this.layout.root], ['--exclude', `${this.layout.overlay}/[0-9a-f]*`]);
-    return [...this.layers.values(), rest ?? { bytes: 0, inodes: 0 }]
-      .reduce((sum, count) => ({ bytes: sum.bytes + count.bytes, inodes: sum.inodes + count.inodes }), { bytes: 0, inodes: 0 });
+    const growing: Count[] = [];
+    unknown.forEach((id, index) => {
+      const count = counts[index] ?? nothing;
+      const layer = inStore.get(id);
+      if (layer && !layer.flags?.incomplete) this.layers.set(id, count); else growing.push(count);
+    });
+    const [rest = nothing] = await du([this.layout.root], ['--exclude', `${this.layout.overlay}/[0-9a-f]*`]);
+    return [...this.layers.values(), ...growing, rest]
+      .reduce((sum, count) => ({ bytes: sum.bytes + count.bytes, inodes: sum.inodes + count.inodes }), nothing);
   }
 }
 

@@ -1,0 +1,74 @@
+// preload_dir, for nodes without a registry: each OCI archive of a folder is
+// imported at start, once, and what it holds is pinned.  Called by store.ts.
+import { readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { toCrispError } from '../errors.js';
+import { readFileIfThere, writeFileAtomic } from '../host/files.js';
+import { run } from '../host/run.js';
+import { log } from '../log.js';
+import { parseReference } from './references.js';
+import type { Image } from './store.js';
+
+interface Importer {
+  find(name: string): Promise<Image | undefined>;
+  importArchive(path: string, name: string, imageName?: string): Promise<Image>;
+}
+
+/** An archive as it was imported: another size or time is another archive. */
+interface Note { readonly version: string; readonly names: readonly string[] }
+interface Content { readonly name: string; readonly imageName: string | undefined }
+
+export class Preload {
+  /** The images that are pinned because an archive holds them. */
+  readonly names = new Set<string>();
+
+  /** @param notes the file that remembers what was imported */
+  constructor(private readonly notes: string, private readonly images: Importer) {}
+
+  /** An archive that cannot be imported is logged, and the node starts without it. */
+  async read(folder: string): Promise<void> {
+    const known = JSON.parse(await readFileIfThere(this.notes) ?? '{}') as Record<string, Note>;
+    const now: Record<string, Note> = {};
+    for (const file of (await readdir(folder)).filter((name) => name.endsWith('.tar')).sort()) {
+      try {
+        const note = now[file] = await this.imported(join(folder, file), known[file]);
+        for (const name of note.names) this.names.add(name);
+      } catch (error) {
+        log.error({ archive: join(folder, file), error: toCrispError(error).report }, 'archive not imported');
+      }
+    }
+    await writeFileAtomic(this.notes, JSON.stringify(now));
+  }
+
+  private async imported(path: string, known: Note | undefined): Promise<Note> {
+    const { size, mtimeMs } = await stat(path);
+    const version = `${size}-${mtimeMs}`;
+    if (known?.version === version) {
+      const present = await Promise.all(known.names.map((name) => this.images.find(name)));
+      if (present.every((image) => image)) return known;
+    }
+    const contents = await contentsOf(path);
+    for (const { name, imageName } of contents) {
+      const { id } = await this.images.importArchive(path, name, contents.length > 1 ? imageName : undefined);
+      log.info({ archive: path, image: name, id }, 'archive imported');
+    }
+    return { version, names: contents.map(({ name }) => name) };
+  }
+}
+
+/** The images of an archive. One that its index gives no whole name is called after the file. */
+async function contentsOf(path: string): Promise<Content[]> {
+  // tar -C FOLDER . writes ./index.json
+  const { stdout } = await run(['tar', '--extract', '--to-stdout', '--file', path, '--wildcards', '--no-wildcards-match-slash', 'index.json', './index.json'], { timeoutMs: 60_000, okExitCodes: 'any' });
+  const index = JSON.parse(stdout || '{}') as { manifests?: { annotations?: Record<string, string> }[] };
+  return (index.manifests ?? [{}]).map(({ annotations = {} }) => {
+    const imageName = annotations['org.opencontainers.image.ref.name'];
+    const whole = annotations['io.containerd.image.name'] ?? imageName;
+    return { name: parseReference(whole?.includes('/') ? whole : nameOf(path)).name, imageName };
+  });
+}
+
+function nameOf(path: string): string {
+  const words = path.replace(/^.*\//, '').replace(/\.tar$/, '').toLowerCase().replace(/[^a-z0-9]+/g, (others) => (others === '.' || others === '_' ? others : '-')).replace(/^[-._]|[-._]$/g, '');
+  return `localhost/${words || 'image'}:latest`;
+}
