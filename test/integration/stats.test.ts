@@ -1,5 +1,6 @@
 // Statistics and metrics of real containers, as the kubelet and crictl ask for them.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { removePodCgroup } from '../../src/host/cgroup.js';
 import type { ContainerStats__Output } from '../../src/cri/generated/runtime/v1/ContainerStats.js';
 import type { StreamContainerStatsResponse__Output } from '../../src/cri/generated/runtime/v1/StreamContainerStatsResponse.js';
 import type { StreamPodSandboxMetricsResponse__Output } from '../../src/cri/generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
@@ -106,13 +107,15 @@ describe('pods', () => {
   });
 
   test('one in a cgroup of several pods has the sum of its containers', async () => {
-    const shared = await runPod(daemon, { linux: { cgroup_parent: `/crisp-test-${process.pid}` } });
+    const parent = `/crisp-test-${process.pid}`;
+    const shared = await runPod(daemon, { linux: { cgroup_parent: parent } });
     await startContainer(daemon, shared, containerConfig(untilStopped()));
     const { stats } = await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: shared.id });
     const [container] = stats?.linux?.containers ?? [];
     expect(number(stats?.linux?.cpu?.usage_core_nano_seconds)).toBeGreaterThan(0);
     expect(number(stats?.linux?.cpu?.usage_core_nano_seconds)).toBe(number(container?.cpu?.usage_core_nano_seconds));
     await removePod(daemon, shared.id);
+    await removePodCgroup(parent); // who names a parent keeps it
   });
 
   test('without a running container there is no network to tell of', async () => {
