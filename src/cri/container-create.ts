@@ -86,7 +86,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     // 4. The spec.
     const facts = await inspectRootfs({ rootfs, config, imageMounts });
     const made = containerSpec({
-      config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host,
+      config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host, features: parts.handlers.get(sandbox.backend)?.probe.features,
       podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, config),
     });
     await writeBundle(folder, made.spec);

@@ -1,14 +1,12 @@
 // What a RunPodSandbox request means: its checks, and what follows from it for
 // the backend, the namespaces and the network.  Pure.
 import { join } from 'node:path';
-import { isDeepStrictEqual } from 'node:util';
 import type { IdMaps, SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import type { PodNetwork } from '../network/cni.js';
 import { checkPodSysctls } from '../network/namespaces.js';
-import type { IdMapping } from '../oci/spec.js';
+import { ownCgroupParent, userMappings } from '../oci/namespaces.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
-import type { UserNamespace__Output } from './generated/runtime/v1/UserNamespace.js';
 
 export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfig__Output {
   if (!config) throw new CrispError('InvalidArgument', 'config is missing');
@@ -18,36 +16,23 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
   for (const kind of ['network', 'ipc'] as const) {
     if (options && !['POD', 'NODE'].includes(options[kind])) throw new CrispError('InvalidArgument', `namespace_options.${kind} of a pod must be POD or NODE, not ${options[kind]}`);
   }
-  checkUserNamespace(options?.userns_options ?? null);
+  userMappings(options?.userns_options);
   if (options?.pid === 'TARGET') throw new CrispError('InvalidArgument', 'namespace_options.pid of a pod cannot be TARGET');
   if (config.log_directory && !config.log_directory.startsWith('/')) throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
   checkPodSysctls(config.linux?.sysctls ?? {}, { hostNetwork: options?.network === 'NODE', hostIpc: options?.ipc === 'NODE' });
   return config;
 }
 
-/** The kubelet allots one range for users and the same for groups (KEP-127). */
-function checkUserNamespace(options: UserNamespace__Output | null): void {
-  if (!options || options.mode === 'NODE') return;
-  const invalid = (why: string): CrispError => new CrispError('InvalidArgument', `namespace_options.userns_options: ${why}`);
-  if (options.mode !== 'POD') throw invalid(`the mode must be POD or NODE, not ${options.mode}`);
-  if (options.uids.length !== 1 || options.gids.length !== 1) throw invalid('there must be one mapping of users and one of groups');
-  if (!isDeepStrictEqual(options.uids, options.gids)) throw invalid('users and groups must be mapped alike');
-  const [map] = options.uids;
-  if (!map || map.container_id !== 0 || map.length === 0) throw invalid('the mapping must begin at 0 in the container and have a length');
-}
-
-export function planOf(stateFolder: string, id: string, config: PodSandboxConfig__Output): SandboxPlan {
+export function planOf(stateFolder: string, id: string, config: PodSandboxConfig__Output, systemdCgroup: boolean): SandboxPlan {
   return {
     id, name: config.metadata?.name ?? '', namespace: config.metadata?.namespace ?? '', uid: config.metadata?.uid ?? '', attempt: config.metadata?.attempt ?? 0,
     labels: config.labels, annotations: config.annotations, folder: join(stateFolder, 'pods', id),
-    hostname: config.hostname || undefined, namespaces: {}, cgroupParent: cgroupParent(config, id),
+    hostname: config.hostname || undefined, namespaces: {},
+    // The kubelet makes and limits the pod's cgroup and names it; for anybody else there is one of our own.
+    cgroupParent: config.linux?.cgroup_parent || ownCgroupParent(id, systemdCgroup),
   };
 }
 
-/** The kubelet makes and limits the pod's cgroup and names it; for anybody else there is one of our own. */
-function cgroupParent(config: PodSandboxConfig__Output, id: string): string {
-  return config.linux?.cgroup_parent || `/crisp/${id}`;
-}
 export function ownsCgroup(config: PodSandboxConfig__Output): boolean { return !config.linux?.cgroup_parent; }
 
 export function namespacesFolder(plan: SandboxPlan): string { return join(plan.folder, 'ns'); }
@@ -62,10 +47,8 @@ export function wantedNamespaces(config: PodSandboxConfig__Output): { network: b
 }
 
 export function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefined {
-  const options = config.linux?.security_context?.namespace_options?.userns_options;
-  if (options?.mode !== 'POD') return undefined;
-  const maps = (list: typeof options.uids): IdMapping[] => list.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
-  return { uids: maps(options.uids), gids: maps(options.gids) };
+  const { uidMappings: uids, gidMappings: gids } = userMappings(config.linux?.security_context?.namespace_options?.userns_options);
+  return uids && gids ? { uids, gids } : undefined;
 }
 
 export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string): PodNetwork {

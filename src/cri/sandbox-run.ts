@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
-import { removePodCgroup } from '../host/cgroup.js';
+import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
 import { makeFolder, remove } from '../host/files.js';
 import { mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
@@ -47,7 +47,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     // 1. Who runs it, for all its life.
     const chosen = chooseHandler(parts, { handler: runtimeHandler, namespace: config.metadata?.namespace ?? '', name: config.metadata?.name ?? '', labels: config.labels, annotations: config.annotations });
     if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.backend });
-    const plan = planOf(parts.config.state, id, config);
+    const plan = planOf(parts.config.state, id, config, parts.host.systemdCgroup);
     const wanted = wantedNamespaces(config);
 
     // 2. The intent, before anything that could leak.
@@ -77,6 +77,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
       config.linux?.security_context?.namespace_options?.pid === 'POD' ? startHolder(plan, undo) : undefined,
       wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined,
       wanted.ipc ? mountSharedMemory(plan) : undefined,
+      ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined,
     ] as const);
 
     // 6. What the backend needs once per pod.

@@ -76,7 +76,10 @@ export class OciBackend implements Backend {
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
       const pid = await monitor({
         ...await this.monitorPlan(plan.id, plan.folder), exitDir: this.exits.folder,
-        logPath: plan.logPath || undefined, terminal: plan.spec.process.terminal ?? false, stdin: plan.stdin, stdinOnce: plan.stdinOnce,
+        logPath: plan.logPath || undefined, terminal: plan.spec.process.terminal ?? false, stdinOnce: plan.stdinOnce,
+        // In a user namespace crun gives its standard streams to the container's root. It must not be
+        // the host's /dev/null that changes hands, so there is a pipe even for a container without stdin.
+        stdin: plan.stdin || plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
       }, (stderr) => this.runtime.explain('create', stderr));
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
