@@ -31,7 +31,7 @@ test('an empty file is the default configuration, frozen to the bottom', () => {
   expect(config.default_container_type).toBe('crun');
   expect(Object.keys(config.handlers)).toEqual(['crun', 'runc']);
   expect(config.fallback).toEqual({ crun: 'runc' });
-  expect(() => { (config.network.bin_dirs as string[]).push('/x'); }).toThrow(TypeError);
+  expect(() => { (config.network.bin_dirs).push('/x'); }).toThrow(TypeError);
 });
 
 test('the file, then the drop-ins by name, then the flags', () => {

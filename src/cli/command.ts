@@ -62,5 +62,5 @@ export type Command = Definition<Flags>;
 
 /** Checks the definition of a command, and forgets its flag types. */
 export function define<const F extends Flags>(definition: Definition<F>): Command {
-  return definition as unknown as Command;
+  return definition;
 }

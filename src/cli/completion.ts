@@ -2,8 +2,7 @@
 import type { Command, Flag } from './command.js';
 import { UsageError } from './parse.js';
 
-export async function completionCommand([shell = '']: readonly string[]): Promise<number> {
-  const { commands } = await import('./table.js'); // late: the table leads here
+export function completionCommand([shell = '']: readonly string[], commands: readonly Command[]): number {
   process.stdout.write(completionScript(shell, commands));
   return 0;
 }

@@ -35,7 +35,7 @@ const names: Readonly<Record<string, string>> = { handlers: 'NAME', fallback: 'H
 
 export function jsonSchema(): object { return z.toJSONSchema(configSchema, { io: 'input' }); }
 
-export function configKeys(): ConfigKey[] { return below(jsonSchema() as Schema, []); }
+export function configKeys(): ConfigKey[] { return below(jsonSchema(), []); }
 
 function below(schema: Schema, path: readonly string[]): ConfigKey[] {
   return Object.entries(schema.properties ?? {}).flatMap(([name, property]) => {

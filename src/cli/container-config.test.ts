@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { CrispError } from '../errors.js';
+import { type CrispError } from '../errors.js';
 import { bytes, containerConfig, pairs, type ContainerWish } from './container-config.js';
 import { CriJson } from './cri-json.js';
 

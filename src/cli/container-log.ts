@@ -8,9 +8,9 @@ import { watch } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import type { Writable } from 'node:stream';
 import { isAbsent } from '../host/files.js';
-import { type Parts, type PlaceFlags, withParts } from './parts.js';
-import { exitOf, stateOf } from './container-state.js';
 import { refOf } from '../pods/standalone.js';
+import { exitOf, stateOf } from './container-state.js';
+import { type PlaceFlags, withParts } from './parts.js';
 
 export interface Outputs { readonly stdout: Writable; readonly stderr: Writable }
 

@@ -77,9 +77,13 @@ function readValues(file: string): Record<string, unknown>[] {
     if (wrong) throw new CrispError('InvalidArgument', `${file}: ${wrong.message}`);
     const value: unknown = document.toJS();
     if (value === null || value === undefined) return [];
-    if (typeof value !== 'object' || Array.isArray(value)) throw new CrispError('InvalidArgument', `${file}: neither a Pod nor a message of the CRI`);
-    return [value as Record<string, unknown>];
+    if (!isMap(value)) throw new CrispError('InvalidArgument', `${file}: neither a Pod nor a message of the CRI`);
+    return [value];
   });
+}
+
+function isMap(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** A container's config has an image; a sandbox's has none. */

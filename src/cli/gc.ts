@@ -27,7 +27,7 @@ interface Thing {
   readonly name: string;
   /** The id of the record that should be there. */
   readonly owner: string;
-  remove(): Promise<unknown>;
+  readonly remove: () => Promise<unknown>;
 }
 
 interface Place {

@@ -40,5 +40,5 @@ describe('parse', () => {
     [['a', '--json=1'], '--json takes no value'],
     [[], 'ONE is missing'],
     [['a', 'b', 'c'], 'unexpected argument "c"'],
-  ])('%j: %s', (words, message) => { expect(complaint(plain, words as string[])).toBe(message); });
+  ])('%j: %s', (words, message) => { expect(complaint(plain, words)).toBe(message); });
 });

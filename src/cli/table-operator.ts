@@ -65,19 +65,6 @@ const config = define({
   run: async ({ flags }) => (await import('./config.js')).configCommand(flags),
 });
 
-const completion = define({
-  name: 'completion', group: 'operator', summary: 'Print the completion script for a shell',
-  description: ['Prints a script that completes commands and flags.'],
-  arguments: [{ name: 'SHELL', complete: ['bash', 'zsh', 'fish'], summary: 'bash, zsh or fish' }],
-  flags: {},
-  examples: [
-    { what: 'bash, for this session', line: 'source <(crisp completion bash)' },
-    { what: 'zsh', line: 'crisp completion zsh > /usr/share/zsh/vendor-completions/_crisp' },
-    { what: 'fish', line: 'crisp completion fish > /etc/fish/completions/crisp.fish' },
-  ],
-  run: async ({ args }) => (await import('./completion.js')).completionCommand(args),
-});
-
 const version = define({
   name: 'version', group: 'operator', summary: 'Show the version of crisp, of Node and the commit',
   description: ['Shows in one line which crisp this is.'],
@@ -87,4 +74,4 @@ const version = define({
   run: async ({ flags }) => (await import('./version.js')).showVersion(flags),
 });
 
-export const operatorCommands: readonly Command[] = [check, explain, status, gc, config, completion, version];
+export const operatorCommands: readonly Command[] = [check, explain, status, gc, config, version];

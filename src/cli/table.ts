@@ -24,4 +24,17 @@ const serve = define({
   run: async ({ flags }) => (await import('./serve.js')).serveDaemon(flags),
 });
 
-export const commands: readonly Command[] = [serve, ...containerCommands, ...operatorCommands];
+const completion = define({
+  name: 'completion', group: 'operator', summary: 'Print the completion script for a shell',
+  description: ['Prints a script that completes commands and flags.'],
+  arguments: [{ name: 'SHELL', complete: ['bash', 'zsh', 'fish'], summary: 'bash, zsh or fish' }],
+  flags: {},
+  examples: [
+    { what: 'bash, for this session', line: 'source <(crisp completion bash)' },
+    { what: 'zsh', line: 'crisp completion zsh > /usr/share/zsh/vendor-completions/_crisp' },
+    { what: 'fish', line: 'crisp completion fish > /etc/fish/completions/crisp.fish' },
+  ],
+  run: async ({ args }) => (await import('./completion.js')).completionCommand(args, commands),
+});
+
+export const commands: readonly Command[] = [serve, ...containerCommands, ...operatorCommands, completion];

@@ -15,11 +15,11 @@ import { containerKey, containerState, newId, now, type ContainerRecord, type Sa
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
 import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';
+import { signalNumber, stopSignal } from '../oci/signals.js';
 import { removeContainerRecord } from './container-stop.js';
 import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
 import { sharedMemory } from './sandbox-plan.js';
-import { signalNumber, stopSignal } from '../oci/signals.js';
 
 export async function createContainer(parts: Parts, request: CreateContainerRequest__Output, call: Call): Promise<CreateContainerResponse> {
   const sandbox = readySandboxOf(parts, request.pod_sandbox_id);

@@ -3,6 +3,7 @@ import type { Exit } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { remove } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
+import { signalNumber } from '../oci/signals.js';
 import { containerState, type ContainerRecord } from '../pods/records.js';
 import type { RemoveContainerRequest__Output } from './generated/runtime/v1/RemoveContainerRequest.js';
 import type { RemoveContainerResponse } from './generated/runtime/v1/RemoveContainerResponse.js';
@@ -10,7 +11,6 @@ import type { StopContainerRequest__Output } from './generated/runtime/v1/StopCo
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { unmountImageVolumes } from './image-volumes.js';
 import { backendOf, containerOf, refOf, type Parts } from './parts.js';
-import { signalNumber } from '../oci/signals.js';
 
 const SIGKILL = 9;
 /** After SIGKILL, how long a process may take to die (it may be stuck in the kernel) before we say so. */

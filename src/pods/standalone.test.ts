@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CrispError } from '../errors.js';
+import { type CrispError } from '../errors.js';
 import { imagesOfStandalone, StandaloneRecords, type StandaloneRecord } from './standalone.js';
 
 let folder = '';

@@ -18,7 +18,7 @@ export interface Check {
   /** "kernel.overlay": stable, for scripts. */
   readonly id: string;
   readonly title: string;
-  run(host: Host, config: Config): Promise<readonly Finding[]> | readonly Finding[];
+  readonly run: (host: Host, config: Config) => Promise<readonly Finding[]> | readonly Finding[];
 }
 
 /** The host as checks see it; tests bring another. */

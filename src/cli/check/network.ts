@@ -1,8 +1,8 @@
 // Checks of the pod network: conflists and plugins.
 import { join } from 'node:path';
+import { toCrispError } from '../../errors.js';
 import { parseConflist } from '../../network/conflist.js';
 import { failure, ok, warning, type Check, type Finding, type Host } from './check.js';
-import { toCrispError } from '../../errors.js';
 
 function conflists(host: Host, folder: string): string[] {
   return host.list(folder).filter((name) => /\.(conflist|conf|json)$/.test(name)).sort().map((name) => join(folder, name));
