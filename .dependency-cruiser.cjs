@@ -11,7 +11,7 @@ module.exports = {
   forbidden: [
     rule('no-cycles', 'A cycle has no bottom to start reading at.', {}, { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } }),
     rule('one-runner', 'All commands go through host/run.ts.', { pathNot: '^src/host/run\\.ts$' }, { path: '(^|/)node_modules/execa/' }),
-    rule('no-child-process', 'All commands go through host/run.ts.', { pathNot: '^src/host/run\\.ts$|\\.test\\.ts$' }, { path: '^(node:)?child_process$' }),
+    rule('no-child-process', 'All commands go through host/run.ts.', { pathNot: '^src/host/run\\.ts$|\\.test\\.ts$|^test/' }, { path: '^(node:)?child_process$' }),
     rule('stories-run-nothing', 'A story speaks to the nouns; they run commands.', { path: '^src/cri/' }, { path: '^src/host/run\\.ts$' }),
     rule('stories-know-no-backend', 'A story knows backends by their interface.', { path: '^src/(cri|pods|network|images|oci)/' }, { path: '^src/backends/(?!backend\\.ts$)' }),
     rule('oci-knows-no-pct', 'The backends know nothing of each other.', { path: '^src/backends/oci/' }, { path: '^src/backends/pct/' }),

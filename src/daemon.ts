@@ -17,10 +17,12 @@ import { run } from './host/run.js';
 import { Rootfs } from './images/rootfs.js';
 import { Images } from './images/store.js';
 import { log } from './log.js';
+import { metrics, MetricsServer } from './metrics.js';
 import { Network } from './network/cni.js';
 import { readHostFacts } from './oci/host-facts.js';
 import { InFlight } from './pods/in-flight.js';
 import { Locks } from './pods/locks.js';
+import { containerState, sandboxState } from './pods/records.js';
 import { Store } from './pods/store.js';
 import { StreamingServer } from './streaming/server.js';
 import { version } from './version.js';
@@ -60,6 +62,8 @@ export async function serve(config: Config, signal: AbortSignal): Promise<void> 
     backend.onExit((id, exit) => void recordExit(parts, id, exit).catch((error: unknown) => log.error({ err: error, containerId: id }, 'exit not recorded')));
   }
 
+  const figures = config.metrics.port === 0 ? undefined : await serveMetrics(parts);
+
   // 3. What an earlier run left: repaired before anybody can ask.
   await recover(parts);
 
@@ -74,6 +78,7 @@ export async function serve(config: Config, signal: AbortSignal): Promise<void> 
   await notifySystemd('STOPPING=1');
   await server.close(closeGraceMs);
   await streaming.close();
+  await figures?.close();
   network.close();
   for (const { backend } of handlers.values()) await backend.close();
   log.info('crisp has ended; containers run on');
@@ -92,6 +97,22 @@ function buildBackend(config: Config, name: string, handler: HandlerConfig): Bac
     name, path: handler.path, args: handler.args, conmon: config.runtime.conmon, state: config.state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
   });
+}
+
+async function serveMetrics({ config, store, handlers }: Parts): Promise<MetricsServer> {
+  const counted = (items: readonly { readonly backend: string; readonly state: string }[]) => {
+    const groups = new Map<string, number>();
+    for (const { backend, state } of items) groups.set(`${backend} ${state}`, (groups.get(`${backend} ${state}`) ?? 0) + 1);
+    return [...groups].map(([group, value]) => { const [backend = '', state = ''] = group.split(' '); return { labels: { backend, state }, value }; });
+  };
+  metrics.pods.collect(() => counted(store.sandboxes.all().map((record) => ({ backend: record.backend, state: sandboxState(record) }))));
+  metrics.containers.collect(() => counted(store.containers.all().map((record) => ({ backend: record.backend, state: containerState(record) }))));
+  metrics.handlersReady.collect(() => [...handlers].map(([handler, { probe }]) => ({ labels: { handler }, value: probe.ready ? 1 : 0 })));
+  metrics.build.collect(() => [{ labels: { version }, value: 1 }]);
+  const ailment = (): string | undefined => ([...handlers.values()].some(({ probe }) => probe.ready) ? undefined : 'no runtime handler is ready');
+  const server = new MetricsServer({ ...config.metrics, ailment });
+  await server.start();
+  return server;
 }
 
 /** sd_notify(3) through its command: Node cannot send on a unix datagram socket. */

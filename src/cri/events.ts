@@ -8,6 +8,7 @@ import type { ContainerEventResponse } from './generated/runtime/v1/ContainerEve
 import type { ContainerEventType } from './generated/runtime/v1/ContainerEventType.js';
 import type { GetEventsRequest__Output } from './generated/runtime/v1/GetEventsRequest.js';
 import { CrispError } from '../errors.js';
+import { metrics } from '../metrics.js';
 import { containerState, now, type SandboxRecord } from '../pods/records.js';
 import type { Store } from '../pods/store.js';
 import { containerStatus, sandboxStatus } from './convert.js';
@@ -30,7 +31,7 @@ export class Events {
     if (this.listeners.size === 0) return;
     const event = this.event(type, id, sandbox);
     for (const listener of this.listeners) {
-      if (listener.queue.length >= maxQueued) this.listeners.delete(listener);
+      if (listener.queue.length >= maxQueued) { metrics.eventsDropped.add({}); this.listeners.delete(listener); }
       else listener.queue.push(event);
       listener.wake();
     }

@@ -13,9 +13,10 @@ import type { RemoveImageRequest__Output } from './generated/runtime/v1/RemoveIm
 import type { RemoveImageResponse } from './generated/runtime/v1/RemoveImageResponse.js';
 import type { StreamImagesRequest__Output } from './generated/runtime/v1/StreamImagesRequest.js';
 import type { StreamImagesResponse } from './generated/runtime/v1/StreamImagesResponse.js';
-import { CrispError } from '../errors.js';
+import { CrispError, toCrispError } from '../errors.js';
 import type { Image, RegistryAuth } from '../images/store.js';
 import { log } from '../log.js';
+import { metrics } from '../metrics.js';
 import { now } from '../pods/records.js';
 import { imagesOfStandalone } from '../pods/standalone.js';
 import type { Call, Parts } from './parts.js';
@@ -45,7 +46,11 @@ export async function imageStatus(parts: Parts, request: ImageStatusRequest__Out
 export async function pullImage(parts: Parts, request: PullImageRequest__Output, call: Call): Promise<PullImageResponse> {
   const reference = named(request.image);
   const started = performance.now();
-  const image = await parts.images.pull(reference, authOf(request), call.signal);
+  const image = await parts.images.pull(reference, authOf(request), call.signal).catch((error: unknown) => {
+    metrics.imagePulls.observe({ result: toCrispError(error).id }, (performance.now() - started) / 1000);
+    throw error;
+  });
+  metrics.imagePulls.observe({ result: 'ok' }, (performance.now() - started) / 1000);
   log.info({ image: reference, id: image.id, ms: Math.round(performance.now() - started) }, 'image pulled');
   return { image_ref: image.id };
 }

@@ -7,6 +7,7 @@ import { execa, type Options } from 'execa';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
+import { metrics } from '../metrics.js';
 
 export interface RunOptions {
   /** Milliseconds: a tool that hangs must not hang us. 0, no limit, is for a client's own session (runStreaming). */
@@ -210,6 +211,7 @@ function judge(argv: readonly string[], options: RunOptions, result: RunResult, 
     argv: shown(argv), exit: result.exitCode ?? result.signal ?? ended.code, ms: Math.round(result.durationMs * 10) / 10,
     ...(result.stderr ? { stderr: lastLines(result.stderr, 300) } : {}),
   };
+  metrics.tools.observe({ tool: toolName(argv), result: accepted ? 'ok' : ended.timedOut ? 'timeout' : 'failed' }, result.durationMs / 1000);
   if (accepted) { log.debug(line, 'tool'); return result; }
   log.info(line, 'tool failed');
   if (ended.code === 'ENOENT') throw fail('ToolMissing', `${argv[0]} is not installed`);

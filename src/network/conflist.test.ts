@@ -40,7 +40,7 @@ describe('a conflist', () => {
   ])('that is wrong says where: %s', (text, message) => {
     const attempt = () => parseConflist(text, '/etc/cni/net.d/10-pods.conflist');
     expect(attempt).toThrow(message);
-    expect(attempt).toThrow(expect.objectContaining({ id: 'CniConfigInvalid' }) as unknown as Error);
+    expect(attempt).toThrow(expect.objectContaining({ id: 'CniConfigInvalid' }));
   });
 
   test('knows how old it is', () => {
@@ -100,10 +100,10 @@ describe('a conflist template', () => {
   });
 
   test.each(['', '10.1.0.0', '10.1.0.0/33', 'fd00::/129', '10.1.0/24', '10.1.0.0/24,', '10.1.0.0/24/1', '","x":"'])('refuses the range "%s"', (cidr) => {
-    expect(() => renderTemplate(template, cidr, 't')).toThrow(expect.objectContaining({ id: 'InvalidArgument' }) as unknown as Error);
+    expect(() => renderTemplate(template, cidr, 't')).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
   });
 
   test.each(['{', '{}', '{"name":"{{.PodCIDR}}"}'])('that gives no conflist is refused: %s', (broken) => {
-    expect(() => renderTemplate(broken, '10.1.0.0/24', 't')).toThrow(expect.objectContaining({ id: 'CniConfigInvalid' }) as unknown as Error);
+    expect(() => renderTemplate(broken, '10.1.0.0/24', 't')).toThrow(expect.objectContaining({ id: 'CniConfigInvalid' }));
   });
 });

@@ -65,7 +65,7 @@ export function parseConflist(text: string, file: string): NetworkConfig {
   const offered = cniVersions.filter((version) => version === stated || also.includes(version));
   const cniVersion = offered.at(-1);
   if (!cniVersion) throw invalid(`cniVersion: ${stated} is not one of ${cniVersions.join(', ')}`);
-  return { ...network, cniVersion, offered } as NetworkConfig;
+  return { ...network, cniVersion, offered };
 }
 
 export interface Found {

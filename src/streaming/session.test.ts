@@ -6,7 +6,7 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { buffer, text } from 'node:stream/consumers';
 import { setImmediate } from 'node:timers/promises';
 import { WebSocket } from 'ws';
-import { ClientStream, SpdyClient } from '../../test/helpers/spdy-client.js';
+import { type ClientStream, SpdyClient } from '../../test/helpers/spdy-client.js';
 import type { Io, TerminalSize } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { StreamingServer, type ExecRequest, type StreamingHandlers } from './server.js';

@@ -9,7 +9,7 @@ import type { Io, TerminalSize } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
 import type { CommandRequest, StreamingHandlers } from './requests.js';
-import { SpdyConnection, type SpdyStream } from './spdy.js';
+import { SpdyConnection } from './spdy.js';
 import type { ChannelFormat, CommandProtocol } from './subprotocols.js';
 import { ChannelSocket } from './websocket.js';
 import type { WireStream } from './wire-stream.js';
@@ -78,9 +78,9 @@ async function runCommand(request: CommandRequest, streams: CommandStreams, size
     onResize: request.tty ? (listener) => sizes.tell(listener) : undefined,
   };
   const status = await statusOf(request, io, vanished.signal, handlers);
-  await Promise.all([streams.stdout?.flush(), streams.stderr?.flush()]);
+  await Promise.all([streams.stdout, streams.stderr].map(async (stream) => stream?.flush()));
   writeStatus(streams.error, protocol, status);
-  await Promise.all(streamTypes.map((type) => streams[type]?.flush()));
+  await Promise.all(streamTypes.map(async (type) => streams[type]?.flush()));
   await connection.close();
 }
 

@@ -11,6 +11,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { stringify } from 'yaml';
+import { claim, removeAbandoned } from './abandoned.js';
 import { connectTo, type Client } from './client.js';
 import { makeImageArchive, type ImageOptions } from './image.js';
 import { ownProcesses, traces, type Traces } from './leftovers.js';
@@ -30,10 +31,13 @@ export interface DaemonOptions {
 
 /** Starts one, and waits until it says that it is ready. */
 export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> {
+  await removeAbandoned();
   const folder = await mkdtemp(join(tmpdir(), 'crisp-'));
   await chmod(folder, 0o711); // the root of a user namespace is another uid outside, and has to reach its rootfs
+  const network = await freeNetwork();
+  await claim(folder, network.bridge);
   const machine = await Machine.start([join(folder, 'state')]);
-  const daemon = new Daemon(folder, machine, await freeNetwork());
+  const daemon = new Daemon(folder, machine, network);
   try {
     await daemon.writeConfig(options.config ?? {});
     if (options.network !== false) await daemon.writeConflist(daemon.conflist());

@@ -1,9 +1,13 @@
 // What a daemon has on the machine at this moment, as sorted lines: a snapshot
 // before and one after show what was left behind.  Called by daemon.ts.
+import { execFile } from 'node:child_process';
 import type { Dirent } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import type { Machine } from './machine.js';
+
+const runFile = promisify(execFile);
 
 export interface Traces {
   readonly machine: Machine;
@@ -21,7 +25,7 @@ export interface Traces {
 }
 
 export async function traces(of: Traces): Promise<string[]> {
-  const groups = await Promise.all([mounts(of), cgroups(of), processes(of), leases(of), links(of), files(of)]);
+  const groups = await Promise.all([mounts(of), cgroups(of), processes(of), leases(of), links(of), rules(of), files(of)]);
   return groups.flat().sort();
 }
 
@@ -31,12 +35,17 @@ async function mounts({ machine, folder, state }: Traces): Promise<string[]> {
 }
 
 async function cgroups({ ids }: Traces): Promise<string[]> {
+  return (await cgroupsOf(ids)).map((path) => `cgroup ${path}`);
+}
+
+/** The folders of all trees that are called after one of the ids. */
+export async function cgroupsOf(ids: ReadonlySet<string>): Promise<string[]> {
   const found: string[] = [];
   const walk = async (folder: string, depth: number): Promise<void> => {
     for (const entry of await entries(folder)) {
       if (!entry.isDirectory()) continue;
       const path = join(folder, entry.name);
-      if ([...ids].some((id) => entry.name.includes(id))) found.push(`cgroup ${path}`);
+      if ([...ids].some((id) => entry.name.includes(id))) found.push(path);
       if (depth > 0) await walk(path, depth - 1);
     }
   };
@@ -69,6 +78,21 @@ async function leases({ leases: folder }: Traces): Promise<string[]> {
 
 async function links({ bridge }: Traces): Promise<string[]> {
   return (await entries(`/sys/class/net/${bridge}/brif`)).map((entry) => `veth ${entry.name}`);
+}
+
+async function rules({ bridge }: Traces): Promise<string[]> {
+  return (await natRulesOf(bridge)).map((rule) => `nat ${rule.join(' ')}`);
+}
+
+/** The arguments that made the rules of CNI's plugins; they name the network, ours after the bridge, in a comment. */
+export async function natRulesOf(bridge: string): Promise<string[][]> {
+  const { stdout } = await runFile('iptables-save', ['-t', 'nat']);
+  return stdout.split('\n').filter((line) => line.startsWith('-A ') && line.includes(bridge)).map(argumentsOf);
+}
+
+/** Words, quoted ones with their inner quotes, as iptables-save writes them. */
+function argumentsOf(line: string): string[] {
+  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"|\S+/g)].map(([word, quoted]) => quoted?.replaceAll(/\\(.)/g, '$1') ?? word);
 }
 
 async function files({ machine, root, state }: Traces): Promise<string[]> {

@@ -8,7 +8,7 @@ import { toCrispError } from '../../errors.js';
 import { removePodCgroup } from '../../host/cgroup.js';
 import { makeFolder, remove } from '../../host/files.js';
 import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
-import type { Mount, Spec } from '../../oci/spec.js';
+import type { Spec } from '../../oci/spec.js';
 import type { ContainerPlan, ContainerRef, Exit, Features, Probe, SandboxPlan } from '../backend.js';
 import type { OciBackend } from './backend.js';
 
