@@ -7,7 +7,7 @@ import { OciBackend } from '../backends/oci/backend.js';
 import { monitorArgv } from '../backends/oci/conmon.js';
 import { findProgram, Runtime } from '../backends/oci/runtime.js';
 import type { Config, HandlerConfig } from '../config.js';
-import { CrispError } from '../errors.js';
+import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { bootId } from '../host/proc.js';
@@ -39,10 +39,14 @@ export function open(config: Config, state: string, name: string): Backend {
   return build(config, state, name, handler);
 }
 
-/** Runs a throw-away container on a handler now, whatever is remembered. */
+/** Runs a throw-away container on a handler now, whatever is remembered. Never throws. */
 export async function probeOf(config: Config, state: string, name: string): Promise<Probe> {
-  const backend = open(config, state, name);
-  try { return await backend.probe(); } finally { await backend.close(); }
+  try {
+    const backend = open(config, state, name);
+    try { return await backend.probe(); } finally { await backend.close(); }
+  } catch (error) {
+    return { ready: false, reason: toCrispError(error).report, version: '', features: { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false } };
+  }
 }
 
 function build(config: Config, state: string, name: string, handler: HandlerConfig): Backend {
