@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
-import { isAbsent, makeFolder, remove } from '../host/files.js';
+import { isAbsent, makeFolder, readFileIfThere, remove } from '../host/files.js';
 import { bindMount, unmount } from '../host/mounts.js';
 import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../host/proc.js';
 import { CommandError, run, runDetached, runStreaming } from '../host/run.js';
@@ -172,7 +172,8 @@ export async function startPidHolder(folder: string): Promise<{ path: string; ho
   const holder = await eventually(async () => {
     if (failed !== undefined) throw new CrispError('NamespaceFailed', `the holder of the pod's pid namespace ended at once (exit code ${failed})`, { stage: 'hold pid namespace', tool: 'catatonit' });
     const [child] = await childrenOf(starter.pid);
-    return child === undefined ? undefined : identify(child);
+    if (child === undefined || !(await readFileIfThere(`/proc/${child}/comm`))?.startsWith('catatonit')) return undefined; // between fork and exec it is still unshare
+    return identify(child);
   });
   process.kill(starter.pid, 'SIGKILL'); // it would only wait for its child's end
   if (!holder) throw new CrispError('NamespaceFailed', 'the holder of the pod\'s pid namespace does not start', { stage: 'hold pid namespace', tool: 'catatonit' });
