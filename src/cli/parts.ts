@@ -4,6 +4,7 @@
 import { join } from 'node:path';
 import type { Backend } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config.js';
+import { CrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { Images } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
@@ -55,6 +56,7 @@ export class Parts {
 
 /** Runs a command on its parts, and closes them whatever comes of it. */
 export async function withParts<T>(flags: PlaceFlags, command: (parts: Parts) => Promise<T>): Promise<T> {
+  if (process.geteuid?.() !== 0) throw new CrispError('PermissionDenied', 'this takes root: it makes namespaces, mounts and control groups', { hint: 'run it with sudo' });
   const parts = new Parts(flags);
   try { return await command(parts); } finally { await parts.close(); }
 }

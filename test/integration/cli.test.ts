@@ -202,6 +202,10 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
     expect(stderr.trim().split('\n')).toHaveLength(1);
   });
 
+  test('without root, one line says so', async () => {
+    expect(await machine.run(['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath, bin, 'list'])).toEqual({ stdout: '', exitCode: 1, stderr: expect.stringMatching(/^crisp list: PermissionDenied: this takes root[^\n]*\n$/) });
+  });
+
   test('a mistake in the configuration is shown with its line', async () => {
     const broken = await configure('broken.yaml', { routing: { rules: [{ pod: '/(/', handler: 'crun' }] } });
     const { stderr, exitCode } = await machine.run(argv(broken, 'list'));
