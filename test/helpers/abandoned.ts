@@ -1,0 +1,79 @@
+// What daemons of killed test runs left behind.  When jest dies, however that
+// happens, the daemon and the holder of the mount namespace die with it; the
+// containers and what watches them go on, as they should.  Called by daemon.ts
+// before it makes a daemon.
+//
+// Several runs share the machine, so only that is touched whose owner is known
+// and gone: a folder says who made it, by pid and start time.
+import { execFile } from 'node:child_process';
+import { readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../../src/host/proc.js';
+import { cgroupsOf, natRulesOf } from './leftovers.js';
+
+const runFile = promisify(execFile);
+const ownerFile = 'owner.json';
+interface Owner extends ProcessIdentity { readonly bridge: string }
+
+/** Says that the folder is ours while we live; before anything is started in it. */
+export async function claim(folder: string, bridge: string): Promise<void> {
+  await writeFile(join(folder, ownerFile), JSON.stringify({ ...await identify(process.pid), bridge }));
+}
+
+export async function removeAbandoned(parent = tmpdir()): Promise<void> {
+  for (const name of await readdir(parent)) {
+    if (!name.startsWith('crisp-')) continue;
+    const folder = join(parent, name);
+    let owner: Owner;
+    try { owner = JSON.parse(await readFile(join(folder, ownerFile), 'utf8')) as Owner; } catch { continue; } // not one of ours, or being made
+    if (!await isAlive(owner)) await removeDaemon(folder, owner.bridge);
+  }
+}
+
+async function removeDaemon(folder: string, bridge: string): Promise<void> {
+  const processes = await processesOf(folder);
+  const ids = new Set(await heldNetworks(folder));
+  for (const { pid } of processes) for (const [id] of (await text(`/proc/${pid}/cgroup`)).matchAll(/\b[0-9a-f]{64}\b/g)) ids.add(id);
+  for (const target of processes) await signalProcess(target, 'SIGKILL');
+  while ((await Promise.all(processes.map(isAlive))).some(Boolean)) await new Promise((resolve) => { setTimeout(resolve, 20); });
+  for (const group of (await cgroupsOf(ids)).sort().reverse()) await rmdir(group).catch(() => undefined); // it went with another one
+  await removeNetwork(bridge);
+  await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+}
+
+/** Those in its mount namespace, which alone has a state folder of that name, and their children in the containers. */
+async function processesOf(folder: string): Promise<ProcessIdentity[]> {
+  const found = new Map<number, ProcessIdentity>();
+  const add = async (pid: number): Promise<void> => {
+    const known = found.has(pid) ? undefined : await identify(pid);
+    if (!known) return;
+    found.set(pid, known);
+    for (const child of await childrenOf(pid)) await add(child);
+  };
+  for (const name of await readdir('/proc')) {
+    if (/^\d+$/.test(name) && (await text(`/proc/${name}/mountinfo`)).includes(` ${folder}/state `)) await add(Number(name));
+  }
+  return [...found.values()];
+}
+
+/** The pods whose addresses are held: a file each, which outlives the state folder. */
+async function heldNetworks(folder: string): Promise<string[]> {
+  const files = await readdir(join(folder, 'root', 'network')).catch(() => []);
+  return files.flatMap((file) => /^[0-9a-f]{64}/.exec(file) ?? []);
+}
+
+/** The bridge, and the chains that CNI's plugins made for its pods. */
+async function removeNetwork(bridge: string): Promise<void> {
+  const rules = await natRulesOf(bridge);
+  const chains = new Set(rules.flat().filter((chain) => /^CNI-(DN-)?[0-9a-f]{20,}$/.test(chain)));
+  const iptables = (...args: string[]) => runFile('iptables', ['--wait', '-t', 'nat', ...args]).catch(() => undefined); // its plugins may still be at it
+  for (const rule of rules) await iptables('-D', ...rule.slice(1));
+  for (const chain of chains) { await iptables('-F', chain); await iptables('-X', chain); }
+  await runFile('ip', ['link', 'del', bridge]).catch(() => undefined); // there is none before the first pod
+}
+
+async function text(path: string): Promise<string> {
+  try { return await readFile(path, 'utf8'); } catch { return ''; }
+}
