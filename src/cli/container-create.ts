@@ -58,11 +58,11 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
   const name = flags.name ?? id.slice(0, 12);
   if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name)) throw new CrispError('InvalidArgument', `--name "${name}" must be made of letters, digits, _ . and -`);
   if (flags.network !== undefined && flags.network !== 'none' && flags.network !== 'host') throw new UsageError(`--network must be none or host, not "${flags.network}"`);
-  await parts.makeFolders();
 
   // 1. What it is made of, and who runs it.
   const source = await sourceOf(parts, flags, args);
   const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
+  await parts.makeFolders();
   const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
     handler: flags.handler ?? '', namespace: flags.namespace ?? '', name, labels: pairs(flags.label, '--label'), annotations: pairs(flags.annotation, '--annotation'),
     ...(source.image ? { image: source.name } : {}),
