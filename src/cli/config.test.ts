@@ -1,0 +1,31 @@
+import { expect, test } from '@jest/globals';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { configSchema, loadConfig } from '../config.js';
+import { configKeys, jsonSchema } from './config-keys.js';
+import { documentedDefault, wrap } from './config.js';
+
+test('the documented default is the default', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'crisp-default-'));
+  try {
+    const file = join(folder, 'config.yaml');
+    writeFileSync(file, documentedDefault());
+    expect(loadConfig(file)).toEqual(configSchema.parse({}));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('every key has a description, and every time a unit', () => {
+  for (const key of configKeys()) {
+    expect([key.path.join('.'), key.description]).not.toEqual([key.path.join('.'), '']);
+    if (key.path.at(-1)?.endsWith('_seconds')) expect(key.unit).toBe('seconds');
+  }
+});
+
+test('the JSON Schema refuses unknown keys', () => {
+  expect(jsonSchema()).toMatchObject({ type: 'object', additionalProperties: false, properties: { network: { additionalProperties: false } } });
+});
+
+test('wrap', () => { expect(wrap('a bb ccc dddd', 6)).toEqual(['a bb', 'ccc', 'dddd']); });
