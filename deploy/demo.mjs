@@ -2,12 +2,12 @@
 // its log, its resources, its end.  Run by demo.sh in a mount namespace.
 import * as grpc from '@grpc/grpc-js';
 import { execFileSync, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { get } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadProto } from '../dist/cri/proto.js';
+import { makeArchive } from './busybox-archive.mjs';
 
 const bridge = `crispdemo${process.pid % 1000}`;
 const subnet = `10.213.${process.pid % 250}`;
@@ -31,7 +31,7 @@ async function main() {
 
   step('2. An image, made on the spot from busybox-static');
   mkdirSync(at('archives'), { recursive: true });
-  makeArchive(at('archives', 'busybox.tar'));
+  makeArchive(at('archives', 'busybox.tar'), imageName, ['sh']);
   say(`${imageName}, in an OCI archive; crisp imports it at start`);
 
   step('3. crisp starts');
@@ -150,38 +150,6 @@ async function fetchText(url) {
       });
     } catch (error) { if (tries > 50) throw error; await sleep(50); }
   }
-}
-
-/** An OCI archive (image-spec, image-layout.md) with one layer: busybox and its names. */
-function makeArchive(path) {
-  const layout = at('layout');
-  const tree = at('tree');
-  mkdirSync(join(tree, 'bin'), { recursive: true });
-  for (const name of ['etc', 'proc', 'dev', 'sys', 'tmp']) mkdirSync(join(tree, name));
-  run('cp', run('sh', '-c', 'command -v busybox').trim(), join(tree, 'bin/busybox'));
-  for (const name of ['sh', 'httpd', 'ls', 'id', 'hostname', 'mkdir', 'echo', 'sleep']) run('ln', '-s', 'busybox', join(tree, 'bin', name));
-  mkdirSync(join(layout, 'blobs', 'sha256'), { recursive: true });
-  const digestOf = (content) => createHash('sha256').update(content).digest('hex');
-  const blob = (content, mediaType) => {
-    const digest = digestOf(content);
-    writeFileSync(join(layout, 'blobs', 'sha256', digest), content);
-    return { mediaType, digest: `sha256:${digest}`, size: content.length };
-  };
-  run('tar', '-C', tree, '--owner=0', '--group=0', '-cf', at('layer.tar'), '.');
-  const layer = readFileSync(at('layer.tar'));
-  const config = Buffer.from(JSON.stringify({
-    architecture: { x64: 'amd64', arm64: 'arm64' }[process.arch], os: 'linux', config: { Env: ['PATH=/bin'], Cmd: ['sh'] },
-    rootfs: { type: 'layers', diff_ids: [`sha256:${digestOf(layer)}`] },
-  }));
-  const manifest = Buffer.from(JSON.stringify({
-    schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json',
-    config: blob(config, 'application/vnd.oci.image.config.v1+json'), layers: [blob(layer, 'application/vnd.oci.image.layer.v1.tar')],
-  }));
-  writeFileSync(join(layout, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
-  writeFileSync(join(layout, 'index.json'), JSON.stringify({
-    schemaVersion: 2, manifests: [{ ...blob(manifest, 'application/vnd.oci.image.manifest.v1+json'), annotations: { 'org.opencontainers.image.ref.name': imageName } }],
-  }));
-  run('tar', '-C', layout, '-cf', path, 'oci-layout', 'index.json', 'blobs');
 }
 
 /** What a demo that was killed left: its mounts went with its namespace, its processes and folders did not. */

@@ -2,6 +2,7 @@
 // again.  The only file of the daemon that knows concrete backends.
 import type { Backend } from './backends/backend.js';
 import { OciBackend } from './backends/oci/backend.js';
+import { diffConfig } from './config-reload.js';
 import type { Config, HandlerConfig } from './config.js';
 import { recordExit, Stops } from './cri/container-stop.js';
 import { Events } from './cri/events.js';
@@ -10,6 +11,7 @@ import type { Handler, Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
+import { toCrispError } from './errors.js';
 import { cgroupDriver } from './host/cgroup.js';
 import { makeFolder } from './host/files.js';
 import { bootId } from './host/proc.js';
@@ -30,8 +32,11 @@ import { version } from './version.js';
 /** How long calls in flight may go on after SIGTERM. */
 const closeGraceMs = 5_000;
 
-/** Runs the daemon until `signal` aborts. Containers run on after it. */
-export async function serve(config: Config, signal: AbortSignal): Promise<void> {
+/**
+ * Runs the daemon until `signal` aborts. Containers run on after it.
+ * @param read reads the configuration anew, for SIGHUP
+ */
+export async function serve(config: Config, read: () => Config, signal: AbortSignal): Promise<void> {
   log.level = config.log_level;
   log.info({ version, config }, 'crisp starts');
 
@@ -73,8 +78,12 @@ export async function serve(config: Config, signal: AbortSignal): Promise<void> 
   log.info({ listen: config.listen, handlers: [...handlers].map(([name, { probe }]) => ({ name, ready: probe.ready, version: probe.version, ...(probe.ready ? {} : { reason: probe.reason }) })) }, 'crisp is ready');
   await notifySystemd('READY=1');
 
+  const reload = (): void => reloadConfig(parts, read);
+  process.on('SIGHUP', reload);
+
   // 5. Until we are told to go; containers, their monitors and their logs need nobody.
   await aborted(signal);
+  process.off('SIGHUP', reload);
   await notifySystemd('STOPPING=1');
   await server.close(closeGraceMs);
   await streaming.close();
@@ -97,6 +106,18 @@ function buildBackend(config: Config, name: string, handler: HandlerConfig): Bac
     name, path: handler.path, args: handler.args, conmon: config.runtime.conmon, state: config.state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
   });
+}
+
+/** Takes over what can change in a running daemon; a configuration with a mistake changes nothing. */
+function reloadConfig(parts: Parts, read: () => Config): void {
+  try {
+    const { config, applied, needRestart } = diffConfig(parts.config, read());
+    parts.config = config;
+    log.level = config.log_level;
+    log.info({ applied, needRestart }, needRestart.length ? 'configuration reloaded; some keys wait for a restart' : 'configuration reloaded');
+  } catch (error) {
+    log.error({ error: toCrispError(error).report }, 'configuration not reloaded');
+  }
 }
 
 async function serveMetrics({ config, store, handlers }: Parts): Promise<MetricsServer> {

@@ -20,7 +20,8 @@ import type { Samples } from './samples.js';
 export interface Handler { readonly backend: Backend; probe: Probe }
 
 export interface Parts {
-  readonly config: Config;
+  /** Replaced at SIGHUP. */
+  config: Config;
   /** crisp's own version. */
   readonly version: string;
   readonly bootId: string;

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# npm run bench: crisp, Debian's containerd with crun, and the floor (the bare
+# commands that a pod needs) side by side, in turns, in one run; prints ratios.
+# Cores are shared and noisy: read the ratios, not the milliseconds.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ "$(id -u)" -eq 0 ] || { echo 'bench: needs root: sudo npm run bench' >&2; exit 1; }
+bash deploy/setup.sh
+if ! command -v containerd >/dev/null; then
+  echo 'bench: installing containerd, to compare with (its service is not started)' >&2
+  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends containerd >/dev/null
+fi
+[ -d node_modules/.bin ] || npm ci --silent
+npm run --silent build
+exec unshare --mount --propagation private sh -c '
+  mount --make-rshared /
+  if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
+  exec node bench/bench.mjs "$@"' bench "$@"
