@@ -28,6 +28,13 @@ export interface PullsOptions {
 
 interface Pull { readonly done: Promise<void>; readonly stop: AbortController; waiting: number }
 interface Source { readonly reference: string; readonly authFile?: string | undefined }
+interface Copy {
+  /** For errors: "pull of NAME". */
+  readonly what: string;
+  readonly name: string;
+  source(folder: string): Promise<Source>;
+  readonly signal?: AbortSignal;
+}
 
 const stage = 'pull image';
 /** What comes second waits so long for those who copy; then it leaves the sweeping to a later time. */
@@ -67,7 +74,7 @@ export class Pulls {
 
   private begin(key: string, name: string, auth: RegistryAuth | undefined): Pull {
     const stop = new AbortController();
-    const done = this.copy(name, (folder) => this.registrySource(folder, name, auth), stop.signal);
+    const done = this.copy({ what: `pull of ${name}`, name, source: (folder) => this.registrySource(folder, name, auth), signal: stop.signal });
     const pull = { stop, waiting: 0, done };
     this.pulls.set(key, pull);
     done.finally(() => this.forget(key, pull)).catch(() => undefined); // each waiter has it from `done`; there may be none left
@@ -92,41 +99,42 @@ export class Pulls {
    */
   async import(path: string, name: string, imageName?: string): Promise<void> {
     const transport = (await stat(path)).isDirectory() ? 'oci' : 'oci-archive';
-    await this.copy(name, async () => ({ reference: `${transport}:${path}${imageName === undefined ? '' : `:${imageName}`}` }));
+    const reference = `${transport}:${path}${imageName === undefined ? '' : `:${imageName}`}`;
+    await this.copy({ what: `import of ${path}`, name, source: async () => ({ reference }) });
   }
 
   /** A failed copy leaves the layers that it had unpacked, which nothing else would ever remove. */
-  private async copy(name: string, source: (folder: string) => Promise<Source>, signal?: AbortSignal): Promise<void> {
+  private async copy(copy: Copy): Promise<void> {
     this.copying++;
     try {
-      await this.copyOnce(name, source, signal).catch((error: unknown) => {
+      await this.copyOnce(copy).catch((error: unknown) => {
         // A layer that it meant to share went with the removal of another image.
-        if (error instanceof CrispError && lostLayer.test(error.message)) return this.copyOnce(name, source, signal);
+        if (error instanceof CrispError && lostLayer.test(error.message)) return this.copyOnce(copy);
         throw error;
       });
     } catch (error) {
       this.failed = true;
       throw error;
     } finally {
-      if (--this.copying === 0 && this.failed) await this.sweep();
+      if (--this.copying === 0 && this.failed) await this.sweep().catch((error: unknown) => log.error({ err: error }, 'layers of a failed pull not removed'));
     }
   }
 
-  private async copyOnce(name: string, source: (folder: string) => Promise<Source>, signal: AbortSignal | undefined): Promise<void> {
+  private async copyOnce(copy: Copy): Promise<void> {
     const { config } = this.options;
     await makeFolder(this.options.folder);
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
-      const { reference, authFile } = await source(folder);
-      await this.skopeo([
+      const { reference, authFile } = await copy.source(folder);
+      await this.skopeo(copy, await this.home(folder), [
         ...(config.signature_policy ? ['--policy', config.signature_policy] : []),
         // The environment variable of this name came with a later skopeo; the flag, which its help hides, is in all.
         ...(config.registries_conf ? ['--registries-conf', config.registries_conf] : []),
         '--tmpdir', folder,
         'copy', '--quiet',
         ...(authFile ? ['--src-authfile', authFile] : reference.startsWith('docker:') ? ['--src-no-creds'] : []),
-        reference, `containers-storage:${this.storage}${name}`,
-      ], name, await this.home(folder), signal);
+        reference, `containers-storage:${this.storage}${copy.name}`,
+      ]);
     } finally {
       await remove(folder);
     }
@@ -144,7 +152,7 @@ export class Pulls {
     return join(folder, 'home');
   }
 
-  private async skopeo(args: string[], name: string, home: string, signal: AbortSignal | undefined): Promise<void> {
+  private async skopeo({ what, signal }: Copy, home: string, args: readonly string[]): Promise<void> {
     const { pull_progress_timeout_seconds: patience } = this.options.config;
     const stall = new AbortController();
     let said = '';
@@ -155,8 +163,8 @@ export class Pulls {
     try {
       await running.ended;
     } catch (error) {
-      if (stall.signal.aborted) throw new CrispError('PullStalled', `pull of ${name} made no progress for ${patience} s`, { stage, tool: 'skopeo' });
-      throw error instanceof CommandError && error.id === 'RuntimeFailed' ? explain(name, said || error.message) : error;
+      if (stall.signal.aborted) throw new CrispError('PullStalled', `${what} made no progress for ${patience} s`, { stage, tool: 'skopeo' });
+      throw error instanceof CommandError && error.id === 'RuntimeFailed' ? explain(what, said || error.message) : error;
     } finally {
       watch.stop();
     }
@@ -168,15 +176,16 @@ export class Pulls {
     const { layout, runRoot } = this.options;
     const unused = await layout.unusedLayers();
     if (unused.length === 0) return;
-    const done = await this.alone(['containers-storage', '--graph', layout.root, '--run', runRoot, '--storage-driver', 'overlay', '--storage-opt', storageOption, 'delete-layer', ...unused]);
-    this.failed = !done;
-    log.info({ layers: unused, done }, 'layers of a failed pull removed');
+    // It may fail for one that is gone already: opening the store removes what was half unpacked.
+    await this.alone(['containers-storage', '--graph', layout.root, '--run', runRoot, '--storage-driver', 'overlay', '--storage-opt', storageOption, 'delete-layer', ...unused]);
+    const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
+    this.failed = left.length > 0;
+    log.info({ layers: unused, left }, 'layers of a failed pull removed');
   }
 
-  /** Runs a command while nobody copies, in any process; false: it was not run, or failed. */
-  private async alone(argv: readonly [string, ...string[]]): Promise<boolean> {
-    const { exitCode } = await run(['flock', '--timeout', String(lockTimeoutSeconds), '--no-fork', `${this.options.folder}.lock`, ...argv], { timeoutMs: sweepTimeoutMs, okExitCodes: 'any', stage: 'clean up after pulls' });
-    return exitCode === 0;
+  /** Runs a command while nobody copies, in any process. Where somebody does for too long, it is not run. */
+  private async alone(argv: readonly [string, ...string[]]): Promise<void> {
+    await run(['flock', '--timeout', String(lockTimeoutSeconds), '--no-fork', `${this.options.folder}.lock`, ...argv], { timeoutMs: sweepTimeoutMs, okExitCodes: 'any', stage: 'clean up after pulls' });
   }
 }
 
@@ -185,21 +194,21 @@ const meanings: readonly [RegExp, ErrorId][] = [
   [/no space left on device|disk quota exceeded/i, 'DiskFull'],
   [/failed to execute/, 'ToolMissing'],
   [/invalid reference format/, 'InvalidArgument'],
-  [/error loading trust policy|loading registries configuration/i, 'InvalidConfigFile'],
+  [/error loading trust policy|loading registries configuration|authfile/i, 'InvalidConfigFile'],
   [/source image rejected|rejected by policy|signature (was|is) required|invalid signature/i, 'SignatureValidationFailed'],
   [/unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|invalid username\/password|unable to retrieve auth token/i, 'RegistryDenied'],
   [/manifest unknown|name unknown|404 \(Not Found\)|no image found in (manifest list|image index)|does not exist/i, 'NotFoundInRegistry'],
-  [/digest did not match|does not match expected|digest mismatch|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i, 'ImageCorrupt'],
+  [/digest did not match|does not match (expected|provided)|digest mismatch|untarring file|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i, 'ImageCorrupt'],
   [/connection (refused|reset)|no such host|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i, 'RegistryUnavailable'],
 ];
 const lostLayer = /locating layer for blob|layer not known|parent layer/;
 
 /** skopeo's last words -> an error of the catalogue. */
-export function explain(name: string, stderr: string): CrispError {
+export function explain(what: string, stderr: string): CrispError {
   const fatal = /level=fatal msg="(.*)"/.exec(stderr)?.[1]?.replaceAll('\\"', '"');
   const words = fatal ?? stderr;
   const id = meanings.find(([pattern]) => pattern.test(words))?.[1] ?? 'StorageFailed';
-  return new CrispError(id, `pull of ${name} failed: ${lastLines(words, 400)}`, { stage, tool: 'skopeo' });
+  return new CrispError(id, `${what} failed: ${lastLines(words, 400)}`, { stage, tool: 'skopeo' });
 }
 
 /** Calls `stalled` when the process has moved (almost) no bytes for `timeoutMs`: /proc/PID/io counts sockets and files. */

@@ -28,6 +28,12 @@ export interface Shift {
 }
 
 const stage = 'mount rootfs';
+/**
+ * volatile (Linux 5.10): what a container wrote dies with it, so neither its
+ * fsync nor the unmount waits for the disk.  redirect_dir: without it, to rename
+ * a folder of the image fails with EXDEV.
+ */
+const manner = ['volatile', 'redirect_dir=on'];
 
 export class Rootfs {
   constructor(private readonly options: RootfsOptions) {}
@@ -52,9 +58,7 @@ export class Rootfs {
         await mountIdMapped(images.layout.overlay, this.shifted(containerId), shift.namespaceFile);
         await Promise.all(['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)));
       }
-      // volatile (Linux 5.10): what a container wrote dies with it, so neither its
-      // fsync nor the unmount has to wait for the disk.
-      const options = [`lowerdir=${lower}`, `upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`, 'volatile'].join(',');
+      const options = [`lowerdir=${lower}`, `upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`, ...manner].join(',');
       await mount('overlay', 'overlay', target, options, { cwd: shift ? this.shifted(containerId) : images.layout.overlay, stage });
       return target;
     });

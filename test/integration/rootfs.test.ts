@@ -1,0 +1,177 @@
+// The rootfs of a container is the image's layers as overlay shows them, and
+// what is written there stays with the container.
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { access, chown, lstat, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isMountPoint } from '../../src/host/mounts.js';
+import type { Image } from '../../src/images/store.js';
+import { makeLayout, type SmallImage } from '../helpers/image.js';
+import { diesWithUs } from '../helpers/machine.js';
+import { TestStore } from '../helpers/store.js';
+
+const id = 'c'.repeat(64);
+let store: TestStore;
+let image: Image;
+beforeAll(async () => {
+  store = await TestStore.open();
+  image = await imported('localhost/layers:1', { layers: [
+    { 'etc/kept': 'low', 'etc/changed': 'low', 'etc/removed': 'low', 'opt/all/of': 'low', 'opt/these': 'low' },
+    { 'etc/changed': 'middle', 'etc/.wh.removed': '', 'opt/.wh..wh..opq': '', 'opt/new': 'middle' },
+    { 'etc/changed': 'high' },
+  ] });
+});
+afterEach(async () => {
+  await store.rootfs.unmount(id);
+  await store.rootfs.unmountImage('v');
+});
+afterAll(() => store?.destroy());
+
+async function imported(name: string, what: SmallImage): Promise<Image> {
+  return store.images.importArchive((await makeLayout(store.folder, what)).path, name);
+}
+/** What is there of us: mounts, folders, and who keeps images. */
+async function traces(): Promise<string[]> {
+  const mounts = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n').filter((line) => line.includes(store.folder));
+  const folders = await Promise.all([join(store.root, 'containers'), ...['rootfs', 'shifted', 'image-volumes'].map((name) => join(store.state, name))].map((folder) => readdir(folder).catch(() => [])));
+  return [...mounts, ...folders.flat(), ...await store.rootfs.list()];
+}
+
+describe('a rootfs', () => {
+  test('shows the topmost of each file, and not what was removed', async () => {
+    const path = await store.rootfs.mount(id, image);
+    expect(path).toBe(join(store.state, 'rootfs', id));
+    expect(await readFile(join(path, 'etc/kept'), 'utf8')).toBe('low');
+    expect(await readFile(join(path, 'etc/changed'), 'utf8')).toBe('high');
+    expect(await readdir(join(path, 'etc'))).toEqual(['changed', 'kept']);
+    expect(await readdir(join(path, 'opt'))).toEqual(['new']);
+    expect((await stat(path)).mode & 0o777).toBe(0o755);
+  });
+
+  test('keeps what is written to itself, and goes with it', async () => {
+    const before = await traces();
+    const other = 'd'.repeat(64);
+    const path = await store.rootfs.mount(id, image);
+    const otherPath = await store.rootfs.mount(other, image);
+    await writeFile(join(path, 'etc/changed'), 'mine');
+    await rm(join(path, 'etc/kept'));
+    await rename(join(path, 'opt'), join(path, 'moved'));
+    expect(await readFile(join(otherPath, 'etc/changed'), 'utf8')).toBe('high');
+    expect(await readdir(otherPath)).toEqual(['etc', 'opt']);
+    expect(await store.rootfs.list()).toEqual(expect.arrayContaining([id, other]));
+    await store.rootfs.unmount(other);
+    await store.rootfs.unmount(id);
+    await store.rootfs.unmount(id);
+    expect(await traces()).toEqual(before);
+    const again = await store.rootfs.mount(id, image);
+    expect(await readFile(join(again, 'etc/changed'), 'utf8')).toBe('high');
+  });
+
+  test('tells how much was written', async () => {
+    const path = await store.rootfs.mount(id, image);
+    const empty = (await store.rootfs.usage([id])).get(id);
+    await writeFile(join(path, 'data'), Buffer.alloc(100_000));
+    const full = (await store.rootfs.usage([id, 'none'])).get(id);
+    expect((full?.usedBytes ?? 0) - (empty?.usedBytes ?? 0)).toBeGreaterThanOrEqual(100_000);
+    expect((full?.inodesUsed ?? 0) - (empty?.inodesUsed ?? 0)).toBe(1);
+    expect((await store.rootfs.usage(['none'])).size).toBe(0);
+  });
+
+  test('may be in use while it is unmounted', async () => {
+    const path = await store.rootfs.mount(id, image);
+    const user = spawn('sleep', ['100'], { cwd: join(path, 'etc'), stdio: 'ignore' });
+    try {
+      await store.rootfs.unmount(id);
+      expect(await isMountPoint(path)).toBe(false);
+      expect(await traces()).toEqual([]);
+    } finally {
+      user.kill('SIGKILL');
+    }
+  });
+
+  test('of an image with 100 layers fits the page that mount options have', async () => {
+    const layers = Array.from({ length: 100 }, (_, index) => ({ [`layer/${index}`]: `${index}` }));
+    const many = await imported('localhost/many:1', { layers });
+    expect(await store.images.layers(many)).toHaveLength(100);
+    const path = await store.rootfs.mount(id, many);
+    expect(await readdir(join(path, 'layer'))).toHaveLength(100);
+    const view = await store.rootfs.mountImage('v', many);
+    expect(await readFile(join(view, 'layer/7'), 'utf8')).toBe('7');
+    await store.rootfs.unmount(id);
+    await store.rootfs.unmountImage('v');
+    await store.images.remove(many.id, []);
+  });
+
+  test('that cannot be mounted leaves nothing', async () => {
+    const { overlay } = store.images.layout;
+    await rename(join(overlay, 'l'), join(overlay, 'away'));
+    try {
+      await expect(store.rootfs.mount(id, image)).rejects.toMatchObject({ id: 'StorageFailed', stage: 'mount rootfs', tool: 'mount' });
+      await expect(store.rootfs.mountImage('v', image)).rejects.toMatchObject({ id: 'StorageFailed', stage: 'mount image volume' });
+    } finally {
+      await rename(join(overlay, 'away'), join(overlay, 'l'));
+    }
+    expect(await traces()).toEqual([]);
+  });
+
+  test('of an image that is gone, or has no layers, is refused', async () => {
+    const gone = await imported('localhost/gone:1', { layers: [{ a: 'gone' }] });
+    await store.images.remove(gone.id, []);
+    await expect(store.rootfs.mount(id, gone)).rejects.toMatchObject({ id: 'RootfsMissing' });
+    const empty = await imported('localhost/empty:1', { layers: [] });
+    await expect(store.rootfs.mount(id, empty)).rejects.toMatchObject({ id: 'RootfsMissing' });
+    await store.images.remove(empty.id, []);
+    expect(await traces()).toEqual([]);
+  });
+
+  test("is shifted into a user namespace, where root's files are root's", async () => {
+    const holder = spawn('unshare', ['--user', ...diesWithUs(['sleep', '100'])], { stdio: 'ignore' });
+    try {
+      await once(holder, 'spawn');
+      while (await sameNamespace(holder.pid)) await new Promise(setImmediate);
+      for (const map of ['uid_map', 'gid_map']) await writeFile(`/proc/${holder.pid}/${map}`, '0 100000 65536');
+      const path = await store.rootfs.mount(id, image, { namespaceFile: `/proc/${holder.pid}/ns/user`, rootUid: 100_000, rootGid: 100_000 });
+      expect(await stat(join(path, 'etc/kept'))).toMatchObject({ uid: 100_000, gid: 100_000 });
+      expect(await stat(path)).toMatchObject({ uid: 100_000, gid: 100_000 });
+      expect(await readFile(join(path, 'etc/changed'), 'utf8')).toBe('high');
+      await chown(join(path, 'etc/kept'), 100_001, 100_001);
+      await store.rootfs.unmount(id);
+      expect(await traces()).toEqual([]);
+      expect(await stat(join((await store.images.layers(image)).at(-1) ?? '', 'etc/kept'))).toMatchObject({ uid: 0, gid: 0 });
+    } finally {
+      holder.kill('SIGKILL');
+    }
+  });
+
+  test('is there in hardly more time than one command takes', async () => {
+    const times: number[] = [];
+    for (let round = 0; round < 20; round++) {
+      const started = performance.now();
+      await store.rootfs.mount(id, image);
+      times.push(performance.now() - started);
+      await store.rootfs.unmount(id);
+    }
+    times.sort((a, b) => a - b);
+    expect(times[10]).toBeLessThan(50); // about 4 ms on an idle machine; a storage command alone takes 50
+  });
+});
+
+describe('a view of an image', () => {
+  test.each([['one layer', 1], ['several layers', 3]])('of %s is read-only', async (_, count) => {
+    const some = count === 3 ? image : await imported('localhost/single:1', { layers: [{ 'etc/kept': 'low' }] });
+    const view = await store.rootfs.mountImage('v', some);
+    expect(await readFile(join(view, 'etc/kept'), 'utf8')).toBe('low');
+    await expect(writeFile(join(view, 'etc/kept'), 'x')).rejects.toMatchObject({ code: 'EROFS' });
+    await expect(access(join(view, 'etc/removed'))).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(store.images.remove(some.id, [])).rejects.toMatchObject({ id: 'ImageInUse' });
+    await store.rootfs.unmountImage('v');
+    await store.rootfs.unmountImage('v');
+    await expect(lstat(view)).rejects.toMatchObject({ code: 'ENOENT' });
+    if (count === 1) await store.images.remove(some.id, []);
+  });
+});
+
+async function sameNamespace(pid: number | undefined): Promise<boolean> {
+  return (await stat(`/proc/${pid}/ns/user`)).ino === (await stat('/proc/self/ns/user')).ino;
+}
