@@ -3,7 +3,7 @@
 // One instance per handler.  What it keeps on the machine, all below the state
 // folder: runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's
 // exit files), and its files in each bundle (FIFOs, attach socket, pid).
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { makeFolder, remove } from '../../host/files.js';
@@ -138,7 +138,9 @@ export class OciBackend implements Backend {
   }
 
   async update(container: ContainerRef, resources: Resources): Promise<void> {
-    await this.runtime.call('update', ['--resources', '/dev/stdin', container.id], { input: JSON.stringify(resources) });
+    const file = join(container.folder, 'resources.json'); // a file: crun reads no pipe here, and runc calls stdin "-"
+    await writeFile(file, JSON.stringify(resources), { mode: 0o600 });
+    try { await this.runtime.call('update', ['--resources', file, container.id]); } finally { await remove(file); }
   }
 
   reopenLog(container: ContainerRef): Promise<void> { return reopenLog(container.folder, container.logPath); }

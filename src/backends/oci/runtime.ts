@@ -78,6 +78,7 @@ export class Runtime {
 
 /** The words of crun and runc, and what they are to a caller. Both wrap the errno text of the kernel. */
 const meanings: readonly [RegExp, ErrorId, string?][] = [
+  [/unknown command/i, 'Unsupported', 'this build of the runtime lacks the command'],
   [/executable file .*not found|exec(ve)?:? .*no such file|no such file or directory: .*(exec|open executable)/i, 'StartFailed', 'the command is not in the image: check command, args and PATH'],
   [/exec format error/i, 'StartFailed', 'the program is for another architecture, or a script without #!'],
   [/open executable|exec .*permission denied|permission denied.*exec/i, 'StartFailed', 'the program is not executable for the user of the container'],
