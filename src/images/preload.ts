@@ -2,8 +2,8 @@
 // imported at start, once, and what it holds is pinned.  Called by store.ts.
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { toCrispError } from '../errors.js';
-import { readFileIfThere, writeFileAtomic } from '../host/files.js';
+import { CrispError, toCrispError } from '../errors.js';
+import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { run } from '../host/run.js';
 import { log } from '../log.js';
 import { parseReference } from './references.js';
@@ -25,11 +25,11 @@ export class Preload {
   /** @param notes the file that remembers what was imported */
   constructor(private readonly notes: string, private readonly images: Importer) {}
 
-  /** An archive that cannot be imported is logged, and the node starts without it. */
+  /** An archive that cannot be imported is logged, and the node starts without it. @throws InvalidConfigFile when there is no such folder */
   async read(folder: string): Promise<void> {
     const known = JSON.parse(await readFileIfThere(this.notes) ?? '{}') as Record<string, Note>;
     const now: Record<string, Note> = {};
-    for (const file of (await readdir(folder)).filter((name) => name.endsWith('.tar')).sort()) {
+    for (const file of (await archivesIn(folder)).sort()) {
       try {
         const note = now[file] = await this.imported(join(folder, file), known[file]);
         for (const name of note.names) this.names.add(name);
@@ -53,6 +53,15 @@ export class Preload {
       log.info({ archive: path, image: name, id }, 'archive imported');
     }
     return { version, names: contents.map(({ name }) => name) };
+  }
+}
+
+async function archivesIn(folder: string): Promise<string[]> {
+  try {
+    return (await readdir(folder)).filter((name) => name.endsWith('.tar'));
+  } catch (error) {
+    if (!isAbsent(error)) throw error;
+    throw new CrispError('InvalidConfigFile', `images.preload_dir: ${folder} does not exist`, { hint: 'make the folder, or leave the key out' });
   }
 }
 

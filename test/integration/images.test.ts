@@ -357,6 +357,10 @@ describe('an archive', () => {
     for (const { id } of await third.images.list()) await third.images.remove(id, []);
   });
 
+  test('cannot be preloaded from a folder that is not there', async () => {
+    await expect(store.reopened({ preload_dir: 'FOLDER/none' })).rejects.toMatchObject({ id: 'InvalidConfigFile', message: expect.stringContaining('images.preload_dir') });
+  });
+
   test('with several images gives each of them', async () => {
     const folder = await store.makeFolder('several');
     const [one, two] = [await makeLayout(store.folder, { layers: [{ a: '1' }] }), await makeLayout(store.folder, { layers: [{ a: '2' }] })];
