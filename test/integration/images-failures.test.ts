@@ -88,26 +88,31 @@ describe('a pull fails', () => {
   });
 
   test('and leaves alone what another one is unpacking', async () => {
-    const neighbour = await registry.push(await makeLayout(store.folder, { layers: [{ a: 'neighbour' }, { b: 'neighbour' }] }), 'neighbour:1');
-    const through = neighbour.replace(registry.address, proxy.address);
+    const layout = await makeLayout(store.folder, { layers: [{ a: 'neighbour' }, { b: 'neighbour' }] });
+    const neighbour = (await registry.push(layout, 'neighbour:1')).replace(registry.address, proxy.address);
     let release: () => void = () => undefined;
-    const held = new Promise<void>((resolve) => { release = resolve; });
-    let waiting: () => void = () => undefined;
-    const waits = new Promise<void>((resolve) => { waiting = resolve; });
-    proxy.intercept(async (response, request, blob) => {
+    const released = new Promise<void>((resolve) => { release = resolve; });
+    proxy.intercept(async (response, _request, blob) => {
       if (blob === second) { response.writeHead(500).end(); return true; }
-      if (request.url?.startsWith('/v2/neighbour/blobs/') && proxy.requests.filter((line) => line.startsWith('GET /v2/neighbour/blobs/')).length === 2) { waiting(); await held; }
+      if (blob === layout.manifests[0]?.layers[1]) await released;
       return false;
     });
-    const other = store.images.pull(through, undefined);
-    await waits;
-    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({ id: 'RegistryUnavailable' });
+    const patient = await store.reopened();
+    await store.trust([registry.address, proxy.address]);
+    const other = patient.images.pull(neighbour, undefined);
+    const unpacked = async (): Promise<unknown[]> => [...(await store.images.layout.readLayers()).values()].filter(({ flags }) => !flags?.incomplete);
+    await eventually(async () => { expect(await unpacked()).toHaveLength(1); });
+    // one that we copy ourselves, and one of another process, as a command line's import is
+    for (const { images } of [patient, store]) {
+      await expect(images.pull(reference, undefined)).rejects.toMatchObject({ id: 'RegistryUnavailable' });
+      expect((await unpacked()).length).toBeGreaterThanOrEqual(1);
+    }
     release();
     await other;
-    expect((await store.images.list()).map(({ tags }) => tags)).toEqual([[through]]);
+    expect((await store.images.list()).map(({ tags }) => tags)).toEqual([[neighbour]]);
     expect(await readdir(join(store.storage, 'overlay', 'l'))).toHaveLength(2);
-    await store.images.remove(through, []);
-    await nothingLeft();
+    await store.images.remove(neighbour, []);
+    await eventually(() => nothingLeft());
   });
 
   test.each<[string, () => Promise<string> | string, string]>([

@@ -313,9 +313,20 @@ test('the usage agrees with du, whatever happens', async () => {
   expect((await store.images.usage()).usedBytes - before.usedBytes).toBeGreaterThan(90_000);
   await store.images.remove(reference, []);
   await agrees();
-  proxy.intercept((response, _request, blob) => { if (blob !== manifests[0]?.layers[1]) return false; response.writeHead(500).end(); return true; });
-  await expect(store.images.pull(proxied, undefined)).rejects.toThrow();
-  proxy.intercept(undefined);
+  // with half of an image there, and without it again
+  let release: () => void = () => undefined;
+  const released = new Promise<void>((resolve) => { release = resolve; });
+  proxy.intercept(async (response, _request, blob) => {
+    if (blob !== manifests[0]?.layers[1]) return false;
+    await released;
+    response.writeHead(500).end();
+    return true;
+  });
+  const failing = expect(store.images.pull(proxied, undefined)).rejects.toMatchObject({ id: 'RegistryUnavailable' });
+  await eventually(async () => { expect([...(await store.images.layout.readLayers()).values()].filter(({ flags }) => !flags?.incomplete)).toHaveLength(2); });
+  await agrees();
+  release();
+  await failing;
   await agrees();
   await removeAll();
   await agrees();
