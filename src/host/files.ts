@@ -1,6 +1,8 @@
 // Files that must be whole or absent, and folders that must be gone.
-import { lstat, mkdir, open, readFile, realpath, rename, rm } from 'node:fs/promises';
+import { closeSync, fsync, openSync, renameSync, writeFileSync } from 'node:fs';
+import { lstat, mkdir, readFile, realpath, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 
 /**
  * Replaces a file in one step: written beside it, flushed, renamed, and the
@@ -9,17 +11,19 @@ import { basename, dirname, join } from 'node:path';
 export async function writeFileAtomic(path: string, content: string | Buffer, mode = 0o600): Promise<void> {
   const folder = dirname(path);
   const temporary = join(folder, `.${basename(path)}.tmp`);
-  const file = await open(temporary, 'w', mode);
+  // Only the flushes can take long, so only they leave the thread: each way there and back costs as much as all the rest.
+  const file = openSync(temporary, 'w', mode);
   try {
-    await file.writeFile(content);
-    await file.sync();
+    writeFileSync(file, content);
+    await flush(file);
   } finally {
-    await file.close();
+    closeSync(file);
   }
-  await rename(temporary, path);
-  const parent = await open(folder, 'r');
-  try { await parent.sync(); } finally { await parent.close(); }
+  renameSync(temporary, path);
+  const parent = openSync(folder, 'r');
+  try { await flush(parent); } finally { closeSync(parent); }
 }
+const flush = promisify(fsync);
 
 /** The content, or undefined where there is no such file. */
 export async function readFileIfThere(path: string): Promise<string | undefined> {

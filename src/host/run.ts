@@ -4,6 +4,7 @@
 // abort sends TERM and, 5 s later, KILL.  Every call is one log line with argv,
 // exit, milliseconds and the tail of stderr, at debug, at info when it fails.
 import { execa, type Options } from 'execa';
+import { spawn, type ChildProcess } from 'node:child_process';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
@@ -110,13 +111,12 @@ export interface Running {
 export function runStreaming(argv: readonly [string, ...string[]], streams: Streams, options: RunOptions): Running {
   const [file, ...args] = argv;
   const started = performance.now();
-  const child = execa(file, args, {
-    ...processOptions(options),
-    stdin: streams.stdin ? 'pipe' : 'ignore',
-    stdout: streams.stdout ? 'pipe' : 'ignore',
-    stderr: streams.stderr ? 'pipe' : 'ignore',
-    buffer: false,
+  // Node's own spawn: a probe comes this way every second, and execa's part of it would be a third.
+  const child = spawn(file, args, {
+    stdio: [streams.stdin ? 'pipe' : 'ignore', streams.stdout ? 'pipe' : 'ignore', streams.stderr ? 'pipe' : 'ignore'],
+    env: { ...baseEnvironment, ...options.env }, detached: options.wholeGroup ?? false, ...(options.cwd ? { cwd: options.cwd } : {}),
   });
+  const stopped = stopOn(child, options);
   if (streams.stdin && child.stdin) {
     child.stdin.on('error', () => undefined); // EPIPE: the program does not read its input
     streams.stdin.pipe(child.stdin);
@@ -125,10 +125,28 @@ export function runStreaming(argv: readonly [string, ...string[]], streams: Stre
   if (streams.stderr) child.stderr?.pipe(streams.stderr, { end: false });
   const outputs = [[child.stdout, streams.stdout], [child.stderr, streams.stderr]] as const;
   child.once('exit', () => { for (const [from, to] of outputs) if (from && to) endWhenIdle(from, to); });
-  const ended = child.then((done) => judge(argv, options, {
+  const ended = new Promise<Ended & { signal?: string | undefined }>((resolve) => {
+    child.once('error', (error: NodeJS.ErrnoException) => resolve({ ...stopped(), isMaxBuffer: false, code: error.code }));
+    child.once('close', (exitCode, signal) => resolve({ ...stopped(), isMaxBuffer: false, exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
+  }).then((done) => judge(argv, options, {
     exitCode: done.exitCode, signal: done.signal, stdout: '', stderr: '', durationMs: performance.now() - started,
   }, done));
   return { pid: child.pid, ended };
+}
+
+/** Ends the program at its time-out or when the caller gives up; the function that comes back says whether that was so. */
+function stopOn(child: ChildProcess, { timeoutMs, signal, wholeGroup }: RunOptions): () => Pick<Ended, 'timedOut' | 'isCanceled'> {
+  let timedOut = false;
+  let isCanceled = false;
+  const send = (name: NodeJS.Signals): void => {
+    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    try { process.kill(wholeGroup ? -child.pid : child.pid, name); } catch { /* it has just ended */ }
+  };
+  const stop = (): void => { send('SIGTERM'); setTimeout(() => send('SIGKILL'), killAfterMs).unref(); };
+  const timer = timeoutMs > 0 ? setTimeout(() => { timedOut = true; stop(); }, timeoutMs) : undefined;
+  const cancel = (): void => { isCanceled = true; stop(); };
+  if (signal?.aborted) cancel(); else signal?.addEventListener('abort', cancel, { once: true });
+  return () => { clearTimeout(timer); signal?.removeEventListener('abort', cancel); return { timedOut, isCanceled }; };
 }
 
 /** Closes `from` once nothing has come for a while and `to` has taken all: what keeps it open then is a grandchild. */
