@@ -1,9 +1,9 @@
 // Images come from a real registry, are found by every name, and go again.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
-import { cp, readFile, stat, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { architecture, makeArchiveOf, makeLayout, type SmallImage } from '../helpers/image.js';
+import { architecture, makeLayout, type SmallImage } from '../helpers/image.js';
 import { startProxy, type Proxy, type Registry } from '../helpers/registry.js';
 import { commandsIn, eventually, noAuth, TestStore } from '../helpers/store.js';
 
@@ -330,59 +330,4 @@ test('the usage agrees with du, whatever happens', async () => {
   await agrees();
   await removeAll();
   await agrees();
-});
-
-describe('an archive', () => {
-  test('and a layout folder are imported', async () => {
-    const layout = await makeLayout(store.folder, { layers: [{ a: 'archived' }], compression: 'zstd' });
-    const archive = await makeArchiveOf(layout, join(store.folder, 'one.tar'));
-    expect(await store.images.importArchive(archive, 'localhost/one')).toMatchObject({ tags: ['localhost/one:latest'] });
-    expect(await store.images.importArchive(layout.path, 'localhost/two:2')).toMatchObject({ tags: expect.arrayContaining(['localhost/two:2']) });
-    await removeAll();
-    await writeFile(archive, 'no archive at all');
-    await expect(store.images.importArchive(archive, 'localhost/three')).rejects.toMatchObject({ tool: 'skopeo' });
-    expect(await store.kept()).toEqual([]);
-  });
-
-  test('of the preload folder is imported once, and pinned', async () => {
-    const folder = await store.makeFolder('preload');
-    const layout = async (content: string) => makeLayout(store.folder, { layers: [{ a: content }] });
-    await makeArchiveOf(await layout('named'), join(folder, 'named.tar'), 'registry.example.invalid/named:1');
-    await makeArchiveOf(await layout('unnamed'), join(folder, 'Un_named-1.36+x.tar'), '1.36');
-    await writeFile(join(folder, 'broken.tar'), 'no archive');
-    await writeFile(join(folder, 'notes.txt'), 'not an archive, and not called so');
-    const open = () => store.reopened({ preload_dir: 'FOLDER/preload' });
-    const tagsOf = async ({ images }: TestStore) => (await images.list()).map(({ tags, pinned }) => [...tags, pinned]).sort();
-    const both = [['localhost/un_named-1.36-x:latest', true], ['registry.example.invalid/named:1', true]];
-    expect(await tagsOf(await open())).toEqual(both);
-    const imported = await stat(join(store.storage, 'overlay-images', 'images.json'));
-    expect(await tagsOf(await open())).toEqual(both);
-    expect((await stat(join(store.storage, 'overlay-images', 'images.json'))).ino).toBe(imported.ino);
-    // what was removed, and what was replaced by a newer archive, is imported again
-    await removeAll();
-    const newer = await layout('newer');
-    await makeArchiveOf(newer, join(folder, 'named.tar'), 'registry.example.invalid/named:1');
-    const third = await open();
-    expect(await tagsOf(third)).toEqual(both);
-    expect(await fileOf('registry.example.invalid/named:1', 'a')).toBe('newer');
-    for (const { id } of await third.images.list()) await third.images.remove(id, []);
-  });
-
-  test('cannot be preloaded from a folder that is not there', async () => {
-    await expect(store.reopened({ preload_dir: 'FOLDER/none' })).rejects.toMatchObject({ id: 'InvalidConfigFile', message: expect.stringContaining('images.preload_dir') });
-  });
-
-  test('with several images gives each of them', async () => {
-    const folder = await store.makeFolder('several');
-    const [one, two] = [await makeLayout(store.folder, { layers: [{ a: '1' }] }), await makeLayout(store.folder, { layers: [{ a: '2' }] })];
-    await cp(join(two.path, 'blobs'), join(one.path, 'blobs'), { recursive: true });
-    const manifests = await Promise.all([one, two].map(async ({ path }, index) => {
-      const { manifests: [manifest] } = JSON.parse(await readFile(join(path, 'index.json'), 'utf8')) as { manifests: object[] };
-      return { ...manifest, annotations: { 'org.opencontainers.image.ref.name': `registry.example.invalid/several:${index + 1}` } };
-    }));
-    await writeFile(join(one.path, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests }));
-    await makeArchiveOf(one, join(folder, 'several.tar'));
-    const { images } = await store.reopened({ preload_dir: 'FOLDER/several' });
-    expect((await images.list()).flatMap(({ tags }) => tags).sort()).toEqual(['registry.example.invalid/several:1', 'registry.example.invalid/several:2']);
-  });
 });
