@@ -14,7 +14,8 @@ export class Kubelet {
   private output = '';
   private constructor(private readonly daemon: Daemon, readonly folder: string, private readonly port: number, private process: ChildProcess | undefined) {}
 
-  static async start(daemon: Daemon, binary: string): Promise<Kubelet> {
+  /** @param statsFromCri the gate PodAndContainerStatsFromCRI, off unless set in 1.37 */
+  static async start(daemon: Daemon, binary: string, { statsFromCri }: { statsFromCri: boolean }): Promise<Kubelet> {
     const folder = join(daemon.folder, 'kubelet');
     await mkdir(join(folder, 'manifests'), { recursive: true });
     const port = await freePort();
@@ -23,7 +24,7 @@ export class Kubelet {
       address: '127.0.0.1', port, healthzPort: 0, staticPodPath: join(folder, 'manifests'), fileCheckFrequency: '1s', syncFrequency: '2s',
       containerRuntimeEndpoint: `unix://${daemon.socket}`, cgroupDriver: 'cgroupfs', cgroupRoot: '/', failCgroupV1: false, failSwapOn: false,
       enforceNodeAllocatable: [], authentication: { anonymous: { enabled: true }, webhook: { enabled: false } }, authorization: { mode: 'AlwaysAllow' },
-      featureGates: { PodAndContainerStatsFromCRI: true }, podLogsDir: join(folder, 'logs'), resolvConf: '/etc/resolv.conf',
+      featureGates: { PodAndContainerStatsFromCRI: statsFromCri }, podLogsDir: join(folder, 'logs'), resolvConf: '/etc/resolv.conf',
       evictionHard: { 'memory.available': '1Mi' },
     }));
     const kubelet = new Kubelet(daemon, folder, port, undefined);
