@@ -155,7 +155,7 @@ async function floorLife(host, counted) {
   const crun = (...args) => tool('crun', [`--root=${at('floor-crun')}`, ...args]);
   await crun('start', id);
   if (counted) note(host ? 'pod up, host network' : 'pod up, CNI', 'floor', performance.now() - start);
-  if (counted) await timed('ExecSync', 'floor', () => crun('exec', id, 'true')); else await crun('exec', id, 'true');
+  if (counted) await timed('ExecSync', 'floor', () => crun('exec', '--process', at('floor-process.json'), id)); else await crun('exec', '--process', at('floor-process.json'), id);
   await crun('kill', id, 'KILL');
   while (!readdirSync(at('floor-exits')).includes(id)) await sleep(1);
   await crun('delete', id);
@@ -183,12 +183,19 @@ function conmon(id, bundle) {
   });
 }
 
+/** The very container that crisp makes, less the pod's files: the bare commands have the same to do. */
 function floorSpec(host, id, folder) {
   return {
-    ociVersion: '1.0.2', root: { path: 'rootfs' }, process: { user: { uid: 0, gid: 0 }, args: command, env: ['PATH=/bin'], cwd: '/' },
-    mounts: [{ destination: '/proc', type: 'proc', source: 'proc' }, { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] }],
-    linux: { cgroupsPath: `/crisp-bench/${id}`, namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc', path: join(folder, 'ipc') }, ...(host ? [] : [{ type: 'network', path: join(folder, 'net') }, { type: 'uts', path: join(folder, 'uts') }])] },
+    ...pattern, root: { path: 'rootfs' }, mounts: pattern.mounts.filter(({ type }) => type !== 'bind'),
+    linux: { ...pattern.linux, cgroupsPath: `/crisp-bench/${id}`, namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc', path: join(folder, 'ipc') }, ...(host ? [] : [{ type: 'network', path: join(folder, 'net') }, { type: 'uts', path: join(folder, 'uts') }])] },
   };
+}
+let pattern;
+async function takePattern(crisp) {
+  const made = await podUp(crisp, false);
+  pattern = JSON.parse(readFileSync(at('crisp-state', 'bundles', made.id, 'config.json'), 'utf8'));
+  await podDown(crisp, made);
+  writeFileSync(at('floor-process.json'), JSON.stringify({ ...pattern.process, args: ['true'], terminal: false }));
 }
 
 // ------------------------------------------------------------------ memory
@@ -231,6 +238,7 @@ async function main() {
   const crisp = await startCrisp();
   const containerd = await startContainerd();
   const all = [crisp, containerd];
+  await takePattern(crisp);
   console.log(`${rounds} rounds, each on crisp, containerd (crun) and the floor in turns; then ${memoryPods} pods for memory`);
   for (let round = -2; round < rounds; round++) {
     for (const host of [false, true]) {
