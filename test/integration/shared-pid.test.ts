@@ -1,0 +1,37 @@
+// A pod with one pid namespace for all its containers is the only one with a
+// process of its own, the holder.  Nothing in the holder's argv says whose it is,
+// so its end is checked by pid.
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import { identify } from '../../src/host/proc.js';
+import { containerConfig, removePod, runPod, startContainer, testImage } from '../helpers/requests.js';
+
+let daemon: Daemon;
+beforeAll(async () => {
+  daemon = await startDaemon();
+  await daemon.addImage(testImage);
+});
+afterAll(() => daemon?.destroy());
+
+const options = { network: 'POD', ipc: 'POD', pid: 'POD' } as const;
+
+async function holderOf(sandboxId: string): Promise<number> {
+  const { info } = await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: sandboxId, verbose: true });
+  const { namespaces } = JSON.parse(String(info?.['info'])) as { namespaces: { pid: string } };
+  return Number(/^\/proc\/(\d+)\/ns\/pid$/.exec(namespaces.pid)?.[1]);
+}
+
+test.each([
+  ['stays up', async () => undefined],
+  ['is killed and started again', async () => { await daemon.kill9(); await daemon.start(); }],
+])('the holder ends with its pod when crisp %s', async (_, meanwhile) => {
+  const pod = await runPod(daemon, { linux: { security_context: { namespace_options: options } } });
+  const one = await startContainer(daemon, pod, containerConfig('sleep 1000', { metadata: { name: 'one' }, linux: { security_context: { namespace_options: options } } }));
+  const holder = await holderOf(pod.id);
+  expect(await identify(holder)).toBeDefined();
+  const seen = await daemon.client.runtime.ExecSync({ container_id: one, cmd: ['cat', '/proc/1/comm'], timeout: '10' });
+  expect(String(seen.stdout)).toBe('catatonit\n');
+  await meanwhile();
+  await removePod(daemon, pod.id);
+  expect(await identify(holder)).toBeUndefined();
+});
