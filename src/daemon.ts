@@ -11,7 +11,7 @@ import type { Handler, Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
-import { toCrispError } from './errors.js';
+import { CrispError, toCrispError } from './errors.js';
 import { cgroupDriver } from './host/cgroup.js';
 import { makeFolder } from './host/files.js';
 import { bootId } from './host/proc.js';
@@ -102,6 +102,7 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
 }
 
 function buildBackend(config: Config, name: string, handler: HandlerConfig): Backend {
+  if (handler.type === 'pct') throw new CrispError('Unsupported', `handlers.${name}: there is no backend for Proxmox VE containers yet`, { hint: 'remove the handler from the configuration' });
   return new OciBackend({
     name, path: handler.path, args: handler.args, conmon: config.runtime.conmon, state: config.state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
