@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { ContainerPlan, SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
+import { expectCgroupMove } from '../host/cgroup-move.js';
 import { makeFolder, realPathOf, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
 import type { Shift } from '../images/rootfs.js';
@@ -58,6 +59,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
   const backend = backendOf(parts, sandbox);
   const folder = join(parts.config.state, 'bundles', id);
   const logPath = await logPathOf(sandbox, config);
+  expectCgroupMove();
   return withUndo(async (undo) => {
     // 1. The image must be here: pulling is the kubelet's call to make.
     const image = await parts.images.find(config.image?.image ?? '');

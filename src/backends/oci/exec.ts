@@ -7,6 +7,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
+import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { isAbsent, makeFolder, remove } from '../../host/files.js';
 import { childrenOf, identify, isAlive } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
@@ -23,6 +24,7 @@ type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgr
  * @throws ExecTimeout, Cancelled (the client has gone): the process and its group are killed before
  */
 export async function exec(runtime: Runtime, base: Base, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  expectCgroupMove();
   return plan.io.terminal ? execInTerminal(runtime, base, container, own, plan, signal) : execPlain(runtime, container, own, plan, signal);
 }
 
