@@ -1,7 +1,6 @@
 // Overlaps a wait of the kernel with our own work, before a runtime moves a
 // process into its cgroup.  For container-create and exec.
-import { readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { closeSync, openSync, readFileSync, write } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupLayout } from './cgroup.js';
 
@@ -15,18 +14,21 @@ import { cgroupLayout } from './cgroup.js';
  * of no use.
  */
 export function expectCgroupMove(): void {
-  ownProcesses ??= ownProcessesFile();
-  if (ownProcesses) void writeFile(ownProcesses, '0').catch(() => undefined); // "0" is whoever writes
+  const path = ownProcessesFile();
+  if (path === undefined) return;
+  try {
+    const file = openSync(path, 'w');
+    write(file, '0', () => closeSync(file)); // "0" is whoever writes; only the write takes long, so only it leaves the thread
+  } catch { /* a tree that we may not write to */ }
 }
-let ownProcesses: string | undefined;
 
-/** cgroup.procs of the group that we are in, of any tree; "" where it cannot be told. */
-function ownProcessesFile(): string {
+/** cgroup.procs of the group that we are in now, of any tree; undefined where it cannot be told. */
+function ownProcessesFile(): string | undefined {
   const { version, controllers, unified } = cgroupLayout();
   for (const line of readFileSync('/proc/self/cgroup', 'utf8').split('\n')) {
     const [, names = '', path] = line.split(':'); // "9:pids:/a/b"; v2's line is "0::/a/b" (cgroups(7))
     const tree = version === 'v2' ? unified : controllers[names.split(',')[0] ?? ''];
     if (tree !== undefined && path !== undefined) return join(tree, path, 'cgroup.procs');
   }
-  return '';
+  return undefined;
 }
