@@ -41,7 +41,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   log.info({ version, config }, 'crisp starts');
 
   // 1. Where things are kept.
-  for (const folder of [config.state, config.root]) await makeFolder(folder, 0o711);
+  for (const folder of [config.state, config.root]) makeFolder(folder, 0o711);
 
   // 2. The nouns.
   const store = new Store(config.state);

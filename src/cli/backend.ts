@@ -74,7 +74,7 @@ async function probeOnce(config: Config, state: string, name: string, backend: B
   if (known.probe && known.key === key) return known.probe;
   const probe = await backend.probe();
   if (probe.ready && key) {
-    await makeFolder(join(state, 'probed'));
+    makeFolder(join(state, 'probed'));
     await writeFileAtomic(file, JSON.stringify({ key, probe }));
   }
   return probe;

@@ -59,7 +59,7 @@ async function makeBundle(parts: Parts, image: Image, folder: string, profile: '
   const rootfs = join(folder, 'rootfs');
   await withUndo(async (undo) => {
     undo.push('bundle', () => Promise.all([remove(rootfs), remove(join(folder, 'config.json'))]));
-    await makeFolder(rootfs, 0o755);
+    makeFolder(rootfs, 0o755);
     const view = `bundle-${process.pid}`;
     try {
       const source = await parts.rootfs.mountImage(view, image);
@@ -67,7 +67,7 @@ async function makeBundle(parts: Parts, image: Image, folder: string, profile: '
     } finally {
       await parts.rootfs.unmountImage(view);
     }
-    await writeBundle(folder, await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)));
+    writeBundle(folder, await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)));
   });
 }
 

@@ -62,7 +62,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
   // 1. What it is made of, and who runs it.
   const source = await sourceOf(parts, flags, args);
   const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
-  await parts.makeFolders();
+  parts.makeFolders();
   const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
     handler: flags.handler ?? '', namespace: flags.namespace ?? '', name, labels: pairs(flags.label, '--label'), annotations: pairs(flags.annotation, '--annotation'),
     ...(source.image ? { image: source.name } : {}),
@@ -87,14 +87,14 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     await parts.records.put(record);
 
     // 3. Its pod: files, namespaces, shared memory.
-    await makeFolder(plan.folder, 0o711);
+    makeFolder(plan.folder, 0o711);
     const config = containerConfig(wish, host.seccompProfile !== undefined);
     const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
     await writePodFiles(plan.folder, sandbox);
     const ownNetwork = flags.network !== 'host';
     const namespaces = await pinNamespaces(join(plan.folder, 'ns'), { network: ownNetwork, ipc: true, uts: ownNetwork }, { hostname, sysctls: {} });
     if (namespaces.network) await bringLoopbackUp(namespaces.network);
-    await makeFolder(join(plan.folder, 'shm'), 0o1777);
+    makeFolder(join(plan.folder, 'shm'), 0o1777);
     await mount('tmpfs', 'shm', join(plan.folder, 'shm'), 'nosuid,nodev,noexec,mode=1777,size=64m');
     const pinned: SandboxPlan = { ...plan, namespaces };
 
@@ -104,7 +104,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     const { spec, notHonoured } = containerSpec({
       config, sandbox, image: source.config, plan: pinned, containerId: id, rootfs, facts, host, podFolder: plan.folder, sharedMemory: join(plan.folder, 'shm'),
     });
-    await writeBundle(folder, spec);
+    writeBundle(folder, spec);
     const backendState = await handler.create({
       id, name, attempt: 0, image: source.name, sandbox: pinned, folder, spec, layers: source.image ? await parts.images.layers(source.image) : [rootfs],
       logPath: record.logPath, stdin: flags.interactive, stdinOnce: flags.interactive, stopSignal: String(signalNumber(record.stopSignal)),

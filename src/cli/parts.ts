@@ -38,8 +38,8 @@ export class Parts {
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
   }
 
-  async makeFolders(): Promise<void> {
-    for (const folder of [this.state, this.root, join(this.root, 'logs')]) await makeFolder(folder, 0o711);
+  makeFolders(): void {
+    for (const folder of [this.state, this.root, join(this.root, 'logs')]) makeFolder(folder, 0o711);
   }
 
   backendOf(record: StandaloneRecord): Backend {

@@ -77,7 +77,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
 
     // 3. The rootfs, and the images that are mounted as volumes.
     undo.push('bundle', () => remove(folder));
-    await makeFolder(folder, 0o711);
+    makeFolder(folder, 0o711);
     const wish = backend.rootfs(sandbox.plan);
     undo.push('rootfs', () => parts.rootfs.unmount(id));
     const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, shiftOf(sandbox.plan)) : join(folder, 'rootfs');
@@ -91,8 +91,8 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
       config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host, features: parts.handlers.get(sandbox.backend)?.probe.features,
       podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, config),
     });
-    await writeBundle(folder, made.spec);
-    if (logPath) await makeFolder(join(logPath, '..'), 0o755);
+    writeBundle(folder, made.spec);
+    if (logPath) makeFolder(join(logPath, '..'), 0o755);
 
     // 5. The container.
     const plan: ContainerPlan = {
@@ -128,7 +128,7 @@ async function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output
   const path = join(folder, config.log_path);
   const escapes = new CrispError('PathEscapes', `log_path "${config.log_path}" leaves the log folder of the pod`);
   if (config.log_path.startsWith('/') || !path.startsWith(join(folder, '/'))) throw escapes;
-  await makeFolder(folder, 0o755);
+  makeFolder(folder, 0o755);
   if (!(await realPathOf(path)).startsWith(join(await realPathOf(folder), '/'))) throw escapes;
   return path;
 }

@@ -60,7 +60,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
 
     // 3. Its folder, with the files that its containers will see.
     undo.push('folder', () => remove(plan.folder));
-    await makeFolder(plan.folder, 0o711);
+    makeFolder(plan.folder, 0o711);
     await writePodFiles(plan.folder, config);
 
     // 4. The namespaces, with hostname and sysctls.
@@ -108,7 +108,7 @@ async function startHolder(plan: SandboxPlan, undo: { push(what: string, step: (
 }
 
 async function mountSharedMemory(plan: SandboxPlan): Promise<void> {
-  await makeFolder(sharedMemory(plan), 0o1777);
+  makeFolder(sharedMemory(plan), 0o1777);
   await mount('tmpfs', 'shm', sharedMemory(plan), 'nosuid,nodev,noexec,mode=1777,size=64m');
 }
 

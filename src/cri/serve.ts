@@ -29,7 +29,7 @@ export class CriServer {
   /** Listens on "unix:///path": for root alone, in place of a socket that an earlier run left. */
   async listen(endpoint: string): Promise<void> {
     const path = endpoint.replace(/^unix:\/\//, '');
-    await makeFolder(dirname(path), 0o755);
+    makeFolder(dirname(path), 0o755);
     await rm(path, { force: true });
     await new Promise<void>((resolve, reject) => {
       this.server.bindAsync(`unix:${path}`, grpc.ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));

@@ -5,7 +5,8 @@
 //   overlay-images/ID/=BASE64(name)    the config (named by its digest), manifests
 //   overlay-layers/layers.json         [{id, parent, "diff-size", flags}]
 //   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X stands in overlay/LAYER/link)
-import { readFile, stat } from 'node:fs/promises';
+import { statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { isAbsent } from '../host/files.js';
@@ -53,7 +54,7 @@ export class StorageLayout {
   private get layersFile(): string { return join(this.root, 'overlay-layers', 'layers.json'); }
 
   async readImages(): Promise<readonly StoredImage[]> {
-    const key = await version(this.imagesFile);
+    const key = version(this.imagesFile);
     if (this.images?.key !== key) {
       const value = key ? JSON.parse(await readFile(this.imagesFile, 'utf8')) as StoredImage[] : [];
       this.images = { key, value };
@@ -65,7 +66,7 @@ export class StorageLayout {
   async readLayers(): Promise<ReadonlyMap<string, StoredLayer>> { return (await this.layers()).byId; }
 
   private async layers(): Promise<Layers> {
-    const key = await version(this.layersFile);
+    const key = version(this.layersFile);
     if (this.known?.key !== key) {
       const list = key ? JSON.parse(await readFile(this.layersFile, 'utf8')) as StoredLayer[] : [];
       this.known = { key, byId: new Map(list.map((layer) => [layer.id, layer])), links: new Map() };
@@ -74,7 +75,7 @@ export class StorageLayout {
   }
 
   /** Changes whenever an image or a layer is added, removed or renamed. */
-  async version(): Promise<string> { return `${await version(this.imagesFile)} ${await version(this.layersFile)}`; }
+  version(): string { return `${version(this.imagesFile)} ${version(this.layersFile)}`; }
 
   /** The layers of an image, topmost first. @throws RootfsMissing when one is not there: a view without it would be another image */
   async layersOf(image: StoredImage): Promise<StoredLayer[]> {
@@ -135,12 +136,7 @@ export class StorageLayout {
 }
 
 /** The file is replaced by a rename, so inode, size and time tell versions apart; empty: there is none. */
-async function version(path: string): Promise<string> {
-  try {
-    const { ino, size, mtimeNs } = await stat(path, { bigint: true });
-    return `${ino}-${size}-${mtimeNs}`;
-  } catch (error) {
-    if (isAbsent(error)) return '';
-    throw error;
-  }
+function version(path: string): string {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return found ? `${found.ino}-${found.size}-${found.mtimeNs}` : '';
 }

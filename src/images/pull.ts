@@ -122,7 +122,7 @@ export class Pulls {
 
   private async copyOnce(copy: Copy): Promise<void> {
     const { config } = this.options;
-    await makeFolder(this.options.folder);
+    makeFolder(this.options.folder);
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
       const { reference, authFile } = await copy.source(folder);
@@ -147,7 +147,7 @@ export class Pulls {
   private async home(folder: string): Promise<string> {
     const { certs_dir: certsDir } = this.options.config;
     const settings = join(folder, 'home', '.config', 'containers');
-    await makeFolder(settings);
+    makeFolder(settings);
     if (certsDir) await symlink(certsDir, join(settings, 'certs.d'));
     return join(folder, 'home');
   }

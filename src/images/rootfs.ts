@@ -52,9 +52,11 @@ export class Rootfs {
       undo.push('rootfs', () => this.unmount(containerId));
       images.hold(image, containerId);
       const lower = await this.lowerOf(image);
-      await Promise.all([makeFolder(target, 0o755), makeFolder(join(layer, 'diff'), 0o755), makeFolder(join(layer, 'work'))]);
+      makeFolder(target, 0o755);
+      makeFolder(join(layer, 'diff'), 0o755);
+      makeFolder(join(layer, 'work'));
       if (shift) {
-        await makeFolder(this.shifted(containerId));
+        makeFolder(this.shifted(containerId));
         await mountIdMapped(images.layout.overlay, this.shifted(containerId), shift.namespaceFile);
         await Promise.all(['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)));
       }
@@ -80,7 +82,7 @@ export class Rootfs {
       undo.push('image volume', () => this.unmountImage(volumeId));
       images.hold(image, volumeId);
       const lower = await this.lowerOf(image);
-      await makeFolder(target, 0o755);
+      makeFolder(target, 0o755);
       // Without an upper layer overlay wants two lower ones: the empty mount point is the second.
       await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, { cwd: images.layout.overlay, stage: 'mount image volume' });
       return target;

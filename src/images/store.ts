@@ -63,7 +63,7 @@ export class Images {
 
   /** Removes what interrupted pulls left, and imports the archives of preload_dir. */
   async open(): Promise<void> {
-    await makeFolder(this.layout.root);
+    makeFolder(this.layout.root);
     await this.pulls.clean();
     if (this.options.config.preload_dir) await this.preload.read(this.options.config.preload_dir);
     this.listed = undefined; // what was preloaded is pinned

@@ -89,7 +89,7 @@ export class Network {
 
   /** Loads the configuration and watches its folder. A missing or broken one is no failure: status() tells. */
   async start(): Promise<void> {
-    await this.leases.open();
+    this.leases.open();
     await this.configured.load();
   }
 
@@ -122,7 +122,7 @@ export class Network {
       this.held.add(pod.id);
       const called: typeof network.plugins[number][] = []; // the others have nothing to take back, and one may not even be installed
       undo.push('cni del', () => this.detach(pod, { ...attachment, network: { ...network, plugins: called } }));
-      await this.leases.note(pod.id, { pod, attachment });
+      this.leases.note(pod.id, { pod, attachment });
       for (const plugin of network.plugins) {
         const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
         await this.plugins.find(plugin.type);
@@ -132,7 +132,7 @@ export class Network {
         attachment = { ...attachment, result: result as AddResult };
       }
       attachment = { ...attachment, ips: podAddresses(attachment.result ?? {}) };
-      await this.leases.note(pod.id, { pod, attachment });
+      this.leases.note(pod.id, { pod, attachment });
       return attachment;
     });
   }
@@ -208,7 +208,7 @@ export class Network {
     const text = renderTemplate(await readFile(template, 'utf8'), cidr, template);
     const path = join(confDir, renderedName);
     if ((await readFileIfThere(path)) === text) return;
-    await makeFolder(confDir, 0o755);
+    makeFolder(confDir, 0o755);
     await writeFileAtomic(path, text, 0o644);
     await this.configured.load();
   }

@@ -2,22 +2,23 @@
 // boot (host-local keeps them under /var/lib/cni), while our records may not;
 // so each attachment is noted under the root folder, from before its ADD until
 // after its DEL.  Called by cni.ts.
-import { readdir, writeFile } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
 
 export class Leases<T> {
   constructor(private readonly folder: string) {}
 
-  async open(): Promise<void> { await makeFolder(this.folder); }
+  open(): void { makeFolder(this.folder); }
 
   /**
    * Not flushed to disk: the plugins do not flush their leases either, and a
    * note that a crash cut off still has its name, which is all that a DEL needs
    * at the least.
    */
-  async note(id: string, lease: T): Promise<void> {
-    await writeFile(this.path(id), JSON.stringify(lease), { mode: 0o600 });
+  note(id: string, lease: T): void {
+    writeFileSync(this.path(id), JSON.stringify(lease), { mode: 0o600 });
   }
 
   /** undefined: not noted; 'unreadable': noted, but what exactly is lost. */

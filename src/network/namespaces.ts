@@ -5,6 +5,7 @@
 //   FOLDER/net, ipc, uts, user   bind mounts of /proc/PID/ns/*
 //   pid                          dies with its first process, so a pod that
 //                                shares one needs a holder (catatonit -P)
+import { writeFileSync } from 'node:fs';
 import { rmdir, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
@@ -55,9 +56,9 @@ export async function pinNamespaces(folder: string, wanted: WantedNamespaces, se
   for (const kind of kinds) if (wanted[kind]) pinned[kind] = join(folder, kernelName[kind]);
   const paths = Object.values(pinned);
   if (paths.length === 0) return pinned;
-  await makeFolder(folder);
+  makeFolder(folder);
   try {
-    await Promise.all(paths.map((path) => writeFile(path, '', { mode: 0o600 })));
+    for (const path of paths) writeFileSync(path, '', { mode: 0o600 });
     if (wanted.user) await pinUnderUserNamespace(pinned, wanted.user, settings);
     else await applySettings('unshare', pinned, settings);
   } catch (error) {

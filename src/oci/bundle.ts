@@ -1,6 +1,7 @@
 // The bundle: the folder that an OCI runtime takes (runtime-spec, bundle.md).
 // Written by container-create and `crisp bundle`, checked by `crisp bundle --validate`.
-import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { isAbsolute, join, resolve } from 'node:path';
 import { exists } from '../host/files.js';
 import { resolveInside } from './inspect.js';
@@ -8,8 +9,8 @@ import { validateSpec, type SpecIssue } from './spec-schema.js';
 import type { Spec } from './spec.js';
 
 /** Writes FOLDER/config.json. Not flushed: a crash before the container's record makes the whole folder go. */
-export async function writeBundle(folder: string, spec: Spec): Promise<void> {
-  await writeFile(join(folder, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+export function writeBundle(folder: string, spec: Spec): void {
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
 }
 
 /** Everything that is wrong with a bundle: its config.json, its rootfs, and what the one needs of the other. */

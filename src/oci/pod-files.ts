@@ -1,6 +1,6 @@
 // resolv.conf, hosts and hostname of a pod, written once by sandbox-run and
 // mounted into its containers where the request mounts nothing there itself.
-import { writeFile } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
@@ -14,7 +14,7 @@ export type PodFiles = Readonly<Record<typeof podFileNames[number], string>>;
 export async function writePodFiles(folder: string, config: PodSandboxConfig__Output): Promise<void> {
   const [resolvConf, hosts] = await Promise.all([readFileIfThere('/etc/resolv.conf'), readFileIfThere('/etc/hosts')]);
   const files = podFiles(config, { 'resolv.conf': resolvConf ?? '', hosts: hosts ?? '', hostname: `${hostname()}\n` });
-  await Promise.all(podFileNames.map((name) => writeFile(join(folder, name), files[name], { mode: 0o644 })));
+  for (const name of podFileNames) writeFileSync(join(folder, name), files[name], { mode: 0o644 });
 }
 
 /**

@@ -56,14 +56,14 @@ export class StandaloneRecords {
   }
 
   async put(record: StandaloneRecord): Promise<StandaloneRecord> {
-    await makeFolder(this.folder);
+    makeFolder(this.folder);
     await writeFileAtomic(join(this.folder, `${record.id}.json`), JSON.stringify(record));
     return record;
   }
 
   /** @throws NameInUse */
   async takeName(name: string, id: string): Promise<void> {
-    await makeFolder(join(this.stateFolder, 'names'));
+    makeFolder(join(this.stateFolder, 'names'));
     try { await writeFile(this.namePath(name), id, { flag: 'wx' }); } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       throw new CrispError('NameInUse', `a container named ${name} exists already`, { hint: `remove it with \`crisp delete ${name}\`, or take another name` });

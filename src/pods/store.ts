@@ -48,7 +48,7 @@ export class RecordTable<T extends { readonly id: string }> {
    * what it spoke of is then an orphan that recovery removes.
    */
   async load(): Promise<void> {
-    await makeFolder(this.folder);
+    makeFolder(this.folder);
     for (const file of await readdir(this.folder)) {
       if (!file.endsWith('.json') || file.startsWith('.')) continue;
       const path = join(this.folder, file);

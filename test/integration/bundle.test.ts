@@ -97,7 +97,7 @@ async function generate(wanted: ContainerConfig, { sandbox = {}, namespaces: own
     sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined,
   });
   if (noDeviceRules) delete made.spec.linux.resources?.devices;
-  await writeBundle(folder, made.spec);
+  writeBundle(folder, made.spec);
   expect(await validateBundle(folder)).toEqual([]);
   expect(official?.issues(made.spec) ?? []).toEqual([]);
   return { id, folder, ...made };
@@ -290,7 +290,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     await mkdir(folder, { recursive: true });
     const spec: Spec = minimalSpec({ Env: ['PATH=/bin'], Entrypoint: ['id'], User: 'web' }, { passwd: await readFile(join(rootfs, 'etc/passwd'), 'utf8'), group: await readFile(join(rootfs, 'etc/group'), 'utf8') });
     await symlink(rootfs, join(folder, 'rootfs'));
-    await writeBundle(folder, { ...spec, root: { path: rootfs } });
+    writeBundle(folder, { ...spec, root: { path: rootfs } });
     expect(await validateBundle(folder)).toEqual([]);
     expect((await launch({ id, folder })).stdout.trim()).toBe('uid=1000(web) gid=1001(web) groups=50(staff),1001(web)');
   });
@@ -301,7 +301,7 @@ test('validateBundle says what is wrong with a bundle', async () => {
   const after = async (change: (spec: Spec) => void): Promise<string[]> => {
     const copy = structuredClone(spec);
     change(copy);
-    await writeBundle(folder, copy);
+    writeBundle(folder, copy);
     return (await validateBundle(folder)).map(({ path, message }) => `${path}: ${message.replaceAll(base, '')}`);
   };
   expect(await after((copy) => { copy.process.args = ['nothing-like-this']; })).toEqual(['process.args.0: there is no program nothing-like-this in the rootfs']);

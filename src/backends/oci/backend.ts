@@ -69,7 +69,7 @@ export class OciBackend implements Backend {
   rootfs(_plan: SandboxPlan): RootfsWish { return { kind: 'overlay' }; }
 
   async create(plan: ContainerPlan): Promise<OciState> {
-    for (const folder of [join(this.options.state, 'runtimes', this.name), this.exits.folder]) await makeFolder(folder);
+    for (const folder of [join(this.options.state, 'runtimes', this.name), this.exits.folder]) makeFolder(folder);
     const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
     return withUndo(async (undo) => {
       this.bundles.set(plan.id, plan.folder);

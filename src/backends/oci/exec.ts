@@ -49,7 +49,7 @@ let counter = 0;
 
 async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
   const parent = join(container.folder, 'execs');
-  await makeFolder(parent);
+  makeFolder(parent);
   const bundle = await mkdtemp(join(parent, 'x'));
   const processFile = join(bundle, 'process.json');
   const inner = new AbortController();

@@ -17,7 +17,7 @@ export class Exits {
 
   /** Calls `changed` with the name of each file that appears. conmon writes beside and renames, so a name is a whole file. */
   async watch(changed: (id: string) => void): Promise<void> {
-    await makeFolder(this.folder);
+    makeFolder(this.folder);
     this.watcher = watch(this.folder, (_event, name) => { if (name && !name.includes('.')) changed(name); });
     this.watcher.on('error', (error) => log.error({ err: error, folder: this.folder }, 'the watch of the exit folder broke'));
   }

@@ -36,7 +36,7 @@ async function runProbe(backend: OciBackend, parent: string, script: string, cha
   const id = `crisp-probe-${backend.name}-${process.pid}-${counter++}`;
   const folder = join(parent, id);
   const rootfs = join(folder, 'rootfs');
-  await makeFolder(folder, 0o755);
+  makeFolder(folder, 0o755);
   let container: ContainerRef | undefined;
   try {
     for (const name of ['usr', 'proc', 'dev', 'tmp']) await mkdir(join(rootfs, name), { recursive: true, mode: 0o755 });
