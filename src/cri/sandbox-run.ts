@@ -1,4 +1,5 @@
 // RunPodSandbox: route, namespaces, network, record.
+import { setImmediate } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
@@ -69,15 +70,17 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     const idMaps = userNamespace(config) ?? backend.userNamespace?.(plan);
     const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: idMaps }, { hostname: wanted.uts ? config.hostname : '', sysctls: config.linux?.sysctls ?? {} });
 
-    // 5. What needs no order among itself: the network takes longest, so the rest costs no time beside it.
+    // 5. What needs no order among itself: the network takes longest, so the rest costs no time beside it
+    // once its first plugin runs (each start of a process holds up this thread for some milliseconds).
+    const begun = setImmediate();
     undo.push('cgroup', () => ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined);
     undo.push('shared memory', () => unmount(sharedMemory(plan)));
     const [attachment, holder] = await allOf([
       wanted.network ? attachNetwork(parts, plan, config, namespaces['network'] ?? '', undo) : undefined,
-      config.linux?.security_context?.namespace_options?.pid === 'POD' ? startHolder(plan, undo) : undefined,
-      wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined,
-      wanted.ipc ? mountSharedMemory(plan) : undefined,
-      ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined,
+      begun.then(() => config.linux?.security_context?.namespace_options?.pid === 'POD' ? startHolder(plan, undo) : undefined),
+      begun.then(() => wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined),
+      begun.then(() => wanted.ipc ? mountSharedMemory(plan) : undefined),
+      begun.then(() => ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined),
     ] as const);
 
     // 6. What the backend needs once per pod.
