@@ -17,9 +17,11 @@ const at = (...parts) => join(root, ...parts);
 const socket = at('crisp.sock');
 let daemon;
 let failed = false;
+let stopped = false;
+const pending = new Set(); // calls under way: a Ctrl-C waits for them, so that it sees all that they made
 
-const step = (text) => console.log(`\x1b[1m${text}\x1b[0m`);
-const say = (text) => console.log(text.trimEnd().split('\n').map((line) => `   ${line}`).join('\n'));
+const step = (text) => { if (!stopped) console.log(`\x1b[1m${text}\x1b[0m`); };
+const say = (text) => stopped || console.log(text.trimEnd().split('\n').map((line) => `   ${line}`).join('\n'));
 const sleep = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 const run = (tool, ...args) => execFileSync(tool, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 
@@ -122,7 +124,7 @@ function writeConfig() {
 }
 
 async function startDaemon() {
-  daemon = spawn('bin/crisp', ['serve', '--config', at('config.yaml')], { stdio: ['ignore', 'pipe', 'pipe'] });
+  daemon = spawn('bin/crisp', ['serve', '--config', at('config.yaml')], { stdio: ['ignore', 'pipe', 'pipe'], detached: true }); // a Ctrl-C is for us: the daemon is needed to clean up
   let log = '';
   for (const stream of [daemon.stdout, daemon.stderr]) stream.on('data', (chunk) => { log += chunk; });
   const ended = new Promise((resolve) => { daemon.once('exit', (code) => resolve(code ?? 1)); });
@@ -136,9 +138,14 @@ async function startDaemon() {
 function connect() {
   const { runtime: { v1 } } = loadProto();
   const client = new v1.RuntimeService(`unix:${socket}`, grpc.credentials.createInsecure());
-  return (method, request) => new Promise((resolve, reject) => {
-    client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) => (error ? reject(new Error(`${method}: ${error.message}`)) : resolve(answer)));
-  });
+  return (method, request) => {
+    if (stopped && !method.startsWith('List') && !method.startsWith('Remove')) throw new Error('stopped');
+    const call = new Promise((resolve, reject) => {
+      client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) => (error ? reject(new Error(`${method}: ${error.message}`)) : resolve(answer)));
+    });
+    pending.add(call);
+    return call.finally(() => pending.delete(call));
+  };
 }
 
 /** The server in the pod needs a moment to listen. */
@@ -164,6 +171,7 @@ function removeEarlier() {
 }
 
 async function cleanUp() {
+  await Promise.allSettled([...pending]);
   try {
     const cri = connect();
     const { items } = await cri('ListPodSandbox', {});
@@ -180,10 +188,17 @@ async function cleanUp() {
   rmSync(root, { recursive: true, force: true });
 }
 
-for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => { console.log('\nstopped; cleaning up'); void cleanUp().then(() => process.exit(130)); });
+const interrupted = new Promise((_resolve, reject) => {
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => { stopped = true; reject(new Error('stopped')); });
+});
 try {
-  await main();
+  await Promise.race([main(), interrupted]);
 } catch (error) {
+  if (stopped) {
+    console.log('\nStopped; cleaning up.');
+    await cleanUp();
+    process.exit(130);
+  }
   failed = true;
   console.error(`\ndemo failed: ${error.message}`);
   if (daemon?.log) console.error(daemon.log().split('\n').slice(-10).join('\n'));

@@ -70,7 +70,7 @@ export class Images {
   }
 
   async list(): Promise<readonly Image[]> {
-    const key = await this.layout.version();
+    const key = this.layout.version();
     if (this.listed?.key !== key) {
       const stored = await this.layout.readImages();
       this.listed = { key, images: (await Promise.all(stored.map((image) => this.describe(image)))).filter((image) => image !== undefined) };

@@ -17,7 +17,7 @@ export class Usage {
   constructor(private readonly layout: StorageLayout) {}
 
   async read(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> {
-    const key = await this.layout.version();
+    const key = this.layout.version();
     const counted = this.counted?.key === key ? this.counted : this.counted = { key, count: this.count() };
     try {
       const { bytes, inodes } = await counted.count;
