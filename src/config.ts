@@ -21,8 +21,9 @@ const patternText = z.string().min(1).superRefine((text, context) => {
 const handler = z.strictObject({
   type: z.enum(['oci', 'pct']).describe('oci: crun, runc or another OCI runtime under conmon; pct: Proxmox VE containers'),
   path: pathOrEmpty.default('').describe('the binary; empty: found on PATH under the name of the handler'),
+  root: pathOrEmpty.default('').describe('where the runtime keeps the state of its containers (its --root); crisp touches only those whose bundles it made; empty: runtimes/NAME in the state folder'),
   args: z.array(z.string()).default([]).describe('arguments put before the verb of every call'),
-  allowed_annotations: z.array(z.string()).default([]).describe('pod annotations that this handler honours (a trailing * is a prefix)'),
+  allowed_annotations: z.array(patternText).default([]).describe('annotations of pods and containers that the runtime gets to see in config.json (crun acts on run.oci.*): their keys, as in routing rules'),
 });
 export type HandlerConfig = z.infer<typeof handler>;
 

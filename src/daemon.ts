@@ -7,7 +7,8 @@ import type { Config, HandlerConfig } from './config.js';
 import { recordExit, Stops } from './cri/container-stop.js';
 import { Events } from './cri/events.js';
 import { streamingHandlers } from './cri/exec.js';
-import type { Handler, Parts } from './cri/parts.js';
+import { Handler } from './cri/handlers.js';
+import type { Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
@@ -95,8 +96,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
 
 async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
   const handlers = await Promise.all(Object.entries(config.handlers).map(async ([name, handler]): Promise<[string, Handler]> => {
-    const backend = buildBackend(config, name, handler);
-    return [name, { backend, probe: await backend.probe() }];
+    return [name, await Handler.open(buildBackend(config, name, handler))];
   }));
   return new Map(handlers);
 }
@@ -104,7 +104,7 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
 function buildBackend(config: Config, name: string, handler: HandlerConfig): Backend {
   if (handler.type === 'pct') throw new CrispError('Unsupported', `handlers.${name}: there is no backend for Proxmox VE containers yet`, { hint: 'remove the handler from the configuration' });
   return new OciBackend({
-    name, path: handler.path, args: handler.args, conmon: config.runtime.conmon, state: config.state,
+    name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state: config.state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
   });
 }

@@ -129,6 +129,8 @@ export interface Backend {
   readonly name: string;
   /** Runs a throw-away container: create, start, exit code, delete. Never throws. */
   probe(): Promise<Probe>;
+  /** Tells versions of the programs behind it apart (and whether they are there): when it changes, what the probe found is no longer known. Never throws. */
+  fingerprint(): Promise<string>;
 
   /** The user namespace that pods of this backend get which ask for none; absent: the host's. */
   userNamespace?(plan: SandboxPlan): IdMaps | undefined;

@@ -1,9 +1,8 @@
 // From the router to a backend: the one file of the command line that knows
 // concrete backends (architecture.test.ts holds the others to it).
-import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Backend, Probe } from '../backends/backend.js';
-import { OciBackend } from '../backends/oci/backend.js';
+import { OciBackend, runtimeRoot } from '../backends/oci/backend.js';
 import { monitorArgv } from '../backends/oci/conmon.js';
 import { findProgram, Runtime } from '../backends/oci/runtime.js';
 import type { Config, HandlerConfig } from '../config.js';
@@ -52,7 +51,7 @@ export async function probeOf(config: Config, state: string, name: string): Prom
 function build(config: Config, state: string, name: string, handler: HandlerConfig): Backend {
   if (handler.type === 'pct') throw new CrispError('Unsupported', `handler ${name}: standalone commands run OCI containers only`, { hint: 'choose another with --handler' });
   return new OciBackend({
-    name, path: handler.path, args: handler.args, conmon: config.runtime.conmon, state,
+    name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
   });
 }
@@ -69,25 +68,15 @@ function withFallbacks(config: Config, first: string): string[] {
  */
 async function probeOnce(config: Config, state: string, name: string, backend: Backend): Promise<Probe> {
   const file = join(state, 'probed', `${name}.json`);
-  const key = await probeKey(config, name);
+  const key = JSON.stringify([await bootId(), config.handlers[name], config.runtime, await backend.fingerprint()]);
   const known = JSON.parse(await readFileIfThere(file) ?? '{}') as { key?: string; probe?: Probe };
   if (known.probe && known.key === key) return known.probe;
   const probe = await backend.probe();
-  if (probe.ready && key) {
+  if (probe.ready) {
     makeFolder(join(state, 'probed'));
     await writeFileAtomic(file, JSON.stringify({ key, probe }));
   }
   return probe;
-}
-
-/** undefined: there is no binary. */
-async function probeKey(config: Config, name: string): Promise<string | undefined> {
-  const handler = config.handlers[name];
-  try {
-    const binary = await findProgram(handler?.path || name);
-    const { ino, size, mtimeMs } = await stat(binary);
-    return JSON.stringify([await bootId(), handler, config.runtime, binary, ino, size, mtimeMs]);
-  } catch { return undefined; }
 }
 
 /** What a container is to the commands that would run it. */
@@ -106,7 +95,7 @@ export async function commandsOf(config: Config, state: string, name: string, pl
   if (!handler || handler.type === 'pct') return [];
   const systemdCgroup = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const runtime = await programOr(handler.path || name);
-  const globalArgs = new Runtime({ name, path: handler.path, args: handler.args, root: join(state, 'runtimes', name), systemdCgroup }).globalArgs;
+  const globalArgs = new Runtime({ name, path: handler.path, args: handler.args, root: runtimeRoot({ name, state, root: handler.root }), systemdCgroup }).globalArgs;
   return [
     { what: 'create', argv: monitorArgv({ ...plan, conmon: await programOr(config.runtime.conmon), runtime, runtimeArgs: globalArgs, systemdCgroup, exitDir: join(state, 'exits', name) }) },
     { what: 'start', argv: [runtime, ...globalArgs, 'start', plan.id] },

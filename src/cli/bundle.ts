@@ -85,7 +85,7 @@ async function fullSpec(parts: Parts, image: Image, rootfs: string): Promise<Spe
   const pinned = { network: '/', ipc: '/', uts: '/' };
   const podFolder = '/nonexistent';
   const { spec } = containerSpec({
-    config, sandbox: sandboxConfig(id, wish, id, ''), image: image.config, containerId: id, rootfs: 'rootfs', host, podFolder, sharedMemory: '/dev/shm',
+    config, sandbox: sandboxConfig(id, wish, id, ''), image: image.config, containerId: id, rootfs: 'rootfs', host, podFolder, sharedMemory: '/dev/shm', allowedAnnotations: [],
     facts: await inspectRootfs({ rootfs, config, imageMounts: new Map() }),
     plan: { id, name: id, namespace: '', uid: id, attempt: 0, labels: {}, annotations: {}, folder: podFolder, hostname: id, namespaces: pinned, cgroupParent: '' },
   });

@@ -103,6 +103,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
     const { spec, notHonoured } = containerSpec({
       config, sandbox, image: source.config, plan: pinned, containerId: id, rootfs, facts, host, podFolder: plan.folder, sharedMemory: join(plan.folder, 'shm'),
+      allowedAnnotations: parts.config.handlers[backend]?.allowed_annotations ?? [],
     });
     writeBundle(folder, spec);
     const backendState = await handler.create({

@@ -141,7 +141,7 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
     const { spec, notHonoured } = containerSpec({
       config: found.present ? container : { ...container, ...(container.command.length + container.args.length ? {} : { command: ['COMMAND OF THE IMAGE'] }) },
       sandbox, image: found.config, plan, containerId: id, rootfs: join(config.state, 'rootfs', id), facts, host: readHostFacts(config),
-      podFolder: plan.folder, sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined, targetPid: 0,
+      podFolder: plan.folder, sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined, targetPid: 0, allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
     });
     return { ...common, commands, spec, notHonoured };
   } catch (error) {

@@ -89,7 +89,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     const facts = await inspectRootfs({ rootfs, config, imageMounts });
     const made = containerSpec({
       config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host, features: parts.handlers.get(sandbox.backend)?.probe.features,
-      podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, config),
+      podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, config), allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
     });
     writeBundle(folder, made.spec);
     if (logPath) makeFolder(join(logPath, '..'), 0o755);

@@ -1,6 +1,6 @@
 // What the stories of cri/ speak to, built once by daemon.ts, and the few
 // sentences that all of them open with.
-import type { Backend, ContainerRef, Probe } from '../backends/backend.js';
+import type { Backend, ContainerRef } from '../backends/backend.js';
 import type { Config } from '../config.js';
 import { CrispError } from '../errors.js';
 import type { Images } from '../images/store.js';
@@ -14,10 +14,9 @@ import { containerState, sandboxState, type ContainerRecord, type SandboxRecord 
 import type { Store } from '../pods/store.js';
 import type { StreamingServer } from '../streaming/server.js';
 import type { Events } from './events.js';
+import type { Handler } from './handlers.js';
 import type { Stops } from './container-stop.js';
 import type { Samples } from './samples.js';
-
-export interface Handler { readonly backend: Backend; probe: Probe }
 
 export interface Parts {
   /** Replaced at SIGHUP. */

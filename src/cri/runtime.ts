@@ -9,6 +9,7 @@ import type { UpdateRuntimeConfigRequest__Output } from './generated/runtime/v1/
 import type { UpdateRuntimeConfigResponse } from './generated/runtime/v1/UpdateRuntimeConfigResponse.js';
 import type { VersionRequest__Output } from './generated/runtime/v1/VersionRequest.js';
 import type { VersionResponse } from './generated/runtime/v1/VersionResponse.js';
+import { refreshHandlers } from './handlers.js';
 import type { Parts } from './parts.js';
 
 /** The version of the kubelet's runtime API, which has been 0.1.0 since there is a CRI. */
@@ -19,6 +20,7 @@ export async function version(parts: Parts, _request: VersionRequest__Output): P
 }
 
 export async function status(parts: Parts, request: StatusRequest__Output): Promise<StatusResponse> {
+  void refreshHandlers(parts.handlers); // for the next call: the kubelet asks every few seconds
   const handlers = [...parts.handlers].map(([name, { probe }]) => ({ name, ...probe }));
   const ready = handlers.filter((handler) => handler.ready);
   const network = parts.network.status();

@@ -16,6 +16,7 @@ import { chooseHandler } from '../router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
+import { refreshHandlers } from './handlers.js';
 import { backendOf, type Call, type Parts } from './parts.js';
 import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, userNamespace, wantedNamespaces } from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
@@ -46,6 +47,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
   addLogContext({ podId: id });
   return withUndo(async (undo) => {
     // 1. Who runs it, for all its life.
+    await refreshHandlers(parts.handlers);
     const chosen = chooseHandler(parts, { handler: runtimeHandler, namespace: config.metadata?.namespace ?? '', name: config.metadata?.name ?? '', labels: config.labels, annotations: config.annotations });
     if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.backend });
     const plan = planOf(parts.config.state, id, config, parts.host.systemdCgroup);

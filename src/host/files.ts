@@ -1,5 +1,5 @@
 // Files that must be whole or absent, and folders that must be gone.
-import { closeSync, fsync, mkdirSync, openSync, renameSync, writeFileSync } from 'node:fs';
+import { closeSync, fsync, mkdirSync, openSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { lstat, readFile, realpath, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -58,6 +58,12 @@ export function makeFolder(path: string, mode = 0o700): void {
  */
 export async function remove(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 });
+}
+
+/** Tells versions of a file apart that is replaced as a whole: inode, size and time; empty: there is none. */
+export function fileVersion(path: string): string {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return found ? `${found.ino}-${found.size}-${found.mtimeNs}` : '';
 }
 
 export function isAbsent(error: unknown): boolean {

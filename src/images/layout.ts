@@ -5,11 +5,10 @@
 //   overlay-images/ID/=BASE64(name)    the config (named by its digest), manifests
 //   overlay-layers/layers.json         [{id, parent, "diff-size", flags}]
 //   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X stands in overlay/LAYER/link)
-import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
-import { isAbsent } from '../host/files.js';
+import { fileVersion, isAbsent } from '../host/files.js';
 import type { ImageConfig } from '../oci/image-config.js';
 
 export interface StoredImage {
@@ -54,7 +53,7 @@ export class StorageLayout {
   private get layersFile(): string { return join(this.root, 'overlay-layers', 'layers.json'); }
 
   async readImages(): Promise<readonly StoredImage[]> {
-    const key = version(this.imagesFile);
+    const key = fileVersion(this.imagesFile);
     if (this.images?.key !== key) {
       const value = key ? JSON.parse(await readFile(this.imagesFile, 'utf8')) as StoredImage[] : [];
       this.images = { key, value };
@@ -66,7 +65,7 @@ export class StorageLayout {
   async readLayers(): Promise<ReadonlyMap<string, StoredLayer>> { return (await this.layers()).byId; }
 
   private async layers(): Promise<Layers> {
-    const key = version(this.layersFile);
+    const key = fileVersion(this.layersFile);
     if (this.known?.key !== key) {
       const list = key ? JSON.parse(await readFile(this.layersFile, 'utf8')) as StoredLayer[] : [];
       this.known = { key, byId: new Map(list.map((layer) => [layer.id, layer])), links: new Map() };
@@ -75,7 +74,7 @@ export class StorageLayout {
   }
 
   /** Changes whenever an image or a layer is added, removed or renamed. */
-  version(): string { return `${version(this.imagesFile)} ${version(this.layersFile)}`; }
+  version(): string { return `${fileVersion(this.imagesFile)} ${fileVersion(this.layersFile)}`; }
 
   /** The layers of an image, topmost first. @throws RootfsMissing when one is not there: a view without it would be another image */
   async layersOf(image: StoredImage): Promise<StoredLayer[]> {
@@ -133,10 +132,4 @@ export class StorageLayout {
       return link;
     }));
   }
-}
-
-/** The file is replaced by a rename, so inode, size and time tell versions apart; empty: there is none. */
-function version(path: string): string {
-  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
-  return found ? `${found.ino}-${found.size}-${found.mtimeNs}` : '';
 }

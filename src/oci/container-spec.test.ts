@@ -32,7 +32,7 @@ function facts(wanted: ContainerConfig, cdi = noCdi): RootfsFacts {
 function of(wanted: ContainerConfig = {}, sandbox: PodSandboxConfig = {}, more: Partial<SpecInput> = {}) {
   const config = receivedContainer(wanted);
   const made = containerSpec({
-    config, sandbox: receivedPod(sandbox), image, plan, containerId: 'container', rootfs: '/rootfs', facts: facts(wanted), host, podFolder: '/state/pods/sandbox', sharedMemory: '/state/pods/sandbox/shm', ...more,
+    config, sandbox: receivedPod(sandbox), image, plan, containerId: 'container', rootfs: '/rootfs', facts: facts(wanted), host, podFolder: '/state/pods/sandbox', sharedMemory: '/state/pods/sandbox/shm', allowedAnnotations: [], ...more,
   });
   expect(validateSpec(made.spec)).toEqual([]);
   return made;
@@ -56,13 +56,20 @@ test('a container that asks for nothing', () => {
 });
 
 test('the security of a container', () => {
-  const { spec } = of({ tty: true, annotations: { a: 'b' }, ...secure({
+  const { spec } = of({ tty: true, ...secure({
     readonly_rootfs: true, no_new_privs: true, masked_paths: ['/proc/kcore'], readonly_paths: ['/proc/sys'], seccomp: { profile_type: 'RuntimeDefault' }, capabilities: { drop_capabilities: ['ALL'] },
   }) });
   expect(spec).toMatchObject({
-    process: { terminal: true, noNewPrivileges: true, capabilities: { bounding: [] } }, root: { readonly: true }, annotations: { a: 'b' },
+    process: { terminal: true, noNewPrivileges: true, capabilities: { bounding: [] } }, root: { readonly: true },
     linux: { maskedPaths: ['/proc/kcore'], readonlyPaths: ['/proc/sys'], seccomp: { defaultAction: 'SCMP_ACT_ERRNO' } },
   });
+});
+
+test('only allowed annotations reach the runtime, the container\'s over the pod\'s', () => {
+  const annotations = { 'run.oci.handler': 'wasm', 'example.com/a': 'container' };
+  const more = { allowedAnnotations: ['example.com/*'], plan: { ...plan, annotations: { 'example.com/a': 'pod', 'example.com/b': 'pod', other: 'pod' } } };
+  const theirs = Object.entries(of({ annotations }, undefined, more).spec.annotations ?? {}).filter(([key]) => !key.startsWith('io.crisp.'));
+  expect(Object.fromEntries(theirs)).toEqual({ 'example.com/a': 'container', 'example.com/b': 'pod' });
 });
 
 test('a privileged container has nothing masked, and needs a privileged pod', () => {

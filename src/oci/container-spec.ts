@@ -5,6 +5,7 @@ import type { SandboxPlan } from '../backends/backend.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
+import { pattern } from '../pattern.js';
 import { containerCapabilities } from './capabilities.js';
 import { containerDevices } from './devices.js';
 import type { HostFacts } from './host-facts.js';
@@ -33,6 +34,8 @@ export interface SpecInput {
   readonly sharedMemory: string | undefined;
   /** A process of the target container, for pid mode TARGET. */
   readonly targetPid?: number | undefined;
+  /** The keys of the annotations that the runtime may see (allowed_annotations of its handler). */
+  readonly allowedAnnotations: readonly string[];
   /** What the runtime's probe found; absent: it is taken to be able to do all, as for `crisp explain`. */
   readonly features?: MountFeatures | undefined;
 }
@@ -133,10 +136,15 @@ function oomScore(text: string, lowest: number): number {
   return Math.max(wanted, lowest);
 }
 
-/** For tools that read config.json or the runtime's state: which pod and container this is. */
-function annotations({ config, plan, containerId }: SpecInput): Record<string, string> {
+/**
+ * What the operator lets through, the container's over the pod's: a runtime may
+ * act on annotations (crun's run.oci.* add hooks), so none comes in unasked.  And
+ * ours, for tools that read config.json: which pod and container this is.
+ */
+function annotations({ config, plan, containerId, allowedAnnotations }: SpecInput): Record<string, string> {
+  const allowed = Object.entries({ ...plan.annotations, ...config.annotations }).filter(([key]) => allowedAnnotations.some((text) => pattern(text)(key)));
   return {
-    ...config.annotations,
+    ...Object.fromEntries(allowed),
     'io.crisp.container-id': containerId, 'io.crisp.container-name': config.metadata?.name ?? '', 'io.crisp.image': config.image?.user_specified_image || (config.image?.image ?? ''),
     'io.crisp.sandbox-id': plan.id, 'io.crisp.pod-name': plan.name, 'io.crisp.pod-namespace': plan.namespace, 'io.crisp.pod-uid': plan.uid,
   };

@@ -94,7 +94,7 @@ async function generate(wanted: ContainerConfig, { sandbox = {}, namespaces: own
   };
   const made = containerSpec({
     config, sandbox: pod(sandbox), image, plan, containerId: id, rootfs, facts, host: { ...host, cgroup, systemdCgroup: false }, podFolder: join(base, 'pod'),
-    sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined,
+    sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined, allowedAnnotations: [],
   });
   if (noDeviceRules) delete made.spec.linux.resources?.devices;
   writeBundle(folder, made.spec);

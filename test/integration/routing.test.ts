@@ -2,7 +2,7 @@
 // with its rule, and a broken crun gives way to runc; and a standalone
 // container beside the daemon is in nobody's way.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
@@ -75,12 +75,55 @@ test('a crun that is broken for real: pods run on runc, and the pod keeps it for
   expect(daemon.entries()).toContainEqual(expect.objectContaining({ msg: 'pod sandbox runs', backend: 'runc', rule: expect.stringContaining('fallback of crun') }));
   await expect(runPod(daemon, {}, 'crun')).rejects.toThrow(/HandlerNotReady: .*broken on purpose/);
 
+  // Mended and broken again, as by a package upgrade, while the daemon runs.
   await breakCrun(false);
+  const next = await runPod(daemon);
+  expect(await choice(next.id)).toEqual({ backend: 'crun', rule: 'default_container_type' });
+  expect(daemon.entries()).toContainEqual(expect.objectContaining({ msg: expect.stringContaining('probed again'), handler: 'crun', ready: true }));
+  await breakCrun(true);
+  const third = await runPod(daemon);
+  expect(await choice(third.id)).toMatchObject({ backend: 'runc' });
+  await breakCrun(false);
+
+  // The choice is for life, also across a restart that would choose otherwise.
   await daemon.restart();
   expect(await choice(pod.id)).toMatchObject({ backend: 'runc' });
   await daemon.client.runtime.StopContainer({ container_id: id, timeout: '10' });
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
-  const next = await runPod(daemon);
-  expect(await choice(next.id)).toEqual({ backend: 'crun', rule: 'default_container_type' });
-  for (const each of [pod, next]) await removePod(daemon, each.id);
+  for (const each of [pod, next, third]) await removePod(daemon, each.id);
 });
+
+test('a handler of the configuration: its own root, shared with others, and the annotations that it lets through', async () => {
+  const root = join(daemon.folder, 'shared-root');
+  const foreign = join(daemon.folder, 'foreign');
+  await makeForeignBundle(foreign);
+  const crun = (...words: string[]) => daemon.machine.run(['crun', `--root=${root}`, ...words]);
+  await daemon.writeConfig({ handlers: { own: { type: 'oci', path: '/usr/bin/crun', root, allowed_annotations: ['example.com/*'] } } });
+  // Its first process would keep our pipes open.
+  expect(await daemon.machine.run(['sh', '-c', 'crun --root="$0" create --bundle "$1" foreign >/dev/null 2>&1', root, foreign])).toMatchObject({ exitCode: 0 });
+  try {
+    await daemon.restart();
+    const pod = await runPod(daemon, { annotations: { 'example.com/pod': 'yes', 'run.oci.hooks.stdout': '/tmp/no' } }, 'own');
+    const id = await startContainer(daemon, pod, { ...containerConfig(untilStopped(0)), annotations: { 'example.com/container': 'yes', other: 'no' } });
+    const { annotations } = JSON.parse(await readFile(daemon.machine.path(join(daemon.state, 'bundles', id, 'config.json')), 'utf8')) as { annotations: Record<string, string> };
+    expect(Object.keys(annotations).filter((key) => !key.startsWith('io.crisp.')).sort()).toEqual(['example.com/container', 'example.com/pod']);
+    expect((await crun('list', '--quiet')).stdout.split('\n')).toEqual(expect.arrayContaining(['foreign', id]));
+    await daemon.restart();
+    expect(await crun('state', 'foreign')).toMatchObject({ exitCode: 0 });
+    await removePod(daemon, pod.id);
+    expect((await crun('list', '--quiet')).stdout.trim()).toBe('foreign');
+  } finally {
+    await crun('delete', '--force', 'foreign');
+  }
+});
+
+/** A container of somebody else's. */
+async function makeForeignBundle(folder: string): Promise<void> {
+  for (const name of ['proc', 'dev']) await mkdir(join(folder, 'rootfs', name), { recursive: true });
+  await copyFile('/bin/busybox', join(folder, 'rootfs/busybox'));
+  await writeFile(join(folder, 'config.json'), JSON.stringify({
+    ociVersion: '1.0.2', root: { path: 'rootfs' }, mounts: [{ destination: '/proc', type: 'proc', source: 'proc' }],
+    process: { user: { uid: 0, gid: 0 }, args: ['/busybox', 'sleep', '1000'], cwd: '/' },
+    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }], cgroupsPath: '/crisp-foreign' },
+  }));
+}

@@ -6,7 +6,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
-import { makeFolder, remove } from '../../host/files.js';
+import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { catches, identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
@@ -24,6 +24,8 @@ export interface OciOptions {
   readonly name: string;
   /** The binary; empty: found under the handler's name. */
   readonly path: string;
+  /** The runtime's --root; empty: in the state folder. Others may use it too. */
+  readonly root: string;
   readonly args: readonly string[];
   readonly conmon: string;
   /** The state folder of the daemon (or of the command line). */
@@ -54,11 +56,18 @@ export class OciBackend implements Backend {
 
   constructor(private readonly options: OciOptions) {
     this.name = options.name;
-    this.runtime = new Runtime({ ...options, root: join(options.state, 'runtimes', options.name) });
+    this.runtime = new Runtime({ ...options, root: runtimeRoot(options) });
     this.exits = new Exits(join(options.state, 'exits', options.name));
   }
 
+  async fingerprint(): Promise<string> {
+    const paths = await Promise.all([this.runtime.path(), this.findConmon()].map((path) => path.catch(() => '')));
+    return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
+  }
+
   probe(): Promise<Probe> {
+    this.runtime.forget();
+    this.conmonPath = undefined;
     return probe(this, join(this.options.state, 'probe', this.name));
   }
 
@@ -69,7 +78,7 @@ export class OciBackend implements Backend {
   rootfs(_plan: SandboxPlan): RootfsWish { return { kind: 'overlay' }; }
 
   async create(plan: ContainerPlan): Promise<OciState> {
-    for (const folder of [join(this.options.state, 'runtimes', this.name), this.exits.folder]) makeFolder(folder);
+    for (const folder of [runtimeRoot(this.options), this.exits.folder]) makeFolder(folder);
     const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
     return withUndo(async (undo) => {
       this.bundles.set(plan.id, plan.folder);
@@ -157,8 +166,8 @@ export class OciBackend implements Backend {
   }
 
   async list(): Promise<ContainerRef[]> {
-    const ids = await this.runtime.list().catch(() => []);
-    return ids.map((id) => ({ id, folder: join(this.options.state, 'bundles', id), logPath: '', state: undefined }));
+    const all = await this.runtime.list().catch(() => []);
+    return all.filter(({ bundle }) => bundle.startsWith(join(this.options.state, '/'))).map(({ id, bundle }) => ({ id, folder: bundle, logPath: '', state: undefined }));
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
@@ -195,10 +204,11 @@ export class OciBackend implements Backend {
     return process;
   }
 
+  private async findConmon(): Promise<string> { return this.conmonPath ??= await findProgram(this.options.conmon); }
+
   private async monitorPlan(id: string, bundle: string) {
-    this.conmonPath ??= await findProgram(this.options.conmon);
     return {
-      conmon: this.conmonPath, runtime: await this.runtime.path(), runtimeArgs: this.runtime.globalArgs,
+      conmon: await this.findConmon(), runtime: await this.runtime.path(), runtimeArgs: this.runtime.globalArgs,
       systemdCgroup: this.options.systemdCgroup, id, bundle,
     };
   }
@@ -210,6 +220,11 @@ export class OciBackend implements Backend {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
+}
+
+/** Where the runtime of a handler keeps what it knows. */
+export function runtimeRoot({ name, state, root }: { readonly name: string; readonly state: string; readonly root: string }): string {
+  return root || join(state, 'runtimes', name);
 }
 
 export function stateOf(container: ContainerRef): OciState {

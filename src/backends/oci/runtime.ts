@@ -12,7 +12,7 @@ export interface RuntimeOptions {
   readonly name: string;
   readonly path: string;
   readonly args: readonly string[];
-  /** Its --root: where it keeps the state of its containers; private to us. */
+  /** Its --root: where it keeps the state of its containers. */
   readonly root: string;
   readonly systemdCgroup: boolean;
 }
@@ -27,6 +27,9 @@ export class Runtime {
     this.binary ??= await findProgram(this.options.path || this.options.name);
     return this.binary;
   }
+
+  /** Looks for the binary again. */
+  forget(): void { this.binary = undefined; }
 
   /** The arguments before the verb. */
   get globalArgs(): string[] {
@@ -59,11 +62,10 @@ export class Runtime {
     return stdout.split('\n')[0]?.trim() ?? '';
   }
 
-  /** The ids that the runtime knows, whoever made them under our root. */
-  async list(): Promise<string[]> {
+  /** The containers that the runtime knows, whoever made them under this root. */
+  async list(): Promise<{ id: string; bundle: string }[]> {
     const { stdout } = await this.call('list', ['--format', 'json']);
-    const rows = JSON.parse(stdout.trim() || '[]') as { id: string }[] | null;
-    return (rows ?? []).map((row) => row.id);
+    return JSON.parse(stdout.trim() || '[]') as { id: string; bundle: string }[] | null ?? [];
   }
 
   /** undefined: it knows no such container. */
