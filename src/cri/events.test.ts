@@ -1,0 +1,24 @@
+import { expect, test } from '@jest/globals';
+import type { Store } from '../pods/store.js';
+import { Events } from './events.js';
+
+const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;
+
+test('a listener gets the events in order', async () => {
+  const events = new Events(store);
+  const listening = events.listen(new AbortController().signal);
+  const first = listening.next();
+  events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
+  events.emit('CONTAINER_STARTED_EVENT', 'one', undefined);
+  expect([(await first).value, (await listening.next()).value]).toMatchObject([
+    { container_id: 'one', container_event_type: 'CONTAINER_CREATED_EVENT' }, { container_id: 'one', container_event_type: 'CONTAINER_STARTED_EVENT' },
+  ]);
+});
+
+test('a listener that does not keep up is cut off, and told to connect again', async () => {
+  const events = new Events(store);
+  const listening = events.listen(new AbortController().signal);
+  const first = listening.next();
+  for (let count = 0; count < 20_000; count++) events.emit('CONTAINER_CREATED_EVENT', String(count), undefined);
+  await expect((async () => { for (await first;;) await listening.next(); })()).rejects.toMatchObject({ id: 'Locked', message: expect.stringContaining('did not keep up'), hint: expect.stringContaining('connect again') });
+});
