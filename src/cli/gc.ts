@@ -6,12 +6,13 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadConfig, type Config } from '../config.js';
 import { toCrispError } from '../errors.js';
-import { removePodCgroup } from '../host/cgroup.js';
+import { cgroupDriver, removePodCgroup } from '../host/cgroup.js';
 import { isAbsent, readFileIfThere, remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
 import { Images } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { unpinNamespaces } from '../network/namespaces.js';
+import { ownCgroupParent } from '../oci/namespaces.js';
 import { open } from './backend.js';
 import { printJson } from './output.js';
 import type { PlaceFlags } from './parts.js';
@@ -33,15 +34,17 @@ interface Thing {
 interface Place {
   readonly root: string;
   readonly state: string;
-  /** The parent of the cgroups that it makes; somebody else's lie there too, so only those of a known id are removed. */
-  readonly cgroups: string;
+  /** The cgroup that it makes for an id, which outlives the containers; undefined: none. */
+  readonly cgroup: (id: string) => string | undefined;
 }
 
 /** @returns 1 when something could not be removed */
 export async function gcCommand(flags: GcFlags): Promise<number> {
   const config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
+  const systemd = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const places: Place[] = [
-    { root: config.root, state: config.state, cgroups: '/crisp' }, { root: join(config.root, 'cli'), state: config.cli_state, cgroups: '/crisp-cli' },
+    { root: config.root, state: config.state, cgroup: (id) => ownCgroupParent(id, systemd) },
+    { root: join(config.root, 'cli'), state: config.cli_state, cgroup: (id) => (systemd ? undefined : `/crisp-cli/${id}`) },
   ];
   const orphans = (await Promise.all(places.map((place) => orphansOf(config, place)))).flat();
   const results: { kind: string; name: string; error?: string }[] = [];
@@ -91,10 +94,11 @@ async function layers(config: Config, place: Place): Promise<Thing[]> {
   ];
 }
 
-async function folders({ root, state, cgroups }: Place): Promise<Thing[]> {
+async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
   const folder = async (kind: Thing['kind'], parent: string, namespaces: string): Promise<Thing[]> => (await list(join(state, parent))).map((id) => {
     const path = join(state, parent, id);
-    return { kind, name: id, owner: id, remove: async () => { await unpinNamespaces(join(path, namespaces)); await unmountBelow(path); await remove(path); await removePodCgroup(join(cgroups, id)); } };
+    const group = cgroup(id);
+    return { kind, name: id, owner: id, remove: async () => { await unpinNamespaces(join(path, namespaces)); await unmountBelow(path); await remove(path); if (group) await removePodCgroup(group); } };
   });
   return [
     ...await folder('bundle', 'bundles', 'pod/ns'), ...await folder('pod folder', 'pods', 'ns'),

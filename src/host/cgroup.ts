@@ -8,11 +8,12 @@
 //   v2      one tree: /sys/fs/cgroup/crisp/POD
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
-import { dirname, join, normalize } from 'node:path';
+import { basename, dirname, join, normalize } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import type { Resources } from '../oci/spec.js';
 import { isAbsent, readFileIfThere, remove } from './files.js';
+import { run } from './run.js';
 
 export interface CgroupLayout {
   readonly version: 'v1' | 'v2';
@@ -74,6 +75,17 @@ function slicePath(slice: string): string {
   return `/${parts.map((_, index) => `${parts.slice(0, index + 1).join('-')}.slice`).join('/')}`;
 }
 
+/**
+ * The group of a process as the kernel names it; undefined on v1, where each
+ * controller may have another. Below the scope that systemd makes for a
+ * container crun has one more, with the container's limits.
+ */
+export async function cgroupOfProcess(pid: number, layout = cgroupLayout()): Promise<string | undefined> {
+  if (layout.version === 'v1') return undefined;
+  const path = /^0::(.*)$/m.exec(await readFileIfThere(`/proc/${pid}/cgroup`) ?? '')?.[1];
+  return path === undefined || path.startsWith('/..') || path === '/' ? undefined : path; // "/..": we are in a cgroup namespace that does not see it
+}
+
 /** The folder of a group in the tree of a v1 controller, or on v2 in the one tree; undefined: no such tree. */
 export function cgroupFolder(layout: CgroupLayout, controller: string, name: string): string | undefined {
   const tree = layout.version === 'v2' ? layout.unified : layout.controllers[controller];
@@ -96,11 +108,11 @@ function strayTrees(layout: CgroupLayout): string[] {
 
 /**
  * Makes a pod's group that nobody else makes: the kubelet makes those it names,
- * systemd makes its slices, and the runtimes make those of the containers below.
+ * and the runtimes make those of the containers below.  Slices are systemd's.
  */
 export async function makePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
-  if (path.endsWith('.slice')) return;
+  if (path.endsWith('.slice')) return systemctl('start', path);
   if (layout.version === 'v2') await makeUnified(layout.unified ?? '', path);
   else await Promise.all([...new Set(Object.values(layout.controllers))].map((tree) => makeIn(tree, path, tree === layout.controllers['cpuset'])));
 }
@@ -130,6 +142,11 @@ async function makeUnified(tree: string, path: string): Promise<void> {
   }
 }
 
+/** A slice needs no unit file, and one that does not run can be stopped. */
+async function systemctl(verb: 'start' | 'stop', path: string): Promise<void> {
+  await run(['systemctl', verb, '--', basename(path)], { timeoutMs: 30_000, stage: `${verb} slice` });
+}
+
 /** TREE/a, TREE/a/b, … TREE/PATH. */
 function ancestors(tree: string, path: string): string[] {
   const parts = path.split('/').filter(Boolean);
@@ -138,11 +155,13 @@ function ancestors(tree: string, path: string): string[] {
 
 /**
  * Removes a group that crisp made, with the empty ones left below it, in every
- * tree, and its parent (/crisp) where that has become empty. Absent is fine.
+ * tree, and its parent (/crisp) where that has become empty. Absent is fine. Of
+ * slices systemd keeps the parent, which another pod may be entering.
  * @throws Internal when processes still run in it
  */
 export async function removePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
+  if (path.endsWith('.slice')) return systemctl('stop', path);
   const from = async (tree: string, removeIt: (folder: string) => Promise<void>): Promise<void> => {
     await removeIt(join(tree, path));
     const parent = join(tree, dirname(path));

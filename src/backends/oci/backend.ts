@@ -6,6 +6,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
+import { cgroupOfProcess } from '../../host/cgroup.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { catches, identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
@@ -65,6 +66,8 @@ export class OciBackend implements Backend {
     return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
+  get systemdCgroup(): boolean { return this.options.systemdCgroup; }
+
   probe(): Promise<Probe> {
     this.runtime.forget();
     this.conmonPath = undefined;
@@ -93,7 +96,7 @@ export class OciBackend implements Backend {
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
       return {
-        process, cgroup: plan.spec.linux.cgroupsPath ?? '', terminal: plan.spec.process.terminal ?? false,
+        process, cgroup: await cgroupOfProcess(pid) ?? plan.spec.linux.cgroupsPath ?? '', terminal: plan.spec.process.terminal ?? false,
         ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
       };
     });

@@ -8,12 +8,14 @@ import { toCrispError } from '../../errors.js';
 import { removePodCgroup } from '../../host/cgroup.js';
 import { makeFolder, remove } from '../../host/files.js';
 import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
+import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../oci/spec.js';
 import type { ContainerPlan, ContainerRef, Exit, Features, Probe, SandboxPlan } from '../backend.js';
 import type { OciBackend } from './backend.js';
 
 const exitCodeExpected = 42;
 const waitMs = 10_000;
+const probeCgroup = '/crisp-probe';
 let counter = 0;
 
 export async function probe(backend: OciBackend, folder: string): Promise<Probe> {
@@ -41,7 +43,7 @@ async function runProbe(backend: OciBackend, parent: string, script: string, cha
   try {
     for (const name of ['usr', 'proc', 'dev', 'tmp']) await mkdir(join(rootfs, name), { recursive: true, mode: 0o755 });
     for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(rootfs, name));
-    const spec = probeSpec(id, rootfs, script);
+    const spec = probeSpec(cgroupsPath(backend.systemdCgroup ? 'crisp.slice' : probeCgroup, id, backend.systemdCgroup), rootfs, script);
     await change(spec, folder);
     await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
     const plan = probePlan(id, folder, spec);
@@ -53,7 +55,7 @@ async function runProbe(backend: OciBackend, parent: string, script: string, cha
   } finally {
     if (container) await backend.delete(container);
     await unmountBelow(folder);
-    await removePodCgroup(cgroupOf(id));
+    if (!backend.systemdCgroup) await removePodCgroup(`${probeCgroup}/${id}`);
     await remove(folder);
   }
 }
@@ -96,7 +98,7 @@ async function succeeds(work: Promise<void>): Promise<boolean> {
   try { await work; return true; } catch { return false; }
 }
 
-function probeSpec(id: string, rootfs: string, script: string): Spec {
+function probeSpec(cgroup: string, rootfs: string, script: string): Spec {
   return {
     ociVersion: '1.0.2',
     process: { user: { uid: 0, gid: 0 }, args: ['/bin/sh', '-c', script], env: ['PATH=/usr/bin:/bin'], cwd: '/' },
@@ -106,11 +108,9 @@ function probeSpec(id: string, rootfs: string, script: string): Spec {
       { destination: '/proc', type: 'proc', source: 'proc' },
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] },
     ],
-    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }, { type: 'network' }], cgroupsPath: cgroupOf(id) },
+    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }, { type: 'network' }], cgroupsPath: cgroup },
   };
 }
-
-function cgroupOf(id: string): string { return `/crisp-probe/${id}`; }
 
 function probePlan(id: string, folder: string, spec: Spec): ContainerPlan {
   const sandbox: SandboxPlan = { id, name: id, namespace: '', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
