@@ -77,7 +77,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   const server = new CriServer(parts);
   await server.listen(config.listen);
   log.info({ listen: config.listen, handlers: [...handlers].map(([name, { probe }]) => ({ name, ready: probe.ready, version: probe.version, ...(probe.ready ? {} : { reason: probe.reason }) })) }, 'crisp is ready');
-  await notifySystemd('READY=1');
+  await notifySystemd('READY=1', `STATUS=${statusLine(handlers)}`);
 
   const reload = (): void => reloadConfig(parts, read);
   process.on('SIGHUP', reload);
@@ -85,7 +85,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   // 5. Until we are told to go; containers, their monitors and their logs need nobody.
   await aborted(signal);
   process.off('SIGHUP', reload);
-  await notifySystemd('STOPPING=1');
+  await notifySystemd('STOPPING=1', 'STATUS=containers run on');
   await server.close(closeGraceMs);
   await streaming.close();
   await figures?.close();
@@ -137,10 +137,16 @@ async function serveMetrics({ config, store, handlers }: Parts): Promise<Metrics
   return server;
 }
 
+/** For `systemctl status`. */
+function statusLine(handlers: ReadonlyMap<string, Handler>): string {
+  const named = (ready: boolean): string => [...handlers].filter(([, { probe }]) => probe.ready === ready).map(([name]) => name).join(', ');
+  return `ready: ${named(true) || 'no handler'}${named(false) ? `; not ready: ${named(false)} (see crisp check)` : ''}`;
+}
+
 /** sd_notify(3) through its command: Node cannot send on a unix datagram socket. */
-async function notifySystemd(state: string): Promise<void> {
+async function notifySystemd(...states: string[]): Promise<void> {
   const socket = process.env['NOTIFY_SOCKET'];
-  if (socket) await run(['systemd-notify', `--pid=${process.pid}`, state], { timeoutMs: 5_000, env: { NOTIFY_SOCKET: socket }, okExitCodes: 'any' });
+  if (socket) await run(['systemd-notify', `--pid=${process.pid}`, ...states], { timeoutMs: 5_000, env: { NOTIFY_SOCKET: socket }, okExitCodes: 'any' });
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

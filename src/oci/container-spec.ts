@@ -141,11 +141,27 @@ function oomScore(text: string, lowest: number): number {
  * act on annotations (crun's run.oci.* add hooks), so none comes in unasked.  And
  * ours, for tools that read config.json: which pod and container this is.
  */
-function annotations({ config, plan, containerId, allowedAnnotations }: SpecInput): Record<string, string> {
+function annotations({ config, plan, containerId, host, allowedAnnotations }: SpecInput): Record<string, string> {
   const allowed = Object.entries({ ...plan.annotations, ...config.annotations }).filter(([key]) => allowedAnnotations.some((text) => pattern(text)(key)));
   return {
+    ...(host.systemdCgroup ? scopeProperties(config) : {}),
     ...Object.fromEntries(allowed),
     'io.crisp.container-id': containerId, 'io.crisp.container-name': config.metadata?.name ?? '', 'io.crisp.image': config.image?.user_specified_image || (config.image?.image ?? ''),
     'io.crisp.sandbox-id': plan.id, 'io.crisp.pod-name': plan.name, 'io.crisp.pod-namespace': plan.namespace, 'io.crisp.pod-uid': plan.uid,
   };
 }
+
+/**
+ * Properties of the scope that systemd makes for the container, as crun and runc
+ * take them. Its own defaults are 15 % of the host's processes, and 90 s that a
+ * shutdown of the host waits for a container that ignores SIGTERM.
+ */
+function scopeProperties({ linux, annotations: { [gracePeriodAnnotation]: graceSeconds = '' } }: ContainerConfig__Output): Record<string, string> {
+  const limitsTasks = linux?.resources?.unified['pids.max'] !== undefined;
+  return {
+    ...(limitsTasks ? {} : { 'org.systemd.property.TasksMax': 'uint64 18446744073709551615' }),
+    ...(/^\d{1,9}$/.test(graceSeconds) ? { 'org.systemd.property.TimeoutStopUSec': `uint64 ${Number(graceSeconds) * 1_000_000}` } : {}),
+  };
+}
+/** Seconds; the kubelet puts it on every container. */
+const gracePeriodAnnotation = 'io.kubernetes.pod.terminationGracePeriod';

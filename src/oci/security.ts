@@ -10,8 +10,8 @@ import type { Seccomp } from './spec.js';
 type Security = LinuxContainerSecurityContext__Output | null;
 interface Profile { readonly type: 'RuntimeDefault' | 'Unconfined' | 'Localhost'; readonly reference: string }
 
-/** The AppArmor profile of RuntimeDefault, on hosts where one of this name is loaded. */
-const defaultAppArmorProfile = 'crisp-default';
+/** The AppArmor profile of RuntimeDefault, on hosts where it is loaded (deploy/apparmor). */
+export const defaultAppArmorProfile = 'crisp-default';
 
 /** The file of a Localhost seccomp profile; undefined: none is asked for, or the container is privileged. @throws InvalidArgument */
 export function seccompFile(security: Security): string | undefined {

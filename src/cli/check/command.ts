@@ -25,9 +25,11 @@ export async function checkCommand(flags: CheckFlags): Promise<number> {
   const count = (level: Level): number => checked.flatMap(({ findings }) => findings).filter((finding) => finding.level === level).length;
   const sums = { failures: count('failure'), warnings: count('warning') };
   if (flags.json) printJson({ ...sums, checks: checked });
-  else process.stdout.write(`${inWords(checked, flags.quiet, process.stdout.isTTY)}${sums.failures} failures, ${sums.warnings} warnings\n`);
+  else process.stdout.write(`${inWords(checked, flags.quiet, process.stdout.isTTY)}${counted(sums.failures, 'failure')}, ${counted(sums.warnings, 'warning')}\n`);
   return sums.failures > 0 ? 1 : 0;
 }
+
+function counted(count: number, what: string): string { return `${count} ${what}${count === 1 ? '' : 's'}`; }
 
 const marks: Readonly<Record<Level, readonly [word: string, colour: number]>> = { ok: ['ok     ', 32], warning: ['warning', 33], failure: ['FAILURE', 31] };
 

@@ -1,5 +1,6 @@
 // Checks of the kernel and of what it lets us do.
 import { capabilityNames } from '../../host/proc.js';
+import { defaultAppArmorProfile } from '../../oci/security.js';
 import { failure, ok, warning, type Check, type Finding, type Host } from './check.js';
 
 /** Modules and sysctls set now and at each boot. */
@@ -55,7 +56,8 @@ const namespaces: Check = {
 const overlay: Check = {
   id: 'kernel.overlay', title: 'Overlay filesystem',
   run(host) {
-    return /\boverlay$/m.test(host.read('/proc/filesystems') ?? '') ? ok('the kernel has it') : failure('the kernel has no overlay filesystem', persist('modules-load.d', 'overlay'));
+    const modules = `/lib/modules/${host.read('/proc/sys/kernel/osrelease')?.trim()}/kernel/fs/overlayfs`;
+    return /\boverlay$/m.test(host.read('/proc/filesystems') ?? '') || host.exists(modules) ? ok('the kernel has it') : failure('the kernel has no overlay filesystem', persist('modules-load.d', 'overlay'));
   },
 };
 
@@ -65,6 +67,16 @@ const seccomp: Check = {
     if (!host.exists('/proc/sys/kernel/seccomp/actions_avail')) return warning('the kernel has no seccomp: containers with a profile are refused', 'use a kernel with CONFIG_SECCOMP_FILTER');
     const profile = config.runtime.seccomp_profile;
     return host.exists(profile) ? ok(`profile ${profile}`) : warning(`there is no ${profile}: containers that ask for RuntimeDefault are refused`, 'apt install golang-github-containers-common');
+  },
+};
+
+const apparmor: Check = {
+  id: 'kernel.apparmor', title: 'AppArmor',
+  run(host) {
+    const profiles = host.read('/sys/kernel/security/apparmor/profiles');
+    if (profiles === undefined) return ok('not in this kernel: containers that name a profile are refused');
+    return new RegExp(`^${defaultAppArmorProfile} `, 'm').test(profiles) ? ok(`profile ${defaultAppArmorProfile} is loaded`)
+      : warning(`profile ${defaultAppArmorProfile} is not loaded: containers that ask for RuntimeDefault run without one`, `apparmor_parser --replace /etc/apparmor.d/${defaultAppArmorProfile}  # deploy/apparmor has it`);
   },
 };
 
@@ -110,4 +122,4 @@ const propagation: Check = {
   },
 };
 
-export const kernelChecks: readonly Check[] = [root, release, namespaces, overlay, seccomp, bridgeModule, sysctl, swap, propagation];
+export const kernelChecks: readonly Check[] = [root, release, namespaces, overlay, seccomp, apparmor, bridgeModule, sysctl, swap, propagation];
