@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo 'bench: needs root: sudo npm run bench' >&2; exit 1; }
-bash deploy/setup.sh
+bash deploy/setup.sh tests
 if ! command -v containerd >/dev/null; then
   echo 'bench: installing containerd, to compare with (its service is not started)' >&2
   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends containerd >/dev/null

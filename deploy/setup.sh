@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that crisp and its tests need, those that are
-# missing only.  For Debian 12 and 13; called by test/run.sh and deploy/demo.sh.
+# Installs the Debian packages that crisp needs, those that are missing only; with
+# the argument "tests" also those of the tests, the demo and the benchmark.  For
+# Debian 12 and 13.
 set -euo pipefail
 
 packages=(
@@ -8,9 +9,14 @@ packages=(
   skopeo containers-storage                   # pull images, and keep them
   golang-github-containers-common             # the seccomp profile of RuntimeDefault
   containernetworking-plugins iptables iproute2
-  socat util-linux mount procps perl-base     # attach; namespaces and mounts; for the tests: ps, perl
-  busybox-static docker-registry zstd openssl curl ca-certificates gcc libc6-dev  # images made on the spot, and a registry for them
+  socat util-linux mount perl-base ca-certificates  # port-forward, namespaces, mounts, attach, registries
 )
+if [ "${1:-}" = tests ]; then
+  packages+=(
+    busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
+    procps curl gcc libc6-dev
+  )
+fi
 
 missing=()
 for package in "${packages[@]}"; do

@@ -62,7 +62,7 @@ finish() {
   exit
 }
 
-need setup bash deploy/setup.sh
+need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
 need build npm run --silent build
 check types npm run --silent types

@@ -9,7 +9,7 @@ if ! command -v go >/dev/null; then
   exit 0
 fi
 [ "$(id -u)" -eq 0 ] || { echo 'test:kubelet needs root' >&2; exit 1; }
-bash deploy/setup.sh
+bash deploy/setup.sh tests
 [ -d node_modules/.bin ] || npm ci --silent
 npm run --silent build
 KUBELET=$(bash test/kubelet/build-kubelet.sh)
