@@ -1,5 +1,5 @@
 // Unit tests beside the sources, integration tests on real parts, the conformance
-// suite of cri-tools, and the kubelet.
+// suite of cri-tools, the kubelet, and a VM.
 const common = {
   transform: { '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } }] },
   extensionsToTreatAsEsm: ['.ts'],
@@ -12,6 +12,7 @@ export default {
     { ...common, displayName: 'integration', testMatch: ['<rootDir>/test/integration/**/*.test.ts'] },
     { ...common, displayName: 'conformance', testMatch: ['<rootDir>/test/conformance/*.test.ts'] },
     { ...common, displayName: 'kubelet', testMatch: ['<rootDir>/test/kubelet/*.test.ts'] },
+    { ...common, displayName: 'vm', testMatch: ['<rootDir>/test/vm/*.test.ts'] },
   ],
   testTimeout: 60_000,
 };

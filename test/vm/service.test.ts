@@ -1,0 +1,115 @@
+// crisp as a service of a Debian machine: installed, started by systemd, looked
+// at, restarted, killed, and there again after a reboot of the machine.
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { containerStatus, removePods, runPod, startContainer, waitForExit, type Pod } from './pods.js';
+import { Vm } from './vm.js';
+
+let vm: Vm;
+beforeAll(async () => { vm = await Vm.start(); }, 300_000);
+afterAll(() => vm?.stop());
+
+/** Property of the unit. */
+const show = (property: string): Promise<string> => vm.must(`systemctl show --value --property=${property} crisp.service`);
+
+/** What pods make on the machine: mounts, records, folders, leases, scopes and slices, links, monitors. Some folders are made by the first pod. */
+const traces = (): Promise<string> => vm.must(`
+  awk '$5 ~ "/run/crisp/" {print "mount", $5}' /proc/self/mountinfo
+  cd /run/crisp; find sandboxes containers bundles pods rootfs exits/* runtimes/* -mindepth 1 -maxdepth 1 2>/dev/null || true
+  find /var/lib/crisp/containers /var/lib/crisp/network /var/lib/cni/networks/crisp -mindepth 1 -maxdepth 1 ! -name lock ! -name 'last_reserved*' 2>/dev/null || true
+  systemctl list-units --all --no-legend --plain --type=scope,slice | awk '/crisp-/ {print $1}'
+  ip -o link show type veth | cut -d: -f2
+  pgrep -a conmon || true`);
+
+test('starts by systemd notify, and again with the machine', async () => {
+  expect(await show('Type')).toBe('notify');
+  expect(await show('ActiveState')).toBe('active');
+  expect(await show('UnitFileState')).toBe('enabled');
+  expect(await show('KillMode')).toBe('process');
+  // systemd counted it as started when the socket answered, and no sooner.
+  const log = await vm.must('journalctl -u crisp -o cat');
+  expect(log.indexOf('"msg":"crisp is ready"')).toBeGreaterThan(-1);
+  expect(log.indexOf('Started crisp.service')).toBeGreaterThan(log.indexOf('"msg":"crisp is ready"'));
+});
+
+test('systemctl status reads well', async () => {
+  const status = await vm.must('systemctl status --no-pager --lines=0 crisp');
+  expect(status).toContain('crisp.service - crisp container runtime');
+  expect(status).toContain('Active: active (running)');
+  expect(status).toMatch(/Status: "ready: crun, runc/);
+  expect(status).toMatch(/CGroup: .*\n +└─\d+ .*crisp serve/);
+  expect(await vm.must('man --where crisp')).toContain('crisp.1');
+});
+
+test('crisp status and crisp check find a machine that is well', async () => {
+  const status = await vm.must('crisp status');
+  expect(status).toMatch(/^RuntimeReady: yes$/m);
+  expect(status).toMatch(/^NetworkReady: yes$/m);
+  expect(status).toMatch(/^handler crun: ready/m);
+  expect(status).toMatch(/^handler runc: ready/m);
+  const check = await vm.must('crisp check');
+  expect(check).toMatch(/^ok +Control groups: v2$/m);
+  expect(check).toMatch(/^ok +Control group driver: systemd/m);
+  expect(check).toMatch(/^0 failures, \d+ warnings?$/m);
+});
+
+test('a machine without pods has nothing of them, and again when they are removed', async () => {
+  const before = await traces();
+  const pod = await runPod(vm);
+  await startContainer(vm, pod, 'sleep 1000');
+  expect(await traces()).not.toBe(before);
+  await removePods(vm);
+  expect(await traces()).toBe(before);
+});
+
+describe('containers run on', () => {
+  let pod: Pod;
+  let container: string;
+  let pid: number;
+  beforeAll(async () => {
+    pod = await runPod(vm);
+    container = await startContainer(vm, pod, 'trap "exit 7" TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done');
+    ({ pid } = await containerStatus(vm, container));
+  });
+  afterAll(() => removePods(vm));
+
+  test.each([
+    ['systemctl restart', 'systemctl restart crisp'],
+    ['kill -9', 'old=$(systemctl show --value --property=MainPID crisp); kill -9 $old; until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done'],
+  ])('through %s', async (_, how) => {
+    const lines = async (): Promise<number> => Number(await vm.must(`crictl logs ${container} | wc -l`));
+    const before = await lines();
+    await vm.must(how);
+    expect(await containerStatus(vm, container)).toMatchObject({ state: 'CONTAINER_RUNNING', pid });
+    expect(await vm.must(`crictl exec ${container} echo here`)).toBe('here');
+    expect(await lines()).toBeGreaterThan(before);
+    expect(await vm.must('systemctl is-active crisp')).toBe('active');
+  });
+
+  test('and end as they should', async () => {
+    await vm.must(`crictl stop --timeout 30 ${container}`);
+    expect(await waitForExit(vm, container)).toMatchObject({ exitCode: 7 });
+  });
+});
+
+test('systemctl reload takes over what can change', async () => {
+  await vm.must('mkdir -p /etc/crisp/config.d; echo "log_level: debug" >/etc/crisp/config.d/log.yaml; systemctl reload crisp');
+  await vm.until('journalctl -u crisp -o cat | grep -q "configuration reloaded"');
+  await vm.must('rm /etc/crisp/config.d/log.yaml; systemctl reload crisp');
+});
+
+test('a reboot: what ran is gone, nothing of it is left, and new pods run', async () => {
+  const before = await traces();
+  const pod = await runPod(vm);
+  // It is the first process of its pid namespace, so SIGTERM is nothing to it: the machine waits as long as the kubelet would.
+  const container = await startContainer(vm, pod, 'sleep 1000', { annotations: { 'io.kubernetes.pod.terminationGracePeriod': '2' } });
+  expect(await vm.must(`systemctl show --value --property=TimeoutStopUSec crisp-${container}.scope`)).toBe('2s');
+  await vm.reboot();
+  expect(await show('ActiveState')).toBe('active');
+  expect(await vm.must('crictl pods -q; crictl ps -a -q')).toBe('');
+  expect(await traces()).toBe(before);
+  expect((await vm.run(`crictl inspect ${container}`)).stderr).toContain('NotFound');
+  const again = await runPod(vm, pod.config);
+  expect(await waitForExit(vm, await startContainer(vm, again, 'exit 3'))).toMatchObject({ exitCode: 3 });
+  await removePods(vm);
+  expect(await traces()).toBe(before);
+}, 300_000);
