@@ -14,6 +14,8 @@ import { pattern } from './pattern.js';
 const absolutePath = z.string().regex(/^\//, 'must be an absolute path');
 const pathOrEmpty = z.string().regex(/^(\/|$)/, 'must be an absolute path, or empty');
 const seconds = z.number().positive().meta({ unit: 'seconds' });
+const vmid = z.number().int().min(100).max(999_999_999);
+const tool = (name: string, what: string) => z.string().min(1).default(name).describe(what);
 const patternText = z.string().min(1).superRefine((text, context) => {
   try { pattern(text); } catch (error) { context.addIssue((error as Error).message); }
 });
@@ -61,6 +63,28 @@ export const configSchema = z.strictObject({
     seccomp_profile: absolutePath.default('/usr/share/containers/seccomp.json').describe('the profile of RuntimeDefault'),
     unclaimed_seconds: seconds.default(60).describe('how long a pod or container is kept for the retry of a caller that went away while it was made'),
   }).prefault({}).describe('how containers are run'),
+  lxc: z.strictObject({
+    tools: z.strictObject({
+      pct: tool('pct', 'makes, starts, changes and destroys CTs'),
+      pvesh: tool('pvesh', 'tells the version of the node'),
+      lxc_info: tool('lxc-info', 'tells the first process of a CT'),
+      lxc_attach: tool('lxc-attach', 'runs commands in a CT'),
+      systemctl: tool('systemctl', 'reads the drop-ins of CTs'),
+    }).prefault({}).describe('programs of a Proxmox VE node: absolute paths, or names found on PATH'),
+    vmid_range: z.strictObject({
+      first: vmid.default(900_000).describe('the lowest'),
+      last: vmid.default(999_999).describe('the highest'),
+    }).prefault({}).describe('the ids of CTs that crisp makes; it touches no other'),
+    tag: z.string().regex(/^[a-z0-9_][a-z0-9_+.-]*$/, 'must be a Proxmox tag: lower-case letters, digits, and _ + . - after the first').default('crisp').describe('the tag of each CT; it touches none without it'),
+    owner: z.string().regex(/^[\w.-]*$/, 'must be a name').default('').describe('whose CTs they are, in their description; empty: the name of the node'),
+    pool: z.string().regex(/^[\w./-]*$/, 'must be the name of a pool').default('').describe('the resource pool of the CTs; empty: none'),
+    unprivileged: z.enum(['auto', 'always', 'never']).default('auto').describe('CTs in a user namespace; auto: where idmapped overlays work; pods that share a namespace of the host or are privileged never are'),
+    pct_timeout_seconds: seconds.default(120).describe('how long one call of pct may take'),
+    pve_folder: absolutePath.default('/etc/pve').describe('the configuration of the cluster'),
+    lxc_folder: absolutePath.default('/var/lib/lxc').describe('the folder of liblxc'),
+    lock_folder: absolutePath.default('/run/lock/lxc').describe('the locks of pct'),
+    unit_folder: absolutePath.default('/run/systemd/system').describe('where drop-ins of pve-container@.service go'),
+  }).prefault({}).describe('Proxmox VE containers, for handlers of type pct'),
   network: z.strictObject({
     conf_dir: absolutePath.default('/etc/cni/net.d').describe('CNI conflists; the first by name is used'),
     bin_dirs: z.array(absolutePath).default(['/opt/cni/bin', '/usr/lib/cni']).describe('where the CNI plugins are looked for, in order'),
@@ -90,6 +114,10 @@ export const configSchema = z.strictObject({
   const mustExist = (name: string, path: KeyPath): void => {
     if (!Object.hasOwn(config.handlers, name)) context.addIssue({ code: 'custom', path: [...path], message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}` });
   };
+  if (config.lxc.vmid_range.first > config.lxc.vmid_range.last) context.addIssue({ code: 'custom', path: ['lxc', 'vmid_range'], message: 'first is above last' });
+  for (const [name, { type, path, args }] of Object.entries(config.handlers)) {
+    if (type === 'pct' && (path || args.length)) context.addIssue({ code: 'custom', path: ['handlers', name], message: 'a handler of type pct takes no path and no args: its programs are in lxc.tools' });
+  }
   mustExist(config.default_container_type, ['default_container_type']);
   config.routing.rules.forEach((one, index) => mustExist(one.handler, ['routing', 'rules', index, 'handler']));
   for (const [from, to] of Object.entries(config.fallback)) {

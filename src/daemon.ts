@@ -2,6 +2,7 @@
 // again.  The only file of the daemon that knows concrete backends.
 import type { Backend } from './backends/backend.js';
 import { OciBackend } from './backends/oci/backend.js';
+import { PctBackend } from './backends/pct/backend.js';
 import { diffConfig } from './config-reload.js';
 import type { Config, HandlerConfig } from './config.js';
 import { recordExit, Stops } from './cri/container-stop.js';
@@ -12,7 +13,7 @@ import type { Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
-import { CrispError, toCrispError } from './errors.js';
+import { toCrispError } from './errors.js';
 import { cgroupDriver } from './host/cgroup.js';
 import { makeFolder } from './host/files.js';
 import { bootId } from './host/proc.js';
@@ -102,7 +103,7 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
 }
 
 function buildBackend(config: Config, name: string, handler: HandlerConfig): Backend {
-  if (handler.type === 'pct') throw new CrispError('Unsupported', `handlers.${name}: there is no backend for Proxmox VE containers yet`, { hint: 'remove the handler from the configuration' });
+  if (handler.type === 'pct') return new PctBackend({ name, lxc: config.lxc, state: config.state, root: config.root });
   return new OciBackend({
     name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state: config.state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',

@@ -132,13 +132,15 @@ export interface Backend {
   /** Tells versions of the programs behind it apart (and whether they are there): when it changes, what the probe found is no longer known. Never throws. */
   fingerprint(): Promise<string>;
 
-  /** The user namespace that pods of this backend get which ask for none; absent: the host's. */
+  /** The user namespace of pods that ask for none and share none of the host's; absent: the host's. */
   userNamespace?(plan: SandboxPlan): IdMaps | undefined;
   /** What the backend must make once per pod; its answer is kept in the pod's record. */
   startSandbox(plan: SandboxPlan): Promise<unknown>;
   /** Undoes startSandbox; all containers are stopped already. */
   stopSandbox(plan: SandboxPlan, state: unknown): Promise<void>;
 
+  /** What of a spec the backend cannot give, as paths in it: "spec.hooks". Absent: nothing. */
+  notHonoured?(spec: Spec): readonly string[];
   /** Asked before the rootfs of a container is made. */
   rootfs(plan: SandboxPlan): RootfsWish;
   /** Makes the container, not yet running; the answer is kept in its record. Undoes itself on failure. */

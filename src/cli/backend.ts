@@ -4,12 +4,13 @@ import { join } from 'node:path';
 import type { Backend, Probe } from '../backends/backend.js';
 import { OciBackend, runtimeRoot } from '../backends/oci/backend.js';
 import { monitorArgv } from '../backends/oci/conmon.js';
-import { findProgram, Runtime } from '../backends/oci/runtime.js';
+import { Runtime } from '../backends/oci/runtime.js';
 import type { Config, HandlerConfig } from '../config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { bootId } from '../host/proc.js';
+import { findProgram } from '../host/programs.js';
 import { chooseHandler, route, type Route, type RouteInput } from '../router.js';
 
 export interface Routed extends Route { readonly handler: Backend }

@@ -28,7 +28,7 @@ export function documentedDefault(): string {
   const lines = ['# The configuration of crisp: every key with its default. A file needs only the', '# keys that it changes; more files (*.yaml) may lie in config.d beside it.'];
   for (const key of configKeys()) {
     const depth = key.path.length - 1;
-    if (depth > 1 || key.path.includes('NAME')) continue; // keys of rules and handlers: shown by the description of their parent
+    if (key.path.some((name) => name === '[]' || name === name.toUpperCase())) continue; // keys of rules and handlers: shown by the description of their parent
     const indent = '  '.repeat(depth);
     lines.push('', ...wrap(comment(key), 92 - indent.length).map((line) => `${indent}# ${line}`));
     lines.push(...(key.section ? [`${key.path.at(-1)}:`] : stringify({ [key.path.at(-1) ?? '']: key.default }).trimEnd().split('\n')).map((line) => `${indent}${line}`));

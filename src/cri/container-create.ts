@@ -91,6 +91,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
       config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host, features: parts.handlers.get(sandbox.backend)?.probe.features,
       podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, config), allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
     });
+    const notHonoured = [...made.notHonoured, ...backend.notHonoured?.(made.spec) ?? []];
     writeBundle(folder, made.spec);
     if (logPath) makeFolder(join(logPath, '..'), 0o755);
 
@@ -105,9 +106,9 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
 
     // 6. From here on it is there.
     await parts.store.containers.put({
-      ...record, complete: true, imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])), user: made.user, notHonoured: made.notHonoured, backendState, ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
+      ...record, complete: true, imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])), user: made.user, notHonoured, backendState, ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     });
-    log.info({ container: config.metadata?.name, image: config.image?.image, notHonoured: made.notHonoured.length ? made.notHonoured : undefined }, 'container created');
+    log.info({ container: config.metadata?.name, image: config.image?.image, notHonoured: notHonoured.length ? notHonoured : undefined }, 'container created');
     parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
     return id;
   });

@@ -18,7 +18,7 @@ import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPod
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
 import { backendOf, type Call, type Parts } from './parts.js';
-import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, userNamespace, wantedNamespaces } from './sandbox-plan.js';
+import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, sharesWithHost, userNamespace, wantedNamespaces } from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest__Output, call: Call): Promise<RunPodSandboxResponse> {
@@ -69,7 +69,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
     const backend = backendOf(parts, chosen);
-    const idMaps = userNamespace(config) ?? backend.userNamespace?.(plan);
+    const idMaps = userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
     const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: idMaps }, { hostname: wanted.uts ? config.hostname : '', sysctls: config.linux?.sysctls ?? {} });
 
     // 5. What needs no order among itself: the network takes longest, so the rest costs no time beside it

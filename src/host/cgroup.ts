@@ -244,9 +244,10 @@ function reason(error: unknown): string {
   }
 }
 
-type Setting = [file: string, value: string];
+export type Setting = [file: string, value: string];
 
-function unifiedSettings({ cpu, memory, pids, hugepageLimits, unified }: Resources): Setting[] {
+/** Limits as files of a v2 group and what to write into them. */
+export function unifiedSettings({ cpu, memory, pids, hugepageLimits, unified }: Resources): Setting[] {
   const settings: Setting[] = [];
   if (cpu?.shares !== undefined) settings.push(['cpu.weight', String(weightOfShares(cpu.shares))]);
   if (cpu?.quota !== undefined || cpu?.period !== undefined) settings.push(['cpu.max', `${cpu.quota === undefined || cpu.quota < 0 ? 'max' : cpu.quota} ${cpu.period ?? 100_000}`]);

@@ -65,7 +65,7 @@ export const containerRecordSchema = z.object({
   stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
   /** What the process runs as, for ContainerStatus.user. */
   user: z.object({ uid: z.number(), gid: z.number(), supplementalGroups: z.array(z.number()) }),
-  /** Paths of CRI fields that were asked for and are not honoured, for the verbose status. */
+  /** Paths of CRI fields ("linux.…") or of the spec ("spec.…") that were asked for and are not honoured, for the verbose status. */
   notHonoured: z.array(z.string()),
   resources: as<LinuxContainerResources__Output>().optional(),
   backendState: z.unknown().optional(),

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { cgroupOfProcess } from '../../host/cgroup.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
+import { findProgram } from '../../host/programs.js';
 import { catches, identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
@@ -16,9 +17,9 @@ import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, Io, P
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
 import { exec } from './exec.js';
-import { Exits } from './exits.js';
+import { Exits } from '../exits.js';
 import { probe } from './probe.js';
-import { findProgram, Runtime } from './runtime.js';
+import { Runtime } from './runtime.js';
 
 export interface OciOptions {
   /** The runtime handler. */

@@ -9,10 +9,11 @@ import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { isAbsent, makeFolder, remove } from '../../host/files.js';
-import { childrenOf, identify, isAlive } from '../../host/proc.js';
+import { identify, isAlive } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../oci/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
+import { killChildren, killTree, limited } from '../exec-limit.js';
 import { attach } from './attach.js';
 import { monitorExec, type MonitorPlan } from './conmon.js';
 import type { Runtime } from './runtime.js';
@@ -93,32 +94,4 @@ async function exitCode(bundle: string): Promise<number> {
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
   throw new CrispError('RuntimeFailed', 'the exit code of the process was not recorded', { stage: 'exec', tool: 'conmon' });
-}
-
-/** Kills at the deadline or when the client goes; check() then says which it was. */
-function limited(timeoutMs: number | undefined, signal: AbortSignal, kill: () => Promise<void>): { check(): void; clear(): void } {
-  let failure: CrispError | undefined;
-  const end = (error: () => CrispError) => (): void => { failure ??= error(); void kill(); };
-  const timedOut = end(() => new CrispError('ExecTimeout', `the command did not end within ${timeoutMs} ms and was killed`, { stage: 'exec' }));
-  const cancelled = end(() => new CrispError('Cancelled', 'the client went away; the command was killed', { stage: 'exec' }));
-  const timer = timeoutMs === undefined ? undefined : setTimeout(timedOut, timeoutMs);
-  if (signal.aborted) cancelled(); else signal.addEventListener('abort', cancelled, { once: true });
-  return {
-    check() { if (failure) throw failure; },
-    clear() { clearTimeout(timer); signal.removeEventListener('abort', cancelled); },
-  };
-}
-
-/** The processes below the runtime's own: killing the runtime would leave them. */
-async function killChildren(runtimePid: number): Promise<void> {
-  for (const child of await childrenOf(runtimePid)) await killTree(child);
-}
-
-/** SIGKILL to a process, to the group it leads and to all its descendants. */
-async function killTree(pid: number): Promise<void> {
-  const children = await childrenOf(pid);
-  for (const target of [-pid, pid]) {
-    try { process.kill(target, 'SIGKILL'); } catch { /* gone, or leads no group */ }
-  }
-  for (const child of children) await killTree(child);
 }

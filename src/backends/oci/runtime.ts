@@ -1,8 +1,8 @@
 // An OCI runtime binary (crun, runc): its verbs as argv, its words as errors.
 // Called by the OCI backend alone.
-import { access, constants } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
+import { findProgram } from '../../host/programs.js';
 import { CommandError, run, type RunOptions, type RunResult } from '../../host/run.js';
 
 const verbTimeoutMs = 30_000;
@@ -95,15 +95,4 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
 function withoutPrefix(stderr: string): string {
   const line = stderr.trim().split('\n').at(-1) ?? '';
   return /msg="((?:[^"\\]|\\.)*)"/.exec(line)?.[1]?.replaceAll('\\"', '"') ?? line;
-}
-
-const searchPath = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
-
-/** The absolute path of a program named by path or found on the tools' PATH. @throws ToolMissing */
-export async function findProgram(name: string): Promise<string> {
-  const candidates = name.includes('/') ? [name] : searchPath.map((folder) => join(folder, name));
-  for (const candidate of candidates) {
-    try { await access(candidate, constants.X_OK); return candidate; } catch { /* the next one */ }
-  }
-  throw new CrispError('ToolMissing', `${name} is not installed`, { stage: 'find program', tool: name });
 }

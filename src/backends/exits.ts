@@ -1,21 +1,22 @@
-// Exits, as conmon leaves them: EXIT_DIR/ID holds the exit code, its time is
-// the file's, and BUNDLE/oom exists when the kernel killed for memory.
+// Exits, as monitors (conmon, and the watcher of a CT) leave them: EXIT_DIR/ID
+// holds the exit code, its time is the file's, and BUNDLE/oom exists when the
+// kernel killed for memory.
 //
 // One watch for all containers.  Each exit is told once; an exit that happened
 // while we were away is found by survey().
 import { watch, type FSWatcher } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { exists, isAbsent, makeFolder } from '../../host/files.js';
-import { log } from '../../log.js';
-import type { Exit } from '../backend.js';
+import { exists, isAbsent, makeFolder } from '../host/files.js';
+import { log } from '../log.js';
+import type { Exit } from './backend.js';
 
 export class Exits {
   private watcher: FSWatcher | undefined;
 
   constructor(readonly folder: string) {}
 
-  /** Calls `changed` with the name of each file that appears. conmon writes beside and renames, so a name is a whole file. */
+  /** Calls `changed` with the name of each file that appears. Monitors write beside and rename, so a name is a whole file. */
   async watch(changed: (id: string) => void): Promise<void> {
     makeFolder(this.folder);
     this.watcher = watch(this.folder, (_event, name) => { if (name && !name.includes('.')) changed(name); });
@@ -26,7 +27,7 @@ export class Exits {
 
   path(id: string): string { return join(this.folder, id); }
 
-  /** undefined: conmon has written no exit (yet). */
+  /** undefined: the monitor has written no exit (yet). */
   async read(id: string, bundle: string): Promise<Exit | undefined> {
     try {
       const [text, info] = await Promise.all([readFile(this.path(id), 'utf8'), stat(this.path(id), { bigint: true })]);

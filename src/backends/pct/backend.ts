@@ -1,0 +1,307 @@
+// The Proxmox backend: each container is a CT, made and removed by pct.
+//
+//   create   pct create on the overlay that is mounted already; lxc.include; drop-in
+//   start    watcher, pct start
+//   (runs)   lxc-start is its parent, the watcher keeps its log and its exit
+//   kill     straight to its first process
+//   delete   pct destroy
+//
+// A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so a life
+// has three of them and nothing is ever polled: what is alive is asked from
+// liblxc and the files of the kernel.  Before each act stands the guard rail.
+import { statSync } from 'node:fs';
+import { appendFile, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { CrispError, lastLines } from '../../errors.js';
+import { cgroupFolder, cgroupLayout, killCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
+import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
+import { identify, signalProcess } from '../../host/proc.js';
+import { findProgram } from '../../host/programs.js';
+import { run } from '../../host/run.js';
+import { withUndo } from '../../host/undo.js';
+import { log } from '../../log.js';
+import type { Resources, Spec } from '../../oci/spec.js';
+import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, IdMaps, Io, Probe, RootfsWish, SandboxPlan } from '../backend.js';
+import { Exits } from '../exits.js';
+import { releaseBinds, shiftedBinds } from './binds.js';
+import { createArgs, updateArgs, type Node } from './create-args.js';
+import { exec } from './exec.js';
+import { Guard } from './guard.js';
+import type { GuestConfig } from './guest-config.js';
+import { lxcConfig, notHonoured } from './lxc-config.js';
+import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
+import { meaningOf, Pct } from './pct.js';
+import { probe } from './probe.js';
+import { dropIn, Units, type Streams } from './unit.js';
+import { Vmids } from './vmids.js';
+import { attach, fifo, startWatcher, tell, type WatcherPlan } from './watcher.js';
+
+/** What create() returns and the record keeps. */
+export interface PctState {
+  readonly vmid: number;
+  /** Of its process, as the host has it. */
+  readonly uid: number;
+  readonly stdin: WatcherPlan['stdin'];
+}
+
+const SIGKILL = 9;
+const lostRaces = 10;
+const infoTimeoutMs = 10_000;
+
+export class PctBackend implements Backend {
+  readonly name: string;
+  readonly exits: Exits;
+  /** Set by the probe: idmapped overlays work here. */
+  shifts = false;
+  private readonly pct: Pct;
+  private readonly guard: Guard;
+  private readonly vmids: Vmids;
+  private readonly units: Units;
+  private readonly node: Node = thisNode();
+  private readonly bundles = new Map<string, string>();
+
+  constructor(private readonly options: PctBackendOptions) {
+    const { lxc, state } = options;
+    this.name = options.name;
+    this.exits = new Exits(join(state, 'exits', options.name));
+    this.pct = new Pct({ program: lxc.tools.pct, timeoutMs: lxc.pct_timeout_seconds * 1000 });
+    this.guard = new Guard({ pveFolder: lxc.pve_folder, range: lxc.vmid_range, tag: lxc.tag, owner: ownerOf(options) });
+    this.vmids = new Vmids(lxc.pve_folder, lxc.vmid_range);
+    this.units = new Units(lxc.unit_folder, lxc.tools.systemctl);
+  }
+
+  async probe(): Promise<Probe> { return probe(this, this.options); }
+
+  async fingerprint(): Promise<string> {
+    const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
+    const paths = await Promise.all([pct, info, attach].map((name) => findProgram(name).catch(() => '')));
+    return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
+  }
+
+  userNamespace(): IdMaps | undefined { return this.shifts ? unprivilegedIds : undefined; }
+
+  /** CTs need nothing but the pinned namespaces. */
+  startSandbox(): Promise<undefined> { return Promise.resolve(undefined); }
+  stopSandbox(): Promise<void> { return Promise.resolve(); }
+
+  rootfs(_plan: SandboxPlan): RootfsWish { return { kind: 'overlay' }; }
+
+  notHonoured(spec: Spec): string[] { return notHonoured(spec); }
+
+  async create(plan: ContainerPlan): Promise<PctState> {
+    for (const folder of [this.exits.folder, this.options.root]) makeFolder(folder);
+    return withUndo(async (undo) => {
+      this.bundles.set(plan.id, plan.folder);
+      // 1. What liblxc will read.
+      undo.push('volumes', () => releaseBinds(plan.folder));
+      await writeFile(includeFile(plan.folder), await this.includeOf(plan), { mode: 0o600 });
+      // 2. The CT, under an id that nobody has.
+      const vmid = await this.takeVmid(plan);
+      const state: PctState = { vmid, uid: (plan.sandbox.idMaps?.uids[0]?.hostID ?? 0) + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none' };
+      undo.push('CT', () => this.delete({ ...plan, state }));
+      // 3. How it is started.
+      await Promise.all([this.include(vmid, plan.folder), this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan)))]);
+      return state;
+    });
+  }
+
+  async start(container: ContainerRef): Promise<{ pid: number }> {
+    const { vmid } = await this.mine(container);
+    await tell(container, 'quit'); // one that waits for a start that a crash of crisp cut off
+    await startWatcher(this.watcherPlan(container, container.state as PctState));
+    try {
+      await this.pct.call('start', vmid);
+    } catch (error) {
+      const meaning = meaningOf(error);
+      if (meaning !== 'exited at once' && meaning !== 'already running') {
+        await tell(container, 'quit');
+        throw await withLxcLog(error, container.folder);
+      }
+    }
+    return { pid: await this.initPid(vmid) ?? 0 };
+  }
+
+  /** Straight to the first process: pct would only send SIGKILL, and takes a second for it. */
+  async kill(container: ContainerRef, signal: number, all = false): Promise<void> {
+    const found = await this.find(container);
+    if (!found) return;
+    const pid = await this.initPid(found.vmid);
+    if (all) await killCgroup(cgroupOf(found.vmid));
+    else if (pid !== undefined) {
+      const process = await identify(pid);
+      if (process) await signalProcess(process, signal);
+    } else if (signal === SIGKILL && !(await wasStarted(container))) {
+      await writeFileAtomic(this.exits.path(container.id), String(128 + SIGKILL)); // nothing runs, and so nobody else will tell of its end
+    }
+  }
+
+  async delete(container: ContainerRef): Promise<void> {
+    const found = await this.find(container);
+    if (found) {
+      // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
+      if (found.config.values['lock'] === 'create') await this.pct.call('unlock', found.vmid);
+      try { await this.pct.call('destroy', found.vmid, ['--force', '1', '--purge', '1']); } catch (error) {
+        if (meaningOf(error) !== 'missing') throw error;
+      }
+      await this.units.remove(found.vmid);
+    }
+    await tell(container, 'quit');
+    await releaseBinds(container.folder);
+    await remove(this.exits.path(container.id));
+    this.bundles.delete(container.id);
+  }
+
+  async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+    const { vmid } = await this.mine(container);
+    const { lxc } = this.options;
+    const { process: own, root } = await specOf(container);
+    return exec({ program: lxc.tools.lxc_attach, lxcFolder: lxc.lxc_folder, vmid, own, hasShell: await exists(join(root.path, 'bin/sh')) }, plan, signal);
+  }
+
+  async attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
+    await this.mine(container);
+    await attach(container, io, signal);
+  }
+
+  /** pct for what the GUI shows, the kernel's files for what pct rounds. */
+  async update(container: ContainerRef, resources: Resources): Promise<void> {
+    const { vmid } = await this.mine(container);
+    const args = updateArgs(resources, this.node);
+    if (args.length) await this.pct.call('set', vmid, args);
+    if (await this.initPid(vmid) !== undefined) await writeResources(cgroupOf(vmid), resources);
+    else if (this.node.cgroup === 'v2') await appendFile(includeFile(container.folder), unifiedSettings(resources).map(([file, value]) => `lxc.cgroup2.${file} = ${value}\n`).join(''));
+  }
+
+  async reopenLog(container: ContainerRef): Promise<void> {
+    if (!(await tell(container, 'reopen'))) throw new CrispError('RuntimeFailed', 'the watcher of the CT did not reopen the log', { stage: 'reopen log', tool: 'watcher' });
+  }
+
+  async checkpoint(): Promise<void> {
+    throw new CrispError('Unsupported', 'Proxmox has no checkpoints of CTs', { stage: 'checkpoint' });
+  }
+
+  async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
+    const found = new Map<string, Alive>();
+    await Promise.all(containers.map(async (container) => { found.set(container.id, await this.alive(container)); }));
+    return found;
+  }
+
+  async list(): Promise<ContainerRef[]> {
+    return [...await this.guard.all()].flatMap(([vmid, { mark }]) => (mark ? [{ id: mark.containerId, folder: join(this.options.state, 'bundles', mark.containerId), logPath: '', state: { vmid, uid: 0, stdin: 'none' } satisfies PctState }] : []));
+  }
+
+  onExit(listener: (containerId: string, exit: Exit) => void): void {
+    void this.exits.watch((id) => {
+      const bundle = this.bundles.get(id);
+      if (bundle === undefined) return; // one that is being deleted
+      this.exits.read(id, bundle).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
+    });
+  }
+
+  cgroup(container: ContainerRef): string { return cgroupOf(stateOf(container)?.vmid ?? 0); }
+
+  close(): Promise<void> { this.exits.close(); return Promise.resolve(); }
+
+  private async includeOf(plan: ContainerPlan): Promise<string> {
+    const user = plan.sandbox.namespaces.user;
+    const spec = user === undefined ? plan.spec : await shiftedBinds(plan.spec, plan.folder, user);
+    return lxcConfig({ spec, idMaps: plan.sandbox.idMaps, stopSignal: plan.stopSignal, logFile: lxcLog(plan.folder), isFolder, cgroup: this.node.cgroup });
+  }
+
+  /** A race that another node or another tool wins costs one more call. */
+  private async takeVmid(plan: ContainerPlan): Promise<number> {
+    const emptyTemplate = join(this.options.root, 'empty.tar.gz');
+    if (!(await exists(emptyTemplate))) await writeFileAtomic(emptyTemplate, gzipSync(Buffer.alloc(10_240)), 0o644); // tar's end: two blocks of zeros, in a record of twenty
+    const { tag, pool } = this.options.lxc;
+    const args = createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id }, emptyTemplate, node: this.node });
+    for (let lost = 0; ; lost++) {
+      try {
+        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, args); return vmid; });
+      } catch (error) {
+        if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
+      }
+    }
+  }
+
+  /** One more line in the CT's configuration, under the lock that pct takes for its own changes. */
+  private async include(vmid: number, bundle: string): Promise<void> {
+    const { lock_folder: locks, pve_folder: pve } = this.options.lxc;
+    await run(['flock', '--wait', '10', join(locks, `pve-config-${vmid}.lock`), 'tee', '-a', join(pve, 'lxc', `${vmid}.conf`)], {
+      timeoutMs: 20_000, input: `lxc.include: ${includeFile(bundle)}\n`, stage: 'write CT config', errorId: 'Locked',
+    });
+  }
+
+  private watcherPlan(container: ContainerRef, { vmid, uid, stdin }: PctState): WatcherPlan {
+    const layout = cgroupLayout();
+    const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
+    return {
+      vmid, bundle: container.folder, lxcFolder: this.options.lxc.lxc_folder, uid, stdin, logPath: container.logPath, exitFile: this.exits.path(container.id),
+      oomFiles: group === undefined ? [] : [group, join(group, 'ns')].map((folder) => join(folder, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control')),
+    };
+  }
+
+  /** The CT of a container and its configuration. @throws GuestMissing, ForeignGuest */
+  private async mine(container: ContainerRef): Promise<{ vmid: number; config: GuestConfig }> {
+    const found = await this.find(container);
+    if (!found) throw new CrispError('GuestMissing', `the CT of container ${container.id} is not on this node`, { stage: 'find CT' });
+    return found;
+  }
+
+  /** undefined: it is gone. A container whose creation a crash cut off is found by its mark. @throws ForeignGuest */
+  private async find(container: ContainerRef): Promise<{ vmid: number; config: GuestConfig } | undefined> {
+    const vmid = stateOf(container)?.vmid;
+    if (vmid !== undefined) {
+      const config = await this.guard.owned(vmid, container.id);
+      return config && { vmid, config };
+    }
+    const [found] = [...await this.guard.all()].filter(([, { mark }]) => mark?.containerId === container.id);
+    return found && { vmid: found[0], config: found[1] };
+  }
+
+  /** undefined: it does not run. */
+  private async initPid(vmid: number): Promise<number | undefined> {
+    const { lxc } = this.options;
+    const { stdout } = await run([lxc.tools.lxc_info, '-P', lxc.lxc_folder, '-n', String(vmid), '-pH'], { timeoutMs: infoTimeoutMs, okExitCodes: 'any', stage: 'lxc-info' });
+    const pid = Number(stdout.trim());
+    return Number.isInteger(pid) && pid > 0 ? pid : undefined;
+  }
+
+  private async alive(container: ContainerRef): Promise<Alive> {
+    this.bundles.set(container.id, container.folder);
+    const exit = await this.exits.read(container.id, container.folder);
+    if (exit) return { status: 'stopped', exit };
+    const found = await this.find(container);
+    if (!found) return { status: 'missing' };
+    const pid = await this.initPid(found.vmid);
+    if (pid !== undefined) return { status: 'running', pid };
+    return await wasStarted(container) ? { status: 'stopped', exit: undefined } : { status: 'created', pid: 0 };
+  }
+}
+
+export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined { return container.state as PctState | undefined; }
+
+export function includeFile(bundle: string): string { return join(bundle, 'lxc.conf'); }
+function lxcLog(bundle: string): string { return join(bundle, 'lxc.log'); }
+
+function streamsOf({ folder, stdin }: Pick<ContainerPlan, 'folder' | 'stdin'>): Streams {
+  return { stdin: stdin ? join(folder, fifo.stdin) : undefined, stdout: join(folder, fifo.stdout), stderr: join(folder, fifo.stderr) };
+}
+
+/** The watcher makes its FIFOs, and nobody removes them before the bundle. */
+async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> { return exists(join(folder, fifo.stdout)); }
+
+async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
+  return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
+}
+
+function isFolder(path: string): boolean {
+  try { return statSync(path).isDirectory(); } catch { return false; }
+}
+
+/** liblxc's own words say more than pct's, which go to the unit's stderr: the container's log. */
+async function withLxcLog(error: unknown, bundle: string): Promise<unknown> {
+  const said = await readFileIfThere(lxcLog(bundle));
+  if (!said || !(error instanceof CrispError)) return error;
+  return new CrispError(error.id, error.message, { stage: error.stage ?? 'start', tool: error.tool ?? 'pct', stderr: lastLines(said), hint: error.hint, cause: error });
+}

@@ -1,0 +1,44 @@
+// The volumes of a CT in a user namespace: each is bound through an idmapped
+// view in the bundle, so that what root on the host owns (the kubelet makes
+// volumes as root) is owned by root in the CT, as a pod without a user namespace
+// of its own expects it.
+import { mkdir, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { mountIdMapped } from '../../host/idmap.js';
+import { unmountBelow } from '../../host/mounts.js';
+import type { Mount, Spec } from '../../oci/spec.js';
+import { log } from '../../log.js';
+import { isBind } from './lxc-config.js';
+
+/** Where the views of a bundle are mounted. */
+function viewsOf(bundle: string): string { return join(bundle, 'views'); }
+
+/**
+ * The spec with its volumes replaced by their views.  Not for mounts with
+ * propagation, since a view gets nothing of what is mounted on its source later;
+ * and where a filesystem has no idmapped mounts (nfs, overlay), it stays as it is.
+ */
+export async function shiftedBinds(spec: Spec, bundle: string, namespaceFile: string): Promise<Spec> {
+  const mounts = await Promise.all(spec.mounts.map((mount, index) => shifted(mount, join(viewsOf(bundle), String(index)), namespaceFile)));
+  return { ...spec, mounts };
+}
+
+async function shifted(mount: Mount, view: string, namespaceFile: string): Promise<Mount> {
+  const { source, options = [] } = mount;
+  if (!isBind(mount) || source === undefined || options.some((option) => option.endsWith('slave') || option.endsWith('shared'))) return mount;
+  if ((await stat(source)).isDirectory()) await mkdir(view, { recursive: true });
+  else {
+    await mkdir(join(view, '..'), { recursive: true });
+    await writeFile(view, '');
+  }
+  try {
+    await mountIdMapped(source, view, namespaceFile);
+    return { ...mount, source: view };
+  } catch (error) {
+    log.warn({ err: error, source, destination: mount.destination }, 'a volume keeps its owners: its filesystem has no idmapped mounts');
+    return mount;
+  }
+}
+
+/** Unmounts the views of a bundle; the bundle itself is the caller's. */
+export async function releaseBinds(bundle: string): Promise<void> { await unmountBelow(viewsOf(bundle)); }

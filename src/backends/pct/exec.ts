@@ -1,0 +1,62 @@
+// One more process in a running CT: through lxc-attach, which takes 0.05 s
+// where `pct exec` takes 1.2 (Perl's start-up) and runs the same lxc-attach.
+//
+// Rights, limits and environment are those of the CT's own process: lxc-attach
+// reads them from the CT.  The user and the working folder are not, so they are
+// given here.
+import { CrispError } from '../../errors.js';
+import { runStreaming } from '../../host/run.js';
+import type { Process } from '../../oci/spec.js';
+import type { ExecPlan } from '../backend.js';
+import { killChildren, limited } from '../exec-limit.js';
+import { fitsLine } from './lxc-config.js';
+
+export interface AttachPlan {
+  readonly program: string;
+  readonly lxcFolder: string;
+  readonly vmid: number;
+  /** The CT's own process. */
+  readonly own: Pick<Process, 'user' | 'cwd' | 'env'>;
+  /** The image has /bin/sh. */
+  readonly hasShell: boolean;
+}
+
+/** @throws ExecTimeout, Cancelled, Unsupported (a terminal) */
+export async function exec(attach: AttachPlan, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+  if (plan.io.terminal) throw new CrispError('Unsupported', 'a terminal for a command in a Proxmox CT is not supported yet', { stage: 'exec', hint: 'run the command without a terminal, or use `pct enter` on the node' });
+  const { argv, env } = attachCommand(attach, plan);
+  const running = runStreaming(argv, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', env, cwd: '/' });
+  const limit = limited(plan.timeoutMs, signal, async () => { if (running.pid !== undefined) await killChildren(running.pid); });
+  try {
+    const { exitCode, signal: endedBy } = await running.ended;
+    limit.check();
+    if (exitCode === undefined) throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec', tool: 'lxc-attach' });
+    return { exitCode };
+  } finally {
+    limit.clear();
+  }
+}
+
+/**
+ * Variables go in lxc-attach's own environment, for /proc/PID/cmdline is open
+ * to everybody; but not what the loader of lxc-attach itself would obey (ld.so(8)).
+ */
+export function attachCommand({ program, lxcFolder, vmid, own, hasShell }: AttachPlan, { args, env = [] }: Pick<ExecPlan, 'args' | 'env'>): { argv: [string, ...string[]]; env: Record<string, string> } {
+  const added = [...own.env.filter((entry) => !fitsLine(entry)), ...env];
+  const variables = Object.fromEntries(added.map((entry) => { const at = entry.indexOf('='); return [entry.slice(0, at), entry.slice(at + 1)]; }));
+  const kept = Object.keys(variables).filter((name) => !/^(LD_|GLIBC_|GCONV_)/.test(name) && name !== 'PATH');
+  const open = Object.keys(variables).filter((name) => !kept.includes(name));
+  return {
+    argv: [
+      program, '-n', String(vmid), '-P', lxcFolder, '--clear-env', '-u', String(own.user.uid), '-g', String(own.user.gid),
+      ...kept.flatMap((name) => ['--keep-var', name]), ...open.flatMap((name) => ['--set-var', `${name}=${variables[name]}`]),
+      '--', ...inFolder(own.cwd, hasShell, args),
+    ],
+    env: Object.fromEntries(kept.map((name) => [name, variables[name] ?? ''])),
+  };
+}
+
+/** lxc-attach has no option for the folder; without a shell in the image the command begins in /. */
+function inFolder(cwd: string, hasShell: boolean, args: readonly string[]): readonly string[] {
+  return cwd === '/' || !hasShell ? args : ['/bin/sh', '-c', 'cd "$0" && exec "$@"', cwd, ...args];
+}

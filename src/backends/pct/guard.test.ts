@@ -1,0 +1,78 @@
+// The guard rail: nothing but a CT of ours, in our range, with our tag and our
+// mark, for this very container, ever gets past it.
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Guard } from './guard.js';
+import { describe as description } from './guest-config.js';
+
+const owner = 'pve1 /run/crisp';
+const range = { first: 1000, last: 1999 };
+let pveFolder: string;
+let guard: Guard;
+
+beforeEach(() => {
+  pveFolder = mkdtempSync(join(tmpdir(), 'crisp-guard-'));
+  for (const folder of ['lxc', 'qemu-server', 'nodes/other/lxc']) mkdirSync(join(pveFolder, folder), { recursive: true });
+  guard = new Guard({ pveFolder, range, tag: 'crisp', owner });
+});
+afterEach(() => rmSync(pveFolder, { recursive: true }));
+
+function seed(path: string, { tags = 'crisp;default', by = owner, container = 'mine', prefix = '', suffix = '' } = {}): void {
+  const marked = description(['a CT'], { owner: by, containerId: container }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
+  writeFileSync(join(pveFolder, path), `${prefix}${marked}tags: ${tags}\nhostname: x\n${suffix}`);
+}
+
+test('our own CT passes, for its own container', async () => {
+  seed('lxc/1000.conf');
+  expect(await guard.owned(1000, 'mine')).toMatchObject({ tags: ['crisp', 'default'] });
+  expect([...(await guard.all()).keys()]).toEqual([1000]);
+});
+
+test('a CT that is not on this node is gone, not foreign', async () => {
+  seed('nodes/other/lxc/1001.conf');
+  writeFileSync(join(pveFolder, 'qemu-server/1002.conf'), 'tags: crisp\n');
+  for (const vmid of [1001, 1002, 1003]) expect(await guard.owned(vmid, 'mine')).toBeUndefined();
+  expect((await guard.all()).size).toBe(0);
+});
+
+test.each<[string, number, Parameters<typeof seed>[1], string]>([
+  ['below the range', 999, {}, 'mine'], ['above the range', 2000, {}, 'mine'],
+  ['without our tag', 1100, { tags: 'default;crispy' }, 'mine'], ['with no tag', 1101, { tags: '' }, 'mine'],
+  ['of another node', 1102, { by: 'pve2 /run/crisp' }, 'mine'], ['of the command line on this node', 1103, { by: 'pve1 /run/crisp-cli' }, 'mine'],
+  ['of a longer name', 1104, { by: `${owner}2` }, 'mine'], ['of another container', 1105, { container: 'other' }, 'mine'],
+  ['marked twice', 1106, { prefix: '#crisp-owner%3A somebody\n' }, 'mine'],
+])('a CT %s is refused', async (_, vmid, options, container) => {
+  seed(`lxc/${vmid}.conf`, options);
+  await expect(guard.owned(vmid, container)).rejects.toMatchObject({ id: 'ForeignGuest' });
+});
+
+test.each([NaN, -1000, 1000.5, Infinity, 1e21])('a VMID that is none (%p) is refused', async (vmid) => {
+  await expect(guard.owned(vmid, 'mine')).rejects.toMatchObject({ id: 'ForeignGuest' });
+});
+
+test('property: of many seeded guests, only those with all four agree pass', async () => {
+  let state = 20_261_123;
+  const pick = <T>(from: readonly T[]): T => { state = (state * 1_103_515_245 + 12_345) % 2 ** 31; return from[state % from.length] as T; };
+  const ours = new Map<number, string>();
+  const vmids: number[] = [];
+  for (let index = 0; index < 500; index++) {
+    const vmid = 900 + 3 * index;
+    const tags = pick(['crisp', 'crisp;default', 'web', 'crisp-old', '']);
+    const by = pick([owner, owner, 'pve2 /run/crisp', '']);
+    const container = pick(['a', 'b', 'c']);
+    const suffix = pick(['', '[snap]\ntags: crisp\n']);
+    seed(`lxc/${vmid}.conf`, { tags, by, container, suffix });
+    vmids.push(vmid);
+    if (vmid >= range.first && vmid <= range.last && tags.split(';').includes('crisp') && by === owner) ours.set(vmid, container);
+  }
+  expect(ours.size).toBeGreaterThan(20);
+  for (const vmid of vmids) {
+    for (const asked of ['a', 'b', 'c']) {
+      const passed = await guard.owned(vmid, asked).then((found) => found !== undefined, () => false);
+      expect({ vmid, asked, passed }).toEqual({ vmid, asked, passed: ours.get(vmid) === asked });
+    }
+  }
+  expect(new Set((await guard.all()).keys())).toEqual(new Set(ours.keys()));
+});

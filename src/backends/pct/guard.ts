@@ -1,0 +1,73 @@
+// The guard rail: `pct destroy` cannot be undone, so before crisp acts on a CT
+// it reads the CT's own configuration and acts only when four things agree:
+//
+//   1. the VMID is in lxc.vmid_range
+//   2. the CT has lxc.tag
+//   3. its description bears our owner mark
+//   4. and names the very container that the caller speaks of
+//
+// What our records say counts for nothing here: they may be wrong or tampered
+// with.  Reading a file of pmxcfs takes microseconds, so nothing is remembered.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CrispError } from '../../errors.js';
+import { isAbsent, readFileIfThere } from '../../host/files.js';
+import { parseGuestConfig, type GuestConfig } from './guest-config.js';
+
+export interface GuardOptions {
+  readonly pveFolder: string;
+  readonly range: { readonly first: number; readonly last: number };
+  readonly tag: string;
+  readonly owner: string;
+}
+
+export class Guard {
+  constructor(private readonly options: GuardOptions) {}
+
+  /**
+   * The configuration of the CT that is this container; undefined: this node has no CT of this id.
+   * @throws ForeignGuest for every other CT
+   */
+  async owned(vmid: number, containerId: string): Promise<GuestConfig | undefined> {
+    if (!this.inRange(vmid)) throw this.foreign(vmid, `it is outside lxc.vmid_range (${this.options.range.first} to ${this.options.range.last})`);
+    const text = await readFileIfThere(join(this.options.pveFolder, 'lxc', `${vmid}.conf`));
+    if (text === undefined) return undefined;
+    const config = parseGuestConfig(text);
+    const why = this.whyForeign(config);
+    if (why) throw this.foreign(vmid, why);
+    if (config.mark?.containerId !== containerId) throw this.foreign(vmid, `it is container ${config.mark?.containerId}, not ${containerId}`);
+    return config;
+  }
+
+  /** All CTs of this node that are ours, by VMID. */
+  async all(): Promise<ReadonlyMap<number, GuestConfig>> {
+    const folder = join(this.options.pveFolder, 'lxc');
+    const names = await readdir(folder).catch((error: unknown) => { if (isAbsent(error)) return [] as string[]; throw error; });
+    const found = new Map<number, GuestConfig>();
+    await Promise.all(names.map(async (name) => {
+      const vmid = Number(/^([1-9]\d*)\.conf$/.exec(name)?.[1] ?? NaN);
+      if (!this.inRange(vmid)) return;
+      const text = await readFileIfThere(join(folder, name));
+      if (text === undefined) return; // destroyed meanwhile
+      const config = parseGuestConfig(text);
+      if (this.whyForeign(config) === undefined) found.set(vmid, config);
+    }));
+    return found;
+  }
+
+  private inRange(vmid: number): boolean {
+    const { first, last } = this.options.range;
+    return Number.isInteger(vmid) && vmid >= first && vmid <= last;
+  }
+
+  private whyForeign({ tags, mark }: GuestConfig): string | undefined {
+    if (!tags.includes(this.options.tag)) return `it has no tag "${this.options.tag}"`;
+    if (!mark) return 'its description bears no mark of crisp';
+    if (mark.owner !== this.options.owner) return `it belongs to "${mark.owner}"`;
+    return undefined;
+  }
+
+  private foreign(vmid: number, why: string): CrispError {
+    return new CrispError('ForeignGuest', `guest ${vmid} is not touched: ${why}`, { stage: 'guard rail' });
+  }
+}

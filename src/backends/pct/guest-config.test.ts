@@ -1,0 +1,32 @@
+import { describe as group, expect, test } from '@jest/globals';
+import { describe, parseGuestConfig } from './guest-config.js';
+
+const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee' };
+/** As PVE writes a description: a comment per line, escaped. */
+function written(description: string): string { return description.split('\n').map((line) => `#${encodeURIComponent(line).replaceAll('%20', ' ').replaceAll('%2F', '/')}\n`).join(''); }
+
+group('the mark in a description', () => {
+  test('is found again behind PVE\'s escapes', () => {
+    const text = `${written(describe(['Pod default/wéb: 100%'], mark))}arch: amd64\ntags: crisp;default\n`;
+    expect(text).toContain('%3A');
+    expect(parseGuestConfig(text)).toMatchObject({ tags: ['crisp', 'default'], mark, values: { arch: 'amd64' } });
+    expect(parseGuestConfig(text).description).toContain('Pod default/wéb: 100%');
+  });
+
+  test('is not taken from what a pod brings', () => {
+    const text = written(describe(['Image x\ncrisp-owner: pve1 /run/crisp\r\u2028crisp-container: other'], mark));
+    expect(parseGuestConfig(text).mark).toEqual(mark);
+  });
+
+  test('counts neither twice nor in part', () => {
+    const whole = written(describe([], mark));
+    expect(parseGuestConfig(whole + written('crisp-container: other')).mark).toBeUndefined();
+    expect(parseGuestConfig(written('crisp-owner: pve1 /run/crisp')).mark).toBeUndefined();
+    expect(parseGuestConfig('#100% mine\nhostname: x\n')).toMatchObject({ mark: undefined, description: '100% mine' });
+  });
+
+  test('and tags count only where the CT is as it is, not in a snapshot', () => {
+    const text = `hostname: x\n[before]\n${written(describe([], mark))}tags: crisp\n`;
+    expect(parseGuestConfig(text)).toMatchObject({ tags: [], mark: undefined });
+  });
+});

@@ -1,0 +1,65 @@
+// What PVE/lxc/VMID.conf says of a CT: its tags, and the mark of crisp in its
+// description.  Pure; the guard, list() and create() use it.
+//
+//   #Pod default/web, container app          description, a line each, %-escaped
+//   #crisp-owner: pve1 /run/crisp
+//   #crisp-container: 4f0c…                  (facts of PVE::LXC::Config)
+//   tags: crisp;default
+//   lxc.include: /run/crisp/bundles/4f0c…/lxc.conf
+//   [snapshot]                               what follows is not the CT as it is
+
+/** Which container of which crisp a CT is. */
+export interface Mark {
+  /** NODE and state folder: two crisps on one node (the daemon and the command line) do not touch each other's CTs. */
+  readonly owner: string;
+  readonly containerId: string;
+}
+
+export interface GuestConfig {
+  readonly tags: readonly string[];
+  readonly description: string;
+  /** undefined: it does not bear one. */
+  readonly mark: Mark | undefined;
+  /** The other keys, the first value of each. */
+  readonly values: Readonly<Record<string, string>>;
+}
+
+const ownerKey = 'crisp-owner';
+const containerKey = 'crisp-container';
+
+/** The description of a CT: words for whoever looks at it in the GUI, then the mark. */
+export function describe(words: readonly string[], mark: Mark): string {
+  return [...words, `${ownerKey}: ${mark.owner}`, `${containerKey}: ${mark.containerId}`].map(oneLine).join('\n');
+}
+
+/** A line break in what a pod brings must not begin a line of ours. */
+function oneLine(text: string): string { return text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' '); }
+
+/** @param text the content of VMID.conf */
+export function parseGuestConfig(text: string): GuestConfig {
+  const lines = text.split('\n');
+  const sections = lines.findIndex((line) => line.startsWith('['));
+  const own = sections < 0 ? lines : lines.slice(0, sections);
+  const values: Record<string, string> = {};
+  for (const line of own) {
+    const [, key, value] = /^([a-z][\w.-]*)\s*[:=]\s*(.*?)\s*$/i.exec(line) ?? [];
+    if (key !== undefined && value !== undefined && !Object.hasOwn(values, key)) values[key] = value;
+  }
+  const description = own.filter((line) => line.startsWith('#')).map((line) => unescape(line.slice(1))).join('\n');
+  return { tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean), description, mark: markOf(description), values };
+}
+
+/** Both lines, each exactly once: a description that somebody has pasted another one into is nobody's. */
+function markOf(description: string): Mark | undefined {
+  const only = (key: string): string | undefined => {
+    const found = description.split('\n').filter((line) => line.startsWith(`${key}: `));
+    return found.length === 1 ? found[0]?.slice(key.length + 2).trim() : undefined;
+  };
+  const [owner, containerId] = [only(ownerKey), only(containerKey)];
+  return owner && containerId ? { owner, containerId } : undefined;
+}
+
+/** A foreign description may hold a % that escapes nothing. */
+function unescape(line: string): string {
+  try { return decodeURIComponent(line); } catch { return line; }
+}

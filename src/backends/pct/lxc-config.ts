@@ -1,0 +1,155 @@
+// The spec of a container -> the file that lxc.include of its CT names.  Pure.
+//
+// pct's own parser drops what it does not know, without a word, and which keys
+// it knows differs from version to version.  An included file may hold every
+// key of liblxc, is read at the start by root only, and does not show what a pod
+// keeps in its environment to everybody who may look at the CT in the GUI.
+import { CrispError } from '../../errors.js';
+import { unifiedSettings } from '../../host/cgroup.js';
+import type { IdMapping, Mount, Spec } from '../../oci/spec.js';
+import type { IdMaps } from '../backend.js';
+
+export interface LxcPlan {
+  readonly spec: Spec;
+  /** The mapping of the pod's user namespace. */
+  readonly idMaps: IdMaps | undefined;
+  /** The number of the stop signal, for those who stop the CT in the GUI. */
+  readonly stopSignal: string;
+  /** What liblxc complains of goes here. */
+  readonly logFile: string;
+  /** Whether a path of the host is a folder (or leads to one). */
+  readonly isFolder: (path: string) => boolean;
+  /** v1 has no keys of its own here: no Proxmox VE since 7 has it. */
+  readonly cgroup: 'v1' | 'v2';
+}
+
+/** The text of the file. @throws InvalidArgument for what no line can hold */
+export function lxcConfig(plan: LxcPlan): string {
+  const { spec } = plan;
+  const { process, linux } = spec;
+  return [
+    ...namespaces(plan), ...idMap(plan),
+    // Clearing first: PVE's common.conf has some already, and a list of what to keep excludes one of what to drop.
+    ['lxc.cap.drop', ''], ['lxc.cap.keep', capabilities(process.capabilities?.bounding ?? [])],
+    ['lxc.no_new_privs', process.noNewPrivileges ? '1' : '0'],
+    ['lxc.init.uid', String(process.user.uid)], ['lxc.init.gid', String(process.user.gid)],
+    ...(process.user.additionalGids?.length ? [['lxc.init.groups', process.user.additionalGids.join(',')]] : []),
+    ['lxc.init.cwd', process.cwd],
+    ['lxc.environment', ''], ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
+    ...(process.rlimits ?? []).map(({ type, soft, hard }) => [`lxc.prlimit.${type.replace(/^RLIMIT_/, '').toLowerCase()}`, `${soft}:${hard}`]),
+    ...(process.oomScoreAdj === undefined ? [] : [['lxc.proc.oom_score_adj', String(process.oomScoreAdj)]]),
+    ...(process.apparmorProfile ? [['lxc.apparmor.profile', process.apparmorProfile]] : []),
+    ...(process.selinuxLabel ? [['lxc.selinux.context', process.selinuxLabel]] : []),
+    ...(spec.root.readonly ? [['lxc.rootfs.options', 'ro']] : []),
+    ...(plan.cgroup === 'v2' ? unifiedSettings(linux.resources ?? {}).map(([file, value]) => [`lxc.cgroup2.${file}`, value]) : []),
+    ...deviceRules(spec).map((rule) => [`lxc.cgroup${plan.cgroup === 'v2' ? '2' : ''}.devices.allow`, rule]),
+    ['lxc.mount.auto', kernelFilesystems(spec)],
+    ...[...mountEntries(plan), ...deviceEntries(spec), ...maskEntries(plan)].map((entry) => ['lxc.mount.entry', entry]),
+    ['lxc.signal.halt', plan.stopSignal],
+    ['lxc.log.file', plan.logFile], ['lxc.log.level', 'ERROR'],
+  ].map(([key = '', value = '']) => line(key, value)).join('');
+}
+
+/** liblxc reads line by line and trims each value. */
+export function fitsLine(text: string): boolean { return !/\p{Cc}|\s$/u.test(text); }
+
+function line(key: string, value: string): string {
+  if (!fitsLine(value)) throw new CrispError('InvalidArgument', `${key} of a CT cannot hold ${JSON.stringify(value)}`, { stage: 'write CT config' });
+  return `${key} = ${value}\n`;
+}
+
+const shareable = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid', user: 'user' } as const;
+
+/** Joined by path, or the host's own; a namespace that the CT gets for itself is liblxc's default. */
+function namespaces({ spec }: LxcPlan): string[][] {
+  const listed = new Map(spec.linux.namespaces.map(({ type, path }) => [type, path]));
+  const shared = (Object.entries(shareable) as [keyof typeof shareable, string][]).flatMap(([type, name]) => {
+    const path = listed.get(type);
+    return path ? [[`lxc.namespace.share.${name}`, path]] : [];
+  });
+  // A pod on the host's network keeps a uts namespace of its own, named like the host: liblxc would rename the host.
+  const kept = (['network', 'ipc', 'pid'] as const).filter((type) => !listed.has(type)).map((type) => shareable[type]);
+  return [...shared, ...(kept.length ? [['lxc.namespace.keep', kept.join(' ')]] : [])];
+}
+
+/** In place of PVE's own; liblxc makes the CT's /dev for these ids. */
+function idMap({ spec, idMaps }: LxcPlan): string[][] {
+  if (!idMaps || !spec.linux.namespaces.some(({ type }) => type === 'user')) return [];
+  const lines = (kind: string, maps: readonly IdMapping[]) => maps.map(({ containerID, hostID, size }) => ['lxc.idmap', `${kind} ${containerID} ${hostID} ${size}`]);
+  return [['lxc.idmap', ''], ...lines('u', idMaps.uids), ...lines('g', idMaps.gids)];
+}
+
+function capabilities(bounding: readonly string[]): string {
+  return bounding.length ? bounding.map((name) => name.replace(/^CAP_/, '').toLowerCase()).join(' ') : 'none';
+}
+
+/** What liblxc and PVE mount by themselves. */
+const mountedByLxc = new Set(['/proc', '/dev', '/dev/pts', '/dev/mqueue', '/sys', '/sys/fs/cgroup']);
+
+/** mixed: what would change the host is read-only, /proc/sys and /proc/sysrq-trigger among it. */
+function kernelFilesystems({ mounts, linux }: Spec): string {
+  const unmasked = !linux.maskedPaths?.length && !linux.readonlyPaths?.length;
+  const writable = mounts.some(({ destination, options }) => destination === '/sys' && options?.includes('rw'));
+  return `proc:${unmasked ? 'rw' : 'mixed'} sys:${writable ? 'rw' : 'mixed'}`;
+}
+
+function mountEntries({ spec: { mounts }, isFolder }: LxcPlan): string[] {
+  return mounts.filter(({ type, destination }) => isBind({ type, destination }) || !mountedByLxc.has(destination)).map((mount) => {
+    const { type = 'none', source = 'none', destination, options = [] } = mount;
+    const rest = options.filter((option) => !['bind', 'rbind', 'rw', 'idmap', 'rro'].includes(option));
+    return isBind(mount)
+      ? entry(source, destination, 'none', [options.includes('bind') ? 'bind' : 'rbind', ...rest, isFolder(source) ? 'create=dir' : 'create=file'])
+      : entry(type, destination, type, [...rest, 'create=dir']);
+  });
+}
+
+export function isBind({ type, options = [] }: Mount): boolean { return type === 'bind' || options.includes('rbind') || options.includes('bind'); }
+
+/** The nodes that the base configuration of every CT has. */
+const devicesOfLxc = /^\/dev\/(null|zero|full|random|urandom|tty|console|ptmx|pts\/.*)$/;
+
+function deviceEntries({ linux }: Spec): string[] {
+  return (linux.devices ?? []).filter(({ path }) => !devicesOfLxc.test(path)).map(({ path }) => entry(path, path, 'none', ['bind', 'create=file', 'optional']));
+}
+
+function deviceRules({ linux }: Spec): string[] {
+  const number = (value: number | undefined): string => (value === undefined ? '*' : String(value));
+  return (linux.resources?.devices ?? []).filter(({ allow }) => allow)
+    .map(({ type = 'a', major, minor, access = 'rwm' }) => (type === 'a' ? 'a' : `${type} ${number(major)}:${number(minor)} ${access}`));
+}
+
+/**
+ * A mask covers: a file by /dev/null, a folder by an empty tmpfs. What is to be
+ * read-only and is no business of proc:mixed is the same for all of the host.
+ */
+function maskEntries({ spec, isFolder }: LxcPlan): string[] {
+  return [
+    ...(spec.linux.maskedPaths ?? []).map((path) => (isFolder(path)
+      ? entry('tmpfs', path, 'tmpfs', ['ro', 'size=0k', 'optional'])
+      : entry('/dev/null', path, 'none', ['bind', 'optional']))),
+    ...(spec.linux.readonlyPaths ?? []).filter((path) => !/^\/proc\/sys(rq-trigger)?(\/|$)/.test(path)).map((path) => entry(path, path, 'none', ['bind', 'ro', 'optional'])),
+  ];
+}
+
+/** A line of fstab(5), with its target relative to the rootfs. */
+function entry(source: string, target: string, type: string, options: readonly string[]): string {
+  return [source, target.replace(/^\/+/, ''), type].map(escape).concat(options.join(','), '0', '0').join(' ');
+}
+
+function escape(field: string): string {
+  return field.replace(/[\s\\#]/g, (character) => `\\${character.charCodeAt(0).toString(8).padStart(3, '0')}`);
+}
+
+/**
+ * Paths of the spec that a CT cannot give.  seccomp: PVE applies its own
+ * profile to every CT.  hooks: liblxc's run at other moments and with other
+ * arguments.
+ */
+export function notHonoured(spec: Spec): string[] {
+  const shifted = spec.linux.namespaces.some(({ type }) => type === 'user');
+  return [
+    ...(spec.linux.seccomp ? ['spec.linux.seccomp'] : []),
+    ...(spec.hooks && Object.keys(spec.hooks).length ? ['spec.hooks'] : []),
+    ...(shifted && spec.linux.rootfsPropagation === 'rshared' ? ['spec.linux.rootfsPropagation'] : []),
+  ];
+}

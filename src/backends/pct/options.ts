@@ -1,0 +1,28 @@
+// What the pct backend is built from: its section of the configuration and the
+// node it runs on.
+import { hostname, totalmem } from 'node:os';
+import type { Config } from '../../config.js';
+import { cgroupVersion } from '../../host/cgroup.js';
+import type { IdMaps } from '../backend.js';
+import type { Node } from './create-args.js';
+
+export interface PctBackendOptions {
+  /** The runtime handler. */
+  readonly name: string;
+  readonly lxc: Config['lxc'];
+  /** The state folder of the daemon (or of the command line). */
+  readonly state: string;
+  readonly root: string;
+}
+
+export function thisNode(): Node { return { arch: process.arch, hostname: hostname(), memoryBytes: totalmem(), cgroup: cgroupVersion() }; }
+
+/** The owner mark: a daemon and a command line on one node are two owners, each with a state folder of its own. */
+export function ownerOf({ lxc, state }: Pick<PctBackendOptions, 'lxc' | 'state'>): string { return `${lxc.owner || hostname()} ${state}`; }
+
+const map = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
+/** The ids of every unprivileged CT (PVE::LXC: root:100000:65536 of /etc/subuid). */
+export const unprivilegedIds: IdMaps = { uids: map, gids: map };
+
+/** A CT's group, which PVE names; the GUI counts by it. */
+export function cgroupOf(vmid: number): string { return `/lxc/${vmid}`; }

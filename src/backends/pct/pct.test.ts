@@ -1,0 +1,49 @@
+import { describe, expect, test } from '@jest/globals';
+import { toStatus } from '../../errors.js';
+import { explain, meaningOf } from './pct.js';
+
+// Texts of pct 6.1.10; the exit code of each may be 1, 2 or 255.
+describe('what pct says becomes an error', () => {
+  test.each<[stderr: string, stdout: string, id: string]>([
+    ['CT is locked (backup)', '', 'Locked'],
+    ['can\'t lock file \'/run/lock/lxc/pve-config-900001.lock\' - got timeout', 'trying to acquire lock...', 'Locked'],
+    ['cluster not ready - no quorum?', '', 'NoQuorum'],
+    ['CT 900001 already exists on node \'pve\'', '', 'NameInUse'],
+    ['unable to create CT 900001 - CT 900001 already exists on node \'pve\'', '', 'NameInUse'],
+    ['VM 900001 already exists on node \'other\'', '', 'NameInUse'],
+    ['Configuration file \'nodes/pve/lxc/900001.conf\' does not exist', '', 'GuestMissing'],
+    ['CT 900001 not running', '', 'WrongContainerState'],
+    ['CT 900001 already running', '', 'WrongContainerState'],
+    ['unable to destroy CT 900001 - container is running', '', 'WrongContainerState'],
+    ['you can\'t start a CT if it\'s a template', '', 'WrongContainerState'],
+    ['can\'t remove CT 900001 - protection mode enabled', '', 'WrongContainerState'],
+    ['container did not stop', 'command \'lxc-stop -n 900001 --nokill --timeout 3\' failed: exit code 1', 'ToolTimeout'],
+    ['bridge \'nobr\' does not exist', '', 'BridgeMissing'],
+    ['storage \'local\' does not support container directories', '', 'StorageFailed'],
+    ['storage \'nothere\' does not exist', '', 'StorageFailed'],
+    ['unable to use volume local:iso/x.iso - content type needs to be \'vztmpl\'', '', 'StorageFailed'],
+    ['unable to create CT 900001 - volume \'local:vztmpl/x.tar.gz\' does not exist', '', 'ImageNotFound'],
+    ['400 Parameter verification failed.\nhostname: invalid format', '', 'InvalidArgument'],
+    ['Unknown option: foo\n400 unable to parse option', '', 'InvalidArgument'],
+    ['startup for container \'900001\' failed', 'No such file or directory - Failed to exec "/nope"', 'StartFailed'],
+    ['received interrupt', '', 'Cancelled'],
+    ['unable to create CT 900001 - mkfs failed: No space left on device', '', 'DiskFull'],
+    ['something nobody has seen', 'and its story', 'RuntimeFailed'],
+  ])('%s', (stderr, stdout, id) => {
+    const error = explain('start', 900_001, stdout, stderr);
+    expect(error.id).toBe(id);
+    expect(error).toMatchObject({ stage: 'pct start', tool: 'pct' });
+    expect(error.hint).not.toContain('VMID');
+    const { details } = toStatus(error);
+    for (const word of [stdout, stderr].join('\n').split('\n')) expect(details).toContain(word);
+  });
+
+  test('locks and a missing quorum are UNAVAILABLE, for the kubelet to try again', () => {
+    for (const text of ['CT is locked (snapshot)', 'cluster not ready - no quorum?']) expect(toStatus(explain('create', 900_001, '', text)).code).toBe(14);
+  });
+
+  test('an exit within the start is no failure', () => {
+    expect(meaningOf(explain('start', 900_001, '', 'unable to get PID for CT 900001 (not running?)'))).toBe('exited at once');
+    expect(meaningOf(new Error('CT 900001 not running'))).toBeUndefined();
+  });
+});

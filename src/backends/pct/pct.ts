@@ -1,0 +1,81 @@
+// The program pct: its calls, and what its words mean.
+//
+// Its exit codes say nothing (a Perl die gives the errno of the last failed
+// system call), so the text decides.  What a task prints goes to stdout, also
+// the reason of a failure; the last error line alone goes to stderr.
+import { CrispError, lastLines, type ErrorId } from '../../errors.js';
+import { CommandError, run, type RunResult } from '../../host/run.js';
+
+export interface PctOptions { readonly program: string; readonly timeoutMs: number }
+
+export class Pct {
+  constructor(private readonly options: PctOptions) {}
+
+  /** Runs one call to its end. @throws what its words mean */
+  async call(verb: string, vmid: number, args: readonly string[] = []): Promise<RunResult> {
+    try {
+      return await run(this.argv(verb, vmid, args), { timeoutMs: this.options.timeoutMs, stage: `pct ${verb}` });
+    } catch (error) {
+      if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
+      throw explain(verb, vmid, error.stdout, error.stderr, error);
+    }
+  }
+
+  /** Also for `crisp explain`, which runs nothing. */
+  argv(verb: string, vmid: number | string, args: readonly string[] = []): [string, ...string[]] {
+    return [this.options.program, verb, String(vmid), ...args];
+  }
+}
+
+/** The init exited before pct looked for its pid: the CT did run (pct 6; 5 says nothing). */
+const exitedAtOnce = /unable to get PID for CT \d+ \(not running\?\)/;
+const running = /CT \d+ already running/;
+const notRunning = /CT \d+ not running|container '\d+' not running/;
+const missing = /Configuration file '\S*?\d+\.conf' does not exist/;
+const taken = /(CT|VM) \d+ already exists/;
+
+/** What pct meant, for callers to whom it is no failure. */
+export type Meaning = 'exited at once' | 'already running' | 'not running' | 'missing' | 'taken';
+const meanings: readonly [RegExp, Meaning][] = [
+  [exitedAtOnce, 'exited at once'], [running, 'already running'], [notRunning, 'not running'], [missing, 'missing'], [taken, 'taken'],
+];
+
+export function meaningOf(error: unknown): Meaning | undefined {
+  if (!(error instanceof CrispError) || error.tool !== 'pct') return undefined;
+  return meanings.find(([pattern]) => pattern.test(error.stderr ?? ''))?.[1];
+}
+
+/** Pattern, error, hint; the first that matches what pct said on either stream counts. */
+const table: readonly [RegExp, ErrorId, string?][] = [
+  [/cluster not ready - no quorum\?|no quorum/i, 'NoQuorum'],
+  [/CT is locked \((\w+)\)/, 'Locked', 'wait for the task that holds it, or `pct unlock VMID` when there is none'],
+  [/can't lock file .* - got timeout|trying to acquire lock\.\.\.\s*$|unable to acquire lock/i, 'Locked', 'another task works on the CT: see the task log of the node'],
+  [taken, 'NameInUse', 'another guest took the id at the same time; repeat the call'],
+  [missing, 'GuestMissing'],
+  [notRunning, 'WrongContainerState', 'the CT is not running'],
+  [/container is running/, 'WrongContainerState', 'the CT still runs'],
+  [running, 'WrongContainerState', 'the CT runs already'],
+  [/you can't start a CT if it's a template/, 'WrongContainerState', 'the CT was turned into a template: remove the pod'],
+  [/protection mode enabled/, 'WrongContainerState', 'somebody protected the CT: `pct set VMID --protection 0`'],
+  [/container did not stop/, 'ToolTimeout', 'the CT does not react to its stop signal'],
+  [/bridge '[^']*' does not exist/, 'BridgeMissing', 'make the bridge in /etc/network/interfaces, or correct lxc.bridge'],
+  [/no space left on device|out of space|insufficient free space|not enough free space/i, 'DiskFull', 'free space on the storage, or name another in lxc.storage'],
+  [/cannot allocate memory/i, 'OutOfMemory'],
+  [/storage '[^']*' does not (exist|support container directories)|unable to use volume|no such (logical volume|volume group)|storage '[^']*' is not (online|available|active)/, 'StorageFailed', '`pvesm status` lists the storages and `pvesm set` their content'],
+  [/volume '[^']*' does not exist/, 'ImageNotFound', '`pveam list STORAGE` lists the templates of a storage'],
+  [/unable to detect OS distribution|unsupported .* (version|distribution)/i, 'Unsupported', 'Proxmox does not know the distribution of this template'],
+  [/Permission check failed|only root can|must be root|please run as root/i, 'PermissionDenied', 'run crisp as root on the node'],
+  [/newuidmap|newgidmap|uid range .* not allowed/i, 'PermissionDenied', 'put root:100000:65536 into /etc/subuid and /etc/subgid'],
+  [/400 Parameter verification failed|unable to parse option|not enough arguments|Unknown option/, 'InvalidArgument', 'this version of pct does not take what crisp gives it: see the details'],
+  [/received interrupt/, 'Cancelled'],
+  [/startup for container '\d+' failed/, 'StartFailed', 'the reason is in the details; also see `journalctl -u pve-container@VMID`'],
+];
+
+/** @param stdout what the task printed @param stderr its last word */
+export function explain(verb: string, vmid: number, stdout: string, stderr: string, cause?: unknown): CrispError {
+  const said = [stdout, stderr].map((text) => text.trim()).filter(Boolean).join('\n');
+  const [, id, hint] = table.find(([pattern]) => pattern.test(stderr)) ?? table.find(([pattern]) => pattern.test(stdout)) ?? [undefined, 'RuntimeFailed' as const];
+  return new CrispError(id, `pct ${verb} ${vmid} failed: ${lastLines(stderr || stdout, 300)}`, {
+    stage: `pct ${verb}`, tool: 'pct', stderr: said, cause, ...(hint ? { hint: hint.replaceAll('VMID', String(vmid)) } : {}),
+  });
+}

@@ -1,0 +1,40 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Vmids } from './vmids.js';
+
+let pve: string;
+beforeEach(() => { pve = mkdtempSync(join(tmpdir(), 'crisp-vmids-')); });
+afterEach(() => rmSync(pve, { recursive: true }));
+function guest(folder: string, vmid: number): void {
+  mkdirSync(join(pve, folder), { recursive: true });
+  writeFileSync(join(pve, folder, `${vmid}.conf`), '');
+}
+
+test('ids of CTs and VMs of every node are taken', async () => {
+  guest('lxc', 500); guest('qemu-server', 501); guest('nodes/a/lxc', 502); guest('nodes/b/qemu-server', 503);
+  const vmids = new Vmids(pve, { first: 500, last: 505 }, 0);
+  const take = (vmid: number) => Promise.resolve(vmid);
+  expect(await vmids.propose(take)).toBe(504);
+  guest('lxc', 504);
+  expect(await vmids.propose(take)).toBe(505);
+});
+
+test('those who ask at the same time get different ones', async () => {
+  const vmids = new Vmids(pve, { first: 500, last: 519 });
+  const found = await Promise.all(Array.from({ length: 20 }, () => vmids.propose(async (vmid) => { await new Promise((resolve) => setTimeout(resolve, 5)); return vmid; })));
+  expect(new Set(found).size).toBe(20);
+});
+
+test('an id is not given again at once, until the range is through', async () => {
+  const vmids = new Vmids(pve, { first: 500, last: 502 }, 0.99);
+  const found = [];
+  for (let index = 0; index < 4; index++) found.push(await vmids.propose((vmid) => Promise.resolve(vmid)));
+  expect(found).toEqual([502, 500, 501, 502]);
+});
+
+test('a full range is an error that passes', async () => {
+  guest('lxc', 500);
+  await expect(new Vmids(pve, { first: 500, last: 500 }).propose((vmid) => Promise.resolve(vmid))).rejects.toMatchObject({ id: 'NoVmid', core: 'Locked' });
+});

@@ -1,0 +1,48 @@
+// VMIDs: unique among all guests of the cluster.  Only `pct create` takes one
+// (pmxcfs makes the file of the CT on one node only), so what is chosen here is
+// a proposal, and create() asks for another when somebody was faster.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CrispError } from '../../errors.js';
+import { isAbsent } from '../../host/files.js';
+
+export class Vmids {
+  private readonly proposed = new Set<number>();
+  private next: number;
+
+  /**
+   * @param start where to begin, 0 to 1 of the range: nodes that begin at places
+   * of their own seldom race.  Ids then go round, so that a CT does not get the
+   * id of one whose unit is still stopping.
+   */
+  constructor(private readonly pveFolder: string, private readonly range: { readonly first: number; readonly last: number }, start = Math.random()) {
+    this.next = range.first + Math.floor(start * (range.last - range.first + 1));
+  }
+
+  /** Runs `take` with an id that no guest of the cluster has; it is not proposed to anybody else meanwhile. @throws NoVmid */
+  async propose<T>(take: (vmid: number) => Promise<T>): Promise<T> {
+    const used = await guestsOf(this.pveFolder);
+    const vmid = this.free(used);
+    this.proposed.add(vmid);
+    try { return await take(vmid); } finally { this.proposed.delete(vmid); }
+  }
+
+  private free(used: ReadonlySet<number>): number {
+    const { first, last } = this.range;
+    for (let tried = first; tried <= last; tried++) {
+      const vmid = this.next;
+      this.next = vmid >= last ? first : vmid + 1;
+      if (!used.has(vmid) && !this.proposed.has(vmid)) return vmid;
+    }
+    throw new CrispError('NoVmid', `all ids from ${first} to ${last} are taken`, { stage: 'choose vmid' });
+  }
+}
+
+/** The ids of all CTs and VMs of all nodes: pmxcfs shows every node's folder on every node. */
+async function guestsOf(pveFolder: string): Promise<Set<number>> {
+  const names = async (path: string): Promise<string[]> => readdir(path).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
+  const nodes = join(pveFolder, 'nodes');
+  const folders = [join(pveFolder, 'lxc'), join(pveFolder, 'qemu-server'), ...(await names(nodes)).flatMap((node) => [join(nodes, node, 'lxc'), join(nodes, node, 'qemu-server')])];
+  const files = (await Promise.all(folders.map(names))).flat();
+  return new Set(files.flatMap((name) => /^(\d+)\.conf$/.exec(name)?.[1] ?? []).map(Number));
+}

@@ -1,0 +1,176 @@
+# The watcher of one CT: what conmon is to crun.  crisp starts it before the CT,
+# and it lives as long as the CT does, also without crisp.
+#
+#   lxc-start ── FIFO stdout, stderr ──► watcher ──► log file in CRI format
+#   lxc-monitord ── abstract socket ───►    │    ──► EXIT_FILE (exit code), BUNDLE/oom
+#   crisp ◄── socket watch: "attach", "reopen", "quit" ──┘
+#
+# Perl, because every Proxmox node has it (pct is Perl) and Node can connect to
+# no abstract socket of the length that liblxc uses: it pads names to 108 bytes.
+#
+# argv: VMID MONITOR UID LOG EXIT_FILE STDIN(none|open|once) [OOM_FILE...]; the
+# working folder is the bundle; fd 3 gets "ready" or what is wrong.
+use strict;
+use warnings;
+use Errno qw(EAGAIN EINTR);
+use Fcntl qw(:DEFAULT);
+use POSIX qw(mkfifo strftime);
+use Socket;
+use Time::HiRes qw(gettimeofday);
+
+my ($vmid, $monitor_name, $uid, $log_path, $exit_file, $stdin_mode, @oom_files) = @ARGV;
+open(my $starter, '>&=', 3) or die "fd 3: $!\n";
+sub give_up { syswrite($starter, "$_[0]\n"); exit 1 }
+
+$SIG{PIPE} = 'IGNORE';
+umask 0077;
+
+# 1. Where the CT's streams end.  Owned by its process, which may open them
+# again through /dev/stdout.  Without O_NONBLOCK an open would wait for the CT.
+my (%fifo, $stdin);
+for my $name (qw(stdout stderr), $stdin_mode eq 'none' ? () : 'stdin') {
+    unlink $name;
+    mkfifo($name, 0600) && chown($uid, -1, $name) or give_up("mkfifo $name: $!");
+    sysopen(my $end, $name, ($name eq 'stdin' ? O_RDWR : O_RDONLY) | O_NONBLOCK) or give_up("open $name: $!");
+    if ($name eq 'stdin') { $stdin = $end } else { $fifo{$name} = $end }
+}
+
+# 2. Who tells of its end; before it starts, since nothing is told twice.
+my $monitor;
+sub listen_to_monitor {
+    socket(my $socket, AF_UNIX, SOCK_STREAM, 0) or return 0;
+    connect($socket, pack_sockaddr_un("\0$monitor_name")) or return 0;
+    $monitor = $socket;
+    return 1;
+}
+listen_to_monitor() or give_up("lxc-monitord does not answer on \@$monitor_name: $!");
+
+# 3. Where crisp finds us.
+unlink 'watch';
+my $door;
+socket($door, AF_UNIX, SOCK_STREAM, 0) && bind($door, pack_sockaddr_un('watch')) && listen($door, 16) or give_up("socket watch: $!");
+
+my $log;
+sub open_log {
+    return if $log_path eq '';
+    sysopen(my $new, $log_path, O_WRONLY | O_APPEND | O_CREAT, 0640) or return;
+    $log = $new;
+}
+open_log();
+defined $log or $log_path eq '' or give_up("open $log_path: $!");
+
+my (%clients, %closed, $exited, $to_stdin);    # clients: fd -> { socket, line, attached }
+$to_stdin = '';
+syswrite($starter, "ready\n");
+close $starter;
+
+while (!$exited || keys %closed < 2) {
+    my ($readable, $writable) = ('', '');
+    listen_to_monitor() if !$monitor && !$exited;
+    for my $handle ($door, ($monitor && !$exited ? $monitor : ()), (map { $fifo{$_} } grep { !$closed{$_} } keys %fifo)) { vec($readable, fileno($handle), 1) = 1 }
+    # Input that the CT has not taken holds up the clients that bring more.
+    for my $client (values %clients) { vec($readable, fileno($client->{socket}), 1) = 1 unless $client->{ended} || ($client->{attached} && length $to_stdin) }
+    vec($writable, fileno($stdin), 1) = 1 if $stdin && length $to_stdin;
+    my $found = select($readable, $writable, undef, $monitor || $exited ? undef : 1);
+    next if $found <= 0;
+    for my $name (keys %fifo) { copy($name) if !$closed{$name} && vec($readable, fileno($fifo{$name}), 1) }
+    for my $fd (keys %clients) { serve($fd) if vec($readable, $fd, 1) }
+    feed() if $stdin && vec($writable, fileno($stdin), 1);
+    if (vec($readable, fileno($door), 1) && accept(my $socket, $door)) { $clients{fileno $socket} = { socket => $socket, line => '', attached => 0 } }
+    hear() if $monitor && !$exited && vec($readable, fileno($monitor), 1);
+    # Both FIFOs have no writer left, so lxc-start is gone, and has told nobody how its init ended.
+    ended(255) if !$exited && keys %closed == 2;
+}
+unlink 'watch';
+
+# What the CT has written so far, in lines of the CRI's log format; a line that
+# does not end yet is written at once, and tagged as a part.
+sub copy {
+    my ($name) = @_;
+    my $bytes = sysread($fifo{$name}, my $data, 16384);
+    return 0 if !defined $bytes && ($! == EAGAIN || $! == EINTR);
+    if (!$bytes) { $closed{$name} = 1; return 0 }
+    my ($seconds, $micros) = gettimeofday();
+    my $head = strftime('%Y-%m-%dT%H:%M:%S', gmtime $seconds) . sprintf('.%06d000Z %s', $micros, $name);
+    my $text = '';
+    while ($data =~ /([^\n]*)(\n|\z)/g) {
+        last if $2 eq '' && $1 eq '';
+        $text .= "$head " . ($2 eq '' ? 'P' : 'F') . " $1\n";
+    }
+    put($log, $text) if $log;
+    my $frame = pack('CN', $name eq 'stdout' ? 1 : 2, $bytes) . $data;
+    for my $fd (keys %clients) { drop($fd) if $clients{$fd}{attached} && !put($clients{$fd}{socket}, $frame) }
+    return 1;
+}
+
+sub put {
+    my ($to, $data) = @_;
+    while (length $data) {
+        my $written = syswrite($to, $data);
+        if (!defined $written) { next if $! == EINTR; return 0 }
+        substr($data, 0, $written) = '';
+    }
+    return 1;
+}
+
+# A client: one line that says what it wants, then, attached, the CT's input.
+sub serve {
+    my ($fd) = @_;
+    my $client = $clients{$fd};
+    my $bytes = sysread($client->{socket}, my $data, 8192);
+    if (!$bytes) {
+        if (!$client->{attached}) { drop($fd); return }
+        $client->{ended} = 1;
+        if ($stdin_mode eq 'once') { $client->{closes} = 1; feed() }
+        return;
+    }
+    if ($client->{attached}) { $to_stdin .= $data if $stdin; return }
+    $client->{line} .= $data;
+    return unless $client->{line} =~ s/^(\w+)\n//;
+    if ($1 eq 'attach') { $client->{attached} = 1; $to_stdin .= $client->{line} if $stdin; put($client->{socket}, "ok\n") }
+    elsif ($1 eq 'reopen') { open_log(); put($client->{socket}, "ok\n"); drop($fd) }
+    elsif ($1 eq 'quit') { unlink 'watch'; put($client->{socket}, "ok\n"); exit 0 }
+    else { drop($fd) }
+}
+
+sub drop { delete $clients{$_[0]} }
+
+# Input goes on as the CT takes it; after the last of it, where its client was the only one, comes its end.
+sub feed {
+    if ($stdin && length $to_stdin) {
+        my $written = syswrite($stdin, $to_stdin);
+        substr($to_stdin, 0, $written) = '' if defined $written;
+    }
+    undef $stdin if $stdin && !length $to_stdin && grep { $_->{closes} } values %clients;
+}
+
+# lxc-monitord: { int type; char name[256]; int value }; type 2 is an exit, its value a status of wait(2).
+my $heard;
+sub hear {
+    my $bytes = sysread($monitor, my $data, 264 * 16);
+    if (!$bytes) { undef $monitor; return }    # lxc-monitord restarts with an upgrade of its package
+    $heard = ($heard // '') . $data;
+    while (length $heard >= 264) {
+        my ($type, $name, $value) = unpack('iZ256i', substr($heard, 0, 264, ''));
+        next unless $name eq $vmid && $type == 2;
+        ended($value & 127 ? 128 + ($value & 127) : $value >> 8);
+        return;
+    }
+}
+
+sub ended {
+    my ($code) = @_;
+    return if $exited;
+    $exited = 1;
+    for my $file (@oom_files) {
+        open(my $events, '<', $file) or next;
+        my ($kills) = join('', <$events>) =~ /^oom_kill (\d+)/m;
+        if ($kills) { open(my $mark, '>', 'oom'); last }
+    }
+    # All that it wrote is in the FIFOs already: the log is whole before the exit is known.
+    for my $name (keys %fifo) { next if $closed{$name}; 1 while copy($name) }
+    my ($folder, $file) = $exit_file =~ m{^(.*)/(.*)$};
+    mkdir $folder;
+    if (open(my $out, '>', "$folder/.$file")) { print $out $code; close $out; rename("$folder/.$file", $exit_file) }
+    drop($_) for grep { $clients{$_}{attached} } keys %clients;
+}

@@ -1,0 +1,112 @@
+// The watcher beside each running CT (watcher.pl says what it does): starting
+// it, and speaking to it over the socket BUNDLE/watch.
+import { once } from 'node:events';
+import { open } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { CrispError } from '../../errors.js';
+import { isAbsent } from '../../host/files.js';
+import { firstLine, runDetached } from '../../host/run.js';
+import type { ContainerRef, Io } from '../backend.js';
+
+const program = fileURLToPath(new URL('watcher.pl', import.meta.url));
+
+export interface WatcherPlan {
+  readonly vmid: number;
+  readonly bundle: string;
+  readonly lxcFolder: string;
+  /** Of the CT's process, as the host has it. */
+  readonly uid: number;
+  readonly logPath: string;
+  readonly exitFile: string;
+  readonly stdin: 'none' | 'open' | 'once';
+  /** Where the kernel counts kills for lack of memory. */
+  readonly oomFiles: readonly string[];
+}
+
+/** The names of its FIFOs in the bundle. */
+export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
+
+/** Returns when it listens. */
+export async function startWatcher(plan: WatcherPlan): Promise<void> {
+  const { pipes: [pipe] } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
+  const answer = await firstLine(pipe as Duplex);
+  if (answer !== 'ready') throw new CrispError('RuntimeFailed', `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`, { stage: 'start watcher', tool: 'watcher', hint: 'lxc-monitord must run: `systemctl status lxc-monitord`' });
+}
+
+export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin, oomFiles }: WatcherPlan): [string, ...string[]] {
+  return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, ...oomFiles];
+}
+
+/** The abstract socket of lxc-monitord: an FNV-1a hash, since a long folder would not fit (liblxc, lxc_monitor_sock_name). */
+export function monitorSocket(lxcFolder: string): string {
+  let hash = 0xcbf29ce484222325n;
+  for (const byte of Buffer.from(`lxc/${lxcFolder}/monitor-sock`)) hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+  return `lxc/${hash.toString(16).padStart(16, '0')}/${lxcFolder}`.slice(0, longestAbstractName);
+}
+/** sun_path without the leading zero byte and the closing one of snprintf(). */
+const longestAbstractName = 106;
+
+/** Says a word to the watcher and waits for its answer; false: there is none. */
+export async function tell(container: Pick<ContainerRef, 'folder'>, word: 'reopen' | 'quit'): Promise<boolean> {
+  const socket = await dial(container.folder);
+  if (!socket) return false;
+  socket.write(`${word}\n`);
+  const answer = await firstLine(socket);
+  return answer === 'ok';
+}
+
+/**
+ * Output from now on, and input; ends with the CT or with the client.  Frames:
+ * a byte that names the stream (1 stdout, 2 stderr), four of length, the data.
+ */
+export async function attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
+  const socket = await dial(container.folder);
+  if (!socket) throw new CrispError('WrongContainerState', `container ${container.id} has no watcher any more: it has ended`, { stage: 'attach' });
+  const end = (): void => { socket.destroy(); };
+  signal.addEventListener('abort', end, { once: true });
+  try {
+    socket.write('attach\n');
+    io.stdin?.pipe(socket);
+    let rest = Buffer.alloc(0);
+    let greeted = false;
+    for await (const chunk of socket as AsyncIterable<Buffer>) {
+      rest = Buffer.concat([rest, chunk]);
+      if (!greeted) {
+        if (rest.length < greeting.length) continue;
+        rest = rest.subarray(greeting.length);
+        greeted = true;
+      }
+      for (let length; rest.length >= 5 && rest.length >= 5 + (length = rest.readUInt32BE(1)); rest = rest.subarray(5 + length)) {
+        const to = rest[0] === 2 ? io.stderr : io.stdout;
+        if (to && !to.write(rest.subarray(5, 5 + length))) await once(to, 'drain');
+      }
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  } finally {
+    signal.removeEventListener('abort', end);
+    io.stdin?.unpipe(socket);
+    end();
+  }
+}
+const greeting = 'ok\n';
+
+/** Through the folder's descriptor: the path of a unix socket has room for 107 bytes. */
+async function dial(folder: string): Promise<Socket | undefined> {
+  let handle;
+  try { handle = await open(folder); } catch (error) { if (isAbsent(error)) return undefined; throw error; }
+  try {
+    const socket = connect({ path: join(`/proc/self/fd/${handle.fd}`, 'watch'), allowHalfOpen: true });
+    await once(socket, 'connect');
+    return socket;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ECONNREFUSED') return undefined;
+    throw error;
+  } finally {
+    await handle.close();
+  }
+}

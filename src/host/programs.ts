@@ -1,0 +1,16 @@
+// Where programs are: the backends and the command line look before they start
+// one, to say what is missing and to notice when it was replaced.
+import { access, constants } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CrispError } from '../errors.js';
+
+const searchPath = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
+
+/** The absolute path of a program named by path or found on the tools' PATH. @throws ToolMissing */
+export async function findProgram(name: string): Promise<string> {
+  const candidates = name.includes('/') ? [name] : searchPath.map((folder) => join(folder, name));
+  for (const candidate of candidates) {
+    try { await access(candidate, constants.X_OK); return candidate; } catch { /* the next one */ }
+  }
+  throw new CrispError('ToolMissing', `${name} is not installed`, { stage: 'find program', tool: name });
+}
