@@ -99,7 +99,7 @@ function inWords(status: DaemonStatus): string {
   const { pods, containers } = status;
   return facts([
     ['crisp', `${status.version} at ${status.socket}`],
-    ...status.conditions.map(({ type, status: good, message }): [string, string] => [type, good ? 'yes' : `no: ${message}`]),
+    ...status.conditions.map(({ type, status: good, message }): [string, string] => [type, good ? 'yes' : type === 'RuntimeReady' ? 'no handler is' : `no: ${message}`]), // why not, the handlers say
     ...status.handlers.map(({ name, ready, reason, version }): [string, string] => [`handler ${name}`, ready ? `ready (${version})` : `not ready: ${reason}`]),
     ['pods', `${pods.ready} ready, ${pods.notReady} not ready`],
     ['containers', `${containers.running} running, ${containers.created} created, ${containers.exited} exited`],

@@ -55,6 +55,25 @@ test('a container that asks for nothing', () => {
   expect(spec.linux.seccomp).toBeUndefined();
 });
 
+describe('the scope of a container under systemd', () => {
+  const slice = { host: { ...host, cgroup: 'v2' as const, systemdCgroup: true }, plan: { ...plan, cgroupParent: '/kubepods.slice/kubepods-pod1.slice' } };
+  const properties = (wanted: ContainerConfig) => Object.entries(of(wanted, {}, slice).spec.annotations ?? {}).filter(([key]) => key.startsWith('org.systemd.'));
+
+  test('has no limit of tasks of its own, and the grace period of the pod', () => {
+    expect(of({}, {}, slice).spec.linux.cgroupsPath).toBe('kubepods-pod1.slice:crisp:container');
+    expect(properties({})).toEqual([['org.systemd.property.TasksMax', 'uint64 18446744073709551615']]);
+    expect(properties({ annotations: { 'io.kubernetes.pod.terminationGracePeriod': '30' } })).toContainEqual(['org.systemd.property.TimeoutStopUSec', 'uint64 30000000']);
+  });
+
+  test.each(['', '-1', '1e9', 'x'])('takes no grace period from "%s"', (text) => {
+    expect(properties({ annotations: { 'io.kubernetes.pod.terminationGracePeriod': text } })).toHaveLength(1);
+  });
+
+  test('leaves a limit of tasks alone that the container asks for', () => {
+    expect(properties({ linux: { resources: { unified: { 'pids.max': '64' } } } })).toEqual([]);
+  });
+});
+
 test('the security of a container', () => {
   const { spec } = of({ tty: true, ...secure({
     readonly_rootfs: true, no_new_privs: true, masked_paths: ['/proc/kcore'], readonly_paths: ['/proc/sys'], seccomp: { profile_type: 'RuntimeDefault' }, capabilities: { drop_capabilities: ['ALL'] },

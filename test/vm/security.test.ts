@@ -4,9 +4,9 @@ import { containerStatus, removePods, runPod, startContainer, waitForExit } from
 import { Vm } from './vm.js';
 
 let vm: Vm;
-beforeAll(async () => { vm = await Vm.start(); }, 300_000);
+beforeAll(async () => { vm = await Vm.start(); });
 afterAll(() => vm?.stop());
-afterEach(() => removePods(vm), 120_000);
+afterEach(() => removePods(vm));
 
 // crictl reads the numbers of enums, not their names.
 const RuntimeDefault = 0, Unconfined = 1, Localhost = 2;
@@ -26,8 +26,8 @@ test.each(['crun', 'runc'])('%s: a container runs under crisp-default, unless it
   expect(await confinement(await ask(Unconfined))).toBe('unconfined');
   await vm.must('apparmor_parser --replace', 'profile crisp-test-own flags=(attach_disconnected) { file, signal, network, }');
   expect(await confinement(await ask(Localhost, 'crisp-test-own'))).toBe('crisp-test-own (enforce)');
-  await expect(ask(Localhost, 'not-there')).rejects.toThrow(/profile "not-there" is not loaded on this host/);
-}, 120_000);
+  await expect(ask(Localhost, 'not-there')).rejects.toThrow(/profile .*not-there.* is not loaded on this host/);
+});
 
 test('crisp-default lets containers work, and guards the host even from one with all capabilities', async () => {
   const pod = await runPod(vm);
@@ -44,7 +44,7 @@ test('crisp-default lets containers work, and guards the host even from one with
   }
   await vm.must(`crictl stop --timeout 30 ${id}`);
   expect(await waitForExit(vm, id)).toMatchObject({ exitCode: 5 }); // the signal from outside came through
-}, 180_000);
+});
 
 test('without the profile RuntimeDefault is said not to be honoured', async () => {
   await vm.must('apparmor_parser --remove /etc/apparmor.d/crisp-default');
@@ -53,7 +53,7 @@ test('without the profile RuntimeDefault is said not to be honoured', async () =
   expect(JSON.parse(await vm.must(`crictl inspect ${id}`))).toMatchObject({ info: { notHonoured: ['linux.security_context.apparmor'] } });
   expect(await vm.must('crisp check')).toMatch(/^warning +AppArmor: profile crisp-default is not loaded/m);
   await vm.must('apparmor_parser --add /etc/apparmor.d/crisp-default');
-}, 120_000);
+});
 
 test('user namespaces are offered where the probe has proved them, and work as far as they are asked for', async () => {
   const { runtimeHandlers } = JSON.parse(await vm.must('crictl info')) as { runtimeHandlers: { name?: string; features: { user_namespaces?: boolean } }[] };
@@ -70,4 +70,4 @@ test('user namespaces are offered where the probe has proved them, and work as f
   expect(await vm.must(`crictl logs ${id}`)).toBe('0\n0');
   const mounted = startContainer(vm, pod, 'sleep 1000', { linux: { security_context: security }, mounts: [{ container_path: '/mnt', host_path: '/opt', uidMappings: ids, gidMappings: ids }] });
   await expect(mounted).rejects.toThrow(/the runtime of this pod cannot map the ids of a mount/);
-}, 120_000);
+});

@@ -5,7 +5,7 @@ import { containerStatus, removePods, runPod, startContainer, waitForExit, type 
 import { Vm } from './vm.js';
 
 let vm: Vm;
-beforeAll(async () => { vm = await Vm.start(); }, 300_000);
+beforeAll(async () => { vm = await Vm.start(); });
 afterAll(() => vm?.stop());
 
 /** Property of the unit. */
@@ -112,4 +112,4 @@ test('a reboot: what ran is gone, nothing of it is left, and new pods run', asyn
   expect(await waitForExit(vm, await startContainer(vm, again, 'exit 3'))).toMatchObject({ exitCode: 3 });
   await removePods(vm);
   expect(await traces()).toBe(before);
-}, 300_000);
+});

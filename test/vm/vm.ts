@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { connectTo, type Client } from '../helpers/client.js';
 import { makeImageArchive } from '../helpers/image.js';
 import { diesWithUs, type Result } from '../helpers/machine.js';
 
@@ -79,6 +80,14 @@ export class Vm {
       if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${script}: ${stderr || stdout}`);
       await new Promise((resolve) => { setTimeout(resolve, 500); });
     }
+  }
+
+  /** A client of crisp's socket, for calls that crictl does not make; the caller closes it. */
+  async connect(): Promise<Client> {
+    const socket = join(this.folder, 'crisp.sock');
+    await rm(socket, { force: true });
+    await runFile('ssh', [...this.sshOptions(), '-O', 'forward', '-L', `${socket}:/run/crisp/crisp.sock`, 'root@127.0.0.1']);
+    return connectTo(socket);
   }
 
   async reboot(): Promise<void> {
