@@ -12,13 +12,15 @@
 import { statSync } from 'node:fs';
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { isDeepStrictEqual } from 'node:util';
 import { gzipSync } from 'node:zlib';
-import { CrispError, lastLines } from '../../errors.js';
+import { CrispError } from '../../errors.js';
 import { cgroupFolder, cgroupLayout, killCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
 import { identify, signalProcess } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
-import { run } from '../../host/run.js';
+import { run, shown } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import type { Resources, Spec } from '../../oci/spec.js';
@@ -29,10 +31,11 @@ import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
 import type { GuestConfig } from './guest-config.js';
-import { lxcConfig, notHonoured } from './lxc-config.js';
+import { foldersOfLxc, lxcConfig, mountsOf, notHonoured } from './lxc-config.js';
 import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
 import { meaningOf, Pct } from './pct.js';
 import { probe } from './probe.js';
+import { makeTargets } from './targets.js';
 import { dropIn, Units, type Streams } from './unit.js';
 import { Vmids } from './vmids.js';
 import { attach, fifo, startWatcher, tell, type WatcherPlan } from './watcher.js';
@@ -45,6 +48,7 @@ export interface PctState {
   readonly stdin: WatcherPlan['stdin'];
 }
 
+const oomHook = fileURLToPath(new URL('oom.pl', import.meta.url));
 const SIGKILL = 9;
 const lostRaces = 10;
 const infoTimeoutMs = 10_000;
@@ -54,6 +58,8 @@ export class PctBackend implements Backend {
   readonly exits: Exits;
   /** Set by the probe: idmapped overlays work here. */
   shifts = false;
+  /** Set by the probe: liblxc before 7 drops the supplemental groups of an unprivileged CT. */
+  givesGroups = true;
   private readonly pct: Pct;
   private readonly guard: Guard;
   private readonly vmids: Vmids;
@@ -81,26 +87,31 @@ export class PctBackend implements Backend {
 
   userNamespace(): IdMaps | undefined { return this.shifts ? unprivilegedIds : undefined; }
 
-  /** CTs need nothing but the pinned namespaces. */
-  startSandbox(): Promise<undefined> { return Promise.resolve(undefined); }
+  /** CTs need nothing but the pinned namespaces. @throws UnsupportedField for a user namespace with other ids than PVE gives to each unprivileged CT */
+  async startSandbox({ idMaps }: SandboxPlan): Promise<undefined> {
+    if (idMaps && !isDeepStrictEqual(idMaps, unprivilegedIds)) throw new CrispError('UnsupportedField', 'userns_options: a Proxmox CT has the ids 100000 to 165535 and no others', { hint: 'leave hostUsers out: CTs are unprivileged without it' });
+  }
   stopSandbox(): Promise<void> { return Promise.resolve(); }
 
   rootfs(_plan: SandboxPlan): RootfsWish { return { kind: 'overlay' }; }
 
-  notHonoured(spec: Spec): string[] { return notHonoured(spec); }
+  notHonoured(spec: Spec): string[] { return notHonoured(spec, this); }
 
   async create(plan: ContainerPlan): Promise<PctState> {
     for (const folder of [this.exits.folder, this.options.root]) makeFolder(folder);
     return withUndo(async (undo) => {
       this.bundles.set(plan.id, plan.folder);
-      // 1. What liblxc will read.
+      // 1. What is mounted, and where.
+      const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
       undo.push('volumes', () => releaseBinds(plan.folder));
-      await writeFile(includeFile(plan.folder), await this.includeOf(plan), { mode: 0o600 });
+      const spec = plan.sandbox.namespaces.user === undefined ? plan.spec : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
+      await makeTargets(spec.root.path, [...foldersOfLxc, ...mountsOf(spec).map(({ destination, source }) => ({ path: destination, isFolder: source === undefined || isFolder(source) }))], root);
       // 2. The CT, under an id that nobody has.
       const vmid = await this.takeVmid(plan);
-      const state: PctState = { vmid, uid: (plan.sandbox.idMaps?.uids[0]?.hostID ?? 0) + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none' };
+      const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none' };
       undo.push('CT', () => this.delete({ ...plan, state }));
       // 3. How it is started.
+      await writeFile(includeFile(plan.folder), this.includeOf(plan, spec, vmid), { mode: 0o600 });
       await Promise.all([this.include(vmid, plan.folder), this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan)))]);
       return state;
     });
@@ -203,10 +214,11 @@ export class PctBackend implements Backend {
 
   close(): Promise<void> { this.exits.close(); return Promise.resolve(); }
 
-  private async includeOf(plan: ContainerPlan): Promise<string> {
-    const user = plan.sandbox.namespaces.user;
-    const spec = user === undefined ? plan.spec : await shiftedBinds(plan.spec, plan.folder, user);
-    return lxcConfig({ spec, idMaps: plan.sandbox.idMaps, stopSignal: plan.stopSignal, logFile: lxcLog(plan.folder), isFolder, cgroup: this.node.cgroup });
+  private includeOf({ folder, stopSignal }: ContainerPlan, spec: Spec, vmid: number): string {
+    const layout = cgroupLayout();
+    const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
+    const counts = group === undefined ? [] : [group, join(group, 'ns')].map((path) => join(path, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control'));
+    return lxcConfig({ spec, stopSignal, logFile: lxcLog(folder), stopHook: shown(['perl', oomHook, folder, ...counts]), isFolder, cgroup: this.node.cgroup });
   }
 
   /** A race that another node or another tool wins costs one more call. */
@@ -233,12 +245,7 @@ export class PctBackend implements Backend {
   }
 
   private watcherPlan(container: ContainerRef, { vmid, uid, stdin }: PctState): WatcherPlan {
-    const layout = cgroupLayout();
-    const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
-    return {
-      vmid, bundle: container.folder, lxcFolder: this.options.lxc.lxc_folder, uid, stdin, logPath: container.logPath, exitFile: this.exits.path(container.id),
-      oomFiles: group === undefined ? [] : [group, join(group, 'ns')].map((folder) => join(folder, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control')),
-    };
+    return { vmid, bundle: container.folder, lxcFolder: this.options.lxc.lxc_folder, uid, stdin, logPath: container.logPath, exitFile: this.exits.path(container.id) };
   }
 
   /** The CT of a container and its configuration. @throws GuestMissing, ForeignGuest */
@@ -299,9 +306,9 @@ function isFolder(path: string): boolean {
   try { return statSync(path).isDirectory(); } catch { return false; }
 }
 
-/** liblxc's own words say more than pct's, which go to the unit's stderr: the container's log. */
+/** liblxc's own words say more than pct's, which go to the unit's stderr: the container's log. Its first ones are the cause, the later ones what came of it. */
 async function withLxcLog(error: unknown, bundle: string): Promise<unknown> {
-  const said = await readFileIfThere(lxcLog(bundle));
+  const said = [...(await readFileIfThere(lxcLog(bundle)) ?? '').matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)].map(([, words = '']) => words).slice(0, 4).join('\n');
   if (!said || !(error instanceof CrispError)) return error;
-  return new CrispError(error.id, error.message, { stage: error.stage ?? 'start', tool: error.tool ?? 'pct', stderr: lastLines(said), hint: error.hint, cause: error });
+  return new CrispError(error.id, error.message, { stage: error.stage ?? 'start', tool: error.tool ?? 'pct', stderr: said, hint: error.hint, cause: error });
 }

@@ -12,7 +12,7 @@ function spec(change: (made: Spec) => void = () => undefined): Spec {
   return made;
 }
 function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2'): string[] {
-  return lxcConfig({ spec: made, idMaps: { uids: [{ containerID: 0, hostID: 100_000, size: 65_536 }], gids: [{ containerID: 0, hostID: 100_000, size: 65_536 }] }, stopSignal: '15', logFile: '/b/lxc.log', isFolder: (path) => !/\.|kcore/.test(path), cgroup }).trimEnd().split('\n');
+  return lxcConfig({ spec: made, stopSignal: '15', logFile: '/b/lxc.log', stopHook: '/oom.pl /b', isFolder: (path) => !/\.|kcore/.test(path), cgroup }).trimEnd().split('\n');
 }
 
 test('the process: user, folder, environment, rights, limits', () => {
@@ -33,16 +33,10 @@ test('the process: user, folder, environment, rights, limits', () => {
 
 test('no capability at all is said, not left out', () => expect(lines(spec())).toContain('lxc.cap.keep = none'));
 
-test('namespaces: the pod\'s by path, the host\'s kept, its own by default', () => {
+test('namespaces: the pod\'s by path, the host\'s left, its own by default', () => {
   expect(lines(spec()).filter((line) => line.includes('namespace'))).toEqual(['lxc.namespace.share.net = /ns/net', 'lxc.namespace.share.ipc = /ns/ipc', 'lxc.namespace.share.uts = /ns/uts']);
   const onHost = spec((made) => { made.linux.namespaces = [{ type: 'mount' }]; });
-  expect(lines(onHost).filter((line) => line.includes('namespace'))).toEqual(['lxc.namespace.keep = net ipc pid']);
-});
-
-test('a user namespace brings its own map in place of PVE\'s', () => {
-  const found = lines(spec((made) => { made.linux.namespaces.push({ type: 'user', path: '/ns/user' }); })).filter((line) => /idmap|user/.test(line));
-  expect(found).toEqual(['lxc.namespace.share.user = /ns/user', 'lxc.idmap = ', 'lxc.idmap = u 0 100000 65536', 'lxc.idmap = g 0 100000 65536']);
-  expect(lines(spec()).join()).not.toContain('idmap');
+  expect(lines(onHost).filter((line) => line.includes('namespace'))).toEqual(['lxc.namespace.clone = mnt uts cgroup']);
 });
 
 test('mounts: what liblxc mounts by itself is left to it, a path is escaped', () => {
@@ -100,10 +94,13 @@ test('nothing that a pod brings becomes a line of its own', () => {
 });
 
 test('what a CT cannot give is said', () => {
-  expect(notHonoured(spec())).toEqual([]);
-  expect(notHonoured(spec((made) => { made.linux.seccomp = { defaultAction: 'SCMP_ACT_ERRNO' }; made.hooks = { prestart: [{ path: '/x' }] }; }))).toEqual(['spec.linux.seccomp', 'spec.hooks']);
+  const all = { givesGroups: true };
+  expect(notHonoured(spec(), all)).toEqual([]);
+  expect(notHonoured(spec((made) => { made.linux.seccomp = { defaultAction: 'SCMP_ACT_ERRNO' }; made.hooks = { prestart: [{ path: '/x' }] }; }), all)).toEqual(['spec.linux.seccomp', 'spec.hooks']);
   const shared = spec((made) => { made.linux.rootfsPropagation = 'rshared'; });
-  expect(notHonoured(shared)).toEqual([]);
+  expect(notHonoured(shared, all)).toEqual([]);
   shared.linux.namespaces.push({ type: 'user' });
-  expect(notHonoured(shared)).toEqual(['spec.linux.rootfsPropagation']);
+  expect(notHonoured(shared, all)).toEqual(['spec.linux.rootfsPropagation']);
+  const grouped = spec((made) => { made.process.user.additionalGids = [5]; made.linux.namespaces.push({ type: 'user', path: '/ns/user' }); });
+  expect([notHonoured(grouped, all), notHonoured(grouped, { givesGroups: false })]).toEqual([[], ['spec.process.user.additionalGids']]);
 });

@@ -6,17 +6,16 @@
 // keeps in its environment to everybody who may look at the CT in the GUI.
 import { CrispError } from '../../errors.js';
 import { unifiedSettings } from '../../host/cgroup.js';
-import type { IdMapping, Mount, Spec } from '../../oci/spec.js';
-import type { IdMaps } from '../backend.js';
+import type { Mount, Spec } from '../../oci/spec.js';
 
 export interface LxcPlan {
   readonly spec: Spec;
-  /** The mapping of the pod's user namespace. */
-  readonly idMaps: IdMaps | undefined;
   /** The number of the stop signal, for those who stop the CT in the GUI. */
   readonly stopSignal: string;
   /** What liblxc complains of goes here. */
   readonly logFile: string;
+  /** Run when the CT has ended and its cgroup is still there. */
+  readonly stopHook: string;
   /** Whether a path of the host is a folder (or leads to one). */
   readonly isFolder: (path: string) => boolean;
   /** v1 has no keys of its own here: no Proxmox VE since 7 has it. */
@@ -28,7 +27,7 @@ export function lxcConfig(plan: LxcPlan): string {
   const { spec } = plan;
   const { process, linux } = spec;
   return [
-    ...namespaces(plan), ...idMap(plan),
+    ...namespaces(plan),
     // Clearing first: PVE's common.conf has some already, and a list of what to keep excludes one of what to drop.
     ['lxc.cap.drop', ''], ['lxc.cap.keep', capabilities(process.capabilities?.bounding ?? [])],
     ['lxc.no_new_privs', process.noNewPrivileges ? '1' : '0'],
@@ -45,7 +44,7 @@ export function lxcConfig(plan: LxcPlan): string {
     ...deviceRules(spec).map((rule) => [`lxc.cgroup${plan.cgroup === 'v2' ? '2' : ''}.devices.allow`, rule]),
     ['lxc.mount.auto', kernelFilesystems(spec)],
     ...[...mountEntries(plan), ...deviceEntries(spec), ...maskEntries(plan)].map((entry) => ['lxc.mount.entry', entry]),
-    ['lxc.signal.halt', plan.stopSignal],
+    ['lxc.signal.halt', plan.stopSignal], ['lxc.hook.stop', plan.stopHook],
     ['lxc.log.file', plan.logFile], ['lxc.log.level', 'ERROR'],
   ].map(([key = '', value = '']) => line(key, value)).join('');
 }
@@ -60,23 +59,21 @@ function line(key: string, value: string): string {
 
 const shareable = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid', user: 'user' } as const;
 
-/** Joined by path, or the host's own; a namespace that the CT gets for itself is liblxc's default. */
+/**
+ * Joined by path, or of its own, or the host's: liblxc gives all that it can to
+ * a CT unless it is told which ones.  (lxc.namespace.keep would not do: what it
+ * does not name is new, a user namespace too.)  The name is always the CT's, for
+ * liblxc sets it: a pod on the host's network gets a copy of the host's.
+ */
 function namespaces({ spec }: LxcPlan): string[][] {
   const listed = new Map(spec.linux.namespaces.map(({ type, path }) => [type, path]));
   const shared = (Object.entries(shareable) as [keyof typeof shareable, string][]).flatMap(([type, name]) => {
     const path = listed.get(type);
     return path ? [[`lxc.namespace.share.${name}`, path]] : [];
   });
-  // A pod on the host's network keeps a uts namespace of its own, named like the host: liblxc would rename the host.
-  const kept = (['network', 'ipc', 'pid'] as const).filter((type) => !listed.has(type)).map((type) => shareable[type]);
-  return [...shared, ...(kept.length ? [['lxc.namespace.keep', kept.join(' ')]] : [])];
-}
-
-/** In place of PVE's own; liblxc makes the CT's /dev for these ids. */
-function idMap({ spec, idMaps }: LxcPlan): string[][] {
-  if (!idMaps || !spec.linux.namespaces.some(({ type }) => type === 'user')) return [];
-  const lines = (kind: string, maps: readonly IdMapping[]) => maps.map(({ containerID, hostID, size }) => ['lxc.idmap', `${kind} ${containerID} ${hostID} ${size}`]);
-  return [['lxc.idmap', ''], ...lines('u', idMaps.uids), ...lines('g', idMaps.gids)];
+  const ofTheHost = (['network', 'ipc', 'pid'] as const).filter((type) => !listed.has(type));
+  const own = (['pid', 'ipc', 'network'] as const).filter((type) => listed.has(type)).map((type) => shareable[type]);
+  return [...shared, ...(ofTheHost.length ? [['lxc.namespace.clone', ['mnt', 'uts', 'cgroup', ...own].join(' ')]] : [])];
 }
 
 function capabilities(bounding: readonly string[]): string {
@@ -93,12 +90,20 @@ function kernelFilesystems({ mounts, linux }: Spec): string {
   return `proc:${unmasked ? 'rw' : 'mixed'} sys:${writable ? 'rw' : 'mixed'}`;
 }
 
-function mountEntries({ spec: { mounts }, isFolder }: LxcPlan): string[] {
-  return mounts.filter(({ type, destination }) => isBind({ type, destination }) || !mountedByLxc.has(destination)).map((mount) => {
+/** Folders that liblxc mounts on. */
+export const foldersOfLxc = ['/proc', '/sys', '/dev'].map((path) => ({ path, isFolder: true }));
+
+/** The mounts that are left to us. */
+export function mountsOf({ mounts }: Spec): readonly Mount[] {
+  return mounts.filter((mount) => isBind(mount) || !mountedByLxc.has(mount.destination));
+}
+
+function mountEntries({ spec, isFolder }: LxcPlan): string[] {
+  return mountsOf(spec).map((mount) => {
     const { type = 'none', source = 'none', destination, options = [] } = mount;
     const rest = options.filter((option) => !['bind', 'rbind', 'rw', 'idmap', 'rro'].includes(option));
     return isBind(mount)
-      ? entry(source, destination, 'none', [options.includes('bind') ? 'bind' : 'rbind', ...rest, isFolder(source) ? 'create=dir' : 'create=file'])
+      ? entry(source, destination, 'none', [options.includes('bind') ? 'bind' : 'rbind', ...rest, ...(options.includes('rro') ? ['ro'] : []), isFolder(source) ? 'create=dir' : 'create=file'])
       : entry(type, destination, type, [...rest, 'create=dir']);
   });
 }
@@ -145,11 +150,12 @@ function escape(field: string): string {
  * profile to every CT.  hooks: liblxc's run at other moments and with other
  * arguments.
  */
-export function notHonoured(spec: Spec): string[] {
+export function notHonoured(spec: Spec, { givesGroups }: { readonly givesGroups: boolean }): string[] {
   const shifted = spec.linux.namespaces.some(({ type }) => type === 'user');
   return [
     ...(spec.linux.seccomp ? ['spec.linux.seccomp'] : []),
     ...(spec.hooks && Object.keys(spec.hooks).length ? ['spec.hooks'] : []),
+    ...(shifted && !givesGroups && spec.process.user.additionalGids?.length ? ['spec.process.user.additionalGids'] : []),
     ...(shifted && spec.linux.rootfsPropagation === 'rshared' ? ['spec.linux.rootfsPropagation'] : []),
   ];
 }

@@ -14,11 +14,13 @@ import type { ContainerPlan, ContainerRef, Exit, Features, Probe, SandboxPlan } 
 import type { PctBackend } from './backend.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
 
-const exitCodeExpected = 42;
+/** With the supplemental group that it was given, and without. */
+const exitCodes = { withGroup: 42, without: 41 };
+const group = 50;
 const waitMs = 20_000;
 const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
 
-/** Sets backend.shifts. Never throws. */
+/** Sets backend.shifts and backend.givesGroups. Never throws. */
 export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
   const id = `crisp-probe-${backend.name}-${process.pid}-${counter++}`;
   const folder = join(options.state, 'probe', id);
@@ -33,7 +35,7 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
     backend.shifts = namespaces !== undefined;
     if (!namespaces) await plainRootfs(join(folder, 'rootfs'));
     await runThrowAway(backend, id, folder, namespaces ?? {});
-    return { ready: true, reason: '', version, features: { ...features, userNamespaces: backend.shifts } };
+    return { ready: true, reason: '', version, features };
   } catch (error) {
     return { ready: false, reason: toCrispError(error).report, version, features };
   } finally {
@@ -80,7 +82,8 @@ async function runThrowAway(backend: PctBackend, id: string, folder: string, nam
   try {
     await backend.start(container);
     const exit = await exitOf(backend, container);
-    if (exit.exitCode !== exitCodeExpected) throw new Error(`the probe CT exited with ${exit.exitCode} instead of ${exitCodeExpected}`);
+    if (!Object.values(exitCodes).includes(exit.exitCode)) throw new Error(`the probe CT exited with ${exit.exitCode} instead of ${exitCodes.withGroup}`);
+    backend.givesGroups = exit.exitCode === exitCodes.withGroup;
   } finally {
     await backend.delete(container);
   }
@@ -91,7 +94,7 @@ function probeSpec(rootfs: string, namespaces: SandboxPlan['namespaces']): Spec 
   const own = (['network', 'ipc', 'uts', 'pid'] as const).filter((type) => !namespaces[type]).map((type) => ({ type }));
   return {
     ociVersion: '1.0.2',
-    process: { user: { uid: 0, gid: 0 }, args: ['/bin/sh', '-c', `exit ${exitCodeExpected}`], env: ['PATH=/usr/bin:/bin'], cwd: '/' },
+    process: { user: { uid: 0, gid: 0, additionalGids: [group] }, args: ['/bin/sh', '-c', `case " $(id -G) " in *" ${group} "*) exit ${exitCodes.withGroup};; esac; exit ${exitCodes.without}`], env: ['PATH=/usr/bin:/bin'], cwd: '/' },
     root: { path: rootfs },
     mounts: [{ destination: '/usr', type: 'bind', source: '/usr', options: ['rbind', 'rslave', 'ro'] }],
     linux: { namespaces: [{ type: 'mount' }, ...joined, ...own], maskedPaths: ['/proc/kcore'] },

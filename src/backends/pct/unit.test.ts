@@ -14,6 +14,6 @@ StandardError=append:/run/b/stderr
 
 test('variables that no line of liblxc can hold come with the command', () => {
   const text = dropIn({ args: ['/x'], env: ['A=b', 'KEY=one\ntwo', 'END=blank '] }, { ...streams, stdin: '/run/b/std%in' });
-  expect(text).toContain('%i "-s" "lxc.environment=KEY=one\\ntwo" "-s" "lxc.environment=END=blank " "--" "/x"\n');
+  expect(text).toContain('%i "-s" "lxc.environment=\\"KEY=one\\ntwo\\"" "-s" "lxc.environment=\\"END=blank \\"" "--" "/x"\n');
   expect(text).toContain('StandardInput=file:/run/b/std%%in\n');
 });

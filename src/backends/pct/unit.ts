@@ -14,7 +14,8 @@ export interface Streams { readonly stdin: string | undefined; readonly stdout: 
 const lxcStart = '/usr/bin/lxc-start';
 
 export function dropIn(process: Pick<Process, 'args' | 'env'>, { stdin, stdout, stderr }: Streams): string {
-  const variables = process.env.filter((entry) => !fitsLine(entry)).flatMap((entry) => ['-s', `lxc.environment=${entry}`]);
+  // liblxc takes the outer quotes away, and else the blanks at the end.
+  const variables = process.env.filter((entry) => !fitsLine(entry)).flatMap((entry) => ['-s', `lxc.environment="${entry}"`]);
   // The colon keeps systemd from expanding $NAME in our words (systemd.service(5)).
   const command = [`:${lxcStart}`, '-F', '-n', '%i', ...[...variables, '--', ...process.args].map(quoted)].join(' ');
   return [

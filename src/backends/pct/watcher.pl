@@ -2,13 +2,13 @@
 # and it lives as long as the CT does, also without crisp.
 #
 #   lxc-start ── FIFO stdout, stderr ──► watcher ──► log file in CRI format
-#   lxc-monitord ── abstract socket ───►    │    ──► EXIT_FILE (exit code), BUNDLE/oom
+#   lxc-monitord ── abstract socket ───►    │    ──► EXIT_FILE (exit code)
 #   crisp ◄── socket watch: "attach", "reopen", "quit" ──┘
 #
 # Perl, because every Proxmox node has it (pct is Perl) and Node can connect to
 # no abstract socket of the length that liblxc uses: it pads names to 108 bytes.
 #
-# argv: VMID MONITOR UID LOG EXIT_FILE STDIN(none|open|once) [OOM_FILE...]; the
+# argv: VMID MONITOR UID LOG EXIT_FILE STDIN(none|open|once); the
 # working folder is the bundle; fd 3 gets "ready" or what is wrong.
 use strict;
 use warnings;
@@ -18,7 +18,7 @@ use POSIX qw(mkfifo strftime);
 use Socket;
 use Time::HiRes qw(gettimeofday);
 
-my ($vmid, $monitor_name, $uid, $log_path, $exit_file, $stdin_mode, @oom_files) = @ARGV;
+my ($vmid, $monitor_name, $uid, $log_path, $exit_file, $stdin_mode) = @ARGV;
 open(my $starter, '>&=', 3) or die "fd 3: $!\n";
 sub give_up { syswrite($starter, "$_[0]\n"); exit 1 }
 
@@ -59,8 +59,8 @@ sub open_log {
 open_log();
 defined $log or $log_path eq '' or give_up("open $log_path: $!");
 
-my (%clients, %closed, $exited, $to_stdin);    # clients: fd -> { socket, line, attached }
-$to_stdin = '';
+my (%clients, %closed, $exited, $code);    # clients: fd -> { socket, line, attached }
+my ($to_stdin, $heard) = ('', '');
 syswrite($starter, "ready\n");
 close $starter;
 
@@ -79,7 +79,7 @@ while (!$exited || keys %closed < 2) {
     if (vec($readable, fileno($door), 1) && accept(my $socket, $door)) { $clients{fileno $socket} = { socket => $socket, line => '', attached => 0 } }
     hear() if $monitor && !$exited && vec($readable, fileno($monitor), 1);
     # Both FIFOs have no writer left, so lxc-start is gone, and has told nobody how its init ended.
-    ended(255) if !$exited && keys %closed == 2;
+    ended($code // 255) if !$exited && keys %closed == 2;
 }
 unlink 'watch';
 
@@ -144,33 +144,28 @@ sub feed {
     undef $stdin if $stdin && !length $to_stdin && grep { $_->{closes} } values %clients;
 }
 
-# lxc-monitord: { int type; char name[256]; int value }; type 2 is an exit, its value a status of wait(2).
-my $heard;
+# lxc-monitord: { int type; char name[256]; int value }; type 2 is an exit, its
+# value a status of wait(2); type 0 a state, 0 STOPPED.  The exit is told first;
+# what the stop hook finds (oom.pl) is there when the CT is STOPPED.
 sub hear {
     my $bytes = sysread($monitor, my $data, 264 * 16);
     if (!$bytes) { undef $monitor; return }    # lxc-monitord restarts with an upgrade of its package
-    $heard = ($heard // '') . $data;
+    $heard .= $data;
     while (length $heard >= 264) {
         my ($type, $name, $value) = unpack('iZ256i', substr($heard, 0, 264, ''));
-        next unless $name eq $vmid && $type == 2;
-        ended($value & 127 ? 128 + ($value & 127) : $value >> 8);
-        return;
+        next unless $name eq $vmid;
+        $code = $value & 127 ? 128 + ($value & 127) : $value >> 8 if $type == 2;
+        if ($type == 0 && $value == 0 && defined $code) { ended($code); return }
     }
 }
 
 sub ended {
-    my ($code) = @_;
-    return if $exited;
+    my ($status) = @_;
     $exited = 1;
-    for my $file (@oom_files) {
-        open(my $events, '<', $file) or next;
-        my ($kills) = join('', <$events>) =~ /^oom_kill (\d+)/m;
-        if ($kills) { open(my $mark, '>', 'oom'); last }
-    }
     # All that it wrote is in the FIFOs already: the log is whole before the exit is known.
     for my $name (keys %fifo) { next if $closed{$name}; 1 while copy($name) }
     my ($folder, $file) = $exit_file =~ m{^(.*)/(.*)$};
     mkdir $folder;
-    if (open(my $out, '>', "$folder/.$file")) { print $out $code; close $out; rename("$folder/.$file", $exit_file) }
+    if (open(my $out, '>', "$folder/.$file")) { print $out $status; close $out; rename("$folder/.$file", $exit_file) }
     drop($_) for grep { $clients{$_}{attached} } keys %clients;
 }

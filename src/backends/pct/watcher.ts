@@ -22,8 +22,6 @@ export interface WatcherPlan {
   readonly logPath: string;
   readonly exitFile: string;
   readonly stdin: 'none' | 'open' | 'once';
-  /** Where the kernel counts kills for lack of memory. */
-  readonly oomFiles: readonly string[];
 }
 
 /** The names of its FIFOs in the bundle. */
@@ -36,8 +34,8 @@ export async function startWatcher(plan: WatcherPlan): Promise<void> {
   if (answer !== 'ready') throw new CrispError('RuntimeFailed', `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`, { stage: 'start watcher', tool: 'watcher', hint: 'lxc-monitord must run: `systemctl status lxc-monitord`' });
 }
 
-export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin, oomFiles }: WatcherPlan): [string, ...string[]] {
-  return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, ...oomFiles];
+export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin }: WatcherPlan): [string, ...string[]] {
+  return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin];
 }
 
 /** The abstract socket of lxc-monitord: an FNV-1a hash, since a long folder would not fit (liblxc, lxc_monitor_sock_name). */
