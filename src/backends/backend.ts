@@ -159,8 +159,8 @@ export interface Backend {
   update(container: ContainerRef, resources: Resources): Promise<void>;
   /** The log file was renamed: write to a new one at the same path. */
   reopenLog(container: ContainerRef): Promise<void>;
-  /** @throws Unsupported where the host has no criu */
-  checkpoint(container: ContainerRef, location: string, timeoutMs: number): Promise<void>;
+  /** Writes criu's images of a running container, which runs on, into the folder. @throws Unsupported where the host or the runtime cannot */
+  checkpoint(container: ContainerRef, folder: string, timeoutMs: number): Promise<void>;
 
   /** What is alive of these containers now; used at start and when a state is in doubt. */
   survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>>;

@@ -1,8 +1,10 @@
 // What ends an exec before its own end: the deadline, or a client that goes
 // away.  The tool between us and the command (crun exec, lxc-attach) does not
 // pass its own death on, so what dies is the tree below it.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import { childrenOf } from '../host/proc.js';
+import type { Running } from '../host/run.js';
 
 /** Kills at the deadline or when the client goes; check() then throws which it was: ExecTimeout or Cancelled. */
 export function limited(timeoutMs: number | undefined, signal: AbortSignal, kill: () => Promise<void>): { check(): void; clear(): void } {
@@ -18,9 +20,20 @@ export function limited(timeoutMs: number | undefined, signal: AbortSignal, kill
   };
 }
 
-/** The processes below the tool: killing the tool itself would leave them. */
-export async function killChildren(toolPid: number): Promise<void> {
-  for (const child of await childrenOf(toolPid)) await killTree(child);
+/**
+ * Kills what is below a tool, which then ends by itself: killing the tool would
+ * leave it.  Again and again, since at the first time the tool may not have come
+ * to start the process yet, or be between two of its own.
+ */
+export async function killBelow({ pid, ended }: Running): Promise<void> {
+  if (pid === undefined) return;
+  let over = false;
+  const end = (): void => { over = true; };
+  ended.then(end, end);
+  while (!over) {
+    for (const child of await childrenOf(pid)) await killTree(child);
+    await sleep(20);
+  }
 }
 
 /** SIGKILL to a process, to the group it leads and to all its descendants. */

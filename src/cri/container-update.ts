@@ -1,19 +1,13 @@
-// UpdateContainerResources, UpdatePodSandboxResources, ReopenContainerLog and
-// CheckpointContainer: changes to what runs.
+// UpdateContainerResources, UpdatePodSandboxResources and ReopenContainerLog:
+// changes to what runs.
 import { CrispError } from '../errors.js';
 import { writeResources } from '../host/cgroup.js';
 import { log } from '../log.js';
 import { containerResources } from '../oci/resources.js';
 import { containerState } from '../pods/records.js';
-import type { CheckpointContainerRequest__Output } from './generated/runtime/v1/CheckpointContainerRequest.js';
-import type { CheckpointContainerResponse } from './generated/runtime/v1/CheckpointContainerResponse.js';
-import type { CheckpointPodRequest__Output } from './generated/runtime/v1/CheckpointPodRequest.js';
-import type { CheckpointPodResponse } from './generated/runtime/v1/CheckpointPodResponse.js';
 import type { LinuxContainerResources__Output } from './generated/runtime/v1/LinuxContainerResources.js';
 import type { ReopenContainerLogRequest__Output } from './generated/runtime/v1/ReopenContainerLogRequest.js';
 import type { ReopenContainerLogResponse } from './generated/runtime/v1/ReopenContainerLogResponse.js';
-import type { RestorePodRequest__Output } from './generated/runtime/v1/RestorePodRequest.js';
-import type { RestorePodResponse } from './generated/runtime/v1/RestorePodResponse.js';
 import type { UpdateContainerResourcesRequest__Output } from './generated/runtime/v1/UpdateContainerResourcesRequest.js';
 import type { UpdateContainerResourcesResponse } from './generated/runtime/v1/UpdateContainerResourcesResponse.js';
 import type { UpdatePodSandboxResourcesRequest__Output } from './generated/runtime/v1/UpdatePodSandboxResourcesRequest.js';
@@ -61,19 +55,4 @@ export async function reopenContainerLog(parts: Parts, request: ReopenContainerL
   const record = runningContainerOf(parts, request.container_id);
   await backendOf(parts, record).reopenLog(refOf(record));
   return {};
-}
-
-export async function checkpointContainer(parts: Parts, request: CheckpointContainerRequest__Output): Promise<CheckpointContainerResponse> {
-  const record = runningContainerOf(parts, request.container_id);
-  if (!request.location.startsWith('/')) throw new CrispError('InvalidArgument', 'location must be an absolute path');
-  await backendOf(parts, record).checkpoint(refOf(record), request.location, Number(request.timeout) * 1000);
-  return {};
-}
-
-export async function checkpointPod(_parts: Parts, _request: CheckpointPodRequest__Output): Promise<CheckpointPodResponse> {
-  throw new CrispError('Unsupported', 'checkpoints of whole pods are not supported: criu freezes one container at a time, so its members would disagree');
-}
-
-export async function restorePod(_parts: Parts, _request: RestorePodRequest__Output): Promise<RestorePodResponse> {
-  throw new CrispError('Unsupported', 'there are no pod checkpoints to restore: see CheckpointPod');
 }

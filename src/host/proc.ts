@@ -1,6 +1,6 @@
 // Processes as /proc shows them.  A pid alone is no identity: pids are reused,
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { readFileSync } from 'node:fs';
 import { readFileIfThere } from './files.js';
 
@@ -34,10 +34,11 @@ export async function catches(pid: number, signal: number): Promise<boolean> {
   return mask === undefined || ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
 }
 
-/** The children of a process, in no order. */
+/** The children of a process, in no order. Each thread has its own (proc_pid_task(5)): a Go program forks from any. */
 export async function childrenOf(pid: number): Promise<number[]> {
-  const text = await readFileIfThere(`/proc/${pid}/task/${pid}/children`).catch(() => undefined);
-  return (text ?? '').split(' ').filter(Boolean).map(Number);
+  const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
+  const lists = await Promise.all(threads.map((thread) => readFileIfThere(`/proc/${pid}/task/${thread}/children`).catch(() => undefined)));
+  return lists.flatMap((text) => (text ?? '').split(' ').filter(Boolean).map(Number));
 }
 
 async function readStat(pid: number): Promise<{ state: string; startTime: string } | undefined> {

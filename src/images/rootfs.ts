@@ -6,6 +6,7 @@
 //                                    the next start can remove it
 //   STATE/rootfs/ID                  the mount
 //   STATE/shifted/ID                 all layers, idmapped, for a user namespace
+import { existsSync } from 'node:fs';
 import { chown, readdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
@@ -94,7 +95,13 @@ export class Rootfs {
     this.options.images.release(volumeId);
   }
 
-  /** What these containers have written; one that has no layer here is left out. */
+  /** The folder of what a container has written; undefined: its rootfs is not made here. */
+  written(containerId: string): string | undefined {
+    const folder = join(this.layer(containerId), 'diff');
+    return existsSync(folder) ? folder : undefined;
+  }
+
+  /** How much these containers have written; one that has no layer here is left out. */
   async usage(containerIds: readonly string[]): Promise<Map<string, { usedBytes: number; inodesUsed: number }>> {
     const counts = await du(containerIds.map((id) => join(this.layer(id), 'diff')));
     return new Map(containerIds.flatMap((id, index) => {

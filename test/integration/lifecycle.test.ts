@@ -49,6 +49,18 @@ describe.each(['crun', 'runc'])('a pod on %s', (handler) => {
     expect(await daemon.traces()).toEqual(clean);
   });
 
+  test('a command that runs into its time-out is gone with all that it started', async () => {
+    const pod = await runPod(daemon, {}, handler);
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+    const exec = (script: string, timeout: string) => daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout });
+    for (let round = 0; round < 3; round++) {
+      await expect(exec('sleep 4321 & sleep 4321', '1')).rejects.toThrow(/ExecTimeout/);
+      expect(String((await exec('ps | grep "[s]leep 4321" || true', '10')).stdout)).toBe('');
+    }
+    await removePod(daemon, pod.id);
+    expect(await daemon.traces()).toEqual(clean);
+  });
+
   test('a container that ends by itself says how', async () => {
     const pod = await runPod(daemon, {}, handler);
     const good = await startContainer(daemon, pod, containerConfig('exit 0', { metadata: { name: 'good', attempt: 0 } }));

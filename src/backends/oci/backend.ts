@@ -158,9 +158,9 @@ export class OciBackend implements Backend {
 
   reopenLog(container: ContainerRef): Promise<void> { return reopenLog(container.folder, container.logPath); }
 
-  async checkpoint(container: ContainerRef, location: string, timeoutMs: number): Promise<void> {
+  async checkpoint(container: ContainerRef, folder: string, timeoutMs: number): Promise<void> {
     if (!(await findProgram('criu').catch(() => undefined))) throw new CrispError('Unsupported', 'checkpoints need criu, which this host does not have', { hint: 'install criu' });
-    await this.runtime.call('checkpoint', ['--image-path', location, '--leave-running', container.id], { timeoutMs });
+    await this.runtime.call('checkpoint', ['--image-path', folder, '--work-path', folder, '--leave-running', container.id], { timeoutMs });
   }
 
   async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {

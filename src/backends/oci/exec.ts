@@ -13,7 +13,7 @@ import { identify, isAlive } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../oci/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
-import { killChildren, killTree, limited } from '../exec-limit.js';
+import { killBelow, killTree, limited } from '../exec-limit.js';
 import { attach } from './attach.js';
 import { monitorExec, type MonitorPlan } from './conmon.js';
 import type { Runtime } from './runtime.js';
@@ -35,7 +35,7 @@ async function execPlain(runtime: Runtime, container: ContainerRef, own: Process
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
   const running = runStreaming(await runtime.argv('exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec' });
-  const limit = limited(plan.timeoutMs, signal, async () => { if (running.pid !== undefined) await killChildren(running.pid); });
+  const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
     limit.check();

@@ -8,7 +8,7 @@ import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../oci/spec.js';
 import type { ExecPlan } from '../backend.js';
-import { killChildren, limited } from '../exec-limit.js';
+import { killBelow, limited } from '../exec-limit.js';
 import { fitsLine } from './lxc-config.js';
 
 export interface AttachPlan {
@@ -26,7 +26,7 @@ export async function exec(attach: AttachPlan, plan: ExecPlan, signal: AbortSign
   if (plan.io.terminal) throw new CrispError('Unsupported', 'a terminal for a command in a Proxmox CT is not supported yet', { stage: 'exec', hint: 'run the command without a terminal, or use `pct enter` on the node' });
   const { argv, env } = attachCommand(attach, plan);
   const running = runStreaming(argv, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', env, cwd: '/' });
-  const limit = limited(plan.timeoutMs, signal, async () => { if (running.pid !== undefined) await killChildren(running.pid); });
+  const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
     limit.check();

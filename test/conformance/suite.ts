@@ -1,0 +1,159 @@
+// The whole suite of cri-tools, run on a daemon of our own, once for each runtime.
+//
+// Environment: CRITEST and CRICTL (else from PATH), CRITEST_SKIP (a pattern of
+// specs to leave out for now), CRITEST_IMAGES_SCRIPT (makes stand-ins for the
+// images of the suite; without it they come from the public registries).
+import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import { diesWithUs } from '../helpers/machine.js';
+
+const run = promisify(execFile);
+const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+export const critest = process.env['CRITEST'] ?? 'critest';
+export const crictl = process.env['CRICTL'] ?? 'crictl';
+const imagesScript = process.env['CRITEST_IMAGES_SCRIPT'] ?? here('../../../shared/tools/critest-images.sh');
+/** Kept from run to run: making the images takes a minute. */
+const imageCache = process.env['CRITEST_IMAGES'] ?? '/var/tmp/crisp-critest-images';
+const suiteTimeoutMs = 15 * 60_000;
+
+/** One pass of the suite over one runtime. */
+export interface Pass {
+  readonly name: string;
+  /** The handler that every pod gets. */
+  readonly handler: string;
+  readonly arguments: readonly string[];
+}
+
+/** The switches change the streaming specs alone (pkg/validate/streaming.go of cri-tools), so only those run again. */
+export const passes: readonly Pass[] = [
+  { name: 'crun', handler: 'crun', arguments: [] },
+  { name: 'runc', handler: 'runc', arguments: [] },
+  { name: 'crun, WebSocket', handler: 'crun', arguments: ['--websocket-exec', '--websocket-attach', '--websocket-portforward', '--ginkgo.focus-file=streaming.go'] },
+];
+
+export interface Spec { readonly name: string; readonly state: string; readonly message: string }
+export interface Skip {
+  readonly pattern: RegExp;
+  /** A file of the host: where it exists, the specs are run. */
+  readonly unless: string | undefined;
+  /** critest itself may skip the specs in this pass, when it finds that the runtime does not offer what they need; undefined: they are never run. */
+  readonly pass: string | undefined;
+  readonly reason: string;
+}
+
+/** The first line of what a tool says to --version; undefined: it is not there. */
+export function versionOf(tool: string): string | undefined {
+  try { return execFileSync(tool, ['--version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n')[0]; } catch { return undefined; }
+}
+
+/** The specs that are not run on any host (`unless` undefined) or not on this one, from skips.txt. */
+export async function readSkips(): Promise<Skip[]> {
+  const listed: Skip[] = [];
+  for (const line of (await readFile(here('skips.txt'), 'utf8')).split('\n')) {
+    if (!line.trim() || line.startsWith('#')) continue;
+    const [, pattern = '', unless, pass, reason = ''] = /^(\S.*?)(?: unless (\S+))?(?: by critest on (\S+))? # (.+)$/.exec(line) ?? [];
+    if (!reason) throw new Error(`skips.txt: "${line}" gives no reason`);
+    listed.push({ pattern: new RegExp(pattern), unless, pass, reason });
+  }
+  const extra = process.env['CRITEST_SKIP'];
+  if (extra) listed.push({ pattern: new RegExp(extra), unless: undefined, pass: undefined, reason: 'left out by CRITEST_SKIP' });
+  return listed.filter(({ unless }) => unless === undefined || !existsSync(unless));
+}
+
+/** Runs every pass, one after the other: the suite has ports of its own. @returns the specs of each */
+export async function runSuite(skips: readonly Skip[]): Promise<Map<Pass, Spec[]>> {
+  let daemon: Daemon | undefined;
+  let registry: ChildProcess | undefined;
+  try {
+    daemon = await startDaemon();
+    const images = join(daemon.folder, 'images');
+    if (existsSync(imagesScript)) {
+      registry = await startRegistry(images, await freePort());
+      // One spec pulls by a digest that is a constant of the suite, which no stand-in can have.
+      process.stderr.write('critest: its images are stand-ins made from Debian packages, and its one constant image digest is theirs\n');
+    }
+    const results = new Map<Pass, Spec[]>();
+    for (const pass of passes) results.set(pass, await runPass(daemon, pass, registry && images, skips));
+    return results;
+  } finally {
+    await daemon?.destroy();
+    registry?.kill('SIGKILL');
+  }
+}
+
+/** @param images the folder of the stand-ins, with the suite's program that knows their digest */
+async function runPass(daemon: Daemon, pass: Pass, images: string | undefined, skips: readonly Skip[]): Promise<Spec[]> {
+  await daemon.writeConfig({ log_level: 'info', default_container_type: pass.handler, fallback: {}, ...(images ? { images: { registries_conf: join(images, 'registries.conf') } } : {}) });
+  await daemon.restart();
+  const report = join(daemon.folder, 'report.json');
+  await rm(report, { force: true });
+  const endpoint = `unix://${daemon.socket}`;
+  const { stdout, stderr } = await daemon.machine.run([
+    images ? join(images, 'critest') : critest, '--runtime-endpoint', endpoint, '--image-endpoint', endpoint, '--ginkgo.no-color', '--ginkgo.json-report', report,
+    ...(images ? ['--test-images-file', join(images, 'images.yaml')] : []),
+    ...pass.arguments, ...skips.filter((skip) => skip.pass === undefined).map(({ pattern }) => `--ginkgo.skip=${pattern.source}`),
+  ], suiteTimeoutMs);
+  if (!existsSync(report)) throw new Error(`critest made no report: ${(stdout + stderr).slice(-2000)}`);
+  const specs = specsOf(await readFile(report, 'utf8'));
+  // With a focus, ginkgo reports all that is out of it as skipped, without a message.
+  return pass.arguments.some((argument) => argument.startsWith('--ginkgo.focus')) ? specs.filter(({ state }) => state !== 'skipped') : specs;
+}
+
+interface ReportedSpec { readonly LeafNodeType: string; readonly ContainerHierarchyTexts: string[] | null; readonly LeafNodeText: string; readonly State: string; readonly Failure?: { readonly Message: string } }
+
+/** The specs, and set-up steps that failed. */
+function specsOf(report: string): Spec[] {
+  const suites = JSON.parse(report) as { readonly SpecReports: readonly ReportedSpec[] }[];
+  return suites.flatMap(({ SpecReports: specs }) => specs)
+    .filter((spec) => spec.LeafNodeType === 'It' || spec.State !== 'passed')
+    .map((spec) => ({ name: [...spec.ContainerHierarchyTexts ?? [], spec.LeafNodeText || spec.LeafNodeType].join(' / '), state: spec.State, message: spec.Failure?.Message ?? '' }));
+}
+
+/** Makes what is not in the cache yet, and serves it on loopback. */
+async function startRegistry(folder: string, port: number): Promise<ChildProcess> {
+  await run('flock', [`${imageCache}.lock`, 'sh', '-c', '[ -e "$OUT/complete" ] || { bash "$0" build && touch "$OUT/complete"; }', imagesScript], { env: { ...process.env, OUT: imageCache } });
+  await mkdir(folder);
+  for (const part of ['oci', 'digest', 'refs.txt']) await symlink(join(imageCache, part), join(folder, part));
+  const address = `127.0.0.1:${port}`;
+  const config = join(folder, 'registry.yml');
+  await writeFile(config, `version: 0.1\nlog: { level: warn }\nstorage: { filesystem: { rootdirectory: ${folder}/registry } }\nhttp: { addr: "${address}" }\n`);
+  const [tool = '', ...args] = diesWithUs(['docker-registry', 'serve', config]);
+  const registry = spawn(tool, args, { stdio: 'ignore' });
+  try {
+    const gone = once(registry, 'exit').then(() => { throw new Error('docker-registry ended at once'); });
+    await Promise.race([answers(`http://${address}/v2/`), gone]);
+    const env = { ...process.env, OUT: folder, REGISTRY: address, CRITEST_IN: await pathOf(critest), CRITEST_OUT: join(folder, 'critest') };
+    for (const step of ['files', 'push']) await run('bash', [imagesScript, step], { env });
+    gone.catch(() => undefined);
+    return registry;
+  } catch (error) {
+    registry.kill('SIGKILL');
+    throw error;
+  }
+}
+
+async function answers(url: string): Promise<void> {
+  for (let tries = 0; ; tries++) {
+    try { if ((await fetch(url)).ok) return; } catch (error) { if (tries > 100) throw error; }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+async function pathOf(tool: string): Promise<string> {
+  return tool.includes('/') ? tool : (await run('sh', ['-c', 'command -v "$0"', tool])).stdout.trim();
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => { server.close(resolve); });
+  return port;
+}
