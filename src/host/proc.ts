@@ -41,12 +41,15 @@ export async function childrenOf(pid: number): Promise<number[]> {
   return lists.flatMap((text) => (text ?? '').split(' ').filter(Boolean).map(Number));
 }
 
-async function readStat(pid: number): Promise<{ state: string; startTime: string } | undefined> {
+/** undefined: the process is gone. */
+export async function parentOf(pid: number): Promise<number | undefined> { return (await readStat(pid))?.parent; }
+
+async function readStat(pid: number): Promise<{ state: string; parent: number; startTime: string } | undefined> {
   let text: string | undefined;
   try { text = await readFileIfThere(`/proc/${pid}/stat`); } catch { return undefined; } // ESRCH: it ended while we read
   if (!text) return undefined;
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return { state: fields[0] ?? 'X', startTime: fields[19] ?? '' };
+  return { state: fields[0] ?? 'X', parent: Number(fields[1]), startTime: fields[19] ?? '' };
 }
 
 /** The id of this boot: what was alive under another one is dead. */

@@ -18,13 +18,13 @@ import { gzipSync } from 'node:zlib';
 import { CrispError } from '../../errors.js';
 import { cgroupFolder, cgroupLayout, killCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
-import { identify, signalProcess } from '../../host/proc.js';
+import { identify, parentOf, signalProcess } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
 import { run, shown } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import type { Resources, Spec } from '../../oci/spec.js';
-import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, IdMaps, Io, Probe, RootfsWish, SandboxPlan } from '../backend.js';
+import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, IdMaps, Io, Probe, RootfsWish, SandboxPlan, TerminalSize } from '../backend.js';
 import { Exits } from '../exits.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
@@ -38,7 +38,7 @@ import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
 import { dropIn, Units, type Streams } from './unit.js';
 import { Vmids } from './vmids.js';
-import { attach, fifo, startWatcher, tell, type WatcherPlan } from './watcher.js';
+import { attach, consoleLink, fifo, startWatcher, tell, type WatcherPlan } from './watcher.js';
 
 /** What create() returns and the record keeps. */
 export interface PctState {
@@ -46,6 +46,7 @@ export interface PctState {
   /** Of its process, as the host has it. */
   readonly uid: number;
   readonly stdin: WatcherPlan['stdin'];
+  readonly terminal: boolean;
 }
 
 const oomHook = fileURLToPath(new URL('oom.pl', import.meta.url));
@@ -108,7 +109,7 @@ export class PctBackend implements Backend {
       await makeTargets(spec.root.path, [...foldersOfLxc, ...mountsOf(spec).map(({ destination, source }) => ({ path: destination, isFolder: source === undefined || isFolder(source) }))], root);
       // 2. The CT, under an id that nobody has.
       const vmid = await this.takeVmid(plan);
-      const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none' };
+      const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false };
       undo.push('CT', () => this.delete({ ...plan, state }));
       // 3. How it is started.
       await writeFile(includeFile(plan.folder), this.includeOf(plan, spec, vmid), { mode: 0o600 });
@@ -167,11 +168,12 @@ export class PctBackend implements Backend {
     const { vmid } = await this.mine(container);
     const { lxc } = this.options;
     const { process: own, root } = await specOf(container);
-    return exec({ program: lxc.tools.lxc_attach, lxcFolder: lxc.lxc_folder, vmid, own, hasShell: await exists(join(root.path, 'bin/sh')) }, plan, signal);
+    return exec({ program: lxc.tools.lxc_attach, lxcFolder: lxc.lxc_folder, vmid, own, bundle: container.folder, hasShell: await exists(join(root.path, 'bin/sh')) }, plan, signal);
   }
 
   async attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
-    await this.mine(container);
+    const { vmid } = await this.mine(container);
+    io.onResize?.((size) => void this.resize(container, vmid, size).catch((error: unknown) => log.warn({ err: error, containerId: container.id }, 'terminal not resized')));
     await attach(container, io, signal);
   }
 
@@ -199,7 +201,7 @@ export class PctBackend implements Backend {
   }
 
   async list(): Promise<ContainerRef[]> {
-    return [...await this.guard.all()].flatMap(([vmid, { mark }]) => (mark ? [{ id: mark.containerId, folder: join(this.options.state, 'bundles', mark.containerId), logPath: '', state: { vmid, uid: 0, stdin: 'none' } satisfies PctState }] : []));
+    return [...await this.guard.all()].flatMap(([vmid, { mark }]) => (mark ? [{ id: mark.containerId, folder: join(this.options.state, 'bundles', mark.containerId), logPath: '', state: { vmid, uid: 0, stdin: 'none', terminal: false } satisfies PctState }] : []));
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
@@ -214,11 +216,19 @@ export class PctBackend implements Backend {
 
   close(): Promise<void> { this.exits.close(); return Promise.resolve(); }
 
+  /** lxc-start hands a size on when it is told so: the terminal is not its own, so the kernel does not tell it. */
+  private async resize(container: ContainerRef, vmid: number, { width, height }: TerminalSize): Promise<void> {
+    await tell(container, `resize ${height} ${width}`);
+    const pid = await this.initPid(vmid);
+    const parent = pid === undefined ? undefined : await parentOf(pid);
+    if (parent !== undefined) process.kill(parent, 'SIGWINCH');
+  }
+
   private includeOf({ folder, stopSignal }: ContainerPlan, spec: Spec, vmid: number): string {
     const layout = cgroupLayout();
     const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
     const counts = group === undefined ? [] : [group, join(group, 'ns')].map((path) => join(path, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control'));
-    return lxcConfig({ spec, stopSignal, logFile: lxcLog(folder), stopHook: shown(['perl', oomHook, folder, ...counts]), isFolder, cgroup: this.node.cgroup });
+    return lxcConfig({ spec, console: join(folder, consoleLink), stopSignal, logFile: lxcLog(folder), stopHook: shown(['perl', oomHook, folder, ...counts]), isFolder, cgroup: this.node.cgroup });
   }
 
   /** A race that another node or another tool wins costs one more call. */
@@ -244,8 +254,8 @@ export class PctBackend implements Backend {
     });
   }
 
-  private watcherPlan(container: ContainerRef, { vmid, uid, stdin }: PctState): WatcherPlan {
-    return { vmid, bundle: container.folder, lxcFolder: this.options.lxc.lxc_folder, uid, stdin, logPath: container.logPath, exitFile: this.exits.path(container.id) };
+  private watcherPlan(container: ContainerRef, { vmid, uid, stdin, terminal }: PctState): WatcherPlan {
+    return { terminal, vmid, bundle: container.folder, lxcFolder: this.options.lxc.lxc_folder, uid, stdin, logPath: container.logPath, exitFile: this.exits.path(container.id) };
   }
 
   /** The CT of a container and its configuration. @throws GuestMissing, ForeignGuest */
@@ -291,8 +301,8 @@ export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | unde
 export function includeFile(bundle: string): string { return join(bundle, 'lxc.conf'); }
 function lxcLog(bundle: string): string { return join(bundle, 'lxc.log'); }
 
-function streamsOf({ folder, stdin }: Pick<ContainerPlan, 'folder' | 'stdin'>): Streams {
-  return { stdin: stdin ? join(folder, fifo.stdin) : undefined, stdout: join(folder, fifo.stdout), stderr: join(folder, fifo.stderr) };
+function streamsOf({ folder, stdin, spec }: Pick<ContainerPlan, 'folder' | 'stdin' | 'spec'>): Streams {
+  return { stdin: stdin && !spec.process.terminal ? join(folder, fifo.stdin) : undefined, stdout: join(folder, fifo.stdout), stderr: join(folder, fifo.stderr) };
 }
 
 /** The watcher makes its FIFOs, and nobody removes them before the bundle. */

@@ -4,6 +4,9 @@
 // Rights, limits and environment are those of the CT's own process: lxc-attach
 // reads them from the CT.  The user and the working folder are not, so they are
 // given here.
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../oci/spec.js';
@@ -17,15 +20,21 @@ export interface AttachPlan {
   readonly vmid: number;
   /** The CT's own process. */
   readonly own: Pick<Process, 'user' | 'cwd' | 'env'>;
+  /** The folder of the CT's bundle, for a file of ours. */
+  readonly bundle: string;
   /** The image has /bin/sh. */
   readonly hasShell: boolean;
 }
 
-/** @throws ExecTimeout, Cancelled, Unsupported (a terminal) */
+/** @throws ExecTimeout, Cancelled */
 export async function exec(attach: AttachPlan, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-  if (plan.io.terminal) throw new CrispError('Unsupported', 'a terminal for a command in a Proxmox CT is not supported yet', { stage: 'exec', hint: 'run the command without a terminal, or use `pct enter` on the node' });
   const { argv, env } = attachCommand(attach, plan);
-  const running = runStreaming(argv, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', env, cwd: '/' });
+  const sizeFile = join(attach.bundle, `size-${counter++}`);
+  const running = runStreaming(plan.io.terminal ? ['perl', pty, sizeFile, ...argv] : argv, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', env, cwd: '/' });
+  plan.io.onResize?.(({ width, height }) => {
+    writeFileSync(sizeFile, `${height} ${width}\n`);
+    try { if (running.pid !== undefined) process.kill(running.pid, 'SIGWINCH'); } catch { /* ESRCH: it has ended */ }
+  });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
@@ -34,15 +43,19 @@ export async function exec(attach: AttachPlan, plan: ExecPlan, signal: AbortSign
     return { exitCode };
   } finally {
     limit.clear();
+    rmSync(sizeFile, { force: true });
   }
 }
+const pty = fileURLToPath(new URL('pty.pl', import.meta.url));
+let counter = 0;
 
 /**
  * Variables go in lxc-attach's own environment, for /proc/PID/cmdline is open
  * to everybody; but not what the loader of lxc-attach itself would obey (ld.so(8)).
  */
-export function attachCommand({ program, lxcFolder, vmid, own, hasShell }: AttachPlan, { args, env = [] }: Pick<ExecPlan, 'args' | 'env'>): { argv: [string, ...string[]]; env: Record<string, string> } {
-  const added = [...own.env.filter((entry) => !fitsLine(entry)), ...env];
+export function attachCommand({ program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle'>, { args, env = [], io: { terminal } }: Pick<ExecPlan, 'args' | 'env'> & { readonly io: Pick<ExecPlan['io'], 'terminal'> }): { argv: [string, ...string[]]; env: Record<string, string> } {
+  const type = terminal && ![...own.env, ...env].some((entry) => entry.startsWith('TERM=')) ? ['TERM=xterm'] : [];
+  const added = [...own.env.filter((entry) => !fitsLine(entry)), ...env, ...type];
   const variables = Object.fromEntries(added.map((entry) => { const at = entry.indexOf('='); return [entry.slice(0, at), entry.slice(at + 1)]; }));
   const kept = Object.keys(variables).filter((name) => !/^(LD_|GLIBC_|GCONV_)/.test(name) && name !== 'PATH');
   const open = Object.keys(variables).filter((name) => !kept.includes(name));

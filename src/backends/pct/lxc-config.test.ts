@@ -12,7 +12,7 @@ function spec(change: (made: Spec) => void = () => undefined): Spec {
   return made;
 }
 function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2'): string[] {
-  return lxcConfig({ spec: made, stopSignal: '15', logFile: '/b/lxc.log', stopHook: '/oom.pl /b', isFolder: (path) => !/\.|kcore/.test(path), cgroup }).trimEnd().split('\n');
+  return lxcConfig({ spec: made, console: '/b/console', stopSignal: '15', logFile: '/b/lxc.log', stopHook: '/oom.pl /b', isFolder: (path) => !/\.|kcore/.test(path), cgroup }).trimEnd().split('\n');
 }
 
 test('the process: user, folder, environment, rights, limits', () => {

@@ -10,6 +10,8 @@ import type { Mount, Spec } from '../../oci/spec.js';
 
 export interface LxcPlan {
   readonly spec: Spec;
+  /** The terminal of a CT that has one. */
+  readonly console: string;
   /** The number of the stop signal, for those who stop the CT in the GUI. */
   readonly stopSignal: string;
   /** What liblxc complains of goes here. */
@@ -44,6 +46,7 @@ export function lxcConfig(plan: LxcPlan): string {
     ...deviceRules(spec).map((rule) => [`lxc.cgroup${plan.cgroup === 'v2' ? '2' : ''}.devices.allow`, rule]),
     ['lxc.mount.auto', kernelFilesystems(spec)],
     ...[...mountEntries(plan), ...deviceEntries(spec), ...maskEntries(plan)].map((entry) => ['lxc.mount.entry', entry]),
+    ...(process.terminal ? [['lxc.console.path', plan.console]] : []),
     ['lxc.signal.halt', plan.stopSignal], ['lxc.hook.stop', plan.stopHook],
     ['lxc.log.file', plan.logFile], ['lxc.log.level', 'ERROR'],
   ].map(([key = '', value = '']) => line(key, value)).join('');

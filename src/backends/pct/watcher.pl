@@ -3,7 +3,10 @@
 #
 #   lxc-start ── FIFO stdout, stderr ──► watcher ──► log file in CRI format
 #   lxc-monitord ── abstract socket ───►    │    ──► EXIT_FILE (exit code)
-#   crisp ◄── socket watch: "attach", "reopen", "quit" ──┘
+#   crisp ◄── socket watch: "attach", "reopen", "resize ROWS COLUMNS", "quit" ──┘
+#
+# With a terminal, lxc-start copies between the console of the CT and BUNDLE/console,
+# of which the watcher has the other side; its own words still come by the FIFOs.
 #
 # Perl, because every Proxmox node has it (pct is Perl) and Node can connect to
 # no abstract socket of the length that liblxc uses: it pads names to 108 bytes.
@@ -18,7 +21,7 @@ use POSIX qw(mkfifo strftime);
 use Socket;
 use Time::HiRes qw(gettimeofday);
 
-my ($vmid, $monitor_name, $uid, $log_path, $exit_file, $stdin_mode) = @ARGV;
+my ($vmid, $monitor_name, $uid, $log_path, $exit_file, $stdin_mode, $wants_terminal) = @ARGV;
 open(my $starter, '>&=', 3) or die "fd 3: $!\n";
 sub give_up { syswrite($starter, "$_[0]\n"); exit 1 }
 
@@ -28,11 +31,25 @@ umask 0077;
 # 1. Where the CT's streams end.  Owned by its process, which may open them
 # again through /dev/stdout.  Without O_NONBLOCK an open would wait for the CT.
 my (%fifo, $stdin);
-for my $name (qw(stdout stderr), $stdin_mode eq 'none' ? () : 'stdin') {
+for my $name (qw(stdout stderr), $stdin_mode eq 'none' || $wants_terminal ? () : 'stdin') {
     unlink $name;
     mkfifo($name, 0600) && chown($uid, -1, $name) or give_up("mkfifo $name: $!");
     sysopen(my $end, $name, ($name eq 'stdin' ? O_RDWR : O_RDONLY) | O_NONBLOCK) or give_up("open $name: $!");
     if ($name eq 'stdin') { $stdin = $end } else { $fifo{$name} = $end }
+}
+
+# linux/ioctls.h; the same on all architectures that Proxmox has.
+use constant { TIOCSWINSZ => 0x5414, TIOCGPTN => 0x80045430, TIOCSPTLCK => 0x40045431 };
+my $terminal;
+if ($wants_terminal) {
+    sysopen($terminal, '/dev/ptmx', O_RDWR | O_NOCTTY | O_NONBLOCK) or give_up("ptmx: $!");
+    ioctl($terminal, TIOCSPTLCK, my $unlock = pack('i', 0)) && ioctl($terminal, TIOCGPTN, my $number = pack('I', 0)) or give_up("terminal: $!");
+    unlink 'console';
+    symlink('/dev/pts/' . unpack('I', $number), 'console') or give_up("console: $!");
+    # Held open, or the CT's end of it would be the first to be opened, and an error until then.
+    sysopen(our $held, 'console', O_RDWR | O_NOCTTY) or give_up("console: $!");
+    $fifo{terminal} = $terminal;
+    $stdin = $terminal if $stdin_mode ne 'none';
 }
 
 # 2. Who tells of its end; before it starts, since nothing is told twice.
@@ -64,7 +81,7 @@ my ($to_stdin, $heard) = ('', '');
 syswrite($starter, "ready\n");
 close $starter;
 
-while (!$exited || keys %closed < 2) {
+while (!$exited || !$closed{stdout} || !$closed{stderr}) {
     my ($readable, $writable) = ('', '');
     listen_to_monitor() if !$monitor && !$exited;
     for my $handle ($door, ($monitor && !$exited ? $monitor : ()), (map { $fifo{$_} } grep { !$closed{$_} } keys %fifo)) { vec($readable, fileno($handle), 1) = 1 }
@@ -79,7 +96,7 @@ while (!$exited || keys %closed < 2) {
     if (vec($readable, fileno($door), 1) && accept(my $socket, $door)) { $clients{fileno $socket} = { socket => $socket, line => '', attached => 0 } }
     hear() if $monitor && !$exited && vec($readable, fileno($monitor), 1);
     # Both FIFOs have no writer left, so lxc-start is gone, and has told nobody how its init ended.
-    ended($code // 255) if !$exited && keys %closed == 2;
+    ended($code // 255) if !$exited && $closed{stdout} && $closed{stderr};
 }
 unlink 'watch';
 
@@ -90,6 +107,7 @@ sub copy {
     my $bytes = sysread($fifo{$name}, my $data, 16384);
     return 0 if !defined $bytes && ($! == EAGAIN || $! == EINTR);
     if (!$bytes) { $closed{$name} = 1; return 0 }
+    $name = 'stdout' if $name eq 'terminal';
     my ($seconds, $micros) = gettimeofday();
     my $head = strftime('%Y-%m-%dT%H:%M:%S', gmtime $seconds) . sprintf('.%06d000Z %s', $micros, $name);
     my $text = '';
@@ -126,8 +144,9 @@ sub serve {
     }
     if ($client->{attached}) { $to_stdin .= $data if $stdin; return }
     $client->{line} .= $data;
-    return unless $client->{line} =~ s/^(\w+)\n//;
-    if ($1 eq 'attach') { $client->{attached} = 1; $to_stdin .= $client->{line} if $stdin; put($client->{socket}, "ok\n") }
+    return unless $client->{line} =~ s/^(\w+)(?: (\d+) (\d+))?\n//;
+    if ($1 eq 'resize') { ioctl($terminal, TIOCSWINSZ, my $size = pack('S4', $2, $3, 0, 0)) if $terminal && defined $3; put($client->{socket}, "ok\n"); drop($fd) }
+    elsif ($1 eq 'attach') { $client->{attached} = 1; $to_stdin .= $client->{line} if $stdin; put($client->{socket}, "ok\n") }
     elsif ($1 eq 'reopen') { open_log(); put($client->{socket}, "ok\n"); drop($fd) }
     elsif ($1 eq 'quit') { unlink 'watch'; put($client->{socket}, "ok\n"); exit 0 }
     else { drop($fd) }

@@ -22,10 +22,12 @@ export interface WatcherPlan {
   readonly logPath: string;
   readonly exitFile: string;
   readonly stdin: 'none' | 'open' | 'once';
+  readonly terminal: boolean;
 }
 
-/** The names of its FIFOs in the bundle. */
+/** The names of its FIFOs in the bundle, and of the terminal. */
 export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
+export const consoleLink = 'console';
 
 /** Returns when it listens. */
 export async function startWatcher(plan: WatcherPlan): Promise<void> {
@@ -34,8 +36,8 @@ export async function startWatcher(plan: WatcherPlan): Promise<void> {
   if (answer !== 'ready') throw new CrispError('RuntimeFailed', `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`, { stage: 'start watcher', tool: 'watcher', hint: 'lxc-monitord must run: `systemctl status lxc-monitord`' });
 }
 
-export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin }: WatcherPlan): [string, ...string[]] {
-  return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin];
+export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin, terminal }: WatcherPlan): [string, ...string[]] {
+  return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, terminal ? '1' : '0'];
 }
 
 /** The abstract socket of lxc-monitord: an FNV-1a hash, since a long folder would not fit (liblxc, lxc_monitor_sock_name). */
@@ -48,7 +50,7 @@ export function monitorSocket(lxcFolder: string): string {
 const longestAbstractName = 106;
 
 /** Says a word to the watcher and waits for its answer; false: there is none. */
-export async function tell(container: Pick<ContainerRef, 'folder'>, word: 'reopen' | 'quit'): Promise<boolean> {
+export async function tell(container: Pick<ContainerRef, 'folder'>, word: 'reopen' | 'quit' | `resize ${number} ${number}`): Promise<boolean> {
   const socket = await dial(container.folder);
   if (!socket) return false;
   socket.write(`${word}\n`);
