@@ -3,6 +3,7 @@
 // the answers.  A value that is not known is null: 0 would be believed.
 import { readProcesses, readUsage, type MemoryUsage as GroupMemory, type Pressure, type PressureLine, type Usage } from '../host/cgroup-stats.js';
 import { readInterfaces, type InterfaceCounters } from '../host/net-dev.js';
+import { isPodsOwnCgroup } from '../oci/namespaces.js';
 import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
 import { matches } from './convert.js';
 import type { ContainerStats } from './generated/runtime/v1/ContainerStats.js';
@@ -139,7 +140,7 @@ function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
 
 /** The pod's own group knows also what ended containers have used; a parent that several pods share says nothing of one. */
 function podUsage(record: SandboxRecord, containers: readonly Usage[]): Usage | undefined {
-  const own = isPodsOwn(record) ? readUsage(record.plan.cgroupParent) : undefined;
+  const own = isPodsOwnCgroup(record.plan) ? readUsage(record.plan.cgroupParent) : undefined;
   if (own || containers.length === 0) return own;
   const sum = (of: (usage: Usage) => number): number => containers.reduce((total, usage) => total + of(usage), 0);
   return {
@@ -151,12 +152,6 @@ function podUsage(record: SandboxRecord, containers: readonly Usage[]): Usage | 
     },
     swap: undefined, pressure: undefined,
   };
-}
-
-/** crisp's own groups are named by the sandbox, the kubelet's by the pod: pod<UID>, with _ for - in the names of slices. */
-function isPodsOwn({ id, plan }: SandboxRecord): boolean {
-  const last = plan.cgroupParent.split('/').at(-1) ?? '';
-  return last.includes(id) || (plan.uid !== '' && (last.includes(plan.uid) || last.includes(plan.uid.replaceAll('-', '_'))));
 }
 
 /** Read through one of the pod's processes; undefined on the host's network and while none runs. */

@@ -80,6 +80,11 @@ export function readDetails(name: string, layout = cgroupLayout()): Details | un
   return ifThere(() => (layout.version === 'v2' ? unifiedDetails(folder(layout, 'memory', name)) : perControllerDetails(layout, name)));
 }
 
+/** How many processes of the group and of those below it were killed for memory; undefined on v1, which counts each group apart. */
+export function readOomKills(name: string, layout = cgroupLayout()): number | undefined {
+  return layout.version === 'v1' ? undefined : ifThere(() => readTable(folder(layout, 'memory', name), 'memory.events')['oom_kill']);
+}
+
 /** The pids of the group and of those below it, none when it is gone. */
 export function readProcesses(name: string, layout = cgroupLayout()): number[] {
   return ifThere(() => processesBelow(folder(layout, 'pids', name))) ?? [];

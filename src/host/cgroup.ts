@@ -8,12 +8,12 @@
 //   v2      one tree: /sys/fs/cgroup/crisp/POD
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
-import { basename, dirname, join, normalize } from 'node:path';
+import { dirname, join, normalize } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import type { Resources } from '../oci/spec.js';
 import { isAbsent, readFileIfThere, remove } from './files.js';
-import { run } from './run.js';
+import { setSliceProperties, startSlice, stopSlice } from './slices.js';
 
 export interface CgroupLayout {
   readonly version: 'v1' | 'v2';
@@ -112,7 +112,7 @@ function strayTrees(layout: CgroupLayout): string[] {
  */
 export async function makePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
-  if (path.endsWith('.slice')) return systemctl('start', path);
+  if (path.endsWith('.slice')) return startSlice(path);
   if (layout.version === 'v2') await makeUnified(layout.unified ?? '', path);
   else await Promise.all([...new Set(Object.values(layout.controllers))].map((tree) => makeIn(tree, path, tree === layout.controllers['cpuset'])));
 }
@@ -142,11 +142,6 @@ async function makeUnified(tree: string, path: string): Promise<void> {
   }
 }
 
-/** A slice needs no unit file, and one that does not run can be stopped. */
-async function systemctl(verb: 'start' | 'stop', path: string): Promise<void> {
-  await run(['systemctl', verb, '--', basename(path)], { timeoutMs: 30_000, stage: `${verb} slice` });
-}
-
 /** TREE/a, TREE/a/b, … TREE/PATH. */
 function ancestors(tree: string, path: string): string[] {
   const parts = path.split('/').filter(Boolean);
@@ -161,7 +156,7 @@ function ancestors(tree: string, path: string): string[] {
  */
 export async function removePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
-  if (path.endsWith('.slice')) return systemctl('stop', path);
+  if (path.endsWith('.slice')) return stopSlice(path);
   const from = async (tree: string, removeIt: (folder: string) => Promise<void>): Promise<void> => {
     await removeIt(join(tree, path));
     const parent = join(tree, dirname(path));
@@ -227,6 +222,7 @@ export function isGone(error: unknown): boolean { return (error as NodeJS.ErrnoE
  */
 export async function writeResources(name: string, resources: Resources, layout = cgroupLayout()): Promise<void> {
   const settings = layout.version === 'v2' ? unifiedSettings(resources) : await perControllerSettings(name, resources, layout);
+  if (layout.version === 'v2' && cgroupPath(name).endsWith('.slice')) await setSliceProperties(cgroupPath(name), settings);
   for (const [file, value] of settings) {
     const folder = cgroupFolder(layout, file.split('.')[0] ?? '', name);
     if (folder === undefined) throw new CrispError('UnsupportedField', `this host has no cgroup controller for ${file}`, { stage: 'set cgroup' });

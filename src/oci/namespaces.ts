@@ -92,6 +92,12 @@ export function ownCgroupParent(sandboxId: string, systemd: boolean): string {
   return systemd ? `/crisp.slice/crisp-${sandboxId}.slice` : `/crisp/${sandboxId}`;
 }
 
+/** Or one that several pods share. crisp's own groups are named by the sandbox, the kubelet's by the pod: pod<UID>, with _ for - in the names of slices. */
+export function isPodsOwnCgroup({ id, uid, cgroupParent }: SandboxPlan): boolean {
+  const last = cgroupParent.split('/').at(-1) ?? '';
+  return last.includes(id) || (uid !== '' && (last.includes(uid) || last.includes(uid.replaceAll('-', '_'))));
+}
+
 /**
  * cgroupsPath as the driver wants it: PARENT/ID, or SLICE:PREFIX:ID for systemd
  * (crun and runc read it so).

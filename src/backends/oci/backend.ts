@@ -7,11 +7,13 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { cgroupOfProcess } from '../../host/cgroup.js';
+import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import { catches, identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
+import { isPodsOwnCgroup } from '../../oci/namespaces.js';
 import type { Process, Resources, Spec } from '../../oci/spec.js';
 import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, Io, Probe, RootfsWish, SandboxPlan } from '../backend.js';
 import { attach } from './attach.js';
@@ -42,7 +44,10 @@ export interface OciState {
   readonly terminal: boolean;
   /** Its pid namespace is its own, so that its end is the end of all its processes. */
   readonly ownPidNamespace: boolean;
+  /** What the pod's group had counted when the container was made; undefined where it has none of its own, and on cgroup v1. */
+  readonly podOomKills?: OomKills | undefined;
 }
+interface OomKills { readonly group: string; readonly count: number }
 
 const SIGKILL = 9;
 const settleMs = 100;
@@ -54,6 +59,8 @@ export class OciBackend implements Backend {
   private readonly bundles = new Map<string, string>();
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
+  private readonly podOomKills = new Map<string, OomKills | undefined>();
+  private readonly killedByUs = new Set<string>();
   private conmonPath: string | undefined;
 
   constructor(private readonly options: OciOptions) {
@@ -96,9 +103,12 @@ export class OciBackend implements Backend {
       }, (stderr) => this.runtime.explain('create', stderr));
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
+      const podOomKills = oomKillsOf(plan.sandbox);
+      this.podOomKills.set(plan.id, podOomKills);
       return {
         process, cgroup: await cgroupOfProcess(pid) ?? plan.spec.linux.cgroupsPath ?? '', terminal: plan.spec.process.terminal ?? false,
         ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
+        podOomKills,
       };
     });
   }
@@ -112,6 +122,7 @@ export class OciBackend implements Backend {
   /** Straight to the process: it is known by pid and start time, and starting the runtime for it would cost 5 ms. */
   async kill(container: ContainerRef, signal: number, all = false): Promise<void> {
     const { process } = stateOf(container);
+    if (signal === SIGKILL) this.killedByUs.add(container.id);
     if (all) await this.runtime.call('kill', ['--all', container.id, String(signal)], { okExitCodes: 'any' });
     else {
       if (signal !== SIGKILL) await this.settled(container.id, process.pid, signal);
@@ -138,6 +149,8 @@ export class OciBackend implements Backend {
     await remove(this.exits.path(container.id));
     await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
     this.bundles.delete(container.id);
+    this.podOomKills.delete(container.id);
+    this.killedByUs.delete(container.id);
     this.processes.delete(container.id);
     this.startedAtMs.delete(container.id);
   }
@@ -178,7 +191,7 @@ export class OciBackend implements Backend {
     void this.exits.watch((id) => {
       const bundle = this.bundles.get(id);
       if (bundle === undefined) return; // an exec's, or one that is being deleted
-      this.exits.read(id, bundle).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
+      this.exitOf(id, bundle).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
     });
   }
 
@@ -188,7 +201,8 @@ export class OciBackend implements Backend {
 
   private async alive(container: ContainerRef): Promise<Alive> {
     this.bundles.set(container.id, container.folder);
-    const exit = await this.exits.read(container.id, container.folder);
+    this.podOomKills.set(container.id, stateOf(container)?.podOomKills);
+    const exit = await this.exitOf(container.id, container.folder);
     if (exit) return { status: 'stopped', exit };
     const known = await this.runtime.state(container.id);
     if (!known) return { status: 'missing' };
@@ -196,6 +210,18 @@ export class OciBackend implements Backend {
       return { status: known.status === 'created' ? 'created' : 'running', pid: known.pid };
     }
     return { status: 'stopped', exit: undefined };
+  }
+
+  /**
+   * conmon sees the OOM kills of the container's own group while that is there.
+   * systemd removes a scope with its last process, and a limit of the pod is hit
+   * in the pod's group, which is there for longer: so that is asked as well.
+   */
+  private async exitOf(id: string, bundle: string): Promise<Exit | undefined> {
+    const exit = await this.exits.read(id, bundle);
+    const before = this.podOomKills.get(id);
+    if (!exit || exit.oomKilled || exit.exitCode !== 128 + SIGKILL || this.killedByUs.has(id) || !before) return exit;
+    return { ...exit, oomKilled: (readOomKills(before.group) ?? 0) > before.count };
   }
 
   /** The process of config.json, kept because probes ask for it all the time. */
@@ -229,6 +255,11 @@ export class OciBackend implements Backend {
 /** Where the runtime of a handler keeps what it knows. */
 export function runtimeRoot({ name, state, root }: { readonly name: string; readonly state: string; readonly root: string }): string {
   return root || join(state, 'runtimes', name);
+}
+
+function oomKillsOf(sandbox: SandboxPlan): OomKills | undefined {
+  const count = isPodsOwnCgroup(sandbox) ? readOomKills(sandbox.cgroupParent) : undefined;
+  return count === undefined ? undefined : { group: sandbox.cgroupParent, count };
 }
 
 export function stateOf(container: ContainerRef): OciState {
