@@ -51,14 +51,14 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
       const pod = await runPod(vm, {}, handler);
       const hungry = await startContainer(vm, pod, 'exec tail /dev/zero', { linux: { resources: { memory_limit_in_bytes: 32 * mebi, memory_swap_limit_in_bytes: 32 * mebi } } });
       expect(await waitForExit(vm, hungry)).toMatchObject({ reason: 'OOMKilled', exitCode: 137 });
-      const killed = await startContainer(vm, pod, 'kill -9 $$; sleep 1000');
+      const killed = await startContainer(vm, pod, 'sleep 1000');
       await vm.must(`crictl stop ${killed}`);
       expect(await waitForExit(vm, killed)).toMatchObject({ reason: 'Error', exitCode: 137 });
     });
 
     test('statistics of a container and of its pod', async () => {
       const pod = await runPod(vm, {}, handler);
-      const id = await startContainer(vm, pod, 'head -c 20000000 /dev/zero >/dev/shm/file; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo ready; sleep 1000', { linux: { resources: { memory_limit_in_bytes: 256 * mebi } } });
+      const id = await startContainer(vm, pod, 'head -c 20000000 /dev/zero >/dev/shm/file; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo ready; sleep 1000 & wait', { linux: { resources: { memory_limit_in_bytes: 256 * mebi } } });
       await vm.until(`crictl logs ${id} | grep -q ready`);
       const group = await cgroupOf(vm, id);
       const { stats: [container] } = JSON.parse(await vm.must(`crictl stats -o json ${id}`)) as { stats: [Stats] };
@@ -98,15 +98,21 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
     expect(await vm.must(`systemctl list-units --all --no-legend --plain --type=scope,slice | grep -c ${pod.id} || true`)).toBe('0');
   });
 
-  test('such a pod is resized with its cgroup', async () => {
+  test('such a pod is resized with its cgroup, and an OOM kill for its limit is one of the container', async () => {
     const pod = await runPod(vm);
     const client = await vm.connect();
     await client.runtime.UpdatePodSandboxResources({ pod_sandbox_id: pod.id, resources: { cpu_quota: 150_000, cpu_period: 100_000, memory_limit_in_bytes: 96 * mebi } });
     client.close();
+    await vm.must('systemctl daemon-reload');
     const own = name === 'systemd' ? `crisp.slice/crisp-${pod.id}.slice` : `crisp/${pod.id}`;
     expect(await readFiles(vm, `/sys/fs/cgroup/${own}`, ['memory.max', 'cpu.max'])).toEqual({ 'memory.max': String(96 * mebi), 'cpu.max': '150000 100000' });
-    const id = await startContainer(vm, pod, 'sleep 1000', { linux: { resources: limits } });
-    expect(await cgroupOf(vm, id)).toContain(own);
+    const id = await startContainer(vm, pod, 'exec tail /dev/zero');
+    expect(await waitForExit(vm, id)).toMatchObject({ reason: 'OOMKilled', exitCode: 137 });
+    const bystander = await startContainer(vm, pod, 'sleep 1000');
+    await vm.must(`crictl stop ${bystander}`);
+    expect(await waitForExit(vm, bystander)).toMatchObject({ reason: 'Error', exitCode: 137 });
+    await removePods(vm);
+    expect(await vm.must('ls /run/systemd/system.control 2>/dev/null || true')).toBe('');
   });
 
   test('nothing limits the processes of a container that asks for no limit', async () => {

@@ -61,6 +61,14 @@ test('a machine without pods has nothing of them, and again when they are remove
   expect(await traces()).toBe(before);
 });
 
+test('crisp run needs no daemon, and leaves nothing', async () => {
+  const before = await traces();
+  const { stdout, exitCode } = await vm.run('crisp run --rm --memory 64m localhost/busybox sh -c "echo hello; exit 4"');
+  expect([stdout, exitCode]).toEqual(['hello\n', 4]);
+  expect(await vm.must('ls /run/crisp-cli/bundles')).toBe('');
+  expect(await traces()).toBe(before);
+});
+
 describe('containers run on', () => {
   let pod: Pod;
   let container: string;

@@ -7,6 +7,7 @@
 // Without KVM, so that it behaves alike on a laptop and inside another VM: it
 // boots in about 20 s, and what runs in it is some ten times slower than outside.
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -84,8 +85,7 @@ export class Vm {
 
   /** A client of crisp's socket, for calls that crictl does not make; the caller closes it. */
   async connect(): Promise<Client> {
-    const socket = join(this.folder, 'crisp.sock');
-    await rm(socket, { force: true });
+    const socket = join(this.folder, `crisp-${randomBytes(3).toString('hex')}.sock`); // ssh keeps listening on one that it has made
     await runFile('ssh', [...this.sshOptions(), '-O', 'forward', '-L', `${socket}:/run/crisp/crisp.sock`, 'root@127.0.0.1']);
     return connectTo(socket);
   }
