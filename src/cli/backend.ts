@@ -1,10 +1,11 @@
 // From the router to a backend: the one file of the command line that knows
 // concrete backends (architecture.test.ts holds the others to it).
 import { join } from 'node:path';
-import type { Backend, Probe } from '../backends/backend.js';
+import type { Backend, ContainerPlan, Probe } from '../backends/backend.js';
 import { OciBackend, runtimeRoot } from '../backends/oci/backend.js';
 import { monitorArgv } from '../backends/oci/conmon.js';
 import { Runtime } from '../backends/oci/runtime.js';
+import { explainCt } from '../backends/pct/explain.js';
 import type { Config, HandlerConfig } from '../config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
@@ -80,28 +81,34 @@ async function probeOnce(config: Config, state: string, name: string, backend: B
   return probe;
 }
 
-/** What a container is to the commands that would run it. */
-export interface CommandPlan {
-  readonly id: string;
-  readonly bundle: string;
-  readonly logPath: string | undefined;
-  readonly terminal: boolean;
-  readonly stdin: boolean;
-  readonly stdinOnce: boolean;
+/** How a container would be run, for `crisp explain`. */
+export interface Explanation {
+  readonly commands: readonly { readonly what: string; readonly argv: readonly string[] }[];
+  /** What the backend would write beside config.json. */
+  readonly files: readonly { readonly path: string; readonly text: string }[];
+  readonly notHonoured: readonly string[];
 }
 
-/** The commands that a container's life would take, for `crisp explain`; nothing is run. A program that is missing has its bare name. */
-export async function commandsOf(config: Config, state: string, name: string, plan: CommandPlan): Promise<{ readonly what: string; readonly argv: readonly string[] }[]> {
+/** Nothing is run. A program that is missing has its bare name. */
+export async function explanationOf(config: Config, state: string, name: string, plan: ContainerPlan): Promise<Explanation> {
   const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
-  if (!handler || handler.type === 'pct') return [];
+  if (!handler) return { commands: [], files: [], notHonoured: [] };
+  if (handler.type === 'pct') return explainCt({ name, lxc: config.lxc, state, root: config.root }, plan);
   const systemdCgroup = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const runtime = await programOr(handler.path || name);
   const globalArgs = new Runtime({ name, path: handler.path, args: handler.args, root: runtimeRoot({ name, state, root: handler.root }), systemdCgroup }).globalArgs;
-  return [
-    { what: 'create', argv: monitorArgv({ ...plan, conmon: await programOr(config.runtime.conmon), runtime, runtimeArgs: globalArgs, systemdCgroup, exitDir: join(state, 'exits', name) }) },
-    { what: 'start', argv: [runtime, ...globalArgs, 'start', plan.id] },
-    { what: 'delete', argv: [runtime, ...globalArgs, 'delete', '--force', plan.id] },
-  ];
+  const monitor = {
+    conmon: await programOr(config.runtime.conmon), runtime, runtimeArgs: globalArgs, systemdCgroup, exitDir: join(state, 'exits', name), id: plan.id, bundle: plan.folder,
+    logPath: plan.logPath || undefined, terminal: plan.spec.process.terminal ?? false, stdin: plan.stdin, stdinOnce: plan.stdinOnce,
+  };
+  return {
+    commands: [
+      { what: 'create', argv: monitorArgv(monitor) },
+      { what: 'start', argv: [runtime, ...globalArgs, 'start', plan.id] },
+      { what: 'delete', argv: [runtime, ...globalArgs, 'delete', '--force', plan.id] },
+    ],
+    files: [], notHonoured: [],
+  };
 }
 
 async function programOr(name: string): Promise<string> {

@@ -14,9 +14,11 @@ import { Images } from '../images/store.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
+import { sharesWithHost } from '../oci/namespaces.js';
+import { signalNumber, stopSignal } from '../oci/signals.js';
 import type { Spec } from '../oci/spec.js';
 import { conditions, route, type Route } from '../router.js';
-import { commandsOf } from './backend.js';
+import { explanationOf, type Explanation } from './backend.js';
 import { CriJson } from './cri-json.js';
 import { printJson } from './output.js';
 import { criPod, type CriPod, type Pod } from './pod-manifest.js';
@@ -32,7 +34,9 @@ interface ContainerExplained {
   readonly image: string;
   /** Why it would be refused; then there is no spec. */
   readonly refused?: string;
-  readonly commands: readonly { readonly what: string; readonly argv: readonly string[] }[];
+  readonly commands: Explanation['commands'];
+  /** What the backend writes beside config.json. */
+  readonly files: Explanation['files'];
   readonly spec?: Spec;
   readonly notHonoured: readonly string[];
 }
@@ -107,7 +111,6 @@ async function explain(config: Config, pod: CriPod): Promise<Explained> {
   for (const { name: own, config: partial } of pod.containers) {
     containers.push(await explainContainer(config, routed.backend, sandbox, json.container(partial, `container ${own}`), notes));
   }
-  if (config.handlers[routed.backend]?.type === 'pct') notes.push('commands and the CT configuration of this backend are not shown');
   return { pod: `${namespace}/${name}`, ...routed, fallbacks: pod.handler ? [] : fallbacksOf(config, routed.backend), containers, unknownFields: json.unknown, notes };
 }
 
@@ -129,13 +132,10 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
   const bundle = join(config.state, 'bundles', id);
   const image = container.image?.image ?? '';
   const common = { name, image };
-  const commands = await commandsOf(config, config.state, backend, {
-    id, bundle, logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : undefined, terminal: container.tty, stdin: container.stdin, stdinOnce: container.stdin_once,
-  });
   try {
     const found = await lookUp(config, image);
     if (!found.present) notes.push(`container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`);
-    const plan = planOf(config, sandbox);
+    const plan = planOf(config, sandbox, config.handlers[backend]?.type === 'pct' && config.lxc.unprivileged !== 'never');
     // Mounts are taken as they are written: their sources may only exist when the pod runs.
     const facts = { ...await inspectRootfs({ rootfs: found.accounts, config: { ...container, mounts: [] }, imageMounts: new Map() }), mounts: container.mounts.map((mount) => ({ target: mount.container_path, source: mount.image?.image ? `IMAGE ${mount.image.image}` : mount.host_path, propagation: 'shared' as const })) };
     const { spec, notHonoured } = containerSpec({
@@ -143,9 +143,13 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
       sandbox, image: found.config, plan, containerId: id, rootfs: join(config.state, 'rootfs', id), facts, host: readHostFacts(config),
       podFolder: plan.folder, sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined, targetPid: 0, allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
     });
-    return { ...common, commands, spec, notHonoured };
+    const how = await explanationOf(config, config.state, backend, {
+      id, name, attempt: container.metadata?.attempt ?? 0, image, sandbox: plan, folder: bundle, spec, layers: [], logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : '',
+      stdin: container.stdin, stdinOnce: container.stdin_once, stopSignal: String(signalNumber(stopSignal(container.stop_signal, found.config.StopSignal))),
+    });
+    return { ...common, commands: how.commands, files: how.files, spec, notHonoured: [...notHonoured, ...how.notHonoured] };
   } catch (error) {
-    return { ...common, refused: toCrispError(error).report, commands: [], notHonoured: [] };
+    return { ...common, refused: toCrispError(error).report, commands: [], files: [], notHonoured: [] };
   }
 }
 
@@ -158,7 +162,8 @@ async function lookUp(config: Config, reference: string) {
   return { present: true, config: image.config, accounts: layers.find((layer) => existsSync(join(layer, 'etc/passwd'))) ?? layers[0] ?? '/nonexistent' };
 }
 
-function planOf(config: Config, sandbox: PodSandboxConfig__Output): SandboxPlan {
+/** @param shifts pods of the backend get a user namespace that they do not ask for */
+function planOf(config: Config, sandbox: PodSandboxConfig__Output, shifts: boolean): SandboxPlan {
   const options = sandbox.linux?.security_context?.namespace_options;
   const folder = join(config.state, 'pods', 'POD-ID');
   const pinned = (name: string): string => join(folder, 'ns', name);
@@ -167,7 +172,7 @@ function planOf(config: Config, sandbox: PodSandboxConfig__Output): SandboxPlan 
     id: 'POD-ID', name, namespace, uid, attempt, labels: sandbox.labels, annotations: sandbox.annotations, folder, hostname: sandbox.hostname || undefined,
     namespaces: {
       ...(options?.network === 'NODE' ? {} : { network: pinned('net'), uts: pinned('uts') }), ...(options?.ipc === 'NODE' ? {} : { ipc: pinned('ipc') }),
-      ...(options?.pid === 'POD' ? { pid: pinned('pid') } : {}), ...(options?.userns_options?.mode === 'POD' ? { user: pinned('user') } : {}),
+      ...(options?.pid === 'POD' ? { pid: pinned('pid') } : {}), ...(options?.userns_options?.mode === 'POD' || (shifts && !sharesWithHost(sandbox)) ? { user: pinned('user') } : {}),
     },
     cgroupParent: sandbox.linux?.cgroup_parent || '/crisp/POD-ID',
   };
@@ -182,6 +187,7 @@ function inWords(pod: Explained): string {
       ...(container.refused ? [`  would be refused: ${container.refused}`] : []),
       ...container.commands.map(({ what, argv }) => `  ${what}: ${shown(argv)}`),
       ...(container.spec ? [`  not honoured: ${container.notHonoured.join(', ') || 'nothing'}`, '  config.json:', ...JSON.stringify(shortened(container.spec), undefined, 2).split('\n').map((line) => `    ${line}`)] : []),
+      ...container.files.flatMap(({ path, text }) => [`  ${path}:`, ...text.trimEnd().split('\n').map((line) => `    ${line}`)]),
     ]),
     ...(pod.unknownFields.length ? ['', 'fields that the CRI does not have:', ...pod.unknownFields.map((field) => `  ${field}`)] : []),
     ...(pod.notes.length ? ['', 'notes:', ...pod.notes.map((note) => `  ${note}`)] : []),

@@ -51,13 +51,6 @@ export function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefi
   return uids && gids ? { uids, gids } : undefined;
 }
 
-/** Root of such a pod is meant to be root of the host, so it gets no user namespace that it did not ask for. */
-export function sharesWithHost(config: PodSandboxConfig__Output): boolean {
-  const security = config.linux?.security_context;
-  const { network, ipc, pid } = security?.namespace_options ?? {};
-  return (security?.privileged ?? false) || [network, ipc, pid].includes('NODE');
-}
-
 export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string): PodNetwork {
   const bits = (annotation: string): number | undefined => {
     const text = config.annotations[annotation];

@@ -10,6 +10,7 @@ import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
 import { metrics } from '../metrics.js';
 import { bringLoopbackUp, pinNamespaces, startPidHolder, stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
+import { sharesWithHost } from '../oci/namespaces.js';
 import { writePodFiles } from '../oci/pod-files.js';
 import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../pods/records.js';
 import { chooseHandler } from '../router.js';
@@ -18,7 +19,7 @@ import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPod
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
 import { backendOf, type Call, type Parts } from './parts.js';
-import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, sharesWithHost, userNamespace, wantedNamespaces } from './sandbox-plan.js';
+import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, userNamespace, wantedNamespaces } from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest__Output, call: Call): Promise<RunPodSandboxResponse> {

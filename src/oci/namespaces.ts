@@ -1,5 +1,6 @@
 // Which namespaces a container has, and where its cgroup lies. Pure.
 import type { SandboxPlan } from '../backends/backend.js';
+import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { UserNamespace__Output } from '../cri/generated/runtime/v1/UserNamespace.js';
 import { CrispError } from '../errors.js';
@@ -58,6 +59,13 @@ export function namespacesNotHonoured(options: NamespaceOption__Output | null, p
     ...(options.ipc !== 'CONTAINER' && (options.ipc === 'NODE') !== (ipc === undefined) ? ['ipc'] : []),
     ...(options.pid === 'POD' && pid === undefined ? ['pid'] : []),
   ];
+}
+
+/** Root of such a pod is meant to be root of the host, so it gets no user namespace that it did not ask for. */
+export function sharesWithHost(config: PodSandboxConfig__Output): boolean {
+  const security = config.linux?.security_context;
+  const { network, ipc, pid } = security?.namespace_options ?? {};
+  return (security?.privileged ?? false) || [network, ipc, pid].includes('NODE');
 }
 
 type Mappings = Pick<Linux, 'uidMappings' | 'gidMappings'>;

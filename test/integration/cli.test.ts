@@ -307,6 +307,18 @@ describe('the commands that only look', () => {
     expect((await crisp('explain', manifest)).stdout).toMatch(/^pod shop\/web\n {2}backend: crun\n/);
   });
 
+  test('explain shows what a container would be as a Proxmox CT, with no Proxmox here', async () => {
+    const manifest = join(folder, 'ct.yaml');
+    const config = await configure('ct-config.yaml', { handlers: { lxc: { type: 'pct' } }, lxc: { pool: 'kubernetes' } });
+    await writeFile(manifest, stringify({ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'web', namespace: 'shop' }, spec: { runtimeClassName: 'lxc', containers: [{ name: 'app', image, command: ['sh', '-c', 'echo "$A"'], env: [{ name: 'A', value: 'b' }], resources: { limits: { memory: '64Mi' } } }] } }));
+    const { stdout } = await machine.run(argv(config, 'explain', '--json', manifest));
+    const { backend, containers: [app] } = JSON.parse(stdout) as { backend: string; containers: { commands: { argv: string[] }[]; files: { path: string; text: string }[] }[] };
+    expect(backend).toBe('lxc');
+    expect(app?.commands[0]?.argv.join(' ')).toMatch(/^pct create VMID \S+ --rootfs .*--unprivileged 1 --hostname web-app --memory 64 .*--tags crisp;shop .*--pool kubernetes$/s);
+    expect(app?.files.map(({ path }) => path.replace(/.*\//, ''))).toEqual(['lxc.conf', 'crisp.conf']);
+    expect(app?.files.map(({ text }) => text).join()).toMatch(/lxc\.environment = A=b\n[^]*"--" "sh" "-c" "echo \\"\$A\\""/);
+  });
+
   test('check finds the handlers and says so to machines', async () => {
     const { stdout } = await crisp('check', '--json');
     const { checks } = JSON.parse(stdout) as { checks: { id: string; findings: { level: string; message: string }[] }[] };

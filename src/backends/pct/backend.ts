@@ -9,36 +9,35 @@
 // A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so a life
 // has three of them and nothing is ever polled: what is alive is asked from
 // liblxc and the files of the kernel.  Before each act stands the guard rail.
-import { statSync } from 'node:fs';
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import { CrispError } from '../../errors.js';
-import { cgroupFolder, cgroupLayout, killCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
+import { killCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
 import { identify, parentOf, signalProcess } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
-import { run, shown } from '../../host/run.js';
+import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import type { Resources, Spec } from '../../oci/spec.js';
 import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, IdMaps, Io, Probe, RootfsWish, SandboxPlan, TerminalSize } from '../backend.js';
 import { Exits } from '../exits.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
+import { includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
 import type { GuestConfig } from './guest-config.js';
-import { foldersOfLxc, lxcConfig, mountsOf, notHonoured } from './lxc-config.js';
+import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
 import { meaningOf, Pct } from './pct.js';
 import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
-import { dropIn, Units, type Streams } from './unit.js';
+import { dropIn, Units } from './unit.js';
 import { Vmids } from './vmids.js';
-import { attach, consoleLink, fifo, startWatcher, tell, type WatcherPlan } from './watcher.js';
+import { attach, fifo, startWatcher, tell, type WatcherPlan } from './watcher.js';
 
 /** What create() returns and the record keeps. */
 export interface PctState {
@@ -49,7 +48,6 @@ export interface PctState {
   readonly terminal: boolean;
 }
 
-const oomHook = fileURLToPath(new URL('oom.pl', import.meta.url));
 const SIGKILL = 9;
 const lostRaces = 10;
 const infoTimeoutMs = 10_000;
@@ -112,7 +110,7 @@ export class PctBackend implements Backend {
       const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false };
       undo.push('CT', () => this.delete({ ...plan, state }));
       // 3. How it is started.
-      await writeFile(includeFile(plan.folder), this.includeOf(plan, spec, vmid), { mode: 0o600 });
+      await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), { mode: 0o600 });
       await Promise.all([this.include(vmid, plan.folder), this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan)))]);
       return state;
     });
@@ -224,13 +222,6 @@ export class PctBackend implements Backend {
     if (parent !== undefined) process.kill(parent, 'SIGWINCH');
   }
 
-  private includeOf({ folder, stopSignal }: ContainerPlan, spec: Spec, vmid: number): string {
-    const layout = cgroupLayout();
-    const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
-    const counts = group === undefined ? [] : [group, join(group, 'ns')].map((path) => join(path, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control'));
-    return lxcConfig({ spec, console: join(folder, consoleLink), stopSignal, logFile: lxcLog(folder), stopHook: shown(['perl', oomHook, folder, ...counts]), isFolder, cgroup: this.node.cgroup });
-  }
-
   /** A race that another node or another tool wins costs one more call. */
   private async takeVmid(plan: ContainerPlan): Promise<number> {
     const emptyTemplate = join(this.options.root, 'empty.tar.gz');
@@ -298,22 +289,11 @@ export class PctBackend implements Backend {
 
 export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined { return container.state as PctState | undefined; }
 
-export function includeFile(bundle: string): string { return join(bundle, 'lxc.conf'); }
-function lxcLog(bundle: string): string { return join(bundle, 'lxc.log'); }
-
-function streamsOf({ folder, stdin, spec }: Pick<ContainerPlan, 'folder' | 'stdin' | 'spec'>): Streams {
-  return { stdin: stdin && !spec.process.terminal ? join(folder, fifo.stdin) : undefined, stdout: join(folder, fifo.stdout), stderr: join(folder, fifo.stderr) };
-}
-
 /** The watcher makes its FIFOs, and nobody removes them before the bundle. */
 async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> { return exists(join(folder, fifo.stdout)); }
 
 async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
-}
-
-function isFolder(path: string): boolean {
-  try { return statSync(path).isDirectory(); } catch { return false; }
 }
 
 /** liblxc's own words say more than pct's, which go to the unit's stderr: the container's log. Its first ones are the cause, the later ones what came of it. */

@@ -25,4 +25,4 @@ const map = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
 export const unprivilegedIds: IdMaps = { uids: map, gids: map };
 
 /** A CT's group, which PVE names; the GUI counts by it. */
-export function cgroupOf(vmid: number): string { return `/lxc/${vmid}`; }
+export function cgroupOf(vmid: number | string): string { return `/lxc/${vmid}`; }

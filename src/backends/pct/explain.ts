@@ -1,0 +1,38 @@
+// What a container would be as a CT, for `crisp explain`: the calls and the files
+// of its life, from the same functions that make them.  Nothing is run.
+import { join } from 'node:path';
+import type { ContainerPlan } from '../backend.js';
+import { includeText, streamsOf } from './bundle.js';
+import { createArgs } from './create-args.js';
+import { notHonoured } from './lxc-config.js';
+import { ownerOf, thisNode, type PctBackendOptions } from './options.js';
+import { Pct } from './pct.js';
+import { dropIn } from './unit.js';
+
+const vmid = 'VMID';
+
+export interface ExplainedCt {
+  readonly commands: readonly { readonly what: string; readonly argv: readonly string[] }[];
+  readonly files: readonly { readonly path: string; readonly text: string }[];
+  /** As a CT cannot give it on any node; the probe of a node may find more. */
+  readonly notHonoured: readonly string[];
+}
+
+export function explainCt(options: PctBackendOptions, plan: ContainerPlan): ExplainedCt {
+  const { lxc, root } = options;
+  const node = thisNode();
+  const pct = new Pct({ program: lxc.tools.pct, timeoutMs: 0 });
+  const args = createArgs(plan, { tag: lxc.tag, pool: lxc.pool, mark: { owner: ownerOf(options), containerId: plan.id }, emptyTemplate: join(root, 'empty.tar.gz'), node });
+  return {
+    commands: [
+      { what: 'create', argv: pct.argv('create', vmid, args) },
+      { what: 'start', argv: pct.argv('start', vmid) },
+      { what: 'delete', argv: pct.argv('destroy', vmid, ['--force', '1', '--purge', '1']) },
+    ],
+    files: [
+      { path: join(plan.folder, 'lxc.conf'), text: includeText(plan, plan.spec, vmid, node.cgroup) },
+      { path: join(lxc.unit_folder, `pve-container@${vmid}.service.d/crisp.conf`), text: dropIn(plan.spec.process, streamsOf(plan)) },
+    ],
+    notHonoured: notHonoured(plan.spec, { givesGroups: true }),
+  };
+}
