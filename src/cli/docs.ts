@@ -1,6 +1,7 @@
 // The documents that are made from tables in the code: `npm run docs` writes
 // them, docs.test.ts holds them to what the tables say.
 import { status as Code } from '@grpc/grpc-js';
+import { coverageDocument } from '../cri/coverage.js';
 import { catalogue, coreErrors } from '../errors.js';
 import { version } from '../version.js';
 import type { Command } from './command.js';
@@ -15,6 +16,7 @@ export function documents(): ReadonlyMap<string, string> {
   return new Map([
     ['docs/CLI_REFERENCE.md', cliReference()],
     ['docs/configuration.md', configuration()],
+    ['docs/cri-coverage.md', coverageDocument()],
     ['docs/errors.md', errors()],
     ['docs/man/crisp.1', manPage()],
   ]);

@@ -89,7 +89,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     const facts = await inspectRootfs({ rootfs, config, imageMounts });
     const made = containerSpec({
       config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host, features: parts.handlers.get(sandbox.backend)?.probe.features,
-      podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, config), allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
+      podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, sandbox.id, config), allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
     });
     const notHonoured = [...made.notHonoured, ...backend.notHonoured?.(made.spec) ?? []];
     writeBundle(folder, made.spec);
@@ -134,8 +134,11 @@ async function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output
   return path;
 }
 
-/** NamespaceMode TARGET: the pid namespace of another container of this node. */
-function targetPid(parts: Parts, config: ContainerConfig__Output): number | undefined {
+/** NamespaceMode TARGET: the pid namespace of another container of the pod; of another pod's it would be a way into it. */
+function targetPid(parts: Parts, sandboxId: string, config: ContainerConfig__Output): number | undefined {
   const options = config.linux?.security_context?.namespace_options;
-  return options?.pid === 'TARGET' ? runningContainerOf(parts, options.target_id).pid : undefined;
+  if (options?.pid !== 'TARGET') return undefined;
+  const target = runningContainerOf(parts, options.target_id);
+  if (target.sandboxId !== sandboxId) throw new CrispError('InvalidArgument', `namespace_options.target_id: container ${target.id} is in another pod`);
+  return target.pid;
 }

@@ -62,6 +62,7 @@ describe('SELinux', () => {
     return selinuxLabels(convert(container), convert(pod), { selinux });
   };
   test('labels of the process and its mounts', () => {
+    expect(of({ user: 'u', role: 'r', type: 't', level: 's1' })).toMatchObject({ process: 'u:r:t:s1', mount: 'u:object_r:container_file_t:s1' });
     expect(of({ level: 's0:c4,c5' })).toEqual({ process: 'system_u:system_r:container_t:s0:c4,c5', mount: 'system_u:object_r:container_file_t:s0:c4,c5', notHonoured: [] });
     expect(of(null, { type: 'spc_t' })).toMatchObject({ process: 'system_u:system_r:spc_t:s0' });
     expect(of(null)).toEqual({ notHonoured: [] });
