@@ -1,7 +1,7 @@
 // The documents that are made from tables in the code: `npm run docs` writes
 // them, docs.test.ts holds them to what the tables say.
 import { status as Code } from '@grpc/grpc-js';
-import { coverageDocument } from '../cri/coverage.js';
+import { coverageDocument } from '../coverage.js';
 import { catalogue, coreErrors } from '../errors.js';
 import { version } from '../version.js';
 import type { Command } from './command.js';

@@ -1,5 +1,5 @@
 // Fields of requests that no other test is about, each sent by a client and
-// looked for where it has its effect.  src/cri/coverage.ts names what is here.
+// looked for where it has its effect.  src/coverage.ts names what is here.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';

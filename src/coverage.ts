@@ -206,7 +206,7 @@ Every field of every request of CRI v1, on each kind of backend: oci (crun, runc
 - **reported**: the container is made without it and says so: \`notHonoured\` in its verbose status (\`crictl inspect\`), and a line in the log.
 - **none**: there is nothing to do with it here; the note says why.
 
-A note beside "applied" names the hosts or values for which another word holds. Made from src/cri/coverage.ts; a test fails when the proto has a field that is not here, and when a field that is applied, rejected or reported stands in no request of the test that is named for it.
+A note beside "applied" names the hosts or values for which another word holds. Made from src/coverage.ts; a test fails when the proto has a field that is not here, and when a field that is applied, rejected or reported stands in no request of the test that is named for it.
 `;
 
 /** docs/cri-coverage.md. */
