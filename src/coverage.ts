@@ -109,7 +109,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   ContainerConfig: {
     ...applied(requests, 'metadata image command log_path linux'), ...applied(bundle, 'working_dir envs mounts devices'), ...applied(fields, 'args labels stop_signal'),
     ...applied(at('routing'), 'annotations', 'kept; the runtime gets those that its handler allows'),
-    ...applied(streaming, 'stdin stdin_once'), ...applied(fields, 'tty', '', 'reported'),
+    ...applied(streaming, 'stdin stdin_once'), ...applied(fields, 'tty'),
     ...applied(bundle, 'CDI_devices', 'pct: hooks of a device are reported'),
     ...reported(spec, 'windows'),
   },
@@ -162,7 +162,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
 
   // ------------------------------------------------------------ exec and streams
   ExecSyncRequest: applied(lifecycle, 'container_id cmd timeout'),
-  ExecRequest: { ...applied(fields, 'container_id cmd stdin stdout stderr'), ...applied(fields, 'tty', '', 'rejected') },
+  ExecRequest: applied(fields, 'container_id cmd tty stdin stdout stderr'),
   AttachRequest: { ...applied(fields, 'container_id stdin stdout stderr'), ...none('tty', 'a container that has a terminal is attached to as one') },
   PortForwardRequest: { ...applied(fields, 'pod_sandbox_id'), ...applied(fields, 'port', 'checked; the ports that the client then opens count') },
 

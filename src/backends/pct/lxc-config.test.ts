@@ -96,7 +96,6 @@ test('nothing that a pod brings becomes a line of its own', () => {
 test('what a CT cannot give is said', () => {
   const all = { givesGroups: true };
   expect(notHonoured(spec(), all)).toEqual([]);
-  expect(notHonoured(spec((made) => { made.process.terminal = true; }), all)).toEqual(['spec.process.terminal']);
   expect(notHonoured(spec((made) => { made.linux.seccomp = { defaultAction: 'SCMP_ACT_ERRNO' }; made.hooks = { prestart: [{ path: '/x' }] }; }), all)).toEqual(['spec.linux.seccomp', 'spec.hooks']);
   const shared = spec((made) => { made.linux.rootfsPropagation = 'rshared'; });
   expect(notHonoured(shared, all)).toEqual([]);

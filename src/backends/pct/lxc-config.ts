@@ -156,7 +156,6 @@ function escape(field: string): string {
 export function notHonoured(spec: Spec, { givesGroups }: { readonly givesGroups: boolean }): string[] {
   const shifted = spec.linux.namespaces.some(({ type }) => type === 'user');
   return [
-    ...(spec.process.terminal ? ['spec.process.terminal'] : []), // its streams would be one, and liblxc's
     ...(spec.linux.seccomp ? ['spec.linux.seccomp'] : []),
     ...(spec.hooks && Object.keys(spec.hooks).length ? ['spec.hooks'] : []),
     ...(shifted && !givesGroups && spec.process.user.additionalGids?.length ? ['spec.process.user.additionalGids'] : []),
