@@ -279,7 +279,11 @@ export class PctBackend implements Backend {
     this.bundles.set(container.id, container.folder);
     const exit = await this.exits.read(container.id, container.folder);
     if (exit) return { status: 'stopped', exit };
-    const found = await this.find(container);
+    const found = await this.find(container).catch((error: unknown) => {
+      if (!(error instanceof CrispError) || error.id !== 'ForeignGuest') throw error;
+      log.error({ error: error.report, containerId: container.id }, 'the CT of a container is not ours');
+      return undefined;
+    });
     if (!found) return { status: 'missing' };
     const pid = await this.initPid(found.vmid);
     if (pid !== undefined) return { status: 'running', pid };

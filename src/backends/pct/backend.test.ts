@@ -1,0 +1,75 @@
+// The guard rail from outside: whatever a record says, no call of the backend
+// runs a program on a guest that is not the container's own CT.
+import { afterAll, beforeAll, describe as group, expect, test } from '@jest/globals';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { flagSource } from '../../config-source.js';
+import { checkConfig } from '../../config.js';
+import { log } from '../../log.js';
+import { PctBackend } from './backend.js';
+import { describe } from './guest-config.js';
+
+let folder: string;
+let backend: PctBackend;
+const called = (): string[] => (existsSync(join(folder, 'called')) ? readFileSync(join(folder, 'called'), 'utf8').trim().split('\n') : []);
+
+beforeAll(() => {
+  log.level = 'silent';
+  folder = mkdtempSync(join(tmpdir(), 'crisp-rail-'));
+  for (const name of ['pve/lxc', 'state', 'root', 'lock', 'units', 'bundle']) mkdirSync(join(folder, name), { recursive: true });
+  const tool = join(folder, 'tool'); // stands for every program: says that it was called, and with what
+  writeFileSync(tool, `#!/bin/sh\necho "$@" >> ${folder}/called\n`);
+  chmodSync(tool, 0o755);
+  writeFileSync(join(folder, 'bundle/config.json'), JSON.stringify({ process: { user: { uid: 0, gid: 0 }, env: [], cwd: '/' }, root: { path: '/' } }));
+  const value = { tools: { pct: tool, pvesh: tool, lxc_info: tool, lxc_attach: tool, systemctl: tool }, pve_folder: join(folder, 'pve'), lock_folder: join(folder, 'lock'), unit_folder: join(folder, 'units'), lxc_folder: join(folder, 'lxc') };
+  const { lxc } = checkConfig([flagSource({ lxc: value })]);
+  backend = new PctBackend({ name: 'lxc', lxc, state: join(folder, 'state'), root: join(folder, 'root') });
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function seed(vmid: number, { tags = 'crisp', owner = `${hostname()} ${join(folder, 'state')}`, container = 'mine' } = {}): void {
+  const marked = describe([], { owner, containerId: container }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
+  writeFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), `${marked}tags: ${tags}\nhostname: x\n`);
+}
+
+const io = { terminal: false };
+const never = new AbortController().signal;
+const calls: [string, (vmid: number) => Promise<unknown>][] = [
+  ['start', (vmid) => backend.start(ref(vmid))], ['kill', (vmid) => backend.kill(ref(vmid), 9)], ['kill all', (vmid) => backend.kill(ref(vmid), 9, true)], ['delete', (vmid) => backend.delete(ref(vmid))],
+  ['exec', (vmid) => backend.exec(ref(vmid), { args: ['true'], io, timeoutMs: 1000 }, never)], ['attach', (vmid) => backend.attach(ref(vmid), io, never)],
+  ['update', (vmid) => backend.update(ref(vmid), { memory: { limit: 1 << 30 } })],
+];
+function ref(vmid: number) { return { id: 'mine', folder: join(folder, 'bundle'), logPath: '', state: { vmid, uid: 0, stdin: 'none', terminal: false } }; }
+
+group.each<[string, number, Parameters<typeof seed>[1]]>([
+  ['outside the range', 100, {}], ['without the tag', 900_001, { tags: 'web' }], ['of another owner', 900_002, { owner: 'pve2 /run/crisp' }], ['of another container', 900_003, { container: 'other' }],
+])('a guest %s', (_, vmid, options) => {
+  beforeAll(() => seed(vmid, options));
+
+  test.each(calls)('%s is refused, and nothing is run', async (_name, call) => {
+    const before = readFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), 'utf8');
+    await expect(call(vmid)).rejects.toMatchObject({ id: 'ForeignGuest' });
+    expect(called()).toEqual([]);
+    expect(readFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), 'utf8')).toBe(before);
+  });
+
+  test('is nothing that a survey waits for', async () => {
+    expect(await backend.survey([ref(vmid)])).toEqual(new Map([['mine', { status: 'missing' }]]));
+    expect(called()).toEqual([]);
+  });
+});
+
+test('our own is listed, destroyed, and no other', async () => {
+  seed(900_004);
+  expect((await backend.list()).map(({ id }) => id).sort()).toEqual(['mine', 'other']);
+  await backend.delete({ id: 'mine', folder: join(folder, 'bundle'), logPath: '', state: undefined }); // as after a crash in create: found by its mark
+  expect(called()).toEqual(['destroy 900004 --force 1 --purge 1']);
+  expect(readdirSync(join(folder, 'pve/lxc'))).toHaveLength(5);
+});
+
+test('a CT that is gone is no error to kill and delete', async () => {
+  await backend.kill(ref(900_099), 15);
+  await backend.delete(ref(900_099));
+  await expect(backend.start(ref(900_099))).rejects.toMatchObject({ id: 'GuestMissing', core: 'NotFound' });
+});
