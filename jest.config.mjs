@@ -12,6 +12,7 @@ export default {
     { ...common, displayName: 'integration', testMatch: ['<rootDir>/test/integration/**/*.test.ts'] },
     { ...common, displayName: 'conformance', testMatch: ['<rootDir>/test/conformance/*.test.ts'] },
     { ...common, displayName: 'kubelet', testMatch: ['<rootDir>/test/kubelet/*.test.ts'] },
+    { ...common, displayName: 'pct', testMatch: ['<rootDir>/test/pct/*.test.ts'] },
     { ...common, displayName: 'vm', testMatch: ['<rootDir>/test/vm/*.test.ts'] },
   ],
   testTimeout: 60_000,

@@ -5,6 +5,7 @@ import type { Backend, ContainerPlan, Probe } from '../backends/backend.js';
 import { OciBackend, runtimeRoot } from '../backends/oci/backend.js';
 import { monitorArgv } from '../backends/oci/conmon.js';
 import { Runtime } from '../backends/oci/runtime.js';
+import { PctBackend } from '../backends/pct/backend.js';
 import { explainCt } from '../backends/pct/explain.js';
 import type { Config, HandlerConfig } from '../config.js';
 import { CrispError, toCrispError } from '../errors.js';
@@ -19,6 +20,8 @@ export interface Routed extends Route { readonly handler: Backend }
 /** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
 export async function routeTo(config: Config, state: string, input: RouteInput): Promise<Routed> {
   const wanted = route(config, input).backend;
+  // A CT belongs to a pod: its namespaces and its network are the pod's.
+  if (config.handlers[wanted]?.type === 'pct') throw new CrispError('Unsupported', `handler ${wanted}: standalone commands run OCI containers only`, { hint: 'choose another with --handler' });
   const names = input.handler ? [wanted] : withFallbacks(config, wanted);
   const handlers = new Map<string, { backend: Backend; probe: Probe }>();
   for (const name of names) {
@@ -51,7 +54,7 @@ export async function probeOf(config: Config, state: string, name: string): Prom
 }
 
 function build(config: Config, state: string, name: string, handler: HandlerConfig): Backend {
-  if (handler.type === 'pct') throw new CrispError('Unsupported', `handler ${name}: standalone commands run OCI containers only`, { hint: 'choose another with --handler' });
+  if (handler.type === 'pct') return new PctBackend({ name, lxc: config.lxc, state, root: config.root });
   return new OciBackend({
     name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',

@@ -1,0 +1,239 @@
+// Pods whose containers are Proxmox CTs: the whole way from RunPodSandbox to nothing left.
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import type { Daemon } from '../helpers/daemon.js';
+import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped, waitForExit } from '../helpers/requests.js';
+import { Node } from './node.js';
+
+let node: Node;
+let daemon: Daemon;
+beforeAll(async () => {
+  node = await Node.start();
+  daemon = await node.daemon();
+  await daemon.addImage();
+});
+afterAll(async () => {
+  await daemon?.destroy();
+  await node?.stop();
+});
+
+async function log(pod: { config: { log_directory?: string } }): Promise<string[]> {
+  return (await readFile(join(pod.config.log_directory ?? '', 'main.log'), 'utf8')).trimEnd().split('\n').map((line) => line.replace(/^\S+ /, ''));
+}
+
+test('a pod from the first call to the last, with its output and its exit code', async () => {
+  const before = await daemon.traces();
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await createContainer(daemon, pod, containerConfig('echo out; echo err >&2; printf part; exit 7'));
+  const [guest = ''] = await node.guests();
+  expect(await node.guest(guest)).toContain('tags: crisp;test');
+  await daemon.client.runtime.StartContainer({ container_id: id });
+  expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 7, reason: 'Error' });
+  expect((await log(pod)).sort()).toEqual(['stderr F err', 'stdout F out', 'stdout P part']);
+  await removePod(daemon, pod.id);
+  expect(await node.guests()).toEqual([]);
+  expect(await daemon.traces()).toEqual(before);
+});
+
+test('two containers share the pod\'s network, names and memory, not their processes', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const first = await startContainer(daemon, pod, containerConfig(`echo shared > /dev/shm/note; httpd -p 8080 -h /etc; ${untilStopped()}`));
+  const second = await startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: 'second', attempt: 0 }, log_path: 'second.log' }));
+  expect(await output(second, ['sh', '-c', 'hostname; cat /dev/shm/note; wget -qO- http://127.0.0.1:8080/hostname'])).toBe('box\nshared\nbox\n');
+  expect(Number(await output(second, ['sh', '-c', 'ls -d /proc/[0-9]* | wc -l']))).toBeLessThan(6);
+  expect(await output(first, ['cat', '/proc/self/uid_map'])).toMatch(/^\s*0\s+100000\s+65536\n$/);
+  await removePod(daemon, pod.id);
+});
+
+async function exec(id: string, cmd: string[], timeout = '0') { return daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout }); }
+async function output(id: string, cmd: string[]): Promise<string> {
+  const { stdout, stderr, exit_code } = await exec(id, cmd);
+  expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
+  return stdout.toString();
+}
+
+describe('exec', () => {
+  let pod: Awaited<ReturnType<typeof runPod>>;
+  let id: string;
+  beforeAll(async () => {
+    pod = await runPod(daemon, {}, 'lxc');
+    id = await startContainer(daemon, pod, containerConfig(untilStopped(), {
+      working_dir: '/home', envs: ([['WORDS', ' a "b" $HOME '], ['LINES_OF', 'one\ntwo'], ['LD_LIBRARY_PATH', '/x\n']] as const).map(([key, value]) => ({ key, value: Buffer.from(value) })),
+      linux: { security_context: { run_as_user: { value: '1000' }, run_as_group: { value: '1000' }, supplemental_groups: ['50'], no_new_privs: true } },
+    }));
+  });
+  afterAll(() => removePod(daemon, pod.id));
+
+  test('keeps the streams apart and tells the exit code', async () => {
+    const { stdout, stderr, exit_code } = await exec(id, ['sh', '-c', 'echo out; echo err >&2; exit 3']);
+    expect([stdout.toString(), stderr.toString(), exit_code]).toEqual(['out\n', 'err\n', 3]);
+    expect(await exec(id, ['sh', '-c', 'kill -9 $$'])).toMatchObject({ exit_code: 137 });
+    expect(await exec(id, ['/no/such'])).toMatchObject({ exit_code: 127 });
+  });
+
+  test('has the user, the folder and the environment of the container', async () => {
+    expect(await output(id, ['sh', '-c', 'id -u; id -g; pwd'])).toBe('1000\n1000\n/home\n');
+    const environment = await output(id, ['env', '-0']);
+    for (const entry of ['WORDS= a "b" $HOME ', 'LINES_OF=one\ntwo', 'LD_LIBRARY_PATH=/x\n', 'PATH=/bin']) expect(environment.split('\0')).toContain(entry);
+    expect(await output(id, ['grep', 'NoNewPrivs', '/proc/self/status'])).toContain('1');
+  });
+
+  test('as the container\'s own process has them', async () => {
+    const own = async (file: string) => output(id, ['cat', `/proc/1/${file}`]);
+    // liblxc before 7 drops the groups of an unprivileged CT, and then the verbose status says so.
+    const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
+    const { notHonoured } = JSON.parse(info['info'] ?? '') as { notHonoured: string[] };
+    expect([/^Groups:\s*50\s*$/m.test(await own('status')), notHonoured.includes('spec.process.user.additionalGids')].filter(Boolean)).toHaveLength(1);
+    const environment = (await own('environ')).split('\0');
+    for (const entry of ['WORDS= a "b" $HOME ', 'LINES_OF=one\ntwo', 'LD_LIBRARY_PATH=/x\n']) expect(environment).toContain(entry);
+  });
+
+  test('kills what runs when its time is up', async () => {
+    const began = Date.now();
+    await expect(exec(id, ['sh', '-c', 'sleep 77; true'], '1')).rejects.toMatchObject({ code: 4, message: expect.stringContaining('ExecTimeout') });
+    expect(Date.now() - began).toBeLessThan(6_000);
+    expect(await output(id, ['sh', '-c', 'grep -l [s]leep.77 /proc/[0-9]*/cmdline || true'])).toBe('');
+  });
+});
+
+test('a process that ends at its stop signal, and one that does not', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const kind = await startContainer(daemon, pod, containerConfig(`echo up; ${untilStopped(5)}`));
+  const deaf = await startContainer(daemon, pod, containerConfig('trap "" TERM; while :; do sleep 1; done', { metadata: { name: 'deaf', attempt: 0 }, log_path: 'deaf.log' }));
+  await daemon.client.runtime.StopContainer({ container_id: kind, timeout: '10' });
+  expect((await daemon.client.runtime.ContainerStatus({ container_id: kind })).status).toMatchObject({ exit_code: 5 });
+  const began = Date.now();
+  await daemon.client.runtime.StopContainer({ container_id: deaf, timeout: '1' });
+  expect(Date.now() - began).toBeLessThan(5_000);
+  expect((await daemon.client.runtime.ContainerStatus({ container_id: deaf })).status).toMatchObject({ exit_code: 137 });
+  await removePod(daemon, pod.id);
+});
+
+test('one that was never started can be stopped and removed', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await createContainer(daemon, pod, containerConfig('true'));
+  const began = Date.now();
+  await daemon.client.runtime.StopContainer({ container_id: id, timeout: '10' });
+  expect(Date.now() - began).toBeLessThan(2_000);
+  await daemon.client.runtime.RemoveContainer({ container_id: id });
+  expect(await node.guests()).toEqual([]);
+  await removePod(daemon, pod.id);
+});
+
+test('a command that is not there is a StartError that names it', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await createContainer(daemon, pod, containerConfig('', { command: ['/no/such/program'] }));
+  await daemon.client.runtime.StartContainer({ container_id: id }).then(() => undefined, (error: Error) => expect(error.message).toContain('/no/such/program'));
+  expect(await waitForExit(daemon, id)).toMatchObject({ state: 'CONTAINER_EXITED' });
+  await removePod(daemon, pod.id);
+});
+
+test('the log goes on in a new file after a rotation', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await startContainer(daemon, pod, containerConfig(`echo before; ${untilStopped()}`));
+  await expectSoon(() => log(pod), ['stdout F before']);
+  const path = join(pod.config.log_directory ?? '', 'main.log');
+  await rename(path, `${path}.1`);
+  await daemon.client.runtime.ReopenContainerLog({ container_id: id });
+  expect(await log(pod)).toEqual(['']);
+  await exec(id, ['sh', '-c', 'echo after > /proc/1/fd/1']);
+  await expectSoon(() => log(pod), ['stdout F after']);
+  await removePod(daemon, pod.id);
+});
+
+async function expectSoon<T>(look: () => Promise<T>, wanted: T): Promise<void> {
+  for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 20) {
+    if (JSON.stringify(await look().catch(() => undefined)) === JSON.stringify(wanted)) return;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  expect(await look()).toEqual(wanted);
+}
+
+test('volumes, read-only and not, belong to root in the CT, and files of the pod are there', async () => {
+  const folder = join(daemon.folder, 'a volume');
+  await mkdir(folder);
+  await writeFile(join(folder, 'file'), 'from the host\n', { mode: 0o600 });
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped(), { mounts: [
+    { host_path: folder, container_path: '/data/a b' }, { host_path: folder, container_path: '/var/run/ro', readonly: true }, { host_path: join(folder, 'file'), container_path: '/etc/one' },
+  ] }));
+  expect(await output(id, ['sh', '-c', 'cat "/data/a b/file" /etc/one /etc/hostname; stat -c %u "/data/a b/file"; echo made > "/data/a b/new"; touch /run/ro/x 2>/dev/null || echo refused'])).toBe('from the host\nfrom the host\nbox\n0\nrefused\n');
+  expect((await stat(join(folder, 'new'))).uid).toBe(0);
+  await removePod(daemon, pod.id);
+  expect(await readFile(join(folder, 'file'), 'utf8')).toBe('from the host\n');
+});
+
+test('a read-only root, masked paths, no rights', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped(), { linux: { security_context: {
+    readonly_rootfs: true, capabilities: { drop_capabilities: ['ALL'], add_capabilities: ['NET_RAW'] }, masked_paths: ['/proc/kcore', '/proc/timer_list', '/sys/firmware'], readonly_paths: ['/proc/sys', '/proc/bus'],
+  } } }));
+  expect(await output(id, ['sh', '-c', 'touch /x 2>/dev/null || echo ro; touch /dev/shm/x && echo shm; cat /proc/timer_list; (echo 1 > /proc/sys/vm/swappiness) 2>/dev/null || echo masked; grep CapBnd /proc/1/status'])).toBe('ro\nshm\nmasked\nCapBnd:\t0000000000002000\n');
+  await removePod(daemon, pod.id);
+});
+
+test('a pod on the host\'s network, and a privileged one, are in no user namespace', async () => {
+  const pod = await runPod(daemon, { linux: { security_context: { privileged: true, namespace_options: { network: 'NODE' } } } }, 'lxc');
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped(), { linux: { security_context: { privileged: true, namespace_options: { network: 'NODE' } } } }));
+  expect(await output(id, ['sh', '-c', 'cat /proc/self/uid_map; ls /sys/class/net; hostname'])).toMatch(new RegExp(`0\\s+0\\s+4294967295\\n[^]*${hostname()}\\n$`));
+  expect(await output(id, ['ls', '/sys/class/net'])).toContain(daemon.network.bridge);
+  await removePod(daemon, pod.id);
+});
+
+test('statistics, limits and their change', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const limits = { memory_limit_in_bytes: String(64 << 20), cpu_quota: '50000', cpu_period: '100000', cpu_shares: '512' };
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped(), { linux: { resources: limits } }));
+  const guest = (await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true })).info['info'] ?? '';
+  expect(await node.guest(`${/"vmid":(\d+)/.exec(guest)?.[1]}.conf`)).toMatch(/memory: 64\n/);
+  const { stats } = await daemon.client.runtime.ContainerStats({ container_id: id });
+  expect(Number(stats?.memory?.usage_bytes?.value)).toBeGreaterThan(0);
+  expect(Number(stats?.cpu?.usage_core_nano_seconds?.value)).toBeGreaterThan(0);
+  await daemon.client.runtime.UpdateContainerResources({ container_id: id, linux: { memory_limit_in_bytes: String(32 << 20) } });
+  expect(Number((await daemon.client.runtime.ContainerStats({ container_id: id })).stats?.memory?.available_bytes?.value)).toBeLessThanOrEqual(32 << 20);
+  await removePod(daemon, pod.id);
+});
+
+test('one killed for its memory says so', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await startContainer(daemon, pod, containerConfig('x=a; while :; do x=$x$x; done', { linux: { resources: { memory_limit_in_bytes: String(24 << 20) } } }));
+  expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 137, reason: 'OOMKilled' });
+  await removePod(daemon, pod.id);
+});
+
+test('CTs run on and end while crisp is away, and it finds them as they are', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const goesOn = await startContainer(daemon, pod, containerConfig(`echo one; ${untilStopped(4)}`));
+  const ends = await startContainer(daemon, pod, containerConfig('sleep 1; exit 9', { metadata: { name: 'ends', attempt: 0 }, log_path: 'ends.log' }));
+  const waits = await createContainer(daemon, pod, containerConfig('exit 6', { metadata: { name: 'waits', attempt: 0 }, log_path: 'waits.log' }));
+  await daemon.kill9();
+  await new Promise((resolve) => setTimeout(resolve, 1_500)); // the one ends
+  await daemon.start();
+  const state = async (id: string) => (await daemon.client.runtime.ContainerStatus({ container_id: id })).status;
+  expect(await state(ends)).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 9 });
+  expect(await state(goesOn)).toMatchObject({ state: 'CONTAINER_RUNNING' });
+  expect(await state(waits)).toMatchObject({ state: 'CONTAINER_CREATED' });
+  await daemon.client.runtime.StartContainer({ container_id: waits });
+  expect(await waitForExit(daemon, waits)).toMatchObject({ exit_code: 6 });
+  expect(await output(goesOn, ['echo', 'still'])).toBe('still\n');
+  await daemon.client.runtime.StopContainer({ container_id: goesOn, timeout: '10' });
+  expect(await state(goesOn)).toMatchObject({ exit_code: 4 });
+  await removePod(daemon, pod.id);
+  expect(await node.guests()).toEqual([]);
+});
+
+test('many at once, each with an id of its own', async () => {
+  const before = await daemon.traces();
+  const pods = await Promise.all(Array.from({ length: 4 }, async () => {
+    const pod = await runPod(daemon, {}, 'lxc');
+    const ids = await Promise.all([0, 1].map((index) => startContainer(daemon, pod, containerConfig('exit 3', { metadata: { name: `c${index}`, attempt: 0 }, log_path: `${index}.log` }))));
+    for (const id of ids) expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
+    return pod;
+  }));
+  expect(new Set(await node.guests()).size).toBe(8);
+  await Promise.all(pods.map((pod) => removePod(daemon, pod.id)));
+  expect(await node.guests()).toEqual([]);
+  expect(await daemon.traces()).toEqual(before);
+});
