@@ -35,6 +35,9 @@ export function planOf(stateFolder: string, id: string, config: PodSandboxConfig
 
 export function ownsCgroup(config: PodSandboxConfig__Output): boolean { return !config.linux?.cgroup_parent; }
 
+/** Its containers see each other's processes, in a namespace that a holder keeps. */
+export function sharesPids(config: PodSandboxConfig__Output): boolean { return config.linux?.security_context?.namespace_options?.pid === 'POD'; }
+
 export function namespacesFolder(plan: SandboxPlan): string { return join(plan.folder, 'ns'); }
 /** The pod's /dev/shm: POSIX shared memory is a tmpfs, so an ipc namespace alone does not share it. */
 export function sharedMemory(plan: SandboxPlan): string { return join(plan.folder, 'shm'); }

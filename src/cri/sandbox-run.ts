@@ -19,7 +19,7 @@ import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPod
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
 import { backendOf, type Call, type Parts } from './parts.js';
-import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, userNamespace, wantedNamespaces } from './sandbox-plan.js';
+import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, sharesPids, userNamespace, wantedNamespaces } from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest__Output, call: Call): Promise<RunPodSandboxResponse> {
@@ -80,7 +80,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     undo.push('shared memory', () => unmount(sharedMemory(plan)));
     const [attachment, holder] = await allOf([
       wanted.network ? attachNetwork(parts, plan, config, namespaces['network'] ?? '', undo) : undefined,
-      begun.then(() => config.linux?.security_context?.namespace_options?.pid === 'POD' ? startHolder(plan, undo) : undefined),
+      begun.then(() => sharesPids(config) ? startHolder(plan, undo) : undefined),
       begun.then(() => wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined),
       begun.then(() => wanted.ipc ? mountSharedMemory(plan) : undefined),
       begun.then(() => ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined),

@@ -4,7 +4,7 @@ import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmount } from '../host/mounts.js';
 import { log } from '../log.js';
-import { stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
+import { findPidHolders, stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
 import { now, type SandboxRecord } from '../pods/records.js';
 import type { RemovePodSandboxRequest__Output } from './generated/runtime/v1/RemovePodSandboxRequest.js';
 import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodSandboxResponse.js';
@@ -12,7 +12,7 @@ import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopP
 import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
 import { backendOf, sandboxOf, type Parts } from './parts.js';
-import { namespacesFolder, ownsCgroup, podNetwork, sharedMemory } from './sandbox-plan.js';
+import { namespacesFolder, ownsCgroup, podNetwork, sharedMemory, sharesPids } from './sandbox-plan.js';
 
 export async function stopPodSandbox(parts: Parts, request: StopPodSandboxRequest__Output): Promise<StopPodSandboxResponse> {
   if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {}; // gone already: as good as stopped
@@ -49,7 +49,8 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
   if (config.linux?.security_context?.namespace_options?.network !== 'NODE') {
     await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
   }
-  if (record.holder) await stopPidHolder(record.holder);
+  const holders = record.holder ? [record.holder] : sharesPids(config) ? await findPidHolders(namespacesFolder(plan)) : [];
+  for (const holder of holders) await stopPidHolder(holder);
   await unpinNamespaces(namespacesFolder(plan));
   await unmount(sharedMemory(plan));
 }

@@ -2,6 +2,8 @@
 // process of its own, the holder.  Nothing in the holder's argv says whose it is,
 // so its end is checked by pid.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { identify } from '../../src/host/proc.js';
 import { containerConfig, removePod, runPod, startContainer, testImage } from '../helpers/requests.js';
@@ -34,4 +36,19 @@ test.each([
   await meanwhile();
   await removePod(daemon, pod.id);
   expect(await identify(holder)).toBeUndefined();
+});
+
+test('a holder whose pod was never complete is found by the next start', async () => {
+  const clean = await daemon.traces();
+  const pod = await runPod(daemon, { linux: { security_context: { namespace_options: options } } });
+  const holder = await holderOf(pod.id);
+  await daemon.kill9();
+  // The record as it stood between the intent and the end of the story.
+  const path = daemon.machine.path(join(daemon.state, 'sandboxes', `${pod.id}.json`));
+  const { holder: _, attachment: __, ...intent } = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
+  await writeFile(path, JSON.stringify({ ...intent, complete: false }));
+  await daemon.start();
+  expect(await identify(holder)).toBeUndefined();
+  expect((await daemon.client.runtime.ListPodSandbox({})).items).toEqual([]);
+  expect(await daemon.traces()).toEqual(clean);
 });
