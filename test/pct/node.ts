@@ -39,6 +39,9 @@ export class Node {
   async guests(): Promise<string[]> { return readdir(join(this.folder, 'pve/lxc')); }
   async guest(name: string): Promise<string> { return readFile(join(this.folder, 'pve/lxc', name), 'utf8'); }
 
+  /** What is left of CTs beside their configurations. */
+  async remains(): Promise<string[]> { return [...await readdir(join(this.folder, 'lxc')), ...await readdir(join(this.folder, 'units'))]; }
+
   async stop(): Promise<void> {
     this.monitor.kill('SIGKILL');
     await rm(this.folder, { recursive: true, force: true });

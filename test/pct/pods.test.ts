@@ -1,6 +1,6 @@
 // Pods whose containers are Proxmox CTs: the whole way from RunPodSandbox to nothing left.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Daemon } from '../helpers/daemon.js';
@@ -34,6 +34,7 @@ test('a pod from the first call to the last, with its output and its exit code',
   expect((await log(pod)).sort()).toEqual(['stderr F err', 'stdout F out', 'stdout P part']);
   await removePod(daemon, pod.id);
   expect(await node.guests()).toEqual([]);
+  expect(await node.remains()).toEqual([]);
   expect(await daemon.traces()).toEqual(before);
 });
 
@@ -236,4 +237,19 @@ test('many at once, each with an id of its own', async () => {
   await Promise.all(pods.map((pod) => removePod(daemon, pod.id)));
   expect(await node.guests()).toEqual([]);
   expect(await daemon.traces()).toEqual(before);
+});
+
+test('a CT of ours that no record knows goes at the next start; a foreign one stays', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const lost = await startContainer(daemon, pod, containerConfig(untilStopped()));
+  const [own = ''] = await node.guests();
+  const text = (await node.guest(own)).replace('crisp;test', 'web');
+  await writeFile(join(node.folder, 'pve/lxc/999999.conf'), text);
+  await daemon.kill9();
+  await daemon.machine.must(['rm', join(daemon.state, 'containers', `${lost}.json`)]);
+  await daemon.start();
+  expect(await node.guests()).toEqual(['999999.conf']);
+  expect(await node.guest('999999.conf')).toBe(text);
+  await rm(join(node.folder, 'pve/lxc/999999.conf'));
+  await removePod(daemon, pod.id);
 });

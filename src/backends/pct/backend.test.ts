@@ -7,6 +7,8 @@ import { join } from 'node:path';
 import { flagSource } from '../../config-source.js';
 import { checkConfig } from '../../config.js';
 import { log } from '../../log.js';
+import type { Spec } from '../../oci/spec.js';
+import type { ContainerPlan, SandboxPlan } from '../backend.js';
 import { PctBackend } from './backend.js';
 import { describe } from './guest-config.js';
 
@@ -72,4 +74,25 @@ test('a CT that is gone is no error to kill and delete', async () => {
   await backend.kill(ref(900_099), 15);
   await backend.delete(ref(900_099));
   await expect(backend.start(ref(900_099))).rejects.toMatchObject({ id: 'GuestMissing', core: 'NotFound' });
+});
+
+test('an id that somebody else takes first costs another try, and what was made under the next one is ours', async () => {
+  rmSync(join(folder, 'called'), { force: true });
+  const tool = join(folder, 'tool');
+  writeFileSync(tool, `#!/bin/sh
+echo "$1 $2" >> ${folder}/called
+[ "$1" = create ] || exit 0
+if [ ! -e ${folder}/raced ]; then : > ${folder}/raced; echo "unable to create CT $2 - CT $2 already exists on node 'pve2'" >&2; exit 2; fi
+echo "arch: amd64" > ${folder}/pve/lxc/$2.conf
+`);
+  const spec: Spec = { ociVersion: '1.0.2', process: { user: { uid: 0, gid: 0 }, args: ['/bin/true'], env: [], cwd: '/' }, root: { path: join(folder, 'root') }, mounts: [], linux: { namespaces: [] } };
+  const sandbox: SandboxPlan = { id: 's', name: 'web', namespace: 'default', uid: 'u', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
+  const plan: ContainerPlan = { id: 'new', name: 'app', attempt: 0, image: 'i', sandbox, folder: join(folder, 'bundle'), spec, layers: [], logPath: '', stdin: false, stdinOnce: false, stopSignal: '15' };
+  const { vmid } = await backend.create(plan);
+  const creates = called().filter((line) => line.startsWith('create'));
+  expect(creates).toHaveLength(2);
+  expect(creates[1]).toBe(`create ${vmid}`);
+  expect(creates[0]).not.toBe(creates[1]);
+  expect(readFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), 'utf8')).toBe(`arch: amd64\nlxc.include: ${join(folder, 'bundle/lxc.conf')}\n`);
+  expect(readFileSync(join(folder, `units/pve-container@${vmid}.service.d/crisp.conf`), 'utf8')).toContain('"/bin/true"');
 });

@@ -9,7 +9,7 @@
 // A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so a life
 // has three of them and nothing is ever polled: what is alive is asked from
 // liblxc and the files of the kernel.  Before each act stands the guard rail.
-import { appendFile, readFile, writeFile } from 'node:fs/promises';
+import { appendFile, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { gzipSync } from 'node:zlib';
@@ -155,6 +155,7 @@ export class PctBackend implements Backend {
         if (meaningOf(error) !== 'missing') throw error;
       }
       await this.units.remove(found.vmid);
+      await removeRemains(join(this.options.lxc.lxc_folder, String(found.vmid)));
     }
     await tell(container, 'quit');
     await releaseBinds(container.folder);
@@ -292,6 +293,12 @@ export class PctBackend implements Backend {
 }
 
 export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined { return container.state as PctState | undefined; }
+
+/** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */
+async function removeRemains(folder: string): Promise<void> {
+  for (const name of ['config', 'rules.seccomp']) await rm(join(folder, name), { force: true });
+  for (const name of ['passthrough', 'rootfs', '']) await rmdir(join(folder, name)).catch(() => undefined); // absent, or in use
+}
 
 /** The watcher makes its FIFOs, and nobody removes them before the bundle. */
 async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> { return exists(join(folder, fifo.stdout)); }
