@@ -32,10 +32,10 @@ mmdebstrap --quiet --variant=minbase --include="$packages" \
 
 cp "$work"/root/boot/vmlinuz-* "$work/vmlinuz"
 cp "$work"/root/boot/initrd.img-* "$work/initrd"
-mke2fs -q -t ext4 -L crisp-vm -d "$work/root" "$work/disk.ext4" 4G
+mke2fs -q -t ext4 -L crisp-vm -d "$work/root" "$work/disk.ext4" 4G >&2
 rm -rf "$work/root"
 touch "$work/complete"
-rm -rf "$cache"
+rm -rf "${cache%-*}"-???????????? # those of older recipes
 mv "$work" "$cache"
 trap - EXIT
 echo "$cache"

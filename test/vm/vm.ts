@@ -25,13 +25,22 @@ const checkout = fileURLToPath(new URL('../..', import.meta.url));
 const bootTimeoutMs = 180_000;
 
 export class Vm {
-  private constructor(private readonly folder: string, private readonly disk: string, private readonly port: number, private readonly qemu: ChildProcess) {}
+  private constructor(private readonly folder: string, private readonly port: number, private readonly qemu: ChildProcess) {}
 
-  /** Boots one and installs crisp in it. @param config a text for /etc/crisp/config.yaml, after what all tests need */
-  static async start(config = ''): Promise<Vm> {
+  /** Boots one and installs crisp in it. */
+  static async start(): Promise<Vm> {
     const disk = process.env['CRISP_VM'];
     if (!disk) throw new Error('CRISP_VM names no disk: run the tests with `npm run test:vm`');
     const folder = await mkdtemp(join(tmpdir(), 'crisp-vm-'));
+    try {
+      return await Vm.boot(folder, disk);
+    } catch (error) {
+      await rm(folder, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  private static async boot(folder: string, disk: string): Promise<Vm> {
     await copyFile(join(disk, 'key'), join(folder, 'key'));
     await chmod(join(folder, 'key'), 0o600);
     const port = await freePort();
@@ -40,10 +49,10 @@ export class Vm {
     const consoleLog = createWriteStream(join(folder, 'console.log'));
     qemu.stdout.pipe(consoleLog);
     qemu.stderr.pipe(consoleLog);
-    const vm = new Vm(folder, disk, port, qemu);
+    const vm = new Vm(folder, port, qemu);
     try {
       await vm.booted();
-      await vm.must(`tar -xf /dev/vdb -C /; mkdir -p /etc/crisp; cat >>/etc/crisp/config.yaml; bash /opt/crisp/deploy/install.sh`, config);
+      await vm.must('tar -xf /dev/vdb -C /; bash /opt/crisp/deploy/install.sh');
     } catch (error) {
       const said = (await readFile(join(folder, 'console.log'), 'utf8')).slice(-2_000);
       await vm.stop();
