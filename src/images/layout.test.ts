@@ -25,6 +25,7 @@ const writeConfig = (id: string, content: string): Promise<void> => write(`overl
 test('a store that is not there yet is empty', async () => {
   expect(await layout.readImages()).toEqual([]);
   expect(await layout.unusedLayers()).toEqual([]);
+  expect(await layout.halfWritten()).toEqual([]);
   expect(layout.version()).toBe(' ');
 });
 
@@ -48,6 +49,13 @@ test('layers that no image stands on are named, each before its parent', async (
   await writeLayers([{ id: 'base' }, { id: 'one', parent: 'base' }, { id: 'left' }, { id: 'lefter', parent: 'left' }, { id: 'side', parent: 'base' }, { id: 'mapped', parent: 'base' }]);
   await writeImages([{ id: 'x', layer: 'one', 'mapped-layers': ['mapped'] }]);
   expect(await layout.unusedLayers()).toEqual(['lefter', 'side', 'left']);
+});
+
+test('what a writer left half written is named, wherever it lies', async () => {
+  await writeLayers([]);
+  await write('overlay-layers/.tmp-abc.tar-split.gz123', '');
+  await write('overlay-images/def/.tmp-manifest456', '');
+  expect((await layout.halfWritten()).sort()).toEqual([join(folder, 'overlay-images/def/.tmp-manifest456'), join(folder, 'overlay-layers/.tmp-abc.tar-split.gz123')]);
 });
 
 describe('a config', () => {

@@ -5,8 +5,8 @@
 //   overlay-images/ID/=BASE64(name)    the config (named by its digest), manifests
 //   overlay-layers/layers.json         [{id, parent, "diff-size", flags}]
 //   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X stands in overlay/LAYER/link)
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, readFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { fileVersion, isAbsent } from '../host/files.js';
 import type { ImageConfig } from '../oci/image-config.js';
@@ -101,6 +101,15 @@ export class StorageLayout {
     }
     const depth = (id: string | undefined): number => (id === undefined ? 0 : 1 + depth(byId.get(id)?.parent));
     return [...byId.keys()].filter((id) => !used.has(id)).sort((a, b) => depth(b) - depth(a));
+  }
+
+  /** Files that a writer which was cut off left half written: it writes beside, and renames (".tmp-" and the name, in containers-storage). */
+  async halfWritten(): Promise<string[]> {
+    const folders = await Promise.all(['overlay-layers', 'overlay-images'].map(async (name) => {
+      const names = await readdir(join(this.root, name), { recursive: true }).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
+      return names.filter((path) => basename(path).startsWith('.tmp-')).map((path) => join(this.root, name, path));
+    }));
+    return folders.flat();
   }
 
   /** The config of an image: what is under "config" of the OCI image configuration; undefined while the image is being written, or when it is damaged. */

@@ -56,7 +56,7 @@ export class Pulls {
 
   /** Removes what pulls that were cut off left behind. */
   async clean(): Promise<void> {
-    await this.alone(['rm', '-rf', '--one-file-system', this.options.folder]);
+    await this.alone(['rm', '-rf', '--one-file-system', this.options.folder, ...await this.options.layout.halfWritten()]);
     await this.sweep();
   }
 
