@@ -57,6 +57,8 @@ export interface ContainerPlan {
   readonly stdinOnce: boolean;
   /** SIGTERM and so on, for backends that keep it in a config. */
   readonly stopSignal: string;
+  /** A line that tells who the container is, for backends that can keep it where it outlives our state folder; undefined: it would be too long. Absent: not worth it. */
+  keepsake?(): string | undefined;
 }
 
 /** Names a container that create() made: its id, its bundle, and what create() returned. */
@@ -66,6 +68,12 @@ export interface ContainerRef {
   readonly logPath: string;
   /** The backend's own JSON, as create() returned it; nobody else reads it. */
   readonly state: unknown;
+}
+
+/** A container that bears our mark. */
+export interface FoundContainer extends ContainerRef {
+  /** What ContainerPlan.keepsake gave. */
+  readonly keepsake?: string | undefined;
 }
 
 export interface Exit {
@@ -165,7 +173,13 @@ export interface Backend {
   /** What is alive of these containers now; used at start and when a state is in doubt. */
   survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>>;
   /** The ids of all containers that bear our mark, recorded or not; recovery removes the ones without a record. */
-  list(): Promise<readonly ContainerRef[]>;
+  list(): Promise<readonly FoundContainer[]>;
+  /**
+   * Takes back a container that our state folder has lost: makes anew what it had in its bundle.
+   * Absent: the backend's containers carry no keepsake.
+   * @returns its pid; undefined: it does not run
+   */
+  adopt?(container: ContainerRef): Promise<number | undefined>;
   /** The listener hears of each exit once, also of exits while we were away (after the survey). Set before anything is created. */
   onExit(listener: (containerId: string, exit: Exit) => void): void;
   /** The cgroup of a container, relative to the cgroup root ("/kubepods/…/ID"). */

@@ -12,6 +12,7 @@ import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { inspectRootfs } from '../oci/inspect.js';
+import { pack } from '../pods/keepsake.js';
 import { containerKey, containerState, newId, now, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
@@ -96,18 +97,20 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     if (logPath) makeFolder(join(logPath, '..'), 0o755);
 
     // 5. The container.
+    const done: ContainerRecord = {
+      ...record, complete: true, imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])), user: made.user, notHonoured,
+      ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
+    };
     const plan: ContainerPlan = {
       id, name: config.metadata?.name ?? '', attempt: config.metadata?.attempt ?? 0, image: imageRef(image), sandbox: sandbox.plan, folder,
       spec: made.spec, layers: await parts.images.layers(image), logPath, stdin: config.stdin, stdinOnce: config.stdin_once,
-      stopSignal: String(signalNumber(record.stopSignal)),
+      stopSignal: String(signalNumber(record.stopSignal)), keepsake: () => pack({ sandbox, container: done }),
     };
     const backendState = await backend.create(plan);
     undo.push('container', () => backend.delete({ id, folder, logPath, state: backendState }));
 
     // 6. From here on it is there.
-    await parts.store.containers.put({
-      ...record, complete: true, imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])), user: made.user, notHonoured, backendState, ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
-    });
+    await parts.store.containers.put({ ...done, backendState });
     log.info({ container: config.metadata?.name, image: config.image?.image, notHonoured: notHonoured.length ? notHonoured : undefined }, 'container created');
     parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
     return id;

@@ -1,10 +1,12 @@
 // What happens at start, before the socket opens: records and reality are made
 // to agree.  What was half made is undone, what ended while we were away is
-// recorded, what bears our mark but has no record is removed.
+// recorded, what bears our mark but has no record is taken back or removed.
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
+import { remove } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
 import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import { adoptLost } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
 import { refOf, type Parts } from './parts.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
@@ -15,7 +17,8 @@ const patienceMs = 10_000;
 export async function recover(parts: Parts): Promise<void> {
   const started = performance.now();
   const { sandboxes, containers } = parts.store;
-  // 1. What is alive, asked from each backend once.
+  // 1. What our state folder has lost, and what is alive, asked from each backend once.
+  await adoptLost(parts);
   const alive = await surveyAll(parts);
   // 2. Containers, then the sandboxes that hold them.
   await Promise.all(containers.all().map((record) => repaired(record.id, () => repairContainer(parts, record, alive.get(record.id)))));
@@ -60,7 +63,10 @@ async function removeOrphans(parts: Parts): Promise<void> {
     for (const orphan of await backend.list()) {
       if (containers.get(orphan.id)) continue;
       log.warn({ containerId: orphan.id }, 'removing a container without a record');
-      await repaired(orphan.id, () => backend.delete(orphan));
+      await repaired(orphan.id, async () => {
+        await backend.delete(orphan);
+        await remove(orphan.folder);
+      });
     }
   }
   for (const id of await parts.rootfs.list()) {

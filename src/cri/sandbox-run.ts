@@ -113,7 +113,8 @@ async function startHolder(plan: SandboxPlan, undo: { push(what: string, step: (
   return started;
 }
 
-async function mountSharedMemory(plan: SandboxPlan): Promise<void> {
+/** Also for pods that are found again. */
+export async function mountSharedMemory(plan: SandboxPlan): Promise<void> {
   makeFolder(sharedMemory(plan), 0o1777);
   await mount('tmpfs', 'shm', sharedMemory(plan), 'nosuid,nodev,noexec,mode=1777,size=64m');
 }

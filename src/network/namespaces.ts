@@ -68,6 +68,17 @@ export async function pinNamespaces(folder: string, wanted: WantedNamespaces, se
   return pinned;
 }
 
+/** Pins again, as `pinned` names them, the namespaces that a process lives in; those that are pinned still stay. */
+export async function repinNamespaces(folder: string, pinned: Pinned, pid: number): Promise<void> {
+  makeFolder(folder);
+  for (const kind of kinds) {
+    const path = pinned[kind];
+    if (path === undefined || await isNamespaceFile(path)) continue;
+    writeFileSync(path, '', { mode: 0o600 });
+    await bindMount(`/proc/${pid}/ns/${kernelName[kind]}`, path);
+  }
+}
+
 /** Undoes pinNamespaces(): unmounts and removes the pins, and the folder once it is empty. Idempotent. */
 export async function unpinNamespaces(folder: string): Promise<void> {
   const paths = kinds.map((kind) => join(folder, kernelName[kind]));

@@ -152,6 +152,14 @@ export class Daemon {
     return child.exitCode;
   }
 
+  /** Takes away all that it keeps in its state folder, with the mounts there, as somebody does who sets a node up anew. */
+  async loseState(): Promise<void> {
+    const mounts = await this.machine.must(['findmnt', '--raw', '--noheadings', '--output', 'TARGET']);
+    const below = mounts.split('\n').filter((target) => target.startsWith(join(this.state, '/'))).reverse();
+    for (const target of below) await this.machine.must(['umount', '--lazy', target]);
+    await this.machine.must(['find', this.state, '-mindepth', '1', '-delete']);
+  }
+
   /** The lines of its log so far, of all its runs. */
   logs(): string { return this.lines.join('\n'); }
   /** The same as objects. */

@@ -239,6 +239,39 @@ test('many at once, each with an id of its own', async () => {
   expect(await daemon.traces()).toEqual(before);
 });
 
+test('a pod is found again from its CTs when the state folder is lost', async () => {
+  const before = await daemon.traces();
+  const pod = await runPod(daemon, { labels: { app: 'web' } }, 'lxc');
+  const script = `echo one; ${untilStopped(5)}`;
+  const running = await startContainer(daemon, pod, containerConfig(script, { envs: [{ key: 'COLOUR', value: Buffer.from('blue') }], annotations: { hash: 'abc' }, working_dir: '/tmp' }));
+  const ended = await startContainer(daemon, pod, containerConfig('exit 0', { metadata: { name: 'ended', attempt: 0 }, log_path: 'ended.log' }));
+  await waitForExit(daemon, ended);
+  const status = async (id: string) => (await daemon.client.runtime.ContainerStatus({ container_id: id })).status;
+  const sandbox = async () => (await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status;
+  const known = { pod: await sandbox(), running: await status(running) };
+  expect(await node.guest((await node.guests())[0] ?? '')).not.toContain('blue');
+
+  await daemon.kill9();
+  await daemon.loseState();
+  await daemon.start();
+
+  expect(await sandbox()).toEqual(known.pod);
+  expect(await status(running)).toEqual({ ...known.running, started_at: expect.any(String) });
+  expect(await status(ended)).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 255 }); // what it was is lost
+  expect(await output(running, ['sh', '-c', 'echo $COLOUR; pwd; hostname'])).toBe('blue\n/tmp\nbox\n');
+  const after = await startContainer(daemon, pod, containerConfig(`httpd -p 8081 -h /etc; ${untilStopped()}`, { metadata: { name: 'after', attempt: 0 }, log_path: 'after.log' }));
+  expect(await output(running, ['wget', '-qO-', 'http://127.0.0.1:8081/hostname'])).toBe('box\n');
+  await rename(join(pod.config.log_directory ?? '', 'main.log'), join(pod.config.log_directory ?? '', 'main.log.1'));
+  await daemon.client.runtime.ReopenContainerLog({ container_id: running });
+  await daemon.client.runtime.StopContainer({ container_id: running, timeout: '10' });
+  expect(await status(running)).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 5 });
+  expect(await stat(join(pod.config.log_directory ?? '', 'main.log'))).toBeDefined();
+  await daemon.client.runtime.StopContainer({ container_id: after, timeout: '10' });
+  await removePod(daemon, pod.id);
+  expect(await node.guests()).toEqual([]);
+  expect(await daemon.traces()).toEqual(before);
+});
+
 test('a CT of ours that no record knows goes at the next start; a foreign one stays', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const lost = await startContainer(daemon, pod, containerConfig(untilStopped()));
@@ -247,6 +280,7 @@ test('a CT of ours that no record knows goes at the next start; a foreign one st
   await writeFile(join(node.folder, 'pve/lxc/999999.conf'), text);
   await daemon.kill9();
   await daemon.machine.must(['rm', join(daemon.state, 'containers', `${lost}.json`)]);
+  await writeFile(join(node.folder, 'pve/lxc', own), (await node.guest(own)).replace(/crisp-keepsake \S+/, 'crisp-keepsake AAAA'));
   await daemon.start();
   expect(await node.guests()).toEqual(['999999.conf']);
   expect(await node.guest('999999.conf')).toBe(text);

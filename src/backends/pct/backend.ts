@@ -22,7 +22,7 @@ import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import type { Resources, Spec } from '../../oci/spec.js';
-import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, IdMaps, Io, Probe, RootfsWish, SandboxPlan, TerminalSize } from '../backend.js';
+import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, FoundContainer, IdMaps, Io, Probe, RootfsWish, SandboxPlan, TerminalSize } from '../backend.js';
 import { Exits } from '../exits.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
 import { includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
@@ -37,7 +37,7 @@ import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
 import { dropIn, Units } from './unit.js';
 import { Vmids } from './vmids.js';
-import { attach, fifo, startWatcher, tell, type WatcherPlan } from './watcher.js';
+import { attach, fifo, startWatcher, tell, wakeWatcher, type WatcherPlan } from './watcher.js';
 
 /** What create() returns and the record keeps. */
 export interface PctState {
@@ -167,7 +167,8 @@ export class PctBackend implements Backend {
     const { vmid } = await this.mine(container);
     const { lxc } = this.options;
     const { process: own, root } = await specOf(container);
-    return exec({ program: lxc.tools.lxc_attach, lxcFolder: lxc.lxc_folder, vmid, own, bundle: container.folder, hasShell: await exists(join(root.path, 'bin/sh')) }, plan, signal);
+    const rootfs = (await exists(root.path)) ? root.path : `/proc/${await this.initPid(vmid) ?? 0}/root`; // that of a CT that was found again is mounted for it alone
+    return exec({ program: lxc.tools.lxc_attach, lxcFolder: lxc.lxc_folder, vmid, own, bundle: container.folder, hasShell: await exists(join(rootfs, 'bin/sh')) }, plan, signal);
   }
 
   async attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
@@ -199,8 +200,19 @@ export class PctBackend implements Backend {
     return found;
   }
 
-  async list(): Promise<ContainerRef[]> {
-    return [...await this.guard.all()].flatMap(([vmid, { mark }]) => (mark ? [{ id: mark.containerId, folder: join(this.options.state, 'bundles', mark.containerId), logPath: '', state: { vmid, uid: 0, stdin: 'none', terminal: false } satisfies PctState }] : []));
+  async list(): Promise<FoundContainer[]> {
+    return [...await this.guard.all()].flatMap(([vmid, { mark, keepsake }]) => (mark ? [{ id: mark.containerId, folder: join(this.options.state, 'bundles', mark.containerId), logPath: '', keepsake, state: { vmid, uid: 0, stdin: 'none', terminal: false } satisfies PctState }] : []));
+  }
+
+  /** The watcher of a CT lives as long as it, and has kept what is needed of the bundle. */
+  async adopt(container: ContainerRef): Promise<number | undefined> {
+    const { vmid } = await this.mine(container);
+    makeFolder(container.folder, 0o711);
+    const watched = await wakeWatcher(vmid, container);
+    if (!watched) await appendFile(includeFile(container.folder), '', { mode: 0o600 }); // liblxc reads no CT whose include is missing
+    const pid = await this.initPid(vmid);
+    if (pid !== undefined && !watched) log.error({ containerId: container.id, vmid }, 'a CT runs without its watcher: its log ends here, and its end will not be seen');
+    return pid;
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {

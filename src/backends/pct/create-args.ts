@@ -41,7 +41,7 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
       `Pod ${sandbox.namespace}/${sandbox.name}, container ${plan.name} (attempt ${plan.attempt})`,
       `Image ${plan.image}`, `Pod uid ${sandbox.uid}, sandbox ${sandbox.id}`,
       'Made by crisp for Kubernetes; do not change it here: the pod decides.',
-    ], mark),
+    ], mark, plan.keepsake?.()),
     '--onboot', '0', '--console', '0', '--tty', '0',
     ...(pool ? ['--pool', pool] : []),
   ];

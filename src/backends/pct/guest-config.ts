@@ -4,6 +4,7 @@
 //   #Pod default/web, container app          description, a line each, %-escaped
 //   #crisp-owner: pve1 /run/crisp
 //   #crisp-container: 4f0c…                  (facts of PVE::LXC::Config)
+//   #<!-- crisp-keepsake q1ZKLC… -->         which the GUI does not show
 //   tags: crisp;default
 //   lxc.include: /run/crisp/bundles/4f0c…/lxc.conf
 //   [snapshot]                               what follows is not the CT as it is
@@ -20,6 +21,8 @@ export interface GuestConfig {
   readonly description: string;
   /** undefined: it does not bear one. */
   readonly mark: Mark | undefined;
+  /** The line that ContainerPlan.keepsake gave. */
+  readonly keepsake: string | undefined;
   /** The other keys, the first value of each. */
   readonly values: Readonly<Record<string, string>>;
 }
@@ -27,9 +30,9 @@ export interface GuestConfig {
 const ownerKey = 'crisp-owner';
 const containerKey = 'crisp-container';
 
-/** The description of a CT: words for whoever looks at it in the GUI, then the mark. */
-export function describe(words: readonly string[], mark: Mark): string {
-  return [...words, `${ownerKey}: ${mark.owner}`, `${containerKey}: ${mark.containerId}`].map(oneLine).join('\n');
+/** The description of a CT: words for whoever looks at it in the GUI, then the mark, then what finds it again. */
+export function describe(words: readonly string[], mark: Mark, keepsake?: string): string {
+  return [...words, `${ownerKey}: ${mark.owner}`, `${containerKey}: ${mark.containerId}`, ...(keepsake ? [`<!-- crisp-keepsake ${keepsake} -->`] : [])].map(oneLine).join('\n');
 }
 
 /** A line break in what a pod brings must not begin a line of ours. */
@@ -46,7 +49,7 @@ export function parseGuestConfig(text: string): GuestConfig {
     if (key !== undefined && value !== undefined && !Object.hasOwn(values, key)) values[key] = value;
   }
   const description = own.filter((line) => line.startsWith('#')).map((line) => unescape(line.slice(1))).join('\n');
-  return { tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean), description, mark: markOf(description), values };
+  return { tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean), description, mark: markOf(description), keepsake: /^<!-- crisp-keepsake ([\w+/=]+) -->$/m.exec(description)?.[1], values };
 }
 
 /** Both lines, each exactly once: a description that somebody has pasted another one into is nobody's. */

@@ -62,10 +62,30 @@ sub listen_to_monitor {
 }
 listen_to_monitor() or give_up("lxc-monitord does not answer on \@$monitor_name: $!");
 
-# 3. Where crisp finds us.
-unlink 'watch';
-my $door;
-socket($door, AF_UNIX, SOCK_STREAM, 0) && bind($door, pack_sockaddr_un('watch')) && listen($door, 16) or give_up("socket watch: $!");
+# 3. Where crisp finds us.  At SIGHUP the bundle was lost and is a new, empty
+# folder: who comes to the running CT finds there what was in the old one.
+my $bundle = readlink('/proc/self/cwd');
+my (%kept, $door, $lost);
+for my $name ('config.json', 'lxc.conf') {
+    open(my $file, '<', $name) or next;
+    local $/;
+    $kept{$name} = <$file>;
+}
+sub restore {
+    chdir $bundle or return;
+    for my $name (keys %kept) {
+        next if -e $name;
+        open(my $file, '>', $name) or next;
+        print $file $kept{$name};
+    }
+    open_door();
+}
+sub open_door {
+    unlink 'watch';
+    return socket($door, AF_UNIX, SOCK_STREAM, 0) && bind($door, pack_sockaddr_un('watch')) && listen($door, 16);
+}
+open_door() or give_up("socket watch: $!");
+$SIG{HUP} = sub { $lost = 1 };
 
 my $log;
 sub open_log {
@@ -83,6 +103,7 @@ close $starter;
 
 while (!$exited || !$closed{stdout} || !$closed{stderr}) {
     my ($readable, $writable) = ('', '');
+    if ($lost) { $lost = 0; restore() }
     listen_to_monitor() if !$monitor && !$exited;
     for my $handle ($door, ($monitor && !$exited ? $monitor : ()), (map { $fifo{$_} } grep { !$closed{$_} } keys %fifo)) { vec($readable, fileno($handle), 1) = 1 }
     # Input that the CT has not taken holds up the clients that bring more.

@@ -1,13 +1,14 @@
 // The watcher beside each running CT (watcher.pl says what it does): starting
 // it, and speaking to it over the socket BUNDLE/watch.
 import { once } from 'node:events';
-import { open } from 'node:fs/promises';
+import { open, readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { CrispError } from '../../errors.js';
-import { isAbsent } from '../../host/files.js';
+import { isAbsent, readFileIfThere } from '../../host/files.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import type { ContainerRef, Io } from '../backend.js';
 
@@ -39,6 +40,23 @@ export async function startWatcher(plan: WatcherPlan): Promise<void> {
 export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin, terminal }: WatcherPlan): [string, ...string[]] {
   return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, terminal ? '1' : '0'];
 }
+
+/** Has the watcher of a container put back what its bundle held, which was lost with our state folder, and listen there again; false: it does not. */
+export async function wakeWatcher(vmid: number, container: Pick<ContainerRef, 'id' | 'folder'>): Promise<boolean> {
+  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+    const [, script = '', id, , , , exitFile = ''] = ((await readFileIfThere(`/proc/${pid}/cmdline`).catch(() => undefined)) ?? '').split('\0');
+    if (basename(script) !== basename(program) || id !== String(vmid) || basename(exitFile) !== container.id) continue;
+    for (let waitedMs = 0; waitedMs < wakeMs; waitedMs += 20) {
+      const socket = await dial(container.folder);
+      socket?.destroy();
+      if (socket) return true;
+      process.kill(Number(pid), 'SIGHUP'); // again, since one that comes just before its select(2) is not seen in time
+      await sleep(20);
+    }
+  }
+  return false;
+}
+const wakeMs = 2_000;
 
 /** The abstract socket of lxc-monitord: an FNV-1a hash, since a long folder would not fit (liblxc, lxc_monitor_sock_name). */
 export function monitorSocket(lxcFolder: string): string {

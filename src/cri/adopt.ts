@@ -1,0 +1,82 @@
+// Pods that outlived our state folder: found again by what their containers
+// carry, and made whole, so that the kubelet goes on.  Called by recovery, before
+// records and reality are compared.
+//
+// Only a pod of which something runs is taken back: of one that has ended
+// nothing can be saved but its name, and the kubelet makes it anew.
+import { dirname, join } from 'node:path';
+import type { Backend, FoundContainer } from '../backends/backend.js';
+import { exists, makeFolder } from '../host/files.js';
+import { isMountPoint } from '../host/mounts.js';
+import { log } from '../log.js';
+import { repinNamespaces } from '../network/namespaces.js';
+import { writePodFiles } from '../oci/pod-files.js';
+import { unpack, type Keepsake } from '../pods/keepsake.js';
+import { now, type SandboxRecord } from '../pods/records.js';
+import { recordExit } from './container-stop.js';
+import type { Parts } from './parts.js';
+import { namespacesFolder, sharedMemory } from './sandbox-plan.js';
+import { mountSharedMemory } from './sandbox-run.js';
+
+interface Lost { readonly keepsake: Keepsake; readonly found: FoundContainer; readonly pid: number | undefined }
+
+/** Never throws for one pod's sake: what cannot be taken back stays without a record, and recovery removes it. */
+export async function adoptLost(parts: Parts): Promise<void> {
+  for (const { backend } of parts.handlers.values()) {
+    if (!backend.adopt) continue;
+    for (const [id, lost] of await lostPods(parts, backend)) {
+      try {
+        await adoptPod(parts, lost);
+        log.warn({ podId: id, containers: lost.map(({ found }) => found.id) }, 'a pod was found again by its containers: it had no record');
+      } catch (error) {
+        log.error({ err: error, podId: id }, 'a pod that has no record cannot be taken back');
+      }
+    }
+  }
+}
+
+/** By sandbox id. */
+async function lostPods(parts: Parts, backend: Backend): Promise<Map<string, Lost[]>> {
+  const pods = new Map<string, Lost[]>();
+  for (const found of await backend.list()) {
+    const keepsake = parts.store.containers.get(found.id) ? undefined : unpack(found.keepsake ?? '');
+    if (keepsake?.container.id !== found.id || keepsake.container.sandboxId !== keepsake.sandbox.id) continue;
+    if (keepsake.sandbox.bootId !== parts.bootId || keepsake.sandbox.backend !== backend.name) continue;
+    const pid = await backend.adopt?.(found);
+    pods.set(keepsake.sandbox.id, [...pods.get(keepsake.sandbox.id) ?? [], { keepsake, found, pid }]);
+  }
+  for (const [id, lost] of pods) if (lost.every(({ pid }) => pid === undefined)) pods.delete(id);
+  return pods;
+}
+
+async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
+  const [first] = lost.filter(({ pid }) => pid !== undefined);
+  if (first?.pid === undefined) return;
+  const sandbox = relocated(first.keepsake.sandbox, parts.config.state);
+  if (!parts.store.sandboxes.get(sandbox.id)) {
+    await remake(sandbox, first.pid);
+    await parts.store.sandboxes.put(sandbox);
+  }
+  for (const { keepsake: { container }, found, pid } of lost) {
+    const logPath = container.logPath && join(sandbox.config.log_directory, container.config.log_path);
+    await parts.store.containers.put({ ...container, complete: true, folder: found.folder, logPath, backendState: found.state, ...(pid === undefined ? {} : { startedAt: now(), pid }) });
+    if (pid === undefined) await recordExit(parts, container.id, undefined); // how it ended is lost
+  }
+}
+
+/** Where its things are follows from its id: no path is believed that somebody could have written into the notes. */
+function relocated(record: SandboxRecord, state: string): SandboxRecord {
+  const plan = { ...record.plan, folder: join(state, 'pods', record.id) };
+  const { pid, ...kinds } = plan.namespaces;
+  const namespaces = Object.fromEntries(Object.entries(kinds).map(([kind, path]) => [kind, join(namespacesFolder(plan), path.slice(dirname(path).length + 1))]));
+  return { ...record, complete: true, plan: { ...plan, namespaces: { ...namespaces, ...(pid === undefined ? {} : { pid }) } } };
+}
+
+/** What sandbox-run made in the state folder, from a process that lives in it. */
+async function remake({ plan, config }: SandboxRecord, pid: number): Promise<void> {
+  makeFolder(plan.folder, 0o711);
+  await writePodFiles(plan.folder, config);
+  await repinNamespaces(namespacesFolder(plan), plan.namespaces, pid);
+  // A new one, for containers to come: that of the running ones is out of reach.
+  if (plan.namespaces.ipc && !(await exists(sharedMemory(plan)) && await isMountPoint(sharedMemory(plan)))) await mountSharedMemory(plan);
+}
