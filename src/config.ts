@@ -67,6 +67,7 @@ export const configSchema = z.strictObject({
     tools: z.strictObject({
       pct: tool('pct', 'makes, starts, changes and destroys CTs'),
       pvesh: tool('pvesh', 'tells the version of the node'),
+      pvesm: tool('pvesm', 'tells where a template is'),
       lxc_info: tool('lxc-info', 'tells the first process of a CT'),
       lxc_attach: tool('lxc-attach', 'runs commands in a CT'),
       systemctl: tool('systemctl', 'reads the drop-ins of CTs'),
@@ -78,6 +79,17 @@ export const configSchema = z.strictObject({
     tag: z.string().regex(/^[a-z0-9_][a-z0-9_+.-]*$/, 'must be a Proxmox tag: lower-case letters, digits, and _ + . - after the first').default('crisp').describe('the tag of each CT; it touches none without it'),
     owner: z.string().regex(/^[\w.-]*$/, 'must be a name').default('').describe('whose CTs they are, in their description; empty: the name of the node'),
     pool: z.string().regex(/^[\w./-]*$/, 'must be the name of a pool').default('').describe('the resource pool of the CTs; empty: none'),
+    network: z.enum(['cni', 'bridge']).default('cni').describe('cni: the network that OCI pods have; bridge: the CT has its net0 on a bridge of the node'),
+    bridge: z.strictObject({
+      name: z.string().regex(/^[\w.-]{1,15}$/, 'must be the name of a bridge').default('vmbr0').describe('its name'),
+      vlan: z.number().int().min(0).max(4094).default(0).describe('the VLAN tag; 0: none'),
+      rate: z.number().min(0).default(0).describe('the most that a CT may send, in megabytes per second; 0: no limit'),
+      firewall: z.boolean().default(false).describe('the firewall of Proxmox VE for these CTs'),
+    }).prefault({}).describe('net0 of the CTs whose network is bridge; their address comes by DHCP, if the pod names none'),
+    rootfs: z.strictObject({
+      storage: z.string().regex(/^([a-z][a-z0-9._-]*)?$/i, 'must be the name of a storage').default('').describe('the storage on which each CT gets a volume; empty: none, its root filesystem is an overlay over the image'),
+      size_gib: z.number().min(0).default(8).describe('the size of a volume; 0 on a storage of folders: a folder'),
+    }).prefault({}).describe('where the root filesystems of CTs lie'),
     unprivileged: z.enum(['auto', 'always', 'never']).default('auto').describe('CTs in a user namespace; auto: where idmapped overlays work; pods that share a namespace of the host or are privileged never are'),
     pct_timeout_seconds: seconds.default(120).describe('how long one call of pct may take'),
     pve_folder: absolutePath.default('/etc/pve').describe('the configuration of the cluster'),

@@ -3,6 +3,7 @@
 import type { Backend } from './backends/backend.js';
 import { OciBackend } from './backends/oci/backend.js';
 import { PctBackend } from './backends/pct/backend.js';
+import { optionsOf } from './backends/pct/options.js';
 import { diffConfig } from './config-reload.js';
 import type { Config, HandlerConfig } from './config.js';
 import { recordExit, Stops } from './cri/container-stop.js';
@@ -19,7 +20,7 @@ import { makeFolder } from './host/files.js';
 import { bootId } from './host/proc.js';
 import { run } from './host/run.js';
 import { Rootfs } from './images/rootfs.js';
-import { Images } from './images/store.js';
+import { Images, imagesOptionsOf } from './images/store.js';
 import { log } from './log.js';
 import { metrics, MetricsServer } from './metrics.js';
 import { Network } from './network/cni.js';
@@ -48,7 +49,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   // 2. The nouns.
   const store = new Store(config.state);
   await store.load();
-  const images = new Images({ root: config.root, state: config.state, config: config.images });
+  const images = new Images(imagesOptionsOf(config));
   await images.open();
   const rootfs = new Rootfs({ root: config.root, state: config.state, images });
   const network = new Network({
@@ -103,7 +104,7 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
 }
 
 function buildBackend(config: Config, name: string, handler: HandlerConfig): Backend {
-  if (handler.type === 'pct') return new PctBackend({ name, lxc: config.lxc, state: config.state, root: config.root });
+  if (handler.type === 'pct') return new PctBackend(optionsOf(config, name, config.state));
   return new OciBackend({
     name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state: config.state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',

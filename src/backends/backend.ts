@@ -25,6 +25,8 @@ export interface SandboxPlan {
   readonly namespaces: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'pid' | 'user', string>>>;
   /** The mapping of namespaces.user. */
   readonly idMaps?: IdMaps | undefined;
+  /** Each container brings a network of its own (Backend.ownNetwork): no namespaces.network, and yet not the host's. */
+  readonly ownNetwork?: boolean | undefined;
   readonly cgroupParent: string;
 }
 
@@ -35,7 +37,7 @@ export interface IdMaps { readonly uids: readonly IdMapping[]; readonly gids: re
  * How a backend wants the rootfs of its containers.
  * overlay: the caller mounts one over the image's layers (shifted into the pod's
  * user namespace, where it has one) and names it in spec.root.path.
- * own: the backend makes it from ContainerPlan.layers, at spec.root.path or elsewhere.
+ * own: the backend makes a copy; spec.root.path is a read-only view of the image.
  */
 export type RootfsWish = { readonly kind: 'overlay' } | { readonly kind: 'own' };
 
@@ -45,13 +47,14 @@ export interface ContainerPlan {
   readonly name: string;
   readonly attempt: number;
   readonly image: string;
+  readonly imageId: string;
+  /** The image is no OCI image but this template of Proxmox (a volume id): there is nothing at spec.root.path. */
+  readonly template?: string | undefined;
   readonly sandbox: SandboxPlan;
   /** The bundle: holds config.json, and is the place for the backend's own files (FIFOs, pid file). On tmpfs by default. */
   readonly folder: string;
   /** The spec that config.json holds; root.path is the rootfs, mounted already when rootfs() wished so. */
   readonly spec: Spec;
-  /** The folders of the image's unpacked layers, topmost first. */
-  readonly layers: readonly string[];
   readonly logPath: string;
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
@@ -142,6 +145,10 @@ export interface Backend {
 
   /** The user namespace of pods that ask for none and share none of the host's; absent: the host's. */
   userNamespace?(plan: SandboxPlan): IdMaps | undefined;
+  /** Whether containers of this pod bring a network of their own, instead of the one that CNI makes. Absent: never. @throws PermissionDenied, InvalidArgument for what the pod asks for */
+  ownNetwork?(plan: SandboxPlan): boolean;
+  /** The addresses of a running container with a network of its own; none are known yet: []. */
+  addresses?(container: ContainerRef): Promise<readonly string[]>;
   /** What the backend must make once per pod; its answer is kept in the pod's record. */
   startSandbox(plan: SandboxPlan): Promise<unknown>;
   /** Undoes startSandbox; all containers are stopped already. */
@@ -149,8 +156,10 @@ export interface Backend {
 
   /** What of a spec the backend cannot give, as paths in it: "spec.hooks". Absent: nothing. */
   notHonoured?(spec: Spec): readonly string[];
-  /** Asked before the rootfs of a container is made. */
-  rootfs(plan: SandboxPlan): RootfsWish;
+  /** Asked before the rootfs of a container is made. @param template of Proxmox, see ContainerPlan @throws InvalidArgument where there can be none from it */
+  rootfs(plan: SandboxPlan, template?: string): RootfsWish;
+  /** Removes what was prepared of an image that is gone. */
+  forgetImage?(imageId: string): Promise<void>;
   /** Makes the container, not yet running; the answer is kept in its record. Undoes itself on failure. */
   create(plan: ContainerPlan): Promise<unknown>;
   /** Runs the container's process. @throws StartFailed when the process cannot be executed. */

@@ -7,6 +7,7 @@ import { monitorArgv } from '../backends/oci/conmon.js';
 import { Runtime } from '../backends/oci/runtime.js';
 import { PctBackend } from '../backends/pct/backend.js';
 import { explainCt } from '../backends/pct/explain.js';
+import { optionsOf } from '../backends/pct/options.js';
 import type { Config, HandlerConfig } from '../config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
@@ -54,7 +55,7 @@ export async function probeOf(config: Config, state: string, name: string): Prom
 }
 
 function build(config: Config, state: string, name: string, handler: HandlerConfig): Backend {
-  if (handler.type === 'pct') return new PctBackend({ name, lxc: config.lxc, state, root: config.root });
+  if (handler.type === 'pct') return new PctBackend(optionsOf(config, name, state));
   return new OciBackend({
     name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
@@ -96,7 +97,7 @@ export interface Explanation {
 export async function explanationOf(config: Config, state: string, name: string, plan: ContainerPlan): Promise<Explanation> {
   const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
   if (!handler) return { commands: [], files: [], notHonoured: [] };
-  if (handler.type === 'pct') return explainCt({ name, lxc: config.lxc, state, root: config.root }, plan);
+  if (handler.type === 'pct') return explainCt(optionsOf(config, name, state), plan);
   const systemdCgroup = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const runtime = await programOr(handler.path || name);
   const globalArgs = new Runtime({ name, path: handler.path, args: handler.args, root: runtimeRoot({ name, state, root: handler.root }), systemdCgroup }).globalArgs;

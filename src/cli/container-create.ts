@@ -107,7 +107,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     });
     writeBundle(folder, spec);
     const backendState = await handler.create({
-      id, name, attempt: 0, image: source.name, sandbox: pinned, folder, spec, layers: source.image ? await parts.images.layers(source.image) : [rootfs],
+      id, name, attempt: 0, image: source.name, imageId: source.image?.id ?? '', sandbox: pinned, folder, spec,
       logPath: record.logPath, stdin: flags.interactive, stdinOnce: flags.interactive, stopSignal: String(signalNumber(record.stopSignal)),
     });
     record = await parts.records.put({ ...record, complete: true, plan: pinned, notHonoured, backendState });

@@ -10,7 +10,8 @@ import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/Contai
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { shown } from '../host/run.js';
-import { Images } from '../images/store.js';
+import { Images, imagesOptionsOf } from '../images/store.js';
+import { templateOf } from '../images/templates.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
@@ -144,7 +145,7 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
       podFolder: plan.folder, sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined, targetPid: 0, allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
     });
     const how = await explanationOf(config, config.state, backend, {
-      id, name, attempt: container.metadata?.attempt ?? 0, image, sandbox: plan, folder: bundle, spec, layers: [], logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : '',
+      id, name, attempt: container.metadata?.attempt ?? 0, image, imageId: found.id, template: found.template, sandbox: plan, folder: bundle, spec, logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : '',
       stdin: container.stdin, stdinOnce: container.stdin_once, stopSignal: String(signalNumber(stopSignal(container.stop_signal, found.config.StopSignal))),
     });
     return { ...common, commands: how.commands, files: how.files, spec, notHonoured: [...notHonoured, ...how.notHonoured] };
@@ -155,11 +156,11 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
 
 /** The image's config, and the layer that holds its passwd file. */
 async function lookUp(config: Config, reference: string) {
-  const images = new Images({ root: config.root, state: config.state, config: config.images });
+  const images = new Images(imagesOptionsOf(config));
   const image = reference ? await images.find(reference) : undefined;
-  if (!image) return { present: false, config: {}, accounts: '/nonexistent' };
+  if (!image) return { present: false, id: 'IMAGE-ID', template: templateOf(reference), config: {}, accounts: '/nonexistent' };
   const layers = await images.layers(image);
-  return { present: true, config: image.config, accounts: layers.find((layer) => existsSync(join(layer, 'etc/passwd'))) ?? layers[0] ?? '/nonexistent' };
+  return { present: true, id: image.id, template: image.template, config: image.config, accounts: layers.find((layer) => existsSync(join(layer, 'etc/passwd'))) ?? layers[0] ?? '/nonexistent' };
 }
 
 /** @param shifts pods of the backend get a user namespace that they do not ask for */

@@ -9,7 +9,7 @@ import { toCrispError } from '../errors.js';
 import { cgroupDriver, removePodCgroup } from '../host/cgroup.js';
 import { isAbsent, readFileIfThere, remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
-import { Images } from '../images/store.js';
+import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { unpinNamespaces } from '../network/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
@@ -87,7 +87,7 @@ async function containers(config: Config, { state }: Place): Promise<Thing[]> {
 }
 
 async function layers(config: Config, place: Place): Promise<Thing[]> {
-  const rootfs = new Rootfs({ ...place, images: new Images({ root: config.root, state: config.state, config: config.images }) });
+  const rootfs = new Rootfs({ ...place, images: new Images(imagesOptionsOf(config)) });
   return [
     ...(await rootfs.list()).map((id): Thing => ({ kind: 'rootfs', name: id, owner: id, remove: () => rootfs.unmount(id) })),
     ...(await list(join(place.state, 'image-volumes'))).map((name): Thing => ({ kind: 'image volume', name, owner: name.replace(/-\d+$/, ''), remove: () => rootfs.unmountImage(name) })),

@@ -6,7 +6,7 @@ import type { Backend } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
-import { Images } from '../images/store.js';
+import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { StandaloneRecords, type StandaloneRecord } from '../pods/standalone.js';
 import { open } from './backend.js';
@@ -34,7 +34,7 @@ export class Parts {
     this.root = join(this.config.root, 'cli');
     this.records = new StandaloneRecords(this.state);
     // With the daemon's own state folder: one store has one run-time folder.
-    this.images = new Images({ root: this.config.root, state: this.config.state, config: this.config.images });
+    this.images = new Images(imagesOptionsOf(this.config));
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
   }
 

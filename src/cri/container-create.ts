@@ -79,9 +79,10 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     // 3. The rootfs, and the images that are mounted as volumes.
     undo.push('bundle', () => remove(folder));
     makeFolder(folder, 0o711);
-    const wish = backend.rootfs(sandbox.plan);
+    const wish = backend.rootfs(sandbox.plan, image.template);
     undo.push('rootfs', () => parts.rootfs.unmount(id));
-    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, shiftOf(sandbox.plan)) : join(folder, 'rootfs');
+    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, shiftOf(sandbox.plan))
+      : image.template === undefined ? await parts.rootfs.mountView(id, image) : join(folder, 'rootfs');
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
     const volumes = await mountImageVolumes(parts, id, config);
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
@@ -102,8 +103,8 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
       ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     };
     const plan: ContainerPlan = {
-      id, name: config.metadata?.name ?? '', attempt: config.metadata?.attempt ?? 0, image: imageRef(image), sandbox: sandbox.plan, folder,
-      spec: made.spec, layers: await parts.images.layers(image), logPath, stdin: config.stdin, stdinOnce: config.stdin_once,
+      id, name: config.metadata?.name ?? '', attempt: config.metadata?.attempt ?? 0, image: imageRef(image), imageId: image.id, template: image.template, sandbox: sandbox.plan, folder,
+      spec: made.spec, logPath, stdin: config.stdin, stdinOnce: config.stdin_once,
       stopSignal: String(signalNumber(record.stopSignal)), keepsake: () => pack({ sandbox, container: done }),
     };
     const backendState = await backend.create(plan);
@@ -123,7 +124,7 @@ function shiftOf({ namespaces, idMaps }: SandboxPlan): Shift | undefined {
 }
 
 /** What image_ref names: the digest that was pulled where there is one, as image policies want it. */
-function imageRef(image: Image): string { return image.digests[0] ?? image.id; }
+function imageRef(image: Image): string { return image.digests[0] ?? (image.template === undefined ? image.id : `pve/${image.template}`); }
 
 /** Where the log goes: below the pod's log folder, and never out of it, by .. or by a link. Empty: the caller wants none. */
 async function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output): Promise<string> {

@@ -12,7 +12,7 @@ export function sandboxItem(record: SandboxRecord): PodSandbox {
 
 export function sandboxStatus(record: SandboxRecord): PodSandboxStatus {
   const ready = sandboxState(record) === 'SANDBOX_READY';
-  const [ip, ...more] = ready ? record.attachment?.ips ?? [] : [];
+  const [ip, ...more] = ready ? record.attachment?.ips ?? record.ips ?? [] : [];
   return {
     ...sandboxItem(record),
     network: { ip: ip ?? '', additional_ips: more.map((address) => ({ ip: address })) },

@@ -4,6 +4,7 @@ import { Writable, type Duplex } from 'node:stream';
 import type { Io } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { forwardPort } from '../network/port-forward.js';
+import { containerState, type SandboxRecord } from '../pods/records.js';
 import type { AttachRequest, ExecRequest, PortForwardRequest } from '../streaming/server.js';
 import type { AttachRequest__Output } from './generated/runtime/v1/AttachRequest.js';
 import type { AttachResponse } from './generated/runtime/v1/AttachResponse.js';
@@ -85,7 +86,15 @@ export function streamingHandlers(parts: () => Parts) {
     },
     portForward: async (request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal): Promise<void> => {
       const sandbox = readySandboxOf(parts(), request.sandboxId);
-      await forwardPort(sandbox.plan.namespaces.network, port, stream, signal);
+      await forwardPort(networkOf(parts(), sandbox), port, stream, signal);
     },
   };
+}
+
+/** The pod's network namespace; undefined: the host's. @throws WrongContainerState while no container runs that would bring one */
+function networkOf(parts: Parts, { id, plan }: SandboxRecord): string | undefined {
+  if (!plan.ownNetwork) return plan.namespaces.network;
+  const running = parts.store.containersOf(id).find((record) => containerState(record) === 'CONTAINER_RUNNING');
+  if (!running?.pid) throw new CrispError('WrongContainerState', `pod sandbox ${id} has no network now: it comes with its container, and none runs`);
+  return `/proc/${running.pid}/ns/net`;
 }

@@ -49,6 +49,14 @@ export function wantedNamespaces(config: PodSandboxConfig__Output): { network: b
   return { network, ipc: options?.ipc !== 'NODE', uts: network };
 }
 
+/** What a network that the containers bring themselves cannot give. @throws UnsupportedField */
+export function checkOwnNetwork(config: PodSandboxConfig__Output): void {
+  const refuse = (field: string, hint: string): CrispError => new CrispError('UnsupportedField', `${field}: the containers of this pod are on a bridge of the node, with a network of their own`, { hint });
+  if (config.port_mappings.some((mapping) => mapping.host_port > 0)) throw refuse('port_mappings.host_port', 'the pod can be reached at its own address');
+  const sysctl = Object.keys(config.linux?.sysctls ?? {}).find((name) => /^net[./]/.test(name));
+  if (sysctl) throw refuse(`linux.sysctls ${sysctl}`, 'such sysctls are set in the pod\'s network before a container runs');
+}
+
 export function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefined {
   const { uidMappings: uids, gidMappings: gids } = userMappings(config.linux?.security_context?.namespace_options?.userns_options);
   return uids && gids ? { uids, gids } : undefined;

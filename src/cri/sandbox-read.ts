@@ -6,18 +6,26 @@ import type { PodSandboxStatusRequest__Output } from './generated/runtime/v1/Pod
 import type { PodSandboxStatusResponse } from './generated/runtime/v1/PodSandboxStatusResponse.js';
 import type { StreamPodSandboxesRequest__Output } from './generated/runtime/v1/StreamPodSandboxesRequest.js';
 import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPodSandboxesResponse.js';
-import { now, sandboxState, type SandboxRecord } from '../pods/records.js';
+import { containerState, now, sandboxState, type SandboxRecord } from '../pods/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
-import { sandboxOf, type Parts } from './parts.js';
+import { backendOf, refOf, sandboxOf, type Parts } from './parts.js';
 import { inPages } from './pages.js';
 
 export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRequest__Output): Promise<PodSandboxStatusResponse> {
-  const record = sandboxOf(parts, request.pod_sandbox_id);
+  const record = await withAddresses(parts, sandboxOf(parts, request.pod_sandbox_id));
   return {
     status: sandboxStatus(record), timestamp: now(),
     containers_statuses: parts.store.containersOf(record.id).map(containerStatus),
     info: request.verbose ? { info: JSON.stringify(verbose(record)) } : {},
   };
+}
+
+/** Where each container brings its own network, the pod's address is known some time after the start of one. */
+async function withAddresses(parts: Parts, record: SandboxRecord): Promise<SandboxRecord> {
+  if (!record.plan.ownNetwork || record.ips || sandboxState(record) !== 'SANDBOX_READY') return record;
+  const running = parts.store.containersOf(record.id).find((container) => containerState(container) === 'CONTAINER_RUNNING');
+  const ips = running ? await backendOf(parts, record).addresses?.(refOf(running)) ?? [] : [];
+  return (ips.length ? await parts.store.sandboxes.change(record.id, { ips: [...ips] }) : undefined) ?? record;
 }
 
 function verbose(record: SandboxRecord) {

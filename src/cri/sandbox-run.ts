@@ -19,7 +19,7 @@ import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPod
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
 import { backendOf, type Call, type Parts } from './parts.js';
-import { checkedConfig, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, sharesPids, userNamespace, wantedNamespaces } from './sandbox-plan.js';
+import { checkedConfig, checkOwnNetwork, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, sharesPids, userNamespace, wantedNamespaces } from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest__Output, call: Call): Promise<RunPodSandboxResponse> {
@@ -52,7 +52,10 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     const chosen = chooseHandler(parts, { handler: runtimeHandler, namespace: config.metadata?.namespace ?? '', name: config.metadata?.name ?? '', labels: config.labels, annotations: config.annotations });
     if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.backend });
     const plan = planOf(parts.config.state, id, config, parts.host.systemdCgroup);
-    const wanted = wantedNamespaces(config);
+    const backend = backendOf(parts, chosen);
+    const ownNetwork = wantedNamespaces(config).network && (backend.ownNetwork?.(plan) ?? false);
+    if (ownNetwork) checkOwnNetwork(config);
+    const wanted = { ...wantedNamespaces(config), ...(ownNetwork ? { network: false } : {}) };
 
     // 2. The intent, before anything that could leak.
     const record: SandboxRecord = {
@@ -69,7 +72,6 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
 
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
-    const backend = backendOf(parts, chosen);
     const idMaps = userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
     const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: idMaps }, { hostname: wanted.uts ? config.hostname : '', sysctls: config.linux?.sysctls ?? {} });
 
@@ -87,7 +89,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     ] as const);
 
     // 6. What the backend needs once per pod.
-    const finalPlan: SandboxPlan = { ...plan, ...(idMaps ? { idMaps } : {}), namespaces: { ...namespaces, ...(holder ? { pid: holder.path } : {}) } };
+    const finalPlan: SandboxPlan = { ...plan, ...(idMaps ? { idMaps } : {}), ...(ownNetwork ? { ownNetwork } : {}), namespaces: { ...namespaces, ...(holder ? { pid: holder.path } : {}) } };
     const backendState = await backend.startSandbox(finalPlan);
     undo.push('backend sandbox', () => backend.stopSandbox(finalPlan, backendState));
 

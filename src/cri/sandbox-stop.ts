@@ -46,7 +46,7 @@ async function stopSandbox(parts: Parts, id: string): Promise<void> {
 export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
   const { plan, config } = record;
   await backendOf(parts, record).stopSandbox(plan, record.backendState);
-  if (config.linux?.security_context?.namespace_options?.network !== 'NODE') {
+  if (config.linux?.security_context?.namespace_options?.network !== 'NODE' && !plan.ownNetwork) {
     await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
   }
   const holders = record.holder ? [record.holder] : sharesPids(config) ? await findPidHolders(namespacesFolder(plan)) : [];

@@ -3,7 +3,7 @@
 // the answers.  A value that is not known is null: 0 would be believed.
 import { readProcesses, readUsage, type MemoryUsage as GroupMemory, type Pressure, type PressureLine, type Usage } from '../host/cgroup-stats.js';
 import { readInterfaces, type InterfaceCounters } from '../host/net-dev.js';
-import { isPodsOwnCgroup } from '../oci/namespaces.js';
+import { isPodsOwnCgroup, onHostNetwork } from '../oci/namespaces.js';
 import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
 import { matches } from './convert.js';
 import type { ContainerStats } from './generated/runtime/v1/ContainerStats.js';
@@ -131,7 +131,7 @@ function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
         memory: memory(usage.memory, usage.pressure?.memory, timestamp),
         io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
       } : {}),
-      network: network(podInterfaces(parts, record), record.attachment?.interfaceName, timestamp),
+      network: network(podInterfaces(parts, record), record.attachment?.interfaceName ?? ownInterface, timestamp),
       process: { timestamp, process_count: value(groups.reduce((sum, group) => sum + readProcesses(group).length, 0)) },
       containers: containers.map((one) => statsOf(parts, one.container, one.usage)),
     },
@@ -154,12 +154,14 @@ function podUsage(record: SandboxRecord, containers: readonly Usage[]): Usage | 
   };
 }
 
+/** What a backend calls the interface that a container brings itself. */
+const ownInterface = 'eth0';
+
 /** Read through one of the pod's processes; undefined on the host's network and while none runs. */
 export function podInterfaces(parts: Parts, record: SandboxRecord): InterfaceCounters[] | undefined {
-  const namespace = record.plan.namespaces.network;
-  if (namespace === undefined) return undefined;
+  if (onHostNetwork(record.plan)) return undefined;
   for (const { pid, exit } of parts.store.containersOf(record.id)) {
-    const interfaces = pid !== undefined && exit === undefined ? readInterfaces(pid, namespace) : undefined;
+    const interfaces = pid !== undefined && exit === undefined ? readInterfaces(pid, record.plan.namespaces.network ?? `/proc/${pid}/ns/net`) : undefined;
     if (interfaces) return interfaces;
   }
   return undefined;

@@ -75,17 +75,25 @@ export class Rootfs {
     this.options.images.release(containerId);
   }
 
+  /** The same read-only, for a backend that makes a copy; unmount() undoes it. */
+  async mountView(containerId: string, image: Image): Promise<string> {
+    return this.mountReadOnly(containerId, image, this.target(containerId), () => this.unmount(containerId));
+  }
+
   /** Mounts a read-only view of an image under a name of the caller's; returns its path. */
   async mountImage(volumeId: string, image: Image): Promise<string> {
+    return this.mountReadOnly(volumeId, image, this.volume(volumeId), () => this.unmountImage(volumeId));
+  }
+
+  private async mountReadOnly(holder: string, image: Image, target: string, unmount: () => Promise<void>): Promise<string> {
     const { images } = this.options;
-    const target = this.volume(volumeId);
     return withUndo(async (undo) => {
-      undo.push('image volume', () => this.unmountImage(volumeId));
-      images.hold(image, volumeId);
+      undo.push('view of image', unmount);
+      images.hold(image, holder);
       const lower = await this.lowerOf(image);
       makeFolder(target, 0o755);
       // Without an upper layer overlay wants two lower ones: the empty mount point is the second.
-      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, { cwd: images.layout.overlay, stage: 'mount image volume' });
+      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, { cwd: images.layout.overlay, stage: 'mount image' });
       return target;
     });
   }

@@ -14,6 +14,7 @@ import { StorageLayout, type StoredImage } from './layout.js';
 import { Preload } from './preload.js';
 import { Pulls } from './pull.js';
 import { looksLikeId, parseReference, pinPattern } from './references.js';
+import { templateOf, Templates } from './templates.js';
 import { Usage } from './usage.js';
 
 export type { RegistryAuth } from './credentials.js';
@@ -31,12 +32,20 @@ export interface Image {
   /** Not to be garbage-collected. */
   readonly pinned: boolean;
   readonly config: ImageConfig;
+  /** It is this template of Proxmox, and no OCI image: it has no layers. */
+  readonly template?: string;
 }
 
 export interface ImagesOptions {
   readonly root: string;
   readonly state: string;
   readonly config: Config['images'];
+  /** The program that knows the storages of Proxmox. */
+  readonly pvesm: string;
+}
+
+export function imagesOptionsOf(config: Config): ImagesOptions {
+  return { root: config.root, state: config.state, config: config.images, pvesm: config.lxc.tools.pvesm };
 }
 
 const deleteTimeoutMs = 120_000;
@@ -50,6 +59,7 @@ export class Images {
   private readonly held = new Map<string, string>();
   private readonly pinned: readonly ((name: string) => boolean)[];
   private readonly preload: Preload;
+  private readonly templates: Templates;
   private listed: { readonly key: string; readonly images: readonly Image[] } | undefined;
 
   /** @throws InvalidConfigFile */
@@ -58,6 +68,7 @@ export class Images {
     this.pulls = new Pulls({ layout: this.layout, runRoot: join(options.state, 'storage'), folder: join(options.root, 'pulls'), config: options.config });
     this.usageOfStore = new Usage(this.layout);
     this.pinned = options.config.pinned.map(pinPattern);
+    this.templates = new Templates(join(options.root, 'templates.json'), options.pvesm);
     this.preload = new Preload(join(options.root, 'preloaded.json'), this);
   }
 
@@ -75,7 +86,8 @@ export class Images {
       const stored = await this.layout.readImages();
       this.listed = { key, images: (await Promise.all(stored.map((image) => this.describe(image)))).filter((image) => image !== undefined) };
     }
-    return this.listed.images;
+    const templates = await this.templates.list();
+    return templates.length ? [...this.listed.images, ...templates] : this.listed.images;
   }
 
   /** By id (whole, or a unique beginning of 12 digits or more), tag or digest. undefined: not here. @throws InvalidArgument for a malformed reference */
@@ -86,6 +98,8 @@ export class Images {
       if (wanted.length === 1) return wanted[0];
       if (reference.startsWith('sha256:')) return undefined;
     }
+    const template = templateOf(reference);
+    if (template !== undefined) return images.find((image) => image.template === template);
     const { name, digest } = parseReference(reference);
     if (!digest) return images.find((image) => image.tags.includes(name));
     return images.find((image) => image.digests.includes(name)) ?? this.findManifest(name, digest, images);
@@ -104,6 +118,8 @@ export class Images {
    *   DiskFull, InvalidArgument, UnsupportedField, Cancelled
    */
   async pull(reference: string, auth: RegistryAuth | undefined, signal?: AbortSignal): Promise<Image> {
+    const template = templateOf(reference);
+    if (template !== undefined) return this.templates.pull(template);
     const { name } = parseReference(reference);
     await this.pulls.pull(name, auth, signal);
     const image = await this.find(name);
@@ -122,7 +138,7 @@ export class Images {
     const removing = this.removals.get(image.id);
     if (removing) return removing;
     if (usedIds.includes(image.id) || [...this.held.values()].includes(image.id)) throw new CrispError('ImageInUse', `image ${reference} is used by a container`);
-    const removal = this.delete(image.id).finally(() => this.removals.delete(image.id));
+    const removal = (image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template)).finally(() => this.removals.delete(image.id));
     this.removals.set(image.id, removal);
     await removal;
   }
@@ -145,6 +161,7 @@ export class Images {
 
   /** The folders of the image's unpacked layers, topmost first. */
   async layers(image: Image): Promise<readonly string[]> {
+    if (image.template !== undefined) return [];
     return (await this.layerIds(image)).map((id) => this.layout.diff(id));
   }
 

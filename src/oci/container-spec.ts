@@ -12,7 +12,7 @@ import type { HostFacts } from './host-facts.js';
 import type { ImageConfig } from './image-config.js';
 import type { RootfsFacts } from './inspect.js';
 import { containerMounts, type MountFeatures } from './mounts.js';
-import { cgroupsPath, containerNamespaces, namespacesNotHonoured, userMappings } from './namespaces.js';
+import { cgroupsPath, containerNamespaces, namespacesNotHonoured, onHostNetwork, userMappings } from './namespaces.js';
 import { containerArgs, containerEnv, workingFolder } from './process.js';
 import { containerResources, resourcesNotHonoured } from './resources.js';
 import { containerAppArmor, containerSeccomp, selinuxLabels } from './security.js';
@@ -75,7 +75,7 @@ export function containerSpec(input: SpecInput): SpecResult {
   const mappings = plan.namespaces.user ? userMappings(podSecurity?.namespace_options?.userns_options) : {};
   const { mounts, rootfsPropagation } = containerMounts({
     config, facts: facts.mounts, privileged, readOnlyRootfs: security?.readonly_rootfs ?? false,
-    hostNetwork: plan.namespaces.network === undefined, hasUserNamespace: plan.namespaces.user !== undefined,
+    hostNetwork: onHostNetwork(plan), hasUserNamespace: plan.namespaces.user !== undefined,
     sharedMemory: input.sharedMemory, hasOwnIpc: options?.ipc === 'CONTAINER', podFolder: input.podFolder,
     cgroup: host.cgroup, deviceMounts: facts.cdi.mounts, features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },
   });

@@ -18,13 +18,15 @@ export interface NamespacesInput {
 
 /**
  * The pod's pinned namespaces are joined by path; a namespace that is not in
- * the list is the host's. The network is the pod's in any case.
+ * the list is the host's. The network is the pod's in any case, or, where its
+ * containers bring their own, a new one.
  * @throws InvalidArgument for TARGET without a target
  */
 export function containerNamespaces({ options, plan, targetPid, privileged, cgroup }: NamespacesInput): Namespace[] {
   const { network, ipc, uts, pid, user } = plan.namespaces;
   const joined = ([['network', network], ['uts', uts], ['user', user]] as const).flatMap(([type, path]): Namespace[] => (path ? [{ type, path }] : []));
-  return [{ type: 'mount' }, ...joined, ...ipcNamespace(), ...pidNamespace(), ...cgroupNamespace()];
+  const own: Namespace[] = plan.ownNetwork ? [{ type: 'network' }] : [];
+  return [{ type: 'mount' }, ...joined, ...own, ...ipcNamespace(), ...pidNamespace(), ...cgroupNamespace()];
 
   function ipcNamespace(): Namespace[] {
     if (options?.ipc === 'CONTAINER') return [{ type: 'ipc' }];
@@ -46,6 +48,9 @@ export function containerNamespaces({ options, plan, targetPid, privileged, cgro
   }
 }
 
+/** Whether the pod is on the host's network. */
+export function onHostNetwork({ namespaces, ownNetwork }: SandboxPlan): boolean { return namespaces.network === undefined && !ownNetwork; }
+
 export function hasCgroupNamespace(privileged: boolean, cgroup: HostFacts['cgroup']): boolean {
   return cgroup === 'v2' && !privileged;
 }
@@ -53,9 +58,9 @@ export function hasCgroupNamespace(privileged: boolean, cgroup: HostFacts['cgrou
 /** Modes of a container that its pod cannot give it: a container cannot leave or widen what its pod has. */
 export function namespacesNotHonoured(options: NamespaceOption__Output | null, plan: SandboxPlan): string[] {
   if (!options) return [];
-  const { network, ipc, pid } = plan.namespaces;
+  const { ipc, pid } = plan.namespaces;
   return [
-    ...(options.network === 'CONTAINER' || (options.network === 'NODE') !== (network === undefined) ? ['network'] : []),
+    ...(options.network === 'CONTAINER' || (options.network === 'NODE') !== onHostNetwork(plan) ? ['network'] : []),
     ...(options.ipc !== 'CONTAINER' && (options.ipc === 'NODE') !== (ipc === undefined) ? ['ipc'] : []),
     ...(options.pid === 'POD' && pid === undefined ? ['pid'] : []),
   ];

@@ -35,8 +35,10 @@ export const sandboxRecordSchema = z.object({
   createdAt: nanoseconds,
   stoppedAt: nanoseconds.optional(),
   plan: as<SandboxPlan>(),
-  /** undefined: on the host's network. */
+  /** undefined: on the host's network, or plan.ownNetwork. */
   attachment: as<Attachment>().optional(),
+  /** The addresses of a pod with plan.ownNetwork, once they are known. */
+  ips: z.array(z.string()).optional(),
   /** What backend.startSandbox returned. */
   backendState: z.unknown().optional(),
   /** The process that keeps a pod-wide pid namespace. */

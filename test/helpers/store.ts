@@ -29,7 +29,7 @@ export class TestStore {
     const given = JSON.parse(JSON.stringify(config).replaceAll('FOLDER', folder)) as Partial<Config['images']>;
     const images = new Images({
       root: join(folder, 'root'), state: join(folder, 'state'),
-      config: configSchema.parse({ images: { signature_policy: join(folder, 'policy.json'), registries_conf: join(folder, 'registries.conf'), ...given } }).images,
+      config: configSchema.parse({ images: { signature_policy: join(folder, 'policy.json'), registries_conf: join(folder, 'registries.conf'), ...given } }).images, pvesm: 'pvesm',
     });
     const store = new TestStore(folder, images, new Rootfs({ root: join(folder, 'root'), state: join(folder, 'state'), images }));
     await store.trust([]);

@@ -86,7 +86,10 @@ export class OciBackend implements Backend {
   startSandbox(): Promise<undefined> { return Promise.resolve(undefined); }
   stopSandbox(): Promise<void> { return Promise.resolve(); }
 
-  rootfs(_plan: SandboxPlan): RootfsWish { return { kind: 'overlay' }; }
+  rootfs(_plan: SandboxPlan, template?: string): RootfsWish {
+    if (template !== undefined) throw new CrispError('InvalidArgument', `${template} is a template of Proxmox VE, and handler ${this.name} runs OCI images`, { hint: 'name a RuntimeClass whose handler is of type pct' });
+    return { kind: 'overlay' };
+  }
 
   async create(plan: ContainerPlan): Promise<OciState> {
     for (const folder of [runtimeRoot(this.options), this.exits.folder]) makeFolder(folder);

@@ -114,5 +114,5 @@ function probeSpec(cgroup: string, rootfs: string, script: string): Spec {
 
 function probePlan(id: string, folder: string, spec: Spec): ContainerPlan {
   const sandbox: SandboxPlan = { id, name: id, namespace: '', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
-  return { id, name: id, attempt: 0, image: '', sandbox, folder, spec, layers: [], logPath: join(folder, 'log'), stdin: true, stdinOnce: false, stopSignal: 'SIGKILL' };
+  return { id, name: id, attempt: 0, image: '', imageId: '', sandbox, folder, spec, logPath: join(folder, 'log'), stdin: true, stdinOnce: false, stopSignal: 'SIGKILL' };
 }

@@ -26,7 +26,7 @@ beforeAll(() => {
   writeFileSync(join(folder, 'bundle/config.json'), JSON.stringify({ process: { user: { uid: 0, gid: 0 }, env: [], cwd: '/' }, root: { path: '/' } }));
   const value = { tools: { pct: tool, pvesh: tool, lxc_info: tool, lxc_attach: tool, systemctl: tool }, pve_folder: join(folder, 'pve'), lock_folder: join(folder, 'lock'), unit_folder: join(folder, 'units'), lxc_folder: join(folder, 'lxc') };
   const { lxc } = checkConfig([flagSource({ lxc: value })]);
-  backend = new PctBackend({ name: 'lxc', lxc, state: join(folder, 'state'), root: join(folder, 'root') });
+  backend = new PctBackend({ name: 'lxc', lxc, allowedAnnotations: [], state: join(folder, 'state'), root: join(folder, 'root') });
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -87,7 +87,7 @@ echo "arch: amd64" > ${folder}/pve/lxc/$2.conf
 `);
   const spec: Spec = { ociVersion: '1.0.2', process: { user: { uid: 0, gid: 0 }, args: ['/bin/true'], env: [], cwd: '/' }, root: { path: join(folder, 'root') }, mounts: [], linux: { namespaces: [] } };
   const sandbox: SandboxPlan = { id: 's', name: 'web', namespace: 'default', uid: 'u', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
-  const plan: ContainerPlan = { id: 'new', name: 'app', attempt: 0, image: 'i', sandbox, folder: join(folder, 'bundle'), spec, layers: [], logPath: '', stdin: false, stdinOnce: false, stopSignal: '15' };
+  const plan: ContainerPlan = { id: 'new', name: 'app', attempt: 0, image: 'i', imageId: 'i', sandbox, folder: join(folder, 'bundle'), spec, logPath: '', stdin: false, stdinOnce: false, stopSignal: '15' };
   const { vmid } = await backend.create(plan);
   const creates = called().filter((line) => line.startsWith('create'));
   expect(creates).toHaveLength(2);

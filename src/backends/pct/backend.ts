@@ -12,7 +12,6 @@
 import { appendFile, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { gzipSync } from 'node:zlib';
 import { CrispError } from '../../errors.js';
 import { killCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
@@ -24,12 +23,14 @@ import { log } from '../../log.js';
 import type { Resources, Spec } from '../../oci/spec.js';
 import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, FoundContainer, IdMaps, Io, Probe, RootfsWish, SandboxPlan, TerminalSize } from '../backend.js';
 import { Exits } from '../exits.js';
+import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
 import { includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
 import type { GuestConfig } from './guest-config.js';
+import { annotationPrefix, guestOptions, type GuestOptions } from './guest-options.js';
 import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
 import { meaningOf, Pct } from './pct.js';
@@ -57,11 +58,14 @@ export class PctBackend implements Backend {
   readonly exits: Exits;
   /** Set by the probe: idmapped overlays work here. */
   shifts = false;
+  /** Set by the probe: pct sets the address of a CT's net0 itself. */
+  hostManaged = false;
   /** Set by the probe: liblxc before 7 drops the supplemental groups of an unprivileged CT. */
   givesGroups = true;
   private readonly pct: Pct;
   private readonly guard: Guard;
   private readonly vmids: Vmids;
+  private readonly archives: Archives;
   private readonly units: Units;
   private readonly node: Node = thisNode();
   private readonly bundles = new Map<string, string>();
@@ -73,6 +77,7 @@ export class PctBackend implements Backend {
     this.pct = new Pct({ program: lxc.tools.pct, timeoutMs: lxc.pct_timeout_seconds * 1000 });
     this.guard = new Guard({ pveFolder: lxc.pve_folder, range: lxc.vmid_range, tag: lxc.tag, owner: ownerOf(options) });
     this.vmids = new Vmids(lxc.pve_folder, lxc.vmid_range);
+    this.archives = new Archives(join(options.root, 'archives'));
     this.units = new Units(lxc.unit_folder, lxc.tools.systemctl);
   }
 
@@ -92,7 +97,26 @@ export class PctBackend implements Backend {
   }
   stopSandbox(): Promise<void> { return Promise.resolve(); }
 
-  rootfs(_plan: SandboxPlan): RootfsWish { return { kind: 'overlay' }; }
+  ownNetwork(plan: SandboxPlan): boolean {
+    const { bridge } = this.guestOptions(plan);
+    if (bridge && !this.hostManaged) throw new CrispError('Unsupported', 'CTs of this node can have no net0 of their own: its pct sets no addresses', { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' });
+    return bridge !== undefined;
+  }
+
+  async addresses(container: ContainerRef): Promise<string[]> {
+    const { vmid } = await this.mine(container);
+    return (await this.lxcInfo(vmid, '-iH')).split('\n').filter((address) => address !== '' && !address.startsWith('fe80:'));
+  }
+
+  rootfs(plan: SandboxPlan, template?: string): RootfsWish {
+    const { volume } = this.guestOptions(plan);
+    if (template !== undefined && !volume) throw new CrispError('InvalidArgument', `a guest made from ${template} needs a volume, and no storage is named`, { hint: `set lxc.rootfs.storage, or the pod's annotation ${annotationPrefix}storage` });
+    return { kind: volume ? 'own' : 'overlay' };
+  }
+
+  async forgetImage(imageId: string): Promise<void> { await this.archives.forget(imageId); }
+
+  private guestOptions(plan: SandboxPlan): GuestOptions { return guestOptions(this.options, plan.annotations); }
 
   notHonoured(spec: Spec): string[] { return notHonoured(spec, this); }
 
@@ -104,7 +128,7 @@ export class PctBackend implements Backend {
       const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
       undo.push('volumes', () => releaseBinds(plan.folder));
       const spec = plan.sandbox.namespaces.user === undefined ? plan.spec : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
-      await makeTargets(spec.root.path, [...foldersOfLxc, ...mountsOf(spec).map(({ destination, source }) => ({ path: destination, isFolder: source === undefined || isFolder(source) }))], root);
+      if (this.rootfs(plan.sandbox, plan.template).kind === 'overlay') await makeTargets(spec.root.path, [...foldersOfLxc, ...mountsOf(spec).map(({ destination, source }) => ({ path: destination, isFolder: source === undefined || isFolder(source) }))], root);
       // 2. The CT, under an id that nobody has.
       const vmid = await this.takeVmid(plan);
       const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false };
@@ -117,7 +141,8 @@ export class PctBackend implements Backend {
   }
 
   async start(container: ContainerRef): Promise<{ pid: number }> {
-    const { vmid } = await this.mine(container);
+    const { vmid, config } = await this.mine(container);
+    await this.onlyOneOnBridge(vmid, config);
     await tell(container, 'quit'); // one that waits for a start that a crash of crisp cut off
     await startWatcher(this.watcherPlan(container, container.state as PctState));
     try {
@@ -237,10 +262,10 @@ export class PctBackend implements Backend {
 
   /** A race that another node or another tool wins costs one more call. */
   private async takeVmid(plan: ContainerPlan): Promise<number> {
-    const emptyTemplate = join(this.options.root, 'empty.tar.gz');
-    if (!(await exists(emptyTemplate))) await writeFileAtomic(emptyTemplate, gzipSync(Buffer.alloc(10_240)), 0o644); // tar's end: two blocks of zeros, in a record of twenty
     const { tag, pool } = this.options.lxc;
-    const args = createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id }, emptyTemplate, node: this.node });
+    const guest = this.guestOptions(plan.sandbox);
+    const archive = guest.volume && plan.template === undefined ? await this.archives.of(plan.imageId, plan.spec.root.path) : await this.archives.empty();
+    const args = createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id }, archive, guest, hostManaged: this.hostManaged, node: this.node });
     for (let lost = 0; ; lost++) {
       try {
         return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, args); return vmid; });
@@ -282,10 +307,24 @@ export class PctBackend implements Backend {
 
   /** undefined: it does not run. */
   private async initPid(vmid: number): Promise<number | undefined> {
-    const { lxc } = this.options;
-    const { stdout } = await run([lxc.tools.lxc_info, '-P', lxc.lxc_folder, '-n', String(vmid), '-pH'], { timeoutMs: infoTimeoutMs, okExitCodes: 'any', stage: 'lxc-info' });
-    const pid = Number(stdout.trim());
+    const pid = Number((await this.lxcInfo(vmid, '-pH')).trim());
     return Number.isInteger(pid) && pid > 0 ? pid : undefined;
+  }
+
+  private async lxcInfo(vmid: number, option: string): Promise<string> {
+    const { lxc } = this.options;
+    const { stdout } = await run([lxc.tools.lxc_info, '-P', lxc.lxc_folder, '-n', String(vmid), option], { timeoutMs: infoTimeoutMs, okExitCodes: 'any', stage: 'lxc-info' });
+    return stdout;
+  }
+
+  /** A net0 is one CT's: what shared it would lose its network with that CT. @throws WrongContainerState while another CT of the pod runs */
+  private async onlyOneOnBridge(vmid: number, { values }: GuestConfig): Promise<void> {
+    const hardware = /(?:^|,)hwaddr=([^,]+)/.exec(values['net0'] ?? '')?.[1];
+    if (hardware === undefined) return;
+    for (const [other, config] of await this.guard.all()) {
+      if (other === vmid || !config.values['net0']?.includes(`hwaddr=${hardware}`) || await this.initPid(other) === undefined) continue;
+      throw new CrispError('WrongContainerState', `CT ${other} of this pod runs and has its network`, { stage: 'start', hint: 'a pod on a bridge runs one container at a time; use the CNI network for pods of several' });
+    }
   }
 
   private async alive(container: ContainerRef): Promise<Alive> {

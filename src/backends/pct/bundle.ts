@@ -20,11 +20,11 @@ export function includeFile(bundle: string): string { return join(bundle, 'lxc.c
 export function lxcLog(bundle: string): string { return join(bundle, 'lxc.log'); }
 
 /** Its text. @param spec the plan's, with its volumes as they are mounted */
-export function includeText({ folder, stopSignal }: ContainerPlan, spec: Spec, vmid: number | string, cgroup: 'v1' | 'v2'): string {
+export function includeText({ folder, stopSignal, template }: ContainerPlan, spec: Spec, vmid: number | string, cgroup: 'v1' | 'v2'): string {
   const layout = cgroupLayout();
   const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
   const counts = group === undefined ? [] : [group, join(group, 'ns')].map((path) => join(path, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control'));
-  return lxcConfig({ spec, console: join(folder, consoleLink), stopSignal, logFile: lxcLog(folder), stopHook: shown(['perl', oomHook, folder, ...counts]), isFolder, cgroup });
+  return lxcConfig({ spec, console: join(folder, consoleLink), stopSignal, logFile: lxcLog(folder), stopHook: shown(['perl', oomHook, folder, ...counts]), isFolder, cgroup, guest: template !== undefined });
 }
 
 /** The FIFOs of the drop-in; with a terminal the input comes by the console. */

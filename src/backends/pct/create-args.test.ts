@@ -1,19 +1,20 @@
 import { describe, expect, test } from '@jest/globals';
 import type { ContainerPlan } from '../backend.js';
+import type { GuestOptions } from './guest-options.js';
 import { createArgs, updateArgs } from './create-args.js';
 
 const node = { arch: 'x64', hostname: 'pve1.example', memoryBytes: 4 * 2 ** 30, cgroup: 'v2' as const };
 function plan(change: (made: { -readonly [K in keyof ContainerPlan]: ContainerPlan[K] }) => void = () => undefined): ContainerPlan {
   const made: ContainerPlan = {
-    id: 'c0ffee', name: 'app', attempt: 1, image: 'docker.io/library/nginx@sha256:0', folder: '/b', layers: [], logPath: '/l', stdin: false, stdinOnce: false, stopSignal: '15',
+    id: 'c0ffee', name: 'app', attempt: 1, image: 'docker.io/library/nginx@sha256:0', imageId: 'sha256:1', folder: '/b', logPath: '/l', stdin: false, stdinOnce: false, stopSignal: '15',
     sandbox: { id: 'f00d', name: 'web_1', namespace: 'default', uid: 'u-1', attempt: 0, labels: {}, annotations: {}, folder: '/p', hostname: 'web', namespaces: { uts: '/ns/uts' }, cgroupParent: '/x' },
     spec: { ociVersion: '1.0.2', process: { user: { uid: 0, gid: 0 }, args: [], env: [], cwd: '/' }, root: { path: '/rootfs' }, mounts: [], linux: { namespaces: [{ type: 'user', path: '/ns/user' }] } },
   };
   change(made);
   return made;
 }
-function args(made: ContainerPlan, pool = ''): Record<string, string> {
-  const [template = '', ...rest] = createArgs(made, { tag: 'crisp', pool, mark: { owner: 'pve1 /run/crisp', containerId: made.id }, emptyTemplate: '/empty.tar.gz', node });
+function args(made: ContainerPlan, pool = '', guest: GuestOptions = { bridge: undefined, volume: undefined }): Record<string, string> {
+  const [template = '', ...rest] = createArgs(made, { tag: 'crisp', pool, mark: { owner: 'pve1 /run/crisp', containerId: made.id }, archive: '/empty.tar.gz', guest, hostManaged: true, node });
   return Object.fromEntries([['template', template] as const, ...rest.flatMap((word, index) => (word.startsWith('--') ? [[word, rest[index + 1] ?? ''] as const] : []))]);
 }
 
@@ -24,6 +25,24 @@ test('a CT that the GUI shows for what it is', () => {
   });
   const words = args(plan())['--description'] ?? '';
   for (const word of ['default/web_1', 'container app', 'u-1', 'f00d', 'nginx', 'crisp-owner: pve1 /run/crisp', 'crisp-container: c0ffee']) expect(words).toContain(word);
+});
+
+describe('what a pod may choose', () => {
+  const bridge = { name: 'vmbr1', vlan: 0, rate: 0, firewall: false, address: 'dhcp', gateway: '' };
+  test('a net0 of its own, with an address that stays the pod\'s', () => {
+    expect(args(plan(), '', { bridge, volume: undefined })['--net0']).toBe('name=eth0,bridge=vmbr1,hwaddr=02:0F:87:21:B0:AE,ip=dhcp,type=veth,host-managed=1');
+    expect(args(plan(), '', { bridge: { ...bridge, vlan: 7, rate: 1.5, firewall: true, address: '10.0.0.5/24', gateway: '10.0.0.1' }, volume: undefined })['--net0'])
+      .toMatch(/,ip=10\.0\.0\.5\/24,type=veth,gw=10\.0\.0\.1,tag=7,rate=1\.5,firewall=1,host-managed=1$/);
+    expect(args(plan())).not.toHaveProperty('--net0');
+  });
+  test('a volume of its own, and a template on one', () => {
+    const volume = { storage: 'tank', sizeGib: 0.5 };
+    expect(args(plan(), '', { bridge: undefined, volume })).toMatchObject({ '--rootfs': 'tank:0.5', '--ostype': 'unmanaged' });
+    const guest = args(plan((made) => { made.template = 'local:vztmpl/debian.tar.zst'; }), '', { bridge, volume });
+    expect(guest).toMatchObject({ template: 'local:vztmpl/debian.tar.zst', '--rootfs': 'tank:0.5', '--features': 'nesting=1' });
+    expect(guest).not.toHaveProperty('--ostype');
+    expect(guest['--net0']).not.toContain('host-managed');
+  });
 });
 
 test('without namespaces of its own: privileged, and named like the host', () => {

@@ -1,9 +1,11 @@
 // What `pct create` and `pct set` get on their command line: what the GUI shows
 // and counts with.  Exact limits, where pct rounds, are in lxc-config.ts.  Pure.
+import { createHash } from 'node:crypto';
 import { weightOfShares } from '../../host/cgroup.js';
 import type { Resources } from '../../oci/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import { describe, type Mark } from './guest-config.js';
+import type { Bridge, GuestOptions } from './guest-options.js';
 
 export interface Node {
   /** As Node has it: "x64". */
@@ -17,22 +19,23 @@ export interface CreateOptions {
   readonly tag: string;
   readonly pool: string;
   readonly mark: Mark;
-  /** An archive with nothing in it: the rootfs is there already. */
-  readonly emptyTemplate: string;
+  /** What pct unpacks: nothing, for a rootfs that is mounted already, or the image. Templates of Proxmox name themselves. */
+  readonly archive: string;
+  readonly guest: GuestOptions;
+  /** pct 6.0.15 and newer: the host sets the address of a CT whose image knows of no network. */
+  readonly hostManaged: boolean;
   readonly node: Node;
 }
 
 const architectures: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64', ia32: 'i386', arm: 'armhf', riscv64: 'riscv64' };
 
-/**
- * unmanaged: else pct would edit the rootfs for the distribution that it finds.
- * console and tty 0: else liblxc would put the process on a terminal.
- */
+/** console and tty 0: else liblxc would put the process on a terminal. */
 export function createArgs(plan: ContainerPlan, options: CreateOptions): string[] {
   const { node, tag, pool, mark } = options;
   const { sandbox, spec } = plan;
   return [
-    options.emptyTemplate, '--rootfs', spec.root.path, '--ostype', 'unmanaged', '--arch', architectures[node.arch] ?? 'amd64',
+    ...rootfsArgs(plan, options),
+    ...(options.guest.bridge ? ['--net0', net0(plan, options.guest.bridge, options.hostManaged)] : []),
     '--unprivileged', spec.linux.namespaces.some(({ type }) => type === 'user') ? '1' : '0',
     '--hostname', sandbox.namespaces.uts ? hostname(`${sandbox.name}-${plan.name}`) : hostname(node.hostname),
     ...resourceArgs(spec.linux.resources ?? {}, node),
@@ -45,6 +48,29 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
     '--onboot', '0', '--console', '0', '--tty', '0',
     ...(pool ? ['--pool', pool] : []),
   ];
+}
+
+/**
+ * unmanaged: else pct would edit the rootfs for the distribution that it finds;
+ * for a whole guest it is to do that.  nesting: systemd in a guest wants it.
+ */
+function rootfsArgs({ spec, template }: ContainerPlan, { archive, guest: { volume }, node }: CreateOptions): string[] {
+  const rootfs = volume ? `${volume.storage}:${volume.sizeGib}` : spec.root.path;
+  if (template !== undefined) return [template, '--rootfs', rootfs, '--features', 'nesting=1'];
+  return [archive, '--rootfs', rootfs, '--ostype', 'unmanaged', '--arch', architectures[node.arch] ?? 'amd64'];
+}
+
+/** The same hardware address for each container of a pod: DHCP then gives the next one the address of the last. */
+export function hardwareAddress(sandboxId: string): string {
+  return ['02', ...createHash('sha256').update(sandboxId).digest('hex').slice(0, 10).match(/../g) ?? []].join(':').toUpperCase();
+}
+
+function net0({ sandbox, template }: ContainerPlan, { name, vlan, rate, firewall, address, gateway }: Bridge, hostManaged: boolean): string {
+  return [
+    'name=eth0', `bridge=${name}`, `hwaddr=${hardwareAddress(sandbox.id)}`, `ip=${address}`, 'type=veth',
+    ...(gateway ? [`gw=${gateway}`] : []), ...(vlan ? [`tag=${vlan}`] : []), ...(rate ? [`rate=${rate}`] : []), ...(firewall ? ['firewall=1'] : []),
+    ...(hostManaged && template === undefined ? ['host-managed=1'] : []), // a whole guest sets its own up
+  ].join(',');
 }
 
 const mib = 1 << 20;

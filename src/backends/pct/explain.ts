@@ -2,8 +2,10 @@
 // of its life, from the same functions that make them.  Nothing is run.
 import { join } from 'node:path';
 import type { ContainerPlan } from '../backend.js';
+import { Archives } from './archives.js';
 import { includeText, streamsOf } from './bundle.js';
 import { createArgs } from './create-args.js';
+import { guestOptions } from './guest-options.js';
 import { notHonoured } from './lxc-config.js';
 import { ownerOf, thisNode, type PctBackendOptions } from './options.js';
 import { Pct } from './pct.js';
@@ -22,7 +24,10 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
   const { lxc, root } = options;
   const node = thisNode();
   const pct = new Pct({ program: lxc.tools.pct, timeoutMs: 0 });
-  const args = createArgs(plan, { tag: lxc.tag, pool: lxc.pool, mark: { owner: ownerOf(options), containerId: plan.id }, emptyTemplate: join(root, 'empty.tar.gz'), node });
+  const guest = guestOptions(options, plan.sandbox.annotations);
+  const archives = new Archives(join(root, 'archives'));
+  const archive = guest.volume ? archives.pathOf(plan.imageId) : archives.emptyPath;
+  const args = createArgs(plan, { tag: lxc.tag, pool: lxc.pool, mark: { owner: ownerOf(options), containerId: plan.id }, archive, guest, hostManaged: true, node });
   return {
     commands: [
       { what: 'create', argv: pct.argv('create', vmid, args) },

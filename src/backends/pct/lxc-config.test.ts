@@ -11,9 +11,16 @@ function spec(change: (made: Spec) => void = () => undefined): Spec {
   change(made);
   return made;
 }
-function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2'): string[] {
-  return lxcConfig({ spec: made, console: '/b/console', stopSignal: '15', logFile: '/b/lxc.log', stopHook: '/oom.pl /b', isFolder: (path) => !/\.|kcore/.test(path), cgroup }).trimEnd().split('\n');
+function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2', guest = false): string[] {
+  return lxcConfig({ spec: made, console: '/b/console', stopSignal: '15', logFile: '/b/lxc.log', stopHook: '/oom.pl /b', isFolder: (path) => !/\.|kcore/.test(path), cgroup, guest }).trimEnd().split('\n');
 }
+
+test('a whole guest keeps the rights, kernel filesystems and devices that PVE gives it', () => {
+  const found = lines(spec(), 'v2', true);
+  for (const key of ['lxc.cap', 'lxc.init', 'lxc.mount.auto', 'lxc.no_new_privs', 'lxc.cgroup2.devices']) expect(found.filter((line) => line.startsWith(key))).toEqual([]);
+  expect(found).not.toContain('lxc.environment = ');
+  expect(found).toContain('lxc.signal.halt = 15');
+});
 
 test('the process: user, folder, environment, rights, limits', () => {
   const found = lines(spec(({ process }) => {

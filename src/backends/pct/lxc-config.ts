@@ -22,34 +22,43 @@ export interface LxcPlan {
   readonly isFolder: (path: string) => boolean;
   /** v1 has no keys of its own here: no Proxmox VE since 7 has it. */
   readonly cgroup: 'v1' | 'v2';
+  /** A whole guest, which boots as Proxmox means it to: its rights, kernel filesystems and devices stay as PVE sets them. */
+  readonly guest: boolean;
 }
 
 /** The text of the file. @throws InvalidArgument for what no line can hold */
 export function lxcConfig(plan: LxcPlan): string {
-  const { spec } = plan;
+  const { spec, guest } = plan;
   const { process, linux } = spec;
   return [
     ...namespaces(plan),
-    // Clearing first: PVE's common.conf has some already, and a list of what to keep excludes one of what to drop.
-    ['lxc.cap.drop', ''], ['lxc.cap.keep', capabilities(process.capabilities?.bounding ?? [])],
-    ['lxc.no_new_privs', process.noNewPrivileges ? '1' : '0'],
-    ['lxc.init.uid', String(process.user.uid)], ['lxc.init.gid', String(process.user.gid)],
-    ...(process.user.additionalGids?.length ? [['lxc.init.groups', process.user.additionalGids.join(',')]] : []),
-    ['lxc.init.cwd', process.cwd],
-    ['lxc.environment', ''], ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
+    ...(guest ? [] : rights(spec)),
+    ...(guest ? [] : [['lxc.environment', '']]), ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
     ...(process.rlimits ?? []).map(({ type, soft, hard }) => [`lxc.prlimit.${type.replace(/^RLIMIT_/, '').toLowerCase()}`, `${soft}:${hard}`]),
     ...(process.oomScoreAdj === undefined ? [] : [['lxc.proc.oom_score_adj', String(process.oomScoreAdj)]]),
     ...(process.apparmorProfile ? [['lxc.apparmor.profile', process.apparmorProfile]] : []),
     ...(process.selinuxLabel ? [['lxc.selinux.context', process.selinuxLabel]] : []),
     ...(spec.root.readonly ? [['lxc.rootfs.options', 'ro']] : []),
     ...(plan.cgroup === 'v2' ? unifiedSettings(linux.resources ?? {}).map(([file, value]) => [`lxc.cgroup2.${file}`, value]) : []),
-    ...deviceRules(spec).map((rule) => [`lxc.cgroup${plan.cgroup === 'v2' ? '2' : ''}.devices.allow`, rule]),
-    ['lxc.mount.auto', kernelFilesystems(spec)],
-    ...[...mountEntries(plan), ...deviceEntries(spec), ...maskEntries(plan)].map((entry) => ['lxc.mount.entry', entry]),
+    ...(guest ? [] : deviceRules(spec).map((rule) => [`lxc.cgroup${plan.cgroup === 'v2' ? '2' : ''}.devices.allow`, rule])),
+    ...(guest ? [] : [['lxc.mount.auto', kernelFilesystems(spec)]]),
+    ...[...mountEntries(plan), ...deviceEntries(spec), ...(guest ? [] : maskEntries(plan))].map((entry) => ['lxc.mount.entry', entry]),
     ...(process.terminal ? [['lxc.console.path', plan.console]] : []),
     ['lxc.signal.halt', plan.stopSignal], ['lxc.hook.stop', plan.stopHook],
     ['lxc.log.file', plan.logFile], ['lxc.log.level', 'ERROR'],
   ].map(([key = '', value = '']) => line(key, value)).join('');
+}
+
+/** What the process is and may do. */
+function rights({ process }: Spec): string[][] {
+  return [
+    // Clearing first: PVE's common.conf has some already, and a list of what to keep excludes one of what to drop.
+    ['lxc.cap.drop', ''], ['lxc.cap.keep', capabilities(process.capabilities?.bounding ?? [])],
+    ['lxc.no_new_privs', process.noNewPrivileges ? '1' : '0'],
+    ['lxc.init.uid', String(process.user.uid)], ['lxc.init.gid', String(process.user.gid)],
+    ...(process.user.additionalGids?.length ? [['lxc.init.groups', process.user.additionalGids.join(',')]] : []),
+    ['lxc.init.cwd', process.cwd],
+  ];
 }
 
 /** liblxc reads line by line and trims each value. */

@@ -10,9 +10,16 @@ export interface PctBackendOptions {
   /** The runtime handler. */
   readonly name: string;
   readonly lxc: Config['lxc'];
+  /** What pods may choose themselves: see guest-options.ts. */
+  readonly allowedAnnotations: readonly string[];
   /** The state folder of the daemon (or of the command line). */
   readonly state: string;
   readonly root: string;
+}
+
+/** @param state the daemon's folder, or the command line's */
+export function optionsOf(config: Config, name: string, state: string): PctBackendOptions {
+  return { name, lxc: config.lxc, allowedAnnotations: config.handlers[name]?.allowed_annotations ?? [], state, root: config.root };
 }
 
 export function thisNode(): Node { return { arch: process.arch, hostname: hostname(), memoryBytes: totalmem(), cgroup: cgroupVersion() }; }

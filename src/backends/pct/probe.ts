@@ -20,13 +20,15 @@ const group = 50;
 const waitMs = 20_000;
 const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
 
-/** Sets backend.shifts and backend.givesGroups. Never throws. */
+/** Sets backend.shifts, backend.hostManaged and backend.givesGroups. Never throws. */
 export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
   const id = `crisp-probe-${backend.name}-${process.pid}-${counter++}`;
   const folder = join(options.state, 'probe', id);
   let version = '';
   try {
-    version = await versionOf(options.lxc.tools.pvesh);
+    const release = await releaseOf(options.lxc.tools.pvesh);
+    version = `pve-manager ${release}`;
+    backend.hostManaged = setsAddresses(release);
     makeFolder(folder, 0o711);
     const namespaces = options.lxc.unprivileged === 'never' ? undefined : await shiftedRootfs(folder).catch((error: unknown) => {
       if (options.lxc.unprivileged === 'always') throw error;
@@ -47,10 +49,16 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
 }
 let counter = 0;
 
-async function versionOf(pvesh: string): Promise<string> {
+async function releaseOf(pvesh: string): Promise<string> {
   const { stdout } = await run([pvesh, 'get', '/version', '--output-format', 'json'], { timeoutMs: 30_000, stage: 'version of Proxmox' });
   const { version } = JSON.parse(stdout) as { version?: string };
-  return `pve-manager ${version ?? ''}`.trim();
+  return version ?? '';
+}
+
+/** host-managed came with pve-container 6.0.15, which is Proxmox VE 9.1. */
+function setsAddresses(release: string): boolean {
+  const [major = 0, minor = 0] = release.split('.').map(Number);
+  return major > 9 || (major === 9 && minor >= 1);
 }
 
 /** What the probe runs on: the programs of the node itself. */
@@ -76,7 +84,7 @@ async function runThrowAway(backend: PctBackend, id: string, folder: string, nam
   const spec = probeSpec(join(folder, 'rootfs'), namespaces);
   await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
   const sandbox: SandboxPlan = { id, name: 'probe', namespace: 'crisp', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces, cgroupParent: '', ...(namespaces.user ? { idMaps: unprivilegedIds } : {}) };
-  const plan: ContainerPlan = { id, name: 'probe', attempt: 0, image: 'none', sandbox, folder, spec, layers: [], logPath: '', stdin: false, stdinOnce: false, stopSignal: '15' };
+  const plan: ContainerPlan = { id, name: 'probe', attempt: 0, image: 'none', imageId: 'none', sandbox, folder, spec, logPath: '', stdin: false, stdinOnce: false, stopSignal: '15' };
   const state = await backend.create(plan);
   const container: ContainerRef = { id, folder, logPath: '', state };
   try {

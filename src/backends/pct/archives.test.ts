@@ -1,0 +1,31 @@
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Archives } from './archives.js';
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'crisp-archives-'));
+  mkdirSync(join(folder, 'view/etc'), { recursive: true });
+  writeFileSync(join(folder, 'view/etc/hosts'), '');
+  writeFileSync(join(folder, 'view/app'), 'app');
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+const namesIn = (archive: string): string[] => execFileSync('tar', ['--list', '--file', archive], { encoding: 'utf8' }).trim().split('\n').filter(Boolean);
+
+test('an empty one, of which tar takes nothing', async () => {
+  const archives = new Archives(join(folder, 'archives'));
+  expect(namesIn(await archives.empty())).toEqual([]);
+});
+
+test('one for each image, with the places of what is mounted in every CT', async () => {
+  const archives = new Archives(join(folder, 'archives'));
+  const [first, second] = await Promise.all([archives.of('sha256:abc', join(folder, 'view')), archives.of('sha256:abc', join(folder, 'view'))]);
+  expect(second).toBe(first);
+  const names = namesIn(first).map((name) => name.replace(/^\.\//, '').replace(/\/$/, ''));
+  for (const name of ['app', 'etc/hosts', 'etc/hostname', 'etc/resolv.conf', 'proc', 'sys', 'dev']) expect(names.filter((one) => one === name)).toHaveLength(1);
+  await archives.forget('sha256:abc');
+  expect(readdirSync(join(folder, 'archives'))).toEqual(['empty.tar.gz']);
+});

@@ -1,0 +1,73 @@
+// The templates of Proxmox VE as images: archives of whole guests, which lie on
+// its storages and are the operator's.  To pull one is to look whether it is
+// there, to remove one is to forget it; its file is never touched.
+//
+//   pve/STORAGE:vztmpl/NAME            as pct names it
+//   pve/STORAGE/vztmpl/NAME[:latest]   the same for the kubelet, which takes no
+//                                      other colon than that of a tag
+import { createHash } from 'node:crypto';
+import { stat } from 'node:fs/promises';
+import { z } from 'zod';
+import { CrispError } from '../errors.js';
+import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
+import { run } from '../host/run.js';
+import type { Image } from './store.js';
+
+/** The endings that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */
+const reference = /^pve\/([a-z][a-z0-9._-]*)[:/]vztmpl\/([\w.+-]+\.tar(?:\.(?:gz|xz|zst|bz2))?)(?::latest)?$/i;
+/** Perl's start-up, and a storage that wakes up. */
+const timeoutMs = 60_000;
+
+const schema = z.array(z.object({ volume: z.string(), path: z.string() }));
+type Known = z.infer<typeof schema>[number];
+
+/** The volume id that a reference of an image means ("local:vztmpl/debian.tar.zst"); undefined: it is no template. */
+export function templateOf(text: string): string | undefined {
+  const [, storage, name] = reference.exec(text) ?? [];
+  return storage && name ? `${storage}:vztmpl/${name}` : undefined;
+}
+
+export class Templates {
+  private loaded: readonly Known[] | undefined;
+
+  /** @param file where the ones that were pulled are kept @param pvesm the program */
+  constructor(private readonly file: string, private readonly pvesm: string) {}
+
+  async list(): Promise<Image[]> {
+    return (await Promise.all((await this.known()).map(describe))).filter((image) => image !== undefined);
+  }
+
+  /** @throws NotFoundInRegistry, StorageFailed */
+  async pull(volume: string): Promise<Image> {
+    const { stdout } = await run([this.pvesm, 'path', volume], { timeoutMs, stage: 'find template', errorId: 'StorageFailed' });
+    const known = { volume, path: stdout.trim() };
+    const image = await describe(known);
+    if (!image) throw new CrispError('NotFoundInRegistry', `there is no template ${volume} on this node`, { stage: 'find template', tool: 'pvesm', hint: '`pveam list STORAGE` lists the templates of a storage, `pveam download` gets one' });
+    await this.write([...(await this.known()).filter((one) => one.volume !== volume), known]);
+    return image;
+  }
+
+  async forget(volume: string): Promise<void> { await this.write((await this.known()).filter((one) => one.volume !== volume)); }
+
+  /** Read once: this process alone writes it. */
+  private async known(): Promise<readonly Known[]> { return this.loaded ??= schema.parse(JSON.parse(await readFileIfThere(this.file) ?? '[]')); }
+
+  private async write(known: readonly Known[]): Promise<void> {
+    await writeFileAtomic(this.file, JSON.stringify(known));
+    this.loaded = known;
+  }
+}
+
+/** undefined: its file has gone. A guest is halted as systemd is (SIGRTMIN+3), and boots when no command is given. */
+async function describe({ volume, path }: Known): Promise<Image | undefined> {
+  try {
+    const { size } = await stat(path);
+    return {
+      id: `sha256:${createHash('sha256').update(volume).digest('hex')}`, tags: [`pve/${volume}`], digests: [], sizeBytes: size, user: {}, pinned: true, template: volume,
+      config: { Cmd: ['/sbin/init'], StopSignal: 'SIGRTMIN+3' },
+    };
+  } catch (error) {
+    if (isAbsent(error)) return undefined;
+    throw error;
+  }
+}
