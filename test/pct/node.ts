@@ -1,5 +1,5 @@
 // A Proxmox node for a daemon under test: folders of its own, a real
-// lxc-monitord, and stand-ins for the tools of Proxmox (stand-in/).
+// lxc-monitord, and fakes of the tools of Proxmox (fake/).
 import { spawn, type ChildProcess } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -9,7 +9,8 @@ import { monitorSocket } from '../../src/backends/pct/watcher.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
 
-const pct = fileURLToPath(new URL('stand-in/pct', import.meta.url));
+const fakes = fileURLToPath(new URL('fake/', import.meta.url));
+const tools = ['pct', 'pvesh', 'pvesm', 'systemctl'] as const;
 
 export class Node {
   private constructor(readonly folder: string, private readonly monitor: ChildProcess) {}
@@ -17,21 +18,21 @@ export class Node {
   static async start(): Promise<Node> {
     const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
     await chmod(folder, 0o711); // root of an unprivileged CT is another uid, and has to reach its rootfs
-    for (const name of ['bin', 'pve/lxc', 'pve/qemu-server', 'lxc', 'lock', 'units']) await mkdir(join(folder, name), { recursive: true });
-    await symlink(pct, join(folder, 'bin/pct'));
-    await writeFile(join(folder, 'bin/pvesh'), '#!/bin/sh\necho \'{"version":"9.2.11"}\'\n', { mode: 0o755 });
-    await writeFile(join(folder, 'bin/systemctl'), '#!/bin/sh\nexit 0\n', { mode: 0o755 });
+    for (const name of ['bin', 'pve/lxc', 'pve/qemu-server', 'lxc', 'lock', 'run', 'units', 'fail', 'storage/local/template/cache', 'storage/local/images']) await mkdir(join(folder, name), { recursive: true });
+    for (const tool of tools) await symlink(join(fakes, tool), join(folder, 'bin', tool));
+    await writeFile(join(folder, 'pve/storage.cfg'), `dir: local\n\tpath ${join(folder, 'storage/local')}\n\tcontent vztmpl,rootdir,images\n`);
     const [tool = '', ...args] = diesWithUs(['/usr/libexec/lxc/lxc-monitord', '--daemon', join(folder, 'lxc')]);
     const monitor = spawn(tool, args, { stdio: 'ignore' });
     await listening(`@${monitorSocket(join(folder, 'lxc'))}`);
     return new Node(folder, monitor);
   }
 
-  async daemon(): Promise<Daemon> {
+  /** @param lxc keys of that section of its configuration @param handler and of the handler */
+  async daemon(lxc: Readonly<Record<string, unknown>> = {}, handler: Readonly<Record<string, unknown>> = {}): Promise<Daemon> {
     const at = (name: string): string => join(this.folder, name);
     return startDaemon({ config: {
-      handlers: { lxc: { type: 'pct' } },
-      lxc: { tools: { pct: at('bin/pct'), pvesh: at('bin/pvesh'), systemctl: at('bin/systemctl') }, pve_folder: at('pve'), lxc_folder: at('lxc'), lock_folder: at('lock'), unit_folder: at('units') },
+      handlers: { lxc: { type: 'pct', ...handler } },
+      lxc: { ...lxc, tools: Object.fromEntries(tools.map((tool) => [tool, at(`bin/${tool}`)])), pve_folder: at('pve'), lxc_folder: at('lxc'), lock_folder: at('lock'), unit_folder: at('units') },
     } });
   }
 

@@ -1,0 +1,185 @@
+// The verbs of pct: what each checks, in which order, and what it says.
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, readdirSync, unlinkSync } from 'node:fs';
+import { at, checkQuorum, Died, die, setting } from './place.mjs';
+import { attach, initPid, isRunning, kill, shutdown, start } from './container.mjs';
+import { parse, parseNet, verbs } from './grammar.mjs';
+import { confOf, kindOf, readGuest, shownConfig, tagsOf, writeGuest } from './guest.mjs';
+import { allocate, free, templatePath, unpack } from './storage.mjs';
+
+const missing = (vmid, code) => die(`Configuration file 'nodes/pve/lxc/${vmid}.conf' does not exist`, code);
+/** Its codes differ from verb to verb; nobody should look at them. */
+const guestOf = (vmid, code = 2) => readGuest(vmid) ?? missing(vmid, code);
+const checkLock = ({ values: { lock } }, allowed = []) => { if (lock && !allowed.includes(lock)) die(`CT is locked (${lock})`); };
+
+const run = {
+  async create({ vmid, ostemplate }, options) {
+    checkQuorum();
+    const other = kindOf(vmid);
+    if (other) die(`${other} ${vmid} already exists on node 'pve'`, 2);
+    const { start: starts, 'ignore-unpack-errors': _, force: __, bwlimit: ___, storage = 'local', restore: ____, ...values } = options;
+    const unprivileged = (values.unprivileged ?? '1') === '1';
+    const archive = templatePath(ostemplate);
+    try { writeGuest(vmid, { description: '', values: { lock: 'create' }, raw: [], sections: '' }, 'wx'); } catch (error) {
+      if (error.code !== 'EEXIST') throw error;
+      die(`unable to create CT ${vmid} - CT ${vmid} already exists on node 'pve'`, 2);
+    }
+    mkdirSync(at('lxc', vmid), { recursive: true });
+    let volume = { undo: () => undefined };
+    try {
+      volume = allocate(vmid, values.rootfs ?? `${storage}:4`, unprivileged ? 100_000 : 0);
+      unpack(archive, volume.folder, unprivileged && volume.isOurs ? 100_000 : 0, ostemplate);
+      const { description = '', pool, ...kept } = values;
+      void pool; // a file of the cluster's, not the CT's
+      for (const key of Object.keys(kept).filter((name) => /^net\d+$/.test(name))) kept[key] = withHardwareAddress(kept[key]);
+      writeGuest(vmid, { description, raw: [], sections: '', values: {
+        arch: 'amd64', hostname: `CT${vmid}`, memory: '512', swap: '512', ostype: osOf(volume.folder), ...kept, rootfs: volume.value, ...(kept.tags ? { tags: tagsOf(kept.tags) } : {}), ...(unprivileged ? { unprivileged: '1' } : {}),
+      } });
+    } catch (error) {
+      volume.undo();
+      unlinkSync(confOf(vmid));
+      throw error;
+    }
+    if (starts === '1') await run.start({ vmid });
+  },
+
+  async start({ vmid }, options = {}) {
+    const guest = guestOf(vmid, 255);
+    if (guest.values.template === '1') die("you can't start a CT if it's a template");
+    if (options.skiplock !== '1') checkLock(guest, ['mounted']);
+    if (isRunning(vmid)) die(`CT ${vmid} already running`);
+    await start(vmid, guest);
+  },
+
+  async stop({ vmid }) {
+    if (!isRunning(vmid)) die(`CT ${vmid} not running`);
+    checkLock(guestOf(vmid), ['mounted']);
+    kill(vmid);
+  },
+
+  async shutdown({ vmid }, { timeout = '60', forceStop }) {
+    if (!isRunning(vmid)) die(`CT ${vmid} not running`);
+    checkLock(guestOf(vmid));
+    if (shutdown(vmid, Number(timeout), forceStop === '1')) return;
+    process.stdout.write(`command 'lxc-stop -n ${vmid} --nokill --timeout ${timeout}' failed: exit code 1\n`);
+    die('container did not stop');
+  },
+
+  async destroy({ vmid }, { force, purge }) {
+    checkQuorum();
+    const guest = guestOf(vmid);
+    if (guest.values.protection === '1') die(`can't remove CT ${vmid} - protection mode enabled`);
+    checkLock(guest);
+    if (isRunning(vmid)) {
+      if (force !== '1') die(`unable to destroy CT ${vmid} - container is running`);
+      kill(vmid);
+    }
+    if (guest.values.rootfs) free(guest.values.rootfs);
+    if (purge === '1') process.stdout.write(`purging CT ${vmid} from related configurations..\n`);
+    unlinkSync(confOf(vmid)); // its folder in NODE/lxc stays, as pct leaves it
+  },
+
+  async set({ vmid }, { delete: deleted = '', digest: _, revert: __, ...changed }) {
+    checkQuorum();
+    const guest = guestOf(vmid);
+    checkLock(guest);
+    for (const name of deleted.split(',').filter(Boolean)) {
+      if (['memory', 'rootfs', 'ostype', 'unprivileged'].includes(name)) die(`400 Parameter verification failed.\n${name}: unable to delete required option '${name}'`);
+      delete guest.values[name];
+    }
+    const { description = guest.description, ...values } = changed;
+    writeGuest(vmid, { ...guest, description, values: { ...guest.values, ...values, ...(values.tags ? { tags: tagsOf(values.tags) } : {}) } });
+  },
+
+  async unlock({ vmid }) {
+    const guest = guestOf(vmid);
+    if (!guest.values.lock) die('no lock found trying to remove any lock');
+    const { lock: _, ...values } = guest.values;
+    writeGuest(vmid, { ...guest, values });
+  },
+
+  async status({ vmid }, { verbose }) {
+    const { values } = guestOf(vmid);
+    const found = { status: isRunning(vmid) ? 'running' : 'stopped', ...(verbose === '1' ? { name: values.hostname, vmid, type: 'lxc', tags: values.tags ?? '', ...(isRunning(vmid) ? { pid: initPid(vmid) } : {}) } : {}) };
+    process.stdout.write(Object.keys(found).sort().map((key) => `${key}: ${found[key]}\n`).join(''));
+  },
+
+  async config({ vmid }) { process.stdout.write(shownConfig(guestOf(vmid))); },
+
+  async list() {
+    const vmids = readdirSync(at('pve/lxc')).map((name) => name.replace('.conf', '')).sort();
+    if (vmids.length === 0) return;
+    const row = (...fields) => fields.map((field, index) => field.padEnd([10, 10, 12, 20][index])).join(' ').concat('\n');
+    process.stdout.write(row('VMID', 'Status', 'Lock', 'Name') + vmids.map((vmid) => { const { values } = readGuest(vmid); return row(vmid, isRunning(vmid) ? 'running' : 'stopped', values.lock ?? '', values.hostname ?? ''); }).join(''));
+  },
+
+  async exec({ vmid }, { 'keep-env': keepEnv = '1' }, command) {
+    guestOf(vmid);
+    if (!isRunning(vmid)) die(`container '${vmid}' not running!`);
+    attach(vmid, keepEnv === '1', command);
+  },
+};
+
+/** Those that change the configuration hold its lock: flock(2) on NODE/lock/pve-config-ID.lock. */
+const changing = ['create', 'set', 'unlock', 'destroy'];
+
+export async function main([verb = '', ...words]) {
+  try {
+    pause();
+    if (verb === 'help' || verb === 'version') return void process.stdout.write(`a fake of pct, for tests; its verbs: ${Object.keys(verbs).join(', ')}\n`);
+    if (!verbs[verb]) return unknown(verb);
+    const { given, options, command } = parse(verb, words);
+    const failure = setting(`fail/${verb}`);
+    if (failure !== undefined) return injected(JSON.parse(failure));
+    if (changing.includes(verb) && process.env.FAKE_PCT_LOCKED !== '1') return locked(given.vmid);
+    await run[verb](given, options, command);
+  } catch (error) {
+    process.stderr.write(`${error instanceof Died || error.code === 255 ? error.message : error.stack}\n`);
+    process.exitCode = typeof error.code === 'number' ? error.code : 255;
+  }
+}
+
+function unknown(verb) {
+  process.stderr.write(`ERROR: unknown command 'pct ${verb}' (this fake has: ${Object.keys(verbs).join(', ')})\n`);
+  process.exitCode = 255;
+}
+
+function injected({ code = 255, stdout = '', stderr = '' }) {
+  process.stdout.write(stdout);
+  process.stderr.write(stderr);
+  process.exitCode = code;
+}
+
+/** Once more, under the lock; --close: nothing that the call starts inherits it. */
+function locked(vmid) {
+  const file = at('lock', `pve-config-${vmid}.lock`);
+  const again = (...options) => spawnSync('flock', ['--close', '--conflict-exit-code', '75', ...options, file, process.execPath, ...process.argv.slice(1)], { stdio: 'inherit', env: { ...process.env, FAKE_PCT_LOCKED: '1' } }).status;
+  let code = again('--nonblock');
+  if (code === 75) {
+    process.stdout.write('trying to acquire lock...\n');
+    code = again('--wait', setting('lock-seconds') ?? '10');
+    if (code === 75) {
+      process.stderr.write(`can't lock file '${file}' - got timeout\n`);
+      code = 255;
+    }
+  }
+  process.exitCode = code ?? 255;
+}
+
+function pause() {
+  const ms = Number(setting('delay-ms') ?? 0);
+  if (ms > 0 && process.env.FAKE_PCT_LOCKED !== '1') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
+
+function withHardwareAddress(net) {
+  if (parseNet(net).hwaddr) return net;
+  const bytes = Array.from({ length: 3 }, () => Math.floor(Math.random() * 256).toString(16).padStart(2, '0').toUpperCase());
+  return `${net},hwaddr=BC:24:11:${bytes.join(':')}`;
+}
+
+/** What /etc/os-release says; a distribution that PVE does not know is "unmanaged". */
+function osOf(folder) {
+  const file = ['etc/os-release', 'usr/lib/os-release'].map((name) => `${folder}/${name}`).find(existsSync);
+  const id = file ? /^ID="?([a-z]+)/m.exec(readFileSync(file, 'utf8'))?.[1] : undefined;
+  return ['debian', 'devuan', 'ubuntu', 'centos', 'fedora', 'opensuse', 'archlinux', 'alpine', 'gentoo', 'nixos'].includes(id) ? id : 'unmanaged';
+}
