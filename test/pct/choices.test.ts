@@ -1,0 +1,179 @@
+// What pods choose of their CTs: a bridge of the node, a volume, a template.
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { execFile } from 'node:child_process';
+import { copyFile, mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type { Daemon } from '../helpers/daemon.js';
+import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped, waitForExit } from '../helpers/requests.js';
+import { Node } from './node.js';
+
+const runFile = promisify(execFile);
+const bridge = `crt${randomBytes(4).toString('hex')}`;
+const key = (name: string): string => `io.crisp.lxc.${name}`;
+let node: Node;
+let daemon: Daemon;
+beforeAll(async () => {
+  await runFile('ip', ['link', 'add', bridge, 'type', 'bridge']);
+  await runFile('ip', ['address', 'add', '198.18.77.1/24', 'dev', bridge]);
+  await runFile('ip', ['link', 'set', bridge, 'up']);
+  node = await Node.start();
+  daemon = await node.daemon({ bridge: { name: bridge } }, { allowed_annotations: [key('*')] });
+  await daemon.addImage();
+});
+afterAll(async () => {
+  await daemon?.destroy();
+  await node?.stop();
+  await runFile('ip', ['link', 'del', bridge]);
+});
+
+async function output(id: string, cmd: string[]): Promise<string> {
+  const { stdout, stderr, exit_code } = await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '10' });
+  expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
+  return stdout.toString();
+}
+async function guestOf(id: string): Promise<string> {
+  const all = await Promise.all((await node.guests()).map((name) => node.guest(name)));
+  return all.find((text) => text.includes(id)) ?? '';
+}
+
+describe('a bridge of the node', () => {
+  const annotations = { [key('network')]: 'bridge', [key('address')]: '198.18.77.5/24', [key('gateway')]: '198.18.77.1' };
+
+  test('the CT has its own net0 and address, which the pod then has', async () => {
+    const before = await daemon.traces();
+    const pod = await runPod(daemon, { annotations }, 'lxc');
+    const address = async () => (await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status?.network?.ip;
+    expect(await address()).toBe('');
+    const id = await startContainer(daemon, pod, containerConfig(`httpd -p 8080 -h /etc; ${untilStopped()}`));
+    expect(await guestOf(id)).toMatch(new RegExp(`^net0: name=eth0,bridge=${bridge},hwaddr=02:[0-9A-F:]{14},ip=198.18.77.5/24,type=veth,gw=198.18.77.1,host-managed=1$`, 'm'));
+    expect(await address()).toBe('198.18.77.5');
+    const { stdout } = await runFile('curl', ['--silent', '--max-time', '5', 'http://198.18.77.5:8080/hostname']);
+    expect(stdout).toBe('box\n');
+    expect(await output(id, ['ip', 'route'])).toContain('default via 198.18.77.1');
+    const { stats } = await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: pod.id });
+    expect(stats?.linux?.network?.default_interface).toMatchObject({ name: 'eth0' });
+    await removePod(daemon, pod.id);
+    expect(await daemon.traces()).toEqual(before);
+    expect(await node.guests()).toEqual([]);
+  });
+
+  test('the next container has the address of the last, and none runs beside another', async () => {
+    const pod = await runPod(daemon, { annotations }, 'lxc');
+    const first = await startContainer(daemon, pod, containerConfig('cat /sys/class/net/eth0/address', { metadata: { name: 'first', attempt: 0 } }));
+    expect(await waitForExit(daemon, first)).toMatchObject({ exit_code: 0 });
+    const second = await startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: 'second', attempt: 0 } }));
+    expect((await guestOf(first)).match(/hwaddr=([^,]+)/)?.[1]).toBe((await guestOf(second)).match(/hwaddr=([^,]+)/)?.[1]);
+    const third = await createContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: 'third', attempt: 0 } }));
+    await expect(daemon.client.runtime.StartContainer({ container_id: third })).rejects.toThrow(/has its network.*one container at a time/);
+    await removePod(daemon, pod.id);
+  });
+
+  test('a bridge that is not there is named, and nothing is left', async () => {
+    const pod = await runPod(daemon, { annotations: { ...annotations, [key('bridge')]: 'vmbr99' } }, 'lxc');
+    const id = await createContainer(daemon, pod, containerConfig('true'));
+    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toThrow(/BridgeMissing.*vmbr99/);
+    await removePod(daemon, pod.id);
+    expect(await node.guests()).toEqual([]);
+  });
+
+  test.each([
+    ['host ports are', { port_mappings: [{ protocol: 'TCP' as const, container_port: 80, host_port: 8080, host_ip: '' }] }, /host_port/],
+    ['network sysctls are', { linux: { sysctls: { 'net.ipv4.ip_forward': '1' } } }, /net\.ipv4\.ip_forward/],
+    ['an address that is none is', { annotations: { ...annotations, [key('address')]: 'here' } }, /io\.crisp\.lxc\.address/],
+  ])('%s refused', async (_, more, words) => {
+    const before = await daemon.traces();
+    await expect(runPod(daemon, { annotations, ...more }, 'lxc')).rejects.toThrow(words);
+    expect(await daemon.traces()).toEqual(before);
+  });
+});
+
+describe('a volume of Proxmox', () => {
+  test('holds the image, belongs to the CT\'s root, and goes with the CT', async () => {
+    const before = await daemon.traces();
+    const volumes = async () => readdir(join(node.folder, 'storage/local/images'));
+    const pod = await runPod(daemon, { annotations: { [key('storage')]: 'local', [key('size-gib')]: '2' } }, 'lxc');
+    const ids = await Promise.all(['one', 'two'].map((name) => startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name, attempt: 0 }, log_path: `${name}.log` }))));
+    const [id = ''] = ids;
+    expect(await guestOf(id)).toMatch(/^rootfs: local:\d+\/subvol-\d+-disk-0\.subvol,size=2G$/m);
+    expect(await volumes()).toHaveLength(2);
+    expect(await output(id, ['sh', '-c', 'echo new >/file; cat /file; stat -c %u /bin /file; hostname'])).toBe('new\n0\n0\nbox\n');
+    await removePod(daemon, pod.id);
+    expect(await volumes()).toEqual([]);
+    const archives = async () => (await readdir(join(daemon.root, 'archives'))).filter((name) => name.endsWith('.tar'));
+    expect(await archives()).toHaveLength(1); // made once, for the next ones
+    await daemon.client.image.RemoveImage({ image: { image: 'docker.io/library/busybox:1' } });
+    expect(await archives()).toEqual([]);
+    await daemon.addImage();
+    expect((await daemon.traces()).filter((line) => !line.includes('archives'))).toEqual(before.filter((line) => !line.includes('archives')));
+  });
+
+  test('can be read-only, and a storage that is not there is named', async () => {
+    const pod = await runPod(daemon, { annotations: { [key('storage')]: 'local', [key('size-gib')]: '0' } }, 'lxc');
+    const id = await startContainer(daemon, pod, containerConfig('touch /file || exit 3', { linux: { security_context: { readonly_rootfs: true } } }));
+    expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
+    await removePod(daemon, pod.id);
+    const other = await runPod(daemon, { annotations: { [key('storage')]: 'tank' } }, 'lxc');
+    await expect(createContainer(daemon, other, containerConfig('true'))).rejects.toThrow(/StorageFailed.*tank/);
+    await removePod(daemon, other.id);
+    expect(await node.guests()).toEqual([]);
+  });
+});
+
+describe('a template of Proxmox', () => {
+  const name = 'guest-1_amd64.tar';
+  beforeAll(async () => {
+    const root = join(node.folder, 'guest');
+    for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'tmp']) await mkdir(join(root, folder), { recursive: true });
+    await copyFile('/bin/busybox', join(root, 'bin/busybox'));
+    for (const tool of ['sh', 'hostname', 'cat', 'sleep', 'grep']) await symlink('busybox', join(root, 'bin', tool));
+    await writeFile(join(root, 'etc/os-release'), 'ID=alpine\n');
+    await writeFile(join(root, 'sbin/init'), `#!/bin/sh\necho booted\ntrap 'exit 5' 37\nwhile :; do sleep 1000 & wait $!; done\n`, { mode: 0o755 });
+    await runFile('tar', ['--create', '--file', join(node.folder, 'storage/local/template/cache', name), '--owner=0', '--group=0', '--directory', root, '.']);
+  });
+  const image = `pve/local:vztmpl/${name}`;
+  const config = (more: object = {}) => containerConfig('', { command: [], image: { image }, ...more });
+
+  test('is an image once it is pulled; its file is never touched', async () => {
+    const { image_ref: ref } = await daemon.client.image.PullImage({ image: { image: `pve/local/vztmpl/${name}:latest` } });
+    const { image: found } = await daemon.client.image.ImageStatus({ image: { image } });
+    expect(found).toMatchObject({ id: ref, repo_tags: [image] });
+    expect((await daemon.client.image.ListImages({})).images.map(({ id }) => id)).toContain(ref);
+    await daemon.client.image.RemoveImage({ image: { image: ref } });
+    expect((await daemon.client.image.ImageStatus({ image: { image } })).image).toBeNull();
+    expect(await readdir(join(node.folder, 'storage/local/template/cache'))).toEqual([name]);
+    await expect(daemon.client.image.PullImage({ image: { image: 'pve/local:vztmpl/other.tar' } })).rejects.toThrow(/NotFound/);
+  });
+
+  test('boots as a whole guest', async () => {
+    await daemon.client.image.PullImage({ image: { image } });
+    const pod = await runPod(daemon, { annotations: { [key('storage')]: 'local' } }, 'lxc');
+    const id = await startContainer(daemon, pod, config());
+    expect(await guestOf(id)).toMatch(/^ostype: alpine$/m);
+    expect(await output(id, ['sh', '-c', 'cat /proc/1/cmdline'])).toContain('/sbin/init');
+    await daemon.client.runtime.StopContainer({ container_id: id, timeout: '10' });
+    const { status } = await daemon.client.runtime.ContainerStatus({ container_id: id });
+    expect(status).toMatchObject({ exit_code: 5, image: { image } });
+    await removePod(daemon, pod.id);
+    expect(await node.guests()).toEqual([]);
+  });
+
+  test('needs a storage, and a handler that knows Proxmox', async () => {
+    const pod = await runPod(daemon, {}, 'lxc');
+    await expect(createContainer(daemon, pod, config())).rejects.toThrow(/no storage is named/);
+    await removePod(daemon, pod.id);
+    const oci = await runPod(daemon, {}, 'crun');
+    await expect(createContainer(daemon, oci, config())).rejects.toThrow(/template of Proxmox VE/);
+    await removePod(daemon, oci.id);
+  });
+});
+
+test('a pod chooses nothing that the handler does not allow', async () => {
+  const strict = await node.daemon();
+  try {
+    await expect(runPod(strict, { annotations: { [key('vlan')]: '20' } }, 'lxc')).rejects.toThrow(/PERMISSION_DENIED.*not allowed/);
+  } finally {
+    await strict.destroy();
+  }
+});
