@@ -15,7 +15,7 @@ if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
     procps curl gcc libc6-dev
-    lxc                                         # the containers of the stand-in for pct
+    lxc                                         # the containers of the fake pct
   )
 fi
 

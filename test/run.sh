@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `npm test`: sets everything up, then runs types, lint, unit, integration, pct
-# (on the stand-in for it) and conformance tests.  One line per step; what a failed step said is shown.  The
+# (on a fake of it) and conformance tests.  One line per step; what a failed step said is shown.  The
 # last line is "N passed, N failed, N skipped", over all tests of jest and all
 # specs of critest; a step that fails without a test of its own counts as one.
 # After a failure the logs and reports of all steps are kept, and named.

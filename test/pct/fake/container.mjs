@@ -65,6 +65,8 @@ function unitOf(vmid) {
   return { argv: split(command, vmid), stdin: stream('StandardInput') ?? '/dev/null', stdout: stream('StandardOutput') ?? '/dev/null', stderr: stream('StandardError') };
 }
 
+const pidAfterMs = 60;
+
 /** Resolves when the CT runs. @throws in pct's words */
 export async function start(vmid, guest) {
   for (const key of Object.keys(guest.values).filter((name) => /^net\d+$/.test(name))) {
@@ -89,8 +91,12 @@ export async function start(vmid, guest) {
       if (lxcInfo(vmid, '-sH') !== 'RUNNING') return;
       wasRunning = true;
       clearInterval(look);
-      child.unref();
-      resolve();
+      // pct opens the pid of init last of all, and one that has ended until then is its "unable to get PID".
+      setTimeout(() => {
+        if (initPid(vmid) === undefined) return; // the exit is told above
+        child.unref();
+        resolve();
+      }, pidAfterMs);
     }, 20);
     look.unref();
     child.once('exit', () => clearInterval(look));
