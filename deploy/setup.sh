@@ -15,8 +15,8 @@ if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
     procps curl gcc libc6-dev
-    lxc                                         # the containers of the fake pct
   )
+  command -v pct >/dev/null || packages+=(lxc)   # the containers of the fake pct; Proxmox VE has an lxc of its own
 fi
 
 missing=()

@@ -3,6 +3,7 @@ import * as grpc from '@grpc/grpc-js';
 import type { ImageServiceClient } from '../../src/cri/generated/runtime/v1/ImageService.js';
 import type { RuntimeServiceClient } from '../../src/cri/generated/runtime/v1/RuntimeService.js';
 import { loadProto } from '../../src/cri/proto.js';
+import { patience } from './patience.js';
 
 type Unary<Q, A> = (argument: Q, callback: grpc.requestCallback<A>) => grpc.ClientUnaryCall;
 /** The generated client has each method twice, and in four overloads; the one with the CRI's name is ours. */
@@ -43,7 +44,7 @@ export function connectTo(socket: string): Client {
 function promised<C>(client: grpc.Client): Promised<C> {
   type Method = (request: unknown, metadata: grpc.Metadata, options: grpc.CallOptions, callback: grpc.requestCallback<unknown>) => grpc.ClientUnaryCall;
   return new Proxy({}, {
-    get: (_, name: string) => (request: unknown, { deadlineMs = 60_000, signal }: CallOptions = {}) => new Promise((resolve, reject) => {
+    get: (_, name: string) => (request: unknown, { deadlineMs = 60_000 * patience, signal }: CallOptions = {}) => new Promise((resolve, reject) => {
       const method = (client as unknown as Record<string, Method>)[name] as Method;
       const call = method.call(client, request, new grpc.Metadata(), { deadline: Date.now() + deadlineMs }, (error, answer) => (error ? reject(error) : resolve(answer)));
       signal?.addEventListener('abort', () => call.cancel(), { once: true });

@@ -16,17 +16,20 @@ import { connectTo, type Client } from './client.js';
 import { makeImageArchive, type ImageOptions } from './image.js';
 import { ownProcesses, traces, type Traces } from './leftovers.js';
 import { diesWithUs, Machine, type Result } from './machine.js';
+import { patience } from './patience.js';
 
 const runFile = promisify(execFile);
 /** The built program. */
 export const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
-const readyTimeoutMs = 20_000;
+const readyTimeoutMs = 20_000 * patience;
 
 export interface DaemonOptions {
   /** Keys of config.yaml; a section replaces ours key by key. */
   readonly config?: Readonly<Record<string, unknown>>;
   /** false: no conflist is there yet. */
   readonly network?: boolean;
+  /** In the host's mount namespace: for what others of the host have to see (systemd starts the CTs of Proxmox). */
+  readonly onHost?: boolean;
 }
 
 /** Starts one, and waits until it says that it is ready. */
@@ -36,7 +39,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   await chmod(folder, 0o711); // the root of a user namespace is another uid outside, and has to reach its rootfs
   const network = await freeNetwork();
   await claim(folder, network.bridge);
-  const machine = await Machine.start([join(folder, 'state')]);
+  const machine = await (options.onHost ? Machine.ofHost([join(folder, 'state')]) : Machine.start([join(folder, 'state')]));
   const daemon = new Daemon(folder, machine, network);
   try {
     await daemon.writeConfig(options.config ?? {});
@@ -167,7 +170,7 @@ export class Daemon {
 
   /** Runs the real crictl on it. */
   async crictl(...args: readonly string[]): Promise<Result> {
-    return this.machine.run([process.env['CRICTL'] ?? 'crictl', '--config', '/dev/null', '--runtime-endpoint', `unix://${this.socket}`, '--image-endpoint', `unix://${this.socket}`, '--timeout', '30s', ...args]);
+    return this.machine.run([process.env['CRICTL'] ?? 'crictl', '--config', '/dev/null', '--runtime-endpoint', `unix://${this.socket}`, '--image-endpoint', `unix://${this.socket}`, '--timeout', `${30 * patience}s`, ...args]);
   }
 
   /** Puts an image made on the spot into its store. */
@@ -201,10 +204,10 @@ export class Daemon {
 
   private async removePods(): Promise<void> {
     if (!this.process) return;
-    const { items } = await this.client.runtime.ListPodSandbox({}, { deadlineMs: 5_000 });
+    const { items } = await this.client.runtime.ListPodSandbox({}, { deadlineMs: 5_000 * patience });
     for (const { id } of items) {
-      await this.client.runtime.StopPodSandbox({ pod_sandbox_id: id }, { deadlineMs: 20_000 });
-      await this.client.runtime.RemovePodSandbox({ pod_sandbox_id: id }, { deadlineMs: 20_000 });
+      await this.client.runtime.StopPodSandbox({ pod_sandbox_id: id }, { deadlineMs: 20_000 * patience });
+      await this.client.runtime.RemovePodSandbox({ pod_sandbox_id: id }, { deadlineMs: 20_000 * patience });
     }
   }
 }

@@ -13,34 +13,36 @@ const runFile = promisify(execFile);
 
 // A shared / lets mount propagation be tried, as on a host with systemd.
 // Debian's crun refuses the hybrid layout (a v2 tree beside those of v1).
+const mounts = `
+for folder in "$@"; do mkdir -p "$folder"; mount -t tmpfs -o mode=0711 tmpfs "$folder"; done
+echo ready
+exec sleep infinity`;
 const setUp = `
 set -e
 mount --make-rshared /
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
-for folder in "$@"; do mkdir -p "$folder"; mount -t tmpfs -o mode=0711 tmpfs "$folder"; done
-echo ready
-exec sleep infinity`;
+${mounts}`;
 
 export interface Result { readonly stdout: string; readonly stderr: string; readonly exitCode: number }
 
 export class Machine {
-  private constructor(private readonly holder: ChildProcess) {}
+  /** @param tmpfs of the host's own namespace; undefined: it is another one */
+  private constructor(private readonly holder: ChildProcess, private readonly tmpfs?: readonly string[]) {}
 
   /** @param tmpfs folders that become a tmpfs in it */
   static async start(tmpfs: readonly string[] = []): Promise<Machine> {
-    const [tool = '', ...args] = diesWithUs(['unshare', '--mount', '--propagation', 'private', 'sh', '-c', setUp, 'machine', ...tmpfs]);
-    const holder = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    let stderr = '';
-    holder.stderr.on('data', (chunk: Buffer) => { stderr += chunk.toString(); });
-    const ready = await Promise.race([once(holder.stdout, 'data').then(() => true), once(holder, 'close').then(() => false)]);
-    if (!ready) throw new Error(`no mount namespace: ${stderr}`);
-    return new Machine(holder);
+    return new Machine(await hold(['unshare', '--mount', '--propagation', 'private', 'sh', '-c', setUp, 'machine', ...tmpfs]));
+  }
+
+  /** The same in the host's own namespace. */
+  static async ofHost(tmpfs: readonly string[] = []): Promise<Machine> {
+    return new Machine(await hold(['sh', '-c', `set -e${mounts}`, 'machine', ...tmpfs]), tmpfs);
   }
 
   get pid(): number { return this.holder.pid as number; }
 
   /** The argv that runs `argv` in the namespace; it is one process, so its pid is that of the command. */
-  enter(argv: readonly string[]): string[] { return ['nsenter', '-t', String(this.pid), '-m', '--', ...argv]; }
+  enter(argv: readonly string[]): string[] { return this.tmpfs ? [...argv] : ['nsenter', '-t', String(this.pid), '-m', '--', ...argv]; }
 
   /** A path of the namespace, as we can open it from outside. */
   path(path: string): string { return `/proc/${this.pid}/root${path}`; }
@@ -73,9 +75,21 @@ export class Machine {
   async stop(): Promise<void> {
     if (this.holder.exitCode !== null || this.holder.signalCode !== null) return;
     const closed = once(this.holder, 'close');
+    for (const path of this.tmpfs ? (await this.mounts()).reverse() : []) if (this.tmpfs?.some((folder) => path === folder || path.startsWith(`${folder}/`))) await this.run(['umount', '--lazy', path]);
     this.holder.kill('SIGKILL');
     await closed;
   }
+}
+
+/** @returns the process that keeps it, once what it mounts is there */
+async function hold(argv: readonly string[]): Promise<ChildProcess> {
+  const [tool = '', ...args] = diesWithUs(argv);
+  const holder = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let stderr = '';
+  holder.stderr.on('data', (chunk: Buffer) => { stderr += chunk.toString(); });
+  const ready = await Promise.race([once(holder.stdout, 'data').then(() => true), once(holder, 'close').then(() => false)]);
+  if (!ready) throw new Error(`no mount namespace: ${stderr}`);
+  return holder;
 }
 
 /** The argv of a process that is killed when we end, however that happens. */

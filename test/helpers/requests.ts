@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { Daemon } from './daemon.js';
+import { patience } from './patience.js';
 
 export const testImage = 'docker.io/library/busybox:1';
 
@@ -45,7 +46,7 @@ export async function removePod(daemon: Daemon, id: string): Promise<void> {
 }
 
 /** Asks until the container has ended; its status. */
-export async function waitForExit(daemon: Daemon, id: string, timeoutMs = 15_000) {
+export async function waitForExit(daemon: Daemon, id: string, timeoutMs = 15_000 * patience) {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
     const { status } = await daemon.client.runtime.ContainerStatus({ container_id: id });

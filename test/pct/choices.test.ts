@@ -1,12 +1,13 @@
 // What pods choose of their CTs: a bridge of the node, a volume, a template.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
-import { copyFile, mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Daemon } from '../helpers/daemon.js';
 import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped, waitForExit } from '../helpers/requests.js';
+import { patience } from '../helpers/patience.js';
 import { Node } from './node.js';
 
 const runFile = promisify(execFile);
@@ -29,7 +30,7 @@ afterAll(async () => {
 });
 
 async function output(id: string, cmd: string[]): Promise<string> {
-  const { stdout, stderr, exit_code } = await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '10' });
+  const { stdout, stderr, exit_code } = await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: String(10 * patience) });
   expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
   return stdout.toString();
 }
@@ -92,15 +93,15 @@ describe('a bridge of the node', () => {
 describe('a volume of Proxmox', () => {
   test('holds the image, belongs to the CT\'s root, and goes with the CT', async () => {
     const before = await daemon.traces();
-    const volumes = async () => readdir(join(node.folder, 'storage/local/images'));
-    const pod = await runPod(daemon, { annotations: { [key('storage')]: 'local', [key('size-gib')]: '2' } }, 'lxc');
+    const storage = await node.storage();
+    const pod = await runPod(daemon, { annotations: { [key('storage')]: storage, [key('size-gib')]: '2' } }, 'lxc');
     const ids = await Promise.all(['one', 'two'].map((name) => startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name, attempt: 0 }, log_path: `${name}.log` }))));
     const [id = ''] = ids;
-    expect(await guestOf(id)).toMatch(/^rootfs: local:\d+\/subvol-\d+-disk-0\.subvol,size=2G$/m);
-    expect(await volumes()).toHaveLength(2);
+    expect(await guestOf(id)).toMatch(new RegExp(`^rootfs: ${storage}:.*,size=2G$`, 'm'));
+    expect(await node.volumes()).toHaveLength(2);
     expect(await output(id, ['sh', '-c', 'echo new >/file; cat /file; stat -c %u /bin /file; hostname'])).toBe('new\n0\n0\nbox\n');
     await removePod(daemon, pod.id);
-    expect(await volumes()).toEqual([]);
+    expect(await node.volumes()).toEqual([]);
     const archives = async () => (await readdir(join(daemon.root, 'archives'))).filter((name) => name.endsWith('.tar'));
     expect(await archives()).toHaveLength(1); // made once, for the next ones
     await daemon.client.image.RemoveImage({ image: { image: 'docker.io/library/busybox:1' } });
@@ -110,7 +111,7 @@ describe('a volume of Proxmox', () => {
   });
 
   test('can be read-only, and a storage that is not there is named', async () => {
-    const pod = await runPod(daemon, { annotations: { [key('storage')]: 'local', [key('size-gib')]: '0' } }, 'lxc');
+    const pod = await runPod(daemon, { annotations: { [key('storage')]: await node.storage(), [key('size-gib')]: '1' } }, 'lxc');
     const id = await startContainer(daemon, pod, containerConfig('touch /file || exit 3', { linux: { security_context: { readonly_rootfs: true } } }));
     expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
     await removePod(daemon, pod.id);
@@ -122,7 +123,7 @@ describe('a volume of Proxmox', () => {
 });
 
 describe('a template of Proxmox', () => {
-  const name = 'guest-1_amd64.tar';
+  const name = 'crisp-test-1_amd64.tar';
   beforeAll(async () => {
     const root = join(node.folder, 'guest');
     for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'tmp']) await mkdir(join(root, folder), { recursive: true });
@@ -130,8 +131,9 @@ describe('a template of Proxmox', () => {
     for (const tool of ['sh', 'hostname', 'cat', 'sleep', 'grep']) await symlink('busybox', join(root, 'bin', tool));
     await writeFile(join(root, 'etc/os-release'), 'ID=alpine\n');
     await writeFile(join(root, 'sbin/init'), `#!/bin/sh\necho booted\ntrap 'exit 5' 37\nwhile :; do sleep 1000 & wait $!; done\n`, { mode: 0o755 });
-    await runFile('tar', ['--create', '--file', join(node.folder, 'storage/local/template/cache', name), '--owner=0', '--group=0', '--directory', root, '.']);
+    await runFile('tar', ['--create', '--file', await node.templatePath(name), '--owner=0', '--group=0', '--directory', root, '.']);
   });
+  afterAll(async () => rm(await node.templatePath(name)));
   const image = `pve/local:vztmpl/${name}`;
   const config = (more: object = {}) => containerConfig('', { command: [], image: { image }, ...more });
 
@@ -142,13 +144,13 @@ describe('a template of Proxmox', () => {
     expect((await daemon.client.image.ListImages({})).images.map(({ id }) => id)).toContain(ref);
     await daemon.client.image.RemoveImage({ image: { image: ref } });
     expect((await daemon.client.image.ImageStatus({ image: { image } })).image).toBeNull();
-    expect(await readdir(join(node.folder, 'storage/local/template/cache'))).toEqual([name]);
+    expect(await stat(await node.templatePath(name))).toBeDefined();
     await expect(daemon.client.image.PullImage({ image: { image: 'pve/local:vztmpl/other.tar' } })).rejects.toThrow(/NotFound/);
   });
 
   test('boots as a whole guest', async () => {
     await daemon.client.image.PullImage({ image: { image } });
-    const pod = await runPod(daemon, { annotations: { [key('storage')]: 'local' } }, 'lxc');
+    const pod = await runPod(daemon, { annotations: { [key('storage')]: await node.storage(), [key('size-gib')]: '1' } }, 'lxc');
     const id = await startContainer(daemon, pod, config());
     expect(await guestOf(id)).toMatch(/^ostype: alpine$/m);
     expect(await output(id, ['sh', '-c', 'cat /proc/1/cmdline'])).toContain('/sbin/init');

@@ -1,52 +1,122 @@
-// A Proxmox node for a daemon under test: folders of its own, a real
-// lxc-monitord, and fakes of the tools of Proxmox (fake/).
-import { spawn, type ChildProcess } from 'node:child_process';
+// A Proxmox node for a daemon under test: a fake one, or, with `npm run test:pct
+// -- --real`, the one that the tests run on.
+//
+// fake: folders of its own, a real lxc-monitord, and fakes of the tools (fake/).
+// real: the node's own tools and folders, but a range of ids and a tag that
+// nobody else has, so that the tests touch no other guest.
+import { execFile, spawn } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { monitorSocket } from '../../src/backends/pct/watcher.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
+import { patience } from '../helpers/patience.js';
 
+const runFile = promisify(execFile);
 const fakes = fileURLToPath(new URL('fake/', import.meta.url));
 const tools = ['pct', 'pvesh', 'pvesm', 'systemctl'] as const;
 
-export class Node {
-  private constructor(readonly folder: string, private readonly monitor: ChildProcess) {}
+export const isReal = process.env['CRISP_REAL_PCT'] === '1';
 
-  static async start(): Promise<Node> {
-    const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
-    await chmod(folder, 0o711); // root of an unprivileged CT is another uid, and has to reach its rootfs
-    for (const name of ['bin', 'pve/lxc', 'pve/qemu-server', 'lxc', 'lock', 'run', 'units', 'fail', 'storage/local/template/cache', 'storage/local/images']) await mkdir(join(folder, name), { recursive: true });
-    for (const tool of tools) await symlink(join(fakes, tool), join(folder, 'bin', tool));
-    await writeFile(join(folder, 'pve/storage.cfg'), `dir: local\n\tpath ${join(folder, 'storage/local')}\n\tcontent vztmpl,rootdir,images\n`);
-    const [tool = '', ...args] = diesWithUs(['/usr/libexec/lxc/lxc-monitord', '--daemon', join(folder, 'lxc')]);
-    const monitor = spawn(tool, args, { stdio: 'ignore' });
-    await listening(`@${monitorSocket(join(folder, 'lxc'))}`);
-    return new Node(folder, monitor);
-  }
+interface Places {
+  /** For files of the tests. */
+  readonly folder: string;
+  readonly pve: string;
+  readonly lxc: string;
+  readonly units: string;
+  readonly pvesm: string;
+  /** Keys of the configuration's section. */
+  readonly config: Readonly<Record<string, unknown>>;
+  end(): Promise<void>;
+}
+
+export class Node {
+  /** The last of the range: the daemon takes it last as well, so that a test may have it. */
+  readonly lastVmid = isReal ? 990_999 : 999_999;
+  private readonly range = { first: isReal ? 990_000 : 900_000, last: this.lastVmid };
+
+  private constructor(private readonly places: Places) {}
+
+  static async start(): Promise<Node> { return new Node(isReal ? await realPlaces() : await fakePlaces()); }
+
+  get folder(): string { return this.places.folder; }
 
   /** @param lxc keys of that section of its configuration @param handler and of the handler */
   async daemon(lxc: Readonly<Record<string, unknown>> = {}, handler: Readonly<Record<string, unknown>> = {}): Promise<Daemon> {
-    const at = (name: string): string => join(this.folder, name);
-    return startDaemon({ config: {
+    return startDaemon({ onHost: isReal, config: {
       handlers: { lxc: { type: 'pct', ...handler } },
-      lxc: { ...lxc, tools: Object.fromEntries(tools.map((tool) => [tool, at(`bin/${tool}`)])), pve_folder: at('pve'), lxc_folder: at('lxc'), lock_folder: at('lock'), unit_folder: at('units') },
+      lxc: { ...this.places.config, vmid_range: this.range, pct_timeout_seconds: 120 * patience, ...lxc },
     } });
   }
 
-  /** The CTs that it has now. */
-  async guests(): Promise<string[]> { return readdir(join(this.folder, 'pve/lxc')); }
-  async guest(name: string): Promise<string> { return readFile(join(this.folder, 'pve/lxc', name), 'utf8'); }
+  /** The configurations of the CTs that the tests have now: "VMID.conf". */
+  async guests(): Promise<string[]> { return (await readdir(join(this.places.pve, 'lxc'))).filter((name) => this.isOurs(name.replace('.conf', ''))); }
+  async guest(name: string): Promise<string> { return readFile(join(this.places.pve, 'lxc', name), 'utf8'); }
+  async writeGuest(name: string, text: string): Promise<void> { await writeFile(join(this.places.pve, 'lxc', name), text); }
+  async removeGuest(name: string): Promise<void> { await rm(join(this.places.pve, 'lxc', name)); }
 
   /** What is left of CTs beside their configurations. */
-  async remains(): Promise<string[]> { return [...await readdir(join(this.folder, 'lxc')), ...await readdir(join(this.folder, 'units'))]; }
-
-  async stop(): Promise<void> {
-    this.monitor.kill('SIGKILL');
-    await rm(this.folder, { recursive: true, force: true });
+  async remains(): Promise<string[]> {
+    const units = await readdir(this.places.units).catch(() => []);
+    return [...await readdir(this.places.lxc), ...units].filter((name) => this.isOurs(/(\d+)(\.service\.d)?$/.exec(name)?.[1] ?? ''));
   }
+
+  /** A storage that takes volumes of CTs. */
+  async storage(): Promise<string> {
+    const { stdout } = await runFile(this.places.pvesm, ['status', '--content', 'rootdir']);
+    const [, name] = /^(\S+) +\S+ +active /m.exec(stdout) ?? [];
+    if (!name) throw new Error('no active storage takes volumes of CTs (content rootdir): see `pvesm status`');
+    return name;
+  }
+
+  /** The ids of the volumes of the tests' CTs. */
+  async volumes(): Promise<string[]> {
+    const { stdout } = await runFile(this.places.pvesm, ['list', await this.storage(), '--content', 'rootdir']);
+    return stdout.trim().split('\n').slice(1).filter((line) => this.isOurs(/(\d+)$/.exec(line.trim())?.[1] ?? '')).map((line) => line.split(' ')[0] ?? '');
+  }
+
+  /** Where a template of the storage "local" lies. */
+  async templatePath(name: string): Promise<string> {
+    const path = (await runFile(this.places.pvesm, ['path', `local:vztmpl/${name}`])).stdout.trim();
+    await mkdir(dirname(path), { recursive: true });
+    return path;
+  }
+
+  async stop(): Promise<void> { await this.places.end(); }
+
+  private isOurs(vmid: string): boolean { return Number(vmid) >= this.range.first && Number(vmid) <= this.range.last; }
+}
+
+async function realPlaces(): Promise<Places> {
+  const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
+  await chmod(folder, 0o711);
+  return {
+    folder, pve: '/etc/pve', lxc: '/var/lib/lxc', units: '/run/systemd/system', pvesm: 'pvesm', config: { tag: 'crisp-test' },
+    end: () => rm(folder, { recursive: true, force: true }),
+  };
+}
+
+async function fakePlaces(): Promise<Places> {
+  const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
+  const at = (name: string): string => join(folder, name);
+  await chmod(folder, 0o711); // root of an unprivileged CT is another uid, and has to reach its rootfs
+  for (const name of ['bin', 'pve/lxc', 'pve/qemu-server', 'lxc', 'lock', 'run', 'units', 'fail', 'storage/local/template/cache', 'storage/local/images']) await mkdir(at(name), { recursive: true });
+  for (const tool of tools) await symlink(join(fakes, tool), at(`bin/${tool}`));
+  await writeFile(at('pve/storage.cfg'), `dir: local\n\tpath ${at('storage/local')}\n\tcontent vztmpl,rootdir,images\n`);
+  const [tool = '', ...args] = diesWithUs(['/usr/libexec/lxc/lxc-monitord', '--daemon', at('lxc')]);
+  const monitor = spawn(tool, args, { stdio: 'ignore' });
+  await listening(`@${monitorSocket(at('lxc'))}`);
+  return {
+    folder, pve: at('pve'), lxc: at('lxc'), units: at('units'), pvesm: at('bin/pvesm'),
+    config: { tools: Object.fromEntries(tools.map((name) => [name, at(`bin/${name}`)])), pve_folder: at('pve'), lxc_folder: at('lxc'), lock_folder: at('lock'), unit_folder: at('units') },
+    end: async () => {
+      monitor.kill('SIGKILL');
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
 }
 
 /** Until somebody listens on an abstract socket. */
