@@ -108,7 +108,7 @@ describe('a rootfs', () => {
     await rename(join(overlay, 'l'), join(overlay, 'away'));
     try {
       await expect(store.rootfs.mount(id, image)).rejects.toMatchObject({ id: 'StorageFailed', stage: 'mount rootfs', tool: 'mount' });
-      await expect(store.rootfs.mountImage('v', image)).rejects.toMatchObject({ id: 'StorageFailed', stage: 'mount image volume' });
+      await expect(store.rootfs.mountImage('v', image)).rejects.toMatchObject({ id: 'StorageFailed', stage: 'mount image' });
     } finally {
       await rename(join(overlay, 'away'), join(overlay, 'l'));
     }

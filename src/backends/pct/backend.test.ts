@@ -31,7 +31,7 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true }));
 
 function seed(vmid: number, { tags = 'crisp', owner = `${hostname()} ${join(folder, 'state')}`, container = 'mine' } = {}): void {
-  const marked = describe([], { owner, containerId: container }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
+  const marked = describe([], { owner, containerId: container, vmid: String(vmid) }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
   writeFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), `${marked}tags: ${tags}\nhostname: x\n`);
 }
 

@@ -265,10 +265,10 @@ export class PctBackend implements Backend {
     const { tag, pool } = this.options.lxc;
     const guest = this.guestOptions(plan.sandbox);
     const archive = guest.volume && plan.template === undefined ? await this.archives.of(plan.imageId, plan.spec.root.path) : await this.archives.empty();
-    const args = createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id }, archive, guest, hostManaged: this.hostManaged, node: this.node });
+    const argsFor = (vmid: number): string[] => createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) }, archive, guest, hostManaged: this.hostManaged, node: this.node });
     for (let lost = 0; ; lost++) {
       try {
-        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, args); return vmid; });
+        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, argsFor(vmid)); return vmid; });
       } catch (error) {
         if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
       }

@@ -14,7 +14,7 @@ function plan(change: (made: { -readonly [K in keyof ContainerPlan]: ContainerPl
   return made;
 }
 function args(made: ContainerPlan, pool = '', guest: GuestOptions = { bridge: undefined, volume: undefined }): Record<string, string> {
-  const [template = '', ...rest] = createArgs(made, { tag: 'crisp', pool, mark: { owner: 'pve1 /run/crisp', containerId: made.id }, archive: '/empty.tar.gz', guest, hostManaged: true, node });
+  const [template = '', ...rest] = createArgs(made, { tag: 'crisp', pool, mark: { owner: 'pve1 /run/crisp', containerId: made.id, vmid: '900001' }, archive: '/empty.tar.gz', guest, hostManaged: true, node });
   return Object.fromEntries([['template', template] as const, ...rest.flatMap((word, index) => (word.startsWith('--') ? [[word, rest[index + 1] ?? ''] as const] : []))]);
 }
 

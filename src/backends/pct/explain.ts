@@ -27,7 +27,7 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
   const guest = guestOptions(options, plan.sandbox.annotations);
   const archives = new Archives(join(root, 'archives'));
   const archive = guest.volume ? archives.pathOf(plan.imageId) : archives.emptyPath;
-  const args = createArgs(plan, { tag: lxc.tag, pool: lxc.pool, mark: { owner: ownerOf(options), containerId: plan.id }, archive, guest, hostManaged: true, node });
+  const args = createArgs(plan, { tag: lxc.tag, pool: lxc.pool, mark: { owner: ownerOf(options), containerId: plan.id, vmid }, archive, guest, hostManaged: true, node });
   return {
     commands: [
       { what: 'create', argv: pct.argv('create', vmid, args) },

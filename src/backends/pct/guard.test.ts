@@ -19,8 +19,8 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(pveFolder, { recursive: true }));
 
-function seed(path: string, { tags = 'crisp;default', by = owner, container = 'mine', prefix = '', suffix = '' } = {}): void {
-  const marked = description(['a CT'], { owner: by, containerId: container }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
+function seed(path: string, { tags = 'crisp;default', by = owner, container = 'mine', prefix = '', suffix = '', vmid = /\d+/.exec(path)?.[0] ?? '' } = {}): void {
+  const marked = description(['a CT'], { owner: by, containerId: container, vmid }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
   writeFileSync(join(pveFolder, path), `${prefix}${marked}tags: ${tags}\nhostname: x\n${suffix}`);
 }
 
@@ -42,7 +42,7 @@ test.each<[string, number, Parameters<typeof seed>[1], string]>([
   ['without our tag', 1100, { tags: 'default;crispy' }, 'mine'], ['with no tag', 1101, { tags: '' }, 'mine'],
   ['of another node', 1102, { by: 'pve2 /run/crisp' }, 'mine'], ['of the command line on this node', 1103, { by: 'pve1 /run/crisp-cli' }, 'mine'],
   ['of a longer name', 1104, { by: `${owner}2` }, 'mine'], ['of another container', 1105, { container: 'other' }, 'mine'],
-  ['marked twice', 1106, { prefix: '#crisp-owner%3A somebody\n' }, 'mine'],
+  ['that is a clone of ours', 1107, { vmid: '1000' }, 'mine'], ['marked twice', 1106, { prefix: '#crisp-owner%3A somebody\n' }, 'mine'],
 ])('a CT %s is refused', async (_, vmid, options, container) => {
   seed(`lxc/${vmid}.conf`, options);
   await expect(guard.owned(vmid, container)).rejects.toMatchObject({ id: 'ForeignGuest' });

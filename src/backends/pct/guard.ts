@@ -3,7 +3,7 @@
 //
 //   1. the VMID is in lxc.vmid_range
 //   2. the CT has lxc.tag
-//   3. its description bears our owner mark
+//   3. its description bears our owner mark, made for this very VMID
 //   4. and names the very container that the caller speaks of
 //
 // What our records say counts for nothing here: they may be wrong or tampered
@@ -33,7 +33,7 @@ export class Guard {
     const text = await readFileIfThere(join(this.options.pveFolder, 'lxc', `${vmid}.conf`));
     if (text === undefined) return undefined;
     const config = parseGuestConfig(text);
-    const why = this.whyForeign(config);
+    const why = this.whyForeign(vmid, config);
     if (why) throw this.foreign(vmid, why);
     if (config.mark?.containerId !== containerId) throw this.foreign(vmid, `it is container ${config.mark?.containerId}, not ${containerId}`);
     return config;
@@ -50,7 +50,7 @@ export class Guard {
       const text = await readFileIfThere(join(folder, name));
       if (text === undefined) return; // destroyed meanwhile
       const config = parseGuestConfig(text);
-      if (this.whyForeign(config) === undefined) found.set(vmid, config);
+      if (this.whyForeign(vmid, config) === undefined) found.set(vmid, config);
     }));
     return found;
   }
@@ -60,10 +60,11 @@ export class Guard {
     return Number.isInteger(vmid) && vmid >= first && vmid <= last;
   }
 
-  private whyForeign({ tags, mark }: GuestConfig): string | undefined {
+  private whyForeign(vmid: number, { tags, mark }: GuestConfig): string | undefined {
     if (!tags.includes(this.options.tag)) return `it has no tag "${this.options.tag}"`;
     if (!mark) return 'its description bears no mark of crisp';
     if (mark.owner !== this.options.owner) return `it belongs to "${mark.owner}"`;
+    if (mark.vmid !== String(vmid)) return `its mark is that of guest ${mark.vmid}, of which it seems to be a clone`;
     return undefined;
   }
 

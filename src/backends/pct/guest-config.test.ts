@@ -1,7 +1,7 @@
 import { describe as group, expect, test } from '@jest/globals';
 import { describe, parseGuestConfig } from './guest-config.js';
 
-const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee' };
+const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee', vmid: '900001' };
 /** As PVE writes a description: a comment per line, escaped. */
 function written(description: string): string { return description.split('\n').map((line) => `#${encodeURIComponent(line).replaceAll('%20', ' ').replaceAll('%2F', '/')}\n`).join(''); }
 

@@ -4,6 +4,7 @@
 //   #Pod default/web, container app          description, a line each, %-escaped
 //   #crisp-owner: pve1 /run/crisp
 //   #crisp-container: 4f0c…                  (facts of PVE::LXC::Config)
+//   #crisp-vmid: 900123
 //   #<!-- crisp-keepsake q1ZKLC… -->         which the GUI does not show
 //   tags: crisp;default
 //   lxc.include: /run/crisp/bundles/4f0c…/lxc.conf
@@ -14,6 +15,8 @@ export interface Mark {
   /** NODE and state folder: two crisps on one node (the daemon and the command line) do not touch each other's CTs. */
   readonly owner: string;
   readonly containerId: string;
+  /** A clone has the notes of the CT that it was made from, and is somebody else's. */
+  readonly vmid: string;
 }
 
 export interface GuestConfig {
@@ -29,10 +32,11 @@ export interface GuestConfig {
 
 const ownerKey = 'crisp-owner';
 const containerKey = 'crisp-container';
+const vmidKey = 'crisp-vmid';
 
 /** The description of a CT: words for whoever looks at it in the GUI, then the mark, then what finds it again. */
 export function describe(words: readonly string[], mark: Mark, keepsake?: string): string {
-  return [...words, `${ownerKey}: ${mark.owner}`, `${containerKey}: ${mark.containerId}`, ...(keepsake ? [`<!-- crisp-keepsake ${keepsake} -->`] : [])].map(oneLine).join('\n');
+  return [...words, `${ownerKey}: ${mark.owner}`, `${containerKey}: ${mark.containerId}`, `${vmidKey}: ${mark.vmid}`, ...(keepsake ? [`<!-- crisp-keepsake ${keepsake} -->`] : [])].map(oneLine).join('\n');
 }
 
 /** A line break in what a pod brings must not begin a line of ours. */
@@ -52,14 +56,14 @@ export function parseGuestConfig(text: string): GuestConfig {
   return { tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean), description, mark: markOf(description), keepsake: /^<!-- crisp-keepsake ([\w+/=]+) -->$/m.exec(description)?.[1], values };
 }
 
-/** Both lines, each exactly once: a description that somebody has pasted another one into is nobody's. */
+/** All lines, each exactly once: a description that somebody has pasted another one into is nobody's. */
 function markOf(description: string): Mark | undefined {
   const only = (key: string): string | undefined => {
     const found = description.split('\n').filter((line) => line.startsWith(`${key}: `));
     return found.length === 1 ? found[0]?.slice(key.length + 2).trim() : undefined;
   };
-  const [owner, containerId] = [only(ownerKey), only(containerKey)];
-  return owner && containerId ? { owner, containerId } : undefined;
+  const [owner, containerId, vmid] = [only(ownerKey), only(containerKey), only(vmidKey)];
+  return owner && containerId && vmid ? { owner, containerId, vmid } : undefined;
 }
 
 /** A foreign description may hold a % that escapes nothing. */

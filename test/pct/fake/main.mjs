@@ -1,6 +1,6 @@
 // The verbs of pct: what each checks, in which order, and what it says.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, readdirSync, unlinkSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, readdirSync, unlinkSync } from 'node:fs';
 import { at, checkQuorum, Died, die, setting } from './place.mjs';
 import { attach, initPid, isRunning, kill, shutdown, start } from './container.mjs';
 import { parse, parseNet, verbs } from './grammar.mjs';
@@ -125,13 +125,14 @@ const changing = ['create', 'set', 'unlock', 'destroy'];
 
 export async function main([verb = '', ...words]) {
   try {
+    if (!isLocked()) appendFileSync(at('calls'), `${[verb, ...words].join(' ')}\n`);
     pause();
     if (verb === 'help' || verb === 'version') return void process.stdout.write(`a fake of pct, for tests; its verbs: ${Object.keys(verbs).join(', ')}\n`);
     if (!verbs[verb]) return unknown(verb);
     const { given, options, command } = parse(verb, words);
     const failure = setting(`fail/${verb}`);
     if (failure !== undefined) return injected(JSON.parse(failure));
-    if (changing.includes(verb) && process.env.FAKE_PCT_LOCKED !== '1') return locked(given.vmid);
+    if (changing.includes(verb) && !isLocked()) return locked(given.vmid);
     await run[verb](given, options, command);
   } catch (error) {
     process.stderr.write(`${error instanceof Died || error.code === 255 ? error.message : error.stack}\n`);
@@ -149,6 +150,9 @@ function injected({ code = 255, stdout = '', stderr = '' }) {
   process.stderr.write(stderr);
   process.exitCode = code;
 }
+
+/** This is the second run of a call, under the lock. */
+const isLocked = () => process.env.FAKE_PCT_LOCKED === '1';
 
 /** Once more, under the lock; --close: nothing that the call starts inherits it. */
 function locked(vmid) {
@@ -168,7 +172,7 @@ function locked(vmid) {
 
 function pause() {
   const ms = Number(setting('delay-ms') ?? 0);
-  if (ms > 0 && process.env.FAKE_PCT_LOCKED !== '1') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+  if (ms > 0 && !isLocked()) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 function withHardwareAddress(net) {
