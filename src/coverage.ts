@@ -31,7 +31,7 @@ const none = (names: string, note: string): Fields => on('none')(undefined, name
 const at = (name: string): string => `test/integration/${name}.test.ts`;
 const badInput = at('bad-input');
 const bundle = at('bundle');
-const lifecycle = at('lifecycle');
+const lifecycle = at('contract');
 const fields = at('requests');
 const stats = at('stats');
 const checkpoint = at('checkpoint');
@@ -155,7 +155,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   UpdateContainerResourcesRequest: {
     ...applied(fields, 'container_id linux'), ...rejected(fields, 'windows', 'a request without "linux" is refused'), ...none('annotations', 'no option of crisp is set this way'),
   },
-  ReopenContainerLogRequest: applied(at('restart'), 'container_id'),
+  ReopenContainerLogRequest: applied(lifecycle, 'container_id'),
   CheckpointContainerRequest: applied(checkpoint, 'container_id location timeout', 'where criu and the runtime can; rejected on pct and elsewhere', 'rejected'),
   CheckpointPodRequest: rejected(fields, 'pod_sandbox_id output_path container_ids options', wholePods),
   RestorePodRequest: rejected(fields, 'checkpoint_path config runtime_handler options container_configs', wholePods),
@@ -178,7 +178,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
 
   // ------------------------------------------------------------ the runtime
   VersionRequest: none('version', 'the kubelet\'s; the answer is crisp\'s own'),
-  StatusRequest: applied(at('restart'), 'verbose'),
+  StatusRequest: applied(lifecycle, 'verbose'),
   UpdateRuntimeConfigRequest: applied(at('errors'), 'runtime_config'),
   RuntimeConfig: applied(at('errors'), 'network_config'),
   NetworkConfig: applied(at('errors'), 'pod_cidr', 'rendered into the template of the configuration'),

@@ -11,7 +11,7 @@ const startErrorExitCode = 128;
 
 export async function startContainer(parts: Parts, request: StartContainerRequest__Output): Promise<StartContainerResponse> {
   const { id, sandboxId } = containerOf(parts, request.container_id);
-  await parts.locks.with(sandboxId, async () => {
+  await parts.locks.with(sandboxId, () => parts.stops.whileStarting(id, async () => {
     const record = containerOf(parts, id);
     const state = containerState(record);
     if (state !== 'CONTAINER_CREATED') throw new CrispError('WrongContainerState', `container ${id} cannot be started: it is ${state}`);
@@ -29,6 +29,6 @@ export async function startContainer(parts: Parts, request: StartContainerReques
     }
     log.info('container started');
     parts.events.emit('CONTAINER_STARTED_EVENT', id, sandbox);
-  });
+  }));
   return {};
 }

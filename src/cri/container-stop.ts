@@ -18,10 +18,20 @@ const killPatienceMs = 10_000;
 /** After SIGKILL, when we stop to rely on the monitor and look for ourselves. */
 const lookAfterMs = 2_000;
 
-/** Stops under way, and who waits for which exit. */
+/** Starts and stops under way, and who waits for which exit. */
 export class Stops {
+  private readonly starts = new Map<string, Promise<void>>();
   private readonly stops = new Map<string, { readonly done: Promise<void>; shorten(deadlineMs: number): void }>();
   private readonly waiters = new Map<string, Set<() => void>>();
+
+  /** Runs a start. The container's exit is recorded after it: a process may have ended before its runtime says that it started. */
+  async whileStarting(id: string, start: () => Promise<void>): Promise<void> {
+    const done = start().finally(() => this.starts.delete(id));
+    this.starts.set(id, done);
+    return done;
+  }
+
+  async started(id: string): Promise<void> { await this.starts.get(id)?.catch(() => undefined); }
 
   /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
   async join(id: string, timeoutMs: number, begin: (deadline: Deadline) => Promise<void>): Promise<void> {
@@ -122,6 +132,7 @@ async function stop(parts: Parts, record: ContainerRecord, timeoutMs: number, de
  * @param exit undefined: it has ended, nobody knows how
  */
 export async function recordExit(parts: Parts, id: string, exit: Exit | undefined): Promise<void> {
+  await parts.stops.started(id);
   await withLogContext({ containerId: id }, async () => {
     let first = false;
     const record = await parts.store.containers.change(id, (present) => {

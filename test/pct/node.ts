@@ -46,10 +46,15 @@ export class Node {
 
   /** @param lxc keys of that section of its configuration @param handler and of the handler */
   async daemon(lxc: Readonly<Record<string, unknown>> = {}, handler: Readonly<Record<string, unknown>> = {}): Promise<Daemon> {
-    return startDaemon({ onHost: isReal, config: {
+    return startDaemon({ onHost: isReal, config: this.config(lxc, handler) });
+  }
+
+  /** What a daemon's configuration says of this node. */
+  config(lxc: Readonly<Record<string, unknown>> = {}, handler: Readonly<Record<string, unknown>> = {}): Readonly<Record<string, unknown>> {
+    return {
       handlers: { lxc: { type: 'pct', ...handler } },
       lxc: { ...this.places.config, vmid_range: this.range, pct_timeout_seconds: 120 * patience, ...lxc },
-    } });
+    };
   }
 
   /** The configurations of the CTs that the tests have now: "VMID.conf". */
