@@ -91,13 +91,14 @@ describe('a user namespace', () => {
   const mapping = { containerID: 0, hostID: 300_000, size: 65_536 };
 
   test('owns the others, and its mapping holds', async () => {
-    const pinned = await pinNamespaces(folder, { ...all, user: { uids: [mapping], gids: [{ ...mapping, hostID: 400_000 }] } }, { hostname: 'mapped', sysctls: { 'net.ipv4.ip_unprivileged_port_start': '7' } });
+    const pinned = await pinNamespaces(folder, { ...all, user: { uids: [mapping], gids: [{ ...mapping, hostID: 400_000 }] } }, { hostname: 'mapped', sysctls: { 'net.ipv4.ip_unprivileged_port_start': '7', 'kernel.shm_rmid_forced': '1', 'fs.mqueue.msg_max': '20' } });
     expect(pinned.user).toBe(join(folder, 'user'));
     const options = [`--user=${pinned.user}`, `--net=${pinned.network}`, `--uts=${pinned.uts}`, `--ipc=${pinned.ipc}`];
     expect((await inside(options, 'cat', '/proc/self/uid_map')).split(/\s+/)).toEqual(['0', '300000', '65536']);
     expect((await inside(options, 'cat', '/proc/self/gid_map')).split(/\s+/)).toEqual(['0', '400000', '65536']);
     expect(await inside(options, 'hostname')).toBe('mapped');
     expect(await inside(options, 'sysctl', '-n', 'net.ipv4.ip_unprivileged_port_start')).toBe('7');
+    expect(await inside(options, 'sysctl', '-n', 'kernel.shm_rmid_forced', 'fs.mqueue.msg_max')).toBe('1\n20');
     // Only the owner's root may: in a network namespace of the host's it would be refused.
     await inside(options, 'ip', 'link', 'set', 'lo', 'up');
     await inside(options, 'hostname', 'by-its-root');

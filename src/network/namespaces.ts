@@ -160,8 +160,15 @@ async function pinUnderUserNamespace(pinned: Pinned, mappings: NonNullable<Wante
   }
   // From outside the user namespace: our root may set what the pod's root may not.
   const { user: _, ...others } = pinned;
-  await applySettings('nsenter', others, settings);
+  const sysctls = Object.entries(settings.sysctls);
+  const ofIpc = { sysctls: Object.fromEntries(sysctls.filter(([name]) => isOfIpc(name))) };
+  await applySettings('nsenter', others, { ...settings, sysctls: Object.fromEntries(sysctls.filter(([name]) => !isOfIpc(name))) });
+  if (Object.keys(ofIpc.sysctls).length === 0) return;
+  // But those of its ipc namespace belong to the pod's root on newer kernels, which opens them to nobody else, and to ours on older ones.
+  await applySettings('nsenter', pinned, ofIpc).catch(() => applySettings('nsenter', others, ofIpc));
 }
+
+function isOfIpc(sysctl: string): boolean { return /^(kernel\.(shm|msg|sem)|fs\.mqueue\.)/.test(sysctlPath(sysctl).join('.')); }
 
 /** The lines of /proc/PID/uid_map (user_namespaces(7)); the kernel takes them in one write. */
 function mapLines(mappings: readonly IdMapping[]): string {

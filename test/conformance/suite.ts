@@ -1,4 +1,5 @@
-// The whole suite of cri-tools, run on a daemon of our own, once for each runtime.
+// The whole suite of cri-tools, run on a daemon of our own, once for each runtime
+// (CTs: on the fake of pct around the real liblxc).
 //
 // Environment: CRITEST and CRICTL (else from PATH), CRITEST_SKIP (a pattern of
 // specs to leave out for now), CRITEST_IMAGES_SCRIPT (makes stand-ins for the
@@ -13,6 +14,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
+import { Node } from '../pct/node.js';
 
 const run = promisify(execFile);
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
@@ -35,6 +37,7 @@ export interface Pass {
 export const passes: readonly Pass[] = [
   { name: 'crun', handler: 'crun', arguments: [] },
   { name: 'runc', handler: 'runc', arguments: [] },
+  { name: 'CTs', handler: 'lxc', arguments: [] },
   { name: 'crun, WebSocket', handler: 'crun', arguments: ['--websocket-exec', '--websocket-attach', '--websocket-portforward', '--ginkgo.focus-file=streaming.go'] },
 ];
 
@@ -43,8 +46,10 @@ export interface Skip {
   readonly pattern: RegExp;
   /** A file of the host: where it exists, the specs are run. */
   readonly unless: string | undefined;
-  /** critest itself may skip the specs in this pass, when it finds that the runtime does not offer what they need; undefined: they are never run. */
+  /** The only pass that skips them; undefined: all do. */
   readonly pass: string | undefined;
+  /** critest itself may skip them, when it finds that the runtime does not offer what they need; else they are not run. */
+  readonly byCritest: boolean;
   readonly reason: string;
 }
 
@@ -58,12 +63,12 @@ export async function readSkips(): Promise<Skip[]> {
   const listed: Skip[] = [];
   for (const line of (await readFile(here('skips.txt'), 'utf8')).split('\n')) {
     if (!line.trim() || line.startsWith('#')) continue;
-    const [, pattern = '', unless, pass, reason = ''] = /^(\S.*?)(?: unless (\S+))?(?: by critest on (\S+))? # (.+)$/.exec(line) ?? [];
+    const [, pattern = '', unless, byCritest, pass, reason = ''] = /^(\S.*?)(?: unless (\S+))?(?: (by critest )?on (crun|runc|CTs))? # (.+)$/.exec(line) ?? [];
     if (!reason) throw new Error(`skips.txt: "${line}" gives no reason`);
-    listed.push({ pattern: new RegExp(pattern), unless, pass, reason });
+    listed.push({ pattern: new RegExp(pattern), unless, pass, byCritest: byCritest !== undefined, reason });
   }
   const extra = process.env['CRITEST_SKIP'];
-  if (extra) listed.push({ pattern: new RegExp(extra), unless: undefined, pass: undefined, reason: 'left out by CRITEST_SKIP' });
+  if (extra) listed.push({ pattern: new RegExp(extra), unless: undefined, pass: undefined, byCritest: false, reason: 'left out by CRITEST_SKIP' });
   return listed.filter(({ unless }) => unless === undefined || !existsSync(unless));
 }
 
@@ -71,6 +76,7 @@ export async function readSkips(): Promise<Skip[]> {
 export async function runSuite(skips: readonly Skip[]): Promise<Map<Pass, Spec[]>> {
   let daemon: Daemon | undefined;
   let registry: ChildProcess | undefined;
+  const node = await Node.start();
   try {
     daemon = await startDaemon();
     const images = join(daemon.folder, 'images');
@@ -80,17 +86,18 @@ export async function runSuite(skips: readonly Skip[]): Promise<Map<Pass, Spec[]
       process.stderr.write('critest: its images are stand-ins made from Debian packages, and its one constant image digest is theirs\n');
     }
     const results = new Map<Pass, Spec[]>();
-    for (const pass of passes) results.set(pass, await runPass(daemon, pass, registry && images, skips));
+    for (const pass of passes) results.set(pass, await runPass(daemon, node, pass, registry && images, skips));
     return results;
   } finally {
     await daemon?.destroy();
+    await node.stop();
     registry?.kill('SIGKILL');
   }
 }
 
 /** @param images the folder of the stand-ins, with the suite's program that knows their digest */
-async function runPass(daemon: Daemon, pass: Pass, images: string | undefined, skips: readonly Skip[]): Promise<Spec[]> {
-  await daemon.writeConfig({ log_level: 'info', default_container_type: pass.handler, fallback: {}, ...(images ? { images: { registries_conf: join(images, 'registries.conf') } } : {}) });
+async function runPass(daemon: Daemon, node: Node, pass: Pass, images: string | undefined, skips: readonly Skip[]): Promise<Spec[]> {
+  await daemon.writeConfig({ ...(pass.handler === 'lxc' ? node.config() : {}), log_level: 'info', default_container_type: pass.handler, fallback: {}, ...(images ? { images: { registries_conf: join(images, 'registries.conf') } } : {}) });
   await daemon.restart();
   const report = join(daemon.folder, 'report.json');
   await rm(report, { force: true });
@@ -98,7 +105,7 @@ async function runPass(daemon: Daemon, pass: Pass, images: string | undefined, s
   const { stdout, stderr } = await daemon.machine.run([
     images ? join(images, 'critest') : critest, '--runtime-endpoint', endpoint, '--image-endpoint', endpoint, '--ginkgo.no-color', '--ginkgo.json-report', report,
     ...(images ? ['--test-images-file', join(images, 'images.yaml')] : []),
-    ...pass.arguments, ...skips.filter((skip) => skip.pass === undefined).map(({ pattern }) => `--ginkgo.skip=${pattern.source}`),
+    ...pass.arguments, ...skips.filter((skip) => !skip.byCritest && (skip.pass ?? pass.name) === pass.name).map(({ pattern }) => `--ginkgo.skip=${pattern.source}`),
   ], suiteTimeoutMs);
   if (!existsSync(report)) throw new Error(`critest made no report: ${(stdout + stderr).slice(-2000)}`);
   const specs = specsOf(await readFile(report, 'utf8'));

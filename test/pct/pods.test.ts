@@ -172,6 +172,8 @@ test('a read-only root, masked paths, no rights', async () => {
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(), { linux: { security_context: {
     readonly_rootfs: true, capabilities: { drop_capabilities: ['ALL'], add_capabilities: ['NET_RAW'] }, masked_paths: ['/proc/kcore', '/proc/timer_list', '/sys/firmware'], readonly_paths: ['/proc/sys', '/proc/bus'],
   } } }));
+  const other = await startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: 'other', attempt: 0 }, linux: { security_context: { masked_paths: ['/etc/hosts', '/home'], readonly_paths: ['/tmp'] } } }));
+  expect(await output(other, ['sh', '-c', 'cat /etc/hosts; ls -A /home; touch /home/x 2>/dev/null || echo masked; touch /tmp/x 2>/dev/null || echo ro; ls -A /tmp'])).toBe('masked\nro\n');
   expect(await output(id, ['sh', '-c', 'touch /x 2>/dev/null || echo ro; touch /dev/shm/x && echo shm; cat /proc/timer_list; (echo 1 > /proc/sys/vm/swappiness) 2>/dev/null || echo masked; grep CapBnd /proc/1/status'])).toBe('ro\nshm\nmasked\nCapBnd:\t0000000000002000\n');
   await removePod(daemon, pod.id);
 });

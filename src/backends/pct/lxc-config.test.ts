@@ -72,6 +72,14 @@ test('a privileged container sees /proc and /sys as they are', () => {
   expect(found).toContain('lxc.mount.auto = proc:rw sys:rw');
 });
 
+test('paths of the image are masked whatever they are, and never looked up on the host', () => {
+  const found = lines(spec((made) => { made.linux.maskedPaths = ['/secret']; made.linux.readonlyPaths = ['/tmp']; }));
+  expect(found).toEqual(expect.arrayContaining([
+    'lxc.mount.entry = tmpfs secret tmpfs ro,size=0k,optional 0 0', 'lxc.mount.entry = /dev/null secret none bind,optional 0 0',
+    'lxc.mount.entry = tmp tmp none rbind,ro,optional,relative 0 0',
+  ]));
+});
+
 test('limits that pct rounds are exact, where the node has cgroup v2', () => {
   const limited = spec((made) => { made.linux.resources = { memory: { limit: 10_000_001, swap: 10_000_001 }, cpu: { shares: 2, quota: 15_000, period: 100_000, cpus: '0' }, pids: { limit: 7 } }; });
   expect(lines(limited).filter((line) => line.includes('cgroup'))).toEqual(expect.arrayContaining([

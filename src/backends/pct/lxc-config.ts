@@ -136,17 +136,23 @@ function deviceRules({ linux }: Spec): string[] {
 }
 
 /**
- * A mask covers: a file by /dev/null, a folder by an empty tmpfs. What is to be
- * read-only and is no business of proc:mixed is the same for all of the host.
+ * A mask covers: a file by /dev/null, a folder by an empty tmpfs; which of both
+ * a path of the image is shows when it is mounted on, so both are tried.  What is
+ * to be read-only and is no business of proc:mixed is bound onto itself.
  */
 function maskEntries({ spec, isFolder }: LxcPlan): string[] {
+  const empty = (path: string): string => entry('tmpfs', path, 'tmpfs', ['ro', 'size=0k', 'optional']);
+  const nothing = (path: string): string => entry('/dev/null', path, 'none', ['bind', 'optional']);
   return [
-    ...(spec.linux.maskedPaths ?? []).map((path) => (isFolder(path)
-      ? entry('tmpfs', path, 'tmpfs', ['ro', 'size=0k', 'optional'])
-      : entry('/dev/null', path, 'none', ['bind', 'optional']))),
-    ...(spec.linux.readonlyPaths ?? []).filter((path) => !/^\/proc\/sys(rq-trigger)?(\/|$)/.test(path)).map((path) => entry(path, path, 'none', ['bind', 'ro', 'optional'])),
+    ...(spec.linux.maskedPaths ?? []).flatMap((path) => (!isOfKernel(path) ? [empty(path), nothing(path)] : isFolder(path) ? [empty(path)] : [nothing(path)])),
+    ...(spec.linux.readonlyPaths ?? []).filter((path) => !/^\/proc\/sys(rq-trigger)?(\/|$)/.test(path)).map((path) => (isOfKernel(path)
+      ? entry(path, path, 'none', ['bind', 'ro', 'optional'])
+      : entry(path.replace(/^\/+/, ''), path, 'none', ['rbind', 'ro', 'optional', 'relative']))),
   ];
 }
+
+/** The same on the host as in the CT. */
+function isOfKernel(path: string): boolean { return /^\/(proc|sys)\//.test(path); }
 
 /** A line of fstab(5), with its target relative to the rootfs. */
 function entry(source: string, target: string, type: string, options: readonly string[]): string {
