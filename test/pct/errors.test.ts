@@ -1,0 +1,104 @@
+// What pct refuses reaches the kubelet as what it means, and nothing is left of it.
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test as testAll } from '@jest/globals';
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { status } from '@grpc/grpc-js';
+import type { Daemon } from '../helpers/daemon.js';
+import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
+import { isReal, Node } from './node.js';
+
+// A real node does not fail when a test wishes it to.
+const test = isReal ? testAll.skip : testAll;
+
+let node: Node;
+let daemon: Daemon;
+let pod: Awaited<ReturnType<typeof runPod>>;
+let clean: string[];
+beforeAll(async () => {
+  node = await Node.start();
+  daemon = await node.daemon();
+  await daemon.addImage();
+});
+afterAll(async () => {
+  await daemon?.destroy();
+  await node?.stop();
+});
+beforeEach(async () => {
+  clean = await daemon.traces();
+  pod = await runPod(daemon, {}, 'lxc');
+});
+afterEach(async () => {
+  await removePod(daemon, pod.id);
+  expect([await node.guests(), await node.remains()]).toEqual([[], []]);
+  expect(await daemon.traces()).toEqual(clean);
+});
+
+const create = (): Promise<string> => createContainer(daemon, pod, containerConfig(untilStopped()));
+
+/** What pct does at a verb for as long as `during` runs. */
+async function failing(verb: string, said: { stdout?: string; stderr: string }, during: () => Promise<unknown>): Promise<void> {
+  const wish = join(node.folder, 'fail', verb);
+  await writeFile(wish, JSON.stringify({ code: 255, stdout: '', ...said }));
+  try { await during(); } finally { await rm(wish); }
+}
+
+describe('create', () => {
+  test('without quorum can be tried again later', async () => {
+    const sign = join(node.folder, 'no-quorum');
+    await writeFile(sign, '');
+    try {
+      await expect(create()).rejects.toMatchObject({ code: status.UNAVAILABLE, details: expect.stringMatching(/NoQuorum.*stage: pct create, tool: pct.*no quorum\?.*hint: /s) });
+    } finally {
+      await rm(sign);
+    }
+    expect(await node.guests()).toEqual([]);
+    await create();
+  });
+
+  test.each([
+    ['out of space', "unable to create CT 1 - command 'tar' failed: write error: No space left on device", status.RESOURCE_EXHAUSTED, 'DiskFull'],
+    ['the storage is not there', "storage 'gone' does not exist", status.INTERNAL, 'StorageFailed'],
+    ['somebody else has the lock', "can't lock file '/run/lock/lxc/pve-config-1.lock' - got timeout", status.UNAVAILABLE, 'Locked'],
+    ['no rights', '403 Permission check failed (/vms/1, VM.Allocate)', status.PERMISSION_DENIED, 'PermissionDenied'],
+    ['words that nobody knows', 'a new message', status.INTERNAL, 'RuntimeFailed'],
+  ])('%s', async (_, stderr, code, id) => {
+    await failing('create', { stderr: `${stderr}\n`, stdout: 'what the task said\n' }, async () => {
+      await expect(create()).rejects.toMatchObject({ code, details: expect.stringMatching(new RegExp(`${id}: .*what the task said`, 's')) });
+    });
+    expect(await node.guests()).toEqual([]);
+    await create();
+  });
+});
+
+describe('start', () => {
+  test('of a CT that a backup holds', async () => {
+    const id = await create();
+    const [guest = ''] = await node.guests();
+    const before = await node.guest(guest);
+    await node.writeGuest(guest, `${before}lock: backup\n`);
+    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({ code: status.UNAVAILABLE, details: expect.stringMatching(/Locked: .*CT is locked \(backup\).*hint: .*pct unlock \d+/s) });
+    await node.writeGuest(guest, before);
+  });
+
+  test('that fails has liblxc\'s reason in its error', async () => {
+    const id = await create();
+    await failing('start', { stderr: "startup for container '1' failed\n", stdout: 'run_buffer: 571 Script exited with status 1\n' }, async () => {
+      await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({ details: expect.stringMatching(/StartFailed.*Script exited with status 1/s) });
+    });
+    const { status: found } = await daemon.client.runtime.ContainerStatus({ container_id: id });
+    expect(found).toMatchObject({ state: 'CONTAINER_EXITED', reason: 'StartError' });
+  });
+});
+
+describe('destroy', () => {
+  test('of a locked CT fails, keeps the container, and works once the lock is gone', async () => {
+    const id = await startContainer(daemon, pod, containerConfig('exit 0'));
+    const [guest = ''] = await node.guests();
+    const before = await node.guest(guest);
+    await node.writeGuest(guest, `${before}lock: snapshot\n`);
+    await expect(daemon.client.runtime.RemoveContainer({ container_id: id })).rejects.toMatchObject({ code: status.UNAVAILABLE, details: expect.stringContaining('CT is locked (snapshot)') });
+    expect((await daemon.client.runtime.ListContainers({ filter: { id } })).containers).toHaveLength(1);
+    await node.writeGuest(guest, before);
+    await daemon.client.runtime.RemoveContainer({ container_id: id });
+  });
+});
