@@ -31,7 +31,7 @@ const none = (names: string, note: string): Fields => on('none')(undefined, name
 const at = (name: string): string => `test/integration/${name}.test.ts`;
 const badInput = at('bad-input');
 const bundle = at('bundle');
-const lifecycle = at('contract');
+const contract = 'test/helpers/contract.ts';
 const fields = at('requests');
 const stats = at('stats');
 const checkpoint = at('checkpoint');
@@ -91,8 +91,8 @@ export const coverage: Readonly<Record<string, Fields>> = {
   WindowsPodSandboxConfig: none('security_context', windows),
   WindowsSandboxSecurityContext: none('run_as_username credential_spec host_process namespace_options', windows),
   WindowsNamespaceOption: none('network', windows),
-  StopPodSandboxRequest: applied(lifecycle, 'pod_sandbox_id'),
-  RemovePodSandboxRequest: applied(lifecycle, 'pod_sandbox_id'),
+  StopPodSandboxRequest: applied(contract, 'pod_sandbox_id'),
+  RemovePodSandboxRequest: applied(contract, 'pod_sandbox_id'),
   PodSandboxStatusRequest: applied(at('routing'), 'pod_sandbox_id verbose'),
   ListPodSandboxRequest: applied(fields, 'filter'),
   StreamPodSandboxesRequest: applied(fields, 'filter'),
@@ -144,9 +144,9 @@ export const coverage: Readonly<Record<string, Fields>> = {
   WindowsContainerResources: none('cpu_shares cpu_count cpu_maximum memory_limit_in_bytes rootfs_size_in_bytes affinity_cpus', windows),
   WindowsCpuGroupAffinity: none('cpu_mask cpu_group', windows),
   WindowsContainerSecurityContext: none('run_as_username credential_spec host_process', windows),
-  StartContainerRequest: applied(lifecycle, 'container_id'),
-  StopContainerRequest: applied(lifecycle, 'container_id timeout'),
-  RemoveContainerRequest: applied(lifecycle, 'container_id'),
+  StartContainerRequest: applied(contract, 'container_id'),
+  StopContainerRequest: applied(contract, 'container_id timeout'),
+  RemoveContainerRequest: applied(contract, 'container_id'),
   ListContainersRequest: applied(fields, 'filter'),
   StreamContainersRequest: applied(fields, 'filter'),
   ContainerFilter: applied(fields, 'id state pod_sandbox_id label_selector'),
@@ -155,13 +155,13 @@ export const coverage: Readonly<Record<string, Fields>> = {
   UpdateContainerResourcesRequest: {
     ...applied(fields, 'container_id linux'), ...rejected(fields, 'windows', 'a request without "linux" is refused'), ...none('annotations', 'no option of crisp is set this way'),
   },
-  ReopenContainerLogRequest: applied(lifecycle, 'container_id'),
+  ReopenContainerLogRequest: applied(contract, 'container_id'),
   CheckpointContainerRequest: applied(checkpoint, 'container_id location timeout', 'where criu and the runtime can; rejected on pct and elsewhere', 'rejected'),
   CheckpointPodRequest: rejected(fields, 'pod_sandbox_id output_path container_ids options', wholePods),
   RestorePodRequest: rejected(fields, 'checkpoint_path config runtime_handler options container_configs', wholePods),
 
   // ------------------------------------------------------------ exec and streams
-  ExecSyncRequest: applied(lifecycle, 'container_id cmd timeout'),
+  ExecSyncRequest: applied(contract, 'container_id cmd timeout'),
   ExecRequest: applied(fields, 'container_id cmd tty stdin stdout stderr'),
   AttachRequest: { ...applied(fields, 'container_id stdin stdout stderr'), ...none('tty', 'a container that has a terminal is attached to as one') },
   PortForwardRequest: { ...applied(fields, 'pod_sandbox_id'), ...applied(fields, 'port', 'checked; the ports that the client then opens count') },
@@ -178,7 +178,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
 
   // ------------------------------------------------------------ the runtime
   VersionRequest: none('version', 'the kubelet\'s; the answer is crisp\'s own'),
-  StatusRequest: applied(lifecycle, 'verbose'),
+  StatusRequest: applied(contract, 'verbose'),
   UpdateRuntimeConfigRequest: applied(at('errors'), 'runtime_config'),
   RuntimeConfig: applied(at('errors'), 'network_config'),
   NetworkConfig: applied(at('errors'), 'pod_cidr', 'rendered into the template of the configuration'),
