@@ -84,10 +84,10 @@ describe('exec', () => {
 
   test('as the container\'s own process has them', async () => {
     const own = async (file: string) => output(id, ['cat', `/proc/1/${file}`]);
-    // liblxc before 7 drops the groups of an unprivileged CT, and then the verbose status says so.
+    // liblxc 5 (of Debian 12) drops the groups of an unprivileged CT, and then the verbose status says so.
     const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
     const { notHonoured } = JSON.parse(info['info'] ?? '') as { notHonoured: string[] };
-    expect([/^Groups:\s*50\s*$/m.test(await own('status')), notHonoured.includes('spec.process.user.additionalGids')].filter(Boolean)).toHaveLength(1);
+    expect([/^Groups:.*\b50\b/m.test(await own('status')), notHonoured.includes('spec.process.user.additionalGids')].filter(Boolean)).toHaveLength(1);
     const environment = (await own('environ')).split('\0');
     for (const entry of ['WORDS= a "b" $HOME ', 'LINES_OF=one\ntwo', 'LD_LIBRARY_PATH=/x\n']) expect(environment).toContain(entry);
   });

@@ -60,7 +60,7 @@ export class PctBackend implements Backend {
   shifts = false;
   /** Set by the probe: pct sets the address of a CT's net0 itself. */
   hostManaged = false;
-  /** Set by the probe: liblxc before 7 drops the supplemental groups of an unprivileged CT. */
+  /** Set by the probe: liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
   givesGroups = true;
   private readonly pct: Pct;
   private readonly guard: Guard;
