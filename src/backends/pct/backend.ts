@@ -151,7 +151,7 @@ export class PctBackend implements Backend {
       const meaning = meaningOf(error);
       if (meaning !== 'exited at once' && meaning !== 'already running') {
         await tell(container, 'quit');
-        throw await withLxcLog(error, container.folder);
+        throw await withLxcLog(error, vmid, container);
       }
     }
     return { pid: await this.initPid(vmid) ?? 0 };
@@ -358,9 +358,11 @@ async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
 }
 
-/** liblxc's own words say more than pct's, which go to the unit's stderr: the container's log. Its first ones are the cause, the later ones what came of it. */
-async function withLxcLog(error: unknown, bundle: string): Promise<unknown> {
-  const said = [...(await readFileIfThere(lxcLog(bundle)) ?? '').matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)].map(([, words = '']) => words).slice(0, 4).join('\n');
+/** liblxc's own words say more than pct's. Its first ones are the cause, the later ones what came of it. liblxc 5 writes them to its log file, 6 to the CT's stderr alone. */
+async function withLxcLog(error: unknown, vmid: number, { folder, logPath }: Pick<ContainerRef, 'folder' | 'logPath'>): Promise<unknown> {
+  const file = [...(await readFileIfThere(lxcLog(folder)) ?? '').matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)];
+  const stderr = [...(await readFileIfThere(logPath) ?? '').matchAll(new RegExp(`^\\S+ stderr F lxc-start: ${vmid}: \\S+ \\w+: \\d+ (.*)$`, 'gm'))];
+  const said = (file.length > 0 ? file : stderr).map(([, words = '']) => words).slice(0, 4).join('\n');
   if (!said || !(error instanceof CrispError)) return error;
   return new CrispError(error.id, error.message, { stage: error.stage ?? 'start', tool: error.tool ?? 'pct', stderr: said, hint: error.hint, cause: error });
 }
