@@ -24,6 +24,7 @@ describe('CPU rates', () => {
     const samples = new Samples(never);
     samples.nanoCores('a', 0n, 0n);
     expect(samples.nanoCores('a', 1n, 1_000_000n)).toBeUndefined();
+    expect(samples.nanoCores('a', 1n, 99_000_000n)).toBeUndefined(); // less than a period of a quota
     expect(samples.nanoCores('a', second / 10n, second / 5n)).toBe(500_000_000n);
   });
 

@@ -20,7 +20,8 @@ interface Layer {
  * callers who come close together get the rate since the reading before.
  */
 const steadyNs = 1_000_000_000n;
-const shortestNs = 10_000_000n;
+/** A period of the CPU quota (100 ms unless asked otherwise): within one, a container that has used its quota stands still. */
+const shortestNs = 100_000_000n;
 /** A layer's size may be this old; the kubelet asks every 10 s, and evicts by what it hears. */
 const layerAgeMs = 20_000;
 
