@@ -5,7 +5,7 @@
 // flags.  Strict: an unknown key or a wrong type is an error that names the
 // file, the line and the path of the key.  The schema is also what
 // docs/configuration.md, `crisp config --default` and --schema are made of.
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './config-source.js';
 import { CrispError } from './errors.js';
@@ -148,7 +148,7 @@ export const defaultConfigFile = '/etc/crisp/config.yaml';
 
 /** Reads, merges and checks the configuration. @throws InvalidConfigFile with file, line and key */
 export function loadConfig(file?: string, flags: Partial<Config> = {}): Config {
-  const main = file ?? defaultConfigFile;
+  const main = resolve(file ?? defaultConfigFile); // it is read again after the daemon has changed its working folder
   return checkConfig([
     yamlSource(main, file !== undefined),
     ...dropIns(join(dirname(main), 'config.d')).map((dropIn) => yamlSource(dropIn, true)),

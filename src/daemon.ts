@@ -1,5 +1,6 @@
 // The composition root: builds each part once, in order, and takes them down
 // again.  The only file of the daemon that knows concrete backends.
+import { join } from 'node:path';
 import type { Backend } from './backends/backend.js';
 import { OciBackend } from './backends/oci/backend.js';
 import { PctBackend } from './backends/pct/backend.js';
@@ -14,10 +15,10 @@ import type { Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
-import { toCrispError } from './errors.js';
+import { CrispError, toCrispError } from './errors.js';
 import { cgroupDriver } from './host/cgroup.js';
-import { makeFolder } from './host/files.js';
-import { bootId } from './host/proc.js';
+import { makeFolder, readFileIfThere, writeFileAtomic } from './host/files.js';
+import { bootId, identify, isAlive, type ProcessIdentity } from './host/proc.js';
 import { run } from './host/run.js';
 import { Rootfs } from './images/rootfs.js';
 import { Images, imagesOptionsOf } from './images/store.js';
@@ -45,6 +46,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
 
   // 1. Where things are kept.
   for (const folder of [config.state, config.root]) makeFolder(folder, 0o711);
+  await claimState(config.state);
 
   // 2. The nouns.
   const store = new Store(config.state);
@@ -94,6 +96,20 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   network.close();
   for (const { backend } of handlers.values()) await backend.close();
   log.info('crisp has ended; containers run on');
+}
+
+/**
+ * One daemon per state folder: a second one would take what the first is making
+ * for what a crash has left.  We work in it, and so does all that we start,
+ * which is how the next run finds what this one had begun.
+ * @throws DaemonRunning
+ */
+async function claimState(folder: string): Promise<void> {
+  const file = join(folder, 'daemon.json');
+  const known = JSON.parse(await readFileIfThere(file) ?? 'null') as ProcessIdentity | null;
+  if (known && await isAlive(known)) throw new CrispError('DaemonRunning', `crisp runs already as process ${known.pid}, with the state folder ${folder}`);
+  await writeFileAtomic(file, JSON.stringify(await identify(process.pid)));
+  process.chdir(folder);
 }
 
 async function buildHandlers(config: Config): Promise<Map<string, Handler>> {

@@ -47,6 +47,7 @@ export const catalogue = {
   UnknownHandler: { core: 'InvalidInput', meaning: 'The runtime handler (RuntimeClass) of the pod is not configured here.', hint: 'use one of the handlers that `crictl info` lists, or add it to the config' },
   HandlerNotReady: { core: 'WrongState', meaning: 'The runtime handler is configured but its probe failed.', hint: 'see `crisp check` for what is wrong with it' },
   DaemonUnreachable: { core: 'NetworkError', meaning: 'A command could not reach the daemon over its socket.', hint: 'start it (`systemctl start crisp`), or name its socket with --listen' },
+  DaemonRunning: { core: 'WrongState', meaning: 'Another crisp runs with the same state folder.', hint: 'stop it first (`systemctl stop crisp`), or give this one a socket, a root and a state folder of its own' },
   RuleTimeout: { core: 'Timeout', meaning: 'A regular expression of a routing rule took too long on what a pod brought, so the pod is not routed.', hint: 'rewrite the expression without nested repetition; docs/configuration.md shows how rules match' },
   InvalidConfigFile: { core: 'InvalidConfig', meaning: 'The configuration has an unknown key or a value of a wrong type.', hint: 'see docs/configuration.md, or `crisp config --default`' },
   SandboxNotFound: { core: 'NotFound', meaning: 'No pod sandbox has this id.', hint: 'list them with `crictl pods`' },

@@ -92,10 +92,10 @@ export async function stopContainer(parts: Parts, request: StopContainerRequest_
   return {};
 }
 
-/** Stops a container; one that has exited, or that nobody knows, is fine. */
+/** Stops a container; one that has exited, that was never made whole, or that nobody knows, is fine. */
 export async function stopContainerRecord(parts: Parts, id: string, timeoutMs: number): Promise<void> {
   const record = parts.store.containers.get(id);
-  if (!record || record.exit) return;
+  if (!record?.complete || record.exit) return;
   await parts.stops.join(id, timeoutMs, (deadline) => stop(parts, record, timeoutMs, deadline));
 }
 

@@ -4,6 +4,7 @@
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { remove } from '../host/files.js';
+import { outwait } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
 import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
 import { adoptLost } from './adopt.js';
@@ -17,6 +18,8 @@ const patienceMs = 10_000;
 export async function recover(parts: Parts): Promise<void> {
   const started = performance.now();
   const { sandboxes, containers } = parts.store;
+  // 0. What an earlier run had begun, which works in the state folder as we do: a plugin would still add what we take back.
+  await outwait(parts.config.state, patienceMs);
   // 1. What our state folder has lost, and what is alive, asked from each backend once.
   await adoptLost(parts);
   const alive = await surveyAll(parts);

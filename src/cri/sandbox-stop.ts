@@ -3,8 +3,9 @@
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmount } from '../host/mounts.js';
+import { processesIn } from '../host/proc.js';
 import { log } from '../log.js';
-import { findPidHolders, stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
+import { stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
 import { now, type SandboxRecord } from '../pods/records.js';
 import type { RemovePodSandboxRequest__Output } from './generated/runtime/v1/RemovePodSandboxRequest.js';
 import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodSandboxResponse.js';
@@ -49,7 +50,8 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
   if (config.linux?.security_context?.namespace_options?.network !== 'NODE' && !plan.ownNetwork) {
     await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
   }
-  const holders = record.holder ? [record.holder] : sharesPids(config) ? await findPidHolders(namespacesFolder(plan)) : [];
+  // A crash may have come before its record named the holder: it, and what was on the way to become it, works in the pod's folder.
+  const holders = record.holder ? [record.holder] : sharesPids(config) ? await processesIn(namespacesFolder(plan)) : [];
   for (const holder of holders) await stopPidHolder(holder);
   await unpinNamespaces(namespacesFolder(plan));
   await unmount(sharedMemory(plan));

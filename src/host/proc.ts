@@ -1,8 +1,9 @@
 // Processes as /proc shows them.  A pid alone is no identity: pids are reused,
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import { readFileSync } from 'node:fs';
-import { readFileIfThere } from './files.js';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readFileIfThere, realPathOf } from './files.js';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -25,6 +26,29 @@ export async function isAlive(process: ProcessIdentity): Promise<boolean> {
 export async function signalProcess(target: ProcessIdentity, signal: NodeJS.Signals | number): Promise<boolean> {
   if (!(await isAlive(target))) return false;
   try { process.kill(target.pid, signal); return true; } catch { return false; }
+}
+
+/** The processes whose working folder is this very one: what was started there is found again by it, when nobody remembers its pid. */
+export async function processesIn(folder: string): Promise<ProcessIdentity[]> {
+  const path = await realPathOf(folder);
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found = await Promise.all(pids.map(async (pid) => ((await readlink(`/proc/${pid}/cwd`).catch(() => '')) === path ? identify(pid) : undefined)));
+  return found.filter((process) => process !== undefined);
+}
+
+/**
+ * Waits until no process works in the folder but us and those that `stay`
+ * names (/proc/PID/comm); after `patienceMs`, and those that stay in any case, they are killed.
+ */
+export async function outwait(folder: string, patienceMs: number, stay?: string): Promise<void> {
+  const deadline = performance.now() + patienceMs;
+  for (;;) {
+    const there = (await processesIn(folder)).filter(({ pid }) => pid !== process.pid);
+    const names = await Promise.all(there.map(async ({ pid }) => (await readFileIfThere(`/proc/${pid}/comm`).catch(() => ''))?.trim()));
+    if (names.some((name) => name !== stay) && performance.now() < deadline) { await sleep(10); continue; }
+    for (const target of there) await signalProcess(target, 'SIGKILL');
+    return;
+  }
 }
 
 /** Whether a process has a handler for a signal (SigCgt of proc(5)); true for one that is gone. */

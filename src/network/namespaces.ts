@@ -6,7 +6,7 @@
 //   pid                          dies with its first process, so a pod that
 //                                shares one needs a holder (catatonit -P)
 import { writeFileSync } from 'node:fs';
-import { readdir, readlink, rmdir, statfs, writeFile } from 'node:fs/promises';
+import { rmdir, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -185,7 +185,7 @@ export async function startPidHolder(folder: string): Promise<{ path: string; ho
   const enter = (await isNamespaceFile(user)) ? ['nsenter', `--user=${user}`] : [];
   const [tool = '', ...args] = [...enter, 'unshare', '--pid', '--fork', 'catatonit', '-P'];
   makeFolder(folder);
-  const starter = runDetached([tool, ...args], { cwd: folder }); // its mark, for findPidHolders()
+  const starter = runDetached([tool, ...args], { cwd: folder }); // its mark, for the removal of a pod whose record does not name it
   let failed: number | undefined;
   void starter.exited.then((code) => { failed = code ?? -1; });
   // unshare forks and waits: its child is the namespace's first process, and the fork gives no event.
@@ -198,13 +198,6 @@ export async function startPidHolder(folder: string): Promise<{ path: string; ho
   process.kill(starter.pid, 'SIGKILL'); // it would only wait for its child's end
   if (!holder) throw new CrispError('NamespaceFailed', 'the holder of the pod\'s pid namespace does not start', { stage: 'hold pid namespace', tool: 'catatonit' });
   return { path: `/proc/${holder.pid}/ns/pid`, holder };
-}
-
-/** The holder of a pod whose record does not name it, since a crash came before: it, and what was on the way to become it, works in the pod's folder. */
-export async function findPidHolders(folder: string): Promise<ProcessIdentity[]> {
-  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
-  const found = await Promise.all(pids.map(async (pid) => ((await readlink(`/proc/${pid}/cwd`).catch(() => '')) === folder ? identify(pid) : undefined)));
-  return found.filter((process) => process !== undefined);
 }
 
 /** Ends the holder, and with it all that is left in its pid namespace. Idempotent. */

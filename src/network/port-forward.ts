@@ -59,7 +59,7 @@ async function carry(netns: string | undefined, address: string, stream: Duplex,
   // shut-close: socat would hold its stdout open until both directions have ended.
   const socat = ['socat', '-d', '-d', '-t', String(halfCloseSeconds), '-b', String(blockBytes), '-,shut-close', address] as const;
   const running = runStreaming(
-    netns === undefined ? [...socat] : ['nsenter', `--net=${netns}`, '--', ...socat],
+    ['setpriv', '--pdeathsig', 'TERM', ...(netns === undefined ? socat : ['nsenter', `--net=${netns}`, '--', ...socat])], // it has nobody to serve without us
     { stdin: input, stdout: output, stderr: notices, endStdout: true },
     { timeoutMs: 0, signal: AbortSignal.any([signal, broken.signal]), okExitCodes: 'any', stage },
   );

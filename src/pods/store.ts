@@ -50,8 +50,9 @@ export class RecordTable<T extends { readonly id: string }> {
   async load(): Promise<void> {
     makeFolder(this.folder);
     for (const file of await readdir(this.folder)) {
-      if (!file.endsWith('.json') || file.startsWith('.')) continue;
       const path = join(this.folder, file);
+      if (file.startsWith('.')) { await remove(path); continue; } // a write that a crash cut off
+      if (!file.endsWith('.json')) continue;
       try {
         const record = this.schema.parse(JSON.parse(await readFile(path, 'utf8')));
         this.records.set(record.id, record);

@@ -125,6 +125,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
 /** By a command. */
 const refusedCommands: Partial<Record<ErrorId, { readonly words: RegExp; readonly argv: () => string[] }>> = {
   InvalidConfigFile: { words: /InvalidConfigFile: .*bad\.yaml:1: colour: unknown key; hint: see docs\/configuration\.md/, argv: () => ['config', '--config', join(daemon.folder, 'bad.yaml')] },
+  DaemonRunning: { words: /DaemonRunning: crisp runs already as process \d+, .*hint: stop it first/, argv: () => ['serve', '--config', daemon.configFile] },
   DaemonUnreachable: { words: /DaemonUnreachable: .*hint: start it/, argv: () => ['status', '--listen', 'unix:///nonexistent/crisp.sock'] },
 };
 

@@ -4,13 +4,13 @@
 // folder: runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's
 // exit files), and its files in each bundle (FIFOs, attach socket, pid).
 import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { cgroupOfProcess } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
-import { catches, identify, isAlive, signalProcess, type ProcessIdentity } from '../../host/proc.js';
+import { catches, identify, isAlive, outwait, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import { isPodsOwnCgroup } from '../../oci/namespaces.js';
@@ -51,6 +51,7 @@ interface OomKills { readonly group: string; readonly count: number }
 
 const SIGKILL = 9;
 const settleMs = 100;
+const createPatienceMs = 10_000;
 
 export class OciBackend implements Backend {
   readonly name: string;
@@ -146,6 +147,8 @@ export class OciBackend implements Backend {
   async delete(container: ContainerRef): Promise<void> {
     const state = container.state as OciState | undefined;
     const wasAlive = state !== undefined && await isAlive(state.process);
+    // A daemon that was killed in create() may have left the runtime at work: what it makes can be removed when it has made it.
+    if (!state) await outwait(container.folder, createPatienceMs, basename(await this.findConmon()));
     const result = await this.runtime.call('delete', ['--force', container.id], { okExitCodes: 'any' });
     if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr)) throw this.runtime.explain('delete', result.stderr);
     if (wasAlive) await this.exitFile(container); // else conmon would write it after we have cleaned up

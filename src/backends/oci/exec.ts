@@ -34,7 +34,7 @@ async function execPlain(runtime: Runtime, container: ContainerRef, own: Process
   const processFile = join(container.folder, `exec-${counter++}.json`);
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
-  const running = runStreaming(await runtime.argv('exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec' });
+  const running = runStreaming(await runtime.argv('exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
