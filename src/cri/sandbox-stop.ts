@@ -3,7 +3,7 @@
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmount } from '../host/mounts.js';
-import { processesIn } from '../host/proc.js';
+import { programsIn } from '../host/proc.js';
 import { log } from '../log.js';
 import { stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
 import { now, type SandboxRecord } from '../pods/records.js';
@@ -51,7 +51,7 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
     await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
   }
   // A crash may have come before its record named the holder: it, and what was on the way to become it, works in the pod's folder.
-  const holders = record.holder ? [record.holder] : sharesPids(config) ? await processesIn(namespacesFolder(plan)) : [];
+  const holders = record.holder ? [record.holder] : sharesPids(config) ? await programsIn(namespacesFolder(plan)) : [];
   for (const holder of holders) await stopPidHolder(holder);
   await unpinNamespaces(namespacesFolder(plan));
   await unmount(sharedMemory(plan));

@@ -1,7 +1,12 @@
 import { expect, test } from '@jest/globals';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp, rmdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { childrenOf } from './proc.js';
+import { childrenOf, identify, isAlive, outwait, programsIn } from './proc.js';
+import { runDetached } from './run.js';
 
 test('finds the children of every thread', async () => {
   const worker = new Worker(`
@@ -21,4 +26,22 @@ test('finds the children of every thread', async () => {
 
 test('a process that is not there has none', async () => {
   expect(await childrenOf(2 ** 22 + 1)).toEqual([]);
+});
+
+test('programs of ours are found by their folder, and somebody else there is spared', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'proc-'));
+  const somebody = spawn('sleep', ['1000'], { cwd: folder });
+  try {
+    const ours = await identify(runDetached(['sleep', '1000'], { cwd: folder }).pid);
+    if (!ours) throw new Error('it has not started');
+    while ((await programsIn(folder)).length === 0) await new Promise((resolve) => { setTimeout(resolve, 5); }); // between fork and exec it is still us
+    expect(await programsIn(folder)).toEqual([ours]);
+    await outwait(folder, 50);
+    while (await isAlive(ours)) await new Promise((resolve) => { setTimeout(resolve, 5); });
+    expect(somebody.exitCode).toBeNull();
+    expect(await programsIn(folder)).toEqual([]);
+  } finally {
+    somebody.kill('SIGKILL');
+    await rmdir(folder);
+  }
 });

@@ -28,22 +28,30 @@ export async function signalProcess(target: ProcessIdentity, signal: NodeJS.Sign
   try { process.kill(target.pid, signal); return true; } catch { return false; }
 }
 
-/** The processes whose working folder is this very one: what was started there is found again by it, when nobody remembers its pid. */
-export async function processesIn(folder: string): Promise<ProcessIdentity[]> {
+/**
+ * The programs that we or an earlier run of ours have started in this very
+ * folder, by their working folder and the mark of run.ts: how they are found
+ * again when nobody remembers their pids. Not the shell of somebody who looks around there.
+ */
+export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
   const path = await realPathOf(folder);
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
-  const found = await Promise.all(pids.map(async (pid) => ((await readlink(`/proc/${pid}/cwd`).catch(() => '')) === path ? identify(pid) : undefined)));
+  const found = await Promise.all(pids.map(async (pid) => {
+    if (await readlink(`/proc/${pid}/cwd`).catch(() => '') !== path) return undefined;
+    const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
+    return environment.split('\0').includes('STARTED_BY=crisp') ? identify(pid) : undefined;
+  }));
   return found.filter((process) => process !== undefined);
 }
 
 /**
- * Waits until no process works in the folder but us and those that `stay`
+ * Waits until none of our programs works in the folder but those that `stay`
  * names (/proc/PID/comm); after `patienceMs`, and those that stay in any case, they are killed.
  */
 export async function outwait(folder: string, patienceMs: number, stay?: string): Promise<void> {
   const deadline = performance.now() + patienceMs;
   for (;;) {
-    const there = (await processesIn(folder)).filter(({ pid }) => pid !== process.pid);
+    const there = await programsIn(folder);
     const names = await Promise.all(there.map(async ({ pid }) => (await readFileIfThere(`/proc/${pid}/comm`).catch(() => ''))?.trim()));
     if (names.some((name) => name !== stay) && performance.now() < deadline) { await sleep(10); continue; }
     for (const target of there) await signalProcess(target, 'SIGKILL');

@@ -53,8 +53,9 @@ export class CommandError extends CrispError implements RunResult {
   }
 }
 
-/** The environment of every tool: nothing of ours leaks into it. */
+/** The environment of every tool: nothing of ours leaks into it, but for the mark that it was us who started it. */
 const baseEnvironment = {
+  STARTED_BY: 'crisp',
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   LANG: 'C.UTF-8',
 };
