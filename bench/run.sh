@@ -10,7 +10,7 @@ if ! command -v containerd >/dev/null; then
   echo 'bench: installing containerd, to compare with (its service is not started)' >&2
   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends containerd >/dev/null
 fi
-[ -d node_modules/.bin ] || npm ci --silent
+[ -d node_modules/.bin ] || npm ci --loglevel=error
 npm run --silent build
 exec unshare --mount --propagation private sh -c '
   mount --make-rshared /

@@ -18,6 +18,7 @@ const socket = at('crisp.sock');
 let daemon;
 let failed = false;
 let stopped = false;
+const made = []; // ids; another crisp may run on this machine, with cgroups in the same place
 const pending = new Set(); // calls under way: a Ctrl-C waits for them, so that it sees all that they made
 
 const step = (text) => { if (!stopped) console.log(`\x1b[1m${text}\x1b[0m`); };
@@ -51,11 +52,13 @@ async function main() {
   };
   let clock = performance.now();
   const { pod_sandbox_id: pod } = await cri('RunPodSandbox', { config });
+  made.push(pod);
   const { container_id: id } = await cri('CreateContainer', { pod_sandbox_id: pod, sandbox_config: config, config: {
     metadata: { name: 'httpd', attempt: 0 }, image: { image: imageName }, log_path: 'httpd.log',
     command: ['sh', '-c', 'trap "echo told to stop; exit 7" TERM; mkdir -p /tmp/www; echo "hello from $(hostname)" >/tmp/www/index.html; echo serving; httpd -f -p 80 -h /tmp/www & wait'],
     linux: { resources: { memory_limit_in_bytes: 64 << 20, cpu_quota: 50_000, cpu_period: 100_000 }, security_context: { seccomp: { profile_type: 'RuntimeDefault' } } },
   } });
+  made.push(id);
   await cri('StartContainer', { container_id: id });
   const { status: { network: { ip } } } = await cri('PodSandboxStatus', { pod_sandbox_id: pod });
   say(`pod ${pod.slice(0, 13)} with container ${id.slice(0, 13)}, up after ${Math.round(performance.now() - clock)} ms, address ${ip}`);
@@ -101,7 +104,7 @@ function left() {
   const trees = existsSync('/sys/fs/cgroup/cgroup.controllers') ? ['/sys/fs/cgroup'] : readdirSync('/sys/fs/cgroup').map((name) => `/sys/fs/cgroup/${name}`);
   return [
     ...readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((line) => line.split(' ')[4]).filter((target) => target?.startsWith(root)).map((target) => `mount or namespace: ${target}`),
-    ...trees.flatMap((tree) => entries(join(tree, 'crisp'), 'cgroup').filter((line) => /[0-9a-f]{64}$/.test(line))),
+    ...trees.flatMap((tree) => entries(join(tree, 'crisp'), 'cgroup').filter((line) => made.some((id) => line.endsWith(id)))),
     ...entries(at('leases', 'demo'), 'address').filter((line) => /\d+\.\d+\.\d+\.\d+$/.test(line)),
     ...['pods', 'bundles', 'rootfs', 'sandboxes', 'containers'].flatMap((name) => entries(at('state', name), 'state')), ...entries(at('root', 'containers'), 'writable layer'),
     ...processes,

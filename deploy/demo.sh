@@ -12,7 +12,7 @@ step() { printf '\033[1m%s\033[0m\n' "$*"; }
 step '1. Set-up'
 echo '   Debian packages'
 bash deploy/setup.sh tests
-if [ ! -d node_modules/.bin ]; then echo '   npm ci (a minute or so)'; npm ci --silent --no-progress; fi
+if [ ! -d node_modules/.bin ]; then echo '   npm ci (a minute or so)'; npm ci --loglevel=error --no-progress; fi
 echo '   build'
 npm run --silent build
 

@@ -10,7 +10,7 @@ if ! command -v go >/dev/null; then
 fi
 [ "$(id -u)" -eq 0 ] || { echo 'test:kubelet needs root' >&2; exit 1; }
 bash deploy/setup.sh tests
-[ -d node_modules/.bin ] || npm ci --silent
+[ -d node_modules/.bin ] || npm ci --loglevel=error
 npm run --silent build
 KUBELET=$(bash test/kubelet/build-kubelet.sh)
 export KUBELET

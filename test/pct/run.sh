@@ -20,7 +20,7 @@ if [ -n "${CRISP_REAL_PCT:-}" ]; then
   export CRISP_TEST_PATIENCE=${CRISP_TEST_PATIENCE:-4}
 fi
 bash deploy/setup.sh tests
-[ -d node_modules/.bin ] || npm ci --silent
+[ -d node_modules/.bin ] || npm ci --loglevel=error
 npm run --silent build
 export NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1
 exec npx jest --selectProjects pct --runInBand --testTimeout $((60000 * ${CRISP_TEST_PATIENCE:-1})) "${arguments[@]}"

@@ -32,7 +32,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 bash deploy/setup.sh tests
-[ -d node_modules/.bin ] || npm ci --silent
+[ -d node_modules/.bin ] || npm ci --loglevel=error
 npm run --silent build
 CRISP_VM=$(bash test/vm/build-image.sh) || cannot 'cannot make the disk of the VM; see above'
 export CRISP_VM
