@@ -103,7 +103,6 @@ test('a privileged container has nothing masked, and needs a privileged pod', ()
 describe('what cannot be given is told', () => {
   test.each<[string, ContainerConfig]>([
     ['linux.security_context.capabilities', secure({ capabilities: { add_capabilities: ['SYS_ADMIN'] } })],
-    ['linux.security_context.apparmor', secure({ apparmor: { profile_type: 'RuntimeDefault' } })],
     ['linux.security_context.selinux_options', secure({ selinux_options: { level: 's0' } })],
     ['linux.security_context.namespace_options.network', secure({ namespace_options: { network: 'NODE', pid: 'CONTAINER' } })],
     ['linux.resources.memory_swap_limit_in_bytes', { linux: { resources: { memory_limit_in_bytes: 1 << 20, memory_swap_limit_in_bytes: 1 << 20 } } }],
