@@ -113,6 +113,12 @@ describe('what cannot be given is told', () => {
   });
 });
 
+test('the SELinux labels of the pod are those of a container that has none', () => {
+  const pod: PodSandboxConfig = { linux: { security_context: { selinux_options: { level: 's0:c1,c2' } } } };
+  expect(of({}, pod, { host: { ...host, selinux: true } }).spec).toMatchObject({ process: { selinuxLabel: 'system_u:system_r:container_t:s0:c1,c2' }, linux: { mountLabel: 'system_u:object_r:container_file_t:s0:c1,c2' } });
+  expect(of({}, pod).notHonoured).toEqual(['linux.security_context.selinux_options']);
+});
+
 test('the user namespace of the pod, which the container must agree to', () => {
   const map = [{ container_id: 0, host_id: 100_000, length: 65_536 }];
   const userns_options = { mode: 'POD' as const, uids: map, gids: map };
