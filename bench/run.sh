@@ -2,6 +2,7 @@
 # npm run bench: crisp, Debian's containerd with crun, and the floor (the bare
 # commands that a pod needs) side by side, in turns, in one run; prints ratios.
 # Cores are shared and noisy: read the ratios, not the milliseconds.
+# `npm run bench -- streaming` does so with large transfers through exec and port-forward.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo 'bench: needs root: sudo npm run bench' >&2; exit 1; }
@@ -12,7 +13,9 @@ if ! command -v containerd >/dev/null; then
 fi
 [ -d node_modules/.bin ] || npm ci --loglevel=error
 npm run --silent build
+program=bench
+if [ "${1:-}" = streaming ]; then program=streaming; shift; fi
 exec unshare --mount --propagation private sh -c '
   mount --make-rshared /
   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
-  exec node bench/bench.mjs "$@"' bench "$@"
+  exec node "bench/$0.mjs" "$@"' "$program" "$@"

@@ -14,7 +14,7 @@ packages=(
 if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
-    procps curl gcc libc6-dev
+    procps curl gcc libc6-dev criu
   )
   command -v pct >/dev/null || packages+=(lxc)   # the containers of the fake pct; Proxmox VE has an lxc of its own
 fi

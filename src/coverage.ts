@@ -35,7 +35,6 @@ const contract = 'test/helpers/contract.ts';
 const fields = at('requests');
 const stats = at('stats');
 const checkpoint = at('checkpoint');
-const images = at('images');
 const requests = 'test/helpers/requests.ts';
 const spec = 'src/oci/container-spec.test.ts';
 const resources = 'src/oci/resources.test.ts';
@@ -65,8 +64,8 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...none('overhead resources', 'the kubelet limits the cgroup that it names itself; UpdatePodSandboxResources limits one of ours'),
   },
   LinuxSandboxSecurityContext: {
-    ...applied(namespaces, 'namespace_options'), ...applied(spec, 'privileged', 'without it, no container of the pod may be privileged'),
-    ...applied(security, 'selinux_options', 'for containers that have none; reported where the kernel has no SELinux'),
+    ...applied(bundle, 'namespace_options'), ...applied(spec, 'privileged', 'without it, no container of the pod may be privileged'),
+    ...applied(spec, 'selinux_options', 'for containers that have none; reported where the kernel has no SELinux'),
     ...applied(users, 'supplemental_groups_policy', 'for containers that say nothing'),
     ...none('run_as_user run_as_group readonly_rootfs supplemental_groups seccomp_profile_path seccomp apparmor', 'about the process of a sandbox: there is none'),
   },
@@ -129,14 +128,14 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...reported(spec, 'selinux_relabel', 'where the kernel has SELinux: crisp relabels no files'),
   },
   Device: applied(bundle, 'container_path host_path permissions'),
-  CDIDevice: applied('src/oci/cdi.test.ts', 'name'),
+  CDIDevice: applied(bundle, 'name'),
   LinuxContainerConfig: applied(bundle, 'resources security_context'),
   LinuxContainerSecurityContext: {
     ...applied(bundle, 'capabilities readonly_rootfs no_new_privs masked_paths readonly_paths'), ...applied(spec, 'privileged', 'bounded by what crisp itself may give: the rest is reported'),
     ...applied(namespaces, 'namespace_options'),
     ...applied(security, 'selinux_options', 'reported where the kernel has no SELinux'),
-    ...applied(users, 'run_as_user run_as_username run_as_group supplemental_groups supplemental_groups_policy'),
-    ...applied(security, 'apparmor apparmor_profile', 'Localhost is rejected without AppArmor or when it is not loaded; RuntimeDefault is reported without AppArmor'),
+    ...applied(users, 'run_as_user run_as_username supplemental_groups supplemental_groups_policy'), ...applied(bundle, 'run_as_group'),
+    ...applied(security, 'apparmor apparmor_profile', 'rejected where the profile that is asked for is not loaded'),
     ...applied(security, 'seccomp seccomp_profile_path', 'pct: PVE applies its own profile to every CT, so this one is reported', 'reported'),
   },
   Capability: applied('src/oci/capabilities.test.ts', 'add_capabilities drop_capabilities add_ambient_capabilities', 'what crisp may not give itself is reported'),
@@ -153,7 +152,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   ContainerStateValue: applied(fields, 'state'),
   ContainerStatusRequest: applied(fields, 'container_id verbose'),
   UpdateContainerResourcesRequest: {
-    ...applied(fields, 'container_id linux'), ...rejected(fields, 'windows', 'a request without "linux" is refused'), ...none('annotations', 'no option of crisp is set this way'),
+    ...applied(contract, 'container_id linux'), ...rejected(fields, 'windows', 'a request without "linux" is refused'), ...none('annotations', 'no option of crisp is set this way'),
   },
   ReopenContainerLogRequest: applied(contract, 'container_id'),
   CheckpointContainerRequest: applied(checkpoint, 'container_id location timeout', 'where criu and the runtime can; rejected on pct and elsewhere', 'rejected'),
@@ -178,7 +177,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
 
   // ------------------------------------------------------------ the runtime
   VersionRequest: none('version', 'the kubelet\'s; the answer is crisp\'s own'),
-  StatusRequest: applied(contract, 'verbose'),
+  StatusRequest: applied(at('routing'), 'verbose'),
   UpdateRuntimeConfigRequest: applied(at('errors'), 'runtime_config'),
   RuntimeConfig: applied(at('errors'), 'network_config'),
   NetworkConfig: applied(at('errors'), 'pod_cidr', 'rendered into the template of the configuration'),
@@ -188,12 +187,12 @@ export const coverage: Readonly<Record<string, Fields>> = {
   StreamImagesRequest: applied(fields, 'filter'),
   ImageFilter: applied(fields, 'image'),
   ImageStatusRequest: applied(fields, 'image verbose'),
-  PullImageRequest: { ...applied(images, 'image auth'), ...none('sandbox_config', 'a pull is the node\'s') },
+  PullImageRequest: { ...applied(fields, 'image auth'), ...none('sandbox_config', 'a pull is the node\'s') },
   AuthConfig: {
-    ...applied(images, 'username password auth'), ...applied('src/images/credentials.test.ts', 'server_address identity_token'),
+    ...applied(fields, 'username password auth identity_token'), ...applied(fields, 'server_address', 'credentials for another registry are not used'),
     ...rejected(fields, 'registry_token', 'it could only be given to skopeo where everybody may read it'),
   },
-  RemoveImageRequest: applied(images, 'image'),
+  RemoveImageRequest: applied(at('errors'), 'image'),
 };
 
 const intro = `# What becomes of each field of the CRI
@@ -206,7 +205,7 @@ Every field of every request of CRI v1, on each kind of backend: oci (crun, runc
 - **reported**: the container is made without it and says so: \`notHonoured\` in its verbose status (\`crictl inspect\`), and a line in the log.
 - **none**: there is nothing to do with it here; the note says why.
 
-A note beside "applied" names the hosts or values for which another word holds. Made from src/coverage.ts; a test fails when the proto has a field that is not here, and when a field that is applied, rejected or reported stands in no request of the test that is named for it.
+A note beside "applied" names the hosts or values for which another word holds. Made from src/coverage.ts; a test fails when the proto has a field that is not here, and when the test that is named for an applied, rejected or reported field makes no such message with that field.
 `;
 
 /** docs/cri-coverage.md. */

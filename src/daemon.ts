@@ -80,7 +80,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   // 4. Open for calls.
   const server = new CriServer(parts);
   await server.listen(config.listen);
-  log.info({ listen: config.listen, handlers: [...handlers].map(([name, { probe }]) => ({ name, ready: probe.ready, version: probe.version, ...(probe.ready ? {} : { reason: probe.reason }) })) }, 'crisp is ready');
+  log.info({ listen: config.listen, handlers: [...handlers].map(([name, { probe }]) => ({ name, ready: probe.ready, version: probe.version, ...(probe.ready ? { lacks: probe.lacks } : { reason: probe.reason }) })) }, 'crisp is ready');
   await notifySystemd('READY=1', `STATUS=${statusLine(handlers)}`);
 
   const reload = (): void => reloadConfig(parts, read);

@@ -119,7 +119,6 @@ export interface ExecPlan {
 export interface Features {
   readonly recursiveReadOnlyMounts: boolean;
   readonly userNamespaces: boolean;
-  readonly checkpoint: boolean;
 }
 
 /** The outcome of running a throw-away container. */
@@ -129,6 +128,8 @@ export interface Probe {
   readonly reason: string;
   readonly version: string;
   readonly features: Features;
+  /** Why a feature is not there, in words for a person. */
+  readonly lacks: Readonly<Partial<Record<keyof Features, string>>>;
 }
 
 /**

@@ -50,7 +50,7 @@ export async function probeOf(config: Config, state: string, name: string): Prom
     const backend = open(config, state, name);
     try { return await backend.probe(); } finally { await backend.close(); }
   } catch (error) {
-    return { ready: false, reason: toCrispError(error).report, version: '', features: { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false } };
+    return { ready: false, reason: toCrispError(error).report, version: '', features: { recursiveReadOnlyMounts: false, userNamespaces: false }, lacks: {} };
   }
 }
 

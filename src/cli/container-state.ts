@@ -27,8 +27,8 @@ function ended(exit: Exit): Pick<ContainerState, 'exitCode' | 'finishedAt' | 'oo
   return { exitCode: exit.exitCode, finishedAt: String(exit.finishedAt), oomKilled: exit.oomKilled };
 }
 
-/** How long conmon may take from the end of a process to its exit file. */
-const exitFilePatienceMs = 2_000;
+/** How long conmon may take from the end of a process to its exit file, on a machine that is very busy. */
+const exitFilePatienceMs = 10_000;
 
 /** Waits for the end of a container. undefined: it has ended, nobody knows how (its monitor was killed). */
 export function exitOf(backend: Backend, container: ContainerRef): { readonly ended: Promise<Exit | undefined> } {

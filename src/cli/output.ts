@@ -1,4 +1,5 @@
 // What commands print: JSON for machines, aligned columns for people.
+import type { Probe } from '../backends/backend.js';
 
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, undefined, process.stdout.isTTY ? 2 : undefined)}\n`);
@@ -14,6 +15,12 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
 export function facts(rows: readonly (readonly [string, string | undefined])[]): string {
   const width = Math.max(...rows.map(([name]) => name.length)) + 1;
   return rows.filter(([, value]) => value !== undefined).map(([name, value]) => `${`${name}:`.padEnd(width)} ${value}\n`).join('');
+}
+
+/** What a handler cannot do, each with the reason. */
+export function lacking(lacks: Probe['lacks']): string[] {
+  const names = { userNamespaces: 'user namespaces', recursiveReadOnlyMounts: 'recursive read-only mounts' };
+  return Object.entries(names).flatMap(([feature, name]) => { const why = lacks[feature as keyof typeof names]; return why === undefined ? [] : [`no ${name}: ${why}`]; });
 }
 
 /** "5 s ago", "3 h ago". */

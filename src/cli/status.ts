@@ -1,6 +1,7 @@
 // `crisp status`: is the daemon there, is it well, what does it run.
 import { credentials, type ServiceError } from '@grpc/grpc-js';
 import { connect } from 'node:net';
+import type { Probe } from '../backends/backend.js';
 import { loadConfig } from '../config.js';
 import type { ImageServiceClient } from '../cri/generated/runtime/v1/ImageService.js';
 import type { ListContainersResponse__Output } from '../cri/generated/runtime/v1/ListContainersResponse.js';
@@ -11,7 +12,7 @@ import type { StatusResponse__Output } from '../cri/generated/runtime/v1/StatusR
 import type { VersionResponse__Output } from '../cri/generated/runtime/v1/VersionResponse.js';
 import { loadProto } from '../cri/proto.js';
 import { CrispError } from '../errors.js';
-import { facts, printJson } from './output.js';
+import { facts, lacking, printJson } from './output.js';
 
 const timeoutMs = 5_000;
 
@@ -21,7 +22,7 @@ export interface StatusFlags {
   readonly json: boolean;
 }
 
-interface HandlerStatus { readonly name: string; readonly ready: boolean; readonly reason: string; readonly version: string }
+type HandlerStatus = Pick<Probe, 'ready' | 'reason' | 'version' | 'lacks'> & { readonly name: string };
 
 export interface DaemonStatus {
   readonly socket: string;
@@ -62,7 +63,7 @@ export async function readStatus(listen: string): Promise<DaemonStatus> {
     const count = <T extends { readonly state: string }>(list: readonly T[], state: string): number => list.filter((item) => item.state === state).length;
     return {
       socket: listen, version: version.runtime_version, healthy: conditions.length > 0 && conditions.every((condition) => condition.status), conditions,
-      handlers: (JSON.parse(status.info['handlers'] ?? '[]') as HandlerStatus[]).map(({ name, ready, reason, version: own }) => ({ name, ready, reason, version: own })),
+      handlers: (JSON.parse(status.info['handlers'] ?? '[]') as HandlerStatus[]).map(({ name, ready, reason, version: own, lacks }) => ({ name, ready, reason, version: own, lacks })),
       pods: { ready: count(pods.items, 'SANDBOX_READY'), notReady: count(pods.items, 'SANDBOX_NOTREADY') },
       containers: { created: count(containers.containers, 'CONTAINER_CREATED'), running: count(containers.containers, 'CONTAINER_RUNNING'), exited: count(containers.containers, 'CONTAINER_EXITED') },
       images: stored.images.length,
@@ -100,7 +101,7 @@ function inWords(status: DaemonStatus): string {
   return facts([
     ['crisp', `${status.version} at ${status.socket}`],
     ...status.conditions.map(({ type, status: good, message }): [string, string] => [type, good ? 'yes' : type === 'RuntimeReady' ? 'no handler is' : `no: ${message}`]), // why not, the handlers say
-    ...status.handlers.map(({ name, ready, reason, version }): [string, string] => [`handler ${name}`, ready ? `ready (${version})` : `not ready: ${reason}`]),
+    ...status.handlers.map(({ name, ready, reason, version, lacks }): [string, string] => [`handler ${name}`, ready ? [`ready (${version})`, ...lacking(lacks)].join('; ') : `not ready: ${reason}`]),
     ['pods', `${pods.ready} ready, ${pods.notReady} not ready`],
     ['containers', `${containers.running} running, ${containers.created} created, ${containers.exited} exited`],
     ['images', String(status.images)],

@@ -103,7 +103,6 @@ test('a privileged container has nothing masked, and needs a privileged pod', ()
 describe('what cannot be given is told', () => {
   test.each<[string, ContainerConfig]>([
     ['linux.security_context.capabilities', secure({ capabilities: { add_capabilities: ['SYS_ADMIN'] } })],
-    ['linux.security_context.apparmor', secure({ apparmor: { profile_type: 'RuntimeDefault' } })],
     ['linux.security_context.selinux_options', secure({ selinux_options: { level: 's0' } })],
     ['linux.security_context.namespace_options.network', secure({ namespace_options: { network: 'NODE', pid: 'CONTAINER' } })],
     ['linux.resources.memory_swap_limit_in_bytes', { linux: { resources: { memory_limit_in_bytes: 1 << 20, memory_swap_limit_in_bytes: 1 << 20 } } }],
@@ -112,6 +111,12 @@ describe('what cannot be given is told', () => {
   ])('%s', (field, wanted) => {
     expect(of(wanted, {}, { host: { ...host, lowestOomScoreAdj: 0 } }).notHonoured).toEqual([field]);
   });
+});
+
+test('the SELinux labels of the pod are those of a container that has none', () => {
+  const pod: PodSandboxConfig = { linux: { security_context: { selinux_options: { level: 's0:c1,c2' } } } };
+  expect(of({}, pod, { host: { ...host, selinux: true } }).spec).toMatchObject({ process: { selinuxLabel: 'system_u:system_r:container_t:s0:c1,c2' }, linux: { mountLabel: 'system_u:object_r:container_file_t:s0:c1,c2' } });
+  expect(of({}, pod).notHonoured).toEqual(['linux.security_context.selinux_options']);
 });
 
 test('the user namespace of the pod, which the container must agree to', () => {

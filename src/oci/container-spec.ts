@@ -84,7 +84,7 @@ export function containerSpec(input: SpecInput): SpecResult {
   const below = (path: string, fields: readonly string[]): string[] => fields.map((field) => `${path}.${field}`);
   const notHonoured = [
     ...(missing.length ? [privileged ? 'linux.security_context.privileged' : 'linux.security_context.capabilities'] : []),
-    ...apparmor.notHonoured, ...selinux.notHonoured, ...facts.cdi.notHonoured,
+    ...selinux.notHonoured, ...facts.cdi.notHonoured,
     ...(wanted ? below('linux.resources', resourcesNotHonoured(wanted, host)) : []),
     ...(wanted && oomScoreAdj !== Number(wanted.oom_score_adj) ? ['linux.resources.oom_score_adj'] : []),
     ...below('linux.security_context.namespace_options', namespacesNotHonoured(options, plan)),
@@ -100,7 +100,7 @@ export function containerSpec(input: SpecInput): SpecResult {
       user: { uid: user.uid, gid: user.gid, ...(additionalGids.length ? { additionalGids } : {}) },
       args: containerArgs(config, image), env: containerEnv(config, image, { hostname: plan.hostname ?? host.hostname, home, devices: facts.cdi.env }), cwd: workingFolder(config, image),
       capabilities, noNewPrivileges: security?.no_new_privs ?? false, oomScoreAdj,
-      ...(apparmor.profile ? { apparmorProfile: apparmor.profile } : {}), ...(selinux.process ? { selinuxLabel: selinux.process } : {}),
+      ...(apparmor ? { apparmorProfile: apparmor } : {}), ...(selinux.process ? { selinuxLabel: selinux.process } : {}),
     },
     root: { path: input.rootfs, readonly: security?.readonly_rootfs ?? false },
     mounts,

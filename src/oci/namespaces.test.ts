@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import type { SandboxPlan } from '../backends/backend.js';
+import type { IDMapping } from '../cri/generated/runtime/v1/IDMapping.js';
 import type { NamespaceOption } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { UserNamespace } from '../cri/generated/runtime/v1/UserNamespace.js';
 import { receivedSecurity } from '../../test/helpers/received.js';
@@ -48,7 +49,7 @@ test.each<[NamespaceOption, SandboxPlan['namespaces'], string[]]>([
 });
 
 describe('the user namespace of a pod', () => {
-  const map = [{ container_id: 0, host_id: 65_536, length: 65_536 }];
+  const map: IDMapping[] = [{ container_id: 0, host_id: 65_536, length: 65_536 }];
   const maps = (wanted: UserNamespace) => userMappings(options({ userns_options: wanted })?.userns_options);
   test('has one mapping that begins at 0', () => {
     expect(maps({ mode: 'POD', uids: map, gids: map })).toEqual({ uidMappings: [{ containerID: 0, hostID: 65_536, size: 65_536 }], gidMappings: [{ containerID: 0, hostID: 65_536, size: 65_536 }] });

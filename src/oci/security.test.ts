@@ -39,20 +39,20 @@ describe('seccomp', () => {
 describe('AppArmor', () => {
   const of = (wanted: LinuxContainerSecurityContext, loaded: string[] = [], apparmor = true) => containerAppArmor(receivedSecurity(wanted), { apparmor }, loaded);
   test('a profile by name is applied, or refused', () => {
-    expect(of({ apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } }, ['mine'])).toEqual({ profile: 'mine', notHonoured: [] });
-    expect(of({ apparmor_profile: 'localhost/mine' }, ['mine'])).toEqual({ profile: 'mine', notHonoured: [] });
+    expect(of({ apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } }, ['mine'])).toBe('mine');
+    expect(of({ apparmor_profile: 'localhost/mine' }, ['mine'])).toBe('mine');
     expect(() => of({ apparmor_profile: 'localhost/mine' }, ['other'])).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
     expect(() => of({ apparmor_profile: 'localhost/mine' }, [], false)).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
   });
-  test('the default is ours where it is loaded; else it is told, to whoever asked', () => {
-    expect(of({}, ['crisp-default'])).toEqual({ profile: 'crisp-default', notHonoured: [] });
-    expect(of({})).toEqual({ notHonoured: [] });
-    expect(of({ apparmor: { profile_type: 'RuntimeDefault' } })).toEqual({ notHonoured: ['linux.security_context.apparmor'] });
-    expect(of({ apparmor_profile: 'runtime/default' })).toEqual({ notHonoured: ['linux.security_context.apparmor'] });
+  test('the default is ours where it is loaded; else whoever asked for it is refused', () => {
+    expect(of({}, ['crisp-default'])).toBe('crisp-default');
+    expect(of({})).toBeUndefined();
+    expect(() => of({ apparmor: { profile_type: 'RuntimeDefault' } })).toThrow('profile "crisp-default" is not loaded');
+    expect(() => of({ apparmor_profile: 'runtime/default' }, [], false)).toThrow('the kernel of this host has no AppArmor');
   });
   test('unconfined and privileged have none', () => {
-    expect(of({ apparmor: { profile_type: 'Unconfined' } }, ['crisp-default'])).toEqual({ notHonoured: [] });
-    expect(of({ privileged: true }, ['crisp-default'])).toEqual({ notHonoured: [] });
+    expect(of({ apparmor: { profile_type: 'Unconfined' } }, ['crisp-default'])).toBeUndefined();
+    expect(of({ privileged: true }, ['crisp-default'])).toBeUndefined();
   });
 });
 

@@ -31,20 +31,20 @@ export function containerSeccomp(security: Security, capabilities: readonly stri
 }
 
 /**
- * undefined: none. A profile by name is refused where the kernel cannot apply
- * it: it was asked for as a protection.
+ * undefined: none. A profile that was asked for is a protection: without it the
+ * container is refused. Who says nothing gets the default where it is loaded.
  * @param loaded the profiles that the kernel has
+ * @throws UnsupportedField
  */
-export function containerAppArmor(security: Security, host: Pick<HostFacts, 'apparmor'>, loaded: readonly string[]): { profile?: string; notHonoured: string[] } {
+export function containerAppArmor(security: Security, host: Pick<HostFacts, 'apparmor'>, loaded: readonly string[]): string | undefined {
   const wanted = profileOf(security?.apparmor ?? null, security?.apparmor_profile ?? '', 'apparmor', 'RuntimeDefault');
-  if (security?.privileged || wanted.type === 'Unconfined') return { notHonoured: [] };
-  if (wanted.type === 'Localhost') {
-    if (!host.apparmor) throw new CrispError('UnsupportedField', `apparmor: the kernel of this host has no AppArmor, so profile "${wanted.reference}" cannot be applied`);
-    if (!loaded.includes(wanted.reference)) throw new CrispError('UnsupportedField', `apparmor: profile "${wanted.reference}" is not loaded on this host`, { hint: 'load it with apparmor_parser' });
-    return { profile: wanted.reference, notHonoured: [] };
-  }
-  if (loaded.includes(defaultAppArmorProfile)) return { profile: defaultAppArmorProfile, notHonoured: [] };
-  return { notHonoured: security?.apparmor || security?.apparmor_profile ? ['linux.security_context.apparmor'] : [] };
+  if (security?.privileged || wanted.type === 'Unconfined') return undefined;
+  const profile = wanted.type === 'Localhost' ? wanted.reference : defaultAppArmorProfile;
+  if (loaded.includes(profile)) return profile;
+  if (!security?.apparmor && !security?.apparmor_profile) return undefined;
+  throw host.apparmor
+    ? new CrispError('UnsupportedField', `apparmor: profile "${profile}" is not loaded on this host`, { hint: 'load it with apparmor_parser' })
+    : new CrispError('UnsupportedField', `apparmor: the kernel of this host has no AppArmor, so profile "${profile}" cannot be applied`);
 }
 
 /**

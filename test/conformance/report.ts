@@ -15,6 +15,9 @@ function outcomeOf(specs: readonly Spec[], name: string): Outcome {
   return spec ? ({ passed: 'pass', skipped: 'skip' } as const)[spec.state] ?? 'FAIL' : '';
 }
 
+/** Of one of the rows below. */
+export function specName(row: string): string { return row.split(' | ').slice(0, -passes.length).join(' | '); }
+
 /** What of a run the report must agree with: not the specs that depend on what the kernel of the host has. */
 export function outcomes(results: Results, skips: readonly Skip[]): string[] {
   return rows(results).filter(({ name }) => !dependsOnHost(name, skips)).map(({ name, cells }) => [name, ...cells].join(' | '));

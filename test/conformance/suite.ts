@@ -33,11 +33,15 @@ export interface Pass {
   readonly arguments: readonly string[];
 }
 
-/** The switches change the streaming specs alone (pkg/validate/streaming.go of cri-tools), so only those run again. */
+/**
+ * critest runs its benchmarks alone: here with small numbers, for what they find, not for how long they take.
+ * The WebSocket switches change the streaming specs alone (pkg/validate/streaming.go of cri-tools), so only those run again.
+ */
 export const passes: readonly Pass[] = [
   { name: 'crun', handler: 'crun', arguments: [] },
   { name: 'runc', handler: 'runc', arguments: [] },
   { name: 'CTs', handler: 'lxc', arguments: [] },
+  { name: 'crun, benchmarks', handler: 'crun', arguments: ['--benchmark', '--benchmarking-params-file', here('benchmarks.yaml')] },
   { name: 'crun, WebSocket', handler: 'crun', arguments: ['--websocket-exec', '--websocket-attach', '--websocket-portforward', '--ginkgo.focus-file=streaming.go'] },
 ];
 
@@ -109,9 +113,12 @@ async function runPass(daemon: Daemon, node: Node, pass: Pass, images: string | 
   ], suiteTimeoutMs);
   if (!existsSync(report)) throw new Error(`critest made no report: ${(stdout + stderr).slice(-2000)}`);
   const specs = specsOf(await readFile(report, 'utf8'));
-  // With a focus, ginkgo reports all that is out of it as skipped, without a message.
-  return pass.arguments.some((argument) => argument.startsWith('--ginkgo.focus')) ? specs.filter(({ state }) => state !== 'skipped') : specs;
+  // ginkgo reports what is out of its focus as skipped, without a message, and so what critest leaves out by itself: its benchmarks, and with --benchmark all else.
+  const focused = pass.arguments.some((argument) => /^--(ginkgo\.focus|benchmark$)/.test(argument));
+  return specs.filter(({ name, state, message }) => state !== 'skipped' || message !== '' || !(focused || isBenchmark(name)));
 }
+
+const isBenchmark = (name: string): boolean => name.includes('/ benchmark ');
 
 interface ReportedSpec { readonly LeafNodeType: string; readonly ContainerHierarchyTexts: string[] | null; readonly LeafNodeText: string; readonly State: string; readonly Failure?: { readonly Message: string } }
 

@@ -24,6 +24,7 @@ export interface Client {
   readonly image: Promised<ImageServiceClient>;
   /** For the calls that stream. */
   readonly streams: RuntimeServiceClient;
+  readonly imageStreams: ImageServiceClient;
   close(): void;
 }
 
@@ -36,7 +37,7 @@ export function connectTo(socket: string): Client {
   const runtime = new proto.runtime.v1.RuntimeService(address, grpc.credentials.createInsecure(), options);
   const image = new proto.runtime.v1.ImageService(address, grpc.credentials.createInsecure(), options);
   return {
-    runtime: promised<RuntimeServiceClient>(runtime), image: promised<ImageServiceClient>(image), streams: runtime,
+    runtime: promised<RuntimeServiceClient>(runtime), image: promised<ImageServiceClient>(image), streams: runtime, imageStreams: image,
     close: () => { runtime.close(); image.close(); },
   };
 }

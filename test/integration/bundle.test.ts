@@ -10,6 +10,8 @@ import { z } from 'zod';
 import type { SandboxPlan } from '../../src/backends/backend.js';
 import { configSchema } from '../../src/config.js';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
+import type { Device } from '../../src/cri/generated/runtime/v1/Device.js';
+import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
 import { removePodCgroup } from '../../src/host/cgroup.js';
 import { bindMount, unmount } from '../../src/host/mounts.js';
@@ -214,7 +216,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
 
   test('a root filesystem that is read-only, and paths that are masked or read-only', async () => {
     expect(await output('touch /x 2>&1; touch /etc/hostname 2>&1; touch /dev/shm/x', secure({ readonly_rootfs: true }))).toBe('touch: /x: Read-only file system\ntouch: /etc/hostname: Read-only file system');
-    const paths = { masked_paths: ['/proc/version', '/proc/fs', '/no/such'], readonly_paths: ['/proc/sys'] };
+    const paths: LinuxContainerSecurityContext = { masked_paths: ['/proc/version', '/proc/fs', '/no/such'], readonly_paths: ['/proc/sys'] };
     const look = 'wc -c < /proc/version; ls /proc/fs | wc -l; echo 1 2>&1 > /proc/sys/kernel/shm_rmid_forced || true';
     expect(await output(look, secure(paths))).toMatch(/^0\n0\n.*Read-only file system$/);
     expect(await output(look)).toMatch(/^[1-9]\d*\n[1-9]\d*$/);
@@ -226,7 +228,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
       cdiVersion: '0.6.0', kind: 'example.com/box', containerEdits: { env: ['BOX=yes'] },
       devices: [{ name: 'one', containerEdits: { deviceNodes: [{ path: '/dev/cdi-zero', hostPath: '/dev/zero' }], mounts: [{ hostPath: join(base, 'source'), containerPath: '/opt/box', options: ['ro', 'rbind'] }] } }],
     }));
-    const devices = [{ host_path: '/dev/null', container_path: '/dev/hole', permissions: 'r' }];
+    const devices: Device[] = [{ host_path: '/dev/null', container_path: '/dev/hole', permissions: 'r' }];
     expect(await output('ls -l /dev/hole /dev/cdi-zero | awk \'{ print $1, $5, $6 }\'; head -c 2 /dev/cdi-zero | wc -c; cat /opt/box/file; echo $BOX; echo x > /dev/hole', { devices, CDI_devices: [{ name: 'example.com/box=one' }] }))
       .toBe('crw-rw-rw- 1, 5\ncrw-rw-rw- 1, 3\n2\nfrom the host\nyes');
     const kmsg = 'ls /dev/kmsg > /dev/null 2>&1 && echo there || echo none';

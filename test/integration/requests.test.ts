@@ -3,11 +3,17 @@
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
-import { get } from 'node:http';
-import { createServer, type AddressInfo } from 'node:net';
+import { writeFile } from 'node:fs/promises';
+import { createServer, get, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createListener, type AddressInfo } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import type { AuthConfig } from '../../src/cri/generated/runtime/v1/AuthConfig.js';
+import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
+import type { ContainerFilter } from '../../src/cri/generated/runtime/v1/ContainerFilter.js';
+import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import type { PodSandboxFilter } from '../../src/cri/generated/runtime/v1/PodSandboxFilter.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { containerConfig, createContainer, podConfig, removePod, runPod, startContainer, testImage, untilStopped, waitForExit } from '../helpers/requests.js';
 
@@ -28,12 +34,13 @@ afterAll(() => daemon?.destroy());
 
 const runtime = () => daemon.client.runtime;
 const named = (name: string) => ({ metadata: { name, attempt: 0 } });
+const secured = (security_context: LinuxContainerSecurityContext): ContainerConfig => ({ ...containerConfig(untilStopped()), ...named('secured'), linux: { security_context } });
 const execIn = async (id: string, script: string): Promise<string> => String((await runtime().ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout: '10' })).stdout);
 async function collect(call: AsyncIterable<unknown>): Promise<unknown[]> { const all = []; for await (const item of call) all.push(item); return all; }
 
 describe('lists are filtered', () => {
   test('of pods', async () => {
-    const ids = async (filter: object) => (await runtime().ListPodSandbox({ filter })).items.map(({ id }) => id);
+    const ids = async (filter: PodSandboxFilter) => (await runtime().ListPodSandbox({ filter })).items.map(({ id }) => id);
     expect(await ids({ id: pod.id })).toEqual([pod.id]);
     expect(await ids({ label_selector: { app: 'mail' } })).toEqual([other.id]);
     expect(await ids({ state: { state: 'SANDBOX_NOTREADY' } })).toEqual([]);
@@ -41,7 +48,7 @@ describe('lists are filtered', () => {
     expect(JSON.stringify(await collect(daemon.client.streams.StreamPodSandboxes({ filter: { label_selector: { app: 'mail' } } })))).not.toContain(pod.id);
   });
   test('of containers', async () => {
-    const ids = async (filter: object) => (await runtime().ListContainers({ filter })).containers.map(({ id }) => id);
+    const ids = async (filter: ContainerFilter) => (await runtime().ListContainers({ filter })).containers.map(({ id }) => id);
     expect(await ids({ id: running })).toEqual([running]);
     expect(await ids({ pod_sandbox_id: other.id })).toEqual([created]);
     expect(await ids({ state: { state: 'CONTAINER_RUNNING' } })).toEqual([running]);
@@ -52,6 +59,9 @@ describe('lists are filtered', () => {
     const names = async (image: string) => (await daemon.client.image.ListImages({ filter: { image: { image } } })).images.flatMap(({ repo_tags: tags }) => tags);
     expect(await names(testImage)).toEqual([testImage]);
     expect(await names('docker.io/library/none:1')).toEqual([]);
+    const streamed = async (image: string) => JSON.stringify(await collect(daemon.client.imageStreams.StreamImages({ filter: { image: { image } } })));
+    expect(await streamed(testImage)).toContain(testImage);
+    expect(await streamed('docker.io/library/none:1')).not.toContain(testImage);
     const { image, info } = await daemon.client.image.ImageStatus({ image: { image: testImage }, verbose: true });
     expect(image?.repo_tags).toEqual([testImage]);
     expect(Object.keys(info)).not.toEqual([]);
@@ -59,11 +69,13 @@ describe('lists are filtered', () => {
 });
 
 test('the image is shown under the name that the user gave it', async () => {
-  expect((await runtime().ContainerStatus({ container_id: running })).status?.image).toMatchObject({ user_specified_image: 'busybox:1' });
+  const { status, info } = await runtime().ContainerStatus({ container_id: running, verbose: true });
+  expect(status?.image).toMatchObject({ user_specified_image: 'busybox:1' });
+  expect(JSON.parse(info['info'] ?? '')).toMatchObject({ sandboxID: pod.id, notHonoured: [] });
 });
 
 test('a port of the host leads to the pod, at the address that is asked for alone', async () => {
-  const server = createServer().listen(0, '127.0.0.1');
+  const server = createListener().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   await new Promise((resolve) => { server.close(resolve); });
@@ -118,12 +130,60 @@ describe('a container', () => {
   });
 });
 
+describe('credentials of a pull', () => {
+  const base64 = (text: string): string => Buffer.from(text).toString('base64');
+  let registry: Server;
+  let address: string;
+  /** What it was told. */
+  let seen: string[] = [];
+  beforeAll(async () => {
+    registry = createServer((request, response) => void answer(request, response)).listen(0, '127.0.0.1');
+    await once(registry, 'listening');
+    address = `127.0.0.1:${(registry.address() as AddressInfo).port}`;
+    const registries = join(daemon.folder, 'registries.conf');
+    await writeFile(registries, `[[registry]]\nlocation = "${address}"\ninsecure = true\n`);
+    await daemon.writeConfig({ images: { registries_conf: registries } });
+    await daemon.restart();
+  });
+  afterAll(() => { registry?.close(); });
+
+  /** A stub of a registry that wants a password, or below /v2/tokens a token, and has no images. */
+  async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = await text(request);
+    const { authorization } = request.headers;
+    if (authorization) seen.push(authorization);
+    if (request.url?.startsWith('/token')) { seen.push(body); response.end('{"access_token":"given"}'); return; }
+    if (authorization) { response.writeHead(404).end(); return; }
+    response.writeHead(401, { 'www-authenticate': wantsToken ? `Bearer realm="http://${address}/token",service="test"` : 'Basic realm="test"' }).end();
+  }
+  let wantsToken = false;
+
+  const pull = async (auth: AuthConfig): Promise<string> => {
+    seen = [];
+    await expect(daemon.client.image.PullImage({ image: { image: `${address}/app:1` }, auth })).rejects.toThrow(/app:1/); // it has no images
+    return [...new Set(seen)].join(' ');
+  };
+  test('reach the registry that they are for, and no other', async () => {
+    expect(await pull({ username: 'me', password: 'open-sesame' })).toBe(`Basic ${base64('me:open-sesame')}`);
+    expect(await pull({ auth: base64('you:open-sesame') })).toBe(`Basic ${base64('you:open-sesame')}`);
+    expect(await pull({ username: 'me', password: 'open-sesame', server_address: `http://${address}` })).toBe(`Basic ${base64('me:open-sesame')}`);
+    expect(await pull({ username: 'me', password: 'open-sesame', server_address: 'elsewhere.example' })).not.toContain(base64('me:open-sesame'));
+  });
+  test('and an identity token is changed for one of the registry', async () => {
+    wantsToken = true;
+    const told = await pull({ identity_token: 'open-sesame' });
+    expect(told).toContain('refresh_token=open-sesame');
+    expect(told).toContain('Bearer given');
+  });
+});
+
 describe('what Linux nodes or crisp cannot do is refused', () => {
   test.each<[string, () => Promise<unknown>, Code, string]>([
     ['limits for Windows', () => runtime().UpdateContainerResources({ container_id: running, windows: { cpu_count: '1' } }), Code.INVALID_ARGUMENT, 'linux is missing'],
     ['a checkpoint of a pod', () => runtime().CheckpointPod({ pod_sandbox_id: pod.id, output_path: join(daemon.folder, 'pod.tar'), container_ids: [running], options: { a: 'b' } }), Code.UNIMPLEMENTED, 'whole pods'],
     ['its restore', () => runtime().RestorePod({ checkpoint_path: join(daemon.folder, 'pod.tar'), config: podConfig(daemon), runtime_handler: '', options: { a: 'b' }, container_configs: [containerConfig('true')] }), Code.UNIMPLEMENTED, 'no pod checkpoints'],
     ['a registry token', () => daemon.client.image.PullImage({ image: { image: 'localhost/x:1' }, auth: { registry_token: 'open-sesame' } }), Code.INVALID_ARGUMENT, 'registry_token'],
+    ['an AppArmor profile that is not there', () => createContainer(daemon, pod, secured({ apparmor: { profile_type: 'Localhost', localhost_ref: 'crisp-test-none' } })), Code.INVALID_ARGUMENT, 'profile "crisp-test-none"'],
   ])('%s', async (_, call, code, words) => {
     await expect(call()).rejects.toMatchObject({ code, details: expect.stringContaining(words) });
   });

@@ -2,7 +2,7 @@
 // with its rule, and a broken crun gives way to runc; and a standalone
 // container beside the daemon is in nobody's way.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
@@ -48,6 +48,23 @@ test('crisp status asks the daemon', async () => {
   });
   expect(exitCode).toBe(0);
   await removePod(daemon, pod.id);
+});
+
+test('what a handler cannot do is said with the reason, to the kubelet and to people', async () => {
+  const told = async () => {
+    const { runtime_handlers: handlers, info } = await daemon.client.runtime.Status({ verbose: true });
+    const lacks = new Map((JSON.parse(info['handlers'] ?? '[]') as { name: string; lacks: { userNamespaces?: string } }[]).map((handler) => [handler.name, handler.lacks.userNamespaces]));
+    return handlers.filter(({ name }) => name !== '').map(({ name, features }) => ({ name, offered: features?.user_namespaces, reason: lacks.get(name) }));
+  };
+  for (const { offered, reason } of await told()) expect(offered).toBe(reason === undefined);
+  await chmod(daemon.folder, 0o700); // the state folder is below it
+  await daemon.restart();
+  const reason = `${daemon.folder} is closed to the ids of a user namespace: chmod o+x ${daemon.folder}`;
+  expect(await told()).toEqual(['crun', 'runc'].map((name) => ({ name, offered: false, reason })));
+  const { stdout } = await daemon.machine.run([process.execPath, bin, 'status', '--config', daemon.configFile]);
+  expect(stdout).toContain(`; no user namespaces: ${reason}\n`);
+  await chmod(daemon.folder, 0o711);
+  await daemon.restart();
 });
 
 test('a standalone container lives beside the daemon, through its restart, and holds its image', async () => {

@@ -1,7 +1,9 @@
 // Statistics and metrics of real containers, as the kubelet and crictl ask for them.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { removePodCgroup } from '../../src/host/cgroup.js';
+import type { ContainerStatsFilter } from '../../src/cri/generated/runtime/v1/ContainerStatsFilter.js';
 import type { ContainerStats__Output } from '../../src/cri/generated/runtime/v1/ContainerStats.js';
+import type { PodSandboxStatsFilter } from '../../src/cri/generated/runtime/v1/PodSandboxStatsFilter.js';
 import type { StreamContainerStatsResponse__Output } from '../../src/cri/generated/runtime/v1/StreamContainerStatsResponse.js';
 import type { StreamPodSandboxMetricsResponse__Output } from '../../src/cri/generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import type { StreamPodSandboxStatsResponse__Output } from '../../src/cri/generated/runtime/v1/StreamPodSandboxStatsResponse.js';
@@ -65,7 +67,7 @@ describe('containers', () => {
     expect((await statsOf(unstarted))?.memory).toMatchObject({ available_bytes: null, usage_bytes: { value: expect.any(String) } });
   });
 
-  test.each([
+  test.each<[string, ContainerStatsFilter | (() => ContainerStatsFilter), string[]]>([
     ['nothing', {}, ['busy', 'exited', 'unstarted']],
     ['the beginning of an id', () => ({ id: busy.slice(0, 12) }), ['busy']],
     ['the pod', () => ({ pod_sandbox_id: pod.id.slice(0, 20) }), ['busy', 'exited', 'unstarted']],
@@ -125,15 +127,17 @@ describe('pods', () => {
   });
 
   test('are listed by labels and by the beginning of an id', async () => {
-    const names = async (filter: object) => (await daemon.client.runtime.ListPodSandboxStats({ filter })).stats.map(({ attributes }) => attributes?.id);
+    const names = async (filter: PodSandboxStatsFilter) => (await daemon.client.runtime.ListPodSandboxStats({ filter })).stats.map(({ attributes }) => attributes?.id);
     expect(await names({ label_selector: { app: 'shop' } })).toEqual([pod.id]);
     expect(await names({ id: pod.id.slice(0, 10) })).toEqual([pod.id]);
     expect(await names({ label_selector: { app: 'other' } })).toEqual([]);
-    const streamed: (string | undefined)[] = [];
-    for await (const page of daemon.client.streams.StreamPodSandboxStats({}) as AsyncIterable<StreamPodSandboxStatsResponse__Output>) {
-      streamed.push(...page.pod_sandbox_stats.map(({ attributes }) => attributes?.id));
+    for (const [label, ids] of [['shop', [pod.id]], ['other', []]] as const) {
+      const streamed: (string | undefined)[] = [];
+      for await (const page of daemon.client.streams.StreamPodSandboxStats({ filter: { label_selector: { app: label } } }) as AsyncIterable<StreamPodSandboxStatsResponse__Output>) {
+        streamed.push(...page.pod_sandbox_stats.map(({ attributes }) => attributes?.id));
+      }
+      expect(streamed).toEqual(ids);
     }
-    expect(streamed).toEqual([pod.id]);
   });
 });
 

@@ -6,7 +6,7 @@
 # crisp itself is not on the disk: vm.ts brings what was built last.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-release=bookworm
+release=${CRISP_VM_RELEASE:-bookworm}
 recipe=$(cat test/vm/build-image.sh deploy/setup.sh | sha256sum | cut -c1-12)
 cache=${CRISP_TEST_CACHE:-/var/tmp/crisp-test}/vm-$release-$recipe
 [ -e "$cache/complete" ] && { echo "$cache"; exit 0; }
@@ -17,9 +17,9 @@ work=$(mktemp -d "$cache.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 ssh-keygen -q -t ed25519 -N '' -C crisp-vm -f "$work/key"
 
-# A plain server: systemd, a kernel, a network by DHCP, ssh, AppArmor. What crisp
-# needs is installed by the script that users run.
-packages=systemd-sysv,udev,dbus,kmod,linux-image-cloud-amd64,openssh-server,apparmor,man-db,libstdc++6
+# A plain server: systemd, a kernel, a network by DHCP, ssh, AppArmor, and criu. What
+# crisp needs is installed by the script that users run.
+packages=criu,systemd-sysv,udev,dbus,kmod,linux-image-cloud-amd64,openssh-server,apparmor,man-db,libstdc++6
 inside() { printf -- '--customize-hook=chroot "$1" %s' "$1"; }
 mmdebstrap --quiet --variant=minbase --include="$packages" \
   '--customize-hook=copy-in deploy/setup.sh /root' \

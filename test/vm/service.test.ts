@@ -99,6 +99,26 @@ describe('containers run on', () => {
   });
 });
 
+test('a checkpoint holds what criu has dumped, and the container runs on; a runtime without criu refuses', async () => {
+  const script = 'echo written >/file; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done';
+  const container = await startContainer(vm, await runPod(vm, {}, 'runc'), script);
+  await vm.until(`crictl logs ${container} | grep -q tick`);
+  const { pid } = await containerStatus(vm, container);
+  await vm.must(`crictl checkpoint --export=/var/tmp/checkpoint.tar ${container}`);
+  const archive = await vm.must('tar --list --file /var/tmp/checkpoint.tar');
+  expect(archive.split('\n')).toEqual(expect.arrayContaining(['./config.dump', './spec.dump', './rootfs-diff.tar', './checkpoint/inventory.img', './checkpoint/pages-1.img', './checkpoint/core-1.img']));
+  const lines = Number(await vm.must(`crictl logs ${container} | wc -l`));
+  await vm.until(`[ "$(crictl logs ${container} | wc -l)" -gt ${lines + 1} ]`);
+  expect(await containerStatus(vm, container)).toMatchObject({ state: 'CONTAINER_RUNNING', pid });
+
+  const plain = await startContainer(vm, await runPod(vm), script); // Debian builds crun without criu
+  const { exitCode, stderr } = await vm.run(`crictl checkpoint --export=/var/tmp/other.tar ${plain}`);
+  expect([exitCode === 0, stderr]).toEqual([false, expect.stringMatching(/Unimplemented.*Unsupported: crun checkpoint failed: unknown command checkpoint.*lacks the command/)]);
+  expect(await vm.must('ls /var/tmp | grep -c tar')).toBe('1');
+  await vm.must('rm /var/tmp/checkpoint.tar');
+  await removePods(vm);
+});
+
 test('systemctl reload takes over what can change', async () => {
   await vm.must('mkdir -p /etc/crisp/config.d; echo "log_level: debug" >/etc/crisp/config.d/log.yaml; systemctl reload crisp');
   await vm.until('journalctl -u crisp -o cat | grep -q "configuration reloaded"');

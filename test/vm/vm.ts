@@ -64,7 +64,7 @@ export class Vm {
   /** Runs a script in its shell, as root; any exit code is an answer. */
   async run(script: string, stdin = '', timeoutMs = 120_000): Promise<Result> {
     const child = runFile('ssh', [...this.sshOptions(), 'root@127.0.0.1', script], { timeout: timeoutMs, killSignal: 'SIGKILL', maxBuffer: 64 << 20 });
-    child.child.stdin?.end(stdin);
+    child.child.stdin?.on('error', () => undefined).end(stdin); // EPIPE: no sshd yet, or the script reads nothing; the exit code tells
     try {
       return { ...await child, exitCode: 0 };
     } catch (error) {

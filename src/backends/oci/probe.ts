@@ -2,15 +2,15 @@
 // runtime works on this host and what it can do.  Versions tell less: a security
 // fix of the runtime, a kernel or an LXC host around us has broken pairs that
 // worked before.
-import { mkdir, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { toCrispError } from '../../errors.js';
+import { mkdir, stat, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { lastLines, toCrispError } from '../../errors.js';
 import { removePodCgroup } from '../../host/cgroup.js';
-import { makeFolder, remove } from '../../host/files.js';
+import { makeFolder, readFileIfThere, remove } from '../../host/files.js';
 import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../oci/spec.js';
-import type { ContainerPlan, ContainerRef, Exit, Features, Probe, SandboxPlan } from '../backend.js';
+import type { ContainerPlan, ContainerRef, Exit, Probe, SandboxPlan } from '../backend.js';
 import type { OciBackend } from './backend.js';
 
 const exitCodeExpected = 42;
@@ -19,17 +19,18 @@ const probeCgroup = '/crisp-probe';
 let counter = 0;
 
 export async function probe(backend: OciBackend, folder: string): Promise<Probe> {
-  const none: Features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
   let version = '';
   try {
     version = await backend.runtime.version();
     await runProbe(backend, folder, `exit ${exitCodeExpected}`);
-    const [recursiveReadOnlyMounts, userNamespaces] = await Promise.all([
-      canMountRecursivelyReadOnly(backend, folder), canUseUserNamespaces(backend, folder),
-    ]);
-    return { ready: true, reason: '', version, features: { ...none, recursiveReadOnlyMounts, userNamespaces } };
+    const [rro, userns] = await Promise.all([reasonNot(mountRecursivelyReadOnly(backend, folder)), reasonNot(useUserNamespace(backend, folder))]);
+    return {
+      ready: true, reason: '', version,
+      features: { recursiveReadOnlyMounts: rro === undefined, userNamespaces: userns === undefined },
+      lacks: { ...(rro === undefined ? {} : { recursiveReadOnlyMounts: rro }), ...(userns === undefined ? {} : { userNamespaces: userns }) },
+    };
   } catch (error) {
-    return { ready: false, reason: toCrispError(error).report, version, features: none };
+    return { ready: false, reason: toCrispError(error).report, version, features: { recursiveReadOnlyMounts: false, userNamespaces: false }, lacks: {} };
   }
 }
 
@@ -51,7 +52,7 @@ async function runProbe(backend: OciBackend, parent: string, script: string, cha
     container = { id, folder, logPath: plan.logPath, state };
     await backend.start(container);
     const exit = await exitOf(backend, container);
-    if (exit.exitCode !== exitCodeExpected) throw new Error(`the probe container exited with ${exit.exitCode} instead of ${exitCodeExpected}`);
+    if (exit.exitCode !== exitCodeExpected) throw new Error(`the probe container exited with ${exit.exitCode} instead of ${exitCodeExpected}${await lastWords(plan.logPath)}`);
   } finally {
     if (container) await backend.delete(container);
     await unmountBelow(folder);
@@ -69,21 +70,25 @@ async function exitOf(backend: OciBackend, container: ContainerRef): Promise<Exi
   throw new Error(`the probe container did not end within ${waitMs} ms`);
 }
 
-async function canMountRecursivelyReadOnly(backend: OciBackend, folder: string): Promise<boolean> {
-  return succeeds(runProbe(backend, folder, `echo > /mnt/below/file || exit ${exitCodeExpected}`, async (spec, own) => {
+async function mountRecursivelyReadOnly(backend: OciBackend, folder: string): Promise<void> {
+  await runProbe(backend, folder, `echo > /mnt/below/file || exit ${exitCodeExpected}; echo what is mounted below can be written to; exit 1`, async (spec, own) => {
     const source = join(own, 'source');
     await mkdir(join(source, 'below'), { recursive: true });
     await mkdir(join(spec.root.path, 'mnt'));
     await bindMount(source, source);
     await mount('tmpfs', 'tmpfs', join(source, 'below'), 'size=64k');
     spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'rro'] });
-  }));
+  });
 }
 
 /** A user namespace with a mount that is idmapped into it: a file of root's must be root's inside. */
-async function canUseUserNamespaces(backend: OciBackend, folder: string): Promise<boolean> {
+async function useUserNamespace(backend: OciBackend, folder: string): Promise<void> {
+  for (let at = folder; at !== '/'; at = dirname(at)) {
+    // Mounts are made by the root of the namespace, who is another uid out here.
+    if (((await stat(at)).mode & 0o001) === 0) throw new Error(`${at} is closed to the ids of a user namespace: chmod o+x ${at}`);
+  }
   const map = [{ containerID: 0, hostID: 200_000, size: 65_536 }];
-  return succeeds(runProbe(backend, folder, `[ "$(stat -c %u /mnt)" = 0 ] && exit ${exitCodeExpected}`, async (spec, own) => {
+  await runProbe(backend, folder, `u=$(stat -c %u /mnt) && [ $u = 0 ] && exit ${exitCodeExpected}; echo "in an idmapped mount, a folder of root is that of uid $u"; exit 1`, async (spec, own) => {
     const source = join(own, 'source');
     await mkdir(source, { recursive: true });
     await mkdir(join(spec.root.path, 'mnt'));
@@ -91,11 +96,18 @@ async function canUseUserNamespaces(backend: OciBackend, folder: string): Promis
     spec.linux.uidMappings = map;
     spec.linux.gidMappings = map;
     spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'idmap'], uidMappings: map, gidMappings: map });
-  }));
+  });
 }
 
-async function succeeds(work: Promise<void>): Promise<boolean> {
-  try { await work; return true; } catch { return false; }
+/** undefined: it can. */
+async function reasonNot(work: Promise<void>): Promise<string | undefined> {
+  try { await work; return undefined; } catch (error) { return toCrispError(error).message; }
+}
+
+/** What the container said, without the marks of its log. */
+async function lastWords(logPath: string): Promise<string> {
+  const said = (await readFileIfThere(logPath) ?? '').replace(/^\S+ (stdout|stderr) [FP] /gm, '').trim();
+  return said && `: ${lastLines(said, 300)}`;
 }
 
 function probeSpec(cgroup: string, rootfs: string, script: string): Spec {

@@ -18,7 +18,8 @@ import { unprivilegedIds, type PctBackendOptions } from './options.js';
 const exitCodes = { withGroup: 42, without: 41 };
 const group = 50;
 const waitMs = 20_000;
-const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
+const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false };
+const lacks = { recursiveReadOnlyMounts: "liblxc's mounts have no recursive read-only", userNamespaces: 'CTs have the ids that the node gives to unprivileged CTs' };
 
 /** Sets backend.shifts, backend.hostManaged and backend.givesGroups. Never throws. */
 export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
@@ -37,9 +38,9 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
     backend.shifts = namespaces !== undefined;
     if (!namespaces) await plainRootfs(join(folder, 'rootfs'));
     await runThrowAway(backend, id, folder, namespaces ?? {});
-    return { ready: true, reason: '', version, features };
+    return { ready: true, reason: '', version, features, lacks };
   } catch (error) {
-    return { ready: false, reason: toCrispError(error).report, version, features };
+    return { ready: false, reason: toCrispError(error).report, version, features, lacks };
   } finally {
     await unmountBelow(join(folder, 'rootfs'));
     await unmountBelow(join(folder, 'shifted'));

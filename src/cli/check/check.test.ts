@@ -82,9 +82,9 @@ describe('each finding and its mending command', () => {
 });
 
 describe('handlers', () => {
-  const features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
-  const good: { probe: Probe } = { probe: { ready: true, reason: '', version: 'v1', features } };
-  const bad: { probe: Probe } = { probe: { ready: false, reason: 'it is not installed', version: '', features } };
+  const features = { recursiveReadOnlyMounts: false, userNamespaces: false };
+  const good: { probe: Probe } = { probe: { ready: true, reason: '', version: 'v1', features, lacks: {} } };
+  const bad: { probe: Probe } = { probe: { ready: false, reason: 'it is not installed', version: '', features, lacks: {} } };
 
   test('a broken default with a fallback is a warning, with none it is a failure', () => {
     const levels = (crun: typeof good, runc: typeof good): string[] => judge(config(), new Map([['crun', crun], ['runc', runc]])).map(({ level }) => level);
@@ -92,6 +92,11 @@ describe('handlers', () => {
     expect(levels(bad, good)).toEqual(['warning', 'ok']);
     expect(levels(good, bad)).toEqual(['ok', 'warning']);
     expect(levels(bad, bad)).toEqual(['warning', 'warning', 'failure']);
+  });
+
+  test('what a ready one cannot do is said with the reason', () => {
+    const plain = { probe: { ...good.probe, lacks: { userNamespaces: 'mount_setattr: Invalid argument' } } };
+    expect(judge(config(), new Map([['crun', plain]]))).toMatchObject([{ level: 'ok', message: 'crun: v1; a container ran; no user namespaces: mount_setattr: Invalid argument' }]);
   });
 });
 

@@ -1,5 +1,5 @@
 // The check of the runtime handlers: a throw-away container on each.
-import { mkdtemp } from 'node:fs/promises';
+import { chmod, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Probe } from '../../backends/backend.js';
@@ -7,6 +7,7 @@ import type { Config } from '../../config.js';
 import { remove } from '../../host/files.js';
 import { chooseHandler } from '../../router.js';
 import { probeOf } from '../backend.js';
+import { lacking } from '../output.js';
 import { failure, ok, warning, type Check, type Finding } from './check.js';
 
 export const handlerChecks: readonly Check[] = [{
@@ -14,6 +15,7 @@ export const handlerChecks: readonly Check[] = [{
   async run(host, config) {
     if (host.uid !== 0) return warning('not tried: it takes root', 'sudo crisp check');
     const folder = await mkdtemp(join(tmpdir(), 'crisp-check-'));
+    await chmod(folder, 0o711); // as the state folder is: the root of a user namespace has to pass
     try {
       const handlers = new Map<string, { probe: Probe }>();
       for (const name of Object.keys(config.handlers)) handlers.set(name, { probe: await probeOf(config, folder, name) });
@@ -27,7 +29,7 @@ export const handlerChecks: readonly Check[] = [{
 /** Each handler by itself, and whether a pod that asks for nothing would find one. */
 export function judge(config: Config, handlers: ReadonlyMap<string, { readonly probe: Probe }>): Finding[] {
   const each = [...handlers].flatMap(([name, { probe }]) => (probe.ready
-    ? ok(`${name}: ${probe.version}; a container ran${probe.features.userNamespaces ? ', also in a user namespace' : ''}`)
+    ? ok(`${name}: ${probe.version}; ${['a container ran', ...lacking(probe.lacks)].join('; ')}`)
     : warning(`${name}: its probe failed: ${probe.reason}`, /not installed/.test(probe.reason) ? `apt install ${name}` : undefined)));
   try {
     chooseHandler({ config, handlers }, { handler: '', namespace: '', name: '', labels: {}, annotations: {} });

@@ -74,9 +74,9 @@ const apparmor: Check = {
   id: 'kernel.apparmor', title: 'AppArmor',
   run(host) {
     const profiles = host.read('/sys/kernel/security/apparmor/profiles');
-    if (profiles === undefined) return ok('not in this kernel: containers that name a profile are refused');
+    if (profiles === undefined) return ok('not in this kernel: containers that ask for a profile are refused');
     return new RegExp(`^${defaultAppArmorProfile} `, 'm').test(profiles) ? ok(`profile ${defaultAppArmorProfile} is loaded`)
-      : warning(`profile ${defaultAppArmorProfile} is not loaded: containers that ask for RuntimeDefault run without one`, `apparmor_parser --replace /etc/apparmor.d/${defaultAppArmorProfile}  # deploy/apparmor has it`);
+      : warning(`profile ${defaultAppArmorProfile} is not loaded: containers run without one, and those that ask for RuntimeDefault are refused`, `apparmor_parser --replace /etc/apparmor.d/${defaultAppArmorProfile}  # deploy/apparmor has it`);
   },
 };
 
