@@ -318,6 +318,13 @@ test('gc removes what has no record, and nothing else', async () => {
   expect(await crisp('run', '--rm', '--name', 'lost', image, 'true')).toMatchObject({ exitCode: 0 });
 });
 
+test('gc lets the view of a bundle that is being written alone', async () => {
+  const views = machine.path(join(folder, 'state', 'cli', 'image-volumes'));
+  for (const pid of [process.pid, 4_194_305]) await mkdir(join(views, `bundle-${pid}`), { recursive: true }); // above the most that pid_max can be
+  expect(JSON.parse((await crisp('gc', '--json')).stdout)).toMatchObject({ orphans: [{ kind: 'image volume', name: 'bundle-4194305' }] });
+  await rm(join(views, `bundle-${process.pid}`), { recursive: true });
+});
+
 describe('the commands that only look', () => {
   test('explain shows the choice, the commands and the spec, and runs nothing', async () => {
     const manifest = join(folder, 'pod.yaml');
