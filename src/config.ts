@@ -168,7 +168,7 @@ export function checkConfig(sources: readonly Source[]): Config {
 function describe(issue: z.core.$ZodIssue, sources: readonly Source[]): string[] {
   const path = issue.path as KeyPath;
   const line = (at: KeyPath, message: string): string => [placeOf(sources, at), at.join('.'), message].filter(Boolean).join(': ');
-  return issue.code === 'unrecognized_keys' ? issue.keys.map((key) => line([...path, key], 'unknown key')) : [line(path, issue.message.replace(/^Invalid \w+: /, ''))];
+  return issue.code === 'unrecognized_keys' ? issue.keys.map((key) => line([...path, key], 'unknown key')) : [line(path, issue.message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing'))];
 }
 
 function deepFreeze<T>(value: T): T {

@@ -148,6 +148,7 @@ async function serveMetrics({ config, store, handlers }: Parts): Promise<Metrics
   metrics.pods.collect(() => counted(store.sandboxes.all().map((record) => ({ backend: record.backend, state: sandboxState(record) }))));
   metrics.containers.collect(() => counted(store.containers.all().map((record) => ({ backend: record.backend, state: containerState(record) }))));
   metrics.handlersReady.collect(() => [...handlers].map(([handler, { probe }]) => ({ labels: { handler }, value: probe.ready ? 1 : 0 })));
+  metrics.handlersBroken.collect(() => [...handlers].filter(([, { probe }]) => !probe.ready).map(([handler, { probe }]) => ({ labels: { handler, reason: probe.reason }, value: 1 })));
   metrics.build.collect(() => [{ labels: { version }, value: 1 }]);
   const ailment = (): string | undefined => ([...handlers.values()].some(({ probe }) => probe.ready) ? undefined : 'no runtime handler is ready');
   const server = new MetricsServer({ ...config.metrics, ailment });

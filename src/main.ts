@@ -45,5 +45,5 @@ function complain(message: string, command?: string): number {
 }
 
 // A reader that closes early (`crisp list | head -1`) is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => { if (error.code !== 'EPIPE') throw error; });
+for (const stream of [process.stdout, process.stderr]) stream.on('error', (error: NodeJS.ErrnoException) => { if (error.code !== 'EPIPE') throw error; });
 process.exitCode = await main(process.argv.slice(2));

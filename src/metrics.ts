@@ -85,11 +85,15 @@ export const metrics = {
   tools: new Histogram('crisp_tool_duration_seconds', 'Runs of other programs by tool and result', callSeconds),
   /** result: ok, or the id of the error */
   imagePulls: new Histogram('crisp_image_pull_duration_seconds', 'Image pulls by result', pullSeconds),
+  /** handler, rule: what decided */
+  routed: new Counter('crisp_pods_routed_total', 'Pods made, by the handler that runs them and the rule that chose it'),
   /** from, to: handlers */
   fallbacks: new Counter('crisp_handler_fallbacks_total', 'Pods that run on another handler because theirs is not ready'),
   eventsDropped: new Counter('crisp_events_dropped_total', 'Container events that a slow subscriber did not get'),
   /** handler; 1: ready */
   handlersReady: new Gauge('crisp_handler_ready', 'Whether the probe of a runtime handler succeeded'),
+  /** handler, reason */
+  handlersBroken: new Gauge('crisp_handler_broken_info', 'Always 1; a runtime handler whose probe failed, with the reason'),
   /** backend, state */
   pods: new Gauge('crisp_pods', 'Pod sandboxes by backend and state'),
   /** backend, state */

@@ -43,6 +43,15 @@ describe('a regular expression', () => {
     expect(() => pattern('/(/')).toThrow(SyntaxError);
   });
 
+  test('cannot step out of its anchors', () => {
+    expect(() => pattern('/a)|(b/')).toThrow(SyntaxError);
+  });
+
+  test('takes no flags: as a glob it would never match, and nobody would notice', () => {
+    expect(() => pattern('/web/i')).toThrow(/takes no flags/);
+    expect(pattern('/srv/*')('/srv/data')).toBe(true);
+  });
+
   test('that backtracks without end is stopped, and the caller hears of it', () => {
     const started = performance.now();
     let error: unknown;

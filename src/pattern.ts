@@ -21,6 +21,7 @@ const compiled = new Map<string, Pattern>();
 export function pattern(text: string): Pattern {
   let known = compiled.get(text);
   if (!known) {
+    if (/^\/.+\/[gimsuvy]+$/.test(text)) throw new SyntaxError(`Invalid regular expression: ${text} takes no flags; a character class such as [aA] does what i would`);
     known = isExpression(text) ? expression(text) : (value) => matchesGlob(text, value);
     compiled.set(text, known);
   }
@@ -32,7 +33,8 @@ function isExpression(text: string): boolean {
 }
 
 function expression(text: string): Pattern {
-  const sandbox = createContext({ expression: new RegExp(`^(?:${text.slice(1, -1)})$`, 'su'), value: '' });
+  const { source } = new RegExp(text.slice(1, -1), 'su'); // by itself: "a)|(b" would undo what anchors it
+  const sandbox = createContext({ expression: new RegExp(`^(?:${source})$`, 'su'), value: '' });
   const script = new Script('expression.test(value)');
   return (value) => {
     sandbox['value'] = value;

@@ -19,6 +19,7 @@ import { imageOf } from './container-create.js';
 import { printJson } from './output.js';
 import { UsageError } from './parse.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
+import { Signals } from './signals.js';
 
 export interface BundleFlags extends PlaceFlags {
   readonly profile: string | undefined;
@@ -57,6 +58,8 @@ async function makeBundle(parts: Parts, image: Image, folder: string, profile: '
     throw new CrispError('InvalidArgument', `${folder} is not empty`, { hint: 'name a new folder' });
   }
   const rootfs = join(folder, 'rootfs');
+  const signals = new Signals();
+  signals.hold();
   await withUndo(async (undo) => {
     undo.push('bundle', () => Promise.all([remove(rootfs), remove(join(folder, 'config.json'))]));
     makeFolder(rootfs, 0o755);
@@ -67,8 +70,9 @@ async function makeBundle(parts: Parts, image: Image, folder: string, profile: '
     } finally {
       await parts.rootfs.unmountImage(view);
     }
+    signals.check();
     writeBundle(folder, await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)));
-  });
+  }).finally(() => { signals.release(); });
 }
 
 async function smallSpec(image: Image, rootfs: string): Promise<Spec> {

@@ -19,6 +19,7 @@ describe('bash', () => {
   test('values of a flag', () => { expect(offered('crisp', 'run', '--network', '')).toEqual(['none', 'host']); });
   test('values of an argument', () => { expect(offered('crisp', 'completion', 'f')).toEqual(['fish']); });
   test('files', () => { expect(offered('crisp', 'explain', 'package.js')).toEqual(['package.json']); });
+  test('folders, of an argument that is not the first', () => { expect(offered('crisp', 'bundle', 'busybox', 'sr')).toEqual(['src']); });
 });
 
 test.each(['zsh', 'fish'])('%s has every command and flag', (shell) => {

@@ -33,7 +33,7 @@ function bash(commands: readonly Command[]): string {
 ${values(command) || '        "") ;;'}
       esac
       if [[ $current == -* ]]; then COMPREPLY=($(compgen -W "${flagsOf(command).map(([name]) => `--${name}`).join(' ')}" -- "$current"))
-      else ${bashValues(command.arguments[0]?.complete)}; fi ;;`);
+      else ${bashValues(command.arguments.find(({ complete }) => complete)?.complete)}; fi ;;`);
   return `# bash completion for crisp; made by \`crisp completion bash\`.
 _crisp() {
   local current=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD-1]}
@@ -106,9 +106,13 @@ function fish(commands: readonly Command[]): string {
     ...flagsOf(command).map(([name, flag]) => [
       `complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -l ${name}`, flag.short ? `-s ${flag.short}` : '', fishValues(flag.complete, flag.value !== undefined), `-d ${quote(flag.summary)}`,
     ].filter(Boolean).join(' ')),
+    ...(command.arguments.some(({ complete }) => complete === 'file' || complete === 'folder') || command.passesOn ? [] : [`complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f`]),
     ...command.arguments.flatMap(({ complete }) => (words(complete) ? [`complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f -a ${quote(words(complete)?.join(' ') ?? '')}`] : [])),
   ]);
-  return `# fish completion for crisp; made by \`crisp completion fish\`.\n${lines.join('\n')}\n`;
+  return `# fish completion for crisp; made by \`crisp completion fish\`.\n${lines.join('\n')}
+complete -c crisp -n __fish_use_subcommand -f -a help -d 'show help'
+complete -c crisp -n '__fish_seen_subcommand_from help' -f -a '${commands.map(({ name }) => name).join(' ')}'
+`;
 }
 
 function fishValues(complete: Flag['complete'], takesValue: boolean): string {

@@ -1,6 +1,6 @@
 // `crisp config`: what is in force, what the defaults are, what the schema is.
 import { stringify } from 'yaml';
-import { loadConfig } from '../config.js';
+import { checkConfig, loadConfig } from '../config.js';
 import { configKeys, jsonSchema, type ConfigKey } from './config-keys.js';
 import { printJson } from './output.js';
 import { UsageError } from './parse.js';
@@ -14,7 +14,7 @@ export interface ConfigFlags {
 
 export function configCommand(flags: ConfigFlags): number {
   if (flags.default && flags.schema) throw new UsageError('give --default or --schema, not both');
-  if (flags.default) process.stdout.write(documentedDefault());
+  if (flags.default) { if (flags.json) printJson(checkConfig([])); else process.stdout.write(documentedDefault()); }
   else if (flags.schema) printJson(jsonSchema());
   else {
     const config = loadConfig(flags.config);

@@ -22,6 +22,7 @@ import { routeTo } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
 import { UsageError } from './parse.js';
+import { Signals } from './signals.js';
 
 export interface CreateFlags extends PlaceFlags {
   readonly name: string | undefined;
@@ -43,17 +44,22 @@ export interface CreateFlags extends PlaceFlags {
 
 export async function createCommand(flags: CreateFlags, args: readonly string[]): Promise<number> {
   return withParts(flags, async (parts) => {
-    const record = await createContainer(parts, flags, args);
-    process.stdout.write(`${record.id}\n`);
-    return 0;
+    const signals = new Signals();
+    try {
+      const record = await createContainer(parts, flags, args, signals);
+      process.stdout.write(`${record.id}\n`);
+      return 0;
+    } finally {
+      signals.release();
+    }
   });
 }
 
 /**
- * Makes a container, not yet running. Nothing is left of it when this fails.
- * @throws UsageError, ImageNotFound, NameInUse, HandlerNotReady and what a spec can be refused for
+ * Makes a container, not yet running. Nothing is left of it when this fails, or when a signal comes meanwhile.
+ * @throws Cancelled, UsageError, ImageNotFound, NameInUse, HandlerNotReady and what a spec can be refused for
  */
-export async function createContainer(parts: Parts, flags: CreateFlags, args: readonly string[]): Promise<StandaloneRecord> {
+export async function createContainer(parts: Parts, flags: CreateFlags, args: readonly string[], signals: Signals): Promise<StandaloneRecord> {
   const id = randomBytes(32).toString('hex');
   const name = flags.name ?? id.slice(0, 12);
   if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name)) throw new CrispError('InvalidArgument', `--name "${name}" must be made of letters, digits, _ . and -`);
@@ -82,6 +88,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     folder, logPath: join(parts.root, 'logs', `${id}.log`), stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty, plan, notHonoured: [], backendState: undefined,
   };
+  signals.hold();
   await parts.records.takeName(name, id);
   try {
     await parts.records.put(record);
@@ -110,6 +117,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
       id, name, attempt: 0, image: source.name, imageId: source.image?.id ?? '', sandbox: pinned, folder, spec,
       logPath: record.logPath, stdin: flags.interactive, stdinOnce: flags.interactive, stopSignal: String(signalNumber(record.stopSignal)),
     });
+    signals.check();
     record = await parts.records.put({ ...record, complete: true, plan: pinned, notHonoured, backendState });
     return record;
   } catch (error) {

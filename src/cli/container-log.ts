@@ -94,7 +94,8 @@ export async function logsCommand(flags: PlaceFlags & { readonly follow: boolean
     const record = await parts.records.find(id);
     const state = await stateOf(parts, record);
     const goesOn = flags.follow && (state.status === 'running' || state.status === 'created');
-    await replay(record.logPath, process, goesOn ? exitOf(parts.backendOf(record), refOf(record)).ended : undefined);
+    const readerGone = new Promise<void>((resolve) => { process.stdout.once('error', () => resolve()); }); // `crisp logs -f … | head` ends with head
+    await replay(record.logPath, process, goesOn ? Promise.race([exitOf(parts.backendOf(record), refOf(record)).ended, readerGone]) : undefined);
     return 0;
   });
 }

@@ -1,6 +1,5 @@
 // `crisp run`, `crisp start` and `crisp exec`: processes that run, with our
 // terminal on them where that is wanted.
-import { constants } from 'node:os';
 import type { Backend, Io, TerminalSize } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { now } from '../pods/records.js';
@@ -10,6 +9,7 @@ import { replay } from './container-log.js';
 import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
+import { Signals } from './signals.js';
 
 /** The exit code of a container that nobody can tell any more. */
 const unknownExitCode = 255;
@@ -17,21 +17,26 @@ const unknownExitCode = 255;
 export async function runCommand(flags: CreateFlags & { readonly detach: boolean; readonly rm: boolean }, args: readonly string[]): Promise<number> {
   if (flags.detach && flags.rm) throw new UsageError('--rm waits for the end, --detach does not: give one of them');
   return withParts(flags, async (parts) => {
-    const created = await createContainer(parts, flags, args);
-    const backend = parts.backendOf(created);
-    const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed
-    const record = await start(parts, created).catch(async (error: unknown) => {
-      await removeAll(parts, created); // as with a create that fails: what never ran leaves nothing
-      throw error;
-    });
-    if (flags.detach) {
-      process.stdout.write(`${record.id}\n`);
-      return 0;
-    }
+    const signals = new Signals();
     try {
-      return await inForeground(backend, record, flags.interactive, exit.ended);
+      const created = await createContainer(parts, flags, args, signals);
+      const backend = parts.backendOf(created);
+      const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed
+      const record = await start(parts, created).catch(async (error: unknown) => {
+        await removeAll(parts, created); // as with a create that fails: what never ran leaves nothing
+        throw error;
+      });
+      if (flags.detach) {
+        process.stdout.write(`${record.id}\n`);
+        return 0;
+      }
+      try {
+        return await inForeground(backend, record, flags.interactive, exit.ended, signals);
+      } finally {
+        if (flags.rm) await removeAll(parts, record);
+      }
     } finally {
-      if (flags.rm) await removeAll(parts, record);
+      signals.release();
     }
   });
 }
@@ -54,9 +59,9 @@ async function start(parts: Parts, record: StandaloneRecord): Promise<Standalone
 }
 
 /** Shows the output, passes on input and signals, and returns the exit code. */
-async function inForeground(backend: Backend, record: StandaloneRecord, interactive: boolean, ended: ReturnType<typeof exitOf>['ended']): Promise<number> {
+async function inForeground(backend: Backend, record: StandaloneRecord, interactive: boolean, ended: ReturnType<typeof exitOf>['ended'], signals: Signals): Promise<number> {
   const container = refOf(record);
-  const stop = forwardSignals((signal) => backend.kill(container, signal));
+  signals.forward((signal) => backend.kill(container, signal));
   const session = new AbortController();
   const terminal = record.terminal ? ownTerminal() : undefined;
   // Output comes from the log; the attached session is for input and the terminal's size.
@@ -70,7 +75,6 @@ async function inForeground(backend: Backend, record: StandaloneRecord, interact
     session.abort();
     await attached;
     terminal?.restore();
-    stop();
     if (interactive) process.stdin.destroy();
   }
 }
@@ -92,12 +96,15 @@ export async function execCommand(flags: ExecFlags, [id = '', ...command]: reado
       ...(terminal ? { onResize: terminal.onResize } : {}),
     };
     const session = new AbortController();
-    const stop = forwardSignals(() => session.abort());
+    const signals = new Signals();
+    signals.hold();
+    signals.forward(() => session.abort());
+    process.stdout.once('error', () => session.abort()); // nobody reads what it says
     try {
       return (await parts.backendOf(record).exec(refOf(record), { args: command, env: flags.env, io, timeoutMs: undefined }, session.signal)).exitCode;
     } finally {
       terminal?.restore();
-      stop();
+      signals.release();
       if (flags.interactive) process.stdin.destroy();
     }
   });
@@ -120,12 +127,4 @@ function ownTerminal(): { onResize: (listener: (size: TerminalSize) => void) => 
       if (resized) stdout.off('resize', resized);
     },
   };
-}
-
-const forwarded = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const;
-
-function forwardSignals(forward: (signal: number) => unknown): () => void {
-  const handlers = forwarded.map((name) => [name, () => void forward(constants.signals[name])] as const);
-  for (const [name, handler] of handlers) process.on(name, handler);
-  return () => { for (const [name, handler] of handlers) process.off(name, handler); };
 }

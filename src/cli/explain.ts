@@ -12,17 +12,18 @@ import { CrispError, toCrispError } from '../errors.js';
 import { shown } from '../host/run.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { templateOf } from '../images/templates.js';
+import { checkPodSysctls } from '../network/namespaces.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
-import { sharesWithHost } from '../oci/namespaces.js';
+import { sharesWithHost, userMappings } from '../oci/namespaces.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
 import type { Spec } from '../oci/spec.js';
 import { conditions, route, type Route } from '../router.js';
 import { explanationOf, type Explanation } from './backend.js';
 import { CriJson } from './cri-json.js';
 import { printJson } from './output.js';
-import { criPod, type CriPod, type Pod } from './pod-manifest.js';
+import { podsOf, type CriPod, type Manifest } from './pod-manifest.js';
 
 export interface ExplainFlags {
   readonly config: string | undefined;
@@ -44,6 +45,8 @@ interface ContainerExplained {
 
 interface Explained extends Route {
   readonly pod: string;
+  /** Why the pod itself would be refused. */
+  readonly refused?: string;
   /** Handlers that would take over while the probe of the one before fails. */
   readonly fallbacks: readonly string[];
   readonly containers: readonly ContainerExplained[];
@@ -59,23 +62,26 @@ export async function explainCommand(flags: ExplainFlags, files: readonly string
   for (const pod of pods) explained.push(await explain(config, { ...pod, handler: flags.handler ?? pod.handler }));
   if (flags.json) printJson(explained.length === 1 ? explained[0] : explained);
   else process.stdout.write(explained.map(inWords).join('\n'));
-  return explained.some((pod) => pod.containers.some((container) => container.refused)) ? 1 : 0;
+  return explained.some((pod) => pod.refused ?? pod.containers.some((container) => container.refused)) ? 1 : 0;
 }
 
-/** Pods of a Kubernetes manifest, or one pod of crictl's two kinds of file: its sandbox's, and its containers'. */
+/** The pods of Kubernetes manifests, or one pod of crictl's two kinds of file: its sandbox's, and its containers'. */
 function readPods(files: readonly string[]): CriPod[] {
   const values = files.flatMap((file) => readValues(file).map((value) => ({ file, value })));
   const manifests = values.filter(({ value }) => 'kind' in value);
   const messages = values.filter(({ value }) => !('kind' in value));
-  const pods = manifests.filter(({ value }) => value['kind'] === 'Pod').map(({ value }) => criPod(value as Pod));
+  const found = manifests.map(({ value }) => ({ kind: String(value['kind']), pods: podsOf(value as unknown as Manifest) }));
+  const pods = found.flatMap((one) => one.pods);
   if (messages.length > 0) pods.push(fromMessages(messages));
-  if (pods.length === 0) throw new CrispError('InvalidArgument', `there is no Pod in ${files.join(', ')}`, { hint: 'give a manifest of kind Pod, or the JSON files of crictl' });
-  return pods;
+  const [first, ...others] = pods;
+  if (!first) throw new CrispError('InvalidArgument', `there is no pod in ${files.join(', ')}`, { hint: 'give a manifest of a Pod or of what makes pods (Deployment, Job, …), or the JSON files of crictl' });
+  const without = found.filter((one) => one.pods.length === 0).map(({ kind }) => kind);
+  return without.length === 0 ? pods : [{ ...first, notes: [`left out, since it makes no pod: ${without.join(', ')}`, ...first.notes] }, ...others];
 }
 
 function readValues(file: string): Record<string, unknown>[] {
   let text: string;
-  try { text = readFileSync(file, 'utf8'); } catch (error) { throw new CrispError('InvalidArgument', `${file}: ${(error as Error).message}`); }
+  try { text = readFileSync(file === '-' ? 0 : file, 'utf8'); } catch (error) { throw new CrispError('InvalidArgument', `${file}: ${(error as Error).message}`); }
   const documents = parseAllDocuments(text); // JSON is YAML
   return [...documents].flatMap((document) => {
     const [wrong] = document.errors;
@@ -112,7 +118,19 @@ async function explain(config: Config, pod: CriPod): Promise<Explained> {
   for (const { name: own, config: partial } of pod.containers) {
     containers.push(await explainContainer(config, routed.backend, sandbox, json.container(partial, `container ${own}`), notes));
   }
-  return { pod: `${namespace}/${name}`, ...routed, fallbacks: pod.handler ? [] : fallbacksOf(config, routed.backend), containers, unknownFields: json.unknown, notes };
+  const refused = refusal(sandbox);
+  return { pod: `${namespace}/${name}`, ...(refused ? { refused } : {}), ...routed, fallbacks: pod.handler ? [] : fallbacksOf(config, routed.backend), containers, unknownFields: json.unknown, notes };
+}
+
+function refusal({ linux }: PodSandboxConfig__Output): string | undefined {
+  const options = linux?.security_context?.namespace_options;
+  try {
+    checkPodSysctls(linux?.sysctls ?? {}, { hostNetwork: options?.network === 'NODE', hostIpc: options?.ipc === 'NODE' });
+    userMappings(options?.userns_options);
+    return undefined;
+  } catch (error) {
+    return toCrispError(error).report;
+  }
 }
 
 /** The honest word about rules that cannot decide for a pod. */
@@ -181,7 +199,7 @@ function planOf(config: Config, sandbox: PodSandboxConfig__Output, shifts: boole
 
 function inWords(pod: Explained): string {
   const lines = [
-    `pod ${pod.pod}`, `  backend: ${pod.backend}`, `  decided by: ${pod.rule}`,
+    `pod ${pod.pod}`, ...(pod.refused ? [`  would be refused: ${pod.refused}`] : []), `  backend: ${pod.backend}`, `  decided by: ${pod.rule}`,
     ...(pod.fallbacks.length ? [`  while its probe fails: ${pod.fallbacks.join(', then ')}`] : []),
     ...pod.containers.flatMap((container) => [
       '', `container ${container.name} (${container.image})`,

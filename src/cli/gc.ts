@@ -2,6 +2,7 @@
 // of standalone containers.  Safe while the daemon works: it writes a record
 // before it makes anything, and removes the record last; so what is found first
 // and then has no record belongs to nobody.
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadConfig, type Config } from '../config.js';
@@ -90,8 +91,14 @@ async function layers(config: Config, place: Place): Promise<Thing[]> {
   const rootfs = new Rootfs({ ...place, images: new Images(imagesOptionsOf(config)) });
   return [
     ...(await rootfs.list()).map((id): Thing => ({ kind: 'rootfs', name: id, owner: id, remove: () => rootfs.unmount(id) })),
-    ...(await list(join(place.state, 'image-volumes'))).map((name): Thing => ({ kind: 'image volume', name, owner: name.replace(/-\d+$/, ''), remove: () => rootfs.unmountImage(name) })),
+    ...(await list(join(place.state, 'image-volumes'))).filter((name) => !isBeingCopied(name)).map((name): Thing => ({ kind: 'image volume', name, owner: name.replace(/-\d+$/, ''), remove: () => rootfs.unmountImage(name) })),
   ];
+}
+
+/** The view that a `crisp bundle` copies from has no record, but the name of its process. */
+function isBeingCopied(name: string): boolean {
+  const pid = /^bundle-(\d+)$/.exec(name)?.[1];
+  return pid !== undefined && existsSync(`/proc/${pid}`);
 }
 
 async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { CriJson } from './cri-json.js';
-import { criPod, quantity, type Pod } from './pod-manifest.js';
+import { criPod, podsOf, quantity, type Pod } from './pod-manifest.js';
 
 const pod: Pod = {
   metadata: { name: 'web', namespace: 'shop', labels: { app: 'web' } },
@@ -56,10 +56,58 @@ describe('a Pod as CRI messages', () => {
   });
 });
 
+describe('the pods of a document', () => {
+  const template = { metadata: { labels: { app: 'web' } }, spec: { runtimeClassName: 'runc', containers: [{ name: 'app', image: 'nginx' }] } };
+  const workload = (kind: string, spec: unknown) => podsOf({ kind, metadata: { name: 'web', namespace: 'shop' }, spec });
+
+  test.each([['Deployment', 'web-hash-id'], ['StatefulSet', 'web-0'], ['DaemonSet', 'web-id'], ['Job', 'web-id']])('%s: one of its template', (kind, name) => {
+    const [one, ...more] = workload(kind, { template });
+    expect(more).toEqual([]);
+    expect(one).toMatchObject({ handler: 'runc', sandbox: { metadata: { name, namespace: 'shop' }, labels: { app: 'web' } }, containers: [{ name: 'app' }] });
+    expect(one?.notes[0]).toBe(`a pod of the ${kind} web, whose name the cluster completes`);
+  });
+
+  test('CronJob: of the template of its jobs', () => {
+    expect(workload('CronJob', { jobTemplate: { spec: { template } } })).toMatchObject([{ sandbox: { metadata: { name: 'web-time-id' } } }]);
+  });
+
+  test('List: those of its items, and none of what makes no pods', () => {
+    const items = [{ kind: 'Pod', ...pod }, { kind: 'Service' }, { kind: 'Job', metadata: { name: 'once' }, spec: { template } }];
+    expect(podsOf({ kind: 'List', items }).map(({ sandbox }) => (sandbox as { metadata: { name: string } }).metadata.name)).toEqual(['web', 'once-id']);
+    expect(workload('ConfigMap', undefined)).toEqual([]);
+  });
+});
+
+test('hostUsers: false is a user namespace, in the pod and in its containers', () => {
+  const made = criPod({ spec: { hostUsers: false, containers: [{ name: 'app', image: 'nginx' }] } });
+  const userns = { linux: { security_context: { namespace_options: { userns_options: { mode: 'POD', uids: [{ container_id: 0, length: 65_536 }] } } } } };
+  expect(made.sandbox).toMatchObject(userns);
+  expect(made.containers[0]?.config).toMatchObject(userns);
+  expect(made.notes.join()).toContain('hostUsers');
+});
+
+describe('a manifest with a mistake is refused with its place', () => {
+  test.each([
+    ['no containers', { containers: null }, 'Pod: spec.containers: is missing'], ['a word for a list', { containers: 'app' }, 'Pod: spec.containers: expected array'],
+    ['a map for env', { containers: [{ name: 'app', env: { A: 'b' } }] }, 'Pod: spec.containers.0.env: expected array'], ['no name', { containers: [{ image: 'nginx' }] }, 'Pod: spec.containers.0.name: is missing'],
+  ])('%s', (_what, spec, words) => { expect(() => podsOf({ kind: 'Pod', spec })).toThrow(words); });
+
+  test('but a key with nothing behind it is none', () => {
+    expect(podsOf({ kind: 'Pod', spec: { hostname: null, containers: [{ name: 'app', env: null }] } })).toHaveLength(1);
+  });
+});
+
+test('a limit that is no quantity is refused, not left out', () => {
+  const limited = (limits: Record<string, string>) => criPod({ spec: { containers: [{ name: 'app', image: 'nginx', resources: { limits } }] } });
+  expect(() => limited({ memory: '64mb' })).toThrow('container app: resources: memory "64mb" is no quantity');
+  expect(limited({ 'hugepages-2Mi': '4Mi' }).containers[0]?.config).toMatchObject({ linux: { resources: { hugepage_limits: [{ page_size: '2MB', limit: String(4 << 20) }] } } });
+  expect(limited({ 'example.com/gpu': '1' }).notes.join()).toContain('example.com/gpu');
+});
+
 test('fields that the CRI does not have are found, in depth', () => {
   const json = new CriJson();
   json.container({ metadata: { name: 'x', nick: 'y' }, labels: { free: 'text' }, mounts: [{ container_path: '/a', hostpath: '/b' }], linux: { resources: { cpu: 1 } } }, 'c');
   expect(json.unknown).toEqual(['c: metadata.nick', 'c: mounts[0].hostpath', 'c: linux.resources.cpu']);
 });
 
-test.each([['500m', 0.5], ['64Mi', 67_108_864], ['1G', 1e9], [2, 2], ['1e3', 1000], ['x', NaN]])('the quantity %s', (text, value) => { expect(quantity(text)).toBe(value); });
+test.each([['500m', 0.5], ['64Mi', 67_108_864], ['1G', 1e9], [2, 2], ['1e3', 1000], ['2E', 2e18], ['1Pi', 2 ** 50], ['250u', 250e-6], ['x', NaN], ['64mb', NaN], ['64MI', NaN], ['', NaN]])('the quantity %s', (text, value) => { expect(quantity(text)).toBe(value); });

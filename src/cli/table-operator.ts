@@ -16,14 +16,15 @@ const check = define({
 const explain = define({
   name: 'explain', group: 'operator', summary: 'Show what would become of a pod here, without running it',
   description: [
-    'Reads a Pod manifest (YAML or JSON), or the JSON files that crictl takes (a pod\'s, and any number of containers\'), and shows the backend and the rule that chose it, the commands that would run, the config.json of each container and the fields that are not honoured. Nothing is run or changed.',
+    'Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod\'s, and any number of containers\'), and shows the backend and the rule that chose it, the commands that would run, the config.json of each container and the fields that are not honoured. Nothing is run or changed.',
     'What only a cluster knows (ConfigMaps, Secrets, most volumes) is left out, with a note.',
   ],
-  arguments: [{ name: 'FILE', rest: true, complete: 'file', summary: 'a manifest, or files for crictl' }],
+  arguments: [{ name: 'FILE', rest: true, complete: 'file', summary: 'a manifest, or files for crictl; - is stdin' }],
   flags: { config: configFlag, handler: { value: 'NAME', summary: 'as if the pod\'s RuntimeClass had this handler' }, json: { summary: 'as JSON, with the whole config.json' } },
-  exitCodes: [{ code: '1', meaning: 'a container would be refused, or the files cannot be read' }],
+  exitCodes: [{ code: '1', meaning: 'the pod or a container would be refused, or the files cannot be read' }],
   examples: [
     { what: 'a manifest', line: 'crisp explain pod.yaml' },
+    { what: 'a pod of the cluster', line: 'kubectl get pod web -o yaml | crisp explain -' },
     { what: 'crictl\'s files', line: 'crisp explain pod.json container.json' },
     { what: 'only the choice', line: 'crisp explain --json pod.yaml | jq "{backend, rule}"' },
   ],

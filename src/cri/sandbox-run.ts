@@ -95,6 +95,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
 
     // 7. From here on it is there.
     const done = await parts.store.sandboxes.put({ ...record, complete: true, plan: finalPlan, attachment, backendState, ...(holder ? { holder: holder.holder } : {}) });
+    metrics.routed.add({ handler: chosen.backend, rule: chosen.rule });
     log.info({ pod: `${config.metadata?.namespace}/${config.metadata?.name}`, backend: chosen.backend, rule: chosen.rule, ips: attachment?.ips }, 'pod sandbox runs');
     parts.events.emit('CONTAINER_CREATED_EVENT', id, done);
     parts.events.emit('CONTAINER_STARTED_EVENT', id, done);

@@ -87,6 +87,11 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
     expect(await traces()).toEqual([]);
   });
 
+  test('one that ends before anybody could attach is no failure', async () => {
+    for (let time = 0; time < 3; time++) expect(await crisp('run', '--rm', '--tty', '--handler', handler, image, 'true')).toEqual({ stdout: '', stderr: '', exitCode: 0 });
+    expect(await traces()).toEqual([]);
+  });
+
   test('create, start, exec, logs, stop, delete', async () => {
     const { stdout } = await crisp('create', '--handler', handler, '--name', 'life', '--env', 'A=b c', '--user', 'web:staff', image, 'sh', '-c', 'trap "echo bye; exit 5" TERM; echo $A; id -un; while :; do sleep 0.05; done');
     made.add(stdout.trim());
@@ -146,6 +151,18 @@ test('signals go to the container, and its answer is the exit code', async () =>
   expect(code).toBe(9);
 });
 
+test('a signal while a container is being made removes what was made', async () => {
+  const child = spawn(...split(machine.enter(diesWithUs(argv(configFile, 'run', '--rm', image, 'sleep', '1000')))), { stdio: ['ignore', 'ignore', 'pipe'] });
+  const ended = once(child, 'close');
+  let words = '';
+  child.stderr.on('data', (chunk: Buffer) => { words += String(chunk); });
+  while ((await recorded()).length === 0) await new Promise((resolve) => { setTimeout(resolve, 2); });
+  child.kill('SIGTERM');
+  expect(await ended).toEqual([125, null]);
+  expect(words).toMatch(/^crisp run: Cancelled: SIGTERM came/);
+  expect(await traces()).toEqual([]);
+});
+
 test('a terminal: its size, its keys, its exit code', async () => {
   const inner = argv(configFile, 'run', '--rm', '-it', image, 'sh', '-c', 'read a; stty size; echo "got $a"; exit 4').map((word) => `'${word}'`).join(' ');
   const { stdout, exitCode } = await machine.run(['sh', '-c', `(sleep 2; echo keys; sleep 1) | script -qec "stty rows 33 cols 77; ${inner.replace(/["$]/g, '\\$&')}" /dev/null`]);
@@ -156,6 +173,15 @@ test('a terminal: its size, its keys, its exit code', async () => {
 
 test('a command that reads no more ends quietly', async () => {
   expect((await machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000')])).stdout).toBe('1\n');
+  const both = await machine.run(['bash', '-c', '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}', 'bash', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000 >&2')]);
+  expect(both).toMatchObject({ stdout: '1\n', exitCode: 0 });
+});
+
+test('what goes on without end ends with its reader', async () => {
+  const id = await start(image, 'sh', '-c', 'while :; do echo tick; sleep 0.05; done');
+  const head = (...words: string[]) => machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...words], 20_000);
+  expect(await head(...argv(configFile, 'logs', '--follow', id))).toMatchObject({ stdout: 'tick\n', exitCode: 0 });
+  expect(await head(...argv(configFile, 'exec', id, 'yes'))).toMatchObject({ stdout: 'y\n', exitCode: 0 });
 });
 
 describe('kill', () => {
@@ -292,6 +318,13 @@ test('gc removes what has no record, and nothing else', async () => {
   expect(await crisp('run', '--rm', '--name', 'lost', image, 'true')).toMatchObject({ exitCode: 0 });
 });
 
+test('gc lets the view of a bundle that is being written alone', async () => {
+  const views = machine.path(join(folder, 'state', 'cli', 'image-volumes'));
+  for (const pid of [process.pid, 4_194_305]) await mkdir(join(views, `bundle-${pid}`), { recursive: true }); // above the most that pid_max can be
+  expect(JSON.parse((await crisp('gc', '--json')).stdout)).toMatchObject({ orphans: [{ kind: 'image volume', name: 'bundle-4194305' }] });
+  await rm(join(views, `bundle-${process.pid}`), { recursive: true });
+});
+
 describe('the commands that only look', () => {
   test('explain shows the choice, the commands and the spec, and runs nothing', async () => {
     const manifest = join(folder, 'pod.yaml');
@@ -305,6 +338,17 @@ describe('the commands that only look', () => {
     expect(bad).toMatchObject({ refused: expect.stringContaining('"NOPE" is no capability'), commands: [] });
     expect(await traces()).toEqual(before);
     expect((await crisp('explain', manifest)).stdout).toMatch(/^pod shop\/web\n {2}backend: crun\n/);
+  });
+
+  test('explain takes workloads, from stdin too, and says what it leaves out and what would be refused', async () => {
+    const manifest = join(folder, 'workload.yaml');
+    const template = { spec: { securityContext: { sysctls: [{ name: 'kernel.panic', value: '1' }] }, containers: [{ name: 'app', image }] } };
+    await writeFile(manifest, `${stringify({ kind: 'Service', metadata: { name: 'web' } })}---\n${stringify({ kind: 'Deployment', metadata: { name: 'web', namespace: 'shop' }, spec: { template } })}`);
+    const { stdout, exitCode } = await machine.run(['sh', '-c', 'file=$1; shift; exec "$@" <"$file"', 'sh', manifest, ...argv(configFile, 'explain', '--json', '-')]);
+    expect(JSON.parse(stdout)).toMatchObject({ pod: 'shop/web-hash-id', refused: expect.stringContaining('kernel.panic'), notes: ['left out, since it makes no pod: Service', expect.stringContaining('Deployment web')] });
+    expect(exitCode).toBe(1);
+    await writeFile(manifest, stringify({ kind: 'Service' }));
+    expect(await crisp('explain', manifest)).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/^crisp explain: InvalidArgument: there is no pod in /) });
   });
 
   test('explain shows what a container would be as a Proxmox CT, with no Proxmox here', async () => {

@@ -2,7 +2,9 @@
 // with its rule, and a broken crun gives way to runc; and a standalone
 // container beside the daemon is in nobody's way.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { once } from 'node:events';
 import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
@@ -21,6 +23,17 @@ beforeAll(async () => {
 afterAll(() => daemon?.destroy());
 
 const breakCrun = (broken: boolean) => writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`, { mode: 0o755 });
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  return port;
+}
+
+/** The lines of /metrics. */
+async function figures(port: number): Promise<string[]> { return (await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).split('\n'); }
 
 async function choice(id: string): Promise<{ backend: string; rule: string }> {
   const { info } = await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: id, verbose: true });
@@ -84,13 +97,21 @@ test('a standalone container lives beside the daemon, through its restart, and h
 
 test('a crun that is broken for real: pods run on runc, and the pod keeps it for life', async () => {
   await breakCrun(true);
-  await daemon.writeConfig({ handlers: { crun: { path: wrapper } } });
+  const port = await freePort();
+  await daemon.writeConfig({ handlers: { crun: { path: wrapper } }, metrics: { port } });
   await daemon.restart();
   const pod = await runPod(daemon);
   expect(await choice(pod.id)).toEqual({ backend: 'runc', rule: 'default_container_type, with runc as the fallback of crun' });
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
   expect(daemon.entries()).toContainEqual(expect.objectContaining({ msg: 'pod sandbox runs', backend: 'runc', rule: expect.stringContaining('fallback of crun') }));
   await expect(runPod(daemon, {}, 'crun')).rejects.toThrow(/HandlerNotReady: .*broken on purpose/);
+
+  expect(await figures(port)).toEqual(expect.arrayContaining([
+    'crisp_pods_routed_total{handler="runc",rule="default_container_type, with runc as the fallback of crun"} 1', 'crisp_handler_fallbacks_total{from="crun",to="runc"} 1',
+    'crisp_handler_ready{handler="crun"} 0', 'crisp_handler_ready{handler="runc"} 1', expect.stringMatching(/^crisp_handler_broken_info\{handler="crun",reason="[^"]*broken on purpose.*"\} 1$/),
+  ]));
+  const conditions = await daemon.client.runtime.Status({ verbose: true });
+  expect(JSON.stringify(conditions)).toContain('broken on purpose');
 
   // Mended and broken again, as by a package upgrade, while the daemon runs.
   await breakCrun(false);

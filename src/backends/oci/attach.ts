@@ -70,5 +70,7 @@ export function attach(container: Pick<ContainerRef, 'id' | 'folder'>, io: Io, s
     if (exitCode === 0) return;
     throw new CrispError('RuntimeFailed', `attach failed: ${said?.toString() ?? ''}`, { stage: 'attach', tool: 'conmon' });
   });
-  return { connected: Promise.race([whenConnected, ended]), ended };
+  const begun = Promise.race([whenConnected, ended]);
+  begun.catch(() => undefined); // not everybody asks for it, and `ended` tells the same
+  return { connected: begun, ended };
 }

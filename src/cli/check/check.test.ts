@@ -26,6 +26,21 @@ async function findings(checks: readonly Check[], id: string, files: Readonly<Re
   return (await runChecks([check], host(files, answers, uid), config(value)))[0]?.findings ?? [];
 }
 
+describe('a handler that is broken, and what mends it', () => {
+  const features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
+  const value = { handlers: { kata: { type: 'oci', path: '/opt/kata' }, lxc: { type: 'pct' } } };
+  test.each([
+    ['crun', 'ToolMissing: crun is not installed; hint: `crisp check` names the package', 'apt install crun'],
+    ['kata', 'ToolMissing: /opt/kata is not installed; hint: `crisp check` names the package', 'set handlers.kata.path to the binary'],
+    ['lxc', 'ToolMissing: pvesh is not installed; hint: `crisp check` names the package', 'run crisp on a Proxmox VE node'],
+    ['crun', 'RuntimeFailed: odd; hint: its own words are above', 'apt install --reinstall crun'],
+    ['crun', 'RuntimeFailed: hybrid; hint: boot otherwise', 'boot otherwise'],
+  ])('%s: %s', (name, reason, mend) => {
+    const [found] = judge(config(value), new Map([[name, { probe: { ready: false, reason, version: '', features } }]]));
+    expect(found).toMatchObject({ level: 'warning', message: `${name}: its probe failed: ${reason.split('; hint')[0]}`, mend: expect.stringContaining(mend) });
+  });
+});
+
 describe('each finding and its mending command', () => {
   const allCapabilities = '/proc/self/status';
   test.each<[string, readonly Check[], string, Record<string, string>, Finding['level'], string]>([
@@ -114,8 +129,16 @@ describe('Proxmox', () => {
 
   test('storages by what they hold', async () => {
     const line = 'Name Type Status Total Used Available %\nlocal dir active 1 1 1 1%\n';
-    const found = await findings(proxmoxChecks(host({ '/etc/pve/x': '' }), config()), 'proxmox.storages', {}, { answers: { 'pvesm status --content rootdir': 'Name Type Status\n', 'pvesm status --content vztmpl': line } });
-    expect(found).toMatchObject([{ level: 'warning' }, { level: 'ok', message: 'for templates: local' }]);
+    const found = await findings(proxmoxChecks(host({ '/etc/pve/x': '' }), config()), 'proxmox.storages', { '/usr/sbin/pvesm': '', '/etc/pve/storage.cfg': 'dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl,backup\n\nlvmthin: data\n\tthinpool data\n' }, { value: { lxc: { rootfs: { storage: 'fast' } } }, answers: { 'pvesm list local --content vztmpl': 'Volid Format\nlocal:vztmpl/a.tar.zst tzst\n', 'pvesm status --content rootdir': 'Name Type Status\n', 'pvesm status --content vztmpl': line } });
+    const mend = 'pvesm set local --content iso,vztmpl,backup,rootdir';
+    expect(found).toMatchObject([{ level: 'failure', message: expect.stringContaining('lxc.rootfs.storage is fast'), mend }, { level: 'warning', mend }, { level: 'ok', message: 'for templates, with how many: local (1)' }]);
+  });
+
+  test('the bridge that the configuration names', async () => {
+    const value = { lxc: { network: 'bridge', bridge: { name: 'vmbr1' } } };
+    const checks = proxmoxChecks(host({ '/etc/pve/x': '' }), config());
+    expect(await findings(checks, 'proxmox.bridges', { '/sys/class/net/vmbr0/bridge/x': '' }, { value })).toMatchObject([{ level: 'failure', mend: 'set lxc.bridge.name to one of: vmbr0' }]);
+    expect(await findings(checks, 'proxmox.bridges', { '/sys/class/net/vmbr1/bridge/x': '' }, { value })).toMatchObject([{ level: 'ok' }]);
   });
 });
 

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Probe } from '../../backends/backend.js';
 import type { Config } from '../../config.js';
+import { catalogue } from '../../errors.js';
 import { remove } from '../../host/files.js';
 import { chooseHandler } from '../../router.js';
 import { probeOf } from '../backend.js';
@@ -26,11 +27,22 @@ export const handlerChecks: readonly Check[] = [{
   },
 }];
 
+/** The reason ends with the hint of its error, which is the way to mend it, if it says more than where to look. */
+function broken(config: Config, name: string, reason: string): Finding[] {
+  const [what = '', hint] = reason.split('; hint: ');
+  const { type, path } = config.handlers[name] ?? {};
+  const packaged = type === 'oci' && !path && ['crun', 'runc'].includes(name);
+  const mend = type === 'pct' && /not installed/.test(what) ? 'run crisp on a Proxmox VE node, or take this handler out of the configuration'
+    : /not installed/.test(what) ? (packaged ? `apt install ${name}` : `set handlers.${name}.path to the binary, or take this handler out of the configuration`)
+      : hint !== catalogue.RuntimeFailed.hint ? hint : packaged ? `apt install --reinstall ${name}` : undefined;
+  return warning(`${name}: its probe failed: ${what}`, mend);
+}
+
 /** Each handler by itself, and whether a pod that asks for nothing would find one. */
 export function judge(config: Config, handlers: ReadonlyMap<string, { readonly probe: Probe }>): Finding[] {
   const each = [...handlers].flatMap(([name, { probe }]) => (probe.ready
     ? ok(`${name}: ${probe.version}; ${['a container ran', ...lacking(probe.lacks)].join('; ')}`)
-    : warning(`${name}: its probe failed: ${probe.reason}`, /not installed/.test(probe.reason) ? `apt install ${name}` : undefined)));
+    : broken(config, name, probe.reason)));
   try {
     chooseHandler({ config, handlers }, { handler: '', namespace: '', name: '', labels: {}, annotations: {} });
     return each;
