@@ -30,7 +30,7 @@ import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
 import type { GuestConfig } from './guest-config.js';
-import { annotationPrefix, guestOptions, type GuestOptions } from './guest-options.js';
+import { annotationPrefix, guestOptions, type GuestOptions, type Volume } from './guest-options.js';
 import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
 import { meaningOf, Pct } from './pct.js';
@@ -56,8 +56,8 @@ const infoTimeoutMs = 10_000;
 export class PctBackend implements Backend {
   readonly name: string;
   readonly exits: Exits;
-  /** Set by the probe: idmapped overlays work here. */
-  shifts = false;
+  /** Set by the probe, where idmapped overlays do not work: the volumes that unprivileged CTs get instead. */
+  copies: Volume | undefined;
   /** Set by the probe: pct sets the address of a CT's net0 itself. */
   hostManaged = false;
   /** Set by the probe: liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
@@ -89,7 +89,7 @@ export class PctBackend implements Backend {
     return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
-  userNamespace(): IdMaps | undefined { return this.shifts ? unprivilegedIds : undefined; }
+  userNamespace(): IdMaps | undefined { return this.options.lxc.unprivileged ? unprivilegedIds : undefined; }
 
   /** CTs need nothing but the pinned namespaces. @throws UnsupportedField for a user namespace with other ids than PVE gives to each unprivileged CT */
   async startSandbox({ idMaps }: SandboxPlan): Promise<undefined> {
@@ -116,7 +116,10 @@ export class PctBackend implements Backend {
 
   async forgetImage(imageId: string): Promise<void> { await this.archives.forget(imageId); }
 
-  private guestOptions(plan: SandboxPlan): GuestOptions { return guestOptions(this.options, plan.annotations); }
+  private guestOptions(plan: SandboxPlan): GuestOptions {
+    const { bridge, volume } = guestOptions(this.options, plan.annotations);
+    return { bridge, volume: volume ?? (plan.namespaces.user === undefined ? undefined : this.copies) };
+  }
 
   notHonoured(spec: Spec): string[] { return notHonoured(spec, this); }
 
