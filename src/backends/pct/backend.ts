@@ -33,7 +33,7 @@ import type { GuestConfig } from './guest-config.js';
 import { annotationPrefix, guestOptions, type GuestOptions, type Volume } from './guest-options.js';
 import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
-import { meaningOf, Pct } from './pct.js';
+import { meaningOf, Pct, type Meaning } from './pct.js';
 import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
 import { dropIn, Units } from './unit.js';
@@ -132,10 +132,10 @@ export class PctBackend implements Backend {
       undo.push('volumes', () => releaseBinds(plan.folder));
       const spec = plan.sandbox.namespaces.user === undefined ? plan.spec : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
       if (this.rootfs(plan.sandbox, plan.template).kind === 'overlay') await makeTargets(spec.root.path, [...foldersOfLxc, ...mountsOf(spec).map(({ destination, source }) => ({ path: destination, isFolder: source === undefined || isFolder(source) }))], root);
-      // 2. The CT, under an id that nobody has.
+      // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
+      undo.push('CT', () => this.delete({ ...plan, state: undefined }));
       const vmid = await this.takeVmid(plan);
       const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false };
-      undo.push('CT', () => this.delete({ ...plan, state }));
       // 3. How it is started.
       await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), { mode: 0o600 });
       await Promise.all([this.include(vmid, plan.folder), this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan)))]);
@@ -178,10 +178,8 @@ export class PctBackend implements Backend {
     const found = await this.find(container);
     if (found) {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
-      if (found.config.values['lock'] === 'create') await this.pct.call('unlock', found.vmid);
-      try { await this.pct.call('destroy', found.vmid, ['--force', '1', '--purge', '1']); } catch (error) {
-        if (meaningOf(error) !== 'missing') throw error;
-      }
+      if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
+      await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
       await this.units.remove(found.vmid);
       await removeRemains(join(this.options.lxc.lxc_folder, String(found.vmid)));
     }
@@ -261,6 +259,10 @@ export class PctBackend implements Backend {
     const pid = await this.initPid(vmid);
     const parent = pid === undefined ? undefined : await parentOf(pid);
     if (parent !== undefined) process.kill(parent, 'SIGWINCH');
+  }
+
+  private async callUnless(fine: Meaning, ...[verb, vmid, args]: Parameters<Pct['call']>): Promise<void> {
+    try { await this.pct.call(verb, vmid, args); } catch (error) { if (meaningOf(error) !== fine) throw error; }
   }
 
   /** A race that another node or another tool wins costs one more call. */
