@@ -90,7 +90,7 @@ export const configSchema = z.strictObject({
       storage: z.string().regex(/^([a-z][a-z0-9._-]*)?$/i, 'must be the name of a storage').default('').describe('the storage on which each CT gets a volume; empty: none, its root filesystem is an overlay over the image'),
       size_gib: z.number().min(0).default(8).describe('the size of a volume; 0 on a storage of folders: a folder'),
     }).prefault({}).describe('where the root filesystems of CTs lie'),
-    unprivileged: z.enum(['auto', 'always', 'never']).default('auto').describe('CTs in a user namespace; auto: where idmapped overlays work; pods that share a namespace of the host or are privileged never are'),
+    unprivileged: z.boolean().default(true).describe('CTs in a user namespace; pods that share a namespace of the host or are privileged never are'),
     pct_timeout_seconds: seconds.default(120).describe('how long one call of pct may take'),
     pve_folder: absolutePath.default('/etc/pve').describe('the configuration of the cluster'),
     lxc_folder: absolutePath.default('/var/lib/lxc').describe('the folder of liblxc'),

@@ -154,7 +154,7 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
   try {
     const found = await lookUp(config, image);
     if (!found.present) notes.push(`container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`);
-    const plan = planOf(config, sandbox, config.handlers[backend]?.type === 'pct' && config.lxc.unprivileged !== 'never');
+    const plan = planOf(config, sandbox, config.handlers[backend]?.type === 'pct' && config.lxc.unprivileged);
     // Mounts are taken as they are written: their sources may only exist when the pod runs.
     const facts = { ...await inspectRootfs({ rootfs: found.accounts, config: { ...container, mounts: [] }, imageMounts: new Map() }), mounts: container.mounts.map((mount) => ({ target: mount.container_path, source: mount.image?.image ? `IMAGE ${mount.image.image}` : mount.host_path, propagation: 'shared' as const })) };
     const { spec, notHonoured } = containerSpec({

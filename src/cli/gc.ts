@@ -68,7 +68,7 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
 async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
   const things = [...await containers(config, place), ...await layers(config, place), ...await folders(place)]; // first the things, then the records
   const known = await recordIds(place);
-  return things.filter(({ owner }) => !known.has(owner));
+  return things.filter(({ owner }) => !known.has(owner) && !owner.startsWith('crisp-probe-')); // a probe may be under way
 }
 
 /** Ids of the records, by the names of their files: what cannot be read is a record all the same. */
@@ -82,7 +82,7 @@ async function containers(config: Config, { state }: Place): Promise<Thing[]> {
   const used = await list(join(state, 'runtimes'));
   const found = Object.keys(config.handlers).filter((name) => used.includes(name) && config.handlers[name]?.type === 'oci').map(async (name): Promise<Thing[]> => {
     const backend = open(config, state, name);
-    return (await backend.list()).filter(({ id }) => !id.startsWith('crisp-probe-')).map((ref) => ({ kind: 'container', name: `${ref.id} (${name})`, owner: ref.id, remove: () => backend.delete(ref) }));
+    return (await backend.list()).map((ref) => ({ kind: 'container', name: `${ref.id} (${name})`, owner: ref.id, remove: () => backend.delete(ref) }));
   });
   return (await Promise.all(found)).flat();
 }

@@ -36,7 +36,7 @@ afterEach(async () => {
 const create = (): Promise<string> => createContainer(daemon, pod, containerConfig(untilStopped()));
 
 /** What pct does at a verb for as long as `during` runs. */
-async function failing(verb: string, said: { stdout?: string; stderr: string }, during: () => Promise<unknown>): Promise<void> {
+async function failing(verb: string, said: { stdout?: string; stderr: string; late?: boolean }, during: () => Promise<unknown>): Promise<void> {
   const wish = join(node.folder, 'fail', verb);
   await writeFile(wish, JSON.stringify({ code: 255, stdout: '', ...said }));
   try { await during(); } finally { await rm(wish); }
@@ -68,6 +68,13 @@ describe('create', () => {
     expect(await node.guests()).toEqual([]);
     await create();
   });
+});
+
+test('a create that is ended when the CT is there already leaves no CT', async () => {
+  await failing('create', { stderr: 'received interrupt\n', late: true }, async () => {
+    await expect(create()).rejects.toMatchObject({ code: status.CANCELLED });
+  });
+  expect([await node.guests(), await node.remains()]).toEqual([[], []]);
 });
 
 describe('start', () => {

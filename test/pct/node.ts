@@ -83,6 +83,14 @@ export class Node {
     return stdout.trim().split('\n').slice(1).filter((line) => this.isOurs(/(\d+)$/.exec(line.trim())?.[1] ?? '')).map((line) => line.split(' ')[0] ?? '');
   }
 
+  /** A fake node without storages. @returns what brings them back */
+  async hideStorages(): Promise<() => Promise<void>> {
+    const file = join(this.places.pve, 'storage.cfg');
+    const text = await readFile(file, 'utf8');
+    await writeFile(file, '');
+    return () => writeFile(file, text);
+  }
+
   /** Where a template of the storage "local" lies. */
   async templatePath(name: string): Promise<string> {
     const path = (await runFile(this.places.pvesm, ['path', `local:vztmpl/${name}`])).stdout.trim();

@@ -4,7 +4,7 @@
 //
 //   ROOT/archives/empty.tar.gz, IMAGE-ID.tar
 import { lstatSync } from 'node:fs';
-import { mkdtemp, rename } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { exists, makeFolder, remove, writeFileAtomic } from '../../host/files.js';
@@ -25,29 +25,27 @@ export class Archives {
 
   async empty(): Promise<string> {
     makeFolder(this.folder, 0o755);
-    if (!(await exists(this.emptyPath))) await writeFileAtomic(this.emptyPath, gzipSync(Buffer.alloc(10_240)), 0o644); // tar's end: two blocks of zeros, in a record of twenty
-    return this.emptyPath;
+    return this.once(this.emptyPath, (path) => writeFileAtomic(path, gzipSync(Buffer.alloc(10_240)), 0o644)); // tar's end: two blocks of zeros, in a record of twenty
   }
 
   /** @param view the files of the image */
-  async of(imageId: string, view: string): Promise<string> {
-    const path = this.pathOf(imageId);
-    const making = this.making.get(imageId);
-    if (making) return making;
-    if (await exists(path)) return path;
-    const made = this.make(view, path).finally(() => this.making.delete(imageId));
-    this.making.set(imageId, made);
-    return made;
+  async of(imageId: string, view: string): Promise<string> { return this.once(this.pathOf(imageId), (path) => this.make(view, path)); }
+
+  private once(path: string, make: (path: string) => Promise<void>): Promise<string> {
+    const making = this.making.get(path) ?? exists(path).then((isThere) => (isThere ? undefined : make(path))).then(() => path).finally(() => this.making.delete(path));
+    this.making.set(path, making);
+    return making;
   }
 
   /** When the image is gone. */
-  async forget(imageId: string): Promise<void> { await remove(this.pathOf(imageId)); }
+  async forget(imageId: string): Promise<void> { await Promise.all([this.pathOf(imageId), workOf(this.pathOf(imageId))].map(remove)); }
 
   pathOf(imageId: string): string { return join(this.folder, `${imageId.replace('sha256:', '')}.tar`); }
 
-  private async make(view: string, path: string): Promise<string> {
-    makeFolder(this.folder, 0o755);
-    const work = await mkdtemp(join(this.folder, '.making-'));
+  private async make(view: string, path: string): Promise<void> {
+    const work = workOf(path);
+    await remove(work); // of a crash
+    makeFolder(work, 0o755);
     try {
       const archive = join(work, 'image.tar');
       const tar = ['tar', '--file', archive, '--numeric-owner', '--xattrs', '--xattrs-include=*'] as const;
@@ -58,12 +56,14 @@ export class Archives {
       await makeTargets(more, missing, 0);
       if (missing.length) await run([...tar, '--append', '--directory', more, ...new Set(missing.map(({ path: target }) => target.slice(1)))], { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' });
       await rename(archive, path);
-      return path;
     } finally {
       await remove(work);
     }
   }
 }
+
+/** Where an archive is made. */
+function workOf(path: string): string { return `${path}.making`; }
 
 function isThere(path: string): boolean {
   try { lstatSync(path); return true; } catch { return false; }

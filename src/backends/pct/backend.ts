@@ -30,10 +30,10 @@ import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
 import type { GuestConfig } from './guest-config.js';
-import { annotationPrefix, guestOptions, type GuestOptions } from './guest-options.js';
+import { annotationPrefix, guestOptions, type GuestOptions, type Volume } from './guest-options.js';
 import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
-import { meaningOf, Pct } from './pct.js';
+import { meaningOf, Pct, type Meaning } from './pct.js';
 import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
 import { dropIn, Units } from './unit.js';
@@ -56,8 +56,8 @@ const infoTimeoutMs = 10_000;
 export class PctBackend implements Backend {
   readonly name: string;
   readonly exits: Exits;
-  /** Set by the probe: idmapped overlays work here. */
-  shifts = false;
+  /** Set by the probe, where idmapped overlays do not work: the volumes that unprivileged CTs get instead. */
+  copies: Volume | undefined;
   /** Set by the probe: pct sets the address of a CT's net0 itself. */
   hostManaged = false;
   /** Set by the probe: liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
@@ -89,7 +89,7 @@ export class PctBackend implements Backend {
     return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
-  userNamespace(): IdMaps | undefined { return this.shifts ? unprivilegedIds : undefined; }
+  userNamespace(): IdMaps | undefined { return this.options.lxc.unprivileged ? unprivilegedIds : undefined; }
 
   /** CTs need nothing but the pinned namespaces. @throws UnsupportedField for a user namespace with other ids than PVE gives to each unprivileged CT */
   async startSandbox({ idMaps }: SandboxPlan): Promise<undefined> {
@@ -116,7 +116,10 @@ export class PctBackend implements Backend {
 
   async forgetImage(imageId: string): Promise<void> { await this.archives.forget(imageId); }
 
-  private guestOptions(plan: SandboxPlan): GuestOptions { return guestOptions(this.options, plan.annotations); }
+  private guestOptions(plan: SandboxPlan): GuestOptions {
+    const { bridge, volume } = guestOptions(this.options, plan.annotations);
+    return { bridge, volume: volume ?? (plan.namespaces.user === undefined ? undefined : this.copies) };
+  }
 
   notHonoured(spec: Spec): string[] { return notHonoured(spec, this); }
 
@@ -129,10 +132,10 @@ export class PctBackend implements Backend {
       undo.push('volumes', () => releaseBinds(plan.folder));
       const spec = plan.sandbox.namespaces.user === undefined ? plan.spec : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
       if (this.rootfs(plan.sandbox, plan.template).kind === 'overlay') await makeTargets(spec.root.path, [...foldersOfLxc, ...mountsOf(spec).map(({ destination, source }) => ({ path: destination, isFolder: source === undefined || isFolder(source) }))], root);
-      // 2. The CT, under an id that nobody has.
+      // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
+      undo.push('CT', () => this.delete({ ...plan, state: undefined }));
       const vmid = await this.takeVmid(plan);
       const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false };
-      undo.push('CT', () => this.delete({ ...plan, state }));
       // 3. How it is started.
       await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), { mode: 0o600 });
       await Promise.all([this.include(vmid, plan.folder), this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan)))]);
@@ -175,10 +178,8 @@ export class PctBackend implements Backend {
     const found = await this.find(container);
     if (found) {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
-      if (found.config.values['lock'] === 'create') await this.pct.call('unlock', found.vmid);
-      try { await this.pct.call('destroy', found.vmid, ['--force', '1', '--purge', '1']); } catch (error) {
-        if (meaningOf(error) !== 'missing') throw error;
-      }
+      if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
+      await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
       await this.units.remove(found.vmid);
       await removeRemains(join(this.options.lxc.lxc_folder, String(found.vmid)));
     }
@@ -258,6 +259,10 @@ export class PctBackend implements Backend {
     const pid = await this.initPid(vmid);
     const parent = pid === undefined ? undefined : await parentOf(pid);
     if (parent !== undefined) process.kill(parent, 'SIGWINCH');
+  }
+
+  private async callUnless(fine: Meaning, ...[verb, vmid, args]: Parameters<Pct['call']>): Promise<void> {
+    try { await this.pct.call(verb, vmid, args); } catch (error) { if (meaningOf(error) !== fine) throw error; }
   }
 
   /** A race that another node or another tool wins costs one more call. */

@@ -5,7 +5,8 @@ import { explain, meaningOf } from './pct.js';
 // Texts of pct 6.1.10; the exit code of each may be 1, 2 or 255.
 describe('what pct says becomes an error', () => {
   test.each<[stderr: string, stdout: string, id: string]>([
-    ['CT is locked (backup)', '', 'Locked'],
+    ...['backup', 'create', 'destroyed', 'disk', 'fstrim', 'migrate', 'mounted', 'rollback', 'snapshot', 'snapshot-delete'].map((lock): [string, string, string] => [`CT is locked (${lock})`, '', 'Locked']),
+    ['no lock found trying to remove any lock', '', 'WrongContainerState'],
     ['can\'t lock file \'/run/lock/lxc/pve-config-900001.lock\' - got timeout', 'trying to acquire lock...', 'Locked'],
     ['cluster not ready - no quorum?', '', 'NoQuorum'],
     ['CT 900001 already exists on node \'pve\'', '', 'NameInUse'],
@@ -13,6 +14,11 @@ describe('what pct says becomes an error', () => {
     ['VM 900001 already exists on node \'other\'', '', 'NameInUse'],
     ['Configuration file \'nodes/pve/lxc/900001.conf\' does not exist', '', 'GuestMissing'],
     ['CT 900001 not running', '', 'WrongContainerState'],
+    ['VM 900001 not running', '', 'WrongContainerState'],
+    ['container \'900001\' not running!', '', 'WrongContainerState'],
+    ['can only push files to a running CT', '', 'WrongContainerState'],
+    ['unable to get PID for CT 900001 (not running?)', '', 'WrongContainerState'],
+    ['400 Parameter verification failed.\nvmid: VM 900001 already exists', '', 'NameInUse'],
     ['CT 900001 already running', '', 'WrongContainerState'],
     ['unable to destroy CT 900001 - container is running', '', 'WrongContainerState'],
     ['you can\'t start a CT if it\'s a template', '', 'WrongContainerState'],
@@ -23,9 +29,22 @@ describe('what pct says becomes an error', () => {
     ['storage \'nothere\' does not exist', '', 'StorageFailed'],
     ['unable to use volume local:iso/x.iso - content type needs to be \'vztmpl\'', '', 'StorageFailed'],
     ['unable to create CT 900001 - volume \'local:vztmpl/x.tar.gz\' does not exist', '', 'ImageNotFound'],
+    ['storage \'nfs\' does not support CT rootdirs', '', 'StorageFailed'],
+    ['content type \'rootdir\' is not available or configured on storage \'local\'', '', 'StorageFailed'],
+    ['unable to parse volume ID \'/folder\'', '', 'StorageFailed'],
+    ['directory \'/run/crisp/rootfs/x\' does not exist', '', 'RootfsMissing'],
+    ['unable to create CT 900001 - unable to detect OS distribution', '', 'Unsupported'],
+    ['unable to create CT 900001 - setgid(0): Invalid argument', 'Detected OCI archive', 'Unsupported'],
+    ['cannot resolve /etc/passwd path in container', '', 'Unsupported'],
+    ['snapshot feature is not available', '', 'Unsupported'],
+    ['unable to clone mountpoint \'mp0\' (type bind)', '', 'Unsupported'],
+    ['unable to remove CT 900001 - used in HA resources and purge parameter not set.', '', 'WrongContainerState'],
     ['400 Parameter verification failed.\nhostname: invalid format', '', 'InvalidArgument'],
+    ['400 not enough arguments', '', 'InvalidArgument'],
+    ['mount points configured, but \'rootfs\' not set - aborting', '', 'InvalidArgument'],
     ['Unknown option: foo\n400 unable to parse option', '', 'InvalidArgument'],
     ['startup for container \'900001\' failed', 'No such file or directory - Failed to exec "/nope"', 'StartFailed'],
+    ['startup for container \'900001\' failed', 'Failed to create tty mount target', 'StartFailed'],
     ['received interrupt', '', 'Cancelled'],
     ['unable to create CT 900001 - mkfs failed: No space left on device', '', 'DiskFull'],
     ['something nobody has seen', 'and its story', 'RuntimeFailed'],
@@ -43,7 +62,7 @@ describe('what pct says becomes an error', () => {
   });
 
   test('an exit within the start is no failure', () => {
-    expect(meaningOf(explain('start', 900_001, '', 'unable to get PID for CT 900001 (not running?)'))).toBe('exited at once');
+    for (const text of ['unable to get PID for CT 900001 (not running?)', 'failed to open /proc/4711 pid fd']) expect(meaningOf(explain('start', 900_001, '', text))).toBe('exited at once');
     expect(meaningOf(new Error('CT 900001 not running'))).toBeUndefined();
   });
 });

@@ -27,17 +27,18 @@ export class Pct {
   }
 }
 
-/** The init exited before pct looked for its pid: the CT did run (pct 6; 5 says nothing). */
-const exitedAtOnce = /unable to get PID for CT \d+ \(not running\?\)/;
+/** The init exited before pct looked for its pid, or before it opened that: the CT did run (pct 6; 5 says nothing). */
+const exitedAtOnce = /unable to get PID for CT \d+ \(not running\?\)|failed to open \/proc\/\d+ pid fd/;
 const running = /CT \d+ already running/;
-const notRunning = /CT \d+ not running|container '\d+' not running/;
+const notRunning = /(CT|VM) \d+ not running|container '\d+' not running|to a running CT/;
 const missing = /Configuration file '\S*?\d+\.conf' does not exist/;
 const taken = /(CT|VM) \d+ already exists/;
+const notLocked = /no lock found trying to remove any lock/;
 
 /** What pct meant, for callers to whom it is no failure. */
-export type Meaning = 'exited at once' | 'already running' | 'not running' | 'missing' | 'taken';
+export type Meaning = 'exited at once' | 'already running' | 'not running' | 'missing' | 'taken' | 'not locked';
 const meanings: readonly [RegExp, Meaning][] = [
-  [exitedAtOnce, 'exited at once'], [running, 'already running'], [notRunning, 'not running'], [missing, 'missing'], [taken, 'taken'],
+  [exitedAtOnce, 'exited at once'], [running, 'already running'], [notRunning, 'not running'], [missing, 'missing'], [taken, 'taken'], [notLocked, 'not locked'],
 ];
 
 export function meaningOf(error: unknown): Meaning | undefined {
@@ -48,25 +49,30 @@ export function meaningOf(error: unknown): Meaning | undefined {
 /** Pattern, error, hint; the first that matches what pct said on either stream counts. */
 const table: readonly [RegExp, ErrorId, string?][] = [
   [/cluster not ready - no quorum\?|no quorum/i, 'NoQuorum'],
-  [/CT is locked \((\w+)\)/, 'Locked', 'wait for the task that holds it, or `pct unlock VMID` when there is none'],
+  [/CT is locked \([\w-]+\)/, 'Locked', 'wait for the task that holds it, or `pct unlock VMID` when there is none'],
   [/can't lock file .* - got timeout|trying to acquire lock\.\.\.\s*$|unable to acquire lock/i, 'Locked', 'another task works on the CT: see the task log of the node'],
   [taken, 'NameInUse', 'another guest took the id at the same time; repeat the call'],
   [missing, 'GuestMissing'],
   [notRunning, 'WrongContainerState', 'the CT is not running'],
   [/container is running/, 'WrongContainerState', 'the CT still runs'],
   [running, 'WrongContainerState', 'the CT runs already'],
+  [exitedAtOnce, 'WrongContainerState', 'the CT has ended'],
+  [notLocked, 'WrongContainerState', 'the CT is not locked'],
   [/you can't start a CT if it's a template/, 'WrongContainerState', 'the CT was turned into a template: remove the pod'],
   [/protection mode enabled/, 'WrongContainerState', 'somebody protected the CT: `pct set VMID --protection 0`'],
   [/container did not stop/, 'ToolTimeout', 'the CT does not react to its stop signal'],
   [/bridge '[^']*' does not exist/, 'BridgeMissing', 'make the bridge in /etc/network/interfaces and run `ifreload -a`'],
   [/no space left on device|out of space|insufficient free space|not enough free space/i, 'DiskFull', 'free space on the storage that the message names'],
   [/cannot allocate memory/i, 'OutOfMemory'],
-  [/storage '[^']*' does not (exist|support container directories)|unable to use volume|no such (logical volume|volume group)|storage '[^']*' is not (online|available|active)/, 'StorageFailed', '`pvesm status` lists the storages and `pvesm set` their content'],
+  [/storage '[^']*' does not (exist|support (container directories|CT rootdirs))|content type 'rootdir' is not available|unable to (use volume|parse volume ID)|no such (logical volume|volume group)|storage '[^']*' is not (online|available|active)/, 'StorageFailed', '`pvesm status` lists the storages and `pvesm set` their content'],
+  [/directory '[^']*' does not exist/, 'RootfsMissing', 'the folder is not mounted any more: remove the pod'],
   [/volume '[^']*' does not exist/, 'ImageNotFound', '`pveam list STORAGE` lists the templates of a storage'],
   [/unable to detect OS distribution|unsupported .* (version|distribution)/i, 'Unsupported', 'Proxmox does not know the distribution of this template'],
+  [/snapshot feature is not available|unable to clone mountpoint|setgid\(0\): Invalid argument|cannot resolve \/etc\/(passwd|group) path/, 'Unsupported', 'Proxmox cannot do this with such a CT: see the details'],
+  [/used in HA resources/, 'WrongContainerState', 'somebody gave the CT to the HA manager: `ha-manager remove ct:VMID`'],
   [/Permission check failed|only root can|must be root|please run as root/i, 'PermissionDenied', 'run crisp as root on the node'],
   [/newuidmap|newgidmap|uid range .* not allowed/i, 'PermissionDenied', 'put root:100000:65536 into /etc/subuid and /etc/subgid'],
-  [/400 Parameter verification failed|unable to parse option|not enough arguments|Unknown option/, 'InvalidArgument', 'this version of pct does not take what crisp gives it: see the details'],
+  [/400 Parameter verification failed|unable to parse option|not enough arguments|Unknown option|'rootfs' not set/, 'InvalidArgument', 'this version of pct does not take what crisp gives it: see the details'],
   [/received interrupt/, 'Cancelled'],
   [/startup for container '\d+' failed/, 'StartFailed', 'the reason is in the details; also see `journalctl -u pve-container@VMID`'],
 ];

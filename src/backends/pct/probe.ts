@@ -1,17 +1,19 @@
-// The probe: whether idmapped overlays work here, which decides whether CTs are
-// unprivileged, and one throw-away CT from create to delete.  It takes about
-// four seconds on a node, nearly all of it pct.
+// The probe: whether idmapped overlays work here, which decides whether CTs share
+// the layers of their image or get a copy of it each, and one throw-away CT from
+// create to delete.  It takes about four seconds on a node, nearly all of it pct.
 import { chown, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { toCrispError } from '../../errors.js';
+import { CrispError, toCrispError } from '../../errors.js';
 import { makeFolder, remove } from '../../host/files.js';
 import { mountIdMapped } from '../../host/idmap.js';
 import { mount, unmountBelow } from '../../host/mounts.js';
 import { run } from '../../host/run.js';
+import { log } from '../../log.js';
 import { pinNamespaces, unpinNamespaces } from '../../network/namespaces.js';
 import type { Spec } from '../../oci/spec.js';
 import type { ContainerPlan, ContainerRef, Exit, Features, Probe, SandboxPlan } from '../backend.js';
 import type { PctBackend } from './backend.js';
+import type { Volume } from './guest-options.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
 
 /** With the supplemental group that it was given, and without. */
@@ -21,23 +23,22 @@ const waitMs = 20_000;
 const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false };
 const lacks = { recursiveReadOnlyMounts: "liblxc's mounts have no recursive read-only", userNamespaces: 'CTs have the ids that the node gives to unprivileged CTs' };
 
-/** Sets backend.shifts, backend.hostManaged and backend.givesGroups. Never throws. */
+/** Sets backend.copies, backend.hostManaged and backend.givesGroups. Never throws. */
 export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
   const id = `crisp-probe-${backend.name}-${process.pid}-${counter++}`;
   const folder = join(options.state, 'probe', id);
+  const layers = join(options.root, 'containers', id); // where layers lie, and what a crash leaves there goes at the next start
   let version = '';
   try {
     const release = await releaseOf(options.lxc.tools.pvesh);
     version = `pve-manager ${release}`;
     backend.hostManaged = setsAddresses(release);
     makeFolder(folder, 0o711);
-    const namespaces = options.lxc.unprivileged === 'never' ? undefined : await shiftedRootfs(folder).catch((error: unknown) => {
-      if (options.lxc.unprivileged === 'always') throw error;
-      return undefined;
-    });
-    backend.shifts = namespaces !== undefined;
-    if (!namespaces) await plainRootfs(join(folder, 'rootfs'));
-    await runThrowAway(backend, id, folder, namespaces ?? {});
+    const namespaces = options.lxc.unprivileged ? await pinNamespaces(join(folder, 'ns'), { network: true, ipc: true, uts: true, user: unprivilegedIds }, { sysctls: {} }) : {};
+    const why = namespaces.user === undefined ? undefined : await shiftedRootfs(folder, layers, namespaces.user).then(() => undefined, toCrispError);
+    backend.copies = why && await storageOfCopies(options, why);
+    if (why || namespaces.user === undefined) await plainRootfs(join(folder, 'rootfs'));
+    await runThrowAway(backend, id, folder, namespaces);
     return { ready: true, reason: '', version, features, lacks };
   } catch (error) {
     return { ready: false, reason: toCrispError(error).report, version, features, lacks };
@@ -45,7 +46,7 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
     await unmountBelow(join(folder, 'rootfs'));
     await unmountBelow(join(folder, 'shifted'));
     await unpinNamespaces(join(folder, 'ns'));
-    await remove(folder);
+    await Promise.all([folder, layers].map(remove));
   }
 }
 let counter = 0;
@@ -68,17 +69,26 @@ async function plainRootfs(path: string): Promise<void> {
   for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(path, name));
 }
 
-/** As images/rootfs.ts makes one for a pod. @throws where the kernel or a filesystem cannot do it */
-async function shiftedRootfs(folder: string): Promise<SandboxPlan['namespaces']> {
-  const [lower, shifted, rootfs] = ['lower', 'shifted', 'rootfs'].map((name) => join(folder, name)) as [string, string, string];
+/** As images/rootfs.ts makes one for a pod, on the filesystems of pods. @throws where the kernel or one of these cannot do it */
+async function shiftedRootfs(folder: string, layers: string, userNamespace: string): Promise<void> {
+  const [shifted, rootfs] = [join(folder, 'shifted'), join(folder, 'rootfs')];
+  const [lower, upper, work] = ['lower', 'diff', 'work'].map((name) => join(layers, name)) as [string, string, string];
   await plainRootfs(lower);
-  const namespaces = await pinNamespaces(join(folder, 'ns'), { network: true, ipc: true, uts: true, user: unprivilegedIds }, { sysctls: {} });
-  for (const name of ['shifted', 'rootfs', 'upper', 'work']) await mkdir(join(folder, name), { mode: 0o755 });
-  await mountIdMapped(lower, shifted, namespaces.user ?? '');
+  for (const path of [shifted, rootfs, upper, work]) await mkdir(path, { mode: 0o755 });
+  await mountIdMapped(lower, shifted, userNamespace);
   const root = unprivilegedIds.uids[0]?.hostID ?? 0;
-  for (const name of ['upper', 'work']) await chown(join(folder, name), root, root);
-  await mount('overlay', 'overlay', rootfs, `lowerdir=${shifted},upperdir=${join(folder, 'upper')},workdir=${join(folder, 'work')}`);
-  return namespaces;
+  for (const path of [upper, work]) await chown(path, root, root);
+  await mount('overlay', 'overlay', rootfs, `lowerdir=${shifted},upperdir=${upper},workdir=${work}`);
+}
+
+/** Where idmapped overlays do not work each CT has a volume: a plain folder, if a storage has such. @param why they do not @throws Unsupported where no storage takes any */
+async function storageOfCopies({ lxc }: PctBackendOptions, why: CrispError): Promise<Volume> {
+  const { stdout } = await run([lxc.tools.pvesm, 'status', '--content', 'rootdir'], { timeoutMs: 30_000, stage: 'find storage' });
+  const active = [...stdout.matchAll(/^(\S+) +(\S+) +active /gm)].map(([, storage = '', type = '']) => ({ storage, sizeGib: ['dir', 'btrfs'].includes(type) ? 0 : lxc.rootfs.size_gib }));
+  const [found] = [...active.filter(({ sizeGib }) => sizeGib === 0), ...active];
+  if (!found) throw new CrispError('Unsupported', `unprivileged CTs cannot share the layers of an image here, and no storage takes volumes for copies: ${why.message}`, { stage: 'probe', stderr: why.stderr ?? '', hint: 'give a storage the content rootdir (`pvesm set`), or set lxc.unprivileged: false' });
+  log.warn({ error: why.report, ...found }, 'idmapped overlays do not work here: each CT gets a copy of its image');
+  return found;
 }
 
 async function runThrowAway(backend: PctBackend, id: string, folder: string, namespaces: SandboxPlan['namespaces']): Promise<void> {
@@ -95,6 +105,7 @@ async function runThrowAway(backend: PctBackend, id: string, folder: string, nam
     backend.givesGroups = exit.exitCode === exitCodes.withGroup;
   } finally {
     await backend.delete(container);
+    await backend.forgetImage(plan.imageId);
   }
 }
 

@@ -27,7 +27,7 @@ async function findings(checks: readonly Check[], id: string, files: Readonly<Re
 }
 
 describe('a handler that is broken, and what mends it', () => {
-  const features = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
+  const features = { recursiveReadOnlyMounts: false, userNamespaces: false };
   const value = { handlers: { kata: { type: 'oci', path: '/opt/kata' }, lxc: { type: 'pct' } } };
   test.each([
     ['crun', 'ToolMissing: crun is not installed; hint: `crisp check` names the package', 'apt install crun'],
@@ -36,7 +36,7 @@ describe('a handler that is broken, and what mends it', () => {
     ['crun', 'RuntimeFailed: odd; hint: its own words are above', 'apt install --reinstall crun'],
     ['crun', 'RuntimeFailed: hybrid; hint: boot otherwise', 'boot otherwise'],
   ])('%s: %s', (name, reason, mend) => {
-    const [found] = judge(config(value), new Map([[name, { probe: { ready: false, reason, version: '', features } }]]));
+    const [found] = judge(config(value), new Map([[name, { probe: { ready: false, reason, version: '', features, lacks: {} } }]]));
     expect(found).toMatchObject({ level: 'warning', message: `${name}: its probe failed: ${reason.split('; hint')[0]}`, mend: expect.stringContaining(mend) });
   });
 });

@@ -130,10 +130,11 @@ export async function main([verb = '', ...words]) {
     if (verb === 'help' || verb === 'version') return void process.stdout.write(`a fake of pct, for tests; its verbs: ${Object.keys(verbs).join(', ')}\n`);
     if (!verbs[verb]) return unknown(verb);
     const { given, options, command } = parse(verb, words);
-    const failure = setting(`fail/${verb}`);
-    if (failure !== undefined) return injected(JSON.parse(failure));
+    const failure = JSON.parse(setting(`fail/${verb}`) ?? 'null');
+    if (failure && !failure.late) return injected(failure);
     if (changing.includes(verb) && !isLocked()) return locked(given.vmid);
     await run[verb](given, options, command);
+    if (failure) injected(failure);
   } catch (error) {
     process.stderr.write(`${error instanceof Died || error.code === 255 ? error.message : error.stack}\n`);
     process.exitCode = typeof error.code === 'number' ? error.code : 255;

@@ -1,0 +1,48 @@
+// Whose processes a CT sees: its own, those of its pod, those of another container.
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import type { Daemon } from '../helpers/daemon.js';
+import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
+import { Node } from './node.js';
+
+let node: Node;
+let daemon: Daemon;
+beforeAll(async () => {
+  node = await Node.start();
+  daemon = await node.daemon();
+  await daemon.addImage();
+});
+afterAll(async () => {
+  await daemon?.destroy();
+  await node?.stop();
+});
+
+const named = (name: string, script = untilStopped(), more = {}) => containerConfig(script, { metadata: { name, attempt: 0 }, log_path: `${name}.log`, ...more });
+async function sees(id: string, argument: string): Promise<boolean> {
+  const { stdout } = await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', `cat /proc/[0-9]*/cmdline | tr "\\0" "\\n" | grep -c "^${argument}$" || true`] });
+  return Number(String(stdout)) > 0;
+}
+
+test('pid POD: the containers of a pod see each other, and end each by itself', async () => {
+  const security = { linux: { security_context: { namespace_options: { pid: 'POD' as const } } } };
+  const before = await daemon.traces();
+  const pod = await runPod(daemon, security, 'lxc');
+  const one = await startContainer(daemon, pod, named('one', 'sleep 54321', security));
+  const two = await startContainer(daemon, pod, named('two', untilStopped(3), security));
+  expect(await sees(two, '54321')).toBe(true);
+  await daemon.client.runtime.StopContainer({ container_id: two, timeout: '10' });
+  expect((await daemon.client.runtime.ContainerStatus({ container_id: two })).status).toMatchObject({ exit_code: 3 });
+  expect(await sees(one, '54321')).toBe(true);
+  await removePod(daemon, pod.id);
+  expect([await node.guests(), await daemon.traces()]).toEqual([[], before]);
+});
+
+test('pid CONTAINER: they do not; TARGET: one sees those of another, and no other pod\'s', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const target = await startContainer(daemon, pod, named('target', 'sleep 54321'));
+  expect(await sees(await startContainer(daemon, pod, named('own')), '54321')).toBe(false);
+  const options = (id: string) => ({ linux: { security_context: { namespace_options: { pid: 'TARGET' as const, target_id: id } } } });
+  expect(await sees(await startContainer(daemon, pod, named('debugger', untilStopped(), options(target))), '54321')).toBe(true);
+  const other = await runPod(daemon, {}, 'lxc');
+  await expect(createContainer(daemon, other, named('thief', 'true', options(target)))).rejects.toThrow(/another pod/);
+  for (const { id } of [pod, other]) await removePod(daemon, id);
+});
