@@ -38,11 +38,16 @@ function expression(text: string): Pattern {
   const script = new Script('expression.test(value)');
   return (value) => {
     sandbox['value'] = value;
-    try {
-      return script.runInContext(sandbox, { timeout: timeLimitMs }) as boolean;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
-      throw new CrispError('RuleTimeout', `the regular expression ${text} took longer than ${timeLimitMs} ms on a value of ${value.length} characters`);
+    const begun = process.cpuUsage();
+    for (;;) {
+      try {
+        return script.runInContext(sandbox, { timeout: timeLimitMs }) as boolean;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
+        const { user, system } = process.cpuUsage(begun);
+        if ((user + system) / 1000 < timeLimitMs / 2) continue; // the time went by on a busy node, not in the match
+        throw new CrispError('RuleTimeout', `the regular expression ${text} took longer than ${timeLimitMs} ms on a value of ${value.length} characters`);
+      }
     }
   };
 }

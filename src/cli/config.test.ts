@@ -1,10 +1,11 @@
-import { expect, test } from '@jest/globals';
+import { expect, jest, test } from '@jest/globals';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { parse } from 'yaml';
 import { configSchema, loadConfig } from '../config.js';
 import { configKeys, jsonSchema } from './config-keys.js';
-import { documentedDefault, wrap } from './config.js';
+import { configCommand, documentedDefault, wrap } from './config.js';
 
 test('the documented default is the default', () => {
   const folder = mkdtempSync(join(tmpdir(), 'crisp-default-'));
@@ -29,3 +30,13 @@ test('the JSON Schema refuses unknown keys', () => {
 });
 
 test('wrap', () => { expect(wrap('a bb ccc dddd', 6)).toEqual(['a bb', 'ccc', 'dddd']); });
+
+test('--default --json is the same as JSON', () => {
+  const written = jest.spyOn(process.stdout, 'write').mockReturnValue(true);
+  try {
+    expect(configCommand({ config: undefined, default: true, schema: false, json: true })).toBe(0);
+    expect(JSON.parse(String(written.mock.calls[0]?.[0]))).toEqual(parse(documentedDefault()));
+  } finally {
+    written.mockRestore();
+  }
+});
