@@ -113,6 +113,16 @@ test('a process that ends at its stop signal, and one that does not', async () =
   await removePod(daemon, pod.id);
 });
 
+test('one whose lxc-start is killed has ended, and nobody knows how', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+  const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
+  const parent = /^PPid:\s+(\d+)$/m.exec(await readFile(`/proc/${(JSON.parse(info['info'] ?? '') as { pid: number }).pid}/status`, 'utf8'))?.[1];
+  process.kill(Number(parent), 'SIGKILL');
+  expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 255 });
+  await removePod(daemon, pod.id);
+});
+
 test('one that was never started can be stopped and removed', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await createContainer(daemon, pod, containerConfig('true'));

@@ -96,7 +96,7 @@ sub open_log {
 open_log();
 defined $log or $log_path eq '' or give_up("open $log_path: $!");
 
-my (%clients, %closed, $exited, $code);    # clients: fd -> { socket, line, attached }
+my (%clients, %closed, $exited, $code, $alone_since);    # clients: fd -> { socket, line, attached }
 my ($to_stdin, $heard) = ('', '');
 syswrite($starter, "ready\n");
 close $starter;
@@ -109,15 +109,17 @@ while (!$exited || !$closed{stdout} || !$closed{stderr}) {
     # Input that the CT has not taken holds up the clients that bring more.
     for my $client (values %clients) { vec($readable, fileno($client->{socket}), 1) = 1 unless $client->{ended} || ($client->{attached} && length $to_stdin) }
     vec($writable, fileno($stdin), 1) = 1 if $stdin && length $to_stdin;
-    my $found = select($readable, $writable, undef, $monitor || $exited ? undef : 1);
-    next if $found <= 0;
+    my $alone = $closed{stdout} && $closed{stderr};    # lxc-start is gone
+    my $found = select($readable, $writable, undef, $exited || ($monitor && !$alone) ? undef : 1);
+    next if $found < 0;
     for my $name (keys %fifo) { copy($name) if !$closed{$name} && vec($readable, fileno($fifo{$name}), 1) }
     for my $fd (keys %clients) { serve($fd) if vec($readable, $fd, 1) }
     feed() if $stdin && vec($writable, fileno($stdin), 1);
     if (vec($readable, fileno($door), 1) && accept(my $socket, $door)) { $clients{fileno $socket} = { socket => $socket, line => '', attached => 0 } }
     hear() if $monitor && !$exited && vec($readable, fileno($monitor), 1);
-    # Both FIFOs have no writer left, so lxc-start is gone, and has told nobody how its init ended.
-    ended($code // 255) if !$exited && $closed{stdout} && $closed{stderr};
+    # lxc-monitord passes on what lxc-start told it in its own time, which on a busy node is after the end of
+    # lxc-start; and one that was killed has told nobody how its init ended.
+    if (!$exited && $closed{stdout} && $closed{stderr}) { $alone_since //= time; ended($code // 255) if defined $code || time - $alone_since > 5 }
 }
 unlink 'watch';
 
