@@ -1,6 +1,6 @@
 // kill -9 at any moment: what was answered is kept, and what was not leaves nothing.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -49,6 +49,20 @@ test.each([5, 25, 45, 65, 85, 105, 130, 160, 200, 260, 340, 450])('after %d ms o
   expect(containers.filter(({ state }) => state === 'CONTAINER_RUNNING').map(({ id }) => id)).toEqual(expect.arrayContaining(answered.started));
   for (const { id } of items) await removePod(daemon, id);
   await expect(daemon.traces()).resolves.toEqual(before);
+});
+
+test.each([0, 20, 50, 100, 200])('after %d ms of its probes', async (ms) => {
+  const probes = (): string[] => ['crun', 'runc'].flatMap((name) => readdirSync(join(`/proc/${daemon.machine.pid}/root`, daemon.state, 'probe', name)));
+  const before = await daemon.traces();
+  await daemon.stop();
+  const starting = daemon.start().catch(() => undefined);
+  while (probes().length === 0) await sleep(1);
+  await sleep(ms);
+  await daemon.kill9();
+  await starting;
+  expect(probes().length).toBeGreaterThan(0);
+  await restart();
+  expect(await daemon.traces()).toEqual(before);
 });
 
 /** Programs that are slower than a restart of the daemon: they are still at work when it is back. */

@@ -11,17 +11,17 @@ import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../oci/spec.js';
 import type { ContainerPlan, ContainerRef, Exit, Probe, SandboxPlan } from '../backend.js';
+import { clearProbes, probeCgroup, probeId } from '../probe-remains.js';
 import type { OciBackend } from './backend.js';
 
 const exitCodeExpected = 42;
 const waitMs = 10_000;
-const probeCgroup = '/crisp-probe';
-let counter = 0;
 
 export async function probe(backend: OciBackend, folder: string): Promise<Probe> {
   let version = '';
   try {
     version = await backend.runtime.version();
+    await clearProbes(backend, folder);
     await runProbe(backend, folder, `exit ${exitCodeExpected}`);
     const [rro, userns] = await Promise.all([reasonNot(mountRecursivelyReadOnly(backend, folder)), reasonNot(useUserNamespace(backend, folder))]);
     return {
@@ -36,7 +36,7 @@ export async function probe(backend: OciBackend, folder: string): Promise<Probe>
 
 /** Runs `script` in a container on the host's own /usr. @throws when it does not exit as expected */
 async function runProbe(backend: OciBackend, parent: string, script: string, change: (spec: Spec, folder: string) => Promise<void> = async () => undefined): Promise<void> {
-  const id = `crisp-probe-${backend.name}-${process.pid}-${counter++}`;
+  const id = probeId(backend);
   const folder = join(parent, id);
   const rootfs = join(folder, 'rootfs');
   makeFolder(folder, 0o755);

@@ -12,6 +12,7 @@ import { log } from '../../log.js';
 import { pinNamespaces, unpinNamespaces } from '../../network/namespaces.js';
 import type { Spec } from '../../oci/spec.js';
 import type { ContainerPlan, ContainerRef, Exit, Features, Probe, SandboxPlan } from '../backend.js';
+import { clearProbes, probeId } from '../probe-remains.js';
 import type { PctBackend } from './backend.js';
 import type { Volume } from './guest-options.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
@@ -25,7 +26,7 @@ const lacks = { recursiveReadOnlyMounts: "liblxc's mounts have no recursive read
 
 /** Sets backend.copies, backend.hostManaged and backend.givesGroups. Never throws. */
 export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
-  const id = `crisp-probe-${backend.name}-${process.pid}-${counter++}`;
+  const id = probeId(backend);
   const folder = join(options.state, 'probe', id);
   const layers = join(options.root, 'containers', id); // where layers lie, and what a crash leaves there goes at the next start
   let version = '';
@@ -33,6 +34,7 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
     const release = await releaseOf(options.lxc.tools.pvesh);
     version = `pve-manager ${release}`;
     backend.hostManaged = setsAddresses(release);
+    await clearProbes(backend, join(options.state, 'probe'));
     makeFolder(folder, 0o711);
     const namespaces = options.lxc.unprivileged ? await pinNamespaces(join(folder, 'ns'), { network: true, ipc: true, uts: true, user: unprivilegedIds }, { sysctls: {} }) : {};
     const why = namespaces.user === undefined ? undefined : await shiftedRootfs(folder, layers, namespaces.user).then(() => undefined, toCrispError);
@@ -49,7 +51,6 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
     await Promise.all([folder, layers].map(remove));
   }
 }
-let counter = 0;
 
 async function releaseOf(pvesh: string): Promise<string> {
   const { stdout } = await run([pvesh, 'get', '/version', '--output-format', 'json'], { timeoutMs: 30_000, stage: 'version of Proxmox' });

@@ -1,0 +1,33 @@
+// What probes leave that a crash of the daemon cut off: throw-away containers
+// with their mounts, folders and cgroups.  Each probe clears those before it.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { removePodCgroup } from '../host/cgroup.js';
+import { isAbsent, remove } from '../host/files.js';
+import { unmountBelow } from '../host/mounts.js';
+import type { Backend } from './backend.js';
+
+/** The cgroup that probes have theirs in, where no systemd keeps them. */
+export const probeCgroup = '/crisp-probe';
+
+let counter = 0;
+/** Names the process that probes, so that what another one is at is left alone. */
+export function probeId({ name }: Backend): string { return `crisp-probe-${name}-${process.pid}-${counter++}`; }
+
+/** @param parent holds a folder for each probe, called after its id */
+export async function clearProbes(backend: Backend, parent: string): Promise<void> {
+  const names = await readdir(parent).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
+  for (const id of names) {
+    const [, name, pid] = /^crisp-probe-(.+)-(\d+)-\d+$/.exec(id) ?? [];
+    if (name !== backend.name || isThere(Number(pid))) continue;
+    const folder = join(parent, id);
+    await backend.delete({ id, folder, logPath: '', state: undefined });
+    await unmountBelow(folder);
+    await removePodCgroup(`${probeCgroup}/${id}`);
+    await remove(folder);
+  }
+}
+
+function isThere(pid: number): boolean {
+  try { return process.kill(pid, 0); } catch { return false; }
+}
