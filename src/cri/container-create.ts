@@ -81,10 +81,11 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     makeFolder(folder, 0o711);
     const wish = backend.rootfs(sandbox.plan, image.template);
     undo.push('rootfs', () => parts.rootfs.unmount(id));
-    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, shiftOf(sandbox.plan))
+    const shift = shiftOf(sandbox.plan);
+    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, shift)
       : image.template === undefined ? await parts.rootfs.mountView(id, image) : join(folder, 'rootfs');
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
-    const volumes = await mountImageVolumes(parts, id, config);
+    const volumes = await mountImageVolumes(parts, id, config, shift);
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
 
     // 4. The spec.

@@ -2,6 +2,7 @@
 // One view per mount, named CONTAINER-INDEX, so that two users of an image never
 // depend on each other.
 import { CrispError, toCrispError } from '../errors.js';
+import type { Shift } from '../images/rootfs.js';
 import type { ContainerRecord } from '../pods/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { Parts } from './parts.js';
@@ -12,15 +13,15 @@ export interface ImageVolume {
   readonly imageId: string;
 }
 
-/** Mounts all image volumes of a container, by their index in config.mounts. */
-export async function mountImageVolumes(parts: Parts, containerId: string, config: ContainerConfig__Output): Promise<Map<number, ImageVolume>> {
+/** Mounts all image volumes of a container, by their index in config.mounts; with `shift`, root's files of an image are those of the container's root. */
+export async function mountImageVolumes(parts: Parts, containerId: string, config: ContainerConfig__Output, shift: Shift | undefined): Promise<Map<number, ImageVolume>> {
   const mounted = new Map<number, ImageVolume>();
   for (const [index, { image: spec }] of config.mounts.entries()) {
     if (!spec?.image) continue;
     const image = await parts.images.find(spec.image);
     if (!image) throw new CrispError('ImageVolumeMountFailed', `the image ${spec.image} of mounts[${index}] is not on this node`);
     try {
-      mounted.set(index, { path: await parts.rootfs.mountImage(`${containerId}-${index}`, image), imageId: image.id });
+      mounted.set(index, { path: await parts.rootfs.mountImage(`${containerId}-${index}`, image, shift), imageId: image.id });
     } catch (error) {
       const failure = toCrispError(error);
       throw new CrispError('ImageVolumeMountFailed', `mounts[${index}]: ${failure.message}`, { stage: 'mount image volume', cause: error });

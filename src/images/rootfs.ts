@@ -80,20 +80,27 @@ export class Rootfs {
     return this.mountReadOnly(containerId, image, this.target(containerId), () => this.unmount(containerId));
   }
 
-  /** Mounts a read-only view of an image under a name of the caller's; returns its path. */
-  async mountImage(volumeId: string, image: Image): Promise<string> {
-    return this.mountReadOnly(volumeId, image, this.volume(volumeId), () => this.unmountImage(volumeId));
+  /** Mounts a read-only view of an image under a name of the caller's; returns its path. With `shift` as mount() does. */
+  async mountImage(volumeId: string, image: Image, shift?: Shift): Promise<string> {
+    return this.mountReadOnly(volumeId, image, this.volume(volumeId), () => this.unmountImage(volumeId), shift);
   }
 
-  private async mountReadOnly(holder: string, image: Image, target: string, unmount: () => Promise<void>): Promise<string> {
+  private async mountReadOnly(holder: string, image: Image, target: string, unmount: () => Promise<void>, shift?: Shift): Promise<string> {
     const { images } = this.options;
     return withUndo(async (undo) => {
       undo.push('view of image', unmount);
       images.hold(image, holder);
       const lower = await this.lowerOf(image);
       makeFolder(target, 0o755);
+      const shifted = this.shifted(holder);
+      if (shift) {
+        undo.push('shifted layers', () => this.drop(shifted));
+        makeFolder(shifted);
+        await mountIdMapped(images.layout.overlay, shifted, shift.namespaceFile);
+      }
       // Without an upper layer overlay wants two lower ones: the empty mount point is the second.
-      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, { cwd: images.layout.overlay, stage: 'mount image' });
+      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, { cwd: shift ? shifted : images.layout.overlay, stage: 'mount image' });
+      if (shift) await this.drop(shifted); // overlay has clones of the mounts that its layers are on
       return target;
     });
   }

@@ -96,7 +96,7 @@ function requestedMount(mount: Mount__Output, facts: MountFacts, field: string, 
   }
   if (mount.image && !mount.readonly) throw refused(': an image volume must be readonly');
   for (const option of mount.mount_options) if (!knownMountOptions.has(option)) throw refused(`.mount_options: "${option}" is not an option of a bind mount`);
-  const mapped = mount.uidMappings.length > 0 || mount.gidMappings.length > 0;
+  const mapped = !mount.image && (mount.uidMappings.length > 0 || mount.gidMappings.length > 0); // an image's files are shifted already
   if (mapped && !features.userNamespaces) throw new CrispError('UnsupportedField', `${field}: the runtime of this pod cannot map the ids of a mount`);
   return {
     destination: facts.target, type: 'bind', source: facts.source,
