@@ -176,6 +176,7 @@ export class PctBackend implements Backend {
     if (found) {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
       if (found.config.values['lock'] === 'create') await this.pct.call('unlock', found.vmid);
+      await keepReadable(container);
       try { await this.pct.call('destroy', found.vmid, ['--force', '1', '--purge', '1']); } catch (error) {
         if (meaningOf(error) !== 'missing') throw error;
       }
@@ -234,7 +235,7 @@ export class PctBackend implements Backend {
     const { vmid } = await this.mine(container);
     makeFolder(container.folder, 0o711);
     const watched = await wakeWatcher(vmid, container);
-    if (!watched) await appendFile(includeFile(container.folder), '', { mode: 0o600 }); // liblxc reads no CT whose include is missing
+    if (!watched) await keepReadable(container);
     const pid = await this.initPid(vmid);
     if (pid !== undefined && !watched) log.error({ containerId: container.id, vmid }, 'a CT runs without its watcher: its log ends here, and its end will not be seen');
     return pid;
@@ -344,6 +345,12 @@ export class PctBackend implements Backend {
 }
 
 export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined { return container.state as PctState | undefined; }
+
+/** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
+async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
+  makeFolder(folder, 0o711);
+  await appendFile(includeFile(folder), '', { mode: 0o600 });
+}
 
 /** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */
 async function removeRemains(folder: string): Promise<void> {
