@@ -365,11 +365,21 @@ async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
 }
 
-/** liblxc's own words say more than pct's. Its first ones are the cause, the later ones what came of it. liblxc 5 writes them to its log file, 6 to the CT's stderr alone. */
+/** liblxc's own words say more than pct's. */
 async function withLxcLog(error: unknown, vmid: number, { folder, logPath }: Pick<ContainerRef, 'folder' | 'logPath'>): Promise<unknown> {
-  const file = [...(await readFileIfThere(lxcLog(folder)) ?? '').matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)];
-  const stderr = [...(await readFileIfThere(logPath) ?? '').matchAll(new RegExp(`^\\S+ stderr F lxc-start: ${vmid}: \\S+ \\w+: \\d+ (.*)$`, 'gm'))];
-  const said = (file.length > 0 ? file : stderr).map(([, words = '']) => words).slice(0, 4).join('\n');
+  const said = lxcWords(await readFileIfThere(lxcLog(folder)) ?? '', await readFileIfThere(logPath) ?? '', vmid);
   if (!said || !(error instanceof CrispError)) return error;
   return new CrispError(error.id, error.message, { stage: error.stage ?? 'start', tool: error.tool ?? 'pct', stderr: said, hint: error.hint, cause: error });
+}
+
+/**
+ * Its first words are the cause, the later ones what came of it.  liblxc 5 writes
+ * them to its log file; 6 to the CT's stderr alone, and each line piece by piece,
+ * which may be pieces in the container's log as well.
+ */
+export function lxcWords(ownLog: string, containerLog: string, vmid: number): string {
+  const stderr = [...containerLog.matchAll(/^\S+ stderr ([FP]) (.*)$/gm)].map(([, tag, text = '']) => (tag === 'F' ? `${text}\n` : text)).join('');
+  const own = [...ownLog.matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)];
+  const said = own.length > 0 ? own : [...stderr.matchAll(new RegExp(`^lxc-start: ${vmid}: \\S+ \\w+: \\d+ (.*)$`, 'gm'))];
+  return said.map(([, words = '']) => words).slice(0, 4).join('\n');
 }
