@@ -293,7 +293,7 @@ test('a CT of ours that no record knows goes at the next start; a foreign one st
   const foreign = `${node.lastVmid}.conf`;
   await node.writeGuest(foreign, text);
   await daemon.kill9();
-  await daemon.machine.must(['rm', join(daemon.state, 'containers', `${lost}.json`)]);
+  await daemon.machine.must(['rm', join(daemon.state, 'containers', `${lost}.json`), join(daemon.state, 'bundles', lost, 'lxc.conf')]); // without it liblxc cannot stop the CT
   await node.writeGuest(own, (await node.guest(own)).replace(/crisp-keepsake \S+/, 'crisp-keepsake AAAA'));
   await daemon.start();
   expect(await node.guests()).toEqual([foreign]);

@@ -9,7 +9,7 @@ import { checkConfig } from '../../config.js';
 import { log } from '../../log.js';
 import type { Spec } from '../../oci/spec.js';
 import type { ContainerPlan, SandboxPlan } from '../backend.js';
-import { PctBackend } from './backend.js';
+import { lxcWords, PctBackend } from './backend.js';
 import { describe } from './guest-config.js';
 
 let folder: string;
@@ -95,4 +95,10 @@ echo "arch: amd64" > ${folder}/pve/lxc/$2.conf
   expect(creates[0]).not.toBe(creates[1]);
   expect(readFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), 'utf8')).toBe(`arch: amd64\nlxc.include: ${join(folder, 'bundle/lxc.conf')}\n`);
   expect(readFileSync(join(folder, `units/pve-container@${vmid}.service.d/crisp.conf`), 'utf8')).toContain('"/bin/true"');
+});
+
+test('the reason of a failed start is found in the log of liblxc 5, or in the pieces that liblxc 6 writes to stderr', () => {
+  expect(lxcWords('lxc-start 900001 20261125133939.187 ERROR    start - ../src/lxc/start.c:start:2197 - No such file or directory - Failed to exec "/none"\n', '', 900_001)).toBe('No such file or directory - Failed to exec "/none"');
+  const pieces = ['P lxc-start: ', 'P 900001: ', 'P ../src/lxc/start.c: start: 2217 ', 'F No such file or directory - Failed to exec "/none"', 'F lxc-start: 900001: ../src/lxc/start.c: __lxc_start: 2127 Failed to spawn container "900001"', 'F its own word'];
+  expect(lxcWords('', pieces.map((piece) => `2026-11-25T13:39:39.187000000Z stderr ${piece}\n`).join(''), 900_001)).toBe('No such file or directory - Failed to exec "/none"\nFailed to spawn container "900001"');
 });

@@ -179,6 +179,7 @@ export class PctBackend implements Backend {
     if (found) {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
       if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
+      await keepReadable(container);
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
       await this.units.remove(found.vmid);
       await removeRemains(join(this.options.lxc.lxc_folder, String(found.vmid)));
@@ -235,7 +236,7 @@ export class PctBackend implements Backend {
     const { vmid } = await this.mine(container);
     makeFolder(container.folder, 0o711);
     const watched = await wakeWatcher(vmid, container);
-    if (!watched) await appendFile(includeFile(container.folder), '', { mode: 0o600 }); // liblxc reads no CT whose include is missing
+    if (!watched) await keepReadable(container);
     const pid = await this.initPid(vmid);
     if (pid !== undefined && !watched) log.error({ containerId: container.id, vmid }, 'a CT runs without its watcher: its log ends here, and its end will not be seen');
     return pid;
@@ -350,6 +351,12 @@ export class PctBackend implements Backend {
 
 export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined { return container.state as PctState | undefined; }
 
+/** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
+async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
+  makeFolder(folder, 0o711);
+  await appendFile(includeFile(folder), '', { mode: 0o600 });
+}
+
 /** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */
 async function removeRemains(folder: string): Promise<void> {
   for (const name of ['config', 'rules.seccomp']) await rm(join(folder, name), { force: true });
@@ -363,11 +370,21 @@ async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
 }
 
-/** liblxc's own words say more than pct's. Its first ones are the cause, the later ones what came of it. liblxc 5 writes them to its log file, 6 to the CT's stderr alone. */
+/** liblxc's own words say more than pct's. */
 async function withLxcLog(error: unknown, vmid: number, { folder, logPath }: Pick<ContainerRef, 'folder' | 'logPath'>): Promise<unknown> {
-  const file = [...(await readFileIfThere(lxcLog(folder)) ?? '').matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)];
-  const stderr = [...(await readFileIfThere(logPath) ?? '').matchAll(new RegExp(`^\\S+ stderr F lxc-start: ${vmid}: \\S+ \\w+: \\d+ (.*)$`, 'gm'))];
-  const said = (file.length > 0 ? file : stderr).map(([, words = '']) => words).slice(0, 4).join('\n');
+  const said = lxcWords(await readFileIfThere(lxcLog(folder)) ?? '', await readFileIfThere(logPath) ?? '', vmid);
   if (!said || !(error instanceof CrispError)) return error;
   return new CrispError(error.id, error.message, { stage: error.stage ?? 'start', tool: error.tool ?? 'pct', stderr: said, hint: error.hint, cause: error });
+}
+
+/**
+ * Its first words are the cause, the later ones what came of it.  liblxc 5 writes
+ * them to its log file; 6 to the CT's stderr alone, and each line piece by piece,
+ * which may be pieces in the container's log as well.
+ */
+export function lxcWords(ownLog: string, containerLog: string, vmid: number): string {
+  const stderr = [...containerLog.matchAll(/^\S+ stderr ([FP]) (.*)$/gm)].map(([, tag, text = '']) => (tag === 'F' ? `${text}\n` : text)).join('');
+  const own = [...ownLog.matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)];
+  const said = own.length > 0 ? own : [...stderr.matchAll(new RegExp(`^lxc-start: ${vmid}: \\S+ \\w+: \\d+ (.*)$`, 'gm'))];
+  return said.map(([, words = '']) => words).slice(0, 4).join('\n');
 }

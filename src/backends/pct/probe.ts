@@ -96,9 +96,10 @@ async function runThrowAway(backend: PctBackend, id: string, folder: string, nam
   const spec = probeSpec(join(folder, 'rootfs'), namespaces);
   await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
   const sandbox: SandboxPlan = { id, name: 'probe', namespace: 'crisp', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces, cgroupParent: '', ...(namespaces.user ? { idMaps: unprivilegedIds } : {}) };
-  const plan: ContainerPlan = { id, name: 'probe', attempt: 0, image: 'none', imageId: 'none', sandbox, folder, spec, logPath: '', stdin: false, stdinOnce: false, stopSignal: '15' };
+  const logPath = join(folder, 'log'); // where liblxc 6 says why a start fails
+  const plan: ContainerPlan = { id, name: 'probe', attempt: 0, image: 'none', imageId: 'none', sandbox, folder, spec, logPath, stdin: false, stdinOnce: false, stopSignal: '15' };
   const state = await backend.create(plan);
-  const container: ContainerRef = { id, folder, logPath: '', state };
+  const container: ContainerRef = { id, folder, logPath, state };
   try {
     await backend.start(container);
     const exit = await exitOf(backend, container);

@@ -110,7 +110,11 @@ function failedToStart(vmid, { raw }, detail) {
   return /Failed to spawn/.test(detail + (file && existsSync(file) ? readFileSync(file, 'utf8') : ''));
 }
 
-export function kill(vmid) { try { execFileSync('lxc-stop', ['-P', lxc(), '-n', vmid, '--kill'], { stdio: 'ignore' }); } catch { /* it has ended */ } }
+/** Waits for ever for one that lxc-stop cannot stop: pct asks nobody how long it may take. */
+export async function kill(vmid) {
+  try { execFileSync('lxc-stop', ['-P', lxc(), '-n', vmid, '--kill'], { stdio: ['ignore', 'inherit', 'pipe'] }); } catch (error) { process.stdout.write(`${error.stderr ?? ''}command 'lxc-stop -n ${vmid} --kill' failed: exit code 1\n`); }
+  while (isRunning(vmid)) await new Promise((resolve) => setTimeout(resolve, 20));
+}
 
 /** lxc.signal.halt to init, and SIGKILL after that if `force`. @returns whether it has stopped */
 export function shutdown(vmid, seconds, force) {

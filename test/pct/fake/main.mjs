@@ -54,7 +54,7 @@ const run = {
   async stop({ vmid }) {
     if (!isRunning(vmid)) die(`CT ${vmid} not running`);
     checkLock(guestOf(vmid), ['mounted']);
-    kill(vmid);
+    await kill(vmid);
   },
 
   async shutdown({ vmid }, { timeout = '60', forceStop }) {
@@ -72,7 +72,8 @@ const run = {
     checkLock(guest);
     if (isRunning(vmid)) {
       if (force !== '1') die(`unable to destroy CT ${vmid} - container is running`);
-      kill(vmid);
+      process.stdout.write(`forced to stop CT ${vmid} before destroying!\n`);
+      await kill(vmid);
     }
     if (guest.values.rootfs) free(guest.values.rootfs);
     if (purge === '1') process.stdout.write(`purging CT ${vmid} from related configurations..\n`);
