@@ -24,6 +24,7 @@ describe('what pct says becomes an error', () => {
     ['unable to use volume local:iso/x.iso - content type needs to be \'vztmpl\'', '', 'StorageFailed'],
     ['unable to create CT 900001 - volume \'local:vztmpl/x.tar.gz\' does not exist', '', 'ImageNotFound'],
     ['400 Parameter verification failed.\nhostname: invalid format', '', 'InvalidArgument'],
+    ['400 Parameter verification failed.\nmemory: unable to hotplug memory: short read on command socket (16 != 0)', '', 'RuntimeFailed'],
     ['Unknown option: foo\n400 unable to parse option', '', 'InvalidArgument'],
     ['startup for container \'900001\' failed', 'No such file or directory - Failed to exec "/nope"', 'StartFailed'],
     ['received interrupt', '', 'Cancelled'],
