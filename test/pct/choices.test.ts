@@ -48,7 +48,7 @@ describe('a bridge of the node', () => {
     const address = async () => (await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status?.network?.ip;
     expect(await address()).toBe('');
     const id = await startContainer(daemon, pod, containerConfig(`httpd -p 8080 -h /etc; ${untilStopped()}`));
-    expect(await guestOf(id)).toMatch(new RegExp(`^net0: name=eth0,bridge=${bridge},hwaddr=02:[0-9A-F:]{14},ip=198.18.77.5/24,type=veth,gw=198.18.77.1,host-managed=1$`, 'm'));
+    expect(await guestOf(id)).toMatch(new RegExp(`^net0: name=eth0,bridge=${bridge},gw=198.18.77.1,host-managed=1,hwaddr=02:[0-9A-F:]{14},ip=198.18.77.5/24,type=veth$`, 'm'));
     expect(await address()).toBe('198.18.77.5');
     const { stdout } = await runFile('curl', ['--silent', '--max-time', '5', 'http://198.18.77.5:8080/hostname']);
     expect(stdout).toBe('box\n');

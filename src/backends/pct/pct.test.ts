@@ -42,6 +42,7 @@ describe('what pct says becomes an error', () => {
     ['400 Parameter verification failed.\nhostname: invalid format', '', 'InvalidArgument'],
     ['400 not enough arguments', '', 'InvalidArgument'],
     ['mount points configured, but \'rootfs\' not set - aborting', '', 'InvalidArgument'],
+    ['400 Parameter verification failed.\nmemory: unable to hotplug memory: short read on command socket (16 != 0)', '', 'RuntimeFailed'],
     ['Unknown option: foo\n400 unable to parse option', '', 'InvalidArgument'],
     ['startup for container \'900001\' failed', 'No such file or directory - Failed to exec "/nope"', 'StartFailed'],
     ['startup for container \'900001\' failed', 'Failed to create tty mount target', 'StartFailed'],

@@ -72,6 +72,7 @@ const table: readonly [RegExp, ErrorId, string?][] = [
   [/used in HA resources/, 'WrongContainerState', 'somebody gave the CT to the HA manager: `ha-manager remove ct:VMID`'],
   [/Permission check failed|only root can|must be root|please run as root/i, 'PermissionDenied', 'run crisp as root on the node'],
   [/newuidmap|newgidmap|uid range .* not allowed/i, 'PermissionDenied', 'put root:100000:65536 into /etc/subuid and /etc/subgid'],
+  [/unable to hotplug/, 'RuntimeFailed', 'the CT runs and did not take the change: the words name the option and why'],
   [/400 Parameter verification failed|unable to parse option|not enough arguments|Unknown option|'rootfs' not set/, 'InvalidArgument', 'this version of pct does not take what crisp gives it: see the details'],
   [/received interrupt/, 'Cancelled'],
   [/startup for container '\d+' failed/, 'StartFailed', 'the reason is in the details; also see `journalctl -u pve-container@VMID`'],

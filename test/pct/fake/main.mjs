@@ -31,7 +31,7 @@ const run = {
       unpack(archive, volume.folder, unprivileged && volume.isOurs ? 100_000 : 0, ostemplate);
       const { description = '', pool, ...kept } = values;
       void pool; // a file of the cluster's, not the CT's
-      for (const key of Object.keys(kept).filter((name) => /^net\d+$/.test(name))) kept[key] = withHardwareAddress(kept[key]);
+      for (const key of Object.keys(kept).filter((name) => /^net\d+$/.test(name))) kept[key] = netAsWritten(kept[key]);
       writeGuest(vmid, { description, raw: [], sections: '', values: {
         arch: 'amd64', hostname: `CT${vmid}`, memory: '512', swap: '512', ostype: osOf(volume.folder), ...kept, rootfs: volume.value, ...(kept.tags ? { tags: tagsOf(kept.tags) } : {}), ...(unprivileged ? { unprivileged: '1' } : {}),
       } });
@@ -89,6 +89,7 @@ const run = {
       delete guest.values[name];
     }
     const { description = guest.description, ...values } = changed;
+    for (const key of Object.keys(values).filter((name) => /^net\d+$/.test(name))) values[key] = netAsWritten(values[key]);
     writeGuest(vmid, { ...guest, description, values: { ...guest.values, ...values, ...(values.tags ? { tags: tagsOf(values.tags) } : {}) } });
   },
 
@@ -177,10 +178,11 @@ function pause() {
   if (ms > 0 && !isLocked()) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
-function withHardwareAddress(net) {
-  if (parseNet(net).hwaddr) return net;
-  const bytes = Array.from({ length: 3 }, () => Math.floor(Math.random() * 256).toString(16).padStart(2, '0').toUpperCase());
-  return `${net},hwaddr=BC:24:11:${bytes.join(':')}`;
+/** With a hardware address; the name comes first, the other keys in their order. */
+function netAsWritten(text) {
+  const random = () => Math.floor(Math.random() * 256).toString(16).padStart(2, '0').toUpperCase();
+  const { name, ...others } = { hwaddr: `BC:24:11:${random()}:${random()}:${random()}`, ...parseNet(text) };
+  return [`name=${name}`, ...Object.keys(others).sort().map((key) => `${key}=${others[key]}`)].join(',');
 }
 
 /** What /etc/os-release says; a distribution that PVE does not know is "unmanaged". */
