@@ -37,6 +37,6 @@ npm run --silent build
 CRISP_VM=$(bash test/vm/build-image.sh) || cannot 'cannot make the disk of the VM; see above'
 export CRISP_VM
 status=0
-NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1 npx jest --selectProjects vm --runInBand --testTimeout 400000 "$@" || status=$?
+NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1 npx jest --selectProjects vm --runInBand --testTimeout 900000 "$@" || status=$?
 echo "test:vm took $((SECONDS / 60)) min $((SECONDS % 60)) s"
 exit $status

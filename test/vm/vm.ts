@@ -22,7 +22,9 @@ import { diesWithUs, type Result } from '../helpers/machine.js';
 
 const runFile = promisify(execFile);
 const checkout = fileURLToPath(new URL('../..', import.meta.url));
-const bootTimeoutMs = 180_000;
+/** On shared cores: there crisp alone takes a minute to start in an emulated machine, and two when others are busy. */
+const commandTimeoutMs = 300_000;
+const bootTimeoutMs = 300_000;
 
 export class Vm {
   private constructor(private readonly folder: string, private readonly port: number, private readonly qemu: ChildProcess) {}
@@ -62,7 +64,7 @@ export class Vm {
   }
 
   /** Runs a script in its shell, as root; any exit code is an answer. */
-  async run(script: string, stdin = '', timeoutMs = 120_000): Promise<Result> {
+  async run(script: string, stdin = '', timeoutMs = commandTimeoutMs): Promise<Result> {
     const child = runFile('ssh', [...this.sshOptions(), 'root@127.0.0.1', script], { timeout: timeoutMs, killSignal: 'SIGKILL', maxBuffer: 64 << 20 });
     child.child.stdin?.on('error', () => undefined).end(stdin); // EPIPE: no sshd yet, or the script reads nothing; the exit code tells
     try {
@@ -82,7 +84,7 @@ export class Vm {
   }
 
   /** Asks until the script succeeds; its output. */
-  async until(script: string, timeoutMs = 60_000): Promise<string> {
+  async until(script: string, timeoutMs = 120_000): Promise<string> {
     const deadline = Date.now() + timeoutMs;
     for (;;) {
       const { stdout, stderr, exitCode } = await this.run(script);
