@@ -9,12 +9,12 @@ packages=(
   skopeo containers-storage                   # pull images, and keep them
   golang-github-containers-common             # the seccomp profile of RuntimeDefault
   containernetworking-plugins iptables iproute2
-  socat util-linux mount perl-base ca-certificates  # port-forward, namespaces, mounts, attach, registries
+  util-linux mount procps perl-base ca-certificates  # namespaces, sysctls, mounts, attach and port-forward, registries
 )
 if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
-    procps curl gcc libc6-dev criu
+    curl gcc libc6-dev criu
   )
   command -v pct >/dev/null || packages+=(lxc)   # the containers of the fake pct; Proxmox VE has an lxc of its own
 fi

@@ -5,6 +5,7 @@
 // exit, milliseconds and the tail of stderr, at debug, at info when it fails.
 import { execa, type Options } from 'execa';
 import { spawn, type ChildProcess } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
@@ -126,13 +127,44 @@ export function runStreaming(argv: readonly [string, ...string[]], streams: Stre
   if (streams.stderr) child.stderr?.pipe(streams.stderr, { end: false });
   const outputs = [[child.stdout, streams.stdout], [child.stderr, streams.stderr]] as const;
   child.once('exit', () => { for (const [from, to] of outputs) if (from && to) endWhenIdle(from, to); });
-  const ended = new Promise<Ended & { signal?: string | undefined }>((resolve) => {
-    child.once('error', (error: NodeJS.ErrnoException) => resolve({ ...stopped(), isMaxBuffer: false, code: error.code }));
-    child.once('close', (exitCode, signal) => resolve({ ...stopped(), isMaxBuffer: false, exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
-  }).then((done) => judge(argv, options, {
+  const ended = ending(child, stopped).then((done) => judge(argv, options, {
     exitCode: done.exitCode, signal: done.signal, stdout: '', stderr: '', durationMs: performance.now() - started,
   }, done));
   return { pid: child.pid, ended };
+}
+
+/**
+ * Runs a program that makes a connection and hands it to us, over the channel
+ * that Node has to its children (fd 3).
+ * @returns the socket, on which each direction ends by itself
+ * @throws CommandError with what the program said on stderr
+ */
+export async function runForSocket(argv: readonly [string, ...string[]], options: RunOptions): Promise<Socket> {
+  const [file, ...args] = argv;
+  const started = performance.now();
+  const child = spawn(file, args, { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], env: { ...baseEnvironment, ...options.env } });
+  const stopped = stopOn(child, options);
+  let stderr = '';
+  child.stderr?.setEncoding('utf8').on('data', (chunk: string) => { stderr = (stderr + chunk).slice(-8192); });
+  let socket: Socket | undefined;
+  child.once('message', (_message, handle) => { socket = handle as Socket; socket.allowHalfOpen = true; });
+  const done = await ending(child, stopped);
+  try {
+    judge(argv, options, { exitCode: done.exitCode, signal: done.signal, stdout: '', stderr, durationMs: performance.now() - started }, done);
+    if (!socket) throw new CrispError('Internal', `${toolName(argv)} ended well, but without a socket`, { stage: options.stage ?? '' });
+    return socket;
+  } catch (error) {
+    socket?.destroy();
+    throw error;
+  }
+}
+
+/** Resolves when it has ended and its output is read; never rejects. */
+function ending(child: ChildProcess, stopped: () => Pick<Ended, 'timedOut' | 'isCanceled'>): Promise<Ended & { signal?: string | undefined }> {
+  return new Promise((resolve) => {
+    child.once('error', (error: NodeJS.ErrnoException) => resolve({ ...stopped(), isMaxBuffer: false, code: error.code }));
+    child.once('close', (exitCode, signal) => resolve({ ...stopped(), isMaxBuffer: false, exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
+  });
 }
 
 /** Ends the program at its time-out or when the caller gives up; the function that comes back says whether that was so. */

@@ -1,17 +1,20 @@
 // One connection to a port of a pod, for `kubectl port-forward`. Called by
 // cri/exec.ts for each connection that a client opens.
 //
-// Node cannot enter a network namespace, so nsenter and socat do it, with one
-// process per connection.
-import { PassThrough, Writable, type Duplex } from 'node:stream';
+// Node cannot enter a network namespace, so connect.pl connects there and hands
+// us the socket: what flows then passes no other process (docs/adr/0009).
+import type { Duplex } from 'node:stream';
+import { fileURLToPath } from 'node:url';
 import { CrispError } from '../errors.js';
-import { runStreaming } from '../host/run.js';
+import { CommandError, runForSocket } from '../host/run.js';
 
-/** socat's time limit between the ends of the two directions: none of ours, the client decides. */
-const halfCloseSeconds = 10 * 365 * 86_400;
-/** What socat moves at once: with smaller blocks, 100 MB take half as long again. */
-const blockBytes = 1 << 20;
 const stage = 'port-forward';
+const connectTimeoutMs = 10_000;
+
+const connector = fileURLToPath(new URL('connect.pl', import.meta.url));
+
+/** Of Linux's system call tables; the newer architectures share one. */
+const sendmsgNumber: Partial<Record<NodeJS.Architecture, number>> = { x64: 46, arm64: 211, riscv64: 211, loong64: 211, ppc64: 341, s390x: 370 };
 
 /**
  * Connects `stream` to localhost:`port` in a network namespace (undefined: the
@@ -20,78 +23,32 @@ const stage = 'port-forward';
  * @throws PortRefused, before anything is read from `stream`; Cancelled
  */
 export async function forwardPort(netns: string | undefined, port: number, stream: Duplex, signal: AbortSignal): Promise<void> {
-  const refusals: string[] = [];
-  for (const address of [`TCP4:127.0.0.1:${port}`, `TCP6:[::1]:${port}`]) {
-    const refusal = await carry(netns, address, stream, signal);
-    if (refusal === undefined) return;
-    refusals.push(`${address.slice(address.indexOf(':') + 1)}: ${refusal}`);
-  }
-  throw new CrispError('PortRefused', `failed to connect to localhost:${port} inside the pod: ${refusals.join(', ')}`, { stage });
+  const socket = await connect(netns, port, signal);
+  const end = (): void => { socket.destroy(); };
+  let broken = false;
+  socket.on('error', () => { broken = true; });
+  signal.addEventListener('abort', end, { once: true });
+  stream.once('close', end); // the client has gone
+  const closed = new Promise((resolve) => { socket.once('close', resolve); });
+  if (signal.aborted || stream.destroyed) end();
+  socket.setNoDelay();
+  socket.pipe(stream);
+  stream.pipe(socket);
+  await closed;
+  signal.removeEventListener('abort', end);
+  stream.off('close', end).unpipe(socket);
+  if (signal.aborted) throw new CrispError('Cancelled', 'the client went away', { stage });
+  if (broken) stream.destroy();
 }
 
-/** @returns why it could not connect; undefined when it could, and all is over */
-async function carry(netns: string | undefined, address: string, stream: Duplex, signal: AbortSignal): Promise<string | undefined> {
-  const input = new PassThrough();
-  const broken = new AbortController();
-  let connected = false;
-  let outputOver = false;
-  const output = new Writable({
-    write: (chunk: Buffer, _encoding, done) => {
-      if (stream.write(chunk)) return done(); // the next one is read while this one is sent
-      const go = (): void => { stream.off('drain', go).off('close', go); done(); };
-      stream.on('drain', go).on('close', go);
-    },
-    final: (done) => {
-      outputOver = true;
-      if (connected) stream.end();
-      done();
-    },
-  });
-  const notices = new Notices((line) => {
-    // socat takes a connection that is reset for one that has ended, and waits for the other direction.
-    if (connected && line.endsWith('is in error')) broken.abort();
-    // Not before: a refused connection must leave the client's first bytes, and its stream, to the next address.
-    if (connected || !line.includes('starting data transfer loop')) return;
-    connected = true;
-    if (outputOver) stream.end();
-    stream.pipe(input);
-  });
-  // shut-close: socat would hold its stdout open until both directions have ended.
-  const socat = ['socat', '-d', '-d', '-t', String(halfCloseSeconds), '-b', String(blockBytes), '-,shut-close', address] as const;
-  const running = runStreaming(
-    ['setpriv', '--pdeathsig', 'TERM', ...(netns === undefined ? socat : ['nsenter', `--net=${netns}`, '--', ...socat])], // it has nobody to serve without us
-    { stdin: input, stdout: output, stderr: notices, endStdout: true },
-    { timeoutMs: 0, signal: AbortSignal.any([signal, broken.signal]), okExitCodes: 'any', stage },
-  );
-  const exitCode = await running.ended.then((result) => result.exitCode, (error: unknown) => {
-    if (!broken.signal.aborted) throw error;
-    return undefined;
-  }).finally(() => stream.unpipe(input));
-  if (!connected) return notices.failure();
-  if (exitCode === 0) stream.end();
-  else stream.destroy();
-  return undefined;
-}
-
-/** Reads what socat says of its progress: "DATE TIME socat[PID] LEVEL TEXT" a line, E for errors. */
-class Notices extends Writable {
-  private text = '';
-  private last = '';
-
-  constructor(private readonly onLine: (line: string) => void) { super(); }
-
-  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
-    const lines = (this.text + chunk.toString('utf8')).split('\n');
-    this.text = lines.pop() ?? '';
-    for (const line of lines) {
-      if (!/ [NIWD] /.test(line)) this.last = line;
-      this.onLine(line);
-    }
-    done();
-  }
-
-  /** The error, without what stands before it: "Connection refused". */
-  failure(): string {
-    return this.last.replace(/^.*\): /, '') || 'socat said nothing';
+async function connect(netns: string | undefined, port: number, signal: AbortSignal) {
+  const sendmsg = sendmsgNumber[process.arch];
+  if (sendmsg === undefined) throw new CrispError('Unsupported', `port-forward is not known to work on ${process.arch}`, { stage });
+  const argv = ['perl', connector, String(port), String(sendmsg)] as const;
+  try {
+    return await runForSocket(netns === undefined ? argv : ['nsenter', `--net=${netns}`, '--', ...argv], { timeoutMs: connectTimeoutMs, signal, stage });
+  } catch (error) {
+    if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
+    throw new CrispError('PortRefused', `failed to connect to localhost:${port} inside the pod: ${error.stderr.trim()}`, { stage });
   }
 }

@@ -23,6 +23,9 @@ export const pulseMs = 2_000;
  */
 const readAheadBytes = 1 << 20;
 
+/** What a writer may hand over before the socket has taken what came before: the next block is read while one is sent. */
+const writeAheadBytes = 256 << 10;
+
 export class WireStream extends Duplex {
   /** Called when the peer abandons the stream in both directions. */
   onReset: (() => void) | undefined;
@@ -32,7 +35,7 @@ export class WireStream extends Duplex {
   private room: { readonly promise: Promise<void>; readonly made: () => void } | undefined;
 
   constructor(private readonly wire: Wire, readonly id: number) {
-    super({ readableHighWaterMark: readAheadBytes });
+    super({ readableHighWaterMark: readAheadBytes, writableHighWaterMark: writeAheadBytes });
     // A lost connection destroys its streams; the session hears of it through the connection.
     this.on('error', () => undefined);
   }
