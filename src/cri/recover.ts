@@ -19,7 +19,9 @@ export async function recover(parts: Parts): Promise<void> {
   const started = performance.now();
   const { sandboxes, containers } = parts.store;
   // 0. What an earlier run had begun, which works in the state folder as we do: a plugin would still add what we take back.
-  await outwait(parts.config.state, patienceMs);
+  // Not killed: what a plugin has left running (a name server of its network) is at work for long.
+  const atWork = await outwait(parts.config.state, patienceMs);
+  if (atWork.length > 0) log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
   // 1. What our state folder has lost, and what is alive, asked from each backend once.
   await adoptLost(parts);
   const alive = await surveyAll(parts);

@@ -5,7 +5,7 @@ import { mkdtemp, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { childrenOf, identify, isAlive, outwait, programsIn } from './proc.js';
+import { childrenOf, identify, outwait, programsIn } from './proc.js';
 import { runDetached } from './run.js';
 
 test('finds the children of every thread', async () => {
@@ -36,10 +36,10 @@ test('programs of ours are found by their folder, and somebody else there is spa
     if (!ours) throw new Error('it has not started');
     while ((await programsIn(folder)).length === 0) await new Promise((resolve) => { setTimeout(resolve, 5); }); // between fork and exec it is still us
     expect(await programsIn(folder)).toEqual([ours]);
-    await outwait(folder, 50);
-    while (await isAlive(ours)) await new Promise((resolve) => { setTimeout(resolve, 5); });
-    expect(somebody.exitCode).toBeNull();
-    expect(await programsIn(folder)).toEqual([]);
+    expect(await outwait(folder, 50)).toEqual([ours]);
+    expect(await outwait(folder, 10_000, 'sleep')).toEqual([ours]); // it may stay
+    setTimeout(() => process.kill(ours.pid, 'SIGKILL'), 50);
+    expect(await outwait(folder, 10_000)).toEqual([]);
   } finally {
     somebody.kill('SIGKILL');
     await rmdir(folder);

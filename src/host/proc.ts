@@ -46,16 +46,16 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
 
 /**
  * Waits until none of our programs works in the folder but those that `stay`
- * names (/proc/PID/comm); after `patienceMs`, and those that stay in any case, they are killed.
+ * names (/proc/PID/comm), for at most `patienceMs`.
+ * @returns those that are there then
  */
-export async function outwait(folder: string, patienceMs: number, stay?: string): Promise<void> {
+export async function outwait(folder: string, patienceMs: number, stay?: string): Promise<ProcessIdentity[]> {
   const deadline = performance.now() + patienceMs;
   for (;;) {
     const there = await programsIn(folder);
     const names = await Promise.all(there.map(async ({ pid }) => (await readFileIfThere(`/proc/${pid}/comm`).catch(() => ''))?.trim()));
-    if (names.some((name) => name !== stay) && performance.now() < deadline) { await sleep(10); continue; }
-    for (const target of there) await signalProcess(target, 'SIGKILL');
-    return;
+    if (names.every((name) => name === stay) || performance.now() > deadline) return there;
+    await sleep(10);
   }
 }
 

@@ -8,13 +8,14 @@
 # a child of Node's own hands over a socket (NODE_HANDLE in child_process.js of
 # Node's library); it goes when that is acknowledged, since what is on its way to
 # a channel that is closed may be lost.
-use strict; use Socket qw(:DEFAULT AF_INET6 inet_pton pack_sockaddr_in6);
+use strict; use Fcntl; use Socket qw(:DEFAULT AF_INET6 inet_pton pack_sockaddr_in6);
 my ($port, $sendmsg) = @ARGV;
 my @refused;
 for (["127.0.0.1", AF_INET, pack_sockaddr_in($port, inet_aton("127.0.0.1"))], ["[::1]", AF_INET6, pack_sockaddr_in6($port, inet_pton(AF_INET6, "::1"))]) {
   my ($name, $family, $address) = @$_;
   my $socket;
   socket($socket, $family, SOCK_STREAM, 0) && connect($socket, $address) or do { push @refused, "$name:$port: $!"; next };
+  fcntl($socket, F_SETFL, O_NONBLOCK) or die "fcntl: $!\n";                                           # libuv takes it as it comes
   my $line = qq({"cmd":"NODE_HANDLE","type":"net.Socket","msg":"connected"}\n);
   my $parts = pack("P Q", $line, length $line);
   my $control = pack("Q l l l x4", 20, SOL_SOCKET, 1, fileno $socket);                                # cmsg(3): SCM_RIGHTS

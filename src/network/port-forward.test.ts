@@ -54,6 +54,18 @@ test('the server may end first: it still hears the client', async () => {
   await done;
 });
 
+test('a server that reads nothing for a while holds up this connection, and nothing else here', async () => {
+  const { port } = await listen('127.0.0.1', `socket.pause(); setTimeout(() => socket.pipe(socket), 500);`);
+  const { client, done } = forward(port);
+  let ticks = 0;
+  const timer = setInterval(() => { ticks++; }, 20);
+  client.end(Buffer.alloc(50_000_000));
+  expect((await text(client)).length).toBe(50_000_000);
+  clearInterval(timer);
+  expect(ticks).toBeGreaterThan(10);
+  await done;
+});
+
 test('a server on IPv6 alone gets all that the client sent, first bytes included', async () => {
   const { port } = await listen('::1', 'socket.pipe(socket);');
   const { client, done } = forward(port);
