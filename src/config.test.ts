@@ -27,7 +27,7 @@ function complaint(work: () => unknown): string {
 }
 
 test('an empty file is the default configuration, frozen to the bottom', () => {
-  const config = load('');
+  const config = load('', { lxc: { pve_folder: '/nonexistent' } as Config['lxc'] }); // also on a Proxmox node
   expect(config.default_container_type).toBe('crun');
   expect(Object.keys(config.handlers)).toEqual(['crun', 'runc']);
   expect(config.fallback).toEqual({ crun: 'runc' });
@@ -47,11 +47,24 @@ test('handlers are added to crun and runc, which take new keys as well', () => {
   expect(handlers).toMatchObject({ crun: { type: 'oci', path: '/opt/crun' }, runc: { type: 'oci', path: '' }, lxc: { type: 'pct' } });
 });
 
+test('a Proxmox VE node has the handler lxc, with what the configuration says of it; a host that is none has not', () => {
+  const pve = join(folder, 'pve');
+  const on = (more: string): Config => load(`lxc: {pve_folder: ${pve}}\n${more}`);
+  expect(Object.keys(on('').handlers)).not.toContain('lxc');
+  writeFileSync(pve, '');
+  expect(() => on('default_container_type: lxc\n')).toThrow('"lxc" is no handler');
+  rmSync(pve);
+  mkdirSync(pve);
+  expect(on('default_container_type: lxc\nhandlers:\n  lxc: {allowed_annotations: [a]}\n').handlers).toMatchObject({ crun: {}, runc: {}, lxc: { type: 'pct', allowed_annotations: ['a'] } });
+  expect(on('handlers:\n  lxc: {type: oci, path: /opt/lxc}\n').handlers['lxc']).toMatchObject({ type: 'oci', path: '/opt/lxc' });
+});
+
 describe('what is wrong is refused with its place', () => {
   test.each<[string, string, string]>([
     ['an unknown key', 'root: /r\nlisten_on: x\n', '/config.yaml:2: listen_on: unknown key'],
     ['an unknown key in a section', 'network:\n  conf_dir: /c\n  confdir: /c\n', '/config.yaml:3: network.confdir: unknown key'],
     ['a wrong type', '\nimages:\n  pinned: yes please\n', '/config.yaml:3: images.pinned: expected array, received string'],
+    ['one state folder for both', 'state: /s\ncli_state: /s\n', '/config.yaml:2: cli_state: must not be the state folder of the daemon, which would remove what it has no record of'],
     ['a wrong value', 'log_level: loud\n', '/config.yaml:1: log_level: expected one of "trace"|"debug"|"info"|"warn"|"error"'],
     ['a relative path', 'state: run/crisp\n', '/config.yaml:1: state: must be an absolute path'],
     ['a negative time', 'runtime:\n  unclaimed_seconds: -1\n', '/config.yaml:2: runtime.unclaimed_seconds: '],

@@ -5,6 +5,7 @@
 // flags.  Strict: an unknown key or a wrong type is an error that names the
 // file, the line and the path of the key.  The schema is also what
 // docs/configuration.md, `crisp config --default` and --schema are made of.
+import { statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './config-source.js';
@@ -41,6 +42,9 @@ export type RuleConfig = z.infer<typeof rule>;
 
 /** Always there; a configuration adds to them or changes their keys. */
 const defaultHandlers = { crun: { type: 'oci' as const }, runc: { type: 'oci' as const } };
+/** There on a Proxmox VE node only: on any other host it would be a broken one. */
+const handlersOfProxmox = { lxc: { type: 'pct' as const } };
+const defaultPveFolder = '/etc/pve';
 
 export const configSchema = z.strictObject({
   listen: z.string().regex(/^unix:\/\/\//, 'must be unix:///path').default('unix:///run/crisp/crisp.sock').describe('the socket of RuntimeService and ImageService'),
@@ -56,7 +60,7 @@ export const configSchema = z.strictObject({
   }).prefault({}).describe('which handler runs a pod that names no RuntimeClass'),
   handlers: z.record(z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/), handler)
     .default(z.record(z.string(), handler).parse(defaultHandlers))
-    .describe('the runtime handlers, by the name that a RuntimeClass uses; crun and runc are always among them'),
+    .describe('the runtime handlers, by the name that a RuntimeClass uses; crun and runc are always among them, and lxc (type pct) where lxc.pve_folder is a folder'),
   runtime: z.strictObject({
     conmon: z.string().default('conmon').describe('the container monitor'),
     cgroup_driver: z.enum(['auto', 'cgroupfs', 'systemd']).default('auto').describe('auto: systemd where it runs, else cgroupfs'),
@@ -92,7 +96,7 @@ export const configSchema = z.strictObject({
     }).prefault({}).describe('where the root filesystems of CTs lie'),
     unprivileged: z.boolean().default(true).describe('CTs in a user namespace; pods that share a namespace of the host or are privileged never are'),
     pct_timeout_seconds: seconds.default(120).describe('how long one call of pct may take'),
-    pve_folder: absolutePath.default('/etc/pve').describe('the configuration of the cluster'),
+    pve_folder: absolutePath.default(defaultPveFolder).describe('the configuration of the cluster'),
     lxc_folder: absolutePath.default('/var/lib/lxc').describe('the folder of liblxc'),
     lock_folder: absolutePath.default('/run/lock/lxc').describe('the locks of pct'),
     unit_folder: absolutePath.default('/run/systemd/system').describe('where drop-ins of pve-container@.service go'),
@@ -126,6 +130,7 @@ export const configSchema = z.strictObject({
   const mustExist = (name: string, path: KeyPath): void => {
     if (!Object.hasOwn(config.handlers, name)) context.addIssue({ code: 'custom', path: [...path], message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}` });
   };
+  if (config.cli_state === config.state) context.addIssue({ code: 'custom', path: ['cli_state'], message: 'must not be the state folder of the daemon, which would remove what it has no record of' });
   if (config.lxc.vmid_range.first > config.lxc.vmid_range.last) context.addIssue({ code: 'custom', path: ['lxc', 'vmid_range'], message: 'first is above last' });
   for (const [name, { type, path, args }] of Object.entries(config.handlers)) {
     if (type === 'pct' && (path || args.length)) context.addIssue({ code: 'custom', path: ['handlers', name], message: 'a handler of type pct takes no path and no args: its programs are in lxc.tools' });
@@ -158,8 +163,9 @@ export function loadConfig(file?: string, flags: Partial<Config> = {}): Config {
 
 /** @throws InvalidConfigFile */
 export function checkConfig(sources: readonly Source[]): Config {
-  const merged = sources.reduce<Record<string, unknown>>((value, source) => merge(value, source.value), { handlers: defaultHandlers });
-  const result = configSchema.safeParse(merged);
+  const given = sources.reduce<Record<string, unknown>>((value, source) => merge(value, source.value), {});
+  const handlers = isFolder((given['lxc'] as { pve_folder?: unknown } | undefined)?.pve_folder ?? defaultPveFolder) ? { ...defaultHandlers, ...handlersOfProxmox } : defaultHandlers;
+  const result = configSchema.safeParse(merge({ handlers }, given));
   if (!result.success) throw new CrispError('InvalidConfigFile', result.error.issues.flatMap((issue) => describe(issue, sources)).join('; '));
   return deepFreeze(result.data);
 }
@@ -170,6 +176,8 @@ function describe(issue: z.core.$ZodIssue, sources: readonly Source[]): string[]
   const line = (at: KeyPath, message: string): string => [placeOf(sources, at), at.join('.'), message].filter(Boolean).join(': ');
   return issue.code === 'unrecognized_keys' ? issue.keys.map((key) => line([...path, key], 'unknown key')) : [line(path, issue.message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing'))];
 }
+
+function isFolder(path: unknown): boolean { return typeof path === 'string' && (statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false); }
 
 function deepFreeze<T>(value: T): T {
   if (typeof value === 'object' && value !== null) Object.values(Object.freeze(value)).forEach(deepFreeze);

@@ -130,6 +130,8 @@ export interface Probe {
   readonly features: Features;
   /** Why a feature is not there, in words for a person. */
   readonly lacks: Readonly<Partial<Record<keyof Features, string>>>;
+  /** What else the backend found, as its own JSON; see Backend.recall. */
+  readonly found?: unknown;
 }
 
 /**
@@ -143,6 +145,8 @@ export interface Backend {
   probe(): Promise<Probe>;
   /** Tells versions of the programs behind it apart (and whether they are there): when it changes, what the probe found is no longer known. Never throws. */
   fingerprint(): Promise<string>;
+  /** Takes over what an earlier probe of the same node found, instead of a new one. Absent: a probe leaves nothing that creating needs. */
+  recall?(probe: Probe): void;
 
   /** The user namespace of pods that ask for none and share none of the host's; absent: the host's. */
   userNamespace?(plan: SandboxPlan): IdMaps | undefined;

@@ -21,8 +21,6 @@ export interface Routed extends Route { readonly handler: Backend }
 /** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
 export async function routeTo(config: Config, state: string, input: RouteInput): Promise<Routed> {
   const wanted = route(config, input).backend;
-  // A CT belongs to a pod: its namespaces and its network are the pod's.
-  if (config.handlers[wanted]?.type === 'pct') throw new CrispError('Unsupported', `handler ${wanted}: standalone commands run OCI containers only`, { hint: 'choose another with --handler' });
   const names = input.handler ? [wanted] : withFallbacks(config, wanted);
   const handlers = new Map<string, { backend: Backend; probe: Probe }>();
   for (const name of names) {
@@ -69,14 +67,17 @@ function withFallbacks(config: Config, first: string): string[] {
 }
 
 /**
- * A probe runs containers and takes a moment, so a good one is remembered until
- * the machine boots or the binary or its configuration changes.
+ * A probe runs containers and takes a moment (of a CT: seconds), so a good one is
+ * remembered until the machine boots or the binary or its configuration changes.
  */
 async function probeOnce(config: Config, state: string, name: string, backend: Backend): Promise<Probe> {
   const file = join(state, 'probed', `${name}.json`);
-  const key = JSON.stringify([await bootId(), config.handlers[name], config.runtime, await backend.fingerprint()]);
+  const key = JSON.stringify([await bootId(), config.handlers[name], config.runtime, config.lxc, config.root, await backend.fingerprint()]);
   const known = JSON.parse(await readFileIfThere(file) ?? '{}') as { key?: string; probe?: Probe };
-  if (known.probe && known.key === key) return known.probe;
+  if (known.probe && known.key === key) {
+    backend.recall?.(known.probe);
+    return known.probe;
+  }
   const probe = await backend.probe();
   if (probe.ready) {
     makeFolder(join(state, 'probed'));

@@ -2,7 +2,7 @@
 // of its own, made of the same parts as a pod's.
 import { randomBytes } from 'node:crypto';
 import { join, resolve } from 'node:path';
-import type { Backend, SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { exists, makeFolder, remove } from '../host/files.js';
@@ -68,11 +68,12 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
   // 1. What it is made of, and who runs it.
   const source = await sourceOf(parts, flags, args);
   const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
+  const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   parts.makeFolders();
-  const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
-    handler: flags.handler ?? '', namespace: flags.namespace ?? '', name, labels: pairs(flags.label, '--label'), annotations: pairs(flags.annotation, '--annotation'),
-    ...(source.image ? { image: source.name } : {}),
-  });
+  signals.hold(); // the first choice of a handler is a probe, which makes a container as well
+  const { handler, backend, rule } = await routeTo(parts.config, parts.state, { handler: flags.handler ?? '', namespace: flags.namespace ?? '', name, labels, annotations, ...(source.image ? { image: source.name } : {}) })
+    .catch((error: unknown) => { signals.check(); throw error; }); // a probe that a signal has spoilt proves nothing
+  signals.check();
 
   // 2. The intent, before anything that could leak.
   const host = readHostFacts(parts.config);
@@ -80,7 +81,7 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
   const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
   const cgroupParent = host.systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`;
   const plan: SandboxPlan = {
-    id, name, namespace: flags.namespace ?? '', uid: id, attempt: 0, labels: pairs(flags.label, '--label'), annotations: pairs(flags.annotation, '--annotation'),
+    id, name, namespace: flags.namespace ?? '', uid: id, attempt: 0, labels, annotations,
     folder: join(folder, 'pod'), hostname: hostname || undefined, namespaces: {}, cgroupParent,
   };
   let record: StandaloneRecord = {
@@ -88,7 +89,6 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     folder, logPath: join(parts.root, 'logs', `${id}.log`), stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty, plan, notHonoured: [], backendState: undefined,
   };
-  signals.hold();
   await parts.records.takeName(name, id);
   try {
     await parts.records.put(record);
@@ -98,23 +98,28 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     const config = containerConfig(wish, host.seccompProfile !== undefined);
     const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
     await writePodFiles(plan.folder, sandbox);
-    const ownNetwork = flags.network !== 'host';
-    const namespaces = await pinNamespaces(join(plan.folder, 'ns'), { network: ownNetwork, ipc: true, uts: ownNetwork }, { hostname, sysctls: {} });
+    const onHost = flags.network === 'host';
+    const ownNetwork = flags.network === undefined && (handler.ownNetwork?.(plan) ?? false);
+    const idMaps = onHost ? undefined : handler.userNamespace?.(plan);
+    const namespaces = await pinNamespaces(join(plan.folder, 'ns'), { network: !onHost && !ownNetwork, ipc: true, uts: !onHost, user: idMaps }, { hostname, sysctls: {} });
     if (namespaces.network) await bringLoopbackUp(namespaces.network);
     makeFolder(join(plan.folder, 'shm'), 0o1777);
     await mount('tmpfs', 'shm', join(plan.folder, 'shm'), 'nosuid,nodev,noexec,mode=1777,size=64m');
-    const pinned: SandboxPlan = { ...plan, namespaces };
+    const pinned: SandboxPlan = { ...plan, namespaces, ownNetwork, ...(idMaps ? { idMaps } : {}) };
 
     // 4. The rootfs, the spec, the container.
-    const rootfs = await rootfsOf(parts, handler, pinned, source);
+    const form = handler.rootfs(pinned, source.image?.template);
+    if (!source.image && (form.kind === 'own' || idMaps)) throw new CrispError('Unsupported', `handler ${backend} runs no folder as it is: its containers have a copy, or other ids`, { hint: 'make an OCI image of the folder, or choose another handler' });
+    const rootfs = source.image ? await parts.rootfs.provide(form, id, source.image, pinned) : source.folder ?? '';
     const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
-    const { spec, notHonoured } = containerSpec({
+    const { spec, notHonoured: left } = containerSpec({
       config, sandbox, image: source.config, plan: pinned, containerId: id, rootfs, facts, host, podFolder: plan.folder, sharedMemory: join(plan.folder, 'shm'),
       allowedAnnotations: parts.config.handlers[backend]?.allowed_annotations ?? [],
     });
+    const notHonoured = [...left, ...handler.notHonoured?.(spec) ?? []];
     writeBundle(folder, spec);
     const backendState = await handler.create({
-      id, name, attempt: 0, image: source.name, imageId: source.image?.id ?? '', sandbox: pinned, folder, spec,
+      id, name, attempt: 0, image: source.name, imageId: source.image?.id ?? '', template: source.image?.template, sandbox: pinned, folder, spec,
       logPath: record.logPath, stdin: flags.interactive, stdinOnce: flags.interactive, stopSignal: String(signalNumber(record.stopSignal)),
     });
     signals.check();
@@ -159,15 +164,9 @@ export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promi
     if (!(await exists(path))) throw new CrispError('ImageNotFound', `${path} does not exist`, { hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crictl images`' });
     return parts.images.importArchive(path, `localhost/${path.replace(/^.*\//, '').replace(/\.tar$/, '').toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '')}:latest`);
   }
-  const image = await parts.images.find(text);
+  const image = await parts.images.find(text) ?? await parts.images.findTemplate(text);
   if (!image) throw new CrispError('ImageNotFound', `image ${text} is not on this node`, { hint: `pull it with \`crictl pull ${text}\`, or name an OCI archive: ./FILE.tar` });
   return image;
-}
-
-async function rootfsOf(parts: Parts, handler: Backend, plan: SandboxPlan, source: Source): Promise<string> {
-  if (!source.image) return source.folder ?? '';
-  const wish = handler.rootfs(plan);
-  return wish.kind === 'overlay' ? parts.rootfs.mount(plan.id, source.image) : join(plan.folder, '..', 'rootfs');
 }
 
 /** Removes a container with all that was made for it; every step may find its work done. */

@@ -11,6 +11,9 @@ import { UsageError } from './parse.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
 import { Signals } from './signals.js';
 
+/** As shells have them. */
+const [notExecutableCode, notFoundCode] = [126, 127];
+
 /** The exit code of a container that nobody can tell any more. */
 const unknownExitCode = 255;
 
@@ -102,6 +105,10 @@ export async function execCommand(flags: ExecFlags, [id = '', ...command]: reado
     process.stdout.once('error', () => session.abort()); // nobody reads what it says
     try {
       return (await parts.backendOf(record).exec(refOf(record), { args: command, env: flags.env, io, timeoutMs: undefined }, session.signal)).exitCode;
+    } catch (error) {
+      if (!(error instanceof CrispError) || error.id !== 'StartFailed') throw error;
+      process.stderr.write(`crisp exec: ${error.report}\n`);
+      return /not found|no such file/i.test(error.message) ? notFoundCode : notExecutableCode;
     } finally {
       terminal?.restore();
       signals.release();

@@ -13,12 +13,16 @@ export interface ContainerState {
   /** Nanoseconds since the epoch. */
   readonly finishedAt?: string;
   readonly oomKilled?: boolean;
+  /** Of a running container with a network of its own. */
+  readonly addresses?: readonly string[];
 }
 
 export async function stateOf(parts: Parts, record: StandaloneRecord): Promise<ContainerState> {
   if (!record.complete) return { status: 'incomplete' };
-  const alive = (await parts.backendOf(record).survey([refOf(record)])).get(record.id);
+  const backend = parts.backendOf(record);
+  const alive = (await backend.survey([refOf(record)])).get(record.id);
   if (!alive || alive.status === 'missing') return { status: 'stopped' };
+  if (alive.status === 'running' && record.plan.ownNetwork) return { ...alive, addresses: await backend.addresses?.(refOf(record)) ?? [] };
   if (alive.status !== 'stopped') return alive;
   return alive.exit ? { status: 'stopped', ...ended(alive.exit) } : { status: 'stopped' };
 }
@@ -76,6 +80,7 @@ export async function stateCommand(flags: PlaceFlags & { readonly json: boolean 
     else {
       process.stdout.write(facts([
         ['id', record.id], ['name', record.name], ['status', inWords(state)], ['pid', state.pid === undefined ? undefined : String(state.pid)],
+        ['address', state.addresses?.join(', ') || undefined],
         ['image', record.image], ['backend', `${record.backend} (${record.rule})`], ['bundle', record.folder], ['log', record.logPath],
         ['created', time(record.createdAt)], ['started', record.startedAt && time(record.startedAt)], ['finished', state.finishedAt && time(state.finishedAt)],
         ['not honoured', record.notHonoured.join(', ') || undefined],
@@ -92,6 +97,6 @@ function shown(record: StandaloneRecord, state: ContainerState): object {
     bundle: record.folder, annotations: record.plan.annotations,
     name: record.name, image: record.image, imageId: record.imageId, backend: record.backend, rule: record.rule, logPath: record.logPath,
     createdAt: time(record.createdAt), ...(record.startedAt ? { startedAt: time(record.startedAt) } : {}), ...(state.finishedAt ? { finishedAt: time(state.finishedAt) } : {}),
-    ...(state.exitCode === undefined ? {} : { exitCode: state.exitCode, oomKilled: state.oomKilled }), notHonoured: record.notHonoured,
+    ...(state.exitCode === undefined ? {} : { exitCode: state.exitCode, oomKilled: state.oomKilled }), ...(state.addresses ? { addresses: state.addresses } : {}), notHonoured: record.notHonoured,
   };
 }

@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Backend, FoundContainer } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config.js';
 import { toCrispError } from '../errors.js';
 import { cgroupDriver, removePodCgroup } from '../host/cgroup.js';
@@ -14,6 +15,7 @@ import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { unpinNamespaces } from '../network/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
+import { unpack } from '../pods/keepsake.js';
 import { open } from './backend.js';
 import { printJson } from './output.js';
 import type { PlaceFlags } from './parts.js';
@@ -66,10 +68,14 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
 }
 
 async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
-  const things = [...await containers(config, place), ...await layers(config, place), ...await folders(place)]; // first the things, then the records
-  const known = await recordIds(place);
-  return things.filter(({ owner }) => !known.has(owner) && !owner.startsWith('crisp-probe-')); // a probe may be under way
+  const found = await containers(config, place);
+  const things = [...found.map(thingOf), ...await layers(config, place), ...await folders(place)]; // first the things, then the records
+  const known = new Set([...await recordIds(place), ...found.flatMap(lostAndKept)]);
+  return things.filter(({ owner }) => !known.has(owner) && !isBeingProbed(owner));
 }
+
+/** The container of a probe has no record, but the name of its process. */
+function isBeingProbed(owner: string): boolean { return livesOn(/^crisp-probe-.*-(\d+)-\d+$/.exec(owner)?.[1]); }
 
 /** Ids of the records, by the names of their files: what cannot be read is a record all the same. */
 async function recordIds({ state }: Place): Promise<Set<string>> {
@@ -77,14 +83,26 @@ async function recordIds({ state }: Place): Promise<Set<string>> {
   return new Set(files.filter((file) => file.endsWith('.json')).map((file) => file.slice(0, -'.json'.length).replace(/^\./, '')));
 }
 
-/** What the runtimes know: processes may still run. Handlers that were never used have nothing. */
-async function containers(config: Config, { state }: Place): Promise<Thing[]> {
+interface Found { readonly backend: Backend; readonly container: FoundContainer }
+
+/** What the backends know: processes may still run. OCI handlers that were never used have nothing. */
+async function containers(config: Config, { state }: Place): Promise<Found[]> {
   const used = await list(join(state, 'runtimes'));
-  const found = Object.keys(config.handlers).filter((name) => used.includes(name) && config.handlers[name]?.type === 'oci').map(async (name): Promise<Thing[]> => {
+  const found = Object.keys(config.handlers).filter((name) => used.includes(name) || config.handlers[name]?.type === 'pct').map(async (name): Promise<[string, Found][]> => {
     const backend = open(config, state, name);
-    return (await backend.list()).map((ref) => ({ kind: 'container', name: `${ref.id} (${name})`, owner: ref.id, remove: () => backend.delete(ref) }));
+    return (await backend.list()).map((container) => [container.id, { backend, container }]);
   });
-  return (await Promise.all(found)).flat();
+  return [...new Map((await Promise.all(found)).flat()).values()]; // each handler of type pct knows the CTs of all
+}
+
+function thingOf({ backend, container }: Found): Thing {
+  return { kind: 'container', name: `${container.id} (${backend.name})`, owner: container.id, remove: () => backend.delete(container) };
+}
+
+/** The ids of a container that carries its own record, and of its pod: a daemon that starts takes it back, or removes it. */
+function lostAndKept({ container: { keepsake } }: Found): string[] {
+  const kept = unpack(keepsake ?? '');
+  return kept ? [kept.container.id, kept.sandbox.id] : [];
 }
 
 async function layers(config: Config, place: Place): Promise<Thing[]> {
@@ -95,11 +113,10 @@ async function layers(config: Config, place: Place): Promise<Thing[]> {
   ];
 }
 
-/** The view that a `crisp bundle` copies from has no record, but the name of its process. */
-function isBeingCopied(name: string): boolean {
-  const pid = /^bundle-(\d+)$/.exec(name)?.[1];
-  return pid !== undefined && existsSync(`/proc/${pid}`);
-}
+/** So has the view that a `crisp bundle` copies from. */
+function isBeingCopied(name: string): boolean { return livesOn(/^bundle-(\d+)$/.exec(name)?.[1]); }
+
+function livesOn(pid: string | undefined): boolean { return pid !== undefined && existsSync(`/proc/${pid}`); }
 
 async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
   const folder = async (kind: Thing['kind'], parent: string, namespaces: string): Promise<Thing[]> => (await list(join(state, parent))).map((id) => {

@@ -11,14 +11,14 @@ const making = {
   name: { value: 'NAME', summary: 'what to call it, and its hostname (default: the beginning of its id)' },
   namespace: { value: 'NAME', summary: 'the namespace that routing rules see (default: empty)' },
   handler: { value: 'NAME', summary: 'the runtime handler, as a RuntimeClass names it (default: as routed)' },
-  rootfs: { value: 'DIR', complete: 'folder', summary: 'run on this folder as it is instead of an image; all arguments are then the command' },
+  rootfs: { value: 'DIR', complete: 'folder', summary: 'run on this folder as it is instead of an image (not as an unprivileged CT); all arguments are then the command' },
   env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
   volume: { value: 'SOURCE:TARGET[:ro]', short: 'v', multiple: true, summary: 'bind mount a path of the host' },
   user: { value: 'USER[:GROUP]', short: 'u', summary: 'names of the image or ids (default: the image\'s)' },
   workdir: { value: 'DIR', short: 'w', summary: 'the working folder (default: the image\'s)' },
   memory: { value: 'BYTES', short: 'm', summary: 'memory limit: 64m, 2g' },
   cpus: { value: 'NUMBER', summary: 'CPU limit: 0.5, 2' },
-  network: { value: 'none|host', complete: ['none', 'host'], summary: 'none: loopback only (default); host: the host\'s network' },
+  network: { value: 'none|host', complete: ['none', 'host'], summary: 'none: loopback only (default, but for CTs where lxc.network is bridge); host: the host\'s network' },
   label: { value: 'KEY=VALUE', short: 'l', multiple: true, summary: 'a label, for routing rules' },
   annotation: { value: 'KEY=VALUE', multiple: true, summary: 'an annotation, for routing rules' },
   interactive: { short: 'i', summary: 'pass our standard input on' },
@@ -26,7 +26,7 @@ const making = {
 } as const;
 
 const imageArguments = [
-  { name: 'IMAGE', optional: true, summary: 'an image of this node (name, digest or id), an OCI archive or layout (./FILE.tar, ./DIR), which is imported; none with --rootfs' },
+  { name: 'IMAGE', optional: true, summary: 'an image of this node (name, digest or id), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs' },
   { name: 'COMMAND', optional: true, rest: true, summary: 'replaces the image\'s Cmd' },
 ] as const;
 
@@ -36,7 +36,7 @@ const run = define({
   name: 'run', group: 'containers', summary: 'Make a container and run it in the foreground',
   description: [
     'Makes a container from an image of this node, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
-    'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing) and keeps its record until `crisp delete`, unless --rm is given.',
+    'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
   ],
   arguments: imageArguments,
   flags: { ...making, detach: { short: 'd', summary: 'leave it running in the background and print its id' }, rm: { summary: 'delete it when it has ended' }, ...places },
@@ -47,6 +47,7 @@ const run = define({
     { what: 'one command', line: 'crisp run --rm busybox echo hello' },
     { what: 'a shell', line: 'crisp run --rm -it busybox sh' },
     { what: 'on runc, from an archive, with limits', line: 'crisp run --rm --handler runc --memory 64m --cpus 0.5 ./app.tar' },
+    { what: 'as a Proxmox CT', line: 'crisp run --rm --handler lxc busybox hostname' },
     { what: 'on a folder', line: 'crisp run --rm --rootfs /srv/debian /bin/cat /etc/os-release' },
   ],
   run: async ({ flags, args }) => (await import('./container-run.js')).runCommand(flags, args),
@@ -118,7 +119,7 @@ const exec = define({
     env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' }, ...places,
   },
   passesOn: true, ownFailure: 125,
-  exitCodes: [{ code: '125', meaning: 'crisp itself failed; any other code is the command\'s' }],
+  exitCodes: [{ code: '125', meaning: 'crisp itself failed; any other code is the command\'s' }, { code: '126', meaning: 'the command cannot be executed' }, { code: '127', meaning: 'the container has no such command' }],
   examples: [{ what: 'a shell', line: 'crisp exec -it web sh' }],
   run: async ({ flags, args }) => (await import('./container-run.js')).execCommand(flags, args),
 });

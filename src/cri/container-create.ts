@@ -1,12 +1,12 @@
 // CreateContainer: image, rootfs, bundle, backend, record.
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { ContainerPlan, SandboxPlan } from '../backends/backend.js';
+import type { ContainerPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { expectCgroupMove } from '../host/cgroup-move.js';
 import { makeFolder, realPathOf, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
-import type { Shift } from '../images/rootfs.js';
+import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
 import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
@@ -79,13 +79,10 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     // 3. The rootfs, and the images that are mounted as volumes.
     undo.push('bundle', () => remove(folder));
     makeFolder(folder, 0o711);
-    const wish = backend.rootfs(sandbox.plan, image.template);
     undo.push('rootfs', () => parts.rootfs.unmount(id));
-    const shift = shiftOf(sandbox.plan);
-    const rootfs = wish.kind === 'overlay' ? await parts.rootfs.mount(id, image, shift)
-      : image.template === undefined ? await parts.rootfs.mountView(id, image) : join(folder, 'rootfs');
+    const rootfs = await parts.rootfs.provide(backend.rootfs(sandbox.plan, image.template), id, image, sandbox.plan);
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
-    const volumes = await mountImageVolumes(parts, id, config, shift);
+    const volumes = await mountImageVolumes(parts, id, config, shiftOf(sandbox.plan));
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
 
     // 4. The spec.
@@ -117,11 +114,6 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
     return id;
   });
-}
-
-function shiftOf({ namespaces, idMaps }: SandboxPlan): Shift | undefined {
-  if (!namespaces.user || !idMaps) return undefined;
-  return { namespaceFile: namespaces.user, rootUid: idMaps.uids[0]?.hostID ?? 0, rootGid: idMaps.gids[0]?.hostID ?? 0 };
 }
 
 /** What image_ref names: the digest that was pulled where there is one, as image policies want it. */

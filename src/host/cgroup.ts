@@ -191,9 +191,17 @@ async function subgroups(folder: string): Promise<string[]> {
   } catch (error) { if (isAbsent(error)) return []; throw error; }
 }
 
+/** Sends a signal once to every process of a group and of those below it. */
+export async function signalCgroup(name: string, signal: number, layout = cgroupLayout()): Promise<void> {
+  const folder = processFolder(layout, name);
+  for (const pid of folder === undefined ? [] : await processesOf(folder)) try { process.kill(pid, signal); } catch { /* ESRCH: it has ended */ }
+}
+
+function processFolder(layout: CgroupLayout, name: string): string | undefined { return cgroupFolder(layout, 'pids', name) ?? cgroupFolder(layout, 'memory', name); }
+
 /** Kills every process of a group and of those below it; returns when none is left. @throws Internal after 5 s */
 export async function killCgroup(name: string, layout = cgroupLayout()): Promise<void> {
-  const folder = cgroupFolder(layout, 'pids', name) ?? cgroupFolder(layout, 'memory', name);
+  const folder = processFolder(layout, name);
   if (folder === undefined || !existsSync(folder)) return;
   if (existsSync(join(folder, 'cgroup.kill'))) await writeFile(join(folder, 'cgroup.kill'), '1'); // v2 since Linux 5.14; nothing can fork away from it
   for (let waitedMs = 0; ; waitedMs += 10) {

@@ -9,6 +9,7 @@
 import { existsSync } from 'node:fs';
 import { chown, readdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { RootfsWish, SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { exists, makeFolder, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
@@ -38,6 +39,12 @@ const manner = ['volatile', 'redirect_dir=on'];
 
 export class Rootfs {
   constructor(private readonly options: RootfsOptions) {}
+
+  /** What spec.root.path names, as the backend wishes it: the rootfs, a view of the image to copy, or, for a template of Proxmox, nothing. unmount() undoes it. */
+  async provide(wish: RootfsWish, containerId: string, image: Image, plan: Pick<SandboxPlan, 'namespaces' | 'idMaps'>): Promise<string> {
+    if (wish.kind === 'overlay') return this.mount(containerId, image, shiftOf(plan));
+    return image.template === undefined ? this.mountView(containerId, image) : this.target(containerId);
+  }
 
   /**
    * Mounts a writable rootfs for a container; returns its path.  With `shift`,
@@ -151,4 +158,9 @@ export class Rootfs {
     if (ids.length === 0) throw new CrispError('RootfsMissing', `image ${image.id} has no layers`, { stage });
     return (await images.layout.links(ids)).join(':');
   }
+}
+
+export function shiftOf({ namespaces, idMaps }: Pick<SandboxPlan, 'namespaces' | 'idMaps'>): Shift | undefined {
+  if (!namespaces.user || !idMaps) return undefined;
+  return { namespaceFile: namespaces.user, rootUid: idMaps.uids[0]?.hostID ?? 0, rootGid: idMaps.gids[0]?.hostID ?? 0 };
 }

@@ -105,6 +105,12 @@ export class Images {
     return images.find((image) => image.digests.includes(name)) ?? this.findManifest(name, digest, images);
   }
 
+  /** A template of Proxmox, which only its storage has to have; undefined: the reference means no such thing. @throws NotFoundInRegistry, StorageFailed */
+  async findTemplate(reference: string): Promise<Image | undefined> {
+    const template = templateOf(reference);
+    return template === undefined ? undefined : this.templates.find(template);
+  }
+
   /** An image that came by the name of its index is also found by the digest of its own manifest. */
   private async findManifest(name: string, digest: string, images: readonly Image[]): Promise<Image | undefined> {
     const stored = (await this.layout.readImages()).find((image) =>

@@ -39,12 +39,20 @@ export class Templates {
 
   /** @throws NotFoundInRegistry, StorageFailed */
   async pull(volume: string): Promise<Image> {
+    const { image, known } = await this.lookUp(volume);
+    await this.write([...(await this.known()).filter((one) => one.volume !== volume), known]);
+    return image;
+  }
+
+  /** Whether it was pulled or not. @throws NotFoundInRegistry, StorageFailed */
+  async find(volume: string): Promise<Image> { return (await this.lookUp(volume)).image; }
+
+  private async lookUp(volume: string): Promise<{ image: Image; known: Known }> {
     const { stdout } = await run([this.pvesm, 'path', volume], { timeoutMs, stage: 'find template', errorId: 'StorageFailed' });
     const known = { volume, path: stdout.trim() };
     const image = await describe(known);
     if (!image) throw new CrispError('NotFoundInRegistry', `there is no template ${volume} on this node`, { stage: 'find template', tool: 'pvesm', hint: '`pveam list STORAGE` lists the templates of a storage, `pveam download` gets one' });
-    await this.write([...(await this.known()).filter((one) => one.volume !== volume), known]);
-    return image;
+    return { image, known };
   }
 
   async forget(volume: string): Promise<void> { await this.write((await this.known()).filter((one) => one.volume !== volume)); }

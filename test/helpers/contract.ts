@@ -28,6 +28,15 @@ export function contract(handler: string, current: () => Daemon): void {
       expect(await daemon.traces()).toEqual(clean);
     }
 
+    test('a program that cannot be run has the exit code of a shell', async () => {
+      const pod = await runPod(daemon, {}, handler);
+      const id = await startContainer(daemon, pod, containerConfig(`echo text > /tmp/plain; cp /tmp/plain /tmp/marked; chmod +x /tmp/marked; ${untilStopped()}`));
+      const codeOf = async (...cmd: string[]): Promise<number> => (await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '20' })).exit_code;
+      expect([await codeOf('nosuch'), await codeOf('/no/such'), await codeOf('/tmp/plain')]).toEqual([127, 127, 126]);
+      expect([await codeOf('sh', '-c', 'exit 1'), await codeOf('sh', '-c', 'echo "executable file not found" >&2; exit 255')]).toEqual([1, 255]);
+      await end(pod);
+    });
+
     test('lives, and leaves nothing', async () => {
       const { runtime } = daemon.client;
       const pod = await runPod(daemon, {}, handler);

@@ -100,6 +100,8 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
     expect(await crisp('start', stdout.slice(0, 10))).toMatchObject({ stdout, exitCode: 0 });
     expect(await state('life')).toMatchObject({ status: 'running', pid: expect.any(Number) });
     expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $A $B; id -un; exit 9')).toEqual({ stdout: 'b c 2\nweb\n', stderr: '', exitCode: 9 });
+    expect(await crisp('exec', 'life', 'nosuch')).toMatchObject({ stdout: '', exitCode: 127, stderr: expect.stringMatching(/^[^\n]*not found[^\n]*\n$/) });
+    expect(await machine.run(['script', '-qec', argv(configFile, 'exec', '-t', 'life', 'nosuch').join(' '), '/dev/null'])).toMatchObject({ exitCode: 127, stdout: expect.stringMatching(/^crisp exec: StartFailed: [^\n]*nosuch[^\n]*\n$/) });
     expect((await crisp('delete', 'life')).stderr).toMatch(/^crisp delete: WrongContainerState: .*--force/);
     expect(await crisp('stop', 'life')).toMatchObject({ exitCode: 0 });
     expect(await state('life')).toMatchObject({ status: 'stopped', exitCode: 5 });

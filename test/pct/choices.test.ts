@@ -71,6 +71,13 @@ describe('a bridge of the node', () => {
     await removePod(daemon, pod.id);
   });
 
+  test('is not for a pod on the network of the host', async () => {
+    const pod = await runPod(daemon, { annotations, linux: { security_context: { namespace_options: { network: 'NODE' } } } }, 'lxc');
+    const id = await createContainer(daemon, pod, containerConfig('true', { linux: { security_context: { namespace_options: { network: 'NODE' } } } }));
+    expect(await guestOf(id)).not.toMatch(/^net0/m);
+    await removePod(daemon, pod.id);
+  });
+
   test('a bridge that is not there is named, and nothing is left', async () => {
     const pod = await runPod(daemon, { annotations: { ...annotations, [key('bridge')]: 'vmbr99' } }, 'lxc');
     const id = await createContainer(daemon, pod, containerConfig('true'));

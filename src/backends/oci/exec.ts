@@ -3,12 +3,12 @@
 // Without a terminal the runtime's own exec does it: its stdio is ours, its exit
 // code the process's.  With one, conmon does: Node has no pty, and conmon brings
 // the pty, the attach socket and the resize FIFO that attach uses as well.
-import { rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
-import { isAbsent, makeFolder, remove } from '../../host/files.js';
+import { isAbsent, makeFolder, readFileIfThere, remove } from '../../host/files.js';
 import { identify, isAlive } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../oci/spec.js';
@@ -32,19 +32,26 @@ export async function exec(runtime: Runtime, base: Base, container: ContainerRef
 /** One small file and the runtime itself: a probe does this every second. The runtimes' own flags cannot say the supplemental groups. */
 async function execPlain(runtime: Runtime, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
   const processFile = join(container.folder, `exec-${counter++}.json`);
+  const words = `${processFile}.log`;
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
-  const running = runStreaming(await runtime.argv('exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder });
+  const running = runStreaming([await runtime.path(), ...runtime.globalArgs, `--log=${words}`, 'exec', '--process', processFile, container.id], plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
     limit.check();
     if (exitCode === undefined) throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
-    return { exitCode };
+    return { exitCode: exitCode === 0 ? 0 : exitCodeOf((await readFileIfThere(words) ?? '')) ?? exitCode };
   } finally {
     limit.clear();
-    rmSync(processFile, { force: true });
+    for (const path of [processFile, words]) rmSync(path, { force: true });
   }
+}
+
+/** That of a shell, for a program that cannot be run: the runtimes' own are 1 and 255. @param words the runtime's log, where a process cannot write */
+function exitCodeOf(words: string): number | undefined {
+  if (/executable file .*not found|exec.*no such file or directory/i.test(words)) return 127;
+  return /open executable|exec format error|exec.*(permission denied|is a directory)/i.test(words) ? 126 : undefined;
 }
 let counter = 0;
 
@@ -57,14 +64,15 @@ async function execInTerminal(runtime: Runtime, base: Base, container: Container
   let session: Promise<void> = Promise.resolve();
   try {
     await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
+    const words = join(bundle, 'runtime.log');
     const pid = await monitorExec({
-      ...base, bundle, exitDir: bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
+      ...base, runtimeArgs: [...base.runtimeArgs, `--log=${words}`], bundle, exitDir: bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
       exec: { processFile, name: basename(bundle) },
     }, () => {
       const attached = attach({ id: container.id, folder: bundle }, plan.io, inner.signal);
       session = attached.ended;
       return attached.connected;
-    }, (stderr) => runtime.explain('exec', stderr));
+    }, (stderr) => runtime.explain('exec', readFileSync(words, { encoding: 'utf8', flag: 'a+' }) || stderr)); // conmon's own say less
     const process = await identify(pid);
     const limit = limited(plan.timeoutMs, signal, async () => { if (process && await isAlive(process)) await killTree(pid); });
     try {

@@ -3,11 +3,11 @@
 // their own are made from.  Made once, shared by all.
 //
 //   ROOT/archives/empty.tar.gz, IMAGE-ID.tar
-import { lstatSync } from 'node:fs';
-import { rename } from 'node:fs/promises';
-import { join } from 'node:path';
+import { existsSync, lstatSync } from 'node:fs';
+import { readdir, rename, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { exists, makeFolder, remove, writeFileAtomic } from '../../host/files.js';
+import { exists, isAbsent, makeFolder, remove } from '../../host/files.js';
 import { run } from '../../host/run.js';
 import { makeTargets } from './targets.js';
 
@@ -24,46 +24,60 @@ export class Archives {
   get emptyPath(): string { return join(this.folder, 'empty.tar.gz'); }
 
   async empty(): Promise<string> {
-    makeFolder(this.folder, 0o755);
-    return this.once(this.emptyPath, (path) => writeFileAtomic(path, gzipSync(Buffer.alloc(10_240)), 0o644)); // tar's end: two blocks of zeros, in a record of twenty
+    return this.once(this.emptyPath, (work) => writeFile(join(work, made), gzipSync(Buffer.alloc(10_240)))); // tar's end: two blocks of zeros, in a record of twenty
   }
 
   /** @param view the files of the image */
-  async of(imageId: string, view: string): Promise<string> { return this.once(this.pathOf(imageId), (path) => this.make(view, path)); }
+  async of(imageId: string, view: string): Promise<string> { return this.once(this.pathOf(imageId), (work) => pack(view, work)); }
 
-  private once(path: string, make: (path: string) => Promise<void>): Promise<string> {
-    const making = this.making.get(path) ?? exists(path).then((isThere) => (isThere ? undefined : make(path))).then(() => path).finally(() => this.making.delete(path));
+  private once(path: string, make: (work: string) => Promise<void>): Promise<string> {
+    const making = this.making.get(path) ?? exists(path).then((isThere) => (isThere ? undefined : this.make(path, make))).then(() => path).finally(() => this.making.delete(path));
     this.making.set(path, making);
     return making;
   }
 
   /** When the image is gone. */
-  async forget(imageId: string): Promise<void> { await Promise.all([this.pathOf(imageId), workOf(this.pathOf(imageId))].map(remove)); }
+  async forget(imageId: string): Promise<void> {
+    const path = this.pathOf(imageId);
+    await Promise.all([path, ...await this.worksOf(path)].map(remove));
+  }
 
   pathOf(imageId: string): string { return join(this.folder, `${imageId.replace('sha256:', '')}.tar`); }
 
-  private async make(view: string, path: string): Promise<void> {
-    const work = workOf(path);
-    await remove(work); // of a crash
+  /** In a folder of our own: the daemon and the command line may make the same one at the same time. */
+  private async make(path: string, make: (work: string) => Promise<void>): Promise<void> {
+    const work = workOf(path, process.pid);
+    for (const left of await this.worksOf(path)) if (left === work || !existsSync(`/proc/${left.split('-').at(-1)}`)) await remove(left); // of a crash
     makeFolder(work, 0o755);
     try {
-      const archive = join(work, 'image.tar');
-      const tar = ['tar', '--file', archive, '--numeric-owner', '--xattrs', '--xattrs-include=*'] as const;
-      await run([...tar, '--create', '--directory', view, '.'], { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' });
-      const missing = targets.filter((target) => !isThere(join(view, target.path)));
-      const more = join(work, 'targets');
-      makeFolder(more, 0o755);
-      await makeTargets(more, missing, 0);
-      if (missing.length) await run([...tar, '--append', '--directory', more, ...new Set(missing.map(({ path: target }) => target.slice(1)))], { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' });
-      await rename(archive, path);
+      await make(work);
+      await rename(join(work, made), path);
     } finally {
       await remove(work);
     }
   }
+
+  /** Where somebody makes this archive, or did when it crashed. */
+  private async worksOf(path: string): Promise<string[]> {
+    const names = await readdir(this.folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
+    return names.filter((name) => name.startsWith(workOf(basename(path), ''))).map((name) => join(this.folder, name));
+  }
 }
 
-/** Where an archive is made. */
-function workOf(path: string): string { return `${path}.making`; }
+/** The name of what is made in a folder for it. */
+const made = 'archive';
+
+function workOf(path: string, pid: number | ''): string { return `${path}.making-${pid}`; }
+
+async function pack(view: string, work: string): Promise<void> {
+  const tar = ['tar', '--file', join(work, made), '--numeric-owner', '--xattrs', '--xattrs-include=*'] as const;
+  await run([...tar, '--create', '--directory', view, '.'], { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' });
+  const missing = targets.filter((target) => !isThere(join(view, target.path)));
+  const more = join(work, 'targets');
+  makeFolder(more, 0o755);
+  await makeTargets(more, missing, 0);
+  if (missing.length) await run([...tar, '--append', '--directory', more, ...new Set(missing.map(({ path: target }) => target.slice(1)))], { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' });
+}
 
 function isThere(path: string): boolean {
   try { lstatSync(path); return true; } catch { return false; }

@@ -13,7 +13,7 @@ import { appendFile, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
-import { killCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
+import { killCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
 import { identify, parentOf, signalProcess } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
@@ -53,15 +53,20 @@ const SIGKILL = 9;
 const lostRaces = 10;
 const infoTimeoutMs = 10_000;
 
+/** What the probe finds out of the node. */
+export interface Findings {
+  /** Where idmapped overlays do not work: the volumes that unprivileged CTs get instead. */
+  copies?: Volume | undefined;
+  /** pct sets the address of a CT's net0 itself. */
+  hostManaged: boolean;
+  /** liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
+  givesGroups: boolean;
+}
+
 export class PctBackend implements Backend {
   readonly name: string;
   readonly exits: Exits;
-  /** Set by the probe, where idmapped overlays do not work: the volumes that unprivileged CTs get instead. */
-  copies: Volume | undefined;
-  /** Set by the probe: pct sets the address of a CT's net0 itself. */
-  hostManaged = false;
-  /** Set by the probe: liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
-  givesGroups = true;
+  found: Findings = { hostManaged: false, givesGroups: true };
   private readonly pct: Pct;
   private readonly guard: Guard;
   private readonly vmids: Vmids;
@@ -83,6 +88,8 @@ export class PctBackend implements Backend {
 
   async probe(): Promise<Probe> { return probe(this, this.options); }
 
+  recall({ found }: Probe): void { this.found = found as Findings; }
+
   async fingerprint(): Promise<string> {
     const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
     const paths = await Promise.all([pct, info, attach].map((name) => findProgram(name).catch(() => '')));
@@ -98,8 +105,8 @@ export class PctBackend implements Backend {
   stopSandbox(): Promise<void> { return Promise.resolve(); }
 
   ownNetwork(plan: SandboxPlan): boolean {
-    const { bridge } = this.guestOptions(plan);
-    if (bridge && !this.hostManaged) throw new CrispError('Unsupported', 'CTs of this node can have no net0 of their own: its pct sets no addresses', { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' });
+    const { bridge } = guestOptions(this.options, plan.annotations);
+    if (bridge && !this.found.hostManaged) throw new CrispError('Unsupported', 'CTs of this node can have no net0 of their own: its pct sets no addresses', { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' });
     return bridge !== undefined;
   }
 
@@ -118,10 +125,10 @@ export class PctBackend implements Backend {
 
   private guestOptions(plan: SandboxPlan): GuestOptions {
     const { bridge, volume } = guestOptions(this.options, plan.annotations);
-    return { bridge, volume: volume ?? (plan.namespaces.user === undefined ? undefined : this.copies) };
+    return { bridge: plan.ownNetwork ? bridge : undefined, volume: volume ?? (plan.namespaces.user === undefined ? undefined : this.found.copies) };
   }
 
-  notHonoured(spec: Spec): string[] { return notHonoured(spec, this); }
+  notHonoured(spec: Spec): string[] { return notHonoured(spec, this.found); }
 
   async create(plan: ContainerPlan): Promise<PctState> {
     for (const folder of [this.exits.folder, this.options.root]) makeFolder(folder);
@@ -165,7 +172,8 @@ export class PctBackend implements Backend {
     const found = await this.find(container);
     if (!found) return;
     const pid = await this.initPid(found.vmid);
-    if (all) await killCgroup(cgroupOf(found.vmid));
+    if (all && signal === SIGKILL) await killCgroup(cgroupOf(found.vmid));
+    else if (all) await signalCgroup(cgroupOf(found.vmid), signal);
     else if (pid !== undefined) {
       const process = await identify(pid);
       if (process) await signalProcess(process, signal);
@@ -271,7 +279,7 @@ export class PctBackend implements Backend {
     const { tag, pool } = this.options.lxc;
     const guest = this.guestOptions(plan.sandbox);
     const archive = guest.volume && plan.template === undefined ? await this.archives.of(plan.imageId, plan.spec.root.path) : await this.archives.empty();
-    const argsFor = (vmid: number): string[] => createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) }, archive, guest, hostManaged: this.hostManaged, node: this.node });
+    const argsFor = (vmid: number): string[] => createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) }, archive, guest, hostManaged: this.found.hostManaged, node: this.node });
     for (let lost = 0; ; lost++) {
       try {
         return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, argsFor(vmid)); return vmid; });

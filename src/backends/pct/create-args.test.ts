@@ -67,3 +67,10 @@ describe('limits', () => {
     expect(updateArgs({}, node)).toEqual([]);
   });
 });
+
+test('a container of no pod says so, and is called as itself', () => {
+  const made = args(plan((one) => { one.sandbox = { ...one.sandbox, id: one.id, name: one.name, namespace: '' }; }));
+  expect(made['--hostname']).toBe('app');
+  expect(made['--description']).toMatch(/^Container app, of no pod\nImage [^\n]*\nMade by crisp; do not change it here\.\n/);
+  expect(made['--tags']).toBe('crisp');
+});

@@ -33,17 +33,18 @@ const architectures: Readonly<Record<string, string>> = { x64: 'amd64', arm64: '
 export function createArgs(plan: ContainerPlan, options: CreateOptions): string[] {
   const { node, tag, pool, mark } = options;
   const { sandbox, spec } = plan;
+  const isOfPod = sandbox.id !== plan.id; // a standalone container is a pod of its own
   return [
     ...rootfsArgs(plan, options),
     ...(options.guest.bridge ? ['--net0', net0(plan, options.guest.bridge, options.hostManaged)] : []),
     '--unprivileged', spec.linux.namespaces.some(({ type }) => type === 'user') ? '1' : '0',
-    '--hostname', sandbox.namespaces.uts ? hostname(`${sandbox.name}-${plan.name}`) : hostname(node.hostname),
+    '--hostname', sandbox.namespaces.uts ? hostname(isOfPod ? `${sandbox.name}-${plan.name}` : plan.name) : hostname(node.hostname),
     ...resourceArgs(spec.linux.resources ?? {}, node),
     '--tags', [...new Set([tag, tagOf(sandbox.namespace)])].filter(Boolean).join(';'),
     '--description', describe([
-      `Pod ${sandbox.namespace}/${sandbox.name}, container ${plan.name} (attempt ${plan.attempt})`,
-      `Image ${plan.image}`, `Pod uid ${sandbox.uid}, sandbox ${sandbox.id}`,
-      'Made by crisp for Kubernetes; do not change it here: the pod decides.',
+      ...(isOfPod ? [`Pod ${sandbox.namespace}/${sandbox.name}, container ${plan.name} (attempt ${plan.attempt})`] : [`Container ${plan.name}, of no pod`]),
+      `Image ${plan.image}`,
+      ...(isOfPod ? [`Pod uid ${sandbox.uid}, sandbox ${sandbox.id}`, 'Made by crisp for Kubernetes; do not change it here: the pod decides.'] : ['Made by crisp; do not change it here.']),
     ], mark, plan.keepsake?.()),
     '--onboot', '0', '--console', '0', '--tty', '0',
     ...(pool ? ['--pool', pool] : []),

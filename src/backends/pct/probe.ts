@@ -24,7 +24,7 @@ const waitMs = 20_000;
 const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false };
 const lacks = { recursiveReadOnlyMounts: "liblxc's mounts have no recursive read-only", userNamespaces: 'CTs have the ids that the node gives to unprivileged CTs' };
 
-/** Sets backend.copies, backend.hostManaged and backend.givesGroups. Never throws. */
+/** Sets backend.found. Never throws. */
 export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
   const id = probeId(backend);
   const folder = join(options.state, 'probe', id);
@@ -33,15 +33,15 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
   try {
     const release = await releaseOf(options.lxc.tools.pvesh);
     version = `pve-manager ${release}`;
-    backend.hostManaged = setsAddresses(release);
+    backend.found.hostManaged = setsAddresses(release);
     await clearProbes(backend, join(options.state, 'probe'));
     makeFolder(folder, 0o711);
     const namespaces = options.lxc.unprivileged ? await pinNamespaces(join(folder, 'ns'), { network: true, ipc: true, uts: true, user: unprivilegedIds }, { sysctls: {} }) : {};
     const why = namespaces.user === undefined ? undefined : await shiftedRootfs(folder, layers, namespaces.user).then(() => undefined, toCrispError);
-    backend.copies = why && await storageOfCopies(options, why);
+    backend.found.copies = why && await storageOfCopies(options, why);
     if (why || namespaces.user === undefined) await plainRootfs(join(folder, 'rootfs'));
     await runThrowAway(backend, id, folder, namespaces);
-    return { ready: true, reason: '', version, features, lacks };
+    return { ready: true, reason: '', version, features, lacks, found: backend.found };
   } catch (error) {
     return { ready: false, reason: toCrispError(error).report, version, features, lacks };
   } finally {
@@ -97,14 +97,14 @@ async function runThrowAway(backend: PctBackend, id: string, folder: string, nam
   await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
   const sandbox: SandboxPlan = { id, name: 'probe', namespace: 'crisp', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces, cgroupParent: '', ...(namespaces.user ? { idMaps: unprivilegedIds } : {}) };
   const logPath = join(folder, 'log'); // where liblxc 6 says why a start fails
-  const plan: ContainerPlan = { id, name: 'probe', attempt: 0, image: 'none', imageId: 'none', sandbox, folder, spec, logPath, stdin: false, stdinOnce: false, stopSignal: '15' };
+  const plan: ContainerPlan = { id, name: 'probe', attempt: 0, image: 'none', imageId: id, sandbox, folder, spec, logPath, stdin: false, stdinOnce: false, stopSignal: '15' };
   const state = await backend.create(plan);
   const container: ContainerRef = { id, folder, logPath, state };
   try {
     await backend.start(container);
     const exit = await exitOf(backend, container);
     if (!Object.values(exitCodes).includes(exit.exitCode)) throw new Error(`the probe CT exited with ${exit.exitCode} instead of ${exitCodes.withGroup}`);
-    backend.givesGroups = exit.exitCode === exitCodes.withGroup;
+    backend.found.givesGroups = exit.exitCode === exitCodes.withGroup;
   } finally {
     await backend.delete(container);
     await backend.forgetImage(plan.imageId);

@@ -78,7 +78,7 @@ export async function start(vmid, guest) {
   const words = stderr ?? at('run', `ct-${vmid}.stderr`);
   if (!stderr) writeFileSync(words, '');
   const append = constants.O_WRONLY | constants.O_APPEND;
-  const child = spawn(program, ['-P', lxc(), ...args], { stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)], detached: true });
+  const child = spawn(program, ['-P', lxc(), ...args], { stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)], detached: true, cwd: '/', env: { PATH: process.env.PATH } }); // as systemd starts it, not as a child of pct
   await new Promise((resolve, reject) => {
     let wasRunning = false;
     child.once('error', reject);
