@@ -15,10 +15,10 @@ import { cgroupsOf, natRulesOf } from './leftovers.js';
 
 const runFile = promisify(execFile);
 const ownerFile = 'owner.json';
-interface Owner extends ProcessIdentity { readonly bridge: string }
+interface Owner extends ProcessIdentity { readonly bridge?: string }
 
 /** Says that the folder is ours while we live; before anything is started in it. */
-export async function claim(folder: string, bridge: string): Promise<void> {
+export async function claim(folder: string, bridge?: string): Promise<void> {
   await writeFile(join(folder, ownerFile), JSON.stringify({ ...await identify(process.pid), bridge }));
 }
 
@@ -32,18 +32,25 @@ export async function removeAbandoned(parent = tmpdir()): Promise<void> {
   }
 }
 
-async function removeDaemon(folder: string, bridge: string): Promise<void> {
+async function removeDaemon(folder: string, bridge?: string): Promise<void> {
   const processes = await processesOf(folder);
   const ids = new Set(await heldNetworks(folder));
   for (const { pid } of processes) for (const [id] of (await text(`/proc/${pid}/cgroup`)).matchAll(/\b[0-9a-f]{64}\b/g)) ids.add(id);
-  for (const target of processes) await signalProcess(target, 'SIGKILL');
-  while ((await Promise.all(processes.map(isAlive))).some(Boolean)) await new Promise((resolve) => { setTimeout(resolve, 20); });
+  await end(processes);
   for (const group of (await cgroupsOf(ids)).sort().reverse()) await rmdir(group).catch(() => undefined); // it went with another one
-  await removeNetwork(bridge);
+  if (bridge) await removeNetwork(bridge);
   await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
 }
 
-/** Those in its mount namespace, which alone has a state folder of that name, and their children in the containers. */
+async function end(processes: readonly ProcessIdentity[]): Promise<void> {
+  for (const target of processes) await signalProcess(target, 'SIGKILL');
+  while ((await Promise.all(processes.map(isAlive))).some(Boolean)) await new Promise((resolve) => { setTimeout(resolve, 20); });
+}
+
+/** Ends the commands that name a file in the folder, with what they have started. */
+export async function endCommandsIn(folder: string): Promise<void> { await end(await processesOf(folder)); }
+
+/** Those in its mount namespace, which alone has a state folder of that name, those whose command names a file in it (lxc-start of a CT), and their children in the containers. */
 async function processesOf(folder: string): Promise<ProcessIdentity[]> {
   const found = new Map<number, ProcessIdentity>();
   const add = async (pid: number): Promise<void> => {
@@ -53,7 +60,8 @@ async function processesOf(folder: string): Promise<ProcessIdentity[]> {
     for (const child of await childrenOf(pid)) await add(child);
   };
   for (const name of await readdir('/proc')) {
-    if (/^\d+$/.test(name) && (await text(`/proc/${name}/mountinfo`)).includes(` ${folder}/state `)) await add(Number(name));
+    if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
+    if ((await text(`/proc/${name}/mountinfo`)).includes(` ${folder}/state `) || (await text(`/proc/${name}/cmdline`)).includes(`${folder}/`)) await add(Number(name));
   }
   return [...found.values()];
 }

@@ -6,7 +6,7 @@
 //      └─── nsenter -t HOLDER -m ─► crisp, skopeo, crictl …
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import { promisify } from 'node:util';
 
 const runFile = promisify(execFile);
@@ -72,10 +72,21 @@ export class Machine {
     return lines.map((line) => line.split(' ')[4] ?? '');
   }
 
+  /** What a daemon that did not get so far has left in it: the holder of a pid namespace names no folder. */
+  private async endAll(): Promise<void> {
+    const namespace = await readlink(`/proc/${this.pid}/ns/mnt`);
+    for (const name of await readdir('/proc')) {
+      const pid = Number(name);
+      if (!Number.isInteger(pid) || pid === this.pid || await readlink(`/proc/${name}/ns/mnt`).catch(() => '') !== namespace) continue;
+      try { process.kill(pid, 'SIGKILL'); } catch { /* it has ended */ }
+    }
+  }
+
   async stop(): Promise<void> {
     if (this.holder.exitCode !== null || this.holder.signalCode !== null) return;
     const closed = once(this.holder, 'close');
     for (const path of this.tmpfs ? (await this.mounts()).reverse() : []) if (this.tmpfs?.some((folder) => path === folder || path.startsWith(`${folder}/`))) await this.run(['umount', '--lazy', path]);
+    if (!this.tmpfs) await this.endAll();
     this.holder.kill('SIGKILL');
     await closed;
   }

@@ -11,6 +11,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { monitorSocket } from '../../src/backends/pct/watcher.js';
+import { claim, endCommandsIn } from '../helpers/abandoned.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
 import { patience } from '../helpers/patience.js';
@@ -115,6 +116,7 @@ async function realPlaces(): Promise<Places> {
 async function fakePlaces(): Promise<Places> {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
   const at = (name: string): string => join(folder, name);
+  await claim(folder);
   await chmod(folder, 0o711); // root of an unprivileged CT is another uid, and has to reach its rootfs
   for (const name of ['bin', 'pve/lxc', 'pve/qemu-server', 'lxc', 'lock', 'run', 'units', 'fail', 'storage/local/template/cache', 'storage/local/images']) await mkdir(at(name), { recursive: true });
   for (const tool of tools) await symlink(join(fakes, tool), at(`bin/${tool}`));
@@ -127,6 +129,7 @@ async function fakePlaces(): Promise<Places> {
     config: { tools: Object.fromEntries(tools.map((name) => [name, at(`bin/${name}`)])), pve_folder: at('pve'), lxc_folder: at('lxc'), lock_folder: at('lock'), unit_folder: at('units') },
     end: async () => {
       monitor.kill('SIGKILL');
+      await endCommandsIn(folder); // a CT whose test failed
       await rm(folder, { recursive: true, force: true });
     },
   };

@@ -47,6 +47,11 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
       expect(await vm.must(`crictl exec ${id} cat /proc/self/cgroup`)).toBe('0::/'); // its own cgroup namespace
     });
 
+    test('a limit of huge pages is in its file', async () => {
+      const id = await startContainer(vm, await runPod(vm, {}, handler), 'sleep 1000', { linux: { resources: { hugepage_limits: [{ page_size: '2MB', limit: 4 * mebi }] } } });
+      expect(await readFiles(vm, await cgroupOf(vm, id), ['hugetlb.2MB.max'])).toEqual({ 'hugetlb.2MB.max': String(4 * mebi) });
+    });
+
     test('an OOM kill is told apart from other ends', async () => {
       const pod = await runPod(vm, {}, handler);
       const hungry = await startContainer(vm, pod, 'exec tail /dev/zero', { linux: { resources: { memory_limit_in_bytes: 32 * mebi, memory_swap_limit_in_bytes: 32 * mebi } } });
