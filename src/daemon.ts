@@ -106,9 +106,10 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
  */
 async function claimState(folder: string): Promise<void> {
   const file = join(folder, 'daemon.json');
-  const known = JSON.parse(await readFileIfThere(file) ?? 'null') as ProcessIdentity | null;
-  if (known && await isAlive(known)) throw new CrispError('DaemonRunning', `crisp runs already as process ${known.pid}, with the state folder ${folder}`);
-  await writeFileAtomic(file, JSON.stringify(await identify(process.pid)));
+  const boot = await bootId(); // pids and start times of a service are much alike from boot to boot
+  const known = JSON.parse(await readFileIfThere(file) ?? 'null') as ProcessIdentity & { bootId: string } | null;
+  if (known?.bootId === boot && await isAlive(known)) throw new CrispError('DaemonRunning', `crisp runs already as process ${known.pid}, with the state folder ${folder}`);
+  await writeFileAtomic(file, JSON.stringify({ ...await identify(process.pid), bootId: boot }));
   process.chdir(folder);
 }
 
