@@ -5,93 +5,26 @@
 //   --pods N     pods that stand while memory is measured (20)
 import * as grpc from '@grpc/grpc-js';
 import { execFile, execFileSync, spawn } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { makeArchive } from '../deploy/busybox-archive.mjs';
 import { loadProto } from '../dist/cri/proto.js';
+import { at, conflist, image, makeArchives, median, run, sleep, startContainerd, startCrisp } from './peers.mjs';
 
 const { values } = parseArgs({ options: { rounds: { type: 'string', default: '15' }, pods: { type: 'string', default: '20' } } });
 const rounds = Number(values.rounds);
 const memoryPods = Number(values.pods);
-const image = 'localhost/bench/busybox:1';
-const pause = 'localhost/bench/pause:1';
-const root = mkdtempSync(join(tmpdir(), 'crisp-bench-'));
-const at = (...parts) => join(root, ...parts);
 const runFile = promisify(execFile);
-const sleep = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 const samples = {}; // what -> who -> [ms]
 const note = (what, who, ms) => { ((samples[what] ??= {})[who] ??= []).push(ms); };
-const median = (list) => [...list].sort((one, other) => one - other)[Math.floor(list.length / 2)];
-const children = [];
 
-// ------------------------------------------------------------------ the three
-
-const bridges = { crisp: 'bench-crisp0', containerd: 'bench-contd0', floor: 'bench-floor0' };
-
-function conflist(name) {
-  return {
-    cniVersion: '1.0.0', name, plugins: [
-      { type: 'bridge', bridge: bridges[name], isGateway: true, ipMasq: true, ipam: { type: 'host-local', dataDir: at('leases', name), ranges: [[{ subnet: { crisp: '10.214.0.0/24', containerd: '10.214.1.0/24', floor: '10.214.2.0/24' }[name] }]], routes: [{ dst: '0.0.0.0/0' }] } },
-      { type: 'portmap', capabilities: { portMappings: true } },
-    ],
-  };
-}
-
-async function start(name, argv, ready) {
-  const child = spawn(argv[0], argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
-  children.push(child);
-  let log = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => { log += chunk; });
-  for (let waited = 0; !log.includes(ready); waited += 50) {
-    if (child.exitCode !== null || waited > 60_000) throw new Error(`${name} did not start:\n${log.slice(-2000)}`);
-    await sleep(50);
-  }
-  return child;
-}
-
-function connect(socket) {
+/** A peer, and how it is called. */
+function withCalls(peer) {
   const { runtime: { v1 } } = loadProto();
-  const client = new v1.RuntimeService(`unix:${socket}`, grpc.credentials.createInsecure(), { 'grpc.default_authority': 'localhost' });
-  return (method, request) => new Promise((resolve, reject) => {
+  const client = new v1.RuntimeService(`unix:${peer.socket}`, grpc.credentials.createInsecure(), { 'grpc.default_authority': 'localhost' });
+  return { ...peer, call: (method, request) => new Promise((resolve, reject) => {
     client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) => (error ? reject(new Error(`${method}: ${error.message}`)) : resolve(answer)));
-  });
-}
-
-async function startCrisp() {
-  writeFileSync(at('cni-crisp', '10.conflist'), JSON.stringify(conflist('crisp')));
-  writeFileSync(at('crisp.yaml'), JSON.stringify({
-    listen: `unix://${at('crisp.sock')}`, root: at('crisp-root'), state: at('crisp-state'), network: { conf_dir: at('cni-crisp') }, images: { preload_dir: at('archives') },
-  }));
-  const child = await start('crisp', ['bin/crisp', 'serve', '--config', at('crisp.yaml')], 'crisp is ready');
-  return { name: 'crisp', pid: child.pid, call: connect(at('crisp.sock')) };
-}
-
-async function startContainerd() {
-  writeFileSync(at('cni-containerd', '10.conflist'), JSON.stringify(conflist('containerd')));
-  const cri = 'plugins."io.containerd.grpc.v1.cri"';
-  writeFileSync(at('containerd.toml'), `version = 2
-root = "${at('containerd-root')}"
-state = "${at('containerd-state')}"
-[grpc]
-address = "${at('containerd.sock')}"
-[${cri}]
-sandbox_image = "${pause}"
-restrict_oom_score_adj = true
-[${cri}.cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "${at('cni-containerd')}"
-[${cri}.containerd]
-default_runtime_name = "crun"
-[${cri}.containerd.runtimes.crun]
-runtime_type = "io.containerd.runc.v2"
-[${cri}.containerd.runtimes.crun.options]
-BinaryName = "/usr/bin/crun"
-`);
-  const child = await start('containerd', ['containerd', '--config', at('containerd.toml')], 'containerd successfully booted');
-  for (const file of ['busybox.tar', 'pause.tar']) execFileSync('ctr', ['-a', at('containerd.sock'), '-n', 'k8s.io', 'images', 'import', at('archives', file)], { stdio: 'ignore' });
-  return { name: 'containerd', pid: child.pid, call: connect(at('containerd.sock')) };
+  }) };
 }
 
 // ------------------------------------------------------------------ the work
@@ -246,15 +179,12 @@ async function memoryOf(who) {
 // ------------------------------------------------------------------ the run
 
 async function main() {
-  for (const name of ['archives', 'cni-crisp', 'cni-containerd', 'floor-exits', 'floor-rootfs', 'crisp-state']) mkdirSync(at(name), { recursive: true });
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=0711', 'tmpfs', at('crisp-state')]);
-  makeArchive(at('archives', 'busybox.tar'), image, ['sh']);
-  makeArchive(at('archives', 'pause.tar'), pause, ['sleep', '86400']);
+  for (const name of ['floor-exits', 'floor-rootfs']) mkdirSync(at(name));
+  makeArchives();
   cpSync('/bin/busybox', at('floor-rootfs', 'bin', 'busybox'), { recursive: true });
   for (const name of ['sh', 'sleep', 'true']) execFileSync('ln', ['-s', 'busybox', at('floor-rootfs', 'bin', name)]);
   for (const name of ['proc', 'dev', 'sys']) mkdirSync(at('floor-rootfs', name));
-  const crisp = await startCrisp();
-  const containerd = await startContainerd();
+  const [crisp, containerd] = [withCalls(await startCrisp()), withCalls(await startContainerd())];
   const all = [crisp, containerd];
   await takePattern(crisp);
   console.log(`${rounds} rounds, each on crisp, containerd (crun) and the floor in turns; then ${memoryPods} pods for memory`);
@@ -286,23 +216,4 @@ function report() {
   console.log('');
 }
 
-async function cleanUp() {
-  for (const child of children) {
-    if (child.exitCode !== null) continue;
-    child.kill('SIGTERM');
-    await Promise.race([new Promise((resolve) => { child.once('exit', resolve); }), sleep(10_000)]);
-  }
-  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
-    try { if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(root)) process.kill(Number(pid), 'SIGKILL'); } catch { /* gone, or ourselves */ }
-  }
-  const targets = readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((line) => line.split(' ')[4]).filter((target) => target?.startsWith(root)).reverse();
-  for (const target of targets) try { execFileSync('umount', ['--lazy', target], { stdio: 'ignore' }); } catch { /* gone with its parent */ }
-  for (const bridge of Object.values(bridges)) try { execFileSync('ip', ['link', 'delete', bridge], { stdio: 'ignore' }); } catch { /* was never made */ }
-  rmSync(root, { recursive: true, force: true });
-}
-
-for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => void cleanUp().then(() => process.exit(130)));
-let ok = false;
-try { ok = await main(); } catch (error) { console.error(`bench failed: ${error.message}`); }
-await cleanUp();
-process.exit(ok ? 0 : 1);
+await run(main);
