@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { removePodCgroup } from '../host/cgroup.js';
 import { isAbsent, remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
+import { pidExists } from '../host/proc.js';
 import type { Backend } from './backend.js';
 
 /** The cgroup that probes have theirs in, where no systemd keeps them. */
@@ -19,15 +20,11 @@ export async function clearProbes(backend: Backend, parent: string): Promise<voi
   const names = await readdir(parent).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
   for (const id of names) {
     const [, name, pid] = /^crisp-probe-(.+)-(\d+)-\d+$/.exec(id) ?? [];
-    if (name !== backend.name || isThere(Number(pid))) continue;
+    if (name !== backend.name || pid === undefined || pidExists(pid)) continue;
     const folder = join(parent, id);
     await backend.delete({ id, folder, logPath: '', state: undefined });
     await unmountBelow(folder);
     await removePodCgroup(`${probeCgroup}/${id}`);
     await remove(folder);
   }
-}
-
-function isThere(pid: number): boolean {
-  try { return process.kill(pid, 0); } catch { return false; }
 }

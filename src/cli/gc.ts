@@ -2,7 +2,6 @@
 // of standalone containers.  Safe while the daemon works: it writes a record
 // before it makes anything, and removes the record last; so what is found first
 // and then has no record belongs to nobody.
-import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
@@ -10,6 +9,7 @@ import { loadConfig, type Config } from '../config.js';
 import { toCrispError } from '../errors.js';
 import { cgroupDriver, removePodCgroup } from '../host/cgroup.js';
 import { isAbsent, readFileIfThere, remove } from '../host/files.js';
+import { pidExists } from '../host/proc.js';
 import { unmountBelow } from '../host/mounts.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
@@ -116,7 +116,7 @@ async function layers(config: Config, place: Place): Promise<Thing[]> {
 /** So has the view that a `crisp bundle` copies from. */
 function isBeingCopied(name: string): boolean { return livesOn(/^bundle-(\d+)$/.exec(name)?.[1]); }
 
-function livesOn(pid: string | undefined): boolean { return pid !== undefined && existsSync(`/proc/${pid}`); }
+function livesOn(pid: string | undefined): boolean { return pid !== undefined && pidExists(pid); }
 
 async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
   const folder = async (kind: Thing['kind'], parent: string, namespaces: string): Promise<Thing[]> => (await list(join(state, parent))).map((id) => {

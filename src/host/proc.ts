@@ -1,7 +1,7 @@
 // Processes as /proc shows them.  A pid alone is no identity: pids are reused,
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
 import { readdir, readFile, readlink } from 'node:fs/promises';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readFileIfThere, realPathOf } from './files.js';
 
@@ -21,6 +21,9 @@ export async function isAlive(process: ProcessIdentity): Promise<boolean> {
   const stat = await readStat(process.pid);
   return stat !== undefined && stat.state !== 'Z' && stat.startTime === process.startTime;
 }
+
+/** Whether there is any process of this pid; for names that carry the pid of who is at work on a thing. */
+export function pidExists(pid: number | string): boolean { return existsSync(`/proc/${pid}`); }
 
 /** Sends a signal to this very process; false when it is gone. */
 export async function signalProcess(target: ProcessIdentity, signal: NodeJS.Signals | number): Promise<boolean> {

@@ -148,7 +148,7 @@ export class OciBackend implements Backend {
     const state = container.state as OciState | undefined;
     const wasAlive = state !== undefined && await isAlive(state.process);
     // A daemon that was killed in create() may have left the runtime at work: what it makes can be removed when it has made it.
-    if (!state) for (const program of await outwait(container.folder, createPatienceMs, basename(await this.findConmon()))) await signalProcess(program, SIGKILL);
+    if (!state) for (const program of await outwait(container.folder, createPatienceMs, basename(this.options.conmon))) await signalProcess(program, SIGKILL);
     const result = await this.runtime.call('delete', ['--force', container.id], { okExitCodes: 'any' });
     if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr)) throw this.runtime.explain('delete', result.stderr);
     if (wasAlive) await this.exitFile(container); // else conmon would write it after we have cleaned up

@@ -16,7 +16,7 @@ import type { ContainerRef, ExecPlan } from '../backend.js';
 import { killBelow, killTree, limited } from '../exec-limit.js';
 import { attach } from './attach.js';
 import { monitorExec, type MonitorPlan } from './conmon.js';
-import type { Runtime } from './runtime.js';
+import { exitCodeOf, type Runtime } from './runtime.js';
 
 type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgroup' | 'id' | 'bundle'>;
 
@@ -35,24 +35,19 @@ async function execPlain(runtime: Runtime, container: ContainerRef, own: Process
   const words = `${processFile}.log`;
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
-  const running = runStreaming([await runtime.path(), ...runtime.globalArgs, `--log=${words}`, 'exec', '--process', processFile, container.id], plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder });
+  const running = runStreaming(await runtime.argvLogging(words, 'exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
     limit.check();
     if (exitCode === undefined) throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
-    return { exitCode: exitCode === 0 ? 0 : exitCodeOf((await readFileIfThere(words) ?? '')) ?? exitCode };
+    return { exitCode: exitCode === 0 ? 0 : exitCodeOf(await readFileIfThere(words) ?? '') ?? exitCode };
   } finally {
     limit.clear();
     for (const path of [processFile, words]) rmSync(path, { force: true });
   }
 }
 
-/** That of a shell, for a program that cannot be run: the runtimes' own are 1 and 255. @param words the runtime's log, where a process cannot write */
-function exitCodeOf(words: string): number | undefined {
-  if (/executable file .*not found|exec.*no such file or directory/i.test(words)) return 127;
-  return /open executable|exec format error|exec.*(permission denied|is a directory)/i.test(words) ? 126 : undefined;
-}
 let counter = 0;
 
 async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {

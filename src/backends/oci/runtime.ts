@@ -40,6 +40,11 @@ export class Runtime {
     return [await this.path(), ...this.globalArgs, verb, ...args];
   }
 
+  /** The same with the runtime's own words in a file, apart from what its process writes. */
+  async argvLogging(file: string, verb: string, ...args: string[]): Promise<[string, ...string[]]> {
+    return [await this.path(), ...this.globalArgs, `--log=${file}`, verb, ...args];
+  }
+
   /** Runs a verb to its end; its stderr becomes the error. */
   async call(verb: string, args: readonly string[], options: Partial<RunOptions> = {}): Promise<RunResult> {
     try {
@@ -91,6 +96,12 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
   [/cgroups? in hybrid mode/i, 'RuntimeFailed', 'this crun cannot use cgroup v1 with a v2 tree beside it: boot with systemd.unified_cgroup_hierarchy=1, or use runc'],
   [/operation not permitted/i, 'PermissionDenied'],
 ];
+
+/** The exit code that a shell has for a program that cannot be run: the runtimes' own are 1 and 255. @param words of its log (argvLogging) */
+export function exitCodeOf(words: string): number | undefined {
+  if (/executable file .*not found|exec.*no such file or directory/i.test(words)) return 127;
+  return /open executable|exec format error|exec.*(permission denied|is a directory)/i.test(words) ? 126 : undefined;
+}
 
 function withoutPrefix(stderr: string): string {
   const line = stderr.trim().split('\n').at(-1) ?? '';

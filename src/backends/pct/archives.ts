@@ -3,11 +3,12 @@
 // their own are made from.  Made once, shared by all.
 //
 //   ROOT/archives/empty.tar.gz, IMAGE-ID.tar
-import { existsSync, lstatSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { readdir, rename, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { exists, isAbsent, makeFolder, remove } from '../../host/files.js';
+import { pidExists } from '../../host/proc.js';
 import { run } from '../../host/run.js';
 import { makeTargets } from './targets.js';
 
@@ -47,7 +48,7 @@ export class Archives {
   /** In a folder of our own: the daemon and the command line may make the same one at the same time. */
   private async make(path: string, make: (work: string) => Promise<void>): Promise<void> {
     const work = workOf(path, process.pid);
-    for (const left of await this.worksOf(path)) if (left === work || !existsSync(`/proc/${left.split('-').at(-1)}`)) await remove(left); // of a crash
+    for (const left of await this.worksOf(path)) if (left === work || !pidExists(left.split('-').at(-1) ?? '')) await remove(left); // of a crash
     makeFolder(work, 0o755);
     try {
       await make(work);
