@@ -8,7 +8,7 @@
 //   v2      one tree: /sys/fs/cgroup/crisp/POD
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
-import { dirname, join, normalize } from 'node:path';
+import { basename, dirname, join, normalize } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import type { Resources } from '../oci/spec.js';
@@ -157,13 +157,21 @@ function ancestors(tree: string, path: string): string[] {
 export async function removePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
   if (path.endsWith('.slice')) return stopSlice(path);
-  const from = async (tree: string, removeIt: (folder: string) => Promise<void>): Promise<void> => {
-    await removeIt(join(tree, path));
-    const parent = join(tree, dirname(path));
-    if (parent !== join(tree, '/')) await rmdirIfEmpty(parent);
-  };
+  await removeCgroup(path, layout);
+  const parent = dirname(path);
+  if (parent === '/') return;
+  for (const tree of [...trees(layout), ...strayTrees(layout)]) await rmdirIfEmpty(join(tree, parent));
+}
+
+/** Removes a group and the empty ones below it in every tree. Absent is fine. @throws Internal when processes still run in it */
+export async function removeCgroup(path: string, layout = cgroupLayout()): Promise<void> {
   // In a stray tree cgroup.procs is a plain file, which a folder does not go without.
-  await Promise.all([...trees(layout).map((tree) => from(tree, removeTree)), ...strayTrees(layout).map((tree) => from(tree, remove))]);
+  await Promise.all([...trees(layout).map((tree) => removeTree(join(tree, path))), ...strayTrees(layout).map((tree) => remove(join(tree, path)))]);
+}
+
+/** The names of the groups in a group, in whichever tree. */
+export async function cgroupsIn(path: string, layout = cgroupLayout()): Promise<Set<string>> {
+  return new Set((await Promise.all(trees(layout).map((tree) => subgroups(join(tree, path))))).flat().map((folder) => basename(folder)));
 }
 
 async function removeTree(folder: string): Promise<void> {

@@ -10,6 +10,7 @@ import { readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { cgroupsIn, removeCgroup } from '../../src/host/cgroup.js';
 import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../../src/host/proc.js';
 import { cgroupsOf, natRulesOf } from './leftovers.js';
 
@@ -37,6 +38,7 @@ async function removeDaemon(folder: string, bridge?: string): Promise<void> {
   const ids = new Set(await heldNetworks(folder));
   for (const { pid } of processes) for (const [id] of (await text(`/proc/${pid}/cgroup`)).matchAll(/\b[0-9a-f]{64}\b/g)) ids.add(id);
   await end(processes);
+  for (const group of await cgroupsOfFakes(folder)) await removeCgroup(group);
   for (const group of (await cgroupsOf(ids)).sort().reverse()) await rmdir(group).catch(() => undefined); // it went with another one
   if (bridge) await removeNetwork(bridge);
   await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
@@ -47,8 +49,22 @@ async function end(processes: readonly ProcessIdentity[]): Promise<void> {
   while ((await Promise.all(processes.map(isAlive))).some(Boolean)) await new Promise((resolve) => { setTimeout(resolve, 20); });
 }
 
-/** Ends the commands that name a file in the folder, with what they have started. */
-export async function endCommandsIn(folder: string): Promise<void> { await end(await processesOf(folder)); }
+/** Ends the commands that name a file in the folder, with what they have started; a lxc-start that is killed leaves its CT's cgroups. */
+export async function endCommandsIn(folder: string): Promise<void> {
+  await end(await processesOf(folder));
+  for (const group of await cgroupsOfFakes(folder)) await removeCgroup(group);
+}
+
+/** Those of the CTs of a fake node: all fake ones and the machine share a tree, in which a CT's is called after its id. */
+export async function cgroupsOfFakes(folder: string): Promise<string[]> {
+  const ids = new Set([...(await text(join(folder, 'calls'))).matchAll(/^create (\d+)/gm)].map(([, id = '']) => id));
+  return cgroupsOfCts((vmid) => ids.has(vmid));
+}
+
+/** Of what runs in CTs, and of what watches them. */
+export async function cgroupsOfCts(wanted: (vmid: string) => boolean): Promise<string[]> {
+  return (await Promise.all(['/lxc', '/lxc.monitor'].map(async (path) => [...await cgroupsIn(path)].filter(wanted).map((vmid) => `${path}/${vmid}`)))).flat();
+}
 
 /** Those in its mount namespace, which alone has a state folder of that name, those whose command names a file in it (lxc-start of a CT), and their children in the containers. */
 async function processesOf(folder: string): Promise<ProcessIdentity[]> {

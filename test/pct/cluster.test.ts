@@ -1,5 +1,7 @@
 // Several crisps that share a range of ids, as those of a cluster's nodes do.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { cgroupOf } from '../../src/backends/pct/options.js';
+import { makePodCgroup, removeCgroup } from '../../src/host/cgroup.js';
 import type { Daemon } from '../helpers/daemon.js';
 import { containerConfig, createContainer, removePod, runPod } from '../helpers/requests.js';
 import { Node } from './node.js';
@@ -30,4 +32,23 @@ test('take each id once, all at the same time, until none is left', async () => 
   await create(0, 'more');
   await removePod(daemons[0] as Daemon, pods[0]?.id ?? '');
   expect(await node.guests()).toEqual([]);
+});
+
+test('do not take an id whose cgroups a killed CT of somebody else has left: liblxc would not start there', async () => {
+  const [first, last] = [node.lastVmid - 9, node.lastVmid - 8];
+  await makePodCgroup(cgroupOf(first));
+  const daemon = await node.daemon({ vmid_range: { first, last } });
+  try {
+    await daemon.addImage();
+    const pod = await runPod(daemon, {}, 'lxc');
+    for (let round = 0; round < 2; round++) {
+      const id = await createContainer(daemon, pod, containerConfig('true'));
+      expect(await node.guests()).toEqual([`${last}.conf`]);
+      await daemon.client.runtime.RemoveContainer({ container_id: id });
+    }
+    await removePod(daemon, pod.id);
+  } finally {
+    await daemon.destroy();
+    await removeCgroup(cgroupOf(first));
+  }
 });

@@ -154,7 +154,7 @@ describe('a CT that runs', () => {
     expect(await pct('destroy', '900001')).toMatchObject({ code: 255, stderr: 'unable to destroy CT 900001 - container is running' });
     expect(await pct('stop', '900001')).toMatchObject(ok);
     expect(await pct('destroy', '900001')).toMatchObject(ok);
-    expect(await node.remains()).toEqual(['900001']); // as pct leaves it
+    expect((await node.remains()).filter((name) => !name.startsWith('/lxc'))).toEqual(['900001']); // as pct leaves it; lxc-start may still be at its cgroups
   });
 
   test('for an instant only, or not at all', async () => {

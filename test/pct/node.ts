@@ -11,7 +11,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { monitorSocket } from '../../src/backends/pct/watcher.js';
-import { claim, endCommandsIn } from '../helpers/abandoned.js';
+import { cgroupsOfCts, cgroupsOfFakes, claim, endCommandsIn } from '../helpers/abandoned.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
 import { patience } from '../helpers/patience.js';
@@ -67,7 +67,8 @@ export class Node {
   /** What is left of CTs beside their configurations. */
   async remains(): Promise<string[]> {
     const units = await readdir(this.places.units).catch(() => []);
-    return [...await readdir(this.places.lxc), ...units].filter((name) => this.isOurs(/(\d+)(\.service\.d)?$/.exec(name)?.[1] ?? ''));
+    const groups = isReal ? await cgroupsOfCts((vmid) => this.isOurs(vmid)) : await cgroupsOfFakes(this.folder);
+    return [...[...await readdir(this.places.lxc), ...units].filter((name) => this.isOurs(/(\d+)(\.service\.d)?$/.exec(name)?.[1] ?? '')), ...groups];
   }
 
   /** A storage that takes volumes of CTs. */

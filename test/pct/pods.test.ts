@@ -121,6 +121,7 @@ test('one whose lxc-start is killed has ended, and nobody knows how', async () =
   process.kill(Number(parent), 'SIGKILL');
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 255 });
   await removePod(daemon, pod.id);
+  expect(await node.remains()).toEqual([]); // its cgroups too
 });
 
 test('one that was never started can be stopped and removed', async () => {

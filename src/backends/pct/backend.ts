@@ -13,7 +13,7 @@ import { appendFile, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
-import { killCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
+import { killCgroup, removeCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
 import { identify, parentOf, signalProcess } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
@@ -32,7 +32,7 @@ import { Guard } from './guard.js';
 import type { GuestConfig } from './guest-config.js';
 import { annotationPrefix, guestOptions, type GuestOptions, type Volume } from './guest-options.js';
 import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
-import { cgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
+import { cgroupOf, monitorCgroupOf, ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
 import { meaningOf, Pct, type Meaning } from './pct.js';
 import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
@@ -188,9 +188,11 @@ export class PctBackend implements Backend {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
       if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
       await keepReadable(container);
+      await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes outlive init
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
       await this.units.remove(found.vmid);
       await removeRemains(join(this.options.lxc.lxc_folder, String(found.vmid)));
+      for (const group of [cgroupOf(found.vmid), monitorCgroupOf(found.vmid)]) await removeCgroup(group).catch((error: unknown) => log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its cgroup')); // that of a killed lxc-start
     }
     await tell(container, 'quit');
     await releaseBinds(container.folder);

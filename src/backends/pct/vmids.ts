@@ -5,6 +5,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { isAbsent } from '../../host/files.js';
+import { vmidsInCgroups } from './options.js';
 
 export class Vmids {
   private readonly proposed = new Set<number>();
@@ -21,7 +22,8 @@ export class Vmids {
 
   /** Runs `take` with an id that no guest of the cluster has; it is not proposed to anybody else meanwhile. @throws NoVmid */
   async propose<T>(take: (vmid: number) => Promise<T>): Promise<T> {
-    const used = await guestsOf(this.pveFolder);
+    // A group that is left of a killed lxc-start, or because a process in it ended late, makes liblxc refuse the next CT of that id ("Failed to create container cgroup").
+    const used = new Set([...await guestsOf(this.pveFolder), ...await vmidsInCgroups()]);
     const vmid = this.free(used);
     this.proposed.add(vmid);
     try { return await take(vmid); } finally { this.proposed.delete(vmid); }
