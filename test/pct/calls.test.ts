@@ -12,15 +12,8 @@ import { isReal, Node } from './node.js';
 
 let node: Node;
 let daemon: Daemon;
-beforeAll(async () => {
-  node = await Node.start();
-  daemon = await node.daemon();
-  await daemon.addImage();
-});
-afterAll(async () => {
-  await daemon?.destroy();
-  await node?.stop();
-});
+beforeAll(async () => { [node, daemon] = await Node.withDaemon(); });
+afterAll(() => node?.stop());
 
 type Method = keyof typeof runtimeService | keyof typeof imageService;
 

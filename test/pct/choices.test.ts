@@ -19,12 +19,9 @@ beforeAll(async () => {
   await runFile('ip', ['link', 'add', bridge, 'type', 'bridge']);
   await runFile('ip', ['address', 'add', '198.18.77.1/24', 'dev', bridge]);
   await runFile('ip', ['link', 'set', bridge, 'up']);
-  node = await Node.start();
-  daemon = await node.daemon({ bridge: { name: bridge } }, { allowed_annotations: [key('*')] });
-  await daemon.addImage();
+  [node, daemon] = await Node.withDaemon({ bridge: { name: bridge } }, { allowed_annotations: [key('*')] });
 });
 afterAll(async () => {
-  await daemon?.destroy();
   await node?.stop();
   await runFile('ip', ['link', 'del', bridge]);
 });
@@ -180,9 +177,5 @@ describe('a template of Proxmox', () => {
 
 test('a pod chooses nothing that the handler does not allow', async () => {
   const strict = await node.daemon();
-  try {
-    await expect(runPod(strict, { annotations: { [key('vlan')]: '20' } }, 'lxc')).rejects.toThrow(/PERMISSION_DENIED.*not allowed/);
-  } finally {
-    await strict.destroy();
-  }
+  await expect(runPod(strict, { annotations: { [key('vlan')]: '20' } }, 'lxc')).rejects.toThrow(/PERMISSION_DENIED.*not allowed/);
 });

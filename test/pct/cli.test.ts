@@ -28,11 +28,9 @@ beforeAll(async () => {
   await runFile('ip', ['link', 'add', bridge, 'type', 'bridge']);
   await runFile('ip', ['address', 'add', '198.18.78.1/24', 'dev', bridge]);
   await runFile('ip', ['link', 'set', bridge, 'up']);
-  node = await Node.start();
-  daemon = await node.daemon({ bridge: { name: bridge } }, { allowed_annotations: ['io.crisp.lxc.*'] });
+  [node, daemon] = await Node.withDaemon({ bridge: { name: bridge } }, { allowed_annotations: ['io.crisp.lxc.*'] });
   state = join(daemon.folder, 'cli');
   root = join(daemon.root, 'cli');
-  await daemon.addImage();
   expect(await crisp('run', '--rm', '--handler', 'lxc', image, 'true')).toEqual({ stdout: '', stderr: '', exitCode: 0 }); // with the probe
 });
 afterEach(async () => {
@@ -40,7 +38,6 @@ afterEach(async () => {
   if (left.length) await crisp('delete', '--force', ...left);
 });
 afterAll(async () => {
-  await daemon?.destroy();
   await node?.stop();
   await runFile('ip', ['link', 'del', bridge]);
 });

@@ -6,14 +6,7 @@ import { Node } from './node.js';
 
 let node: Node;
 let daemon: Daemon;
-beforeAll(async () => {
-  node = await Node.start();
-  daemon = await node.daemon();
-  await daemon.addImage();
-});
-afterAll(async () => {
-  await daemon?.destroy();
-  await node?.stop();
-});
+beforeAll(async () => { [node, daemon] = await Node.withDaemon(); });
+afterAll(() => node?.stop());
 
 contract('lxc', () => daemon);

@@ -22,7 +22,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await daemon?.stop();
   await daemon?.machine.run(['umount', '--lazy', daemon.root]);
-  await daemon?.destroy();
   await node?.stop();
 });
 

@@ -14,15 +14,8 @@ let node: Node;
 let daemon: Daemon;
 let pod: Awaited<ReturnType<typeof runPod>>;
 let clean: string[];
-beforeAll(async () => {
-  node = await Node.start();
-  daemon = await node.daemon();
-  await daemon.addImage();
-});
-afterAll(async () => {
-  await daemon?.destroy();
-  await node?.stop();
-});
+beforeAll(async () => { [node, daemon] = await Node.withDaemon(); });
+afterAll(() => node?.stop());
 beforeEach(async () => {
   clean = await daemon.traces();
   pod = await runPod(daemon, {}, 'lxc');

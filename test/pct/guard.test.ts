@@ -20,17 +20,8 @@ const runFile = promisify(execFile);
 const running = 910_000 + randomInt(80_000);
 let node: Node;
 let daemon: Daemon;
-beforeAll(async () => {
-  if (isReal) return;
-  node = await Node.start();
-  daemon = await node.daemon();
-  await daemon.addImage();
-});
-afterAll(async () => {
-  await daemon?.destroy();
-  if (node && (await node.guests()).includes(`${running}.conf`)) await pct('destroy', String(running), '--force', '1');
-  await node?.stop();
-});
+beforeAll(async () => { if (!isReal) [node, daemon] = await Node.withDaemon(); });
+afterAll(() => node?.stop());
 
 const pct = async (...args: string[]): Promise<string> => (await runFile(join(node.folder, 'bin/pct'), args)).stdout;
 

@@ -39,15 +39,27 @@ export class Node {
   readonly lastVmid = isReal ? 990_999 : 999_999;
   private readonly range = { first: isReal ? 990_000 : 900_000, last: this.lastVmid };
 
+  private readonly daemons: Daemon[] = [];
+
   private constructor(private readonly places: Places) {}
 
   static async start(): Promise<Node> { return new Node(isReal ? await realPlaces() : await fakePlaces()); }
 
+  /** One with a daemon that has the test image. */
+  static async withDaemon(...config: Parameters<Node['daemon']>): Promise<[Node, Daemon]> {
+    const node = await Node.start();
+    const daemon = await node.daemon(...config);
+    await daemon.addImage();
+    return [node, daemon];
+  }
+
   get folder(): string { return this.places.folder; }
 
-  /** @param lxc keys of that section of its configuration @param handler and of the handler */
+  /** Runs until the node stops. @param lxc keys of that section of its configuration @param handler and of the handler */
   async daemon(lxc: Readonly<Record<string, unknown>> = {}, handler: Readonly<Record<string, unknown>> = {}): Promise<Daemon> {
-    return startDaemon({ onHost: isReal, config: this.config(lxc, handler) });
+    const daemon = await startDaemon({ onHost: isReal, config: this.config(lxc, handler) });
+    this.daemons.push(daemon);
+    return daemon;
   }
 
   /** What a daemon's configuration says of this node. */
@@ -100,7 +112,10 @@ export class Node {
     return path;
   }
 
-  async stop(): Promise<void> { await this.places.end(); }
+  async stop(): Promise<void> {
+    await Promise.all(this.daemons.map((daemon) => daemon.destroy()));
+    await this.places.end();
+  }
 
   private isOurs(vmid: string): boolean { return Number(vmid) >= this.range.first && Number(vmid) <= this.range.last; }
 }

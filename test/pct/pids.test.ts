@@ -6,15 +6,8 @@ import { Node } from './node.js';
 
 let node: Node;
 let daemon: Daemon;
-beforeAll(async () => {
-  node = await Node.start();
-  daemon = await node.daemon();
-  await daemon.addImage();
-});
-afterAll(async () => {
-  await daemon?.destroy();
-  await node?.stop();
-});
+beforeAll(async () => { [node, daemon] = await Node.withDaemon(); });
+afterAll(() => node?.stop());
 
 const named = (name: string, script = untilStopped(), more = {}) => containerConfig(script, { metadata: { name, attempt: 0 }, log_path: `${name}.log`, ...more });
 async function sees(id: string, argument: string): Promise<boolean> {

@@ -10,15 +10,8 @@ import { Node } from './node.js';
 
 let node: Node;
 let daemon: Daemon;
-beforeAll(async () => {
-  node = await Node.start();
-  daemon = await node.daemon();
-  await daemon.addImage();
-});
-afterAll(async () => {
-  await daemon?.destroy();
-  await node?.stop();
-});
+beforeAll(async () => { [node, daemon] = await Node.withDaemon(); });
+afterAll(() => node?.stop());
 
 async function log(pod: { config: { log_directory?: string } }): Promise<string[]> {
   return (await readFile(join(pod.config.log_directory ?? '', 'main.log'), 'utf8')).trimEnd().split('\n').map((line) => line.replace(/^\S+ /, ''));

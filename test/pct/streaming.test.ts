@@ -11,16 +11,11 @@ let daemon: Daemon;
 let pod: Awaited<ReturnType<typeof runPod>>;
 let id: string;
 beforeAll(async () => {
-  node = await Node.start();
-  daemon = await node.daemon();
-  await daemon.addImage();
+  [node, daemon] = await Node.withDaemon();
   pod = await runPod(daemon, {}, 'lxc');
   id = await startContainer(daemon, pod, containerConfig(`httpd -p 8080 -h /etc; ${untilStopped()}`));
 });
-afterAll(async () => {
-  await daemon?.destroy();
-  await node?.stop();
-});
+afterAll(() => node?.stop());
 
 function crictl(verb: string, ...args: readonly string[]): string[] {
   return [process.env['CRICTL'] ?? 'crictl', '--config', '/dev/null', '-r', `unix://${daemon.socket}`, verb, ...args];
