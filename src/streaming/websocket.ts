@@ -4,7 +4,7 @@
 import { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { ChannelFormat } from './subprotocols.js';
-import { pulseMs, WireStream, type Wire } from './wire-stream.js';
+import { pulseMs, readAheadBytes, WireStream, writeAheadBytes, type Wire } from './wire-stream.js';
 
 const closeSignal = 255;
 const normalClosure = 1000;
@@ -75,7 +75,7 @@ export class ChannelSocket implements Wire {
 /** The bytes of the messages, in both directions, as one stream. */
 export class Tunnel extends Duplex {
   constructor(private readonly socket: WebSocket) {
-    super();
+    super({ readableHighWaterMark: readAheadBytes, writableHighWaterMark: writeAheadBytes });
     socket.on('error', () => undefined);
     socket.on('message', (message: Buffer) => { if (!this.push(message)) socket.pause(); });
     socket.once('close', () => { this.push(null); this.destroy(); });

@@ -21,10 +21,10 @@ export const pulseMs = 2_000;
  * What the peer may send ahead of the reader. All streams of a connection share
  * one socket, so a stream that is not read holds up the others when this is full.
  */
-const readAheadBytes = 1 << 20;
+export const readAheadBytes = 1 << 20;
 
 /** What a writer may hand over before the socket has taken what came before: the next block is read while one is sent. */
-const writeAheadBytes = 256 << 10;
+export const writeAheadBytes = 256 << 10;
 
 export class WireStream extends Duplex {
   /** Called when the peer abandons the stream in both directions. */
