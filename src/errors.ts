@@ -138,7 +138,7 @@ export class CrispError extends Error {
       where && `[${where}]`,
       this.stderr && `stderr: ${lastLines(this.stderr)}`,
       `hint: ${this.hint}`,
-    ].filter(Boolean).join('; ');
+    ].filter(Boolean).join('; ').toWellFormed(); // half a surrogate pair, of a text cut short, cannot be sent
   }
 }
 

@@ -55,6 +55,16 @@ describe('an id that nobody has', () => {
   });
 });
 
+test('an error that quotes more than fits is cut, and the daemon lives', async () => {
+  for (const name of ['x', 'xy']) await expect(daemon.client.image.ImageStatus({ image: { image: `${name}${'\u{1f642}'.repeat(200)}` } })).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
+  const pod = await runPod(daemon);
+  for (const name of ['x', 'xy']) {
+    const long = containerConfig('true', { command: [`/${name}${`/${'\u{1f642}'.repeat(60)}`.repeat(6)}`], metadata: { name, attempt: 0 } });
+    await expect(startContainer(daemon, pod, long)).rejects.toMatchObject({ details: expect.stringContaining('hint:') });
+  }
+  await removePod(daemon, pod.id);
+});
+
 describe('a pod', () => {
   let clean: string[];
   beforeEach(async () => { clean = await daemon.traces(); });
