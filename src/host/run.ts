@@ -147,7 +147,11 @@ export async function runForSocket(argv: readonly [string, ...string[]], options
   let stderr = '';
   child.stderr?.setEncoding('utf8').on('data', (chunk: string) => { stderr = (stderr + chunk).slice(-8192); });
   let socket: Socket | undefined;
-  child.once('message', (_message, handle) => { socket = handle as Socket; socket.allowHalfOpen = true; });
+  child.once('message', (_message, handle) => {
+    socket = handle as Socket;
+    socket.allowHalfOpen = true;
+    socket.on('error', () => undefined); // it is read from now on, and may break before anybody has it: see socket.errored
+  });
   const done = await ending(child, stopped);
   try {
     judge(argv, options, { exitCode: done.exitCode, signal: done.signal, stdout: '', stderr, durationMs: performance.now() - started }, done);

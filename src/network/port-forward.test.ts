@@ -96,6 +96,15 @@ test('a connection that the server breaks breaks the stream, and is no failure',
   expect(pod.destroyed).toBe(true);
 });
 
+test('so is one that it breaks at once', async () => {
+  const { port } = await listen('127.0.0.1', 'socket.resetAndDestroy();');
+  for (let round = 0; round < 5; round++) {
+    const { pod, done } = forward(port);
+    await done;
+    expect(pod.destroyed).toBe(true);
+  }
+});
+
 test('an abort ends the process', async () => {
   const { port, lines } = await listen('127.0.0.1', `socket.resume().on('close', () => say('closed')).on('end', () => socket.end()); say('open');`);
   const controller = new AbortController();

@@ -25,11 +25,11 @@ const sendmsgNumber: Partial<Record<NodeJS.Architecture, number>> = { x64: 46, a
 export async function forwardPort(netns: string | undefined, port: number, stream: Duplex, signal: AbortSignal): Promise<void> {
   const socket = await connect(netns, port, signal);
   const end = (): void => { socket.destroy(); };
-  let broken = false;
+  let broken = socket.errored !== null;
   socket.on('error', () => { broken = true; });
   signal.addEventListener('abort', end, { once: true });
   stream.once('close', end); // the client has gone
-  const closed = new Promise((resolve) => { socket.once('close', resolve); });
+  const closed = socket.closed || new Promise((resolve) => { socket.once('close', resolve); });
   if (signal.aborted || stream.destroyed) end();
   socket.setNoDelay();
   socket.pipe(stream);
