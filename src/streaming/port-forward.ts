@@ -74,6 +74,8 @@ async function forward(request: PortForwardRequest, port: number, data: WireStre
   error.discardInput();
   const reset = new AbortController();
   data.onReset = () => reset.abort();
+  // Older clients end their side only when the error stream has ended: no failure can come of a connection whose far end is done.
+  data.once('finish', () => error.end());
   try {
     await handlers.portForward(request, port, data, AbortSignal.any([vanished, reset.signal]));
   } catch (cause) {
