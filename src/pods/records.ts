@@ -101,10 +101,12 @@ export function containerKey(sandboxId: string, config: ContainerConfig__Output)
   return [sandboxId, config.metadata?.name ?? '', config.metadata?.attempt ?? 0].join('_');
 }
 
-/** Nanoseconds since the epoch, as records hold them; never twice the same. */
+/** Nanoseconds since the epoch, as records hold them; never twice the same, and never back but with a clock that was set back. */
 export function now(): string {
   const wall = BigInt(Date.now()) * 1_000_000n;
-  last = wall > last ? wall : last + 1n;
+  last = wall > last || last - wall > setBackNs ? wall : last + 1n;
   return last.toString();
 }
 let last = 0n;
+/** More than the calls of one millisecond could add. */
+const setBackNs = 1_000_000_000n;
