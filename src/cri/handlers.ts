@@ -6,6 +6,7 @@ import { log } from '../log.js';
 
 export class Handler {
   private probing: Promise<void> | undefined;
+  private probedAt = performance.now();
 
   private constructor(readonly backend: Backend, private fingerprint: string, private found: Probe) {}
 
@@ -17,21 +18,31 @@ export class Handler {
   /** What the last probe found. */
   get probe(): Probe { return this.found; }
 
-  /** Probes again if the programs behind it have changed; one probe for all who ask meanwhile. Never rejects. */
+  /**
+   * Probes again if the programs behind it have changed, and now and then while
+   * it is not ready: what was missing may have come (a cluster file system that
+   * starts after us, room on a disk). One probe for all who ask meanwhile. Never rejects.
+   */
   async refresh(): Promise<void> {
     const fingerprint = await this.backend.fingerprint();
-    if (fingerprint === this.fingerprint) return this.probing;
+    const hasChanged = fingerprint !== this.fingerprint;
+    if (!hasChanged && (this.probing || this.found.ready || performance.now() - this.probedAt < retryAfterMs)) return this.probing;
     this.fingerprint = fingerprint;
-    this.probing = this.probeAgain().finally(() => { this.probing = undefined; });
+    this.probing = this.probeAgain(hasChanged).finally(() => { this.probing = undefined; this.probedAt = performance.now(); });
     return this.probing;
   }
 
-  private async probeAgain(): Promise<void> {
+  private async probeAgain(hasChanged: boolean): Promise<void> {
+    const before = this.found;
     this.found = await this.backend.probe();
     const { ready, version, reason } = this.found;
-    log[ready ? 'info' : 'warn']({ handler: this.backend.name, ready, version, ...(ready ? {} : { reason }) }, 'the programs of a handler have changed: probed again');
+    if (!hasChanged && reason === before.reason) return;
+    log[ready ? 'info' : 'warn']({ handler: this.backend.name, ready, version, ...(ready ? {} : { reason }) }, hasChanged ? 'the programs of a handler have changed: probed again' : 'a handler that was not ready: probed again');
   }
 }
+
+/** A pod of a broken handler may wait so long for a probe that finds it mended. */
+const retryAfterMs = 30_000;
 
 /** Before something is decided on what the probes found. */
 export async function refreshHandlers(handlers: ReadonlyMap<string, Handler>): Promise<void> {
