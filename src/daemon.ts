@@ -43,7 +43,27 @@ const closeGraceMs = 5_000;
 export async function serve(config: Config, read: () => Config, signal: AbortSignal): Promise<void> {
   log.level = config.log_level;
   log.info({ version, config }, 'crisp starts');
+  // A defect that loses an error ends a call at the most, not everybody's; the containers do not need us, but the kubelet does.
+  process.on('unhandledRejection', (error) => log.error({ err: error }, 'an error that nobody handled'));
+  let reload = (): void => log.warn('SIGHUP while crisp starts: the configuration is the one read at the start');
+  process.on('SIGHUP', () => reload());
+  const closers: (() => Promise<void> | void)[] = [];
+  try {
+    const parts = await open(config, closers);
+    reload = () => reloadConfig(parts, read);
+    await notifySystemd('READY=1', `STATUS=${statusLine(parts.handlers)}`);
+    // Until we are told to go; containers, their monitors and their logs need nobody.
+    await aborted(signal);
+    await notifySystemd('STOPPING=1', 'STATUS=containers run on');
+  } finally {
+    // After a start that failed as well: what listens would keep the process, and systemd waiting for it.
+    for (const close of closers.reverse()) await close();
+  }
+  log.info('crisp has ended; containers run on');
+}
 
+/** Builds all parts and opens the socket. @param closers what was opened, in order; also when a later part fails */
+async function open(config: Config, closers: (() => Promise<void> | void)[]): Promise<Parts> {
   // 1. Where things are kept.
   for (const folder of [config.state, config.root]) makeFolder(folder, 0o711);
   await claimState(config.state);
@@ -58,10 +78,13 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
     confDir: config.network.conf_dir, binDirs: config.network.bin_dirs, pluginTimeoutMs: config.network.plugin_timeout_seconds * 1000,
     root: config.root, template: config.network.template,
   });
+  closers.push(() => network.close());
   await network.start();
   const handlers = await buildHandlers(config);
+  for (const { backend } of handlers.values()) closers.push(() => backend.close());
   const { tls_cert: cert, tls_key: key, address, port } = config.streaming;
   const streaming = new StreamingServer({ address, port, handlers: streamingHandlers(() => parts), ...(cert ? { tls: { cert, key } } : {}) });
+  closers.push(() => streaming.close());
   await streaming.start();
   const parts: Parts = {
     config, version, bootId: await bootId(), host: readHostFacts(config), store, locks: new Locks(),
@@ -71,31 +94,18 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   for (const { backend } of handlers.values()) {
     backend.onExit((id, exit) => void recordExit(parts, id, exit).catch((error: unknown) => log.error({ err: error, containerId: id }, 'exit not recorded')));
   }
-
   const figures = config.metrics.port === 0 ? undefined : await serveMetrics(parts);
+  closers.push(() => figures?.close());
 
   // 3. What an earlier run left: repaired before anybody can ask.
   await recover(parts);
 
   // 4. Open for calls.
   const server = new CriServer(parts);
+  closers.push(() => server.close(closeGraceMs));
   await server.listen(config.listen);
   log.info({ listen: config.listen, handlers: [...handlers].map(([name, { probe }]) => ({ name, ready: probe.ready, version: probe.version, ...(probe.ready ? { lacks: probe.lacks } : { reason: probe.reason }) })) }, 'crisp is ready');
-  await notifySystemd('READY=1', `STATUS=${statusLine(handlers)}`);
-
-  const reload = (): void => reloadConfig(parts, read);
-  process.on('SIGHUP', reload);
-
-  // 5. Until we are told to go; containers, their monitors and their logs need nobody.
-  await aborted(signal);
-  process.off('SIGHUP', reload);
-  await notifySystemd('STOPPING=1', 'STATUS=containers run on');
-  await server.close(closeGraceMs);
-  await streaming.close();
-  await figures?.close();
-  network.close();
-  for (const { backend } of handlers.values()) await backend.close();
-  log.info('crisp has ended; containers run on');
+  return parts;
 }
 
 /**

@@ -6,6 +6,7 @@
 // nothing can be saved but its name, and the kubelet makes it anew.
 import { dirname, join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
+import { toCrispError } from '../errors.js';
 import { exists, makeFolder } from '../host/files.js';
 import { isMountPoint } from '../host/mounts.js';
 import { log } from '../log.js';
@@ -35,14 +36,22 @@ export async function adoptLost(parts: Parts): Promise<void> {
   }
 }
 
+/** What a backend has. One that cannot be asked (its program is gone) holds up nobody else's recovery. */
+export async function listed(backend: Backend): Promise<readonly FoundContainer[]> {
+  try { return await backend.list(); } catch (error) {
+    log.error({ handler: backend.name, error: toCrispError(error).report }, 'the containers of a handler cannot be listed');
+    return [];
+  }
+}
+
 /** By sandbox id. */
 async function lostPods(parts: Parts, backend: Backend): Promise<Map<string, Lost[]>> {
   const pods = new Map<string, Lost[]>();
-  for (const found of await backend.list()) {
+  for (const found of await listed(backend)) {
     const keepsake = parts.store.containers.get(found.id) ? undefined : unpack(found.keepsake ?? '');
     if (keepsake?.container.id !== found.id || keepsake.container.sandboxId !== keepsake.sandbox.id) continue;
     if (keepsake.sandbox.bootId !== parts.bootId || keepsake.sandbox.backend !== backend.name) continue;
-    const pid = await backend.adopt?.(found);
+    const pid = await backend.adopt?.(found).catch((error: unknown) => { log.error({ err: error, containerId: found.id }, 'a container that has no record cannot be looked at'); return undefined; });
     pods.set(keepsake.sandbox.id, [...pods.get(keepsake.sandbox.id) ?? [], { keepsake, found, pid }]);
   }
   for (const [id, lost] of pods) if (lost.every(({ pid }) => pid === undefined)) pods.delete(id);

@@ -7,9 +7,9 @@ import { remove } from '../host/files.js';
 import { outwait } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
 import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
-import { adoptLost } from './adopt.js';
+import { adoptLost, listed } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
-import { refOf, type Parts } from './parts.js';
+import { backendOf, refOf, type Parts } from './parts.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 
 /** One record's repair must not hold up the node. */
@@ -33,19 +33,27 @@ export async function recover(parts: Parts): Promise<void> {
   log.info({ sandboxes: sandboxes.all().length, containers: containers.all().length, ms: Math.round(performance.now() - started) }, 'state recovered');
 }
 
-async function surveyAll(parts: Parts): Promise<Map<string, Alive>> {
-  const found = new Map<string, Alive>();
-  await Promise.all([...parts.handlers].map(async ([name, { backend }]) => {
-    const mine = parts.store.containers.all().filter((record) => record.backend === name && record.complete && !record.exit);
-    for (const [id, state] of await backend.survey(mine.map(refOf))) found.set(id, state);
+/** "unknown": their handler cannot be asked (its program is gone, it is not configured any more); nothing is concluded from that. */
+async function surveyAll(parts: Parts): Promise<Map<string, Alive | 'unknown'>> {
+  const found = new Map<string, Alive | 'unknown'>();
+  const open = parts.store.containers.all().filter((record) => record.complete && !record.exit);
+  await Promise.all([...new Set(open.map((record) => record.backend))].map(async (name) => {
+    const mine = open.filter((record) => record.backend === name);
+    try {
+      for (const [id, state] of await backendOf(parts, { backend: name }).survey(mine.map(refOf))) found.set(id, state);
+    } catch (error) {
+      log.error({ handler: name, containers: mine.map(({ id }) => id), error: toCrispError(error).report }, 'the containers of a handler cannot be looked at: their records stay as they are');
+      for (const { id } of mine) found.set(id, 'unknown');
+    }
   }));
   return found;
 }
 
-async function repairContainer(parts: Parts, record: ContainerRecord, alive: Alive | undefined): Promise<void> {
+async function repairContainer(parts: Parts, record: ContainerRecord, alive: Alive | 'unknown' | undefined): Promise<void> {
   if (!record.complete) return removeContainerRecord(parts, record.id); // a create that a crash cut off
   if (record.exit) return;
-  if (record.bootId !== parts.bootId || !alive || alive.status === 'missing') return recordExit(parts, record.id, undefined);
+  if (record.bootId === parts.bootId && alive === 'unknown') return;
+  if (record.bootId !== parts.bootId || !alive || alive === 'unknown' || alive.status === 'missing') return recordExit(parts, record.id, undefined);
   if (alive.status === 'stopped') return recordExit(parts, record.id, alive.exit);
   // A start whose answer was never recorded: it runs, so it was started.
   if (alive.status === 'running' && containerState(record) === 'CONTAINER_CREATED') {
@@ -65,7 +73,7 @@ async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void>
 async function removeOrphans(parts: Parts): Promise<void> {
   const { sandboxes, containers } = parts.store;
   for (const { backend } of parts.handlers.values()) {
-    for (const orphan of await backend.list()) {
+    for (const orphan of await listed(backend)) {
       if (containers.get(orphan.id)) continue;
       log.warn({ containerId: orphan.id }, 'removing a container without a record');
       await repaired(orphan.id, async () => {
@@ -77,7 +85,7 @@ async function removeOrphans(parts: Parts): Promise<void> {
   for (const id of await parts.rootfs.list()) {
     if (!containers.get(id)) await repaired(id, () => parts.rootfs.unmount(id));
   }
-  await parts.network.collectGarbage(sandboxes.all().flatMap((record) => (record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.attachment] : [])));
+  await repaired('network', () => parts.network.collectGarbage(sandboxes.all().flatMap((record) => (record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.attachment] : []))));
 }
 
 /** A repair that fails or hangs is logged, and the node goes on: its pod stays as it is. */
