@@ -117,29 +117,48 @@ export async function makePodCgroup(name: string, layout = cgroupLayout()): Prom
   else await Promise.all([...new Set(Object.values(layout.controllers))].map((tree) => makeIn(tree, path, tree === layout.controllers['cpuset'])));
 }
 
-async function makeIn(tree: string, path: string, isCpuset: boolean): Promise<void> {
-  for (const folder of ancestors(tree, path)) {
-    await mkdir(folder, { recursive: true });
-    // A new v1 cpuset has no CPU and no memory node, and takes no process until it has some (cpuset(7)).
-    if (isCpuset) for (const file of ['cpuset.cpus', 'cpuset.mems']) await inherit(folder, file);
+/** Who removes the last group of a parent takes that as well, perhaps while we make another one in it. */
+async function whileParentsGo(make: () => Promise<void>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try { return await make(); } catch (error) { if (attempt === makeAttempts || !(isAbsent(error) || isGone(error))) throw error; }
   }
+}
+const makeAttempts = 100;
+
+async function mkdirIfAbsent(folder: string): Promise<void> {
+  try { await mkdir(folder); } catch (error) { if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error; }
+}
+
+function makeIn(tree: string, path: string, isCpuset: boolean): Promise<void> {
+  return whileParentsGo(async () => {
+    for (const folder of ancestors(tree, path)) {
+      await mkdirIfAbsent(folder);
+      // A new v1 cpuset has no CPU and no memory node, and takes no process until it has some (cpuset(7)).
+      if (isCpuset) for (const file of ['cpuset.cpus', 'cpuset.mems']) await inherit(folder, file);
+    }
+  });
 }
 
 async function inherit(folder: string, file: string): Promise<void> {
-  if ((await readFile(join(folder, file), 'utf8')).trim() === '') await writeFile(join(folder, file), await readFile(join(dirname(folder), file)));
+  if ((await readFile(join(folder, file), 'utf8')).trim() !== '') return;
+  const value = (await readFile(join(dirname(folder), file), 'utf8')).trim();
+  if (value === '') throw Object.assign(new Error(`${dirname(folder)} has no ${file}`), { code: 'ENODEV' }); // another one made the parent anew, and is not yet so far
+  await writeFile(join(folder, file), value);
 }
 
 /** On v2 a group has the controllers that its parent hands down in cgroup.subtree_control. */
-async function makeUnified(tree: string, path: string): Promise<void> {
-  for (const folder of ancestors(tree, path)) {
-    const parent = dirname(folder);
-    const controllers = (await readFile(join(parent, 'cgroup.controllers'), 'utf8')).trim().split(' ').filter(Boolean);
-    for (const controller of controllers) {
-      // One by one: a controller that the host keeps for itself (cpu beside real-time tasks: EINVAL) must not hold up the others.
-      await writeFile(join(parent, 'cgroup.subtree_control'), `+${controller}`).catch(() => undefined);
+function makeUnified(tree: string, path: string): Promise<void> {
+  return whileParentsGo(async () => {
+    for (const folder of ancestors(tree, path)) {
+      const parent = dirname(folder);
+      const controllers = (await readFile(join(parent, 'cgroup.controllers'), 'utf8')).trim().split(' ').filter(Boolean);
+      for (const controller of controllers) {
+        // One by one: a controller that the host keeps for itself (cpu beside real-time tasks: EINVAL) must not hold up the others.
+        await writeFile(join(parent, 'cgroup.subtree_control'), `+${controller}`).catch(() => undefined);
+      }
+      await mkdirIfAbsent(folder);
     }
-    await mkdir(folder, { recursive: true });
-  }
+  });
 }
 
 /** TREE/a, TREE/a/b, … TREE/PATH. */

@@ -43,6 +43,19 @@ test('makes the group under every controller, ready for processes', async () => 
   expect(readProcesses(group)).toContain(child.pid);
 });
 
+test('groups come and go side by side, with the parent that they share', async () => {
+  await removePodCgroup(group);
+  const name = (index: number) => `${parent}/beside-${index}`;
+  await makePodCgroup(name(0));
+  for (let index = 0; index < 100; index++) {
+    await Promise.all([makePodCgroup(name(index + 1)), removePodCgroup(name(index))]);
+    const cpus = cgroupFolder(layout, 'cpuset', name(index + 1));
+    if (layout.version === 'v1' && cpus) expect(readFileSync(join(cpus, 'cpuset.cpus'), 'utf8').trim()).not.toBe('');
+  }
+  await removePodCgroup(name(100));
+  for (const controller of controllers) expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
+});
+
 test('counts CPU time, memory and processes', async () => {
   const before = readUsage(group);
   const child = await runInGroup('x=$(head -c 16000000 /dev/zero | tr "\\0" x); i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 60 & echo done; wait');
