@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configSchema, loadConfig, type Config } from './config.js';
@@ -32,6 +32,13 @@ test('an empty file is the default configuration, frozen to the bottom', () => {
   expect(Object.keys(config.handlers)).toEqual(['crun', 'runc']);
   expect(config.fallback).toEqual({ crun: 'runc' });
   expect(() => { (config.network.bin_dirs).push('/x'); }).toThrow(TypeError);
+});
+
+test('folders are where their links lead, whether they exist already or not', () => {
+  mkdirSync(join(folder, 'run'));
+  symlinkSync('run', join(folder, 'link'));
+  const { state, root } = load(`state: ${folder}/link/crisp\nroot: ${folder}/link\n`);
+  expect([state, root]).toEqual([join(folder, 'run/crisp'), join(folder, 'run')]);
 });
 
 test('the file, then the drop-ins by name, then the flags', () => {

@@ -5,8 +5,8 @@
 // flags.  Strict: an unknown key or a wrong type is an error that names the
 // file, the line and the path of the key.  The schema is also what
 // docs/configuration.md, `crisp config --default` and --schema are made of.
-import { statSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './config-source.js';
 import { CrispError } from './errors.js';
@@ -154,11 +154,17 @@ export const defaultConfigFile = '/etc/crisp/config.yaml';
 /** Reads, merges and checks the configuration. @throws InvalidConfigFile with file, line and key */
 export function loadConfig(file?: string, flags: Partial<Config> = {}): Config {
   const main = resolve(file ?? defaultConfigFile); // it is read again after the daemon has changed its working folder
-  return checkConfig([
+  const config = checkConfig([
     yamlSource(main, file !== undefined),
     ...dropIns(join(dirname(main), 'config.d')).map((dropIn) => yamlSource(dropIn, true)),
     flagSource(flags),
   ]);
+  return Object.freeze({ ...config, root: realFolder(config.root), state: realFolder(config.state), cli_state: realFolder(config.cli_state) });
+}
+
+/** The kernel names mounts by where they really are, so we name our folders so too (/var/run/crisp is in /run). What does not exist yet is kept as it is. */
+function realFolder(path: string): string {
+  try { return realpathSync(path); } catch { return path === '/' ? path : join(realFolder(dirname(path)), basename(path)); }
 }
 
 /** @throws InvalidConfigFile */
