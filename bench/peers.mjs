@@ -1,7 +1,7 @@
 // What the benchmarks have in common: a private folder, crisp and Debian's
 // containerd (with crun) on private networks in it, and taking all of it away.
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { makeArchive } from '../deploy/busybox-archive.mjs';
@@ -99,6 +99,7 @@ async function cleanUp() {
   const targets = readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((line) => line.split(' ')[4]).filter((target) => target?.startsWith(root)).reverse();
   for (const target of targets) try { execFileSync('umount', ['--lazy', target], { stdio: 'ignore' }); } catch { /* gone with its parent */ }
   for (const bridge of Object.values(bridges)) try { execFileSync('ip', ['link', 'delete', bridge], { stdio: 'ignore' }); } catch { /* was never made */ }
+  for (const tree of ['', ...readdirSync('/sys/fs/cgroup')]) try { rmdirSync(join('/sys/fs/cgroup', tree, 'crisp-bench')); } catch { /* is in no such tree */ }
   rmSync(root, { recursive: true, force: true });
 }
 
