@@ -33,6 +33,9 @@ export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest_
   return { pod_sandbox_id: id };
 }
 
+/** What programs that are not root may do in a network of their own, where no port is worth more than another: listen below 1024, and ping (ip(7), icmp(7)). */
+const openToAll = { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_group_range': '0 2147483647' };
+
 /** The caller's retry may come after the first answer was lost: the same request gets the same pod. */
 function reused(parts: Parts, record: SandboxRecord, request: RunPodSandboxRequest__Output): string {
   const same = isDeepStrictEqual(record.config, request.config) && record.runtimeHandler === request.runtime_handler;
@@ -73,7 +76,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
     const idMaps = userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
-    const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: idMaps }, { hostname: wanted.uts ? config.hostname : '', sysctls: config.linux?.sysctls ?? {} });
+    const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: idMaps }, { hostname: wanted.uts ? config.hostname : '', sysctls: { ...(wanted.network && !idMaps ? openToAll : {}), ...config.linux?.sysctls } });
 
     // 5. What needs no order among itself: the network takes longest, so the rest costs no time beside it
     // once its first plugin runs (each start of a process holds up this thread for some milliseconds).

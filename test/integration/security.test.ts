@@ -68,6 +68,18 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await removePod(daemon, pod.id);
   });
 
+  test('ports below 1024 and ping are for all users, unless the pod says otherwise', async () => {
+    const settings = 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range';
+    const wanted = secured({ run_as_user: { value: '1000' } });
+    const pod = await runPod(daemon, {}, handler);
+    const id = await startContainer(daemon, pod, wanted);
+    expect(await execIn(id, `${settings} | tr '\\t' ' '; httpd -p 80 && echo listens`)).toBe('0\n0 2147483647\nlistens\n');
+    await removePod(daemon, pod.id);
+    const strict = await runPod(daemon, { linux: { sysctls: { 'net/ipv4/ip_unprivileged_port_start': '1024' } } }, handler);
+    expect(await execIn(await startContainer(daemon, strict, wanted), `${settings} | head -1`)).toBe('1024\n');
+    await removePod(daemon, strict.id);
+  });
+
   test('a mount that is read-only to the bottom', async () => {
     const source = join(daemon.folder, `source-${handler}`);
     await mkdir(join(source, 'below'), { recursive: true });
