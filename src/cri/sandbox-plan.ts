@@ -70,7 +70,7 @@ export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, 
   const ingressBitsPerSecond = bits('kubernetes.io/ingress-bandwidth');
   const egressBitsPerSecond = bits('kubernetes.io/egress-bandwidth');
   return {
-    id: plan.id, name: plan.name, namespace: plan.namespace, uid: plan.uid, netns, annotations: plan.annotations,
+    id: plan.id, name: plan.name, namespace: plan.namespace, uid: plan.uid, netns, annotations: plan.annotations, cgroupParent: plan.cgroupParent,
     portMappings: config.port_mappings.filter((mapping) => mapping.host_port > 0).map((mapping) => ({
       protocol: mapping.protocol.toLowerCase() as 'tcp' | 'udp' | 'sctp', containerPort: mapping.container_port, hostPort: mapping.host_port, hostIp: mapping.host_ip,
     })),

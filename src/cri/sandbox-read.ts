@@ -6,18 +6,32 @@ import type { PodSandboxStatusRequest__Output } from './generated/runtime/v1/Pod
 import type { PodSandboxStatusResponse } from './generated/runtime/v1/PodSandboxStatusResponse.js';
 import type { StreamPodSandboxesRequest__Output } from './generated/runtime/v1/StreamPodSandboxesRequest.js';
 import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPodSandboxesResponse.js';
+import { toCrispError } from '../errors.js';
 import { containerState, now, sandboxState, type SandboxRecord } from '../pods/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
 import { backendOf, refOf, sandboxOf, type Parts } from './parts.js';
 import { inPages } from './pages.js';
+import { podNetwork } from './sandbox-plan.js';
 
 export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRequest__Output): Promise<PodSandboxStatusResponse> {
   const record = await withAddresses(parts, sandboxOf(parts, request.pod_sandbox_id));
   return {
     status: sandboxStatus(record), timestamp: now(),
     containers_statuses: parts.store.containersOf(record.id).map(containerStatus),
-    info: request.verbose ? { info: JSON.stringify(verbose(record)) } : {},
+    info: request.verbose ? { info: JSON.stringify({ ...verbose(record), ...await checkedNetwork(parts, record) }) } : {},
   };
+}
+
+/** What the plugins say of the pod's network now: whoever looks into a pod wants to know. */
+async function checkedNetwork(parts: Parts, record: SandboxRecord): Promise<{ networkCheck?: string }> {
+  const { attachment, plan, config } = record;
+  if (!attachment || sandboxState(record) !== 'SANDBOX_READY') return {};
+  try {
+    const isChecked = await parts.network.check(podNetwork(plan, config, plan.namespaces.network ?? ''), attachment);
+    return { networkCheck: isChecked ? 'as it was made' : 'not checked: the network has disableCheck, or is older than CNI 0.4.0' };
+  } catch (error) {
+    return { networkCheck: toCrispError(error).report };
+  }
 }
 
 /** Where each container brings its own network, the pod's address is known some time after the start of one. */

@@ -160,15 +160,20 @@ export class Network {
     await this.leases.forget(pod.id);
   }
 
-  /** Whether the pod's network is still as ADD made it. @throws CniFailed of the plugin that says no */
-  async check(pod: PodNetwork, attachment: Attachment): Promise<void> {
+  /**
+   * Whether the pod's network is still as ADD made it.
+   * @returns false: this network is not to be checked
+   * @throws CniFailed of the plugin that says no
+   */
+  async check(pod: PodNetwork, attachment: Attachment): Promise<boolean> {
     const { network } = attachment;
-    if (network.disableCheck || !atLeast(network, '0.4.0')) return;
+    if (network.disableCheck || !atLeast(network, '0.4.0')) return false;
     const parameters = { ...callParameters(pod), netns: pod.netns };
     for (const plugin of network.plugins) {
       const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
       await this.plugins.call('CHECK', plugin.type, input, parameters);
     }
+    return true;
   }
 
   /**

@@ -56,7 +56,7 @@ test('the life of a pod, command by command', async () => {
   try {
     const podId = await crictl('runp', podFile);
     expect(await crictl('pods', '-q', '--label', 'app=web')).toBe(podId);
-    expect(JSON.parse(await crictl('inspectp', podId))).toMatchObject({ status: { state: 'SANDBOX_READY', metadata: { name: 'web' }, network: { ip: expect.stringMatching(/^10\./) } }, info: { backend: 'crun' } });
+    expect(JSON.parse(await crictl('inspectp', podId))).toMatchObject({ status: { state: 'SANDBOX_READY', metadata: { name: 'web' }, network: { ip: expect.stringMatching(/^10\./) } }, info: { backend: 'crun', networkCheck: 'as it was made' } });
 
     const id = await crictl('create', podId, containerFile, podFile);
     expect(await crictl('ps', '-a', '-q', '--state', 'Created')).toBe(id);
@@ -71,6 +71,13 @@ test('the life of a pod, command by command', async () => {
     expect(JSON.parse(await crictl('inspect', id))).toMatchObject({ status: { resources: { linux: { memoryLimitInBytes: '134217728' } } } });
     const checkpoint = await daemon.crictl('checkpoint', '--export', join(daemon.folder, 'checkpoint.tar'), id);
     if (checkpoint.exitCode !== 0) expect(checkpoint.stderr).toMatch(/Unimplemented|criu/);
+
+    const { pid } = (JSON.parse(await crictl('inspect', id)) as { info: { pid: number } }).info;
+    const { ip } = (JSON.parse(await crictl('inspectp', podId)) as { status: { network: { ip: string } } }).status.network;
+    const address = (verb: string) => daemon.machine.must(['nsenter', '-t', String(pid), '-n', 'ip', 'address', verb, `${ip}/24`, 'dev', 'eth0']);
+    await address('del');
+    expect(JSON.parse(await crictl('inspectp', podId))).toMatchObject({ info: { networkCheck: expect.stringMatching(/^CniFailed: .*bridge/) } });
+    await address('add'); // without it, this plugin's DEL leaves its NAT rules
 
     await crictl('stop', '--timeout', '10', id);
     expect(JSON.parse(await crictl('inspect', id))).toMatchObject({ status: { state: 'CONTAINER_EXITED', exitCode: 4, reason: 'Error' } });

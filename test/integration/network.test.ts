@@ -173,7 +173,7 @@ describe('a pod on the network', () => {
     const ifb = devices.find((one) => !one.sandbox && one.name !== bridge && one.name !== veth)?.name ?? '';
     expect(await limitsOf(veth)).toEqual([8_000_000]);
     expect(await limitsOf(ifb)).toEqual([4_000_000]);
-    await network.check(pod, attachment);
+    expect(await network.check(pod, attachment)).toBe(true);
     await network.detach(pod, attachment);
     expect(await limitsOf(ifb)).toEqual([]);
   });
