@@ -31,6 +31,8 @@ export class Stops {
     return done;
   }
 
+  isStarting(id: string): boolean { return this.starts.has(id); }
+  isStopping(id: string): boolean { return this.stops.has(id); }
   async started(id: string): Promise<void> { await this.starts.get(id)?.catch(() => undefined); }
 
   /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
@@ -92,8 +94,12 @@ export async function stopContainer(parts: Parts, request: StopContainerRequest_
   return {};
 }
 
-/** Stops a container; one that has exited, that was never made whole, or that nobody knows, is fine. */
+/**
+ * Stops a container; one that has exited, that was never made whole, or that nobody knows, is fine.
+ * A start that is under way comes first: nobody can tell yet whether there is a process to ask.
+ */
 export async function stopContainerRecord(parts: Parts, id: string, timeoutMs: number): Promise<void> {
+  while (parts.stops.isStarting(id)) await parts.stops.started(id);
   const record = parts.store.containers.get(id);
   if (!record?.complete || record.exit) return;
   await parts.stops.join(id, timeoutMs, (deadline) => stop(parts, record, timeoutMs, deadline));
