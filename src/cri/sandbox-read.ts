@@ -15,7 +15,7 @@ export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRe
   const record = await withAddresses(parts, sandboxOf(parts, request.pod_sandbox_id));
   return {
     status: sandboxStatus(record), timestamp: now(),
-    containers_statuses: parts.store.containersOf(record.id).map(containerStatus),
+    containers_statuses: parts.store.containersOf(record.id).filter(({ complete }) => complete).map(containerStatus),
     info: request.verbose ? { info: JSON.stringify(verbose(record)) } : {},
   };
 }
