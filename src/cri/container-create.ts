@@ -24,14 +24,14 @@ import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } 
 import { sharedMemory } from './sandbox-plan.js';
 
 export async function createContainer(parts: Parts, request: CreateContainerRequest__Output, call: Call): Promise<CreateContainerResponse> {
-  const sandbox = readySandboxOf(parts, request.pod_sandbox_id);
+  const sandbox = await readySandboxOf(parts, request.pod_sandbox_id);
   const config = checkedConfig(request.config);
   const key = containerKey(sandbox.id, config);
   const id = await parts.creations.join(key, request, call.signal, () => parts.locks.with(sandbox.id, async () => {
     const present = parts.store.containersOf(sandbox.id).find((record) => containerKey(sandbox.id, record.config) === key);
     if (present?.complete) return reused(parts, present, config);
     if (present) await removeContainerRecord(parts, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
-    return makeContainer(parts, readySandboxOf(parts, sandbox.id), config);
+    return makeContainer(parts, await readySandboxOf(parts, sandbox.id), config);
   }), (made) => parts.locks.with(sandbox.id, () => removeContainerRecord(parts, made)));
   addLogContext({ containerId: id });
   return { container_id: id };

@@ -6,7 +6,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { identify, parentOf } from '../../src/host/proc.js';
-import { containerConfig, removePod, runPod, startContainer, testImage, waitForExit } from '../helpers/requests.js';
+import { containerConfig, createContainer, removePod, runPod, startContainer, testImage, waitForExit } from '../helpers/requests.js';
 
 let daemon: Daemon;
 beforeAll(async () => {
@@ -50,6 +50,30 @@ test('a holder whose pod was never complete is found by the next start', async (
   await daemon.start();
   expect(await identify(holder)).toBeUndefined();
   expect((await daemon.client.runtime.ListPodSandbox({})).items).toEqual([]);
+  expect(await daemon.traces()).toEqual(clean);
+});
+
+test('a pod whose holder has ended is not ready any more, and makes room for the next', async () => {
+  const { runtime } = daemon.client;
+  const clean = await daemon.traces();
+  const linux = { security_context: { namespace_options: options } };
+  const named = (name: string) => containerConfig('sleep 1000', { metadata: { name }, linux });
+  const pods = [await runPod(daemon, { linux }), await runPod(daemon, { linux })] as const;
+  for (const pod of pods) {
+    const one = await startContainer(daemon, pod, named('one'));
+    const created = await createContainer(daemon, pod, named('created'));
+    await runtime.ExecSync({ container_id: one, cmd: ['kill', '1'], timeout: '10' });
+    for (const id of [one, created]) expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 137 });
+  }
+  // Whoever asks first finds out: who makes the next attempt of a container, or who looks at the pod.
+  await expect(createContainer(daemon, pods[0], named('two'))).rejects.toThrow(/SandboxNotReady/);
+  expect((await runtime.ListPodSandbox({})).items).toMatchObject([{ state: 'SANDBOX_NOTREADY' }, { state: 'SANDBOX_NOTREADY' }]);
+  const { status } = await runtime.PodSandboxStatus({ pod_sandbox_id: pods[0].id });
+  expect(status).toMatchObject({ state: 'SANDBOX_NOTREADY', network: { ip: '' } });
+
+  const next = await runPod(daemon, { linux, metadata: { ...pods[0].config.metadata, attempt: 1 } });
+  await startContainer(daemon, next, named('two'));
+  for (const { id } of [...pods, next]) await removePod(daemon, id);
   expect(await daemon.traces()).toEqual(clean);
 });
 
