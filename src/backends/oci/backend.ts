@@ -193,7 +193,7 @@ export class OciBackend implements Backend {
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
-    void this.exits.watch((id) => {
+    this.exits.watch((id) => {
       if (!this.made.has(id)) return; // an exec's, or one that is being deleted
       this.exitOf(id).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
     });

@@ -258,7 +258,7 @@ export class PctBackend implements Backend {
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
-    void this.exits.watch((id) => {
+    this.exits.watch((id) => {
       const container = this.made.get(id);
       if (!container) return; // one that is being deleted
       this.exitOf(container).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
