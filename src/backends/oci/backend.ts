@@ -181,6 +181,8 @@ export class OciBackend implements Backend {
     await this.runtime.call('checkpoint', ['--image-path', folder, '--work-path', folder, '--leave-running', container.id], { timeoutMs });
   }
 
+  async inDoubt(container: ContainerRef): Promise<boolean> { return !(await isAlive(stateOf(container).process)); }
+
   async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
     const found = new Map<string, Alive>();
     await Promise.all(containers.map(async (container) => { found.set(container.id, await this.alive(container)); }));

@@ -15,7 +15,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
 import { killCgroup, removeCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
-import { identify, parentOf, signalProcess } from '../../host/proc.js';
+import { identify, isAlive, parentOf, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
@@ -77,6 +77,7 @@ export class PctBackend implements Backend {
   private readonly node: Node = thisNode();
   /** Whose exits are told; the state is absent while they are being made. */
   private readonly made = new Map<string, ContainerRef>();
+  private readonly processes = new Map<string, ProcessIdentity>();
 
   constructor(private readonly options: PctBackendOptions) {
     const { lxc, state } = options;
@@ -169,7 +170,9 @@ export class PctBackend implements Backend {
         throw await withLxcLog(error, vmid, container);
       }
     }
-    return { pid: await this.initPid(vmid) ?? 0 };
+    const pid = await this.initPid(vmid);
+    await this.remember(container.id, pid);
+    return { pid: pid ?? 0 };
   }
 
   /** Straight to the first process: pct would only send SIGKILL, and takes a second for it. */
@@ -203,6 +206,7 @@ export class PctBackend implements Backend {
     await releaseBinds(container.folder);
     await remove(this.exits.path(container.id));
     this.made.delete(container.id);
+    this.processes.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -234,6 +238,11 @@ export class PctBackend implements Backend {
 
   async checkpoint(): Promise<void> {
     throw new CrispError('Unsupported', 'Proxmox has no checkpoints of CTs', { stage: 'checkpoint' });
+  }
+
+  async inDoubt({ id }: ContainerRef): Promise<boolean> {
+    const process = this.processes.get(id);
+    return process === undefined || !(await isAlive(process));
   }
 
   async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
@@ -359,10 +368,17 @@ export class PctBackend implements Backend {
     });
     if (!found) return { status: 'missing' };
     const pid = await this.initPid(found.vmid);
+    await this.remember(container.id, pid);
     if (pid !== undefined) return { status: 'running', pid };
     if (!(await wasStarted(container))) return { status: 'created', pid: 0 };
     await this.endRest(container);
     return { status: 'stopped', exit: undefined };
+  }
+
+  /** Of a CT that runs. */
+  private async remember(id: string, pid: number | undefined): Promise<void> {
+    const process = pid === undefined ? undefined : await identify(pid);
+    if (process) this.processes.set(id, process);
   }
 
   private async exitOf(container: ContainerRef): Promise<Exit | undefined> {
