@@ -184,6 +184,8 @@ export interface Backend {
   /** Writes criu's images of a running container, which runs on, into the folder. @throws Unsupported where the host or the runtime cannot */
   checkpoint(container: ContainerRef, folder: string, timeoutMs: number): Promise<void>;
 
+  /** Whether a container that runs by all we know may have ended all the same: cheap, no program is run for it; survey() then tells. */
+  inDoubt(container: ContainerRef): Promise<boolean>;
   /** What is alive of these containers now; used at start and when a state is in doubt. */
   survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>>;
   /** The ids of all containers that bear our mark, recorded or not; recovery removes the ones without a record. */

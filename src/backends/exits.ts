@@ -7,6 +7,7 @@
 import { watch, type FSWatcher } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { CrispError } from '../errors.js';
 import { exists, isAbsent, makeFolder } from '../host/files.js';
 import { log } from '../log.js';
 import type { Exit } from './backend.js';
@@ -16,10 +17,14 @@ export class Exits {
 
   constructor(readonly folder: string) {}
 
-  /** Calls `changed` with the name of each file that appears. Monitors write beside and rename, so a name is a whole file. */
-  async watch(changed: (id: string) => void): Promise<void> {
-    makeFolder(this.folder);
-    this.watcher = watch(this.folder, (_event, name) => { if (name && !name.includes('.')) changed(name); });
+  /** Calls `changed` with the name of each file that appears. Monitors write beside and rename, so a name is a whole file. @throws StorageFailed */
+  watch(changed: (id: string) => void): void {
+    try {
+      makeFolder(this.folder);
+      this.watcher = watch(this.folder, (_event, name) => { if (name && !name.includes('.')) changed(name); });
+    } catch (error) {
+      throw new CrispError('StorageFailed', `cannot watch ${this.folder}: ${(error as Error).message}`, { stage: 'watch exits', hint: 'see the detail; EMFILE and ENOSPC are limits of inotify: raise fs.inotify.max_user_instances or max_user_watches', cause: error });
+    }
     this.watcher.on('error', (error) => log.error({ err: error, folder: this.folder }, 'the watch of the exit folder broke'));
   }
 

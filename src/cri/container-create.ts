@@ -24,12 +24,14 @@ import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } 
 import { sharedMemory } from './sandbox-plan.js';
 
 export async function createContainer(parts: Parts, request: CreateContainerRequest__Output, call: Call): Promise<CreateContainerResponse> {
-  const sandbox = readySandboxOf(parts, request.pod_sandbox_id);
+  const sandbox = await readySandboxOf(parts, request.pod_sandbox_id);
   const config = checkedConfig(request.config);
   const key = containerKey(sandbox.id, config);
   const id = await parts.creations.join(key, request, call.signal, () => parts.locks.with(sandbox.id, async () => {
     const present = parts.store.containersOf(sandbox.id).find((record) => containerKey(sandbox.id, record.config) === key);
-    return present ? reused(parts, present, config) : makeContainer(parts, readySandboxOf(parts, sandbox.id), config);
+    if (present?.complete) return reused(parts, present, config);
+    if (present) await removeContainerRecord(parts, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
+    return makeContainer(parts, await readySandboxOf(parts, sandbox.id), config);
   }), (made) => parts.locks.with(sandbox.id, () => removeContainerRecord(parts, made)));
   addLogContext({ containerId: id });
   return { container_id: id };
@@ -73,7 +75,7 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
       stopSignal: stopSignal(config.stop_signal, image.config.StopSignal),
       user: { uid: 0, gid: 0, supplementalGroups: [] }, notHonoured: [], backendState: undefined, createdAt: now(),
     };
-    undo.push('record', () => parts.store.containers.delete(id));
+    undo.push('record', (clean) => clean ? parts.store.containers.delete(id) : undefined);
     await parts.store.containers.put(record);
 
     // 3. The rootfs, and the images that are mounted as volumes.

@@ -13,9 +13,9 @@ export async function startContainer(parts: Parts, request: StartContainerReques
   const { id, sandboxId } = containerOf(parts, request.container_id);
   await parts.locks.with(sandboxId, () => parts.stops.whileStarting(id, async () => {
     const record = containerOf(parts, id);
-    const state = containerState(record);
+    const state = parts.stops.isStopping(id) ? 'being stopped' : containerState(record);
     if (state !== 'CONTAINER_CREATED') throw new CrispError('WrongContainerState', `container ${id} cannot be started: it is ${state}`);
-    const sandbox = readySandboxOf(parts, sandboxId);
+    const sandbox = await readySandboxOf(parts, sandboxId);
     const backend = backendOf(parts, record);
     const startedAt = now(); // before the start: what it does at once must not come out as earlier
     try {

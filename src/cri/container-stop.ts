@@ -17,12 +17,15 @@ const SIGKILL = 9;
 const killPatienceMs = 10_000;
 /** After SIGKILL, when we stop to rely on the monitor and look for ourselves. */
 const lookAfterMs = 2_000;
+/** How long a monitor may take from the end of a process to telling it, on a machine that is very busy. */
+const tellPatienceMs = 10_000;
 
 /** Starts and stops under way, and who waits for which exit. */
 export class Stops {
   private readonly starts = new Map<string, Promise<void>>();
   private readonly stops = new Map<string, { readonly done: Promise<void>; shorten(deadlineMs: number): void }>();
   private readonly waiters = new Map<string, Set<() => void>>();
+  private lookedAtMs = -Infinity;
 
   /** Runs a start. The container's exit is recorded after it: a process may have ended before its runtime says that it started. */
   async whileStarting(id: string, start: () => Promise<void>): Promise<void> {
@@ -31,6 +34,8 @@ export class Stops {
     return done;
   }
 
+  isStarting(id: string): boolean { return this.starts.has(id); }
+  isStopping(id: string): boolean { return this.stops.has(id); }
   async started(id: string): Promise<void> { await this.starts.get(id)?.catch(() => undefined); }
 
   /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
@@ -53,6 +58,13 @@ export class Stops {
     let wake: () => void = () => undefined;
     const seen = new Promise<void>((resolve) => { wake = resolve; waiters.add(wake); });
     return { seen, forget: () => { waiters.delete(wake); if (waiters.size === 0) this.waiters.delete(id); } };
+  }
+
+  /** Not again before the last look has ended. */
+  isTimeToLook(): boolean {
+    if (performance.now() - this.lookedAtMs < tellPatienceMs) return false;
+    this.lookedAtMs = performance.now();
+    return true;
   }
 
   exited(id: string): void {
@@ -92,8 +104,12 @@ export async function stopContainer(parts: Parts, request: StopContainerRequest_
   return {};
 }
 
-/** Stops a container; one that has exited, that was never made whole, or that nobody knows, is fine. */
+/**
+ * Stops a container; one that has exited, that was never made whole, or that nobody knows, is fine.
+ * A start that is under way comes first: nobody can tell yet whether there is a process to ask.
+ */
 export async function stopContainerRecord(parts: Parts, id: string, timeoutMs: number): Promise<void> {
+  while (parts.stops.isStarting(id)) await parts.stops.started(id);
   const record = parts.store.containers.get(id);
   if (!record?.complete || record.exit) return;
   await parts.stops.join(id, timeoutMs, (deadline) => stop(parts, record, timeoutMs, deadline));
@@ -114,11 +130,7 @@ async function stop(parts: Parts, record: ContainerRecord, timeoutMs: number, de
     if (await first(exit.seen, after(lookAfterMs))) return;
     // 3. No exit was told: the monitor may be gone.
     await backend.kill(refOf(record), SIGKILL, true);
-    const alive = (await backend.survey([refOf(record)])).get(record.id);
-    if (alive?.status === 'stopped' || alive?.status === 'missing') {
-      await recordExit(parts, record.id, alive.status === 'stopped' ? alive.exit : undefined);
-      return;
-    }
+    if (await recordIfEnded(parts, record)) return;
     if (await first(exit.seen, after(killPatienceMs))) return;
     throw new CrispError('ToolTimeout', `container ${record.id} did not end ${killPatienceMs / 1000} s after SIGKILL`, { stage: 'stop container', hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log' });
   } finally {
@@ -126,9 +138,39 @@ async function stop(parts: Parts, record: ContainerRecord, timeoutMs: number, de
   }
 }
 
+/** Asks the backend what has become of a container. */
+async function recordIfEnded(parts: Parts, record: ContainerRecord): Promise<boolean> {
+  const alive = (await backendOf(parts, record).survey([refOf(record)])).get(record.id);
+  if (alive?.status !== 'stopped' && alive?.status !== 'missing') return false;
+  await recordExit(parts, record.id, alive.status === 'stopped' ? alive.exit : undefined);
+  return true;
+}
+
 /**
- * The one writer of exits: the backend's listener, a stop that found the
- * monitor gone, and recovery end here.  Only the first exit counts.
+ * Records the exits that nobody told, or that could not be read or written when
+ * they were told: where the process of a container is gone and its monitor has
+ * had its time.  Called by Status, which the kubelet asks every few seconds.
+ * Never throws.
+ */
+export async function recordLostExits(parts: Parts): Promise<void> {
+  if (!parts.stops.isTimeToLook()) return;
+  await Promise.all(parts.store.containers.all().map(async (record) => {
+    if (containerState(record) !== 'CONTAINER_RUNNING') return;
+    const exit = parts.stops.exitOf(record.id);
+    try {
+      if (!(await backendOf(parts, record).inDoubt(refOf(record))) || await first(exit.seen, after(tellPatienceMs))) return;
+      if (await recordIfEnded(parts, record)) log.warn({ containerId: record.id }, 'a container has ended, and its monitor has not told');
+    } catch (error) {
+      log.error({ err: error, containerId: record.id }, 'a container has ended, and its exit is not recorded');
+    } finally {
+      exit.forget();
+    }
+  }));
+}
+
+/**
+ * The one writer of exits: the backend's listener, a stop or a look that found
+ * the monitor gone, and recovery end here.  Only the first exit counts.
  * @param exit undefined: it has ended, nobody knows how
  */
 export async function recordExit(parts: Parts, id: string, exit: Exit | undefined): Promise<void> {

@@ -38,9 +38,9 @@ function merged(old: LinuxContainerResources__Output | undefined, update: LinuxC
 
 /** The kubelet resizes the pod's cgroup itself and tells us; a pod whose cgroup is ours is resized by us. */
 export async function updatePodSandboxResources(parts: Parts, request: UpdatePodSandboxResourcesRequest__Output): Promise<UpdatePodSandboxResourcesResponse> {
-  const { id } = readySandboxOf(parts, request.pod_sandbox_id);
+  const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
   await parts.locks.with(id, async () => {
-    const record = readySandboxOf(parts, id);
+    const record = await readySandboxOf(parts, id);
     if (request.resources && ownsCgroup(record.config)) {
       await writeResources(record.plan.cgroupParent, containerResources(request.resources, parts.host));
     }

@@ -57,7 +57,7 @@ export class Events {
   }
 
   private snapshot(): ContainerEventResponse[] {
-    return this.store.containers.all().map((container) => this.event(({
+    return this.store.containers.all().filter(({ complete }) => complete).map((container) => this.event(({
       CONTAINER_CREATED: 'CONTAINER_CREATED_EVENT', CONTAINER_RUNNING: 'CONTAINER_STARTED_EVENT',
       CONTAINER_EXITED: 'CONTAINER_STOPPED_EVENT', CONTAINER_UNKNOWN: 'CONTAINER_STOPPED_EVENT',
     } as const)[containerState(container)], container.id, this.store.sandboxes.get(container.sandboxId)));
@@ -67,7 +67,7 @@ export class Events {
     return {
       container_id: id, container_event_type: type, created_at: now(),
       pod_sandbox_status: sandbox ? sandboxStatus(sandbox) : null,
-      containers_statuses: sandbox ? this.store.containersOf(sandbox.id).map(containerStatus) : [],
+      containers_statuses: sandbox ? this.store.containersOf(sandbox.id).filter(({ complete }) => complete).map(containerStatus) : [],
     };
   }
 }

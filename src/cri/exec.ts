@@ -64,7 +64,7 @@ export async function attach(parts: Parts, request: AttachRequest__Output): Prom
 }
 
 export async function portForward(parts: Parts, request: PortForwardRequest__Output): Promise<PortForwardResponse> {
-  const { id } = readySandboxOf(parts, request.pod_sandbox_id);
+  const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
   for (const port of request.port) if (port < 1 || port > 65535) throw new CrispError('InvalidArgument', `port ${port} is not between 1 and 65535`);
   return { url: parts.streaming.url({ kind: 'portforward', sandboxId: id, ports: request.port }) };
 }
@@ -85,7 +85,7 @@ export function streamingHandlers(parts: () => Parts) {
       await backendOf(parts(), record).attach(refOf(record), io, signal);
     },
     portForward: async (request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal): Promise<void> => {
-      const sandbox = readySandboxOf(parts(), request.sandboxId);
+      const sandbox = await readySandboxOf(parts(), request.sandboxId);
       await forwardPort(networkOf(parts(), sandbox), port, stream, signal);
     },
   };

@@ -5,12 +5,13 @@ import type { Config } from '../config.js';
 import { CrispError } from '../errors.js';
 import type { Images } from '../images/store.js';
 import type { Rootfs } from '../images/rootfs.js';
-import { addLogContext } from '../log.js';
+import { isAlive } from '../host/proc.js';
+import { addLogContext, log } from '../log.js';
 import type { Network } from '../network/cni.js';
 import type { HostFacts } from '../oci/host-facts.js';
 import type { InFlight } from '../pods/in-flight.js';
 import type { Locks } from '../pods/locks.js';
-import { containerState, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
 import type { Store } from '../pods/store.js';
 import type { StreamingServer } from '../streaming/server.js';
 import type { Events } from './events.js';
@@ -55,9 +56,22 @@ export function sandboxOf(parts: Parts, id: string): SandboxRecord {
   return record;
 }
 
+/**
+ * The record with what has become of the pod.  Anybody in a shared pid namespace
+ * can end its holder, the kernel then ends all that runs there, and nobody tells
+ * us: so whoever asks for the pod looks.
+ */
+export async function lookedAt(parts: Parts, record: SandboxRecord): Promise<SandboxRecord> {
+  if (!record.holder || sandboxState(record) !== 'SANDBOX_READY' || await isAlive(record.holder)) return record;
+  const ended = await parts.store.sandboxes.change(record.id, { endedAt: now() }) ?? { ...record, endedAt: now() };
+  log.warn({ podId: record.id, holder: record.holder.pid }, 'the holder of the pid namespace of a pod has ended: the pod is not ready any more');
+  parts.events.emit('CONTAINER_STOPPED_EVENT', record.id, ended);
+  return ended;
+}
+
 /** @throws SandboxNotReady */
-export function readySandboxOf(parts: Parts, id: string): SandboxRecord {
-  const record = sandboxOf(parts, id);
+export async function readySandboxOf(parts: Parts, id: string): Promise<SandboxRecord> {
+  const record = await lookedAt(parts, sandboxOf(parts, id));
   if (sandboxState(record) !== 'SANDBOX_READY') throw new CrispError('SandboxNotReady', `pod sandbox ${id} is not ready`);
   return record;
 }

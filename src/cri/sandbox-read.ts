@@ -9,15 +9,15 @@ import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPo
 import { toCrispError } from '../errors.js';
 import { containerState, now, sandboxState, type SandboxRecord } from '../pods/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
-import { backendOf, refOf, sandboxOf, type Parts } from './parts.js';
+import { backendOf, lookedAt, refOf, sandboxOf, type Parts } from './parts.js';
 import { inPages } from './pages.js';
 import { podNetwork } from './sandbox-plan.js';
 
 export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRequest__Output): Promise<PodSandboxStatusResponse> {
-  const record = await withAddresses(parts, sandboxOf(parts, request.pod_sandbox_id));
+  const record = await withAddresses(parts, await lookedAt(parts, sandboxOf(parts, request.pod_sandbox_id)));
   return {
     status: sandboxStatus(record), timestamp: now(),
-    containers_statuses: parts.store.containersOf(record.id).map(containerStatus),
+    containers_statuses: parts.store.containersOf(record.id).filter(({ complete }) => complete).map(containerStatus),
     info: request.verbose ? { info: JSON.stringify({ ...verbose(record), ...await checkedNetwork(parts, record) }) } : {},
   };
 }
@@ -48,16 +48,16 @@ function verbose(record: SandboxRecord) {
 }
 
 export async function listPodSandbox(parts: Parts, request: ListPodSandboxRequest__Output): Promise<ListPodSandboxResponse> {
-  return { items: filtered(parts, request.filter).map(sandboxItem) };
+  return { items: (await filtered(parts, request.filter)).map(sandboxItem) };
 }
 
 export async function* streamPodSandboxes(parts: Parts, request: StreamPodSandboxesRequest__Output): AsyncGenerator<StreamPodSandboxesResponse> {
-  for (const page of inPages(filtered(parts, request.filter))) yield { pod_sandboxes: page.map(sandboxItem) };
+  for (const page of inPages(await filtered(parts, request.filter))) yield { pod_sandboxes: page.map(sandboxItem) };
 }
 
 /** A sandbox in the making is not listed: it may yet be undone. */
-function filtered(parts: Parts, filter: PodSandboxFilter__Output | null): SandboxRecord[] {
-  return parts.store.sandboxes.all()
+async function filtered(parts: Parts, filter: PodSandboxFilter__Output | null): Promise<SandboxRecord[]> {
+  return (await Promise.all(parts.store.sandboxes.all().map((record) => lookedAt(parts, record))))
     .filter((record) => record.complete && matches({ id: record.id, labels: record.config.labels }, filter))
     .filter((record) => !filter?.state || sandboxState(record) === filter.state.state)
     .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));

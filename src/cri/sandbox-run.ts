@@ -18,7 +18,7 @@ import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandbox
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
-import { backendOf, type Call, type Parts } from './parts.js';
+import { backendOf, lookedAt, type Call, type Parts } from './parts.js';
 import { checkedConfig, checkOwnNetwork, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, sharesPids, userNamespace, wantedNamespaces } from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
@@ -27,7 +27,9 @@ export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest_
   const key = sandboxKey(config);
   const id = await parts.creations.join(key, request, call.signal, async () => {
     const present = parts.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
-    return present ? reused(parts, present, request) : makeSandbox(parts, config, request.runtime_handler);
+    if (present?.complete) return reused(parts, await lookedAt(parts, present), request);
+    if (present) await removeSandbox(parts, present.id); // left by a try that could not be undone, and that has ended: all of this name join it
+    return makeSandbox(parts, config, request.runtime_handler);
   }, (made) => removeSandbox(parts, made));
   addLogContext({ podId: id });
   return { pod_sandbox_id: id };
@@ -65,7 +67,7 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
       version: 1, id, config, runtimeHandler, backend: chosen.backend, rule: chosen.rule, bootId: parts.bootId,
       complete: false, createdAt: now(), plan, backendState: undefined,
     };
-    undo.push('record', () => parts.store.sandboxes.delete(id));
+    undo.push('record', (clean) => clean ? parts.store.sandboxes.delete(id) : undefined);
     await parts.store.sandboxes.put(record);
 
     // 3. Its folder, with the files that its containers will see.

@@ -3,7 +3,7 @@
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { readFileIfThere, realPathOf } from './files.js';
+import { isAbsent, readFileIfThere, realPathOf } from './files.js';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -12,13 +12,13 @@ export interface ProcessIdentity {
 }
 
 export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
-  const stat = await readStat(pid);
+  const stat = readStat(pid);
   return stat && stat.state !== 'Z' ? { pid, startTime: stat.startTime } : undefined;
 }
 
 /** Whether this very process (not a later one with its pid) runs; a zombie does not. */
 export async function isAlive(process: ProcessIdentity): Promise<boolean> {
-  const stat = await readStat(process.pid);
+  const stat = readStat(process.pid);
   return stat !== undefined && stat.state !== 'Z' && stat.startTime === process.startTime;
 }
 
@@ -77,12 +77,15 @@ export async function childrenOf(pid: number): Promise<number[]> {
 }
 
 /** undefined: the process is gone. */
-export async function parentOf(pid: number): Promise<number | undefined> { return (await readStat(pid))?.parent; }
+export async function parentOf(pid: number): Promise<number | undefined> { return readStat(pid)?.parent; }
 
-async function readStat(pid: number): Promise<{ state: string; parent: number; startTime: string } | undefined> {
-  let text: string | undefined;
-  try { text = await readFileIfThere(`/proc/${pid}/stat`); } catch { return undefined; } // ESRCH: it ended while we read
-  if (!text) return undefined;
+/** Synchronous: it waits for nothing, and takes a tenth of what the way to a thread and back does, which counts where each container is asked for. */
+function readStat(pid: number): { state: string; parent: number; startTime: string } | undefined {
+  let text: string;
+  try { text = readFileSync(`/proc/${pid}/stat`, 'utf8'); } catch (error) {
+    if (isAbsent(error) || (error as NodeJS.ErrnoException).code === 'ESRCH') return undefined; // ESRCH: it ended while we read
+    throw error; // no descriptor was free, say: nobody can tell whether it lives
+  }
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   return { state: fields[0] ?? 'X', parent: Number(fields[1]), startTime: fields[19] ?? '' };
 }

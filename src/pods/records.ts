@@ -1,6 +1,6 @@
 // What we remember of a pod sandbox and of a container, and what follows from it.
 //
-//   sandbox:    READY ── stoppedAt ──► NOTREADY ──► record removed
+//   sandbox:    READY ── stoppedAt or endedAt ──► NOTREADY ──► record removed
 //   container:  CREATED ── startedAt ──► RUNNING ── exit ──► EXITED ──► record removed
 //
 // What was asked and what has ended stands here; the state is derived from
@@ -34,6 +34,8 @@ export const sandboxRecordSchema = z.object({
   complete: z.boolean(),
   createdAt: nanoseconds,
   stoppedAt: nanoseconds.optional(),
+  /** When the holder was found to have ended by itself: it is yet to be stopped, and nothing can be started in it. */
+  endedAt: nanoseconds.optional(),
   plan: as<SandboxPlan>(),
   /** undefined: on the host's network, or plan.ownNetwork. */
   attachment: as<Attachment>().optional(),
@@ -82,7 +84,7 @@ export type ContainerRecord = z.infer<typeof containerRecordSchema>;
 export function newId(): string { return randomBytes(32).toString('hex'); }
 
 export function sandboxState(record: SandboxRecord): PodSandboxState {
-  return record.complete && record.stoppedAt === undefined ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
+  return record.complete && record.stoppedAt === undefined && record.endedAt === undefined ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
 }
 
 export function containerState(record: ContainerRecord): ContainerState {

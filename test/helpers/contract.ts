@@ -101,6 +101,20 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
+    test('one that is stopped while it starts has its grace, and one that is being stopped is not started', async () => {
+      const { runtime } = daemon.client;
+      const pod = await runPod(daemon, {}, handler);
+      const id = await createContainer(daemon, pod, containerConfig(untilStopped(3)));
+      await Promise.all([runtime.StartContainer({ container_id: id }), runtime.StopContainer({ container_id: id, timeout: '10' })]);
+      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 3 });
+
+      const other = await createContainer(daemon, pod, named('other', untilStopped(3)));
+      const [stopped, started] = await Promise.allSettled([runtime.StopContainer({ container_id: other, timeout: '10' }), runtime.StartContainer({ container_id: other })]);
+      expect([stopped, started]).toMatchObject([{ status: 'fulfilled' }, { status: 'rejected', reason: { code: 9 } }]);
+      expect((await runtime.ContainerStatus({ container_id: other })).status).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 137 });
+      await end(pod);
+    });
+
     test('what cannot be done now is refused, and nothing is changed', async () => {
       const { runtime } = daemon.client;
       const pod = await runPod(daemon, {}, handler);

@@ -1,12 +1,12 @@
 // A pod with one pid namespace for all its containers is the only one with a
 // process of its own, the holder.  Nothing in the holder's argv says whose it is,
 // so its end is checked by pid.
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { readFile, writeFile } from 'node:fs/promises';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { identify } from '../../src/host/proc.js';
-import { containerConfig, removePod, runPod, startContainer, testImage } from '../helpers/requests.js';
+import { identify, parentOf } from '../../src/host/proc.js';
+import { containerConfig, createContainer, removePod, runPod, startContainer, testImage, waitForExit } from '../helpers/requests.js';
 
 let daemon: Daemon;
 beforeAll(async () => {
@@ -51,4 +51,68 @@ test('a holder whose pod was never complete is found by the next start', async (
   expect(await identify(holder)).toBeUndefined();
   expect((await daemon.client.runtime.ListPodSandbox({})).items).toEqual([]);
   expect(await daemon.traces()).toEqual(clean);
+});
+
+test('a pod whose holder has ended is not ready any more, and makes room for the next', async () => {
+  const { runtime } = daemon.client;
+  const clean = await daemon.traces();
+  const linux = { security_context: { namespace_options: options } };
+  const named = (name: string) => containerConfig('sleep 1000', { metadata: { name }, linux });
+  const pods = [await runPod(daemon, { linux }), await runPod(daemon, { linux })] as const;
+  for (const pod of pods) {
+    const one = await startContainer(daemon, pod, named('one'));
+    const created = await createContainer(daemon, pod, named('created'));
+    await runtime.ExecSync({ container_id: one, cmd: ['kill', '1'], timeout: '10' });
+    for (const id of [one, created]) expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 137 });
+  }
+  // Whoever asks first finds out: who makes the next attempt of a container, or who looks at the pod.
+  await expect(createContainer(daemon, pods[0], named('two'))).rejects.toThrow(/SandboxNotReady/);
+  expect((await runtime.ListPodSandbox({})).items).toMatchObject([{ state: 'SANDBOX_NOTREADY' }, { state: 'SANDBOX_NOTREADY' }]);
+  const { status } = await runtime.PodSandboxStatus({ pod_sandbox_id: pods[0].id });
+  expect(status).toMatchObject({ state: 'SANDBOX_NOTREADY', network: { ip: '' } });
+
+  const next = await runPod(daemon, { linux, metadata: { ...pods[0].config.metadata, attempt: 1 } });
+  await startContainer(daemon, next, named('two'));
+  for (const { id } of [...pods, next]) await removePod(daemon, id);
+  expect(await daemon.traces()).toEqual(clean);
+});
+
+let workers = 54_000;
+/** The pids of the processes with this argument. */
+async function pidsOf(argument: number): Promise<number[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
+  const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')));
+  return pids.filter((_, index) => lines[index] === `sleep\0${argument}\0`).map(Number);
+}
+
+describe.each([['crun', 'POD'], ['crun', 'NODE'], ['runc', 'POD'], ['runc', 'NODE']] as const)('on %s with pid %s', (handler, pid) => {
+  const linux = { security_context: { namespace_options: { ...options, pid } } };
+  /** A master with a worker that nothing but a signal ends. */
+  async function startMaster(then: string) {
+    const argument = workers++;
+    const pod = await runPod(daemon, { linux }, handler);
+    const id = await startContainer(daemon, pod, containerConfig(`sleep ${argument} & ${then}`, { linux }));
+    return { argument, pod, id };
+  }
+
+  test('what a container has started is gone when its end is told', async () => {
+    const { argument, pod, id } = await startMaster('until [ -e /go ]; do sleep 0.1; done; exit 3');
+    expect(await pidsOf(argument)).toHaveLength(1);
+    await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['touch', '/go'], timeout: '10' });
+    expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
+    expect(await pidsOf(argument)).toEqual([]);
+    await removePod(daemon, pod.id);
+  });
+
+  test('also when it ended while crisp was away, and nobody saw it', async () => {
+    const { argument, pod, id } = await startMaster('wait');
+    const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
+    const { pid: master } = JSON.parse(info['info'] ?? '') as { pid: number };
+    await daemon.kill9();
+    for (const one of [await parentOf(master) ?? 0, master]) process.kill(one, 'SIGKILL');
+    await daemon.start();
+    expect(await waitForExit(daemon, id)).toMatchObject({ reason: 'Unknown' });
+    expect(await pidsOf(argument)).toEqual([]);
+    await removePod(daemon, pod.id);
+  });
 });

@@ -1,7 +1,7 @@
 // Whose processes a CT sees: its own, those of its pod, those of another container.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import type { Daemon } from '../helpers/daemon.js';
-import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
+import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped, waitForExit } from '../helpers/requests.js';
 import { Node } from './node.js';
 
 let node: Node;
@@ -38,4 +38,16 @@ test('pid CONTAINER: they do not; TARGET: one sees those of another, and no othe
   const other = await runPod(daemon, {}, 'lxc');
   await expect(createContainer(daemon, other, named('thief', 'true', options(target)))).rejects.toThrow(/another pod/);
   for (const { id } of [pod, other]) await removePod(daemon, id);
+});
+
+test('pid POD: what a CT has started is gone when its end is told', async () => {
+  const security = { linux: { security_context: { namespace_options: { pid: 'POD' as const } } } };
+  const pod = await runPod(daemon, security, 'lxc');
+  const witness = await startContainer(daemon, pod, named('witness', untilStopped(), security));
+  const master = await startContainer(daemon, pod, named('master', 'sleep 65432 & until [ -e /go ]; do sleep 0.1; done; exit 3', security));
+  expect(await sees(witness, '65432')).toBe(true);
+  await daemon.client.runtime.ExecSync({ container_id: master, cmd: ['touch', '/go'], timeout: '10' });
+  expect(await waitForExit(daemon, master)).toMatchObject({ exit_code: 3 });
+  expect(await sees(witness, '65432')).toBe(false);
+  await removePod(daemon, pod.id);
 });

@@ -6,7 +6,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
-import { cgroupOfProcess } from '../../host/cgroup.js';
+import { cgroupOfProcess, killCgroup } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
@@ -57,10 +57,10 @@ export class OciBackend implements Backend {
   readonly name: string;
   readonly runtime: Runtime;
   readonly exits: Exits;
-  private readonly bundles = new Map<string, string>();
+  /** Whose exits are told; the state is absent while they are being made. */
+  private readonly made = new Map<string, { readonly bundle: string; readonly state?: OciState | undefined }>();
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
-  private readonly podOomKills = new Map<string, OomKills | undefined>();
   private readonly killedByUs = new Set<string>();
   private conmonPath: string | undefined;
 
@@ -96,7 +96,7 @@ export class OciBackend implements Backend {
     for (const folder of [runtimeRoot(this.options), this.exits.folder]) makeFolder(folder);
     const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
     return withUndo(async (undo) => {
-      this.bundles.set(plan.id, plan.folder);
+      this.made.set(plan.id, { bundle: plan.folder });
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
       const pid = await monitor({
         ...await this.monitorPlan(plan.id, plan.folder), exitDir: this.exits.folder,
@@ -107,13 +107,13 @@ export class OciBackend implements Backend {
       }, (stderr) => this.runtime.explain('create', stderr));
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
-      const podOomKills = oomKillsOf(plan.sandbox);
-      this.podOomKills.set(plan.id, podOomKills);
-      return {
+      const state: OciState = {
         process, cgroup: await cgroupOfProcess(pid) ?? plan.spec.linux.cgroupsPath ?? '', terminal: plan.spec.process.terminal ?? false,
         ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
-        podOomKills,
+        podOomKills: oomKillsOf(plan.sandbox),
       };
+      this.made.set(plan.id, { bundle: plan.folder, state });
+      return state;
     });
   }
 
@@ -154,8 +154,7 @@ export class OciBackend implements Backend {
     if (wasAlive) await this.exitFile(container); // else conmon would write it after we have cleaned up
     await remove(this.exits.path(container.id));
     await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
-    this.bundles.delete(container.id);
-    this.podOomKills.delete(container.id);
+    this.made.delete(container.id);
     this.killedByUs.delete(container.id);
     this.processes.delete(container.id);
     this.startedAtMs.delete(container.id);
@@ -182,6 +181,8 @@ export class OciBackend implements Backend {
     await this.runtime.call('checkpoint', ['--image-path', folder, '--work-path', folder, '--leave-running', container.id], { timeoutMs });
   }
 
+  async inDoubt(container: ContainerRef): Promise<boolean> { return !(await isAlive(stateOf(container).process)); }
+
   async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
     const found = new Map<string, Alive>();
     await Promise.all(containers.map(async (container) => { found.set(container.id, await this.alive(container)); }));
@@ -194,10 +195,9 @@ export class OciBackend implements Backend {
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
-    void this.exits.watch((id) => {
-      const bundle = this.bundles.get(id);
-      if (bundle === undefined) return; // an exec's, or one that is being deleted
-      this.exitOf(id, bundle).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
+    this.exits.watch((id) => {
+      if (!this.made.has(id)) return; // an exec's, or one that is being deleted
+      this.exitOf(id).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
     });
   }
 
@@ -206,15 +206,15 @@ export class OciBackend implements Backend {
   close(): Promise<void> { this.exits.close(); return Promise.resolve(); }
 
   private async alive(container: ContainerRef): Promise<Alive> {
-    this.bundles.set(container.id, container.folder);
-    this.podOomKills.set(container.id, stateOf(container)?.podOomKills);
-    const exit = await this.exitOf(container.id, container.folder);
+    this.made.set(container.id, { bundle: container.folder, state: stateOf(container) });
+    const exit = await this.exitOf(container.id);
     if (exit) return { status: 'stopped', exit };
     const known = await this.runtime.state(container.id);
     if (!known) return { status: 'missing' };
     if (known.status === 'created' || known.status === 'running' || known.status === 'paused') {
       return { status: known.status === 'created' ? 'created' : 'running', pid: known.pid };
     }
+    await this.endRest(container.id);
     return { status: 'stopped', exit: undefined };
   }
 
@@ -223,11 +223,24 @@ export class OciBackend implements Backend {
    * systemd removes a scope with its last process, and a limit of the pod is hit
    * in the pod's group, which is there for longer: so that is asked as well.
    */
-  private async exitOf(id: string, bundle: string): Promise<Exit | undefined> {
+  private async exitOf(id: string): Promise<Exit | undefined> {
+    const { bundle = '', state } = this.made.get(id) ?? {};
     const exit = await this.exits.read(id, bundle);
-    const before = this.podOomKills.get(id);
+    if (exit) await this.endRest(id);
+    const before = state?.podOomKills;
     if (!exit || exit.oomKilled || exit.exitCode !== 128 + SIGKILL || this.killedByUs.has(id) || !before) return exit;
     return { ...exit, oomKilled: (readOomKills(before.group) ?? 0) > before.count };
+  }
+
+  /**
+   * Its first process has ended, which ends the others only in a pid namespace of
+   * its own: else they would keep its ports and its memory from the one that
+   * takes its place.
+   */
+  private async endRest(id: string): Promise<void> {
+    const state = this.made.get(id)?.state;
+    if (!state || state.ownPidNamespace || !state.cgroup.includes(id)) return; // a group that is not called after it is not its alone
+    await killCgroup(state.cgroup).catch((error: unknown) => log.error({ err: error, containerId: id }, 'a container has ended, but not all its processes'));
   }
 
   /** The process of config.json, kept because probes ask for it all the time. */

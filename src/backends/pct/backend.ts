@@ -15,7 +15,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
 import { killCgroup, removeCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
-import { identify, parentOf, signalProcess } from '../../host/proc.js';
+import { identify, isAlive, parentOf, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
@@ -47,6 +47,8 @@ export interface PctState {
   readonly uid: number;
   readonly stdin: WatcherPlan['stdin'];
   readonly terminal: boolean;
+  /** Its end is the end of all its processes; not known of a CT that was found again. */
+  readonly ownPidNamespace?: boolean;
 }
 
 const SIGKILL = 9;
@@ -73,7 +75,9 @@ export class PctBackend implements Backend {
   private readonly archives: Archives;
   private readonly units: Units;
   private readonly node: Node = thisNode();
-  private readonly bundles = new Map<string, string>();
+  /** Whose exits are told; the state is absent while they are being made. */
+  private readonly made = new Map<string, ContainerRef>();
+  private readonly processes = new Map<string, ProcessIdentity>();
 
   constructor(private readonly options: PctBackendOptions) {
     const { lxc, state } = options;
@@ -133,7 +137,8 @@ export class PctBackend implements Backend {
   async create(plan: ContainerPlan): Promise<PctState> {
     for (const folder of [this.exits.folder, this.options.root]) makeFolder(folder);
     return withUndo(async (undo) => {
-      this.bundles.set(plan.id, plan.folder);
+      const { id, folder, logPath } = plan;
+      this.made.set(id, { id, folder, logPath, state: undefined });
       // 1. What is mounted, and where.
       const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
       undo.push('volumes', () => releaseBinds(plan.folder));
@@ -142,7 +147,8 @@ export class PctBackend implements Backend {
       // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
       undo.push('CT', () => this.delete({ ...plan, state: undefined }));
       const vmid = await this.takeVmid(plan);
-      const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false };
+      const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false, ownPidNamespace: plan.spec.linux.namespaces.some(({ type, path }) => type === 'pid' && path === undefined) };
+      this.made.set(id, { id, folder, logPath, state });
       // 3. How it is started.
       await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), { mode: 0o600 });
       await Promise.all([this.include(vmid, plan.folder), this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan)))]);
@@ -164,7 +170,9 @@ export class PctBackend implements Backend {
         throw await withLxcLog(error, vmid, container);
       }
     }
-    return { pid: await this.initPid(vmid) ?? 0 };
+    const pid = await this.initPid(vmid);
+    await this.remember(container.id, pid);
+    return { pid: pid ?? 0 };
   }
 
   /** Straight to the first process: pct would only send SIGKILL, and takes a second for it. */
@@ -197,7 +205,8 @@ export class PctBackend implements Backend {
     await tell(container, 'quit');
     await releaseBinds(container.folder);
     await remove(this.exits.path(container.id));
-    this.bundles.delete(container.id);
+    this.made.delete(container.id);
+    this.processes.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -231,6 +240,11 @@ export class PctBackend implements Backend {
     throw new CrispError('Unsupported', 'Proxmox has no checkpoints of CTs', { stage: 'checkpoint' });
   }
 
+  async inDoubt({ id }: ContainerRef): Promise<boolean> {
+    const process = this.processes.get(id);
+    return process === undefined || !(await isAlive(process));
+  }
+
   async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
     const found = new Map<string, Alive>();
     await Promise.all(containers.map(async (container) => { found.set(container.id, await this.alive(container)); }));
@@ -253,10 +267,10 @@ export class PctBackend implements Backend {
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
-    void this.exits.watch((id) => {
-      const bundle = this.bundles.get(id);
-      if (bundle === undefined) return; // one that is being deleted
-      this.exits.read(id, bundle).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
+    this.exits.watch((id) => {
+      const container = this.made.get(id);
+      if (!container) return; // one that is being deleted
+      this.exitOf(container).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
     });
   }
 
@@ -344,8 +358,8 @@ export class PctBackend implements Backend {
   }
 
   private async alive(container: ContainerRef): Promise<Alive> {
-    this.bundles.set(container.id, container.folder);
-    const exit = await this.exits.read(container.id, container.folder);
+    this.made.set(container.id, container);
+    const exit = await this.exitOf(container);
     if (exit) return { status: 'stopped', exit };
     const found = await this.find(container).catch((error: unknown) => {
       if (!(error instanceof CrispError) || error.id !== 'ForeignGuest') throw error;
@@ -354,8 +368,32 @@ export class PctBackend implements Backend {
     });
     if (!found) return { status: 'missing' };
     const pid = await this.initPid(found.vmid);
+    await this.remember(container.id, pid);
     if (pid !== undefined) return { status: 'running', pid };
-    return await wasStarted(container) ? { status: 'stopped', exit: undefined } : { status: 'created', pid: 0 };
+    if (!(await wasStarted(container))) return { status: 'created', pid: 0 };
+    await this.endRest(container);
+    return { status: 'stopped', exit: undefined };
+  }
+
+  /** Of a CT that runs. */
+  private async remember(id: string, pid: number | undefined): Promise<void> {
+    const process = pid === undefined ? undefined : await identify(pid);
+    if (process) this.processes.set(id, process);
+  }
+
+  private async exitOf(container: ContainerRef): Promise<Exit | undefined> {
+    const exit = await this.exits.read(container.id, container.folder);
+    if (exit) await this.endRest(container);
+    return exit;
+  }
+
+  /** What is left of a CT in a pid namespace that it shares, where its first process ends alone: it would keep its ports and its memory. */
+  private async endRest(container: ContainerRef): Promise<void> {
+    if (stateOf(container)?.ownPidNamespace) return;
+    try {
+      const found = await this.find(container);
+      if (found) await killCgroup(cgroupOf(found.vmid));
+    } catch (error) { log.error({ err: error, containerId: container.id }, 'a CT has ended, but not all its processes'); }
   }
 }
 
