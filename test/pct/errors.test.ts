@@ -1,6 +1,6 @@
 // What pct refuses reaches the kubelet as what it means, and nothing is left of it.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test as testAll } from '@jest/globals';
-import { rm, writeFile } from 'node:fs/promises';
+import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import type { Daemon } from '../helpers/daemon.js';
@@ -88,6 +88,25 @@ describe('start', () => {
     const { status: found } = await daemon.client.runtime.ContainerStatus({ container_id: id });
     expect(found).toMatchObject({ state: 'CONTAINER_EXITED', reason: 'StartError' });
   });
+});
+
+test('while pve-cluster restarts a CT is not gone, and nothing is done to it or made', async () => {
+  const { runtime } = daemon.client;
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
+  const [there, away] = [join(node.folder, 'pve/lxc'), join(node.folder, 'pve/away')];
+  await rename(there, away);
+  try {
+    const later = { code: status.UNAVAILABLE, details: expect.stringMatching(/NoQuorum: .*not mounted.*hint: .*pve-cluster/s) };
+    await expect(runtime.StopContainer({ container_id: id, timeout: '10' })).rejects.toMatchObject(later);
+    await expect(runtime.RemoveContainer({ container_id: id })).rejects.toMatchObject(later);
+    await expect(createContainer(daemon, pod, containerConfig('true', { metadata: { name: 'other', attempt: 0 } }))).rejects.toMatchObject(later);
+  } finally {
+    await rename(away, there);
+  }
+  const state = async () => (await runtime.ContainerStatus({ container_id: id })).status;
+  expect(await state()).toMatchObject({ state: 'CONTAINER_RUNNING' });
+  await runtime.StopContainer({ container_id: id, timeout: '10' });
+  expect(await state()).toMatchObject({ exit_code: 3 }); // its watcher saw it
 });
 
 describe('destroy', () => {

@@ -1,7 +1,7 @@
 // The guard rail from outside: whatever a record says, no call of the backend
 // runs a program on a guest that is not the container's own CT.
 import { afterAll, beforeAll, describe as group, expect, test } from '@jest/globals';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { flagSource } from '../../config-source.js';
@@ -58,6 +58,23 @@ group.each<[string, number, Parameters<typeof seed>[1]]>([
 
   test('is nothing that a survey waits for', async () => {
     expect(await backend.survey([ref(vmid)])).toEqual(new Map([['mine', { status: 'missing' }]]));
+    expect(called()).toEqual([]);
+  });
+});
+
+group('while pmxcfs is not mounted', () => {
+  const [there, away] = ['pve/lxc', 'pve/away'];
+  beforeAll(() => {
+    seed(900_005);
+    renameSync(join(folder, there), join(folder, away));
+  });
+  afterAll(() => {
+    renameSync(join(folder, away), join(folder, there));
+    rmSync(join(folder, there, '900005.conf'));
+  });
+
+  test.each([...calls, ['survey', (vmid: number) => backend.survey([ref(vmid)])], ['list', () => backend.list()]] satisfies typeof calls)('%s is refused, and nothing is run', async (_name, call) => {
+    await expect(call(900_005)).rejects.toMatchObject({ id: 'NoQuorum' });
     expect(called()).toEqual([]);
   });
 });
