@@ -1,10 +1,10 @@
 // The watcher itself: the real program, between a stand-in for lxc-monitord,
 // a shell that writes into its FIFOs as lxc-start does, and clients.
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { connect, type Socket } from 'node:net';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
@@ -91,6 +91,21 @@ test('a slow client gets every byte, also those that the CT wrote last', async (
   exits(0);
   await session;
   expect(received).toBe(size);
+});
+
+test('one that does not answer is given up', async () => {
+  const other = join(folder, 'other');
+  mkdirSync(other);
+  const deaf = createServer().listen(join(other, 'watch'));
+  const asked = once(deaf, 'connection');
+  jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance', 'Date'] });
+  const answer = tell({ folder: other }, 'quit');
+  const [socket] = await asked as [Socket];
+  await once(socket, 'data');
+  jest.advanceTimersByTime(10_000);
+  expect(await answer).toBe(false);
+  jest.useRealTimers();
+  deaf.close();
 });
 
 test('it leaves no process', async () => {

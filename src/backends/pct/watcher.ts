@@ -30,10 +30,17 @@ export interface WatcherPlan {
 export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
 export const consoleLink = 'console';
 
+/** It waits for nobody; so long it may take on a node that is busy. */
+const answerMs = 10_000;
+
 /** Returns when it listens. */
 export async function startWatcher(plan: WatcherPlan): Promise<void> {
-  const { pipes: [pipe] } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
-  const answer = await firstLine(pipe as Duplex);
+  const { pid, pipes: [pipe] } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
+  const answer = await firstLine(pipe as Duplex, answerMs);
+  if (answer === undefined) {
+    process.kill(pid, 'SIGKILL');
+    throw new CrispError('ToolTimeout', `the watcher of CT ${plan.vmid} was not ready within ${answerMs} ms`, { stage: 'start watcher', tool: 'watcher' });
+  }
   if (answer !== 'ready') throw new CrispError('RuntimeFailed', `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`, { stage: 'start watcher', tool: 'watcher', hint: 'lxc-monitord must run: `systemctl status lxc-monitord`' });
 }
 
@@ -67,12 +74,12 @@ export function monitorSocket(lxcFolder: string): string {
 /** sun_path without the leading zero byte and the closing one of snprintf(). */
 const longestAbstractName = 106;
 
-/** Says a word to the watcher and waits for its answer; false: there is none. */
+/** Says a word to the watcher and waits for its answer; false: there is none, or not in time. */
 export async function tell(container: Pick<ContainerRef, 'folder'>, word: 'reopen' | 'quit' | `resize ${number} ${number}`): Promise<boolean> {
   const socket = await dial(container.folder);
   if (!socket) return false;
   socket.write(`${word}\n`);
-  const answer = await firstLine(socket);
+  const answer = await firstLine(socket, answerMs);
   return answer === 'ok';
 }
 
