@@ -1,6 +1,6 @@
 // What pct refuses reaches the kubelet as what it means, and nothing is left of it.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test as testAll } from '@jest/globals';
-import { rename, rm, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import type { Daemon } from '../helpers/daemon.js';
@@ -33,6 +33,19 @@ async function failing(verb: string, said: { stdout?: string; stderr: string; la
   const wish = join(node.folder, 'fail', verb);
   await writeFile(wish, JSON.stringify({ code: 255, stdout: '', ...said }));
   try { await during(); } finally { await rm(wish); }
+}
+
+/** kill -9 of crisp at work on `story`, while pct takes its time for a verb; and the next one. */
+async function killedDuring(verb: string, delayMs: number, story: () => Promise<unknown>): Promise<void> {
+  const [delay, calls] = [join(node.folder, 'delay-ms'), join(node.folder, 'calls')];
+  const { length } = await readFile(calls, 'utf8');
+  await writeFile(delay, String(delayMs));
+  const told = story().catch(() => undefined);
+  while (!(await readFile(calls, 'utf8')).slice(length).includes(`${verb} `)) await new Promise((resolve) => setTimeout(resolve, 5));
+  await rm(delay);
+  await daemon.kill9();
+  await told;
+  await daemon.start();
 }
 
 describe('create', () => {
@@ -119,5 +132,13 @@ describe('destroy', () => {
     expect((await daemon.client.runtime.ListContainers({ filter: { id } })).containers).toHaveLength(1);
     await node.writeGuest(guest, before);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
+  });
+
+  test('that goes on when crisp is killed leaves nothing to the next guest of that id', async () => {
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+    await killedDuring('destroy', 1_000, () => daemon.client.runtime.RemoveContainer({ container_id: id }));
+    expect(await node.guests()).toEqual([]);
+    await daemon.client.runtime.RemoveContainer({ container_id: id });
+    expect(await node.remains()).toEqual([]);
   });
 });

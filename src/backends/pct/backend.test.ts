@@ -93,6 +93,19 @@ test('a CT that is gone is no error to kill and delete', async () => {
   await expect(backend.start(ref(900_099))).rejects.toMatchObject({ id: 'GuestMissing', core: 'NotFound' });
 });
 
+test('what a destroyed CT has left goes, unless a guest of the cluster has its id now', async () => {
+  const dropIn = (vmid: number): string => join(folder, `units/pve-container@${vmid}.service.d/crisp.conf`);
+  const remains = (vmid: number): string => join(folder, 'lxc', String(vmid));
+  mkdirSync(join(folder, 'pve/nodes/other/qemu-server'), { recursive: true });
+  writeFileSync(join(folder, 'pve/nodes/other/qemu-server/900098.conf'), 'name: vm\n');
+  for (const [vmid, stays] of [[900_097, false], [900_098, true]] as const) {
+    for (const path of [join(dropIn(vmid), '..'), join(remains(vmid), 'rootfs')]) mkdirSync(path, { recursive: true });
+    for (const path of [dropIn(vmid), join(remains(vmid), 'config')]) writeFileSync(path, '');
+    await backend.delete(ref(vmid));
+    expect([existsSync(dropIn(vmid)), existsSync(remains(vmid))]).toEqual([stays, stays]);
+  }
+});
+
 test('an id that somebody else takes first costs another try, and what was made under the next one is ours', async () => {
   rmSync(join(folder, 'called'), { force: true });
   const tool = join(folder, 'tool');

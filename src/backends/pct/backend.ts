@@ -25,6 +25,7 @@ import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, Found
 import { Exits } from '../exits.js';
 import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
+import { guestsOf } from './cluster.js';
 import { includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
@@ -184,15 +185,18 @@ export class PctBackend implements Backend {
 
   async delete(container: ContainerRef): Promise<void> {
     const found = await this.find(container);
+    const vmid = found?.vmid ?? await this.formerVmid(container);
     if (found) {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
       if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
       await keepReadable(container);
       await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes outlive init
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
-      await this.units.remove(found.vmid);
-      await removeRemains(join(this.options.lxc.lxc_folder, String(found.vmid)));
-      for (const group of [cgroupOf(found.vmid), monitorCgroupOf(found.vmid)]) await removeCgroup(group).catch((error: unknown) => log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its cgroup')); // that of a killed lxc-start
+    }
+    if (vmid !== undefined) {
+      await this.units.remove(vmid);
+      await removeRemains(join(this.options.lxc.lxc_folder, String(vmid)));
+      for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)]) await removeCgroup(group).catch((error: unknown) => log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup')); // that of a killed lxc-start
     }
     await tell(container, 'quit');
     await releaseBinds(container.folder);
@@ -319,6 +323,12 @@ export class PctBackend implements Backend {
     }
     const [found] = [...await this.guard.all()].filter(([, { mark }]) => mark?.containerId === container.id);
     return found && { vmid: found[0], config: found[1] };
+  }
+
+  /** The id of a CT that somebody else destroyed, or a pct that outlived the crisp that had called it; undefined: not known, or a guest of the cluster has it now. */
+  private async formerVmid(container: ContainerRef): Promise<number | undefined> {
+    const vmid = stateOf(container)?.vmid;
+    return vmid === undefined || (await guestsOf(this.options.lxc.pve_folder)).has(vmid) ? undefined : vmid;
   }
 
   /** undefined: it does not run. */
