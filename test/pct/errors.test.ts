@@ -4,6 +4,7 @@ import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import type { Daemon } from '../helpers/daemon.js';
+import { patience } from '../helpers/patience.js';
 import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
 import { isReal, Node } from './node.js';
 
@@ -74,6 +75,13 @@ describe('create', () => {
     expect(await node.guests()).toEqual([]);
     await create();
   });
+});
+
+test('a create that goes on for longer than the next crisp takes to start leaves no CT', async () => {
+  await killedDuring('create', 13_000, create);
+  expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
+  await new Promise((resolve) => setTimeout(resolve, 5_000 * patience));
+  expect([await node.guests(), await node.remains()]).toEqual([[], []]);
 });
 
 test('a create that is ended when the CT is there already leaves no CT', async () => {

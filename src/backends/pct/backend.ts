@@ -15,7 +15,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
 import { killCgroup, removeCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
-import { identify, parentOf, signalProcess } from '../../host/proc.js';
+import { identify, outwait, parentOf, signalProcess } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
@@ -39,7 +39,7 @@ import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
 import { dropIn, Units } from './unit.js';
 import { Vmids } from './vmids.js';
-import { attach, fifo, startWatcher, tell, wakeWatcher, type WatcherPlan } from './watcher.js';
+import { attach, fifo, startWatcher, tell, wakeWatcher, watcherName, type WatcherPlan } from './watcher.js';
 
 /** What create() returns and the record keeps. */
 export interface PctState {
@@ -53,6 +53,7 @@ export interface PctState {
 const SIGKILL = 9;
 const lostRaces = 10;
 const infoTimeoutMs = 10_000;
+const endPatienceMs = 10_000;
 
 /** What the probe finds out of the node. */
 export interface Findings {
@@ -184,6 +185,7 @@ export class PctBackend implements Backend {
   }
 
   async delete(container: ContainerRef): Promise<void> {
+    if (!stateOf(container)) await this.outwaitCreate(container);
     const found = await this.find(container);
     const vmid = found?.vmid ?? await this.formerVmid(container);
     if (found) {
@@ -288,7 +290,7 @@ export class PctBackend implements Backend {
     const argsFor = (vmid: number): string[] => createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) }, archive, guest, hostManaged: this.found.hostManaged, node: this.node });
     for (let lost = 0; ; lost++) {
       try {
-        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, argsFor(vmid)); return vmid; });
+        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, argsFor(vmid), plan.folder); return vmid; });
       } catch (error) {
         if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
       }
@@ -329,6 +331,12 @@ export class PctBackend implements Backend {
   private async formerVmid(container: ContainerRef): Promise<number | undefined> {
     const vmid = stateOf(container)?.vmid;
     return vmid === undefined || (await guestsOf(this.options.lxc.pve_folder)).has(vmid) ? undefined : vmid;
+  }
+
+  /** A daemon that was killed in create() may have left pct at work, and the CT bears our mark only when it is made. It has the time that a call of pct has. */
+  private async outwaitCreate({ folder }: ContainerRef): Promise<void> {
+    for (const program of await outwait(folder, this.options.lxc.pct_timeout_seconds * 1000, watcherName)) await signalProcess(program, 'SIGTERM');
+    await outwait(folder, endPatienceMs);
   }
 
   /** undefined: it does not run. */

@@ -12,10 +12,10 @@ export interface PctOptions { readonly program: string; readonly timeoutMs: numb
 export class Pct {
   constructor(private readonly options: PctOptions) {}
 
-  /** Runs one call to its end. @throws what its words mean */
-  async call(verb: string, vmid: number, args: readonly string[] = []): Promise<RunResult> {
+  /** Runs one call to its end. @param cwd where outwait() finds it @throws what its words mean */
+  async call(verb: string, vmid: number, args: readonly string[] = [], cwd?: string): Promise<RunResult> {
     try {
-      return await run(this.argv(verb, vmid, args), { timeoutMs: this.options.timeoutMs, stage: `pct ${verb}` });
+      return await run(this.argv(verb, vmid, args), { timeoutMs: this.options.timeoutMs, stage: `pct ${verb}`, cwd });
     } catch (error) {
       if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
       throw explain(verb, vmid, error.stdout, error.stderr, error);

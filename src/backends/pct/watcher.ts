@@ -13,6 +13,8 @@ import { firstLine, runDetached } from '../../host/run.js';
 import type { ContainerRef, Io } from '../backend.js';
 
 const program = fileURLToPath(new URL('watcher.pl', import.meta.url));
+/** What /proc/PID/comm says of it; a pct that is called by its own name is "pct". */
+export const watcherName = 'perl';
 
 export interface WatcherPlan {
   readonly vmid: number;
@@ -45,7 +47,7 @@ export async function startWatcher(plan: WatcherPlan): Promise<void> {
 }
 
 export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin, terminal }: WatcherPlan): [string, ...string[]] {
-  return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, terminal ? '1' : '0'];
+  return [watcherName, program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, terminal ? '1' : '0'];
 }
 
 /** Has the watcher of a container put back what its bundle held, which was lost with our state folder, and listen there again; false: it does not. */
