@@ -233,14 +233,17 @@ export function runDetached(argv: readonly [string, ...string[]], options: Detac
 
 /**
  * The first line that comes on a pipe, which is closed then: a writer may keep
- * its end open for as long as it lives. Empty when it closed without a line.
+ * its end open for as long as it lives. Empty when it closed without a line;
+ * undefined: nothing came in time.
  */
-export function firstLine(stream: Readable): Promise<string> {
+export function firstLine(stream: Readable, timeoutMs: number): Promise<string | undefined> {
   return new Promise((resolve) => {
     let text = '';
-    const end = (): void => { resolve(text.split('\n')[0] ?? ''); stream.destroy(); };
-    stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk; if (text.includes('\n')) end(); });
-    stream.on('close', end).on('error', end);
+    const end = (line: string | undefined): void => { clearTimeout(timer); resolve(line); stream.destroy(); };
+    const answer = (): void => { end(text.split('\n')[0] ?? ''); };
+    const timer = setTimeout(end, timeoutMs, undefined);
+    stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk; if (text.includes('\n')) answer(); });
+    stream.on('close', answer).on('error', answer);
   });
 }
 

@@ -1,9 +1,10 @@
 // What pct refuses reaches the kubelet as what it means, and nothing is left of it.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test as testAll } from '@jest/globals';
-import { rm, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import type { Daemon } from '../helpers/daemon.js';
+import { patience } from '../helpers/patience.js';
 import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
 import { isReal, Node } from './node.js';
 
@@ -35,6 +36,19 @@ async function failing(verb: string, said: { stdout?: string; stderr: string; la
   try { await during(); } finally { await rm(wish); }
 }
 
+/** kill -9 of crisp at work on `story`, while pct takes its time for a verb; and the next one. */
+async function killedDuring(verb: string, delayMs: number, story: () => Promise<unknown>): Promise<void> {
+  const [delay, calls] = [join(node.folder, 'delay-ms'), join(node.folder, 'calls')];
+  const { length } = await readFile(calls, 'utf8');
+  await writeFile(delay, String(delayMs));
+  const told = story().catch(() => undefined);
+  while (!(await readFile(calls, 'utf8')).slice(length).includes(`${verb} `)) await new Promise((resolve) => setTimeout(resolve, 5));
+  await rm(delay);
+  await daemon.kill9();
+  await told;
+  await daemon.start();
+}
+
 describe('create', () => {
   test('without quorum can be tried again later', async () => {
     const sign = join(node.folder, 'no-quorum');
@@ -61,6 +75,13 @@ describe('create', () => {
     expect(await node.guests()).toEqual([]);
     await create();
   });
+});
+
+test('a create that goes on for longer than the next crisp takes to start leaves no CT', async () => {
+  await killedDuring('create', 13_000, create);
+  expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
+  await new Promise((resolve) => setTimeout(resolve, 5_000 * patience));
+  expect([await node.guests(), await node.remains()]).toEqual([[], []]);
 });
 
 test('a create that is ended when the CT is there already leaves no CT', async () => {
@@ -90,6 +111,25 @@ describe('start', () => {
   });
 });
 
+test('while pve-cluster restarts a CT is not gone, and nothing is done to it or made', async () => {
+  const { runtime } = daemon.client;
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
+  const [there, away] = [join(node.folder, 'pve/lxc'), join(node.folder, 'pve/away')];
+  await rename(there, away);
+  try {
+    const later = { code: status.UNAVAILABLE, details: expect.stringMatching(/NoQuorum: .*not mounted.*hint: .*pve-cluster/s) };
+    await expect(runtime.StopContainer({ container_id: id, timeout: '10' })).rejects.toMatchObject(later);
+    await expect(runtime.RemoveContainer({ container_id: id })).rejects.toMatchObject(later);
+    await expect(createContainer(daemon, pod, containerConfig('true', { metadata: { name: 'other', attempt: 0 } }))).rejects.toMatchObject(later);
+  } finally {
+    await rename(away, there);
+  }
+  const state = async () => (await runtime.ContainerStatus({ container_id: id })).status;
+  expect(await state()).toMatchObject({ state: 'CONTAINER_RUNNING' });
+  await runtime.StopContainer({ container_id: id, timeout: '10' });
+  expect(await state()).toMatchObject({ exit_code: 3 }); // its watcher saw it
+});
+
 describe('destroy', () => {
   test('of a locked CT fails, keeps the container, and works once the lock is gone', async () => {
     const id = await startContainer(daemon, pod, containerConfig('exit 0'));
@@ -100,5 +140,13 @@ describe('destroy', () => {
     expect((await daemon.client.runtime.ListContainers({ filter: { id } })).containers).toHaveLength(1);
     await node.writeGuest(guest, before);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
+  });
+
+  test('that goes on when crisp is killed leaves nothing to the next guest of that id', async () => {
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+    await killedDuring('destroy', 1_000, () => daemon.client.runtime.RemoveContainer({ container_id: id }));
+    expect(await node.guests()).toEqual([]);
+    await daemon.client.runtime.RemoveContainer({ container_id: id });
+    expect(await node.remains()).toEqual([]);
   });
 });

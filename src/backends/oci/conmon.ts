@@ -10,8 +10,11 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { CrispError } from '../../errors.js';
 import { exists } from '../../host/files.js';
+import { programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import type { TerminalSize } from '../backend.js';
+import { killTree } from '../exec-limit.js';
+import { verbTimeoutMs } from './runtime.js';
 
 export interface MonitorPlan {
   readonly conmon: string;
@@ -33,11 +36,11 @@ export interface MonitorPlan {
 /**
  * Starts a container under conmon.
  * @returns the pid of its first process
- * @throws what `explain` makes of the runtime's words
+ * @throws what `explain` makes of the runtime's words; ToolTimeout when it has none, after it was killed
  */
 export async function monitor(plan: MonitorPlan, explain: (stderr: string) => CrispError): Promise<number> {
   const { pipes: [sync], exited } = runDetached(monitorArgv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: 1 });
-  const answer = await firstLine(sync as Duplex);
+  const answer = await inTime(plan, firstLine(sync as Duplex, verbTimeoutMs));
   await exited; // the first of conmon's two forks: reaped here, so that no zombie stays
   return pidOf(answer, explain);
 }
@@ -52,12 +55,12 @@ export async function monitorExec(plan: MonitorPlan, attached: () => Promise<voi
     cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5' }, pipes: 3,
   });
   const go = start as Duplex;
-  const answer = firstLine(sync as Duplex);
+  const answer = firstLine(sync as Duplex, verbTimeoutMs);
   go.on('error', () => undefined); // EPIPE: conmon ended; its answer, or the lack of one, says why
   go.write('\0');
-  if (await firstLine(attach as Duplex)) await attached();
+  if (await firstLine(attach as Duplex, verbTimeoutMs)) await attached();
   go.end('\0');
-  const pid = pidOf(await answer, explain);
+  const pid = pidOf(await inTime(plan, answer), explain);
   await exited;
   return pid;
 }
@@ -79,6 +82,14 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     ...(plan.stdin && !plan.stdinOnce ? ['--leave-stdin-open'] : []),
     ...(plan.exec ? ['--exec', '--exec-attach', '--exec-process-spec', plan.exec.processFile] : []),
   ];
+}
+
+/** Ends a conmon whose runtime hangs: of its two forks nobody knows the second, so it is found by where it works. */
+async function inTime({ bundle, exec }: MonitorPlan, answer: Promise<string | undefined>): Promise<string> {
+  const line = await answer;
+  if (line !== undefined) return line;
+  for (const { pid } of await programsIn(bundle)) await killTree(pid);
+  throw new CrispError('ToolTimeout', `the runtime did not answer within ${verbTimeoutMs} ms`, { stage: exec ? 'exec' : 'container create', tool: 'conmon' });
 }
 
 /** The answer names the pid as "pid", or as "data" from version 1 of conmon's protocol on. */

@@ -5,7 +5,7 @@ import { CrispError, lastLines, type ErrorId } from '../../errors.js';
 import { findProgram } from '../../host/programs.js';
 import { CommandError, run, type RunOptions, type RunResult } from '../../host/run.js';
 
-const verbTimeoutMs = 30_000;
+export const verbTimeoutMs = 30_000;
 
 export interface RuntimeOptions {
   /** The handler's name, and the binary's where `path` is empty. */

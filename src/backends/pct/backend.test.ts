@@ -1,7 +1,7 @@
 // The guard rail from outside: whatever a record says, no call of the backend
 // runs a program on a guest that is not the container's own CT.
 import { afterAll, beforeAll, describe as group, expect, test } from '@jest/globals';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { flagSource } from '../../config-source.js';
@@ -62,6 +62,23 @@ group.each<[string, number, Parameters<typeof seed>[1]]>([
   });
 });
 
+group('while pmxcfs is not mounted', () => {
+  const [there, away] = ['pve/lxc', 'pve/away'];
+  beforeAll(() => {
+    seed(900_005);
+    renameSync(join(folder, there), join(folder, away));
+  });
+  afterAll(() => {
+    renameSync(join(folder, away), join(folder, there));
+    rmSync(join(folder, there, '900005.conf'));
+  });
+
+  test.each([...calls, ['survey', (vmid: number) => backend.survey([ref(vmid)])], ['list', () => backend.list()]] satisfies typeof calls)('%s is refused, and nothing is run', async (_name, call) => {
+    await expect(call(900_005)).rejects.toMatchObject({ id: 'NoQuorum' });
+    expect(called()).toEqual([]);
+  });
+});
+
 test('our own is listed, destroyed, and no other', async () => {
   seed(900_004);
   expect((await backend.list()).map(({ id }) => id).sort()).toEqual(['mine', 'other']);
@@ -74,6 +91,19 @@ test('a CT that is gone is no error to kill and delete', async () => {
   await backend.kill(ref(900_099), 15);
   await backend.delete(ref(900_099));
   await expect(backend.start(ref(900_099))).rejects.toMatchObject({ id: 'GuestMissing', core: 'NotFound' });
+});
+
+test('what a destroyed CT has left goes, unless a guest of the cluster has its id now', async () => {
+  const dropIn = (vmid: number): string => join(folder, `units/pve-container@${vmid}.service.d/crisp.conf`);
+  const remains = (vmid: number): string => join(folder, 'lxc', String(vmid));
+  mkdirSync(join(folder, 'pve/nodes/other/qemu-server'), { recursive: true });
+  writeFileSync(join(folder, 'pve/nodes/other/qemu-server/900098.conf'), 'name: vm\n');
+  for (const [vmid, stays] of [[900_097, false], [900_098, true]] as const) {
+    for (const path of [join(dropIn(vmid), '..'), join(remains(vmid), 'rootfs')]) mkdirSync(path, { recursive: true });
+    for (const path of [dropIn(vmid), join(remains(vmid), 'config')]) writeFileSync(path, '');
+    await backend.delete(ref(vmid));
+    expect([existsSync(dropIn(vmid)), existsSync(remains(vmid))]).toEqual([stays, stays]);
+  }
 });
 
 test('an id that somebody else takes first costs another try, and what was made under the next one is ours', async () => {

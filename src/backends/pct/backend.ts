@@ -15,7 +15,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
 import { killCgroup, removeCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
 import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
-import { identify, isAlive, parentOf, signalProcess, type ProcessIdentity } from '../../host/proc.js';
+import { identify, isAlive, outwait, parentOf, signalProcess, type ProcessIdentity } from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
@@ -26,6 +26,7 @@ import { Exits } from '../exits.js';
 import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
 import { includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
+import { guestsOf } from './cluster.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
@@ -38,7 +39,7 @@ import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
 import { dropIn, Units } from './unit.js';
 import { Vmids } from './vmids.js';
-import { attach, fifo, startWatcher, tell, wakeWatcher, type WatcherPlan } from './watcher.js';
+import { attach, fifo, startWatcher, tell, wakeWatcher, watcherName, type WatcherPlan } from './watcher.js';
 
 /** What create() returns and the record keeps. */
 export interface PctState {
@@ -54,6 +55,7 @@ export interface PctState {
 const SIGKILL = 9;
 const lostRaces = 10;
 const infoTimeoutMs = 10_000;
+const endPatienceMs = 10_000;
 
 /** What the probe finds out of the node. */
 export interface Findings {
@@ -191,16 +193,20 @@ export class PctBackend implements Backend {
   }
 
   async delete(container: ContainerRef): Promise<void> {
+    if (!stateOf(container)) await this.outwaitCreate(container);
     const found = await this.find(container);
+    const vmid = found?.vmid ?? await this.formerVmid(container);
     if (found) {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
       if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
       await keepReadable(container);
       await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes outlive init
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
-      await this.units.remove(found.vmid);
-      await removeRemains(join(this.options.lxc.lxc_folder, String(found.vmid)));
-      for (const group of [cgroupOf(found.vmid), monitorCgroupOf(found.vmid)]) await removeCgroup(group).catch((error: unknown) => log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its cgroup')); // that of a killed lxc-start
+    }
+    if (vmid !== undefined) {
+      await this.units.remove(vmid);
+      await removeRemains(join(this.options.lxc.lxc_folder, String(vmid)));
+      for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)]) await removeCgroup(group).catch((error: unknown) => log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup')); // that of a killed lxc-start
     }
     await tell(container, 'quit');
     await releaseBinds(container.folder);
@@ -298,7 +304,7 @@ export class PctBackend implements Backend {
     const argsFor = (vmid: number): string[] => createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) }, archive, guest, hostManaged: this.found.hostManaged, node: this.node });
     for (let lost = 0; ; lost++) {
       try {
-        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, argsFor(vmid)); return vmid; });
+        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, argsFor(vmid), plan.folder); return vmid; });
       } catch (error) {
         if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
       }
@@ -333,6 +339,18 @@ export class PctBackend implements Backend {
     }
     const [found] = [...await this.guard.all()].filter(([, { mark }]) => mark?.containerId === container.id);
     return found && { vmid: found[0], config: found[1] };
+  }
+
+  /** The id of a CT that somebody else destroyed, or a pct that outlived the crisp that had called it; undefined: not known, or a guest of the cluster has it now. */
+  private async formerVmid(container: ContainerRef): Promise<number | undefined> {
+    const vmid = stateOf(container)?.vmid;
+    return vmid === undefined || (await guestsOf(this.options.lxc.pve_folder)).has(vmid) ? undefined : vmid;
+  }
+
+  /** A daemon that was killed in create() may have left pct at work, and the CT bears our mark only when it is made. It has the time that a call of pct has. */
+  private async outwaitCreate({ folder }: ContainerRef): Promise<void> {
+    for (const program of await outwait(folder, this.options.lxc.pct_timeout_seconds * 1000, watcherName)) await signalProcess(program, 'SIGTERM');
+    await outwait(folder, endPatienceMs);
   }
 
   /** undefined: it does not run. */

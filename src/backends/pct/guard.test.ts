@@ -1,7 +1,7 @@
 // The guard rail: nothing but a CT of ours, in our range, with our tag and our
 // mark, for this very container, ever gets past it.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Guard } from './guard.js';
@@ -35,6 +35,18 @@ test('a CT that is not on this node is gone, not foreign', async () => {
   writeFileSync(join(pveFolder, 'qemu-server/1002.conf'), 'tags: crisp\n');
   for (const vmid of [1001, 1002, 1003]) expect(await guard.owned(vmid, 'mine')).toBeUndefined();
   expect((await guard.all()).size).toBe(0);
+});
+
+test('while pmxcfs is not mounted, no CT is gone', async () => {
+  const unmounted = expect.objectContaining({ id: 'NoQuorum', core: 'Locked', hint: expect.stringContaining('pve-cluster') });
+  seed('lxc/1000.conf');
+  renameSync(join(pveFolder, 'lxc'), join(pveFolder, 'nodes/lxc'));
+  for (const vmid of [1000, 1001]) await expect(guard.owned(vmid, 'mine')).rejects.toEqual(unmounted);
+  await expect(guard.all()).rejects.toEqual(unmounted);
+  symlinkSync('nodes/lxc', join(pveFolder, 'lxc')); // as on a node
+  expect(await guard.owned(1000, 'mine')).toBeDefined();
+  expect(await guard.owned(1001, 'mine')).toBeUndefined();
+  expect((await guard.all()).size).toBe(1);
 });
 
 test.each<[string, number, Parameters<typeof seed>[1], string]>([

@@ -11,7 +11,8 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
-import { isAbsent, readFileIfThere } from '../../host/files.js';
+import { readFileIfThere } from '../../host/files.js';
+import { inCluster } from './cluster.js';
 import { parseGuestConfig, type GuestConfig } from './guest-config.js';
 
 export interface GuardOptions {
@@ -26,11 +27,11 @@ export class Guard {
 
   /**
    * The configuration of the CT that is this container; undefined: this node has no CT of this id.
-   * @throws ForeignGuest for every other CT
+   * @throws ForeignGuest for every other CT; NoQuorum while nobody can tell
    */
   async owned(vmid: number, containerId: string): Promise<GuestConfig | undefined> {
     if (!this.inRange(vmid)) throw this.foreign(vmid, `it is outside lxc.vmid_range (${this.options.range.first} to ${this.options.range.last})`);
-    const text = await readFileIfThere(join(this.options.pveFolder, 'lxc', `${vmid}.conf`));
+    const text = await inCluster(this.options.pveFolder, (pve) => readFileIfThere(join(pve, 'lxc', `${vmid}.conf`)));
     if (text === undefined) return undefined;
     const config = parseGuestConfig(text);
     const why = this.whyForeign(vmid, config);
@@ -39,19 +40,17 @@ export class Guard {
     return config;
   }
 
-  /** All CTs of this node that are ours, by VMID. */
+  /** All CTs of this node that are ours, by VMID. @throws NoQuorum */
   async all(): Promise<ReadonlyMap<number, GuestConfig>> {
-    const folder = join(this.options.pveFolder, 'lxc');
-    const names = await readdir(folder).catch((error: unknown) => { if (isAbsent(error)) return [] as string[]; throw error; });
     const found = new Map<number, GuestConfig>();
-    await Promise.all(names.map(async (name) => {
+    await inCluster(this.options.pveFolder, async (pve) => Promise.all((await readdir(join(pve, 'lxc'))).map(async (name) => {
       const vmid = Number(/^([1-9]\d*)\.conf$/.exec(name)?.[1] ?? NaN);
       if (!this.inRange(vmid)) return;
-      const text = await readFileIfThere(join(folder, name));
+      const text = await readFileIfThere(join(pve, 'lxc', name));
       if (text === undefined) return; // destroyed meanwhile
       const config = parseGuestConfig(text);
       if (this.whyForeign(vmid, config) === undefined) found.set(vmid, config);
-    }));
+    })));
     return found;
   }
 

@@ -9,6 +9,8 @@ describe('what pct says becomes an error', () => {
     ['no lock found trying to remove any lock', '', 'WrongContainerState'],
     ['can\'t lock file \'/run/lock/lxc/pve-config-900001.lock\' - got timeout', 'trying to acquire lock...', 'Locked'],
     ['cluster not ready - no quorum?', '', 'NoQuorum'],
+    ['pve configuration filesystem (pmxcfs) not mounted', '', 'NoQuorum'],
+    ['ipcc_send_rec[1] failed: Connection refused\nUnable to load access control list: Connection refused', '', 'NoQuorum'],
     ['CT 900001 already exists on node \'pve\'', '', 'NameInUse'],
     ['unable to create CT 900001 - CT 900001 already exists on node \'pve\'', '', 'NameInUse'],
     ['VM 900001 already exists on node \'other\'', '', 'NameInUse'],

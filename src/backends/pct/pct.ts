@@ -5,16 +5,17 @@
 // the reason of a failure; the last error line alone goes to stderr.
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
 import { CommandError, run, type RunResult } from '../../host/run.js';
+import { pveClusterHint } from './cluster.js';
 
 export interface PctOptions { readonly program: string; readonly timeoutMs: number }
 
 export class Pct {
   constructor(private readonly options: PctOptions) {}
 
-  /** Runs one call to its end. @throws what its words mean */
-  async call(verb: string, vmid: number, args: readonly string[] = []): Promise<RunResult> {
+  /** Runs one call to its end. @param cwd where outwait() finds it @throws what its words mean */
+  async call(verb: string, vmid: number, args: readonly string[] = [], cwd?: string): Promise<RunResult> {
     try {
-      return await run(this.argv(verb, vmid, args), { timeoutMs: this.options.timeoutMs, stage: `pct ${verb}` });
+      return await run(this.argv(verb, vmid, args), { timeoutMs: this.options.timeoutMs, stage: `pct ${verb}`, cwd });
     } catch (error) {
       if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
       throw explain(verb, vmid, error.stdout, error.stderr, error);
@@ -49,6 +50,7 @@ export function meaningOf(error: unknown): Meaning | undefined {
 /** Pattern, error, hint; the first that matches what pct said on either stream counts. */
 const table: readonly [RegExp, ErrorId, string?][] = [
   [/cluster not ready - no quorum\?|no quorum/i, 'NoQuorum'],
+  [/pve configuration filesystem .*not mounted|ipcc_send_rec\S* failed/, 'NoQuorum', pveClusterHint],
   [/CT is locked \([\w-]+\)/, 'Locked', 'wait for the task that holds it, or `pct unlock VMID` when there is none'],
   [/can't lock file .* - got timeout|trying to acquire lock\.\.\.\s*$|unable to acquire lock/i, 'Locked', 'another task works on the CT: see the task log of the node'],
   [taken, 'NameInUse', 'another guest took the id at the same time; repeat the call'],

@@ -5,7 +5,10 @@ import { join } from 'node:path';
 import { Vmids } from './vmids.js';
 
 let pve: string;
-beforeEach(() => { pve = mkdtempSync(join(tmpdir(), 'crisp-vmids-')); });
+beforeEach(() => {
+  pve = mkdtempSync(join(tmpdir(), 'crisp-vmids-'));
+  mkdirSync(join(pve, 'lxc'));
+});
 afterEach(() => rmSync(pve, { recursive: true }));
 function guest(folder: string, vmid: number): void {
   mkdirSync(join(pve, folder), { recursive: true });
@@ -32,6 +35,11 @@ test('an id is not given again at once, until the range is through', async () =>
   const found = [];
   for (let index = 0; index < 4; index++) found.push(await vmids.propose((vmid) => Promise.resolve(vmid)));
   expect(found).toEqual([502, 500, 501, 502]);
+});
+
+test('none is proposed while nobody can see who has which', async () => {
+  rmSync(join(pve, 'lxc'), { recursive: true });
+  await expect(new Vmids(pve, { first: 500, last: 502 }).propose(() => { throw new Error('proposed'); })).rejects.toMatchObject({ id: 'NoQuorum' });
 });
 
 test('a full range is an error that passes', async () => {

@@ -1,10 +1,8 @@
 // VMIDs: unique among all guests of the cluster.  Only `pct create` takes one
 // (pmxcfs makes the file of the CT on one node only), so what is chosen here is
 // a proposal, and create() asks for another when somebody was faster.
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
-import { isAbsent } from '../../host/files.js';
+import { guestsOf } from './cluster.js';
 import { vmidsInCgroups } from './options.js';
 
 export class Vmids {
@@ -20,7 +18,7 @@ export class Vmids {
     this.next = range.first + Math.floor(start * (range.last - range.first + 1));
   }
 
-  /** Runs `take` with an id that no guest of the cluster has; it is not proposed to anybody else meanwhile. @throws NoVmid */
+  /** Runs `take` with an id that no guest of the cluster has; it is not proposed to anybody else meanwhile. @throws NoVmid, NoQuorum */
   async propose<T>(take: (vmid: number) => Promise<T>): Promise<T> {
     // A group that is left of a killed lxc-start, or because a process in it ended late, makes liblxc refuse the next CT of that id ("Failed to create container cgroup").
     const used = new Set([...await guestsOf(this.pveFolder), ...await vmidsInCgroups()]);
@@ -38,13 +36,4 @@ export class Vmids {
     }
     throw new CrispError('NoVmid', `all ids from ${first} to ${last} are taken`, { stage: 'choose vmid' });
   }
-}
-
-/** The ids of all CTs and VMs of all nodes: pmxcfs shows every node's folder on every node. */
-async function guestsOf(pveFolder: string): Promise<Set<number>> {
-  const names = async (path: string): Promise<string[]> => readdir(path).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
-  const nodes = join(pveFolder, 'nodes');
-  const folders = [join(pveFolder, 'lxc'), join(pveFolder, 'qemu-server'), ...(await names(nodes)).flatMap((node) => [join(nodes, node, 'lxc'), join(nodes, node, 'qemu-server')])];
-  const files = (await Promise.all(folders.map(names))).flat();
-  return new Set(files.flatMap((name) => /^(\d+)\.conf$/.exec(name)?.[1] ?? []).map(Number));
 }

@@ -96,26 +96,36 @@ sub open_log {
 open_log();
 defined $log or $log_path eq '' or give_up("open $log_path: $!");
 
-my (%clients, %closed, $exited, $code, $alone_since);    # clients: fd -> { socket, line, attached }
+# An attached client that is slower than the CT holds it up, as a reader of its pipe would, when this many
+# bytes wait for it; for one that takes nothing at all, only for so many seconds: then it is left behind.
+use constant { FULL => 65536, PATIENCE => 10 };
+
+my (%clients, %closed, $exited, $code, $alone_since);    # clients: fd -> { socket, line, attached, unsent, took_at }
 my ($to_stdin, $heard) = ('', '');
 syswrite($starter, "ready\n");
 close $starter;
 
-while (!$exited || !$closed{stdout} || !$closed{stderr}) {
+while (!$exited || !$closed{stdout} || !$closed{stderr} || behind()) {
     my ($readable, $writable) = ('', '');
     if ($lost) { $lost = 0; restore() }
     listen_to_monitor() if !$monitor && !$exited;
-    for my $handle ($door, ($monitor && !$exited ? $monitor : ()), (map { $fifo{$_} } grep { !$closed{$_} } keys %fifo)) { vec($readable, fileno($handle), 1) = 1 }
+    my $held_up = grep { length $clients{$_}{unsent} >= FULL } behind();
+    for my $handle ($door, ($monitor && !$exited ? $monitor : ()), (map { $fifo{$_} } grep { !$closed{$_} && !$held_up } keys %fifo)) { vec($readable, fileno($handle), 1) = 1 }
     # Input that the CT has not taken holds up the clients that bring more.
     for my $client (values %clients) { vec($readable, fileno($client->{socket}), 1) = 1 unless $client->{ended} || ($client->{attached} && length $to_stdin) }
     vec($writable, fileno($stdin), 1) = 1 if $stdin && length $to_stdin;
+    vec($writable, $_, 1) = 1 for behind();
     my $alone = $closed{stdout} && $closed{stderr};    # lxc-start is gone
-    my $found = select($readable, $writable, undef, $exited || ($monitor && !$alone) ? undef : 1);
+    my $found = select($readable, $writable, undef, ($exited || ($monitor && !$alone)) && !behind() ? undef : 1);
     next if $found < 0;
+    for my $fd (behind()) {
+        deliver($fd);    # also where select does not say so: it does only when a socket is three quarters empty
+        drop($fd) if $clients{$fd} && ($held_up || $exited) && time - $clients{$fd}{took_at} > PATIENCE;
+    }
     for my $name (keys %fifo) { copy($name) if !$closed{$name} && vec($readable, fileno($fifo{$name}), 1) }
     for my $fd (keys %clients) { serve($fd) if vec($readable, $fd, 1) }
     feed() if $stdin && vec($writable, fileno($stdin), 1);
-    if (vec($readable, fileno($door), 1) && accept(my $socket, $door)) { $clients{fileno $socket} = { socket => $socket, line => '', attached => 0 } }
+    if (vec($readable, fileno($door), 1) && accept(my $socket, $door)) { $clients{fileno $socket} = { socket => $socket, line => '', attached => 0, unsent => '' } }
     hear() if $monitor && !$exited && vec($readable, fileno($monitor), 1);
     # lxc-monitord passes on what lxc-start told it in its own time, which on a busy node is after the end of
     # lxc-start; and one that was killed has told nobody how its init ended.
@@ -140,8 +150,28 @@ sub copy {
     }
     put($log, $text) if $log;
     my $frame = pack('CN', $name eq 'stdout' ? 1 : 2, $bytes) . $data;
-    for my $fd (keys %clients) { drop($fd) if $clients{$fd}{attached} && !put($clients{$fd}{socket}, $frame) }
+    for my $fd (grep { $clients{$_}{attached} } keys %clients) {
+        $clients{$fd}{took_at} = time if $clients{$fd}{unsent} eq '';
+        $clients{$fd}{unsent} .= $frame;
+        deliver($fd);
+    }
     return 1;
+}
+
+# Those to whom output is owed.
+sub behind { return grep { length $clients{$_}{unsent} } keys %clients }
+
+# What an attached client takes now; never waits. In pieces, of which even a slow client frees one in time.
+sub deliver {
+    my ($fd) = @_;
+    my $client = $clients{$fd};
+    while (length $client->{unsent}) {
+        my $sent = send($client->{socket}, substr($client->{unsent}, 0, 16384), MSG_DONTWAIT);
+        if (!defined $sent) { drop($fd) if $! != EAGAIN; return }
+        substr($client->{unsent}, 0, $sent) = '';
+        $client->{took_at} = time;
+    }
+    drop($fd) if $exited;
 }
 
 sub put {
@@ -203,11 +233,11 @@ sub hear {
 
 sub ended {
     my ($status) = @_;
-    $exited = 1;
     # All that it wrote is in the FIFOs already: the log is whole before the exit is known.
     for my $name (keys %fifo) { next if $closed{$name}; 1 while copy($name) }
     my ($folder, $file) = $exit_file =~ m{^(.*)/(.*)$};
     mkdir $folder;
     if (open(my $out, '>', "$folder/.$file")) { print $out $status; close $out; rename("$folder/.$file", $exit_file) }
-    drop($_) for grep { $clients{$_}{attached} } keys %clients;
+    $exited = 1;
+    for my $fd (grep { $clients{$_}{attached} } keys %clients) { $clients{$fd}{took_at} = time; deliver($fd) }
 }

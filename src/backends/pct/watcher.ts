@@ -13,6 +13,8 @@ import { firstLine, runDetached } from '../../host/run.js';
 import type { ContainerRef, Io } from '../backend.js';
 
 const program = fileURLToPath(new URL('watcher.pl', import.meta.url));
+/** What /proc/PID/comm says of it; a pct that is called by its own name is "pct". */
+export const watcherName = 'perl';
 
 export interface WatcherPlan {
   readonly vmid: number;
@@ -30,15 +32,22 @@ export interface WatcherPlan {
 export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
 export const consoleLink = 'console';
 
+/** It waits for nobody; so long it may take on a node that is busy. */
+const answerMs = 10_000;
+
 /** Returns when it listens. */
 export async function startWatcher(plan: WatcherPlan): Promise<void> {
-  const { pipes: [pipe] } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
-  const answer = await firstLine(pipe as Duplex);
+  const { pid, pipes: [pipe] } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
+  const answer = await firstLine(pipe as Duplex, answerMs);
+  if (answer === undefined) {
+    process.kill(pid, 'SIGKILL');
+    throw new CrispError('ToolTimeout', `the watcher of CT ${plan.vmid} was not ready within ${answerMs} ms`, { stage: 'start watcher', tool: 'watcher' });
+  }
   if (answer !== 'ready') throw new CrispError('RuntimeFailed', `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`, { stage: 'start watcher', tool: 'watcher', hint: 'lxc-monitord must run: `systemctl status lxc-monitord`' });
 }
 
 export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin, terminal }: WatcherPlan): [string, ...string[]] {
-  return ['perl', program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, terminal ? '1' : '0'];
+  return [watcherName, program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, terminal ? '1' : '0'];
 }
 
 /** Has the watcher of a container put back what its bundle held, which was lost with our state folder, and listen there again; false: it does not. */
@@ -67,12 +76,12 @@ export function monitorSocket(lxcFolder: string): string {
 /** sun_path without the leading zero byte and the closing one of snprintf(). */
 const longestAbstractName = 106;
 
-/** Says a word to the watcher and waits for its answer; false: there is none. */
+/** Says a word to the watcher and waits for its answer; false: there is none, or not in time. */
 export async function tell(container: Pick<ContainerRef, 'folder'>, word: 'reopen' | 'quit' | `resize ${number} ${number}`): Promise<boolean> {
   const socket = await dial(container.folder);
   if (!socket) return false;
   socket.write(`${word}\n`);
-  const answer = await firstLine(socket);
+  const answer = await firstLine(socket, answerMs);
   return answer === 'ok';
 }
 
