@@ -176,7 +176,7 @@ test('a terminal: its size, its keys, its exit code', async () => {
 test('a command that reads no more ends quietly', async () => {
   expect((await machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000')])).stdout).toBe('1\n');
   const both = await machine.run(['bash', '-c', '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}', 'bash', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000 >&2')]);
-  expect(both).toMatchObject({ stdout: '1\n', exitCode: 0 });
+  expect(both).toMatchObject({ stdout: '1\n', exitCode: 141 });
 });
 
 test('what goes on without end ends with its reader', async () => {
@@ -184,6 +184,8 @@ test('what goes on without end ends with its reader', async () => {
   const head = (...words: string[]) => machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...words], 20_000);
   expect(await head(...argv(configFile, 'logs', '--follow', id))).toMatchObject({ stdout: 'tick\n', exitCode: 0 });
   expect(await head(...argv(configFile, 'exec', id, 'yes'))).toMatchObject({ stdout: 'y\n', exitCode: 0 });
+  expect(await head(...argv(configFile, 'run', '--name', 'endless', image, 'yes'))).toMatchObject({ stdout: 'y\n', exitCode: 0 });
+  expect(await state('endless')).toMatchObject({ status: 'stopped' });
 });
 
 describe('kill', () => {
