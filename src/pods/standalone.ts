@@ -2,13 +2,13 @@
 // Written by cli/, and read by the daemon for one question: which images they
 // use.  One file per container; several commands may run at once, so a name is
 // taken by making its file, and what is alive is never written but asked.
-import { readdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { ContainerRef, SandboxPlan } from '../backends/backend.js';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
 import { CrispError } from '../errors.js';
-import { isAbsent, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
+import { makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
 import { log } from '../log.js';
 
 export const standaloneRecordSchema = z.object({
@@ -45,8 +45,7 @@ export class StandaloneRecords {
 
   /** What the schema takes of each record; one that it cannot read is left where it is, for the version of crisp that wrote it. */
   async read<T>(schema: z.ZodType<T>): Promise<T[]> {
-    const files = await readdir(this.folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
-    const read = await Promise.all(files.filter((file) => /^[^.].*\.json$/.test(file)).map(async (file) => {
+    const read = await Promise.all((await namesIn(this.folder)).filter((file) => /^[^.].*\.json$/.test(file)).map(async (file) => {
       const path = join(this.folder, file);
       const text = await readFileIfThere(path);
       if (text === undefined) return [];
