@@ -14,7 +14,7 @@ import { Rootfs } from '../images/rootfs.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
 import { unpack } from '../pods/keepsake.js';
 import { removeBundle, removePod } from '../pods/remains.js';
-import { open } from './backend.js';
+import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
 import type { PlaceFlags } from './parts.js';
 
@@ -86,10 +86,10 @@ async function recordIds({ state }: Place): Promise<Set<string>> {
 
 interface Found { readonly backend: Backend; readonly container: FoundContainer }
 
-/** What the backends know: processes may still run. OCI handlers that were never used have nothing. */
+/** What the backends know: processes may still run. */
 async function containers(config: Config, { state }: Place): Promise<Found[]> {
-  const used = await namesIn(join(state, 'runtimes'));
-  const found = Object.keys(config.handlers).filter((name) => used.includes(name) || config.handlers[name]?.type === 'pct').map(async (name): Promise<[string, Found][]> => {
+  const found = Object.keys(config.handlers).map(async (name): Promise<[string, Found][]> => {
+    if (!(await mayHaveContainers(config, state, name))) return [];
     const backend = open(config, state, name);
     return (await backend.list()).map((container) => [container.id, { backend, container }]);
   });

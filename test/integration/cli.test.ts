@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
+import { identify } from '../../src/host/proc.js';
 import { makeImageArchive } from '../helpers/image.js';
 import { diesWithUs, Machine, type Result } from '../helpers/machine.js';
 
@@ -320,6 +321,17 @@ test('gc removes what has no record, and nothing else', async () => {
   expect((await traces()).filter((path) => path.includes(lost))).toEqual([]);
   expect(await state('kept')).toMatchObject({ id: kept, status: 'running' });
   expect(await crisp('run', '--rm', '--name', 'lost', image, 'true')).toMatchObject({ exitCode: 0 });
+});
+
+test('gc ends a container without a record whose handler has a root of its own', async () => {
+  const own = await configure('own.yaml', { handlers: { own: { type: 'oci', path: '/usr/bin/crun', root: join(folder, 'own-root') } } });
+  const id = (await machine.must(argv(own, 'run', '--detach', '--handler', 'own', image, 'sleep', '1000'))).trim();
+  made.add(id);
+  const { pid } = JSON.parse(await machine.must(argv(own, 'state', '--json', id))) as Shown;
+  await machine.must(['rm', join(folder, 'state', 'cli', 'containers', `${id}.json`)]);
+  expect(await machine.run(argv(own, 'gc'))).toMatchObject({ exitCode: 0, stdout: expect.stringContaining(`removed container ${id} (own)\n`) });
+  expect(await identify(pid ?? 0)).toBeUndefined();
+  expect(await traces()).toEqual([]);
 });
 
 test('gc lets the view of a bundle that is being written alone', async () => {
