@@ -89,9 +89,9 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     folder, logPath: join(parts.root, 'logs', `${id}.log`), stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty, plan, notHonoured: [], backendState: undefined,
   };
-  await parts.records.takeName(name, id);
   try {
-    await parts.records.put(record);
+    await parts.records.put(record); // before the name: `crisp gc` frees those of no record
+    await parts.records.takeName(name, id);
 
     // 3. Its pod: files, namespaces, shared memory.
     makeFolder(plan.folder, 0o711);

@@ -129,8 +129,9 @@ async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
   ];
 }
 
-/** A name is a file that holds the id of its container. */
+/** A name is a file that holds the id of its container; for a moment, when it is made, it holds none. */
 async function takenName(state: string, name: string): Promise<Thing> {
   const path = join(state, 'names', name);
-  return { kind: 'name', name, owner: await readFileIfThere(path) ?? '', remove: () => remove(path) };
+  const owner = await readFileIfThere(path) ?? '';
+  return { kind: 'name', name, owner, remove: async () => { if (await readFileIfThere(path) === owner) await remove(path); } };
 }

@@ -3,6 +3,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync, watch } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -250,6 +251,14 @@ test('a name is taken once, also by two at the same time', async () => {
   expect(results.map(({ exitCode }) => exitCode).sort()).toEqual([0, 125, 125]);
   expect(results.filter(({ stderr }) => stderr.includes('NameInUse'))).toHaveLength(2);
   expect(await known()).toMatchObject([{ name: 'only', status: 'running' }]);
+});
+
+test('a name is taken by a container that has a record, or gc would free it', async () => {
+  const of = (kind: string): string => machine.path(join(folder, 'state', 'cli', kind));
+  const withRecord: boolean[] = [];
+  const watcher = watch(of('names'), (_event, name) => { if (name === 'watched') withRecord.push(readdirSync(of('containers')).some((file) => /^[0-9a-f]{64}\.json$/.test(file))); });
+  try { await crisp('create', '--name', 'watched', image, 'true'); } finally { watcher.close(); }
+  expect(withRecord[0]).toBe(true);
 });
 
 describe('routing', () => {
