@@ -1,4 +1,4 @@
-// The log: JSON lines on stdout, one logger for the process.
+// The log: JSON lines on stderr, one logger for the process.
 //
 // Each gRPC call (cri/serve.ts) and each background job runs inside
 // withLogContext(), so that every line written on its behalf carries the

@@ -11,7 +11,7 @@ import { optionsOf } from '../backends/pct/options.js';
 import type { Config, HandlerConfig } from '../config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
-import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
+import { exists, makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { bootId } from '../host/proc.js';
 import { findProgram } from '../host/programs.js';
 import { chooseHandler, route, type Route, type RouteInput } from '../router.js';
@@ -40,6 +40,12 @@ export function open(config: Config, state: string, name: string): Backend {
   const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
   if (!handler) throw new CrispError('UnknownHandler', `the handler "${name}" of this container is not configured any more`);
   return build(config, state, name, handler);
+}
+
+/** Whether it may have containers: an OCI handler that was never used has no folder for what it knows. */
+export async function mayHaveContainers(config: Config, state: string, name: string): Promise<boolean> {
+  const handler = config.handlers[name];
+  return handler !== undefined && (handler.type === 'pct' || exists(runtimeRoot({ name, state, root: handler.root })));
 }
 
 /** Runs a throw-away container on a handler now, whatever is remembered. Never throws. */

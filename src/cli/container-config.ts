@@ -5,7 +5,7 @@ import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v
 import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
-import { maskedPaths, readonlyPaths } from './pod-manifest.js';
+import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
 
 /** What a person says of a container. */
 export interface ContainerWish {

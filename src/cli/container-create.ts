@@ -4,11 +4,10 @@ import { randomBytes } from 'node:crypto';
 import { join, resolve } from 'node:path';
 import type { SandboxPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
-import { removePodCgroup } from '../host/cgroup.js';
 import { exists, makeFolder, remove } from '../host/files.js';
-import { mount, unmount } from '../host/mounts.js';
+import { mount } from '../host/mounts.js';
 import type { Image } from '../images/store.js';
-import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../network/namespaces.js';
+import { bringLoopbackUp, pinNamespaces } from '../network/namespaces.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { readHostFacts } from '../oci/host-facts.js';
@@ -17,6 +16,7 @@ import { inspectRootfs } from '../oci/inspect.js';
 import { writePodFiles } from '../oci/pod-files.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
 import { now } from '../pods/records.js';
+import { takeApart } from '../pods/remains.js';
 import { refOf, type StandaloneRecord } from '../pods/standalone.js';
 import { routeTo } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
@@ -89,9 +89,9 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     folder, logPath: join(parts.root, 'logs', `${id}.log`), stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty, plan, notHonoured: [], backendState: undefined,
   };
-  await parts.records.takeName(name, id);
   try {
-    await parts.records.put(record);
+    await parts.records.put(record); // before the name: `crisp gc` frees those of no record
+    await parts.records.takeName(name, id);
 
     // 3. Its pod: files, namespaces, shared memory.
     makeFolder(plan.folder, 0o711);
@@ -173,10 +173,7 @@ export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promi
 export async function removeAll(parts: Parts, record: StandaloneRecord): Promise<void> {
   await parts.backendOf(record).delete(refOf(record));
   await parts.rootfs.unmount(record.id);
-  await unmount(join(record.plan.folder, 'shm'));
-  await unpinNamespaces(join(record.plan.folder, 'ns'));
-  await remove(record.folder);
+  await takeApart(record.folder, record.plan.cgroupParent.endsWith('.slice') ? undefined : record.plan.cgroupParent);
   await remove(record.logPath);
-  if (!record.plan.cgroupParent.endsWith('.slice')) await removePodCgroup(record.plan.cgroupParent);
   await parts.records.delete(record);
 }

@@ -42,6 +42,13 @@ describe('a log in CRI format', () => {
     expect(stdout.content.toString()).toBe('one\ntwo\nthree\nlast');
   });
 
+  test('is read no further than its reader goes', async () => {
+    await writeFile(path, `${at} stdout F one\n${at} stdout F two\n`);
+    const stdout = new Writable({ write: (_chunk, _encoding, done) => done(new Error('EPIPE')) });
+    stdout.on('error', () => undefined);
+    expect(await replay(path, { stdout, stderr: new Kept() }, new Promise(() => undefined))).toBe(false);
+  });
+
   test('that is not there is empty', async () => {
     const stdout = new Kept();
     await replay(path, { stdout, stderr: stdout }, Promise.resolve());

@@ -14,15 +14,19 @@ import { type PlaceFlags, withParts } from './parts.js';
 
 export interface Outputs { readonly stdout: Writable; readonly stderr: Writable }
 
-/** Writes what the log has; with `until`, also what comes before it settles, and what is there then. */
-export async function replay(path: string, outputs: Outputs, until?: Promise<unknown>): Promise<void> {
+/**
+ * Writes what the log has; with `until`, also what comes before it settles, and what is there then.
+ * @returns false: there was more, but nobody reads it (`crisp logs -f … | head` ends with head)
+ */
+export async function replay(path: string, outputs: Outputs, until?: Promise<unknown>): Promise<boolean> {
   let file: FileHandle;
-  try { file = await open(path, 'r'); } catch (error) { if (isAbsent(error)) { await until; return; } throw error; }
+  try { file = await open(path, 'r'); } catch (error) { if (isAbsent(error)) { await until; return true; } throw error; }
   const reader = new LogReader(file, outputs);
   try {
     if (until) await follow(path, reader, until);
     await reader.read();
     await reader.finish();
+    return !reader.unheard;
   } finally {
     await file.close();
   }
@@ -38,6 +42,7 @@ async function follow(path: string, reader: LogReader, until: Promise<unknown>):
     while (!over) {
       const changed = new Promise<void>((resolve) => { wake = resolve; });
       await reader.read();
+      if (reader.unheard) return;
       if (!over) await changed;
     }
     await done;
@@ -50,6 +55,8 @@ const newline = 0x0a;
 const space = 0x20;
 
 class LogReader {
+  /** A write has failed: who read our output has gone. */
+  unheard = false;
   private rest: Buffer = Buffer.alloc(0);
   private readonly chunk = Buffer.alloc(64 << 10);
 
@@ -57,11 +64,11 @@ class LogReader {
 
   /** Reads to the present end, and writes out the whole lines. */
   async read(): Promise<void> {
-    for (;;) {
+    while (!this.unheard) {
       const { bytesRead } = await this.file.read(this.chunk, 0, this.chunk.length, null);
       if (bytesRead === 0) return;
       this.rest = Buffer.concat([this.rest, this.chunk.subarray(0, bytesRead)]);
-      for (let end = this.rest.indexOf(newline); end >= 0; end = this.rest.indexOf(newline)) {
+      for (let end = this.rest.indexOf(newline); end >= 0 && !this.unheard; end = this.rest.indexOf(newline)) {
         await this.line(this.rest.subarray(0, end));
         this.rest = this.rest.subarray(end + 1);
       }
@@ -70,7 +77,7 @@ class LogReader {
 
   /** A reader of ours must have all before we end. */
   async finish(): Promise<void> {
-    await Promise.all([this.outputs.stdout, this.outputs.stderr].map((stream) => write(stream, Buffer.alloc(0))));
+    await Promise.all([this.outputs.stdout, this.outputs.stderr].map((stream) => this.write(stream, Buffer.alloc(0))));
   }
 
   private async line(line: Buffer): Promise<void> {
@@ -81,12 +88,12 @@ class LogReader {
     const stream = line.toString('latin1', afterTime + 1, afterStream) === 'stderr' ? this.outputs.stderr : this.outputs.stdout;
     const whole = line[afterStream + 1] === 0x46; // F
     const content = line.subarray(afterTag + 1);
-    await write(stream, whole ? Buffer.concat([content, Buffer.from([newline])]) : Buffer.from(content));
+    await this.write(stream, whole ? Buffer.concat([content, Buffer.from([newline])]) : Buffer.from(content));
   }
-}
 
-function write(stream: Writable, content: Buffer): Promise<void> {
-  return new Promise((resolve) => { stream.write(content, () => resolve()); });
+  private write(stream: Writable, content: Buffer): Promise<void> {
+    return new Promise((resolve) => { stream.write(content, (error) => { this.unheard ||= Boolean(error); resolve(); }); });
+  }
 }
 
 export async function logsCommand(flags: PlaceFlags & { readonly follow: boolean }, [id = '']: readonly string[]): Promise<number> {
@@ -94,8 +101,7 @@ export async function logsCommand(flags: PlaceFlags & { readonly follow: boolean
     const record = await parts.records.find(id);
     const state = await stateOf(parts, record);
     const goesOn = flags.follow && (state.status === 'running' || state.status === 'created');
-    const readerGone = new Promise<void>((resolve) => { process.stdout.once('error', () => resolve()); }); // `crisp logs -f … | head` ends with head
-    await replay(record.logPath, process, goesOn ? Promise.race([exitOf(parts.backendOf(record), refOf(record)).ended, readerGone]) : undefined);
+    await replay(record.logPath, process, goesOn ? exitOf(parts.backendOf(record), refOf(record)).ended : undefined);
     return 0;
   });
 }

@@ -1,5 +1,6 @@
 // `crisp run`, `crisp start` and `crisp exec`: processes that run, with our
 // terminal on them where that is wanted.
+import { constants } from 'node:os';
 import type { Backend, Io, TerminalSize } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { now } from '../pods/records.js';
@@ -7,6 +8,7 @@ import { refOf, type StandaloneRecord } from '../pods/standalone.js';
 import { createContainer, removeAll, type CreateFlags } from './container-create.js';
 import { replay } from './container-log.js';
 import { exitOf, stateOf } from './container-state.js';
+import { stop } from './container-stop.js';
 import { UsageError } from './parse.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
 import { Signals } from './signals.js';
@@ -16,6 +18,10 @@ const [notExecutableCode, notFoundCode] = [126, 127];
 
 /** The exit code of a container that nobody can tell any more. */
 const unknownExitCode = 255;
+
+/** Who read our output has gone: a program of the host would end of SIGPIPE, which the first process of a container need not notice. */
+const unheardCode = 128 + constants.signals.SIGPIPE;
+const unheardGraceSeconds = 1;
 
 export async function runCommand(flags: CreateFlags & { readonly detach: boolean; readonly rm: boolean }, args: readonly string[]): Promise<number> {
   if (flags.detach && flags.rm) throw new UsageError('--rm waits for the end, --detach does not: give one of them');
@@ -72,8 +78,9 @@ async function inForeground(backend: Backend, record: StandaloneRecord, interact
     ? backend.attach(container, { terminal: record.terminal, ...(interactive ? { stdin: process.stdin } : {}), ...(terminal ? { onResize: terminal.onResize } : {}) }, session.signal).catch(() => undefined) // it ends when the container does
     : undefined;
   try {
-    await replay(record.logPath, process, ended);
-    return (await ended)?.exitCode ?? unknownExitCode;
+    if (await replay(record.logPath, process, ended)) return (await ended)?.exitCode ?? unknownExitCode;
+    await stop(backend, record, ended, unheardGraceSeconds); // else its log would grow for nobody, as long as it likes
+    return unheardCode;
   } finally {
     session.abort();
     await attached;

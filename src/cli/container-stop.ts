@@ -1,8 +1,9 @@
 // `crisp stop`, `crisp kill` and `crisp delete`.
 import { constants } from 'node:os';
+import type { Backend } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { signalNumber } from '../oci/signals.js';
-import { refOf } from '../pods/standalone.js';
+import { refOf, type StandaloneRecord } from '../pods/standalone.js';
 import { removeAll } from './container-create.js';
 import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
@@ -20,16 +21,21 @@ export async function stopCommand(flags: PlaceFlags & { readonly time: string | 
     const { status } = await stateOf(parts, record);
     if (status === 'running' || status === 'created') {
       const backend = parts.backendOf(record);
-      const { ended } = exitOf(backend, refOf(record));
-      if (status === 'running') await backend.kill(refOf(record), signalNumber(record.stopSignal));
-      if (status === 'created' || !(await within(ended, graceSeconds * 1000))) {
-        await backend.kill(refOf(record), constants.signals.SIGKILL);
-        if (!(await within(ended, killPatienceMs))) throw new CrispError('ToolTimeout', `container ${record.name} did not end ${killPatienceMs / 1000} s after SIGKILL`, { stage: 'stop container', hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log' });
-      }
+      await stop(backend, record, exitOf(backend, refOf(record)).ended, status === 'running' ? graceSeconds : 0);
     }
     process.stdout.write(`${record.id}\n`);
     return 0;
   });
+}
+
+/** Ends a container: by its stop signal, and by SIGKILL after the grace period, or at once where there is none. @throws ToolTimeout */
+export async function stop(backend: Backend, record: StandaloneRecord, ended: Promise<unknown>, graceSeconds: number): Promise<void> {
+  if (graceSeconds > 0) {
+    await backend.kill(refOf(record), signalNumber(record.stopSignal));
+    if (await within(ended, graceSeconds * 1000)) return;
+  }
+  await backend.kill(refOf(record), constants.signals.SIGKILL);
+  if (!(await within(ended, killPatienceMs))) throw new CrispError('ToolTimeout', `container ${record.name} did not end ${killPatienceMs / 1000} s after SIGKILL`, { stage: 'stop container', hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log' });
 }
 
 export async function killCommand(flags: PlaceFlags & { readonly signal: string | undefined; readonly all: boolean }, [id = '']: readonly string[]): Promise<number> {

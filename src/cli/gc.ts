@@ -2,21 +2,19 @@
 // of standalone containers.  Safe while the daemon works: it writes a record
 // before it makes anything, and removes the record last; so what is found first
 // and then has no record belongs to nobody.
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config.js';
 import { toCrispError } from '../errors.js';
-import { cgroupDriver, removePodCgroup } from '../host/cgroup.js';
-import { isAbsent, readFileIfThere, remove } from '../host/files.js';
+import { cgroupDriver } from '../host/cgroup.js';
+import { namesIn, readFileIfThere, remove } from '../host/files.js';
 import { pidExists } from '../host/proc.js';
-import { unmountBelow } from '../host/mounts.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
-import { unpinNamespaces } from '../network/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
 import { unpack } from '../pods/keepsake.js';
-import { open } from './backend.js';
+import { removeBundle, removePod } from '../pods/remains.js';
+import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
 import type { PlaceFlags } from './parts.js';
 
@@ -51,11 +49,14 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
   ];
   const orphans = (await Promise.all(places.map((place) => orphansOf(config, place)))).flat();
   const results: { kind: string; name: string; error?: string }[] = [];
-  for (const { kind, name, remove: removeIt } of orphans) {
+  const staying = new Set<string>();
+  for (const { kind, name, owner, remove: removeIt } of orphans) {
+    if (staying.has(owner)) continue; // what runs on needs the rest of it
     try {
       if (!flags['dry-run']) await removeIt();
       results.push({ kind, name });
     } catch (error) {
+      staying.add(owner);
       results.push({ kind, name, error: toCrispError(error).report });
     }
   }
@@ -69,7 +70,7 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
 
 async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
   const found = await containers(config, place);
-  const things = [...found.map(thingOf), ...await layers(config, place), ...await folders(place)]; // first the things, then the records
+  const things = [...found.map(thingOf), ...await folders(place), ...await layers(config, place)]; // first the things, then the records
   const known = new Set([...await recordIds(place), ...found.flatMap(lostAndKept)]);
   return things.filter(({ owner }) => !known.has(owner) && !isBeingProbed(owner));
 }
@@ -79,16 +80,16 @@ function isBeingProbed(owner: string): boolean { return livesOn(/^crisp-probe-.*
 
 /** Ids of the records, by the names of their files: what cannot be read is a record all the same. */
 async function recordIds({ state }: Place): Promise<Set<string>> {
-  const files = [...await list(join(state, 'containers')), ...await list(join(state, 'sandboxes'))];
+  const files = [...await namesIn(join(state, 'containers')), ...await namesIn(join(state, 'sandboxes'))];
   return new Set(files.filter((file) => file.endsWith('.json')).map((file) => file.slice(0, -'.json'.length).replace(/^\./, '')));
 }
 
 interface Found { readonly backend: Backend; readonly container: FoundContainer }
 
-/** What the backends know: processes may still run. OCI handlers that were never used have nothing. */
+/** What the backends know: processes may still run. */
 async function containers(config: Config, { state }: Place): Promise<Found[]> {
-  const used = await list(join(state, 'runtimes'));
-  const found = Object.keys(config.handlers).filter((name) => used.includes(name) || config.handlers[name]?.type === 'pct').map(async (name): Promise<[string, Found][]> => {
+  const found = Object.keys(config.handlers).map(async (name): Promise<[string, Found][]> => {
+    if (!(await mayHaveContainers(config, state, name))) return [];
     const backend = open(config, state, name);
     return (await backend.list()).map((container) => [container.id, { backend, container }]);
   });
@@ -109,7 +110,7 @@ async function layers(config: Config, place: Place): Promise<Thing[]> {
   const rootfs = new Rootfs({ ...place, images: new Images(imagesOptionsOf(config)) });
   return [
     ...(await rootfs.list()).map((id): Thing => ({ kind: 'rootfs', name: id, owner: id, remove: () => rootfs.unmount(id) })),
-    ...(await list(join(place.state, 'image-volumes'))).filter((name) => !isBeingCopied(name)).map((name): Thing => ({ kind: 'image volume', name, owner: name.replace(/-\d+$/, ''), remove: () => rootfs.unmountImage(name) })),
+    ...(await namesIn(join(place.state, 'image-volumes'))).filter((name) => !isBeingCopied(name)).map((name): Thing => ({ kind: 'image volume', name, owner: name.replace(/-\d+$/, ''), remove: () => rootfs.unmountImage(name) })),
   ];
 }
 
@@ -119,24 +120,18 @@ function isBeingCopied(name: string): boolean { return livesOn(/^bundle-(\d+)$/.
 function livesOn(pid: string | undefined): boolean { return pid !== undefined && pidExists(pid); }
 
 async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
-  const folder = async (kind: Thing['kind'], parent: string, namespaces: string): Promise<Thing[]> => (await list(join(state, parent))).map((id) => {
-    const path = join(state, parent, id);
-    const group = cgroup(id);
-    return { kind, name: id, owner: id, remove: async () => { await unpinNamespaces(join(path, namespaces)); await unmountBelow(path); await remove(path); if (group) await removePodCgroup(group); } };
-  });
+  const folder = async (kind: Thing['kind'], parent: string, removeIt: (path: string, cgroup: string | undefined) => Promise<void>): Promise<Thing[]> => (
+    await namesIn(join(state, parent))).map((id) => ({ kind, name: id, owner: id, remove: () => removeIt(join(state, parent, id), cgroup(id)) }));
   return [
-    ...await folder('bundle', 'bundles', 'pod/ns'), ...await folder('pod folder', 'pods', 'ns'),
-    ...(await list(join(root, 'logs'))).map((file): Thing => ({ kind: 'log', name: file, owner: file.replace(/\.log$/, ''), remove: () => remove(join(root, 'logs', file)) })),
-    ...(await Promise.all((await list(join(state, 'names'))).map((name) => takenName(state, name)))),
+    ...await folder('bundle', 'bundles', removeBundle), ...await folder('pod folder', 'pods', removePod),
+    ...(await namesIn(join(root, 'logs'))).map((file): Thing => ({ kind: 'log', name: file, owner: file.replace(/\.log$/, ''), remove: () => remove(join(root, 'logs', file)) })),
+    ...(await Promise.all((await namesIn(join(state, 'names'))).map((name) => takenName(state, name)))),
   ];
 }
 
-/** A name is a file that holds the id of its container. */
+/** A name is a file that holds the id of its container; for a moment, when it is made, it holds none. */
 async function takenName(state: string, name: string): Promise<Thing> {
   const path = join(state, 'names', name);
-  return { kind: 'name', name, owner: await readFileIfThere(path) ?? '', remove: () => remove(path) };
-}
-
-async function list(folder: string): Promise<string[]> {
-  try { return await readdir(folder); } catch (error) { if (isAbsent(error)) return []; throw error; }
+  const owner = await readFileIfThere(path) ?? '';
+  return { kind: 'name', name, owner, remove: async () => { if (await readFileIfThere(path) === owner) await remove(path); } };
 }

@@ -4,6 +4,7 @@
 // the mapping of RuntimeClass names) is said in `notes`.
 import { z } from 'zod';
 import { CrispError } from '../errors.js';
+import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
 
 /** A document of a manifest. */
 export interface Manifest {
@@ -53,13 +54,6 @@ export interface CriPod {
   readonly containers: readonly { readonly name: string; readonly config: object }[];
   readonly notes: readonly string[];
 }
-
-/** What the kubelet hides in a container that is not privileged and has the default procMount. */
-export const maskedPaths: readonly string[] = [
-  '/proc/asound', '/proc/acpi', '/proc/interrupts', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/timer_list',
-  '/proc/timer_stats', '/proc/sched_debug', '/proc/scsi', '/sys/firmware', '/sys/devices/virtual/powercap',
-];
-export const readonlyPaths: readonly string[] = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
 
 /** What the cluster appends to the name of a workload for its pods. */
 const suffixes: Readonly<Record<string, string>> = { Deployment: '-hash-id', ReplicaSet: '-id', ReplicationController: '-id', DaemonSet: '-id', Job: '-id', CronJob: '-time-id', StatefulSet: '-0' };

@@ -36,6 +36,7 @@ const run = define({
   name: 'run', group: 'containers', summary: 'Make a container and run it in the foreground',
   description: [
     'Makes a container from an image of this node, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
+    'When nobody reads its output any more (`| head -1`), the container is stopped, and the exit code is 141, as that of a program that SIGPIPE ends.',
     'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
   ],
   arguments: imageArguments,

@@ -1,12 +1,15 @@
 // What happens at start, before the socket opens: records and reality are made
 // to agree.  What was half made is undone, what ended while we were away is
 // recorded, what bears our mark but has no record is taken back or removed.
+import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { remove } from '../host/files.js';
+import { exists, namesIn, remove } from '../host/files.js';
 import { outwait } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
+import { ownCgroupParent } from '../oci/namespaces.js';
 import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import { removeBundle, removePod } from '../pods/remains.js';
 import { adoptLost, listed } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
 import { backendOf, refOf, type Parts } from './parts.js';
@@ -72,6 +75,11 @@ async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void>
 
 async function removeOrphans(parts: Parts): Promise<void> {
   const { sandboxes, containers } = parts.store;
+  for (const { id, sandboxId } of containers.all()) {
+    if (sandboxes.get(sandboxId)) continue;
+    log.warn({ containerId: id, podId: sandboxId }, 'removing a container whose pod has no record');
+    await repaired(id, () => removeContainerRecord(parts, id));
+  }
   for (const { backend } of parts.handlers.values()) {
     for (const orphan of await listed(backend)) {
       if (containers.get(orphan.id)) continue;
@@ -82,10 +90,19 @@ async function removeOrphans(parts: Parts): Promise<void> {
       });
     }
   }
+  const bundles = join(parts.config.state, 'bundles'), pods = join(parts.config.state, 'pods');
+  for (const id of await namesIn(bundles)) {
+    if (!containers.get(id)) await repaired(id, () => removeBundle(join(bundles, id)));
+  }
   for (const id of await parts.rootfs.list()) {
-    if (!containers.get(id)) await repaired(id, () => parts.rootfs.unmount(id));
+    if (!containers.get(id) && !(await exists(join(bundles, id)))) await repaired(id, () => parts.rootfs.unmount(id)); // else it is in use
   }
   await repaired('network', () => parts.network.collectGarbage(sandboxes.all().flatMap((record) => (record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.attachment] : []))));
+  for (const id of await namesIn(pods)) { // after the network, whose plugins look into the namespace
+    if (sandboxes.get(id) || parts.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod
+    log.warn({ podId: id }, 'removing a pod without a record');
+    await repaired(id, () => removePod(join(pods, id), ownCgroupParent(id, parts.host.systemdCgroup)));
+  }
 }
 
 /** A repair that fails or hangs is logged, and the node goes on: its pod stays as it is. */

@@ -1,6 +1,6 @@
 // Files that must be whole or absent, and folders that must be gone.
 import { closeSync, fsync, mkdirSync, openSync, renameSync, statSync, writeFileSync } from 'node:fs';
-import { lstat, readFile, realpath, rm } from 'node:fs/promises';
+import { lstat, readdir, readFile, realpath, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 
@@ -37,6 +37,11 @@ export async function readFileIfThere(path: string): Promise<string | undefined>
 
 export async function exists(path: string): Promise<boolean> {
   try { await lstat(path); return true; } catch (error) { if (isAbsent(error)) return false; throw error; }
+}
+
+/** The names in a folder; none where there is no such folder. */
+export async function namesIn(folder: string): Promise<string[]> {
+  try { return await readdir(folder); } catch (error) { if (isAbsent(error)) return []; throw error; }
 }
 
 /** Where a path leads with all links followed; what does not exist yet is kept as it is. */

@@ -49,9 +49,9 @@ export async function unmount(...targets: [string, ...string[]]): Promise<void> 
 
 /** Unmounts all that is mounted at or below a folder, deepest first. */
 export async function unmountBelow(folder: string): Promise<void> {
-  const targets = (await mountPoints()).map((mount) => mount.target)
+  const [first, ...others] = (await mountPoints()).map((mount) => mount.target)
     .filter((target) => target === folder || target.startsWith(`${folder}/`)).reverse();
-  for (const target of targets) await unmount(target);
+  if (first !== undefined) await unmount(first, ...others);
 }
 
 function unescapeOctal(path: string): string {

@@ -11,6 +11,8 @@ describe('parseReference', () => {
     ['busybox:1.36', 'docker.io/library/busybox:1.36'],
     ['me/app', 'docker.io/me/app:latest'],
     ['docker.io/busybox', 'docker.io/library/busybox:latest'],
+    ['index.docker.io/busybox:1', 'docker.io/library/busybox:1'],
+    ['index.docker.io/me/app', 'docker.io/me/app:latest'],
     ['quay.io/busybox', 'quay.io/busybox:latest'],
     ['localhost/app', 'localhost/app:latest'],
     ['localhost:5000/app', 'localhost:5000/app:latest'],

@@ -34,11 +34,14 @@ export function parseReference(text: string): Reference {
   return { repository, tag: tag ?? 'latest', digest: undefined, name: `${repository}:${tag ?? 'latest'}` };
 }
 
+/** As Docker Hub was once called, and as its credentials still are: for skopeo and the store it is docker.io. */
+const formerHub = 'index.docker.io';
+
 function normaliseRepository(text: string): string | undefined {
   const slash = text.indexOf('/');
   const first = text.slice(0, slash);
   const isDomain = slash > 0 && (first.includes('.') || first.includes(':') || first === 'localhost');
-  const domain = isDomain ? first : 'docker.io';
+  const domain = isDomain && first !== formerHub ? first : 'docker.io';
   const path = isDomain ? text.slice(slash + 1) : text;
   if (!domainPattern.test(domain) || !pathPattern.test(path)) return undefined;
   return `${domain}/${domain === 'docker.io' && !path.includes('/') ? `library/${path}` : path}`;

@@ -9,6 +9,7 @@ import { containerSpec, type SpecInput } from './container-spec.js';
 import type { HostFacts } from './host-facts.js';
 import { noCdi } from './cdi.js';
 import type { RootfsFacts } from './inspect.js';
+import { maskedPaths } from './hidden-paths.js';
 import { minimalSpec } from './minimal-spec.js';
 import { validateSpec } from './spec-schema.js';
 
@@ -165,5 +166,6 @@ test('the minimal profile needs no pod', () => {
   const spec = minimalSpec(image, { passwd: '', group: '' });
   expect(validateSpec(spec)).toEqual([]);
   expect(spec).toMatchObject({ hostname: 'crisp', root: { path: 'rootfs' }, process: { args: ['/entry'], noNewPrivileges: true } });
+  expect(spec.linux.maskedPaths).toEqual([...maskedPaths]); // those of every other container
   expect(() => minimalSpec({}, { passwd: '', group: '' })).toThrow('there is no command');
 });

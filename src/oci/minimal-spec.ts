@@ -1,5 +1,6 @@
 // The smallest spec that runs an image: the minimal profile of `crisp bundle`. Pure.
 import { defaultCapabilities } from './capabilities.js';
+import { maskedPaths, readonlyPaths } from './hidden-paths.js';
 import type { ImageConfig } from './image-config.js';
 import { baseMounts, ownSharedMemory, sysfs } from './mounts.js';
 import { containerArgs, containerEnv, workingFolder } from './process.js';
@@ -27,8 +28,7 @@ export function minimalSpec(image: ImageConfig, accounts: AccountFiles, rootfs =
     mounts: [...baseMounts, ownSharedMemory, sysfs('ro')],
     linux: {
       namespaces: (['pid', 'network', 'mount', 'ipc', 'uts'] as const).map((type) => ({ type })),
-      maskedPaths: ['/proc/acpi', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/timer_list', '/proc/sched_debug', '/proc/scsi', '/sys/firmware'],
-      readonlyPaths: ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'],
+      maskedPaths: [...maskedPaths], readonlyPaths: [...readonlyPaths],
     },
   };
 }

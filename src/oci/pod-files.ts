@@ -18,9 +18,10 @@ export async function writePodFiles(folder: string, config: PodSandboxConfig__Ou
 }
 
 /**
- * Their contents. Without a DNS config a pod has the host's resolv.conf; on the
- * host's network it has the host's names as well. The kubelet brings a hosts
- * file of its own for other pods, ours is for callers that do not.
+ * Their contents. Without a DNS config a pod has the host's resolv.conf; one that
+ * says nothing is a wish for none, as it is to containerd 2. On the host's network
+ * a pod has the host's names as well. The kubelet brings a hosts file of its own
+ * for other pods, ours is for callers that do not.
  */
 export function podFiles(config: PodSandboxConfig__Output, host: PodFiles): PodFiles {
   const onHostNetwork = config.linux?.security_context?.namespace_options?.network === 'NODE';

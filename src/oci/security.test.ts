@@ -50,9 +50,12 @@ describe('AppArmor', () => {
     expect(() => of({ apparmor: { profile_type: 'RuntimeDefault' } })).toThrow('profile "crisp-default" is not loaded');
     expect(() => of({ apparmor_profile: 'runtime/default' }, [], false)).toThrow('the kernel of this host has no AppArmor');
   });
-  test('unconfined and privileged have none', () => {
-    expect(of({ apparmor: { profile_type: 'Unconfined' } }, ['crisp-default'])).toBeUndefined();
+  test('unconfined has none', () => { expect(of({ apparmor: { profile_type: 'Unconfined' } }, ['crisp-default'])).toBeUndefined(); });
+  test('privileged has none but one that it names', () => {
     expect(of({ privileged: true }, ['crisp-default'])).toBeUndefined();
+    expect(of({ privileged: true, apparmor: { profile_type: 'RuntimeDefault' } }, ['crisp-default'])).toBeUndefined();
+    expect(of({ privileged: true, apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } }, ['mine'])).toBe('mine');
+    expect(() => of({ privileged: true, apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } })).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
   });
 });
 

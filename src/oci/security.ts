@@ -33,12 +33,14 @@ export function containerSeccomp(security: Security, capabilities: readonly stri
 /**
  * undefined: none. A profile that was asked for is a protection: without it the
  * container is refused. Who says nothing gets the default where it is loaded.
+ * A privileged container goes without the default, but not without a profile
+ * that it names: containerd has it so.
  * @param loaded the profiles that the kernel has
  * @throws UnsupportedField
  */
 export function containerAppArmor(security: Security, host: Pick<HostFacts, 'apparmor'>, loaded: readonly string[]): string | undefined {
   const wanted = profileOf(security?.apparmor ?? null, security?.apparmor_profile ?? '', 'apparmor', 'RuntimeDefault');
-  if (security?.privileged || wanted.type === 'Unconfined') return undefined;
+  if (wanted.type === 'Unconfined' || (wanted.type === 'RuntimeDefault' && security?.privileged)) return undefined;
   const profile = wanted.type === 'Localhost' ? wanted.reference : defaultAppArmorProfile;
   if (loaded.includes(profile)) return profile;
   if (!security?.apparmor && !security?.apparmor_profile) return undefined;

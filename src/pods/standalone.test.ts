@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type CrispError } from '../errors.js';
@@ -31,6 +31,15 @@ describe('the records of standalone containers', () => {
   });
 
   test('are none without a folder', async () => { expect(await imagesOfStandalone(join(folder, 'none'))).toEqual([]); });
+
+  test('of another version are passed over, but not their images', async () => {
+    await records.put(record('aa', 'one'));
+    await writeFile(join(folder, 'containers/bb.json'), JSON.stringify({ version: 2, id: 'bb', imageId: 'sha256:2' }));
+    await writeFile(join(folder, 'containers/cc.json'), '{');
+    expect((await records.all()).map(({ id }) => id)).toEqual(['aa']);
+    expect((await records.find('one')).id).toBe('aa');
+    expect((await imagesOfStandalone(folder)).sort()).toEqual(['sha256:1', 'sha256:2']);
+  });
 
   test('are found by name, id and beginning of an id', async () => {
     await records.put(record('abc1', 'one'));

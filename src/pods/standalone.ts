@@ -2,13 +2,14 @@
 // Written by cli/, and read by the daemon for one question: which images they
 // use.  One file per container; several commands may run at once, so a name is
 // taken by making its file, and what is alive is never written but asked.
-import { readdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { ContainerRef, SandboxPlan } from '../backends/backend.js';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
 import { CrispError } from '../errors.js';
-import { isAbsent, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
+import { makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
+import { log } from '../log.js';
 
 export const standaloneRecordSchema = z.object({
   version: z.literal(1),
@@ -22,7 +23,7 @@ export const standaloneRecordSchema = z.object({
   rule: z.string(),
   /** false while it is being made; what a crash leaves so is only good to be deleted. */
   complete: z.boolean(),
-  createdAt: z.string(),
+  createdAt: z.string().regex(/^\d+$/),
   startedAt: z.string().optional(),
   folder: z.string(),
   logPath: z.string(),
@@ -39,10 +40,21 @@ export class StandaloneRecords {
 
   /** All of them, oldest first, as they are on disk now: other commands write too. */
   async all(): Promise<StandaloneRecord[]> {
-    const files = await readdir(this.folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
-    const texts = await Promise.all(files.filter((file) => /^[^.].*\.json$/.test(file)).map((file) => readFileIfThere(join(this.folder, file))));
-    return texts.flatMap((text) => (text === undefined ? [] : [standaloneRecordSchema.parse(JSON.parse(text))]))
-      .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
+    return (await this.read(standaloneRecordSchema)).sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
+  }
+
+  /** What the schema takes of each record; one that it cannot read is left where it is, for the version of crisp that wrote it. */
+  async read<T>(schema: z.ZodType<T>): Promise<T[]> {
+    const read = await Promise.all((await namesIn(this.folder)).filter((file) => /^[^.].*\.json$/.test(file)).map(async (file) => {
+      const path = join(this.folder, file);
+      const text = await readFileIfThere(path);
+      if (text === undefined) return [];
+      try { return [schema.parse(JSON.parse(text))]; } catch {
+        log.warn({ path }, 'passed over: no record of a standalone container that this version of crisp can read');
+        return [];
+      }
+    }));
+    return read.flat();
   }
 
   /** By id, unique beginning of an id, or name. @throws ContainerNotFound, InvalidArgument when several fit */
@@ -84,8 +96,8 @@ export function refOf(record: StandaloneRecord): ContainerRef {
   return { id: record.id, folder: record.folder, logPath: record.logPath, state: record.backendState };
 }
 
-/** The ids of the images that standalone containers use, so that they are not removed under them. */
+/** The ids of the images that standalone containers use, so that they are not removed under them; also of records that are otherwise unreadable. */
 export async function imagesOfStandalone(stateFolder: string): Promise<string[]> {
-  const records = await new StandaloneRecords(stateFolder).all();
+  const records = await new StandaloneRecords(stateFolder).read(standaloneRecordSchema.pick({ imageId: true }));
   return records.map((record) => record.imageId).filter(Boolean);
 }

@@ -3,12 +3,14 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync, watch } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
+import { identify } from '../../src/host/proc.js';
 import { makeImageArchive } from '../helpers/image.js';
 import { diesWithUs, Machine, type Result } from '../helpers/machine.js';
 
@@ -176,7 +178,7 @@ test('a terminal: its size, its keys, its exit code', async () => {
 test('a command that reads no more ends quietly', async () => {
   expect((await machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000')])).stdout).toBe('1\n');
   const both = await machine.run(['bash', '-c', '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}', 'bash', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000 >&2')]);
-  expect(both).toMatchObject({ stdout: '1\n', exitCode: 0 });
+  expect(both).toMatchObject({ stdout: '1\n', exitCode: 141 });
 });
 
 test('what goes on without end ends with its reader', async () => {
@@ -184,6 +186,8 @@ test('what goes on without end ends with its reader', async () => {
   const head = (...words: string[]) => machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...words], 20_000);
   expect(await head(...argv(configFile, 'logs', '--follow', id))).toMatchObject({ stdout: 'tick\n', exitCode: 0 });
   expect(await head(...argv(configFile, 'exec', id, 'yes'))).toMatchObject({ stdout: 'y\n', exitCode: 0 });
+  expect(await head(...argv(configFile, 'run', '--name', 'endless', image, 'yes'))).toMatchObject({ stdout: 'y\n', exitCode: 0 });
+  expect(await state('endless')).toMatchObject({ status: 'stopped' });
 });
 
 describe('kill', () => {
@@ -247,6 +251,14 @@ test('a name is taken once, also by two at the same time', async () => {
   expect(results.map(({ exitCode }) => exitCode).sort()).toEqual([0, 125, 125]);
   expect(results.filter(({ stderr }) => stderr.includes('NameInUse'))).toHaveLength(2);
   expect(await known()).toMatchObject([{ name: 'only', status: 'running' }]);
+});
+
+test('a name is taken by a container that has a record, or gc would free it', async () => {
+  const of = (kind: string): string => machine.path(join(folder, 'state', 'cli', kind));
+  const withRecord: boolean[] = [];
+  const watcher = watch(of('names'), (_event, name) => { if (name === 'watched') withRecord.push(readdirSync(of('containers')).some((file) => /^[0-9a-f]{64}\.json$/.test(file))); });
+  try { await crisp('create', '--name', 'watched', image, 'true'); } finally { watcher.close(); }
+  expect(withRecord[0]).toBe(true);
 });
 
 describe('routing', () => {
@@ -318,6 +330,17 @@ test('gc removes what has no record, and nothing else', async () => {
   expect((await traces()).filter((path) => path.includes(lost))).toEqual([]);
   expect(await state('kept')).toMatchObject({ id: kept, status: 'running' });
   expect(await crisp('run', '--rm', '--name', 'lost', image, 'true')).toMatchObject({ exitCode: 0 });
+});
+
+test('gc ends a container without a record whose handler has a root of its own', async () => {
+  const own = await configure('own.yaml', { handlers: { own: { type: 'oci', path: '/usr/bin/crun', root: join(folder, 'own-root') } } });
+  const id = (await machine.must(argv(own, 'run', '--detach', '--handler', 'own', image, 'sleep', '1000'))).trim();
+  made.add(id);
+  const { pid } = JSON.parse(await machine.must(argv(own, 'state', '--json', id))) as Shown;
+  await machine.must(['rm', join(folder, 'state', 'cli', 'containers', `${id}.json`)]);
+  expect(await machine.run(argv(own, 'gc'))).toMatchObject({ exitCode: 0, stdout: expect.stringContaining(`removed container ${id} (own)\n`) });
+  expect(await identify(pid ?? 0)).toBeUndefined();
+  expect(await traces()).toEqual([]);
 });
 
 test('gc lets the view of a bundle that is being written alone', async () => {

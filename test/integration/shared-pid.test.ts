@@ -2,9 +2,9 @@
 // process of its own, the holder.  Nothing in the holder's argv says whose it is,
 // so its end is checked by pid.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
 import { identify, parentOf } from '../../src/host/proc.js';
 import { containerConfig, createContainer, removePod, runPod, startContainer, testImage, waitForExit } from '../helpers/requests.js';
 
@@ -115,4 +115,52 @@ describe.each([['crun', 'POD'], ['crun', 'NODE'], ['runc', 'POD'], ['runc', 'NOD
     expect(await pidsOf(argument)).toEqual([]);
     await removePod(daemon, pod.id);
   });
+});
+
+const recordOf = (kind: 'sandboxes' | 'containers', id: string): string => daemon.machine.path(join(daemon.state, kind, `${id}.json`));
+
+test('a pod that has lost its record is taken apart by the next start, with all its containers', async () => {
+  const clean = await daemon.traces();
+  const pod = await runPod(daemon, { linux: { security_context: { namespace_options: options } }, port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 20_000 + Math.floor(Math.random() * 10_000) }] });
+  const start = (name: string) => startContainer(daemon, pod, containerConfig('sleep 1000', { metadata: { name }, linux: { security_context: { namespace_options: options } } }));
+  const [, lost] = [await start('kept'), await start('lost')];
+  const holder = await holderOf(pod.id);
+  await daemon.kill9();
+  await rm(recordOf('sandboxes', pod.id));
+  await rm(recordOf('containers', lost));
+  await mkdir(daemon.machine.path(join(daemon.state, 'bundles', 'without-container')));
+  await daemon.start();
+  expect(await identify(holder)).toBeUndefined();
+  expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
+  expect(await daemon.traces()).toEqual(clean);
+});
+
+test('crisp gc ends the holder of a pod that has lost its record; a container that no handler knows of is left alone, also by the next start', async () => {
+  await daemon.writeConfig({ cli_state: join(daemon.folder, 'cli') });
+  await daemon.restart();
+  const clean = await daemon.traces();
+  const onHost = { ...options, network: 'NODE' } as const;
+  const pod = await runPod(daemon, { linux: { security_context: { namespace_options: onHost } } });
+  const holder = await holderOf(pod.id);
+  const other = await runPod(daemon);
+  const id = await startContainer(daemon, other, containerConfig('sleep 1000'));
+  await daemon.kill9();
+  const saved = await readFile(recordOf('containers', id));
+  for (const path of [recordOf('sandboxes', pod.id), recordOf('containers', id)]) await rm(path);
+
+  await daemon.writeConfig({ cli_state: join(daemon.folder, 'cli'), handlers: { crun: { path: '/no/such/crun' } } });
+  const gc = await daemon.machine.run([process.execPath, crisp, 'gc', '--config', daemon.configFile]);
+  expect(gc).toMatchObject({ exitCode: 1, stdout: expect.stringMatching(new RegExp(`^NOT removed bundle ${id}: WrongContainerState: .* is in use.*\nremoved pod folder ${pod.id}$`, 'm')) });
+  expect(gc.stdout).not.toContain('rootfs');
+  expect(await identify(holder)).toBeUndefined();
+  await daemon.start();
+  expect(daemon.entries()).toContainEqual(expect.objectContaining({ id, error: expect.stringContaining('is in use') }));
+  await daemon.kill9();
+
+  await writeFile(recordOf('containers', id), saved);
+  await daemon.writeConfig({});
+  await daemon.start();
+  expect(String((await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['ls', '/bin/busybox'], timeout: '10' })).stdout)).toBe('/bin/busybox\n');
+  await removePod(daemon, other.id);
+  expect(await daemon.traces()).toEqual(clean);
 });
