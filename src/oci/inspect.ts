@@ -78,22 +78,25 @@ export async function inspectRootfs({ rootfs, config, imageMounts, cdiFolders }:
 
 /**
  * Where a path leads inside a rootfs: symlinks are followed as the container
- * would follow them: an absolute one from the rootfs, and a .. at its root
- * leads nowhere else (/var/run -> ../../run is in images).  What does not exist
- * yet is kept as it is (the runtime makes it).
+ * would follow them, an absolute one from the rootfs.  What does not exist yet
+ * is kept as it is (the runtime makes it).
  * @returns the path as the container sees it
- * @throws InvalidArgument for a relative path, PathEscapes when it says itself that it climbs out
+ * @throws InvalidArgument for a relative path, PathEscapes when it climbs out
  */
 export async function resolveInside(rootfs: string, path: string, field: string): Promise<string> {
   if (!path.startsWith('/')) throw new CrispError('InvalidArgument', `${field}: "${path}" must be an absolute path`);
-  if (/^\.\.(\/|$)/.test(join('.', path))) throw new CrispError('PathEscapes', `${field}: "${path}" leaves the root filesystem of the container`);
+  const escapes = (): CrispError => new CrispError('PathEscapes', `${field}: "${path}" leaves the root filesystem of the container`);
   let resolved: string[] = [];
   let rest = path.split('/');
   for (let links = 0; rest.length > 0;) {
     const [name = '', ...after] = rest;
     rest = after;
     if (name === '' || name === '.') continue;
-    if (name === '..') { resolved.pop(); continue; }
+    if (name === '..') {
+      if (resolved.length === 0) throw escapes();
+      resolved.pop();
+      continue;
+    }
     const link = await linkTarget(join(rootfs, ...resolved, name));
     if (link === undefined) { resolved.push(name); continue; }
     if (++links > 40) throw new CrispError('PathEscapes', `${field}: "${path}" goes round in symlinks`); // the kernel's own limit (path_resolution(7))

@@ -167,7 +167,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
       { host_path: join(base, 'source/sub'), container_path: '/mnt/new/place' }, // before the mount that it lies in
       { host_path: join(base, 'source'), container_path: '/mnt', mount_options: ['noexec'] },
       { host_path: join(base, 'source'), container_path: '/var/run/secrets', readonly: true },
-      { host_path: join(base, 'source/file'), container_path: '/climb/etc/hosts' },
+      { host_path: join(base, 'source/file'), container_path: '/etc/hosts' },
     ];
     expect(await output('cat /run/secrets/file /etc/hosts /mnt/new/place/below', { mounts })).toBe('from the host\nfrom the host\nbelow');
     expect(await output('touch /run/secrets/x 2>&1 || touch /mnt/x && rm /mnt/x && grep -c " /mnt .*noexec" /proc/mounts', { mounts })).toBe('touch: /run/secrets/x: Read-only file system\n1');
