@@ -219,7 +219,9 @@ export class PctBackend implements Backend {
     const { vmid } = await this.mine(container);
     const args = updateArgs(resources, this.node);
     if (args.length) await this.pct.call('set', vmid, args);
-    if (await this.initPid(vmid) !== undefined) await writeResources(cgroupOf(vmid), resources);
+    // pct sets memory.high too, next to the limit; that which the container has asked for stays.
+    const high = args.includes('--memory') ? (await specOf(container)).linux.resources?.unified?.['memory.high'] : undefined;
+    if (await this.initPid(vmid) !== undefined) await writeResources(cgroupOf(vmid), high === undefined ? resources : { ...resources, unified: { 'memory.high': high, ...resources.unified } });
     else if (this.node.cgroup === 'v2') await appendFile(includeFile(container.folder), unifiedSettings(resources).map(([file, value]) => `lxc.cgroup2.${file} = ${value}\n`).join(''));
   }
 
