@@ -135,7 +135,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(namespaces, 'namespace_options'),
     ...applied(security, 'selinux_options', 'reported where the kernel has no SELinux'),
     ...applied(users, 'run_as_user run_as_username supplemental_groups supplemental_groups_policy'), ...applied(bundle, 'run_as_group'),
-    ...applied(security, 'apparmor apparmor_profile', 'rejected where the profile that is asked for is not loaded; a privileged container has none but one that it names'),
+    ...applied(security, 'apparmor apparmor_profile', 'rejected where the profile that is asked for is not loaded; a privileged container has none but one that it names; pct: without a profile by name, the one that PVE makes for the CT'),
     ...applied(security, 'seccomp seccomp_profile_path', 'pct: PVE applies its own profile to every CT, so this one is reported', 'reported'),
   },
   Capability: applied('src/oci/capabilities.test.ts', 'add_capabilities drop_capabilities add_ambient_capabilities', 'what crisp may not give itself is reported'),

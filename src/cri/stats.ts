@@ -1,6 +1,7 @@
 // ContainerStats, PodSandboxStats and their List and Stream forms.  The kubelet
 // asks about every 10 s; its evictions, `kubectl top` and `crictl stats` rest on
 // the answers.  A value that is not known is null: 0 would be believed.
+import { cgroupPath } from '../host/cgroup.js';
 import { readProcesses, readUsage, type MemoryUsage as GroupMemory, type Pressure, type PressureLine, type Usage } from '../host/cgroup-stats.js';
 import { readInterfaces, type InterfaceCounters } from '../host/net-dev.js';
 import { isPodsOwnCgroup, onHostNetwork } from '../oci/namespaces.js';
@@ -121,8 +122,8 @@ function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
   const timestamp = now();
   const { metadata, labels, annotations } = record.config;
   const containers = parts.store.containersOf(record.id).filter(({ complete }) => complete).map((container) => ({ container, usage: usageOf(parts, container) }));
-  const usage = podUsage(record, containers.flatMap((one) => one.usage ?? []));
   const groups = containers.filter((one) => one.usage).flatMap(({ container }) => cgroupOf(parts, container) ?? []);
+  const usage = podUsage(record, groups, containers.flatMap((one) => one.usage ?? []));
   return {
     attributes: { id: record.id, metadata, labels, annotations },
     linux: {
@@ -138,9 +139,14 @@ function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
   };
 }
 
-/** The pod's own group knows also what ended containers have used; a parent that several pods share says nothing of one. */
-function podUsage(record: SandboxRecord, containers: readonly Usage[]): Usage | undefined {
-  const own = isPodsOwnCgroup(record.plan) ? readUsage(record.plan.cgroupParent) : undefined;
+/**
+ * The pod's own group knows also what ended containers have used.  It says nothing
+ * where it is a parent that several pods share, and of CTs, which are not in it.
+ * @param groups those of its containers
+ */
+function podUsage({ plan }: SandboxRecord, groups: readonly string[], containers: readonly Usage[]): Usage | undefined {
+  const holdsAll = groups.every((group) => cgroupPath(group).startsWith(`${cgroupPath(plan.cgroupParent)}/`));
+  const own = isPodsOwnCgroup(plan) && holdsAll ? readUsage(plan.cgroupParent) : undefined;
   if (own || containers.length === 0) return own;
   const sum = (of: (usage: Usage) => number): number => containers.reduce((total, usage) => total + of(usage), 0);
   return {

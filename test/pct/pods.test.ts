@@ -199,6 +199,9 @@ test('statistics, limits and their change', async () => {
   const { stats } = await daemon.client.runtime.ContainerStats({ container_id: id });
   expect(Number(stats?.memory?.usage_bytes?.value)).toBeGreaterThan(0);
   expect(Number(stats?.cpu?.usage_core_nano_seconds?.value)).toBeGreaterThan(0);
+  const { stats: ofPod } = await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: pod.id });
+  expect(Number(ofPod?.linux?.memory?.usage_bytes?.value)).toBeGreaterThan(0);
+  expect(Number(ofPod?.linux?.cpu?.usage_core_nano_seconds?.value)).toBeGreaterThanOrEqual(Number(stats?.cpu?.usage_core_nano_seconds?.value));
   await daemon.client.runtime.UpdateContainerResources({ container_id: id, linux: { memory_limit_in_bytes: String(32 << 20) } });
   expect(Number((await daemon.client.runtime.ContainerStats({ container_id: id })).stats?.memory?.available_bytes?.value)).toBeLessThanOrEqual(32 << 20);
   await removePod(daemon, pod.id);

@@ -17,14 +17,16 @@ work=$(mktemp -d "$cache.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 ssh-keygen -q -t ed25519 -N '' -C crisp-vm -f "$work/key"
 
-# A plain server: systemd, a kernel, a network by DHCP, ssh, AppArmor, and criu. What
-# crisp needs is installed by the script that users run.
-packages=criu,systemd-sysv,udev,dbus,kmod,linux-image-cloud-amd64,openssh-server,apparmor,man-db,libstdc++6
+# A plain server: systemd, a kernel, a network by DHCP, ssh, AppArmor, and criu; and,
+# for the fake of pct, liblxc with its tools and no service of its own. What crisp
+# needs is installed by the script that users run.
+packages=criu,lxc,systemd-sysv,udev,dbus,kmod,linux-image-cloud-amd64,openssh-server,apparmor,man-db,libstdc++6
 inside() { printf -- '--customize-hook=chroot "$1" %s' "$1"; }
 mmdebstrap --quiet --variant=minbase --include="$packages" \
   '--customize-hook=copy-in deploy/setup.sh /root' \
   "$(inside 'bash /root/setup.sh')" \
   "$(inside 'systemctl -q enable systemd-networkd')" \
+  "$(inside 'systemctl -q disable lxc lxc-net lxc-monitord')" \
   "--customize-hook=upload $work/key.pub /root/.ssh-key" \
   "$(inside "sh -c 'install -D -m 600 /root/.ssh-key /root/.ssh/authorized_keys; rm /root/.ssh-key /root/setup.sh'")" \
   "$(inside "sh -c 'printf \"[Match]\\nName=en*\\n[Network]\\nDHCP=ipv4\\n\" >/etc/systemd/network/10-user.network; echo crisp-vm >/etc/hostname; echo LABEL=crisp-vm / ext4 defaults 0 1 >/etc/fstab'")" \

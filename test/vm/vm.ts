@@ -29,20 +29,20 @@ const bootTimeoutMs = 300_000;
 export class Vm {
   private constructor(private readonly folder: string, private readonly port: number, private readonly qemu: ChildProcess) {}
 
-  /** Boots one and installs crisp in it. */
-  static async start(): Promise<Vm> {
+  /** Boots one and installs crisp in it. @param prepare a script that makes the machine what crisp is to find */
+  static async start(prepare = ''): Promise<Vm> {
     const disk = process.env['CRISP_VM'];
     if (!disk) throw new Error('CRISP_VM names no disk: run the tests with `npm run test:vm`');
     const folder = await mkdtemp(join(tmpdir(), 'crisp-vm-'));
     try {
-      return await Vm.boot(folder, disk);
+      return await Vm.boot(folder, disk, prepare);
     } catch (error) {
       await rm(folder, { recursive: true, force: true });
       throw error;
     }
   }
 
-  private static async boot(folder: string, disk: string): Promise<Vm> {
+  private static async boot(folder: string, disk: string, prepare: string): Promise<Vm> {
     await copyFile(join(disk, 'key'), join(folder, 'key'));
     await chmod(join(folder, 'key'), 0o600);
     const port = await freePort();
@@ -54,7 +54,7 @@ export class Vm {
     const vm = new Vm(folder, port, qemu);
     try {
       await vm.booted();
-      await vm.must('tar -xf /dev/vdb -C /; bash /opt/crisp/deploy/install.sh');
+      await vm.must(`tar -xf /dev/vdb -C /\n${prepare}\nbash /opt/crisp/deploy/install.sh`);
     } catch (error) {
       const said = (await readFile(join(folder, 'console.log'), 'utf8')).slice(-2_000);
       await vm.stop();
@@ -155,13 +155,13 @@ function qemuArgv(disk: string, payload: string, port: number): string[] {
 /**
  * What a user has on the machine before `deploy/install.sh`: the built checkout in
  * /opt/crisp, Node (Debian 12's own is too old), crictl, and, in place of a
- * registry, an image to preload.
+ * registry, an image to preload; and the fake of pct, which only cts.test.ts uses.
  */
 async function makePayload(folder: string): Promise<string> {
   const tree = join(folder, 'tree');
   const crisp = join(tree, 'opt/crisp');
   const { stdout: modules } = await runFile('npm', ['ls', '--omit=dev', '--all', '--parseable'], { cwd: checkout });
-  const parts = ['bin', 'dist', 'proto', 'deploy', 'docs/man', 'package.json', ...modules.trim().split('\n').slice(1).map((path) => relative(checkout, path))];
+  const parts = ['bin', 'dist', 'proto', 'deploy', 'docs/man', 'package.json', 'test/pct/fake', ...modules.trim().split('\n').slice(1).map((path) => relative(checkout, path))];
   for (const part of parts) await cp(join(checkout, part), join(crisp, part), { recursive: true, verbatimSymlinks: true });
   await mkdir(join(tree, 'usr/local/bin'), { recursive: true });
   await copyFile(process.execPath, join(tree, 'usr/local/bin/node'));

@@ -9,7 +9,7 @@
 // A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so a life
 // has three of them and nothing is ever polled: what is alive is asked from
 // liblxc and the files of the kernel.  Before each act stands the guard rail.
-import { appendFile, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { appendFile, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
@@ -201,6 +201,7 @@ export class PctBackend implements Backend {
       if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
       await keepReadable(container);
       await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes outlive init
+      await removeAppArmor(join(this.options.lxc.lxc_folder, String(found.vmid), 'apparmor')).catch((error: unknown) => log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its AppArmor profile'));
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
     }
     if (vmid !== undefined) {
@@ -234,7 +235,9 @@ export class PctBackend implements Backend {
     const { vmid } = await this.mine(container);
     const args = updateArgs(resources, this.node);
     if (args.length) await this.pct.call('set', vmid, args);
-    if (await this.initPid(vmid) !== undefined) await writeResources(cgroupOf(vmid), resources);
+    // pct sets memory.high too, next to the limit; that which the container has asked for stays.
+    const high = args.includes('--memory') ? (await specOf(container)).linux.resources?.unified?.['memory.high'] : undefined;
+    if (await this.initPid(vmid) !== undefined) await writeResources(cgroupOf(vmid), high === undefined ? resources : { ...resources, unified: { 'memory.high': high, ...resources.unified } });
     else if (this.node.cgroup === 'v2') await appendFile(includeFile(container.folder), unifiedSettings(resources).map(([file, value]) => `lxc.cgroup2.${file} = ${value}\n`).join(''));
   }
 
@@ -421,6 +424,16 @@ export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | unde
 async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
   makeFolder(folder, 0o711);
   await appendFile(includeFile(folder), '', { mode: 0o600 });
+}
+
+/** What a killed lxc-start leaves in the kernel: the profile that liblxc made for its CT, and the policy namespace that the CT has below it. While the id is still ours: the profile bears it. */
+async function removeAppArmor(folder: string): Promise<void> {
+  for (const name of await readdir(folder).catch(() => [])) {
+    await rmdir(join('/sys/kernel/security/apparmor/policy/namespaces', name)).catch(() => undefined);
+    await run(['apparmor_parser', '--remove', join(folder, name)], { timeoutMs: 30_000, okExitCodes: 'any', stage: 'remove AppArmor profile' });
+    await rm(join(folder, name), { force: true });
+  }
+  await rmdir(folder).catch(() => undefined);
 }
 
 /** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */

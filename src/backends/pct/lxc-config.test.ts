@@ -38,6 +38,12 @@ test('the process: user, folder, environment, rights, limits', () => {
   expect(found.indexOf('lxc.environment = ')).toBeLessThan(found.indexOf('lxc.environment = PATH=/bin'));
 });
 
+test('AppArmor: a profile by name, for what is no guest; the default is that of PVE', () => {
+  const of = (name: string, guest = false) => lines(spec(({ process }) => { process.apparmorProfile = name; }), 'v2', guest).filter((line) => line.startsWith('lxc.apparmor'));
+  expect(of('lxc-mine')).toEqual(['lxc.apparmor.profile = lxc-mine']);
+  expect([of('crisp-default'), of('lxc-mine', true)]).toEqual([[], []]);
+});
+
 test('no capability at all is said, not left out', () => expect(lines(spec())).toContain('lxc.cap.keep = none'));
 
 test('namespaces: the pod\'s by path, the host\'s left, its own by default', () => {

@@ -6,6 +6,7 @@
 // keeps in its environment to everybody who may look at the CT in the GUI.
 import { CrispError } from '../../errors.js';
 import { unifiedSettings } from '../../host/cgroup.js';
+import { defaultAppArmorProfile } from '../../oci/security.js';
 import type { Mount, Spec } from '../../oci/spec.js';
 
 export interface LxcPlan {
@@ -36,7 +37,7 @@ export function lxcConfig(plan: LxcPlan): string {
     ...(guest ? [] : [['lxc.environment', '']]), ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
     ...(process.rlimits ?? []).map(({ type, soft, hard }) => [`lxc.prlimit.${type.replace(/^RLIMIT_/, '').toLowerCase()}`, `${soft}:${hard}`]),
     ...(process.oomScoreAdj === undefined ? [] : [['lxc.proc.oom_score_adj', String(process.oomScoreAdj)]]),
-    ...(process.apparmorProfile ? [['lxc.apparmor.profile', process.apparmorProfile]] : []),
+    ...(guest ? [] : appArmor(process)),
     ...(process.selinuxLabel ? [['lxc.selinux.context', process.selinuxLabel]] : []),
     ...(spec.root.readonly ? [['lxc.rootfs.options', 'ro']] : []),
     ...(plan.cgroup === 'v2' ? unifiedSettings(linux.resources ?? {}).map(([file, value]) => [`lxc.cgroup2.${file}`, value]) : []),
@@ -59,6 +60,15 @@ function rights({ process }: Spec): string[][] {
     ...(process.user.additionalGids?.length ? [['lxc.init.groups', process.user.additionalGids.join(',')]] : []),
     ['lxc.init.cwd', process.cwd],
   ];
+}
+
+/**
+ * RuntimeDefault is the profile that PVE has liblxc make for each CT.  That of OCI
+ * containers is none for a CT: liblxc's own profile, under which lxc-start runs,
+ * lets it change to lxc-* and unconfined and to no other (abstractions/lxc/start-container).
+ */
+function appArmor({ apparmorProfile }: Spec['process']): string[][] {
+  return apparmorProfile && apparmorProfile !== defaultAppArmorProfile ? [['lxc.apparmor.profile', apparmorProfile]] : [];
 }
 
 /** liblxc reads line by line and trims each value. */

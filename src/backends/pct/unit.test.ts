@@ -4,7 +4,9 @@ import { dropIn } from './unit.js';
 const streams = { stdin: undefined, stdout: '/run/b/stdout', stderr: '/run/b/stderr' };
 
 test('arguments survive systemd: quotes, breaks, dollars, percents', () => {
-  expect(dropIn({ args: ['/bin/sh', '-c', 'echo "$HOME" \\ 100%\n\t\'x\''], env: ['A=b'] }, streams)).toBe(`[Service]
+  expect(dropIn({ args: ['/bin/sh', '-c', 'echo "$HOME" \\ 100%\n\t\'x\''], env: ['A=b'] }, streams)).toBe(`[Unit]
+CollectMode=inactive-or-failed
+[Service]
 ExecStart=
 ExecStart=:/usr/bin/lxc-start -F -n %i "--" "/bin/sh" "-c" "echo \\"$HOME\\" \\\\ 100%%\\n\\t'x'"
 StandardOutput=append:/run/b/stdout

@@ -19,6 +19,8 @@ export function dropIn(process: Pick<Process, 'args' | 'env'>, { stdin, stdout, 
   // The colon keeps systemd from expanding $NAME in our words (systemd.service(5)).
   const command = [`:${lxcStart}`, '-F', '-n', '%i', ...[...variables, '--', ...process.args].map(quoted)].join(' ');
   return [
+    // Else systemd keeps each CT whose lxc-start failed, as a failed unit of the node, until `systemctl reset-failed`.
+    '[Unit]', 'CollectMode=inactive-or-failed',
     '[Service]', 'ExecStart=', `ExecStart=${command}`,
     ...(stdin === undefined ? [] : [`StandardInput=file:${specifiers(stdin)}`]),
     `StandardOutput=append:${specifiers(stdout)}`, `StandardError=append:${specifiers(stderr)}`, '',

@@ -1,15 +1,22 @@
 // CTs that run: with the liblxc of the machine, below NODE/lxc.
 //
 // What pve-container@ID.service does is done here: lxc-start in the foreground,
-// with the drop-in of NODE/units.  Limits are written for the cgroup v1 that
-// liblxc finds on the machines of these tests; PVE has v2.
+// with the drop-in of NODE/units.  On a node without a fake systemctl the unit
+// is the real systemd's (test/vm/cts.test.ts).
+//
+// Limits are written for the control groups of the machine.  On v2 they are those
+// of PVE, and a change reaches a CT that runs; v1, which PVE has no more, gets the
+// limit of memory alone, and that at the start.
 import { execFileSync, spawn } from 'node:child_process';
-import { constants, existsSync, mkdirSync, openSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { constants, existsSync, mkdirSync, openSync, readFileSync, readdirSync, realpathSync, writeFileSync } from 'node:fs';
 import { at, die } from './place.mjs';
 import { parseNet } from './grammar.mjs';
 import { folderOf } from './storage.mjs';
 
-const lxc = () => at('lxc');
+const lxc = () => realpathSync(at('lxc'));
+const groups = '/sys/fs/cgroup';
+const isUnified = existsSync(`${groups}/cgroup.controllers`);
+const hasSystemd = !existsSync(at('bin/systemctl'));
 function lxcInfo(vmid, option) {
   try { return execFileSync('lxc-info', ['-P', lxc(), '-n', vmid, option, '-o', '/dev/null'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim(); } catch { return ''; }
 }
@@ -29,14 +36,30 @@ function writeConfig(vmid, { values, raw }) {
   writeFileSync(at('lxc', vmid, 'config'), [
     `lxc.cgroup.dir.container = lxc/${vmid}`, `lxc.cgroup.dir.monitor = lxc.monitor/${vmid}`, 'lxc.cgroup.dir.container.inner = ns',
     `lxc.include = ${shared}/common.conf`, ...(unprivileged ? [`lxc.include = ${shared}/userns.conf`] : []),
-    'lxc.apparmor.profile = unconfined', // PVE: generated; no AppArmor on these machines
+    `lxc.apparmor.profile = ${existsSync('/sys/kernel/security/apparmor/profiles') ? 'generated' : 'unconfined'}`,
     'lxc.mount.auto = sys:mixed', ...(unprivileged ? ['lxc.idmap = u 0 100000 65536', 'lxc.idmap = g 0 100000 65536'] : []),
     ...(values.console === '0' ? ['lxc.console.path = none'] : []), `lxc.tty.max = ${values.tty ?? 2}`, 'lxc.environment = TERM=linux', `lxc.uts.name = ${values.hostname}`,
-    `lxc.cgroup.memory.limit_in_bytes = ${Number(values.memory ?? 512) * 2 ** 20}`, // PVE: lxc.cgroup2.memory.max
+    ...(isUnified ? limits({ memory: 512, swap: 512, cpuunits: 100, ...values }).map(([file, value]) => `lxc.cgroup2.${file} = ${value}`) : [`lxc.cgroup.memory.limit_in_bytes = ${Number(values.memory ?? 512) * 2 ** 20}`]),
     `lxc.rootfs.path = dir:${folderOf(values.rootfs)}`, ...(values.entrypoint ? [`lxc.init.cmd = ${values.entrypoint}`] : []),
     ...nets.flatMap((key) => netLines(vmid, key.slice('net'.length), parseNet(values[key]))),
     ...raw.map(({ key, value }) => `${key} = ${value}`), '',
   ].join('\n'));
+}
+
+/** Options that are set -> files of cgroup v2. */
+function limits({ memory, swap, cpulimit, cpuunits }) {
+  const mib = 2 ** 20;
+  return [
+    ...(memory === undefined ? [] : [['memory.max', memory * mib], ['memory.high', Math.max(memory * 1016 / 1024, memory - 128) * mib]]),
+    ...(swap === undefined ? [] : [['memory.swap.max', swap * mib]]),
+    ...(cpulimit === undefined ? [] : [['cpu.max', `${Number(cpulimit) === 0 ? 'max' : Math.floor(100_000 * cpulimit)} 100000`]]),
+    ...(cpuunits === undefined ? [] : [['cpu.weight', Math.min(Math.max(1, cpuunits), 10_000)]]),
+  ];
+}
+
+/** What pct set changes at once. */
+export function hotplug(vmid, values) {
+  if (isUnified && isRunning(vmid)) for (const [file, value] of limits(values)) writeFileSync(`${groups}/lxc/${vmid}/${file}`, String(value));
 }
 
 /** The address is set by liblxc where it is host-managed; PVE's DHCP client of the host is not here. */
@@ -78,7 +101,9 @@ export async function start(vmid, guest) {
   const words = stderr ?? at('run', `ct-${vmid}.stderr`);
   if (!stderr) writeFileSync(words, '');
   const append = constants.O_WRONLY | constants.O_APPEND;
-  const child = spawn(program, ['-P', lxc(), ...args], { stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)], detached: true, cwd: '/', env: { PATH: process.env.PATH } }); // as systemd starts it, not as a child of pct
+  const child = hasSystemd
+    ? spawn('systemctl', ['start', '--wait', `pve-container@${vmid}`], { stdio: 'ignore' })
+    : spawn(program, ['-P', lxc(), ...args], { stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)], detached: true, cwd: '/', env: { PATH: process.env.PATH } }); // as systemd starts it, not as a child of pct
   await new Promise((resolve, reject) => {
     let wasRunning = false;
     child.once('error', reject);
@@ -94,6 +119,7 @@ export async function start(vmid, guest) {
       // pct opens the pid of init last of all, and one that has ended until then is its "unable to get PID".
       setTimeout(() => {
         if (initPid(vmid) === undefined) return; // the exit is told above
+        if (hasSystemd) child.kill(); // it only waits
         child.unref();
         resolve();
       }, pidAfterMs);

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, readdirSync, unlinkSync } from 'node:fs';
 import { at, checkQuorum, Died, die, setting } from './place.mjs';
-import { attach, initPid, isRunning, kill, shutdown, start } from './container.mjs';
+import { attach, hotplug, initPid, isRunning, kill, shutdown, start } from './container.mjs';
 import { parse, parseNet, verbs } from './grammar.mjs';
 import { confOf, kindOf, readGuest, shownConfig, tagsOf, writeGuest } from './guest.mjs';
 import { allocate, free, templatePath, unpack } from './storage.mjs';
@@ -91,6 +91,7 @@ const run = {
     const { description = guest.description, ...values } = changed;
     for (const key of Object.keys(values).filter((name) => /^net\d+$/.test(name))) values[key] = netAsWritten(values[key]);
     writeGuest(vmid, { ...guest, description, values: { ...guest.values, ...values, ...(values.tags ? { tags: tagsOf(values.tags) } : {}) } });
+    hotplug(vmid, values);
   },
 
   async unlock({ vmid }) {
