@@ -1,12 +1,9 @@
 // The composition root: builds each part once, in order, and takes them down
-// again.  The only file of the daemon that knows concrete backends.
+// again.
 import { join } from 'node:path';
-import type { Backend } from './backends/backend.js';
-import { OciBackend } from './backends/oci/backend.js';
-import { PctBackend } from './backends/pct/backend.js';
-import { optionsOf } from './backends/pct/options.js';
+import { buildBackend } from './backends/build.js';
 import { diffConfig } from './config-reload.js';
-import type { Config, HandlerConfig } from './config.js';
+import type { Config } from './config.js';
 import { recordExit, Stops } from './cri/container-stop.js';
 import { Events } from './cri/events.js';
 import { streamingHandlers } from './cri/exec.js';
@@ -16,7 +13,6 @@ import { recover } from './cri/recover.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
-import { cgroupDriver } from './host/cgroup.js';
 import { makeFolder, readFileIfThere, writeFileAtomic } from './host/files.js';
 import { bootId, identify, isAlive, type ProcessIdentity } from './host/proc.js';
 import { run } from './host/run.js';
@@ -125,17 +121,9 @@ async function claimState(folder: string): Promise<void> {
 
 async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
   const handlers = await Promise.all(Object.entries(config.handlers).map(async ([name, handler]): Promise<[string, Handler]> => {
-    return [name, await Handler.open(buildBackend(config, name, handler))];
+    return [name, await Handler.open(buildBackend(config, name, handler, config.state))];
   }));
   return new Map(handlers);
-}
-
-function buildBackend(config: Config, name: string, handler: HandlerConfig): Backend {
-  if (handler.type === 'pct') return new PctBackend(optionsOf(config, name, config.state));
-  return new OciBackend({
-    name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state: config.state,
-    systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
-  });
 }
 
 /** Takes over what can change in a running daemon; a configuration with a mistake changes nothing. */

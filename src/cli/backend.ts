@@ -2,13 +2,13 @@
 // concrete backends (architecture.test.ts holds the others to it).
 import { join } from 'node:path';
 import type { Backend, ContainerPlan, Probe } from '../backends/backend.js';
-import { OciBackend, runtimeRoot } from '../backends/oci/backend.js';
+import { buildBackend } from '../backends/build.js';
+import { runtimeRoot } from '../backends/oci/backend.js';
 import { monitorArgv } from '../backends/oci/conmon.js';
 import { Runtime } from '../backends/oci/runtime.js';
-import { PctBackend } from '../backends/pct/backend.js';
 import { explainCt } from '../backends/pct/explain.js';
 import { optionsOf } from '../backends/pct/options.js';
-import type { Config, HandlerConfig } from '../config.js';
+import type { Config } from '../config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { exists, makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
@@ -39,7 +39,7 @@ export async function routeTo(config: Config, state: string, input: RouteInput):
 export function open(config: Config, state: string, name: string): Backend {
   const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
   if (!handler) throw new CrispError('UnknownHandler', `the handler "${name}" of this container is not configured any more`);
-  return build(config, state, name, handler);
+  return buildBackend(config, name, handler, state);
 }
 
 /** Whether it may have containers: an OCI handler that was never used has no folder for what it knows. */
@@ -56,14 +56,6 @@ export async function probeOf(config: Config, state: string, name: string): Prom
   } catch (error) {
     return { ready: false, reason: toCrispError(error).report, version: '', features: { recursiveReadOnlyMounts: false, userNamespaces: false }, lacks: {} };
   }
-}
-
-function build(config: Config, state: string, name: string, handler: HandlerConfig): Backend {
-  if (handler.type === 'pct') return new PctBackend(optionsOf(config, name, state));
-  return new OciBackend({
-    name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state,
-    systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
-  });
 }
 
 function withFallbacks(config: Config, first: string): string[] {
