@@ -1,6 +1,6 @@
 // Several crisps that share a range of ids, as those of a cluster's nodes do.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { cgroupOf } from '../../src/backends/pct/options.js';
+import { cgroupOf } from '../../src/backends/pct/cgroups.js';
 import { makePodCgroup, removeCgroup } from '../../src/host/cgroup.js';
 import type { Daemon } from '../helpers/daemon.js';
 import { containerConfig, createContainer, removePod, runPod } from '../helpers/requests.js';

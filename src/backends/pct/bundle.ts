@@ -8,8 +8,8 @@ import { cgroupFolder, cgroupLayout } from '../../host/cgroup.js';
 import { shown } from '../../host/run.js';
 import type { Spec } from '../../oci/spec.js';
 import type { ContainerPlan } from '../backend.js';
+import { cgroupOf } from './cgroups.js';
 import { lxcConfig } from './lxc-config.js';
-import { cgroupOf } from './options.js';
 import type { Streams } from './unit.js';
 import { consoleLink, fifo } from './watcher.js';
 

@@ -2,7 +2,7 @@
 // node it runs on.
 import { hostname, totalmem } from 'node:os';
 import type { Config } from '../../config.js';
-import { cgroupsIn, cgroupVersion } from '../../host/cgroup.js';
+import { cgroupVersion } from '../../host/cgroup.js';
 import type { IdMaps } from '../backend.js';
 import type { Node } from './create-args.js';
 
@@ -30,12 +30,3 @@ export function ownerOf({ lxc, state }: Pick<PctBackendOptions, 'lxc' | 'state'>
 const map = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
 /** The ids of every unprivileged CT (PVE::LXC: root:100000:65536 of /etc/subuid). */
 export const unprivilegedIds: IdMaps = { uids: map, gids: map };
-
-const payloads = '/lxc';
-/** A CT's group, which PVE names; the GUI counts by it. */
-export function cgroupOf(vmid: number | string): string { return `${payloads}/${vmid}`; }
-/** That of the lxc-start that watches it. */
-export function monitorCgroupOf(vmid: number): string { return `/lxc.monitor/${vmid}`; }
-
-/** The ids that have a group on this node, of CTs that run or ran. */
-export async function vmidsInCgroups(): Promise<number[]> { return [...await cgroupsIn(payloads)].map(Number); }

@@ -3,7 +3,7 @@
 // a proposal, and create() asks for another when somebody was faster.
 import { CrispError } from '../../errors.js';
 import { guestsOf } from './cluster.js';
-import { vmidsInCgroups } from './options.js';
+import { vmidsInCgroups } from './cgroups.js';
 
 export class Vmids {
   private readonly proposed = new Set<number>();
