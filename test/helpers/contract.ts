@@ -103,10 +103,14 @@ export function contract(handler: string, current: () => Daemon): void {
 
     test('one that is stopped while it starts has its grace, and one that is being stopped is not started', async () => {
       const { runtime } = daemon.client;
-      const pod = await runPod(daemon, {}, handler);
-      const id = await createContainer(daemon, pod, containerConfig(untilStopped(3)));
+      // Not the first process of its pid namespace: a signal that comes before its handler stands ends it, and is not lost.
+      const linux = { security_context: { namespace_options: { pid: 'POD' as const } } };
+      const pod = await runPod(daemon, { linux }, handler);
+      const id = await createContainer(daemon, pod, containerConfig(untilStopped(3), { linux }));
       await Promise.all([runtime.StartContainer({ container_id: id }), runtime.StopContainer({ container_id: id, timeout: '10' })]);
-      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 3 });
+      const { status } = await runtime.ContainerStatus({ container_id: id });
+      expect(status?.state).toBe('CONTAINER_EXITED');
+      expect([3, 128 + 15]).toContain(status?.exit_code);
 
       const other = await createContainer(daemon, pod, named('other', untilStopped(3)));
       const [stopped, started] = await Promise.allSettled([runtime.StopContainer({ container_id: other, timeout: '10' }), runtime.StartContainer({ container_id: other })]);
