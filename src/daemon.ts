@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { buildBackend } from './backends/build.js';
 import { diffConfig } from './config-reload.js';
 import type { Config } from './config.js';
-import { recordExit, Stops } from './cri/container-stop.js';
+import { recordExit, Stops, watchForLostExits } from './cri/container-stop.js';
 import { Events } from './cri/events.js';
 import { streamingHandlers } from './cri/exec.js';
 import { Handler } from './cri/handlers.js';
@@ -95,6 +95,9 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
 
   // 3. What an earlier run left: repaired before anybody can ask.
   await recover(parts);
+  const ended = new AbortController();
+  closers.push(() => ended.abort());
+  void watchForLostExits(parts, ended.signal);
 
   // 4. Open for calls.
   const server = new CriServer(parts);

@@ -25,7 +25,6 @@ export class Stops {
   private readonly starts = new Map<string, Promise<void>>();
   private readonly stops = new Map<string, { readonly done: Promise<void>; shorten(deadlineMs: number): void }>();
   private readonly waiters = new Map<string, Set<() => void>>();
-  private lookedAtMs = -Infinity;
 
   /** Runs a start. The container's exit is recorded after it: a process may have ended before its runtime says that it started. */
   async whileStarting(id: string, start: () => Promise<void>): Promise<void> {
@@ -58,13 +57,6 @@ export class Stops {
     let wake: () => void = () => undefined;
     const seen = new Promise<void>((resolve) => { wake = resolve; waiters.add(wake); });
     return { seen, forget: () => { waiters.delete(wake); if (waiters.size === 0) this.waiters.delete(id); } };
-  }
-
-  /** Not again before the last look has ended. */
-  isTimeToLook(): boolean {
-    if (performance.now() - this.lookedAtMs < tellPatienceMs) return false;
-    this.lookedAtMs = performance.now();
-    return true;
   }
 
   exited(id: string): void {
@@ -146,14 +138,17 @@ async function recordIfEnded(parts: Parts, record: ContainerRecord): Promise<boo
   return true;
 }
 
+/** Until `signal` aborts: looks for exits that nobody told, every ten seconds. Never rejects. */
+export async function watchForLostExits(parts: Parts, signal: AbortSignal): Promise<void> {
+  for (await after(tellPatienceMs); !signal.aborted; await after(tellPatienceMs)) await recordLostExits(parts);
+}
+
 /**
  * Records the exits that nobody told, or that could not be read or written when
  * they were told: where the process of a container is gone and its monitor has
- * had its time.  Called by Status, which the kubelet asks every few seconds.
- * Never throws.
+ * had its time.
  */
-export async function recordLostExits(parts: Parts): Promise<void> {
-  if (!parts.stops.isTimeToLook()) return;
+async function recordLostExits(parts: Parts): Promise<void> {
   await Promise.all(parts.store.containers.all().map(async (record) => {
     if (containerState(record) !== 'CONTAINER_RUNNING') return;
     const exit = parts.stops.exitOf(record.id);

@@ -66,8 +66,7 @@ async function repairContainer(parts: Parts, record: ContainerRecord, alive: Ali
 
 async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
   if (!record.complete) return removeSandbox(parts, record.id);
-  if (sandboxState(record) === 'SANDBOX_NOTREADY') return;
-  if (record.bootId === parts.bootId) return;
+  if (record.stoppedAt !== undefined || record.bootId === parts.bootId) return;
   // The node rebooted under it: its namespaces are gone, its address is still leased.
   await releaseSandbox(parts, record);
   await parts.store.sandboxes.change(record.id, { stoppedAt: now() });

@@ -9,7 +9,6 @@ import type { UpdateRuntimeConfigRequest__Output } from './generated/runtime/v1/
 import type { UpdateRuntimeConfigResponse } from './generated/runtime/v1/UpdateRuntimeConfigResponse.js';
 import type { VersionRequest__Output } from './generated/runtime/v1/VersionRequest.js';
 import type { VersionResponse } from './generated/runtime/v1/VersionResponse.js';
-import { recordLostExits } from './container-stop.js';
 import { refreshHandlers } from './handlers.js';
 import type { Parts } from './parts.js';
 
@@ -22,7 +21,6 @@ export async function version(parts: Parts, _request: VersionRequest__Output): P
 
 export async function status(parts: Parts, request: StatusRequest__Output): Promise<StatusResponse> {
   void refreshHandlers(parts.handlers); // for the next call: the kubelet asks every few seconds
-  void recordLostExits(parts);
   const handlers = [...parts.handlers].map(([name, { probe }]) => ({ name, ...probe }));
   const ready = handlers.filter((handler) => handler.ready);
   const network = parts.network.status();

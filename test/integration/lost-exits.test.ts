@@ -35,10 +35,7 @@ test('of a container whose monitor was killed, and of one that could not be reco
   await failed;
   await daemon.machine.must(['umount', records]);
 
-  const states = async () => {
-    await runtime.Status({}); // as the kubelet does every few seconds
-    return Promise.all([unwatched, unrecorded, healthy].map(async (id) => (await runtime.ContainerStatus({ container_id: id })).status));
-  };
+  const states = () => Promise.all([unwatched, unrecorded, healthy].map(async (id) => (await runtime.ContainerStatus({ container_id: id })).status));
   expect((await states()).map((status) => status?.state)).toEqual(['CONTAINER_RUNNING', 'CONTAINER_RUNNING', 'CONTAINER_RUNNING']);
   const deadline = Date.now() + 40_000 * patience;
   while ((await states()).filter((status) => status?.state === 'CONTAINER_EXITED').length < 2 && Date.now() < deadline) await sleep(500);
