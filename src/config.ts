@@ -130,7 +130,7 @@ export const configSchema = z.strictObject({
   const mustExist = (name: string, path: KeyPath): void => {
     if (!Object.hasOwn(config.handlers, name)) context.addIssue({ code: 'custom', path: [...path], message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}` });
   };
-  if (config.cli_state === config.state) context.addIssue({ code: 'custom', path: ['cli_state'], message: 'must not be the state folder of the daemon, which would remove what it has no record of' });
+  if (`${config.cli_state}/`.startsWith(`${config.state}/`)) context.addIssue({ code: 'custom', path: ['cli_state'], message: 'must not be in the state folder of the daemon, which would remove what it has no record of' });
   if (config.lxc.vmid_range.first > config.lxc.vmid_range.last) context.addIssue({ code: 'custom', path: ['lxc', 'vmid_range'], message: 'first is above last' });
   for (const [name, { type, path, args }] of Object.entries(config.handlers)) {
     if (type === 'pct' && (path || args.length)) context.addIssue({ code: 'custom', path: ['handlers', name], message: 'a handler of type pct takes no path and no args: its programs are in lxc.tools' });
