@@ -117,6 +117,7 @@ export async function reopenLog(bundle: string, logPath: string): Promise<void> 
   throw new CrispError('ToolTimeout', 'conmon did not reopen the log', { stage: 'reopen log', tool: 'conmon' });
 }
 
+/** Never throws: there is nothing to resize when the process has ended. */
 export async function resize(bundle: string, size: TerminalSize): Promise<void> {
-  await control(bundle, `1 ${size.height} ${size.width}`);
+  await control(bundle, `1 ${size.height} ${size.width}`).catch(() => undefined);
 }

@@ -14,8 +14,9 @@ import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../oci/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
 import { killBelow, killTree, limited } from '../exec-limit.js';
+import { followSizes } from '../terminal-sizes.js';
 import { attach } from './attach.js';
-import { monitorExec, type MonitorPlan } from './conmon.js';
+import { monitorExec, resize, type MonitorPlan } from './conmon.js';
 import { exitCodeOf, type Runtime } from './runtime.js';
 
 type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgroup' | 'id' | 'bundle'>;
@@ -64,10 +65,12 @@ async function execInTerminal(runtime: Runtime, base: Base, container: Container
       ...base, runtimeArgs: [...base.runtimeArgs, `--log=${words}`], bundle, exitDir: bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
       exec: { processFile, name: basename(bundle) },
     }, () => {
-      const attached = attach({ id: container.id, folder: bundle }, plan.io, inner.signal);
+      const { onResize: _, ...io } = plan.io;
+      const attached = attach({ id: container.id, folder: bundle }, io, inner.signal);
       session = attached.ended;
       return attached.connected;
     }, (stderr) => runtime.explain('exec', readFileSync(words, { encoding: 'utf8', flag: 'a+' }) || stderr)); // conmon's own say less
+    followSizes(plan.io, (size) => resize(bundle, size)); // not before: conmon loses a size that comes before the terminal
     const process = await identify(pid);
     const limit = limited(plan.timeoutMs, signal, async () => { if (process && await isAlive(process)) await killTree(pid); });
     try {

@@ -23,6 +23,7 @@ import { log } from '../../log.js';
 import type { Resources, Spec } from '../../oci/spec.js';
 import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, FoundContainer, IdMaps, Io, Probe, RootfsWish, SandboxPlan, TerminalSize } from '../backend.js';
 import { Exits } from '../exits.js';
+import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
 import { includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
@@ -227,7 +228,7 @@ export class PctBackend implements Backend {
 
   async attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
     const { vmid } = await this.mine(container);
-    io.onResize?.((size) => void this.resize(container, vmid, size).catch((error: unknown) => log.warn({ err: error, containerId: container.id }, 'terminal not resized')));
+    followSizes(io, (size) => this.resize(container, vmid, size).catch((error: unknown) => log.warn({ err: error, containerId: container.id }, 'terminal not resized')));
     await attach(container, io, signal);
   }
 
