@@ -63,8 +63,8 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     const child = run(underTerminal(crictl('exec', '-it', id, 'sh'), `stty rows 40 cols 100; tty >${ttyFile}; `));
     let output = '';
     const steps: [string, () => void][] = [
-      ['# ', () => child.stdin.write('stty size\n')],
-      ['40 100', () => { execFileSync('stty', ['-F', readFileSync(ttyFile, 'utf8').trim(), 'rows', '50', 'cols', '120']); child.stdin.write('until [ "$(stty size)" = "50 120" ]; do sleep 0.1; done; stty size\n'); }],
+      ['# ', () => child.stdin.write('until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; stty size\n')],
+      ['\n40 100', () => { execFileSync('stty', ['-F', readFileSync(ttyFile, 'utf8').trim(), 'rows', '50', 'cols', '120']); child.stdin.write('until [ "$(stty size)" = "50 120" ]; do sleep 0.1; done; stty size\n'); }],
       ['\n50 120', () => child.stdin.write('test -t 0 && exit 7\n')],
     ];
     for await (const chunk of child.stdout) {
@@ -97,11 +97,11 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
 
   test('a container that ends under its sessions ends them: exec, attach, and a connection to its port', async () => {
     const port = transport === 'spdy' ? 8082 : 8083;
-    const doomed = await startContainer(daemon, pod, containerConfig(`nc -ll -p ${port} -e cat & ${untilStopped()}`, { metadata: { name: `doomed-${transport}`, attempt: 0 }, stdin: true }));
+    const doomed = await startContainer(daemon, pod, containerConfig(`nc -ll -p ${port} -e cat & while :; do echo tick; sleep 0.2; done & ${untilStopped()}`, { metadata: { name: `doomed-${transport}`, attempt: 0 }, stdin: true }));
     await listening(doomed, port);
     const exec = run(crictl('exec', '-i', doomed, 'sh', '-c', 'echo here; exec cat'));
     const attach = run(crictl('attach', '-i', doomed));
-    await once(exec.stdout, 'data');
+    await Promise.all([exec, attach].map((child) => once(child.stdout, 'data')));
     const ended = [exec, attach].map((child) => outcome(child));
     const { child: forward, socket } = await forwarded(port);
     try {
@@ -110,7 +110,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
       const closed = once(socket, 'close');
       socket.resume().on('end', () => socket.end()).on('error', () => undefined); // ended or reset, as the kernel has it
       await daemon.client.runtime.StopContainer({ container_id: doomed, timeout: '10' });
-      expect(await Promise.all(ended)).toEqual([['', expect.stringContaining('exit code 137')], ['', '']]);
+      expect(await Promise.all(ended)).toEqual([['', expect.stringContaining('exit code 137')], [expect.stringMatching(/^(tick\n)*$/), '']]);
       await closed;
     } finally {
       forward.kill();

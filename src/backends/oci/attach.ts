@@ -8,6 +8,7 @@ import { Writable } from 'node:stream';
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
 import type { ContainerRef, Io } from '../backend.js';
+import { followSizes } from '../terminal-sizes.js';
 import { resize } from './conmon.js';
 
 /**
@@ -37,6 +38,8 @@ while (1) {
 }
 `;
 
+const greeting = Buffer.from('connected\n');
+
 export interface Attached {
   /** Output from now on is ours. */
   readonly connected: Promise<void>;
@@ -52,10 +55,9 @@ export function attach(container: Pick<ContainerRef, 'id' | 'folder'>, io: Io, s
     write(chunk: Buffer, _encoding, done) {
       if (said !== undefined) {
         said = Buffer.concat([said, chunk]);
-        const end = said.indexOf('\n');
-        if (end < 0) { done(); return; }
+        if (!said.subarray(0, greeting.length).equals(greeting)) { done(); return; } // more is to come, or it says why it is not
         connected();
-        chunk = said.subarray(end + 1);
+        chunk = said.subarray(greeting.length);
         said = undefined;
       }
       if (chunk.length === 0 || !io.stderr) done();
@@ -65,10 +67,10 @@ export function attach(container: Pick<ContainerRef, 'id' | 'folder'>, io: Io, s
   const running = runStreaming(['perl', '-e', bridge, 'attach'], { stdin: io.stdin ?? undefined, stdout: io.stdout ?? new Writable({ write: (_chunk, _encoding, done) => done() }), stderr }, {
     timeoutMs: 0, cwd: container.folder, signal, okExitCodes: 'any', stage: 'attach',
   });
-  io.onResize?.((size) => void resize(container.folder, size).catch(() => undefined)); // the process has ended: nothing to resize
+  followSizes(io, (size) => resize(container.folder, size));
   const ended = running.ended.then(({ exitCode }) => {
     if (exitCode === 0) return;
-    throw new CrispError('RuntimeFailed', `attach failed: ${said?.toString() ?? ''}`, { stage: 'attach', tool: 'conmon' });
+    throw new CrispError('RuntimeFailed', `attach failed: ${said?.toString().trim() || 'the bridge to conmon broke'}`, { stage: 'attach', tool: 'conmon', hint: 'a container that ends meanwhile refuses the connection' });
   });
   const begun = Promise.race([whenConnected, ended]);
   begun.catch(() => undefined); // not everybody asks for it, and `ended` tells the same
