@@ -81,7 +81,7 @@ test('what a handler cannot do is said with the reason, to the kubelet and to pe
 });
 
 test('a standalone container lives beside the daemon, through its restart, and holds its image', async () => {
-  const cliState = join(daemon.state, 'cli');
+  const cliState = join(daemon.folder, 'cli');
   await daemon.writeConfig({ ...config, cli_state: cliState });
   await daemon.restart();
   const crisp = (command: string, ...words: string[]) => daemon.machine.run([process.execPath, bin, command, '--config', daemon.configFile, ...words]);
