@@ -1,9 +1,8 @@
 // What probes leave that a crash of the daemon cut off: throw-away containers
 // with their mounts, folders and cgroups.  Each probe clears those before it.
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { removePodCgroup } from '../host/cgroup.js';
-import { isAbsent, remove } from '../host/files.js';
+import { namesIn, remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
 import { pidExists } from '../host/proc.js';
 import type { Backend } from './backend.js';
@@ -17,8 +16,7 @@ export function probeId({ name }: Backend): string { return `crisp-probe-${name}
 
 /** @param parent holds a folder for each probe, called after its id */
 export async function clearProbes(backend: Backend, parent: string): Promise<void> {
-  const names = await readdir(parent).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
-  for (const id of names) {
+  for (const id of await namesIn(parent)) {
     const [, name, pid] = /^crisp-probe-(.+)-(\d+)-\d+$/.exec(id) ?? [];
     if (name !== backend.name || pid === undefined || pidExists(pid)) continue;
     const folder = join(parent, id);

@@ -1,9 +1,8 @@
 // `crisp bundle IMAGE DIR`: an image as an OCI bundle that crun and runc run as
 // it is.  `crisp bundle --validate DIR`: what is wrong with one.
-import { readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { CrispError } from '../errors.js';
-import { isAbsent, makeFolder, remove } from '../host/files.js';
+import { makeFolder, namesIn, remove } from '../host/files.js';
 import { run } from '../host/run.js';
 import { withUndo } from '../host/undo.js';
 import type { Image } from '../images/store.js';
@@ -54,7 +53,7 @@ async function validate(folder: string, json: boolean): Promise<number> {
 
 /** Writes DIR/rootfs and DIR/config.json. @throws InvalidArgument when DIR has something in it */
 async function makeBundle(parts: Parts, image: Image, folder: string, profile: 'full' | 'minimal'): Promise<void> {
-  if ((await readdir(folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; })).length > 0) {
+  if ((await namesIn(folder)).length > 0) {
     throw new CrispError('InvalidArgument', `${folder} is not empty`, { hint: 'name a new folder' });
   }
   const rootfs = join(folder, 'rootfs');

@@ -1,12 +1,12 @@
 // CNI network configurations: what a conflist says, and what of it each plugin
 // is told.  Called by cni.ts.  Facts: the CNI specification 1.1, sections 1 and
 // 3, and its CONVENTIONS.md.
-import { readdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { CrispError } from '../errors.js';
-import { isAbsent } from '../host/files.js';
+import { namesIn } from '../host/files.js';
 
 /** The versions of the specification that we speak, oldest first. */
 export const cniVersions = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as const;
@@ -81,7 +81,7 @@ export interface Found {
 /** Reads the first configuration of a folder, by file name, that is valid. */
 export async function findNetwork(folder: string): Promise<Found> {
   const problems: string[] = [];
-  for (const name of (await listFolder(folder)).filter((entry) => /\.(conflist|conf|json)$/.test(entry)).sort()) {
+  for (const name of (await namesIn(folder)).filter((entry) => /\.(conflist|conf|json)$/.test(entry)).sort()) {
     const file = join(folder, name);
     try {
       const text = await readFile(file, 'utf8');
@@ -91,10 +91,6 @@ export async function findNetwork(folder: string): Promise<Found> {
     }
   }
   return { network: undefined, file: '', text: '', problems };
-}
-
-async function listFolder(folder: string): Promise<string[]> {
-  try { return await readdir(folder); } catch (error) { if (isAbsent(error)) return []; throw error; }
 }
 
 export function atLeast(network: NetworkConfig, version: CniVersion): boolean {

@@ -4,10 +4,10 @@
 //
 //   ROOT/archives/empty.tar.gz, IMAGE-ID.tar
 import { lstatSync } from 'node:fs';
-import { readdir, rename, writeFile } from 'node:fs/promises';
+import { rename, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { exists, isAbsent, makeFolder, remove } from '../../host/files.js';
+import { exists, makeFolder, namesIn, remove } from '../../host/files.js';
 import { pidExists } from '../../host/proc.js';
 import { run } from '../../host/run.js';
 import { makeTargets } from './targets.js';
@@ -60,8 +60,7 @@ export class Archives {
 
   /** Where somebody makes this archive, or did when it crashed. */
   private async worksOf(path: string): Promise<string[]> {
-    const names = await readdir(this.folder).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
-    return names.filter((name) => name.startsWith(workOf(basename(path), ''))).map((name) => join(this.folder, name));
+    return (await namesIn(this.folder)).filter((name) => name.startsWith(workOf(basename(path), ''))).map((name) => join(this.folder, name));
   }
 }
 

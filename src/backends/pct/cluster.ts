@@ -3,10 +3,10 @@
 // system that is: while pve-cluster restarts (an upgrade of its package), PVE is
 // an empty folder, and the CTs run on.
 import { constants } from 'node:fs';
-import { open, readdir, stat } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
-import { isAbsent } from '../../host/files.js';
+import { isAbsent, namesIn } from '../../host/files.js';
 
 /**
  * Looks around in the mounted PVE, by a path that stays the same mount until the
@@ -36,10 +36,9 @@ function isDead(error: unknown): boolean { return ['ENOTCONN', 'ECONNABORTED'].i
 /** The ids of all CTs and VMs of all nodes: pmxcfs shows every node's folder on every node. @throws NoQuorum */
 export async function guestsOf(pveFolder: string): Promise<Set<number>> {
   return inCluster(pveFolder, async (pve) => {
-    const names = async (path: string): Promise<string[]> => readdir(path).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
     const nodes = join(pve, 'nodes');
-    const folders = [join(pve, 'lxc'), join(pve, 'qemu-server'), ...(await names(nodes)).flatMap((node) => [join(nodes, node, 'lxc'), join(nodes, node, 'qemu-server')])];
-    const files = (await Promise.all(folders.map(names))).flat();
+    const folders = [join(pve, 'lxc'), join(pve, 'qemu-server'), ...(await namesIn(nodes)).flatMap((node) => [join(nodes, node, 'lxc'), join(nodes, node, 'qemu-server')])];
+    const files = (await Promise.all(folders.map(namesIn))).flat();
     return new Set(files.flatMap((name) => /^(\d+)\.conf$/.exec(name)?.[1] ?? []).map(Number));
   });
 }
