@@ -113,8 +113,8 @@ function strayTrees(layout: CgroupLayout): string[] {
 export async function makePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
   if (path.endsWith('.slice')) return startSlice(path);
-  if (layout.version === 'v2') await makeUnified(layout.unified ?? '', path);
-  else await Promise.all([...new Set(Object.values(layout.controllers))].map((tree) => makeIn(tree, path, tree === layout.controllers['cpuset'])));
+  if (layout.version === 'v2') await whileParentsGo(() => makeUnified(layout.unified ?? '', path));
+  else await Promise.all([...new Set(Object.values(layout.controllers))].map((tree) => whileParentsGo(() => makeIn(tree, path, tree === layout.controllers['cpuset']))));
 }
 
 /** Who removes the last group of a parent takes that as well, perhaps while we make another one in it. */
@@ -129,14 +129,12 @@ async function mkdirIfAbsent(folder: string): Promise<void> {
   try { await mkdir(folder); } catch (error) { if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error; }
 }
 
-function makeIn(tree: string, path: string, isCpuset: boolean): Promise<void> {
-  return whileParentsGo(async () => {
-    for (const folder of ancestors(tree, path)) {
-      await mkdirIfAbsent(folder);
-      // A new v1 cpuset has no CPU and no memory node, and takes no process until it has some (cpuset(7)).
-      if (isCpuset) for (const file of ['cpuset.cpus', 'cpuset.mems']) await inherit(folder, file);
-    }
-  });
+async function makeIn(tree: string, path: string, isCpuset: boolean): Promise<void> {
+  for (const folder of ancestors(tree, path)) {
+    await mkdirIfAbsent(folder);
+    // A new v1 cpuset has no CPU and no memory node, and takes no process until it has some (cpuset(7)).
+    if (isCpuset) for (const file of ['cpuset.cpus', 'cpuset.mems']) await inherit(folder, file);
+  }
 }
 
 async function inherit(folder: string, file: string): Promise<void> {
@@ -147,18 +145,16 @@ async function inherit(folder: string, file: string): Promise<void> {
 }
 
 /** On v2 a group has the controllers that its parent hands down in cgroup.subtree_control. */
-function makeUnified(tree: string, path: string): Promise<void> {
-  return whileParentsGo(async () => {
-    for (const folder of ancestors(tree, path)) {
-      const parent = dirname(folder);
-      const controllers = (await readFile(join(parent, 'cgroup.controllers'), 'utf8')).trim().split(' ').filter(Boolean);
-      for (const controller of controllers) {
-        // One by one: a controller that the host keeps for itself (cpu beside real-time tasks: EINVAL) must not hold up the others.
-        await writeFile(join(parent, 'cgroup.subtree_control'), `+${controller}`).catch(() => undefined);
-      }
-      await mkdirIfAbsent(folder);
+async function makeUnified(tree: string, path: string): Promise<void> {
+  for (const folder of ancestors(tree, path)) {
+    const parent = dirname(folder);
+    const controllers = (await readFile(join(parent, 'cgroup.controllers'), 'utf8')).trim().split(' ').filter(Boolean);
+    for (const controller of controllers) {
+      // One by one: a controller that the host keeps for itself (cpu beside real-time tasks: EINVAL) must not hold up the others.
+      await writeFile(join(parent, 'cgroup.subtree_control'), `+${controller}`).catch(() => undefined);
     }
-  });
+    await mkdirIfAbsent(folder);
+  }
 }
 
 /** TREE/a, TREE/a/b, … TREE/PATH. */
