@@ -33,9 +33,9 @@ export class Stops {
     return done;
   }
 
-  isStarting(id: string): boolean { return this.starts.has(id); }
   isStopping(id: string): boolean { return this.stops.has(id); }
-  async started(id: string): Promise<void> { await this.starts.get(id)?.catch(() => undefined); }
+  /** Resolves when no start of the container is under way. */
+  async started(id: string): Promise<void> { while (this.starts.has(id)) await this.starts.get(id)?.catch(() => undefined); }
 
   /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
   async join(id: string, timeoutMs: number, begin: (deadline: Deadline) => Promise<void>): Promise<void> {
@@ -101,7 +101,7 @@ export async function stopContainer(parts: Parts, request: StopContainerRequest_
  * A start that is under way comes first: nobody can tell yet whether there is a process to ask.
  */
 export async function stopContainerRecord(parts: Parts, id: string, timeoutMs: number): Promise<void> {
-  while (parts.stops.isStarting(id)) await parts.stops.started(id);
+  await parts.stops.started(id);
   const record = parts.store.containers.get(id);
   if (!record?.complete || record.exit) return;
   await parts.stops.join(id, timeoutMs, (deadline) => stop(parts, record, timeoutMs, deadline));

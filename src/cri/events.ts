@@ -67,7 +67,7 @@ export class Events {
     return {
       container_id: id, container_event_type: type, created_at: now(),
       pod_sandbox_status: sandbox ? sandboxStatus(sandbox) : null,
-      containers_statuses: sandbox ? this.store.containersOf(sandbox.id).filter(({ complete }) => complete).map(containerStatus) : [],
+      containers_statuses: sandbox ? this.store.completeContainersOf(sandbox.id).map(containerStatus) : [],
     };
   }
 }

@@ -55,8 +55,9 @@ async function surveyAll(parts: Parts): Promise<Map<string, Alive | 'unknown'>> 
 async function repairContainer(parts: Parts, record: ContainerRecord, alive: Alive | 'unknown' | undefined): Promise<void> {
   if (!record.complete) return removeContainerRecord(parts, record.id); // a create that a crash cut off
   if (record.exit) return;
-  if (record.bootId === parts.bootId && alive === 'unknown') return;
-  if (record.bootId !== parts.bootId || !alive || alive === 'unknown' || alive.status === 'missing') return recordExit(parts, record.id, undefined);
+  if (record.bootId !== parts.bootId) return recordExit(parts, record.id, undefined);
+  if (alive === 'unknown') return;
+  if (!alive || alive.status === 'missing') return recordExit(parts, record.id, undefined);
   if (alive.status === 'stopped') return recordExit(parts, record.id, alive.exit);
   // A start whose answer was never recorded: it runs, so it was started.
   if (alive.status === 'running' && containerState(record) === 'CONTAINER_CREATED') {

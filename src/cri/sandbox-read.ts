@@ -17,7 +17,7 @@ export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRe
   const record = await withAddresses(parts, await lookedAt(parts, sandboxOf(parts, request.pod_sandbox_id)));
   return {
     status: sandboxStatus(record), timestamp: now(),
-    containers_statuses: parts.store.containersOf(record.id).filter(({ complete }) => complete).map(containerStatus),
+    containers_statuses: parts.store.completeContainersOf(record.id).map(containerStatus),
     info: request.verbose ? { info: JSON.stringify({ ...verbose(record), ...await checkedNetwork(parts, record) }) } : {},
   };
 }

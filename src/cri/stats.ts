@@ -121,7 +121,7 @@ function writableLayer(parts: Parts, record: ContainerRecord): FilesystemUsage |
 function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
   const timestamp = now();
   const { metadata, labels, annotations } = record.config;
-  const containers = parts.store.containersOf(record.id).filter(({ complete }) => complete).map((container) => ({ container, usage: usageOf(parts, container) }));
+  const containers = parts.store.completeContainersOf(record.id).map((container) => ({ container, usage: usageOf(parts, container) }));
   const groups = containers.filter((one) => one.usage).flatMap(({ container }) => cgroupOf(parts, container) ?? []);
   const usage = podUsage(record, groups, containers.flatMap((one) => one.usage ?? []));
   return {
