@@ -37,8 +37,7 @@ async function removeDaemon(folder: string, bridge?: string): Promise<void> {
   const processes = await processesOf(folder);
   const ids = new Set(await heldNetworks(folder));
   for (const { pid } of processes) for (const [id] of (await text(`/proc/${pid}/cgroup`)).matchAll(/\b[0-9a-f]{64}\b/g)) ids.add(id);
-  await end(processes);
-  for (const group of await cgroupsOfFakes(folder)) await removeCgroup(group);
+  await endCommandsIn(folder, processes);
   for (const group of (await cgroupsOf(ids)).sort().reverse()) await rmdir(group).catch(() => undefined); // it went with another one
   if (bridge) await removeNetwork(bridge);
   await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
@@ -50,8 +49,8 @@ async function end(processes: readonly ProcessIdentity[]): Promise<void> {
 }
 
 /** Ends the commands that name a file in the folder, with what they have started; a lxc-start that is killed leaves its CT's cgroups. */
-export async function endCommandsIn(folder: string): Promise<void> {
-  await end(await processesOf(folder));
+export async function endCommandsIn(folder: string, processes?: readonly ProcessIdentity[]): Promise<void> {
+  await end(processes ?? await processesOf(folder));
   for (const group of await cgroupsOfFakes(folder)) await removeCgroup(group);
 }
 

@@ -2,38 +2,31 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { copyFile, mkdir, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
-import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Daemon } from '../helpers/daemon.js';
 import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped, waitForExit } from '../helpers/requests.js';
 import { patience } from '../helpers/patience.js';
-import { Node } from './node.js';
+import { addBridge, Node } from './node.js';
 
 const runFile = promisify(execFile);
-const bridge = `crt${randomBytes(4).toString('hex')}`;
 const key = (name: string): string => `io.crisp.lxc.${name}`;
 let node: Node;
+let bridge: Awaited<ReturnType<typeof addBridge>>;
 let daemon: Daemon;
 beforeAll(async () => {
-  await runFile('ip', ['link', 'add', bridge, 'type', 'bridge']);
-  await runFile('ip', ['address', 'add', '198.18.77.1/24', 'dev', bridge]);
-  await runFile('ip', ['link', 'set', bridge, 'up']);
-  [node, daemon] = await Node.withDaemon({ bridge: { name: bridge } }, { allowed_annotations: [key('*')] });
+  bridge = await addBridge('198.18.77.1/24');
+  [node, daemon] = await Node.withDaemon({ bridge: { name: bridge.name } }, { allowed_annotations: [key('*')] });
 });
 afterAll(async () => {
   await node?.stop();
-  await runFile('ip', ['link', 'del', bridge]);
+  await bridge?.remove();
 });
 
 async function output(id: string, cmd: string[]): Promise<string> {
   const { stdout, stderr, exit_code } = await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: String(10 * patience) });
   expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
   return stdout.toString();
-}
-async function guestOf(id: string): Promise<string> {
-  const all = await Promise.all((await node.guests()).map((name) => node.guest(name)));
-  return all.find((text) => text.includes(id)) ?? '';
 }
 
 describe('a bridge of the node', () => {
@@ -45,7 +38,7 @@ describe('a bridge of the node', () => {
     const address = async () => (await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status?.network?.ip;
     expect(await address()).toBe('');
     const id = await startContainer(daemon, pod, containerConfig(`httpd -p 8080 -h /etc; ${untilStopped()}`));
-    expect(await guestOf(id)).toMatch(new RegExp(`^net0: name=eth0,bridge=${bridge},gw=198.18.77.1,host-managed=1,hwaddr=02:[0-9A-F:]{14},ip=198.18.77.5/24,type=veth$`, 'm'));
+    expect(await node.guestOf(id)).toMatch(new RegExp(`^net0: name=eth0,bridge=${bridge.name},gw=198.18.77.1,host-managed=1,hwaddr=02:[0-9A-F:]{14},ip=198.18.77.5/24,type=veth$`, 'm'));
     expect(await address()).toBe('198.18.77.5');
     const { stdout } = await runFile('curl', ['--silent', '--max-time', '5', 'http://198.18.77.5:8080/hostname']);
     expect(stdout).toBe('box\n');
@@ -62,7 +55,7 @@ describe('a bridge of the node', () => {
     const first = await startContainer(daemon, pod, containerConfig('cat /sys/class/net/eth0/address', { metadata: { name: 'first', attempt: 0 } }));
     expect(await waitForExit(daemon, first)).toMatchObject({ exit_code: 0 });
     const second = await startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: 'second', attempt: 0 } }));
-    expect((await guestOf(first)).match(/hwaddr=([^,]+)/)?.[1]).toBe((await guestOf(second)).match(/hwaddr=([^,]+)/)?.[1]);
+    expect((await node.guestOf(first)).match(/hwaddr=([^,]+)/)?.[1]).toBe((await node.guestOf(second)).match(/hwaddr=([^,]+)/)?.[1]);
     const third = await createContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: 'third', attempt: 0 } }));
     await expect(daemon.client.runtime.StartContainer({ container_id: third })).rejects.toThrow(/has its network.*one container at a time/);
     await removePod(daemon, pod.id);
@@ -71,7 +64,7 @@ describe('a bridge of the node', () => {
   test('is not for a pod on the network of the host', async () => {
     const pod = await runPod(daemon, { annotations, linux: { security_context: { namespace_options: { network: 'NODE' } } } }, 'lxc');
     const id = await createContainer(daemon, pod, containerConfig('true', { linux: { security_context: { namespace_options: { network: 'NODE' } } } }));
-    expect(await guestOf(id)).not.toMatch(/^net0/m);
+    expect(await node.guestOf(id)).not.toMatch(/^net0/m);
     await removePod(daemon, pod.id);
   });
 
@@ -101,7 +94,7 @@ describe('a volume of Proxmox', () => {
     const pod = await runPod(daemon, { annotations: { [key('storage')]: storage, [key('size-gib')]: '2' } }, 'lxc');
     const ids = await Promise.all(['one', 'two'].map((name) => startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name, attempt: 0 }, log_path: `${name}.log` }))));
     const [id = ''] = ids;
-    expect(await guestOf(id)).toMatch(new RegExp(`^rootfs: ${storage}:.*,size=2G$`, 'm'));
+    expect(await node.guestOf(id)).toMatch(new RegExp(`^rootfs: ${storage}:.*,size=2G$`, 'm'));
     expect(await node.volumes()).toHaveLength(2);
     expect(await output(id, ['sh', '-c', 'echo new >/file; cat /file; stat -c %u /bin /file; hostname'])).toBe('new\n0\n0\nbox\n');
     await removePod(daemon, pod.id);
@@ -156,7 +149,7 @@ describe('a template of Proxmox', () => {
     await daemon.client.image.PullImage({ image: { image } });
     const pod = await runPod(daemon, { annotations: { [key('storage')]: await node.storage(), [key('size-gib')]: '1' } }, 'lxc');
     const id = await startContainer(daemon, pod, config());
-    expect(await guestOf(id)).toMatch(/^ostype: alpine$/m);
+    expect(await node.guestOf(id)).toMatch(/^ostype: alpine$/m);
     expect(await output(id, ['sh', '-c', 'cat /proc/1/cmdline'])).toContain('/sbin/init');
     await daemon.client.runtime.StopContainer({ container_id: id, timeout: '10' });
     const { status } = await daemon.client.runtime.ContainerStatus({ container_id: id });

@@ -2,7 +2,6 @@
 // node, range of ids, tag and owner, and each with its own.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile, spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { access, copyFile, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,23 +11,21 @@ import { crisp as bin, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs, type Result } from '../helpers/machine.js';
 import { patience } from '../helpers/patience.js';
 import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
-import { isReal, Node } from './node.js';
+import { addBridge, isReal, Node } from './node.js';
 
 // A real node does not fail when a test wishes it to.
 const testFake = isReal ? test.skip : test;
 const runFile = promisify(execFile);
 const image = 'busybox:1';
-const bridge = `crt${randomBytes(4).toString('hex')}`;
 let node: Node;
+let bridge: Awaited<ReturnType<typeof addBridge>>;
 let daemon: Daemon;
 /** The state folder of the command line. */
 let state: string;
 let root: string;
 beforeAll(async () => {
-  await runFile('ip', ['link', 'add', bridge, 'type', 'bridge']);
-  await runFile('ip', ['address', 'add', '198.18.78.1/24', 'dev', bridge]);
-  await runFile('ip', ['link', 'set', bridge, 'up']);
-  [node, daemon] = await Node.withDaemon({ bridge: { name: bridge } }, { allowed_annotations: ['io.crisp.lxc.*'] });
+  bridge = await addBridge('198.18.78.1/24');
+  [node, daemon] = await Node.withDaemon({ bridge: { name: bridge.name } }, { allowed_annotations: ['io.crisp.lxc.*'] });
   state = join(daemon.folder, 'cli');
   root = join(daemon.root, 'cli');
   expect(await crisp('run', '--rm', '--handler', 'lxc', image, 'true')).toEqual({ stdout: '', stderr: '', exitCode: 0 }); // with the probe
@@ -39,7 +36,7 @@ afterEach(async () => {
 });
 afterAll(async () => {
   await node?.stop();
-  await runFile('ip', ['link', 'del', bridge]);
+  await bridge?.remove();
 });
 
 function argv(command: string, ...words: string[]): string[] { return [process.execPath, bin, command, '--config', daemon.configFile, '--state', state, ...words]; }
@@ -57,7 +54,6 @@ async function until(what: () => Promise<boolean>): Promise<void> {
     await new Promise((resolve) => { setTimeout(resolve, 20); });
   }
 }
-async function guestOf(id: string): Promise<string> { return (await Promise.all((await node.guests()).map((name) => node.guest(name)))).find((text) => text.includes(id)) ?? ''; }
 
 /** What standalone containers have on the machine. */
 async function traces(): Promise<string[]> {
@@ -80,7 +76,7 @@ test('create, start, exec, kill, logs, stop, list, state, delete', async () => {
   const { stdout } = await crisp('create', '--handler', 'lxc', '--name', 'life', image, 'sh', '-c', `trap "echo hup" HUP; echo up; ${untilStopped(5)}`);
   const id = stdout.trim();
   expect(await shown('life')).toMatchObject({ id, status: 'created', backend: 'lxc', rule: 'RuntimeClass handler lxc', notHonoured: expect.arrayContaining(['spec.linux.seccomp']) });
-  expect(await guestOf(id)).toMatch(/^#Container life, of no pod$/m);
+  expect(await node.guestOf(id)).toMatch(/^#Container life, of no pod$/m);
   expect(await crisp('start', 'life')).toMatchObject({ stdout, exitCode: 0 });
   expect(await shown('life')).toMatchObject({ status: 'running', pid: expect.any(Number) });
   expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $B; exit 9')).toEqual({ stdout: '2\n', stderr: '', exitCode: 9 });
@@ -157,14 +153,14 @@ test('a rule and the default choose CTs, and a broken one gives way where a fall
 });
 
 test('its network: none, the host\'s, or a bridge of the node', async () => {
-  expect((await crisp('run', '--rm', '--handler', 'lxc', '--network', 'host', image, 'ls', '/sys/class/net')).stdout.split('\n')).toContain(bridge);
+  expect((await crisp('run', '--rm', '--handler', 'lxc', '--network', 'host', image, 'ls', '/sys/class/net')).stdout.split('\n')).toContain(bridge.name);
   const on = ['network=bridge', 'address=198.18.78.5/24', 'gateway=198.18.78.1'].flatMap((choice) => ['--annotation', `io.crisp.lxc.${choice}`]);
   const id = await run(...on, image, 'sh', '-c', `httpd -p 8080 -h /etc; ${untilStopped()}`);
   expect(await shown(id)).toMatchObject({ status: 'running', addresses: ['198.18.78.5'] });
   await until(async () => (await runFile('curl', ['--silent', '--max-time', '5', 'http://198.18.78.5:8080/hostname']).then(({ stdout }) => stdout === `${id.slice(0, 12)}\n`, () => false)));
   for (const network of ['none', 'host']) {
     const { stdout } = await crisp('create', '--handler', 'lxc', ...on, '--network', network, image, 'true');
-    expect(await guestOf(stdout.trim())).not.toMatch(/^net0/m);
+    expect(await node.guestOf(stdout.trim())).not.toMatch(/^net0/m);
   }
 });
 
@@ -175,7 +171,7 @@ test('a volume of the host is root\'s in it, and a limit binds it', async () => 
   expect(await crisp('run', '--rm', '--handler', 'lxc', '--memory', '64m', '--volume', `${given}:/mnt`, '--workdir', '/mnt', image, 'sh', '-c', 'cat file; stat -c %u file; echo new > made')).toEqual({ stdout: 'hello\n0\n', stderr: '', exitCode: 0 });
   expect(await readFile(join(given, 'made'), 'utf8')).toBe('new\n');
   const { stdout } = await crisp('create', '--handler', 'lxc', '--memory', '64m', image, 'true');
-  expect(await guestOf(stdout.trim())).toMatch(/^memory: 64$/m);
+  expect(await node.guestOf(stdout.trim())).toMatch(/^memory: 64$/m);
 });
 
 test('a volume of its own, with the image copied to it', async () => {

@@ -5,6 +5,7 @@
 // real: the node's own tools and folders, but a range of ids and a tag that
 // nobody else has, so that the tests touch no other guest.
 import { execFile, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -73,6 +74,8 @@ export class Node {
   /** The configurations of the CTs that the tests have now: "VMID.conf". */
   async guests(): Promise<string[]> { return (await readdir(join(this.places.pve, 'lxc'))).filter((name) => this.isOurs(name.replace('.conf', ''))); }
   async guest(name: string): Promise<string> { return readFile(join(this.places.pve, 'lxc', name), 'utf8'); }
+  /** The configuration of the CT that names this; empty: there is none. */
+  async guestOf(id: string): Promise<string> { return (await Promise.all((await this.guests()).map((name) => this.guest(name)))).find((text) => text.includes(id)) ?? ''; }
   async writeGuest(name: string, text: string): Promise<void> { await writeFile(join(this.places.pve, 'lxc', name), text); }
   async removeGuest(name: string): Promise<void> { await rm(join(this.places.pve, 'lxc', name)); }
 
@@ -118,6 +121,16 @@ export class Node {
   }
 
   private isOurs(vmid: string): boolean { return Number(vmid) >= this.range.first && Number(vmid) <= this.range.last; }
+}
+
+/** A bridge of the machine, as guests of a node are on one. @param address of the machine on it, with the length of its net */
+export async function addBridge(address: string): Promise<{ readonly name: string; remove(): Promise<void> }> {
+  const name = `crt${randomBytes(4).toString('hex')}`;
+  const link = async (...words: string[]): Promise<void> => { await runFile('ip', ['link', ...words]); };
+  await link('add', name, 'type', 'bridge');
+  await runFile('ip', ['address', 'add', address, 'dev', name]);
+  await link('set', name, 'up');
+  return { name, remove: () => link('del', name) };
 }
 
 async function realPlaces(): Promise<Places> {
