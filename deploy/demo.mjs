@@ -2,7 +2,15 @@
 // its log, its resources, its end.  Run by demo.sh in a mount namespace.
 import * as grpc from '@grpc/grpc-js';
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { get } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -21,10 +29,24 @@ let stopped = false;
 const made = []; // ids; another crisp may run on this machine, with cgroups in the same place
 const pending = new Set(); // calls under way: a Ctrl-C waits for them, so that it sees all that they made
 
-const step = (text) => { if (!stopped) console.log(`\x1b[1m${text}\x1b[0m`); };
-const say = (text) => stopped || console.log(text.trimEnd().split('\n').map((line) => `   ${line}`).join('\n'));
-const sleep = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
-const run = (tool, ...args) => execFileSync(tool, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+const step = (text) => {
+  if (!stopped) console.log(`\x1b[1m${text}\x1b[0m`);
+};
+const say = (text) =>
+  stopped ||
+  console.log(
+    text
+      .trimEnd()
+      .split('\n')
+      .map((line) => `   ${line}`)
+      .join('\n'),
+  );
+const sleep = (ms) =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+const run = (tool, ...args) =>
+  execFileSync(tool, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 
 // ------------------------------------------------------------------ the steps
 
@@ -43,31 +65,58 @@ async function main() {
   await startDaemon();
   const cri = connect();
   const { runtime_name, runtime_version } = await cri('Version', {});
-  say(`${runtime_name} ${runtime_version}, ready after ${Math.round(performance.now() - startedAt)} ms, listening on ${socket}`);
+  say(
+    `${runtime_name} ${runtime_version}, ready after ${Math.round(performance.now() - startedAt)} ms, listening on ${socket}`,
+  );
 
   step('4. A pod');
   const config = {
-    metadata: { name: 'web', namespace: 'demo', uid: 'demo-web', attempt: 0 }, hostname: 'web', log_directory: at('logs'),
+    metadata: { name: 'web', namespace: 'demo', uid: 'demo-web', attempt: 0 },
+    hostname: 'web',
+    log_directory: at('logs'),
     linux: { security_context: { seccomp: { profile_type: 'RuntimeDefault' } } },
   };
   let clock = performance.now();
   const { pod_sandbox_id: pod } = await cri('RunPodSandbox', { config });
   made.push(pod);
-  const { container_id: id } = await cri('CreateContainer', { pod_sandbox_id: pod, sandbox_config: config, config: {
-    metadata: { name: 'httpd', attempt: 0 }, image: { image: imageName }, log_path: 'httpd.log',
-    command: ['sh', '-c', 'trap "echo told to stop; exit 7" TERM; mkdir -p /tmp/www; echo "hello from $(hostname)" >/tmp/www/index.html; echo serving; httpd -f -p 80 -h /tmp/www & wait'],
-    linux: { resources: { memory_limit_in_bytes: 64 << 20, cpu_quota: 50_000, cpu_period: 100_000 }, security_context: { seccomp: { profile_type: 'RuntimeDefault' } } },
-  } });
+  const { container_id: id } = await cri('CreateContainer', {
+    pod_sandbox_id: pod,
+    sandbox_config: config,
+    config: {
+      metadata: { name: 'httpd', attempt: 0 },
+      image: { image: imageName },
+      log_path: 'httpd.log',
+      command: [
+        'sh',
+        '-c',
+        'trap "echo told to stop; exit 7" TERM; mkdir -p /tmp/www; echo "hello from $(hostname)" >/tmp/www/index.html; echo serving; httpd -f -p 80 -h /tmp/www & wait',
+      ],
+      linux: {
+        resources: { memory_limit_in_bytes: 64 << 20, cpu_quota: 50_000, cpu_period: 100_000 },
+        security_context: { seccomp: { profile_type: 'RuntimeDefault' } },
+      },
+    },
+  });
   made.push(id);
   await cri('StartContainer', { container_id: id });
-  const { status: { network: { ip } } } = await cri('PodSandboxStatus', { pod_sandbox_id: pod });
-  say(`pod ${pod.slice(0, 13)} with container ${id.slice(0, 13)}, up after ${Math.round(performance.now() - clock)} ms, address ${ip}`);
+  const {
+    status: {
+      network: { ip },
+    },
+  } = await cri('PodSandboxStatus', { pod_sandbox_id: pod });
+  say(
+    `pod ${pod.slice(0, 13)} with container ${id.slice(0, 13)}, up after ${Math.round(performance.now() - clock)} ms, address ${ip}`,
+  );
 
   step('5. An HTTP request to the pod');
   say(`GET http://${ip}/ -> ${await fetchText(`http://${ip}/`)}`);
 
   step('6. A command in it');
-  const { stdout, exit_code } = await cri('ExecSync', { container_id: id, cmd: ['sh', '-c', 'hostname; id; ls /'], timeout: 10 });
+  const { stdout, exit_code } = await cri('ExecSync', {
+    container_id: id,
+    cmd: ['sh', '-c', 'hostname; id; ls /'],
+    timeout: 10,
+  });
   say(`hostname; id; ls /  (exit code ${exit_code})`);
   say(stdout.toString().replaceAll('\n', ' '));
 
@@ -76,37 +125,61 @@ async function main() {
 
   step('8. Its CPU and memory');
   const { stats } = await cri('ContainerStats', { container_id: id });
-  say(`CPU ${(Number(stats.cpu.usage_core_nano_seconds.value) / 1e6).toFixed(1)} ms, memory ${(Number(stats.memory.working_set_bytes.value) / 2 ** 20).toFixed(2)} MiB of 64`);
+  say(
+    `CPU ${(Number(stats.cpu.usage_core_nano_seconds.value) / 1e6).toFixed(1)} ms, memory ${(Number(stats.memory.working_set_bytes.value) / 2 ** 20).toFixed(2)} MiB of 64`,
+  );
 
   step('9. Its end');
   clock = performance.now();
   await cri('StopContainer', { container_id: id, timeout: 10 });
   const { status } = await cri('ContainerStatus', { container_id: id });
-  say(`stopped in ${Math.round(performance.now() - clock)} ms: exit code ${status.exit_code}, ${status.reason}; its last words: ${readFileSync(at('logs', 'httpd.log'), 'utf8').trim().split('\n').at(-1)?.split(' ').slice(3).join(' ')}`);
+  say(
+    `stopped in ${Math.round(performance.now() - clock)} ms: exit code ${status.exit_code}, ${status.reason}; its last words: ${readFileSync(at('logs', 'httpd.log'), 'utf8').trim().split('\n').at(-1)?.split(' ').slice(3).join(' ')}`,
+  );
   await cri('StopPodSandbox', { pod_sandbox_id: pod });
   await cri('RemovePodSandbox', { pod_sandbox_id: pod });
 
   step('10. What is left');
   const found = left().filter((thing) => !before.includes(thing));
-  if (found.length > 0) { failed = true; say(`left behind:\n${found.join('\n')}`); }
-  else say('nothing left behind (mounts, namespaces, leases, cgroups, processes, folders)');
+  if (found.length > 0) {
+    failed = true;
+    say(`left behind:\n${found.join('\n')}`);
+  } else say('nothing left behind (mounts, namespaces, leases, cgroups, processes, folders)');
 }
 
 /** All that a pod could leave, in words. */
 function left() {
-  const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
-      return argv.includes(root) && Number(pid) !== daemon?.pid && Number(pid) !== process.pid ? [`process ${pid}: ${argv}`] : [];
-    } catch { return []; }
-  });
-  const entries = (folder, what) => (existsSync(folder) ? readdirSync(folder).map((name) => `${what}: ${join(folder, name)}`) : []);
-  const trees = existsSync('/sys/fs/cgroup/cgroup.controllers') ? ['/sys/fs/cgroup'] : readdirSync('/sys/fs/cgroup').map((name) => `/sys/fs/cgroup/${name}`);
+  const processes = readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => {
+      try {
+        const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+        return argv.includes(root) && Number(pid) !== daemon?.pid && Number(pid) !== process.pid
+          ? [`process ${pid}: ${argv}`]
+          : [];
+      } catch {
+        return [];
+      }
+    });
+  const entries = (folder, what) =>
+    existsSync(folder) ? readdirSync(folder).map((name) => `${what}: ${join(folder, name)}`) : [];
+  const trees = existsSync('/sys/fs/cgroup/cgroup.controllers')
+    ? ['/sys/fs/cgroup']
+    : readdirSync('/sys/fs/cgroup').map((name) => `/sys/fs/cgroup/${name}`);
   return [
-    ...readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((line) => line.split(' ')[4]).filter((target) => target?.startsWith(root)).map((target) => `mount or namespace: ${target}`),
-    ...trees.flatMap((tree) => entries(join(tree, 'crisp'), 'cgroup').filter((line) => made.some((id) => line.endsWith(id)))),
+    ...readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .map((line) => line.split(' ')[4])
+      .filter((target) => target?.startsWith(root))
+      .map((target) => `mount or namespace: ${target}`),
+    ...trees.flatMap((tree) =>
+      entries(join(tree, 'crisp'), 'cgroup').filter((line) => made.some((id) => line.endsWith(id))),
+    ),
     ...entries(at('leases', 'demo'), 'address').filter((line) => /\d+\.\d+\.\d+\.\d+$/.test(line)),
-    ...['pods', 'bundles', 'rootfs', 'sandboxes', 'containers'].flatMap((name) => entries(at('state', name), 'state')), ...entries(at('root', 'containers'), 'writable layer'),
+    ...['pods', 'bundles', 'rootfs', 'sandboxes', 'containers'].flatMap((name) =>
+      entries(at('state', name), 'state'),
+    ),
+    ...entries(at('root', 'containers'), 'writable layer'),
     ...processes,
   ];
 }
@@ -115,22 +188,53 @@ function left() {
 
 function writeConfig() {
   mkdirSync(at('cni'));
-  writeFileSync(at('cni', '10-demo.conflist'), JSON.stringify({
-    cniVersion: '1.0.0', name: 'demo', plugins: [
-      { type: 'bridge', bridge, isGateway: true, ipMasq: false, ipam: { type: 'host-local', dataDir: at('leases'), ranges: [[{ subnet: `${subnet}.0/24` }]], routes: [{ dst: '0.0.0.0/0' }] } },
-      { type: 'portmap', capabilities: { portMappings: true } },
-    ],
-  }));
-  writeFileSync(at('config.yaml'), JSON.stringify({
-    listen: `unix://${socket}`, root: at('root'), state: at('state'), network: { conf_dir: at('cni') }, images: { preload_dir: at('archives') },
-  }));
+  writeFileSync(
+    at('cni', '10-demo.conflist'),
+    JSON.stringify({
+      cniVersion: '1.0.0',
+      name: 'demo',
+      plugins: [
+        {
+          type: 'bridge',
+          bridge,
+          isGateway: true,
+          ipMasq: false,
+          ipam: {
+            type: 'host-local',
+            dataDir: at('leases'),
+            ranges: [[{ subnet: `${subnet}.0/24` }]],
+            routes: [{ dst: '0.0.0.0/0' }],
+          },
+        },
+        { type: 'portmap', capabilities: { portMappings: true } },
+      ],
+    }),
+  );
+  writeFileSync(
+    at('config.yaml'),
+    JSON.stringify({
+      listen: `unix://${socket}`,
+      root: at('root'),
+      state: at('state'),
+      network: { conf_dir: at('cni') },
+      images: { preload_dir: at('archives') },
+    }),
+  );
 }
 
 async function startDaemon() {
-  daemon = spawn('bin/crisp', ['serve', '--config', at('config.yaml')], { stdio: ['ignore', 'pipe', 'pipe'], detached: true }); // a Ctrl-C is for us: the daemon is needed to clean up
+  daemon = spawn('bin/crisp', ['serve', '--config', at('config.yaml')], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  }); // a Ctrl-C is for us: the daemon is needed to clean up
   let log = '';
-  for (const stream of [daemon.stdout, daemon.stderr]) stream.on('data', (chunk) => { log += chunk; });
-  const ended = new Promise((resolve) => { daemon.once('exit', (code) => resolve(code ?? 1)); });
+  for (const stream of [daemon.stdout, daemon.stderr])
+    stream.on('data', (chunk) => {
+      log += chunk;
+    });
+  const ended = new Promise((resolve) => {
+    daemon.once('exit', (code) => resolve(code ?? 1));
+  });
   for (let waited = 0; !log.includes('crisp is ready'); waited += 50) {
     const code = await Promise.race([ended, sleep(50)]);
     if (code !== undefined || waited > 60_000) throw new Error(`crisp did not start:\n${log}`);
@@ -139,12 +243,16 @@ async function startDaemon() {
 }
 
 function connect() {
-  const { runtime: { v1 } } = loadProto();
+  const {
+    runtime: { v1 },
+  } = loadProto();
   const client = new v1.RuntimeService(`unix:${socket}`, grpc.credentials.createInsecure());
   return (method, request) => {
     if (stopped && !method.startsWith('List') && !method.startsWith('Remove')) throw new Error('stopped');
     const call = new Promise((resolve, reject) => {
-      client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) => (error ? reject(new Error(`${method}: ${error.message}`)) : resolve(answer)));
+      client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) =>
+        error ? reject(new Error(`${method}: ${error.message}`)) : resolve(answer),
+      );
     });
     pending.add(call);
     return call.finally(() => pending.delete(call));
@@ -156,18 +264,35 @@ async function fetchText(url) {
   for (let tries = 0; ; tries++) {
     try {
       return await new Promise((resolve, reject) => {
-        get(url, (response) => { let body = ''; response.on('data', (chunk) => { body += chunk; }).on('end', () => resolve(body.trim())); }).on('error', reject);
+        get(url, (response) => {
+          let body = '';
+          response
+            .on('data', (chunk) => {
+              body += chunk;
+            })
+            .on('end', () => resolve(body.trim()));
+        }).on('error', reject);
       });
-    } catch (error) { if (tries > 50) throw error; await sleep(50); }
+    } catch (error) {
+      if (tries > 50) throw error;
+      await sleep(50);
+    }
   }
 }
 
 /** What a demo that was killed left: its mounts went with its namespace, its processes and folders did not. */
 function removeEarlier() {
-  for (const name of readdirSync(tmpdir()).filter((entry) => entry.startsWith('crisp-demo-') && join(tmpdir(), entry) !== root)) {
+  for (const name of readdirSync(tmpdir()).filter(
+    (entry) => entry.startsWith('crisp-demo-') && join(tmpdir(), entry) !== root,
+  )) {
     const folder = join(tmpdir(), name);
     for (const pid of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
-      try { if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(folder)) process.kill(Number(pid), 'SIGKILL'); } catch { /* gone */ }
+      try {
+        if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(folder))
+          process.kill(Number(pid), 'SIGKILL');
+      } catch {
+        /* gone */
+      }
     }
     rmSync(folder, { recursive: true, force: true });
   }
@@ -179,20 +304,42 @@ async function cleanUp() {
     const cri = connect();
     const { items } = await cri('ListPodSandbox', {});
     for (const { id } of items) await cri('RemovePodSandbox', { pod_sandbox_id: id });
-  } catch { /* the daemon is not there */ }
+  } catch {
+    /* the daemon is not there */
+  }
   if (daemon && daemon.exitCode === null) {
     daemon.kill('SIGTERM');
-    await Promise.race([new Promise((resolve) => { daemon.once('exit', resolve); }), sleep(10_000)]);
+    await Promise.race([
+      new Promise((resolve) => {
+        daemon.once('exit', resolve);
+      }),
+      sleep(10_000),
+    ]);
   }
-  try { run('ip', 'link', 'delete', bridge); } catch { /* was never made */ }
   try {
-    for (const target of readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((line) => line.split(' ')[4]).filter((path) => path?.startsWith(root)).reverse()) run('umount', '--lazy', target);
-  } catch { /* goes with the namespace */ }
+    run('ip', 'link', 'delete', bridge);
+  } catch {
+    /* was never made */
+  }
+  try {
+    for (const target of readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .map((line) => line.split(' ')[4])
+      .filter((path) => path?.startsWith(root))
+      .reverse())
+      run('umount', '--lazy', target);
+  } catch {
+    /* goes with the namespace */
+  }
   rmSync(root, { recursive: true, force: true });
 }
 
 const interrupted = new Promise((_resolve, reject) => {
-  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => { stopped = true; reject(new Error('stopped')); });
+  for (const signal of ['SIGINT', 'SIGTERM'])
+    process.once(signal, () => {
+      stopped = true;
+      reject(new Error('stopped'));
+    });
 });
 try {
   await Promise.race([main(), interrupted]);

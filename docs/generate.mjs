@@ -10,7 +10,11 @@ const check = process.argv.includes('--check');
 for (const [name, wanted] of documents()) {
   const path = fileURLToPath(new URL(`../${name}`, import.meta.url));
   let present = '';
-  try { present = readFileSync(path, 'utf8'); } catch { /* not written yet */ }
+  try {
+    present = readFileSync(path, 'utf8');
+  } catch {
+    /* not written yet */
+  }
   if (present === wanted) continue;
   if (check) {
     console.error(`${name} is not current; run \`npm run docs\``);

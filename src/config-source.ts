@@ -16,7 +16,10 @@ export interface Source {
 /** The drop-ins of a folder, in the order of their names; no folder, no drop-ins. */
 export function dropIns(folder: string): string[] {
   try {
-    return readdirSync(folder).filter((name) => name.endsWith('.yaml')).sort().map((name) => join(folder, name));
+    return readdirSync(folder)
+      .filter((name) => name.endsWith('.yaml'))
+      .sort()
+      .map((name) => join(folder, name));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw new CrispError('InvalidConfigFile', `${folder}: ${(error as Error).message}`);
@@ -26,16 +29,27 @@ export function dropIns(folder: string): string[] {
 /** @throws InvalidConfigFile when it does not parse, or is required and absent */
 export function yamlSource(file: string, required: boolean): Source {
   let text: string;
-  try { text = readFileSync(file, 'utf8'); } catch (error) {
-    if (!required && (error as NodeJS.ErrnoException).code === 'ENOENT') return { value: {}, locate: () => undefined };
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    if (!required && (error as NodeJS.ErrnoException).code === 'ENOENT')
+      return { value: {}, locate: () => undefined };
     throw new CrispError('InvalidConfigFile', `${file}: ${(error as Error).message}`);
   }
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const [first] = document.errors;
-  if (first) throw new CrispError('InvalidConfigFile', `${file}:${first.linePos?.[0].line ?? lines.linePos(first.pos[0]).line}: ${first.message}`);
+  if (first)
+    throw new CrispError(
+      'InvalidConfigFile',
+      `${file}:${first.linePos?.[0].line ?? lines.linePos(first.pos[0]).line}: ${first.message}`,
+    );
   let value: unknown;
-  try { value = document.toJS() ?? {}; } catch (error) { throw new CrispError('InvalidConfigFile', `${file}: ${(error as Error).message}`); } // too many aliases
+  try {
+    value = document.toJS() ?? {};
+  } catch (error) {
+    throw new CrispError('InvalidConfigFile', `${file}: ${(error as Error).message}`);
+  } // too many aliases
   if (!isMap(value)) throw new CrispError('InvalidConfigFile', `${file}:1: must be a mapping of keys`);
   return { value, locate: (path) => locate(document, lines, file, path) };
 }
@@ -43,11 +57,20 @@ export function yamlSource(file: string, required: boolean): Source {
 /** Values from the command line; the flag has the key's name. */
 export function flagSource(flags: Readonly<Record<string, unknown>>): Source {
   const value = Object.fromEntries(Object.entries(flags).filter(([, given]) => given !== undefined));
-  return { value, locate: ([key]) => (key !== undefined && Object.hasOwn(value, key) ? `flag --${String(key).replaceAll('_', '-')}` : undefined) };
+  return {
+    value,
+    locate: ([key]) =>
+      key !== undefined && Object.hasOwn(value, key)
+        ? `flag --${String(key).replaceAll('_', '-')}`
+        : undefined,
+  };
 }
 
 /** Maps merge key by key; everything else replaces. */
-export function merge(base: Readonly<Record<string, unknown>>, over: Readonly<Record<string, unknown>>): Record<string, unknown> {
+export function merge(
+  base: Readonly<Record<string, unknown>>,
+  over: Readonly<Record<string, unknown>>,
+): Record<string, unknown> {
   const result = new Map(Object.entries(base));
   for (const [key, value] of Object.entries(over)) {
     const old = result.get(key);
@@ -71,7 +94,9 @@ export function placeOf(sources: readonly Source[], path: KeyPath): string | und
 function locate(document: Document, lines: LineCounter, file: string, path: KeyPath): string | undefined {
   const parent: unknown = path.length > 1 ? document.getIn(path.slice(0, -1), true) : document.contents;
   const last = path.at(-1);
-  const key = isMapping(parent) ? parent.items.find((pair) => isScalar(pair.key) && pair.key.value === last)?.key : undefined;
+  const key = isMapping(parent)
+    ? parent.items.find((pair) => isScalar(pair.key) && pair.key.value === last)?.key
+    : undefined;
   const node: unknown = key ?? document.getIn(path, true);
   return isNode(node) && node.range ? `${file}:${lines.linePos(node.range[0]).line}` : undefined;
 }

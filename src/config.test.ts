@@ -7,8 +7,12 @@ import { diffConfig, reloadable } from './config-reload.js';
 import { CrispError } from './errors.js';
 
 let folder = '';
-beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'crisp-config-')); });
-afterEach(() => { rmSync(folder, { recursive: true, force: true }); });
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'crisp-config-'));
+});
+afterEach(() => {
+  rmSync(folder, { recursive: true, force: true });
+});
 
 function write(name: string, text: string): string {
   const path = join(folder, name);
@@ -16,9 +20,13 @@ function write(name: string, text: string): string {
   writeFileSync(path, text);
   return path;
 }
-function load(text: string, flags: Partial<Config> = {}): Config { return loadConfig(write('config.yaml', text), flags); }
+function load(text: string, flags: Partial<Config> = {}): Config {
+  return loadConfig(write('config.yaml', text), flags);
+}
 function complaint(work: () => unknown): string {
-  try { work(); } catch (error) {
+  try {
+    work();
+  } catch (error) {
     expect(error).toBeInstanceOf(CrispError);
     expect((error as CrispError).id).toBe('InvalidConfigFile');
     return (error as CrispError).message.replaceAll(folder, '');
@@ -31,7 +39,9 @@ test('an empty file is the default configuration, frozen to the bottom', () => {
   expect(config.default_container_type).toBe('crun');
   expect(Object.keys(config.handlers)).toEqual(['crun', 'runc']);
   expect(config.fallback).toEqual({ crun: 'runc' });
-  expect(() => { (config.network.bin_dirs).push('/x'); }).toThrow(TypeError);
+  expect(() => {
+    config.network.bin_dirs.push('/x');
+  }).toThrow(TypeError);
 });
 
 test('folders are where their links lead, whether they exist already or not', () => {
@@ -45,13 +55,26 @@ test('the file, then the drop-ins by name, then the flags', () => {
   write('config.d/20-b.yaml', 'log_level: warn\nnetwork: {conf_dir: /b}\n');
   write('config.d/10-a.yaml', 'log_level: debug\nimages: {pinned: [a]}\nstate: /a\n');
   write('config.d/README', 'not: yaml: at all');
-  const config = load('state: /main\nimages: {pinned: [x, y], auth_file: /auth}\n', { root: '/flag', listen: undefined });
-  expect(config).toMatchObject({ state: '/a', log_level: 'warn', root: '/flag', network: { conf_dir: '/b' }, images: { pinned: ['a'], auth_file: '/auth' } });
+  const config = load('state: /main\nimages: {pinned: [x, y], auth_file: /auth}\n', {
+    root: '/flag',
+    listen: undefined,
+  });
+  expect(config).toMatchObject({
+    state: '/a',
+    log_level: 'warn',
+    root: '/flag',
+    network: { conf_dir: '/b' },
+    images: { pinned: ['a'], auth_file: '/auth' },
+  });
 });
 
 test('handlers are added to crun and runc, which take new keys as well', () => {
   const { handlers } = load('handlers:\n  lxc: {type: pct}\n  crun: {path: /opt/crun}\n');
-  expect(handlers).toMatchObject({ crun: { type: 'oci', path: '/opt/crun' }, runc: { type: 'oci', path: '' }, lxc: { type: 'pct' } });
+  expect(handlers).toMatchObject({
+    crun: { type: 'oci', path: '/opt/crun' },
+    runc: { type: 'oci', path: '' },
+    lxc: { type: 'pct' },
+  });
 });
 
 test('a Proxmox VE node has the handler lxc, with what the configuration says of it; a host that is none has not', () => {
@@ -62,29 +85,90 @@ test('a Proxmox VE node has the handler lxc, with what the configuration says of
   expect(() => on('default_container_type: lxc\n')).toThrow('"lxc" is no handler');
   rmSync(pve);
   mkdirSync(pve);
-  expect(on('default_container_type: lxc\nhandlers:\n  lxc: {allowed_annotations: [a]}\n').handlers).toMatchObject({ crun: {}, runc: {}, lxc: { type: 'pct', allowed_annotations: ['a'] } });
-  expect(on('handlers:\n  lxc: {type: oci, path: /opt/lxc}\n').handlers['lxc']).toMatchObject({ type: 'oci', path: '/opt/lxc' });
+  expect(
+    on('default_container_type: lxc\nhandlers:\n  lxc: {allowed_annotations: [a]}\n').handlers,
+  ).toMatchObject({ crun: {}, runc: {}, lxc: { type: 'pct', allowed_annotations: ['a'] } });
+  expect(on('handlers:\n  lxc: {type: oci, path: /opt/lxc}\n').handlers['lxc']).toMatchObject({
+    type: 'oci',
+    path: '/opt/lxc',
+  });
 });
 
 describe('what is wrong is refused with its place', () => {
   test.each<[string, string, string]>([
     ['an unknown key', 'root: /r\nlisten_on: x\n', '/config.yaml:2: listen_on: unknown key'],
-    ['an unknown key in a section', 'network:\n  conf_dir: /c\n  confdir: /c\n', '/config.yaml:3: network.confdir: unknown key'],
-    ['a wrong type', '\nimages:\n  pinned: yes please\n', '/config.yaml:3: images.pinned: expected array, received string'],
-    ['one state folder for both', 'state: /s\ncli_state: /s\n', '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove what it has no record of'],
-    ['one in the other', 'state: /s\ncli_state: /s/cli\n', '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove what it has no record of'],
-    ['a wrong value', 'log_level: loud\n', '/config.yaml:1: log_level: expected one of "trace"|"debug"|"info"|"warn"|"error"'],
+    [
+      'an unknown key in a section',
+      'network:\n  conf_dir: /c\n  confdir: /c\n',
+      '/config.yaml:3: network.confdir: unknown key',
+    ],
+    [
+      'a wrong type',
+      '\nimages:\n  pinned: yes please\n',
+      '/config.yaml:3: images.pinned: expected array, received string',
+    ],
+    [
+      'one state folder for both',
+      'state: /s\ncli_state: /s\n',
+      '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove what it has no record of',
+    ],
+    [
+      'one in the other',
+      'state: /s\ncli_state: /s/cli\n',
+      '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove what it has no record of',
+    ],
+    [
+      'a wrong value',
+      'log_level: loud\n',
+      '/config.yaml:1: log_level: expected one of "trace"|"debug"|"info"|"warn"|"error"',
+    ],
     ['a relative path', 'state: run/crisp\n', '/config.yaml:1: state: must be an absolute path'],
     ['a negative time', 'runtime:\n  unclaimed_seconds: -1\n', '/config.yaml:2: runtime.unclaimed_seconds: '],
-    ['a rule without a handler', 'routing:\n  rules:\n    - namespace: a\n', '/config.yaml:3: routing.rules.0.handler: is missing'],
-    ['a rule without a condition', 'routing:\n  rules:\n    - namespace: a\n      handler: crun\n    - handler: runc\n', '/config.yaml:5: routing.rules.1: has no condition'],
-    ['a rule for an unknown handler', 'routing:\n  rules:\n    - pod: a\n      handler: kata\n', '/config.yaml:4: routing.rules.0.handler: "kata" is no handler; there are: crun, runc'],
-    ['a rule with a bad expression', 'routing:\n  rules:\n    - handler: crun\n      labels:\n        app: /(/\n', '/config.yaml:5: routing.rules.0.labels.app: Invalid regular expression'],
-    ['an expression that steps out of its anchors', 'routing:\n  rules:\n    - handler: crun\n      pod: /a)|(b/\n', '/config.yaml:4: routing.rules.0.pod: Invalid regular expression'],
-    ['a bad name pattern', 'routing:\n  crun_name_patterns:\n    - a*\n    - /[/\n', '/config.yaml:4: routing.crun_name_patterns.1: Invalid regular expression'],
-    ['an unknown default', 'default_container_type: lxc\n', '/config.yaml:1: default_container_type: "lxc" is no handler'],
-    ['a fallback to nothing', 'fallback:\n  crun: kata\n', '/config.yaml:2: fallback.crun: "kata" is no handler'],
-    ['a circle of fallbacks', 'fallback:\n  crun: runc\n  runc: crun\n', '/config.yaml:2: fallback.crun: goes in a circle: crun -> runc -> crun'],
+    [
+      'a rule without a handler',
+      'routing:\n  rules:\n    - namespace: a\n',
+      '/config.yaml:3: routing.rules.0.handler: is missing',
+    ],
+    [
+      'a rule without a condition',
+      'routing:\n  rules:\n    - namespace: a\n      handler: crun\n    - handler: runc\n',
+      '/config.yaml:5: routing.rules.1: has no condition',
+    ],
+    [
+      'a rule for an unknown handler',
+      'routing:\n  rules:\n    - pod: a\n      handler: kata\n',
+      '/config.yaml:4: routing.rules.0.handler: "kata" is no handler; there are: crun, runc',
+    ],
+    [
+      'a rule with a bad expression',
+      'routing:\n  rules:\n    - handler: crun\n      labels:\n        app: /(/\n',
+      '/config.yaml:5: routing.rules.0.labels.app: Invalid regular expression',
+    ],
+    [
+      'an expression that steps out of its anchors',
+      'routing:\n  rules:\n    - handler: crun\n      pod: /a)|(b/\n',
+      '/config.yaml:4: routing.rules.0.pod: Invalid regular expression',
+    ],
+    [
+      'a bad name pattern',
+      'routing:\n  crun_name_patterns:\n    - a*\n    - /[/\n',
+      '/config.yaml:4: routing.crun_name_patterns.1: Invalid regular expression',
+    ],
+    [
+      'an unknown default',
+      'default_container_type: lxc\n',
+      '/config.yaml:1: default_container_type: "lxc" is no handler',
+    ],
+    [
+      'a fallback to nothing',
+      'fallback:\n  crun: kata\n',
+      '/config.yaml:2: fallback.crun: "kata" is no handler',
+    ],
+    [
+      'a circle of fallbacks',
+      'fallback:\n  crun: runc\n  runc: crun\n',
+      '/config.yaml:2: fallback.crun: goes in a circle: crun -> runc -> crun',
+    ],
     ['a syntax error', 'root: /r\nstate: [\n', '/config.yaml:3: '],
     ['a key twice', 'root: /r\nroot: /s\n', '/config.yaml:2: Map keys must be unique'],
     ['no mapping', '- a\n', '/config.yaml:1: must be a mapping of keys'],
@@ -99,12 +183,19 @@ describe('what is wrong is refused with its place', () => {
   });
 
   test('in a flag, the flag is named', () => {
-    expect(complaint(() => load('log_level: info\n', { log_level: 'loud' as 'info' }))).toContain('flag --log-level: log_level: ');
+    expect(complaint(() => load('log_level: info\n', { log_level: 'loud' as 'info' }))).toContain(
+      'flag --log-level: log_level: ',
+    );
   });
 
   test('all of it at once', () => {
     const message = complaint(() => load('a: 1\nb: 2\nstate: x\n'));
-    for (const part of ['/config.yaml:1: a: unknown key', '/config.yaml:2: b: unknown key', '/config.yaml:3: state:']) expect(message).toContain(part);
+    for (const part of [
+      '/config.yaml:1: a: unknown key',
+      '/config.yaml:2: b: unknown key',
+      '/config.yaml:3: state:',
+    ])
+      expect(message).toContain(part);
   });
 
   test('a file that was asked for and is not there', () => {
@@ -119,11 +210,18 @@ describe('reload', () => {
 
   test('takes over what it can and names the rest', () => {
     const present = load('log_level: info\nnetwork: {conf_dir: /a}\n');
-    const wanted = load('log_level: debug\nnetwork: {conf_dir: /b}\nrouting: {crun_name_patterns: [x]}\nstate: /s\n');
+    const wanted = load(
+      'log_level: debug\nnetwork: {conf_dir: /b}\nrouting: {crun_name_patterns: [x]}\nstate: /s\n',
+    );
     const change = diffConfig(present, wanted);
     expect(change.applied.slice().sort()).toEqual(['log_level', 'routing.crun_name_patterns']);
     expect(change.needRestart.slice().sort()).toEqual(['network.conf_dir', 'state']);
-    expect(change.config).toMatchObject({ log_level: 'debug', state: '/run/crisp', network: { conf_dir: '/a' }, routing: { crun_name_patterns: ['x'] } });
+    expect(change.config).toMatchObject({
+      log_level: 'debug',
+      state: '/run/crisp',
+      network: { conf_dir: '/a' },
+      routing: { crun_name_patterns: ['x'] },
+    });
   });
 
   test('the same is no change', () => {
@@ -132,6 +230,8 @@ describe('reload', () => {
 
   test('a rule for a handler that only the new file has is refused', () => {
     const wanted = load('handlers: {lxc: {type: pct}}\ndefault_container_type: lxc\n');
-    expect(complaint(() => diffConfig(load(''), wanted))).toContain('default_container_type: "lxc" is no handler');
+    expect(complaint(() => diffConfig(load(''), wanted))).toContain(
+      'default_container_type: "lxc" is no handler',
+    );
   });
 });

@@ -8,7 +8,15 @@
 import { realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
-import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './config-source.js';
+import {
+  dropIns,
+  flagSource,
+  merge,
+  placeOf,
+  yamlSource,
+  type KeyPath,
+  type Source,
+} from './config-source.js';
 import { CrispError } from './errors.js';
 import { pattern } from './pattern.js';
 
@@ -17,27 +25,57 @@ const pathOrEmpty = z.string().regex(/^(\/|$)/, 'must be an absolute path, or em
 const seconds = z.number().positive().meta({ unit: 'seconds' });
 const vmid = z.number().int().min(100).max(999_999_999);
 const tool = (name: string, what: string) => z.string().min(1).default(name).describe(what);
-const patternText = z.string().min(1).superRefine((text, context) => {
-  try { pattern(text); } catch (error) { context.addIssue((error as Error).message); }
-});
+const patternText = z
+  .string()
+  .min(1)
+  .superRefine((text, context) => {
+    try {
+      pattern(text);
+    } catch (error) {
+      context.addIssue((error as Error).message);
+    }
+  });
 
 const handler = z.strictObject({
-  type: z.enum(['oci', 'pct']).describe('oci: crun, runc or another OCI runtime under conmon; pct: Proxmox VE containers'),
+  type: z
+    .enum(['oci', 'pct'])
+    .describe('oci: crun, runc or another OCI runtime under conmon; pct: Proxmox VE containers'),
   path: pathOrEmpty.default('').describe('the binary; empty: found on PATH under the name of the handler'),
-  root: pathOrEmpty.default('').describe('where the runtime keeps the state of its containers (its --root); crisp touches only those whose bundles it made; empty: runtimes/NAME in the state folder'),
+  root: pathOrEmpty
+    .default('')
+    .describe(
+      'where the runtime keeps the state of its containers (its --root); crisp touches only those whose bundles it made; empty: runtimes/NAME in the state folder',
+    ),
   args: z.array(z.string()).default([]).describe('arguments put before the verb of every call'),
-  allowed_annotations: z.array(patternText).default([]).describe('annotations of pods and containers that the runtime gets to see in config.json (crun acts on run.oci.*): their keys, as in routing rules'),
+  allowed_annotations: z
+    .array(patternText)
+    .default([])
+    .describe(
+      'annotations of pods and containers that the runtime gets to see in config.json (crun acts on run.oci.*): their keys, as in routing rules',
+    ),
 });
 export type HandlerConfig = z.infer<typeof handler>;
 
-const rule = z.strictObject({
-  namespace: patternText.optional().describe('the namespace of the pod'),
-  pod: patternText.optional().describe('its name'),
-  labels: z.record(z.string(), patternText).optional().describe('for each key: the pod has the label, and its value matches'),
-  annotations: z.record(z.string(), patternText).optional().describe('the same for annotations'),
-  image: patternText.optional().describe('the full name of the image; such a rule decides on `crisp run` and `crisp create` only, since a kubelet makes the pod before it names the images'),
-  handler: z.string().describe('the handler that runs what matches'),
-}).refine(({ handler: _, ...conditions }) => Object.keys(conditions).length > 0, 'has no condition: give namespace, pod, labels, annotations or image');
+const rule = z
+  .strictObject({
+    namespace: patternText.optional().describe('the namespace of the pod'),
+    pod: patternText.optional().describe('its name'),
+    labels: z
+      .record(z.string(), patternText)
+      .optional()
+      .describe('for each key: the pod has the label, and its value matches'),
+    annotations: z.record(z.string(), patternText).optional().describe('the same for annotations'),
+    image: patternText
+      .optional()
+      .describe(
+        'the full name of the image; such a rule decides on `crisp run` and `crisp create` only, since a kubelet makes the pod before it names the images',
+      ),
+    handler: z.string().describe('the handler that runs what matches'),
+  })
+  .refine(
+    ({ handler: _, ...conditions }) => Object.keys(conditions).length > 0,
+    'has no condition: give namespace, pod, labels, annotations or image',
+  );
 export type RuleConfig = z.infer<typeof rule>;
 
 /** Always there; a configuration adds to them or changes their keys. */
@@ -46,107 +84,272 @@ const defaultHandlers = { crun: { type: 'oci' as const }, runc: { type: 'oci' as
 const handlersOfProxmox = { lxc: { type: 'pct' as const } };
 const defaultPveFolder = '/etc/pve';
 
-export const configSchema = z.strictObject({
-  listen: z.string().regex(/^unix:\/\/\//, 'must be unix:///path').default('unix:///run/crisp/crisp.sock').describe('the socket of RuntimeService and ImageService'),
-  root: absolutePath.default('/var/lib/crisp').describe('what outlives a boot: images and rootfs layers'),
-  state: absolutePath.default('/run/crisp').describe('records, bundles and pinned namespaces; best on a tmpfs'),
-  cli_state: absolutePath.default('/run/crisp-cli').describe('the same for the containers of `crisp run` and `crisp create`, which need no daemon'),
-  log_level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info').describe('the least that is logged; debug has a line for each command that crisp runs'),
-  default_container_type: z.string().default('crun').describe('the handler of pods that no RuntimeClass and no rule decides on'),
-  fallback: z.record(z.string(), z.string()).default({ crun: 'runc' }).describe('handler: the one that takes its place while its probe fails, for pods that name no RuntimeClass; {}: none'),
-  routing: z.strictObject({
-    rules: z.array(rule).default([]).describe('in order; the first one whose conditions all match decides'),
-    crun_name_patterns: z.array(patternText).default([]).describe('pods with such names run on crun, if no rule decides'),
-  }).prefault({}).describe('which handler runs a pod that names no RuntimeClass'),
-  handlers: z.record(z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/), handler)
-    .default(z.record(z.string(), handler).parse(defaultHandlers))
-    .describe('the runtime handlers, by the name that a RuntimeClass uses; crun and runc are always among them, and lxc (type pct) where lxc.pve_folder is a folder'),
-  runtime: z.strictObject({
-    conmon: z.string().default('conmon').describe('the container monitor'),
-    cgroup_driver: z.enum(['auto', 'cgroupfs', 'systemd']).default('auto').describe('auto: systemd where it runs, else cgroupfs'),
-    seccomp_profile: absolutePath.default('/usr/share/containers/seccomp.json').describe('the profile of RuntimeDefault'),
-    unclaimed_seconds: seconds.default(60).describe('how long a pod or container is kept for the retry of a caller that went away while it was made'),
-  }).prefault({}).describe('how containers are run'),
-  lxc: z.strictObject({
-    tools: z.strictObject({
-      pct: tool('pct', 'makes, starts, changes and destroys CTs'),
-      pvesh: tool('pvesh', 'tells the version of the node'),
-      pvesm: tool('pvesm', 'tells where a template is'),
-      lxc_info: tool('lxc-info', 'tells the first process of a CT'),
-      lxc_attach: tool('lxc-attach', 'runs commands in a CT'),
-      systemctl: tool('systemctl', 'reads the drop-ins of CTs'),
-    }).prefault({}).describe('programs of a Proxmox VE node: absolute paths, or names found on PATH'),
-    vmid_range: z.strictObject({
-      first: vmid.default(900_000).describe('the lowest'),
-      last: vmid.default(999_999).describe('the highest'),
-    }).prefault({}).describe('the ids of CTs that crisp makes; it touches no other'),
-    tag: z.string().regex(/^[a-z0-9_][a-z0-9_+.-]*$/, 'must be a Proxmox tag: lower-case letters, digits, and _ + . - after the first').default('crisp').describe('the tag of each CT; it touches none without it'),
-    owner: z.string().regex(/^[\w.-]*$/, 'must be a name').default('').describe('whose CTs they are, in their description; empty: the name of the node'),
-    pool: z.string().regex(/^[\w./-]*$/, 'must be the name of a pool').default('').describe('the resource pool of the CTs; empty: none'),
-    network: z.enum(['cni', 'bridge']).default('cni').describe('cni: the network that OCI pods have; bridge: the CT has its net0 on a bridge of the node'),
-    bridge: z.strictObject({
-      name: z.string().regex(/^[\w.-]{1,15}$/, 'must be the name of a bridge').default('vmbr0').describe('its name'),
-      vlan: z.number().int().min(0).max(4094).default(0).describe('the VLAN tag; 0: none'),
-      rate: z.number().min(0).default(0).describe('the most that a CT may send, in megabytes per second; 0: no limit'),
-      firewall: z.boolean().default(false).describe('the firewall of Proxmox VE for these CTs'),
-    }).prefault({}).describe('net0 of the CTs whose network is bridge; their address comes by DHCP, if the pod names none'),
-    rootfs: z.strictObject({
-      storage: z.string().regex(/^([a-z][a-z0-9._-]*)?$/i, 'must be the name of a storage').default('').describe('the storage on which each CT gets a volume; empty: none, its root filesystem is an overlay over the image'),
-      size_gib: z.number().min(0).default(8).describe('the size of a volume; 0 on a storage of folders: a folder'),
-    }).prefault({}).describe('where the root filesystems of CTs lie'),
-    unprivileged: z.boolean().default(true).describe('CTs in a user namespace; pods that share a namespace of the host or are privileged never are'),
-    pct_timeout_seconds: seconds.default(120).describe('how long one call of pct may take'),
-    pve_folder: absolutePath.default(defaultPveFolder).describe('the configuration of the cluster'),
-    lxc_folder: absolutePath.default('/var/lib/lxc').describe('the folder of liblxc'),
-    lock_folder: absolutePath.default('/run/lock/lxc').describe('the locks of pct'),
-    unit_folder: absolutePath.default('/run/systemd/system').describe('where drop-ins of pve-container@.service go'),
-  }).prefault({}).describe('Proxmox VE containers, for handlers of type pct'),
-  network: z.strictObject({
-    conf_dir: absolutePath.default('/etc/cni/net.d').describe('CNI conflists; the first by name is used'),
-    bin_dirs: z.array(absolutePath).default(['/opt/cni/bin', '/usr/lib/cni']).describe('where the CNI plugins are looked for, in order'),
-    template: pathOrEmpty.default('').describe('a conflist template to render with the pod CIDR of UpdateRuntimeConfig; empty: none'),
-    plugin_timeout_seconds: seconds.default(90).describe('how long one plugin may take'),
-  }).prefault({}).describe('the network of pods'),
-  images: z.strictObject({
-    registries_conf: pathOrEmpty.default('').describe('containers-registries.conf(5); empty: the default of the host'),
-    signature_policy: pathOrEmpty.default('').describe('containers-policy.json(5); empty: the default of the host'),
-    auth_file: pathOrEmpty.default('').describe('containers-auth.json(5); empty: only credentials of the request'),
-    certs_dir: pathOrEmpty.default('').describe('containers-certs.d(5); empty: the default of the host'),
-    pull_progress_timeout_seconds: seconds.default(60).describe('a pull with no progress for so long ends'),
-    pinned: z.array(z.string()).default([]).describe('images that are never garbage-collected: references, a trailing * is a prefix'),
-    preload_dir: pathOrEmpty.default('').describe('OCI archives here are imported and pinned at start; empty: none'),
-  }).prefault({}).describe('pulling and keeping images'),
-  streaming: z.strictObject({
-    address: z.string().default('127.0.0.1').describe('where exec, attach and port-forward are served'),
-    port: z.number().int().min(0).max(65535).default(0).describe('0: a free one'),
-    tls_cert: pathOrEmpty.default('').describe('certificate (PEM); with tls_key, serves TLS'),
-    tls_key: pathOrEmpty.default('').describe('its private key (PEM)'),
-  }).prefault({}).describe('the server of exec, attach and port-forward'),
-  metrics: z.strictObject({
-    address: z.string().default('127.0.0.1').describe('where /metrics (Prometheus) and /healthz are served'),
-    port: z.number().int().min(0).max(65535).default(0).describe('0: not served'),
-  }).prefault({}).describe('the metrics and the health of the daemon itself'),
-}).superRefine((config, context) => {
-  const mustExist = (name: string, path: KeyPath): void => {
-    if (!Object.hasOwn(config.handlers, name)) context.addIssue({ code: 'custom', path: [...path], message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}` });
-  };
-  if (`${config.cli_state}/`.startsWith(`${config.state}/`)) context.addIssue({ code: 'custom', path: ['cli_state'], message: 'must not be in the state folder of the daemon, which would remove what it has no record of' });
-  if (config.lxc.vmid_range.first > config.lxc.vmid_range.last) context.addIssue({ code: 'custom', path: ['lxc', 'vmid_range'], message: 'first is above last' });
-  for (const [name, { type, path, args }] of Object.entries(config.handlers)) {
-    if (type === 'pct' && (path || args.length)) context.addIssue({ code: 'custom', path: ['handlers', name], message: 'a handler of type pct takes no path and no args: its programs are in lxc.tools' });
-  }
-  mustExist(config.default_container_type, ['default_container_type']);
-  config.routing.rules.forEach((one, index) => mustExist(one.handler, ['routing', 'rules', index, 'handler']));
-  for (const [from, to] of Object.entries(config.fallback)) {
-    mustExist(from, ['fallback', from]);
-    mustExist(to, ['fallback', from]);
-    const seen = [from];
-    for (let next: string | undefined = to; next !== undefined; next = config.fallback[next]) {
-      if (seen.includes(next)) { context.addIssue({ code: 'custom', path: ['fallback', from], message: `goes in a circle: ${[...seen, next].join(' -> ')}` }); break; }
-      seen.push(next);
+export const configSchema = z
+  .strictObject({
+    listen: z
+      .string()
+      .regex(/^unix:\/\/\//, 'must be unix:///path')
+      .default('unix:///run/crisp/crisp.sock')
+      .describe('the socket of RuntimeService and ImageService'),
+    root: absolutePath.default('/var/lib/crisp').describe('what outlives a boot: images and rootfs layers'),
+    state: absolutePath
+      .default('/run/crisp')
+      .describe('records, bundles and pinned namespaces; best on a tmpfs'),
+    cli_state: absolutePath
+      .default('/run/crisp-cli')
+      .describe('the same for the containers of `crisp run` and `crisp create`, which need no daemon'),
+    log_level: z
+      .enum(['trace', 'debug', 'info', 'warn', 'error'])
+      .default('info')
+      .describe('the least that is logged; debug has a line for each command that crisp runs'),
+    default_container_type: z
+      .string()
+      .default('crun')
+      .describe('the handler of pods that no RuntimeClass and no rule decides on'),
+    fallback: z
+      .record(z.string(), z.string())
+      .default({ crun: 'runc' })
+      .describe(
+        'handler: the one that takes its place while its probe fails, for pods that name no RuntimeClass; {}: none',
+      ),
+    routing: z
+      .strictObject({
+        rules: z
+          .array(rule)
+          .default([])
+          .describe('in order; the first one whose conditions all match decides'),
+        crun_name_patterns: z
+          .array(patternText)
+          .default([])
+          .describe('pods with such names run on crun, if no rule decides'),
+      })
+      .prefault({})
+      .describe('which handler runs a pod that names no RuntimeClass'),
+    handlers: z
+      .record(z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/), handler)
+      .default(z.record(z.string(), handler).parse(defaultHandlers))
+      .describe(
+        'the runtime handlers, by the name that a RuntimeClass uses; crun and runc are always among them, and lxc (type pct) where lxc.pve_folder is a folder',
+      ),
+    runtime: z
+      .strictObject({
+        conmon: z.string().default('conmon').describe('the container monitor'),
+        cgroup_driver: z
+          .enum(['auto', 'cgroupfs', 'systemd'])
+          .default('auto')
+          .describe('auto: systemd where it runs, else cgroupfs'),
+        seccomp_profile: absolutePath
+          .default('/usr/share/containers/seccomp.json')
+          .describe('the profile of RuntimeDefault'),
+        unclaimed_seconds: seconds
+          .default(60)
+          .describe(
+            'how long a pod or container is kept for the retry of a caller that went away while it was made',
+          ),
+      })
+      .prefault({})
+      .describe('how containers are run'),
+    lxc: z
+      .strictObject({
+        tools: z
+          .strictObject({
+            pct: tool('pct', 'makes, starts, changes and destroys CTs'),
+            pvesh: tool('pvesh', 'tells the version of the node'),
+            pvesm: tool('pvesm', 'tells where a template is'),
+            lxc_info: tool('lxc-info', 'tells the first process of a CT'),
+            lxc_attach: tool('lxc-attach', 'runs commands in a CT'),
+            systemctl: tool('systemctl', 'reads the drop-ins of CTs'),
+          })
+          .prefault({})
+          .describe('programs of a Proxmox VE node: absolute paths, or names found on PATH'),
+        vmid_range: z
+          .strictObject({
+            first: vmid.default(900_000).describe('the lowest'),
+            last: vmid.default(999_999).describe('the highest'),
+          })
+          .prefault({})
+          .describe('the ids of CTs that crisp makes; it touches no other'),
+        tag: z
+          .string()
+          .regex(
+            /^[a-z0-9_][a-z0-9_+.-]*$/,
+            'must be a Proxmox tag: lower-case letters, digits, and _ + . - after the first',
+          )
+          .default('crisp')
+          .describe('the tag of each CT; it touches none without it'),
+        owner: z
+          .string()
+          .regex(/^[\w.-]*$/, 'must be a name')
+          .default('')
+          .describe('whose CTs they are, in their description; empty: the name of the node'),
+        pool: z
+          .string()
+          .regex(/^[\w./-]*$/, 'must be the name of a pool')
+          .default('')
+          .describe('the resource pool of the CTs; empty: none'),
+        network: z
+          .enum(['cni', 'bridge'])
+          .default('cni')
+          .describe(
+            'cni: the network that OCI pods have; bridge: the CT has its net0 on a bridge of the node',
+          ),
+        bridge: z
+          .strictObject({
+            name: z
+              .string()
+              .regex(/^[\w.-]{1,15}$/, 'must be the name of a bridge')
+              .default('vmbr0')
+              .describe('its name'),
+            vlan: z.number().int().min(0).max(4094).default(0).describe('the VLAN tag; 0: none'),
+            rate: z
+              .number()
+              .min(0)
+              .default(0)
+              .describe('the most that a CT may send, in megabytes per second; 0: no limit'),
+            firewall: z.boolean().default(false).describe('the firewall of Proxmox VE for these CTs'),
+          })
+          .prefault({})
+          .describe(
+            'net0 of the CTs whose network is bridge; their address comes by DHCP, if the pod names none',
+          ),
+        rootfs: z
+          .strictObject({
+            storage: z
+              .string()
+              .regex(/^([a-z][a-z0-9._-]*)?$/i, 'must be the name of a storage')
+              .default('')
+              .describe(
+                'the storage on which each CT gets a volume; empty: none, its root filesystem is an overlay over the image',
+              ),
+            size_gib: z
+              .number()
+              .min(0)
+              .default(8)
+              .describe('the size of a volume; 0 on a storage of folders: a folder'),
+          })
+          .prefault({})
+          .describe('where the root filesystems of CTs lie'),
+        unprivileged: z
+          .boolean()
+          .default(true)
+          .describe(
+            'CTs in a user namespace; pods that share a namespace of the host or are privileged never are',
+          ),
+        pct_timeout_seconds: seconds.default(120).describe('how long one call of pct may take'),
+        pve_folder: absolutePath.default(defaultPveFolder).describe('the configuration of the cluster'),
+        lxc_folder: absolutePath.default('/var/lib/lxc').describe('the folder of liblxc'),
+        lock_folder: absolutePath.default('/run/lock/lxc').describe('the locks of pct'),
+        unit_folder: absolutePath
+          .default('/run/systemd/system')
+          .describe('where drop-ins of pve-container@.service go'),
+      })
+      .prefault({})
+      .describe('Proxmox VE containers, for handlers of type pct'),
+    network: z
+      .strictObject({
+        conf_dir: absolutePath.default('/etc/cni/net.d').describe('CNI conflists; the first by name is used'),
+        bin_dirs: z
+          .array(absolutePath)
+          .default(['/opt/cni/bin', '/usr/lib/cni'])
+          .describe('where the CNI plugins are looked for, in order'),
+        template: pathOrEmpty
+          .default('')
+          .describe('a conflist template to render with the pod CIDR of UpdateRuntimeConfig; empty: none'),
+        plugin_timeout_seconds: seconds.default(90).describe('how long one plugin may take'),
+      })
+      .prefault({})
+      .describe('the network of pods'),
+    images: z
+      .strictObject({
+        registries_conf: pathOrEmpty
+          .default('')
+          .describe('containers-registries.conf(5); empty: the default of the host'),
+        signature_policy: pathOrEmpty
+          .default('')
+          .describe('containers-policy.json(5); empty: the default of the host'),
+        auth_file: pathOrEmpty
+          .default('')
+          .describe('containers-auth.json(5); empty: only credentials of the request'),
+        certs_dir: pathOrEmpty.default('').describe('containers-certs.d(5); empty: the default of the host'),
+        pull_progress_timeout_seconds: seconds
+          .default(60)
+          .describe('a pull with no progress for so long ends'),
+        pinned: z
+          .array(z.string())
+          .default([])
+          .describe('images that are never garbage-collected: references, a trailing * is a prefix'),
+        preload_dir: pathOrEmpty
+          .default('')
+          .describe('OCI archives here are imported and pinned at start; empty: none'),
+      })
+      .prefault({})
+      .describe('pulling and keeping images'),
+    streaming: z
+      .strictObject({
+        address: z.string().default('127.0.0.1').describe('where exec, attach and port-forward are served'),
+        port: z.number().int().min(0).max(65535).default(0).describe('0: a free one'),
+        tls_cert: pathOrEmpty.default('').describe('certificate (PEM); with tls_key, serves TLS'),
+        tls_key: pathOrEmpty.default('').describe('its private key (PEM)'),
+      })
+      .prefault({})
+      .describe('the server of exec, attach and port-forward'),
+    metrics: z
+      .strictObject({
+        address: z
+          .string()
+          .default('127.0.0.1')
+          .describe('where /metrics (Prometheus) and /healthz are served'),
+        port: z.number().int().min(0).max(65535).default(0).describe('0: not served'),
+      })
+      .prefault({})
+      .describe('the metrics and the health of the daemon itself'),
+  })
+  .superRefine((config, context) => {
+    const mustExist = (name: string, path: KeyPath): void => {
+      if (!Object.hasOwn(config.handlers, name))
+        context.addIssue({
+          code: 'custom',
+          path: [...path],
+          message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}`,
+        });
+    };
+    if (`${config.cli_state}/`.startsWith(`${config.state}/`))
+      context.addIssue({
+        code: 'custom',
+        path: ['cli_state'],
+        message: 'must not be in the state folder of the daemon, which would remove what it has no record of',
+      });
+    if (config.lxc.vmid_range.first > config.lxc.vmid_range.last)
+      context.addIssue({ code: 'custom', path: ['lxc', 'vmid_range'], message: 'first is above last' });
+    for (const [name, { type, path, args }] of Object.entries(config.handlers)) {
+      if (type === 'pct' && (path || args.length))
+        context.addIssue({
+          code: 'custom',
+          path: ['handlers', name],
+          message: 'a handler of type pct takes no path and no args: its programs are in lxc.tools',
+        });
     }
-  }
-});
+    mustExist(config.default_container_type, ['default_container_type']);
+    config.routing.rules.forEach((one, index) =>
+      mustExist(one.handler, ['routing', 'rules', index, 'handler']),
+    );
+    for (const [from, to] of Object.entries(config.fallback)) {
+      mustExist(from, ['fallback', from]);
+      mustExist(to, ['fallback', from]);
+      const seen = [from];
+      for (let next: string | undefined = to; next !== undefined; next = config.fallback[next]) {
+        if (seen.includes(next)) {
+          context.addIssue({
+            code: 'custom',
+            path: ['fallback', from],
+            message: `goes in a circle: ${[...seen, next].join(' -> ')}`,
+          });
+          break;
+        }
+        seen.push(next);
+      }
+    }
+  });
 export type Config = z.infer<typeof configSchema>;
 
 export const defaultConfigFile = '/etc/crisp/config.yaml';
@@ -159,31 +362,58 @@ export function loadConfig(file?: string, flags: Partial<Config> = {}): Config {
     ...dropIns(join(dirname(main), 'config.d')).map((dropIn) => yamlSource(dropIn, true)),
     flagSource(flags),
   ]);
-  return Object.freeze({ ...config, root: realFolder(config.root), state: realFolder(config.state), cli_state: realFolder(config.cli_state) });
+  return Object.freeze({
+    ...config,
+    root: realFolder(config.root),
+    state: realFolder(config.state),
+    cli_state: realFolder(config.cli_state),
+  });
 }
 
 /** The kernel names mounts by where they really are, so we name our folders so too (/var/run/crisp is in /run). What does not exist yet is kept as it is. */
 function realFolder(path: string): string {
-  try { return realpathSync(path); } catch { return path === '/' ? path : join(realFolder(dirname(path)), basename(path)); }
+  try {
+    return realpathSync(path);
+  } catch {
+    return path === '/' ? path : join(realFolder(dirname(path)), basename(path));
+  }
 }
 
 /** @throws InvalidConfigFile */
 export function checkConfig(sources: readonly Source[]): Config {
   const given = sources.reduce<Record<string, unknown>>((value, source) => merge(value, source.value), {});
-  const handlers = isFolder((given['lxc'] as { pve_folder?: unknown } | undefined)?.pve_folder ?? defaultPveFolder) ? { ...defaultHandlers, ...handlersOfProxmox } : defaultHandlers;
+  const handlers = isFolder(
+    (given['lxc'] as { pve_folder?: unknown } | undefined)?.pve_folder ?? defaultPveFolder,
+  )
+    ? { ...defaultHandlers, ...handlersOfProxmox }
+    : defaultHandlers;
   const result = configSchema.safeParse(merge({ handlers }, given));
-  if (!result.success) throw new CrispError('InvalidConfigFile', result.error.issues.flatMap((issue) => describe(issue, sources)).join('; '));
+  if (!result.success)
+    throw new CrispError(
+      'InvalidConfigFile',
+      result.error.issues.flatMap((issue) => describe(issue, sources)).join('; '),
+    );
   return deepFreeze(result.data);
 }
 
 /** "FILE:LINE: path.of.the.key: what is wrong", one for each unknown key. */
 function describe(issue: z.core.$ZodIssue, sources: readonly Source[]): string[] {
   const path = issue.path as KeyPath;
-  const line = (at: KeyPath, message: string): string => [placeOf(sources, at), at.join('.'), message].filter(Boolean).join(': ');
-  return issue.code === 'unrecognized_keys' ? issue.keys.map((key) => line([...path, key], 'unknown key')) : [line(path, issue.message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing'))];
+  const line = (at: KeyPath, message: string): string =>
+    [placeOf(sources, at), at.join('.'), message].filter(Boolean).join(': ');
+  return issue.code === 'unrecognized_keys'
+    ? issue.keys.map((key) => line([...path, key], 'unknown key'))
+    : [
+        line(
+          path,
+          issue.message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing'),
+        ),
+      ];
 }
 
-function isFolder(path: unknown): boolean { return typeof path === 'string' && (statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false); }
+function isFolder(path: unknown): boolean {
+  return typeof path === 'string' && (statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false);
+}
 
 function deepFreeze<T>(value: T): T {
   if (typeof value === 'object' && value !== null) Object.values(Object.freeze(value)).forEach(deepFreeze);

@@ -9,7 +9,14 @@ function requestMessages(): Map<string, Map<string, string>> {
   const all = new Map<string, Map<string, string>>();
   for (const [, name = '', body = ''] of proto.matchAll(/^message (\w+) \{((?:[^{}]|\{[^{}]*\})*)\}/gm)) {
     const fields = body.replace(/enum \w+ \{[^}]*\}/g, '');
-    all.set(name, new Map([...fields.matchAll(/(?:repeated )?(?:map<\w+, *(\w+)>|([\w.]+)) (\w+) = \d+(?: \[[^\]]*\])?;/g)].map(([, value, type, field]) => [field ?? '', value ?? type ?? ''])));
+    all.set(
+      name,
+      new Map(
+        [...fields.matchAll(/(?:repeated )?(?:map<\w+, *(\w+)>|([\w.]+)) (\w+) = \d+(?: \[[^\]]*\])?;/g)].map(
+          ([, value, type, field]) => [field ?? '', value ?? type ?? ''],
+        ),
+      ),
+    );
   }
   const reached = new Map<string, Map<string, string>>();
   const visit = (name: string): void => {
@@ -27,16 +34,30 @@ function requestMessages(): Map<string, Map<string, string>> {
 const messages = requestMessages();
 
 test('every field of every request has a verdict, and nothing else has', () => {
-  const inProto = [...messages].flatMap(([name, fields]) => [...fields.keys()].map((field) => `${name}.${field}`));
-  const inTable = Object.entries(coverage).flatMap(([name, fields]) => Object.keys(fields).map((field) => `${name}.${field}`));
+  const inProto = [...messages].flatMap(([name, fields]) =>
+    [...fields.keys()].map((field) => `${name}.${field}`),
+  );
+  const inTable = Object.entries(coverage).flatMap(([name, fields]) =>
+    Object.keys(fields).map((field) => `${name}.${field}`),
+  );
   expect(inTable.sort()).toEqual(inProto.sort());
 });
 
 describe('a field that is applied, rejected or reported is sent by the test that is named', () => {
   let sent: ReturnType<typeof sentFields>;
-  beforeAll(() => { sent = sentFields([...new Set(Object.values(coverage).flatMap((fields) => Object.values(fields)).flatMap(({ test: file }) => file ?? []))]); }, 120_000);
+  beforeAll(() => {
+    sent = sentFields([
+      ...new Set(
+        Object.values(coverage)
+          .flatMap((fields) => Object.values(fields))
+          .flatMap(({ test: file }) => file ?? []),
+      ),
+    ]);
+  }, 120_000);
   test.each(Object.entries(coverage))('%s', (message, fields) => {
-    const unsent = Object.entries(fields).filter(([name, { oci, test: file }]) => (oci === 'none' ? file !== undefined : !file || !sent.get(file)?.has(`${message}.${name}`)));
+    const unsent = Object.entries(fields).filter(([name, { oci, test: file }]) =>
+      oci === 'none' ? file !== undefined : !file || !sent.get(file)?.has(`${message}.${name}`),
+    );
     expect(unsent.map(([name, { test: file }]) => `${name}: not in ${file}`)).toEqual([]);
   });
 });
@@ -48,24 +69,35 @@ function sentFields(files: readonly string[]): Map<string, Set<string>> {
   const checker = program.getTypeChecker();
   const messagesOf = (type: ts.Type): string[] => {
     if (type.isUnionOrIntersection()) return type.types.flatMap(messagesOf);
-    return type.symbol?.declarations?.some((declaration) => declaration.getSourceFile().fileName.includes('/generated/')) ? [type.symbol.name] : [];
+    return type.symbol?.declarations?.some((declaration) =>
+      declaration.getSourceFile().fileName.includes('/generated/'),
+    )
+      ? [type.symbol.name]
+      : [];
   };
-  return new Map(files.map((file) => {
-    const fields = new Set<string>();
-    const visit = (node: ts.Node): void => {
-      const type = ts.isObjectLiteralExpression(node) ? checker.getContextualType(node) : undefined;
-      for (const message of type ? messagesOf(type) : []) {
-        for (const { name } of (node as ts.ObjectLiteralExpression).properties) if (name) fields.add(`${message}.${name.getText().replaceAll("'", '')}`);
-      }
-      ts.forEachChild(node, visit);
-    };
-    const source = program.getSourceFile(file);
-    if (source) visit(source);
-    return [file, fields];
-  }));
+  return new Map(
+    files.map((file) => {
+      const fields = new Set<string>();
+      const visit = (node: ts.Node): void => {
+        const type = ts.isObjectLiteralExpression(node) ? checker.getContextualType(node) : undefined;
+        for (const message of type ? messagesOf(type) : []) {
+          for (const { name } of (node as ts.ObjectLiteralExpression).properties)
+            if (name) fields.add(`${message}.${name.getText().replaceAll("'", '')}`);
+        }
+        ts.forEachChild(node, visit);
+      };
+      const source = program.getSourceFile(file);
+      if (source) visit(source);
+      return [file, fields];
+    }),
+  );
 }
 
 test('what has no effect on either backend says why', () => {
-  const silent = Object.entries(coverage).flatMap(([name, fields]) => Object.entries(fields).filter(([, { oci, note }]) => oci === 'none' && !note).map(([field]) => `${name}.${field}`));
+  const silent = Object.entries(coverage).flatMap(([name, fields]) =>
+    Object.entries(fields)
+      .filter(([, { oci, note }]) => oci === 'none' && !note)
+      .map(([field]) => `${name}.${field}`),
+  );
   expect(silent).toEqual([]);
 });

@@ -20,8 +20,10 @@ export interface FieldCoverage {
 }
 type Fields = Readonly<Record<string, FieldCoverage>>;
 
-const on = (verdict: Verdict) => (test: string | undefined, names: string, note = '', pct: Verdict = verdict): Fields =>
-  Object.fromEntries(names.split(' ').map((name) => [name, { oci: verdict, pct, note, test }]));
+const on =
+  (verdict: Verdict) =>
+  (test: string | undefined, names: string, note = '', pct: Verdict = verdict): Fields =>
+    Object.fromEntries(names.split(' ').map((name) => [name, { oci: verdict, pct, note, test }]));
 const applied = on('applied');
 const rejected = on('rejected');
 const reported = on('reported');
@@ -53,26 +55,52 @@ export const coverage: Readonly<Record<string, Fields>> = {
   RunPodSandboxRequest: applied(requests, 'config runtime_handler'),
   PodSandboxConfig: {
     ...applied(requests, 'metadata hostname log_directory linux'),
-    ...applied(bundle, 'dns_config'), ...applied(fields, 'port_mappings'), ...applied(at('routing'), 'labels annotations', 'they route the pod; annotations also reach CNI plugins, and the runtime where its handler allows them'),
+    ...applied(bundle, 'dns_config'),
+    ...applied(fields, 'port_mappings'),
+    ...applied(
+      at('routing'),
+      'labels annotations',
+      'they route the pod; annotations also reach CNI plugins, and the runtime where its handler allows them',
+    ),
     ...none('windows', windows),
   },
   PodSandboxMetadata: applied(requests, 'name uid namespace attempt'),
-  DNSConfig: applied('src/oci/pod-files.test.ts', 'servers searches options', 'resolv.conf of the containers that bring none'),
+  DNSConfig: applied(
+    'src/oci/pod-files.test.ts',
+    'servers searches options',
+    'resolv.conf of the containers that bring none',
+  ),
   PortMapping: applied(fields, 'protocol container_port host_port host_ip', 'by the CNI plugin portmap'),
   LinuxPodSandboxConfig: {
-    ...applied(fields, 'cgroup_parent', '', 'none'), ...applied(badInput, 'security_context sysctls'),
-    ...none('overhead resources', 'the kubelet limits the cgroup that it names itself; UpdatePodSandboxResources limits one of ours'),
+    ...applied(fields, 'cgroup_parent', '', 'none'),
+    ...applied(badInput, 'security_context sysctls'),
+    ...none(
+      'overhead resources',
+      'the kubelet limits the cgroup that it names itself; UpdatePodSandboxResources limits one of ours',
+    ),
   },
   LinuxSandboxSecurityContext: {
-    ...applied(bundle, 'namespace_options'), ...applied(spec, 'privileged', 'without it, no container of the pod may be privileged'),
-    ...applied(spec, 'selinux_options', 'for containers that have none; reported where the kernel has no SELinux'),
+    ...applied(bundle, 'namespace_options'),
+    ...applied(spec, 'privileged', 'without it, no container of the pod may be privileged'),
+    ...applied(
+      spec,
+      'selinux_options',
+      'for containers that have none; reported where the kernel has no SELinux',
+    ),
     ...applied(users, 'supplemental_groups_policy', 'for containers that say nothing'),
-    ...none('run_as_user run_as_group readonly_rootfs supplemental_groups seccomp_profile_path seccomp apparmor', 'about the process of a sandbox: there is none'),
+    ...none(
+      'run_as_user run_as_group readonly_rootfs supplemental_groups seccomp_profile_path seccomp apparmor',
+      'about the process of a sandbox: there is none',
+    ),
   },
   NamespaceOption: {
     ...applied(namespaces, 'network pid ipc', 'a container that asks for what its pod has not: reported'),
     ...applied(namespaces, 'target_id', 'a running container of the same pod'),
-    ...applied(namespaces, 'userns_options', 'where the probe of the handler finds user namespaces; pct: the ids of unprivileged CTs and no others'),
+    ...applied(
+      namespaces,
+      'userns_options',
+      'where the probe of the handler finds user namespaces; pct: the ids of unprivileged CTs and no others',
+    ),
   },
   UserNamespace: applied(namespaces, 'mode uids gids'),
   IDMapping: applied(namespaces, 'host_id container_id length'),
@@ -88,7 +116,10 @@ export const coverage: Readonly<Record<string, Fields>> = {
   },
   HugepageLimit: applied(resources, 'page_size limit'),
   WindowsPodSandboxConfig: none('security_context', windows),
-  WindowsSandboxSecurityContext: none('run_as_username credential_spec host_process namespace_options', windows),
+  WindowsSandboxSecurityContext: none(
+    'run_as_username credential_spec host_process namespace_options',
+    windows,
+  ),
   WindowsNamespaceOption: none('network', windows),
   StopPodSandboxRequest: applied(contract, 'pod_sandbox_id'),
   RemovePodSandboxRequest: applied(contract, 'pod_sandbox_id'),
@@ -99,28 +130,45 @@ export const coverage: Readonly<Record<string, Fields>> = {
   PodSandboxStateValue: applied(fields, 'state'),
   UpdatePodSandboxResourcesRequest: {
     ...applied(fields, 'pod_sandbox_id'),
-    ...applied(fields, 'resources', 'on a cgroup of ours; kept and reported for one that the kubelet resizes itself', 'none'),
+    ...applied(
+      fields,
+      'resources',
+      'on a cgroup of ours; kept and reported for one that the kubelet resizes itself',
+      'none',
+    ),
     ...applied(fields, 'overhead', 'kept and reported'),
   },
 
   // ------------------------------------------------------------ containers
-  CreateContainerRequest: { ...applied(requests, 'pod_sandbox_id config'), ...none('sandbox_config', 'the one of RunPodSandbox counts') },
+  CreateContainerRequest: {
+    ...applied(requests, 'pod_sandbox_id config'),
+    ...none('sandbox_config', 'the one of RunPodSandbox counts'),
+  },
   ContainerConfig: {
-    ...applied(requests, 'metadata image command log_path linux'), ...applied(bundle, 'working_dir envs mounts devices'), ...applied(fields, 'args labels stop_signal'),
+    ...applied(requests, 'metadata image command log_path linux'),
+    ...applied(bundle, 'working_dir envs mounts devices'),
+    ...applied(fields, 'args labels stop_signal'),
     ...applied(at('routing'), 'annotations', 'kept; the runtime gets those that its handler allows'),
-    ...applied(streaming, 'stdin stdin_once'), ...applied(fields, 'tty'),
+    ...applied(streaming, 'stdin stdin_once'),
+    ...applied(fields, 'tty'),
     ...applied(bundle, 'CDI_devices', 'pct: hooks of a device are reported'),
     ...reported(spec, 'windows'),
   },
   ContainerMetadata: applied(requests, 'name attempt'),
   ImageSpec: {
-    ...applied(requests, 'image'), ...applied(fields, 'user_specified_image', 'kept and shown'),
-    ...none('annotations runtime_handler', 'an image is the same for every handler'), ...none('image_ref', 'set in answers'),
+    ...applied(requests, 'image'),
+    ...applied(fields, 'user_specified_image', 'kept and shown'),
+    ...none('annotations runtime_handler', 'an image is the same for every handler'),
+    ...none('image_ref', 'set in answers'),
   },
   KeyValue: applied(bundle, 'key value'),
   Mount: {
     ...applied(bundle, 'container_path host_path readonly'),
-    ...applied(mounts, 'propagation', 'rejected where the host\'s mount does not allow it; pct: mounts of an unprivileged CT do not reach the host, which is reported'),
+    ...applied(
+      mounts,
+      'propagation',
+      "rejected where the host's mount does not allow it; pct: mounts of an unprivileged CT do not reach the host, which is reported",
+    ),
     ...applied(mounts, 'uidMappings gidMappings', 'rejected where the runtime cannot map the ids of a mount'),
     ...applied(mounts, 'recursive_read_only', 'rejected where the probe of the handler does not find it'),
     ...applied(fields, 'image image_sub_path', 'read-only'),
@@ -131,16 +179,34 @@ export const coverage: Readonly<Record<string, Fields>> = {
   CDIDevice: applied(bundle, 'name'),
   LinuxContainerConfig: applied(bundle, 'resources security_context'),
   LinuxContainerSecurityContext: {
-    ...applied(bundle, 'capabilities readonly_rootfs no_new_privs masked_paths readonly_paths'), ...applied(spec, 'privileged', 'bounded by what crisp itself may give: the rest is reported'),
+    ...applied(bundle, 'capabilities readonly_rootfs no_new_privs masked_paths readonly_paths'),
+    ...applied(spec, 'privileged', 'bounded by what crisp itself may give: the rest is reported'),
     ...applied(namespaces, 'namespace_options'),
     ...applied(security, 'selinux_options', 'reported where the kernel has no SELinux'),
-    ...applied(users, 'run_as_user run_as_username supplemental_groups supplemental_groups_policy'), ...applied(bundle, 'run_as_group'),
-    ...applied(security, 'apparmor apparmor_profile', 'rejected where the profile that is asked for is not loaded; a privileged container has none but one that it names; pct: without a profile by name, the one that PVE makes for the CT'),
-    ...applied(security, 'seccomp seccomp_profile_path', 'pct: PVE applies its own profile to every CT, so this one is reported', 'reported'),
+    ...applied(users, 'run_as_user run_as_username supplemental_groups supplemental_groups_policy'),
+    ...applied(bundle, 'run_as_group'),
+    ...applied(
+      security,
+      'apparmor apparmor_profile',
+      'rejected where the profile that is asked for is not loaded; a privileged container has none but one that it names; pct: without a profile by name, the one that PVE makes for the CT',
+    ),
+    ...applied(
+      security,
+      'seccomp seccomp_profile_path',
+      'pct: PVE applies its own profile to every CT, so this one is reported',
+      'reported',
+    ),
   },
-  Capability: applied('src/oci/capabilities.test.ts', 'add_capabilities drop_capabilities add_ambient_capabilities', 'what crisp may not give itself is reported'),
+  Capability: applied(
+    'src/oci/capabilities.test.ts',
+    'add_capabilities drop_capabilities add_ambient_capabilities',
+    'what crisp may not give itself is reported',
+  ),
   WindowsContainerConfig: none('resources security_context', windows),
-  WindowsContainerResources: none('cpu_shares cpu_count cpu_maximum memory_limit_in_bytes rootfs_size_in_bytes affinity_cpus', windows),
+  WindowsContainerResources: none(
+    'cpu_shares cpu_count cpu_maximum memory_limit_in_bytes rootfs_size_in_bytes affinity_cpus',
+    windows,
+  ),
   WindowsCpuGroupAffinity: none('cpu_mask cpu_group', windows),
   WindowsContainerSecurityContext: none('run_as_username credential_spec host_process', windows),
   StartContainerRequest: applied(contract, 'container_id'),
@@ -152,18 +218,35 @@ export const coverage: Readonly<Record<string, Fields>> = {
   ContainerStateValue: applied(fields, 'state'),
   ContainerStatusRequest: applied(fields, 'container_id verbose'),
   UpdateContainerResourcesRequest: {
-    ...applied(contract, 'container_id linux'), ...rejected(fields, 'windows', 'a request without "linux" is refused'), ...none('annotations', 'no option of crisp is set this way'),
+    ...applied(contract, 'container_id linux'),
+    ...rejected(fields, 'windows', 'a request without "linux" is refused'),
+    ...none('annotations', 'no option of crisp is set this way'),
   },
   ReopenContainerLogRequest: applied(contract, 'container_id'),
-  CheckpointContainerRequest: applied(checkpoint, 'container_id location timeout', 'where criu and the runtime can; rejected on pct and elsewhere', 'rejected'),
+  CheckpointContainerRequest: applied(
+    checkpoint,
+    'container_id location timeout',
+    'where criu and the runtime can; rejected on pct and elsewhere',
+    'rejected',
+  ),
   CheckpointPodRequest: rejected(fields, 'pod_sandbox_id output_path container_ids options', wholePods),
-  RestorePodRequest: rejected(fields, 'checkpoint_path config runtime_handler options container_configs', wholePods),
+  RestorePodRequest: rejected(
+    fields,
+    'checkpoint_path config runtime_handler options container_configs',
+    wholePods,
+  ),
 
   // ------------------------------------------------------------ exec and streams
   ExecSyncRequest: applied(contract, 'container_id cmd timeout'),
   ExecRequest: applied(fields, 'container_id cmd tty stdin stdout stderr'),
-  AttachRequest: { ...applied(fields, 'container_id stdin stdout stderr'), ...none('tty', 'a container that has a terminal is attached to as one') },
-  PortForwardRequest: { ...applied(fields, 'pod_sandbox_id'), ...applied(fields, 'port', 'checked; the ports that the client then opens count') },
+  AttachRequest: {
+    ...applied(fields, 'container_id stdin stdout stderr'),
+    ...none('tty', 'a container that has a terminal is attached to as one'),
+  },
+  PortForwardRequest: {
+    ...applied(fields, 'pod_sandbox_id'),
+    ...applied(fields, 'port', 'checked; the ports that the client then opens count'),
+  },
 
   // ------------------------------------------------------------ statistics
   ContainerStatsRequest: applied(stats, 'container_id'),
@@ -176,7 +259,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   PodSandboxStatsFilter: applied(stats, 'id label_selector'),
 
   // ------------------------------------------------------------ the runtime
-  VersionRequest: none('version', 'the kubelet\'s; the answer is crisp\'s own'),
+  VersionRequest: none('version', "the kubelet's; the answer is crisp's own"),
   StatusRequest: applied(at('routing'), 'verbose'),
   UpdateRuntimeConfigRequest: applied(at('errors'), 'runtime_config'),
   RuntimeConfig: applied(at('errors'), 'network_config'),
@@ -187,9 +270,10 @@ export const coverage: Readonly<Record<string, Fields>> = {
   StreamImagesRequest: applied(fields, 'filter'),
   ImageFilter: applied(fields, 'image'),
   ImageStatusRequest: applied(fields, 'image verbose'),
-  PullImageRequest: { ...applied(fields, 'image auth'), ...none('sandbox_config', 'a pull is the node\'s') },
+  PullImageRequest: { ...applied(fields, 'image auth'), ...none('sandbox_config', "a pull is the node's") },
   AuthConfig: {
-    ...applied(fields, 'username password auth identity_token'), ...applied(fields, 'server_address', 'credentials for another registry are not used'),
+    ...applied(fields, 'username password auth identity_token'),
+    ...applied(fields, 'server_address', 'credentials for another registry are not used'),
     ...rejected(fields, 'registry_token', 'it could only be given to skopeo where everybody may read it'),
   },
   RemoveImageRequest: applied(at('errors'), 'image'),
@@ -210,9 +294,18 @@ A note beside "applied" names the hosts or values for which another word holds. 
 
 /** docs/cri-coverage.md. */
 export function coverageDocument(): string {
-  const tables = Object.entries(coverage).map(([message, fields]) => [
-    `## ${message}`, '', '| field | oci | pct | note | test |', '| --- | --- | --- | --- | --- |',
-    ...Object.entries(fields).map(([name, { oci, pct, note, test }]) => `| \`${name}\` | ${oci} | ${pct} | ${note} | ${test ? `\`${test}\`` : ''} |`), '',
-  ].join('\n'));
+  const tables = Object.entries(coverage).map(([message, fields]) =>
+    [
+      `## ${message}`,
+      '',
+      '| field | oci | pct | note | test |',
+      '| --- | --- | --- | --- | --- |',
+      ...Object.entries(fields).map(
+        ([name, { oci, pct, note, test }]) =>
+          `| \`${name}\` | ${oci} | ${pct} | ${note} | ${test ? `\`${test}\`` : ''} |`,
+      ),
+      '',
+    ].join('\n'),
+  );
   return [intro, ...tables].join('\n');
 }

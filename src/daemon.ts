@@ -41,7 +41,8 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   log.info({ version, config }, 'crisp starts');
   // A defect that loses an error ends a call at the most, not everybody's; the containers do not need us, but the kubelet does.
   process.on('unhandledRejection', (error) => log.error({ err: error }, 'an error that nobody handled'));
-  let reload = (): void => log.warn('SIGHUP while crisp starts: the configuration is the one read at the start');
+  let reload = (): void =>
+    log.warn('SIGHUP while crisp starts: the configuration is the one read at the start');
   process.on('SIGHUP', () => reload());
   const closers: (() => Promise<void> | void)[] = [];
   try {
@@ -71,24 +72,49 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   await images.open();
   const rootfs = new Rootfs({ root: config.root, state: config.state, images });
   const network = new Network({
-    confDir: config.network.conf_dir, binDirs: config.network.bin_dirs, pluginTimeoutMs: config.network.plugin_timeout_seconds * 1000,
-    root: config.root, template: config.network.template,
+    confDir: config.network.conf_dir,
+    binDirs: config.network.bin_dirs,
+    pluginTimeoutMs: config.network.plugin_timeout_seconds * 1000,
+    root: config.root,
+    template: config.network.template,
   });
   closers.push(() => network.close());
   await network.start();
   const handlers = await buildHandlers(config);
   for (const { backend } of handlers.values()) closers.push(() => backend.close());
   const { tls_cert: cert, tls_key: key, address, port } = config.streaming;
-  const streaming = new StreamingServer({ address, port, handlers: streamingHandlers(() => parts), ...(cert ? { tls: { cert, key } } : {}) });
+  const streaming = new StreamingServer({
+    address,
+    port,
+    handlers: streamingHandlers(() => parts),
+    ...(cert ? { tls: { cert, key } } : {}),
+  });
   closers.push(() => streaming.close());
   await streaming.start();
   const parts: Parts = {
-    config, version, bootId: await bootId(), host: readHostFacts(config), store, locks: new Locks(),
-    creations: new InFlight(config.runtime.unclaimed_seconds * 1000), stops: new Stops(), handlers, network, images, rootfs, samples: new Samples((ids) => rootfs.usage(ids)),
-    events: new Events(store), streaming,
+    config,
+    version,
+    bootId: await bootId(),
+    host: readHostFacts(config),
+    store,
+    locks: new Locks(),
+    creations: new InFlight(config.runtime.unclaimed_seconds * 1000),
+    stops: new Stops(),
+    handlers,
+    network,
+    images,
+    rootfs,
+    samples: new Samples((ids) => rootfs.usage(ids)),
+    events: new Events(store),
+    streaming,
   };
   for (const { backend } of handlers.values()) {
-    backend.onExit((id, exit) => void recordExit(parts, id, exit).catch((error: unknown) => log.error({ err: error, containerId: id }, 'exit not recorded')));
+    backend.onExit(
+      (id, exit) =>
+        void recordExit(parts, id, exit).catch((error: unknown) =>
+          log.error({ err: error, containerId: id }, 'exit not recorded'),
+        ),
+    );
   }
   const figures = config.metrics.port === 0 ? undefined : await serveMetrics(parts);
   closers.push(() => figures?.close());
@@ -103,7 +129,18 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   const server = new CriServer(parts);
   closers.push(() => server.close(closeGraceMs));
   await server.listen(config.listen);
-  log.info({ listen: config.listen, handlers: [...handlers].map(([name, { probe }]) => ({ name, ready: probe.ready, version: probe.version, ...(probe.ready ? { lacks: probe.lacks } : { reason: probe.reason }) })) }, 'crisp is ready');
+  log.info(
+    {
+      listen: config.listen,
+      handlers: [...handlers].map(([name, { probe }]) => ({
+        name,
+        ready: probe.ready,
+        version: probe.version,
+        ...(probe.ready ? { lacks: probe.lacks } : { reason: probe.reason }),
+      })),
+    },
+    'crisp is ready',
+  );
   return parts;
 }
 
@@ -116,16 +153,23 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
 async function claimState(folder: string): Promise<void> {
   const file = join(folder, 'daemon.json');
   const boot = await bootId(); // pids and start times of a service are much alike from boot to boot
-  const known = JSON.parse(await readFileIfThere(file) ?? 'null') as ProcessIdentity & { bootId: string } | null;
-  if (known?.bootId === boot && await isAlive(known)) throw new CrispError('DaemonRunning', `crisp runs already as process ${known.pid}, with the state folder ${folder}`);
-  await writeFileAtomic(file, JSON.stringify({ ...await identify(process.pid), bootId: boot }));
+  const known = JSON.parse((await readFileIfThere(file)) ?? 'null') as
+    (ProcessIdentity & { bootId: string }) | null;
+  if (known?.bootId === boot && (await isAlive(known)))
+    throw new CrispError(
+      'DaemonRunning',
+      `crisp runs already as process ${known.pid}, with the state folder ${folder}`,
+    );
+  await writeFileAtomic(file, JSON.stringify({ ...(await identify(process.pid)), bootId: boot }));
   process.chdir(folder);
 }
 
 async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
-  const handlers = await Promise.all(Object.entries(config.handlers).map(async ([name, handler]): Promise<[string, Handler]> => {
-    return [name, await Handler.open(buildBackend(config, name, handler, config.state))];
-  }));
+  const handlers = await Promise.all(
+    Object.entries(config.handlers).map(async ([name, handler]): Promise<[string, Handler]> => {
+      return [name, await Handler.open(buildBackend(config, name, handler, config.state))];
+    }),
+  );
   return new Map(handlers);
 }
 
@@ -135,7 +179,10 @@ function reloadConfig(parts: Parts, read: () => Config): void {
     const { config, applied, needRestart } = diffConfig(parts.config, read());
     parts.config = config;
     log.level = config.log_level;
-    log.info({ applied, needRestart }, needRestart.length ? 'configuration reloaded; some keys wait for a restart' : 'configuration reloaded');
+    log.info(
+      { applied, needRestart },
+      needRestart.length ? 'configuration reloaded; some keys wait for a restart' : 'configuration reloaded',
+    );
   } catch (error) {
     log.error({ error: toCrispError(error).report }, 'configuration not reloaded');
   }
@@ -144,15 +191,34 @@ function reloadConfig(parts: Parts, read: () => Config): void {
 async function serveMetrics({ config, store, handlers }: Parts): Promise<MetricsServer> {
   const counted = (items: readonly { readonly backend: string; readonly state: string }[]) => {
     const groups = new Map<string, number>();
-    for (const { backend, state } of items) groups.set(`${backend} ${state}`, (groups.get(`${backend} ${state}`) ?? 0) + 1);
-    return [...groups].map(([group, value]) => { const [backend = '', state = ''] = group.split(' '); return { labels: { backend, state }, value }; });
+    for (const { backend, state } of items)
+      groups.set(`${backend} ${state}`, (groups.get(`${backend} ${state}`) ?? 0) + 1);
+    return [...groups].map(([group, value]) => {
+      const [backend = '', state = ''] = group.split(' ');
+      return { labels: { backend, state }, value };
+    });
   };
-  metrics.pods.collect(() => counted(store.sandboxes.all().map((record) => ({ backend: record.backend, state: sandboxState(record) }))));
-  metrics.containers.collect(() => counted(store.containers.all().map((record) => ({ backend: record.backend, state: containerState(record) }))));
-  metrics.handlersReady.collect(() => [...handlers].map(([handler, { probe }]) => ({ labels: { handler }, value: probe.ready ? 1 : 0 })));
-  metrics.handlersBroken.collect(() => [...handlers].filter(([, { probe }]) => !probe.ready).map(([handler, { probe }]) => ({ labels: { handler, reason: probe.reason }, value: 1 })));
+  metrics.pods.collect(() =>
+    counted(
+      store.sandboxes.all().map((record) => ({ backend: record.backend, state: sandboxState(record) })),
+    ),
+  );
+  metrics.containers.collect(() =>
+    counted(
+      store.containers.all().map((record) => ({ backend: record.backend, state: containerState(record) })),
+    ),
+  );
+  metrics.handlersReady.collect(() =>
+    [...handlers].map(([handler, { probe }]) => ({ labels: { handler }, value: probe.ready ? 1 : 0 })),
+  );
+  metrics.handlersBroken.collect(() =>
+    [...handlers]
+      .filter(([, { probe }]) => !probe.ready)
+      .map(([handler, { probe }]) => ({ labels: { handler, reason: probe.reason }, value: 1 })),
+  );
   metrics.build.collect(() => [{ labels: { version }, value: 1 }]);
-  const ailment = (): string | undefined => ([...handlers.values()].some(({ probe }) => probe.ready) ? undefined : 'no runtime handler is ready');
+  const ailment = (): string | undefined =>
+    [...handlers.values()].some(({ probe }) => probe.ready) ? undefined : 'no runtime handler is ready';
   const server = new MetricsServer({ ...config.metrics, ailment });
   await server.start();
   return server;
@@ -160,16 +226,28 @@ async function serveMetrics({ config, store, handlers }: Parts): Promise<Metrics
 
 /** For `systemctl status`. */
 function statusLine(handlers: ReadonlyMap<string, Handler>): string {
-  const named = (ready: boolean): string => [...handlers].filter(([, { probe }]) => probe.ready === ready).map(([name]) => name).join(', ');
+  const named = (ready: boolean): string =>
+    [...handlers]
+      .filter(([, { probe }]) => probe.ready === ready)
+      .map(([name]) => name)
+      .join(', ');
   return `ready: ${named(true) || 'no handler'}${named(false) ? `; not ready: ${named(false)} (see crisp check)` : ''}`;
 }
 
 /** sd_notify(3) through its command: Node cannot send on a unix datagram socket. */
 async function notifySystemd(...states: string[]): Promise<void> {
   const socket = process.env['NOTIFY_SOCKET'];
-  if (socket) await run(['systemd-notify', `--pid=${process.pid}`, ...states], { timeoutMs: 5_000, env: { NOTIFY_SOCKET: socket }, okExitCodes: 'any' });
+  if (socket)
+    await run(['systemd-notify', `--pid=${process.pid}`, ...states], {
+      timeoutMs: 5_000,
+      env: { NOTIFY_SOCKET: socket },
+      okExitCodes: 'any',
+    });
 }
 
 function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => { if (signal.aborted) resolve(); else signal.addEventListener('abort', () => resolve(), { once: true }); });
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
 }

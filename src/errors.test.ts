@@ -4,19 +4,30 @@ import { CrispError, lastLines, toStatus } from './errors.js';
 
 describe('toStatus', () => {
   test('the message carries id, stage, tool, stderr and hint', () => {
-    const error = new CrispError('CniFailed', 'plugin bridge failed', { stage: 'cni add', tool: 'bridge', stderr: 'no\nroom\n', hint: 'make room' });
+    const error = new CrispError('CniFailed', 'plugin bridge failed', {
+      stage: 'cni add',
+      tool: 'bridge',
+      stderr: 'no\nroom\n',
+      hint: 'make room',
+    });
     expect(toStatus(error)).toEqual({
       code: status.UNAVAILABLE,
-      details: 'CniFailed: plugin bridge failed; [stage: cni add, tool: bridge]; stderr: no | room; hint: make room',
+      details:
+        'CniFailed: plugin bridge failed; [stage: cni add, tool: bridge]; stderr: no | room; hint: make room',
     });
   });
 
   test('a full disk is RESOURCE_EXHAUSTED wherever it is met', () => {
-    expect(toStatus(Object.assign(new Error('write failed'), { code: 'ENOSPC' })).code).toBe(status.RESOURCE_EXHAUSTED);
+    expect(toStatus(Object.assign(new Error('write failed'), { code: 'ENOSPC' })).code).toBe(
+      status.RESOURCE_EXHAUSTED,
+    );
   });
 
   test('an unknown failure says that it is a defect', () => {
-    expect(toStatus(new TypeError('x is not a function'))).toEqual({ code: status.INTERNAL, details: expect.stringMatching(/^Internal: x is not a function; hint: please report/) });
+    expect(toStatus(new TypeError('x is not a function'))).toEqual({
+      code: status.INTERNAL,
+      details: expect.stringMatching(/^Internal: x is not a function; hint: please report/),
+    });
   });
 });
 

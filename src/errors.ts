@@ -42,58 +42,256 @@ interface CatalogueEntry {
  * and docs/errors.md (generated from this table), so they are never renamed.
  */
 export const catalogue = {
-  InvalidArgument: { core: 'InvalidInput', meaning: 'A field of the request is missing, malformed or out of range.', hint: 'correct the field that the message names' },
-  UnsupportedField: { core: 'InvalidInput', meaning: 'The request asks for something that this host or backend cannot do, and ignoring it would be unsafe.', hint: 'remove the field, or run the pod where it is supported' },
-  UnknownHandler: { core: 'InvalidInput', meaning: 'The runtime handler (RuntimeClass) of the pod is not configured here.', hint: 'use one of the handlers that `crictl info` lists, or add it to the config' },
-  HandlerNotReady: { core: 'WrongState', meaning: 'The runtime handler is configured but its probe failed.', hint: 'see `crisp check` for what is wrong with it' },
-  DaemonUnreachable: { core: 'NetworkError', meaning: 'A command could not reach the daemon over its socket.', hint: 'start it (`systemctl start crisp`), or name its socket with --listen' },
-  DaemonRunning: { core: 'WrongState', meaning: 'Another crisp runs with the same state folder.', hint: 'stop it first (`systemctl stop crisp`), or give this one a socket, a root and a state folder of its own' },
-  RuleTimeout: { core: 'Timeout', meaning: 'A regular expression of a routing rule took too long on what a pod brought, so the pod is not routed.', hint: 'rewrite the expression without nested repetition; docs/configuration.md shows how rules match' },
-  InvalidConfigFile: { core: 'InvalidConfig', meaning: 'The configuration has an unknown key or a value of a wrong type.', hint: 'see docs/configuration.md, or `crisp config --default`' },
-  SandboxNotFound: { core: 'NotFound', meaning: 'No pod sandbox has this id.', hint: 'list them with `crictl pods`' },
-  ContainerNotFound: { core: 'NotFound', meaning: 'No container has this id.', hint: 'list them with `crictl ps -a`' },
-  ImageNotFound: { core: 'NotFound', meaning: 'The image is not on this node.', hint: 'pull it first with `crictl pull`' },
-  NotFoundInRegistry: { core: 'NotFound', meaning: 'The registry answered that it has no such image or tag.', hint: 'check the name and the tag' },
-  NameInUse: { core: 'AlreadyExists', meaning: 'Another pod or container of this name and attempt exists, made from a different request.', hint: 'remove it first, or raise metadata.attempt' },
-  SandboxNotReady: { core: 'WrongState', meaning: 'The pod sandbox is stopped or its namespaces are gone, so nothing can be started in it.', hint: 'run a new sandbox' },
-  WrongContainerState: { core: 'WrongState', meaning: 'The container is not in the state that the call needs.', hint: 'see its state with `crictl inspect`' },
-  ImageInUse: { core: 'WrongState', meaning: 'A container still uses the image.', hint: 'remove the container first (`crictl ps -a`)' },
-  RootfsMissing: { core: 'RootfsNotFound', meaning: 'The root filesystem of the image or container is missing or empty.', hint: 'remove the image and pull it again' },
-  MountSourceMissing: { core: 'WrongState', meaning: 'The host path of a mount does not exist.', hint: 'create the path on the host, or correct the mount' },
-  PathEscapes: { core: 'InvalidInput', meaning: 'A path leaves the folder that it must stay in.', hint: 'use a path without .. and without symlinks out of the folder' },
-  UserNotFound: { core: 'InvalidInput', meaning: 'The user or group is not in the passwd or group file of the image.', hint: 'use a numeric id, or a name that the image has' },
-  PermissionDenied: { core: 'PermissionDenied', meaning: 'The kernel or a tool refused the operation.', hint: 'run crisp as root with the capabilities that `crisp check` lists' },
-  RegistryDenied: { core: 'PermissionDenied', meaning: 'The registry refused the credentials, or wants some.', hint: 'check the imagePullSecrets of the pod, or auth.json of the node' },
-  SignatureValidationFailed: { core: 'PermissionDenied', meaning: 'The signature policy (policy.json) rejects the image.', hint: 'sign the image, or change policy.json' },
-  RegistryUnavailable: { core: 'NetworkError', meaning: 'The registry cannot be reached or failed on its side.', hint: 'check the network, DNS and registries.conf of the node' },
-  ImageCorrupt: { core: 'StorageError', meaning: 'What the registry sent does not match its digest, or cannot be unpacked.', hint: 'push the image again; check the proxy or mirror in between' },
-  PullStalled: { core: 'Timeout', meaning: 'A pull made no progress for longer than allowed.', hint: 'check the network; the limit is images.pull_progress_timeout_seconds' },
-  ImageVolumeMountFailed: { core: 'StorageError', meaning: 'An image volume could not be mounted.', hint: 'see the detail; the sub path must exist in the image' },
-  RROUnsupported: { core: 'UnsupportedOperation', meaning: 'Recursive read-only mounts are not possible with this kernel or runtime.', hint: 'use recursiveReadOnly: IfPossible' },
-  NetworkNotReady: { core: 'NetworkError', meaning: 'No usable CNI configuration is there.', hint: 'put a conflist into the CNI folder that `crictl info` names' },
-  CniConfigInvalid: { core: 'InvalidConfig', meaning: 'A CNI configuration does not parse or lacks a field.', hint: 'correct the file that the message names' },
-  CniFailed: { core: 'NetworkError', meaning: 'A CNI plugin failed.', hint: 'the plugin and its message are above' },
-  PortRefused: { core: 'NetworkError', meaning: 'Nothing in the pod accepts connections on the port.', hint: 'check that a container listens on this port, on localhost or on all addresses' },
-  NamespaceFailed: { core: 'RuntimeError', meaning: 'The namespaces of the pod could not be made.', hint: 'check the kernel limits in /proc/sys/user' },
-  SysctlFailed: { core: 'InvalidInput', meaning: 'A sysctl of the pod could not be set.', hint: 'check its name and value' },
-  RuntimeFailed: { core: 'RuntimeError', meaning: 'The OCI runtime (or pct) failed.', hint: 'its own words are above' },
-  StartFailed: { core: 'RuntimeError', meaning: 'The process of the container could not be started.', hint: 'check the command, the user and the working folder' },
-  ExecTimeout: { core: 'Timeout', meaning: 'The command ran longer than its time-out and was killed.', hint: 'raise the time-out of the probe or the call' },
-  ToolMissing: { core: 'RuntimeError', meaning: 'A program that crisp needs is not installed.', hint: '`crisp check` names the package' },
-  ToolTimeout: { core: 'Timeout', meaning: 'A tool did not end in its time and was killed.', hint: 'see the log for what it waited on' },
-  Cancelled: { core: 'Cancelled', meaning: 'The caller went away before the work was done.', hint: 'repeat the call' },
+  InvalidArgument: {
+    core: 'InvalidInput',
+    meaning: 'A field of the request is missing, malformed or out of range.',
+    hint: 'correct the field that the message names',
+  },
+  UnsupportedField: {
+    core: 'InvalidInput',
+    meaning:
+      'The request asks for something that this host or backend cannot do, and ignoring it would be unsafe.',
+    hint: 'remove the field, or run the pod where it is supported',
+  },
+  UnknownHandler: {
+    core: 'InvalidInput',
+    meaning: 'The runtime handler (RuntimeClass) of the pod is not configured here.',
+    hint: 'use one of the handlers that `crictl info` lists, or add it to the config',
+  },
+  HandlerNotReady: {
+    core: 'WrongState',
+    meaning: 'The runtime handler is configured but its probe failed.',
+    hint: 'see `crisp check` for what is wrong with it',
+  },
+  DaemonUnreachable: {
+    core: 'NetworkError',
+    meaning: 'A command could not reach the daemon over its socket.',
+    hint: 'start it (`systemctl start crisp`), or name its socket with --listen',
+  },
+  DaemonRunning: {
+    core: 'WrongState',
+    meaning: 'Another crisp runs with the same state folder.',
+    hint: 'stop it first (`systemctl stop crisp`), or give this one a socket, a root and a state folder of its own',
+  },
+  RuleTimeout: {
+    core: 'Timeout',
+    meaning:
+      'A regular expression of a routing rule took too long on what a pod brought, so the pod is not routed.',
+    hint: 'rewrite the expression without nested repetition; docs/configuration.md shows how rules match',
+  },
+  InvalidConfigFile: {
+    core: 'InvalidConfig',
+    meaning: 'The configuration has an unknown key or a value of a wrong type.',
+    hint: 'see docs/configuration.md, or `crisp config --default`',
+  },
+  SandboxNotFound: {
+    core: 'NotFound',
+    meaning: 'No pod sandbox has this id.',
+    hint: 'list them with `crictl pods`',
+  },
+  ContainerNotFound: {
+    core: 'NotFound',
+    meaning: 'No container has this id.',
+    hint: 'list them with `crictl ps -a`',
+  },
+  ImageNotFound: {
+    core: 'NotFound',
+    meaning: 'The image is not on this node.',
+    hint: 'pull it first with `crictl pull`',
+  },
+  NotFoundInRegistry: {
+    core: 'NotFound',
+    meaning: 'The registry answered that it has no such image or tag.',
+    hint: 'check the name and the tag',
+  },
+  NameInUse: {
+    core: 'AlreadyExists',
+    meaning: 'Another pod or container of this name and attempt exists, made from a different request.',
+    hint: 'remove it first, or raise metadata.attempt',
+  },
+  SandboxNotReady: {
+    core: 'WrongState',
+    meaning: 'The pod sandbox is stopped or its namespaces are gone, so nothing can be started in it.',
+    hint: 'run a new sandbox',
+  },
+  WrongContainerState: {
+    core: 'WrongState',
+    meaning: 'The container is not in the state that the call needs.',
+    hint: 'see its state with `crictl inspect`',
+  },
+  ImageInUse: {
+    core: 'WrongState',
+    meaning: 'A container still uses the image.',
+    hint: 'remove the container first (`crictl ps -a`)',
+  },
+  RootfsMissing: {
+    core: 'RootfsNotFound',
+    meaning: 'The root filesystem of the image or container is missing or empty.',
+    hint: 'remove the image and pull it again',
+  },
+  MountSourceMissing: {
+    core: 'WrongState',
+    meaning: 'The host path of a mount does not exist.',
+    hint: 'create the path on the host, or correct the mount',
+  },
+  PathEscapes: {
+    core: 'InvalidInput',
+    meaning: 'A path leaves the folder that it must stay in.',
+    hint: 'use a path without .. and without symlinks out of the folder',
+  },
+  UserNotFound: {
+    core: 'InvalidInput',
+    meaning: 'The user or group is not in the passwd or group file of the image.',
+    hint: 'use a numeric id, or a name that the image has',
+  },
+  PermissionDenied: {
+    core: 'PermissionDenied',
+    meaning: 'The kernel or a tool refused the operation.',
+    hint: 'run crisp as root with the capabilities that `crisp check` lists',
+  },
+  RegistryDenied: {
+    core: 'PermissionDenied',
+    meaning: 'The registry refused the credentials, or wants some.',
+    hint: 'check the imagePullSecrets of the pod, or auth.json of the node',
+  },
+  SignatureValidationFailed: {
+    core: 'PermissionDenied',
+    meaning: 'The signature policy (policy.json) rejects the image.',
+    hint: 'sign the image, or change policy.json',
+  },
+  RegistryUnavailable: {
+    core: 'NetworkError',
+    meaning: 'The registry cannot be reached or failed on its side.',
+    hint: 'check the network, DNS and registries.conf of the node',
+  },
+  ImageCorrupt: {
+    core: 'StorageError',
+    meaning: 'What the registry sent does not match its digest, or cannot be unpacked.',
+    hint: 'push the image again; check the proxy or mirror in between',
+  },
+  PullStalled: {
+    core: 'Timeout',
+    meaning: 'A pull made no progress for longer than allowed.',
+    hint: 'check the network; the limit is images.pull_progress_timeout_seconds',
+  },
+  ImageVolumeMountFailed: {
+    core: 'StorageError',
+    meaning: 'An image volume could not be mounted.',
+    hint: 'see the detail; the sub path must exist in the image',
+  },
+  RROUnsupported: {
+    core: 'UnsupportedOperation',
+    meaning: 'Recursive read-only mounts are not possible with this kernel or runtime.',
+    hint: 'use recursiveReadOnly: IfPossible',
+  },
+  NetworkNotReady: {
+    core: 'NetworkError',
+    meaning: 'No usable CNI configuration is there.',
+    hint: 'put a conflist into the CNI folder that `crictl info` names',
+  },
+  CniConfigInvalid: {
+    core: 'InvalidConfig',
+    meaning: 'A CNI configuration does not parse or lacks a field.',
+    hint: 'correct the file that the message names',
+  },
+  CniFailed: {
+    core: 'NetworkError',
+    meaning: 'A CNI plugin failed.',
+    hint: 'the plugin and its message are above',
+  },
+  PortRefused: {
+    core: 'NetworkError',
+    meaning: 'Nothing in the pod accepts connections on the port.',
+    hint: 'check that a container listens on this port, on localhost or on all addresses',
+  },
+  NamespaceFailed: {
+    core: 'RuntimeError',
+    meaning: 'The namespaces of the pod could not be made.',
+    hint: 'check the kernel limits in /proc/sys/user',
+  },
+  SysctlFailed: {
+    core: 'InvalidInput',
+    meaning: 'A sysctl of the pod could not be set.',
+    hint: 'check its name and value',
+  },
+  RuntimeFailed: {
+    core: 'RuntimeError',
+    meaning: 'The OCI runtime (or pct) failed.',
+    hint: 'its own words are above',
+  },
+  StartFailed: {
+    core: 'RuntimeError',
+    meaning: 'The process of the container could not be started.',
+    hint: 'check the command, the user and the working folder',
+  },
+  ExecTimeout: {
+    core: 'Timeout',
+    meaning: 'The command ran longer than its time-out and was killed.',
+    hint: 'raise the time-out of the probe or the call',
+  },
+  ToolMissing: {
+    core: 'RuntimeError',
+    meaning: 'A program that crisp needs is not installed.',
+    hint: '`crisp check` names the package',
+  },
+  ToolTimeout: {
+    core: 'Timeout',
+    meaning: 'A tool did not end in its time and was killed.',
+    hint: 'see the log for what it waited on',
+  },
+  Cancelled: {
+    core: 'Cancelled',
+    meaning: 'The caller went away before the work was done.',
+    hint: 'repeat the call',
+  },
   Locked: { core: 'Locked', meaning: 'Something else holds a lock on the object.', hint: 'try again later' },
-  TooManyTickets: { core: 'Locked', meaning: 'As many exec, attach or port-forward URLs as are allowed wait to be opened.', hint: 'try again in a minute' },
-  NoQuorum: { core: 'Locked', meaning: 'The Proxmox cluster has no quorum, so its configuration is read-only.', hint: 'restore quorum (`pvecm status`)' },
-  ForeignGuest: { core: 'PermissionDenied', meaning: 'The Proxmox guest is not one that crisp made here, so crisp does not touch it.', hint: 'check lxc.vmid_range, and the tags and owner of the guest' },
-  GuestMissing: { core: 'NotFound', meaning: 'The Proxmox CT of the container is gone: somebody else destroyed it.', hint: 'remove the container; its pod makes a new one' },
-  BridgeMissing: { core: 'NetworkError', meaning: 'The Proxmox bridge of a CT does not exist on this node.', hint: 'make the bridge in /etc/network/interfaces and run `ifreload -a`' },
+  TooManyTickets: {
+    core: 'Locked',
+    meaning: 'As many exec, attach or port-forward URLs as are allowed wait to be opened.',
+    hint: 'try again in a minute',
+  },
+  NoQuorum: {
+    core: 'Locked',
+    meaning: 'The Proxmox cluster has no quorum, so its configuration is read-only.',
+    hint: 'restore quorum (`pvecm status`)',
+  },
+  ForeignGuest: {
+    core: 'PermissionDenied',
+    meaning: 'The Proxmox guest is not one that crisp made here, so crisp does not touch it.',
+    hint: 'check lxc.vmid_range, and the tags and owner of the guest',
+  },
+  GuestMissing: {
+    core: 'NotFound',
+    meaning: 'The Proxmox CT of the container is gone: somebody else destroyed it.',
+    hint: 'remove the container; its pod makes a new one',
+  },
+  BridgeMissing: {
+    core: 'NetworkError',
+    meaning: 'The Proxmox bridge of a CT does not exist on this node.',
+    hint: 'make the bridge in /etc/network/interfaces and run `ifreload -a`',
+  },
   NoVmid: { core: 'Locked', meaning: 'No id for a Proxmox CT is free.', hint: 'widen lxc.vmid_range' },
-  OutOfMemory: { core: 'OutOfMemory', meaning: 'The kernel had no memory for the operation.', hint: 'raise the limit of the pod, or free memory on the node' },
-  DiskFull: { core: 'DiskFull', meaning: 'The filesystem is full.', hint: 'free space under the root folder of crisp' },
+  OutOfMemory: {
+    core: 'OutOfMemory',
+    meaning: 'The kernel had no memory for the operation.',
+    hint: 'raise the limit of the pod, or free memory on the node',
+  },
+  DiskFull: {
+    core: 'DiskFull',
+    meaning: 'The filesystem is full.',
+    hint: 'free space under the root folder of crisp',
+  },
   StorageFailed: { core: 'StorageError', meaning: 'A filesystem operation failed.', hint: 'see the detail' },
-  Unsupported: { core: 'UnsupportedOperation', meaning: 'This call or field is not supported here.', hint: 'docs/cri-coverage.md lists what each backend does' },
-  Internal: { core: 'RuntimeError', meaning: 'An unexpected failure: a defect in crisp.', hint: 'please report it with the log lines of this request id' },
+  Unsupported: {
+    core: 'UnsupportedOperation',
+    meaning: 'This call or field is not supported here.',
+    hint: 'docs/cri-coverage.md lists what each backend does',
+  },
+  Internal: {
+    core: 'RuntimeError',
+    meaning: 'An unexpected failure: a defect in crisp.',
+    hint: 'please report it with the log lines of this request id',
+  },
 } as const satisfies Record<string, CatalogueEntry>;
 export type ErrorId = keyof typeof catalogue;
 
@@ -127,18 +325,27 @@ export class CrispError extends Error {
     this.hint = details.hint ?? catalogue[id].hint;
   }
 
-  get core(): CoreError { return catalogue[this.id].core; }
-  get code(): Code { return coreErrors[this.core]; }
+  get core(): CoreError {
+    return catalogue[this.id].core;
+  }
+  get code(): Code {
+    return coreErrors[this.core];
+  }
 
   /** The whole story in one line, as the client sees it. */
   get report(): string {
-    const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`].filter(Boolean).join(', ');
+    const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`]
+      .filter(Boolean)
+      .join(', ');
     return [
       `${this.id}: ${this.message}`,
       where && `[${where}]`,
       this.stderr && `stderr: ${lastLines(this.stderr)}`,
       `hint: ${this.hint}`,
-    ].filter(Boolean).join('; ').toWellFormed(); // half a surrogate pair, of a text cut short, cannot be sent
+    ]
+      .filter(Boolean)
+      .join('; ')
+      .toWellFormed(); // half a surrogate pair, of a text cut short, cannot be sent
   }
 }
 
@@ -154,13 +361,17 @@ export function toCrispError(error: unknown): CrispError {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === 'ENOSPC' || code === 'EDQUOT') return new CrispError('DiskFull', message, { cause: error });
   if (code === 'ENOMEM') return new CrispError('OutOfMemory', message, { cause: error });
-  if (code === 'EACCES' || code === 'EPERM') return new CrispError('PermissionDenied', message, { cause: error });
+  if (code === 'EACCES' || code === 'EPERM')
+    return new CrispError('PermissionDenied', message, { cause: error });
   if (code === 'ABORT_ERR') return new CrispError('Cancelled', 'the call was cancelled', { cause: error });
   return new CrispError('Internal', message ?? String(error), { cause: error });
 }
 
 /** The end of a tool's output on one line, bounded: it travels in a gRPC trailer. */
 export function lastLines(text: string, maxCharacters = 600): string {
-  const flat = text.trim().replace(/\s*\n\s*/g, ' | ').replace(/[^\x20-\x7e\u00a0-\uffff]/g, ' ');
+  const flat = text
+    .trim()
+    .replace(/\s*\n\s*/g, ' | ')
+    .replace(/[^\x20-\x7e\u00a0-\uffff]/g, ' ');
   return flat.length > maxCharacters ? `…${flat.slice(-maxCharacters)}` : flat;
 }

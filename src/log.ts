@@ -17,14 +17,17 @@ const storage = new AsyncLocalStorage<LogContext>();
 /** Keys whose values never reach the log, wherever they stand. */
 const secretKeys = ['auth', 'password', 'identity_token', 'registry_token', 'token', 'secret'];
 
-export const log: Logger = pino({
-  level: process.env['CRISP_LOG_LEVEL'] ?? 'info',
-  base: null,
-  timestamp: pino.stdTimeFunctions.isoTime,
-  formatters: { level: (label) => ({ level: label }) },
-  mixin: () => ({ ...storage.getStore() }), // a copy: pino adds the line's own fields to it
-  redact: { paths: secretKeys.flatMap((key) => [key, `*.${key}`, `*.*.${key}`]), censor: '[secret]' },
-}, pino.destination({ fd: 2, sync: true }));
+export const log: Logger = pino(
+  {
+    level: process.env['CRISP_LOG_LEVEL'] ?? 'info',
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+    mixin: () => ({ ...storage.getStore() }), // a copy: pino adds the line's own fields to it
+    redact: { paths: secretKeys.flatMap((key) => [key, `*.${key}`, `*.*.${key}`]), censor: '[secret]' },
+  },
+  pino.destination({ fd: 2, sync: true }),
+);
 
 /** Runs `work` with `context` on each of its log lines. */
 export function withLogContext<T>(context: LogContext, work: () => T): T {

@@ -11,7 +11,10 @@ const wrongUsage = 2;
 
 async function main(argv: readonly string[]): Promise<number> {
   const [word, ...rest] = argv;
-  if (word === undefined) { process.stderr.write(overview(commands)); return wrongUsage; }
+  if (word === undefined) {
+    process.stderr.write(overview(commands));
+    return wrongUsage;
+  }
   if (word === 'help' || word === '--help' || word === '-h') return help(rest[0]);
   if (word === '--version') return main(['version', ...rest]);
   const command = commands.find((candidate) => candidate.name === word);
@@ -23,12 +26,13 @@ async function main(argv: readonly string[]): Promise<number> {
     if (command.name !== 'serve') process.env['CRISP_LOG_LEVEL'] ??= 'silent';
     return await command.run(call);
   } catch (error) {
-    if (error instanceof UsageError) return complain(`${error.message}; see \`crisp ${command.name} --help\``, command.name);
+    if (error instanceof UsageError)
+      return complain(`${error.message}; see \`crisp ${command.name} --help\``, command.name);
     const { toCrispError } = await import('./errors.js');
     const known = toCrispError(error);
     process.stderr.write(`crisp ${command.name}: ${known.report}\n`);
     if (known.id === 'Internal' && error instanceof Error) process.stderr.write(`${error.stack}\n`);
-    return known.id === 'InvalidConfigFile' ? wrongUsage : command.ownFailure ?? failed;
+    return known.id === 'InvalidConfigFile' ? wrongUsage : (command.ownFailure ?? failed);
   }
 }
 
@@ -45,5 +49,8 @@ function complain(message: string, command?: string): number {
 }
 
 // A reader that closes early (`crisp list | head -1`) is no failure.
-for (const stream of [process.stdout, process.stderr]) stream.on('error', (error: NodeJS.ErrnoException) => { if (error.code !== 'EPIPE') throw error; });
+for (const stream of [process.stdout, process.stderr])
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+  });
 process.exitCode = await main(process.argv.slice(2));

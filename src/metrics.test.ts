@@ -2,7 +2,11 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { createServer } from 'node:net';
 import { Counter, exposition, Gauge, Histogram, metrics, MetricsServer } from './metrics.js';
 
-function linesOf(name: string): string[] { return exposition().split('\n').filter((line) => line.replace(/^# (HELP|TYPE) /, '').startsWith(name)); }
+function linesOf(name: string): string[] {
+  return exposition()
+    .split('\n')
+    .filter((line) => line.replace(/^# (HELP|TYPE) /, '').startsWith(name));
+}
 
 describe('the text format', () => {
   test('a counter for each set of labels', () => {
@@ -10,7 +14,12 @@ describe('the text format', () => {
     counter.add({ why: 'slow' });
     counter.add({ why: 'slow' }, 2);
     counter.add({ why: 'a "b"\\\n' });
-    expect(linesOf('test_drops_total')).toEqual(['# HELP test_drops_total Drops', '# TYPE test_drops_total counter', 'test_drops_total{why="slow"} 3', 'test_drops_total{why="a \\"b\\"\\\\\\n"} 1']);
+    expect(linesOf('test_drops_total')).toEqual([
+      '# HELP test_drops_total Drops',
+      '# TYPE test_drops_total counter',
+      'test_drops_total{why="slow"} 3',
+      'test_drops_total{why="a \\"b\\"\\\\\\n"} 1',
+    ]);
   });
 
   test('a gauge is asked at each scrape', () => {
@@ -25,15 +34,20 @@ describe('the text format', () => {
     const histogram = new Histogram('test_seconds', 'Time', [0.1, 1]);
     for (const seconds of [0.05, 0.1, 0.5, 7]) histogram.observe({ method: 'Version' }, seconds);
     expect(linesOf('test_seconds')).toEqual([
-      '# HELP test_seconds Time', '# TYPE test_seconds histogram',
-      'test_seconds_bucket{method="Version",le="0.1"} 2', 'test_seconds_bucket{method="Version",le="1"} 3', 'test_seconds_bucket{method="Version",le="+Inf"} 4',
-      'test_seconds_sum{method="Version"} 7.65', 'test_seconds_count{method="Version"} 4',
+      '# HELP test_seconds Time',
+      '# TYPE test_seconds histogram',
+      'test_seconds_bucket{method="Version",le="0.1"} 2',
+      'test_seconds_bucket{method="Version",le="1"} 3',
+      'test_seconds_bucket{method="Version",le="+Inf"} 4',
+      'test_seconds_sum{method="Version"} 7.65',
+      'test_seconds_count{method="Version"} 4',
     ]);
   });
 
   test('every line is a comment or "name{labels} number", and the process is there', () => {
     metrics.calls.observe({ method: 'Version', code: 'OK' }, 0.001);
-    for (const line of exposition().trimEnd().split('\n')) expect(line).toMatch(/^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{.*\})? [-+.e\d]+)$/);
+    for (const line of exposition().trimEnd().split('\n'))
+      expect(line).toMatch(/^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{.*\})? [-+.e\d]+)$/);
     expect(Number(linesOf('process_resident_memory_bytes').at(-1)?.split(' ')[1])).toBeGreaterThan(1e6);
     expect(Number(linesOf('process_open_fds').at(-1)?.split(' ')[1])).toBeGreaterThan(2);
   });
@@ -72,7 +86,9 @@ describe('the server', () => {
     const other = createServer();
     await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
     const { port } = other.address() as { port: number };
-    await expect(new MetricsServer({ address: '127.0.0.1', port, ailment: () => undefined }).start()).rejects.toMatchObject({ code: 'EADDRINUSE' });
+    await expect(
+      new MetricsServer({ address: '127.0.0.1', port, ailment: () => undefined }).start(),
+    ).rejects.toMatchObject({ code: 'EADDRINUSE' });
     await new Promise((resolve) => other.close(resolve));
   });
 });

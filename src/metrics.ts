@@ -8,10 +8,19 @@ import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
 export type Labels = Readonly<Record<string, string>>;
-export interface Sample { readonly labels: Labels; readonly value: number }
+export interface Sample {
+  readonly labels: Labels;
+  readonly value: number;
+}
 
 abstract class Metric {
-  constructor(readonly name: string, readonly help: string, readonly type: 'counter' | 'gauge' | 'histogram') { all.push(this); }
+  constructor(
+    readonly name: string,
+    readonly help: string,
+    readonly type: 'counter' | 'gauge' | 'histogram',
+  ) {
+    all.push(this);
+  }
   /** The lines under HELP and TYPE. */
   abstract lines(): string[];
 }
@@ -20,35 +29,55 @@ const all: Metric[] = [];
 /** Counts what happens. */
 export class Counter extends Metric {
   private readonly values = new Map<string, Sample>();
-  constructor(name: string, help: string) { super(name, help, 'counter'); }
+  constructor(name: string, help: string) {
+    super(name, help, 'counter');
+  }
 
   add(labels: Labels = {}, amount = 1): void {
     const key = shown(labels);
     this.values.set(key, { labels, value: (this.values.get(key)?.value ?? 0) + amount });
   }
 
-  override lines(): string[] { return [...this.values.values()].map((sample) => line(this.name, sample)); }
+  override lines(): string[] {
+    return [...this.values.values()].map((sample) => line(this.name, sample));
+  }
 }
 
 /** Shows what is, as a function that is set once says at each scrape. */
 export class Gauge extends Metric {
   private source: () => readonly Sample[] = () => [];
-  constructor(name: string, help: string, type: 'gauge' | 'counter' = 'gauge') { super(name, help, type); }
+  constructor(name: string, help: string, type: 'gauge' | 'counter' = 'gauge') {
+    super(name, help, type);
+  }
 
-  collect(source: () => readonly Sample[]): void { this.source = source; }
+  collect(source: () => readonly Sample[]): void {
+    this.source = source;
+  }
 
-  override lines(): string[] { return this.source().map((sample) => line(this.name, sample)); }
+  override lines(): string[] {
+    return this.source().map((sample) => line(this.name, sample));
+  }
 }
 
 /** Counts how long things take, in seconds. */
 export class Histogram extends Metric {
-  private readonly values = new Map<string, { labels: Labels; counts: number[]; sum: number; count: number }>();
-  constructor(name: string, help: string, private readonly bounds: readonly number[]) { super(name, help, 'histogram'); }
+  private readonly values = new Map<
+    string,
+    { labels: Labels; counts: number[]; sum: number; count: number }
+  >();
+  constructor(
+    name: string,
+    help: string,
+    private readonly bounds: readonly number[],
+  ) {
+    super(name, help, 'histogram');
+  }
 
   observe(labels: Labels, seconds: number): void {
     const key = shown(labels);
     let value = this.values.get(key);
-    if (!value) this.values.set(key, value = { labels, counts: this.bounds.map(() => 0), sum: 0, count: 0 });
+    if (!value)
+      this.values.set(key, (value = { labels, counts: this.bounds.map(() => 0), sum: 0, count: 0 }));
     value.sum += seconds;
     value.count++;
     const bucket = this.bounds.findIndex((bound) => seconds <= bound);
@@ -59,7 +88,12 @@ export class Histogram extends Metric {
     return [...this.values.values()].flatMap(({ labels, counts, sum, count }) => {
       let below = 0; // buckets are cumulative
       return [
-        ...this.bounds.map((bound, index) => line(`${this.name}_bucket`, { labels: { ...labels, le: String(bound) }, value: below += counts[index] ?? 0 })),
+        ...this.bounds.map((bound, index) =>
+          line(`${this.name}_bucket`, {
+            labels: { ...labels, le: String(bound) },
+            value: (below += counts[index] ?? 0),
+          }),
+        ),
         line(`${this.name}_bucket`, { labels: { ...labels, le: '+Inf' }, value: count }),
         line(`${this.name}_sum`, { labels, value: sum }),
         line(`${this.name}_count`, { labels, value: count }),
@@ -68,10 +102,14 @@ export class Histogram extends Metric {
   }
 }
 
-function line(name: string, { labels, value }: Sample): string { return `${name}${shown(labels)} ${value}`; }
+function line(name: string, { labels, value }: Sample): string {
+  return `${name}${shown(labels)} ${value}`;
+}
 
 function shown(labels: Labels): string {
-  const pairs = Object.entries(labels).map(([key, value]) => `${key}="${value.replace(/[\\"]/g, '\\$&').replaceAll('\n', '\\n')}"`);
+  const pairs = Object.entries(labels).map(
+    ([key, value]) => `${key}="${value.replace(/[\\"]/g, '\\$&').replaceAll('\n', '\\n')}"`,
+  );
   return pairs.length ? `{${pairs.join(',')}}` : '';
 }
 
@@ -82,18 +120,34 @@ export const metrics = {
   /** method, code */
   calls: new Histogram('crisp_call_duration_seconds', 'CRI calls by method and gRPC code', callSeconds),
   /** tool, result: ok, failed, timeout */
-  tools: new Histogram('crisp_tool_duration_seconds', 'Runs of other programs by tool and result', callSeconds),
+  tools: new Histogram(
+    'crisp_tool_duration_seconds',
+    'Runs of other programs by tool and result',
+    callSeconds,
+  ),
   /** result: ok, or the id of the error */
   imagePulls: new Histogram('crisp_image_pull_duration_seconds', 'Image pulls by result', pullSeconds),
   /** handler, rule: what decided */
-  routed: new Counter('crisp_pods_routed_total', 'Pods made, by the handler that runs them and the rule that chose it'),
+  routed: new Counter(
+    'crisp_pods_routed_total',
+    'Pods made, by the handler that runs them and the rule that chose it',
+  ),
   /** from, to: handlers */
-  fallbacks: new Counter('crisp_handler_fallbacks_total', 'Pods that run on another handler because theirs is not ready'),
-  eventsDropped: new Counter('crisp_events_dropped_total', 'Container events that a slow subscriber did not get'),
+  fallbacks: new Counter(
+    'crisp_handler_fallbacks_total',
+    'Pods that run on another handler because theirs is not ready',
+  ),
+  eventsDropped: new Counter(
+    'crisp_events_dropped_total',
+    'Container events that a slow subscriber did not get',
+  ),
   /** handler; 1: ready */
   handlersReady: new Gauge('crisp_handler_ready', 'Whether the probe of a runtime handler succeeded'),
   /** handler, reason */
-  handlersBroken: new Gauge('crisp_handler_broken_info', 'Always 1; a runtime handler whose probe failed, with the reason'),
+  handlersBroken: new Gauge(
+    'crisp_handler_broken_info',
+    'Always 1; a runtime handler whose probe failed, with the reason',
+  ),
   /** backend, state */
   pods: new Gauge('crisp_pods', 'Pod sandboxes by backend and state'),
   /** backend, state */
@@ -103,15 +157,29 @@ export const metrics = {
 
 // What Prometheus' own client libraries show of a process.
 const plain = (value: number): Sample[] => [{ labels: {}, value }];
-new Gauge('process_cpu_seconds_total', 'CPU time of the daemon', 'counter').collect(() => plain((({ user, system }) => (user + system) / 1e6)(process.cpuUsage())));
-new Gauge('process_resident_memory_bytes', 'Resident memory of the daemon').collect(() => plain(process.memoryUsage.rss()));
-new Gauge('process_open_fds', 'Open files of the daemon').collect(() => plain(readdirSync('/proc/self/fd').length));
-new Gauge('process_max_fds', 'The most open files that it may have').collect(() => plain(Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? 0)));
-new Gauge('process_start_time_seconds', 'When the daemon started, in seconds since the epoch').collect(() => plain(Math.round(performance.timeOrigin / 1000)));
+new Gauge('process_cpu_seconds_total', 'CPU time of the daemon', 'counter').collect(() =>
+  plain((({ user, system }) => (user + system) / 1e6)(process.cpuUsage())),
+);
+new Gauge('process_resident_memory_bytes', 'Resident memory of the daemon').collect(() =>
+  plain(process.memoryUsage.rss()),
+);
+new Gauge('process_open_fds', 'Open files of the daemon').collect(() =>
+  plain(readdirSync('/proc/self/fd').length),
+);
+new Gauge('process_max_fds', 'The most open files that it may have').collect(() =>
+  plain(Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? 0)),
+);
+new Gauge('process_start_time_seconds', 'When the daemon started, in seconds since the epoch').collect(() =>
+  plain(Math.round(performance.timeOrigin / 1000)),
+);
 
 /** All metrics in text format 0.0.4; one without a value yet has its heading alone. */
 export function exposition(): string {
-  const lines = all.flatMap((metric) => [`# HELP ${metric.name} ${metric.help}`, `# TYPE ${metric.name} ${metric.type}`, ...metric.lines()]);
+  const lines = all.flatMap((metric) => [
+    `# HELP ${metric.name} ${metric.help}`,
+    `# TYPE ${metric.name} ${metric.type}`,
+    ...metric.lines(),
+  ]);
   return `${lines.join('\n')}\n`;
 }
 
@@ -131,12 +199,14 @@ export class MetricsServer {
     this.server = createServer((request, response) => {
       if (request.method !== 'GET' && request.method !== 'HEAD') return answer(response, 405, 'only GET\n');
       switch (request.url?.split('?')[0]) {
-        case '/metrics': return answer(response, 200, exposition(), 'text/plain; version=0.0.4; charset=utf-8');
+        case '/metrics':
+          return answer(response, 200, exposition(), 'text/plain; version=0.0.4; charset=utf-8');
         case '/healthz': {
           const ailment = options.ailment();
           return answer(response, ailment === undefined ? 200 : 503, `${ailment ?? 'ok'}\n`);
         }
-        default: return answer(response, 404, 'there are /metrics and /healthz\n');
+        default:
+          return answer(response, 404, 'there are /metrics and /healthz\n');
       }
     });
     this.server.requestTimeout = 10_000;
@@ -146,15 +216,25 @@ export class MetricsServer {
   start(): Promise<number> {
     return new Promise((resolve, reject) => {
       this.server.once('error', reject);
-      this.server.listen(this.options.port, this.options.address, () => resolve((this.server.address() as AddressInfo).port));
+      this.server.listen(this.options.port, this.options.address, () =>
+        resolve((this.server.address() as AddressInfo).port),
+      );
     });
   }
 
   close(): Promise<void> {
-    return new Promise((resolve) => { this.server.close(() => resolve()); this.server.closeAllConnections(); });
+    return new Promise((resolve) => {
+      this.server.close(() => resolve());
+      this.server.closeAllConnections();
+    });
   }
 }
 
-function answer(response: ServerResponse, code: number, text: string, type = 'text/plain; charset=utf-8'): void {
+function answer(
+  response: ServerResponse,
+  code: number,
+  text: string,
+  type = 'text/plain; charset=utf-8',
+): void {
   response.writeHead(code, { 'content-type': type }).end(text);
 }

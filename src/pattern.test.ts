@@ -55,7 +55,11 @@ describe('a regular expression', () => {
   test('that backtracks without end is stopped, and the caller hears of it', () => {
     const started = performance.now();
     let error: unknown;
-    try { pattern('/(a+)+b/')('a'.repeat(50)); } catch (thrown) { error = thrown; }
+    try {
+      pattern('/(a+)+b/')('a'.repeat(50));
+    } catch (thrown) {
+      error = thrown;
+    }
     expect(error).toBeInstanceOf(CrispError);
     expect((error as CrispError).id).toBe('RuleTimeout');
     expect(performance.now() - started).toBeLessThan(1_000);

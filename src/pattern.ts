@@ -21,7 +21,10 @@ const compiled = new Map<string, Pattern>();
 export function pattern(text: string): Pattern {
   let known = compiled.get(text);
   if (!known) {
-    if (/^\/.+\/[gimsuvy]+$/.test(text)) throw new SyntaxError(`Invalid regular expression: ${text} takes no flags; a character class such as [aA] does what i would`);
+    if (/^\/.+\/[gimsuvy]+$/.test(text))
+      throw new SyntaxError(
+        `Invalid regular expression: ${text} takes no flags; a character class such as [aA] does what i would`,
+      );
     known = isExpression(text) ? expression(text) : (value) => matchesGlob(text, value);
     compiled.set(text, known);
   }
@@ -46,7 +49,10 @@ function expression(text: string): Pattern {
         if ((error as NodeJS.ErrnoException).code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
         const { user, system } = process.cpuUsage(begun);
         if ((user + system) / 1000 < timeLimitMs / 2) continue; // the time went by on a busy node, not in the match
-        throw new CrispError('RuleTimeout', `the regular expression ${text} took longer than ${timeLimitMs} ms on a value of ${value.length} characters`);
+        throw new CrispError(
+          'RuleTimeout',
+          `the regular expression ${text} took longer than ${timeLimitMs} ms on a value of ${value.length} characters`,
+        );
       }
     }
   };
@@ -58,10 +64,16 @@ function matchesGlob(glob: string, value: string): boolean {
   let star = -1;
   let resumeAt = 0;
   for (let index = 0; index < value.length;) {
-    if (glob[at] === '*') { star = at++; resumeAt = index; }
-    else if (glob[at] === '?' || (at < glob.length && glob[at] === value[index])) { at++; index++; }
-    else if (star >= 0) { at = star + 1; index = ++resumeAt; }
-    else return false;
+    if (glob[at] === '*') {
+      star = at++;
+      resumeAt = index;
+    } else if (glob[at] === '?' || (at < glob.length && glob[at] === value[index])) {
+      at++;
+      index++;
+    } else if (star >= 0) {
+      at = star + 1;
+      index = ++resumeAt;
+    } else return false;
   }
   while (glob[at] === '*') at++;
   return at === glob.length;

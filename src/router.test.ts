@@ -4,12 +4,18 @@ import { flagSource } from './config-source.js';
 import { CrispError } from './errors.js';
 import { chooseHandler, route, type RouteInput } from './router.js';
 
-function config(value: object): Config { return checkConfig([flagSource(value as Record<string, unknown>)]); }
+function config(value: object): Config {
+  return checkConfig([flagSource(value as Record<string, unknown>)]);
+}
 function pod(over: Partial<RouteInput> = {}): RouteInput {
   return { handler: '', namespace: 'default', name: 'web-1', labels: {}, annotations: {}, ...over };
 }
 function idOf(work: () => unknown): string | undefined {
-  try { work(); } catch (error) { return error instanceof CrispError ? error.id : String(error); }
+  try {
+    work();
+  } catch (error) {
+    return error instanceof CrispError ? error.id : String(error);
+  }
   return undefined;
 }
 
@@ -29,16 +35,51 @@ describe('route', () => {
   });
 
   test.each<[string, Partial<RouteInput>, string, string]>([
-    ['the RuntimeClass is before any rule', { handler: 'crun', namespace: 'guest-1' }, 'crun', 'RuntimeClass handler crun'],
+    [
+      'the RuntimeClass is before any rule',
+      { handler: 'crun', namespace: 'guest-1' },
+      'crun',
+      'RuntimeClass handler crun',
+    ],
     ['a namespace', { namespace: 'guest-1' }, 'lxc', 'routing.rules[0] (namespace "guest-*")'],
-    ['the first rule that matches', { namespace: 'guest-1', labels: { app: 'web', tier: 'back' } }, 'lxc', 'routing.rules[0] (namespace "guest-*")'],
-    ['all labels of a rule', { labels: { app: 'web', tier: 'back' } }, 'crun', 'routing.rules[1] (label app "web", label tier "/front|back/")'],
+    [
+      'the first rule that matches',
+      { namespace: 'guest-1', labels: { app: 'web', tier: 'back' } },
+      'lxc',
+      'routing.rules[0] (namespace "guest-*")',
+    ],
+    [
+      'all labels of a rule',
+      { labels: { app: 'web', tier: 'back' } },
+      'crun',
+      'routing.rules[1] (label app "web", label tier "/front|back/")',
+    ],
     ['one label of two is not enough', { labels: { app: 'web' } }, 'runc', 'default_container_type'],
-    ['an annotation with a name', { name: 'db-1', annotations: { 'example.org/guest': '' } }, 'lxc', 'routing.rules[2] (pod "db-?", annotation example.org/guest "*")'],
-    ['an annotation that is missing matches nothing, not even *', { name: 'db-1' }, 'runc', 'default_container_type'],
-    ['an image, where it is known', { image: 'docker.io/library/busybox:latest' }, 'crun', 'routing.rules[3] (image "docker.io/library/*")'],
+    [
+      'an annotation with a name',
+      { name: 'db-1', annotations: { 'example.org/guest': '' } },
+      'lxc',
+      'routing.rules[2] (pod "db-?", annotation example.org/guest "*")',
+    ],
+    [
+      'an annotation that is missing matches nothing, not even *',
+      { name: 'db-1' },
+      'runc',
+      'default_container_type',
+    ],
+    [
+      'an image, where it is known',
+      { image: 'docker.io/library/busybox:latest' },
+      'crun',
+      'routing.rules[3] (image "docker.io/library/*")',
+    ],
     ['a name pattern', { name: 'kube-proxy-x' }, 'crun', 'routing.crun_name_patterns kube-*'],
-    ['a name pattern as an expression', { name: 'coredns-5d7' }, 'crun', 'routing.crun_name_patterns /coredns-[a-z0-9]+/'],
+    [
+      'a name pattern as an expression',
+      { name: 'coredns-5d7' },
+      'crun',
+      'routing.crun_name_patterns /coredns-[a-z0-9]+/',
+    ],
     ['the default', {}, 'runc', 'default_container_type'],
   ])('%s', (_what, input, backend, rule) => {
     expect(route(routed, pod(input))).toEqual({ backend, rule });
@@ -62,15 +103,25 @@ describe('route', () => {
 describe('chooseHandler', () => {
   const good = { probe: { ready: true, reason: '' } };
   const bad = { probe: { ready: false, reason: 'it is broken' } };
-  const handlers = (crun: typeof good, runc: typeof good) => new Map([['crun', crun], ['runc', runc]]);
+  const handlers = (crun: typeof good, runc: typeof good) =>
+    new Map([
+      ['crun', crun],
+      ['runc', runc],
+    ]);
 
   test('takes what routing says while it is ready', () => {
-    expect(chooseHandler({ config: config({}), handlers: handlers(good, good) }, pod())).toEqual({ backend: 'crun', rule: 'default_container_type' });
+    expect(chooseHandler({ config: config({}), handlers: handlers(good, good) }, pod())).toEqual({
+      backend: 'crun',
+      rule: 'default_container_type',
+    });
   });
 
   test('takes the fallback of a broken default, and says so', () => {
-    expect(chooseHandler({ config: config({}), handlers: handlers(bad, good) }, pod()))
-      .toEqual({ backend: 'runc', rule: 'default_container_type, with runc as the fallback of crun', insteadOf: 'crun' });
+    expect(chooseHandler({ config: config({}), handlers: handlers(bad, good) }, pod())).toEqual({
+      backend: 'runc',
+      rule: 'default_container_type, with runc as the fallback of crun',
+      insteadOf: 'crun',
+    });
   });
 
   test('takes the fallback of what a rule names', () => {
@@ -79,25 +130,55 @@ describe('chooseHandler', () => {
   });
 
   test('never replaces the handler that a pod names', () => {
-    expect(idOf(() => chooseHandler({ config: config({}), handlers: handlers(bad, good) }, pod({ handler: 'crun' })))).toBe('HandlerNotReady');
+    expect(
+      idOf(() =>
+        chooseHandler({ config: config({}), handlers: handlers(bad, good) }, pod({ handler: 'crun' })),
+      ),
+    ).toBe('HandlerNotReady');
   });
 
   test('has no fallback that the configuration does not allow', () => {
-    expect(idOf(() => chooseHandler({ config: config({ fallback: {} }), handlers: handlers(bad, good) }, pod()))).toBe('HandlerNotReady');
+    expect(
+      idOf(() => chooseHandler({ config: config({ fallback: {} }), handlers: handlers(bad, good) }, pod())),
+    ).toBe('HandlerNotReady');
   });
 
   test('tells the reasons of all when none is left', () => {
-    expect(() => chooseHandler({ config: config({}), handlers: handlers(bad, { probe: { ready: false, reason: 'not installed' } }) }, pod()))
-      .toThrow('crun: it is broken; runc: not installed');
+    expect(() =>
+      chooseHandler(
+        { config: config({}), handlers: handlers(bad, { probe: { ready: false, reason: 'not installed' } }) },
+        pod(),
+      ),
+    ).toThrow('crun: it is broken; runc: not installed');
   });
 
   test('an unprobed handler is not ready', () => {
-    expect(idOf(() => chooseHandler({ config: config({ fallback: {} }), handlers: new Map() }, pod()))).toBe('HandlerNotReady');
+    expect(idOf(() => chooseHandler({ config: config({ fallback: {} }), handlers: new Map() }, pod()))).toBe(
+      'HandlerNotReady',
+    );
   });
 
   test('goes down a chain of fallbacks', () => {
-    const chained = config({ handlers: { youki: { type: 'oci' } }, default_container_type: 'youki', fallback: { youki: 'crun', crun: 'runc' } });
-    const chosen = chooseHandler({ config: chained, handlers: new Map([['youki', bad], ['crun', bad], ['runc', good]]) }, pod());
-    expect(chosen).toEqual({ backend: 'runc', rule: 'default_container_type, with runc as the fallback of youki and crun', insteadOf: 'youki' });
+    const chained = config({
+      handlers: { youki: { type: 'oci' } },
+      default_container_type: 'youki',
+      fallback: { youki: 'crun', crun: 'runc' },
+    });
+    const chosen = chooseHandler(
+      {
+        config: chained,
+        handlers: new Map([
+          ['youki', bad],
+          ['crun', bad],
+          ['runc', good],
+        ]),
+      },
+      pod(),
+    );
+    expect(chosen).toEqual({
+      backend: 'runc',
+      rule: 'default_container_type, with runc as the fallback of youki and crun',
+      insteadOf: 'youki',
+    });
   });
 });

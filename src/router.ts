@@ -29,13 +29,19 @@ export interface Route {
 }
 
 /** What routing needs to know of a handler: the outcome of its probe. */
-export interface Readiness { readonly ready: boolean; readonly reason: string }
+export interface Readiness {
+  readonly ready: boolean;
+  readonly reason: string;
+}
 
 /** What the configuration says, whether it is ready or not. @throws UnknownHandler, RuleTimeout */
 export function route(config: Config, input: RouteInput): Route {
   if (input.handler) {
     if (!Object.hasOwn(config.handlers, input.handler)) {
-      throw new CrispError('UnknownHandler', `runtime handler "${input.handler}" is not configured; there are: ${Object.keys(config.handlers).join(', ')}`);
+      throw new CrispError(
+        'UnknownHandler',
+        `runtime handler "${input.handler}" is not configured; there are: ${Object.keys(config.handlers).join(', ')}`,
+      );
     }
     return { backend: input.handler, rule: `RuntimeClass handler ${input.handler}` };
   }
@@ -53,21 +59,45 @@ export function route(config: Config, input: RouteInput): Route {
  * may have been chosen for what only it can do.
  * @throws UnknownHandler, RuleTimeout, HandlerNotReady
  */
-export function chooseHandler(parts: { readonly config: Config; readonly handlers: ReadonlyMap<string, { readonly probe: Readiness }> }, input: RouteInput): Route {
+export function chooseHandler(
+  parts: { readonly config: Config; readonly handlers: ReadonlyMap<string, { readonly probe: Readiness }> },
+  input: RouteInput,
+): Route {
   const wanted = route(parts.config, input);
   const tried: string[] = [];
-  for (let name: string | undefined = wanted.backend; name !== undefined; name = input.handler ? undefined : parts.config.fallback[name]) {
+  for (
+    let name: string | undefined = wanted.backend;
+    name !== undefined;
+    name = input.handler ? undefined : parts.config.fallback[name]
+  ) {
     const probe = parts.handlers.get(name)?.probe;
-    if (probe?.ready) return tried.length === 0 ? wanted : { backend: name, rule: `${wanted.rule}, with ${name} as the fallback of ${tried.join(' and ')}`, insteadOf: wanted.backend };
+    if (probe?.ready)
+      return tried.length === 0
+        ? wanted
+        : {
+            backend: name,
+            rule: `${wanted.rule}, with ${name} as the fallback of ${tried.join(' and ')}`,
+            insteadOf: wanted.backend,
+          };
     tried.push(name);
   }
-  const reasons = tried.map((name) => `${name}: ${parts.handlers.get(name)?.probe.reason ?? 'it was not probed'}`);
-  throw new CrispError('HandlerNotReady', `no handler for this pod is ready (decided by ${wanted.rule}): ${reasons.join('; ')}`);
+  const reasons = tried.map(
+    (name) => `${name}: ${parts.handlers.get(name)?.probe.reason ?? 'it was not probed'}`,
+  );
+  throw new CrispError(
+    'HandlerNotReady',
+    `no handler for this pod is ready (decided by ${wanted.rule}): ${reasons.join('; ')}`,
+  );
 }
 
 function matches(rule: RuleConfig, input: RouteInput): boolean {
-  return fits(rule.namespace, input.namespace) && fits(rule.pod, input.name) && fits(rule.image, input.image)
-    && fitsAll(rule.labels, input.labels) && fitsAll(rule.annotations, input.annotations);
+  return (
+    fits(rule.namespace, input.namespace) &&
+    fits(rule.pod, input.name) &&
+    fits(rule.image, input.image) &&
+    fitsAll(rule.labels, input.labels) &&
+    fitsAll(rule.annotations, input.annotations)
+  );
 }
 
 /** No condition fits anything; a condition never fits what is not there. */
@@ -75,15 +105,26 @@ function fits(text: string | undefined, value: string | undefined): boolean {
   return text === undefined || (value !== undefined && pattern(text)(value));
 }
 
-function fitsAll(texts: Readonly<Record<string, string>> | undefined, values: Readonly<Record<string, string>>): boolean {
-  return Object.entries(texts ?? {}).every(([key, text]) => fits(text, Object.hasOwn(values, key) ? values[key] : undefined));
+function fitsAll(
+  texts: Readonly<Record<string, string>> | undefined,
+  values: Readonly<Record<string, string>>,
+): boolean {
+  return Object.entries(texts ?? {}).every(([key, text]) =>
+    fits(text, Object.hasOwn(values, key) ? values[key] : undefined),
+  );
 }
 
 /** The conditions of a rule in words: `namespace "kube-*", label app "web"`. */
 export function conditions(rule: RuleConfig): string {
-  const all = (kind: string, texts: Readonly<Record<string, string>> | undefined) => Object.entries(texts ?? {}).map(([key, text]): [string, string] => [`${kind} ${key}`, text]);
+  const all = (kind: string, texts: Readonly<Record<string, string>> | undefined) =>
+    Object.entries(texts ?? {}).map(([key, text]): [string, string] => [`${kind} ${key}`, text]);
   return [
     ...(['namespace', 'pod'] as const).map((key): [string, string | undefined] => [key, rule[key]]),
-    ...all('label', rule.labels), ...all('annotation', rule.annotations), ['image', rule.image] as const,
-  ].filter(([, text]) => text !== undefined).map(([what, text]) => `${what} "${text}"`).join(', ');
+    ...all('label', rule.labels),
+    ...all('annotation', rule.annotations),
+    ['image', rule.image] as const,
+  ]
+    .filter(([, text]) => text !== undefined)
+    .map(([what, text]) => `${what} "${text}"`)
+    .join(', ');
 }

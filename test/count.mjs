@@ -9,16 +9,27 @@ const tests = report.testResults.flatMap((file) => file.assertionResults);
 
 if (failures) {
   for (const file of report.testResults) {
-    if (file.assertionResults.length === 0 && file.status === 'failed') console.log(`\n✕ ${file.name}\n${indent(file.message)}`);
-    for (const test of file.assertionResults) if (test.status === 'failed') console.log(`\n✕ ${test.fullName}\n${indent(test.failureMessages.join('\n'))}`);
+    if (file.assertionResults.length === 0 && file.status === 'failed')
+      console.log(`\n✕ ${file.name}\n${indent(file.message)}`);
+    for (const test of file.assertionResults)
+      if (test.status === 'failed')
+        console.log(`\n✕ ${test.fullName}\n${indent(test.failureMessages.join('\n'))}`);
   }
 } else {
   const count = (...states) => tests.filter(({ status }) => states.includes(status)).length;
   // A file that could not be loaded has no tests, and is one failure.
-  const broken = report.testResults.filter((file) => file.assertionResults.length === 0 && file.status === 'failed').length;
+  const broken = report.testResults.filter(
+    (file) => file.assertionResults.length === 0 && file.status === 'failed',
+  ).length;
   console.log(count('passed'), count('failed') + broken, count('pending', 'skipped', 'todo', 'disabled'));
 }
 
 function indent(text) {
-  return text.replaceAll(/\u001b\[[0-9;]*m/g, '').split('\n').filter((line) => !line.includes('/node_modules/')).slice(0, 25).map((line) => `  ${line}`).join('\n');
+  return text
+    .replaceAll(/\u001b\[[0-9;]*m/g, '')
+    .split('\n')
+    .filter((line) => !line.includes('/node_modules/'))
+    .slice(0, 25)
+    .map((line) => `  ${line}`)
+    .join('\n');
 }

@@ -31,7 +31,10 @@ export interface SandboxPlan {
 }
 
 /** The ids of a user namespace: what container ids are outside. */
-export interface IdMaps { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] }
+export interface IdMaps {
+  readonly uids: readonly IdMapping[];
+  readonly gids: readonly IdMapping[];
+}
 
 /**
  * How a backend wants the rootfs of its containers.
@@ -93,7 +96,10 @@ export type Alive =
   | { readonly status: 'stopped'; readonly exit: Exit | undefined }
   | { readonly status: 'missing' };
 
-export interface TerminalSize { readonly width: number; readonly height: number }
+export interface TerminalSize {
+  readonly width: number;
+  readonly height: number;
+}
 
 /** The ends of an exec or attach, as streaming or ExecSync has them. */
 export interface Io {

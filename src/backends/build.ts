@@ -12,7 +12,12 @@ import { optionsOf } from './pct/options.js';
 export function buildBackend(config: Config, name: string, handler: HandlerConfig, state: string): Backend {
   if (handler.type === 'pct') return new PctBackend(optionsOf(config, name, state));
   return new OciBackend({
-    name, path: handler.path, root: handler.root, args: handler.args, conmon: config.runtime.conmon, state,
+    name,
+    path: handler.path,
+    root: handler.root,
+    args: handler.args,
+    conmon: config.runtime.conmon,
+    state,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
   });
 }

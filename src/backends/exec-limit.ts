@@ -7,16 +7,36 @@ import { childrenOf } from '../host/proc.js';
 import type { Running } from '../host/run.js';
 
 /** Kills at the deadline or when the client goes; check() then throws which it was: ExecTimeout or Cancelled. */
-export function limited(timeoutMs: number | undefined, signal: AbortSignal, kill: () => Promise<void>): { check(): void; clear(): void } {
+export function limited(
+  timeoutMs: number | undefined,
+  signal: AbortSignal,
+  kill: () => Promise<void>,
+): { check(): void; clear(): void } {
   let failure: CrispError | undefined;
-  const end = (error: () => CrispError) => (): void => { failure ??= error(); void kill(); };
-  const timedOut = end(() => new CrispError('ExecTimeout', `the command did not end within ${timeoutMs} ms and was killed`, { stage: 'exec' }));
-  const cancelled = end(() => new CrispError('Cancelled', 'the client went away; the command was killed', { stage: 'exec' }));
+  const end = (error: () => CrispError) => (): void => {
+    failure ??= error();
+    void kill();
+  };
+  const timedOut = end(
+    () =>
+      new CrispError('ExecTimeout', `the command did not end within ${timeoutMs} ms and was killed`, {
+        stage: 'exec',
+      }),
+  );
+  const cancelled = end(
+    () => new CrispError('Cancelled', 'the client went away; the command was killed', { stage: 'exec' }),
+  );
   const timer = timeoutMs === undefined ? undefined : setTimeout(timedOut, timeoutMs);
-  if (signal.aborted) cancelled(); else signal.addEventListener('abort', cancelled, { once: true });
+  if (signal.aborted) cancelled();
+  else signal.addEventListener('abort', cancelled, { once: true });
   return {
-    check() { if (failure) throw failure; },
-    clear() { clearTimeout(timer); signal.removeEventListener('abort', cancelled); },
+    check() {
+      if (failure) throw failure;
+    },
+    clear() {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', cancelled);
+    },
   };
 }
 
@@ -28,7 +48,9 @@ export function limited(timeoutMs: number | undefined, signal: AbortSignal, kill
 export async function killBelow({ pid, ended }: Running): Promise<void> {
   if (pid === undefined) return;
   let over = false;
-  const end = (): void => { over = true; };
+  const end = (): void => {
+    over = true;
+  };
   ended.then(end, end);
   while (!over) {
     for (const child of await childrenOf(pid)) await killTree(child);
@@ -40,7 +62,11 @@ export async function killBelow({ pid, ended }: Running): Promise<void> {
 export async function killTree(pid: number): Promise<void> {
   const children = await childrenOf(pid);
   for (const target of [-pid, pid]) {
-    try { process.kill(target, 'SIGKILL'); } catch { /* gone, or leads no group */ }
+    try {
+      process.kill(target, 'SIGKILL');
+    } catch {
+      /* gone, or leads no group */
+    }
   }
   for (const child of children) await killTree(child);
 }

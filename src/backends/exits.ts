@@ -21,21 +21,36 @@ export class Exits {
   watch(changed: (id: string) => void): void {
     try {
       makeFolder(this.folder);
-      this.watcher = watch(this.folder, (_event, name) => { if (name && !name.includes('.')) changed(name); });
+      this.watcher = watch(this.folder, (_event, name) => {
+        if (name && !name.includes('.')) changed(name);
+      });
     } catch (error) {
-      throw new CrispError('StorageFailed', `cannot watch ${this.folder}: ${(error as Error).message}`, { stage: 'watch exits', hint: 'see the detail; EMFILE and ENOSPC are limits of inotify: raise fs.inotify.max_user_instances or max_user_watches', cause: error });
+      throw new CrispError('StorageFailed', `cannot watch ${this.folder}: ${(error as Error).message}`, {
+        stage: 'watch exits',
+        hint: 'see the detail; EMFILE and ENOSPC are limits of inotify: raise fs.inotify.max_user_instances or max_user_watches',
+        cause: error,
+      });
     }
-    this.watcher.on('error', (error) => log.error({ err: error, folder: this.folder }, 'the watch of the exit folder broke'));
+    this.watcher.on('error', (error) =>
+      log.error({ err: error, folder: this.folder }, 'the watch of the exit folder broke'),
+    );
   }
 
-  close(): void { this.watcher?.close(); }
+  close(): void {
+    this.watcher?.close();
+  }
 
-  path(id: string): string { return join(this.folder, id); }
+  path(id: string): string {
+    return join(this.folder, id);
+  }
 
   /** undefined: the monitor has written no exit (yet). */
   async read(id: string, bundle: string): Promise<Exit | undefined> {
     try {
-      const [text, info] = await Promise.all([readFile(this.path(id), 'utf8'), stat(this.path(id), { bigint: true })]);
+      const [text, info] = await Promise.all([
+        readFile(this.path(id), 'utf8'),
+        stat(this.path(id), { bigint: true }),
+      ]);
       const exitCode = Number(text);
       if (!/^\d+$/.test(text.trim())) return undefined;
       return { exitCode, finishedAt: info.mtimeNs, oomKilled: await exists(join(bundle, 'oom')) };

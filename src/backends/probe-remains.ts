@@ -12,7 +12,9 @@ export const probeCgroup = '/crisp-probe';
 
 let counter = 0;
 /** Names the process that probes, so that what another one is at is left alone. */
-export function probeId({ name }: Backend): string { return `crisp-probe-${name}-${process.pid}-${counter++}`; }
+export function probeId({ name }: Backend): string {
+  return `crisp-probe-${name}-${process.pid}-${counter++}`;
+}
 
 /** @param parent holds a folder for each probe, called after its id */
 export async function clearProbes(backend: Backend, parent: string): Promise<void> {

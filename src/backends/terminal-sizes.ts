@@ -2,7 +2,12 @@
 import type { Io, TerminalSize } from './backend.js';
 
 /** Sets the present size and each that follows, one after the other: of two that are on their way side by side, the older may come last. */
-export function followSizes({ onResize }: Pick<Io, 'onResize'>, set: (size: TerminalSize) => Promise<void>): void {
+export function followSizes(
+  { onResize }: Pick<Io, 'onResize'>,
+  set: (size: TerminalSize) => Promise<void>,
+): void {
   let last = Promise.resolve();
-  onResize?.((size) => { last = last.then(() => set(size)); });
+  onResize?.((size) => {
+    last = last.then(() => set(size));
+  });
 }

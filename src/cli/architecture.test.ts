@@ -5,12 +5,16 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const folder = 'src/cli';
-const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts') && !name.endsWith('.test.ts'));
+const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter(
+  (name) => name.endsWith('.ts') && !name.endsWith('.test.ts'),
+);
 
 /** What a file imports, from the top of src. */
 function importsOf(name: string): string[] {
   const text = readFileSync(join(folder, name), 'utf8');
-  return [...text.matchAll(/(?:from|import\()\s*'(\.[^']+)'/g)].map(([, path = '']) => join(folder, name, '..', path).replace(/^src\//, ''));
+  return [...text.matchAll(/(?:from|import\()\s*'(\.[^']+)'/g)].map(([, path = '']) =>
+    join(folder, name, '..', path).replace(/^src\//, ''),
+  );
 }
 
 describe('the command line', () => {
@@ -20,17 +24,29 @@ describe('the command line', () => {
   });
 
   test.each(files.filter((name) => name !== 'backend.ts'))('%s knows no concrete backend', (name) => {
-    expect(importsOf(name).filter((path) => path.startsWith('backends/') && path !== 'backends/backend.js')).toEqual([]);
+    expect(
+      importsOf(name).filter((path) => path.startsWith('backends/') && path !== 'backends/backend.js'),
+    ).toEqual([]);
   });
 
-  test.each(files.filter((name) => name !== 'serve.ts'))('%s knows neither the daemon nor the stories of the CRI', (name) => {
-    const allowed = /^cri\/(generated\/|proto\.js$)/;
-    expect(importsOf(name).filter((path) => path === 'daemon.js' || (path.startsWith('cri/') && !allowed.test(path)))).toEqual([]);
-  });
+  test.each(files.filter((name) => name !== 'serve.ts'))(
+    '%s knows neither the daemon nor the stories of the CRI',
+    (name) => {
+      const allowed = /^cri\/(generated\/|proto\.js$)/;
+      expect(
+        importsOf(name).filter(
+          (path) => path === 'daemon.js' || (path.startsWith('cri/') && !allowed.test(path)),
+        ),
+      ).toEqual([]);
+    },
+  );
 
   test('a new container gets the backend that the router chose', () => {
     const text = readFileSync(join(folder, 'backend.ts'), 'utf8');
-    const routeTo = text.slice(text.indexOf('export async function routeTo'), text.indexOf('export function open'));
+    const routeTo = text.slice(
+      text.indexOf('export async function routeTo'),
+      text.indexOf('export function open'),
+    );
     expect(routeTo).toContain('chooseHandler({ config, handlers }, input)');
     expect(readFileSync(join(folder, 'container-create.ts'), 'utf8')).toContain('await routeTo(');
   });

@@ -16,7 +16,9 @@ import { bootId } from '../host/proc.js';
 import { findProgram } from '../host/programs.js';
 import { chooseHandler, route, type Route, type RouteInput } from '../router.js';
 
-export interface Routed extends Route { readonly handler: Backend }
+export interface Routed extends Route {
+  readonly handler: Backend;
+}
 
 /** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
 export async function routeTo(config: Config, state: string, input: RouteInput): Promise<Routed> {
@@ -38,29 +40,47 @@ export async function routeTo(config: Config, state: string, input: RouteInput):
 /** The backend that a container was made with. @throws UnknownHandler */
 export function open(config: Config, state: string, name: string): Backend {
   const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
-  if (!handler) throw new CrispError('UnknownHandler', `the handler "${name}" of this container is not configured any more`);
+  if (!handler)
+    throw new CrispError(
+      'UnknownHandler',
+      `the handler "${name}" of this container is not configured any more`,
+    );
   return buildBackend(config, name, handler, state);
 }
 
 /** Whether it may have containers: an OCI handler that was never used has no folder for what it knows. */
 export async function mayHaveContainers(config: Config, state: string, name: string): Promise<boolean> {
   const handler = config.handlers[name];
-  return handler !== undefined && (handler.type === 'pct' || exists(runtimeRoot({ name, state, root: handler.root })));
+  return (
+    handler !== undefined &&
+    (handler.type === 'pct' || exists(runtimeRoot({ name, state, root: handler.root })))
+  );
 }
 
 /** Runs a throw-away container on a handler now, whatever is remembered. Never throws. */
 export async function probeOf(config: Config, state: string, name: string): Promise<Probe> {
   try {
     const backend = open(config, state, name);
-    try { return await backend.probe(); } finally { await backend.close(); }
+    try {
+      return await backend.probe();
+    } finally {
+      await backend.close();
+    }
   } catch (error) {
-    return { ready: false, reason: toCrispError(error).report, version: '', features: { recursiveReadOnlyMounts: false, userNamespaces: false }, lacks: {} };
+    return {
+      ready: false,
+      reason: toCrispError(error).report,
+      version: '',
+      features: { recursiveReadOnlyMounts: false, userNamespaces: false },
+      lacks: {},
+    };
   }
 }
 
 function withFallbacks(config: Config, first: string): string[] {
   const names = [];
-  for (let name: string | undefined = first; name !== undefined; name = config.fallback[name]) names.push(name);
+  for (let name: string | undefined = first; name !== undefined; name = config.fallback[name])
+    names.push(name);
   return names;
 }
 
@@ -70,8 +90,15 @@ function withFallbacks(config: Config, first: string): string[] {
  */
 async function probeOnce(config: Config, state: string, name: string, backend: Backend): Promise<Probe> {
   const file = join(state, 'probed', `${name}.json`);
-  const key = JSON.stringify([await bootId(), config.handlers[name], config.runtime, config.lxc, config.root, await backend.fingerprint()]);
-  const known = JSON.parse(await readFileIfThere(file) ?? '{}') as { key?: string; probe?: Probe };
+  const key = JSON.stringify([
+    await bootId(),
+    config.handlers[name],
+    config.runtime,
+    config.lxc,
+    config.root,
+    await backend.fingerprint(),
+  ]);
+  const known = JSON.parse((await readFileIfThere(file)) ?? '{}') as { key?: string; probe?: Probe };
   if (known.probe && known.key === key) {
     backend.recall?.(known.probe);
     return known.probe;
@@ -93,16 +120,36 @@ export interface Explanation {
 }
 
 /** Nothing is run. A program that is missing has its bare name. */
-export async function explanationOf(config: Config, state: string, name: string, plan: ContainerPlan): Promise<Explanation> {
+export async function explanationOf(
+  config: Config,
+  state: string,
+  name: string,
+  plan: ContainerPlan,
+): Promise<Explanation> {
   const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
   if (!handler) return { commands: [], files: [], notHonoured: [] };
   if (handler.type === 'pct') return explainCt(optionsOf(config, name, state), plan);
   const systemdCgroup = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const runtime = await programOr(handler.path || name);
-  const globalArgs = new Runtime({ name, path: handler.path, args: handler.args, root: runtimeRoot({ name, state, root: handler.root }), systemdCgroup }).globalArgs;
+  const globalArgs = new Runtime({
+    name,
+    path: handler.path,
+    args: handler.args,
+    root: runtimeRoot({ name, state, root: handler.root }),
+    systemdCgroup,
+  }).globalArgs;
   const monitor = {
-    conmon: await programOr(config.runtime.conmon), runtime, runtimeArgs: globalArgs, systemdCgroup, exitDir: join(state, 'exits', name), id: plan.id, bundle: plan.folder,
-    logPath: plan.logPath || undefined, terminal: plan.spec.process.terminal ?? false, stdin: plan.stdin, stdinOnce: plan.stdinOnce,
+    conmon: await programOr(config.runtime.conmon),
+    runtime,
+    runtimeArgs: globalArgs,
+    systemdCgroup,
+    exitDir: join(state, 'exits', name),
+    id: plan.id,
+    bundle: plan.folder,
+    logPath: plan.logPath || undefined,
+    terminal: plan.spec.process.terminal ?? false,
+    stdin: plan.stdin,
+    stdinOnce: plan.stdinOnce,
   };
   return {
     commands: [
@@ -110,10 +157,15 @@ export async function explanationOf(config: Config, state: string, name: string,
       { what: 'start', argv: [runtime, ...globalArgs, 'start', plan.id] },
       { what: 'delete', argv: [runtime, ...globalArgs, 'delete', '--force', plan.id] },
     ],
-    files: [], notHonoured: [],
+    files: [],
+    notHonoured: [],
   };
 }
 
 async function programOr(name: string): Promise<string> {
-  try { return await findProgram(name); } catch { return name; }
+  try {
+    return await findProgram(name);
+  } catch {
+    return name;
+  }
 }

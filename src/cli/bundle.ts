@@ -36,7 +36,8 @@ export async function bundleCommand(flags: BundleFlags, args: readonly string[])
   }
   if (second === undefined) throw new UsageError('DIR is missing');
   const profile = flags.profile ?? 'full';
-  if (profile !== 'full' && profile !== 'minimal') throw new UsageError(`--profile must be full or minimal, not "${profile}"`);
+  if (profile !== 'full' && profile !== 'minimal')
+    throw new UsageError(`--profile must be full or minimal, not "${profile}"`);
   return withParts(flags, async (parts) => {
     await makeBundle(parts, await imageOf(parts, first), resolve(second), profile);
     return 0;
@@ -47,12 +48,20 @@ export async function bundleCommand(flags: BundleFlags, args: readonly string[])
 async function validate(folder: string, json: boolean): Promise<number> {
   const issues = await validateBundle(folder);
   if (json) printJson(issues);
-  else process.stdout.write(issues.length ? issues.map(({ path, message }) => `${path}: ${message}\n`).join('') : 'valid\n');
+  else
+    process.stdout.write(
+      issues.length ? issues.map(({ path, message }) => `${path}: ${message}\n`).join('') : 'valid\n',
+    );
   return issues.length ? 1 : 0;
 }
 
 /** Writes DIR/rootfs and DIR/config.json. @throws InvalidArgument when DIR has something in it */
-async function makeBundle(parts: Parts, image: Image, folder: string, profile: 'full' | 'minimal'): Promise<void> {
+async function makeBundle(
+  parts: Parts,
+  image: Image,
+  folder: string,
+  profile: 'full' | 'minimal',
+): Promise<void> {
   if ((await namesIn(folder)).length > 0) {
     throw new CrispError('InvalidArgument', `${folder} is not empty`, { hint: 'name a new folder' });
   }
@@ -65,18 +74,30 @@ async function makeBundle(parts: Parts, image: Image, folder: string, profile: '
     const view = `bundle-${process.pid}`;
     try {
       const source = await parts.rootfs.mountImage(view, image);
-      await run(['cp', '-a', '--reflink=auto', `${source}/.`, rootfs], { timeoutMs: copyTimeoutMs, stage: 'copy rootfs', errorId: 'StorageFailed' });
+      await run(['cp', '-a', '--reflink=auto', `${source}/.`, rootfs], {
+        timeoutMs: copyTimeoutMs,
+        stage: 'copy rootfs',
+        errorId: 'StorageFailed',
+      });
     } finally {
       await parts.rootfs.unmountImage(view);
     }
     signals.check();
-    writeBundle(folder, await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)));
-  }).finally(() => { signals.release(); });
+    writeBundle(
+      folder,
+      await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)),
+    );
+  }).finally(() => {
+    signals.release();
+  });
 }
 
 async function smallSpec(image: Image, rootfs: string): Promise<Spec> {
   const config = containerConfig(wishFor(image), false);
-  return minimalSpec(image.config, (await inspectRootfs({ rootfs, config, imageMounts: new Map() })).accounts);
+  return minimalSpec(
+    image.config,
+    (await inspectRootfs({ rootfs, config, imageMounts: new Map() })).accounts,
+  );
 }
 
 /** The spec of a container of a pod, cut loose from the pod: namespaces of its own, its own /dev/shm, no files of a pod. */
@@ -88,20 +109,56 @@ async function fullSpec(parts: Parts, image: Image, rootfs: string): Promise<Spe
   const pinned = { network: '/', ipc: '/', uts: '/' };
   const podFolder = '/nonexistent';
   const { spec } = containerSpec({
-    config, sandbox: sandboxConfig(id, wish, id, ''), image: image.config, containerId: id, rootfs: 'rootfs', host, podFolder, sharedMemory: '/dev/shm', allowedAnnotations: [],
+    config,
+    sandbox: sandboxConfig(id, wish, id, ''),
+    image: image.config,
+    containerId: id,
+    rootfs: 'rootfs',
+    host,
+    podFolder,
+    sharedMemory: '/dev/shm',
+    allowedAnnotations: [],
     facts: await inspectRootfs({ rootfs, config, imageMounts: new Map() }),
-    plan: { id, name: id, namespace: '', uid: id, attempt: 0, labels: {}, annotations: {}, folder: podFolder, hostname: id, namespaces: pinned, cgroupParent: '' },
+    plan: {
+      id,
+      name: id,
+      namespace: '',
+      uid: id,
+      attempt: 0,
+      labels: {},
+      annotations: {},
+      folder: podFolder,
+      hostname: id,
+      namespaces: pinned,
+      cgroupParent: '',
+    },
   });
   const { cgroupsPath: _, ...linux } = spec.linux;
   return {
-    ...spec, hostname: id, annotations: { 'io.crisp.image': wish.image },
-    mounts: spec.mounts.filter((mount) => !mount.source?.startsWith(podFolder)).map((mount) => (mount.destination === '/dev/shm' ? ownSharedMemory : mount)),
+    ...spec,
+    hostname: id,
+    annotations: { 'io.crisp.image': wish.image },
+    mounts: spec.mounts
+      .filter((mount) => !mount.source?.startsWith(podFolder))
+      .map((mount) => (mount.destination === '/dev/shm' ? ownSharedMemory : mount)),
     linux: { ...linux, namespaces: linux.namespaces.map(({ type }) => ({ type })) },
   };
 }
 
 function wishFor(image: Image): ContainerWish {
   return {
-    name: 'crisp', image: image.tags[0] ?? image.id, command: [], env: [], volume: [], label: [], annotation: [], workdir: undefined, memory: undefined, cpus: undefined, network: undefined, interactive: false, tty: false,
+    name: 'crisp',
+    image: image.tags[0] ?? image.id,
+    command: [],
+    env: [],
+    volume: [],
+    label: [],
+    annotation: [],
+    workdir: undefined,
+    memory: undefined,
+    cpus: undefined,
+    network: undefined,
+    interactive: false,
+    tty: false,
   };
 }

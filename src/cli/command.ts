@@ -18,7 +18,9 @@ export type Flags = Readonly<Record<string, Flag>>;
 /** The values of flags, as a command gets them. */
 export type Values<F extends Flags> = {
   readonly [Name in keyof F]: F[Name] extends { readonly value: string }
-    ? F[Name] extends { readonly multiple: true } ? readonly string[] : string | undefined
+    ? F[Name] extends { readonly multiple: true }
+      ? readonly string[]
+      : string | undefined
     : boolean;
 };
 

@@ -10,10 +10,14 @@ export function completionCommand([shell = '']: readonly string[], commands: rea
 /** @throws UsageError for another shell */
 export function completionScript(shell: string, commands: readonly Command[]): string {
   switch (shell) {
-    case 'bash': return bash(commands);
-    case 'zsh': return zsh(commands);
-    case 'fish': return fish(commands);
-    default: throw new UsageError(`SHELL must be bash, zsh or fish, not "${shell}"`);
+    case 'bash':
+      return bash(commands);
+    case 'zsh':
+      return zsh(commands);
+    case 'fish':
+      return fish(commands);
+    default:
+      throw new UsageError(`SHELL must be bash, zsh or fish, not "${shell}"`);
   }
 }
 
@@ -26,14 +30,24 @@ function words(complete: Flag['complete']): readonly string[] | undefined {
 }
 
 function bash(commands: readonly Command[]): string {
-  const values = (command: Command): string => flagsOf(command).filter(([, flag]) => flag.value !== undefined).map(([name, flag]) =>
-    `        ${flag.short ? `-${flag.short}|` : ''}--${name}) ${bashValues(flag.complete)}; return ;;`).join('\n');
-  const cases = commands.map((command) => `    ${command.name})
+  const values = (command: Command): string =>
+    flagsOf(command)
+      .filter(([, flag]) => flag.value !== undefined)
+      .map(
+        ([name, flag]) =>
+          `        ${flag.short ? `-${flag.short}|` : ''}--${name}) ${bashValues(flag.complete)}; return ;;`,
+      )
+      .join('\n');
+  const cases = commands.map(
+    (command) => `    ${command.name})
       case "$previous" in
 ${values(command) || '        "") ;;'}
       esac
-      if [[ $current == -* ]]; then COMPREPLY=($(compgen -W "${flagsOf(command).map(([name]) => `--${name}`).join(' ')}" -- "$current"))
-      else ${bashValues(command.arguments.find(({ complete }) => complete)?.complete)}; fi ;;`);
+      if [[ $current == -* ]]; then COMPREPLY=($(compgen -W "${flagsOf(command)
+        .map(([name]) => `--${name}`)
+        .join(' ')}" -- "$current"))
+      else ${bashValues(command.arguments.find(({ complete }) => complete)?.complete)}; fi ;;`,
+  );
   return `# bash completion for crisp; made by \`crisp completion bash\`.
 _crisp() {
   local current=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD-1]}
@@ -59,9 +73,16 @@ function bashValues(complete: Flag['complete']): string {
 
 function zsh(commands: readonly Command[]): string {
   const cases = commands.map((command) => {
-    const specs = flagsOf(command).flatMap(([name, flag]) => [`--${name}`, ...(flag.short ? [`-${flag.short}`] : [])].map((word) =>
-      `'${flag.multiple ? '*' : ''}${word}[${zshText(flag.summary)}]${flag.value === undefined ? '' : `:${zshText(flag.value)}:${zshValues(flag.complete)}`}'`));
-    const args = command.arguments.map((argument, index) => `'${argument.rest ? '*' : index + 1}:${zshText(argument.name)}:${zshValues(argument.complete)}'`);
+    const specs = flagsOf(command).flatMap(([name, flag]) =>
+      [`--${name}`, ...(flag.short ? [`-${flag.short}`] : [])].map(
+        (word) =>
+          `'${flag.multiple ? '*' : ''}${word}[${zshText(flag.summary)}]${flag.value === undefined ? '' : `:${zshText(flag.value)}:${zshValues(flag.complete)}`}'`,
+      ),
+    );
+    const args = command.arguments.map(
+      (argument, index) =>
+        `'${argument.rest ? '*' : index + 1}:${zshText(argument.name)}:${zshValues(argument.complete)}'`,
+    );
     return `    ${command.name}) _arguments ${[...specs, ...args].join(' \\\n      ')} ;;`;
   });
   return `#compdef crisp
@@ -103,11 +124,27 @@ function fish(commands: readonly Command[]): string {
   const quote = (text: string): string => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
   const lines = commands.flatMap((command) => [
     `complete -c crisp -n __fish_use_subcommand -f -a ${command.name} -d ${quote(command.summary)}`,
-    ...flagsOf(command).map(([name, flag]) => [
-      `complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -l ${name}`, flag.short ? `-s ${flag.short}` : '', fishValues(flag.complete, flag.value !== undefined), `-d ${quote(flag.summary)}`,
-    ].filter(Boolean).join(' ')),
-    ...(command.arguments.some(({ complete }) => complete === 'file' || complete === 'folder') || command.passesOn ? [] : [`complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f`]),
-    ...command.arguments.flatMap(({ complete }) => (words(complete) ? [`complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f -a ${quote(words(complete)?.join(' ') ?? '')}`] : [])),
+    ...flagsOf(command).map(([name, flag]) =>
+      [
+        `complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -l ${name}`,
+        flag.short ? `-s ${flag.short}` : '',
+        fishValues(flag.complete, flag.value !== undefined),
+        `-d ${quote(flag.summary)}`,
+      ]
+        .filter(Boolean)
+        .join(' '),
+    ),
+    ...(command.arguments.some(({ complete }) => complete === 'file' || complete === 'folder') ||
+    command.passesOn
+      ? []
+      : [`complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f`]),
+    ...command.arguments.flatMap(({ complete }) =>
+      words(complete)
+        ? [
+            `complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f -a ${quote(words(complete)?.join(' ') ?? '')}`,
+          ]
+        : [],
+    ),
   ]);
   return `# fish completion for crisp; made by \`crisp completion fish\`.\n${lines.join('\n')}
 complete -c crisp -n __fish_use_subcommand -f -a help -d 'show help'

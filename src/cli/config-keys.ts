@@ -31,18 +31,32 @@ interface Schema {
 }
 
 /** What stands for the names in maps of named things. */
-const names: Readonly<Record<string, string>> = { handlers: 'NAME', fallback: 'HANDLER', labels: 'KEY', annotations: 'KEY' };
+const names: Readonly<Record<string, string>> = {
+  handlers: 'NAME',
+  fallback: 'HANDLER',
+  labels: 'KEY',
+  annotations: 'KEY',
+};
 
-export function jsonSchema(): object { return z.toJSONSchema(configSchema, { io: 'input' }); }
+export function jsonSchema(): object {
+  return z.toJSONSchema(configSchema, { io: 'input' });
+}
 
-export function configKeys(): ConfigKey[] { return below(jsonSchema(), []); }
+export function configKeys(): ConfigKey[] {
+  return below(jsonSchema(), []);
+}
 
 function below(schema: Schema, path: readonly string[]): ConfigKey[] {
   return Object.entries(schema.properties ?? {}).flatMap(([name, property]) => {
     const own = [...path, name];
     const key: ConfigKey = {
-      path: own, type: typeOf(property), unit: property.unit, default: property.default, description: property.description ?? '',
-      reload: reloadable.some((key) => key === own[0]), section: property.properties !== undefined,
+      path: own,
+      type: typeOf(property),
+      unit: property.unit,
+      default: property.default,
+      description: property.description ?? '',
+      reload: reloadable.some((key) => key === own[0]),
+      section: property.properties !== undefined,
     };
     return [key, ...inner(property, own, name)];
   });
@@ -51,17 +65,24 @@ function below(schema: Schema, path: readonly string[]): ConfigKey[] {
 /** Keys of a section, of each thing in a map of things, of each item of a list of things. */
 function inner(schema: Schema, path: readonly string[], name: string): ConfigKey[] {
   if (schema.properties) return below(schema, path);
-  if (schema.additionalProperties && schema.additionalProperties.properties) return below(schema.additionalProperties, [...path, names[name] ?? 'NAME']);
+  if (schema.additionalProperties && schema.additionalProperties.properties)
+    return below(schema.additionalProperties, [...path, names[name] ?? 'NAME']);
   if (schema.items?.properties) return below(schema.items, [...path, '[]']);
   return [];
 }
 
-const plainTypes: Readonly<Record<string, string>> = { string: 'text', number: 'number', integer: 'whole number', boolean: 'true or false' };
+const plainTypes: Readonly<Record<string, string>> = {
+  string: 'text',
+  number: 'number',
+  integer: 'whole number',
+  boolean: 'true or false',
+};
 
 function typeOf(schema: Schema): string {
   if (schema.enum) return `one of ${schema.enum.join(', ')}`;
   if (schema.properties) return 'section';
   if (schema.type === 'array') return `list of ${schema.items ? typeOf(schema.items) : 'values'}`;
-  if (schema.type === 'object') return `map of ${schema.additionalProperties ? typeOf(schema.additionalProperties) : 'values'}`;
+  if (schema.type === 'object')
+    return `map of ${schema.additionalProperties ? typeOf(schema.additionalProperties) : 'values'}`;
   return plainTypes[schema.type ?? ''] ?? schema.type ?? 'value';
 }

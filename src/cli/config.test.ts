@@ -26,10 +26,16 @@ test('every key has a description, and every time a unit', () => {
 });
 
 test('the JSON Schema refuses unknown keys', () => {
-  expect(jsonSchema()).toMatchObject({ type: 'object', additionalProperties: false, properties: { network: { additionalProperties: false } } });
+  expect(jsonSchema()).toMatchObject({
+    type: 'object',
+    additionalProperties: false,
+    properties: { network: { additionalProperties: false } },
+  });
 });
 
-test('wrap', () => { expect(wrap('a bb ccc dddd', 6)).toEqual(['a bb', 'ccc', 'dddd']); });
+test('wrap', () => {
+  expect(wrap('a bb ccc dddd', 6)).toEqual(['a bb', 'ccc', 'dddd']);
+});
 
 test('--default --json is the same as JSON', () => {
   const written = jest.spyOn(process.stdout, 'write').mockReturnValue(true);

@@ -14,24 +14,37 @@ export interface ConfigFlags {
 
 export function configCommand(flags: ConfigFlags): number {
   if (flags.default && flags.schema) throw new UsageError('give --default or --schema, not both');
-  if (flags.default) { if (flags.json) printJson(checkConfig([])); else process.stdout.write(documentedDefault()); }
-  else if (flags.schema) printJson(jsonSchema());
+  if (flags.default) {
+    if (flags.json) printJson(checkConfig([]));
+    else process.stdout.write(documentedDefault());
+  } else if (flags.schema) printJson(jsonSchema());
   else {
     const config = loadConfig(flags.config);
-    if (flags.json) printJson(config); else process.stdout.write(stringify(config));
+    if (flags.json) printJson(config);
+    else process.stdout.write(stringify(config));
   }
   return 0;
 }
 
 /** The whole default configuration as a file, with a comment for each key. What a user has to name is shown as a comment. */
 export function documentedDefault(): string {
-  const lines = ['# The configuration of crisp: every key with its default. A file needs only the', '# keys that it changes; more files (*.yaml) may lie in config.d beside it.'];
+  const lines = [
+    '# The configuration of crisp: every key with its default. A file needs only the',
+    '# keys that it changes; more files (*.yaml) may lie in config.d beside it.',
+  ];
   for (const key of configKeys()) {
     const depth = key.path.length - 1;
     if (key.path.some((name) => name === '[]' || name === name.toUpperCase())) continue; // keys of rules and handlers: shown by the description of their parent
     const indent = '  '.repeat(depth);
     lines.push('', ...wrap(comment(key), 92 - indent.length).map((line) => `${indent}# ${line}`));
-    lines.push(...(key.section ? [`${key.path.at(-1)}:`] : stringify({ [key.path.at(-1) ?? '']: key.default }).trimEnd().split('\n')).map((line) => `${indent}${line}`));
+    lines.push(
+      ...(key.section
+        ? [`${key.path.at(-1)}:`]
+        : stringify({ [key.path.at(-1) ?? '']: key.default })
+            .trimEnd()
+            .split('\n')
+      ).map((line) => `${indent}${line}`),
+    );
   }
   return `${lines.join('\n')}\n`;
 }
@@ -45,7 +58,8 @@ export function wrap(text: string, width: number): string[] {
   const lines: string[] = [];
   for (const word of text.split(' ')) {
     const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`;
+    if (last !== undefined && last.length + 1 + word.length <= width)
+      lines[lines.length - 1] = `${last} ${word}`;
     else lines.push(word);
   }
   return lines;

@@ -59,11 +59,18 @@ export async function createCommand(flags: CreateFlags, args: readonly string[])
  * Makes a container, not yet running. Nothing is left of it when this fails, or when a signal comes meanwhile.
  * @throws Cancelled, UsageError, ImageNotFound, NameInUse, HandlerNotReady and what a spec can be refused for
  */
-export async function createContainer(parts: Parts, flags: CreateFlags, args: readonly string[], signals: Signals): Promise<StandaloneRecord> {
+export async function createContainer(
+  parts: Parts,
+  flags: CreateFlags,
+  args: readonly string[],
+  signals: Signals,
+): Promise<StandaloneRecord> {
   const id = randomBytes(32).toString('hex');
   const name = flags.name ?? id.slice(0, 12);
-  if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name)) throw new CrispError('InvalidArgument', `--name "${name}" must be made of letters, digits, _ . and -`);
-  if (flags.network !== undefined && flags.network !== 'none' && flags.network !== 'host') throw new UsageError(`--network must be none or host, not "${flags.network}"`);
+  if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name))
+    throw new CrispError('InvalidArgument', `--name "${name}" must be made of letters, digits, _ . and -`);
+  if (flags.network !== undefined && flags.network !== 'none' && flags.network !== 'host')
+    throw new UsageError(`--network must be none or host, not "${flags.network}"`);
 
   // 1. What it is made of, and who runs it.
   const source = await sourceOf(parts, flags, args);
@@ -71,8 +78,17 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   parts.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
-  const { handler, backend, rule } = await routeTo(parts.config, parts.state, { handler: flags.handler ?? '', namespace: flags.namespace ?? '', name, labels, annotations, ...(source.image ? { image: source.name } : {}) })
-    .catch((error: unknown) => { signals.check(); throw error; }); // a probe that a signal has spoilt proves nothing
+  const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
+    handler: flags.handler ?? '',
+    namespace: flags.namespace ?? '',
+    name,
+    labels,
+    annotations,
+    ...(source.image ? { image: source.name } : {}),
+  }).catch((error: unknown) => {
+    signals.check();
+    throw error;
+  }); // a probe that a signal has spoilt proves nothing
   signals.check();
 
   // 2. The intent, before anything that could leak.
@@ -81,13 +97,35 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
   const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
   const cgroupParent = host.systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`;
   const plan: SandboxPlan = {
-    id, name, namespace: flags.namespace ?? '', uid: id, attempt: 0, labels, annotations,
-    folder: join(folder, 'pod'), hostname: hostname || undefined, namespaces: {}, cgroupParent,
+    id,
+    name,
+    namespace: flags.namespace ?? '',
+    uid: id,
+    attempt: 0,
+    labels,
+    annotations,
+    folder: join(folder, 'pod'),
+    hostname: hostname || undefined,
+    namespaces: {},
+    cgroupParent,
   };
   let record: StandaloneRecord = {
-    version: 1, id, name, image: source.name, imageId: source.image?.id ?? '', backend, rule, complete: false, createdAt: now(),
-    folder, logPath: join(parts.root, 'logs', `${id}.log`), stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
-    terminal: flags.tty, plan, notHonoured: [], backendState: undefined,
+    version: 1,
+    id,
+    name,
+    image: source.name,
+    imageId: source.image?.id ?? '',
+    backend,
+    rule,
+    complete: false,
+    createdAt: now(),
+    folder,
+    logPath: join(parts.root, 'logs', `${id}.log`),
+    stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
+    terminal: flags.tty,
+    plan,
+    notHonoured: [],
+    backendState: undefined,
   };
   try {
     await parts.records.put(record); // before the name: `crisp gc` frees those of no record
@@ -101,7 +139,11 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
     const onHost = flags.network === 'host';
     const ownNetwork = flags.network === undefined && (handler.ownNetwork?.(plan) ?? false);
     const idMaps = onHost ? undefined : handler.userNamespace?.(plan);
-    const namespaces = await pinNamespaces(join(plan.folder, 'ns'), { network: !onHost && !ownNetwork, ipc: true, uts: !onHost, user: idMaps }, { hostname, sysctls: {} });
+    const namespaces = await pinNamespaces(
+      join(plan.folder, 'ns'),
+      { network: !onHost && !ownNetwork, ipc: true, uts: !onHost, user: idMaps },
+      { hostname, sysctls: {} },
+    );
     if (namespaces.network) await bringLoopbackUp(namespaces.network);
     makeFolder(join(plan.folder, 'shm'), 0o1777);
     await mount('tmpfs', 'shm', join(plan.folder, 'shm'), 'nosuid,nodev,noexec,mode=1777,size=64m');
@@ -109,18 +151,45 @@ export async function createContainer(parts: Parts, flags: CreateFlags, args: re
 
     // 4. The rootfs, the spec, the container.
     const form = handler.rootfs(pinned, source.image?.template);
-    if (!source.image && (form.kind === 'own' || idMaps)) throw new CrispError('Unsupported', `handler ${backend} runs no folder as it is: its containers have a copy, or other ids`, { hint: 'make an OCI image of the folder, or choose another handler' });
-    const rootfs = source.image ? await parts.rootfs.provide(form, id, source.image, pinned) : source.folder ?? '';
+    if (!source.image && (form.kind === 'own' || idMaps))
+      throw new CrispError(
+        'Unsupported',
+        `handler ${backend} runs no folder as it is: its containers have a copy, or other ids`,
+        { hint: 'make an OCI image of the folder, or choose another handler' },
+      );
+    const rootfs = source.image
+      ? await parts.rootfs.provide(form, id, source.image, pinned)
+      : (source.folder ?? '');
     const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
     const { spec, notHonoured: left } = containerSpec({
-      config, sandbox, image: source.config, plan: pinned, containerId: id, rootfs, facts, host, podFolder: plan.folder, sharedMemory: join(plan.folder, 'shm'),
+      config,
+      sandbox,
+      image: source.config,
+      plan: pinned,
+      containerId: id,
+      rootfs,
+      facts,
+      host,
+      podFolder: plan.folder,
+      sharedMemory: join(plan.folder, 'shm'),
       allowedAnnotations: parts.config.handlers[backend]?.allowed_annotations ?? [],
     });
-    const notHonoured = [...left, ...handler.notHonoured?.(spec) ?? []];
+    const notHonoured = [...left, ...(handler.notHonoured?.(spec) ?? [])];
     writeBundle(folder, spec);
     const backendState = await handler.create({
-      id, name, attempt: 0, image: source.name, imageId: source.image?.id ?? '', template: source.image?.template, sandbox: pinned, folder, spec,
-      logPath: record.logPath, stdin: flags.interactive, stdinOnce: flags.interactive, stopSignal: String(signalNumber(record.stopSignal)),
+      id,
+      name,
+      attempt: 0,
+      image: source.name,
+      imageId: source.image?.id ?? '',
+      template: source.image?.template,
+      sandbox: pinned,
+      folder,
+      spec,
+      logPath: record.logPath,
+      stdin: flags.interactive,
+      stdinOnce: flags.interactive,
+      stopSignal: String(signalNumber(record.stopSignal)),
     });
     signals.check();
     record = await parts.records.put({ ...record, complete: true, plan: pinned, notHonoured, backendState });
@@ -147,25 +216,48 @@ async function sourceOf(parts: Parts, flags: CreateFlags, args: readonly string[
   const user = flags.user === undefined ? {} : { User: flags.user };
   if (flags.rootfs !== undefined) {
     const folder = resolve(flags.rootfs);
-    if (!(await exists(folder))) throw new CrispError('RootfsMissing', `--rootfs: ${folder} does not exist`, { hint: 'name a folder that holds a root filesystem' });
+    if (!(await exists(folder)))
+      throw new CrispError('RootfsMissing', `--rootfs: ${folder} does not exist`, {
+        hint: 'name a folder that holds a root filesystem',
+      });
     if (args.length === 0) throw new UsageError('with --rootfs, COMMAND is missing');
     return { name: folder, image: undefined, folder, config: user, command: args };
   }
   const [text, ...command] = args;
   if (text === undefined) throw new UsageError('IMAGE is missing (or --rootfs DIR)');
   const image = await imageOf(parts, text);
-  return { name: image.tags[0] ?? image.digests[0] ?? image.id, image, folder: undefined, config: { ...image.config, ...user }, command };
+  return {
+    name: image.tags[0] ?? image.digests[0] ?? image.id,
+    image,
+    folder: undefined,
+    config: { ...image.config, ...user },
+    command,
+  };
 }
 
 /** @throws ImageNotFound */
 export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promise<Image> {
   if (/^\.{0,2}\//.test(text)) {
     const path = resolve(text);
-    if (!(await exists(path))) throw new CrispError('ImageNotFound', `${path} does not exist`, { hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crictl images`' });
-    return parts.images.importArchive(path, `localhost/${path.replace(/^.*\//, '').replace(/\.tar$/, '').toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '')}:latest`);
+    if (!(await exists(path)))
+      throw new CrispError('ImageNotFound', `${path} does not exist`, {
+        hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crictl images`',
+      });
+    return parts.images.importArchive(
+      path,
+      `localhost/${path
+        .replace(/^.*\//, '')
+        .replace(/\.tar$/, '')
+        .toLowerCase()
+        .replace(/[^a-z0-9]+/g, '-')
+        .replace(/^-|-$/g, '')}:latest`,
+    );
   }
-  const image = await parts.images.find(text) ?? await parts.images.findTemplate(text);
-  if (!image) throw new CrispError('ImageNotFound', `image ${text} is not on this node`, { hint: `pull it with \`crictl pull ${text}\`, or name an OCI archive: ./FILE.tar` });
+  const image = (await parts.images.find(text)) ?? (await parts.images.findTemplate(text));
+  if (!image)
+    throw new CrispError('ImageNotFound', `image ${text} is not on this node`, {
+      hint: `pull it with \`crictl pull ${text}\`, or name an OCI archive: ./FILE.tar`,
+    });
   return image;
 }
 
@@ -173,7 +265,10 @@ export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promi
 export async function removeAll(parts: Parts, record: StandaloneRecord): Promise<void> {
   await parts.backendOf(record).delete(refOf(record));
   await parts.rootfs.unmount(record.id);
-  await takeApart(record.folder, record.plan.cgroupParent.endsWith('.slice') ? undefined : record.plan.cgroupParent);
+  await takeApart(
+    record.folder,
+    record.plan.cgroupParent.endsWith('.slice') ? undefined : record.plan.cgroupParent,
+  );
   await remove(record.logPath);
   await parts.records.delete(record);
 }

@@ -7,20 +7,40 @@ import { replay } from './container-log.js';
 
 let folder = '';
 let path = '';
-beforeEach(async () => { folder = await mkdtemp(join(tmpdir(), 'crisp-log-')); path = join(folder, 'log'); });
-afterEach(async () => { await rm(folder, { recursive: true }); });
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'crisp-log-'));
+  path = join(folder, 'log');
+});
+afterEach(async () => {
+  await rm(folder, { recursive: true });
+});
 
 class Kept extends Writable {
   readonly chunks: Buffer[] = [];
-  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void { this.chunks.push(Buffer.from(chunk)); this.emit('kept'); done(); }
-  get content(): Buffer { return Buffer.concat(this.chunks); }
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.chunks.push(Buffer.from(chunk));
+    this.emit('kept');
+    done();
+  }
+  get content(): Buffer {
+    return Buffer.concat(this.chunks);
+  }
 }
 const at = '2026-01-01T00:00:00.000000000Z';
 
 describe('a log in CRI format', () => {
   test('becomes the bytes that were written, stream by stream', async () => {
     const binary = Buffer.from([0, 255, 13, 128]);
-    await writeFile(path, Buffer.concat([Buffer.from(`${at} stdout F one\n${at} stderr F wrong\n${at} stdout P ab\n${at} stdout F c\n${at} stdout F \n${at} stdout P `), binary, Buffer.from('\n')]));
+    await writeFile(
+      path,
+      Buffer.concat([
+        Buffer.from(
+          `${at} stdout F one\n${at} stderr F wrong\n${at} stdout P ab\n${at} stdout F c\n${at} stdout F \n${at} stdout P `,
+        ),
+        binary,
+        Buffer.from('\n'),
+      ]),
+    );
     const [stdout, stderr] = [new Kept(), new Kept()];
     await replay(path, { stdout, stderr });
     expect(stdout.content).toEqual(Buffer.concat([Buffer.from('one\nabc\n\n'), binary]));
@@ -31,7 +51,13 @@ describe('a log in CRI format', () => {
     await writeFile(path, `${at} stdout F one\n${at} stdout F t`);
     const [stdout, stderr] = [new Kept(), new Kept()];
     let end: () => void = () => undefined;
-    const done = replay(path, { stdout, stderr }, new Promise<void>((resolve) => { end = resolve; }));
+    const done = replay(
+      path,
+      { stdout, stderr },
+      new Promise<void>((resolve) => {
+        end = resolve;
+      }),
+    );
     await kept(stdout, 'one\n');
     await appendFile(path, `wo\n${at} stdout F three\n`);
     await kept(stdout, 'one\ntwo\nthree\n');
@@ -57,5 +83,8 @@ describe('a log in CRI format', () => {
 });
 
 async function kept(stream: Kept, wanted: string): Promise<void> {
-  while (stream.content.toString() !== wanted) await new Promise((resolve) => { stream.once('kept', resolve); });
+  while (stream.content.toString() !== wanted)
+    await new Promise((resolve) => {
+      stream.once('kept', resolve);
+    });
 }

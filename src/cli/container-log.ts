@@ -12,7 +12,10 @@ import { refOf } from '../pods/standalone.js';
 import { exitOf, stateOf } from './container-state.js';
 import { type PlaceFlags, withParts } from './parts.js';
 
-export interface Outputs { readonly stdout: Writable; readonly stderr: Writable }
+export interface Outputs {
+  readonly stdout: Writable;
+  readonly stderr: Writable;
+}
 
 /**
  * Writes what the log has; with `until`, also what comes before it settles, and what is there then.
@@ -20,7 +23,15 @@ export interface Outputs { readonly stdout: Writable; readonly stderr: Writable 
  */
 export async function replay(path: string, outputs: Outputs, until?: Promise<unknown>): Promise<boolean> {
   let file: FileHandle;
-  try { file = await open(path, 'r'); } catch (error) { if (isAbsent(error)) { await until; return true; } throw error; }
+  try {
+    file = await open(path, 'r');
+  } catch (error) {
+    if (isAbsent(error)) {
+      await until;
+      return true;
+    }
+    throw error;
+  }
   const reader = new LogReader(file, outputs);
   try {
     if (until) await follow(path, reader, until);
@@ -36,11 +47,16 @@ async function follow(path: string, reader: LogReader, until: Promise<unknown>):
   let over = false;
   let wake: () => void = () => undefined;
   const watcher = watch(path, () => wake());
-  const done = until.finally(() => { over = true; wake(); });
+  const done = until.finally(() => {
+    over = true;
+    wake();
+  });
   done.catch(() => undefined);
   try {
     while (!over) {
-      const changed = new Promise<void>((resolve) => { wake = resolve; });
+      const changed = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
       await reader.read();
       if (reader.unheard) return;
       if (!over) await changed;
@@ -60,7 +76,10 @@ class LogReader {
   private rest: Buffer = Buffer.alloc(0);
   private readonly chunk = Buffer.alloc(64 << 10);
 
-  constructor(private readonly file: FileHandle, private readonly outputs: Outputs) {}
+  constructor(
+    private readonly file: FileHandle,
+    private readonly outputs: Outputs,
+  ) {}
 
   /** Reads to the present end, and writes out the whole lines. */
   async read(): Promise<void> {
@@ -68,7 +87,11 @@ class LogReader {
       const { bytesRead } = await this.file.read(this.chunk, 0, this.chunk.length, null);
       if (bytesRead === 0) return;
       this.rest = Buffer.concat([this.rest, this.chunk.subarray(0, bytesRead)]);
-      for (let end = this.rest.indexOf(newline); end >= 0 && !this.unheard; end = this.rest.indexOf(newline)) {
+      for (
+        let end = this.rest.indexOf(newline);
+        end >= 0 && !this.unheard;
+        end = this.rest.indexOf(newline)
+      ) {
         await this.line(this.rest.subarray(0, end));
         this.rest = this.rest.subarray(end + 1);
       }
@@ -77,7 +100,9 @@ class LogReader {
 
   /** A reader of ours must have all before we end. */
   async finish(): Promise<void> {
-    await Promise.all([this.outputs.stdout, this.outputs.stderr].map((stream) => this.write(stream, Buffer.alloc(0))));
+    await Promise.all(
+      [this.outputs.stdout, this.outputs.stderr].map((stream) => this.write(stream, Buffer.alloc(0))),
+    );
   }
 
   private async line(line: Buffer): Promise<void> {
@@ -85,23 +110,38 @@ class LogReader {
     const afterStream = line.indexOf(space, afterTime + 1);
     const afterTag = line.indexOf(space, afterStream + 1);
     if (afterTime < 0 || afterStream < 0 || afterTag < 0) return;
-    const stream = line.toString('latin1', afterTime + 1, afterStream) === 'stderr' ? this.outputs.stderr : this.outputs.stdout;
+    const stream =
+      line.toString('latin1', afterTime + 1, afterStream) === 'stderr'
+        ? this.outputs.stderr
+        : this.outputs.stdout;
     const whole = line[afterStream + 1] === 0x46; // F
     const content = line.subarray(afterTag + 1);
     await this.write(stream, whole ? Buffer.concat([content, Buffer.from([newline])]) : Buffer.from(content));
   }
 
   private write(stream: Writable, content: Buffer): Promise<void> {
-    return new Promise((resolve) => { stream.write(content, (error) => { this.unheard ||= Boolean(error); resolve(); }); });
+    return new Promise((resolve) => {
+      stream.write(content, (error) => {
+        this.unheard ||= Boolean(error);
+        resolve();
+      });
+    });
   }
 }
 
-export async function logsCommand(flags: PlaceFlags & { readonly follow: boolean }, [id = '']: readonly string[]): Promise<number> {
+export async function logsCommand(
+  flags: PlaceFlags & { readonly follow: boolean },
+  [id = '']: readonly string[],
+): Promise<number> {
   return withParts(flags, async (parts) => {
     const record = await parts.records.find(id);
     const state = await stateOf(parts, record);
     const goesOn = flags.follow && (state.status === 'running' || state.status === 'created');
-    await replay(record.logPath, process, goesOn ? exitOf(parts.backendOf(record), refOf(record)).ended : undefined);
+    await replay(
+      record.logPath,
+      process,
+      goesOn ? exitOf(parts.backendOf(record), refOf(record)).ended : undefined,
+    );
     return 0;
   });
 }

@@ -23,8 +23,12 @@ const unknownExitCode = 255;
 const unheardCode = 128 + constants.signals.SIGPIPE;
 const unheardGraceSeconds = 1;
 
-export async function runCommand(flags: CreateFlags & { readonly detach: boolean; readonly rm: boolean }, args: readonly string[]): Promise<number> {
-  if (flags.detach && flags.rm) throw new UsageError('--rm waits for the end, --detach does not: give one of them');
+export async function runCommand(
+  flags: CreateFlags & { readonly detach: boolean; readonly rm: boolean },
+  args: readonly string[],
+): Promise<number> {
+  if (flags.detach && flags.rm)
+    throw new UsageError('--rm waits for the end, --detach does not: give one of them');
   return withParts(flags, async (parts) => {
     const signals = new Signals();
     try {
@@ -54,7 +58,12 @@ export async function startCommand(flags: PlaceFlags, [id = '']: readonly string
   return withParts(flags, async (parts) => {
     const record = await parts.records.find(id);
     const { status } = await stateOf(parts, record);
-    if (status !== 'created') throw new CrispError('WrongContainerState', `container ${record.name} cannot be started: it is ${status}`, { hint: 'a container runs once; make another with `crisp create`' });
+    if (status !== 'created')
+      throw new CrispError(
+        'WrongContainerState',
+        `container ${record.name} cannot be started: it is ${status}`,
+        { hint: 'a container runs once; make another with `crisp create`' },
+      );
     await start(parts, record);
     process.stdout.write(`${record.id}\n`);
     return 0;
@@ -68,15 +77,32 @@ async function start(parts: Parts, record: StandaloneRecord): Promise<Standalone
 }
 
 /** Shows the output, passes on input and signals, and returns the exit code. */
-async function inForeground(backend: Backend, record: StandaloneRecord, interactive: boolean, ended: ReturnType<typeof exitOf>['ended'], signals: Signals): Promise<number> {
+async function inForeground(
+  backend: Backend,
+  record: StandaloneRecord,
+  interactive: boolean,
+  ended: ReturnType<typeof exitOf>['ended'],
+  signals: Signals,
+): Promise<number> {
   const container = refOf(record);
   signals.forward((signal) => backend.kill(container, signal));
   const session = new AbortController();
   const terminal = record.terminal ? ownTerminal() : undefined;
   // Output comes from the log; the attached session is for input and the terminal's size.
-  const attached = interactive || record.terminal
-    ? backend.attach(container, { terminal: record.terminal, ...(interactive ? { stdin: process.stdin } : {}), ...(terminal ? { onResize: terminal.onResize } : {}) }, session.signal).catch(() => undefined) // it ends when the container does
-    : undefined;
+  const attached =
+    interactive || record.terminal
+      ? backend
+          .attach(
+            container,
+            {
+              terminal: record.terminal,
+              ...(interactive ? { stdin: process.stdin } : {}),
+              ...(terminal ? { onResize: terminal.onResize } : {}),
+            },
+            session.signal,
+          )
+          .catch(() => undefined) // it ends when the container does
+      : undefined;
   try {
     if (await replay(record.logPath, process, ended)) return (await ended)?.exitCode ?? unknownExitCode;
     await stop(backend, record, ended, unheardGraceSeconds); // else its log would grow for nobody, as long as it likes
@@ -95,14 +121,25 @@ export interface ExecFlags extends PlaceFlags {
   readonly env: readonly string[];
 }
 
-export async function execCommand(flags: ExecFlags, [id = '', ...command]: readonly string[]): Promise<number> {
+export async function execCommand(
+  flags: ExecFlags,
+  [id = '', ...command]: readonly string[],
+): Promise<number> {
   return withParts(flags, async (parts) => {
     const record = await parts.records.find(id);
     const { status } = await stateOf(parts, record);
-    if (status !== 'running') throw new CrispError('WrongContainerState', `container ${record.name} is not running (it is ${status})`, { hint: 'start it with `crisp start`' });
+    if (status !== 'running')
+      throw new CrispError(
+        'WrongContainerState',
+        `container ${record.name} is not running (it is ${status})`,
+        { hint: 'start it with `crisp start`' },
+      );
     const terminal = flags.tty ? ownTerminal() : undefined;
     const io: Io = {
-      terminal: flags.tty, stdout: process.stdout, ...(flags.tty ? {} : { stderr: process.stderr }), ...(flags.interactive ? { stdin: process.stdin } : {}),
+      terminal: flags.tty,
+      stdout: process.stdout,
+      ...(flags.tty ? {} : { stderr: process.stderr }),
+      ...(flags.interactive ? { stdin: process.stdin } : {}),
       ...(terminal ? { onResize: terminal.onResize } : {}),
     };
     const session = new AbortController();
@@ -111,7 +148,11 @@ export async function execCommand(flags: ExecFlags, [id = '', ...command]: reado
     signals.forward(() => session.abort());
     process.stdout.once('error', () => session.abort()); // nobody reads what it says
     try {
-      return (await parts.backendOf(record).exec(refOf(record), { args: command, env: flags.env, io, timeoutMs: undefined }, session.signal)).exitCode;
+      return (
+        await parts
+          .backendOf(record)
+          .exec(refOf(record), { args: command, env: flags.env, io, timeoutMs: undefined }, session.signal)
+      ).exitCode;
     } catch (error) {
       if (!(error instanceof CrispError) || error.id !== 'StartFailed') throw error;
       process.stderr.write(`crisp exec: ${error.report}\n`);

@@ -22,7 +22,8 @@ export async function stateOf(parts: Parts, record: StandaloneRecord): Promise<C
   const backend = parts.backendOf(record);
   const alive = (await backend.survey([refOf(record)])).get(record.id);
   if (!alive || alive.status === 'missing') return { status: 'stopped' };
-  if (alive.status === 'running' && record.plan.ownNetwork) return { ...alive, addresses: await backend.addresses?.(refOf(record)) ?? [] };
+  if (alive.status === 'running' && record.plan.ownNetwork)
+    return { ...alive, addresses: (await backend.addresses?.(refOf(record))) ?? [] };
   if (alive.status !== 'stopped') return alive;
   return alive.exit ? { status: 'stopped', ...ended(alive.exit) } : { status: 'stopped' };
 }
@@ -35,10 +36,18 @@ function ended(exit: Exit): Pick<ContainerState, 'exitCode' | 'finishedAt' | 'oo
 const exitFilePatienceMs = 10_000;
 
 /** Waits for the end of a container. undefined: it has ended, nobody knows how (its monitor was killed). */
-export function exitOf(backend: Backend, container: ContainerRef): { readonly ended: Promise<Exit | undefined> } {
+export function exitOf(
+  backend: Backend,
+  container: ContainerRef,
+): { readonly ended: Promise<Exit | undefined> } {
   let told = false;
   const heard = new Promise<Exit>((resolve) => {
-    backend.onExit((id, exit) => { if (id === container.id) { told = true; resolve(exit); } });
+    backend.onExit((id, exit) => {
+      if (id === container.id) {
+        told = true;
+        resolve(exit);
+      }
+    });
   });
   const looked = async (): Promise<Exit | undefined> => {
     const deadline = Date.now() + exitFilePatienceMs;
@@ -48,20 +57,37 @@ export function exitOf(backend: Backend, container: ContainerRef): { readonly en
       if (alive?.status === 'stopped' && alive.exit) return alive.exit;
       if (told) return heard;
       if (Date.now() > deadline) return undefined;
-      await new Promise((resolve) => { setTimeout(resolve, 50); });
+      await new Promise((resolve) => {
+        setTimeout(resolve, 50);
+      });
     }
   };
   return { ended: Promise.race([heard, looked()]) };
 }
 
-export async function listCommand(flags: PlaceFlags & { readonly json: boolean; readonly quiet: boolean }): Promise<number> {
+export async function listCommand(
+  flags: PlaceFlags & { readonly json: boolean; readonly quiet: boolean },
+): Promise<number> {
   return withParts(flags, async (parts) => {
-    const found = await Promise.all((await parts.records.all()).map(async (record) => ({ record, state: await stateOf(parts, record) })));
+    const found = await Promise.all(
+      (await parts.records.all()).map(async (record) => ({ record, state: await stateOf(parts, record) })),
+    );
     if (flags.json) printJson(found.map(({ record, state }) => shown(record, state)));
     else if (flags.quiet) process.stdout.write(found.map(({ record }) => `${record.id}\n`).join(''));
     else {
-      process.stdout.write(table(['ID', 'NAME', 'STATUS', 'BACKEND', 'CREATED', 'IMAGE'], found.map(({ record, state }) =>
-        [record.id.slice(0, 12), record.name, inWords(state), record.backend, ago(record.createdAt), record.image])));
+      process.stdout.write(
+        table(
+          ['ID', 'NAME', 'STATUS', 'BACKEND', 'CREATED', 'IMAGE'],
+          found.map(({ record, state }) => [
+            record.id.slice(0, 12),
+            record.name,
+            inWords(state),
+            record.backend,
+            ago(record.createdAt),
+            record.image,
+          ]),
+        ),
+      );
     }
     return 0;
   });
@@ -72,19 +98,32 @@ function inWords({ status, exitCode, oomKilled }: ContainerState): string {
   return `stopped (${exitCode === undefined ? 'exit code unknown' : exitCode}${oomKilled ? ', out of memory' : ''})`;
 }
 
-export async function stateCommand(flags: PlaceFlags & { readonly json: boolean }, [id = '']: readonly string[]): Promise<number> {
+export async function stateCommand(
+  flags: PlaceFlags & { readonly json: boolean },
+  [id = '']: readonly string[],
+): Promise<number> {
   return withParts(flags, async (parts) => {
     const record = await parts.records.find(id);
     const state = await stateOf(parts, record);
     if (flags.json) printJson(shown(record, state));
     else {
-      process.stdout.write(facts([
-        ['id', record.id], ['name', record.name], ['status', inWords(state)], ['pid', state.pid === undefined ? undefined : String(state.pid)],
-        ['address', state.addresses?.join(', ') || undefined],
-        ['image', record.image], ['backend', `${record.backend} (${record.rule})`], ['bundle', record.folder], ['log', record.logPath],
-        ['created', time(record.createdAt)], ['started', record.startedAt && time(record.startedAt)], ['finished', state.finishedAt && time(state.finishedAt)],
-        ['not honoured', record.notHonoured.join(', ') || undefined],
-      ]));
+      process.stdout.write(
+        facts([
+          ['id', record.id],
+          ['name', record.name],
+          ['status', inWords(state)],
+          ['pid', state.pid === undefined ? undefined : String(state.pid)],
+          ['address', state.addresses?.join(', ') || undefined],
+          ['image', record.image],
+          ['backend', `${record.backend} (${record.rule})`],
+          ['bundle', record.folder],
+          ['log', record.logPath],
+          ['created', time(record.createdAt)],
+          ['started', record.startedAt && time(record.startedAt)],
+          ['finished', state.finishedAt && time(state.finishedAt)],
+          ['not honoured', record.notHonoured.join(', ') || undefined],
+        ]),
+      );
     }
     return 0;
   });
@@ -93,10 +132,23 @@ export async function stateCommand(flags: PlaceFlags & { readonly json: boolean 
 /** The state of the runtime-spec (runtime.md, "State"), and what we know beyond it. */
 function shown(record: StandaloneRecord, state: ContainerState): object {
   return {
-    ociVersion: '1.0.2', id: record.id, status: state.status === 'incomplete' ? 'creating' : state.status, ...(state.pid === undefined ? {} : { pid: state.pid }),
-    bundle: record.folder, annotations: record.plan.annotations,
-    name: record.name, image: record.image, imageId: record.imageId, backend: record.backend, rule: record.rule, logPath: record.logPath,
-    createdAt: time(record.createdAt), ...(record.startedAt ? { startedAt: time(record.startedAt) } : {}), ...(state.finishedAt ? { finishedAt: time(state.finishedAt) } : {}),
-    ...(state.exitCode === undefined ? {} : { exitCode: state.exitCode, oomKilled: state.oomKilled }), ...(state.addresses ? { addresses: state.addresses } : {}), notHonoured: record.notHonoured,
+    ociVersion: '1.0.2',
+    id: record.id,
+    status: state.status === 'incomplete' ? 'creating' : state.status,
+    ...(state.pid === undefined ? {} : { pid: state.pid }),
+    bundle: record.folder,
+    annotations: record.plan.annotations,
+    name: record.name,
+    image: record.image,
+    imageId: record.imageId,
+    backend: record.backend,
+    rule: record.rule,
+    logPath: record.logPath,
+    createdAt: time(record.createdAt),
+    ...(record.startedAt ? { startedAt: time(record.startedAt) } : {}),
+    ...(state.finishedAt ? { finishedAt: time(state.finishedAt) } : {}),
+    ...(state.exitCode === undefined ? {} : { exitCode: state.exitCode, oomKilled: state.oomKilled }),
+    ...(state.addresses ? { addresses: state.addresses } : {}),
+    notHonoured: record.notHonoured,
   };
 }

@@ -13,7 +13,10 @@ const defaultGraceSeconds = 10;
 /** After SIGKILL. */
 const killPatienceMs = 10_000;
 
-export async function stopCommand(flags: PlaceFlags & { readonly time: string | undefined }, [id = '']: readonly string[]): Promise<number> {
+export async function stopCommand(
+  flags: PlaceFlags & { readonly time: string | undefined },
+  [id = '']: readonly string[],
+): Promise<number> {
   const graceSeconds = flags.time === undefined ? defaultGraceSeconds : Number(flags.time);
   if (!(graceSeconds >= 0)) throw new UsageError(`--time must be a number of seconds, not "${flags.time}"`);
   return withParts(flags, async (parts) => {
@@ -21,7 +24,12 @@ export async function stopCommand(flags: PlaceFlags & { readonly time: string | 
     const { status } = await stateOf(parts, record);
     if (status === 'running' || status === 'created') {
       const backend = parts.backendOf(record);
-      await stop(backend, record, exitOf(backend, refOf(record)).ended, status === 'running' ? graceSeconds : 0);
+      await stop(
+        backend,
+        record,
+        exitOf(backend, refOf(record)).ended,
+        status === 'running' ? graceSeconds : 0,
+      );
     }
     process.stdout.write(`${record.id}\n`);
     return 0;
@@ -29,32 +37,59 @@ export async function stopCommand(flags: PlaceFlags & { readonly time: string | 
 }
 
 /** Ends a container: by its stop signal, and by SIGKILL after the grace period, or at once where there is none. @throws ToolTimeout */
-export async function stop(backend: Backend, record: StandaloneRecord, ended: Promise<unknown>, graceSeconds: number): Promise<void> {
+export async function stop(
+  backend: Backend,
+  record: StandaloneRecord,
+  ended: Promise<unknown>,
+  graceSeconds: number,
+): Promise<void> {
   if (graceSeconds > 0) {
     await backend.kill(refOf(record), signalNumber(record.stopSignal));
     if (await within(ended, graceSeconds * 1000)) return;
   }
   await backend.kill(refOf(record), constants.signals.SIGKILL);
-  if (!(await within(ended, killPatienceMs))) throw new CrispError('ToolTimeout', `container ${record.name} did not end ${killPatienceMs / 1000} s after SIGKILL`, { stage: 'stop container', hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log' });
+  if (!(await within(ended, killPatienceMs)))
+    throw new CrispError(
+      'ToolTimeout',
+      `container ${record.name} did not end ${killPatienceMs / 1000} s after SIGKILL`,
+      {
+        stage: 'stop container',
+        hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log',
+      },
+    );
 }
 
-export async function killCommand(flags: PlaceFlags & { readonly signal: string | undefined; readonly all: boolean }, [id = '']: readonly string[]): Promise<number> {
+export async function killCommand(
+  flags: PlaceFlags & { readonly signal: string | undefined; readonly all: boolean },
+  [id = '']: readonly string[],
+): Promise<number> {
   const signal = numberOf(flags.signal ?? 'KILL');
   return withParts(flags, async (parts) => {
     const record = await parts.records.find(id);
     const { status } = await stateOf(parts, record);
-    if (status !== 'running' && status !== 'created') throw new CrispError('WrongContainerState', `container ${record.name} is not running (it is ${status})`, { hint: 'there is nothing left to send a signal to' });
+    if (status !== 'running' && status !== 'created')
+      throw new CrispError(
+        'WrongContainerState',
+        `container ${record.name} is not running (it is ${status})`,
+        { hint: 'there is nothing left to send a signal to' },
+      );
     await parts.backendOf(record).kill(refOf(record), signal, flags.all);
     return 0;
   });
 }
 
-export async function deleteCommand(flags: PlaceFlags & { readonly force: boolean }, ids: readonly string[]): Promise<number> {
+export async function deleteCommand(
+  flags: PlaceFlags & { readonly force: boolean },
+  ids: readonly string[],
+): Promise<number> {
   return withParts(flags, async (parts) => {
     for (const id of ids) {
       const record = await parts.records.find(id);
       const { status } = await stateOf(parts, record);
-      if (status === 'running' && !flags.force) throw new CrispError('WrongContainerState', `container ${record.name} is running`, { hint: 'stop it first, or delete it with --force' });
+      if (status === 'running' && !flags.force)
+        throw new CrispError('WrongContainerState', `container ${record.name} is running`, {
+          hint: 'stop it first, or delete it with --force',
+        });
       await removeAll(parts, record);
       process.stdout.write(`${record.id}\n`);
     }
@@ -66,7 +101,8 @@ export async function deleteCommand(flags: PlaceFlags & { readonly force: boolea
 function numberOf(text: string): number {
   const name = text.toUpperCase().replace(/^SIG/, '');
   const number = /^\d+$/.test(text) ? Number(text) : constants.signals[`SIG${name}` as NodeJS.Signals];
-  if (number === undefined || number < 1 || number > 64) throw new UsageError(`--signal "${text}" is no signal`);
+  if (number === undefined || number < 1 || number > 64)
+    throw new UsageError(`--signal "${text}" is no signal`);
   return number;
 }
 
@@ -74,7 +110,12 @@ function numberOf(text: string): number {
 async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   try {
-    return await Promise.race([work.then(() => true), new Promise<boolean>((resolve) => { timer = setTimeout(() => resolve(false), ms); })]);
+    return await Promise.race([
+      work.then(() => true),
+      new Promise<boolean>((resolve) => {
+        timer = setTimeout(() => resolve(false), ms);
+      }),
+    ]);
   } finally {
     clearTimeout(timer);
   }

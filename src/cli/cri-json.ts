@@ -13,20 +13,28 @@ export class CriJson {
 
   /** @throws InvalidArgument */
   sandbox(partial: object, what: string): PodSandboxConfig__Output {
-    const { config } = this.whole(this.service.RunPodSandbox, { config: partial }, what) as { config: PodSandboxConfig__Output };
+    const { config } = this.whole(this.service.RunPodSandbox, { config: partial }, what) as {
+      config: PodSandboxConfig__Output;
+    };
     this.compare(partial, config, `${what}: `, '');
     return config;
   }
 
   /** @throws InvalidArgument */
   container(partial: object, what: string): ContainerConfig__Output {
-    const { config } = this.whole(this.service.CreateContainer, { config: partial }, what) as { config: ContainerConfig__Output };
+    const { config } = this.whole(this.service.CreateContainer, { config: partial }, what) as {
+      config: ContainerConfig__Output;
+    };
     this.compare(partial, config, `${what}: `, '');
     return config;
   }
 
   /** Over the wire and back: that is where defaults and enum names come from. */
-  private whole(call: { requestSerialize(value: never): Buffer; requestDeserialize(bytes: Buffer): unknown }, request: object, what: string): unknown {
+  private whole(
+    call: { requestSerialize(value: never): Buffer; requestDeserialize(bytes: Buffer): unknown },
+    request: object,
+    what: string,
+  ): unknown {
     try {
       return call.requestDeserialize(call.requestSerialize(request as never));
     } catch (error) {
@@ -35,7 +43,14 @@ export class CriJson {
   }
 
   private compare(given: unknown, known: unknown, what: string, path: string): void {
-    if (typeof given !== 'object' || given === null || typeof known !== 'object' || known === null || Buffer.isBuffer(known)) return;
+    if (
+      typeof given !== 'object' ||
+      given === null ||
+      typeof known !== 'object' ||
+      known === null ||
+      Buffer.isBuffer(known)
+    )
+      return;
     for (const [key, value] of Object.entries(given)) {
       const own = Array.isArray(given) ? `${path}[${key}]` : path ? `${path}.${key}` : key;
       if (!Object.hasOwn(known, key)) this.unknown.push(`${what}${own}`);

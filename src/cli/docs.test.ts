@@ -15,13 +15,17 @@ describe('the documents that are made from the code', () => {
     const man = documents().get('docs/man/crisp.1') ?? '';
     for (const command of commands) {
       expect(reference).toContain(`### crisp ${command.name}\n`);
-      for (const flag of Object.keys(command.flags)) expect(man).toContain(`\\-\\-${flag.replaceAll('-', '\\-')}`);
+      for (const flag of Object.keys(command.flags))
+        expect(man).toContain(`\\-\\-${flag.replaceAll('-', '\\-')}`);
     }
-    for (const id of Object.keys(catalogue)) expect(documents().get('docs/errors.md')).toContain(`| \`${id}\` |`);
+    for (const id of Object.keys(catalogue))
+      expect(documents().get('docs/errors.md')).toContain(`| \`${id}\` |`);
   });
 
   test('groff finds nothing to complain of in the man page', () => {
-    const said = execFileSync('sh', ['-c', 'groff -man -ww -Tutf8 docs/man/crisp.1 2>&1 >/dev/null'], { encoding: 'utf8' });
+    const said = execFileSync('sh', ['-c', 'groff -man -ww -Tutf8 docs/man/crisp.1 2>&1 >/dev/null'], {
+      encoding: 'utf8',
+    });
     expect(said).toBe('');
   });
 });

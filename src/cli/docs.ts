@@ -23,38 +23,72 @@ export function documents(): ReadonlyMap<string, string> {
 }
 
 function cliReference(): string {
-  const sections = groups.flatMap(([group, title]) => [`## ${title}`, ...commands.filter((command) => command.group === group).map(commandSection)]);
+  const sections = groups.flatMap(([group, title]) => [
+    `## ${title}`,
+    ...commands.filter((command) => command.group === group).map(commandSection),
+  ]);
   return `${[
-    '# Command line', generated,
+    '# Command line',
+    generated,
     '`crisp COMMAND [FLAGS] [ARGUMENTS]`. Flags may be written `--flag value` or `--flag=value`; `--help` works on every command. What people read goes to a terminal in columns; `--json`, where a command has it, is for machines. Errors are one line on stderr, with an id that [errors.md](errors.md) explains.',
-    `Exit codes, unless a command says otherwise:\n\n${table(['Code', 'Meaning'], commonExitCodes.map(({ code, meaning }) => [code, meaning]))}`,
+    `Exit codes, unless a command says otherwise:\n\n${table(
+      ['Code', 'Meaning'],
+      commonExitCodes.map(({ code, meaning }) => [code, meaning]),
+    )}`,
     'The log of commands other than `serve` is off; `CRISP_LOG_LEVEL=debug` in the environment shows, on stderr, each program that is run.',
     ...sections,
   ].join('\n\n')}\n`;
 }
 
 function commandSection(command: Command): string {
-  const own = command.exitCodes?.length ? `Exit codes:\n\n${table(['Code', 'Meaning'], exitCodes(command).map(({ code, meaning }) => [code, meaning]))}` : '';
+  const own = command.exitCodes?.length
+    ? `Exit codes:\n\n${table(
+        ['Code', 'Meaning'],
+        exitCodes(command).map(({ code, meaning }) => [code, meaning]),
+      )}`
+    : '';
   return [
-    `### crisp ${command.name}`, `\`${usage(command).replace('Usage: ', '')}\``, ...command.description,
-    command.arguments.length ? table(['Argument', 'Meaning'], command.arguments.map(({ name, summary }) => [`\`${name}\``, summary])) : '',
-    Object.keys(command.flags).length ? table(['Flag', 'Meaning'], flagRows(command).map(([word, meaning]) => [`\`${word}\``, meaning])) : '',
+    `### crisp ${command.name}`,
+    `\`${usage(command).replace('Usage: ', '')}\``,
+    ...command.description,
+    command.arguments.length
+      ? table(
+          ['Argument', 'Meaning'],
+          command.arguments.map(({ name, summary }) => [`\`${name}\``, summary]),
+        )
+      : '',
+    Object.keys(command.flags).length
+      ? table(
+          ['Flag', 'Meaning'],
+          flagRows(command).map(([word, meaning]) => [`\`${word}\``, meaning]),
+        )
+      : '',
     own,
     `\`\`\`sh\n${command.examples.map(({ what, line }) => `# ${what}\n${line}`).join('\n')}\n\`\`\``,
-  ].filter(Boolean).join('\n\n');
+  ]
+    .filter(Boolean)
+    .join('\n\n');
 }
 
 function configuration(): string {
   const keys = configKeys();
   const isInner = (key: ConfigKey): boolean => key.path.length > 1;
-  const sections = keys.filter((key) => !isInner(key) && keys.some((other) => isInner(other) && other.path[0] === key.path[0]));
+  const sections = keys.filter(
+    (key) => !isInner(key) && keys.some((other) => isInner(other) && other.path[0] === key.path[0]),
+  );
   return `${[
-    '# Configuration', generated,
+    '# Configuration',
+    generated,
     'crisp reads `/etc/crisp/config.yaml` (or the file of `--config`), then the files `config.d/*.yaml` beside it in the order of their names, then the flags of the command line. Maps merge key by key; lists and values replace what was there. No file is needed: every key has a default.',
     'An unknown key, a wrong type or a rule that cannot work is refused at start, with file, line and key. `crisp config` shows what is in force and checks a file without starting anything; `crisp config --default` prints the defaults as a file; `crisp config --schema` prints the JSON Schema, which editors understand.',
-    '## Reload', 'On SIGHUP the daemon reads the configuration again. Keys marked *reload* take effect at once, for pods that are made from then on; what else has changed is logged and waits for a restart (containers run on through it). A configuration with a mistake changes nothing.',
-    '## Keys', keyTable(keys.filter((key) => !isInner(key))),
-    ...sections.flatMap((section) => [`### ${section.path[0]}`, keyTable(keys.filter((key) => isInner(key) && key.path[0] === section.path[0] && !key.section))]),
+    '## Reload',
+    'On SIGHUP the daemon reads the configuration again. Keys marked *reload* take effect at once, for pods that are made from then on; what else has changed is logged and waits for a restart (containers run on through it). A configuration with a mistake changes nothing.',
+    '## Keys',
+    keyTable(keys.filter((key) => !isInner(key))),
+    ...sections.flatMap((section) => [
+      `### ${section.path[0]}`,
+      keyTable(keys.filter((key) => isInner(key) && key.path[0] === section.path[0] && !key.section)),
+    ]),
     ...routingGuide,
   ].join('\n\n')}\n`;
 }
@@ -86,54 +120,102 @@ fallback: {crun: runc}
 ];
 
 function keyTable(keys: readonly ConfigKey[]): string {
-  return table(['Key', 'Type', 'Unit', 'Default', '', 'Meaning'], keys.map((key) => [
-    `\`${key.path.join('.').replaceAll('.[]', '[]')}\``, key.type, key.unit ?? '', key.section || key.default === undefined ? '' : `\`${JSON.stringify(key.default)}\``, key.reload ? '*reload*' : '', key.description,
-  ]));
+  return table(
+    ['Key', 'Type', 'Unit', 'Default', '', 'Meaning'],
+    keys.map((key) => [
+      `\`${key.path.join('.').replaceAll('.[]', '[]')}\``,
+      key.type,
+      key.unit ?? '',
+      key.section || key.default === undefined ? '' : `\`${JSON.stringify(key.default)}\``,
+      key.reload ? '*reload*' : '',
+      key.description,
+    ]),
+  );
 }
 
 function errors(): string {
   return `${[
-    '# Errors', generated,
+    '# Errors',
+    generated,
     'Every failure has an id that does not change. The message that a client gets, and that `kubectl describe pod` shows, is built like this:',
     '```text\nCniFailed: bridge failed: no address left; [stage: cni add, tool: bridge]; stderr: ...; hint: the plugin and its message are above\n```',
     'id: what happened; the step and the program that failed; the end of what the program wrote to stderr; what to do. Where a part is not known it is left out.',
-    table(['Id', 'gRPC code', 'Meaning', 'What to do'], Object.entries(catalogue).map(([id, { core, meaning, hint }]) => [`\`${id}\``, Code[coreErrors[core]], meaning, hint])),
+    table(
+      ['Id', 'gRPC code', 'Meaning', 'What to do'],
+      Object.entries(catalogue).map(([id, { core, meaning, hint }]) => [
+        `\`${id}\``,
+        Code[coreErrors[core]],
+        meaning,
+        hint,
+      ]),
+    ),
   ].join('\n\n')}\n`;
 }
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const row = (cells: readonly string[]): string => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
+  const row = (cells: readonly string[]): string =>
+    `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
   return [row(head), `|${head.map(() => '---|').join('')}`, ...rows.map(row)].join('\n');
 }
 
 /** roff(7), with the man macros. */
 function manPage(): string {
-  const sections = groups.flatMap(([group, title]) => [`.SH "${title.toUpperCase()}"`, ...commands.filter((command) => command.group === group).flatMap(manCommand)]);
+  const sections = groups.flatMap(([group, title]) => [
+    `.SH "${title.toUpperCase()}"`,
+    ...commands.filter((command) => command.group === group).flatMap(manCommand),
+  ]);
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP 1 "" "crisp ${version}" "User Commands"`,
-    '.SH NAME', 'crisp \\- Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers',
-    '.SH SYNOPSIS', '.B crisp', '.I COMMAND', '[\\fIFLAGS\\fR] [\\fIARGUMENTS\\fR]',
-    '.SH DESCRIPTION', roff('crisp serves the container runtime interface (CRI) to a kubelet, and runs single containers from the command line without a daemon. Errors are one line on stderr that begins with an id.'),
+    '.SH NAME',
+    'crisp \\- Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers',
+    '.SH SYNOPSIS',
+    '.B crisp',
+    '.I COMMAND',
+    '[\\fIFLAGS\\fR] [\\fIARGUMENTS\\fR]',
+    '.SH DESCRIPTION',
+    roff(
+      'crisp serves the container runtime interface (CRI) to a kubelet, and runs single containers from the command line without a daemon. Errors are one line on stderr that begins with an id.',
+    ),
     ...sections,
-    '.SH "EXIT STATUS"', ...commonExitCodes.flatMap(({ code, meaning }) => manItem(code, meaning)),
-    '.SH ENVIRONMENT', ...manItem('CRISP_LOG_LEVEL', 'trace, debug, info, warn or error: shows the log of commands other than serve on stderr'),
-    '.SH FILES', ...manItem('/etc/crisp/config.yaml', 'the configuration; more files lie in /etc/crisp/config.d'),
-    '.SH "SEE ALSO"', '.BR crun (1),', '.BR runc (8),', '.BR conmon (8),', '.BR skopeo (1)',
+    '.SH "EXIT STATUS"',
+    ...commonExitCodes.flatMap(({ code, meaning }) => manItem(code, meaning)),
+    '.SH ENVIRONMENT',
+    ...manItem(
+      'CRISP_LOG_LEVEL',
+      'trace, debug, info, warn or error: shows the log of commands other than serve on stderr',
+    ),
+    '.SH FILES',
+    ...manItem('/etc/crisp/config.yaml', 'the configuration; more files lie in /etc/crisp/config.d'),
+    '.SH "SEE ALSO"',
+    '.BR crun (1),',
+    '.BR runc (8),',
+    '.BR conmon (8),',
+    '.BR skopeo (1)',
   ].join('\n')}\n`;
 }
 
 function manCommand(command: Command): string[] {
   return [
-    `.SS "${roff(usage(command).replace('Usage: ', ''))}"`, ...command.description.flatMap((text) => [roff(text), '.PP']),
+    `.SS "${roff(usage(command).replace('Usage: ', ''))}"`,
+    ...command.description.flatMap((text) => [roff(text), '.PP']),
     ...command.arguments.flatMap(({ name, summary }) => manItem(name, summary)),
     ...flagRows(command).flatMap(([word, meaning]) => manItem(word, meaning)),
     ...(command.exitCodes ?? []).flatMap(({ code, meaning }) => manItem(`exit ${code}`, meaning)),
-    '.PP', 'Examples:', ...command.examples.flatMap(({ what, line }) => ['.PP', `# ${roff(what)}`, '.br', roff(line)]),
+    '.PP',
+    'Examples:',
+    ...command.examples.flatMap(({ what, line }) => ['.PP', `# ${roff(what)}`, '.br', roff(line)]),
   ];
 }
 
-function manItem(term: string, meaning: string): string[] { return ['.TP', `.B ${roff(term)}`, roff(meaning)]; }
+function manItem(term: string, meaning: string): string[] {
+  return ['.TP', `.B ${roff(term)}`, roff(meaning)];
+}
 
 /** Hyphens that people copy must stay hyphens; a line must not begin as a macro does. */
-function roff(text: string): string { return text.replaceAll('\\', '\\e').replaceAll('-', '\\-').replace(/^([.'])/, '\\&$1'); }
+function roff(text: string): string {
+  return text
+    .replaceAll('\\', '\\e')
+    .replaceAll('-', '\\-')
+    .replace(/^([.'])/, '\\&$1');
+}

@@ -59,10 +59,13 @@ export async function explainCommand(flags: ExplainFlags, files: readonly string
   const config = loadConfig(flags.config);
   const pods = readPods(files);
   const explained: Explained[] = [];
-  for (const pod of pods) explained.push(await explain(config, { ...pod, handler: flags.handler ?? pod.handler }));
+  for (const pod of pods)
+    explained.push(await explain(config, { ...pod, handler: flags.handler ?? pod.handler }));
   if (flags.json) printJson(explained.length === 1 ? explained[0] : explained);
   else process.stdout.write(explained.map(inWords).join('\n'));
-  return explained.some((pod) => pod.refused ?? pod.containers.some((container) => container.refused)) ? 1 : 0;
+  return explained.some((pod) => pod.refused ?? pod.containers.some((container) => container.refused))
+    ? 1
+    : 0;
 }
 
 /** The pods of Kubernetes manifests, or one pod of crictl's two kinds of file: its sandbox's, and its containers'. */
@@ -70,25 +73,41 @@ function readPods(files: readonly string[]): CriPod[] {
   const values = files.flatMap((file) => readValues(file).map((value) => ({ file, value })));
   const manifests = values.filter(({ value }) => 'kind' in value);
   const messages = values.filter(({ value }) => !('kind' in value));
-  const found = manifests.map(({ value }) => ({ kind: String(value['kind']), pods: podsOf(value as unknown as Manifest) }));
+  const found = manifests.map(({ value }) => ({
+    kind: String(value['kind']),
+    pods: podsOf(value as unknown as Manifest),
+  }));
   const pods = found.flatMap((one) => one.pods);
   if (messages.length > 0) pods.push(fromMessages(messages));
   const [first, ...others] = pods;
-  if (!first) throw new CrispError('InvalidArgument', `there is no pod in ${files.join(', ')}`, { hint: 'give a manifest of a Pod or of what makes pods (Deployment, Job, …), or the JSON files of crictl' });
+  if (!first)
+    throw new CrispError('InvalidArgument', `there is no pod in ${files.join(', ')}`, {
+      hint: 'give a manifest of a Pod or of what makes pods (Deployment, Job, …), or the JSON files of crictl',
+    });
   const without = found.filter((one) => one.pods.length === 0).map(({ kind }) => kind);
-  return without.length === 0 ? pods : [{ ...first, notes: [`left out, since it makes no pod: ${without.join(', ')}`, ...first.notes] }, ...others];
+  return without.length === 0
+    ? pods
+    : [
+        { ...first, notes: [`left out, since it makes no pod: ${without.join(', ')}`, ...first.notes] },
+        ...others,
+      ];
 }
 
 function readValues(file: string): Record<string, unknown>[] {
   let text: string;
-  try { text = readFileSync(file === '-' ? 0 : file, 'utf8'); } catch (error) { throw new CrispError('InvalidArgument', `${file}: ${(error as Error).message}`); }
+  try {
+    text = readFileSync(file === '-' ? 0 : file, 'utf8');
+  } catch (error) {
+    throw new CrispError('InvalidArgument', `${file}: ${(error as Error).message}`);
+  }
   const documents = parseAllDocuments(text); // JSON is YAML
   return [...documents].flatMap((document) => {
     const [wrong] = document.errors;
     if (wrong) throw new CrispError('InvalidArgument', `${file}: ${wrong.message}`);
     const value: unknown = document.toJS();
     if (value === null || value === undefined) return [];
-    if (!isMap(value)) throw new CrispError('InvalidArgument', `${file}: neither a Pod nor a message of the CRI`);
+    if (!isMap(value))
+      throw new CrispError('InvalidArgument', `${file}: neither a Pod nor a message of the CRI`);
     return [value];
   });
 }
@@ -101,10 +120,16 @@ function isMap(value: unknown): value is Record<string, unknown> {
 function fromMessages(messages: readonly { file: string; value: Record<string, unknown> }[]): CriPod {
   const containers = messages.filter(({ value }) => 'image' in value);
   const [sandbox, ...more] = messages.filter(({ value }) => !('image' in value));
-  if (more.length > 0) throw new CrispError('InvalidArgument', `${more[0]?.file}: a second pod; explain one at a time`);
+  if (more.length > 0)
+    throw new CrispError('InvalidArgument', `${more[0]?.file}: a second pod; explain one at a time`);
   return {
-    handler: '', sandbox: sandbox?.value ?? { metadata: { name: 'pod', namespace: 'default', uid: 'UID' } }, notes: [],
-    containers: containers.map(({ file, value }) => ({ name: (value['metadata'] as { name?: string } | undefined)?.name ?? file, config: value })),
+    handler: '',
+    sandbox: sandbox?.value ?? { metadata: { name: 'pod', namespace: 'default', uid: 'UID' } },
+    notes: [],
+    containers: containers.map(({ file, value }) => ({
+      name: (value['metadata'] as { name?: string } | undefined)?.name ?? file,
+      config: value,
+    })),
   };
 }
 
@@ -112,20 +137,45 @@ async function explain(config: Config, pod: CriPod): Promise<Explained> {
   const json = new CriJson();
   const sandbox = json.sandbox(pod.sandbox, 'pod');
   const { name = '', namespace = '' } = sandbox.metadata ?? {};
-  const routed = route(config, { handler: pod.handler, namespace, name, labels: sandbox.labels, annotations: sandbox.annotations });
+  const routed = route(config, {
+    handler: pod.handler,
+    namespace,
+    name,
+    labels: sandbox.labels,
+    annotations: sandbox.annotations,
+  });
   const notes = [...pod.notes, ...skippedImageRules(config, pod.handler)];
   const containers: ContainerExplained[] = [];
   for (const { name: own, config: partial } of pod.containers) {
-    containers.push(await explainContainer(config, routed.backend, sandbox, json.container(partial, `container ${own}`), notes));
+    containers.push(
+      await explainContainer(
+        config,
+        routed.backend,
+        sandbox,
+        json.container(partial, `container ${own}`),
+        notes,
+      ),
+    );
   }
   const refused = refusal(sandbox);
-  return { pod: `${namespace}/${name}`, ...(refused ? { refused } : {}), ...routed, fallbacks: pod.handler ? [] : fallbacksOf(config, routed.backend), containers, unknownFields: json.unknown, notes };
+  return {
+    pod: `${namespace}/${name}`,
+    ...(refused ? { refused } : {}),
+    ...routed,
+    fallbacks: pod.handler ? [] : fallbacksOf(config, routed.backend),
+    containers,
+    unknownFields: json.unknown,
+    notes,
+  };
 }
 
 function refusal({ linux }: PodSandboxConfig__Output): string | undefined {
   const options = linux?.security_context?.namespace_options;
   try {
-    checkPodSysctls(linux?.sysctls ?? {}, { hostNetwork: options?.network === 'NODE', hostIpc: options?.ipc === 'NODE' });
+    checkPodSysctls(linux?.sysctls ?? {}, {
+      hostNetwork: options?.network === 'NODE',
+      hostIpc: options?.ipc === 'NODE',
+    });
     userMappings(options?.userns_options);
     return undefined;
   } catch (error) {
@@ -136,7 +186,13 @@ function refusal({ linux }: PodSandboxConfig__Output): string | undefined {
 /** The honest word about rules that cannot decide for a pod. */
 function skippedImageRules(config: Config, handler: string): string[] {
   if (handler) return [];
-  return config.routing.rules.flatMap((rule, index) => (rule.image === undefined ? [] : [`routing.rules[${index}] (${conditions(rule)}) does not count: a pod is routed before its images are named`]));
+  return config.routing.rules.flatMap((rule, index) =>
+    rule.image === undefined
+      ? []
+      : [
+          `routing.rules[${index}] (${conditions(rule)}) does not count: a pod is routed before its images are named`,
+        ],
+  );
 }
 
 function fallbacksOf(config: Config, first: string): string[] {
@@ -145,7 +201,13 @@ function fallbacksOf(config: Config, first: string): string[] {
   return names;
 }
 
-async function explainContainer(config: Config, backend: string, sandbox: PodSandboxConfig__Output, container: ContainerConfig__Output, notes: string[]): Promise<ContainerExplained> {
+async function explainContainer(
+  config: Config,
+  backend: string,
+  sandbox: PodSandboxConfig__Output,
+  container: ContainerConfig__Output,
+  notes: string[],
+): Promise<ContainerExplained> {
   const name = container.metadata?.name ?? '';
   const id = `ID-OF-${name}`;
   const bundle = join(config.state, 'bundles', id);
@@ -153,20 +215,67 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
   const common = { name, image };
   try {
     const found = await lookUp(config, image);
-    if (!found.present) notes.push(`container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`);
+    if (!found.present)
+      notes.push(
+        `container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`,
+      );
     const plan = planOf(config, sandbox, config.handlers[backend]?.type === 'pct' && config.lxc.unprivileged);
     // Mounts are taken as they are written: their sources may only exist when the pod runs.
-    const facts = { ...await inspectRootfs({ rootfs: found.accounts, config: { ...container, mounts: [] }, imageMounts: new Map() }), mounts: container.mounts.map((mount) => ({ target: mount.container_path, source: mount.image?.image ? `IMAGE ${mount.image.image}` : mount.host_path, propagation: 'shared' as const })) };
+    const facts = {
+      ...(await inspectRootfs({
+        rootfs: found.accounts,
+        config: { ...container, mounts: [] },
+        imageMounts: new Map(),
+      })),
+      mounts: container.mounts.map((mount) => ({
+        target: mount.container_path,
+        source: mount.image?.image ? `IMAGE ${mount.image.image}` : mount.host_path,
+        propagation: 'shared' as const,
+      })),
+    };
     const { spec, notHonoured } = containerSpec({
-      config: found.present ? container : { ...container, ...(container.command.length + container.args.length ? {} : { command: ['COMMAND OF THE IMAGE'] }) },
-      sandbox, image: found.config, plan, containerId: id, rootfs: join(config.state, 'rootfs', id), facts, host: readHostFacts(config),
-      podFolder: plan.folder, sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined, targetPid: 0, allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
+      config: found.present
+        ? container
+        : {
+            ...container,
+            ...(container.command.length + container.args.length
+              ? {}
+              : { command: ['COMMAND OF THE IMAGE'] }),
+          },
+      sandbox,
+      image: found.config,
+      plan,
+      containerId: id,
+      rootfs: join(config.state, 'rootfs', id),
+      facts,
+      host: readHostFacts(config),
+      podFolder: plan.folder,
+      sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined,
+      targetPid: 0,
+      allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
     });
     const how = await explanationOf(config, config.state, backend, {
-      id, name, attempt: container.metadata?.attempt ?? 0, image, imageId: found.id, template: found.template, sandbox: plan, folder: bundle, spec, logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : '',
-      stdin: container.stdin, stdinOnce: container.stdin_once, stopSignal: String(signalNumber(stopSignal(container.stop_signal, found.config.StopSignal))),
+      id,
+      name,
+      attempt: container.metadata?.attempt ?? 0,
+      image,
+      imageId: found.id,
+      template: found.template,
+      sandbox: plan,
+      folder: bundle,
+      spec,
+      logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : '',
+      stdin: container.stdin,
+      stdinOnce: container.stdin_once,
+      stopSignal: String(signalNumber(stopSignal(container.stop_signal, found.config.StopSignal))),
     });
-    return { ...common, commands: how.commands, files: how.files, spec, notHonoured: [...notHonoured, ...how.notHonoured] };
+    return {
+      ...common,
+      commands: how.commands,
+      files: how.files,
+      spec,
+      notHonoured: [...notHonoured, ...how.notHonoured],
+    };
   } catch (error) {
     return { ...common, refused: toCrispError(error).report, commands: [], files: [], notHonoured: [] };
   }
@@ -176,9 +285,22 @@ async function explainContainer(config: Config, backend: string, sandbox: PodSan
 async function lookUp(config: Config, reference: string) {
   const images = new Images(imagesOptionsOf(config));
   const image = reference ? await images.find(reference) : undefined;
-  if (!image) return { present: false, id: 'IMAGE-ID', template: templateOf(reference), config: {}, accounts: '/nonexistent' };
+  if (!image)
+    return {
+      present: false,
+      id: 'IMAGE-ID',
+      template: templateOf(reference),
+      config: {},
+      accounts: '/nonexistent',
+    };
   const layers = await images.layers(image);
-  return { present: true, id: image.id, template: image.template, config: image.config, accounts: layers.find((layer) => existsSync(join(layer, 'etc/passwd'))) ?? layers[0] ?? '/nonexistent' };
+  return {
+    present: true,
+    id: image.id,
+    template: image.template,
+    config: image.config,
+    accounts: layers.find((layer) => existsSync(join(layer, 'etc/passwd'))) ?? layers[0] ?? '/nonexistent',
+  };
 }
 
 /** @param shifts pods of the backend get a user namespace that they do not ask for */
@@ -188,10 +310,22 @@ function planOf(config: Config, sandbox: PodSandboxConfig__Output, shifts: boole
   const pinned = (name: string): string => join(folder, 'ns', name);
   const { name = '', namespace = '', uid = '', attempt = 0 } = sandbox.metadata ?? {};
   return {
-    id: 'POD-ID', name, namespace, uid, attempt, labels: sandbox.labels, annotations: sandbox.annotations, folder, hostname: sandbox.hostname || undefined,
+    id: 'POD-ID',
+    name,
+    namespace,
+    uid,
+    attempt,
+    labels: sandbox.labels,
+    annotations: sandbox.annotations,
+    folder,
+    hostname: sandbox.hostname || undefined,
     namespaces: {
-      ...(options?.network === 'NODE' ? {} : { network: pinned('net'), uts: pinned('uts') }), ...(options?.ipc === 'NODE' ? {} : { ipc: pinned('ipc') }),
-      ...(options?.pid === 'POD' ? { pid: pinned('pid') } : {}), ...(options?.userns_options?.mode === 'POD' || (shifts && !sharesWithHost(sandbox)) ? { user: pinned('user') } : {}),
+      ...(options?.network === 'NODE' ? {} : { network: pinned('net'), uts: pinned('uts') }),
+      ...(options?.ipc === 'NODE' ? {} : { ipc: pinned('ipc') }),
+      ...(options?.pid === 'POD' ? { pid: pinned('pid') } : {}),
+      ...(options?.userns_options?.mode === 'POD' || (shifts && !sharesWithHost(sandbox))
+        ? { user: pinned('user') }
+        : {}),
     },
     cgroupParent: sandbox.linux?.cgroup_parent || '/crisp/POD-ID',
   };
@@ -199,16 +333,36 @@ function planOf(config: Config, sandbox: PodSandboxConfig__Output, shifts: boole
 
 function inWords(pod: Explained): string {
   const lines = [
-    `pod ${pod.pod}`, ...(pod.refused ? [`  would be refused: ${pod.refused}`] : []), `  backend: ${pod.backend}`, `  decided by: ${pod.rule}`,
+    `pod ${pod.pod}`,
+    ...(pod.refused ? [`  would be refused: ${pod.refused}`] : []),
+    `  backend: ${pod.backend}`,
+    `  decided by: ${pod.rule}`,
     ...(pod.fallbacks.length ? [`  while its probe fails: ${pod.fallbacks.join(', then ')}`] : []),
     ...pod.containers.flatMap((container) => [
-      '', `container ${container.name} (${container.image})`,
+      '',
+      `container ${container.name} (${container.image})`,
       ...(container.refused ? [`  would be refused: ${container.refused}`] : []),
       ...container.commands.map(({ what, argv }) => `  ${what}: ${shown(argv)}`),
-      ...(container.spec ? [`  not honoured: ${container.notHonoured.join(', ') || 'nothing'}`, '  config.json:', ...JSON.stringify(shortened(container.spec), undefined, 2).split('\n').map((line) => `    ${line}`)] : []),
-      ...container.files.flatMap(({ path, text }) => [`  ${path}:`, ...text.trimEnd().split('\n').map((line) => `    ${line}`)]),
+      ...(container.spec
+        ? [
+            `  not honoured: ${container.notHonoured.join(', ') || 'nothing'}`,
+            '  config.json:',
+            ...JSON.stringify(shortened(container.spec), undefined, 2)
+              .split('\n')
+              .map((line) => `    ${line}`),
+          ]
+        : []),
+      ...container.files.flatMap(({ path, text }) => [
+        `  ${path}:`,
+        ...text
+          .trimEnd()
+          .split('\n')
+          .map((line) => `    ${line}`),
+      ]),
     ]),
-    ...(pod.unknownFields.length ? ['', 'fields that the CRI does not have:', ...pod.unknownFields.map((field) => `  ${field}`)] : []),
+    ...(pod.unknownFields.length
+      ? ['', 'fields that the CRI does not have:', ...pod.unknownFields.map((field) => `  ${field}`)]
+      : []),
     ...(pod.notes.length ? ['', 'notes:', ...pod.notes.map((note) => `  ${note}`)] : []),
   ];
   return `${lines.join('\n')}\n`;
@@ -217,5 +371,11 @@ function inWords(pod: Explained): string {
 /** Without the hundreds of system calls of a seccomp profile; --json has them. */
 function shortened(spec: Spec): object {
   const { seccomp, ...linux } = spec.linux;
-  return { ...spec, linux: { ...linux, ...(seccomp ? { seccomp: `${seccomp.defaultAction}, ${seccomp.syscalls?.length ?? 0} rules` } : {}) } };
+  return {
+    ...spec,
+    linux: {
+      ...linux,
+      ...(seccomp ? { seccomp: `${seccomp.defaultAction}, ${seccomp.syscalls?.length ?? 0} rules` } : {}),
+    },
+  };
 }

@@ -45,7 +45,11 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
   const systemd = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const places: Place[] = [
     { root: config.root, state: config.state, cgroup: (id) => ownCgroupParent(id, systemd) },
-    { root: join(config.root, 'cli'), state: config.cli_state, cgroup: (id) => (systemd ? undefined : `/crisp-cli/${id}`) },
+    {
+      root: join(config.root, 'cli'),
+      state: config.cli_state,
+      cgroup: (id) => (systemd ? undefined : `/crisp-cli/${id}`),
+    },
   ];
   const orphans = (await Promise.all(places.map((place) => orphansOf(config, place)))).flat();
   const results: { kind: string; name: string; error?: string }[] = [];
@@ -63,28 +67,43 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
   if (flags.json) printJson({ dryRun: flags['dry-run'], orphans: results });
   else {
     const verb = flags['dry-run'] ? 'would remove' : 'removed';
-    process.stdout.write(results.map(({ kind, name, error }) => (error ? `NOT removed ${kind} ${name}: ${error}\n` : `${verb} ${kind} ${name}\n`)).join('') || 'nothing to remove\n');
+    process.stdout.write(
+      results
+        .map(({ kind, name, error }) =>
+          error ? `NOT removed ${kind} ${name}: ${error}\n` : `${verb} ${kind} ${name}\n`,
+        )
+        .join('') || 'nothing to remove\n',
+    );
   }
   return results.some(({ error }) => error) ? 1 : 0;
 }
 
 async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
   const found = await containers(config, place);
-  const things = [...found.map(thingOf), ...await folders(place), ...await layers(config, place)]; // first the things, then the records
-  const known = new Set([...await recordIds(place), ...found.flatMap(lostAndKept)]);
+  const things = [...found.map(thingOf), ...(await folders(place)), ...(await layers(config, place))]; // first the things, then the records
+  const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]);
   return things.filter(({ owner }) => !known.has(owner) && !isBeingProbed(owner));
 }
 
 /** The container of a probe has no record, but the name of its process. */
-function isBeingProbed(owner: string): boolean { return livesOn(/^crisp-probe-.*-(\d+)-\d+$/.exec(owner)?.[1]); }
+function isBeingProbed(owner: string): boolean {
+  return livesOn(/^crisp-probe-.*-(\d+)-\d+$/.exec(owner)?.[1]);
+}
 
 /** Ids of the records, by the names of their files: what cannot be read is a record all the same. */
 async function recordIds({ state }: Place): Promise<Set<string>> {
-  const files = [...await namesIn(join(state, 'containers')), ...await namesIn(join(state, 'sandboxes'))];
-  return new Set(files.filter((file) => file.endsWith('.json')).map((file) => file.slice(0, -'.json'.length).replace(/^\./, '')));
+  const files = [...(await namesIn(join(state, 'containers'))), ...(await namesIn(join(state, 'sandboxes')))];
+  return new Set(
+    files
+      .filter((file) => file.endsWith('.json'))
+      .map((file) => file.slice(0, -'.json'.length).replace(/^\./, '')),
+  );
 }
 
-interface Found { readonly backend: Backend; readonly container: FoundContainer }
+interface Found {
+  readonly backend: Backend;
+  readonly container: FoundContainer;
+}
 
 /** What the backends know: processes may still run. */
 async function containers(config: Config, { state }: Place): Promise<Found[]> {
@@ -97,7 +116,12 @@ async function containers(config: Config, { state }: Place): Promise<Found[]> {
 }
 
 function thingOf({ backend, container }: Found): Thing {
-  return { kind: 'container', name: `${container.id} (${backend.name})`, owner: container.id, remove: () => backend.delete(container) };
+  return {
+    kind: 'container',
+    name: `${container.id} (${backend.name})`,
+    owner: container.id,
+    remove: () => backend.delete(container),
+  };
 }
 
 /** The ids of a container that carries its own record, and of its pod: a daemon that starts takes it back, or removes it. */
@@ -109,22 +133,53 @@ function lostAndKept({ container: { keepsake } }: Found): string[] {
 async function layers(config: Config, place: Place): Promise<Thing[]> {
   const rootfs = new Rootfs({ ...place, images: new Images(imagesOptionsOf(config)) });
   return [
-    ...(await rootfs.list()).map((id): Thing => ({ kind: 'rootfs', name: id, owner: id, remove: () => rootfs.unmount(id) })),
-    ...(await namesIn(join(place.state, 'image-volumes'))).filter((name) => !isBeingCopied(name)).map((name): Thing => ({ kind: 'image volume', name, owner: name.replace(/-\d+$/, ''), remove: () => rootfs.unmountImage(name) })),
+    ...(await rootfs.list()).map((id): Thing => ({
+      kind: 'rootfs',
+      name: id,
+      owner: id,
+      remove: () => rootfs.unmount(id),
+    })),
+    ...(await namesIn(join(place.state, 'image-volumes')))
+      .filter((name) => !isBeingCopied(name))
+      .map((name): Thing => ({
+        kind: 'image volume',
+        name,
+        owner: name.replace(/-\d+$/, ''),
+        remove: () => rootfs.unmountImage(name),
+      })),
   ];
 }
 
 /** So has the view that a `crisp bundle` copies from. */
-function isBeingCopied(name: string): boolean { return livesOn(/^bundle-(\d+)$/.exec(name)?.[1]); }
+function isBeingCopied(name: string): boolean {
+  return livesOn(/^bundle-(\d+)$/.exec(name)?.[1]);
+}
 
-function livesOn(pid: string | undefined): boolean { return pid !== undefined && pidExists(pid); }
+function livesOn(pid: string | undefined): boolean {
+  return pid !== undefined && pidExists(pid);
+}
 
 async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
-  const folder = async (kind: Thing['kind'], parent: string, removeIt: (path: string, cgroup: string | undefined) => Promise<void>): Promise<Thing[]> => (
-    await namesIn(join(state, parent))).map((id) => ({ kind, name: id, owner: id, remove: () => removeIt(join(state, parent, id), cgroup(id)) }));
+  const folder = async (
+    kind: Thing['kind'],
+    parent: string,
+    removeIt: (path: string, cgroup: string | undefined) => Promise<void>,
+  ): Promise<Thing[]> =>
+    (await namesIn(join(state, parent))).map((id) => ({
+      kind,
+      name: id,
+      owner: id,
+      remove: () => removeIt(join(state, parent, id), cgroup(id)),
+    }));
   return [
-    ...await folder('bundle', 'bundles', removeBundle), ...await folder('pod folder', 'pods', removePod),
-    ...(await namesIn(join(root, 'logs'))).map((file): Thing => ({ kind: 'log', name: file, owner: file.replace(/\.log$/, ''), remove: () => remove(join(root, 'logs', file)) })),
+    ...(await folder('bundle', 'bundles', removeBundle)),
+    ...(await folder('pod folder', 'pods', removePod)),
+    ...(await namesIn(join(root, 'logs'))).map((file): Thing => ({
+      kind: 'log',
+      name: file,
+      owner: file.replace(/\.log$/, ''),
+      remove: () => remove(join(root, 'logs', file)),
+    })),
     ...(await Promise.all((await namesIn(join(state, 'names'))).map((name) => takenName(state, name)))),
   ];
 }
@@ -132,6 +187,13 @@ async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
 /** A name is a file that holds the id of its container; for a moment, when it is made, it holds none. */
 async function takenName(state: string, name: string): Promise<Thing> {
   const path = join(state, 'names', name);
-  const owner = await readFileIfThere(path) ?? '';
-  return { kind: 'name', name, owner, remove: async () => { if (await readFileIfThere(path) === owner) await remove(path); } };
+  const owner = (await readFileIfThere(path)) ?? '';
+  return {
+    kind: 'name',
+    name,
+    owner,
+    remove: async () => {
+      if ((await readFileIfThere(path)) === owner) await remove(path);
+    },
+  };
 }

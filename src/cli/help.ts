@@ -14,20 +14,32 @@ export const commonExitCodes: readonly { code: string; meaning: string }[] = [
 
 export function overview(commands: readonly Command[]): string {
   const width = Math.max(...commands.map(({ name }) => name.length));
-  const sections = groups.map(([group, title]) => [
-    `${title}:`,
-    ...commands.filter((command) => command.group === group).map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`),
-  ].join('\n'));
+  const sections = groups.map(([group, title]) =>
+    [
+      `${title}:`,
+      ...commands
+        .filter((command) => command.group === group)
+        .map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`),
+    ].join('\n'),
+  );
   return `crisp: a Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers\n\nUsage: crisp COMMAND [FLAGS] [ARGUMENTS]\n\n${sections.join('\n\n')}\n\nMore: crisp COMMAND --help, man crisp, docs/CLI_REFERENCE.md\n`;
 }
 
 export function helpOf(command: Command): string {
   const sections = [
     `${usage(command)}\n\n${command.description.join('\n\n')}`,
-    section('Arguments', command.arguments.map((argument) => [argument.name, argument.summary])),
+    section(
+      'Arguments',
+      command.arguments.map((argument) => [argument.name, argument.summary]),
+    ),
     section('Flags', flagRows(command)),
-    section('Exit codes', exitCodes(command).map(({ code, meaning }) => [code, meaning])),
-    command.examples.length ? `Examples:\n${command.examples.map(({ what, line }) => `  # ${what}\n  ${line}`).join('\n')}` : '',
+    section(
+      'Exit codes',
+      exitCodes(command).map(({ code, meaning }) => [code, meaning]),
+    ),
+    command.examples.length
+      ? `Examples:\n${command.examples.map(({ what, line }) => `  # ${what}\n  ${line}`).join('\n')}`
+      : '',
   ];
   return `${sections.filter(Boolean).join('\n\n')}\n`;
 }
@@ -44,7 +56,10 @@ function argumentWord(argument: Argument): string {
 
 /** [how it is written, what it does] of each flag. */
 export function flagRows(command: Command): [string, string][] {
-  return Object.entries(command.flags).map(([name, flag]) => [flagWord(name, flag), flag.multiple ? `${flag.summary} (may be repeated)` : flag.summary]);
+  return Object.entries(command.flags).map(([name, flag]) => [
+    flagWord(name, flag),
+    flag.multiple ? `${flag.summary} (may be repeated)` : flag.summary,
+  ]);
 }
 
 function flagWord(name: string, flag: Flag): string {
@@ -54,8 +69,10 @@ function flagWord(name: string, flag: Flag): string {
 /** Where a command gives 1 another meaning, its own line stands. */
 export function exitCodes(command: Command): readonly { code: string; meaning: string }[] {
   const own = command.exitCodes ?? [];
-  return [...commonExitCodes.filter(({ code }) => !own.some((other) => other.code === code)), ...own]
-    .filter(({ code }) => !(code === '1' && command.ownFailure !== undefined && !own.some((other) => other.code === '1')));
+  return [...commonExitCodes.filter(({ code }) => !own.some((other) => other.code === code)), ...own].filter(
+    ({ code }) =>
+      !(code === '1' && command.ownFailure !== undefined && !own.some((other) => other.code === '1')),
+  );
 }
 
 function section(title: string, rows: readonly (readonly [string, string])[]): string {

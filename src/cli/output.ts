@@ -7,26 +7,46 @@ export function printJson(value: unknown): void {
 
 /** Columns as wide as their widest cell; the last one runs free. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => (row[column] ?? '').length)));
-  return [head, ...rows].map((row) => `${row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join('  ')}\n`).join('');
+  const widths = head.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => (row[column] ?? '').length)),
+  );
+  return [head, ...rows]
+    .map(
+      (row) =>
+        `${row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join('  ')}\n`,
+    )
+    .join('');
 }
 
 /** Lines of "name: value", the values aligned; what is undefined is left out. */
 export function facts(rows: readonly (readonly [string, string | undefined])[]): string {
   const width = Math.max(...rows.map(([name]) => name.length)) + 1;
-  return rows.filter(([, value]) => value !== undefined).map(([name, value]) => `${`${name}:`.padEnd(width)} ${value}\n`).join('');
+  return rows
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${`${name}:`.padEnd(width)} ${value}\n`)
+    .join('');
 }
 
 /** What a handler cannot do, each with the reason. */
 export function lacking(lacks: Probe['lacks']): string[] {
   const names = { userNamespaces: 'user namespaces', recursiveReadOnlyMounts: 'recursive read-only mounts' };
-  return Object.entries(names).flatMap(([feature, name]) => { const why = lacks[feature as keyof typeof names]; return why === undefined ? [] : [`no ${name}: ${why}`]; });
+  return Object.entries(names).flatMap(([feature, name]) => {
+    const why = lacks[feature as keyof typeof names];
+    return why === undefined ? [] : [`no ${name}: ${why}`];
+  });
 }
 
 /** "5 s ago", "3 h ago". */
 export function ago(nanoseconds: string): string {
   const seconds = Math.max(0, Math.floor((Date.now() - Number(BigInt(nanoseconds) / 1_000_000n)) / 1000));
-  const [count, unit] = seconds < 120 ? [seconds, 's'] : seconds < 7200 ? [Math.floor(seconds / 60), 'min'] : seconds < 172_800 ? [Math.floor(seconds / 3600), 'h'] : [Math.floor(seconds / 86_400), 'd'];
+  const [count, unit] =
+    seconds < 120
+      ? [seconds, 's']
+      : seconds < 7200
+        ? [Math.floor(seconds / 60), 'min']
+        : seconds < 172_800
+          ? [Math.floor(seconds / 3600), 'h']
+          : [Math.floor(seconds / 86_400), 'd'];
   return `${count} ${unit} ago`;
 }
 

@@ -3,15 +3,40 @@ import { define } from './command.js';
 import { parse, UsageError } from './parse.js';
 
 const plain = define({
-  name: 'plain', group: 'operator', summary: '', description: [], examples: [],
-  arguments: [{ name: 'ONE', summary: '' }, { name: 'TWO', summary: '', optional: true }],
-  flags: { file: { value: 'FILE', summary: '' }, env: { value: 'K=V', short: 'e', multiple: true, summary: '' }, json: { summary: '' } },
+  name: 'plain',
+  group: 'operator',
+  summary: '',
+  description: [],
+  examples: [],
+  arguments: [
+    { name: 'ONE', summary: '' },
+    { name: 'TWO', summary: '', optional: true },
+  ],
+  flags: {
+    file: { value: 'FILE', summary: '' },
+    env: { value: 'K=V', short: 'e', multiple: true, summary: '' },
+    json: { summary: '' },
+  },
   run: async () => 0,
 });
-const passing = define({ ...plain, name: 'passing', arguments: [{ name: 'IMAGE', summary: '' }, { name: 'COMMAND', summary: '', optional: true, rest: true }], passesOn: true, flags: plain.flags });
+const passing = define({
+  ...plain,
+  name: 'passing',
+  arguments: [
+    { name: 'IMAGE', summary: '' },
+    { name: 'COMMAND', summary: '', optional: true, rest: true },
+  ],
+  passesOn: true,
+  flags: plain.flags,
+});
 
 function complaint(command: typeof plain, words: string[]): string {
-  try { parse(command, words); } catch (error) { expect(error).toBeInstanceOf(UsageError); return (error as Error).message; }
+  try {
+    parse(command, words);
+  } catch (error) {
+    expect(error).toBeInstanceOf(UsageError);
+    return (error as Error).message;
+  }
   throw new Error('was accepted');
 }
 
@@ -21,14 +46,25 @@ describe('parse', () => {
   });
 
   test('flags anywhere, in both spellings, repeated where they may be', () => {
-    expect(parse(plain, ['--file=x', 'a', '-e', 'A=1', '--env', 'B=2', 'b', '--json'])).toEqual({ args: ['a', 'b'], flags: { file: 'x', env: ['A=1', 'B=2'], json: true } });
+    expect(parse(plain, ['--file=x', 'a', '-e', 'A=1', '--env', 'B=2', 'b', '--json'])).toEqual({
+      args: ['a', 'b'],
+      flags: { file: 'x', env: ['A=1', 'B=2'], json: true },
+    });
   });
 
-  test.each(['--help', '-h'])('%s is help, whatever is missing', (word) => { expect(parse(plain, [word])).toBe('help'); });
+  test.each(['--help', '-h'])('%s is help, whatever is missing', (word) => {
+    expect(parse(plain, [word])).toBe('help');
+  });
 
   test('flags end at the first argument of a command that passes on', () => {
-    expect(parse(passing, ['--file', 'x', '-e', 'A=1', 'image', 'ls', '--json', '-e'])).toEqual({ args: ['image', 'ls', '--json', '-e'], flags: { file: 'x', env: ['A=1'], json: false } });
-    expect(parse(passing, ['--json', '--', '--image'])).toMatchObject({ args: ['--image'], flags: { json: true } });
+    expect(parse(passing, ['--file', 'x', '-e', 'A=1', 'image', 'ls', '--json', '-e'])).toEqual({
+      args: ['image', 'ls', '--json', '-e'],
+      flags: { file: 'x', env: ['A=1'], json: false },
+    });
+    expect(parse(passing, ['--json', '--', '--image'])).toMatchObject({
+      args: ['--image'],
+      flags: { json: true },
+    });
     expect(parse(passing, ['image', '--help'])).toMatchObject({ args: ['image', '--help'] });
   });
 
@@ -40,5 +76,7 @@ describe('parse', () => {
     [['a', '--json=1'], '--json takes no value'],
     [[], 'ONE is missing'],
     [['a', 'b', 'c'], 'unexpected argument "c"'],
-  ])('%j: %s', (words, message) => { expect(complaint(plain, words)).toBe(message); });
+  ])('%j: %s', (words, message) => {
+    expect(complaint(plain, words)).toBe(message);
+  });
 });

@@ -13,18 +13,36 @@ export function parse(command: Command, words: readonly string[]): Invocation<Fl
   if (values['help']) return 'help';
   const args = [...positionals, ...passedOn];
   checkNumber(command, args);
-  const flags = Object.fromEntries(Object.entries(command.flags).map(([name, flag]) =>
-    [name, values[name] ?? (flag.value === undefined ? false : flag.multiple ? [] : undefined)]));
+  const flags = Object.fromEntries(
+    Object.entries(command.flags).map(([name, flag]) => [
+      name,
+      values[name] ?? (flag.value === undefined ? false : flag.multiple ? [] : undefined),
+    ]),
+  );
   return { flags, args } as Invocation<Flags>;
 }
 
-function read(command: Command, words: readonly string[]): { values: Record<string, string | boolean | (string | boolean)[] | undefined>; positionals: string[] } {
-  const options = Object.fromEntries(Object.entries(command.flags).map(([name, flag]) => [name, {
-    type: flag.value === undefined ? 'boolean' as const : 'string' as const,
-    multiple: flag.multiple ?? false, ...(flag.short ? { short: flag.short } : {}),
-  }]));
+function read(
+  command: Command,
+  words: readonly string[],
+): { values: Record<string, string | boolean | (string | boolean)[] | undefined>; positionals: string[] } {
+  const options = Object.fromEntries(
+    Object.entries(command.flags).map(([name, flag]) => [
+      name,
+      {
+        type: flag.value === undefined ? ('boolean' as const) : ('string' as const),
+        multiple: flag.multiple ?? false,
+        ...(flag.short ? { short: flag.short } : {}),
+      },
+    ]),
+  );
   try {
-    return parseArgs({ args: [...words], allowPositionals: true, strict: true, options: { ...options, help: { type: 'boolean', short: 'h' } } });
+    return parseArgs({
+      args: [...words],
+      allowPositionals: true,
+      strict: true,
+      options: { ...options, help: { type: 'boolean', short: 'h' } },
+    });
   } catch (error) {
     throw new UsageError(plain(error as Error & { code?: string }));
   }
@@ -35,7 +53,9 @@ function plain(error: Error & { code?: string }): string {
   const word = /'([^']*)'/.exec(error.message)?.[1]?.replace(/^-\w, /, '') ?? '';
   if (error.code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') return `unknown flag ${word}`;
   if (error.code === 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE') {
-    return /does not take/.test(error.message) ? `${word.replace(/[ =].*/, '')} takes no value` : `${word.replace(/ <value>$/, '')} needs a value`;
+    return /does not take/.test(error.message)
+      ? `${word.replace(/[ =].*/, '')} takes no value`
+      : `${word.replace(/ <value>$/, '')} needs a value`;
   }
   return error.message;
 }
@@ -46,7 +66,9 @@ function split(command: Command, words: readonly string[]): [readonly string[], 
     const word = words[index] ?? '';
     if (word === '--') return [words.slice(0, index), words.slice(index + 1)];
     if (!word.startsWith('-') || word === '-') return [words.slice(0, index), words.slice(index)];
-    const flag = word.startsWith('--') ? command.flags[word.slice(2)] : Object.values(command.flags).find((candidate) => `-${candidate.short}` === word);
+    const flag = word.startsWith('--')
+      ? command.flags[word.slice(2)]
+      : Object.values(command.flags).find((candidate) => `-${candidate.short}` === word);
     if (flag?.value !== undefined) index++;
   }
   return [words, []];

@@ -44,7 +44,8 @@ export class Parts {
 
   backendOf(record: StandaloneRecord): Backend {
     let backend = this.backends.get(record.backend);
-    if (!backend) this.backends.set(record.backend, backend = open(this.config, this.state, record.backend));
+    if (!backend)
+      this.backends.set(record.backend, (backend = open(this.config, this.state, record.backend)));
     return backend;
   }
 
@@ -56,7 +57,16 @@ export class Parts {
 
 /** Runs a command on its parts, and closes them whatever comes of it. */
 export async function withParts<T>(flags: PlaceFlags, command: (parts: Parts) => Promise<T>): Promise<T> {
-  if (process.geteuid?.() !== 0) throw new CrispError('PermissionDenied', 'this takes root: it makes namespaces, mounts and control groups', { hint: 'run it with sudo' });
+  if (process.geteuid?.() !== 0)
+    throw new CrispError(
+      'PermissionDenied',
+      'this takes root: it makes namespaces, mounts and control groups',
+      { hint: 'run it with sudo' },
+    );
   const parts = new Parts(flags);
-  try { return await command(parts); } finally { await parts.close(); }
+  try {
+    return await command(parts);
+  } finally {
+    await parts.close();
+  }
 }

@@ -17,27 +17,89 @@ const text = z.string();
 const texts = z.record(text, text);
 const amounts = z.record(text, z.union([text, z.number()]));
 const profile = z.object({ type: text.optional(), localhostProfile: text.optional() });
-const security = z.object({ runAsUser: z.number().optional(), runAsGroup: z.number().optional(), seccompProfile: profile.optional(), appArmorProfile: profile.optional(), seLinuxOptions: texts.optional() });
+const security = z.object({
+  runAsUser: z.number().optional(),
+  runAsGroup: z.number().optional(),
+  seccompProfile: profile.optional(),
+  appArmorProfile: profile.optional(),
+  seLinuxOptions: texts.optional(),
+});
 const container = z.object({
-  name: text.min(1), image: text.optional(), command: z.array(text).optional(), args: z.array(text).optional(), workingDir: text.optional(),
-  stdin: z.boolean().optional(), stdinOnce: z.boolean().optional(), tty: z.boolean().optional(), lifecycle: z.object({ stopSignal: text.optional() }).optional(),
-  env: z.array(z.object({ name: text, value: text.optional(), valueFrom: z.unknown().optional() })).optional(), envFrom: z.array(z.unknown()).optional(),
-  volumeMounts: z.array(z.object({ name: text, mountPath: text, readOnly: z.boolean().optional(), subPath: text.optional(), mountPropagation: text.optional(), recursiveReadOnly: text.optional() })).optional(),
+  name: text.min(1),
+  image: text.optional(),
+  command: z.array(text).optional(),
+  args: z.array(text).optional(),
+  workingDir: text.optional(),
+  stdin: z.boolean().optional(),
+  stdinOnce: z.boolean().optional(),
+  tty: z.boolean().optional(),
+  lifecycle: z.object({ stopSignal: text.optional() }).optional(),
+  env: z
+    .array(z.object({ name: text, value: text.optional(), valueFrom: z.unknown().optional() }))
+    .optional(),
+  envFrom: z.array(z.unknown()).optional(),
+  volumeMounts: z
+    .array(
+      z.object({
+        name: text,
+        mountPath: text,
+        readOnly: z.boolean().optional(),
+        subPath: text.optional(),
+        mountPropagation: text.optional(),
+        recursiveReadOnly: text.optional(),
+      }),
+    )
+    .optional(),
   resources: z.object({ limits: amounts.optional(), requests: amounts.optional() }).optional(),
-  securityContext: security.extend({
-    privileged: z.boolean().optional(), readOnlyRootFilesystem: z.boolean().optional(), allowPrivilegeEscalation: z.boolean().optional(), procMount: text.optional(),
-    capabilities: z.object({ add: z.array(text).optional(), drop: z.array(text).optional() }).optional(),
-  }).optional(),
+  securityContext: security
+    .extend({
+      privileged: z.boolean().optional(),
+      readOnlyRootFilesystem: z.boolean().optional(),
+      allowPrivilegeEscalation: z.boolean().optional(),
+      procMount: text.optional(),
+      capabilities: z.object({ add: z.array(text).optional(), drop: z.array(text).optional() }).optional(),
+    })
+    .optional(),
 });
 /** What of a Pod has to do with a runtime. */
 const podSchema = z.object({
-  metadata: z.object({ name: text.optional(), namespace: text.optional(), uid: text.optional(), labels: texts.optional(), annotations: texts.optional() }).optional(),
+  metadata: z
+    .object({
+      name: text.optional(),
+      namespace: text.optional(),
+      uid: text.optional(),
+      labels: texts.optional(),
+      annotations: texts.optional(),
+    })
+    .optional(),
   spec: z.object({
-    runtimeClassName: text.optional(), hostNetwork: z.boolean().optional(), hostPID: z.boolean().optional(), hostIPC: z.boolean().optional(), hostUsers: z.boolean().optional(),
-    shareProcessNamespace: z.boolean().optional(), hostname: text.optional(),
-    securityContext: security.extend({ sysctls: z.array(z.object({ name: text, value: text })).optional(), supplementalGroups: z.array(z.number()).optional(), supplementalGroupsPolicy: text.optional(), fsGroup: z.number().optional() }).optional(),
-    containers: z.array(container).min(1), initContainers: z.array(container).optional(),
-    volumes: z.array(z.object({ name: text, hostPath: z.object({ path: text }).optional(), emptyDir: z.unknown().optional(), image: z.object({ reference: text }).optional() })).optional(),
+    runtimeClassName: text.optional(),
+    hostNetwork: z.boolean().optional(),
+    hostPID: z.boolean().optional(),
+    hostIPC: z.boolean().optional(),
+    hostUsers: z.boolean().optional(),
+    shareProcessNamespace: z.boolean().optional(),
+    hostname: text.optional(),
+    securityContext: security
+      .extend({
+        sysctls: z.array(z.object({ name: text, value: text })).optional(),
+        supplementalGroups: z.array(z.number()).optional(),
+        supplementalGroupsPolicy: text.optional(),
+        fsGroup: z.number().optional(),
+      })
+      .optional(),
+    containers: z.array(container).min(1),
+    initContainers: z.array(container).optional(),
+    volumes: z
+      .array(
+        z.object({
+          name: text,
+          hostPath: z.object({ path: text }).optional(),
+          emptyDir: z.unknown().optional(),
+          image: z.object({ reference: text }).optional(),
+        }),
+      )
+      .optional(),
   }),
 });
 export type Pod = z.input<typeof podSchema>;
@@ -56,90 +118,162 @@ export interface CriPod {
 }
 
 /** What the cluster appends to the name of a workload for its pods. */
-const suffixes: Readonly<Record<string, string>> = { Deployment: '-hash-id', ReplicaSet: '-id', ReplicationController: '-id', DaemonSet: '-id', Job: '-id', CronJob: '-time-id', StatefulSet: '-0' };
+const suffixes: Readonly<Record<string, string>> = {
+  Deployment: '-hash-id',
+  ReplicaSet: '-id',
+  ReplicationController: '-id',
+  DaemonSet: '-id',
+  Job: '-id',
+  CronJob: '-time-id',
+  StatefulSet: '-0',
+};
 
 /** The pods that a document stands for: itself, one of its template, or those of its items. None: it makes no pods. @throws InvalidArgument */
 export function podsOf(document: Manifest): CriPod[] {
   if (document.kind === 'Pod') return [criPod(checked(document, 'Pod'))];
-  if (document.kind === 'List' || document.kind === 'PodList') return (document.items ?? []).flatMap((item) => podsOf({ ...item, kind: item.kind ?? 'Pod' }));
+  if (document.kind === 'List' || document.kind === 'PodList')
+    return (document.items ?? []).flatMap((item) => podsOf({ ...item, kind: item.kind ?? 'Pod' }));
   const suffix = suffixes[document.kind];
   if (suffix === undefined) return [];
-  const own = document.spec as { template?: unknown; jobTemplate?: { spec?: { template?: unknown } } } | undefined;
-  const { metadata, spec } = checked(own?.jobTemplate?.spec?.template ?? own?.template, `the template of the ${document.kind}`);
+  const own = document.spec as
+    { template?: unknown; jobTemplate?: { spec?: { template?: unknown } } } | undefined;
+  const { metadata, spec } = checked(
+    own?.jobTemplate?.spec?.template ?? own?.template,
+    `the template of the ${document.kind}`,
+  );
   const { name = '', namespace = 'default' } = document.metadata ?? {};
   const pod = criPod({ metadata: { ...metadata, name: `${name}${suffix}`, namespace }, spec });
-  return [{ ...pod, notes: [`a pod of the ${document.kind} ${name}, whose name the cluster completes`, ...pod.notes] }];
+  return [
+    {
+      ...pod,
+      notes: [`a pod of the ${document.kind} ${name}, whose name the cluster completes`, ...pod.notes],
+    },
+  ];
 }
 
 function checked(value: unknown, what: string): Pod {
   const result = podSchema.safeParse(withoutNulls(value));
   if (result.success) return result.data;
-  const wrong = result.error.issues.map(({ path, message }) => [path.join('.'), message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing')].filter(Boolean).join(': '));
-  throw new CrispError('InvalidArgument', `${what}: ${wrong.join('; ')}`, { hint: 'correct the manifest; `kubectl apply --dry-run=server` checks all of it' });
+  const wrong = result.error.issues.map(({ path, message }) =>
+    [path.join('.'), message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing')]
+      .filter(Boolean)
+      .join(': '),
+  );
+  throw new CrispError('InvalidArgument', `${what}: ${wrong.join('; ')}`, {
+    hint: 'correct the manifest; `kubectl apply --dry-run=server` checks all of it',
+  });
 }
 
 /** A key with nothing behind it is a key that is not there, as the API server reads it. */
 function withoutNulls(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(withoutNulls);
   if (typeof value !== 'object' || value === null) return value ?? undefined;
-  return Object.fromEntries(Object.entries(value).filter(([, own]) => own !== null).map(([key, own]) => [key, withoutNulls(own)]));
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, own]) => own !== null)
+      .map(([key, own]) => [key, withoutNulls(own)]),
+  );
 }
 
 export function criPod(pod: Pod): CriPod {
   const { spec } = pod;
   const { name = '', namespace = 'default', uid = 'UID', labels = {}, annotations = {} } = pod.metadata ?? {};
   const notes: string[] = [];
-  if (spec.runtimeClassName) notes.push(`the RuntimeClass ${spec.runtimeClassName} is taken to have a handler of the same name`);
-  if (spec.securityContext?.fsGroup !== undefined) notes.push('fsGroup is the kubelet\'s work on volumes; the runtime sees it as a supplemental group');
-  if (spec.hostUsers === false) notes.push('hostUsers: the kubelet chooses the ids on the host; these are a guess');
+  if (spec.runtimeClassName)
+    notes.push(`the RuntimeClass ${spec.runtimeClassName} is taken to have a handler of the same name`);
+  if (spec.securityContext?.fsGroup !== undefined)
+    notes.push("fsGroup is the kubelet's work on volumes; the runtime sees it as a supplemental group");
+  if (spec.hostUsers === false)
+    notes.push('hostUsers: the kubelet chooses the ids on the host; these are a guess');
   const namespaces = namespaceOptions(spec);
   const sandbox = {
-    metadata: { name, namespace, uid, attempt: 0 }, hostname: spec.hostNetwork ? '' : spec.hostname ?? name,
-    log_directory: `/var/log/pods/${namespace}_${name}_${uid}`, labels, annotations,
+    metadata: { name, namespace, uid, attempt: 0 },
+    hostname: spec.hostNetwork ? '' : (spec.hostname ?? name),
+    log_directory: `/var/log/pods/${namespace}_${name}_${uid}`,
+    labels,
+    annotations,
     dns_config: { servers: [], searches: [], options: [] },
     linux: {
       cgroup_parent: `/kubepods/pod${uid}`,
-      sysctls: Object.fromEntries((spec.securityContext?.sysctls ?? []).map((sysctl) => [sysctl.name, sysctl.value])),
+      sysctls: Object.fromEntries(
+        (spec.securityContext?.sysctls ?? []).map((sysctl) => [sysctl.name, sysctl.value]),
+      ),
       security_context: { namespace_options: namespaces, ...selinux(spec.securityContext) },
     },
   };
   const all = [...(spec.initContainers ?? []), ...spec.containers];
-  return { handler: spec.runtimeClassName ?? '', sandbox, containers: all.map((one) => ({ name: one.name, config: containerConfig(one, spec, namespaces, notes) })), notes };
+  return {
+    handler: spec.runtimeClassName ?? '',
+    sandbox,
+    containers: all.map((one) => ({ name: one.name, config: containerConfig(one, spec, namespaces, notes) })),
+    notes,
+  };
 }
 
 function namespaceOptions(spec: PodSpec): object {
   const ids = [{ container_id: 0, host_id: 65_536, length: 65_536 }]; // the first that a kubelet gives
   return {
-    network: spec.hostNetwork ? 'NODE' : 'POD', ipc: spec.hostIPC ? 'NODE' : 'POD', pid: spec.hostPID ? 'NODE' : spec.shareProcessNamespace ? 'POD' : 'CONTAINER',
+    network: spec.hostNetwork ? 'NODE' : 'POD',
+    ipc: spec.hostIPC ? 'NODE' : 'POD',
+    pid: spec.hostPID ? 'NODE' : spec.shareProcessNamespace ? 'POD' : 'CONTAINER',
     ...(spec.hostUsers === false ? { userns_options: { mode: 'POD', uids: ids, gids: ids } } : {}),
   };
 }
 
 function containerConfig(container: Container, pod: PodSpec, namespaces: object, notes: string[]): object {
   const who = `container ${container.name}`;
-  if (container.envFrom?.length || container.env?.some((entry) => entry.valueFrom)) notes.push(`${who}: variables from ConfigMaps, Secrets and fields are not known here`);
+  if (container.envFrom?.length || container.env?.some((entry) => entry.valueFrom))
+    notes.push(`${who}: variables from ConfigMaps, Secrets and fields are not known here`);
   const security = { ...pod.securityContext, ...container.securityContext };
   const privileged = security.privileged ?? false;
-  const paths = privileged || container.securityContext?.procMount === 'Unmasked' ? { masked_paths: [], readonly_paths: [] } : { masked_paths: maskedPaths, readonly_paths: readonlyPaths };
-  const groups = [...(pod.securityContext?.supplementalGroups ?? []), ...(pod.securityContext?.fsGroup === undefined ? [] : [pod.securityContext.fsGroup])];
+  const paths =
+    privileged || container.securityContext?.procMount === 'Unmasked'
+      ? { masked_paths: [], readonly_paths: [] }
+      : { masked_paths: maskedPaths, readonly_paths: readonlyPaths };
+  const groups = [
+    ...(pod.securityContext?.supplementalGroups ?? []),
+    ...(pod.securityContext?.fsGroup === undefined ? [] : [pod.securityContext.fsGroup]),
+  ];
   return {
-    metadata: { name: container.name, attempt: 0 }, image: { image: container.image ?? '', user_specified_image: container.image ?? '' },
-    command: container.command ?? [], args: container.args ?? [], working_dir: container.workingDir ?? '',
-    envs: (container.env ?? []).filter((entry) => !entry.valueFrom).map(({ name, value = '' }) => ({ key: name, value: Buffer.from(value) })),
-    mounts: (container.volumeMounts ?? []).flatMap((mount) => volumeMount(mount, pod.volumes ?? [], who, notes)),
+    metadata: { name: container.name, attempt: 0 },
+    image: { image: container.image ?? '', user_specified_image: container.image ?? '' },
+    command: container.command ?? [],
+    args: container.args ?? [],
+    working_dir: container.workingDir ?? '',
+    envs: (container.env ?? [])
+      .filter((entry) => !entry.valueFrom)
+      .map(({ name, value = '' }) => ({ key: name, value: Buffer.from(value) })),
+    mounts: (container.volumeMounts ?? []).flatMap((mount) =>
+      volumeMount(mount, pod.volumes ?? [], who, notes),
+    ),
     ...(container.lifecycle?.stopSignal ? { stop_signal: `SIGNAL_${container.lifecycle.stopSignal}` } : {}),
-    log_path: `${container.name}/0.log`, stdin: container.stdin ?? false, stdin_once: container.stdinOnce ?? false, tty: container.tty ?? false,
+    log_path: `${container.name}/0.log`,
+    stdin: container.stdin ?? false,
+    stdin_once: container.stdinOnce ?? false,
+    tty: container.tty ?? false,
     linux: {
       resources: resources(container, who, notes),
       security_context: {
-        namespace_options: namespaces, privileged, readonly_rootfs: security.readOnlyRootFilesystem ?? false,
+        namespace_options: namespaces,
+        privileged,
+        readonly_rootfs: security.readOnlyRootFilesystem ?? false,
         no_new_privs: security.allowPrivilegeEscalation === false,
-        capabilities: { add_capabilities: security.capabilities?.add ?? [], drop_capabilities: security.capabilities?.drop ?? [] },
+        capabilities: {
+          add_capabilities: security.capabilities?.add ?? [],
+          drop_capabilities: security.capabilities?.drop ?? [],
+        },
         ...(security.runAsUser === undefined ? {} : { run_as_user: { value: String(security.runAsUser) } }),
-        ...(security.runAsGroup === undefined ? {} : { run_as_group: { value: String(security.runAsGroup) } }),
-        supplemental_groups: groups.map(String), supplemental_groups_policy: pod.securityContext?.supplementalGroupsPolicy ?? 'Merge', ...selinux(security), ...paths,
+        ...(security.runAsGroup === undefined
+          ? {}
+          : { run_as_group: { value: String(security.runAsGroup) } }),
+        supplemental_groups: groups.map(String),
+        supplemental_groups_policy: pod.securityContext?.supplementalGroupsPolicy ?? 'Merge',
+        ...selinux(security),
+        ...paths,
         seccomp: profileOf(security.seccompProfile, 'Unconfined', '/var/lib/kubelet/seccomp/'),
-        ...(security.appArmorProfile ? { apparmor: profileOf(security.appArmorProfile, 'RuntimeDefault', '') } : {}),
+        ...(security.appArmorProfile
+          ? { apparmor: profileOf(security.appArmorProfile, 'RuntimeDefault', '') }
+          : {}),
       },
     },
   };
@@ -147,50 +281,102 @@ function containerConfig(container: Container, pod: PodSpec, namespaces: object,
 
 /** Without one a kubelet asks for seccomp Unconfined (unless it has --seccomp-default). */
 function profileOf(wanted: Profile | undefined, otherwise: string, folder: string): object {
-  return { profile_type: wanted?.type ?? otherwise, localhost_ref: wanted?.localhostProfile ? `${folder}${wanted.localhostProfile}` : '' };
+  return {
+    profile_type: wanted?.type ?? otherwise,
+    localhost_ref: wanted?.localhostProfile ? `${folder}${wanted.localhostProfile}` : '',
+  };
 }
 
 function selinux(security: Security | undefined): object {
   return security?.seLinuxOptions ? { selinux_options: security.seLinuxOptions } : {};
 }
 
-const propagations: Readonly<Record<string, string>> = { HostToContainer: 'PROPAGATION_HOST_TO_CONTAINER', Bidirectional: 'PROPAGATION_BIDIRECTIONAL' };
+const propagations: Readonly<Record<string, string>> = {
+  HostToContainer: 'PROPAGATION_HOST_TO_CONTAINER',
+  Bidirectional: 'PROPAGATION_BIDIRECTIONAL',
+};
 
-function volumeMount(mount: NonNullable<Container['volumeMounts']>[number], volumes: readonly Volume[], who: string, notes: string[]): object[] {
+function volumeMount(
+  mount: NonNullable<Container['volumeMounts']>[number],
+  volumes: readonly Volume[],
+  who: string,
+  notes: string[],
+): object[] {
   const volume = volumes.find((candidate) => candidate.name === mount.name);
   const common = {
-    container_path: mount.mountPath, readonly: mount.readOnly ?? false, propagation: propagations[mount.mountPropagation ?? ''] ?? 'PROPAGATION_PRIVATE',
+    container_path: mount.mountPath,
+    readonly: mount.readOnly ?? false,
+    propagation: propagations[mount.mountPropagation ?? ''] ?? 'PROPAGATION_PRIVATE',
     recursive_read_only: mount.recursiveReadOnly === 'Enabled' || mount.recursiveReadOnly === 'IfPossible',
   };
-  if (volume?.image) return [{ ...common, readonly: true, image: { image: volume.image.reference }, image_sub_path: mount.subPath ?? '' }];
-  if (volume?.hostPath) return [{ ...common, host_path: [volume.hostPath.path, mount.subPath].filter(Boolean).join('/') }];
+  if (volume?.image)
+    return [
+      {
+        ...common,
+        readonly: true,
+        image: { image: volume.image.reference },
+        image_sub_path: mount.subPath ?? '',
+      },
+    ];
+  if (volume?.hostPath)
+    return [{ ...common, host_path: [volume.hostPath.path, mount.subPath].filter(Boolean).join('/') }];
   notes.push(`${who}: the kubelet prepares the volume ${mount.name}; its path on the host is a guess`);
   return [{ ...common, host_path: `/var/lib/kubelet/pods/UID/volumes/${mount.name}` }];
 }
 
 /** As the kubelet counts: shares from the request, quota from the limit, memory in bytes. @throws InvalidArgument */
-function resources({ resources: { limits = {}, requests = {} } = {} }: Container, who: string, notes: string[]): object {
+function resources(
+  { resources: { limits = {}, requests = {} } = {} }: Container,
+  who: string,
+  notes: string[],
+): object {
   const amount = (name: string, value: string | number | undefined): number | undefined => {
     if (value === undefined) return undefined;
     const number = quantity(value);
-    if (Number.isNaN(number)) throw new CrispError('InvalidArgument', `${who}: resources: ${name} "${value}" is no quantity`, { hint: 'write it as 500m, 64Mi or 2' });
+    if (Number.isNaN(number))
+      throw new CrispError('InvalidArgument', `${who}: resources: ${name} "${value}" is no quantity`, {
+        hint: 'write it as 500m, 64Mi or 2',
+      });
     return number;
   };
   const cpuRequest = amount('cpu', requests['cpu'] ?? limits['cpu']);
   const cpuLimit = amount('cpu', limits['cpu']);
   const memory = amount('memory', limits['memory']);
   const ofPlugins = Object.keys(limits).filter((name) => name.includes('/'));
-  if (ofPlugins.length) notes.push(`${who}: what ${ofPlugins.join(', ')} brings is known to its device plugin`);
+  if (ofPlugins.length)
+    notes.push(`${who}: what ${ofPlugins.join(', ')} brings is known to its device plugin`);
   return {
     cpu_shares: String(Math.max(2, Math.floor((cpuRequest ?? 0) * 1024))),
-    ...(cpuLimit === undefined ? {} : { cpu_period: '100000', cpu_quota: String(Math.max(1000, Math.round(cpuLimit * 100_000))) }),
+    ...(cpuLimit === undefined
+      ? {}
+      : { cpu_period: '100000', cpu_quota: String(Math.max(1000, Math.round(cpuLimit * 100_000))) }),
     ...(memory === undefined ? {} : { memory_limit_in_bytes: String(Math.ceil(memory)) }),
-    hugepage_limits: Object.entries(limits).filter(([name]) => name.startsWith('hugepages-')).map(([name, value]) => ({ page_size: name.replace(/^hugepages-(.*)i$/, '$1B'), limit: String(amount(name, value)) })),
+    hugepage_limits: Object.entries(limits)
+      .filter(([name]) => name.startsWith('hugepages-'))
+      .map(([name, value]) => ({
+        page_size: name.replace(/^hugepages-(.*)i$/, '$1B'),
+        limit: String(amount(name, value)),
+      })),
   };
 }
 
 const factors: Readonly<Record<string, number>> = {
-  n: 1e-9, u: 1e-6, m: 1e-3, '': 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18, Ki: 2 ** 10, Mi: 2 ** 20, Gi: 2 ** 30, Ti: 2 ** 40, Pi: 2 ** 50, Ei: 2 ** 60,
+  n: 1e-9,
+  u: 1e-6,
+  m: 1e-3,
+  '': 1,
+  k: 1e3,
+  M: 1e6,
+  G: 1e9,
+  T: 1e12,
+  P: 1e15,
+  E: 1e18,
+  Ki: 2 ** 10,
+  Mi: 2 ** 20,
+  Gi: 2 ** 30,
+  Ti: 2 ** 40,
+  Pi: 2 ** 50,
+  Ei: 2 ** 60,
 };
 
 /** A Kubernetes quantity: "500m", "64Mi", 2. NaN: it is none. */

@@ -10,9 +10,13 @@ export interface ServeFlags {
 }
 
 export async function serveDaemon(flags: ServeFlags): Promise<number> {
-  const read = (): Config => loadConfig(flags.config, {
-    listen: flags.listen, root: flags.root, state: flags.state, log_level: flags['log-level'] as Config['log_level'] | undefined,
-  });
+  const read = (): Config =>
+    loadConfig(flags.config, {
+      listen: flags.listen,
+      root: flags.root,
+      state: flags.state,
+      log_level: flags['log-level'] as Config['log_level'] | undefined,
+    });
   const config = read(); // a mistake in it is told before anything is loaded
   const stop = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());

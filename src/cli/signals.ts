@@ -7,16 +7,25 @@ const names = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] a
 
 export class Signals {
   private readonly kept: NodeJS.Signals[] = [];
-  private take: (name: NodeJS.Signals) => void = (name) => { this.kept.push(name); };
-  private readonly listener = (name: NodeJS.Signals): void => { this.take(name); };
+  private take: (name: NodeJS.Signals) => void = (name) => {
+    this.kept.push(name);
+  };
+  private readonly listener = (name: NodeJS.Signals): void => {
+    this.take(name);
+  };
 
   /** From now on a signal is not our end: what is being made can be undone. */
-  hold(): void { for (const name of names) process.on(name, this.listener); }
+  hold(): void {
+    for (const name of names) process.on(name, this.listener);
+  }
 
   /** @throws Cancelled when one has come since hold() */
   check(): void {
     const [first] = this.kept;
-    if (first) throw new CrispError('Cancelled', `${first} came; what was made is removed again`, { hint: 'run it again' });
+    if (first)
+      throw new CrispError('Cancelled', `${first} came; what was made is removed again`, {
+        hint: 'run it again',
+      });
   }
 
   /** Hands on those that were kept and those that come. */
@@ -25,5 +34,7 @@ export class Signals {
     this.kept.splice(0).forEach(this.take);
   }
 
-  release(): void { for (const name of names) process.off(name, this.listener); }
+  release(): void {
+    for (const name of names) process.off(name, this.listener);
+  }
 }

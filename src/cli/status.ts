@@ -29,7 +29,11 @@ export interface DaemonStatus {
   readonly version: string;
   /** All conditions are true. */
   readonly healthy: boolean;
-  readonly conditions: readonly { readonly type: string; readonly status: boolean; readonly message: string }[];
+  readonly conditions: readonly {
+    readonly type: string;
+    readonly status: boolean;
+    readonly message: string;
+  }[];
   readonly handlers: readonly HandlerStatus[];
   readonly pods: Readonly<Record<'ready' | 'notReady', number>>;
   readonly containers: Readonly<Record<'created' | 'running' | 'exited', number>>;
@@ -48,24 +52,46 @@ export async function statusCommand(flags: StatusFlags): Promise<number> {
 /** @throws DaemonUnreachable */
 export async function readStatus(listen: string): Promise<DaemonStatus> {
   await checkSocket(listen.replace('unix://', ''));
-  const { runtime: { v1 } } = loadProto();
+  const {
+    runtime: { v1 },
+  } = loadProto();
   const runtime: RuntimeServiceClient = new v1.RuntimeService(listen, credentials.createInsecure());
   const images: ImageServiceClient = new v1.ImageService(listen, credentials.createInsecure());
   try {
     const [version, status, pods, containers, stored] = await Promise.all([
       unary<VersionResponse__Output>(listen, (options, done) => runtime.Version({}, options, done)),
-      unary<StatusResponse__Output>(listen, (options, done) => runtime.Status({ verbose: true }, options, done)),
-      unary<ListPodSandboxResponse__Output>(listen, (options, done) => runtime.ListPodSandbox({}, options, done)),
-      unary<ListContainersResponse__Output>(listen, (options, done) => runtime.ListContainers({}, options, done)),
+      unary<StatusResponse__Output>(listen, (options, done) =>
+        runtime.Status({ verbose: true }, options, done),
+      ),
+      unary<ListPodSandboxResponse__Output>(listen, (options, done) =>
+        runtime.ListPodSandbox({}, options, done),
+      ),
+      unary<ListContainersResponse__Output>(listen, (options, done) =>
+        runtime.ListContainers({}, options, done),
+      ),
       unary<ListImagesResponse__Output>(listen, (options, done) => images.ListImages({}, options, done)),
     ]);
-    const conditions = (status.status?.conditions ?? []).map(({ type, status: good, message }) => ({ type, status: good, message }));
-    const count = <T extends { readonly state: string }>(list: readonly T[], state: string): number => list.filter((item) => item.state === state).length;
+    const conditions = (status.status?.conditions ?? []).map(({ type, status: good, message }) => ({
+      type,
+      status: good,
+      message,
+    }));
+    const count = <T extends { readonly state: string }>(list: readonly T[], state: string): number =>
+      list.filter((item) => item.state === state).length;
     return {
-      socket: listen, version: version.runtime_version, healthy: conditions.length > 0 && conditions.every((condition) => condition.status), conditions,
-      handlers: (JSON.parse(status.info['handlers'] ?? '[]') as HandlerStatus[]).map(({ name, ready, reason, version: own, lacks }) => ({ name, ready, reason, version: own, lacks })),
+      socket: listen,
+      version: version.runtime_version,
+      healthy: conditions.length > 0 && conditions.every((condition) => condition.status),
+      conditions,
+      handlers: (JSON.parse(status.info['handlers'] ?? '[]') as HandlerStatus[]).map(
+        ({ name, ready, reason, version: own, lacks }) => ({ name, ready, reason, version: own, lacks }),
+      ),
       pods: { ready: count(pods.items, 'SANDBOX_READY'), notReady: count(pods.items, 'SANDBOX_NOTREADY') },
-      containers: { created: count(containers.containers, 'CONTAINER_CREATED'), running: count(containers.containers, 'CONTAINER_RUNNING'), exited: count(containers.containers, 'CONTAINER_EXITED') },
+      containers: {
+        created: count(containers.containers, 'CONTAINER_CREATED'),
+        running: count(containers.containers, 'CONTAINER_RUNNING'),
+        exited: count(containers.containers, 'CONTAINER_EXITED'),
+      },
       images: stored.images.length,
     };
   } finally {
@@ -78,16 +104,35 @@ export async function readStatus(listen: string): Promise<DaemonStatus> {
 function checkSocket(path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const socket = connect(path);
-    socket.once('connect', () => { socket.destroy(); resolve(); });
-    socket.once('error', (error: NodeJS.ErrnoException) => reject(unreachable(path, error.code === 'ENOENT' ? 'there is no such socket' : error.code === 'ECONNREFUSED' ? 'nobody listens there' : error.message)));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve();
+    });
+    socket.once('error', (error: NodeJS.ErrnoException) =>
+      reject(
+        unreachable(
+          path,
+          error.code === 'ENOENT'
+            ? 'there is no such socket'
+            : error.code === 'ECONNREFUSED'
+              ? 'nobody listens there'
+              : error.message,
+        ),
+      ),
+    );
   });
 }
 
 function unreachable(listen: string, why: string): CrispError {
-  return new CrispError('DaemonUnreachable', `the daemon does not answer at ${listen}: ${why}`, { stage: 'status' });
+  return new CrispError('DaemonUnreachable', `the daemon does not answer at ${listen}: ${why}`, {
+    stage: 'status',
+  });
 }
 
-function unary<T>(listen: string, call: (options: { deadline: number }, done: (error: ServiceError | null, response?: T) => void) => unknown): Promise<T> {
+function unary<T>(
+  listen: string,
+  call: (options: { deadline: number }, done: (error: ServiceError | null, response?: T) => void) => unknown,
+): Promise<T> {
   return new Promise((resolve, reject) => {
     call({ deadline: Date.now() + timeoutMs }, (error, response) => {
       if (error || response === undefined) reject(unreachable(listen, error?.details ?? 'no answer'));
@@ -100,10 +145,19 @@ function inWords(status: DaemonStatus): string {
   const { pods, containers } = status;
   return facts([
     ['crisp', `${status.version} at ${status.socket}`],
-    ...status.conditions.map(({ type, status: good, message }): [string, string] => [type, good ? 'yes' : type === 'RuntimeReady' ? 'no handler is' : `no: ${message}`]), // why not, the handlers say
-    ...status.handlers.map(({ name, ready, reason, version, lacks }): [string, string] => [`handler ${name}`, ready ? [`ready (${version})`, ...lacking(lacks)].join('; ') : `not ready: ${reason}`]),
+    ...status.conditions.map(({ type, status: good, message }): [string, string] => [
+      type,
+      good ? 'yes' : type === 'RuntimeReady' ? 'no handler is' : `no: ${message}`,
+    ]), // why not, the handlers say
+    ...status.handlers.map(({ name, ready, reason, version, lacks }): [string, string] => [
+      `handler ${name}`,
+      ready ? [`ready (${version})`, ...lacking(lacks)].join('; ') : `not ready: ${reason}`,
+    ]),
     ['pods', `${pods.ready} ready, ${pods.notReady} not ready`],
-    ['containers', `${containers.running} running, ${containers.created} created, ${containers.exited} exited`],
+    [
+      'containers',
+      `${containers.running} running, ${containers.created} created, ${containers.exited} exited`,
+    ],
     ['images', String(status.images)],
   ]);
 }

@@ -2,23 +2,46 @@
 import { define, type Command } from './command.js';
 
 const places = {
-  config: { value: 'FILE', complete: 'file', summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)' },
+  config: {
+    value: 'FILE',
+    complete: 'file',
+    summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)',
+  },
   root: { value: 'DIR', complete: 'folder', summary: 'where the images are; overrides the key root' },
-  state: { value: 'DIR', complete: 'folder', summary: 'records and bundles of standalone containers; overrides the key cli_state' },
+  state: {
+    value: 'DIR',
+    complete: 'folder',
+    summary: 'records and bundles of standalone containers; overrides the key cli_state',
+  },
 } as const;
 
 const making = {
   name: { value: 'NAME', summary: 'what to call it, and its hostname (default: the beginning of its id)' },
   namespace: { value: 'NAME', summary: 'the namespace that routing rules see (default: empty)' },
   handler: { value: 'NAME', summary: 'the runtime handler, as a RuntimeClass names it (default: as routed)' },
-  rootfs: { value: 'DIR', complete: 'folder', summary: 'run on this folder as it is instead of an image (not as an unprivileged CT); all arguments are then the command' },
+  rootfs: {
+    value: 'DIR',
+    complete: 'folder',
+    summary:
+      'run on this folder as it is instead of an image (not as an unprivileged CT); all arguments are then the command',
+  },
   env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
-  volume: { value: 'SOURCE:TARGET[:ro]', short: 'v', multiple: true, summary: 'bind mount a path of the host' },
-  user: { value: 'USER[:GROUP]', short: 'u', summary: 'names of the image or ids (default: the image\'s)' },
-  workdir: { value: 'DIR', short: 'w', summary: 'the working folder (default: the image\'s)' },
+  volume: {
+    value: 'SOURCE:TARGET[:ro]',
+    short: 'v',
+    multiple: true,
+    summary: 'bind mount a path of the host',
+  },
+  user: { value: 'USER[:GROUP]', short: 'u', summary: "names of the image or ids (default: the image's)" },
+  workdir: { value: 'DIR', short: 'w', summary: "the working folder (default: the image's)" },
   memory: { value: 'BYTES', short: 'm', summary: 'memory limit: 64m, 2g' },
   cpus: { value: 'NUMBER', summary: 'CPU limit: 0.5, 2' },
-  network: { value: 'none|host', complete: ['none', 'host'], summary: 'none: loopback only (default, but for CTs where lxc.network is bridge); host: the host\'s network' },
+  network: {
+    value: 'none|host',
+    complete: ['none', 'host'],
+    summary:
+      "none: loopback only (default, but for CTs where lxc.network is bridge); host: the host's network",
+  },
   label: { value: 'KEY=VALUE', short: 'l', multiple: true, summary: 'a label, for routing rules' },
   annotation: { value: 'KEY=VALUE', multiple: true, summary: 'an annotation, for routing rules' },
   interactive: { short: 'i', summary: 'pass our standard input on' },
@@ -26,28 +49,48 @@ const making = {
 } as const;
 
 const imageArguments = [
-  { name: 'IMAGE', optional: true, summary: 'an image of this node (name, digest or id), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs' },
-  { name: 'COMMAND', optional: true, rest: true, summary: 'replaces the image\'s Cmd' },
+  {
+    name: 'IMAGE',
+    optional: true,
+    summary:
+      'an image of this node (name, digest or id), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs',
+  },
+  { name: 'COMMAND', optional: true, rest: true, summary: "replaces the image's Cmd" },
 ] as const;
 
 const id = { name: 'CONTAINER', summary: 'a name, an id, or the unique beginning of an id' } as const;
 
 const run = define({
-  name: 'run', group: 'containers', summary: 'Make a container and run it in the foreground',
+  name: 'run',
+  group: 'containers',
+  summary: 'Make a container and run it in the foreground',
   description: [
     'Makes a container from an image of this node, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
     'When nobody reads its output any more (`| head -1`), the container is stopped, and the exit code is 141, as that of a program that SIGPIPE ends.',
     'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
   ],
   arguments: imageArguments,
-  flags: { ...making, detach: { short: 'd', summary: 'leave it running in the background and print its id' }, rm: { summary: 'delete it when it has ended' }, ...places },
+  flags: {
+    ...making,
+    detach: { short: 'd', summary: 'leave it running in the background and print its id' },
+    rm: { summary: 'delete it when it has ended' },
+    ...places,
+  },
   passesOn: true,
   ownFailure: 125,
-  exitCodes: [{ code: '125', meaning: 'crisp itself failed; any other code is the container\'s (128+N: ended by signal N)' }],
+  exitCodes: [
+    {
+      code: '125',
+      meaning: "crisp itself failed; any other code is the container's (128+N: ended by signal N)",
+    },
+  ],
   examples: [
     { what: 'one command', line: 'crisp run --rm busybox echo hello' },
     { what: 'a shell', line: 'crisp run --rm -it busybox sh' },
-    { what: 'on runc, from an archive, with limits', line: 'crisp run --rm --handler runc --memory 64m --cpus 0.5 ./app.tar' },
+    {
+      what: 'on runc, from an archive, with limits',
+      line: 'crisp run --rm --handler runc --memory 64m --cpus 0.5 ./app.tar',
+    },
     { what: 'as a Proxmox CT', line: 'crisp run --rm --handler lxc busybox hostname' },
     { what: 'on a folder', line: 'crisp run --rm --rootfs /srv/debian /bin/cat /etc/os-release' },
   ],
@@ -55,94 +98,178 @@ const run = define({
 });
 
 const create = define({
-  name: 'create', group: 'containers', summary: 'Make a container without starting it',
+  name: 'create',
+  group: 'containers',
+  summary: 'Make a container without starting it',
   description: ['Makes a container as `crisp run` does, leaves it created, and prints its id.'],
-  arguments: imageArguments, flags: { ...making, ...places }, passesOn: true,
-  examples: [{ what: 'make one and start it later', line: 'crisp create --name web busybox httpd -f && crisp start web' }],
+  arguments: imageArguments,
+  flags: { ...making, ...places },
+  passesOn: true,
+  examples: [
+    {
+      what: 'make one and start it later',
+      line: 'crisp create --name web busybox httpd -f && crisp start web',
+    },
+  ],
   run: async ({ flags, args }) => (await import('./container-create.js')).createCommand(flags, args),
 });
 
 const start = define({
-  name: 'start', group: 'containers', summary: 'Start a created container',
+  name: 'start',
+  group: 'containers',
+  summary: 'Start a created container',
   description: ['Starts a container that `crisp create` made, and prints its id.'],
-  arguments: [id], flags: places,
+  arguments: [id],
+  flags: places,
   examples: [{ what: 'by name', line: 'crisp start web' }],
   run: async ({ flags, args }) => (await import('./container-run.js')).startCommand(flags, args),
 });
 
 const stop = define({
-  name: 'stop', group: 'containers', summary: 'Stop a container: ask, then kill',
-  description: ['Sends the stop signal of the image (SIGTERM by default), waits, sends SIGKILL. One that has ended is fine.'],
-  arguments: [id], flags: { time: { value: 'SECONDS', summary: 'how long it may take after the stop signal (default 10)' }, ...places },
+  name: 'stop',
+  group: 'containers',
+  summary: 'Stop a container: ask, then kill',
+  description: [
+    'Sends the stop signal of the image (SIGTERM by default), waits, sends SIGKILL. One that has ended is fine.',
+  ],
+  arguments: [id],
+  flags: {
+    time: { value: 'SECONDS', summary: 'how long it may take after the stop signal (default 10)' },
+    ...places,
+  },
   examples: [{ what: 'with half a minute of grace', line: 'crisp stop --time 30 web' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).stopCommand(flags, args),
 });
 
 const kill = define({
-  name: 'kill', group: 'containers', summary: 'Send a signal to a container',
+  name: 'kill',
+  group: 'containers',
+  summary: 'Send a signal to a container',
   description: ['Sends a signal to the first process of a container.'],
   arguments: [id],
-  flags: { signal: { value: 'SIGNAL', short: 's', complete: ['HUP', 'INT', 'QUIT', 'KILL', 'USR1', 'USR2', 'TERM'], summary: 'by name or number (default KILL)' }, all: { summary: 'to all of its processes' }, ...places },
+  flags: {
+    signal: {
+      value: 'SIGNAL',
+      short: 's',
+      complete: ['HUP', 'INT', 'QUIT', 'KILL', 'USR1', 'USR2', 'TERM'],
+      summary: 'by name or number (default KILL)',
+    },
+    all: { summary: 'to all of its processes' },
+    ...places,
+  },
   examples: [{ what: 'have it read its configuration again', line: 'crisp kill --signal HUP web' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).killCommand(flags, args),
 });
 
 const remove = define({
-  name: 'delete', group: 'containers', summary: 'Delete containers with all that was made for them',
-  description: ['Deletes containers that are created or stopped, with --force also running ones: rootfs, mounts, namespaces, cgroup, log and record.'],
-  arguments: [{ ...id, rest: true }], flags: { force: { short: 'f', summary: 'also one that is running' }, ...places },
+  name: 'delete',
+  group: 'containers',
+  summary: 'Delete containers with all that was made for them',
+  description: [
+    'Deletes containers that are created or stopped, with --force also running ones: rootfs, mounts, namespaces, cgroup, log and record.',
+  ],
+  arguments: [{ ...id, rest: true }],
+  flags: { force: { short: 'f', summary: 'also one that is running' }, ...places },
   examples: [{ what: 'all of them', line: 'crisp delete --force $(crisp list --quiet)' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).deleteCommand(flags, args),
 });
 
 const list = define({
-  name: 'list', group: 'containers', summary: 'List the standalone containers',
-  description: ['Lists the containers that `crisp run` and `crisp create` made. Containers of pods are listed by `crictl ps -a`.'],
-  arguments: [], flags: { json: { summary: 'as JSON: a list of what `crisp state --json` shows' }, quiet: { short: 'q', summary: 'ids only' }, ...places },
+  name: 'list',
+  group: 'containers',
+  summary: 'List the standalone containers',
+  description: [
+    'Lists the containers that `crisp run` and `crisp create` made. Containers of pods are listed by `crictl ps -a`.',
+  ],
+  arguments: [],
+  flags: {
+    json: { summary: 'as JSON: a list of what `crisp state --json` shows' },
+    quiet: { short: 'q', summary: 'ids only' },
+    ...places,
+  },
   examples: [{ what: 'for a script', line: 'crisp list --json' }],
   run: async ({ flags }) => (await import('./container-state.js')).listCommand(flags),
 });
 
 const state = define({
-  name: 'state', group: 'containers', summary: 'Show the state of a container',
-  description: ['Shows what a container is and does, with the backend that runs it and the rule that chose it.'],
-  arguments: [id], flags: { json: { summary: 'as JSON: the state of the OCI runtime-spec, and more' }, ...places },
+  name: 'state',
+  group: 'containers',
+  summary: 'Show the state of a container',
+  description: [
+    'Shows what a container is and does, with the backend that runs it and the rule that chose it.',
+  ],
+  arguments: [id],
+  flags: { json: { summary: 'as JSON: the state of the OCI runtime-spec, and more' }, ...places },
   examples: [{ what: 'its exit code', line: 'crisp state --json web | jq .exitCode' }],
   run: async ({ flags, args }) => (await import('./container-state.js')).stateCommand(flags, args),
 });
 
 const exec = define({
-  name: 'exec', group: 'containers', summary: 'Run one more process in a running container',
-  description: ['Runs a command in a running container, as its user and with its environment and rights, and ends with the exit code of the command.'],
+  name: 'exec',
+  group: 'containers',
+  summary: 'Run one more process in a running container',
+  description: [
+    'Runs a command in a running container, as its user and with its environment and rights, and ends with the exit code of the command.',
+  ],
   arguments: [id, { name: 'COMMAND', rest: true, summary: 'the command and its arguments' }],
   flags: {
-    interactive: { short: 'i', summary: 'pass our standard input on' }, tty: { short: 't', summary: 'give it a terminal' },
-    env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' }, ...places,
+    interactive: { short: 'i', summary: 'pass our standard input on' },
+    tty: { short: 't', summary: 'give it a terminal' },
+    env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
+    ...places,
   },
-  passesOn: true, ownFailure: 125,
-  exitCodes: [{ code: '125', meaning: 'crisp itself failed; any other code is the command\'s' }, { code: '126', meaning: 'the command cannot be executed' }, { code: '127', meaning: 'the container has no such command' }],
+  passesOn: true,
+  ownFailure: 125,
+  exitCodes: [
+    { code: '125', meaning: "crisp itself failed; any other code is the command's" },
+    { code: '126', meaning: 'the command cannot be executed' },
+    { code: '127', meaning: 'the container has no such command' },
+  ],
   examples: [{ what: 'a shell', line: 'crisp exec -it web sh' }],
   run: async ({ flags, args }) => (await import('./container-run.js')).execCommand(flags, args),
 });
 
 const logs = define({
-  name: 'logs', group: 'containers', summary: 'Show what a container has written',
+  name: 'logs',
+  group: 'containers',
+  summary: 'Show what a container has written',
   description: ['Shows the output of a container, its stdout on ours and its stderr on ours.'],
-  arguments: [id], flags: { follow: { short: 'f', summary: 'go on until it ends' }, ...places },
+  arguments: [id],
+  flags: { follow: { short: 'f', summary: 'go on until it ends' }, ...places },
   examples: [{ what: 'from now on as well', line: 'crisp logs --follow web' }],
   run: async ({ flags, args }) => (await import('./container-log.js')).logsCommand(flags, args),
 });
 
 const bundle = define({
-  name: 'bundle', group: 'containers', summary: 'Write an image as an OCI bundle, or check one',
+  name: 'bundle',
+  group: 'containers',
+  summary: 'Write an image as an OCI bundle, or check one',
   description: [
     'Writes DIR/rootfs and DIR/config.json from an image, so that `crun run --bundle DIR NAME` and the same of runc run it as it is.',
     'With --validate, checks a bundle: config.json against the runtime-spec, the rootfs, the program and the sources of its mounts.',
   ],
-  arguments: [{ name: 'IMAGE', optional: true, summary: 'an image of this node, an OCI archive or layout (./FILE.tar, ./DIR); none with --validate' }, { name: 'DIR', complete: 'folder', summary: 'the bundle: a new folder, or with --validate the one to check' }],
+  arguments: [
+    {
+      name: 'IMAGE',
+      optional: true,
+      summary: 'an image of this node, an OCI archive or layout (./FILE.tar, ./DIR); none with --validate',
+    },
+    {
+      name: 'DIR',
+      complete: 'folder',
+      summary: 'the bundle: a new folder, or with --validate the one to check',
+    },
+  ],
   flags: {
-    profile: { value: 'full|minimal', complete: ['full', 'minimal'], summary: 'full (default): as a container of a pod, with seccomp, devices and limits; minimal: the least that runs' },
-    validate: { summary: 'say what is wrong with the bundle DIR' }, json: { summary: 'with --validate: as JSON, a list of {path, message}' }, ...places,
+    profile: {
+      value: 'full|minimal',
+      complete: ['full', 'minimal'],
+      summary:
+        'full (default): as a container of a pod, with seccomp, devices and limits; minimal: the least that runs',
+    },
+    validate: { summary: 'say what is wrong with the bundle DIR' },
+    json: { summary: 'with --validate: as JSON, a list of {path, message}' },
+    ...places,
   },
   exitCodes: [{ code: '1', meaning: 'failed, or the bundle is not valid' }],
   examples: [
@@ -152,4 +279,16 @@ const bundle = define({
   run: async ({ flags, args }) => (await import('./bundle.js')).bundleCommand(flags, args),
 });
 
-export const containerCommands: readonly Command[] = [run, create, start, stop, kill, remove, list, state, exec, logs, bundle];
+export const containerCommands: readonly Command[] = [
+  run,
+  create,
+  start,
+  stop,
+  kill,
+  remove,
+  list,
+  state,
+  exec,
+  logs,
+  bundle,
+];

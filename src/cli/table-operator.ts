@@ -1,43 +1,85 @@
 // The operator's commands.
 import { define, type Command } from './command.js';
 
-const configFlag = { value: 'FILE', complete: 'file', summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)' } as const;
+const configFlag = {
+  value: 'FILE',
+  complete: 'file',
+  summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)',
+} as const;
 
 const check = define({
-  name: 'check', group: 'operator', summary: 'Check whether this host can run pods, and say how to mend it',
-  description: ['Looks at the kernel, control groups, tools, runtime handlers (by running a throw-away container on each), pod network, storage and, on Proxmox VE, at storages, bridges and id ranges. Each finding comes with the command that mends it. Nothing stays changed.'],
+  name: 'check',
+  group: 'operator',
+  summary: 'Check whether this host can run pods, and say how to mend it',
+  description: [
+    'Looks at the kernel, control groups, tools, runtime handlers (by running a throw-away container on each), pod network, storage and, on Proxmox VE, at storages, bridges and id ranges. Each finding comes with the command that mends it. Nothing stays changed.',
+  ],
   arguments: [],
-  flags: { config: configFlag, quiet: { short: 'q', summary: 'only what is wrong' }, json: { summary: 'as JSON: {failures, warnings, checks: [{id, title, findings: [{level, message, mend}]}]}' } },
-  exitCodes: [{ code: '0', meaning: 'nothing fails; there may be warnings' }, { code: '1', meaning: 'something fails: pods will not run' }],
-  examples: [{ what: 'before the first start', line: 'crisp check' }, { what: 'the commands that mend failures', line: 'crisp check --json | jq -r ".checks[].findings[] | select(.level == \\"failure\\") | .mend"' }],
+  flags: {
+    config: configFlag,
+    quiet: { short: 'q', summary: 'only what is wrong' },
+    json: {
+      summary: 'as JSON: {failures, warnings, checks: [{id, title, findings: [{level, message, mend}]}]}',
+    },
+  },
+  exitCodes: [
+    { code: '0', meaning: 'nothing fails; there may be warnings' },
+    { code: '1', meaning: 'something fails: pods will not run' },
+  ],
+  examples: [
+    { what: 'before the first start', line: 'crisp check' },
+    {
+      what: 'the commands that mend failures',
+      line: 'crisp check --json | jq -r ".checks[].findings[] | select(.level == \\"failure\\") | .mend"',
+    },
+  ],
   run: async ({ flags }) => (await import('./check/command.js')).checkCommand(flags),
 });
 
 const explain = define({
-  name: 'explain', group: 'operator', summary: 'Show what would become of a pod here, without running it',
+  name: 'explain',
+  group: 'operator',
+  summary: 'Show what would become of a pod here, without running it',
   description: [
-    'Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod\'s, and any number of containers\'), and shows the backend and the rule that chose it, the commands that would run, the config.json of each container and the fields that are not honoured. Nothing is run or changed.',
+    "Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod's, and any number of containers'), and shows the backend and the rule that chose it, the commands that would run, the config.json of each container and the fields that are not honoured. Nothing is run or changed.",
     'What only a cluster knows (ConfigMaps, Secrets, most volumes) is left out, with a note.',
   ],
-  arguments: [{ name: 'FILE', rest: true, complete: 'file', summary: 'a manifest, or files for crictl; - is stdin' }],
-  flags: { config: configFlag, handler: { value: 'NAME', summary: 'as if the pod\'s RuntimeClass had this handler' }, json: { summary: 'as JSON, with the whole config.json' } },
+  arguments: [
+    { name: 'FILE', rest: true, complete: 'file', summary: 'a manifest, or files for crictl; - is stdin' },
+  ],
+  flags: {
+    config: configFlag,
+    handler: { value: 'NAME', summary: "as if the pod's RuntimeClass had this handler" },
+    json: { summary: 'as JSON, with the whole config.json' },
+  },
   exitCodes: [{ code: '1', meaning: 'the pod or a container would be refused, or the files cannot be read' }],
   examples: [
     { what: 'a manifest', line: 'crisp explain pod.yaml' },
     { what: 'a pod of the cluster', line: 'kubectl get pod web -o yaml | crisp explain -' },
-    { what: 'crictl\'s files', line: 'crisp explain pod.json container.json' },
+    { what: "crictl's files", line: 'crisp explain pod.json container.json' },
     { what: 'only the choice', line: 'crisp explain --json pod.yaml | jq "{backend, rule}"' },
   ],
   run: async ({ flags, args }) => (await import('./explain.js')).explainCommand(flags, args),
 });
 
 const gc = define({
-  name: 'gc', group: 'operator', summary: 'Remove what crisp made and has no record of',
-  description: ['Removes containers, mounts, rootfs layers, namespaces and folders that a crash, a lost state folder or a reboot left without a record, of the daemon and of standalone containers. The daemon does the same at its start, and may run meanwhile. Addresses of pods that are gone are released at the start of the daemon.'],
+  name: 'gc',
+  group: 'operator',
+  summary: 'Remove what crisp made and has no record of',
+  description: [
+    'Removes containers, mounts, rootfs layers, namespaces and folders that a crash, a lost state folder or a reboot left without a record, of the daemon and of standalone containers. The daemon does the same at its start, and may run meanwhile. Addresses of pods that are gone are released at the start of the daemon.',
+  ],
   arguments: [],
   flags: {
-    'dry-run': { short: 'n', summary: 'only say what would be removed' }, json: { summary: 'as JSON: {dryRun, orphans: [{kind, name, error}]}' }, config: configFlag,
-    root: { value: 'DIR', complete: 'folder', summary: 'overrides the key root' }, state: { value: 'DIR', complete: 'folder', summary: 'of standalone containers; overrides the key cli_state' },
+    'dry-run': { short: 'n', summary: 'only say what would be removed' },
+    json: { summary: 'as JSON: {dryRun, orphans: [{kind, name, error}]}' },
+    config: configFlag,
+    root: { value: 'DIR', complete: 'folder', summary: 'overrides the key root' },
+    state: {
+      value: 'DIR',
+      complete: 'folder',
+      summary: 'of standalone containers; overrides the key cli_state',
+    },
   },
   exitCodes: [{ code: '1', meaning: 'something could not be removed' }],
   examples: [{ what: 'look first', line: 'crisp gc --dry-run' }],
@@ -45,20 +87,37 @@ const gc = define({
 });
 
 const status = define({
-  name: 'status', group: 'operator', summary: 'Ask the daemon how it is and what it runs',
-  description: ['Asks the daemon over its socket: conditions, runtime handlers with the outcome of their probe, and how many pods, containers and images there are.'],
+  name: 'status',
+  group: 'operator',
+  summary: 'Ask the daemon how it is and what it runs',
+  description: [
+    'Asks the daemon over its socket: conditions, runtime handlers with the outcome of their probe, and how many pods, containers and images there are.',
+  ],
   arguments: [],
-  flags: { config: configFlag, listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' }, json: { summary: 'as JSON' } },
+  flags: {
+    config: configFlag,
+    listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' },
+    json: { summary: 'as JSON' },
+  },
   exitCodes: [{ code: '1', meaning: 'the daemon does not answer, or a condition is false' }],
   examples: [{ what: 'in a health check', line: 'crisp status --json | jq .healthy' }],
   run: async ({ flags }) => (await import('./status.js')).statusCommand(flags),
 });
 
 const config = define({
-  name: 'config', group: 'operator', summary: 'Show the configuration that is in force',
-  description: ['Reads the configuration as the daemon would (file, then drop-ins by name), checks it, and shows what is in force. A mistake is shown with its file, line and key.'],
+  name: 'config',
+  group: 'operator',
+  summary: 'Show the configuration that is in force',
+  description: [
+    'Reads the configuration as the daemon would (file, then drop-ins by name), checks it, and shows what is in force. A mistake is shown with its file, line and key.',
+  ],
   arguments: [],
-  flags: { config: configFlag, default: { summary: 'the defaults as a file with a comment for each key' }, schema: { summary: 'the JSON Schema of the configuration' }, json: { summary: 'as JSON' } },
+  flags: {
+    config: configFlag,
+    default: { summary: 'the defaults as a file with a comment for each key' },
+    schema: { summary: 'the JSON Schema of the configuration' },
+    json: { summary: 'as JSON' },
+  },
   examples: [
     { what: 'check a file before a restart', line: 'crisp config --config ./config.yaml > /dev/null' },
     { what: 'begin a file of your own', line: 'crisp config --default > /etc/crisp/config.yaml' },
@@ -67,7 +126,9 @@ const config = define({
 });
 
 const version = define({
-  name: 'version', group: 'operator', summary: 'Show the version of crisp, of Node and the commit',
+  name: 'version',
+  group: 'operator',
+  summary: 'Show the version of crisp, of Node and the commit',
   description: ['Shows in one line which crisp this is.'],
   arguments: [],
   flags: { json: { summary: 'as JSON: {"crisp", "commit", "node"}' } },

@@ -4,28 +4,43 @@ import { containerCommands } from './table-containers.js';
 import { operatorCommands } from './table-operator.js';
 
 const serve = define({
-  name: 'serve', group: 'daemon', summary: 'Run the daemon: the CRI for a kubelet or crictl',
+  name: 'serve',
+  group: 'daemon',
+  summary: 'Run the daemon: the CRI for a kubelet or crictl',
   description: [
     'Serves RuntimeService and ImageService (CRI v1) on one unix socket until SIGTERM or SIGINT. Containers run on after it; the next start finds them again.',
     'SIGHUP reads the configuration again and applies what can change while it runs; see docs/configuration.md.',
   ],
   arguments: [],
   flags: {
-    config: { value: 'FILE', complete: 'file', summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)' },
+    config: {
+      value: 'FILE',
+      complete: 'file',
+      summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)',
+    },
     listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' },
     root: { value: 'DIR', complete: 'folder', summary: 'images and rootfs layers; overrides the key root' },
     state: { value: 'DIR', complete: 'folder', summary: 'records and bundles; overrides the key state' },
-    'log-level': { value: 'LEVEL', complete: ['trace', 'debug', 'info', 'warn', 'error'], summary: 'overrides the key log_level' },
+    'log-level': {
+      value: 'LEVEL',
+      complete: ['trace', 'debug', 'info', 'warn', 'error'],
+      summary: 'overrides the key log_level',
+    },
   },
   examples: [
     { what: 'as the systemd unit runs it', line: 'crisp serve' },
-    { what: 'one for trying out, on folders of its own', line: 'crisp serve --listen unix:///tmp/c/crisp.sock --root /tmp/c/root --state /tmp/c/state --log-level debug' },
+    {
+      what: 'one for trying out, on folders of its own',
+      line: 'crisp serve --listen unix:///tmp/c/crisp.sock --root /tmp/c/root --state /tmp/c/state --log-level debug',
+    },
   ],
   run: async ({ flags }) => (await import('./serve.js')).serveDaemon(flags),
 });
 
 const completion = define({
-  name: 'completion', group: 'operator', summary: 'Print the completion script for a shell',
+  name: 'completion',
+  group: 'operator',
+  summary: 'Print the completion script for a shell',
   description: ['Prints a script that completes commands and flags.'],
   arguments: [{ name: 'SHELL', complete: ['bash', 'zsh', 'fish'], summary: 'bash, zsh or fish' }],
   flags: {},

@@ -4,9 +4,11 @@ import { version } from '../version.js';
 
 export function showVersion({ json }: { readonly json: boolean }): number {
   const known = { crisp: version, commit: commit(), node: process.version };
-  process.stdout.write(json
-    ? `${JSON.stringify(known)}\n`
-    : `crisp ${known.crisp}${known.commit ? ` (commit ${known.commit.slice(0, 12)})` : ''}, Node ${known.node}\n`);
+  process.stdout.write(
+    json
+      ? `${JSON.stringify(known)}\n`
+      : `crisp ${known.crisp}${known.commit ? ` (commit ${known.commit.slice(0, 12)})` : ''}, Node ${known.node}\n`,
+  );
   return 0;
 }
 
@@ -19,5 +21,7 @@ function commit(): string | undefined {
     const head = at('.git/HEAD');
     const branch = /^ref: (.*)$/.exec(head)?.[1];
     return branch ? at(`.git/${branch}`) : head;
-  } catch { return undefined; }
+  } catch {
+    return undefined;
+  }
 }

@@ -19,7 +19,11 @@ import type { Parts } from './parts.js';
 import { namespacesFolder, sharedMemory } from './sandbox-plan.js';
 import { mountSharedMemory } from './sandbox-run.js';
 
-interface Lost { readonly keepsake: Keepsake; readonly found: FoundContainer; readonly pid: number | undefined }
+interface Lost {
+  readonly keepsake: Keepsake;
+  readonly found: FoundContainer;
+  readonly pid: number | undefined;
+}
 
 /** Never throws for one pod's sake: what cannot be taken back stays without a record, and recovery removes it. */
 export async function adoptLost(parts: Parts): Promise<void> {
@@ -28,7 +32,10 @@ export async function adoptLost(parts: Parts): Promise<void> {
     for (const [id, lost] of await lostPods(parts, backend)) {
       try {
         await adoptPod(parts, lost);
-        log.warn({ podId: id, containers: lost.map(({ found }) => found.id) }, 'a pod was found again by its containers: it had no record');
+        log.warn(
+          { podId: id, containers: lost.map(({ found }) => found.id) },
+          'a pod was found again by its containers: it had no record',
+        );
       } catch (error) {
         log.error({ err: error, podId: id }, 'a pod that has no record cannot be taken back');
       }
@@ -38,8 +45,13 @@ export async function adoptLost(parts: Parts): Promise<void> {
 
 /** What a backend has. One that cannot be asked (its program is gone) holds up nobody else's recovery. */
 export async function listed(backend: Backend): Promise<readonly FoundContainer[]> {
-  try { return await backend.list(); } catch (error) {
-    log.error({ handler: backend.name, error: toCrispError(error).report }, 'the containers of a handler cannot be listed');
+  try {
+    return await backend.list();
+  } catch (error) {
+    log.error(
+      { handler: backend.name, error: toCrispError(error).report },
+      'the containers of a handler cannot be listed',
+    );
     return [];
   }
 }
@@ -51,8 +63,11 @@ async function lostPods(parts: Parts, backend: Backend): Promise<Map<string, Los
     const keepsake = parts.store.containers.get(found.id) ? undefined : unpack(found.keepsake ?? '');
     if (keepsake?.container.id !== found.id || keepsake.container.sandboxId !== keepsake.sandbox.id) continue;
     if (keepsake.sandbox.bootId !== parts.bootId || keepsake.sandbox.backend !== backend.name) continue;
-    const pid = await backend.adopt?.(found).catch((error: unknown) => { log.error({ err: error, containerId: found.id }, 'a container that has no record cannot be looked at'); return undefined; });
-    pods.set(keepsake.sandbox.id, [...pods.get(keepsake.sandbox.id) ?? [], { keepsake, found, pid }]);
+    const pid = await backend.adopt?.(found).catch((error: unknown) => {
+      log.error({ err: error, containerId: found.id }, 'a container that has no record cannot be looked at');
+      return undefined;
+    });
+    pods.set(keepsake.sandbox.id, [...(pods.get(keepsake.sandbox.id) ?? []), { keepsake, found, pid }]);
   }
   for (const [id, lost] of pods) if (lost.every(({ pid }) => pid === undefined)) pods.delete(id);
   return pods;
@@ -66,9 +81,20 @@ async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
     await remake(sandbox, first.pid);
     await parts.store.sandboxes.put(sandbox);
   }
-  for (const { keepsake: { container }, found, pid } of lost) {
+  for (const {
+    keepsake: { container },
+    found,
+    pid,
+  } of lost) {
     const logPath = container.logPath && join(sandbox.config.log_directory, container.config.log_path);
-    await parts.store.containers.put({ ...container, complete: true, folder: found.folder, logPath, backendState: found.state, ...(pid === undefined ? {} : { startedAt: now(), pid }) });
+    await parts.store.containers.put({
+      ...container,
+      complete: true,
+      folder: found.folder,
+      logPath,
+      backendState: found.state,
+      ...(pid === undefined ? {} : { startedAt: now(), pid }),
+    });
     if (pid === undefined) await recordExit(parts, container.id, undefined); // how it ended is lost
   }
 }
@@ -77,8 +103,17 @@ async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
 function relocated(record: SandboxRecord, state: string): SandboxRecord {
   const plan = { ...record.plan, folder: join(state, 'pods', record.id) };
   const { pid, ...kinds } = plan.namespaces;
-  const namespaces = Object.fromEntries(Object.entries(kinds).map(([kind, path]) => [kind, join(namespacesFolder(plan), path.slice(dirname(path).length + 1))]));
-  return { ...record, complete: true, plan: { ...plan, namespaces: { ...namespaces, ...(pid === undefined ? {} : { pid }) } } };
+  const namespaces = Object.fromEntries(
+    Object.entries(kinds).map(([kind, path]) => [
+      kind,
+      join(namespacesFolder(plan), path.slice(dirname(path).length + 1)),
+    ]),
+  );
+  return {
+    ...record,
+    complete: true,
+    plan: { ...plan, namespaces: { ...namespaces, ...(pid === undefined ? {} : { pid }) } },
+  };
 }
 
 /** What sandbox-run made in the state folder, from a process that lives in it. */
@@ -87,5 +122,9 @@ async function remake({ plan, config }: SandboxRecord, pid: number): Promise<voi
   await writePodFiles(plan.folder, config);
   await repinNamespaces(namespacesFolder(plan), plan.namespaces, pid);
   // A new one, for containers to come: that of the running ones is out of reach.
-  if (plan.namespaces.ipc && !(await exists(sharedMemory(plan)) && await isMountPoint(sharedMemory(plan)))) await mountSharedMemory(plan);
+  if (
+    plan.namespaces.ipc &&
+    !((await exists(sharedMemory(plan))) && (await isMountPoint(sharedMemory(plan))))
+  )
+    await mountSharedMemory(plan);
 }

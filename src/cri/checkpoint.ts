@@ -15,30 +15,55 @@ import { backendOf, refOf, runningContainerOf, type Parts } from './parts.js';
 /** Where the request leaves it to us (timeout 0). */
 const defaultTimeoutSeconds = 60;
 
-export async function checkpointContainer(parts: Parts, request: CheckpointContainerRequest__Output): Promise<CheckpointContainerResponse> {
+export async function checkpointContainer(
+  parts: Parts,
+  request: CheckpointContainerRequest__Output,
+): Promise<CheckpointContainerResponse> {
   const record = runningContainerOf(parts, request.container_id);
   const { location } = request;
-  if (!location.startsWith('/')) throw new CrispError('InvalidArgument', `location "${location}" must be an absolute path`);
-  if (Number(request.timeout) < 0) throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
-  if (!existsSync(dirname(location))) throw new CrispError('InvalidArgument', `location: there is no folder ${dirname(location)}`);
+  if (!location.startsWith('/'))
+    throw new CrispError('InvalidArgument', `location "${location}" must be an absolute path`);
+  if (Number(request.timeout) < 0)
+    throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
+  if (!existsSync(dirname(location)))
+    throw new CrispError('InvalidArgument', `location: there is no folder ${dirname(location)}`);
   if (existsSync(location)) throw new CrispError('InvalidArgument', `location: ${location} exists already`);
   const timeoutMs = (Number(request.timeout) || defaultTimeoutSeconds) * 1000;
-  await parts.locks.with(record.sandboxId, () => writeCheckpoint(location, {
-    dump: (folder) => backendOf(parts, record).checkpoint(refOf(record), folder, timeoutMs),
-    spec: join(record.folder, 'config.json'), written: parts.rootfs.written(record.id), timeoutMs,
-    config: {
-      id: record.id, name: record.config.metadata?.name, rootfsImage: record.imageId, rootfsImageRef: record.imageRef, rootfsImageName: record.config.image?.user_specified_image || record.config.image?.image,
-      runtime: record.backend, createdTime: new Date(Number(BigInt(record.createdAt) / 1_000_000n)).toISOString(), checkpointedTime: new Date().toISOString(),
-    },
-  }));
+  await parts.locks.with(record.sandboxId, () =>
+    writeCheckpoint(location, {
+      dump: (folder) => backendOf(parts, record).checkpoint(refOf(record), folder, timeoutMs),
+      spec: join(record.folder, 'config.json'),
+      written: parts.rootfs.written(record.id),
+      timeoutMs,
+      config: {
+        id: record.id,
+        name: record.config.metadata?.name,
+        rootfsImage: record.imageId,
+        rootfsImageRef: record.imageRef,
+        rootfsImageName: record.config.image?.user_specified_image || record.config.image?.image,
+        runtime: record.backend,
+        createdTime: new Date(Number(BigInt(record.createdAt) / 1_000_000n)).toISOString(),
+        checkpointedTime: new Date().toISOString(),
+      },
+    }),
+  );
   log.info({ location }, 'container checkpointed');
   return {};
 }
 
-export async function checkpointPod(_parts: Parts, _request: CheckpointPodRequest__Output): Promise<CheckpointPodResponse> {
-  throw new CrispError('Unsupported', 'checkpoints of whole pods are not supported: criu freezes one container at a time, so its members would disagree');
+export async function checkpointPod(
+  _parts: Parts,
+  _request: CheckpointPodRequest__Output,
+): Promise<CheckpointPodResponse> {
+  throw new CrispError(
+    'Unsupported',
+    'checkpoints of whole pods are not supported: criu freezes one container at a time, so its members would disagree',
+  );
 }
 
-export async function restorePod(_parts: Parts, _request: RestorePodRequest__Output): Promise<RestorePodResponse> {
+export async function restorePod(
+  _parts: Parts,
+  _request: RestorePodRequest__Output,
+): Promise<RestorePodResponse> {
   throw new CrispError('Unsupported', 'there are no pod checkpoints to restore: see CheckpointPod');
 }

@@ -13,7 +13,14 @@ import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { pack } from '../pods/keepsake.js';
-import { containerKey, containerState, newId, now, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import {
+  containerKey,
+  containerState,
+  newId,
+  now,
+  type ContainerRecord,
+  type SandboxRecord,
+} from '../pods/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
 import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';
@@ -23,16 +30,29 @@ import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
 import { sharedMemory } from './sandbox-plan.js';
 
-export async function createContainer(parts: Parts, request: CreateContainerRequest__Output, call: Call): Promise<CreateContainerResponse> {
+export async function createContainer(
+  parts: Parts,
+  request: CreateContainerRequest__Output,
+  call: Call,
+): Promise<CreateContainerResponse> {
   const sandbox = await readySandboxOf(parts, request.pod_sandbox_id);
   const config = checkedConfig(request.config);
   const key = containerKey(sandbox.id, config);
-  const id = await parts.creations.join(key, request, call.signal, () => parts.locks.with(sandbox.id, async () => {
-    const present = parts.store.containersOf(sandbox.id).find((record) => containerKey(sandbox.id, record.config) === key);
-    if (present?.complete) return reused(parts, present, config);
-    if (present) await removeContainerRecord(parts, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
-    return makeContainer(parts, await readySandboxOf(parts, sandbox.id), config);
-  }), (made) => parts.locks.with(sandbox.id, () => removeContainerRecord(parts, made)));
+  const id = await parts.creations.join(
+    key,
+    request,
+    call.signal,
+    () =>
+      parts.locks.with(sandbox.id, async () => {
+        const present = parts.store
+          .containersOf(sandbox.id)
+          .find((record) => containerKey(sandbox.id, record.config) === key);
+        if (present?.complete) return reused(parts, present, config);
+        if (present) await removeContainerRecord(parts, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
+        return makeContainer(parts, await readySandboxOf(parts, sandbox.id), config);
+      }),
+    (made) => parts.locks.with(sandbox.id, () => removeContainerRecord(parts, made)),
+  );
   addLogContext({ containerId: id });
   return { container_id: id };
 }
@@ -40,7 +60,10 @@ export async function createContainer(parts: Parts, request: CreateContainerRequ
 /** As with pods, the same request gets the same container. */
 function reused(parts: Parts, record: ContainerRecord, config: ContainerConfig__Output): string {
   if (!isDeepStrictEqual(record.config, config) || containerState(record) !== 'CONTAINER_CREATED') {
-    throw new CrispError('NameInUse', `container ${config.metadata?.name} (attempt ${config.metadata?.attempt}) exists already as ${record.id} (${containerState(record)})`);
+    throw new CrispError(
+      'NameInUse',
+      `container ${config.metadata?.name} (attempt ${config.metadata?.attempt}) exists already as ${record.id} (${containerState(record)})`,
+    );
   }
   parts.creations.claim(record.id);
   return record.id;
@@ -50,13 +73,21 @@ function checkedConfig(config: ContainerConfig__Output | null): ContainerConfig_
   if (!config) throw new CrispError('InvalidArgument', 'config is missing');
   if (!config.metadata?.name) throw new CrispError('InvalidArgument', 'config.metadata.name is empty');
   for (const [index, mount] of config.mounts.entries()) {
-    if (mount.image?.image && !mount.readonly) throw new CrispError('InvalidArgument', `mounts[${index}]: an image volume can only be mounted read-only`);
+    if (mount.image?.image && !mount.readonly)
+      throw new CrispError(
+        'InvalidArgument',
+        `mounts[${index}]: an image volume can only be mounted read-only`,
+      );
   }
   if (!config.image?.image) throw new CrispError('InvalidArgument', 'config.image.image is empty');
   return config;
 }
 
-async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: ContainerConfig__Output): Promise<string> {
+async function makeContainer(
+  parts: Parts,
+  sandbox: SandboxRecord,
+  config: ContainerConfig__Output,
+): Promise<string> {
   const id = newId();
   addLogContext({ containerId: id });
   const backend = backendOf(parts, sandbox);
@@ -70,19 +101,37 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
 
     // 2. The intent, before anything that could leak.
     const record: ContainerRecord = {
-      version: 1, id, sandboxId: sandbox.id, config, backend: sandbox.backend, bootId: parts.bootId, complete: false,
-      imageId: image.id, imageRef: imageRef(image), imageVolumes: {}, folder, logPath,
+      version: 1,
+      id,
+      sandboxId: sandbox.id,
+      config,
+      backend: sandbox.backend,
+      bootId: parts.bootId,
+      complete: false,
+      imageId: image.id,
+      imageRef: imageRef(image),
+      imageVolumes: {},
+      folder,
+      logPath,
       stopSignal: stopSignal(config.stop_signal, image.config.StopSignal),
-      user: { uid: 0, gid: 0, supplementalGroups: [] }, notHonoured: [], backendState: undefined, createdAt: now(),
+      user: { uid: 0, gid: 0, supplementalGroups: [] },
+      notHonoured: [],
+      backendState: undefined,
+      createdAt: now(),
     };
-    undo.push('record', (clean) => clean ? parts.store.containers.delete(id) : undefined);
+    undo.push('record', (clean) => (clean ? parts.store.containers.delete(id) : undefined));
     await parts.store.containers.put(record);
 
     // 3. The rootfs, and the images that are mounted as volumes.
     undo.push('bundle', () => remove(folder));
     makeFolder(folder, 0o711);
     undo.push('rootfs', () => parts.rootfs.unmount(id));
-    const rootfs = await parts.rootfs.provide(backend.rootfs(sandbox.plan, image.template), id, image, sandbox.plan);
+    const rootfs = await parts.rootfs.provide(
+      backend.rootfs(sandbox.plan, image.template),
+      id,
+      image,
+      sandbox.plan,
+    );
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
     const volumes = await mountImageVolumes(parts, id, config, shiftOf(sandbox.plan));
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
@@ -90,43 +139,81 @@ async function makeContainer(parts: Parts, sandbox: SandboxRecord, config: Conta
     // 4. The spec.
     const facts = await inspectRootfs({ rootfs, config, imageMounts });
     const made = containerSpec({
-      config, sandbox: sandbox.config, image: image.config, plan: sandbox.plan, containerId: id, rootfs, facts, host: parts.host, features: parts.handlers.get(sandbox.backend)?.probe.features,
-      podFolder: sandbox.plan.folder, sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined, targetPid: targetPid(parts, sandbox.id, config), allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
+      config,
+      sandbox: sandbox.config,
+      image: image.config,
+      plan: sandbox.plan,
+      containerId: id,
+      rootfs,
+      facts,
+      host: parts.host,
+      features: parts.handlers.get(sandbox.backend)?.probe.features,
+      podFolder: sandbox.plan.folder,
+      sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined,
+      targetPid: targetPid(parts, sandbox.id, config),
+      allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
     });
-    const notHonoured = [...made.notHonoured, ...backend.notHonoured?.(made.spec) ?? []];
+    const notHonoured = [...made.notHonoured, ...(backend.notHonoured?.(made.spec) ?? [])];
     writeBundle(folder, made.spec);
     if (logPath) makeFolder(join(logPath, '..'), 0o755);
 
     // 5. The container.
     const done: ContainerRecord = {
-      ...record, complete: true, imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])), user: made.user, notHonoured,
+      ...record,
+      complete: true,
+      imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])),
+      user: made.user,
+      notHonoured,
       ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     };
     const plan: ContainerPlan = {
-      id, name: config.metadata?.name ?? '', attempt: config.metadata?.attempt ?? 0, image: imageRef(image), imageId: image.id, template: image.template, sandbox: sandbox.plan, folder,
-      spec: made.spec, logPath, stdin: config.stdin, stdinOnce: config.stdin_once,
-      stopSignal: String(signalNumber(record.stopSignal)), keepsake: () => pack({ sandbox, container: done }),
+      id,
+      name: config.metadata?.name ?? '',
+      attempt: config.metadata?.attempt ?? 0,
+      image: imageRef(image),
+      imageId: image.id,
+      template: image.template,
+      sandbox: sandbox.plan,
+      folder,
+      spec: made.spec,
+      logPath,
+      stdin: config.stdin,
+      stdinOnce: config.stdin_once,
+      stopSignal: String(signalNumber(record.stopSignal)),
+      keepsake: () => pack({ sandbox, container: done }),
     };
     const backendState = await backend.create(plan);
     undo.push('container', () => backend.delete({ id, folder, logPath, state: backendState }));
 
     // 6. From here on it is there.
     await parts.store.containers.put({ ...done, backendState });
-    log.info({ container: config.metadata?.name, image: config.image?.image, notHonoured: notHonoured.length ? notHonoured : undefined }, 'container created');
+    log.info(
+      {
+        container: config.metadata?.name,
+        image: config.image?.image,
+        notHonoured: notHonoured.length ? notHonoured : undefined,
+      },
+      'container created',
+    );
     parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
     return id;
   });
 }
 
 /** What image_ref names: the digest that was pulled where there is one, as image policies want it. */
-function imageRef(image: Image): string { return image.digests[0] ?? (image.template === undefined ? image.id : `pve/${image.template}`); }
+function imageRef(image: Image): string {
+  return image.digests[0] ?? (image.template === undefined ? image.id : `pve/${image.template}`);
+}
 
 /** Where the log goes: below the pod's log folder, and never out of it, by .. or by a link. Empty: the caller wants none. */
 async function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output): Promise<string> {
   const { log_directory: folder } = sandbox.config;
   if (!folder || !config.log_path) return '';
   const path = join(folder, config.log_path);
-  const escapes = new CrispError('PathEscapes', `log_path "${config.log_path}" leaves the log folder of the pod`);
+  const escapes = new CrispError(
+    'PathEscapes',
+    `log_path "${config.log_path}" leaves the log folder of the pod`,
+  );
   if (config.log_path.startsWith('/') || !path.startsWith(join(folder, '/'))) throw escapes;
   makeFolder(folder, 0o755);
   if (!(await realPathOf(path)).startsWith(join(await realPathOf(folder), '/'))) throw escapes;
@@ -138,6 +225,10 @@ function targetPid(parts: Parts, sandboxId: string, config: ContainerConfig__Out
   const options = config.linux?.security_context?.namespace_options;
   if (options?.pid !== 'TARGET') return undefined;
   const target = runningContainerOf(parts, options.target_id);
-  if (target.sandboxId !== sandboxId) throw new CrispError('InvalidArgument', `namespace_options.target_id: container ${target.id} is in another pod`);
+  if (target.sandboxId !== sandboxId)
+    throw new CrispError(
+      'InvalidArgument',
+      `namespace_options.target_id: container ${target.id} is in another pod`,
+    );
   return target.pid;
 }

@@ -9,26 +9,40 @@ import { backendOf, containerOf, readySandboxOf, refOf, type Parts } from './par
 /** By convention of the peers: the exit code of a container whose process could not be started. */
 const startErrorExitCode = 128;
 
-export async function startContainer(parts: Parts, request: StartContainerRequest__Output): Promise<StartContainerResponse> {
+export async function startContainer(
+  parts: Parts,
+  request: StartContainerRequest__Output,
+): Promise<StartContainerResponse> {
   const { id, sandboxId } = containerOf(parts, request.container_id);
-  await parts.locks.with(sandboxId, () => parts.stops.whileStarting(id, async () => {
-    const record = containerOf(parts, id);
-    const state = parts.stops.isStopping(id) ? 'being stopped' : containerState(record);
-    if (state !== 'CONTAINER_CREATED') throw new CrispError('WrongContainerState', `container ${id} cannot be started: it is ${state}`);
-    const sandbox = await readySandboxOf(parts, sandboxId);
-    const backend = backendOf(parts, record);
-    const startedAt = now(); // before the start: what it does at once must not come out as earlier
-    try {
-      const { pid } = await backend.start(refOf(record));
-      await parts.store.containers.change(id, { startedAt, pid });
-    } catch (error) {
-      const failure = toCrispError(error);
-      await backend.kill(refOf(record), 9, true);
-      await parts.store.containers.change(id, { startedAt, exit: { exitCode: startErrorExitCode, finishedAt: now(), reason: 'StartError', message: failure.report } });
-      throw failure;
-    }
-    log.info('container started');
-    parts.events.emit('CONTAINER_STARTED_EVENT', id, sandbox);
-  }));
+  await parts.locks.with(sandboxId, () =>
+    parts.stops.whileStarting(id, async () => {
+      const record = containerOf(parts, id);
+      const state = parts.stops.isStopping(id) ? 'being stopped' : containerState(record);
+      if (state !== 'CONTAINER_CREATED')
+        throw new CrispError('WrongContainerState', `container ${id} cannot be started: it is ${state}`);
+      const sandbox = await readySandboxOf(parts, sandboxId);
+      const backend = backendOf(parts, record);
+      const startedAt = now(); // before the start: what it does at once must not come out as earlier
+      try {
+        const { pid } = await backend.start(refOf(record));
+        await parts.store.containers.change(id, { startedAt, pid });
+      } catch (error) {
+        const failure = toCrispError(error);
+        await backend.kill(refOf(record), 9, true);
+        await parts.store.containers.change(id, {
+          startedAt,
+          exit: {
+            exitCode: startErrorExitCode,
+            finishedAt: now(),
+            reason: 'StartError',
+            message: failure.report,
+          },
+        });
+        throw failure;
+      }
+      log.info('container started');
+      parts.events.emit('CONTAINER_STARTED_EVENT', id, sandbox);
+    }),
+  );
   return {};
 }

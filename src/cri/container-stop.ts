@@ -23,7 +23,10 @@ const tellPatienceMs = 10_000;
 /** Starts and stops under way, and who waits for which exit. */
 export class Stops {
   private readonly starts = new Map<string, Promise<void>>();
-  private readonly stops = new Map<string, { readonly done: Promise<void>; shorten(deadlineMs: number): void }>();
+  private readonly stops = new Map<
+    string,
+    { readonly done: Promise<void>; shorten(deadlineMs: number): void }
+  >();
   private readonly waiters = new Map<string, Set<() => void>>();
 
   /** Runs a start. The container's exit is recorded after it: a process may have ended before its runtime says that it started. */
@@ -33,9 +36,13 @@ export class Stops {
     return done;
   }
 
-  isStopping(id: string): boolean { return this.stops.has(id); }
+  isStopping(id: string): boolean {
+    return this.stops.has(id);
+  }
   /** Resolves when no start of the container is under way. */
-  async started(id: string): Promise<void> { while (this.starts.has(id)) await this.starts.get(id)?.catch(() => undefined); }
+  async started(id: string): Promise<void> {
+    while (this.starts.has(id)) await this.starts.get(id)?.catch(() => undefined);
+  }
 
   /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
   async join(id: string, timeoutMs: number, begin: (deadline: Deadline) => Promise<void>): Promise<void> {
@@ -45,7 +52,10 @@ export class Stops {
       return present.done;
     }
     const deadline = new Deadline(timeoutMs);
-    const done = begin(deadline).finally(() => { this.stops.delete(id); deadline.clear(); });
+    const done = begin(deadline).finally(() => {
+      this.stops.delete(id);
+      deadline.clear();
+    });
     this.stops.set(id, { done, shorten: (ms) => deadline.shorten(ms) });
     return done;
   }
@@ -55,8 +65,17 @@ export class Stops {
     const waiters = this.waiters.get(id) ?? new Set();
     this.waiters.set(id, waiters);
     let wake: () => void = () => undefined;
-    const seen = new Promise<void>((resolve) => { wake = resolve; waiters.add(wake); });
-    return { seen, forget: () => { waiters.delete(wake); if (waiters.size === 0) this.waiters.delete(id); } };
+    const seen = new Promise<void>((resolve) => {
+      wake = resolve;
+      waiters.add(wake);
+    });
+    return {
+      seen,
+      forget: () => {
+        waiters.delete(wake);
+        if (waiters.size === 0) this.waiters.delete(id);
+      },
+    };
   }
 
   exited(id: string): void {
@@ -72,7 +91,9 @@ class Deadline {
   private timer: NodeJS.Timeout | undefined;
 
   constructor(timeoutMs: number) {
-    this.passed = new Promise((resolve) => { this.end = resolve; });
+    this.passed = new Promise((resolve) => {
+      this.end = resolve;
+    });
     this.shorten(timeoutMs);
   }
 
@@ -84,14 +105,20 @@ class Deadline {
     this.timer = setTimeout(this.end, Math.min(timeoutMs, 2 ** 31 - 1)); // setTimeout's range
   }
 
-  clear(): void { clearTimeout(this.timer); }
+  clear(): void {
+    clearTimeout(this.timer);
+  }
 }
 
-export async function stopContainer(parts: Parts, request: StopContainerRequest__Output): Promise<StopContainerResponse> {
+export async function stopContainer(
+  parts: Parts,
+  request: StopContainerRequest__Output,
+): Promise<StopContainerResponse> {
   if (request.container_id && !parts.store.containers.get(request.container_id)) return {}; // gone already: as good as stopped
   const { id } = containerOf(parts, request.container_id);
   const timeoutMs = Number(request.timeout) * 1000;
-  if (timeoutMs < 0) throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
+  if (timeoutMs < 0)
+    throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
   await stopContainerRecord(parts, id, timeoutMs);
   return {};
 }
@@ -107,7 +134,12 @@ export async function stopContainerRecord(parts: Parts, id: string, timeoutMs: n
   await parts.stops.join(id, timeoutMs, (deadline) => stop(parts, record, timeoutMs, deadline));
 }
 
-async function stop(parts: Parts, record: ContainerRecord, timeoutMs: number, deadline: Deadline): Promise<void> {
+async function stop(
+  parts: Parts,
+  record: ContainerRecord,
+  timeoutMs: number,
+  deadline: Deadline,
+): Promise<void> {
   const backend = backendOf(parts, record);
   const exit = parts.stops.exitOf(record.id);
   try {
@@ -124,7 +156,14 @@ async function stop(parts: Parts, record: ContainerRecord, timeoutMs: number, de
     await backend.kill(refOf(record), SIGKILL, true);
     if (await recordIfEnded(parts, record)) return;
     if (await first(exit.seen, after(killPatienceMs))) return;
-    throw new CrispError('ToolTimeout', `container ${record.id} did not end ${killPatienceMs / 1000} s after SIGKILL`, { stage: 'stop container', hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log' });
+    throw new CrispError(
+      'ToolTimeout',
+      `container ${record.id} did not end ${killPatienceMs / 1000} s after SIGKILL`,
+      {
+        stage: 'stop container',
+        hint: 'its process is stuck in the kernel: see /proc/PID/stack and the kernel log',
+      },
+    );
   } finally {
     exit.forget();
   }
@@ -140,7 +179,8 @@ async function recordIfEnded(parts: Parts, record: ContainerRecord): Promise<boo
 
 /** Until `signal` aborts: looks for exits that nobody told, every ten seconds. Never rejects. */
 export async function watchForLostExits(parts: Parts, signal: AbortSignal): Promise<void> {
-  for (await after(tellPatienceMs); !signal.aborted; await after(tellPatienceMs)) await recordLostExits(parts);
+  for (await after(tellPatienceMs); !signal.aborted; await after(tellPatienceMs))
+    await recordLostExits(parts);
 }
 
 /**
@@ -149,18 +189,28 @@ export async function watchForLostExits(parts: Parts, signal: AbortSignal): Prom
  * had its time.
  */
 async function recordLostExits(parts: Parts): Promise<void> {
-  await Promise.all(parts.store.containers.all().map(async (record) => {
-    if (containerState(record) !== 'CONTAINER_RUNNING') return;
-    const exit = parts.stops.exitOf(record.id);
-    try {
-      if (!(await backendOf(parts, record).inDoubt(refOf(record))) || await first(exit.seen, after(tellPatienceMs))) return;
-      if (await recordIfEnded(parts, record)) log.warn({ containerId: record.id }, 'a container has ended, and its monitor has not told');
-    } catch (error) {
-      log.error({ err: error, containerId: record.id }, 'a container has ended, and its exit is not recorded');
-    } finally {
-      exit.forget();
-    }
-  }));
+  await Promise.all(
+    parts.store.containers.all().map(async (record) => {
+      if (containerState(record) !== 'CONTAINER_RUNNING') return;
+      const exit = parts.stops.exitOf(record.id);
+      try {
+        if (
+          !(await backendOf(parts, record).inDoubt(refOf(record))) ||
+          (await first(exit.seen, after(tellPatienceMs)))
+        )
+          return;
+        if (await recordIfEnded(parts, record))
+          log.warn({ containerId: record.id }, 'a container has ended, and its monitor has not told');
+      } catch (error) {
+        log.error(
+          { err: error, containerId: record.id },
+          'a container has ended, and its exit is not recorded',
+        );
+      } finally {
+        exit.forget();
+      }
+    }),
+  );
 }
 
 /**
@@ -192,11 +242,16 @@ function exitOf(record: ContainerRecord, exit: Exit | undefined): NonNullable<Co
     exitCode: exit?.exitCode ?? 255,
     finishedAt: (finishedAt > earliest ? finishedAt : earliest).toString(),
     reason: exit?.oomKilled ? 'OOMKilled' : exit?.exitCode === 0 ? 'Completed' : exit ? 'Error' : 'Unknown',
-    message: exit ? '' : 'the container has ended, but its exit code is lost (its monitor was killed, or the node rebooted)',
+    message: exit
+      ? ''
+      : 'the container has ended, but its exit code is lost (its monitor was killed, or the node rebooted)',
   };
 }
 
-export async function removeContainer(parts: Parts, request: RemoveContainerRequest__Output): Promise<RemoveContainerResponse> {
+export async function removeContainer(
+  parts: Parts,
+  request: RemoveContainerRequest__Output,
+): Promise<RemoveContainerResponse> {
   if (request.container_id && !parts.store.containers.get(request.container_id)) return {};
   const { id, sandboxId } = containerOf(parts, request.container_id);
   await parts.locks.with(sandboxId, () => removeContainerRecord(parts, id));
@@ -218,7 +273,9 @@ export async function removeContainerRecord(parts: Parts, id: string): Promise<v
 }
 
 function after(ms: number): Promise<void> {
-  return new Promise((resolve) => { setTimeout(resolve, ms).unref(); });
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref();
+  });
 }
 
 /** Whether `wanted` comes before `other`. */

@@ -15,13 +15,17 @@ import type { UpdatePodSandboxResourcesResponse } from './generated/runtime/v1/U
 import { backendOf, containerOf, readySandboxOf, refOf, runningContainerOf, type Parts } from './parts.js';
 import { ownsCgroup } from './sandbox-plan.js';
 
-export async function updateContainerResources(parts: Parts, request: UpdateContainerResourcesRequest__Output): Promise<UpdateContainerResourcesResponse> {
+export async function updateContainerResources(
+  parts: Parts,
+  request: UpdateContainerResourcesRequest__Output,
+): Promise<UpdateContainerResourcesResponse> {
   const { id, sandboxId } = containerOf(parts, request.container_id);
   if (!request.linux) throw new CrispError('InvalidArgument', 'linux is missing: there is nothing to update');
   const wanted = request.linux;
   await parts.locks.with(sandboxId, async () => {
     const record = containerOf(parts, id);
-    if (containerState(record) === 'CONTAINER_EXITED') throw new CrispError('WrongContainerState', `container ${id} has exited`);
+    if (containerState(record) === 'CONTAINER_EXITED')
+      throw new CrispError('WrongContainerState', `container ${id} has exited`);
     await backendOf(parts, record).update(refOf(record), containerResources(wanted, parts.host));
     await parts.store.containers.change(id, { resources: merged(record.resources, wanted) });
     log.info({ resources: wanted }, 'container resources updated');
@@ -30,14 +34,26 @@ export async function updateContainerResources(parts: Parts, request: UpdateCont
 }
 
 /** A zero or empty value of an update means "as it is". */
-function merged(old: LinuxContainerResources__Output | undefined, update: LinuxContainerResources__Output): LinuxContainerResources__Output {
+function merged(
+  old: LinuxContainerResources__Output | undefined,
+  update: LinuxContainerResources__Output,
+): LinuxContainerResources__Output {
   if (!old) return update;
-  const set = Object.entries(update).filter(([, value]) => (Array.isArray(value) ? value.length > 0 : typeof value === 'object' ? Object.keys(value as object).length > 0 : value !== '0' && value !== ''));
+  const set = Object.entries(update).filter(([, value]) =>
+    Array.isArray(value)
+      ? value.length > 0
+      : typeof value === 'object'
+        ? Object.keys(value as object).length > 0
+        : value !== '0' && value !== '',
+  );
   return { ...old, ...Object.fromEntries(set) };
 }
 
 /** The kubelet resizes the pod's cgroup itself and tells us; a pod whose cgroup is ours is resized by us. */
-export async function updatePodSandboxResources(parts: Parts, request: UpdatePodSandboxResourcesRequest__Output): Promise<UpdatePodSandboxResourcesResponse> {
+export async function updatePodSandboxResources(
+  parts: Parts,
+  request: UpdatePodSandboxResourcesRequest__Output,
+): Promise<UpdatePodSandboxResourcesResponse> {
   const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
   await parts.locks.with(id, async () => {
     const record = await readySandboxOf(parts, id);
@@ -45,13 +61,17 @@ export async function updatePodSandboxResources(parts: Parts, request: UpdatePod
       await writeResources(record.plan.cgroupParent, containerResources(request.resources, parts.host));
     }
     await parts.store.sandboxes.change(id, {
-      ...(request.resources ? { resources: request.resources } : {}), ...(request.overhead ? { overhead: request.overhead } : {}),
+      ...(request.resources ? { resources: request.resources } : {}),
+      ...(request.overhead ? { overhead: request.overhead } : {}),
     });
   });
   return {};
 }
 
-export async function reopenContainerLog(parts: Parts, request: ReopenContainerLogRequest__Output): Promise<ReopenContainerLogResponse> {
+export async function reopenContainerLog(
+  parts: Parts,
+  request: ReopenContainerLogRequest__Output,
+): Promise<ReopenContainerLogResponse> {
   const record = runningContainerOf(parts, request.container_id);
   await backendOf(parts, record).reopenLog(refOf(record));
   return {};

@@ -7,46 +7,95 @@ import { containerState, sandboxState, type ContainerRecord, type SandboxRecord 
 
 export function sandboxItem(record: SandboxRecord): PodSandbox {
   const { metadata, labels, annotations } = record.config;
-  return { id: record.id, metadata, labels, annotations, state: sandboxState(record), created_at: record.createdAt, runtime_handler: record.runtimeHandler };
+  return {
+    id: record.id,
+    metadata,
+    labels,
+    annotations,
+    state: sandboxState(record),
+    created_at: record.createdAt,
+    runtime_handler: record.runtimeHandler,
+  };
 }
 
 export function sandboxStatus(record: SandboxRecord): PodSandboxStatus {
   const ready = sandboxState(record) === 'SANDBOX_READY';
-  const [ip, ...more] = ready ? record.attachment?.ips ?? record.ips ?? [] : [];
+  const [ip, ...more] = ready ? (record.attachment?.ips ?? record.ips ?? []) : [];
   return {
     ...sandboxItem(record),
     network: { ip: ip ?? '', additional_ips: more.map((address) => ({ ip: address })) },
-    linux: { namespaces: { options: record.config.linux?.security_context?.namespace_options ?? { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } } },
+    linux: {
+      namespaces: {
+        options: record.config.linux?.security_context?.namespace_options ?? {
+          network: 'POD',
+          pid: 'CONTAINER',
+          ipc: 'POD',
+        },
+      },
+    },
   };
 }
 
 export function containerItem(record: ContainerRecord): Container {
   const { metadata, image, labels, annotations } = record.config;
   return {
-    id: record.id, pod_sandbox_id: record.sandboxId, metadata, image, labels, annotations,
-    image_ref: record.imageRef, image_id: record.imageId, state: containerState(record), created_at: record.createdAt,
+    id: record.id,
+    pod_sandbox_id: record.sandboxId,
+    metadata,
+    image,
+    labels,
+    annotations,
+    image_ref: record.imageRef,
+    image_id: record.imageId,
+    state: containerState(record),
+    created_at: record.createdAt,
   };
 }
 
 export function containerStatus(record: ContainerRecord): ContainerStatus {
   const { metadata, image, labels, annotations, mounts } = record.config;
   return {
-    id: record.id, metadata, image, labels, annotations,
+    id: record.id,
+    metadata,
+    image,
+    labels,
+    annotations,
     // KEP-5365: which image a volume was mounted from
-    mounts: mounts.map((mount, index) => (record.imageVolumes[index] ? { ...mount, image: { ...mount.image, image_ref: record.imageVolumes[index] } } : mount)),
-    image_ref: record.imageRef, image_id: record.imageId,
-    state: containerState(record), created_at: record.createdAt,
-    started_at: record.startedAt ?? '0', finished_at: record.exit?.finishedAt ?? '0',
-    exit_code: record.exit?.exitCode ?? 0, reason: record.exit?.reason ?? '', message: record.exit?.message ?? '',
+    mounts: mounts.map((mount, index) =>
+      record.imageVolumes[index]
+        ? { ...mount, image: { ...mount.image, image_ref: record.imageVolumes[index] } }
+        : mount,
+    ),
+    image_ref: record.imageRef,
+    image_id: record.imageId,
+    state: containerState(record),
+    created_at: record.createdAt,
+    started_at: record.startedAt ?? '0',
+    finished_at: record.exit?.finishedAt ?? '0',
+    exit_code: record.exit?.exitCode ?? 0,
+    reason: record.exit?.reason ?? '',
+    message: record.exit?.message ?? '',
     log_path: record.logPath,
     resources: record.resources ? { linux: record.resources } : null,
-    user: { linux: { uid: record.user.uid, gid: record.user.gid, supplemental_groups: record.user.supplementalGroups } },
+    user: {
+      linux: {
+        uid: record.user.uid,
+        gid: record.user.gid,
+        supplemental_groups: record.user.supplementalGroups,
+      },
+    },
     stop_signal: record.stopSignal,
   };
 }
 
 /** A filter's id may be a prefix, as crictl shows short ids; a label selector must match whole. */
-export function matches(item: { id: string; labels: Record<string, string> }, filter: { id: string; label_selector: Record<string, string> } | null): boolean {
+export function matches(
+  item: { id: string; labels: Record<string, string> },
+  filter: { id: string; label_selector: Record<string, string> } | null,
+): boolean {
   if (!filter) return true;
-  return item.id.startsWith(filter.id) && Object.entries(filter.label_selector).every(([key, value]) => item.labels[key] === value);
+  return (
+    item.id.startsWith(filter.id) &&
+    Object.entries(filter.label_selector).every(([key, value]) => item.labels[key] === value)
+  );
 }

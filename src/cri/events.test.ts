@@ -11,7 +11,8 @@ test('a listener gets the events in order', async () => {
   events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
   events.emit('CONTAINER_STARTED_EVENT', 'one', undefined);
   expect([(await first).value, (await listening.next()).value]).toMatchObject([
-    { container_id: 'one', container_event_type: 'CONTAINER_CREATED_EVENT' }, { container_id: 'one', container_event_type: 'CONTAINER_STARTED_EVENT' },
+    { container_id: 'one', container_event_type: 'CONTAINER_CREATED_EVENT' },
+    { container_id: 'one', container_event_type: 'CONTAINER_STARTED_EVENT' },
   ]);
 });
 
@@ -19,6 +20,15 @@ test('a listener that does not keep up is cut off, and told to connect again', a
   const events = new Events(store);
   const listening = events.listen(new AbortController().signal);
   const first = listening.next();
-  for (let count = 0; count < 20_000; count++) events.emit('CONTAINER_CREATED_EVENT', String(count), undefined);
-  await expect((async () => { for (await first;;) await listening.next(); })()).rejects.toMatchObject({ id: 'Locked', message: expect.stringContaining('did not keep up'), hint: expect.stringContaining('connect again') });
+  for (let count = 0; count < 20_000; count++)
+    events.emit('CONTAINER_CREATED_EVENT', String(count), undefined);
+  await expect(
+    (async () => {
+      for (await first; ;) await listening.next();
+    })(),
+  ).rejects.toMatchObject({
+    id: 'Locked',
+    message: expect.stringContaining('did not keep up'),
+    hint: expect.stringContaining('connect again'),
+  });
 });

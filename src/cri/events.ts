@@ -31,8 +31,10 @@ export class Events {
     if (this.listeners.size === 0) return;
     const event = this.event(type, id, sandbox);
     for (const listener of this.listeners) {
-      if (listener.queue.length >= maxQueued) { metrics.eventsDropped.add({}); this.listeners.delete(listener); }
-      else listener.queue.push(event);
+      if (listener.queue.length >= maxQueued) {
+        metrics.eventsDropped.add({});
+        this.listeners.delete(listener);
+      } else listener.queue.push(event);
       listener.wake();
     }
   }
@@ -47,8 +49,14 @@ export class Events {
     try {
       while (!signal.aborted) {
         yield* listener.queue.splice(0);
-        if (!this.listeners.has(listener)) throw new CrispError('Locked', 'this listener did not keep up with the events', { hint: 'connect again: the present state comes first' });
-        if (listener.queue.length === 0 && !signal.aborted) await new Promise<void>((resolve) => { listener.wake = resolve; });
+        if (!this.listeners.has(listener))
+          throw new CrispError('Locked', 'this listener did not keep up with the events', {
+            hint: 'connect again: the present state comes first',
+          });
+        if (listener.queue.length === 0 && !signal.aborted)
+          await new Promise<void>((resolve) => {
+            listener.wake = resolve;
+          });
       }
     } finally {
       this.listeners.delete(listener);
@@ -57,21 +65,44 @@ export class Events {
   }
 
   private snapshot(): ContainerEventResponse[] {
-    return this.store.containers.all().filter(({ complete }) => complete).map((container) => this.event(({
-      CONTAINER_CREATED: 'CONTAINER_CREATED_EVENT', CONTAINER_RUNNING: 'CONTAINER_STARTED_EVENT',
-      CONTAINER_EXITED: 'CONTAINER_STOPPED_EVENT', CONTAINER_UNKNOWN: 'CONTAINER_STOPPED_EVENT',
-    } as const)[containerState(container)], container.id, this.store.sandboxes.get(container.sandboxId)));
+    return this.store.containers
+      .all()
+      .filter(({ complete }) => complete)
+      .map((container) =>
+        this.event(
+          (
+            {
+              CONTAINER_CREATED: 'CONTAINER_CREATED_EVENT',
+              CONTAINER_RUNNING: 'CONTAINER_STARTED_EVENT',
+              CONTAINER_EXITED: 'CONTAINER_STOPPED_EVENT',
+              CONTAINER_UNKNOWN: 'CONTAINER_STOPPED_EVENT',
+            } as const
+          )[containerState(container)],
+          container.id,
+          this.store.sandboxes.get(container.sandboxId),
+        ),
+      );
   }
 
-  private event(type: ContainerEventType, id: string, sandbox: SandboxRecord | undefined): ContainerEventResponse {
+  private event(
+    type: ContainerEventType,
+    id: string,
+    sandbox: SandboxRecord | undefined,
+  ): ContainerEventResponse {
     return {
-      container_id: id, container_event_type: type, created_at: now(),
+      container_id: id,
+      container_event_type: type,
+      created_at: now(),
       pod_sandbox_status: sandbox ? sandboxStatus(sandbox) : null,
       containers_statuses: sandbox ? this.store.completeContainersOf(sandbox.id).map(containerStatus) : [],
     };
   }
 }
 
-export async function* getContainerEvents(parts: Parts, _request: GetEventsRequest__Output, call: Call): AsyncGenerator<ContainerEventResponse> {
+export async function* getContainerEvents(
+  parts: Parts,
+  _request: GetEventsRequest__Output,
+  call: Call,
+): AsyncGenerator<ContainerEventResponse> {
   yield* parts.events.listen(call.signal);
 }

@@ -19,17 +19,36 @@ import { backendOf, readySandboxOf, refOf, runningContainerOf, type Call, type P
 /** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
 const maxOutputBytes = 16 << 20;
 
-export async function execSync(parts: Parts, request: ExecSyncRequest__Output, call: Call): Promise<ExecSyncResponse> {
+export async function execSync(
+  parts: Parts,
+  request: ExecSyncRequest__Output,
+  call: Call,
+): Promise<ExecSyncResponse> {
   const timeoutSeconds = Number(request.timeout);
-  if (timeoutSeconds < 0) throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
+  if (timeoutSeconds < 0)
+    throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
   const stdout = new Capped();
   const stderr = new Capped();
-  const { exitCode } = await execIn(parts, request.container_id, request.cmd, { terminal: false, stdout, stderr }, call.signal, timeoutSeconds > 0 ? timeoutSeconds * 1000 : undefined);
+  const { exitCode } = await execIn(
+    parts,
+    request.container_id,
+    request.cmd,
+    { terminal: false, stdout, stderr },
+    call.signal,
+    timeoutSeconds > 0 ? timeoutSeconds * 1000 : undefined,
+  );
   return { exit_code: exitCode, stdout: stdout.content(), stderr: stderr.content() };
 }
 
 /** Runs a command in a container with these ends. @throws WrongContainerState, ExecTimeout */
-async function execIn(parts: Parts, containerId: string, cmd: readonly string[], io: Io, signal: AbortSignal, timeoutMs?: number): Promise<{ exitCode: number }> {
+async function execIn(
+  parts: Parts,
+  containerId: string,
+  cmd: readonly string[],
+  io: Io,
+  signal: AbortSignal,
+  timeoutMs?: number,
+): Promise<{ exitCode: number }> {
   if (cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
   const record = runningContainerOf(parts, containerId);
   return backendOf(parts, record).exec(refOf(record), { args: cmd, io, timeoutMs }, signal);
@@ -45,7 +64,9 @@ class Capped extends Writable {
     this.bytes += kept.length;
     done();
   }
-  content(): Buffer { return Buffer.concat(this.chunks); }
+  content(): Buffer {
+    return Buffer.concat(this.chunks);
+  }
 }
 
 export async function exec(parts: Parts, request: ExecRequest__Output): Promise<ExecResponse> {
@@ -60,19 +81,38 @@ export async function attach(parts: Parts, request: AttachRequest__Output): Prom
   checkStreams(request);
   const record = runningContainerOf(parts, request.container_id);
   const { stdin, stdout, stderr } = request;
-  return { url: parts.streaming.url({ kind: 'attach', containerId: record.id, tty: record.config.tty, stdin, stdout, stderr: stderr && !record.config.tty }) };
+  return {
+    url: parts.streaming.url({
+      kind: 'attach',
+      containerId: record.id,
+      tty: record.config.tty,
+      stdin,
+      stdout,
+      stderr: stderr && !record.config.tty,
+    }),
+  };
 }
 
-export async function portForward(parts: Parts, request: PortForwardRequest__Output): Promise<PortForwardResponse> {
+export async function portForward(
+  parts: Parts,
+  request: PortForwardRequest__Output,
+): Promise<PortForwardResponse> {
   const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
-  for (const port of request.port) if (port < 1 || port > 65535) throw new CrispError('InvalidArgument', `port ${port} is not between 1 and 65535`);
+  for (const port of request.port)
+    if (port < 1 || port > 65535)
+      throw new CrispError('InvalidArgument', `port ${port} is not between 1 and 65535`);
   return { url: parts.streaming.url({ kind: 'portforward', sandboxId: id, ports: request.port }) };
 }
 
 /** A terminal has one output stream (the CRI's words on ExecRequest.tty). */
 function checkStreams(request: { tty: boolean; stdin: boolean; stdout: boolean; stderr: boolean }): void {
-  if (request.tty && request.stderr) throw new CrispError('InvalidArgument', 'tty and stderr cannot both be true: a terminal has one output stream');
-  if (!request.stdin && !request.stdout && !request.stderr) throw new CrispError('InvalidArgument', 'one of stdin, stdout and stderr must be true');
+  if (request.tty && request.stderr)
+    throw new CrispError(
+      'InvalidArgument',
+      'tty and stderr cannot both be true: a terminal has one output stream',
+    );
+  if (!request.stdin && !request.stdout && !request.stderr)
+    throw new CrispError('InvalidArgument', 'one of stdin, stdout and stderr must be true');
 }
 
 /** What the streaming server runs when a ticket is redeemed. `parts` is asked late: the server is itself one of them. */
@@ -84,7 +124,12 @@ export function streamingHandlers(parts: () => Parts) {
       const record = runningContainerOf(parts(), request.containerId);
       await backendOf(parts(), record).attach(refOf(record), io, signal);
     },
-    portForward: async (request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal): Promise<void> => {
+    portForward: async (
+      request: PortForwardRequest,
+      port: number,
+      stream: Duplex,
+      signal: AbortSignal,
+    ): Promise<void> => {
       const sandbox = await readySandboxOf(parts(), request.sandboxId);
       await forwardPort(networkOf(parts(), sandbox), port, stream, signal);
     },
@@ -94,7 +139,13 @@ export function streamingHandlers(parts: () => Parts) {
 /** The pod's network namespace; undefined: the host's. @throws WrongContainerState while no container runs that would bring one */
 function networkOf(parts: Parts, { id, plan }: SandboxRecord): string | undefined {
   if (!plan.ownNetwork) return plan.namespaces.network;
-  const running = parts.store.containersOf(id).find((record) => containerState(record) === 'CONTAINER_RUNNING');
-  if (!running?.pid) throw new CrispError('WrongContainerState', `pod sandbox ${id} has no network now: it comes with its container, and none runs`);
+  const running = parts.store
+    .containersOf(id)
+    .find((record) => containerState(record) === 'CONTAINER_RUNNING');
+  if (!running?.pid)
+    throw new CrispError(
+      'WrongContainerState',
+      `pod sandbox ${id} has no network now: it comes with its container, and none runs`,
+    );
   return `/proc/${running.pid}/ns/net`;
 }

@@ -2,8 +2,12 @@ import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import type { Backend, Probe } from '../backends/backend.js';
 import { Handler } from './handlers.js';
 
-beforeEach(() => { jest.useFakeTimers(); });
-afterEach(() => { jest.useRealTimers(); });
+beforeEach(() => {
+  jest.useFakeTimers();
+});
+afterEach(() => {
+  jest.useRealTimers();
+});
 
 const ready: Probe = { ready: true, version: '1', reason: '', features: {}, lacks: {} } as unknown as Probe;
 const broken: Probe = { ...ready, ready: false, reason: 'not yet' };
@@ -12,7 +16,11 @@ const broken: Probe = { ...ready, ready: false, reason: 'not yet' };
 function finds(...probes: Probe[]): { backend: Backend; probed: () => number; fingerprint: string } {
   let count = 0;
   const fake = { fingerprint: 'a', probed: () => count, backend: {} as Backend };
-  fake.backend = { name: 'fake', fingerprint: () => Promise.resolve(fake.fingerprint), probe: () => Promise.resolve(probes[Math.min(count++, probes.length - 1)]) } as unknown as Backend;
+  fake.backend = {
+    name: 'fake',
+    fingerprint: () => Promise.resolve(fake.fingerprint),
+    probe: () => Promise.resolve(probes[Math.min(count++, probes.length - 1)]),
+  } as unknown as Backend;
   return fake;
 }
 

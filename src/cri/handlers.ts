@@ -8,7 +8,11 @@ export class Handler {
   private probing: Promise<void> | undefined;
   private probedAt = performance.now();
 
-  private constructor(readonly backend: Backend, private fingerprint: string, private found: Probe) {}
+  private constructor(
+    readonly backend: Backend,
+    private fingerprint: string,
+    private found: Probe,
+  ) {}
 
   static async open(backend: Backend): Promise<Handler> {
     const fingerprint = await backend.fingerprint(); // before the probe: a change during it is then seen
@@ -16,7 +20,9 @@ export class Handler {
   }
 
   /** What the last probe found. */
-  get probe(): Probe { return this.found; }
+  get probe(): Probe {
+    return this.found;
+  }
 
   /**
    * Probes again if the programs behind it have changed, and now and then while
@@ -26,9 +32,13 @@ export class Handler {
   async refresh(): Promise<void> {
     const fingerprint = await this.backend.fingerprint();
     const hasChanged = fingerprint !== this.fingerprint;
-    if (!hasChanged && (this.probing || this.found.ready || performance.now() - this.probedAt < retryAfterMs)) return this.probing;
+    if (!hasChanged && (this.probing || this.found.ready || performance.now() - this.probedAt < retryAfterMs))
+      return this.probing;
     this.fingerprint = fingerprint;
-    this.probing = this.probeAgain(hasChanged).finally(() => { this.probing = undefined; this.probedAt = performance.now(); });
+    this.probing = this.probeAgain(hasChanged).finally(() => {
+      this.probing = undefined;
+      this.probedAt = performance.now();
+    });
     return this.probing;
   }
 
@@ -37,7 +47,12 @@ export class Handler {
     this.found = await this.backend.probe();
     const { ready, version, reason } = this.found;
     if (!hasChanged && reason === before.reason) return;
-    log[ready ? 'info' : 'warn']({ handler: this.backend.name, ready, version, ...(ready ? {} : { reason }) }, hasChanged ? 'the programs of a handler have changed: probed again' : 'a handler that was not ready: probed again');
+    log[ready ? 'info' : 'warn'](
+      { handler: this.backend.name, ready, version, ...(ready ? {} : { reason }) },
+      hasChanged
+        ? 'the programs of a handler have changed: probed again'
+        : 'a handler that was not ready: probed again',
+    );
   }
 }
 

@@ -14,17 +14,32 @@ export interface ImageVolume {
 }
 
 /** Mounts all image volumes of a container, by their index in config.mounts; with `shift`, root's files of an image are those of the container's root. */
-export async function mountImageVolumes(parts: Parts, containerId: string, config: ContainerConfig__Output, shift: Shift | undefined): Promise<Map<number, ImageVolume>> {
+export async function mountImageVolumes(
+  parts: Parts,
+  containerId: string,
+  config: ContainerConfig__Output,
+  shift: Shift | undefined,
+): Promise<Map<number, ImageVolume>> {
   const mounted = new Map<number, ImageVolume>();
   for (const [index, { image: spec }] of config.mounts.entries()) {
     if (!spec?.image) continue;
     const image = await parts.images.find(spec.image);
-    if (!image) throw new CrispError('ImageVolumeMountFailed', `the image ${spec.image} of mounts[${index}] is not on this node`);
+    if (!image)
+      throw new CrispError(
+        'ImageVolumeMountFailed',
+        `the image ${spec.image} of mounts[${index}] is not on this node`,
+      );
     try {
-      mounted.set(index, { path: await parts.rootfs.mountImage(`${containerId}-${index}`, image, shift), imageId: image.id });
+      mounted.set(index, {
+        path: await parts.rootfs.mountImage(`${containerId}-${index}`, image, shift),
+        imageId: image.id,
+      });
     } catch (error) {
       const failure = toCrispError(error);
-      throw new CrispError('ImageVolumeMountFailed', `mounts[${index}]: ${failure.message}`, { stage: 'mount image volume', cause: error });
+      throw new CrispError('ImageVolumeMountFailed', `mounts[${index}]: ${failure.message}`, {
+        stage: 'mount image volume',
+        cause: error,
+      });
     }
   }
   return mounted;

@@ -22,12 +22,19 @@ import { imagesOfStandalone } from '../pods/standalone.js';
 import type { Call, Parts } from './parts.js';
 import { inPages } from './pages.js';
 
-export async function listImages(parts: Parts, request: ListImagesRequest__Output): Promise<ListImagesResponse> {
+export async function listImages(
+  parts: Parts,
+  request: ListImagesRequest__Output,
+): Promise<ListImagesResponse> {
   return { images: (await filtered(parts, request.filter?.image ?? null)).map(imageItem) };
 }
 
-export async function* streamImages(parts: Parts, request: StreamImagesRequest__Output): AsyncGenerator<StreamImagesResponse> {
-  for (const page of inPages(await filtered(parts, request.filter?.image ?? null))) yield { images: page.map(imageItem) };
+export async function* streamImages(
+  parts: Parts,
+  request: StreamImagesRequest__Output,
+): AsyncGenerator<StreamImagesResponse> {
+  for (const page of inPages(await filtered(parts, request.filter?.image ?? null)))
+    yield { images: page.map(imageItem) };
 }
 
 async function filtered(parts: Parts, filter: ImageSpec__Output | null): Promise<readonly Image[]> {
@@ -37,13 +44,30 @@ async function filtered(parts: Parts, filter: ImageSpec__Output | null): Promise
 }
 
 /** An image that is not there is no error: the answer has none. */
-export async function imageStatus(parts: Parts, request: ImageStatusRequest__Output): Promise<ImageStatusResponse> {
+export async function imageStatus(
+  parts: Parts,
+  request: ImageStatusRequest__Output,
+): Promise<ImageStatusResponse> {
   const image = await parts.images.find(named(request.image));
   if (!image) return { image: null };
-  return { image: imageItem(image), info: request.verbose ? { info: JSON.stringify({ imageSpec: { config: image.config }, layers: await parts.images.layers(image) }) } : {} };
+  return {
+    image: imageItem(image),
+    info: request.verbose
+      ? {
+          info: JSON.stringify({
+            imageSpec: { config: image.config },
+            layers: await parts.images.layers(image),
+          }),
+        }
+      : {},
+  };
 }
 
-export async function pullImage(parts: Parts, request: PullImageRequest__Output, call: Call): Promise<PullImageResponse> {
+export async function pullImage(
+  parts: Parts,
+  request: PullImageRequest__Output,
+  call: Call,
+): Promise<PullImageResponse> {
   const reference = named(request.image);
   const started = performance.now();
   const image = await parts.images.pull(reference, authOf(request), call.signal).catch((error: unknown) => {
@@ -56,23 +80,45 @@ export async function pullImage(parts: Parts, request: PullImageRequest__Output,
 }
 
 function authOf({ auth }: PullImageRequest__Output): RegistryAuth | undefined {
-  return auth ? {
-    username: auth.username, password: auth.password, auth: auth.auth, serverAddress: auth.server_address,
-    identityToken: auth.identity_token, registryToken: auth.registry_token,
-  } : undefined;
+  return auth
+    ? {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        serverAddress: auth.server_address,
+        identityToken: auth.identity_token,
+        registryToken: auth.registry_token,
+      }
+    : undefined;
 }
 
-export async function removeImage(parts: Parts, request: RemoveImageRequest__Output): Promise<RemoveImageResponse> {
-  const ofPods = parts.store.containers.all().flatMap((container) => [container.imageId, ...Object.values(container.imageVolumes)]);
+export async function removeImage(
+  parts: Parts,
+  request: RemoveImageRequest__Output,
+): Promise<RemoveImageResponse> {
+  const ofPods = parts.store.containers
+    .all()
+    .flatMap((container) => [container.imageId, ...Object.values(container.imageVolumes)]);
   const image = await parts.images.find(named(request.image));
-  await parts.images.remove(named(request.image), [...ofPods, ...await imagesOfStandalone(parts.config.cli_state)]);
+  await parts.images.remove(named(request.image), [
+    ...ofPods,
+    ...(await imagesOfStandalone(parts.config.cli_state)),
+  ]);
   if (image) for (const { backend } of parts.handlers.values()) await backend.forgetImage?.(image.id);
   return {};
 }
 
-export async function imageFsInfo(parts: Parts, _request: ImageFsInfoRequest__Output): Promise<ImageFsInfoResponse> {
+export async function imageFsInfo(
+  parts: Parts,
+  _request: ImageFsInfoRequest__Output,
+): Promise<ImageFsInfoResponse> {
   const usage = await parts.images.usage();
-  const filesystem = { timestamp: now(), fs_id: { mountpoint: usage.mountpoint }, used_bytes: { value: String(usage.usedBytes) }, inodes_used: { value: String(usage.inodesUsed) } };
+  const filesystem = {
+    timestamp: now(),
+    fs_id: { mountpoint: usage.mountpoint },
+    used_bytes: { value: String(usage.usedBytes) },
+    inodes_used: { value: String(usage.inodesUsed) },
+  };
   return { image_filesystems: [filesystem], container_filesystems: [filesystem] };
 }
 
@@ -83,8 +129,13 @@ function named(spec: ImageSpec__Output | null): string {
 
 function imageItem(image: Image): CriImage {
   return {
-    id: image.id, repo_tags: [...image.tags], repo_digests: [...image.digests], size: String(image.sizeBytes), pinned: image.pinned,
-    uid: image.user.uid === undefined ? null : { value: String(image.user.uid) }, username: image.user.name ?? '',
+    id: image.id,
+    repo_tags: [...image.tags],
+    repo_digests: [...image.digests],
+    size: String(image.sizeBytes),
+    pinned: image.pinned,
+    uid: image.user.uid === undefined ? null : { value: String(image.user.uid) },
+    username: image.user.name ?? '',
     spec: { image: image.id, annotations: {} },
   };
 }

@@ -11,7 +11,13 @@ import type { Network } from '../network/cni.js';
 import type { HostFacts } from '../oci/host-facts.js';
 import type { InFlight } from '../pods/in-flight.js';
 import type { Locks } from '../pods/locks.js';
-import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import {
+  containerState,
+  now,
+  sandboxState,
+  type ContainerRecord,
+  type SandboxRecord,
+} from '../pods/records.js';
 import type { Store } from '../pods/store.js';
 import type { StreamingServer } from '../streaming/server.js';
 import type { Events } from './events.js';
@@ -62,9 +68,16 @@ export function sandboxOf(parts: Parts, id: string): SandboxRecord {
  * us: so whoever asks for the pod looks.
  */
 export async function lookedAt(parts: Parts, record: SandboxRecord): Promise<SandboxRecord> {
-  if (!record.holder || sandboxState(record) !== 'SANDBOX_READY' || await isAlive(record.holder)) return record;
-  const ended = await parts.store.sandboxes.change(record.id, { endedAt: now() }) ?? { ...record, endedAt: now() };
-  log.warn({ podId: record.id, holder: record.holder.pid }, 'the holder of the pid namespace of a pod has ended: the pod is not ready any more');
+  if (!record.holder || sandboxState(record) !== 'SANDBOX_READY' || (await isAlive(record.holder)))
+    return record;
+  const ended = (await parts.store.sandboxes.change(record.id, { endedAt: now() })) ?? {
+    ...record,
+    endedAt: now(),
+  };
+  log.warn(
+    { podId: record.id, holder: record.holder.pid },
+    'the holder of the pid namespace of a pod has ended: the pod is not ready any more',
+  );
   parts.events.emit('CONTAINER_STOPPED_EVENT', record.id, ended);
   return ended;
 }
@@ -72,7 +85,8 @@ export async function lookedAt(parts: Parts, record: SandboxRecord): Promise<San
 /** @throws SandboxNotReady */
 export async function readySandboxOf(parts: Parts, id: string): Promise<SandboxRecord> {
   const record = await lookedAt(parts, sandboxOf(parts, id));
-  if (sandboxState(record) !== 'SANDBOX_READY') throw new CrispError('SandboxNotReady', `pod sandbox ${id} is not ready`);
+  if (sandboxState(record) !== 'SANDBOX_READY')
+    throw new CrispError('SandboxNotReady', `pod sandbox ${id} is not ready`);
   return record;
 }
 
@@ -91,14 +105,19 @@ export function containerOf(parts: Parts, id: string): ContainerRecord {
 export function runningContainerOf(parts: Parts, id: string): ContainerRecord {
   const record = containerOf(parts, id);
   const state = containerState(record);
-  if (state !== 'CONTAINER_RUNNING') throw new CrispError('WrongContainerState', `container ${id} is not running (${state})`);
+  if (state !== 'CONTAINER_RUNNING')
+    throw new CrispError('WrongContainerState', `container ${id} is not running (${state})`);
   return record;
 }
 
 /** The backend that runs a pod or container; its name was checked when the record was made or loaded. */
 export function backendOf(parts: Parts, record: { readonly backend: string }): Backend {
   const handler = parts.handlers.get(record.backend);
-  if (!handler) throw new CrispError('UnknownHandler', `the runtime handler "${record.backend}" of this pod is not configured any more`);
+  if (!handler)
+    throw new CrispError(
+      'UnknownHandler',
+      `the runtime handler "${record.backend}" of this pod is not configured any more`,
+    );
   return handler.backend;
 }
 

@@ -25,19 +25,30 @@ const commonLabels = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
 /** How long a call waits for the sizes of layers that nobody has measured yet. */
 const newLayersWaitMs = 2_000;
 
-export async function listMetricDescriptors(_parts: Parts, _request: ListMetricDescriptorsRequest__Output): Promise<ListMetricDescriptorsResponse> {
+export async function listMetricDescriptors(
+  _parts: Parts,
+  _request: ListMetricDescriptorsRequest__Output,
+): Promise<ListMetricDescriptorsResponse> {
   return {
-    descriptors: Object.entries({ ...containerMetrics, ...interfaceMetrics })
-      .map(([name, { help, labels }]) => ({ name, help, label_keys: [...commonLabels, ...labels ?? []] })),
+    descriptors: Object.entries({ ...containerMetrics, ...interfaceMetrics }).map(
+      ([name, { help, labels }]) => ({ name, help, label_keys: [...commonLabels, ...(labels ?? [])] }),
+    ),
   };
 }
 
-export async function listPodSandboxMetrics(parts: Parts, _request: ListPodSandboxMetricsRequest__Output): Promise<ListPodSandboxMetricsResponse> {
+export async function listPodSandboxMetrics(
+  parts: Parts,
+  _request: ListPodSandboxMetricsRequest__Output,
+): Promise<ListPodSandboxMetricsResponse> {
   return { pod_metrics: await Promise.all(readySandboxes(parts).map((record) => metricsOf(parts, record))) };
 }
 
-export async function* streamPodSandboxMetrics(parts: Parts, _request: StreamPodSandboxMetricsRequest__Output): AsyncGenerator<StreamPodSandboxMetricsResponse> {
-  for (const page of inPages(readySandboxes(parts))) yield { pod_sandbox_metrics: await Promise.all(page.map((record) => metricsOf(parts, record))) };
+export async function* streamPodSandboxMetrics(
+  parts: Parts,
+  _request: StreamPodSandboxMetricsRequest__Output,
+): AsyncGenerator<StreamPodSandboxMetricsResponse> {
+  for (const page of inPages(readySandboxes(parts)))
+    yield { pod_sandbox_metrics: await Promise.all(page.map((record) => metricsOf(parts, record))) };
 }
 
 function readySandboxes(parts: Parts): SandboxRecord[] {
@@ -46,44 +57,80 @@ function readySandboxes(parts: Parts): SandboxRecord[] {
 
 async function metricsOf(parts: Parts, record: SandboxRecord): Promise<PodSandboxMetrics> {
   const { id, plan } = record;
-  const running = parts.store.containersOf(id).filter(({ startedAt, exit }) => startedAt !== undefined && exit === undefined);
-  await parts.samples.layersMeasured(running.map((container) => container.id), newLayersWaitMs);
+  const running = parts.store
+    .containersOf(id)
+    .filter(({ startedAt, exit }) => startedAt !== undefined && exit === undefined);
+  await parts.samples.layersMeasured(
+    running.map((container) => container.id),
+    newLayersWaitMs,
+  );
   const filesystem = await filesystemOf(parts.config.root);
   // The network is the pod's, so these series belong to no container.
   const labels = [cgroupPath(plan.cgroupParent), id, '', plan.namespace, plan.name, ''];
   return {
     pod_sandbox_id: id,
-    metrics: (podInterfaces(parts, record) ?? []).flatMap((one) => seriesOf(interfaceMetrics, one, labels, [one.name])),
-    container_metrics: (await Promise.all(running.map((container) => containerMetricsOf(parts, plan, container, filesystem)))).flat(),
+    metrics: (podInterfaces(parts, record) ?? []).flatMap((one) =>
+      seriesOf(interfaceMetrics, one, labels, [one.name]),
+    ),
+    container_metrics: (
+      await Promise.all(running.map((container) => containerMetricsOf(parts, plan, container, filesystem)))
+    ).flat(),
   };
 }
 
 /** None when it has just ended. */
-async function containerMetricsOf(parts: Parts, { namespace, name: pod }: SandboxRecord['plan'], record: ContainerRecord, filesystem: Filesystem): Promise<ContainerMetrics[]> {
+async function containerMetricsOf(
+  parts: Parts,
+  { namespace, name: pod }: SandboxRecord['plan'],
+  record: ContainerRecord,
+  filesystem: Filesystem,
+): Promise<ContainerMetrics[]> {
   const cgroup = cgroupOf(parts, record);
   const usage = cgroup === undefined ? undefined : readUsage(cgroup);
   const details = cgroup === undefined ? undefined : readDetails(cgroup);
   if (cgroup === undefined || !usage || !details) return [];
   const pids = readProcesses(cgroup);
   const counted: Counted = {
-    usage, details, filesystem, pids,
-    openFiles: await countOpenFiles(pids), openFilesLimit: record.pid === undefined ? undefined : await openFilesLimit(record.pid),
-    layer: parts.samples.layer(record.id), deviceName,
-    resources: record.resources, startedAt: record.startedAt ?? record.createdAt,
+    usage,
+    details,
+    filesystem,
+    pids,
+    openFiles: await countOpenFiles(pids),
+    openFilesLimit: record.pid === undefined ? undefined : await openFilesLimit(record.pid),
+    layer: parts.samples.layer(record.id),
+    deviceName,
+    resources: record.resources,
+    startedAt: record.startedAt ?? record.createdAt,
   };
   const { metadata, image } = record.config;
-  const labels = [cgroupPath(cgroup), record.id, image?.user_specified_image || image?.image || record.imageRef, namespace, pod, metadata?.name ?? ''];
+  const labels = [
+    cgroupPath(cgroup),
+    record.id,
+    image?.user_specified_image || image?.image || record.imageRef,
+    namespace,
+    pod,
+    metadata?.name ?? '',
+  ];
   return [{ container_id: record.id, metrics: seriesOf(containerMetrics, counted, labels) }];
 }
 
 /** @param labels the values of commonLabels @param more values of further labels that are the same for all rows */
-function seriesOf<Source>(table: MetricTable<Source>, source: Source, labels: readonly string[], more: readonly string[] = []): Metric[] {
+function seriesOf<Source>(
+  table: MetricTable<Source>,
+  source: Source,
+  labels: readonly string[],
+  more: readonly string[] = [],
+): Metric[] {
   return Object.entries(table).flatMap(([name, { type, values }]) => {
     const found = values(source) ?? [];
     const samples = typeof found === 'object' ? found : [{ value: found, labels: [] }];
     return samples.map((sample) => ({
       // timestamp 0: read now and not from a cache, so that the kubelet lets the scrape give the time
-      name, timestamp: '0', metric_type: type, label_values: [...labels, ...more, ...sample.labels], value: { value: String(sample.value) },
+      name,
+      timestamp: '0',
+      metric_type: type,
+      label_values: [...labels, ...more, ...sample.labels],
+      value: { value: String(sample.value) },
     }));
   });
 }

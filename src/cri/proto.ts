@@ -9,6 +9,13 @@ const protoPath = fileURLToPath(new URL('../../proto/runtime/v1/api.proto', impo
 
 /** Loads it (0.25 s) the way all of crisp's types expect it: 64-bit numbers as strings, enums by name. */
 export function loadProto(): ProtoGrpcType {
-  const definition = loadSync(protoPath, { keepCase: true, longs: String, enums: String, defaults: true, arrays: true, oneofs: true });
+  const definition = loadSync(protoPath, {
+    keepCase: true,
+    longs: String,
+    enums: String,
+    defaults: true,
+    arrays: true,
+    oneofs: true,
+  });
   return loadPackageDefinition(definition) as unknown as ProtoGrpcType;
 }

@@ -8,7 +8,13 @@ import { exists, namesIn, remove } from '../host/files.js';
 import { outwait } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
-import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import {
+  containerState,
+  now,
+  sandboxState,
+  type ContainerRecord,
+  type SandboxRecord,
+} from '../pods/records.js';
 import { removeBundle, removePod } from '../pods/remains.js';
 import { adoptLost, listed } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
@@ -24,35 +30,57 @@ export async function recover(parts: Parts): Promise<void> {
   // 0. What an earlier run had begun, which works in the state folder as we do: a plugin would still add what we take back.
   // Not killed: what a plugin has left running (a name server of its network) is at work for long.
   const atWork = await outwait(parts.config.state, patienceMs);
-  if (atWork.length > 0) log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
+  if (atWork.length > 0)
+    log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
   // 1. What our state folder has lost, and what is alive, asked from each backend once.
   await adoptLost(parts);
   const alive = await surveyAll(parts);
   // 2. Containers, then the sandboxes that hold them.
-  await Promise.all(containers.all().map((record) => repaired(record.id, () => repairContainer(parts, record, alive.get(record.id)))));
+  await Promise.all(
+    containers
+      .all()
+      .map((record) => repaired(record.id, () => repairContainer(parts, record, alive.get(record.id)))),
+  );
   await Promise.all(sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(parts, record))));
   // 3. What nobody remembers.
   await removeOrphans(parts);
-  log.info({ sandboxes: sandboxes.all().length, containers: containers.all().length, ms: Math.round(performance.now() - started) }, 'state recovered');
+  log.info(
+    {
+      sandboxes: sandboxes.all().length,
+      containers: containers.all().length,
+      ms: Math.round(performance.now() - started),
+    },
+    'state recovered',
+  );
 }
 
 /** "unknown": their handler cannot be asked (its program is gone, it is not configured any more); nothing is concluded from that. */
 async function surveyAll(parts: Parts): Promise<Map<string, Alive | 'unknown'>> {
   const found = new Map<string, Alive | 'unknown'>();
   const open = parts.store.containers.all().filter((record) => record.complete && !record.exit);
-  await Promise.all([...new Set(open.map((record) => record.backend))].map(async (name) => {
-    const mine = open.filter((record) => record.backend === name);
-    try {
-      for (const [id, state] of await backendOf(parts, { backend: name }).survey(mine.map(refOf))) found.set(id, state);
-    } catch (error) {
-      log.error({ handler: name, containers: mine.map(({ id }) => id), error: toCrispError(error).report }, 'the containers of a handler cannot be looked at: their records stay as they are');
-      for (const { id } of mine) found.set(id, 'unknown');
-    }
-  }));
+  await Promise.all(
+    [...new Set(open.map((record) => record.backend))].map(async (name) => {
+      const mine = open.filter((record) => record.backend === name);
+      try {
+        for (const [id, state] of await backendOf(parts, { backend: name }).survey(mine.map(refOf)))
+          found.set(id, state);
+      } catch (error) {
+        log.error(
+          { handler: name, containers: mine.map(({ id }) => id), error: toCrispError(error).report },
+          'the containers of a handler cannot be looked at: their records stay as they are',
+        );
+        for (const { id } of mine) found.set(id, 'unknown');
+      }
+    }),
+  );
   return found;
 }
 
-async function repairContainer(parts: Parts, record: ContainerRecord, alive: Alive | 'unknown' | undefined): Promise<void> {
+async function repairContainer(
+  parts: Parts,
+  record: ContainerRecord,
+  alive: Alive | 'unknown' | undefined,
+): Promise<void> {
   if (!record.complete) return removeContainerRecord(parts, record.id); // a create that a crash cut off
   if (record.exit) return;
   if (record.bootId !== parts.bootId) return recordExit(parts, record.id, undefined);
@@ -90,15 +118,26 @@ async function removeOrphans(parts: Parts): Promise<void> {
       });
     }
   }
-  const bundles = join(parts.config.state, 'bundles'), pods = join(parts.config.state, 'pods');
+  const bundles = join(parts.config.state, 'bundles'),
+    pods = join(parts.config.state, 'pods');
   for (const id of await namesIn(bundles)) {
     if (!containers.get(id)) await repaired(id, () => removeBundle(join(bundles, id)));
   }
   for (const id of await parts.rootfs.list()) {
-    if (!containers.get(id) && !(await exists(join(bundles, id)))) await repaired(id, () => parts.rootfs.unmount(id)); // else it is in use
+    if (!containers.get(id) && !(await exists(join(bundles, id))))
+      await repaired(id, () => parts.rootfs.unmount(id)); // else it is in use
   }
-  await repaired('network', () => parts.network.collectGarbage(sandboxes.all().flatMap((record) => (record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.attachment] : []))));
-  for (const id of await namesIn(pods)) { // after the network, whose plugins look into the namespace
+  await repaired('network', () =>
+    parts.network.collectGarbage(
+      sandboxes
+        .all()
+        .flatMap((record) =>
+          record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.attachment] : [],
+        ),
+    ),
+  );
+  for (const id of await namesIn(pods)) {
+    // after the network, whose plugins look into the namespace
     if (sandboxes.get(id) || parts.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod
     log.warn({ podId: id }, 'removing a pod without a record');
     await repaired(id, () => removePod(join(pods, id), ownCgroupParent(id, parts.host.systemdCgroup)));
@@ -109,7 +148,12 @@ async function removeOrphans(parts: Parts): Promise<void> {
 async function repaired(id: string, repair: () => Promise<unknown>): Promise<void> {
   await withLogContext({}, async () => {
     try {
-      await Promise.race([repair(), new Promise((_, reject) => { setTimeout(() => reject(new Error(`not repaired within ${patienceMs} ms`)), patienceMs).unref(); })]);
+      await Promise.race([
+        repair(),
+        new Promise((_, reject) => {
+          setTimeout(() => reject(new Error(`not repaired within ${patienceMs} ms`)), patienceMs).unref();
+        }),
+      ]);
     } catch (error) {
       log.error({ id, error: toCrispError(error).report }, 'recovery of a record failed');
     }

@@ -16,7 +16,12 @@ import type { Parts } from './parts.js';
 const kubeApiVersion = '0.1.0';
 
 export async function version(parts: Parts, _request: VersionRequest__Output): Promise<VersionResponse> {
-  return { version: kubeApiVersion, runtime_name: 'crisp', runtime_version: parts.version, runtime_api_version: 'v1' };
+  return {
+    version: kubeApiVersion,
+    runtime_name: 'crisp',
+    runtime_version: parts.version,
+    runtime_api_version: 'v1',
+  };
 }
 
 export async function status(parts: Parts, request: StatusRequest__Output): Promise<StatusResponse> {
@@ -30,7 +35,12 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
       conditions: [
         ready.length > 0
           ? { type: 'RuntimeReady', status: true, reason: '', message: '' }
-          : { type: 'RuntimeReady', status: false, reason: 'NoHandlerReady', message: handlers.map((handler) => `${handler.name}: ${handler.reason}`).join('; ') },
+          : {
+              type: 'RuntimeReady',
+              status: false,
+              reason: 'NoHandlerReady',
+              message: handlers.map((handler) => `${handler.name}: ${handler.reason}`).join('; '),
+            },
         { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
       ],
     },
@@ -40,7 +50,13 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
       ...ready.map((handler) => ({ name: handler.name, features: features(handler.features) })),
     ],
     features: { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true },
-    info: request.verbose ? { config: JSON.stringify(parts.config), handlers: JSON.stringify(handlers), network: JSON.stringify(network) } : {},
+    info: request.verbose
+      ? {
+          config: JSON.stringify(parts.config),
+          handlers: JSON.stringify(handlers),
+          network: JSON.stringify(network),
+        }
+      : {},
   };
 }
 
@@ -48,11 +64,21 @@ function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolea
   return { recursive_read_only_mounts: of.recursiveReadOnlyMounts, user_namespaces: of.userNamespaces };
 }
 
-export async function runtimeConfig(parts: Parts, _request: RuntimeConfigRequest__Output): Promise<RuntimeConfigResponse> {
-  return { linux: { cgroup_driver: cgroupDriver(parts.config.runtime.cgroup_driver) === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } };
+export async function runtimeConfig(
+  parts: Parts,
+  _request: RuntimeConfigRequest__Output,
+): Promise<RuntimeConfigResponse> {
+  return {
+    linux: {
+      cgroup_driver: cgroupDriver(parts.config.runtime.cgroup_driver) === 'systemd' ? 'SYSTEMD' : 'CGROUPFS',
+    },
+  };
 }
 
-export async function updateRuntimeConfig(parts: Parts, request: UpdateRuntimeConfigRequest__Output): Promise<UpdateRuntimeConfigResponse> {
+export async function updateRuntimeConfig(
+  parts: Parts,
+  request: UpdateRuntimeConfigRequest__Output,
+): Promise<UpdateRuntimeConfigResponse> {
   const podCidr = request.runtime_config?.network_config?.pod_cidr;
   if (podCidr) {
     await parts.network.setPodCidr(podCidr);

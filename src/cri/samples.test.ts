@@ -17,7 +17,9 @@ describe('CPU rates', () => {
     samples.nanoCores('a', 0n, 0n);
     samples.nanoCores('a', 5n * second, 10n * second);
     // 1 ms later, in which the kernel booked a whole tick
-    expect(samples.nanoCores('a', 5n * second + 4_000_000n, 10n * second + 1_000_000n)).toBe(5_004_000_000n * second / 10_001_000_000n);
+    expect(samples.nanoCores('a', 5n * second + 4_000_000n, 10n * second + 1_000_000n)).toBe(
+      (5_004_000_000n * second) / 10_001_000_000n,
+    );
   });
 
   test('the second reading counts although it is early, but not at once', () => {
@@ -46,7 +48,10 @@ describe('CPU rates', () => {
 describe('writable layers', () => {
   test('are measured together, once for each list', async () => {
     const asked: string[][] = [];
-    const samples = new Samples(async (ids) => { asked.push([...ids]); return new Map(ids.map((id, index) => [id, { usedBytes: index, inodesUsed: 1 }])); });
+    const samples = new Samples(async (ids) => {
+      asked.push([...ids]);
+      return new Map(ids.map((id, index) => [id, { usedBytes: index, inodesUsed: 1 }]));
+    });
     expect(samples.layer('a')).toBeUndefined();
     await samples.layersMeasured(['a', 'b', 'c'], 1_000);
     expect(asked).toEqual([['a', 'b', 'c']]);
@@ -59,18 +64,27 @@ describe('writable layers', () => {
     jest.useFakeTimers({ now: 0, doNotFake: ['nextTick', 'queueMicrotask'] });
     try {
       let size = 1;
-      const samples = new Samples(async (ids) => new Map(ids.map((id) => [id, { usedBytes: size++, inodesUsed: 1 }])));
+      const samples = new Samples(
+        async (ids) => new Map(ids.map((id) => [id, { usedBytes: size++, inodesUsed: 1 }])),
+      );
       await samples.layersMeasured(['a'], 1_000);
       jest.setSystemTime(60_000);
       expect(samples.layer('a')?.usedBytes).toBe(1);
       await jest.advanceTimersByTimeAsync(0);
       expect(samples.layer('a')).toEqual({ usedBytes: 2, inodesUsed: 1, measuredAtMs: 60_000 });
-    } finally { jest.useRealTimers(); }
+    } finally {
+      jest.useRealTimers();
+    }
   });
 
   test('a slow measurement does not hold up the answer', async () => {
     let finish: (found: Map<string, LayerUsage>) => void = () => undefined;
-    const samples = new Samples(() => new Promise((resolve) => { finish = resolve; }));
+    const samples = new Samples(
+      () =>
+        new Promise((resolve) => {
+          finish = resolve;
+        }),
+    );
     await samples.layersMeasured(['a'], 5);
     expect(samples.layer('a')).toBeUndefined();
     finish(new Map([['a', { usedBytes: 7, inodesUsed: 1 }]]));
@@ -80,7 +94,11 @@ describe('writable layers', () => {
 
   test('one that is kept elsewhere is not looked for at every call, and a failure is no failure of the call', async () => {
     let calls = 0;
-    const samples = new Samples(async (ids) => { calls++; if (ids.includes('bad')) throw new Error('no du'); return new Map(); });
+    const samples = new Samples(async (ids) => {
+      calls++;
+      if (ids.includes('bad')) throw new Error('no du');
+      return new Map();
+    });
     await samples.layersMeasured(['elsewhere'], 1_000);
     await samples.layersMeasured(['elsewhere'], 1_000);
     expect([samples.layer('elsewhere'), calls]).toEqual([undefined, 1]);

@@ -4,11 +4,19 @@
 // a node that nobody asks.
 import { log } from '../log.js';
 
-export interface LayerUsage { readonly usedBytes: number; readonly inodesUsed: number }
+export interface LayerUsage {
+  readonly usedBytes: number;
+  readonly inodesUsed: number;
+}
 /** `measuredAtMs`: since the epoch. */
-export interface MeasuredLayer extends LayerUsage { readonly measuredAtMs: number }
+export interface MeasuredLayer extends LayerUsage {
+  readonly measuredAtMs: number;
+}
 
-interface CpuReading { readonly atNs: bigint; readonly cpuNs: bigint }
+interface CpuReading {
+  readonly atNs: bigint;
+  readonly cpuNs: bigint;
+}
 interface Layer {
   measured: MeasuredLayer | undefined;
   /** When it was last looked for; one that a backend keeps elsewhere is never found. */
@@ -33,7 +41,9 @@ export class Samples {
   private measuring: Promise<void> | undefined;
 
   /** @param measure counts what containers have written, all in one go: it starts a process; a layer that is not there is left out */
-  constructor(private readonly measure: (containerIds: readonly string[]) => Promise<ReadonlyMap<string, LayerUsage>>) {}
+  constructor(
+    private readonly measure: (containerIds: readonly string[]) => Promise<ReadonlyMap<string, LayerUsage>>,
+  ) {}
 
   /**
    * CPU nanoseconds per second of a container or pod since an earlier reading;
@@ -43,12 +53,15 @@ export class Samples {
   nanoCores(id: string, cpuNs: bigint, atNs = process.hrtime.bigint()): bigint | undefined {
     const known = this.cpu.get(id);
     const reading = { atNs, cpuNs };
-    if (!known || cpuNs < known.last.cpuNs) { this.cpu.set(id, { last: reading, before: undefined }); return undefined; }
+    if (!known || cpuNs < known.last.cpuNs) {
+      this.cpu.set(id, { last: reading, before: undefined });
+      return undefined;
+    }
     const steady = atNs - known.last.atNs >= steadyNs;
-    const base = steady ? known.last : known.before ?? known.last;
+    const base = steady ? known.last : (known.before ?? known.last);
     if (steady) this.cpu.set(id, { last: reading, before: known.last });
     const elapsedNs = atNs - base.atNs;
-    return elapsedNs < shortestNs ? undefined : (cpuNs - base.cpuNs) * 1_000_000_000n / elapsedNs;
+    return elapsedNs < shortestNs ? undefined : ((cpuNs - base.cpuNs) * 1_000_000_000n) / elapsedNs;
   }
 
   /** The size of a writable layer as last measured; undefined until it was. An old one is measured anew behind the caller's back. */
@@ -56,7 +69,9 @@ export class Samples {
     const layer = this.layers.get(containerId);
     if (!layer || Date.now() - layer.lookedAtMs > layerAgeMs) {
       this.due.add(containerId);
-      this.measuring ??= this.measureDue().finally(() => { this.measuring = undefined; });
+      this.measuring ??= this.measureDue().finally(() => {
+        this.measuring = undefined;
+      });
     }
     return layer?.measured;
   }
@@ -66,7 +81,12 @@ export class Samples {
     for (const id of containerIds) this.layer(id);
     if (containerIds.every((id) => this.layers.has(id))) return;
     let timer: NodeJS.Timeout | undefined;
-    await Promise.race([this.measuring, new Promise((resolve) => { timer = setTimeout(resolve, waitMs); })]);
+    await Promise.race([
+      this.measuring,
+      new Promise((resolve) => {
+        timer = setTimeout(resolve, waitMs);
+      }),
+    ]);
     clearTimeout(timer);
   }
 

@@ -11,39 +11,73 @@ import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandbox
 export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfig__Output {
   if (!config) throw new CrispError('InvalidArgument', 'config is missing');
   if (!config.metadata?.name) throw new CrispError('InvalidArgument', 'config.metadata.name is empty');
-  if (!config.metadata.namespace) throw new CrispError('InvalidArgument', 'config.metadata.namespace is empty');
+  if (!config.metadata.namespace)
+    throw new CrispError('InvalidArgument', 'config.metadata.namespace is empty');
   const options = config.linux?.security_context?.namespace_options;
   for (const kind of ['network', 'ipc'] as const) {
-    if (options && !['POD', 'NODE'].includes(options[kind])) throw new CrispError('InvalidArgument', `namespace_options.${kind} of a pod must be POD or NODE, not ${options[kind]}`);
+    if (options && !['POD', 'NODE'].includes(options[kind]))
+      throw new CrispError(
+        'InvalidArgument',
+        `namespace_options.${kind} of a pod must be POD or NODE, not ${options[kind]}`,
+      );
   }
   userMappings(options?.userns_options);
-  if (options?.pid === 'TARGET') throw new CrispError('InvalidArgument', 'namespace_options.pid of a pod cannot be TARGET');
-  if (config.log_directory && !config.log_directory.startsWith('/')) throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
-  checkPodSysctls(config.linux?.sysctls ?? {}, { hostNetwork: options?.network === 'NODE', hostIpc: options?.ipc === 'NODE' });
+  if (options?.pid === 'TARGET')
+    throw new CrispError('InvalidArgument', 'namespace_options.pid of a pod cannot be TARGET');
+  if (config.log_directory && !config.log_directory.startsWith('/'))
+    throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
+  checkPodSysctls(config.linux?.sysctls ?? {}, {
+    hostNetwork: options?.network === 'NODE',
+    hostIpc: options?.ipc === 'NODE',
+  });
   return config;
 }
 
-export function planOf(stateFolder: string, id: string, config: PodSandboxConfig__Output, systemdCgroup: boolean): SandboxPlan {
+export function planOf(
+  stateFolder: string,
+  id: string,
+  config: PodSandboxConfig__Output,
+  systemdCgroup: boolean,
+): SandboxPlan {
   return {
-    id, name: config.metadata?.name ?? '', namespace: config.metadata?.namespace ?? '', uid: config.metadata?.uid ?? '', attempt: config.metadata?.attempt ?? 0,
-    labels: config.labels, annotations: config.annotations, folder: join(stateFolder, 'pods', id),
-    hostname: config.hostname || undefined, namespaces: {},
+    id,
+    name: config.metadata?.name ?? '',
+    namespace: config.metadata?.namespace ?? '',
+    uid: config.metadata?.uid ?? '',
+    attempt: config.metadata?.attempt ?? 0,
+    labels: config.labels,
+    annotations: config.annotations,
+    folder: join(stateFolder, 'pods', id),
+    hostname: config.hostname || undefined,
+    namespaces: {},
     // The kubelet makes and limits the pod's cgroup and names it; for anybody else there is one of our own.
     cgroupParent: config.linux?.cgroup_parent || ownCgroupParent(id, systemdCgroup),
   };
 }
 
-export function ownsCgroup(config: PodSandboxConfig__Output): boolean { return !config.linux?.cgroup_parent; }
+export function ownsCgroup(config: PodSandboxConfig__Output): boolean {
+  return !config.linux?.cgroup_parent;
+}
 
 /** Its containers see each other's processes, in a namespace that a holder keeps. */
-export function sharesPids(config: PodSandboxConfig__Output): boolean { return config.linux?.security_context?.namespace_options?.pid === 'POD'; }
+export function sharesPids(config: PodSandboxConfig__Output): boolean {
+  return config.linux?.security_context?.namespace_options?.pid === 'POD';
+}
 
-export function namespacesFolder(plan: SandboxPlan): string { return join(plan.folder, 'ns'); }
+export function namespacesFolder(plan: SandboxPlan): string {
+  return join(plan.folder, 'ns');
+}
 /** The pod's /dev/shm: POSIX shared memory is a tmpfs, so an ipc namespace alone does not share it. */
-export function sharedMemory(plan: SandboxPlan): string { return join(plan.folder, 'shm'); }
+export function sharedMemory(plan: SandboxPlan): string {
+  return join(plan.folder, 'shm');
+}
 
 /** A pod on the host's network keeps the host's name as well. */
-export function wantedNamespaces(config: PodSandboxConfig__Output): { network: boolean; ipc: boolean; uts: boolean } {
+export function wantedNamespaces(config: PodSandboxConfig__Output): {
+  network: boolean;
+  ipc: boolean;
+  uts: boolean;
+} {
   const options = config.linux?.security_context?.namespace_options;
   const network = options?.network !== 'NODE';
   return { network, ipc: options?.ipc !== 'NODE', uts: network };
@@ -51,14 +85,26 @@ export function wantedNamespaces(config: PodSandboxConfig__Output): { network: b
 
 /** What a network that the containers bring themselves cannot give. @throws UnsupportedField */
 export function checkOwnNetwork(config: PodSandboxConfig__Output): void {
-  const refuse = (field: string, hint: string): CrispError => new CrispError('UnsupportedField', `${field}: the containers of this pod are on a bridge of the node, with a network of their own`, { hint });
-  if (config.port_mappings.some((mapping) => mapping.host_port > 0)) throw refuse('port_mappings.host_port', 'the pod can be reached at its own address');
+  const refuse = (field: string, hint: string): CrispError =>
+    new CrispError(
+      'UnsupportedField',
+      `${field}: the containers of this pod are on a bridge of the node, with a network of their own`,
+      { hint },
+    );
+  if (config.port_mappings.some((mapping) => mapping.host_port > 0))
+    throw refuse('port_mappings.host_port', 'the pod can be reached at its own address');
   const sysctl = Object.keys(config.linux?.sysctls ?? {}).find((name) => /^net[./]/.test(name));
-  if (sysctl) throw refuse(`linux.sysctls ${sysctl}`, 'such sysctls are set in the pod\'s network before a container runs');
+  if (sysctl)
+    throw refuse(
+      `linux.sysctls ${sysctl}`,
+      "such sysctls are set in the pod's network before a container runs",
+    );
 }
 
 export function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefined {
-  const { uidMappings: uids, gidMappings: gids } = userMappings(config.linux?.security_context?.namespace_options?.userns_options);
+  const { uidMappings: uids, gidMappings: gids } = userMappings(
+    config.linux?.security_context?.namespace_options?.userns_options,
+  );
   return uids && gids ? { uids, gids } : undefined;
 }
 
@@ -70,11 +116,29 @@ export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, 
   const ingressBitsPerSecond = bits('kubernetes.io/ingress-bandwidth');
   const egressBitsPerSecond = bits('kubernetes.io/egress-bandwidth');
   return {
-    id: plan.id, name: plan.name, namespace: plan.namespace, uid: plan.uid, netns, annotations: plan.annotations, cgroupParent: plan.cgroupParent,
-    portMappings: config.port_mappings.filter((mapping) => mapping.host_port > 0).map((mapping) => ({
-      protocol: mapping.protocol.toLowerCase() as 'tcp' | 'udp' | 'sctp', containerPort: mapping.container_port, hostPort: mapping.host_port, hostIp: mapping.host_ip,
-    })),
-    ...(ingressBitsPerSecond === undefined && egressBitsPerSecond === undefined ? {} : { bandwidth: { ...(ingressBitsPerSecond === undefined ? {} : { ingressBitsPerSecond }), ...(egressBitsPerSecond === undefined ? {} : { egressBitsPerSecond }) } }),
+    id: plan.id,
+    name: plan.name,
+    namespace: plan.namespace,
+    uid: plan.uid,
+    netns,
+    annotations: plan.annotations,
+    cgroupParent: plan.cgroupParent,
+    portMappings: config.port_mappings
+      .filter((mapping) => mapping.host_port > 0)
+      .map((mapping) => ({
+        protocol: mapping.protocol.toLowerCase() as 'tcp' | 'udp' | 'sctp',
+        containerPort: mapping.container_port,
+        hostPort: mapping.host_port,
+        hostIp: mapping.host_ip,
+      })),
+    ...(ingressBitsPerSecond === undefined && egressBitsPerSecond === undefined
+      ? {}
+      : {
+          bandwidth: {
+            ...(ingressBitsPerSecond === undefined ? {} : { ingressBitsPerSecond }),
+            ...(egressBitsPerSecond === undefined ? {} : { egressBitsPerSecond }),
+          },
+        }),
     ...(config.dns_config ? { dns: config.dns_config } : {}),
   };
 }

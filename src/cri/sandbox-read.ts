@@ -13,12 +13,18 @@ import { backendOf, lookedAt, refOf, sandboxOf, type Parts } from './parts.js';
 import { inPages } from './pages.js';
 import { podNetwork } from './sandbox-plan.js';
 
-export async function podSandboxStatus(parts: Parts, request: PodSandboxStatusRequest__Output): Promise<PodSandboxStatusResponse> {
+export async function podSandboxStatus(
+  parts: Parts,
+  request: PodSandboxStatusRequest__Output,
+): Promise<PodSandboxStatusResponse> {
   const record = await withAddresses(parts, await lookedAt(parts, sandboxOf(parts, request.pod_sandbox_id)));
   return {
-    status: sandboxStatus(record), timestamp: now(),
+    status: sandboxStatus(record),
+    timestamp: now(),
     containers_statuses: parts.store.completeContainersOf(record.id).map(containerStatus),
-    info: request.verbose ? { info: JSON.stringify({ ...verbose(record), ...await checkedNetwork(parts, record) }) } : {},
+    info: request.verbose
+      ? { info: JSON.stringify({ ...verbose(record), ...(await checkedNetwork(parts, record)) }) }
+      : {},
   };
 }
 
@@ -27,8 +33,15 @@ async function checkedNetwork(parts: Parts, record: SandboxRecord): Promise<{ ne
   const { attachment, plan, config } = record;
   if (!attachment || sandboxState(record) !== 'SANDBOX_READY') return {};
   try {
-    const isChecked = await parts.network.check(podNetwork(plan, config, plan.namespaces.network ?? ''), attachment);
-    return { networkCheck: isChecked ? 'as it was made' : 'not checked: the network has disableCheck, or is older than CNI 0.4.0' };
+    const isChecked = await parts.network.check(
+      podNetwork(plan, config, plan.namespaces.network ?? ''),
+      attachment,
+    );
+    return {
+      networkCheck: isChecked
+        ? 'as it was made'
+        : 'not checked: the network has disableCheck, or is older than CNI 0.4.0',
+    };
   } catch (error) {
     return { networkCheck: toCrispError(error).report };
   }
@@ -37,22 +50,42 @@ async function checkedNetwork(parts: Parts, record: SandboxRecord): Promise<{ ne
 /** Where each container brings its own network, the pod's address is known some time after the start of one. */
 async function withAddresses(parts: Parts, record: SandboxRecord): Promise<SandboxRecord> {
   if (!record.plan.ownNetwork || record.ips || sandboxState(record) !== 'SANDBOX_READY') return record;
-  const running = parts.store.containersOf(record.id).find((container) => containerState(container) === 'CONTAINER_RUNNING');
-  const ips = running ? await backendOf(parts, record).addresses?.(refOf(running)) ?? [] : [];
-  return (ips.length ? await parts.store.sandboxes.change(record.id, { ips: [...ips] }) : undefined) ?? record;
+  const running = parts.store
+    .containersOf(record.id)
+    .find((container) => containerState(container) === 'CONTAINER_RUNNING');
+  const ips = running ? ((await backendOf(parts, record).addresses?.(refOf(running))) ?? []) : [];
+  return (
+    (ips.length ? await parts.store.sandboxes.change(record.id, { ips: [...ips] }) : undefined) ?? record
+  );
 }
 
 function verbose(record: SandboxRecord) {
   const { backend, rule, plan, attachment, config, runtimeHandler } = record;
-  return { backend, rule, runtimeHandler, namespaces: plan.namespaces, cgroupParent: plan.cgroupParent, folder: plan.folder, network: attachment, config };
+  return {
+    backend,
+    rule,
+    runtimeHandler,
+    namespaces: plan.namespaces,
+    cgroupParent: plan.cgroupParent,
+    folder: plan.folder,
+    network: attachment,
+    config,
+  };
 }
 
-export async function listPodSandbox(parts: Parts, request: ListPodSandboxRequest__Output): Promise<ListPodSandboxResponse> {
+export async function listPodSandbox(
+  parts: Parts,
+  request: ListPodSandboxRequest__Output,
+): Promise<ListPodSandboxResponse> {
   return { items: (await filtered(parts, request.filter)).map(sandboxItem) };
 }
 
-export async function* streamPodSandboxes(parts: Parts, request: StreamPodSandboxesRequest__Output): AsyncGenerator<StreamPodSandboxesResponse> {
-  for (const page of inPages(await filtered(parts, request.filter))) yield { pod_sandboxes: page.map(sandboxItem) };
+export async function* streamPodSandboxes(
+  parts: Parts,
+  request: StreamPodSandboxesRequest__Output,
+): AsyncGenerator<StreamPodSandboxesResponse> {
+  for (const page of inPages(await filtered(parts, request.filter)))
+    yield { pod_sandboxes: page.map(sandboxItem) };
 }
 
 /** A sandbox in the making is not listed: it may yet be undone. */

@@ -9,7 +9,13 @@ import { mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
 import { metrics } from '../metrics.js';
-import { bringLoopbackUp, pinNamespaces, startPidHolder, stopPidHolder, unpinNamespaces } from '../network/namespaces.js';
+import {
+  bringLoopbackUp,
+  pinNamespaces,
+  startPidHolder,
+  stopPidHolder,
+  unpinNamespaces,
+} from '../network/namespaces.js';
 import { sharesWithHost } from '../oci/namespaces.js';
 import { writePodFiles } from '../oci/pod-files.js';
 import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../pods/records.js';
@@ -19,18 +25,39 @@ import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPod
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
 import { backendOf, lookedAt, type Call, type Parts } from './parts.js';
-import { checkedConfig, checkOwnNetwork, namespacesFolder, ownsCgroup, planOf, podNetwork, sharedMemory, sharesPids, userNamespace, wantedNamespaces } from './sandbox-plan.js';
+import {
+  checkedConfig,
+  checkOwnNetwork,
+  namespacesFolder,
+  ownsCgroup,
+  planOf,
+  podNetwork,
+  sharedMemory,
+  sharesPids,
+  userNamespace,
+  wantedNamespaces,
+} from './sandbox-plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
-export async function runPodSandbox(parts: Parts, request: RunPodSandboxRequest__Output, call: Call): Promise<RunPodSandboxResponse> {
+export async function runPodSandbox(
+  parts: Parts,
+  request: RunPodSandboxRequest__Output,
+  call: Call,
+): Promise<RunPodSandboxResponse> {
   const config = checkedConfig(request.config);
   const key = sandboxKey(config);
-  const id = await parts.creations.join(key, request, call.signal, async () => {
-    const present = parts.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
-    if (present?.complete) return reused(parts, await lookedAt(parts, present), request);
-    if (present) await removeSandbox(parts, present.id); // left by a try that could not be undone, and that has ended: all of this name join it
-    return makeSandbox(parts, config, request.runtime_handler);
-  }, (made) => removeSandbox(parts, made));
+  const id = await parts.creations.join(
+    key,
+    request,
+    call.signal,
+    async () => {
+      const present = parts.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
+      if (present?.complete) return reused(parts, await lookedAt(parts, present), request);
+      if (present) await removeSandbox(parts, present.id); // left by a try that could not be undone, and that has ended: all of this name join it
+      return makeSandbox(parts, config, request.runtime_handler);
+    },
+    (made) => removeSandbox(parts, made),
+  );
   addLogContext({ podId: id });
   return { pod_sandbox_id: id };
 }
@@ -40,21 +67,35 @@ const openToAll = { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_g
 
 /** The caller's retry may come after the first answer was lost: the same request gets the same pod. */
 function reused(parts: Parts, record: SandboxRecord, request: RunPodSandboxRequest__Output): string {
-  const same = isDeepStrictEqual(record.config, request.config) && record.runtimeHandler === request.runtime_handler;
+  const same =
+    isDeepStrictEqual(record.config, request.config) && record.runtimeHandler === request.runtime_handler;
   if (!same || sandboxState(record) !== 'SANDBOX_READY') {
-    throw new CrispError('NameInUse', `pod ${sandboxKey(record.config)} exists already as ${record.id} (${sandboxState(record)})`);
+    throw new CrispError(
+      'NameInUse',
+      `pod ${sandboxKey(record.config)} exists already as ${record.id} (${sandboxState(record)})`,
+    );
   }
   parts.creations.claim(record.id);
   return record.id;
 }
 
-async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runtimeHandler: string): Promise<string> {
+async function makeSandbox(
+  parts: Parts,
+  config: PodSandboxConfig__Output,
+  runtimeHandler: string,
+): Promise<string> {
   const id = newId();
   addLogContext({ podId: id });
   return withUndo(async (undo) => {
     // 1. Who runs it, for all its life.
     await refreshHandlers(parts.handlers);
-    const chosen = chooseHandler(parts, { handler: runtimeHandler, namespace: config.metadata?.namespace ?? '', name: config.metadata?.name ?? '', labels: config.labels, annotations: config.annotations });
+    const chosen = chooseHandler(parts, {
+      handler: runtimeHandler,
+      namespace: config.metadata?.namespace ?? '',
+      name: config.metadata?.name ?? '',
+      labels: config.labels,
+      annotations: config.annotations,
+    });
     if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.backend });
     const plan = planOf(parts.config.state, id, config, parts.host.systemdCgroup);
     const backend = backendOf(parts, chosen);
@@ -64,10 +105,19 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
 
     // 2. The intent, before anything that could leak.
     const record: SandboxRecord = {
-      version: 1, id, config, runtimeHandler, backend: chosen.backend, rule: chosen.rule, bootId: parts.bootId,
-      complete: false, createdAt: now(), plan, backendState: undefined,
+      version: 1,
+      id,
+      config,
+      runtimeHandler,
+      backend: chosen.backend,
+      rule: chosen.rule,
+      bootId: parts.bootId,
+      complete: false,
+      createdAt: now(),
+      plan,
+      backendState: undefined,
     };
-    undo.push('record', (clean) => clean ? parts.store.sandboxes.delete(id) : undefined);
+    undo.push('record', (clean) => (clean ? parts.store.sandboxes.delete(id) : undefined));
     await parts.store.sandboxes.put(record);
 
     // 3. Its folder, with the files that its containers will see.
@@ -77,45 +127,82 @@ async function makeSandbox(parts: Parts, config: PodSandboxConfig__Output, runti
 
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
-    const idMaps = userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
-    const namespaces: Record<string, string> = await pinNamespaces(namespacesFolder(plan), { ...wanted, user: idMaps }, { hostname: wanted.uts ? config.hostname : '', sysctls: { ...(wanted.network && !idMaps ? openToAll : {}), ...config.linux?.sysctls } });
+    const idMaps =
+      userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
+    const namespaces: Record<string, string> = await pinNamespaces(
+      namespacesFolder(plan),
+      { ...wanted, user: idMaps },
+      {
+        hostname: wanted.uts ? config.hostname : '',
+        sysctls: { ...(wanted.network && !idMaps ? openToAll : {}), ...config.linux?.sysctls },
+      },
+    );
 
     // 5. What needs no order among itself: the network takes longest, so the rest costs no time beside it
     // once its first plugin runs (each start of a process holds up this thread for some milliseconds).
     const begun = setImmediate();
-    undo.push('cgroup', () => ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined);
+    undo.push('cgroup', () => (ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined));
     undo.push('shared memory', () => unmount(sharedMemory(plan)));
     const [attachment, holder] = await allOf([
       wanted.network ? attachNetwork(parts, plan, config, namespaces['network'] ?? '', undo) : undefined,
-      begun.then(() => sharesPids(config) ? startHolder(plan, undo) : undefined),
-      begun.then(() => wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined),
-      begun.then(() => wanted.ipc ? mountSharedMemory(plan) : undefined),
-      begun.then(() => ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined),
+      begun.then(() => (sharesPids(config) ? startHolder(plan, undo) : undefined)),
+      begun.then(() => (wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined)),
+      begun.then(() => (wanted.ipc ? mountSharedMemory(plan) : undefined)),
+      begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined)),
     ] as const);
 
     // 6. What the backend needs once per pod.
-    const finalPlan: SandboxPlan = { ...plan, ...(idMaps ? { idMaps } : {}), ...(ownNetwork ? { ownNetwork } : {}), namespaces: { ...namespaces, ...(holder ? { pid: holder.path } : {}) } };
+    const finalPlan: SandboxPlan = {
+      ...plan,
+      ...(idMaps ? { idMaps } : {}),
+      ...(ownNetwork ? { ownNetwork } : {}),
+      namespaces: { ...namespaces, ...(holder ? { pid: holder.path } : {}) },
+    };
     const backendState = await backend.startSandbox(finalPlan);
     undo.push('backend sandbox', () => backend.stopSandbox(finalPlan, backendState));
 
     // 7. From here on it is there.
-    const done = await parts.store.sandboxes.put({ ...record, complete: true, plan: finalPlan, attachment, backendState, ...(holder ? { holder: holder.holder } : {}) });
+    const done = await parts.store.sandboxes.put({
+      ...record,
+      complete: true,
+      plan: finalPlan,
+      attachment,
+      backendState,
+      ...(holder ? { holder: holder.holder } : {}),
+    });
     metrics.routed.add({ handler: chosen.backend, rule: chosen.rule });
-    log.info({ pod: `${config.metadata?.namespace}/${config.metadata?.name}`, backend: chosen.backend, rule: chosen.rule, ips: attachment?.ips }, 'pod sandbox runs');
+    log.info(
+      {
+        pod: `${config.metadata?.namespace}/${config.metadata?.name}`,
+        backend: chosen.backend,
+        rule: chosen.rule,
+        ips: attachment?.ips,
+      },
+      'pod sandbox runs',
+    );
     parts.events.emit('CONTAINER_CREATED_EVENT', id, done);
     parts.events.emit('CONTAINER_STARTED_EVENT', id, done);
     return id;
   });
 }
 
-async function attachNetwork(parts: Parts, plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string, undo: { push(what: string, step: () => Promise<unknown>): void }) {
+async function attachNetwork(
+  parts: Parts,
+  plan: SandboxPlan,
+  config: PodSandboxConfig__Output,
+  netns: string,
+  undo: { push(what: string, step: () => Promise<unknown>): void },
+) {
   const pod = podNetwork(plan, config, netns);
   const attachment = await parts.network.attach(pod); // not the caller's signal: what is begun is finished, for the retry
   undo.push('network', () => parts.network.detach(pod, attachment));
   return attachment;
 }
 
-async function startHolder(plan: SandboxPlan, undo: { push(what: string, step: () => Promise<unknown>): void }) {
+async function startHolder(
+  plan: SandboxPlan,
+  undo: { push(what: string, step: () => Promise<unknown>): void },
+) {
   const started = await startPidHolder(namespacesFolder(plan));
   undo.push('pid holder', () => stopPidHolder(started.holder));
   return started;
@@ -128,7 +215,9 @@ export async function mountSharedMemory(plan: SandboxPlan): Promise<void> {
 }
 
 /** Like Promise.all, but waits for all before it fails: what is still under way cannot be undone. */
-export async function allOf<T extends readonly unknown[]>(work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+export async function allOf<T extends readonly unknown[]>(
+  work: T,
+): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
   const results = await Promise.allSettled(work);
   const failed = results.find((result) => result.status === 'rejected');
   if (failed) throw failed.reason;

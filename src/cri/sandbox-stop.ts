@@ -15,14 +15,20 @@ import { removeContainerRecord, stopContainerRecord } from './container-stop.js'
 import { backendOf, sandboxOf, type Parts } from './parts.js';
 import { namespacesFolder, ownsCgroup, podNetwork, sharedMemory, sharesPids } from './sandbox-plan.js';
 
-export async function stopPodSandbox(parts: Parts, request: StopPodSandboxRequest__Output): Promise<StopPodSandboxResponse> {
+export async function stopPodSandbox(
+  parts: Parts,
+  request: StopPodSandboxRequest__Output,
+): Promise<StopPodSandboxResponse> {
   if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {}; // gone already: as good as stopped
   const { id } = sandboxOf(parts, request.pod_sandbox_id);
   await parts.locks.with(id, () => stopSandbox(parts, id));
   return {};
 }
 
-export async function removePodSandbox(parts: Parts, request: RemovePodSandboxRequest__Output): Promise<RemovePodSandboxResponse> {
+export async function removePodSandbox(
+  parts: Parts,
+  request: RemovePodSandboxRequest__Output,
+): Promise<RemovePodSandboxResponse> {
   if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {};
   const { id } = sandboxOf(parts, request.pod_sandbox_id);
   await removeSandbox(parts, id);
@@ -34,7 +40,9 @@ async function stopSandbox(parts: Parts, id: string): Promise<void> {
   const record = parts.store.sandboxes.get(id);
   if (!record || record.stoppedAt !== undefined) return;
   // 1. Its containers, at once and by force: the grace period is StopContainer's.
-  await Promise.all(parts.store.containersOf(id).map((container) => stopContainerRecord(parts, container.id, 0)));
+  await Promise.all(
+    parts.store.containersOf(id).map((container) => stopContainerRecord(parts, container.id, 0)),
+  );
   // 2. What it holds of the host.
   await releaseSandbox(parts, record);
   // 3. It is not ready any more.
@@ -51,7 +59,11 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
     await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
   }
   // A crash may have come before its record named the holder: it, and what was on the way to become it, works in the pod's folder.
-  const holders = record.holder ? [record.holder] : sharesPids(config) ? await programsIn(namespacesFolder(plan)) : [];
+  const holders = record.holder
+    ? [record.holder]
+    : sharesPids(config)
+      ? await programsIn(namespacesFolder(plan))
+      : [];
   for (const holder of holders) await stopPidHolder(holder);
   await unpinNamespaces(namespacesFolder(plan));
   await unmount(sharedMemory(plan));

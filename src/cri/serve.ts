@@ -17,12 +17,18 @@ const maxMessageBytes = 32 << 20;
 
 export class CriServer {
   private readonly server = new grpc.Server({
-    'grpc.max_receive_message_length': maxMessageBytes, 'grpc.max_send_message_length': maxMessageBytes,
+    'grpc.max_receive_message_length': maxMessageBytes,
+    'grpc.max_send_message_length': maxMessageBytes,
   });
 
   constructor(parts: Parts) {
-    const { runtime: { v1 } } = loadProto();
-    this.server.addService(v1.RuntimeService.service, wrapAll(parts, v1.RuntimeService.service, runtimeService));
+    const {
+      runtime: { v1 },
+    } = loadProto();
+    this.server.addService(
+      v1.RuntimeService.service,
+      wrapAll(parts, v1.RuntimeService.service, runtimeService),
+    );
     this.server.addService(v1.ImageService.service, wrapAll(parts, v1.ImageService.service, imageService));
   }
 
@@ -32,7 +38,9 @@ export class CriServer {
     makeFolder(dirname(path), 0o755);
     await rm(path, { force: true });
     await new Promise<void>((resolve, reject) => {
-      this.server.bindAsync(`unix:${path}`, grpc.ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve()));
+      this.server.bindAsync(`unix:${path}`, grpc.ServerCredentials.createInsecure(), (error) =>
+        error ? reject(error) : resolve(),
+      );
     });
     await chmod(path, 0o660);
   }
@@ -50,33 +58,64 @@ export class CriServer {
 /** A story as service.ts lists it; its types are checked there. */
 type Story = (parts: Parts, request: never, call: Call) => Promise<object> | AsyncIterable<object>;
 
-function wrapAll(parts: Parts, service: grpc.ServiceDefinition, stories: object): grpc.UntypedServiceImplementation {
-  return Object.fromEntries(Object.entries(service).map(([method, definition]) => {
-    const story = (stories as Record<string, Story>)[method];
-    if (!story) throw new Error(`${method} has no story`);
-    return [method, definition.responseStream ? wrapStream(parts, method, story) : wrapUnary(parts, method, story)];
-  }));
+function wrapAll(
+  parts: Parts,
+  service: grpc.ServiceDefinition,
+  stories: object,
+): grpc.UntypedServiceImplementation {
+  return Object.fromEntries(
+    Object.entries(service).map(([method, definition]) => {
+      const story = (stories as Record<string, Story>)[method];
+      if (!story) throw new Error(`${method} has no story`);
+      return [
+        method,
+        definition.responseStream ? wrapStream(parts, method, story) : wrapUnary(parts, method, story),
+      ];
+    }),
+  );
 }
 
 function wrapUnary(parts: Parts, method: string, story: Story): grpc.handleUnaryCall<object, object> {
-  return (call, callback) => void inCall(method, call, async (context) => {
-    callback(null, await (story(parts, call.request as never, context) as Promise<object>));
-  }, (status) => callback(status));
+  return (call, callback) =>
+    void inCall(
+      method,
+      call,
+      async (context) => {
+        callback(null, await (story(parts, call.request as never, context) as Promise<object>));
+      },
+      (status) => callback(status),
+    );
 }
 
-function wrapStream(parts: Parts, method: string, story: Story): grpc.handleServerStreamingCall<object, object> {
-  return (call) => void inCall(method, call, async (context) => {
-    for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
-      if (context.signal.aborted) return;
-      if (!call.write(message)) await new Promise<void>((resolve) => { call.once('drain', resolve); context.signal.addEventListener('abort', () => resolve(), { once: true }); });
-    }
-    call.end();
-  }, (status) => call.emit('error', status));
+function wrapStream(
+  parts: Parts,
+  method: string,
+  story: Story,
+): grpc.handleServerStreamingCall<object, object> {
+  return (call) =>
+    void inCall(
+      method,
+      call,
+      async (context) => {
+        for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
+          if (context.signal.aborted) return;
+          if (!call.write(message))
+            await new Promise<void>((resolve) => {
+              call.once('drain', resolve);
+              context.signal.addEventListener('abort', () => resolve(), { once: true });
+            });
+        }
+        call.end();
+      },
+      (status) => call.emit('error', status),
+    );
 }
 
 async function inCall(
-  method: string, call: grpc.ServerUnaryCall<object, object> | grpc.ServerWritableStream<object, object>,
-  work: (context: Call) => Promise<void>, fail: (status: { code: grpc.status; details: string }) => void,
+  method: string,
+  call: grpc.ServerUnaryCall<object, object> | grpc.ServerWritableStream<object, object>,
+  work: (context: Call) => Promise<void>,
+  fail: (status: { code: grpc.status; details: string }) => void,
 ): Promise<void> {
   const controller = new AbortController();
   call.on('cancelled', () => controller.abort());
@@ -92,8 +131,22 @@ async function inCall(
       const status = toStatus(known);
       code = status.code;
       // What the kubelet asks in passing (does this exist?) is no failure of ours.
-      const level = known.id === 'Internal' ? 'error' : isRead(method) && status.code === grpc.status.NOT_FOUND ? 'debug' : 'warn';
-      log[level]({ method, ms: ms(started), code: grpc.status[code], error: known.report, ...(known.id === 'Internal' ? { err: known.cause } : {}) }, 'call failed');
+      const level =
+        known.id === 'Internal'
+          ? 'error'
+          : isRead(method) && status.code === grpc.status.NOT_FOUND
+            ? 'debug'
+            : 'warn';
+      log[level](
+        {
+          method,
+          ms: ms(started),
+          code: grpc.status[code],
+          error: known.report,
+          ...(known.id === 'Internal' ? { err: known.cause } : {}),
+        },
+        'call failed',
+      );
       fail(status);
     } finally {
       metrics.calls.observe({ method, code: grpc.status[code] }, (performance.now() - started) / 1000);
@@ -103,7 +156,11 @@ async function inCall(
 
 /** The kubelet repeats these every second. */
 function isRead(method: string): boolean {
-  return /^(List|Stream|Version|Status|RuntimeConfig|ImageFsInfo|ImageStatus|\w+Status|\w+Stats|GetContainerEvents|ExecSync)/.test(method);
+  return /^(List|Stream|Version|Status|RuntimeConfig|ImageFsInfo|ImageStatus|\w+Status|\w+Stats|GetContainerEvents|ExecSync)/.test(
+    method,
+  );
 }
 
-function ms(started: number): number { return Math.round((performance.now() - started) * 10) / 10; }
+function ms(started: number): number {
+  return Math.round((performance.now() - started) * 10) / 10;
+}

@@ -7,7 +7,11 @@ import { containerStatusOf, listContainers, streamContainers } from './container
 import { startContainer } from './container-start.js';
 import { removeContainer, stopContainer } from './container-stop.js';
 import { checkpointContainer, checkpointPod, restorePod } from './checkpoint.js';
-import { reopenContainerLog, updateContainerResources, updatePodSandboxResources } from './container-update.js';
+import {
+  reopenContainerLog,
+  updateContainerResources,
+  updatePodSandboxResources,
+} from './container-update.js';
 import { getContainerEvents } from './events.js';
 import { attach, exec, execSync, portForward } from './exec.js';
 import { imageFsInfo, imageStatus, listImages, pullImage, removeImage, streamImages } from './images.js';
@@ -17,17 +21,29 @@ import { runtimeConfig, status, updateRuntimeConfig, version } from './runtime.j
 import { listPodSandbox, podSandboxStatus, streamPodSandboxes } from './sandbox-read.js';
 import { runPodSandbox } from './sandbox-run.js';
 import { removePodSandbox, stopPodSandbox } from './sandbox-stop.js';
-import { containerStats, listContainerStats, listPodSandboxStats, podSandboxStats, streamContainerStats, streamPodSandboxStats } from './stats.js';
+import {
+  containerStats,
+  listContainerStats,
+  listPodSandboxStats,
+  podSandboxStats,
+  streamContainerStats,
+  streamPodSandboxStats,
+} from './stats.js';
 
 /** A story for each handler of a service, with the request as received and the response as promised. */
 type Stories<Handlers> = {
-  readonly [Method in keyof Handlers]: Handlers[Method] extends grpc.handleUnaryCall<infer Request, infer Response>
+  readonly [Method in keyof Handlers]: Handlers[Method] extends grpc.handleUnaryCall<
+    infer Request,
+    infer Response
+  >
     ? (parts: Parts, request: Request, call: Call) => Promise<Response>
     : Handlers[Method] extends grpc.handleServerStreamingCall<infer Request, infer Response>
       ? (parts: Parts, request: Request, call: Call) => AsyncIterable<Response>
       : never;
 };
-type Calls<Handlers> = Stories<{ [Method in keyof Handlers as string extends Method ? never : Method]: Handlers[Method] }>;
+type Calls<Handlers> = Stories<{
+  [Method in keyof Handlers as string extends Method ? never : Method]: Handlers[Method];
+}>;
 
 export const runtimeService = {
   Version: version,

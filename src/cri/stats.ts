@@ -2,10 +2,23 @@
 // asks about every 10 s; its evictions, `kubectl top` and `crictl stats` rest on
 // the answers.  A value that is not known is null: 0 would be believed.
 import { cgroupPath } from '../host/cgroup.js';
-import { readProcesses, readUsage, type MemoryUsage as GroupMemory, type Pressure, type PressureLine, type Usage } from '../host/cgroup-stats.js';
+import {
+  readProcesses,
+  readUsage,
+  type MemoryUsage as GroupMemory,
+  type Pressure,
+  type PressureLine,
+  type Usage,
+} from '../host/cgroup-stats.js';
 import { readInterfaces, type InterfaceCounters } from '../host/net-dev.js';
 import { isPodsOwnCgroup, onHostNetwork } from '../oci/namespaces.js';
-import { containerState, now, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import {
+  containerState,
+  now,
+  sandboxState,
+  type ContainerRecord,
+  type SandboxRecord,
+} from '../pods/records.js';
 import { matches } from './convert.js';
 import type { ContainerStats } from './generated/runtime/v1/ContainerStats.js';
 import type { ContainerStatsFilter__Output } from './generated/runtime/v1/ContainerStatsFilter.js';
@@ -35,49 +48,96 @@ import { inPages } from './pages.js';
 /** How long a call waits for the sizes of layers that nobody has measured yet. */
 const newLayersWaitMs = 250;
 
-export async function containerStats(parts: Parts, request: ContainerStatsRequest__Output): Promise<ContainerStatsResponse> {
+export async function containerStats(
+  parts: Parts,
+  request: ContainerStatsRequest__Output,
+): Promise<ContainerStatsResponse> {
   const record = containerOf(parts, request.container_id);
   await parts.samples.layersMeasured([record.id], newLayersWaitMs);
   return { stats: statsOf(parts, record) };
 }
 
-export async function listContainerStats(parts: Parts, request: ListContainerStatsRequest__Output): Promise<ListContainerStatsResponse> {
+export async function listContainerStats(
+  parts: Parts,
+  request: ListContainerStatsRequest__Output,
+): Promise<ListContainerStatsResponse> {
   const records = await containersToCount(parts, request.filter);
   return { stats: records.map((record) => statsOf(parts, record)) };
 }
 
-export async function* streamContainerStats(parts: Parts, request: StreamContainerStatsRequest__Output): AsyncGenerator<StreamContainerStatsResponse> {
-  for (const page of inPages(await containersToCount(parts, request.filter))) yield { container_stats: page.map((record) => statsOf(parts, record)) };
+export async function* streamContainerStats(
+  parts: Parts,
+  request: StreamContainerStatsRequest__Output,
+): AsyncGenerator<StreamContainerStatsResponse> {
+  for (const page of inPages(await containersToCount(parts, request.filter)))
+    yield { container_stats: page.map((record) => statsOf(parts, record)) };
 }
 
-export async function podSandboxStats(parts: Parts, request: PodSandboxStatsRequest__Output): Promise<PodSandboxStatsResponse> {
+export async function podSandboxStats(
+  parts: Parts,
+  request: PodSandboxStatsRequest__Output,
+): Promise<PodSandboxStatsResponse> {
   const record = sandboxOf(parts, request.pod_sandbox_id);
-  await parts.samples.layersMeasured(parts.store.containersOf(record.id).map(({ id }) => id), newLayersWaitMs);
+  await parts.samples.layersMeasured(
+    parts.store.containersOf(record.id).map(({ id }) => id),
+    newLayersWaitMs,
+  );
   return { stats: podStatsOf(parts, record) };
 }
 
-export async function listPodSandboxStats(parts: Parts, request: ListPodSandboxStatsRequest__Output): Promise<ListPodSandboxStatsResponse> {
+export async function listPodSandboxStats(
+  parts: Parts,
+  request: ListPodSandboxStatsRequest__Output,
+): Promise<ListPodSandboxStatsResponse> {
   const records = await sandboxesToCount(parts, request.filter);
   return { stats: records.map((record) => podStatsOf(parts, record)) };
 }
 
-export async function* streamPodSandboxStats(parts: Parts, request: StreamPodSandboxStatsRequest__Output): AsyncGenerator<StreamPodSandboxStatsResponse> {
-  for (const page of inPages(await sandboxesToCount(parts, request.filter))) yield { pod_sandbox_stats: page.map((record) => podStatsOf(parts, record)) };
+export async function* streamPodSandboxStats(
+  parts: Parts,
+  request: StreamPodSandboxStatsRequest__Output,
+): AsyncGenerator<StreamPodSandboxStatsResponse> {
+  for (const page of inPages(await sandboxesToCount(parts, request.filter)))
+    yield { pod_sandbox_stats: page.map((record) => podStatsOf(parts, record)) };
 }
 
 /** Exited ones too: what they have written still takes room. */
-async function containersToCount(parts: Parts, filter: ContainerStatsFilter__Output | null): Promise<ContainerRecord[]> {
+async function containersToCount(
+  parts: Parts,
+  filter: ContainerStatsFilter__Output | null,
+): Promise<ContainerRecord[]> {
   forgetRemoved(parts);
-  const records = parts.store.containers.all().filter((record) => record.complete
-    && matches({ id: record.id, labels: record.config.labels }, filter) && record.sandboxId.startsWith(filter?.pod_sandbox_id ?? ''));
-  await parts.samples.layersMeasured(records.map(({ id }) => id), newLayersWaitMs);
+  const records = parts.store.containers
+    .all()
+    .filter(
+      (record) =>
+        record.complete &&
+        matches({ id: record.id, labels: record.config.labels }, filter) &&
+        record.sandboxId.startsWith(filter?.pod_sandbox_id ?? ''),
+    );
+  await parts.samples.layersMeasured(
+    records.map(({ id }) => id),
+    newLayersWaitMs,
+  );
   return records;
 }
 
-async function sandboxesToCount(parts: Parts, filter: PodSandboxStatsFilter__Output | null): Promise<SandboxRecord[]> {
+async function sandboxesToCount(
+  parts: Parts,
+  filter: PodSandboxStatsFilter__Output | null,
+): Promise<SandboxRecord[]> {
   forgetRemoved(parts);
-  const records = parts.store.sandboxes.all().filter((record) => sandboxState(record) === 'SANDBOX_READY' && matches({ id: record.id, labels: record.config.labels }, filter));
-  await parts.samples.layersMeasured(records.flatMap(({ id }) => parts.store.containersOf(id).map((container) => container.id)), newLayersWaitMs);
+  const records = parts.store.sandboxes
+    .all()
+    .filter(
+      (record) =>
+        sandboxState(record) === 'SANDBOX_READY' &&
+        matches({ id: record.id, labels: record.config.labels }, filter),
+    );
+  await parts.samples.layersMeasured(
+    records.flatMap(({ id }) => parts.store.containersOf(id).map((container) => container.id)),
+    newLayersWaitMs,
+  );
   return records;
 }
 
@@ -102,12 +162,20 @@ function statsOf(parts: Parts, record: ContainerRecord, usage = usageOf(parts, r
   return {
     attributes: { id: record.id, metadata, labels, annotations },
     writable_layer: writableLayer(parts, record),
-    ...(usage ? {
-      cpu: cpu(parts, record.id, usage, timestamp),
-      memory: memory(usage.memory, usage.pressure?.memory, timestamp),
-      swap: usage.swap ? { timestamp, swap_usage_bytes: value(usage.swap.usageBytes), swap_available_bytes: left(usage.swap.limitBytes, usage.swap.usageBytes) } : null,
-      io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
-    } : {}),
+    ...(usage
+      ? {
+          cpu: cpu(parts, record.id, usage, timestamp),
+          memory: memory(usage.memory, usage.pressure?.memory, timestamp),
+          swap: usage.swap
+            ? {
+                timestamp,
+                swap_usage_bytes: value(usage.swap.usageBytes),
+                swap_available_bytes: left(usage.swap.limitBytes, usage.swap.usageBytes),
+              }
+            : null,
+          io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
+        }
+      : {}),
   };
 }
 
@@ -115,25 +183,47 @@ function writableLayer(parts: Parts, record: ContainerRecord): FilesystemUsage |
   const layer = parts.samples.layer(record.id);
   if (!layer) return null;
   // The kubelet looks up the filesystem of this path, so it must outlive the container.
-  return { timestamp: `${layer.measuredAtMs}000000`, fs_id: { mountpoint: parts.config.root }, used_bytes: value(layer.usedBytes), inodes_used: value(layer.inodesUsed) };
+  return {
+    timestamp: `${layer.measuredAtMs}000000`,
+    fs_id: { mountpoint: parts.config.root },
+    used_bytes: value(layer.usedBytes),
+    inodes_used: value(layer.inodesUsed),
+  };
 }
 
 function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
   const timestamp = now();
   const { metadata, labels, annotations } = record.config;
-  const containers = parts.store.completeContainersOf(record.id).map((container) => ({ container, usage: usageOf(parts, container) }));
-  const groups = containers.filter((one) => one.usage).flatMap(({ container }) => cgroupOf(parts, container) ?? []);
-  const usage = podUsage(record, groups, containers.flatMap((one) => one.usage ?? []));
+  const containers = parts.store
+    .completeContainersOf(record.id)
+    .map((container) => ({ container, usage: usageOf(parts, container) }));
+  const groups = containers
+    .filter((one) => one.usage)
+    .flatMap(({ container }) => cgroupOf(parts, container) ?? []);
+  const usage = podUsage(
+    record,
+    groups,
+    containers.flatMap((one) => one.usage ?? []),
+  );
   return {
     attributes: { id: record.id, metadata, labels, annotations },
     linux: {
-      ...(usage ? {
-        cpu: cpu(parts, record.id, usage, timestamp),
-        memory: memory(usage.memory, usage.pressure?.memory, timestamp),
-        io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
-      } : {}),
-      network: network(podInterfaces(parts, record), record.attachment?.interfaceName ?? ownInterface, timestamp),
-      process: { timestamp, process_count: value(groups.reduce((sum, group) => sum + readProcesses(group).length, 0)) },
+      ...(usage
+        ? {
+            cpu: cpu(parts, record.id, usage, timestamp),
+            memory: memory(usage.memory, usage.pressure?.memory, timestamp),
+            io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
+          }
+        : {}),
+      network: network(
+        podInterfaces(parts, record),
+        record.attachment?.interfaceName ?? ownInterface,
+        timestamp,
+      ),
+      process: {
+        timestamp,
+        process_count: value(groups.reduce((sum, group) => sum + readProcesses(group).length, 0)),
+      },
       containers: containers.map((one) => statsOf(parts, one.container, one.usage)),
     },
   };
@@ -144,19 +234,30 @@ function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
  * where it is a parent that several pods share, and of CTs, which are not in it.
  * @param groups those of its containers
  */
-function podUsage({ plan }: SandboxRecord, groups: readonly string[], containers: readonly Usage[]): Usage | undefined {
+function podUsage(
+  { plan }: SandboxRecord,
+  groups: readonly string[],
+  containers: readonly Usage[],
+): Usage | undefined {
   const holdsAll = groups.every((group) => cgroupPath(group).startsWith(`${cgroupPath(plan.cgroupParent)}/`));
   const own = isPodsOwnCgroup(plan) && holdsAll ? readUsage(plan.cgroupParent) : undefined;
   if (own || containers.length === 0) return own;
-  const sum = (of: (usage: Usage) => number): number => containers.reduce((total, usage) => total + of(usage), 0);
+  const sum = (of: (usage: Usage) => number): number =>
+    containers.reduce((total, usage) => total + of(usage), 0);
   return {
     cpuNs: containers.reduce((total, usage) => total + usage.cpuNs, 0n),
     memory: {
-      usageBytes: sum(({ memory: { usageBytes } }) => usageBytes), workingSetBytes: sum(({ memory: { workingSetBytes } }) => workingSetBytes),
-      rssBytes: sum(({ memory: { rssBytes } }) => rssBytes), cacheBytes: sum(({ memory: { cacheBytes } }) => cacheBytes),
-      mappedFileBytes: sum(({ memory: { mappedFileBytes } }) => mappedFileBytes), limitBytes: undefined, pageFaults: sum(({ memory: { pageFaults } }) => pageFaults), majorPageFaults: sum(({ memory: { majorPageFaults } }) => majorPageFaults),
+      usageBytes: sum(({ memory: { usageBytes } }) => usageBytes),
+      workingSetBytes: sum(({ memory: { workingSetBytes } }) => workingSetBytes),
+      rssBytes: sum(({ memory: { rssBytes } }) => rssBytes),
+      cacheBytes: sum(({ memory: { cacheBytes } }) => cacheBytes),
+      mappedFileBytes: sum(({ memory: { mappedFileBytes } }) => mappedFileBytes),
+      limitBytes: undefined,
+      pageFaults: sum(({ memory: { pageFaults } }) => pageFaults),
+      majorPageFaults: sum(({ memory: { majorPageFaults } }) => majorPageFaults),
     },
-    swap: undefined, pressure: undefined,
+    swap: undefined,
+    pressure: undefined,
   };
 }
 
@@ -167,36 +268,60 @@ const ownInterface = 'eth0';
 export function podInterfaces(parts: Parts, record: SandboxRecord): InterfaceCounters[] | undefined {
   if (onHostNetwork(record.plan)) return undefined;
   for (const { pid, exit } of parts.store.containersOf(record.id)) {
-    const interfaces = pid !== undefined && exit === undefined ? readInterfaces(pid, record.plan.namespaces.network ?? `/proc/${pid}/ns/net`) : undefined;
+    const interfaces =
+      pid !== undefined && exit === undefined
+        ? readInterfaces(pid, record.plan.namespaces.network ?? `/proc/${pid}/ns/net`)
+        : undefined;
     if (interfaces) return interfaces;
   }
   return undefined;
 }
 
-function network(interfaces: InterfaceCounters[] | undefined, defaultName: string | undefined, timestamp: string): NetworkUsage | null {
+function network(
+  interfaces: InterfaceCounters[] | undefined,
+  defaultName: string | undefined,
+  timestamp: string,
+): NetworkUsage | null {
   if (!interfaces) return null;
   const isDefault = ({ name }: InterfaceCounters): boolean => name === defaultName;
   const main = interfaces.find(isDefault);
-  return { timestamp, default_interface: main ? interfaceUsage(main) : null, interfaces: interfaces.filter((one) => !isDefault(one)).map(interfaceUsage) };
+  return {
+    timestamp,
+    default_interface: main ? interfaceUsage(main) : null,
+    interfaces: interfaces.filter((one) => !isDefault(one)).map(interfaceUsage),
+  };
 }
 
 function interfaceUsage({ name, receive, transmit }: InterfaceCounters): NetworkInterfaceUsage {
-  return { name, rx_bytes: value(receive.bytes), rx_errors: value(receive.errors), tx_bytes: value(transmit.bytes), tx_errors: value(transmit.errors) };
+  return {
+    name,
+    rx_bytes: value(receive.bytes),
+    rx_errors: value(receive.errors),
+    tx_bytes: value(transmit.bytes),
+    tx_errors: value(transmit.errors),
+  };
 }
 
 function cpu(parts: Parts, id: string, usage: Usage, timestamp: string): CpuUsage {
   const rate = parts.samples.nanoCores(id, usage.cpuNs);
   return {
-    timestamp, usage_core_nano_seconds: value(usage.cpuNs), usage_nano_cores: rate === undefined ? null : value(rate),
+    timestamp,
+    usage_core_nano_seconds: value(usage.cpuNs),
+    usage_nano_cores: rate === undefined ? null : value(rate),
     psi: usage.pressure ? psi(usage.pressure.cpu) : null,
   };
 }
 
 function memory(usage: GroupMemory, pressure: Pressure | undefined, timestamp: string): MemoryUsage {
   return {
-    timestamp, usage_bytes: value(usage.usageBytes), working_set_bytes: value(usage.workingSetBytes), rss_bytes: value(usage.rssBytes),
+    timestamp,
+    usage_bytes: value(usage.usageBytes),
+    working_set_bytes: value(usage.workingSetBytes),
+    rss_bytes: value(usage.rssBytes),
     available_bytes: left(usage.limitBytes, usage.workingSetBytes),
-    page_faults: value(usage.pageFaults), major_page_faults: value(usage.majorPageFaults), psi: pressure ? psi(pressure) : null,
+    page_faults: value(usage.pageFaults),
+    major_page_faults: value(usage.majorPageFaults),
+    psi: pressure ? psi(pressure) : null,
   };
 }
 
@@ -207,8 +332,15 @@ function left(limitBytes: number | undefined, usedBytes: number): { value: strin
 
 /** The kernel counts microseconds, the CRI nanoseconds. */
 function psi({ some, full }: Pressure): PsiStats {
-  const line = ({ totalUs, avg10, avg60, avg300 }: PressureLine) => ({ Total: String(BigInt(totalUs) * 1000n), Avg10: avg10, Avg60: avg60, Avg300: avg300 });
+  const line = ({ totalUs, avg10, avg60, avg300 }: PressureLine) => ({
+    Total: String(BigInt(totalUs) * 1000n),
+    Avg10: avg10,
+    Avg60: avg60,
+    Avg300: avg300,
+  });
   return { Some: line(some), Full: line(full) };
 }
 
-function value(count: number | bigint): { value: string } { return { value: String(count) }; }
+function value(count: number | bigint): { value: string } {
+  return { value: String(count) };
+}

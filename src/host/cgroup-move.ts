@@ -19,7 +19,9 @@ export function expectCgroupMove(): void {
   try {
     const file = openSync(path, 'w');
     write(file, '0', () => closeSync(file)); // "0" is whoever writes; only the write takes long, so only it leaves the thread
-  } catch { /* a tree that we may not write to */ }
+  } catch {
+    /* a tree that we may not write to */
+  }
 }
 
 /** cgroup.procs of the group that we are in now, of any tree; undefined where it cannot be told. */

@@ -7,8 +7,12 @@ import { readDetails, readProcesses, readUsage } from './cgroup-stats.js';
 import type { CgroupLayout } from './cgroup.js';
 
 let root: string;
-beforeEach(async () => { root = await mkdtemp(join(tmpdir(), 'crisp-cgroup-')); });
-afterEach(async () => { await rm(root, { recursive: true }); });
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), 'crisp-cgroup-'));
+});
+afterEach(async () => {
+  await rm(root, { recursive: true });
+});
 
 async function files(content: Record<string, string>): Promise<void> {
   for (const [file, text] of Object.entries(content)) {
@@ -17,33 +21,53 @@ async function files(content: Record<string, string>): Promise<void> {
   }
 }
 
-const pressure = (total: number): string => `some avg10=1.50 avg60=0.70 avg300=0.20 total=${total}\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=${total - 1}\n`;
+const pressure = (total: number): string =>
+  `some avg10=1.50 avg60=0.70 avg300=0.20 total=${total}\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=${total - 1}\n`;
 
 describe('on v2', () => {
   const layout = (): CgroupLayout => ({ version: 'v2', controllers: {}, unified: root });
   const recorded = {
-    'pod/c/cpu.stat': 'usage_usec 9007199254740\nuser_usec 3000000\nsystem_usec 1500000\nnr_periods 20\nnr_throttled 3\nthrottled_usec 4000\nnr_bursts 0\nburst_usec 0\n',
+    'pod/c/cpu.stat':
+      'usage_usec 9007199254740\nuser_usec 3000000\nsystem_usec 1500000\nnr_periods 20\nnr_throttled 3\nthrottled_usec 4000\nnr_bursts 0\nburst_usec 0\n',
     'pod/c/memory.current': '1000000\n',
     'pod/c/memory.max': '67108864\n',
     'pod/c/memory.peak': '2000000\n',
     'pod/c/memory.swap.current': '4096\n',
     'pod/c/memory.swap.max': 'max\n',
-    'pod/c/memory.stat': 'anon 400000\nfile 500000\nkernel 70000\nkernel_stack 16384\nfile_mapped 123\ninactive_file 300000\npgfault 77\npgmajfault 5\n',
+    'pod/c/memory.stat':
+      'anon 400000\nfile 500000\nkernel 70000\nkernel_stack 16384\nfile_mapped 123\ninactive_file 300000\npgfault 77\npgmajfault 5\n',
     'pod/c/memory.events': 'low 0\nhigh 0\nmax 11\noom 2\noom_kill 1\noom_group_kill 0\n',
-    'pod/c/pids.current': '4\n', 'pod/c/pids.max': 'max\n',
-    'pod/c/io.stat': '8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n254:16 rbytes=5 wbytes=6 rios=7 wios=8 dbytes=0 dios=0\n',
-    'pod/c/cpu.pressure': pressure(10), 'pod/c/memory.pressure': pressure(20), 'pod/c/io.pressure': pressure(30),
-    'pod/c/cgroup.procs': '12\n34\n', 'pod/c/nested/cgroup.procs': '56\n',
+    'pod/c/pids.current': '4\n',
+    'pod/c/pids.max': 'max\n',
+    'pod/c/io.stat':
+      '8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n254:16 rbytes=5 wbytes=6 rios=7 wios=8 dbytes=0 dios=0\n',
+    'pod/c/cpu.pressure': pressure(10),
+    'pod/c/memory.pressure': pressure(20),
+    'pod/c/io.pressure': pressure(30),
+    'pod/c/cgroup.procs': '12\n34\n',
+    'pod/c/nested/cgroup.procs': '56\n',
   };
 
   test('usage', async () => {
     await files(recorded);
     expect(readUsage('/pod/c', layout())).toEqual({
       cpuNs: 9007199254740000n,
-      memory: { usageBytes: 1_000_000, workingSetBytes: 700_000, rssBytes: 400_000, cacheBytes: 500_000, mappedFileBytes: 123, limitBytes: 67_108_864, pageFaults: 77, majorPageFaults: 5 },
+      memory: {
+        usageBytes: 1_000_000,
+        workingSetBytes: 700_000,
+        rssBytes: 400_000,
+        cacheBytes: 500_000,
+        mappedFileBytes: 123,
+        limitBytes: 67_108_864,
+        pageFaults: 77,
+        majorPageFaults: 5,
+      },
       swap: { usageBytes: 4096, limitBytes: undefined },
       pressure: {
-        cpu: { some: { totalUs: 10, avg10: 1.5, avg60: 0.7, avg300: 0.2 }, full: { totalUs: 9, avg10: 0.5, avg60: 0, avg300: 0 } },
+        cpu: {
+          some: { totalUs: 10, avg10: 1.5, avg60: 0.7, avg300: 0.2 },
+          full: { totalUs: 9, avg10: 0.5, avg60: 0, avg300: 0 },
+        },
         memory: expect.objectContaining({ some: expect.objectContaining({ totalUs: 20 }) }),
         io: expect.objectContaining({ some: expect.objectContaining({ totalUs: 30 }) }),
       },
@@ -53,7 +77,13 @@ describe('on v2', () => {
   test('details', async () => {
     await files(recorded);
     expect(readDetails('/pod/c', layout())).toEqual({
-      cpu: { userNs: 3_000_000_000n, systemNs: 1_500_000_000n, periods: 20, throttledPeriods: 3, throttledNs: 4_000_000n },
+      cpu: {
+        userNs: 3_000_000_000n,
+        systemNs: 1_500_000_000n,
+        periods: 20,
+        throttledPeriods: 3,
+        throttledNs: 4_000_000n,
+      },
       memory: { kernelBytes: 70_000, maxUsageBytes: 2_000_000, limitHits: 11, oomKills: 1 },
       tasks: { current: 4, max: undefined },
       devices: [
@@ -70,31 +100,51 @@ describe('on v2', () => {
   });
 
   test('what a kernel does not account for is undefined, not 0', async () => {
-    const { 'pod/c/memory.swap.current': _, 'pod/c/io.pressure': __, 'pod/c/memory.peak': ___, ...less } = recorded;
+    const {
+      'pod/c/memory.swap.current': _,
+      'pod/c/io.pressure': __,
+      'pod/c/memory.peak': ___,
+      ...less
+    } = recorded;
     await files(less);
     expect(readUsage('/pod/c', layout())).toMatchObject({ swap: undefined, pressure: undefined });
     expect(readDetails('/pod/c', layout())?.memory.maxUsageBytes).toBeUndefined();
   });
 
   test('a group that is gone has no usage', () => {
-    expect([readUsage('/gone', layout()), readDetails('/gone', layout()), readProcesses('/gone', layout())]).toEqual([undefined, undefined, []]);
+    expect([
+      readUsage('/gone', layout()),
+      readDetails('/gone', layout()),
+      readProcesses('/gone', layout()),
+    ]).toEqual([undefined, undefined, []]);
   });
 });
 
 describe('on v1', () => {
   const layout = (): CgroupLayout => ({
-    version: 'v1', unified: undefined,
-    controllers: Object.fromEntries(['cpu', 'cpuacct', 'memory', 'pids', 'blkio'].map((name) => [name, join(root, name)])),
+    version: 'v1',
+    unified: undefined,
+    controllers: Object.fromEntries(
+      ['cpu', 'cpuacct', 'memory', 'pids', 'blkio'].map((name) => [name, join(root, name)]),
+    ),
   });
   const recorded = {
-    'cpuacct/c/cpuacct.usage': '123456789012345678\n', 'cpuacct/c/cpuacct.usage_user': '1000\n', 'cpuacct/c/cpuacct.usage_sys': '500\n',
+    'cpuacct/c/cpuacct.usage': '123456789012345678\n',
+    'cpuacct/c/cpuacct.usage_user': '1000\n',
+    'cpuacct/c/cpuacct.usage_sys': '500\n',
     'cpu/c/cpu.stat': 'nr_periods 4\nnr_throttled 2\nthrottled_time 3000\n',
-    'memory/c/memory.usage_in_bytes': '1000\n', 'memory/c/memory.max_usage_in_bytes': '2000\n',
-    'memory/c/memory.failcnt': '6\n', 'memory/c/memory.kmem.usage_in_bytes': '64\n',
+    'memory/c/memory.usage_in_bytes': '1000\n',
+    'memory/c/memory.max_usage_in_bytes': '2000\n',
+    'memory/c/memory.failcnt': '6\n',
+    'memory/c/memory.kmem.usage_in_bytes': '64\n',
     'memory/c/memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 3\n',
-    'memory/c/memory.stat': 'cache 1\nrss 2\nhierarchical_memory_limit 4096\nhierarchical_memsw_limit 12288\ntotal_cache 100\ntotal_rss 200\ntotal_mapped_file 30\ntotal_swap 40\ntotal_pgfault 50\ntotal_pgmajfault 60\ntotal_inactive_file 1200\n',
-    'pids/c/pids.current': '2\n', 'pids/c/pids.max': '100\n', 'pids/c/cgroup.procs': '7\n',
-    'blkio/c/blkio.throttle.io_service_bytes_recursive': '8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 1\n8:0 Total 12288\nTotal 12288\n',
+    'memory/c/memory.stat':
+      'cache 1\nrss 2\nhierarchical_memory_limit 4096\nhierarchical_memsw_limit 12288\ntotal_cache 100\ntotal_rss 200\ntotal_mapped_file 30\ntotal_swap 40\ntotal_pgfault 50\ntotal_pgmajfault 60\ntotal_inactive_file 1200\n',
+    'pids/c/pids.current': '2\n',
+    'pids/c/pids.max': '100\n',
+    'pids/c/cgroup.procs': '7\n',
+    'blkio/c/blkio.throttle.io_service_bytes_recursive':
+      '8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 1\n8:0 Total 12288\nTotal 12288\n',
     'blkio/c/blkio.throttle.io_serviced_recursive': '8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n',
   };
 
@@ -102,7 +152,16 @@ describe('on v1', () => {
     await files(recorded);
     expect(readUsage('/c', layout())).toEqual({
       cpuNs: 123456789012345678n,
-      memory: { usageBytes: 1000, workingSetBytes: 0, rssBytes: 200, cacheBytes: 100, mappedFileBytes: 30, limitBytes: 4096, pageFaults: 50, majorPageFaults: 60 },
+      memory: {
+        usageBytes: 1000,
+        workingSetBytes: 0,
+        rssBytes: 200,
+        cacheBytes: 100,
+        mappedFileBytes: 30,
+        limitBytes: 4096,
+        pageFaults: 50,
+        majorPageFaults: 60,
+      },
       swap: { usageBytes: 40, limitBytes: 8192 },
       pressure: undefined,
     });
@@ -121,12 +180,24 @@ describe('on v1', () => {
   });
 
   test('the greatest number stands for no limit', async () => {
-    await files({ ...recorded, 'memory/c/memory.stat': recorded['memory/c/memory.stat'].replace('limit 4096', 'limit 9223372036854771712') });
+    await files({
+      ...recorded,
+      'memory/c/memory.stat': recorded['memory/c/memory.stat'].replace(
+        'limit 4096',
+        'limit 9223372036854771712',
+      ),
+    });
     expect(readUsage('/c', layout())?.memory.limitBytes).toBeUndefined();
   });
 
   test('without swap accounting there is no swap', async () => {
-    await files({ ...recorded, 'memory/c/memory.stat': recorded['memory/c/memory.stat'].replace(/^(total_swap|hierarchical_memsw_limit).*\n/gm, '') });
+    await files({
+      ...recorded,
+      'memory/c/memory.stat': recorded['memory/c/memory.stat'].replace(
+        /^(total_swap|hierarchical_memsw_limit).*\n/gm,
+        '',
+      ),
+    });
     expect(readUsage('/c', layout())?.swap).toBeUndefined();
   });
 });

@@ -17,7 +17,12 @@ export interface Pressure {
   readonly full: PressureLine;
 }
 /** `total` in microseconds since the group was made, the averages in percent. */
-export interface PressureLine { readonly totalUs: number; readonly avg10: number; readonly avg60: number; readonly avg300: number }
+export interface PressureLine {
+  readonly totalUs: number;
+  readonly avg10: number;
+  readonly avg60: number;
+  readonly avg300: number;
+}
 
 /** What the CRI's statistics need. */
 export interface Usage {
@@ -47,7 +52,13 @@ export interface MemoryUsage {
 
 /** What the metrics of cAdvisor need beyond Usage. */
 export interface Details {
-  readonly cpu: { readonly userNs: bigint; readonly systemNs: bigint; readonly periods: number; readonly throttledPeriods: number; readonly throttledNs: bigint };
+  readonly cpu: {
+    readonly userNs: bigint;
+    readonly systemNs: bigint;
+    readonly periods: number;
+    readonly throttledPeriods: number;
+    readonly throttledNs: bigint;
+  };
   readonly memory: {
     readonly kernelBytes: number;
     /** undefined before Linux 5.19 on v2. */
@@ -59,7 +70,11 @@ export interface Details {
   readonly tasks: { readonly current: number; readonly max: number | undefined };
   readonly devices: readonly DeviceIo[];
   /** Per page size ("2MB"), where the controller is there. */
-  readonly hugePages: readonly { readonly pageSize: string; readonly usageBytes: number; readonly maxUsageBytes: number | undefined }[];
+  readonly hugePages: readonly {
+    readonly pageSize: string;
+    readonly usageBytes: number;
+    readonly maxUsageBytes: number | undefined;
+  }[];
 }
 
 export interface DeviceIo {
@@ -73,16 +88,24 @@ export interface DeviceIo {
 
 /** undefined when the group is gone. @param name as the CRI or OCI names it */
 export function readUsage(name: string, layout = cgroupLayout()): Usage | undefined {
-  return ifThere(() => (layout.version === 'v2' ? unifiedUsage(folder(layout, 'memory', name)) : perControllerUsage(layout, name)));
+  return ifThere(() =>
+    layout.version === 'v2' ? unifiedUsage(folder(layout, 'memory', name)) : perControllerUsage(layout, name),
+  );
 }
 
 export function readDetails(name: string, layout = cgroupLayout()): Details | undefined {
-  return ifThere(() => (layout.version === 'v2' ? unifiedDetails(folder(layout, 'memory', name)) : perControllerDetails(layout, name)));
+  return ifThere(() =>
+    layout.version === 'v2'
+      ? unifiedDetails(folder(layout, 'memory', name))
+      : perControllerDetails(layout, name),
+  );
 }
 
 /** How many processes of the group and of those below it were killed for memory; undefined on v1, which counts each group apart. */
 export function readOomKills(name: string, layout = cgroupLayout()): number | undefined {
-  return layout.version === 'v1' ? undefined : ifThere(() => readTable(folder(layout, 'memory', name), 'memory.events')['oom_kill']);
+  return layout.version === 'v1'
+    ? undefined
+    : ifThere(() => readTable(folder(layout, 'memory', name), 'memory.events')['oom_kill']);
 }
 
 /** The pids of the group and of those below it, none when it is gone. */
@@ -93,7 +116,9 @@ export function readProcesses(name: string, layout = cgroupLayout()): number[] {
 function processesBelow(at: string): number[] {
   const own = read(at, 'cgroup.procs').split('\n').filter(Boolean).map(Number);
   const groups = readdirSync(at, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  return groups.length === 0 ? own : [...own, ...groups.flatMap((group) => ifThere(() => processesBelow(join(at, group.name))) ?? [])];
+  return groups.length === 0
+    ? own
+    : [...own, ...groups.flatMap((group) => ifThere(() => processesBelow(join(at, group.name))) ?? [])];
 }
 
 // v1: each controller in its own tree.
@@ -107,11 +132,17 @@ function perControllerUsage(layout: CgroupLayout, name: string): Usage {
     memory: {
       usageBytes,
       workingSetBytes: Math.max(0, usageBytes - (stat['total_inactive_file'] ?? 0)),
-      rssBytes: stat['total_rss'] ?? 0, cacheBytes: stat['total_cache'] ?? 0, mappedFileBytes: stat['total_mapped_file'] ?? 0,
+      rssBytes: stat['total_rss'] ?? 0,
+      cacheBytes: stat['total_cache'] ?? 0,
+      mappedFileBytes: stat['total_mapped_file'] ?? 0,
       limitBytes: limit(stat['hierarchical_memory_limit'] ?? Infinity),
-      pageFaults: stat['total_pgfault'] ?? 0, majorPageFaults: stat['total_pgmajfault'] ?? 0,
+      pageFaults: stat['total_pgfault'] ?? 0,
+      majorPageFaults: stat['total_pgmajfault'] ?? 0,
     },
-    swap: stat['total_swap'] === undefined ? undefined : { usageBytes: stat['total_swap'], limitBytes: swapLimit(stat) },
+    swap:
+      stat['total_swap'] === undefined
+        ? undefined
+        : { usageBytes: stat['total_swap'], limitBytes: swapLimit(stat) },
     pressure: undefined,
   };
 }
@@ -128,11 +159,16 @@ function perControllerDetails(layout: CgroupLayout, name: string): Details {
   const throttling = readTable(folder(layout, 'cpu', name), 'cpu.stat');
   return {
     cpu: {
-      userNs: BigInt(readNumber(accounting, 'cpuacct.usage_user')), systemNs: BigInt(readNumber(accounting, 'cpuacct.usage_sys')),
-      periods: throttling['nr_periods'] ?? 0, throttledPeriods: throttling['nr_throttled'] ?? 0, throttledNs: BigInt(throttling['throttled_time'] ?? 0),
+      userNs: BigInt(readNumber(accounting, 'cpuacct.usage_user')),
+      systemNs: BigInt(readNumber(accounting, 'cpuacct.usage_sys')),
+      periods: throttling['nr_periods'] ?? 0,
+      throttledPeriods: throttling['nr_throttled'] ?? 0,
+      throttledNs: BigInt(throttling['throttled_time'] ?? 0),
     },
     memory: {
-      kernelBytes: readNumber(memory, 'memory.kmem.usage_in_bytes'), maxUsageBytes: readNumber(memory, 'memory.max_usage_in_bytes'), limitHits: readNumber(memory, 'memory.failcnt'),
+      kernelBytes: readNumber(memory, 'memory.kmem.usage_in_bytes'),
+      maxUsageBytes: readNumber(memory, 'memory.max_usage_in_bytes'),
+      limitHits: readNumber(memory, 'memory.failcnt'),
       oomKills: readTable(memory, 'memory.oom_control')['oom_kill'] ?? 0,
     },
     tasks: readTasks(cgroupFolder(layout, 'pids', name)),
@@ -145,7 +181,10 @@ function perControllerDetails(layout: CgroupLayout, name: string): Details {
 function readBlkio(at: string | undefined): DeviceIo[] {
   if (at === undefined) return [];
   const devices = new Map<string, Record<string, number>>();
-  for (const [file, unit] of [['blkio.throttle.io_service_bytes_recursive', 'Bytes'], ['blkio.throttle.io_serviced_recursive', 's']] as const) {
+  for (const [file, unit] of [
+    ['blkio.throttle.io_service_bytes_recursive', 'Bytes'],
+    ['blkio.throttle.io_serviced_recursive', 's'],
+  ] as const) {
     for (const line of readOptional(at, file)?.split('\n') ?? []) {
       const [device = '', operation, count] = line.split(' ');
       if (operation !== 'Read' && operation !== 'Write') continue;
@@ -166,11 +205,17 @@ function unifiedUsage(at: string): Usage {
     memory: {
       usageBytes,
       workingSetBytes: Math.max(0, usageBytes - (stat['inactive_file'] ?? 0)),
-      rssBytes: stat['anon'] ?? 0, cacheBytes: stat['file'] ?? 0, mappedFileBytes: stat['file_mapped'] ?? 0,
+      rssBytes: stat['anon'] ?? 0,
+      cacheBytes: stat['file'] ?? 0,
+      mappedFileBytes: stat['file_mapped'] ?? 0,
       limitBytes: limit(readNumber(at, 'memory.max')),
-      pageFaults: stat['pgfault'] ?? 0, majorPageFaults: stat['pgmajfault'] ?? 0,
+      pageFaults: stat['pgfault'] ?? 0,
+      majorPageFaults: stat['pgmajfault'] ?? 0,
     },
-    swap: swapBytes === undefined ? undefined : { usageBytes: Number(swapBytes), limitBytes: limit(readNumber(at, 'memory.swap.max')) },
+    swap:
+      swapBytes === undefined
+        ? undefined
+        : { usageBytes: Number(swapBytes), limitBytes: limit(readNumber(at, 'memory.swap.max')) },
     pressure: readPressures(at),
   };
 }
@@ -188,7 +233,12 @@ function readPressure(at: string, file: string): Pressure | undefined {
   if (text === undefined) return undefined;
   const line = (kind: string): PressureLine => {
     const values = readPairs(new RegExp(`^${kind} (.*)$`, 'm').exec(text)?.[1] ?? '');
-    return { totalUs: values['total'] ?? 0, avg10: values['avg10'] ?? 0, avg60: values['avg60'] ?? 0, avg300: values['avg300'] ?? 0 };
+    return {
+      totalUs: values['total'] ?? 0,
+      avg10: values['avg10'] ?? 0,
+      avg60: values['avg60'] ?? 0,
+      avg300: values['avg300'] ?? 0,
+    };
   };
   return { some: line('some'), full: line('full') };
 }
@@ -200,12 +250,17 @@ function unifiedDetails(at: string): Details {
   const peak = readOptional(at, 'memory.peak');
   return {
     cpu: {
-      userNs: nanoseconds(cpu['user_usec']), systemNs: nanoseconds(cpu['system_usec']),
-      periods: cpu['nr_periods'] ?? 0, throttledPeriods: cpu['nr_throttled'] ?? 0, throttledNs: nanoseconds(cpu['throttled_usec']),
+      userNs: nanoseconds(cpu['user_usec']),
+      systemNs: nanoseconds(cpu['system_usec']),
+      periods: cpu['nr_periods'] ?? 0,
+      throttledPeriods: cpu['nr_throttled'] ?? 0,
+      throttledNs: nanoseconds(cpu['throttled_usec']),
     },
     memory: {
       kernelBytes: memory['kernel'] ?? memory['kernel_stack'] ?? 0, // "kernel" since Linux 5.18
-      maxUsageBytes: peak === undefined ? undefined : Number(peak), limitHits: events['max'] ?? 0, oomKills: events['oom_kill'] ?? 0,
+      maxUsageBytes: peak === undefined ? undefined : Number(peak),
+      limitHits: events['max'] ?? 0,
+      oomKills: events['oom_kill'] ?? 0,
     },
     tasks: readTasks(at),
     devices: readIoStat(at),
@@ -215,17 +270,32 @@ function unifiedDetails(at: string): Details {
 
 /** "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6". */
 function readIoStat(at: string): DeviceIo[] {
-  return (readOptional(at, 'io.stat') ?? '').split('\n').filter(Boolean).map((line) => {
-    const { rbytes = 0, wbytes = 0, rios = 0, wios = 0 } = readPairs(line);
-    return deviceIo(line.split(' ')[0] ?? '', { readBytes: rbytes, writeBytes: wbytes, reads: rios, writes: wios });
-  });
+  return (readOptional(at, 'io.stat') ?? '')
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => {
+      const { rbytes = 0, wbytes = 0, rios = 0, wios = 0 } = readPairs(line);
+      return deviceIo(line.split(' ')[0] ?? '', {
+        readBytes: rbytes,
+        writeBytes: wbytes,
+        reads: rios,
+        writes: wios,
+      });
+    });
 }
 
 // Both.
 
 function deviceIo(device: string, counts: Record<string, number>): DeviceIo {
   const [major, minor] = device.split(':').map(Number);
-  return { major: major ?? 0, minor: minor ?? 0, readBytes: counts['readBytes'] ?? 0, writeBytes: counts['writeBytes'] ?? 0, reads: counts['reads'] ?? 0, writes: counts['writes'] ?? 0 };
+  return {
+    major: major ?? 0,
+    minor: minor ?? 0,
+    readBytes: counts['readBytes'] ?? 0,
+    writeBytes: counts['writeBytes'] ?? 0,
+    reads: counts['reads'] ?? 0,
+    writes: counts['writes'] ?? 0,
+  };
 }
 
 function readTasks(at: string | undefined): Details['tasks'] {
@@ -234,18 +304,27 @@ function readTasks(at: string | undefined): Details['tasks'] {
   return { current: Number(current), max: limit(readNumber(at, 'pids.max')) };
 }
 
-function readHugePages(at: string | undefined, usage: string, maxUsage: string | undefined): Details['hugePages'] {
+function readHugePages(
+  at: string | undefined,
+  usage: string,
+  maxUsage: string | undefined,
+): Details['hugePages'] {
   if (at === undefined) return [];
-  return hugePageSizes().filter((pageSize) => existsSync(join(at, `hugetlb.${pageSize}.${usage}`))).map((pageSize) => ({
-    pageSize, usageBytes: readNumber(at, `hugetlb.${pageSize}.${usage}`),
-    maxUsageBytes: maxUsage === undefined ? undefined : readNumber(at, `hugetlb.${pageSize}.${maxUsage}`),
-  }));
+  return hugePageSizes()
+    .filter((pageSize) => existsSync(join(at, `hugetlb.${pageSize}.${usage}`)))
+    .map((pageSize) => ({
+      pageSize,
+      usageBytes: readNumber(at, `hugetlb.${pageSize}.${usage}`),
+      maxUsageBytes: maxUsage === undefined ? undefined : readNumber(at, `hugetlb.${pageSize}.${maxUsage}`),
+    }));
 }
 
 /** "hugepages-2048kB" of sysfs is "2MB" in the names of cgroup files. */
 function hugePageSizes(): string[] {
   const names = ifThere(() => readdirSync('/sys/kernel/mm/hugepages')) ?? [];
-  return names.map((name) => Number(/(\d+)kB/.exec(name)?.[1] ?? 0)).map((kb) => (kb >= 1 << 20 ? `${kb >> 20}GB` : kb >= 1024 ? `${kb >> 10}MB` : `${kb}KB`));
+  return names
+    .map((name) => Number(/(\d+)kB/.exec(name)?.[1] ?? 0))
+    .map((kb) => (kb >= 1 << 20 ? `${kb >> 20}GB` : kb >= 1024 ? `${kb >> 10}MB` : `${kb}KB`));
 }
 
 function folder(layout: CgroupLayout, controller: string, name: string): string {
@@ -254,9 +333,13 @@ function folder(layout: CgroupLayout, controller: string, name: string): string 
   return path;
 }
 
-function read(at: string, file: string): string { return readFileSync(`${at}/${file}`, 'utf8'); }
+function read(at: string, file: string): string {
+  return readFileSync(`${at}/${file}`, 'utf8');
+}
 
-function readOptional(at: string, file: string): string | undefined { return ifThere(() => read(at, file)); }
+function readOptional(at: string, file: string): string | undefined {
+  return ifThere(() => read(at, file));
+}
 
 /** "max" reads as Infinity. */
 function readNumber(at: string, file: string): number {
@@ -276,16 +359,24 @@ function readTable(at: string, file: string): Record<string, number> {
 
 /** "key=1 other=2.5"; words that are no pair are left out. */
 function readPairs(line: string): Record<string, number> {
-  return Object.fromEntries([...line.matchAll(/(\w+)=(\S+)/g)].map(([, key = '', value]) => [key, Number(value)]));
+  return Object.fromEntries(
+    [...line.matchAll(/(\w+)=(\S+)/g)].map(([, key = '', value]) => [key, Number(value)]),
+  );
 }
 
 /** v1 says "no limit" with the greatest multiple of a page below 2^63. */
-function limit(value: number): number | undefined { return value >= 2 ** 62 ? undefined : value; }
+function limit(value: number): number | undefined {
+  return value >= 2 ** 62 ? undefined : value;
+}
 
-function nanoseconds(microseconds: number | undefined): bigint { return BigInt(microseconds ?? 0) * 1000n; }
+function nanoseconds(microseconds: number | undefined): bigint {
+  return BigInt(microseconds ?? 0) * 1000n;
+}
 
 function ifThere<T>(work: () => T): T | undefined {
-  try { return work(); } catch (error) {
+  try {
+    return work();
+  } catch (error) {
     if (isAbsent(error) || isGone(error)) return undefined;
     throw error;
   }

@@ -40,7 +40,12 @@ export function readLayout(mountinfo: string): CgroupLayout {
 
 /** The super options of a v1 mount name its controllers among a few flags (cgroups(7)). */
 function isController(option: string): boolean {
-  return option.startsWith('name=') || /^(cpu|cpuacct|cpuset|memory|devices|freezer|net_cls|net_prio|blkio|perf_event|hugetlb|pids|rdma|misc)$/.test(option);
+  return (
+    option.startsWith('name=') ||
+    /^(cpu|cpuacct|cpuset|memory|devices|freezer|net_cls|net_prio|blkio|perf_event|hugetlb|pids|rdma|misc)$/.test(
+      option,
+    )
+  );
 }
 
 /** The layout of our own mount namespace, which does not change while we run. */
@@ -51,7 +56,9 @@ export function cgroupLayout(): CgroupLayout {
 let here: CgroupLayout | undefined;
 
 /** A v2 tree beside v1's counts as v1: the controllers are there. */
-export function cgroupVersion(): 'v1' | 'v2' { return cgroupLayout().version; }
+export function cgroupVersion(): 'v1' | 'v2' {
+  return cgroupLayout().version;
+}
 
 /** The driver that the config asks for; auto: systemd where it is running. */
 export function cgroupDriver(wanted: 'auto' | 'cgroupfs' | 'systemd'): 'cgroupfs' | 'systemd' {
@@ -66,12 +73,16 @@ export function cgroupDriver(wanted: 'auto' | 'cgroupfs' | 'systemd'): 'cgroupfs
  */
 export function cgroupPath(name: string): string {
   const [slice = '', prefix, id] = name.split(':');
-  if (prefix !== undefined && id !== undefined) return join(slicePath(slice || 'system.slice'), `${prefix}-${id}.scope`);
+  if (prefix !== undefined && id !== undefined)
+    return join(slicePath(slice || 'system.slice'), `${prefix}-${id}.scope`);
   return name.endsWith('.slice') ? slicePath(name) : normalize(`/${name}`).replace(/(.)\/$/, '$1');
 }
 
 function slicePath(slice: string): string {
-  const parts = (slice.split('/').at(-1) ?? '').replace(/\.slice$/, '').split('-').filter(Boolean);
+  const parts = (slice.split('/').at(-1) ?? '')
+    .replace(/\.slice$/, '')
+    .split('-')
+    .filter(Boolean);
   return `/${parts.map((_, index) => `${parts.slice(0, index + 1).join('-')}.slice`).join('/')}`;
 }
 
@@ -82,7 +93,7 @@ function slicePath(slice: string): string {
  */
 export async function cgroupOfProcess(pid: number, layout = cgroupLayout()): Promise<string | undefined> {
   if (layout.version === 'v1') return undefined;
-  const path = /^0::(.*)$/m.exec(await readFileIfThere(`/proc/${pid}/cgroup`) ?? '')?.[1];
+  const path = /^0::(.*)$/m.exec((await readFileIfThere(`/proc/${pid}/cgroup`)) ?? '')?.[1];
   return path === undefined || path.startsWith('/..') || path === '/' ? undefined : path; // "/..": we are in a cgroup namespace that does not see it
 }
 
@@ -93,7 +104,12 @@ export function cgroupFolder(layout: CgroupLayout, controller: string, name: str
 }
 
 function trees(layout: CgroupLayout): string[] {
-  return [...new Set([...Object.values(layout.controllers), ...(layout.unified === undefined ? [] : [layout.unified])])];
+  return [
+    ...new Set([
+      ...Object.values(layout.controllers),
+      ...(layout.unified === undefined ? [] : [layout.unified]),
+    ]),
+  ];
 }
 
 /**
@@ -114,19 +130,32 @@ export async function makePodCgroup(name: string, layout = cgroupLayout()): Prom
   const path = cgroupPath(name);
   if (path.endsWith('.slice')) return startSlice(path);
   if (layout.version === 'v2') await whileParentsGo(() => makeUnified(layout.unified ?? '', path));
-  else await Promise.all([...new Set(Object.values(layout.controllers))].map((tree) => whileParentsGo(() => makeIn(tree, path, tree === layout.controllers['cpuset']))));
+  else
+    await Promise.all(
+      [...new Set(Object.values(layout.controllers))].map((tree) =>
+        whileParentsGo(() => makeIn(tree, path, tree === layout.controllers['cpuset'])),
+      ),
+    );
 }
 
 /** Who removes the last group of a parent takes that as well, perhaps while we make another one in it. */
 async function whileParentsGo(make: () => Promise<void>): Promise<void> {
   for (let attempt = 1; ; attempt++) {
-    try { return await make(); } catch (error) { if (attempt === makeAttempts || !(isAbsent(error) || isGone(error))) throw error; }
+    try {
+      return await make();
+    } catch (error) {
+      if (attempt === makeAttempts || !(isAbsent(error) || isGone(error))) throw error;
+    }
   }
 }
 const makeAttempts = 100;
 
 async function mkdirIfAbsent(folder: string): Promise<void> {
-  try { await mkdir(folder); } catch (error) { if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error; }
+  try {
+    await mkdir(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
 }
 
 async function makeIn(tree: string, path: string, isCpuset: boolean): Promise<void> {
@@ -148,7 +177,10 @@ async function inherit(folder: string, file: string): Promise<void> {
 async function makeUnified(tree: string, path: string): Promise<void> {
   for (const folder of ancestors(tree, path)) {
     const parent = dirname(folder);
-    const controllers = (await readFile(join(parent, 'cgroup.controllers'), 'utf8')).trim().split(' ').filter(Boolean);
+    const controllers = (await readFile(join(parent, 'cgroup.controllers'), 'utf8'))
+      .trim()
+      .split(' ')
+      .filter(Boolean);
     for (const controller of controllers) {
       // One by one: a controller that the host keeps for itself (cpu beside real-time tasks: EINVAL) must not hold up the others.
       await writeFile(join(parent, 'cgroup.subtree_control'), `+${controller}`).catch(() => undefined);
@@ -181,18 +213,28 @@ export async function removePodCgroup(name: string, layout = cgroupLayout()): Pr
 /** Removes a group and the empty ones below it in every tree. Absent is fine. @throws Internal when processes still run in it */
 export async function removeCgroup(path: string, layout = cgroupLayout()): Promise<void> {
   // In a stray tree cgroup.procs is a plain file, which a folder does not go without.
-  await Promise.all([...trees(layout).map((tree) => removeTree(join(tree, path))), ...strayTrees(layout).map((tree) => remove(join(tree, path)))]);
+  await Promise.all([
+    ...trees(layout).map((tree) => removeTree(join(tree, path))),
+    ...strayTrees(layout).map((tree) => remove(join(tree, path))),
+  ]);
 }
 
 /** The names of the groups in a group, in whichever tree. */
 export async function cgroupsIn(path: string, layout = cgroupLayout()): Promise<Set<string>> {
-  return new Set((await Promise.all(trees(layout).map((tree) => subgroups(join(tree, path))))).flat().map((folder) => basename(folder)));
+  return new Set(
+    (await Promise.all(trees(layout).map((tree) => subgroups(join(tree, path)))))
+      .flat()
+      .map((folder) => basename(folder)),
+  );
 }
 
 async function removeTree(folder: string): Promise<void> {
   for (const child of await subgroups(folder)) await removeTree(child);
   for (let attempt = 1; !(await rmdirIfEmpty(folder)); attempt++) {
-    if (attempt === removeAttempts) throw new CrispError('Internal', `the cgroup ${folder} cannot be removed: processes are left in it`, { stage: 'remove cgroup' });
+    if (attempt === removeAttempts)
+      throw new CrispError('Internal', `the cgroup ${folder} cannot be removed: processes are left in it`, {
+        stage: 'remove cgroup',
+      });
     await sleep(attempt * 10);
   }
 }
@@ -201,7 +243,10 @@ const removeAttempts = 10;
 
 /** false: it is in use. */
 async function rmdirIfEmpty(folder: string): Promise<boolean> {
-  try { await rmdir(folder); return true; } catch (error) {
+  try {
+    await rmdir(folder);
+    return true;
+  } catch (error) {
     if (isAbsent(error)) return true;
     if (['EBUSY', 'ENOTEMPTY'].includes((error as NodeJS.ErrnoException).code ?? '')) return false;
     throw error;
@@ -210,17 +255,29 @@ async function rmdirIfEmpty(folder: string): Promise<boolean> {
 
 async function subgroups(folder: string): Promise<string[]> {
   try {
-    return (await readdir(folder, { withFileTypes: true })).filter((entry) => entry.isDirectory()).map((entry) => join(folder, entry.name));
-  } catch (error) { if (isAbsent(error)) return []; throw error; }
+    return (await readdir(folder, { withFileTypes: true }))
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => join(folder, entry.name));
+  } catch (error) {
+    if (isAbsent(error)) return [];
+    throw error;
+  }
 }
 
 /** Sends a signal once to every process of a group and of those below it. */
 export async function signalCgroup(name: string, signal: number, layout = cgroupLayout()): Promise<void> {
   const folder = processFolder(layout, name);
-  for (const pid of folder === undefined ? [] : await processesOf(folder)) try { process.kill(pid, signal); } catch { /* ESRCH: it has ended */ }
+  for (const pid of folder === undefined ? [] : await processesOf(folder))
+    try {
+      process.kill(pid, signal);
+    } catch {
+      /* ESRCH: it has ended */
+    }
 }
 
-function processFolder(layout: CgroupLayout, name: string): string | undefined { return cgroupFolder(layout, 'pids', name) ?? cgroupFolder(layout, 'memory', name); }
+function processFolder(layout: CgroupLayout, name: string): string | undefined {
+  return cgroupFolder(layout, 'pids', name) ?? cgroupFolder(layout, 'memory', name);
+}
 
 /** Kills every process of a group and of those below it; returns when none is left. @throws Internal after 5 s */
 export async function killCgroup(name: string, layout = cgroupLayout()): Promise<void> {
@@ -230,8 +287,18 @@ export async function killCgroup(name: string, layout = cgroupLayout()): Promise
   for (let waitedMs = 0; ; waitedMs += 10) {
     const pids = await processesOf(folder);
     if (pids.length === 0) return;
-    if (waitedMs >= 5_000) throw new CrispError('Internal', `processes ${pids.slice(0, 5).join(', ')} of cgroup ${folder} survive SIGKILL`, { stage: 'kill cgroup' });
-    for (const pid of pids) try { process.kill(pid, 'SIGKILL'); } catch { /* ESRCH: it has ended */ }
+    if (waitedMs >= 5_000)
+      throw new CrispError(
+        'Internal',
+        `processes ${pids.slice(0, 5).join(', ')} of cgroup ${folder} survive SIGKILL`,
+        { stage: 'kill cgroup' },
+      );
+    for (const pid of pids)
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        /* ESRCH: it has ended */
+      }
     await sleep(10);
   }
 }
@@ -239,35 +306,69 @@ export async function killCgroup(name: string, layout = cgroupLayout()): Promise
 /** The pids in a folder of a tree and below it. */
 export async function processesOf(folder: string): Promise<number[]> {
   let own: string;
-  try { own = await readFile(join(folder, 'cgroup.procs'), 'utf8'); } catch (error) { if (isAbsent(error) || isGone(error)) return []; throw error; }
+  try {
+    own = await readFile(join(folder, 'cgroup.procs'), 'utf8');
+  } catch (error) {
+    if (isAbsent(error) || isGone(error)) return [];
+    throw error;
+  }
   const below = await Promise.all((await subgroups(folder)).map(processesOf));
-  return [...own.split('\n').filter(Boolean).map(Number).filter((pid) => pid > 0), ...below.flat()];
+  return [
+    ...own
+      .split('\n')
+      .filter(Boolean)
+      .map(Number)
+      .filter((pid) => pid > 0),
+    ...below.flat(),
+  ];
 }
 
 /** ENODEV: the group was removed while its file was open. */
-export function isGone(error: unknown): boolean { return (error as NodeJS.ErrnoException).code === 'ENODEV'; }
+export function isGone(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === 'ENODEV';
+}
 
 /**
  * Sets the limits of a group that exists; what `resources` does not name stays.
  * @throws InvalidArgument with the file and the kernel's reason when it refuses a value
  */
-export async function writeResources(name: string, resources: Resources, layout = cgroupLayout()): Promise<void> {
-  const settings = layout.version === 'v2' ? unifiedSettings(resources) : await perControllerSettings(name, resources, layout);
-  if (layout.version === 'v2' && cgroupPath(name).endsWith('.slice')) await setSliceProperties(cgroupPath(name), settings);
+export async function writeResources(
+  name: string,
+  resources: Resources,
+  layout = cgroupLayout(),
+): Promise<void> {
+  const settings =
+    layout.version === 'v2'
+      ? unifiedSettings(resources)
+      : await perControllerSettings(name, resources, layout);
+  if (layout.version === 'v2' && cgroupPath(name).endsWith('.slice'))
+    await setSliceProperties(cgroupPath(name), settings);
   for (const [file, value] of settings) {
     const folder = cgroupFolder(layout, file.split('.')[0] ?? '', name);
-    if (folder === undefined) throw new CrispError('UnsupportedField', `this host has no cgroup controller for ${file}`, { stage: 'set cgroup' });
-    try { await writeFile(join(folder, file), value, { flag: 'r+' }); } catch (error) {
-      throw new CrispError('InvalidArgument', `the kernel refuses ${value} for ${join(folder, file)}: ${reason(error)}`, { stage: 'set cgroup', cause: error });
+    if (folder === undefined)
+      throw new CrispError('UnsupportedField', `this host has no cgroup controller for ${file}`, {
+        stage: 'set cgroup',
+      });
+    try {
+      await writeFile(join(folder, file), value, { flag: 'r+' });
+    } catch (error) {
+      throw new CrispError(
+        'InvalidArgument',
+        `the kernel refuses ${value} for ${join(folder, file)}: ${reason(error)}`,
+        { stage: 'set cgroup', cause: error },
+      );
     }
   }
 }
 
 function reason(error: unknown): string {
   switch ((error as NodeJS.ErrnoException).code) {
-    case 'EBUSY': return 'more than that is in use';
-    case 'ENOENT': return 'there is no such group, or no such setting';
-    default: return (error as Error).message;
+    case 'EBUSY':
+      return 'more than that is in use';
+    case 'ENOENT':
+      return 'there is no such group, or no such setting';
+    default:
+      return (error as Error).message;
   }
 }
 
@@ -277,18 +378,29 @@ export type Setting = [file: string, value: string];
 export function unifiedSettings({ cpu, memory, pids, hugepageLimits, unified }: Resources): Setting[] {
   const settings: Setting[] = [];
   if (cpu?.shares !== undefined) settings.push(['cpu.weight', String(weightOfShares(cpu.shares))]);
-  if (cpu?.quota !== undefined || cpu?.period !== undefined) settings.push(['cpu.max', `${cpu.quota === undefined || cpu.quota < 0 ? 'max' : cpu.quota} ${cpu.period ?? 100_000}`]);
+  if (cpu?.quota !== undefined || cpu?.period !== undefined)
+    settings.push([
+      'cpu.max',
+      `${cpu.quota === undefined || cpu.quota < 0 ? 'max' : cpu.quota} ${cpu.period ?? 100_000}`,
+    ]);
   if (cpu?.cpus) settings.push(['cpuset.cpus', cpu.cpus]);
   if (cpu?.mems) settings.push(['cpuset.mems', cpu.mems]);
   // OCI counts memory and swap together, v2 apart.
-  if (memory?.swap !== undefined) settings.push(['memory.swap.max', memory.swap < 0 ? 'max' : String(Math.max(0, memory.swap - (memory.limit ?? 0)))]);
+  if (memory?.swap !== undefined)
+    settings.push([
+      'memory.swap.max',
+      memory.swap < 0 ? 'max' : String(Math.max(0, memory.swap - (memory.limit ?? 0))),
+    ]);
   if (memory?.limit !== undefined) settings.push(['memory.max', atMost(memory.limit)]);
   if (pids) settings.push(['pids.max', atMost(pids.limit)]);
-  for (const { pageSize, limit } of hugepageLimits ?? []) settings.push([`hugetlb.${pageSize}.max`, String(limit)]);
+  for (const { pageSize, limit } of hugepageLimits ?? [])
+    settings.push([`hugetlb.${pageSize}.max`, String(limit)]);
   return [...settings, ...Object.entries(unified ?? {})];
 }
 
-function atMost(value: number): string { return value < 0 ? 'max' : String(value); }
+function atMost(value: number): string {
+  return value < 0 ? 'max' : String(value);
+}
 
 /**
  * v1's cpu.shares (2..262144, normally 1024) as v2's cpu.weight (1..10000,
@@ -302,7 +414,11 @@ export function weightOfShares(shares: number): number {
   return Math.ceil(10 ** ((level * level + 125 * level) / 612 - 7 / 34));
 }
 
-async function perControllerSettings(name: string, { cpu, memory, pids, hugepageLimits }: Resources, layout: CgroupLayout): Promise<Setting[]> {
+async function perControllerSettings(
+  name: string,
+  { cpu, memory, pids, hugepageLimits }: Resources,
+  layout: CgroupLayout,
+): Promise<Setting[]> {
   const settings: Setting[] = [];
   if (cpu?.shares !== undefined) settings.push(['cpu.shares', String(cpu.shares)]);
   // Quota and period are checked as a pair at each write: without a quota any period is fine.
@@ -311,17 +427,26 @@ async function perControllerSettings(name: string, { cpu, memory, pids, hugepage
   if (cpu?.quota !== undefined) settings.push(['cpu.cfs_quota_us', String(cpu.quota)]);
   if (cpu?.cpus) settings.push(['cpuset.cpus', cpu.cpus]);
   if (cpu?.mems) settings.push(['cpuset.mems', cpu.mems]);
-  settings.push(...await memorySettings(name, memory ?? {}, layout));
+  settings.push(...(await memorySettings(name, memory ?? {}, layout)));
   if (pids) settings.push(['pids.max', atMost(pids.limit)]);
-  for (const { pageSize, limit } of hugepageLimits ?? []) settings.push([`hugetlb.${pageSize}.limit_in_bytes`, String(limit)]);
+  for (const { pageSize, limit } of hugepageLimits ?? [])
+    settings.push([`hugetlb.${pageSize}.limit_in_bytes`, String(limit)]);
   return settings;
 }
 
 /** The kernel keeps memory <= memory + swap at each write, so growth starts with the latter and shrinking with the former. */
-async function memorySettings(name: string, { limit, swap }: NonNullable<Resources['memory']>, layout: CgroupLayout): Promise<Setting[]> {
+async function memorySettings(
+  name: string,
+  { limit, swap }: NonNullable<Resources['memory']>,
+  layout: CgroupLayout,
+): Promise<Setting[]> {
   const memory: Setting[] = limit === undefined ? [] : [['memory.limit_in_bytes', String(limit)]];
   if (swap === undefined) return memory;
   const both: Setting = ['memory.memsw.limit_in_bytes', String(swap)];
-  const present = Number(await readFileIfThere(join(cgroupFolder(layout, 'memory', name) ?? '', 'memory.memsw.limit_in_bytes')) ?? 0);
+  const present = Number(
+    (await readFileIfThere(
+      join(cgroupFolder(layout, 'memory', name) ?? '', 'memory.memsw.limit_in_bytes'),
+    )) ?? 0,
+  );
   return swap < 0 || swap > present ? [both, ...memory] : [...memory, both];
 }

@@ -21,7 +21,11 @@ export async function writeFileAtomic(path: string, content: string | Buffer, mo
   }
   renameSync(temporary, path);
   const parent = openSync(folder, 'r');
-  try { await flush(parent); } finally { closeSync(parent); }
+  try {
+    await flush(parent);
+  } finally {
+    closeSync(parent);
+  }
 }
 const flush = promisify(fsync);
 
@@ -36,17 +40,30 @@ export async function readFileIfThere(path: string): Promise<string | undefined>
 }
 
 export async function exists(path: string): Promise<boolean> {
-  try { await lstat(path); return true; } catch (error) { if (isAbsent(error)) return false; throw error; }
+  try {
+    await lstat(path);
+    return true;
+  } catch (error) {
+    if (isAbsent(error)) return false;
+    throw error;
+  }
 }
 
 /** The names in a folder; none where there is no such folder. */
 export async function namesIn(folder: string): Promise<string[]> {
-  try { return await readdir(folder); } catch (error) { if (isAbsent(error)) return []; throw error; }
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if (isAbsent(error)) return [];
+    throw error;
+  }
 }
 
 /** Where a path leads with all links followed; what does not exist yet is kept as it is. */
 export async function realPathOf(path: string): Promise<string> {
-  try { return await realpath(path); } catch (error) {
+  try {
+    return await realpath(path);
+  } catch (error) {
     if (!isAbsent(error) || path === '/') throw error;
     return join(await realPathOf(dirname(path)), basename(path));
   }

@@ -24,5 +24,9 @@ syscall(429, $tree, $empty, -100, $target, 4) == 0 or die "move_mount $target: $
  * @throws StorageFailed where the kernel or the filesystem cannot do it
  */
 export async function mountIdMapped(source: string, target: string, namespaceFile: string): Promise<void> {
-  await run(['perl', '-e', script, source, target, namespaceFile], { timeoutMs: 20_000, stage: 'mount idmapped', errorId: 'StorageFailed' });
+  await run(['perl', '-e', script, source, target, namespaceFile], {
+    timeoutMs: 20_000,
+    stage: 'mount idmapped',
+    errorId: 'StorageFailed',
+  });
 }

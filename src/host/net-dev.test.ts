@@ -9,8 +9,16 @@ const text = `Inter-|   Receive                                                |
 
 test('both directions of each interface', () => {
   expect(parseNetDev(text)).toEqual([
-    { name: 'lo', receive: { bytes: 1, packets: 2, errors: 0, dropped: 0 }, transmit: { bytes: 1, packets: 2, errors: 0, dropped: 0 } },
-    { name: 'eth0', receive: { bytes: 1234567, packets: 100, errors: 3, dropped: 4 }, transmit: { bytes: 7654321, packets: 200, errors: 5, dropped: 6 } },
+    {
+      name: 'lo',
+      receive: { bytes: 1, packets: 2, errors: 0, dropped: 0 },
+      transmit: { bytes: 1, packets: 2, errors: 0, dropped: 0 },
+    },
+    {
+      name: 'eth0',
+      receive: { bytes: 1234567, packets: 100, errors: 3, dropped: 4 },
+      transmit: { bytes: 7654321, packets: 200, errors: 5, dropped: 6 },
+    },
   ]);
 });
 

@@ -7,7 +7,12 @@ export interface InterfaceCounters {
   readonly receive: DirectionCounters;
   readonly transmit: DirectionCounters;
 }
-export interface DirectionCounters { readonly bytes: number; readonly packets: number; readonly errors: number; readonly dropped: number }
+export interface DirectionCounters {
+  readonly bytes: number;
+  readonly packets: number;
+  readonly errors: number;
+  readonly dropped: number;
+}
 
 /**
  * The interfaces that `pid` sees, without the loopback.
@@ -26,10 +31,23 @@ export function readInterfaces(pid: number, namespace: string): InterfaceCounter
 
 /** Two lines of heading, then "name: " with eight columns received and eight sent (proc_pid_net(5)). */
 export function parseNetDev(text: string): InterfaceCounters[] {
-  return text.split('\n').slice(2).filter((line) => line.includes(':')).map((line) => {
-    const colon = line.indexOf(':');
-    const counts = line.slice(colon + 1).trim().split(/\s+/).map(Number);
-    const direction = (from: number): DirectionCounters => ({ bytes: counts[from] ?? 0, packets: counts[from + 1] ?? 0, errors: counts[from + 2] ?? 0, dropped: counts[from + 3] ?? 0 });
-    return { name: line.slice(0, colon).trim(), receive: direction(0), transmit: direction(8) };
-  });
+  return text
+    .split('\n')
+    .slice(2)
+    .filter((line) => line.includes(':'))
+    .map((line) => {
+      const colon = line.indexOf(':');
+      const counts = line
+        .slice(colon + 1)
+        .trim()
+        .split(/\s+/)
+        .map(Number);
+      const direction = (from: number): DirectionCounters => ({
+        bytes: counts[from] ?? 0,
+        packets: counts[from + 1] ?? 0,
+        errors: counts[from + 2] ?? 0,
+        dropped: counts[from + 3] ?? 0,
+      });
+      return { name: line.slice(0, colon).trim(), receive: direction(0), transmit: direction(8) };
+    });
 }

@@ -5,15 +5,27 @@ import { readFileIfThere } from './files.js';
 
 /** Open files and, among them, sockets of all these processes; ended ones count nothing. */
 export async function countOpenFiles(pids: readonly number[]): Promise<{ files: number; sockets: number }> {
-  const counts = await Promise.all(pids.map(async (pid) => {
-    const descriptors = await readdir(`/proc/${pid}/fd`).catch(() => [] as string[]);
-    return { files: descriptors.length, sockets: descriptors.filter((fd) => isSocket(`/proc/${pid}/fd/${fd}`)).length };
-  }));
-  return counts.reduce((sum, one) => ({ files: sum.files + one.files, sockets: sum.sockets + one.sockets }), { files: 0, sockets: 0 });
+  const counts = await Promise.all(
+    pids.map(async (pid) => {
+      const descriptors = await readdir(`/proc/${pid}/fd`).catch(() => [] as string[]);
+      return {
+        files: descriptors.length,
+        sockets: descriptors.filter((fd) => isSocket(`/proc/${pid}/fd/${fd}`)).length,
+      };
+    }),
+  );
+  return counts.reduce((sum, one) => ({ files: sum.files + one.files, sockets: sum.sockets + one.sockets }), {
+    files: 0,
+    sockets: 0,
+  });
 }
 
 function isSocket(descriptor: string): boolean {
-  try { return readlinkSync(descriptor).startsWith('socket:'); } catch { return false; }
+  try {
+    return readlinkSync(descriptor).startsWith('socket:');
+  } catch {
+    return false;
+  }
 }
 
 /** The soft limit of open files of a process; undefined when it has ended. */

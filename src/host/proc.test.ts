@@ -9,13 +9,16 @@ import { childrenOf, identify, outwait, programsIn } from './proc.js';
 import { runDetached } from './run.js';
 
 test('finds the children of every thread', async () => {
-  const worker = new Worker(`
+  const worker = new Worker(
+    `
     const { parentPort } = require('node:worker_threads');
     const child = require('node:child_process').spawn('sleep', ['1000']);
     parentPort.postMessage(child.pid);
     parentPort.on('message', () => { child.kill(); parentPort.close(); });
-  `, { eval: true });
-  const [pid] = await once(worker, 'message') as [number];
+  `,
+    { eval: true },
+  );
+  const [pid] = (await once(worker, 'message')) as [number];
   try {
     expect(await childrenOf(process.pid)).toContain(pid);
   } finally {
@@ -34,7 +37,10 @@ test('programs of ours are found by their folder, and somebody else there is spa
   try {
     const ours = await identify(runDetached(['sleep', '1000'], { cwd: folder }).pid);
     if (!ours) throw new Error('it has not started');
-    while ((await programsIn(folder)).length === 0) await new Promise((resolve) => { setTimeout(resolve, 5); }); // between fork and exec it is still us
+    while ((await programsIn(folder)).length === 0)
+      await new Promise((resolve) => {
+        setTimeout(resolve, 5);
+      }); // between fork and exec it is still us
     expect(await programsIn(folder)).toEqual([ours]);
     expect(await outwait(folder, 50)).toEqual([ours]);
     expect(await outwait(folder, 10_000, 'sleep')).toEqual([ours]); // it may stay

@@ -10,7 +10,12 @@ const searchPath = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin'
 export async function findProgram(name: string): Promise<string> {
   const candidates = name.includes('/') ? [name] : searchPath.map((folder) => join(folder, name));
   for (const candidate of candidates) {
-    try { await access(candidate, constants.X_OK); return candidate; } catch { /* the next one */ }
+    try {
+      await access(candidate, constants.X_OK);
+      return candidate;
+    } catch {
+      /* the next one */
+    }
   }
   throw new CrispError('ToolMissing', `${name} is not installed`, { stage: 'find program', tool: name });
 }

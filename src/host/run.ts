@@ -46,9 +46,15 @@ export interface RunResult {
 export class CommandError extends CrispError implements RunResult {
   override readonly name = 'CommandError';
   constructor(
-    id: ErrorId, message: string, readonly argv: readonly string[], stage: string | undefined,
-    readonly exitCode: number | undefined, readonly signal: string | undefined,
-    readonly stdout: string, override readonly stderr: string, readonly durationMs: number,
+    id: ErrorId,
+    message: string,
+    readonly argv: readonly string[],
+    stage: string | undefined,
+    readonly exitCode: number | undefined,
+    readonly signal: string | undefined,
+    readonly stdout: string,
+    override readonly stderr: string,
+    readonly durationMs: number,
   ) {
     super(id, message, { stage, tool: toolName(argv), stderr });
   }
@@ -76,18 +82,27 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
     maxBuffer: options.maxOutputBytes ?? 1 << 20,
     detached: options.wholeGroup ?? false,
   });
-  if (options.wholeGroup) child.once('exit', () => { if (child.killed) killGroup(child.pid); });
+  if (options.wholeGroup)
+    child.once('exit', () => {
+      if (child.killed) killGroup(child.pid);
+    });
   const ended = await child;
   const result: RunResult = {
-    exitCode: ended.exitCode, signal: ended.signal,
-    stdout: String(ended.stdout ?? ''), stderr: String(ended.stderr ?? ''),
+    exitCode: ended.exitCode,
+    signal: ended.signal,
+    stdout: String(ended.stdout ?? ''),
+    stderr: String(ended.stderr ?? ''),
     durationMs: performance.now() - started,
   };
   return judge(argv, options, result, ended);
 }
 
 function killGroup(leader: number | undefined): void {
-  try { if (leader !== undefined) process.kill(-leader, 'SIGKILL'); } catch { /* ESRCH: nothing of it is left */ }
+  try {
+    if (leader !== undefined) process.kill(-leader, 'SIGKILL');
+  } catch {
+    /* ESRCH: nothing of it is left */
+  }
 }
 
 export interface Streams {
@@ -110,13 +125,23 @@ export interface Running {
  * Unlike run(), it ends with the program and a short drain, not when the last
  * grandchild closes the pipe.
  */
-export function runStreaming(argv: readonly [string, ...string[]], streams: Streams, options: RunOptions): Running {
+export function runStreaming(
+  argv: readonly [string, ...string[]],
+  streams: Streams,
+  options: RunOptions,
+): Running {
   const [file, ...args] = argv;
   const started = performance.now();
   // Node's own spawn: a probe comes this way every second, and execa's part of it would be a third.
   const child = spawn(file, args, {
-    stdio: [streams.stdin ? 'pipe' : 'ignore', streams.stdout ? 'pipe' : 'ignore', streams.stderr ? 'pipe' : 'ignore'],
-    env: { ...baseEnvironment, ...options.env }, detached: options.wholeGroup ?? false, ...(options.cwd ? { cwd: options.cwd } : {}),
+    stdio: [
+      streams.stdin ? 'pipe' : 'ignore',
+      streams.stdout ? 'pipe' : 'ignore',
+      streams.stderr ? 'pipe' : 'ignore',
+    ],
+    env: { ...baseEnvironment, ...options.env },
+    detached: options.wholeGroup ?? false,
+    ...(options.cwd ? { cwd: options.cwd } : {}),
   });
   const stopped = stopOn(child, options);
   if (streams.stdin && child.stdin) {
@@ -125,11 +150,27 @@ export function runStreaming(argv: readonly [string, ...string[]], streams: Stre
   }
   if (streams.stdout) child.stdout?.pipe(streams.stdout, { end: streams.endStdout ?? false });
   if (streams.stderr) child.stderr?.pipe(streams.stderr, { end: false });
-  const outputs = [[child.stdout, streams.stdout], [child.stderr, streams.stderr]] as const;
-  child.once('exit', () => { for (const [from, to] of outputs) if (from && to) endWhenIdle(from, to); });
-  const ended = ending(child, stopped).then((done) => judge(argv, options, {
-    exitCode: done.exitCode, signal: done.signal, stdout: '', stderr: '', durationMs: performance.now() - started,
-  }, done));
+  const outputs = [
+    [child.stdout, streams.stdout],
+    [child.stderr, streams.stderr],
+  ] as const;
+  child.once('exit', () => {
+    for (const [from, to] of outputs) if (from && to) endWhenIdle(from, to);
+  });
+  const ended = ending(child, stopped).then((done) =>
+    judge(
+      argv,
+      options,
+      {
+        exitCode: done.exitCode,
+        signal: done.signal,
+        stdout: '',
+        stderr: '',
+        durationMs: performance.now() - started,
+      },
+      done,
+    ),
+  );
   return { pid: child.pid, ended };
 }
 
@@ -139,13 +180,21 @@ export function runStreaming(argv: readonly [string, ...string[]], streams: Stre
  * @returns the socket, on which each direction ends by itself
  * @throws CommandError with what the program said on stderr
  */
-export async function runForSocket(argv: readonly [string, ...string[]], options: RunOptions): Promise<Socket> {
+export async function runForSocket(
+  argv: readonly [string, ...string[]],
+  options: RunOptions,
+): Promise<Socket> {
   const [file, ...args] = argv;
   const started = performance.now();
-  const child = spawn(file, args, { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], env: { ...baseEnvironment, ...options.env } });
+  const child = spawn(file, args, {
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    env: { ...baseEnvironment, ...options.env },
+  });
   const stopped = stopOn(child, options);
   let stderr = '';
-  child.stderr?.setEncoding('utf8').on('data', (chunk: string) => { stderr = (stderr + chunk).slice(-8192); });
+  child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
+    stderr = (stderr + chunk).slice(-8192);
+  });
   let socket: Socket | undefined;
   child.once('message', (_message, handle) => {
     socket = handle as Socket;
@@ -154,8 +203,22 @@ export async function runForSocket(argv: readonly [string, ...string[]], options
   });
   const done = await ending(child, stopped);
   try {
-    judge(argv, options, { exitCode: done.exitCode, signal: done.signal, stdout: '', stderr, durationMs: performance.now() - started }, done);
-    if (!socket) throw new CrispError('Internal', `${toolName(argv)} ended well, but without a socket`, { stage: options.stage ?? '' });
+    judge(
+      argv,
+      options,
+      {
+        exitCode: done.exitCode,
+        signal: done.signal,
+        stdout: '',
+        stderr,
+        durationMs: performance.now() - started,
+      },
+      done,
+    );
+    if (!socket)
+      throw new CrispError('Internal', `${toolName(argv)} ended well, but without a socket`, {
+        stage: options.stage ?? '',
+      });
     return socket;
   } catch (error) {
     socket?.destroy();
@@ -164,33 +227,71 @@ export async function runForSocket(argv: readonly [string, ...string[]], options
 }
 
 /** Resolves when it has ended and its output is read; never rejects. */
-function ending(child: ChildProcess, stopped: () => Pick<Ended, 'timedOut' | 'isCanceled'>): Promise<Ended & { signal?: string | undefined }> {
+function ending(
+  child: ChildProcess,
+  stopped: () => Pick<Ended, 'timedOut' | 'isCanceled'>,
+): Promise<Ended & { signal?: string | undefined }> {
   return new Promise((resolve) => {
-    child.once('error', (error: NodeJS.ErrnoException) => resolve({ ...stopped(), isMaxBuffer: false, code: error.code }));
-    child.once('close', (exitCode, signal) => resolve({ ...stopped(), isMaxBuffer: false, exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
+    child.once('error', (error: NodeJS.ErrnoException) =>
+      resolve({ ...stopped(), isMaxBuffer: false, code: error.code }),
+    );
+    child.once('close', (exitCode, signal) =>
+      resolve({
+        ...stopped(),
+        isMaxBuffer: false,
+        exitCode: exitCode ?? undefined,
+        signal: signal ?? undefined,
+      }),
+    );
   });
 }
 
 /** Ends the program at its time-out or when the caller gives up; the function that comes back says whether that was so. */
-function stopOn(child: ChildProcess, { timeoutMs, signal, wholeGroup }: RunOptions): () => Pick<Ended, 'timedOut' | 'isCanceled'> {
+function stopOn(
+  child: ChildProcess,
+  { timeoutMs, signal, wholeGroup }: RunOptions,
+): () => Pick<Ended, 'timedOut' | 'isCanceled'> {
   let timedOut = false;
   let isCanceled = false;
   const send = (name: NodeJS.Signals): void => {
     if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
-    try { process.kill(wholeGroup ? -child.pid : child.pid, name); } catch { /* it has just ended */ }
+    try {
+      process.kill(wholeGroup ? -child.pid : child.pid, name);
+    } catch {
+      /* it has just ended */
+    }
   };
-  const stop = (): void => { send('SIGTERM'); setTimeout(() => send('SIGKILL'), killAfterMs).unref(); };
-  const timer = timeoutMs > 0 ? setTimeout(() => { timedOut = true; stop(); }, timeoutMs) : undefined;
-  const cancel = (): void => { isCanceled = true; stop(); };
-  if (signal?.aborted) cancel(); else signal?.addEventListener('abort', cancel, { once: true });
-  return () => { clearTimeout(timer); signal?.removeEventListener('abort', cancel); return { timedOut, isCanceled }; };
+  const stop = (): void => {
+    send('SIGTERM');
+    setTimeout(() => send('SIGKILL'), killAfterMs).unref();
+  };
+  const timer =
+    timeoutMs > 0
+      ? setTimeout(() => {
+          timedOut = true;
+          stop();
+        }, timeoutMs)
+      : undefined;
+  const cancel = (): void => {
+    isCanceled = true;
+    stop();
+  };
+  if (signal?.aborted) cancel();
+  else signal?.addEventListener('abort', cancel, { once: true });
+  return () => {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', cancel);
+    return { timedOut, isCanceled };
+  };
 }
 
 /** Closes `from` once nothing has come for a while and `to` has taken all: what keeps it open then is a grandchild. */
 function endWhenIdle(from: Readable, to: Writable): void {
   if (from.readableEnded || from.destroyed) return;
   let idle = false;
-  from.on('data', () => { idle = false; });
+  from.on('data', () => {
+    idle = false;
+  });
   const timer = setInterval(() => {
     if (idle && !to.writableNeedDrain) from.destroy();
     idle = true;
@@ -216,12 +317,34 @@ export interface Detached {
 /** Starts a program that outlives us: a session of its own, and none of our pipes on its stdio. */
 export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): Detached {
   const [file, ...args] = argv;
-  const stdio: ['ignore', 'ignore', 'ignore', ...'pipe'[]] = ['ignore', 'ignore', 'ignore', ...Array<'pipe'>(options.pipes ?? 0).fill('pipe')];
+  const stdio: ['ignore', 'ignore', 'ignore', ...'pipe'[]] = [
+    'ignore',
+    'ignore',
+    'ignore',
+    ...Array<'pipe'>(options.pipes ?? 0).fill('pipe'),
+  ];
   const child = execa(file, args, {
-    detached: true, cleanup: false, reject: false, buffer: false, extendEnv: false, stdio,
-    env: { ...baseEnvironment, ...options.env }, ...(options.cwd ? { cwd: options.cwd } : {}),
+    detached: true,
+    cleanup: false,
+    reject: false,
+    buffer: false,
+    extendEnv: false,
+    stdio,
+    env: { ...baseEnvironment, ...options.env },
+    ...(options.cwd ? { cwd: options.cwd } : {}),
   });
-  if (child.pid === undefined) throw new CommandError('ToolMissing', `${file} cannot be started`, argv, undefined, undefined, undefined, '', '', 0);
+  if (child.pid === undefined)
+    throw new CommandError(
+      'ToolMissing',
+      `${file} cannot be started`,
+      argv,
+      undefined,
+      undefined,
+      undefined,
+      '',
+      '',
+      0,
+    );
   child.unref();
   log.debug({ argv: shown(argv), pid: child.pid }, 'tool started');
   return {
@@ -239,43 +362,88 @@ export function runDetached(argv: readonly [string, ...string[]], options: Detac
 export function firstLine(stream: Readable, timeoutMs: number): Promise<string | undefined> {
   return new Promise((resolve) => {
     let text = '';
-    const end = (line: string | undefined): void => { clearTimeout(timer); resolve(line); stream.destroy(); };
-    const answer = (): void => { end(text.split('\n')[0] ?? ''); };
+    const end = (line: string | undefined): void => {
+      clearTimeout(timer);
+      resolve(line);
+      stream.destroy();
+    };
+    const answer = (): void => {
+      end(text.split('\n')[0] ?? '');
+    };
     const timer = setTimeout(end, timeoutMs, undefined);
-    stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk; if (text.includes('\n')) answer(); });
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk;
+      if (text.includes('\n')) answer();
+    });
     stream.on('close', answer).on('error', answer);
   });
 }
 
 function processOptions(options: RunOptions) {
   return {
-    reject: false, extendEnv: false, stripFinalNewline: false,
+    reject: false,
+    extendEnv: false,
+    stripFinalNewline: false,
     cleanup: false, // else each call would add and remove listeners for the end of our own process
     env: { ...baseEnvironment, ...options.env },
-    timeout: options.timeoutMs, killSignal: 'SIGTERM', forceKillAfterDelay: killAfterMs,
+    timeout: options.timeoutMs,
+    killSignal: 'SIGTERM',
+    forceKillAfterDelay: killAfterMs,
     ...(options.signal ? { cancelSignal: options.signal } : {}),
     ...(options.cwd ? { cwd: options.cwd } : {}),
   } satisfies Options;
 }
 
-interface Ended { timedOut: boolean; isCanceled: boolean; isMaxBuffer: boolean; exitCode?: number | undefined; code?: string | undefined }
+interface Ended {
+  timedOut: boolean;
+  isCanceled: boolean;
+  isMaxBuffer: boolean;
+  exitCode?: number | undefined;
+  code?: string | undefined;
+}
 
 function judge(argv: readonly string[], options: RunOptions, result: RunResult, ended: Ended): RunResult {
   const ok = options.okExitCodes ?? [0];
   const fail = (id: ErrorId, message: string) =>
-    new CommandError(id, message, argv, options.stage, result.exitCode, result.signal, result.stdout, result.stderr, result.durationMs);
-  const accepted = !ended.timedOut && !ended.isCanceled && result.exitCode !== undefined && (ok === 'any' || ok.includes(result.exitCode));
+    new CommandError(
+      id,
+      message,
+      argv,
+      options.stage,
+      result.exitCode,
+      result.signal,
+      result.stdout,
+      result.stderr,
+      result.durationMs,
+    );
+  const accepted =
+    !ended.timedOut &&
+    !ended.isCanceled &&
+    result.exitCode !== undefined &&
+    (ok === 'any' || ok.includes(result.exitCode));
   const line = {
-    argv: shown(argv), exit: result.exitCode ?? result.signal ?? ended.code, ms: Math.round(result.durationMs * 10) / 10,
+    argv: shown(argv),
+    exit: result.exitCode ?? result.signal ?? ended.code,
+    ms: Math.round(result.durationMs * 10) / 10,
     ...(result.stderr ? { stderr: lastLines(result.stderr, 300) } : {}),
   };
-  metrics.tools.observe({ tool: toolName(argv), result: accepted ? 'ok' : ended.timedOut ? 'timeout' : 'failed' }, result.durationMs / 1000);
-  if (accepted) { log.debug(line, 'tool'); return result; }
+  metrics.tools.observe(
+    { tool: toolName(argv), result: accepted ? 'ok' : ended.timedOut ? 'timeout' : 'failed' },
+    result.durationMs / 1000,
+  );
+  if (accepted) {
+    log.debug(line, 'tool');
+    return result;
+  }
   log.info(line, 'tool failed');
   if (ended.code === 'ENOENT') throw fail('ToolMissing', `${argv[0]} is not installed`);
   if (ended.isCanceled) throw fail('Cancelled', `${toolName(argv)} was stopped: the call was cancelled`);
-  if (ended.timedOut) throw fail('ToolTimeout', `${toolName(argv)} did not end within ${options.timeoutMs} ms`);
-  const how = result.exitCode === undefined ? `was ended by ${result.signal ?? ended.code}` : `exited with ${result.exitCode}`;
+  if (ended.timedOut)
+    throw fail('ToolTimeout', `${toolName(argv)} did not end within ${options.timeoutMs} ms`);
+  const how =
+    result.exitCode === undefined
+      ? `was ended by ${result.signal ?? ended.code}`
+      : `exited with ${result.exitCode}`;
   throw fail(options.errorId ?? 'RuntimeFailed', `${toolName(argv)} ${how}`);
 }
 
@@ -285,5 +453,7 @@ function toolName(argv: readonly string[]): string {
 
 /** One line that can be pasted into a shell. */
 export function shown(argv: readonly string[]): string {
-  return argv.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
+  return argv
+    .map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`))
+    .join(' ');
 }

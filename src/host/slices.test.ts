@@ -12,4 +12,6 @@ test.each([
   ['memory.swap.max', '0', ['MemorySwapMax=0']],
   ['pids.max', 'max', ['TasksMax=infinity']],
   ['hugetlb.2MB.max', '0', []],
-])('%s %s', (file, value, properties) => { expect(propertiesOf(file, value)).toEqual(properties); });
+])('%s %s', (file, value, properties) => {
+  expect(propertiesOf(file, value)).toEqual(properties);
+});

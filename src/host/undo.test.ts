@@ -2,13 +2,17 @@ import { beforeAll, expect, test } from '@jest/globals';
 import { log } from '../log.js';
 import { withUndo } from './undo.js';
 
-beforeAll(() => { log.level = 'silent'; });
+beforeAll(() => {
+  log.level = 'silent';
+});
 
 test('steps are undone newest first, and one that fails keeps no other from it', async () => {
   const undone: string[] = [];
   const story = withUndo(async (undo) => {
     undo.push('first', (clean) => undone.push(`first ${clean}`));
-    undo.push('second', () => { throw new Error('stuck'); });
+    undo.push('second', () => {
+      throw new Error('stuck');
+    });
     undo.push('third', (clean) => undone.push(`third ${clean}`));
     throw new Error('cause');
   });
@@ -18,13 +22,16 @@ test('steps are undone newest first, and one that fails keeps no other from it',
 
 test('a story knows what a part of it has left behind', async () => {
   const undone: boolean[] = [];
-  const outer = (stuck: boolean) => withUndo(async (undo) => {
-    undo.push('record', (clean) => undone.push(clean));
-    await withUndo(async (inner) => {
-      inner.push('made', () => { if (stuck) throw new Error('stuck'); });
-      throw new Error('cause');
+  const outer = (stuck: boolean) =>
+    withUndo(async (undo) => {
+      undo.push('record', (clean) => undone.push(clean));
+      await withUndo(async (inner) => {
+        inner.push('made', () => {
+          if (stuck) throw new Error('stuck');
+        });
+        throw new Error('cause');
+      });
     });
-  });
   for (const stuck of [true, false]) await expect(outer(stuck)).rejects.toThrow('cause');
   expect(undone).toEqual([false, true]);
 });

@@ -30,14 +30,20 @@ export interface CheckpointContents {
  */
 export async function writeCheckpoint(location: string, contents: CheckpointContents): Promise<void> {
   const folder = `${location}.parts`; // beside it: as large as the container's memory, and made for such a size
-  const tar = (...words: string[]) => run(['tar', '--create', ...words], { timeoutMs: contents.timeoutMs, stage: 'write checkpoint', errorId: 'StorageFailed' });
+  const tar = (...words: string[]) =>
+    run(['tar', '--create', ...words], {
+      timeoutMs: contents.timeoutMs,
+      stage: 'write checkpoint',
+      errorId: 'StorageFailed',
+    });
   await withUndo(async (undo) => {
     undo.push('checkpoint', () => Promise.all([remove(folder), remove(`${location}.partial`)]));
     makeFolder(join(folder, 'checkpoint'));
     await contents.dump(join(folder, 'checkpoint'));
     copyFileSync(contents.spec, join(folder, 'spec.dump'));
     writeFileSync(join(folder, 'config.dump'), JSON.stringify(contents.config, undefined, 1));
-    if (contents.written) await tar('--file', join(folder, 'rootfs-diff.tar'), '--xattrs', '--directory', contents.written, '.');
+    if (contents.written)
+      await tar('--file', join(folder, 'rootfs-diff.tar'), '--xattrs', '--directory', contents.written, '.');
     writeFileSync(`${location}.partial`, '', { mode: 0o600 });
     await tar('--file', `${location}.partial`, '--directory', folder, '.');
     await rename(`${location}.partial`, location);

@@ -1,43 +1,78 @@
 import { describe, expect, test } from '@jest/globals';
 import { authFileFor } from './credentials.js';
 
-const nothing = { username: '', password: '', auth: '', serverAddress: '', identityToken: '', registryToken: '' };
+const nothing = {
+  username: '',
+  password: '',
+  auth: '',
+  serverAddress: '',
+  identityToken: '',
+  registryToken: '',
+};
 const base64 = (text: string): string => Buffer.from(text).toString('base64');
-const parsed = (...args: Parameters<typeof authFileFor>): unknown => { const text = authFileFor(...args); return text === undefined ? undefined : JSON.parse(text); };
+const parsed = (...args: Parameters<typeof authFileFor>): unknown => {
+  const text = authFileFor(...args);
+  return text === undefined ? undefined : JSON.parse(text);
+};
 const mine = { ...nothing, username: 'me', password: 'se:cret' };
 
 describe('authFileFor', () => {
   test('puts user and password to the repository, not to the whole registry', () => {
-    expect(parsed('quay.io/team/app:1', mine, undefined)).toEqual({ auths: { 'quay.io/team/app': { auth: base64('me:se:cret') } }, credHelpers: {} });
+    expect(parsed('quay.io/team/app:1', mine, undefined)).toEqual({
+      auths: { 'quay.io/team/app': { auth: base64('me:se:cret') } },
+      credHelpers: {},
+    });
   });
   test('takes auth as it is', () => {
-    expect(parsed('busybox', { ...nothing, auth: base64('a:b') }, undefined)).toMatchObject({ auths: { 'docker.io/library/busybox': { auth: base64('a:b') } } });
+    expect(parsed('busybox', { ...nothing, auth: base64('a:b') }, undefined)).toMatchObject({
+      auths: { 'docker.io/library/busybox': { auth: base64('a:b') } },
+    });
   });
   test('gives an identity token the user that skopeo wants beside it', () => {
-    expect(parsed('quay.io/app', { ...nothing, identityToken: 'T' }, undefined)).toMatchObject({ auths: { 'quay.io/app': { auth: base64('<token>:'), identitytoken: 'T' } } });
+    expect(parsed('quay.io/app', { ...nothing, identityToken: 'T' }, undefined)).toMatchObject({
+      auths: { 'quay.io/app': { auth: base64('<token>:'), identitytoken: 'T' } },
+    });
   });
   test.each([
-    ['https://quay.io/v1/', true], ['quay.io', true], ['http://quay.io', true], ['docker.io', false], ['quay.io.evil.example', false], ['evil.example/quay.io', false],
+    ['https://quay.io/v1/', true],
+    ['quay.io', true],
+    ['http://quay.io', true],
+    ['docker.io', false],
+    ['quay.io.evil.example', false],
+    ['evil.example/quay.io', false],
   ])('shows credentials for %s to quay.io: %s', (serverAddress, shown) => {
     expect(parsed('quay.io/app', { ...mine, serverAddress }, undefined) !== undefined).toBe(shown);
   });
   test("knows Docker Hub's other names", () => {
-    expect(parsed('busybox', { ...mine, serverAddress: 'https://index.docker.io/v1/' }, undefined)).toBeDefined();
+    expect(
+      parsed('busybox', { ...mine, serverAddress: 'https://index.docker.io/v1/' }, undefined),
+    ).toBeDefined();
   });
-  test.each([['no auth', undefined], ['an empty one', nothing]])('leaves the node its own file with %s', (_, auth) => {
+  test.each([
+    ['no auth', undefined],
+    ['an empty one', nothing],
+  ])('leaves the node its own file with %s', (_, auth) => {
     expect(authFileFor('quay.io/app', auth, '{}')).toBeUndefined();
   });
   test("keeps the node's other entries, for mirrors", () => {
-    const node = { auths: { 'mirror.example': { auth: 'x' } }, credHelpers: { 'quay.io': 'pass', 'gcr.io': 'gcloud' } };
+    const node = {
+      auths: { 'mirror.example': { auth: 'x' } },
+      credHelpers: { 'quay.io': 'pass', 'gcr.io': 'gcloud' },
+    };
     expect(parsed('quay.io/app', mine, JSON.stringify(node))).toEqual({
-      auths: { 'mirror.example': { auth: 'x' }, 'quay.io/app': { auth: base64('me:se:cret') } }, credHelpers: { 'gcr.io': 'gcloud' },
+      auths: { 'mirror.example': { auth: 'x' }, 'quay.io/app': { auth: base64('me:se:cret') } },
+      credHelpers: { 'gcr.io': 'gcloud' },
     });
   });
   test('does not quote a file that it cannot read', () => {
-    expect(() => authFileFor('quay.io/app', mine, '{"auths": {"quay.io": open-sesame')).toThrow(/^images\.auth_file is no JSON/);
+    expect(() => authFileFor('quay.io/app', mine, '{"auths": {"quay.io": open-sesame')).toThrow(
+      /^images\.auth_file is no JSON/,
+    );
     expect(() => authFileFor('quay.io/app', mine, '{"auths": {"quay.io": open-sesame')).not.toThrow(/sesame/);
   });
   test('refuses a token that could only go by the arguments', () => {
-    expect(() => authFileFor('quay.io/app', { ...nothing, registryToken: 'open-sesame' }, undefined)).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
+    expect(() => authFileFor('quay.io/app', { ...nothing, registryToken: 'open-sesame' }, undefined)).toThrow(
+      expect.objectContaining({ id: 'UnsupportedField' }),
+    );
   });
 });

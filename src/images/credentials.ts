@@ -27,9 +27,15 @@ interface AuthFile {
  * @returns undefined: the request brings none for this image
  * @throws UnsupportedField for a registry token, InvalidConfigFile when the node's file is no JSON
  */
-export function authFileFor(name: string, auth: RegistryAuth | undefined, nodeFile: string | undefined): string | undefined {
+export function authFileFor(
+  name: string,
+  auth: RegistryAuth | undefined,
+  nodeFile: string | undefined,
+): string | undefined {
   if (auth?.registryToken) {
-    throw new CrispError('UnsupportedField', 'auth.registry_token cannot be given to skopeo in secret', { hint: 'use a user name and password, or an identity token' });
+    throw new CrispError('UnsupportedField', 'auth.registry_token cannot be given to skopeo in secret', {
+      hint: 'use a user name and password, or an identity token',
+    });
   }
   const { repository } = parseReference(name);
   const entry = auth && isFor(auth, repository) ? entryOf(auth) : undefined;
@@ -37,12 +43,21 @@ export function authFileFor(name: string, auth: RegistryAuth | undefined, nodeFi
   const node = parsed(nodeFile ?? '{}');
   const registry = repository.split('/')[0] ?? '';
   const helpers = Object.entries(node.credHelpers ?? {}).filter(([key]) => key !== registry); // a helper goes before any entry
-  return JSON.stringify({ ...node, auths: { ...node.auths, [repository]: entry }, credHelpers: Object.fromEntries(helpers) });
+  return JSON.stringify({
+    ...node,
+    auths: { ...node.auths, [repository]: entry },
+    credHelpers: Object.fromEntries(helpers),
+  });
 }
 
 function parsed(nodeFile: string): AuthFile {
-  try { return JSON.parse(nodeFile) as AuthFile; } catch (error) {
-    throw new CrispError('InvalidConfigFile', `images.auth_file is no JSON: ${(error as Error).message.replace(/, .*/, '')}`); // what follows quotes the file, secrets and all
+  try {
+    return JSON.parse(nodeFile) as AuthFile;
+  } catch (error) {
+    throw new CrispError(
+      'InvalidConfigFile',
+      `images.auth_file is no JSON: ${(error as Error).message.replace(/, .*/, '')}`,
+    ); // what follows quotes the file, secrets and all
   }
 }
 
@@ -59,4 +74,6 @@ function entryOf({ auth, username, password, identityToken }: RegistryAuth): obj
   return username || password ? { auth: base64(`${username}:${password}`) } : undefined;
 }
 
-function base64(text: string): string { return Buffer.from(text).toString('base64'); }
+function base64(text: string): string {
+  return Buffer.from(text).toString('base64');
+}

@@ -18,9 +18,12 @@ async function write(path: string, content: string): Promise<void> {
   await writeFile(join(folder, `${path}.new`), content);
   await rename(join(folder, `${path}.new`), join(folder, path));
 }
-const writeImages = (images: object[]): Promise<void> => write('overlay-images/images.json', JSON.stringify(images));
-const writeLayers = (layers: object[]): Promise<void> => write('overlay-layers/layers.json', JSON.stringify(layers));
-const writeConfig = (id: string, content: string): Promise<void> => write(`overlay-images/${id}/=${Buffer.from(`sha256:${id}`).toString('base64')}`, content);
+const writeImages = (images: object[]): Promise<void> =>
+  write('overlay-images/images.json', JSON.stringify(images));
+const writeLayers = (layers: object[]): Promise<void> =>
+  write('overlay-layers/layers.json', JSON.stringify(layers));
+const writeConfig = (id: string, content: string): Promise<void> =>
+  write(`overlay-images/${id}/=${Buffer.from(`sha256:${id}`).toString('base64')}`, content);
 
 test('a store that is not there yet is empty', async () => {
   expect(await layout.readImages()).toEqual([]);
@@ -39,14 +42,30 @@ test('what was written since is seen', async () => {
 });
 
 test('layers come topmost first, and none may be missing', async () => {
-  await writeLayers([{ id: 'base' }, { id: 'middle', parent: 'base' }, { id: 'top', parent: 'middle' }, { id: 'loose', parent: 'gone' }]);
-  expect((await layout.layersOf({ id: 'x', layer: 'top' })).map(({ id }) => id)).toEqual(['top', 'middle', 'base']);
+  await writeLayers([
+    { id: 'base' },
+    { id: 'middle', parent: 'base' },
+    { id: 'top', parent: 'middle' },
+    { id: 'loose', parent: 'gone' },
+  ]);
+  expect((await layout.layersOf({ id: 'x', layer: 'top' })).map(({ id }) => id)).toEqual([
+    'top',
+    'middle',
+    'base',
+  ]);
   expect(await layout.layersOf({ id: 'x' })).toEqual([]);
   await expect(layout.layersOf({ id: 'x', layer: 'loose' })).rejects.toMatchObject({ id: 'RootfsMissing' });
 });
 
 test('layers that no image stands on are named, each before its parent', async () => {
-  await writeLayers([{ id: 'base' }, { id: 'one', parent: 'base' }, { id: 'left' }, { id: 'lefter', parent: 'left' }, { id: 'side', parent: 'base' }, { id: 'mapped', parent: 'base' }]);
+  await writeLayers([
+    { id: 'base' },
+    { id: 'one', parent: 'base' },
+    { id: 'left' },
+    { id: 'lefter', parent: 'left' },
+    { id: 'side', parent: 'base' },
+    { id: 'mapped', parent: 'base' },
+  ]);
   await writeImages([{ id: 'x', layer: 'one', 'mapped-layers': ['mapped'] }]);
   expect(await layout.unusedLayers()).toEqual(['lefter', 'side', 'left']);
 });
@@ -55,7 +74,10 @@ test('what a writer left half written is named, wherever it lies', async () => {
   await writeLayers([]);
   await write('overlay-layers/.tmp-abc.tar-split.gz123', '');
   await write('overlay-images/def/.tmp-manifest456', '');
-  expect((await layout.halfWritten()).sort()).toEqual([join(folder, 'overlay-images/def/.tmp-manifest456'), join(folder, 'overlay-layers/.tmp-abc.tar-split.gz123')]);
+  expect((await layout.halfWritten()).sort()).toEqual([
+    join(folder, 'overlay-images/def/.tmp-manifest456'),
+    join(folder, 'overlay-layers/.tmp-abc.tar-split.gz123'),
+  ]);
 });
 
 describe('a config', () => {

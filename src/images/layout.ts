@@ -47,34 +47,45 @@ export class StorageLayout {
   private known: Layers | undefined;
   private readonly configs = new Map<string, ImageConfig>();
 
-  constructor(readonly root: string) { this.overlay = join(root, 'overlay'); }
+  constructor(readonly root: string) {
+    this.overlay = join(root, 'overlay');
+  }
 
-  private get imagesFile(): string { return join(this.root, 'overlay-images', 'images.json'); }
-  private get layersFile(): string { return join(this.root, 'overlay-layers', 'layers.json'); }
+  private get imagesFile(): string {
+    return join(this.root, 'overlay-images', 'images.json');
+  }
+  private get layersFile(): string {
+    return join(this.root, 'overlay-layers', 'layers.json');
+  }
 
   async readImages(): Promise<readonly StoredImage[]> {
     const key = fileVersion(this.imagesFile);
     if (this.images?.key !== key) {
-      const value = key ? JSON.parse(await readFile(this.imagesFile, 'utf8')) as StoredImage[] : [];
+      const value = key ? (JSON.parse(await readFile(this.imagesFile, 'utf8')) as StoredImage[]) : [];
       this.images = { key, value };
-      for (const id of this.configs.keys()) if (!value.some((image) => image.id === id)) this.configs.delete(id);
+      for (const id of this.configs.keys())
+        if (!value.some((image) => image.id === id)) this.configs.delete(id);
     }
     return this.images.value;
   }
 
-  async readLayers(): Promise<ReadonlyMap<string, StoredLayer>> { return (await this.layers()).byId; }
+  async readLayers(): Promise<ReadonlyMap<string, StoredLayer>> {
+    return (await this.layers()).byId;
+  }
 
   private async layers(): Promise<Layers> {
     const key = fileVersion(this.layersFile);
     if (this.known?.key !== key) {
-      const list = key ? JSON.parse(await readFile(this.layersFile, 'utf8')) as StoredLayer[] : [];
+      const list = key ? (JSON.parse(await readFile(this.layersFile, 'utf8')) as StoredLayer[]) : [];
       this.known = { key, byId: new Map(list.map((layer) => [layer.id, layer])), links: new Map() };
     }
     return this.known;
   }
 
   /** Changes whenever an image or a layer is added, removed or renamed. */
-  version(): string { return `${fileVersion(this.imagesFile)} ${fileVersion(this.layersFile)}`; }
+  version(): string {
+    return `${fileVersion(this.imagesFile)} ${fileVersion(this.layersFile)}`;
+  }
 
   /** The layers of an image, topmost first. @throws RootfsMissing when one is not there: a view without it would be another image */
   async layersOf(image: StoredImage): Promise<StoredLayer[]> {
@@ -82,7 +93,8 @@ export class StorageLayout {
     const chain: StoredLayer[] = [];
     for (let id = image.layer; id;) {
       const layer = byId.get(id);
-      if (!layer) throw new CrispError('RootfsMissing', `layer ${id} of image ${image.id} is not in the store`);
+      if (!layer)
+        throw new CrispError('RootfsMissing', `layer ${id} of image ${image.id} is not in the store`);
       chain.push(layer);
       id = layer.parent;
     }
@@ -95,20 +107,28 @@ export class StorageLayout {
     const byId = await this.readLayers();
     const used = new Set<string>();
     for (const image of await this.readImages()) {
-      for (const top of [image.layer, ...image['mapped-layers'] ?? []]) {
+      for (const top of [image.layer, ...(image['mapped-layers'] ?? [])]) {
         for (let id = top; id && !used.has(id); id = byId.get(id)?.parent) used.add(id);
       }
     }
-    const depth = (id: string | undefined): number => (id === undefined ? 0 : 1 + depth(byId.get(id)?.parent));
+    const depth = (id: string | undefined): number =>
+      id === undefined ? 0 : 1 + depth(byId.get(id)?.parent);
     return [...byId.keys()].filter((id) => !used.has(id)).sort((a, b) => depth(b) - depth(a));
   }
 
   /** Files that a writer which was cut off left half written: it writes beside, and renames (".tmp-" and the name, in containers-storage). */
   async halfWritten(): Promise<string[]> {
-    const folders = await Promise.all(['overlay-layers', 'overlay-images'].map(async (name) => {
-      const names = await readdir(join(this.root, name), { recursive: true }).catch((error: unknown) => { if (isAbsent(error)) return []; throw error; });
-      return names.filter((path) => basename(path).startsWith('.tmp-')).map((path) => join(this.root, name, path));
-    }));
+    const folders = await Promise.all(
+      ['overlay-layers', 'overlay-images'].map(async (name) => {
+        const names = await readdir(join(this.root, name), { recursive: true }).catch((error: unknown) => {
+          if (isAbsent(error)) return [];
+          throw error;
+        });
+        return names
+          .filter((path) => basename(path).startsWith('.tmp-'))
+          .map((path) => join(this.root, name, path));
+      }),
+    );
     return folders.flat();
   }
 
@@ -118,7 +138,9 @@ export class StorageLayout {
     if (!config) {
       const name = `=${Buffer.from(`sha256:${image.id}`).toString('base64')}`;
       try {
-        const whole = JSON.parse(await readFile(join(this.root, 'overlay-images', image.id, name), 'utf8')) as { config?: ImageConfig };
+        const whole = JSON.parse(
+          await readFile(join(this.root, 'overlay-images', image.id, name), 'utf8'),
+        ) as { config?: ImageConfig };
         config = whole.config ?? {};
       } catch (error) {
         if (isAbsent(error) || error instanceof SyntaxError) return undefined;
@@ -130,15 +152,20 @@ export class StorageLayout {
   }
 
   /** The folder of a layer's files. */
-  diff(layerId: string): string { return join(this.overlay, layerId, 'diff'); }
+  diff(layerId: string): string {
+    return join(this.overlay, layerId, 'diff');
+  }
 
   /** The short names of layers below l/: many of them fit the one page that mount options have. */
   async links(layerIds: readonly string[]): Promise<string[]> {
     const { links } = await this.layers();
-    return Promise.all(layerIds.map(async (id) => {
-      let link = links.get(id);
-      if (link === undefined) links.set(id, link = join('l', (await readFile(join(this.overlay, id, 'link'), 'utf8')).trim()));
-      return link;
-    }));
+    return Promise.all(
+      layerIds.map(async (id) => {
+        let link = links.get(id);
+        if (link === undefined)
+          links.set(id, (link = join('l', (await readFile(join(this.overlay, id, 'link'), 'utf8')).trim())));
+        return link;
+      }),
+    );
   }
 }

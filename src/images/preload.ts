@@ -15,23 +15,32 @@ interface Importer {
 }
 
 /** An archive as it was imported: another size or time is another archive. */
-interface Note { readonly version: string; readonly names: readonly string[] }
-interface Content { readonly name: string; readonly imageName: string | undefined }
+interface Note {
+  readonly version: string;
+  readonly names: readonly string[];
+}
+interface Content {
+  readonly name: string;
+  readonly imageName: string | undefined;
+}
 
 export class Preload {
   /** The images that are pinned because an archive holds them. */
   readonly names = new Set<string>();
 
   /** @param notes the file that remembers what was imported */
-  constructor(private readonly notes: string, private readonly images: Importer) {}
+  constructor(
+    private readonly notes: string,
+    private readonly images: Importer,
+  ) {}
 
   /** An archive that cannot be imported is logged, and the node starts without it. @throws InvalidConfigFile when there is no such folder */
   async read(folder: string): Promise<void> {
-    const known = JSON.parse(await readFileIfThere(this.notes) ?? '{}') as Record<string, Note>;
+    const known = JSON.parse((await readFileIfThere(this.notes)) ?? '{}') as Record<string, Note>;
     const now: Record<string, Note> = {};
     for (const file of (await archivesIn(folder)).sort()) {
       try {
-        const note = now[file] = await this.imported(join(folder, file), known[file]);
+        const note = (now[file] = await this.imported(join(folder, file), known[file]));
         for (const name of note.names) this.names.add(name);
       } catch (error) {
         log.error({ archive: join(folder, file), error: toCrispError(error).report }, 'archive not imported');
@@ -61,14 +70,29 @@ async function archivesIn(folder: string): Promise<string[]> {
     return (await readdir(folder)).filter((name) => name.endsWith('.tar'));
   } catch (error) {
     if (!isAbsent(error)) throw error;
-    throw new CrispError('InvalidConfigFile', `images.preload_dir: ${folder} does not exist`, { hint: 'make the folder, or leave the key out' });
+    throw new CrispError('InvalidConfigFile', `images.preload_dir: ${folder} does not exist`, {
+      hint: 'make the folder, or leave the key out',
+    });
   }
 }
 
 /** The images of an archive. One that its index gives no whole name is called after the file. */
 async function contentsOf(path: string): Promise<Content[]> {
   // tar -C FOLDER . writes ./index.json
-  const { stdout } = await run(['tar', '--extract', '--to-stdout', '--file', path, '--wildcards', '--no-wildcards-match-slash', 'index.json', './index.json'], { timeoutMs: 60_000, okExitCodes: 'any' });
+  const { stdout } = await run(
+    [
+      'tar',
+      '--extract',
+      '--to-stdout',
+      '--file',
+      path,
+      '--wildcards',
+      '--no-wildcards-match-slash',
+      'index.json',
+      './index.json',
+    ],
+    { timeoutMs: 60_000, okExitCodes: 'any' },
+  );
   const index = JSON.parse(stdout || '{}') as { manifests?: { annotations?: Record<string, string> }[] };
   return (index.manifests ?? [{}]).map(({ annotations = {} }) => {
     const imageName = annotations['org.opencontainers.image.ref.name'];
@@ -78,6 +102,11 @@ async function contentsOf(path: string): Promise<Content[]> {
 }
 
 function nameOf(path: string): string {
-  const words = path.replace(/^.*\//, '').replace(/\.tar$/, '').toLowerCase().replace(/[^a-z0-9]+/g, (others) => (others === '.' || others === '_' ? others : '-')).replace(/^[-._]|[-._]$/g, '');
+  const words = path
+    .replace(/^.*\//, '')
+    .replace(/\.tar$/, '')
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, (others) => (others === '.' || others === '_' ? others : '-'))
+    .replace(/^[-._]|[-._]$/g, '');
   return `localhost/${words || 'image'}:latest`;
 }

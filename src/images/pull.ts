@@ -26,8 +26,15 @@ export interface PullsOptions {
   readonly config: Config['images'];
 }
 
-interface Pull { readonly done: Promise<void>; readonly stop: AbortController; waiting: number }
-interface Source { readonly reference: string; readonly authFile?: string | undefined }
+interface Pull {
+  readonly done: Promise<void>;
+  readonly stop: AbortController;
+  waiting: number;
+}
+interface Source {
+  readonly reference: string;
+  readonly authFile?: string | undefined;
+}
 interface Copy {
   /** For errors: "pull of NAME". */
   readonly what: string;
@@ -56,7 +63,13 @@ export class Pulls {
 
   /** Removes what pulls that were cut off left behind. */
   async clean(): Promise<void> {
-    await this.alone(['rm', '-rf', '--one-file-system', this.options.folder, ...await this.options.layout.halfWritten()]);
+    await this.alone([
+      'rm',
+      '-rf',
+      '--one-file-system',
+      this.options.folder,
+      ...(await this.options.layout.halfWritten()),
+    ]);
     await this.sweep();
   }
 
@@ -68,13 +81,21 @@ export class Pulls {
     try {
       await Promise.race([pull.done, aborted(signal)]);
     } finally {
-      if (--pull.waiting === 0) { pull.stop.abort(); this.forget(key, pull); }
+      if (--pull.waiting === 0) {
+        pull.stop.abort();
+        this.forget(key, pull);
+      }
     }
   }
 
   private begin(key: string, name: string, auth: RegistryAuth | undefined): Pull {
     const stop = new AbortController();
-    const done = this.copy({ what: `pull of ${name}`, name, source: (folder) => this.registrySource(folder, name, auth), signal: stop.signal });
+    const done = this.copy({
+      what: `pull of ${name}`,
+      name,
+      source: (folder) => this.registrySource(folder, name, auth),
+      signal: stop.signal,
+    });
     const pull = { stop, waiting: 0, done };
     this.pulls.set(key, pull);
     done.finally(() => this.forget(key, pull)).catch(() => undefined); // each waiter has it from `done`; there may be none left
@@ -82,9 +103,15 @@ export class Pulls {
   }
 
   /** From now on, who asks starts anew. */
-  private forget(key: string, pull: Pull): void { if (this.pulls.get(key) === pull) this.pulls.delete(key); }
+  private forget(key: string, pull: Pull): void {
+    if (this.pulls.get(key) === pull) this.pulls.delete(key);
+  }
 
-  private async registrySource(folder: string, name: string, auth: RegistryAuth | undefined): Promise<Source> {
+  private async registrySource(
+    folder: string,
+    name: string,
+    auth: RegistryAuth | undefined,
+  ): Promise<Source> {
     const { auth_file: nodeFile } = this.options.config;
     const content = authFileFor(name, auth, nodeFile ? await readFileIfThere(nodeFile) : undefined);
     if (content === undefined) return { reference: `docker://${name}`, authFile: nodeFile };
@@ -116,7 +143,10 @@ export class Pulls {
       this.failed = true;
       throw error;
     } finally {
-      if (--this.copying === 0 && this.failed) await this.sweep().catch((error: unknown) => log.error({ err: error }, 'layers of a failed pull not removed'));
+      if (--this.copying === 0 && this.failed)
+        await this.sweep().catch((error: unknown) =>
+          log.error({ err: error }, 'layers of a failed pull not removed'),
+        );
     }
   }
 
@@ -130,10 +160,17 @@ export class Pulls {
         ...(config.signature_policy ? ['--policy', config.signature_policy] : []),
         // The environment variable of this name came with a later skopeo; the flag, which its help hides, is in all.
         ...(config.registries_conf ? ['--registries-conf', config.registries_conf] : []),
-        '--tmpdir', folder,
-        'copy', '--quiet',
-        ...(authFile ? ['--src-authfile', authFile] : reference.startsWith('docker:') ? ['--src-no-creds'] : []),
-        reference, `containers-storage:${this.storage}${copy.name}`,
+        '--tmpdir',
+        folder,
+        'copy',
+        '--quiet',
+        ...(authFile
+          ? ['--src-authfile', authFile]
+          : reference.startsWith('docker:')
+            ? ['--src-no-creds']
+            : []),
+        reference,
+        `containers-storage:${this.storage}${copy.name}`,
       ]);
     } finally {
       await remove(folder);
@@ -156,15 +193,45 @@ export class Pulls {
     const { pull_progress_timeout_seconds: patience } = this.options.config;
     const stall = new AbortController();
     let said = '';
-    const stderr = new Writable({ write(chunk: Buffer, _encoding, done) { said = (said + chunk.toString()).slice(-8192); done(); } });
-    const argv = ['setpriv', '--pdeathsig', 'TERM', 'flock', '--shared', '--no-fork', `${this.options.folder}.lock`, 'skopeo', ...args] as const;
-    const running = runStreaming(argv, { stderr }, { timeoutMs: 0, stage, env: { HOME: home }, signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal });
+    const stderr = new Writable({
+      write(chunk: Buffer, _encoding, done) {
+        said = (said + chunk.toString()).slice(-8192);
+        done();
+      },
+    });
+    const argv = [
+      'setpriv',
+      '--pdeathsig',
+      'TERM',
+      'flock',
+      '--shared',
+      '--no-fork',
+      `${this.options.folder}.lock`,
+      'skopeo',
+      ...args,
+    ] as const;
+    const running = runStreaming(
+      argv,
+      { stderr },
+      {
+        timeoutMs: 0,
+        stage,
+        env: { HOME: home },
+        signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal,
+      },
+    );
     const watch = watchProgress(running.pid, patience * 1000, () => stall.abort());
     try {
       await running.ended;
     } catch (error) {
-      if (stall.signal.aborted) throw new CrispError('PullStalled', `${what} made no progress for ${patience} s`, { stage, tool: 'skopeo' });
-      throw error instanceof CommandError && error.id === 'RuntimeFailed' ? explain(what, said || error.message) : error;
+      if (stall.signal.aborted)
+        throw new CrispError('PullStalled', `${what} made no progress for ${patience} s`, {
+          stage,
+          tool: 'skopeo',
+        });
+      throw error instanceof CommandError && error.id === 'RuntimeFailed'
+        ? explain(what, said || error.message)
+        : error;
     } finally {
       watch.stop();
     }
@@ -177,7 +244,19 @@ export class Pulls {
     const unused = await layout.unusedLayers();
     if (unused.length === 0) return;
     // It may fail for one that is gone already: opening the store removes what was half unpacked.
-    await this.alone(['containers-storage', '--graph', layout.root, '--run', runRoot, '--storage-driver', 'overlay', '--storage-opt', storageOption, 'delete-layer', ...unused]);
+    await this.alone([
+      'containers-storage',
+      '--graph',
+      layout.root,
+      '--run',
+      runRoot,
+      '--storage-driver',
+      'overlay',
+      '--storage-opt',
+      storageOption,
+      'delete-layer',
+      ...unused,
+    ]);
     const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
     this.failed = left.length > 0;
     log.info({ layers: unused, left }, 'layers of a failed pull removed');
@@ -185,7 +264,10 @@ export class Pulls {
 
   /** Runs a command while nobody copies, in any process. Where somebody does for too long, it is not run. */
   private async alone(argv: readonly [string, ...string[]]): Promise<void> {
-    await run(['flock', '--timeout', String(lockTimeoutSeconds), '--no-fork', `${this.options.folder}.lock`, ...argv], { timeoutMs: sweepTimeoutMs, okExitCodes: 'any', stage: 'clean up after pulls' });
+    await run(
+      ['flock', '--timeout', String(lockTimeoutSeconds), '--no-fork', `${this.options.folder}.lock`, ...argv],
+      { timeoutMs: sweepTimeoutMs, okExitCodes: 'any', stage: 'clean up after pulls' },
+    );
   }
 }
 
@@ -195,11 +277,26 @@ const meanings: readonly [RegExp, ErrorId][] = [
   [/failed to execute/, 'ToolMissing'],
   [/invalid reference format/, 'InvalidArgument'],
   [/error loading trust policy|loading registries configuration|authfile/i, 'InvalidConfigFile'],
-  [/source image rejected|rejected by policy|signature (was|is) required|invalid signature/i, 'SignatureValidationFailed'],
-  [/unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|invalid username\/password|unable to retrieve auth token/i, 'RegistryDenied'],
-  [/manifest unknown|name unknown|404 \(Not Found\)|no image found in (manifest list|image index)|does not exist/i, 'NotFoundInRegistry'],
-  [/digest did not match|does not match (expected|provided)|digest mismatch|untarring file|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i, 'ImageCorrupt'],
-  [/connection (refused|reset)|no such host|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i, 'RegistryUnavailable'],
+  [
+    /source image rejected|rejected by policy|signature (was|is) required|invalid signature/i,
+    'SignatureValidationFailed',
+  ],
+  [
+    /unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|invalid username\/password|unable to retrieve auth token/i,
+    'RegistryDenied',
+  ],
+  [
+    /manifest unknown|name unknown|404 \(Not Found\)|no image found in (manifest list|image index)|does not exist/i,
+    'NotFoundInRegistry',
+  ],
+  [
+    /digest did not match|does not match (expected|provided)|digest mismatch|untarring file|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i,
+    'ImageCorrupt',
+  ],
+  [
+    /connection (refused|reset)|no such host|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i,
+    'RegistryUnavailable',
+  ],
 ];
 const lostLayer = /locating layer for blob|layer not known|parent layer/;
 
@@ -216,12 +313,25 @@ function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () =
   const intervalMs = Math.min(5_000, timeoutMs / 4);
   let last = 0;
   let movedAt = Date.now();
-  const timer = setInterval(() => void (async () => {
-    const text = await readFile(`/proc/${pid}/io`, 'utf8').catch(() => '');
-    const bytes = [...text.matchAll(/^[rw]char: (\d+)/gm)].reduce((sum, [, count]) => sum + Number(count), 0);
-    if (bytes > last + noiseBytes) { last = bytes; movedAt = Date.now(); }
-    if (Date.now() - movedAt >= timeoutMs) { clearInterval(timer); stalled(); }
-  })(), intervalMs);
+  const timer = setInterval(
+    () =>
+      void (async () => {
+        const text = await readFile(`/proc/${pid}/io`, 'utf8').catch(() => '');
+        const bytes = [...text.matchAll(/^[rw]char: (\d+)/gm)].reduce(
+          (sum, [, count]) => sum + Number(count),
+          0,
+        );
+        if (bytes > last + noiseBytes) {
+          last = bytes;
+          movedAt = Date.now();
+        }
+        if (Date.now() - movedAt >= timeoutMs) {
+          clearInterval(timer);
+          stalled();
+        }
+      })(),
+    intervalMs,
+  );
   return { stop: () => clearInterval(timer) };
 }
 /** A waiting Go program still moves a few bytes for its own timers. */
@@ -230,6 +340,7 @@ const noiseBytes = 512;
 function aborted(signal: AbortSignal | undefined): Promise<never> {
   return new Promise((_, reject) => {
     const fail = (): void => reject(new CrispError('Cancelled', 'the caller went away during the pull'));
-    if (signal?.aborted) fail(); else signal?.addEventListener('abort', fail, { once: true });
+    if (signal?.aborted) fail();
+    else signal?.addEventListener('abort', fail, { once: true });
   });
 }

@@ -3,7 +3,13 @@ import { CrispError } from '../errors.js';
 import { looksLikeId, parseReference, pinPattern } from './references.js';
 
 const digest = `sha256:${'a'.repeat(64)}`;
-const thrown = (work: () => unknown): unknown => { try { return work(); } catch (error) { return error instanceof CrispError ? error.id : error; } };
+const thrown = (work: () => unknown): unknown => {
+  try {
+    return work();
+  } catch (error) {
+    return error instanceof CrispError ? error.id : error;
+  }
+};
 
 describe('parseReference', () => {
   test.each([
@@ -22,29 +28,83 @@ describe('parseReference', () => {
     ['a__b/c-d.e_f:T.a-g_1', 'docker.io/a__b/c-d.e_f:T.a-g_1'],
     [`busybox@${digest}`, `docker.io/library/busybox@${digest}`],
     [`quay.io/app:1@${digest}`, `quay.io/app@${digest}`],
-  ])('%s is %s', (text, name) => { expect(parseReference(text).name).toBe(name); });
+  ])('%s is %s', (text, name) => {
+    expect(parseReference(text).name).toBe(name);
+  });
 
   test('tells the parts', () => {
-    expect(parseReference(`localhost:5000/app:1@${digest}`)).toEqual({ repository: 'localhost:5000/app', tag: '1', digest, name: `localhost:5000/app@${digest}` });
-    expect(parseReference('app')).toEqual({ repository: 'docker.io/library/app', tag: 'latest', digest: undefined, name: 'docker.io/library/app:latest' });
+    expect(parseReference(`localhost:5000/app:1@${digest}`)).toEqual({
+      repository: 'localhost:5000/app',
+      tag: '1',
+      digest,
+      name: `localhost:5000/app@${digest}`,
+    });
+    expect(parseReference('app')).toEqual({
+      repository: 'docker.io/library/app',
+      tag: 'latest',
+      digest: undefined,
+      name: 'docker.io/library/app:latest',
+    });
   });
 
   test.each([
-    '', ' ', ':', '/', 'a b', 'UPPER', 'UPPER/case', 'app:', 'app:-x', `app:${'t'.repeat(129)}`, 'a//b', '/app', 'app/', '-app', 'a---/b/', 'a..b', 'a___b',
-    'app@', 'app@sha256:short', `app@${digest}@${digest}`, `app@md5:${'a'.repeat(32)}`, 'docker://app', 'https://quay.io/app', 'app\n', '../app', '$(reboot)', 'quay.io:port/app', '--policy',
-  ])('refuses %j', (text) => { expect(thrown(() => parseReference(text))).toBe('InvalidArgument'); });
+    '',
+    ' ',
+    ':',
+    '/',
+    'a b',
+    'UPPER',
+    'UPPER/case',
+    'app:',
+    'app:-x',
+    `app:${'t'.repeat(129)}`,
+    'a//b',
+    '/app',
+    'app/',
+    '-app',
+    'a---/b/',
+    'a..b',
+    'a___b',
+    'app@',
+    'app@sha256:short',
+    `app@${digest}@${digest}`,
+    `app@md5:${'a'.repeat(32)}`,
+    'docker://app',
+    'https://quay.io/app',
+    'app\n',
+    '../app',
+    '$(reboot)',
+    'quay.io:port/app',
+    '--policy',
+  ])('refuses %j', (text) => {
+    expect(thrown(() => parseReference(text))).toBe('InvalidArgument');
+  });
 
   test('does not take long over a long name', () => {
     const started = performance.now();
-    for (const text of ['a-'.repeat(50_000), 'a'.repeat(100_000), `${'a/'.repeat(50_000)}!`, '_'.repeat(100_000)]) thrown(() => parseReference(text));
+    for (const text of [
+      'a-'.repeat(50_000),
+      'a'.repeat(100_000),
+      `${'a/'.repeat(50_000)}!`,
+      '_'.repeat(100_000),
+    ])
+      thrown(() => parseReference(text));
     expect(performance.now() - started).toBeLessThan(1000);
   });
 });
 
 test.each([
-  [digest, true], ['a'.repeat(64), true], ['a'.repeat(12), true], [`sha256:${'b'.repeat(13)}`, true],
-  ['a'.repeat(11), false], ['a'.repeat(65), false], ['busybox', false], ['sha256', false],
-])('looksLikeId(%j) is %j', (text, expected) => { expect(looksLikeId(text)).toBe(expected); });
+  [digest, true],
+  ['a'.repeat(64), true],
+  ['a'.repeat(12), true],
+  [`sha256:${'b'.repeat(13)}`, true],
+  ['a'.repeat(11), false],
+  ['a'.repeat(65), false],
+  ['busybox', false],
+  ['sha256', false],
+])('looksLikeId(%j) is %j', (text, expected) => {
+  expect(looksLikeId(text)).toBe(expected);
+});
 
 describe('pinPattern', () => {
   test('takes a reference, as anybody would write it', () => {

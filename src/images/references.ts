@@ -20,10 +20,12 @@ const pathPattern = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:[
 
 /** Parses and normalises a reference. @throws InvalidArgument */
 export function parseReference(text: string): Reference {
-  const invalid = (why: string): CrispError => new CrispError('InvalidArgument', `image reference "${text.slice(0, 300)}" is malformed: ${why}`);
+  const invalid = (why: string): CrispError =>
+    new CrispError('InvalidArgument', `image reference "${text.slice(0, 300)}" is malformed: ${why}`);
   const [beforeDigest = '', digest, ...more] = text.split('@');
   if (more.length > 0) throw invalid('more than one @');
-  if (digest !== undefined && !digestPattern.test(digest)) throw invalid('the digest must be sha256: and 64 hex digits');
+  if (digest !== undefined && !digestPattern.test(digest))
+    throw invalid('the digest must be sha256: and 64 hex digits');
   const colon = beforeDigest.lastIndexOf(':');
   const hasTag = colon > beforeDigest.lastIndexOf('/');
   const tag = hasTag ? beforeDigest.slice(colon + 1) : undefined;

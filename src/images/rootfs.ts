@@ -18,7 +18,11 @@ import { withUndo } from '../host/undo.js';
 import type { Image, Images } from './store.js';
 import { du } from './usage.js';
 
-export interface RootfsOptions { readonly root: string; readonly state: string; readonly images: Images }
+export interface RootfsOptions {
+  readonly root: string;
+  readonly state: string;
+  readonly images: Images;
+}
 
 /** Into which user namespace a rootfs is shifted. */
 export interface Shift {
@@ -41,7 +45,12 @@ export class Rootfs {
   constructor(private readonly options: RootfsOptions) {}
 
   /** What spec.root.path names, as the backend wishes it: the rootfs, a view of the image to copy, or, for a template of Proxmox, nothing. unmount() undoes it. */
-  async provide(wish: RootfsWish, containerId: string, image: Image, plan: Pick<SandboxPlan, 'namespaces' | 'idMaps'>): Promise<string> {
+  async provide(
+    wish: RootfsWish,
+    containerId: string,
+    image: Image,
+    plan: Pick<SandboxPlan, 'namespaces' | 'idMaps'>,
+  ): Promise<string> {
     if (wish.kind === 'overlay') return this.mount(containerId, image, shiftOf(plan));
     return image.template === undefined ? this.mountView(containerId, image) : this.target(containerId);
   }
@@ -66,10 +75,20 @@ export class Rootfs {
       if (shift) {
         makeFolder(this.shifted(containerId));
         await mountIdMapped(images.layout.overlay, this.shifted(containerId), shift.namespaceFile);
-        await Promise.all(['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)));
+        await Promise.all(
+          ['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)),
+        );
       }
-      const options = [`lowerdir=${lower}`, `upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`, ...manner].join(',');
-      await mount('overlay', 'overlay', target, options, { cwd: shift ? this.shifted(containerId) : images.layout.overlay, stage });
+      const options = [
+        `lowerdir=${lower}`,
+        `upperdir=${join(layer, 'diff')}`,
+        `workdir=${join(layer, 'work')}`,
+        ...manner,
+      ].join(',');
+      await mount('overlay', 'overlay', target, options, {
+        cwd: shift ? this.shifted(containerId) : images.layout.overlay,
+        stage,
+      });
       return target;
     });
   }
@@ -89,10 +108,22 @@ export class Rootfs {
 
   /** Mounts a read-only view of an image under a name of the caller's; returns its path. With `shift` as mount() does. */
   async mountImage(volumeId: string, image: Image, shift?: Shift): Promise<string> {
-    return this.mountReadOnly(volumeId, image, this.volume(volumeId), () => this.unmountImage(volumeId), shift);
+    return this.mountReadOnly(
+      volumeId,
+      image,
+      this.volume(volumeId),
+      () => this.unmountImage(volumeId),
+      shift,
+    );
   }
 
-  private async mountReadOnly(holder: string, image: Image, target: string, unmount: () => Promise<void>, shift?: Shift): Promise<string> {
+  private async mountReadOnly(
+    holder: string,
+    image: Image,
+    target: string,
+    unmount: () => Promise<void>,
+    shift?: Shift,
+  ): Promise<string> {
     const { images } = this.options;
     return withUndo(async (undo) => {
       undo.push('view of image', unmount);
@@ -106,7 +137,10 @@ export class Rootfs {
         await mountIdMapped(images.layout.overlay, shifted, shift.namespaceFile);
       }
       // Without an upper layer overlay wants two lower ones: the empty mount point is the second.
-      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, { cwd: shift ? shifted : images.layout.overlay, stage: 'mount image' });
+      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, {
+        cwd: shift ? shifted : images.layout.overlay,
+        stage: 'mount image',
+      });
       if (shift) await this.drop(shifted); // overlay has clones of the mounts that its layers are on
       return target;
     });
@@ -124,25 +158,41 @@ export class Rootfs {
   }
 
   /** How much these containers have written; one that has no layer here is left out. */
-  async usage(containerIds: readonly string[]): Promise<Map<string, { usedBytes: number; inodesUsed: number }>> {
+  async usage(
+    containerIds: readonly string[],
+  ): Promise<Map<string, { usedBytes: number; inodesUsed: number }>> {
     const counts = await du(containerIds.map((id) => join(this.layer(id), 'diff')));
-    return new Map(containerIds.flatMap((id, index) => {
-      const count = counts[index];
-      return count ? [[id, { usedBytes: count.bytes, inodesUsed: count.inodes }] as const] : [];
-    }));
+    return new Map(
+      containerIds.flatMap((id, index) => {
+        const count = counts[index];
+        return count ? [[id, { usedBytes: count.bytes, inodesUsed: count.inodes }] as const] : [];
+      }),
+    );
   }
 
   /** The containers that have something here, for recovery. */
   async list(): Promise<string[]> {
     const { root, state } = this.options;
-    const names = await Promise.all([join(root, 'containers'), join(state, 'rootfs'), join(state, 'shifted')].map((folder) => readdir(folder).catch(() => [] as string[])));
+    const names = await Promise.all(
+      [join(root, 'containers'), join(state, 'rootfs'), join(state, 'shifted')].map((folder) =>
+        readdir(folder).catch(() => [] as string[]),
+      ),
+    );
     return [...new Set(names.flat())];
   }
 
-  private target(containerId: string): string { return join(this.options.state, 'rootfs', containerId); }
-  private shifted(containerId: string): string { return join(this.options.state, 'shifted', containerId); }
-  private layer(containerId: string): string { return join(this.options.root, 'containers', containerId); }
-  private volume(volumeId: string): string { return join(this.options.state, 'image-volumes', volumeId); }
+  private target(containerId: string): string {
+    return join(this.options.state, 'rootfs', containerId);
+  }
+  private shifted(containerId: string): string {
+    return join(this.options.state, 'shifted', containerId);
+  }
+  private layer(containerId: string): string {
+    return join(this.options.root, 'containers', containerId);
+  }
+  private volume(volumeId: string): string {
+    return join(this.options.state, 'image-volumes', volumeId);
+  }
 
   /** Removes a mount point with its mount. Never recursively: were it still mounted, that would empty the image's layers. */
   private async drop(target: string): Promise<void> {
@@ -160,7 +210,14 @@ export class Rootfs {
   }
 }
 
-export function shiftOf({ namespaces, idMaps }: Pick<SandboxPlan, 'namespaces' | 'idMaps'>): Shift | undefined {
+export function shiftOf({
+  namespaces,
+  idMaps,
+}: Pick<SandboxPlan, 'namespaces' | 'idMaps'>): Shift | undefined {
   if (!namespaces.user || !idMaps) return undefined;
-  return { namespaceFile: namespaces.user, rootUid: idMaps.uids[0]?.hostID ?? 0, rootGid: idMaps.gids[0]?.hostID ?? 0 };
+  return {
+    namespaceFile: namespaces.user,
+    rootUid: idMaps.uids[0]?.hostID ?? 0,
+    rootGid: idMaps.gids[0]?.hostID ?? 0,
+  };
 }

@@ -65,7 +65,12 @@ export class Images {
   /** @throws InvalidConfigFile */
   constructor(private readonly options: ImagesOptions) {
     this.layout = new StorageLayout(join(options.root, 'storage'));
-    this.pulls = new Pulls({ layout: this.layout, runRoot: join(options.state, 'storage'), folder: join(options.root, 'pulls'), config: options.config });
+    this.pulls = new Pulls({
+      layout: this.layout,
+      runRoot: join(options.state, 'storage'),
+      folder: join(options.root, 'pulls'),
+      config: options.config,
+    });
     this.usageOfStore = new Usage(this.layout);
     this.pinned = options.config.pinned.map(pinPattern);
     this.templates = new Templates(join(options.root, 'templates.json'), options.pvesm);
@@ -84,7 +89,12 @@ export class Images {
     const key = this.layout.version();
     if (this.listed?.key !== key) {
       const stored = await this.layout.readImages();
-      this.listed = { key, images: (await Promise.all(stored.map((image) => this.describe(image)))).filter((image) => image !== undefined) };
+      this.listed = {
+        key,
+        images: (await Promise.all(stored.map((image) => this.describe(image)))).filter(
+          (image) => image !== undefined,
+        ),
+      };
     }
     const templates = await this.templates.list();
     return templates.length ? [...this.listed.images, ...templates] : this.listed.images;
@@ -94,7 +104,9 @@ export class Images {
   async find(reference: string): Promise<Image | undefined> {
     const images = await this.list();
     if (looksLikeId(reference)) {
-      const wanted = images.filter((image) => image.id.startsWith(reference.startsWith('sha256:') ? reference : `sha256:${reference}`));
+      const wanted = images.filter((image) =>
+        image.id.startsWith(reference.startsWith('sha256:') ? reference : `sha256:${reference}`),
+      );
       if (wanted.length === 1) return wanted[0];
       if (reference.startsWith('sha256:')) return undefined;
     }
@@ -112,9 +124,16 @@ export class Images {
   }
 
   /** An image that came by the name of its index is also found by the digest of its own manifest. */
-  private async findManifest(name: string, digest: string, images: readonly Image[]): Promise<Image | undefined> {
-    const stored = (await this.layout.readImages()).find((image) =>
-      image['big-data-names']?.includes(`manifest-${digest}`) && repositoriesOf(image).some((repository) => `${repository}@${digest}` === name));
+  private async findManifest(
+    name: string,
+    digest: string,
+    images: readonly Image[],
+  ): Promise<Image | undefined> {
+    const stored = (await this.layout.readImages()).find(
+      (image) =>
+        image['big-data-names']?.includes(`manifest-${digest}`) &&
+        repositoriesOf(image).some((repository) => `${repository}@${digest}` === name),
+    );
     return stored && images.find((image) => image.id === `sha256:${stored.id}`);
   }
 
@@ -129,7 +148,10 @@ export class Images {
     const { name } = parseReference(reference);
     await this.pulls.pull(name, auth, signal);
     const image = await this.find(name);
-    if (!image) throw new CrispError('ImageNotFound', `${name} was removed while it was pulled`, { hint: 'pull it again' });
+    if (!image)
+      throw new CrispError('ImageNotFound', `${name} was removed while it was pulled`, {
+        hint: 'pull it again',
+      });
     return image;
   }
 
@@ -143,14 +165,21 @@ export class Images {
     if (!image) return;
     const removing = this.removals.get(image.id);
     if (removing) return removing;
-    if (usedIds.includes(image.id) || [...this.held.values()].includes(image.id)) throw new CrispError('ImageInUse', `image ${reference} is used by a container`);
-    const removal = (image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template)).finally(() => this.removals.delete(image.id));
+    if (usedIds.includes(image.id) || [...this.held.values()].includes(image.id))
+      throw new CrispError('ImageInUse', `image ${reference} is used by a container`);
+    const removal = (
+      image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template)
+    ).finally(() => this.removals.delete(image.id));
     this.removals.set(image.id, removal);
     await removal;
   }
 
   private async delete(id: string): Promise<void> {
-    await run(['skopeo', 'delete', `containers-storage:${this.pulls.storage}@${id.replace('sha256:', '')}`], { timeoutMs: deleteTimeoutMs, stage: 'remove image', errorId: 'StorageFailed' });
+    await run(['skopeo', 'delete', `containers-storage:${this.pulls.storage}@${id.replace('sha256:', '')}`], {
+      timeoutMs: deleteTimeoutMs,
+      stage: 'remove image',
+      errorId: 'StorageFailed',
+    });
   }
 
   /**
@@ -159,11 +188,14 @@ export class Images {
    * @throws ImageNotFound while it is being removed
    */
   hold(image: Image, holder: string): void {
-    if (this.removals.has(image.id)) throw new CrispError('ImageNotFound', `image ${image.id} is being removed`);
+    if (this.removals.has(image.id))
+      throw new CrispError('ImageNotFound', `image ${image.id} is being removed`);
     this.held.set(holder, image.id);
   }
 
-  release(holder: string): void { this.held.delete(holder); }
+  release(holder: string): void {
+    this.held.delete(holder);
+  }
 
   /** The folders of the image's unpacked layers, topmost first. */
   async layers(image: Image): Promise<readonly string[]> {
@@ -172,13 +204,17 @@ export class Images {
   }
 
   async layerIds(image: Image): Promise<readonly string[]> {
-    const stored = (await this.layout.readImages()).find((candidate) => `sha256:${candidate.id}` === image.id);
+    const stored = (await this.layout.readImages()).find(
+      (candidate) => `sha256:${candidate.id}` === image.id,
+    );
     if (!stored) throw new CrispError('RootfsMissing', `image ${image.id} is not in the store any more`);
     return (await this.layout.layersOf(stored)).map((layer) => layer.id);
   }
 
   /** What the store takes on disk, as du(1) counts. */
-  usage(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> { return this.usageOfStore.read(); }
+  usage(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> {
+    return this.usageOfStore.read();
+  }
 
   /**
    * Imports an OCI archive or an OCI layout folder under `name`.
@@ -195,24 +231,42 @@ export class Images {
   /** undefined: the image is being written, or damaged; to pull it again mends it. */
   private async describe(stored: StoredImage): Promise<Image | undefined> {
     const config = await this.layout.configOf(stored);
-    const layers = await this.layout.layersOf(stored).catch((error: unknown) => { if (error instanceof CrispError) return undefined; throw error; });
+    const layers = await this.layout.layersOf(stored).catch((error: unknown) => {
+      if (error instanceof CrispError) return undefined;
+      throw error;
+    });
     if (!config || !layers) return undefined;
     const names = stored.names ?? [];
     const tags = names.filter((name) => !name.includes('@'));
     const pulledBy = names.filter((name) => name.includes('@'));
     const known = new Set(pulledBy.map((name) => name.replace(/@.*/, '')));
-    const more = stored.digest ? repositoriesOf(stored).filter((repository) => !known.has(repository)).map((repository) => `${repository}@${stored.digest}`) : [];
+    const more = stored.digest
+      ? repositoriesOf(stored)
+          .filter((repository) => !known.has(repository))
+          .map((repository) => `${repository}@${stored.digest}`)
+      : [];
     const [user = ''] = (config.User ?? '').split(':');
     return {
-      id: `sha256:${stored.id}`, tags, digests: [...pulledBy, ...more], config,
+      id: `sha256:${stored.id}`,
+      tags,
+      digests: [...pulledBy, ...more],
+      config,
       sizeBytes: layers.reduce((sum, layer) => sum + (layer['diff-size'] ?? 0), 0),
       user: user === '' ? {} : /^\d+$/.test(user) ? { uid: Number(user) } : { name: user },
-      pinned: [...tags, ...pulledBy, ...more].some((name) => this.preload.names.has(name) || this.pinned.some((matches) => matches(name))),
+      pinned: [...tags, ...pulledBy, ...more].some(
+        (name) => this.preload.names.has(name) || this.pinned.some((matches) => matches(name)),
+      ),
     };
   }
 }
 
 /** Where an image came from, tags that have moved on to other images included. */
 function repositoriesOf(image: StoredImage): string[] {
-  return [...new Set([...image.names ?? [], ...image['names-history'] ?? []].map((name) => parseReference(name).repository))];
+  return [
+    ...new Set(
+      [...(image.names ?? []), ...(image['names-history'] ?? [])].map(
+        (name) => parseReference(name).repository,
+      ),
+    ),
+  ];
 }

@@ -9,15 +9,23 @@ let pvesm: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'crisp-templates-'));
   pvesm = join(folder, 'pvesm'); // stands for the real one: a path for each volume of "local", as `pvesm path` prints it
-  writeFileSync(pvesm, `#!/bin/sh\ncase $2 in local:*) echo "${folder}/\${2#local:vztmpl/}";; *) echo "storage '\${2%%:*}' does not exist" >&2; exit 255;; esac\n`);
+  writeFileSync(
+    pvesm,
+    `#!/bin/sh\ncase $2 in local:*) echo "${folder}/\${2#local:vztmpl/}";; *) echo "storage '\${2%%:*}' does not exist" >&2; exit 255;; esac\n`,
+  );
   chmodSync(pvesm, 0o755);
   writeFileSync(join(folder, 'debian-13.tar.zst'), 'x'.repeat(100));
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
 test.each([
-  ['pve/local:vztmpl/debian-13.tar.zst', 'local:vztmpl/debian-13.tar.zst'], ['pve/local/vztmpl/debian-13_1.tar.gz:latest', 'local:vztmpl/debian-13_1.tar.gz'],
-  ['pve/local/vztmpl/debian.tar', 'local:vztmpl/debian.tar'], ['pve/local:vztmpl/../../etc/shadow.tar', undefined], ['pve/local:iso/debian.iso', undefined], ['pve/app:1', undefined], ['docker.io/pve/local/vztmpl/x.tar', undefined],
+  ['pve/local:vztmpl/debian-13.tar.zst', 'local:vztmpl/debian-13.tar.zst'],
+  ['pve/local/vztmpl/debian-13_1.tar.gz:latest', 'local:vztmpl/debian-13_1.tar.gz'],
+  ['pve/local/vztmpl/debian.tar', 'local:vztmpl/debian.tar'],
+  ['pve/local:vztmpl/../../etc/shadow.tar', undefined],
+  ['pve/local:iso/debian.iso', undefined],
+  ['pve/app:1', undefined],
+  ['docker.io/pve/local/vztmpl/x.tar', undefined],
 ])('%s means %s', (reference, volume) => expect(templateOf(reference)).toBe(volume));
 
 test('one that is pulled is there, also for the next start, until it is forgotten or gone', async () => {
@@ -25,7 +33,12 @@ test('one that is pulled is there, also for the next start, until it is forgotte
   const templates = new Templates(file, pvesm);
   expect(await templates.list()).toEqual([]);
   const image = await templates.pull('local:vztmpl/debian-13.tar.zst');
-  expect(image).toMatchObject({ tags: ['pve/local:vztmpl/debian-13.tar.zst'], sizeBytes: 100, template: 'local:vztmpl/debian-13.tar.zst', config: { Cmd: ['/sbin/init'] } });
+  expect(image).toMatchObject({
+    tags: ['pve/local:vztmpl/debian-13.tar.zst'],
+    sizeBytes: 100,
+    template: 'local:vztmpl/debian-13.tar.zst',
+    config: { Cmd: ['/sbin/init'] },
+  });
   await templates.pull('local:vztmpl/debian-13.tar.zst');
   expect(await new Templates(file, pvesm).list()).toEqual([image]);
   await templates.forget('local:vztmpl/debian-13.tar.zst');
@@ -35,6 +48,9 @@ test('one that is pulled is there, also for the next start, until it is forgotte
 test('one that is not there, and a storage that is not there', async () => {
   const templates = new Templates(join(folder, 'none.json'), pvesm);
   await expect(templates.pull('local:vztmpl/alpine.tar')).rejects.toMatchObject({ id: 'NotFoundInRegistry' });
-  await expect(templates.pull('tank:vztmpl/alpine.tar')).rejects.toMatchObject({ id: 'StorageFailed', stderr: expect.stringContaining('tank') as unknown });
+  await expect(templates.pull('tank:vztmpl/alpine.tar')).rejects.toMatchObject({
+    id: 'StorageFailed',
+    stderr: expect.stringContaining('tank') as unknown,
+  });
   expect(await templates.list()).toEqual([]);
 });

@@ -14,7 +14,8 @@ import { run } from '../host/run.js';
 import type { Image } from './store.js';
 
 /** The endings that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */
-const reference = /^pve\/([a-z][a-z0-9._-]*)[:/]vztmpl\/([\w.+-]+\.tar(?:\.(?:gz|xz|zst|bz2))?)(?::latest)?$/i;
+const reference =
+  /^pve\/([a-z][a-z0-9._-]*)[:/]vztmpl\/([\w.+-]+\.tar(?:\.(?:gz|xz|zst|bz2))?)(?::latest)?$/i;
 /** Perl's start-up, and a storage that wakes up. */
 const timeoutMs = 60_000;
 
@@ -31,7 +32,10 @@ export class Templates {
   private loaded: readonly Known[] | undefined;
 
   /** @param file where the ones that were pulled are kept @param pvesm the program */
-  constructor(private readonly file: string, private readonly pvesm: string) {}
+  constructor(
+    private readonly file: string,
+    private readonly pvesm: string,
+  ) {}
 
   async list(): Promise<Image[]> {
     return (await Promise.all((await this.known()).map(describe))).filter((image) => image !== undefined);
@@ -45,20 +49,35 @@ export class Templates {
   }
 
   /** Whether it was pulled or not. @throws NotFoundInRegistry, StorageFailed */
-  async find(volume: string): Promise<Image> { return (await this.lookUp(volume)).image; }
+  async find(volume: string): Promise<Image> {
+    return (await this.lookUp(volume)).image;
+  }
 
   private async lookUp(volume: string): Promise<{ image: Image; known: Known }> {
-    const { stdout } = await run([this.pvesm, 'path', volume], { timeoutMs, stage: 'find template', errorId: 'StorageFailed' });
+    const { stdout } = await run([this.pvesm, 'path', volume], {
+      timeoutMs,
+      stage: 'find template',
+      errorId: 'StorageFailed',
+    });
     const known = { volume, path: stdout.trim() };
     const image = await describe(known);
-    if (!image) throw new CrispError('NotFoundInRegistry', `there is no template ${volume} on this node`, { stage: 'find template', tool: 'pvesm', hint: '`pveam list STORAGE` lists the templates of a storage, `pveam download` gets one' });
+    if (!image)
+      throw new CrispError('NotFoundInRegistry', `there is no template ${volume} on this node`, {
+        stage: 'find template',
+        tool: 'pvesm',
+        hint: '`pveam list STORAGE` lists the templates of a storage, `pveam download` gets one',
+      });
     return { image, known };
   }
 
-  async forget(volume: string): Promise<void> { await this.write((await this.known()).filter((one) => one.volume !== volume)); }
+  async forget(volume: string): Promise<void> {
+    await this.write((await this.known()).filter((one) => one.volume !== volume));
+  }
 
   /** Read once: this process alone writes it. */
-  private async known(): Promise<readonly Known[]> { return this.loaded ??= schema.parse(JSON.parse(await readFileIfThere(this.file) ?? '[]')); }
+  private async known(): Promise<readonly Known[]> {
+    return (this.loaded ??= schema.parse(JSON.parse((await readFileIfThere(this.file)) ?? '[]')));
+  }
 
   private async write(known: readonly Known[]): Promise<void> {
     await writeFileAtomic(this.file, JSON.stringify(known));
@@ -71,7 +90,13 @@ async function describe({ volume, path }: Known): Promise<Image | undefined> {
   try {
     const { size } = await stat(path);
     return {
-      id: `sha256:${createHash('sha256').update(volume).digest('hex')}`, tags: [`pve/${volume}`], digests: [], sizeBytes: size, user: {}, pinned: true, template: volume,
+      id: `sha256:${createHash('sha256').update(volume).digest('hex')}`,
+      tags: [`pve/${volume}`],
+      digests: [],
+      sizeBytes: size,
+      user: {},
+      pinned: true,
+      template: volume,
       config: { Cmd: ['/sbin/init'], StopSignal: 'SIGRTMIN+3' },
     };
   } catch (error) {

@@ -6,7 +6,10 @@ import { join } from 'node:path';
 import { run } from '../host/run.js';
 import type { StorageLayout } from './layout.js';
 
-interface Count { readonly bytes: number; readonly inodes: number }
+interface Count {
+  readonly bytes: number;
+  readonly inodes: number;
+}
 const nothing: Count = { bytes: 0, inodes: 0 };
 const timeoutMs = 120_000;
 
@@ -18,7 +21,7 @@ export class Usage {
 
   async read(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> {
     const key = this.layout.version();
-    const counted = this.counted?.key === key ? this.counted : this.counted = { key, count: this.count() };
+    const counted = this.counted?.key === key ? this.counted : (this.counted = { key, count: this.count() });
     try {
       const { bytes, inodes } = await counted.count;
       return { mountpoint: this.layout.root, usedBytes: bytes, inodesUsed: inodes };
@@ -39,21 +42,37 @@ export class Usage {
     unknown.forEach((id, index) => {
       const count = counts[index] ?? nothing;
       const layer = inStore.get(id);
-      if (layer && !layer.flags?.incomplete) this.layers.set(id, count); else growing.push(count);
+      if (layer && !layer.flags?.incomplete) this.layers.set(id, count);
+      else growing.push(count);
     });
     const [rest = nothing] = await du([this.layout.root], ['--exclude', `${this.layout.overlay}/[0-9a-f]*`]);
-    return [...this.layers.values(), ...growing, rest]
-      .reduce((sum, count) => ({ bytes: sum.bytes + count.bytes, inodes: sum.inodes + count.inodes }), nothing);
+    return [...this.layers.values(), ...growing, rest].reduce(
+      (sum, count) => ({ bytes: sum.bytes + count.bytes, inodes: sum.inodes + count.inodes }),
+      nothing,
+    );
   }
 }
 
 /** One count per folder, in their order; undefined for one that is not there. */
-export async function du(folders: readonly string[], options: readonly string[] = []): Promise<(Count | undefined)[]> {
-  const [bytes, inodes] = await Promise.all([['--block-size=1'], ['--inodes']].map(async (unit) => {
-    // A folder may go while du reads it: what it could read is good enough.
-    const { stdout } = await run(['du', '--summarize', '--one-file-system', ...unit, ...options, ...folders], { timeoutMs, okExitCodes: 'any' });
-    return new Map(stdout.split('\n').map((line) => line.split('\t')).map(([count, folder]) => [folder, Number(count)]));
-  }));
+export async function du(
+  folders: readonly string[],
+  options: readonly string[] = [],
+): Promise<(Count | undefined)[]> {
+  const [bytes, inodes] = await Promise.all(
+    [['--block-size=1'], ['--inodes']].map(async (unit) => {
+      // A folder may go while du reads it: what it could read is good enough.
+      const { stdout } = await run(
+        ['du', '--summarize', '--one-file-system', ...unit, ...options, ...folders],
+        { timeoutMs, okExitCodes: 'any' },
+      );
+      return new Map(
+        stdout
+          .split('\n')
+          .map((line) => line.split('\t'))
+          .map(([count, folder]) => [folder, Number(count)]),
+      );
+    }),
+  );
   return folders.map((folder) => {
     const used = bytes?.get(folder);
     return used === undefined ? undefined : { bytes: used, inodes: inodes?.get(folder) ?? 0 };

@@ -23,16 +23,32 @@ afterEach(async () => {
 });
 
 function newNetwork(pluginTimeoutMs = 20_000): Network {
-  return new Network({ confDir: join(base, 'net.d'), binDirs: [join(base, 'none'), join(base, 'bin')], pluginTimeoutMs, root: join(base, 'root'), template: join(base, 'template') });
+  return new Network({
+    confDir: join(base, 'net.d'),
+    binDirs: [join(base, 'none'), join(base, 'bin')],
+    pluginTimeoutMs,
+    root: join(base, 'root'),
+    template: join(base, 'template'),
+  });
 }
 
 function pod(id: string, more: Partial<PodNetwork> = {}): PodNetwork {
-  return { id, name: 'web-0', namespace: 'shop', uid: 'u-1', netns: join(base, 'no-netns'), portMappings: [], ...more };
+  return {
+    id,
+    name: 'web-0',
+    namespace: 'shop',
+    uid: 'u-1',
+    netns: join(base, 'no-netns'),
+    portMappings: [],
+    ...more,
+  };
 }
 
 /** A plugin that notes each call in base/calls, keeps its stdin as base/COMMAND.TYPE, and does `cases` (of a shell's case). */
 async function plugin(type: string, cases = '', versions = '"0.4.0","1.0.0","1.1.0"'): Promise<void> {
-  await writeFile(join(base, 'bin', type), `#!/bin/sh
+  await writeFile(
+    join(base, 'bin', type),
+    `#!/bin/sh
 cat > '${base}'/$CNI_COMMAND.${type}
 [ $CNI_COMMAND = VERSION ] || echo $CNI_COMMAND ${type} $CNI_CONTAINERID >> '${base}'/calls
 case $CNI_COMMAND in
@@ -40,15 +56,24 @@ ${cases}
 VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":[${versions}]}';;
 ADD) echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"address":"10.9.8.7/24","interface":0},{"address":"fd09::7/64","interface":0}],"by":"${type}"}';;
 esac
-`, { mode: 0o755 });
+`,
+    { mode: 0o755 },
+  );
 }
 
-async function conflist(plugins: readonly object[], more: object = {}, name = '10-pods.conflist'): Promise<void> {
-  await writeFile(join(base, 'net.d', name), JSON.stringify({ cniVersion: '1.0.0', name: 'pods', plugins, ...more }));
+async function conflist(
+  plugins: readonly object[],
+  more: object = {},
+  name = '10-pods.conflist',
+): Promise<void> {
+  await writeFile(
+    join(base, 'net.d', name),
+    JSON.stringify({ cniVersion: '1.0.0', name: 'pods', plugins, ...more }),
+  );
 }
 
 async function calls(): Promise<string[]> {
-  return (await readFileIfThere(join(base, 'calls')) ?? '').split('\n').filter(Boolean);
+  return ((await readFileIfThere(join(base, 'calls'))) ?? '').split('\n').filter(Boolean);
 }
 async function input(command: string, type: string): Promise<Record<string, unknown>> {
   return JSON.parse(await readFile(join(base, `${command}.${type}`), 'utf8')) as Record<string, unknown>;
@@ -61,53 +86,104 @@ describe('attach', () => {
   test('runs the chain, each plugin with the result before it and what it can use', async () => {
     await plugin('first', `ADD) env > '${base}'/env; echo '{"ips":[],"by":"first"}';;`);
     await plugin('second');
-    await conflist([{ type: 'first', capabilities: { dns: true } }, { type: 'second', capabilities: { portMappings: true, bandwidth: true, 'io.kubernetes.cri.pod-annotations': true, cgroupPath: true } }]);
+    await conflist([
+      { type: 'first', capabilities: { dns: true } },
+      {
+        type: 'second',
+        capabilities: {
+          portMappings: true,
+          bandwidth: true,
+          'io.kubernetes.cri.pod-annotations': true,
+          cgroupPath: true,
+        },
+      },
+    ]);
     await network.start();
-    const attachment = await network.attach(pod('p1', {
-      portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIp: '127.0.0.1' }, { protocol: 'udp', containerPort: 53, hostPort: 0, hostIp: '' }],
-      bandwidth: { ingressBitsPerSecond: 100_000_000, egressBitsPerSecond: 1_000 },
-      dns: { servers: ['10.0.0.10'], searches: ['svc'], options: [] },
-      annotations: { a: 'b' }, cgroupParent: '/kubepods/p1',
-    }));
+    const attachment = await network.attach(
+      pod('p1', {
+        portMappings: [
+          { protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIp: '127.0.0.1' },
+          { protocol: 'udp', containerPort: 53, hostPort: 0, hostIp: '' },
+        ],
+        bandwidth: { ingressBitsPerSecond: 100_000_000, egressBitsPerSecond: 1_000 },
+        dns: { servers: ['10.0.0.10'], searches: ['svc'], options: [] },
+        annotations: { a: 'b' },
+        cgroupParent: '/kubepods/p1',
+      }),
+    );
     expect(attachment.ips).toEqual(['10.9.8.7', 'fd09::7']);
     expect(JSON.parse(JSON.stringify(attachment))).toEqual(attachment);
     expect(await calls()).toEqual(['ADD first p1', 'ADD second p1']);
-    expect(await input('ADD', 'first')).toEqual({ type: 'first', name: 'pods', cniVersion: '1.0.0', runtimeConfig: { dns: { servers: ['10.0.0.10'], searches: ['svc'], options: [] } } });
+    expect(await input('ADD', 'first')).toEqual({
+      type: 'first',
+      name: 'pods',
+      cniVersion: '1.0.0',
+      runtimeConfig: { dns: { servers: ['10.0.0.10'], searches: ['svc'], options: [] } },
+    });
     expect(await input('ADD', 'second')).toMatchObject({
       prevResult: { by: 'first' },
       runtimeConfig: {
         portMappings: [{ hostPort: 8080, containerPort: 80, protocol: 'tcp', hostIP: '127.0.0.1' }],
-        bandwidth: { ingressRate: 100_000_000, ingressBurst: 10_000_000, egressRate: 1_000, egressBurst: 524_288 },
-        'io.kubernetes.cri.pod-annotations': { a: 'b' }, cgroupPath: '/kubepods/p1',
+        bandwidth: {
+          ingressRate: 100_000_000,
+          ingressBurst: 10_000_000,
+          egressRate: 1_000,
+          egressBurst: 524_288,
+        },
+        'io.kubernetes.cri.pod-annotations': { a: 'b' },
+        cgroupPath: '/kubepods/p1',
       },
     });
     const environment = (await readFile(join(base, 'env'), 'utf8')).split('\n');
-    expect(environment).toEqual(expect.arrayContaining([
-      'CNI_COMMAND=ADD', 'CNI_CONTAINERID=p1', `CNI_NETNS=${join(base, 'no-netns')}`, 'CNI_IFNAME=eth0', `CNI_PATH=${join(base, 'none')}:${join(base, 'bin')}`,
-      'CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=p1;K8S_POD_UID=u-1',
-    ]));
+    expect(environment).toEqual(
+      expect.arrayContaining([
+        'CNI_COMMAND=ADD',
+        'CNI_CONTAINERID=p1',
+        `CNI_NETNS=${join(base, 'no-netns')}`,
+        'CNI_IFNAME=eth0',
+        `CNI_PATH=${join(base, 'none')}:${join(base, 'bin')}`,
+        'CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=p1;K8S_POD_UID=u-1',
+      ]),
+    );
     expect(environment.some((line) => line.startsWith('PATH=') && line.includes('/usr/sbin'))).toBe(true);
   });
 
   test('that fails at a plugin tells what the plugin said and deletes all, newest first', async () => {
     await plugin('first');
-    await plugin('second', 'ADD) echo grumble >&2; echo \'{"code":11,"msg":"no address","details":"pool is empty"}\'; exit 1;;');
+    await plugin(
+      'second',
+      'ADD) echo grumble >&2; echo \'{"code":11,"msg":"no address","details":"pool is empty"}\'; exit 1;;',
+    );
     await conflist([{ type: 'first' }, { type: 'second' }]);
     await network.start();
     const failure = expect(network.attach(pod('p1'))).rejects;
-    await failure.toMatchObject({ id: 'CniFailed', tool: 'second', stage: 'cni add', message: 'CNI plugin second failed ADD: no address (code 11): pool is empty', stderr: 'grumble\n' });
+    await failure.toMatchObject({
+      id: 'CniFailed',
+      tool: 'second',
+      stage: 'cni add',
+      message: 'CNI plugin second failed ADD: no address (code 11): pool is empty',
+      stderr: 'grumble\n',
+    });
     expect(await calls()).toEqual(['ADD first p1', 'ADD second p1', 'DEL second p1', 'DEL first p1']);
     expect(await input('DEL', 'first')).toMatchObject({ prevResult: { by: 'first' } });
     expect(await notes()).toEqual([]);
   });
 
   test.each([
-    ['exit 3', /exit code 3/], ['echo oops; exit 1', /exit code 1/], ['echo oops', /no JSON: oops/], ['true', /nothing/], ['kill -9 $$', /SIGKILL/],
+    ['exit 3', /exit code 3/],
+    ['echo oops; exit 1', /exit code 1/],
+    ['echo oops', /no JSON: oops/],
+    ['true', /nothing/],
+    ['kill -9 $$', /SIGKILL/],
   ])('tells of a plugin that does not keep the protocol: %s', async (script, message) => {
     await plugin('odd', `ADD) ${script}; exit;;`);
     await conflist([{ type: 'odd' }]);
     await network.start();
-    await expect(network.attach(pod('p1'))).rejects.toMatchObject({ id: 'CniFailed', tool: 'odd', message: expect.stringMatching(message) });
+    await expect(network.attach(pod('p1'))).rejects.toMatchObject({
+      id: 'CniFailed',
+      tool: 'odd',
+      message: expect.stringMatching(message),
+    });
     expect(await calls()).toEqual(['ADD odd p1', 'DEL odd p1']);
   });
 
@@ -154,13 +230,18 @@ describe('attach', () => {
     await plugin('first');
     await conflist([{ type: 'first' }]);
     await network.start();
-    await expect(network.attach(pod('p1', { name: 'a;IP=10.0.0.1' }))).rejects.toMatchObject({ id: 'InvalidArgument' });
+    await expect(network.attach(pod('p1', { name: 'a;IP=10.0.0.1' }))).rejects.toMatchObject({
+      id: 'InvalidArgument',
+    });
     expect(await calls()).toEqual([]);
   });
 
   test('finds a configuration that came a moment ago, and says so where there is none', async () => {
     await network.start();
-    await expect(network.attach(pod('p1'))).rejects.toMatchObject({ id: 'NetworkNotReady', message: expect.stringContaining(join(base, 'net.d')) });
+    await expect(network.attach(pod('p1'))).rejects.toMatchObject({
+      id: 'NetworkNotReady',
+      message: expect.stringContaining(join(base, 'net.d')),
+    });
     await plugin('first');
     await conflist([{ type: 'first' }]);
     expect((await network.attach(pod('p1'))).ips).toHaveLength(2);
@@ -173,14 +254,25 @@ describe('detach', () => {
     await plugin('second');
     await conflist([{ type: 'first', capabilities: { portMappings: true } }, { type: 'second' }]);
     await network.start();
-    const web = pod('p1', { portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIp: '' }] });
+    const web = pod('p1', {
+      portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIp: '' }],
+    });
     const attachment = await network.attach(web);
     expect(await notes()).toEqual(['p1.json']);
     await conflist([{ type: 'second', other: true }], { name: 'replaced' });
     await network.detach(web, attachment);
     await network.detach(web, attachment);
-    expect((await calls()).slice(2)).toEqual(['DEL second p1', 'DEL first p1', 'DEL second p1', 'DEL first p1']);
-    expect(await input('DEL', 'first')).toMatchObject({ name: 'pods', prevResult: { by: 'second' }, runtimeConfig: { portMappings: [{ hostPort: 8080 }] } });
+    expect((await calls()).slice(2)).toEqual([
+      'DEL second p1',
+      'DEL first p1',
+      'DEL second p1',
+      'DEL first p1',
+    ]);
+    expect(await input('DEL', 'first')).toMatchObject({
+      name: 'pods',
+      prevResult: { by: 'second' },
+      runtimeConfig: { portMappings: [{ hostPort: 8080 }] },
+    });
     expect(await notes()).toEqual([]);
   });
 
@@ -206,7 +298,10 @@ describe('detach', () => {
     await conflist([{ type: 'first' }]);
     await network.start();
     const attachment = await network.attach(pod('p1'));
-    await expect(network.detach(pod('p1'), attachment)).rejects.toMatchObject({ id: 'CniFailed', message: expect.stringContaining('busy (code 5)') });
+    await expect(network.detach(pod('p1'), attachment)).rejects.toMatchObject({
+      id: 'CniFailed',
+      message: expect.stringContaining('busy (code 5)'),
+    });
     expect(await notes()).toEqual(['p1.json']);
     await writeFile(join(base, 'mended'), '');
     await network.detach(pod('p1'), attachment);
@@ -217,7 +312,10 @@ describe('detach', () => {
 describe('check', () => {
   test('asks every plugin, with the result of the ADD', async () => {
     await plugin('first');
-    await plugin('second', `CHECK) [ ! -e '${base}/broken' ] || { echo '{"code":100,"msg":"no route"}'; exit 1; };;`);
+    await plugin(
+      'second',
+      `CHECK) [ ! -e '${base}/broken' ] || { echo '{"code":100,"msg":"no route"}'; exit 1; };;`,
+    );
     await conflist([{ type: 'first' }, { type: 'second' }]);
     await network.start();
     const attachment = await network.attach(pod('p1'));
@@ -225,7 +323,10 @@ describe('check', () => {
     expect((await calls()).slice(2)).toEqual(['CHECK first p1', 'CHECK second p1']);
     expect(await input('CHECK', 'first')).toMatchObject({ prevResult: { by: 'second' } });
     await writeFile(join(base, 'broken'), '');
-    await expect(network.check(pod('p1'), attachment)).rejects.toMatchObject({ id: 'CniFailed', message: expect.stringContaining('no route') });
+    await expect(network.check(pod('p1'), attachment)).rejects.toMatchObject({
+      id: 'CniFailed',
+      message: expect.stringContaining('no route'),
+    });
   });
 
   test('is not asked where the conflist forbids it', async () => {
@@ -240,7 +341,11 @@ describe('check', () => {
 describe('status', () => {
   test('says why the network is not ready: nothing there, a file that does not parse, a plugin that is missing', async () => {
     await network.start();
-    expect(network.status()).toEqual({ ready: false, reason: 'NetworkPluginNotReady', message: `no CNI configuration in ${join(base, 'net.d')}` });
+    expect(network.status()).toEqual({
+      ready: false,
+      reason: 'NetworkPluginNotReady',
+      message: `no CNI configuration in ${join(base, 'net.d')}`,
+    });
     await writeFile(join(base, 'net.d', '05-broken.conflist'), '{"cniVersion":');
     await statusWhich((status) => /05-broken\.conflist: .*JSON/.test(status.message));
     await conflist([{ type: 'first' }]);
@@ -253,10 +358,16 @@ describe('status', () => {
   });
 
   test('asks the plugins of a 1.1 network', async () => {
-    await plugin('first', `STATUS) [ -e '${base}/mended' ] || { echo '{"code":50,"msg":"no uplink"}'; exit 1; };;`);
+    await plugin(
+      'first',
+      `STATUS) [ -e '${base}/mended' ] || { echo '{"code":50,"msg":"no uplink"}'; exit 1; };;`,
+    );
     await conflist([{ type: 'first' }], { cniVersion: '1.1.0' });
     await network.start();
-    expect(network.status()).toMatchObject({ ready: false, message: 'CNI plugin first failed STATUS: no uplink (code 50)' });
+    expect(network.status()).toMatchObject({
+      ready: false,
+      message: 'CNI plugin first failed STATUS: no uplink (code 50)',
+    });
     await writeFile(join(base, 'mended'), '');
     await statusWhich((status) => status.ready);
     await rm(join(base, 'mended'));
@@ -281,7 +392,11 @@ describe('garbage collection', () => {
     await plugin('first');
     await conflist([{ type: 'first' }]);
     await network.start();
-    const [kept] = await Promise.all([network.attach(pod('kept')), network.attach(pod('gone')), network.attach(pod('cut'))]);
+    const [kept] = await Promise.all([
+      network.attach(pod('kept')),
+      network.attach(pod('gone')),
+      network.attach(pod('cut')),
+    ]);
     await truncate(join(base, 'root', 'network', 'cut.json'), 0);
     await rm(join(base, 'calls'));
     const again = newNetwork();
@@ -298,7 +413,12 @@ describe('garbage collection', () => {
     await conflist([{ type: 'first' }], { cniVersion: '1.1.0' });
     await network.start();
     await network.collectGarbage([await network.attach(pod('kept'))]);
-    expect(await input('GC', 'first')).toEqual({ type: 'first', name: 'pods', cniVersion: '1.1.0', 'cni.dev/valid-attachments': [{ containerID: 'kept', ifname: 'eth0' }] });
+    expect(await input('GC', 'first')).toEqual({
+      type: 'first',
+      name: 'pods',
+      cniVersion: '1.1.0',
+      'cni.dev/valid-attachments': [{ containerID: 'kept', ifname: 'eth0' }],
+    });
     await conflist([{ type: 'first' }], { cniVersion: '1.1.0', disableGC: true });
     await network.start();
     await network.collectGarbage([]);
@@ -309,29 +429,47 @@ describe('garbage collection', () => {
 describe('the address range of the node', () => {
   test('fills the template, once, and makes the network ready', async () => {
     await plugin('first');
-    await writeFile(join(base, 'template'), JSON.stringify({ cniVersion: '1.0.0', name: 'pods', plugins: [{ type: 'first', ipam: { ranges: '{{.PodCIDRRanges}}' } }] }));
+    await writeFile(
+      join(base, 'template'),
+      JSON.stringify({
+        cniVersion: '1.0.0',
+        name: 'pods',
+        plugins: [{ type: 'first', ipam: { ranges: '{{.PodCIDRRanges}}' } }],
+      }),
+    );
     await network.start();
     await network.setPodCidr('10.7.0.0/24');
     expect(network.status().ready).toBe(true);
-    expect(JSON.parse(await readFile(join(base, 'net.d', '10-crisp.conflist'), 'utf8'))).toMatchObject({ plugins: [{ ipam: { ranges: [[{ subnet: '10.7.0.0/24' }]] } }] });
+    expect(JSON.parse(await readFile(join(base, 'net.d', '10-crisp.conflist'), 'utf8'))).toMatchObject({
+      plugins: [{ ipam: { ranges: [[{ subnet: '10.7.0.0/24' }]] } }],
+    });
     await expect(network.setPodCidr('all')).rejects.toMatchObject({ id: 'InvalidArgument' });
   });
 
   test('is of no interest without a template', async () => {
-    const plain = new Network({ confDir: join(base, 'net.d'), binDirs: [], pluginTimeoutMs: 1_000, root: base });
+    const plain = new Network({
+      confDir: join(base, 'net.d'),
+      binDirs: [],
+      pluginTimeoutMs: 1_000,
+      root: base,
+    });
     await plain.setPodCidr('10.7.0.0/24');
     expect(await readdir(join(base, 'net.d'))).toEqual([]);
   });
 });
 
 /** Asks as the kubelet does, until the answer is as wanted; status() looks anew each time it is not ready. */
-async function statusWhich(wanted: (status: ReturnType<Network['status']>) => boolean): Promise<ReturnType<Network['status']>> {
+async function statusWhich(
+  wanted: (status: ReturnType<Network['status']>) => boolean,
+): Promise<ReturnType<Network['status']>> {
   const deadline = performance.now() + 5_000;
   for (;;) {
     const status = network.status();
     if (wanted(status)) return status;
     if (performance.now() > deadline) throw new Error(`still ${JSON.stringify(status)}`);
-    await new Promise((resolve) => { setTimeout(resolve, 5); });
+    await new Promise((resolve) => {
+      setTimeout(resolve, 5);
+    });
   }
 }
 
@@ -339,6 +477,8 @@ async function fileThere(path: string): Promise<void> {
   const deadline = performance.now() + 5_000;
   while ((await readFileIfThere(path)) === undefined) {
     if (performance.now() > deadline) throw new Error(`${path} does not come`);
-    await new Promise((resolve) => { setTimeout(resolve, 5); });
+    await new Promise((resolve) => {
+      setTimeout(resolve, 5);
+    });
   }
 }

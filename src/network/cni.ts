@@ -12,7 +12,14 @@ import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
 import { log } from '../log.js';
 import { ConfiguredNetwork } from './configured.js';
-import { atLeast, pluginInput, podAddresses, renderTemplate, type AddResult, type NetworkConfig } from './conflist.js';
+import {
+  atLeast,
+  pluginInput,
+  podAddresses,
+  renderTemplate,
+  type AddResult,
+  type NetworkConfig,
+} from './conflist.js';
 import { Leases } from './leases.js';
 import { isNamespaceFile } from './namespaces.js';
 import { Plugins, type CallParameters } from './plugins.js';
@@ -29,8 +36,19 @@ export interface PodIdentity {
 /** What a pod is to the network. */
 export interface PodNetwork extends PodIdentity {
   readonly portMappings: readonly PortMapping[];
-  readonly bandwidth?: { readonly ingressBitsPerSecond?: number | undefined; readonly egressBitsPerSecond?: number | undefined } | undefined;
-  readonly dns?: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] } | undefined;
+  readonly bandwidth?:
+    | {
+        readonly ingressBitsPerSecond?: number | undefined;
+        readonly egressBitsPerSecond?: number | undefined;
+      }
+    | undefined;
+  readonly dns?:
+    | {
+        readonly servers: readonly string[];
+        readonly searches: readonly string[];
+        readonly options: readonly string[];
+      }
+    | undefined;
   readonly annotations?: Readonly<Record<string, string>> | undefined;
   readonly cgroupParent?: string | undefined;
 }
@@ -58,7 +76,11 @@ export interface Attachment {
   readonly result: AddResult | undefined;
 }
 
-export interface NetworkStatus { readonly ready: boolean; readonly reason: string; readonly message: string }
+export interface NetworkStatus {
+  readonly ready: boolean;
+  readonly reason: string;
+  readonly message: string;
+}
 
 export interface NetworkOptions {
   readonly confDir: string;
@@ -93,7 +115,9 @@ export class Network {
     await this.configured.load();
   }
 
-  close(): void { this.configured.close(); }
+  close(): void {
+    this.configured.close();
+  }
 
   /**
    * What is known now.  Where it can have changed without an event (a plugin
@@ -103,7 +127,9 @@ export class Network {
   status(): NetworkStatus {
     const { network, problem } = this.configured;
     if (problem || (network && atLeast(network, '1.1.0'))) void this.configured.load();
-    return problem ? { ready: false, reason: 'NetworkPluginNotReady', message: problem } : { ready: true, reason: '', message: '' };
+    return problem
+      ? { ready: false, reason: 'NetworkPluginNotReady', message: problem }
+      : { ready: true, reason: '', message: '' };
   }
 
   /**
@@ -116,19 +142,35 @@ export class Network {
     const { network, problem } = this.configured;
     if (!network) throw new CrispError('NetworkNotReady', problem, { stage: 'cni add' });
     const parameters = { ...callParameters(pod), netns: pod.netns };
-    let attachment: Attachment = { ips: [], containerId: pod.id, interfaceName, network, runtimeConfig: runtimeConfig(pod), result: undefined };
+    let attachment: Attachment = {
+      ips: [],
+      containerId: pod.id,
+      interfaceName,
+      network,
+      runtimeConfig: runtimeConfig(pod),
+      result: undefined,
+    };
 
     return withUndo(async (undo) => {
       this.held.add(pod.id);
-      const called: typeof network.plugins[number][] = []; // the others have nothing to take back, and one may not even be installed
-      undo.push('cni del', () => this.detach(pod, { ...attachment, network: { ...network, plugins: called } }));
+      const called: (typeof network.plugins)[number][] = []; // the others have nothing to take back, and one may not even be installed
+      undo.push('cni del', () =>
+        this.detach(pod, { ...attachment, network: { ...network, plugins: called } }),
+      );
       this.leases.note(pod.id, { pod, attachment });
       for (const plugin of network.plugins) {
-        const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
+        const input = pluginInput(network, plugin, {
+          runtimeConfig: attachment.runtimeConfig,
+          prevResult: attachment.result,
+        });
         await this.plugins.find(plugin.type);
         called.push(plugin);
         const result = await this.plugins.call('ADD', plugin.type, input, parameters, signal);
-        if (!result) throw new CrispError('CniFailed', `CNI plugin ${plugin.type} answered ADD with nothing`, { stage: 'cni add', tool: plugin.type });
+        if (!result)
+          throw new CrispError('CniFailed', `CNI plugin ${plugin.type} answered ADD with nothing`, {
+            stage: 'cni add',
+            tool: plugin.type,
+          });
         attachment = { ...attachment, result: result as AddResult };
       }
       attachment = { ...attachment, ips: podAddresses(attachment.result ?? {}) };
@@ -149,11 +191,19 @@ export class Network {
     const known = noted && noted !== 'unreadable' ? noted : { pod, attachment };
     const network = known.attachment?.network ?? (noted ? this.configured.network : undefined);
     if (network) {
-      const parameters = { ...callParameters(known.pod), netns: (await isNamespaceFile(known.pod.netns)) ? known.pod.netns : '' };
+      const parameters = {
+        ...callParameters(known.pod),
+        netns: (await isNamespaceFile(known.pod.netns)) ? known.pod.netns : '',
+      };
       const failures: unknown[] = [];
       for (const plugin of [...network.plugins].reverse()) {
-        const input = pluginInput(network, plugin, { runtimeConfig: known.attachment?.runtimeConfig ?? {}, prevResult: known.attachment?.result });
-        await this.plugins.call('DEL', plugin.type, input, parameters).catch((error: unknown) => failures.push(error));
+        const input = pluginInput(network, plugin, {
+          runtimeConfig: known.attachment?.runtimeConfig ?? {},
+          prevResult: known.attachment?.result,
+        });
+        await this.plugins
+          .call('DEL', plugin.type, input, parameters)
+          .catch((error: unknown) => failures.push(error));
       }
       if (failures.length) throw failures[0];
     }
@@ -170,7 +220,10 @@ export class Network {
     if (network.disableCheck || !atLeast(network, '0.4.0')) return false;
     const parameters = { ...callParameters(pod), netns: pod.netns };
     for (const plugin of network.plugins) {
-      const input = pluginInput(network, plugin, { runtimeConfig: attachment.runtimeConfig, prevResult: attachment.result });
+      const input = pluginInput(network, plugin, {
+        runtimeConfig: attachment.runtimeConfig,
+        prevResult: attachment.result,
+      });
       await this.plugins.call('CHECK', plugin.type, input, parameters);
     }
     return true;
@@ -196,8 +249,11 @@ export class Network {
     if (!network || network.disableGC || !atLeast(network, '1.1.0')) return;
     const validAttachments = [...kept].map((containerID) => ({ containerID, ifname: interfaceName }));
     for (const plugin of network.plugins) {
-      await this.plugins.call('GC', plugin.type, pluginInput(network, plugin, { validAttachments }))
-        .catch((error: unknown) => log.warn({ err: error, plugin: plugin.type }, 'a CNI plugin cannot collect its garbage'));
+      await this.plugins
+        .call('GC', plugin.type, pluginInput(network, plugin, { validAttachments }))
+        .catch((error: unknown) =>
+          log.warn({ err: error, plugin: plugin.type }, 'a CNI plugin cannot collect its garbage'),
+        );
     }
   }
 
@@ -222,13 +278,27 @@ export class Network {
 /** What names a pod to the plugins; the keys of CNI_ARGS are those of all Kubernetes runtimes. */
 function callParameters(pod: PodIdentity): Omit<CallParameters, 'netns'> {
   const args = {
-    IgnoreUnknown: '1', K8S_POD_NAMESPACE: pod.namespace, K8S_POD_NAME: pod.name,
-    K8S_POD_INFRA_CONTAINER_ID: pod.id, K8S_POD_UID: pod.uid,
+    IgnoreUnknown: '1',
+    K8S_POD_NAMESPACE: pod.namespace,
+    K8S_POD_NAME: pod.name,
+    K8S_POD_INFRA_CONTAINER_ID: pod.id,
+    K8S_POD_UID: pod.uid,
   };
   for (const value of Object.values(args)) {
-    if (/[;=]/.test(value)) throw new CrispError('InvalidArgument', `"${value}" cannot name a pod: it would be read as a CNI argument`, { stage: 'cni' });
+    if (/[;=]/.test(value))
+      throw new CrispError(
+        'InvalidArgument',
+        `"${value}" cannot name a pod: it would be read as a CNI argument`,
+        { stage: 'cni' },
+      );
   }
-  return { containerId: pod.id, interfaceName, args: Object.entries(args).map(([key, value]) => `${key}=${value}`).join(';') };
+  return {
+    containerId: pod.id,
+    interfaceName,
+    args: Object.entries(args)
+      .map(([key, value]) => `${key}=${value}`)
+      .join(';'),
+  };
 }
 
 /** The values of the capabilities that a plugin can ask for, by their names in CNI's CONVENTIONS.md and in containerd. */
@@ -236,13 +306,24 @@ function runtimeConfig(pod: PodNetwork): Record<string, unknown> {
   const ports = pod.portMappings.filter((mapping) => mapping.hostPort > 0);
   const { ingressBitsPerSecond: ingress, egressBitsPerSecond: egress } = pod.bandwidth ?? {};
   return {
-    ...(ports.length ? { portMappings: ports.map(({ hostPort, containerPort, protocol, hostIp }) => ({ hostPort, containerPort, protocol, hostIP: hostIp })) } : {}),
-    ...(ingress || egress ? {
-      bandwidth: {
-        ...(ingress ? { ingressRate: ingress, ingressBurst: burst(ingress) } : {}),
-        ...(egress ? { egressRate: egress, egressBurst: burst(egress) } : {}),
-      },
-    } : {}),
+    ...(ports.length
+      ? {
+          portMappings: ports.map(({ hostPort, containerPort, protocol, hostIp }) => ({
+            hostPort,
+            containerPort,
+            protocol,
+            hostIP: hostIp,
+          })),
+        }
+      : {}),
+    ...(ingress || egress
+      ? {
+          bandwidth: {
+            ...(ingress ? { ingressRate: ingress, ingressBurst: burst(ingress) } : {}),
+            ...(egress ? { egressRate: egress, egressBurst: burst(egress) } : {}),
+          },
+        }
+      : {}),
     ...(pod.dns ? { dns: pod.dns } : {}),
     ...(pod.annotations ? { 'io.kubernetes.cri.pod-annotations': pod.annotations } : {}),
     ...(pod.cgroupParent ? { cgroupPath: pod.cgroupParent } : {}),

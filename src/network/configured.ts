@@ -19,16 +19,21 @@ export class ConfiguredNetwork {
   private loading: Promise<void> | undefined;
   private again = false;
 
-  constructor(private readonly confDir: string, private readonly plugins: Plugins) {
+  constructor(
+    private readonly confDir: string,
+    private readonly plugins: Plugins,
+  ) {
     this.watch = new FolderWatch(confDir, () => void this.load());
   }
 
-  close(): void { this.watch.close(); }
+  close(): void {
+    this.watch.close();
+  }
 
   /** Looks at the folder and asks the plugins. Never throws. A call while one runs makes it look once more. */
   load(): Promise<void> {
     this.again = true;
-    return this.loading ??= this.lookWhileAsked();
+    return (this.loading ??= this.lookWhileAsked());
   }
 
   private async lookWhileAsked(): Promise<void> {
@@ -37,7 +42,10 @@ export class ConfiguredNetwork {
       const before = this.problem;
       this.problem = await this.look().catch((error: Error) => error.message);
       if (this.problem === before) continue;
-      log.info({ network: this.network?.name, problem: this.problem || undefined }, this.problem ? 'the pod network is not ready' : 'the pod network is ready');
+      log.info(
+        { network: this.network?.name, problem: this.problem || undefined },
+        this.problem ? 'the pod network is not ready' : 'the pod network is ready',
+      );
     }
     this.loading = undefined;
   }
@@ -58,7 +66,8 @@ export class ConfiguredNetwork {
       this.seen = seen;
     }
     if (atLeast(this.network, '1.1.0')) {
-      for (const plugin of this.network.plugins) await this.plugins.call('STATUS', plugin.type, pluginInput(this.network, plugin));
+      for (const plugin of this.network.plugins)
+        await this.plugins.call('STATUS', plugin.type, pluginInput(this.network, plugin));
     }
     return '';
   }
@@ -66,13 +75,27 @@ export class ConfiguredNetwork {
   /** The network in the newest version that it offers and that all its plugins speak. */
   private async agree(network: NetworkConfig): Promise<NetworkConfig> {
     const types = [...new Set(network.plugins.map((plugin) => plugin.type))];
-    const spoken = await Promise.all(types.map(async (type) => {
-      const answer = await this.plugins.call('VERSION', type, JSON.stringify({ cniVersion: network.cniVersion }));
-      return (answer as { supportedVersions?: readonly string[] } | undefined)?.supportedVersions ?? [];
-    }));
-    const cniVersion = network.offered.findLast((version) => spoken.every((versions) => versions.includes(version)));
+    const spoken = await Promise.all(
+      types.map(async (type) => {
+        const answer = await this.plugins.call(
+          'VERSION',
+          type,
+          JSON.stringify({ cniVersion: network.cniVersion }),
+        );
+        return (answer as { supportedVersions?: readonly string[] } | undefined)?.supportedVersions ?? [];
+      }),
+    );
+    const cniVersion = network.offered.findLast((version) =>
+      spoken.every((versions) => versions.includes(version)),
+    );
     if (cniVersion) return { ...network, cniVersion };
-    const lacking = types.filter((_, index) => !network.offered.some((version) => spoken[index]?.includes(version)));
-    throw new CrispError('CniConfigInvalid', `network ${network.name} is of CNI version ${network.offered.join(' or ')}, which ${lacking.join(', ') || 'its plugins together'} cannot`, { stage: 'cni config' });
+    const lacking = types.filter(
+      (_, index) => !network.offered.some((version) => spoken[index]?.includes(version)),
+    );
+    throw new CrispError(
+      'CniConfigInvalid',
+      `network ${network.name} is of CNI version ${network.offered.join(' or ')}, which ${lacking.join(', ') || 'its plugins together'} cannot`,
+      { stage: 'cni config' },
+    );
   }
 }

@@ -2,27 +2,52 @@ import { describe, expect, test } from '@jest/globals';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { atLeast, findNetwork, parseConflist, pluginInput, podAddresses, renderTemplate } from './conflist.js';
+import {
+  atLeast,
+  findNetwork,
+  parseConflist,
+  pluginInput,
+  podAddresses,
+  renderTemplate,
+} from './conflist.js';
 
 const list = { cniVersion: '1.0.0', name: 'pods', plugins: [{ type: 'bridge', bridge: 'b0' }] };
 const parse = (value: unknown) => parseConflist(JSON.stringify(value), '/etc/cni/net.d/10-pods.conflist');
 
 describe('a conflist', () => {
   test('is a name, a version and plugins with fields of their own', () => {
-    expect(parse(list)).toEqual({ cniVersion: '1.0.0', offered: ['1.0.0'], name: 'pods', disableCheck: false, disableGC: false, plugins: [{ type: 'bridge', bridge: 'b0' }] });
+    expect(parse(list)).toEqual({
+      cniVersion: '1.0.0',
+      offered: ['1.0.0'],
+      name: 'pods',
+      disableCheck: false,
+      disableGC: false,
+      plugins: [{ type: 'bridge', bridge: 'b0' }],
+    });
   });
 
   test('may be a single plugin', () => {
-    expect(parse({ cniVersion: '0.3.1', name: 'one', type: 'ptp', ipam: { type: 'host-local' } }))
-      .toMatchObject({ name: 'one', cniVersion: '0.3.1', plugins: [{ type: 'ptp', ipam: { type: 'host-local' } }] });
+    expect(
+      parse({ cniVersion: '0.3.1', name: 'one', type: 'ptp', ipam: { type: 'host-local' } }),
+    ).toMatchObject({
+      name: 'one',
+      cniVersion: '0.3.1',
+      plugins: [{ type: 'ptp', ipam: { type: 'host-local' } }],
+    });
   });
 
   test('offers versions, of which the newest that we speak is taken', () => {
-    expect(parse({ ...list, cniVersions: ['0.4.0', '1.1.0', '9.0.0'] })).toMatchObject({ cniVersion: '1.1.0', offered: ['0.4.0', '1.0.0', '1.1.0'] });
+    expect(parse({ ...list, cniVersions: ['0.4.0', '1.1.0', '9.0.0'] })).toMatchObject({
+      cniVersion: '1.1.0',
+      offered: ['0.4.0', '1.0.0', '1.1.0'],
+    });
   });
 
   test('may say its flags as strings', () => {
-    expect(parse({ ...list, disableCheck: 'true', disableGC: true })).toMatchObject({ disableCheck: true, disableGC: true });
+    expect(parse({ ...list, disableCheck: 'true', disableGC: true })).toMatchObject({
+      disableCheck: true,
+      disableGC: true,
+    });
   });
 
   test.each([
@@ -33,8 +58,14 @@ describe('a conflist', () => {
     [JSON.stringify({ ...list, name: '../up' }), /name: must be letters/],
     [JSON.stringify({ ...list, plugins: [] }), /plugins: must name a plugin/],
     [JSON.stringify({ ...list, plugins: [{ bridge: 'b0' }] }), /plugins\.0\.type:/],
-    [JSON.stringify({ ...list, plugins: [{ type: '../../bin/sh' }] }), /plugins\.0\.type: must be the name of a program/],
-    [JSON.stringify({ ...list, plugins: [{ type: '..' }] }), /plugins\.0\.type: must be the name of a program/],
+    [
+      JSON.stringify({ ...list, plugins: [{ type: '../../bin/sh' }] }),
+      /plugins\.0\.type: must be the name of a program/,
+    ],
+    [
+      JSON.stringify({ ...list, plugins: [{ type: '..' }] }),
+      /plugins\.0\.type: must be the name of a program/,
+    ],
     [JSON.stringify({ ...list, cniVersion: '2.0.0' }), /cniVersion: 2\.0\.0 is not one of/],
     [JSON.stringify({ ...list, cniVersion: 1 }), /cniVersion:/],
   ])('that is wrong says where: %s', (text, message) => {
@@ -66,44 +97,105 @@ test('the first valid configuration of a folder is found, with what is wrong bef
 });
 
 describe('what a plugin is told', () => {
-  const network = parse({ ...list, plugins: [{ type: 'portmap', snat: true, name: 'overridden', 'cni.dev/own': 1, capabilities: { portMappings: true, bandwidth: false } }] });
+  const network = parse({
+    ...list,
+    plugins: [
+      {
+        type: 'portmap',
+        snat: true,
+        name: 'overridden',
+        'cni.dev/own': 1,
+        capabilities: { portMappings: true, bandwidth: false },
+      },
+    ],
+  });
   const [plugin = { type: '' }] = network.plugins;
 
   test('is its own configuration, named by the list, without what is ours', () => {
-    expect(JSON.parse(pluginInput(network, plugin))).toEqual({ type: 'portmap', snat: true, name: 'pods', cniVersion: '1.0.0' });
+    expect(JSON.parse(pluginInput(network, plugin))).toEqual({
+      type: 'portmap',
+      snat: true,
+      name: 'pods',
+      cniVersion: '1.0.0',
+    });
   });
 
-  test('is of the runtime\'s values only what it can use', () => {
-    expect(JSON.parse(pluginInput(network, plugin, { runtimeConfig: { portMappings: [1], bandwidth: {}, ips: [] }, prevResult: { ips: [] } })))
-      .toMatchObject({ runtimeConfig: { portMappings: [1] }, prevResult: { ips: [] } });
-    expect(JSON.parse(pluginInput(network, plugin, { runtimeConfig: { bandwidth: {} } }))).not.toHaveProperty('runtimeConfig');
+  test("is of the runtime's values only what it can use", () => {
+    expect(
+      JSON.parse(
+        pluginInput(network, plugin, {
+          runtimeConfig: { portMappings: [1], bandwidth: {}, ips: [] },
+          prevResult: { ips: [] },
+        }),
+      ),
+    ).toMatchObject({ runtimeConfig: { portMappings: [1] }, prevResult: { ips: [] } });
+    expect(JSON.parse(pluginInput(network, plugin, { runtimeConfig: { bandwidth: {} } }))).not.toHaveProperty(
+      'runtimeConfig',
+    );
   });
 });
 
-test('the addresses of a pod are those of its own interfaces, in the plugin\'s order', () => {
+test("the addresses of a pod are those of its own interfaces, in the plugin's order", () => {
   const interfaces = [{ name: 'cni0' }, { name: 'eth0', sandbox: '/run/netns/a' }];
-  expect(podAddresses({ interfaces, ips: [{ address: '10.0.0.1/24', interface: 0 }, { address: 'fd00::5/64', interface: 1 }, { address: '10.0.0.5/24', interface: 1 }, { address: '10.0.0.5/24' }] }))
-    .toEqual(['fd00::5', '10.0.0.5']);
+  expect(
+    podAddresses({
+      interfaces,
+      ips: [
+        { address: '10.0.0.1/24', interface: 0 },
+        { address: 'fd00::5/64', interface: 1 },
+        { address: '10.0.0.5/24', interface: 1 },
+        { address: '10.0.0.5/24' },
+      ],
+    }),
+  ).toEqual(['fd00::5', '10.0.0.5']);
   expect(podAddresses({})).toEqual([]);
 });
 
 describe('a conflist template', () => {
   const template = JSON.stringify({
-    cniVersion: '1.0.0', name: 'pods',
-    plugins: [{ type: 'bridge', first: '{{.PodCIDR}}', ipam: { type: 'host-local', ranges: '{{.PodCIDRRanges}}', routes: '{{.Routes}}' } }],
+    cniVersion: '1.0.0',
+    name: 'pods',
+    plugins: [
+      {
+        type: 'bridge',
+        first: '{{.PodCIDR}}',
+        ipam: { type: 'host-local', ranges: '{{.PodCIDRRanges}}', routes: '{{.Routes}}' },
+      },
+    ],
   });
 
   test('gets the ranges of the node', () => {
     expect(JSON.parse(renderTemplate(template, '10.1.0.0/24, fd00:1::/64', 't'))).toMatchObject({
-      plugins: [{ first: '10.1.0.0/24', ipam: { ranges: [[{ subnet: '10.1.0.0/24' }], [{ subnet: 'fd00:1::/64' }]], routes: [{ dst: '0.0.0.0/0' }, { dst: '::/0' }] } }],
+      plugins: [
+        {
+          first: '10.1.0.0/24',
+          ipam: {
+            ranges: [[{ subnet: '10.1.0.0/24' }], [{ subnet: 'fd00:1::/64' }]],
+            routes: [{ dst: '0.0.0.0/0' }, { dst: '::/0' }],
+          },
+        },
+      ],
     });
   });
 
-  test.each(['', '10.1.0.0', '10.1.0.0/33', 'fd00::/129', '10.1.0/24', '10.1.0.0/24,', '10.1.0.0/24/1', '","x":"'])('refuses the range "%s"', (cidr) => {
-    expect(() => renderTemplate(template, cidr, 't')).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+  test.each([
+    '',
+    '10.1.0.0',
+    '10.1.0.0/33',
+    'fd00::/129',
+    '10.1.0/24',
+    '10.1.0.0/24,',
+    '10.1.0.0/24/1',
+    '","x":"',
+  ])('refuses the range "%s"', (cidr) => {
+    expect(() => renderTemplate(template, cidr, 't')).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument' }),
+    );
   });
 
   test.each(['{', '{}', '{"name":"{{.PodCIDR}}"}'])('that gives no conflist is refused: %s', (broken) => {
-    expect(() => renderTemplate(broken, '10.1.0.0/24', 't')).toThrow(expect.objectContaining({ id: 'CniConfigInvalid' }));
+    expect(() => renderTemplate(broken, '10.1.0.0/24', 't')).toThrow(
+      expect.objectContaining({ id: 'CniConfigInvalid' }),
+    );
   });
 });

@@ -13,7 +13,11 @@ export const cniVersions = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as cons
 export type CniVersion = (typeof cniVersions)[number];
 
 /** A plugin of a network: fields of the specification, and its own. */
-export interface PluginConfig { readonly type: string; readonly capabilities?: Readonly<Record<string, boolean>>; readonly [field: string]: unknown }
+export interface PluginConfig {
+  readonly type: string;
+  readonly capabilities?: Readonly<Record<string, boolean>>;
+  readonly [field: string]: unknown;
+}
 
 /** A conflist, ready to be used; JSON, so that an attachment can keep it for DEL. */
 export interface NetworkConfig {
@@ -34,15 +38,22 @@ export interface AddResult {
 }
 
 // Older plugins and people wrote booleans as strings; the specification's examples did too.
-const flag = z.union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')]).default(false);
+const flag = z
+  .union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')])
+  .default(false);
 const plugin = z.looseObject({
-  type: z.string().regex(/^[^/\\\0]+$/, 'must be the name of a program, without a folder').refine((name) => !/^\.{1,2}$/.test(name), 'must be the name of a program'),
+  type: z
+    .string()
+    .regex(/^[^/\\\0]+$/, 'must be the name of a program, without a folder')
+    .refine((name) => !/^\.{1,2}$/.test(name), 'must be the name of a program'),
   capabilities: z.record(z.string(), z.boolean()).optional(),
 });
 const conflist = z.object({
   cniVersion: z.string(),
   cniVersions: z.array(z.string()).default([]),
-  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be letters, digits, _ . - and begin with a letter or digit'),
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be letters, digits, _ . - and begin with a letter or digit'),
   disableCheck: flag,
   disableGC: flag,
   plugins: z.array(plugin).min(1, 'must name a plugin'),
@@ -55,12 +66,20 @@ const conflist = z.object({
  * @throws CniConfigInvalid naming the file and the field
  */
 export function parseConflist(text: string, file: string): NetworkConfig {
-  const invalid = (why: string) => new CrispError('CniConfigInvalid', `${file}: ${why}`, { stage: 'cni config' });
+  const invalid = (why: string) =>
+    new CrispError('CniConfigInvalid', `${file}: ${why}`, { stage: 'cni config' });
   let json: unknown;
-  try { json = JSON.parse(text); } catch (error) { throw invalid((error as Error).message); }
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw invalid((error as Error).message);
+  }
   const isSingle = typeof json === 'object' && json !== null && !('plugins' in json) && 'type' in json;
   const parsed = conflist.safeParse(isSingle ? { ...(json as object), plugins: [json] } : json);
-  if (!parsed.success) throw invalid(parsed.error.issues.map((issue) => `${issue.path.join('.') || '(top)'}: ${issue.message}`).join('; '));
+  if (!parsed.success)
+    throw invalid(
+      parsed.error.issues.map((issue) => `${issue.path.join('.') || '(top)'}: ${issue.message}`).join('; '),
+    );
   const { cniVersion: stated, cniVersions: also, ...network } = parsed.data;
   const offered = cniVersions.filter((version) => version === stated || also.includes(version));
   const cniVersion = offered.at(-1);
@@ -81,7 +100,9 @@ export interface Found {
 /** Reads the first configuration of a folder, by file name, that is valid. */
 export async function findNetwork(folder: string): Promise<Found> {
   const problems: string[] = [];
-  for (const name of (await namesIn(folder)).filter((entry) => /\.(conflist|conf|json)$/.test(entry)).sort()) {
+  for (const name of (await namesIn(folder))
+    .filter((entry) => /\.(conflist|conf|json)$/.test(entry))
+    .sort()) {
     const file = join(folder, name);
     try {
       const text = await readFile(file, 'utf8');
@@ -102,7 +123,15 @@ export function atLeast(network: NetworkConfig, version: CniVersion): boolean {
  * version of the list, the result before it, and of `runtimeConfig` the keys
  * that it says it can use.
  */
-export function pluginInput(network: NetworkConfig, plugin: PluginConfig, more: { runtimeConfig?: Readonly<Record<string, unknown>>; prevResult?: AddResult | undefined; validAttachments?: readonly unknown[] } = {}): string {
+export function pluginInput(
+  network: NetworkConfig,
+  plugin: PluginConfig,
+  more: {
+    runtimeConfig?: Readonly<Record<string, unknown>>;
+    prevResult?: AddResult | undefined;
+    validAttachments?: readonly unknown[];
+  } = {},
+): string {
   const { capabilities = {}, ...own } = plugin;
   const usable = Object.entries(more.runtimeConfig ?? {}).filter(([key]) => capabilities[key]);
   return JSON.stringify({
@@ -117,7 +146,9 @@ export function pluginInput(network: NetworkConfig, plugin: PluginConfig, more: 
 
 /** The addresses of the pod, without their prefix lengths, in the order of the plugin. */
 export function podAddresses(result: AddResult): string[] {
-  const ofPod = (result.ips ?? []).filter((ip) => ip.interface === undefined || Boolean(result.interfaces?.[ip.interface]?.sandbox));
+  const ofPod = (result.ips ?? []).filter(
+    (ip) => ip.interface === undefined || Boolean(result.interfaces?.[ip.interface]?.sandbox),
+  );
   return [...new Set(ofPod.map((ip) => ip.address.replace(/\/.*$/, '')))];
 }
 
@@ -130,7 +161,9 @@ export function podAddresses(result: AddResult): string[] {
  */
 export function renderTemplate(template: string, cidr: string, file: string): string {
   const cidrs = cidr.split(',').map((part) => part.trim());
-  for (const one of cidrs) if (!isCidr(one)) throw new CrispError('InvalidArgument', `"${one}" is no address range of a pod network`);
+  for (const one of cidrs)
+    if (!isCidr(one))
+      throw new CrispError('InvalidArgument', `"${one}" is no address range of a pod network`);
   const values: Record<string, unknown> = {
     '{{.PodCIDRRanges}}': cidrs.map((subnet) => [{ subnet }]),
     '{{.Routes}}': cidrs.map((one) => ({ dst: one.includes(':') ? '::/0' : '0.0.0.0/0' })),
@@ -138,8 +171,11 @@ export function renderTemplate(template: string, cidr: string, file: string): st
   let json: unknown;
   try {
     json = JSON.parse(template, (_key, value: unknown) =>
-      (typeof value === 'string' ? values[value] ?? value.replaceAll('{{.PodCIDR}}', cidrs[0] ?? '') : value));
-  } catch (error) { throw new CrispError('CniConfigInvalid', `${file}: ${(error as Error).message}`); }
+      typeof value === 'string' ? (values[value] ?? value.replaceAll('{{.PodCIDR}}', cidrs[0] ?? '')) : value,
+    );
+  } catch (error) {
+    throw new CrispError('CniConfigInvalid', `${file}: ${(error as Error).message}`);
+  }
   const text = `${JSON.stringify(json, undefined, 2)}\n`;
   parseConflist(text, `${basename(file)} with ${cidr}`);
   return text;
@@ -148,5 +184,10 @@ export function renderTemplate(template: string, cidr: string, file: string): st
 function isCidr(text: string): boolean {
   const [address = '', prefix = '', ...rest] = text.split('/');
   const version = isIP(address);
-  return version !== 0 && rest.length === 0 && /^\d{1,3}$/.test(prefix) && Number(prefix) <= (version === 4 ? 32 : 128);
+  return (
+    version !== 0 &&
+    rest.length === 0 &&
+    /^\d{1,3}$/.test(prefix) &&
+    Number(prefix) <= (version === 4 ? 32 : 128)
+  );
 }

@@ -19,9 +19,18 @@ afterEach(async () => {
 /** Watches as configured.ts does: armed again at each change. */
 function watching(folder: string): void {
   let tell: () => void = () => undefined;
-  const next = (): void => { changed = new Promise((resolve) => { tell = resolve; }); };
+  const next = (): void => {
+    changed = new Promise((resolve) => {
+      tell = resolve;
+    });
+  };
   next();
-  watch = new FolderWatch(folder, () => { const told = tell; next(); watch.arm(); told(); });
+  watch = new FolderWatch(folder, () => {
+    const told = tell;
+    next();
+    watch.arm();
+    told();
+  });
   watch.arm();
 }
 

@@ -8,7 +8,10 @@ export class FolderWatch {
   private watcher: FSWatcher | undefined;
   private closed = false;
 
-  constructor(private readonly folder: string, private readonly onChange: () => void) {}
+  constructor(
+    private readonly folder: string,
+    private readonly onChange: () => void,
+  ) {}
 
   /**
    * Watches the folder, or the nearest one above it that exists.  To be called

@@ -10,7 +10,9 @@ import { makeFolder, readFileIfThere, remove } from '../host/files.js';
 export class Leases<T> {
   constructor(private readonly folder: string) {}
 
-  open(): void { makeFolder(this.folder); }
+  open(): void {
+    makeFolder(this.folder);
+  }
 
   /**
    * Not flushed to disk: the plugins do not flush their leases either, and a
@@ -25,14 +27,24 @@ export class Leases<T> {
   async read(id: string): Promise<T | 'unreadable' | undefined> {
     const text = await readFileIfThere(this.path(id));
     if (text === undefined) return undefined;
-    try { return JSON.parse(text) as T; } catch { return 'unreadable'; }
+    try {
+      return JSON.parse(text) as T;
+    } catch {
+      return 'unreadable';
+    }
   }
 
-  async forget(id: string): Promise<void> { await remove(this.path(id)); }
+  async forget(id: string): Promise<void> {
+    await remove(this.path(id));
+  }
 
   async ids(): Promise<string[]> {
-    return (await readdir(this.folder)).filter((name) => name.endsWith('.json')).map((name) => name.slice(0, -'.json'.length));
+    return (await readdir(this.folder))
+      .filter((name) => name.endsWith('.json'))
+      .map((name) => name.slice(0, -'.json'.length));
   }
 
-  private path(id: string): string { return join(this.folder, `${id}.json`); }
+  private path(id: string): string {
+    return join(this.folder, `${id}.json`);
+  }
 }

@@ -48,9 +48,17 @@ const nsfsMagic = 0x6e736673;
  * pins them in `folder` (made if need be).  Nothing is left on failure.
  * @throws InvalidArgument, SysctlFailed (naming the sysctl), NamespaceFailed
  */
-export async function pinNamespaces(folder: string, wanted: WantedNamespaces, settings: NamespaceSettings): Promise<Pinned> {
+export async function pinNamespaces(
+  folder: string,
+  wanted: WantedNamespaces,
+  settings: NamespaceSettings,
+): Promise<Pinned> {
   if (Buffer.byteLength(settings.hostname ?? '') > maxHostnameBytes) {
-    throw new CrispError('InvalidArgument', `the hostname "${settings.hostname}" is longer than ${maxHostnameBytes} bytes`, { stage });
+    throw new CrispError(
+      'InvalidArgument',
+      `the hostname "${settings.hostname}" is longer than ${maxHostnameBytes} bytes`,
+      { stage },
+    );
   }
   const pinned: Pinned = {};
   for (const kind of kinds) if (wanted[kind]) pinned[kind] = join(folder, kernelName[kind]);
@@ -73,7 +81,7 @@ export async function repinNamespaces(folder: string, pinned: Pinned, pid: numbe
   makeFolder(folder);
   for (const kind of kinds) {
     const path = pinned[kind];
-    if (path === undefined || await isNamespaceFile(path)) continue;
+    if (path === undefined || (await isNamespaceFile(path))) continue;
     writeFileSync(path, '', { mode: 0o600 });
     await bindMount(`/proc/${pid}/ns/${kernelName[kind]}`, path);
   }
@@ -104,7 +112,11 @@ export async function isNamespaceFile(path: string): Promise<boolean> {
 
 /** Sets the loopback interface of a network namespace up; a new one has it down. */
 export async function bringLoopbackUp(netns: string): Promise<void> {
-  await run(['nsenter', `--net=${netns}`, 'ip', 'link', 'set', 'lo', 'up'], { timeoutMs, stage: 'loopback up', errorId: 'NamespaceFailed' });
+  await run(['nsenter', `--net=${netns}`, 'ip', 'link', 'set', 'lo', 'up'], {
+    timeoutMs,
+    stage: 'loopback up',
+    errorId: 'NamespaceFailed',
+  });
 }
 
 /**
@@ -112,8 +124,14 @@ export async function bringLoopbackUp(netns: string): Promise<void> {
  * sysctl(8), whose kernel.hostname is the hostname.  nsenter does the same in
  * namespaces that stand already.
  */
-async function applySettings(tool: 'unshare' | 'nsenter', pinned: Pinned, settings: NamespaceSettings): Promise<void> {
-  const assignments = Object.entries(settings.sysctls).map(([name, value]) => `${sysctlPath(name).join('/')}=${value}`);
+async function applySettings(
+  tool: 'unshare' | 'nsenter',
+  pinned: Pinned,
+  settings: NamespaceSettings,
+): Promise<void> {
+  const assignments = Object.entries(settings.sysctls).map(
+    ([name, value]) => `${sysctlPath(name).join('/')}=${value}`,
+  );
   if (settings.hostname && pinned.uts) assignments.push(`kernel/hostname=${settings.hostname}`);
   const command = assignments.length ? ['sysctl', '--quiet', '--write', ...assignments] : ['true'];
   const options = kinds.flatMap((kind) => (pinned[kind] ? [`--${kernelName[kind]}=${pinned[kind]}`] : []));
@@ -122,7 +140,12 @@ async function applySettings(tool: 'unshare' | 'nsenter', pinned: Pinned, settin
   } catch (error) {
     if (!(error instanceof CommandError) || !/^sysctl: /m.test(error.stderr)) throw error;
     const failed = Object.keys(settings.sysctls).filter((name) => mentions(error.stderr, name));
-    throw new CrispError('SysctlFailed', `cannot set ${failed.join(', ') || 'the sysctls'} in the pod`, { stage, tool: 'sysctl', stderr: error.stderr, cause: error });
+    throw new CrispError('SysctlFailed', `cannot set ${failed.join(', ') || 'the sysctls'} in the pod`, {
+      stage,
+      tool: 'sysctl',
+      stderr: error.stderr,
+      cause: error,
+    });
   }
 }
 
@@ -138,22 +161,42 @@ function mentions(stderr: string, name: string): boolean {
  * namespaces until they are written and pinned: cat, which says when it runs
  * (it echoes) and goes when its stdin ends, also when we die.
  */
-async function pinUnderUserNamespace(pinned: Pinned, mappings: NonNullable<WantedNamespaces['user']>, settings: NamespaceSettings): Promise<void> {
+async function pinUnderUserNamespace(
+  pinned: Pinned,
+  mappings: NonNullable<WantedNamespaces['user']>,
+  settings: NamespaceSettings,
+): Promise<void> {
   const wanted = kinds.filter((kind) => pinned[kind]);
   const stdin = new PassThrough();
   stdin.write('\n');
   let echoed: () => void;
-  const standing = new Promise<void>((resolve) => { echoed = resolve; });
-  const stdout = new Writable({ write: (_chunk, _encoding, done) => { echoed(); done(); } });
-  const process = runStreaming(['unshare', ...wanted.map((kind) => `--${kernelName[kind]}`), 'cat'], { stdin, stdout }, { timeoutMs, stage, errorId: 'NamespaceFailed' });
+  const standing = new Promise<void>((resolve) => {
+    echoed = resolve;
+  });
+  const stdout = new Writable({
+    write: (_chunk, _encoding, done) => {
+      echoed();
+      done();
+    },
+  });
+  const process = runStreaming(
+    ['unshare', ...wanted.map((kind) => `--${kernelName[kind]}`), 'cat'],
+    { stdin, stdout },
+    { timeoutMs, stage, errorId: 'NamespaceFailed' },
+  );
   try {
     await Promise.race([standing, process.ended]);
     await writeFile(`/proc/${process.pid}/uid_map`, mapLines(mappings.uids));
     await writeFile(`/proc/${process.pid}/gid_map`, mapLines(mappings.gids));
-    await Promise.all(wanted.map((kind) => bindMount(`/proc/${process.pid}/ns/${kernelName[kind]}`, pinned[kind] ?? '')));
+    await Promise.all(
+      wanted.map((kind) => bindMount(`/proc/${process.pid}/ns/${kernelName[kind]}`, pinned[kind] ?? '')),
+    );
   } catch (error) {
     if (error instanceof CrispError) throw error;
-    throw new CrispError('NamespaceFailed', `cannot map the ids of the pod: ${(error as Error).message}`, { stage, cause: error });
+    throw new CrispError('NamespaceFailed', `cannot map the ids of the pod: ${(error as Error).message}`, {
+      stage,
+      cause: error,
+    });
   } finally {
     stdin.end();
     await process.ended.catch(() => undefined); // what matters of its failure has been thrown
@@ -162,13 +205,18 @@ async function pinUnderUserNamespace(pinned: Pinned, mappings: NonNullable<Wante
   const { user: _, ...others } = pinned;
   const sysctls = Object.entries(settings.sysctls);
   const ofIpc = { sysctls: Object.fromEntries(sysctls.filter(([name]) => isOfIpc(name))) };
-  await applySettings('nsenter', others, { ...settings, sysctls: Object.fromEntries(sysctls.filter(([name]) => !isOfIpc(name))) });
+  await applySettings('nsenter', others, {
+    ...settings,
+    sysctls: Object.fromEntries(sysctls.filter(([name]) => !isOfIpc(name))),
+  });
   if (Object.keys(ofIpc.sysctls).length === 0) return;
   // But those of its ipc namespace belong to the pod's root on newer kernels, which opens them to nobody else, and to ours on older ones.
   await applySettings('nsenter', pinned, ofIpc).catch(() => applySettings('nsenter', others, ofIpc));
 }
 
-function isOfIpc(sysctl: string): boolean { return /^(kernel\.(shm|msg|sem)|fs\.mqueue\.)/.test(sysctlPath(sysctl).join('.')); }
+function isOfIpc(sysctl: string): boolean {
+  return /^(kernel\.(shm|msg|sem)|fs\.mqueue\.)/.test(sysctlPath(sysctl).join('.'));
+}
 
 /** The lines of /proc/PID/uid_map (user_namespaces(7)); the kernel takes them in one write. */
 function mapLines(mappings: readonly IdMapping[]): string {
@@ -187,16 +235,28 @@ export async function startPidHolder(folder: string): Promise<{ path: string; ho
   makeFolder(folder);
   const starter = runDetached([tool, ...args], { cwd: folder }); // its mark, for the removal of a pod whose record does not name it
   let failed: number | undefined;
-  void starter.exited.then((code) => { failed = code ?? -1; });
+  void starter.exited.then((code) => {
+    failed = code ?? -1;
+  });
   // unshare forks and waits: its child is the namespace's first process, and the fork gives no event.
   const holder = await eventually(async () => {
-    if (failed !== undefined) throw new CrispError('NamespaceFailed', `the holder of the pod's pid namespace ended at once (exit code ${failed})`, { stage: 'hold pid namespace', tool: 'catatonit' });
+    if (failed !== undefined)
+      throw new CrispError(
+        'NamespaceFailed',
+        `the holder of the pod's pid namespace ended at once (exit code ${failed})`,
+        { stage: 'hold pid namespace', tool: 'catatonit' },
+      );
     const [child] = await childrenOf(starter.pid);
-    if (child === undefined || !(await readFileIfThere(`/proc/${child}/comm`))?.startsWith('catatonit')) return undefined; // between fork and exec it is still unshare
+    if (child === undefined || !(await readFileIfThere(`/proc/${child}/comm`))?.startsWith('catatonit'))
+      return undefined; // between fork and exec it is still unshare
     return identify(child);
   });
   process.kill(starter.pid, 'SIGKILL'); // it would only wait for its child's end
-  if (!holder) throw new CrispError('NamespaceFailed', 'the holder of the pod\'s pid namespace does not start', { stage: 'hold pid namespace', tool: 'catatonit' });
+  if (!holder)
+    throw new CrispError('NamespaceFailed', "the holder of the pod's pid namespace does not start", {
+      stage: 'hold pid namespace',
+      tool: 'catatonit',
+    });
   return { path: `/proc/${holder.pid}/ns/pid`, holder };
 }
 
@@ -222,16 +282,23 @@ async function eventually<T>(ask: () => Promise<T | undefined>): Promise<T | und
  * securityContext: dots or slashes).
  * @throws InvalidArgument naming the sysctl
  */
-export function checkPodSysctls(sysctls: Readonly<Record<string, string>>, host: { readonly hostNetwork: boolean; readonly hostIpc: boolean }): void {
+export function checkPodSysctls(
+  sysctls: Readonly<Record<string, string>>,
+  host: { readonly hostNetwork: boolean; readonly hostIpc: boolean },
+): void {
   for (const [name, value] of Object.entries(sysctls)) {
-    const refuse = (why: string) => new CrispError('InvalidArgument', `sysctl ${name}: ${why}`, { hint: 'only sysctls of the pod\'s own network and ipc namespaces can be set' });
+    const refuse = (why: string) =>
+      new CrispError('InvalidArgument', `sysctl ${name}: ${why}`, {
+        hint: "only sysctls of the pod's own network and ipc namespaces can be set",
+      });
     const path = sysctlPath(name);
-    if (!path.every((part) => /^[\w:@-][\w.:@-]*$/.test(part)) || value.includes('\0')) throw refuse('not a sysctl');
+    if (!path.every((part) => /^[\w:@-][\w.:@-]*$/.test(part)) || value.includes('\0'))
+      throw refuse('not a sysctl');
     const full = path.join('/');
     if (/^net\/./.test(full)) {
-      if (host.hostNetwork) throw refuse('the pod is on the host\'s network');
+      if (host.hostNetwork) throw refuse("the pod is on the host's network");
     } else if (/^kernel\/(shm|msg)\w*$|^kernel\/sem$|^fs\/mqueue\/./.test(full)) {
-      if (host.hostIpc) throw refuse('the pod shares the host\'s ipc namespace');
+      if (host.hostIpc) throw refuse("the pod shares the host's ipc namespace");
     } else throw refuse('it is not namespaced, so it would change the host');
   }
 }

@@ -19,15 +19,24 @@ export interface CallParameters {
 }
 
 /** What a plugin prints on stdout when it fails. */
-interface PluginError { readonly code: number; readonly msg: string; readonly details?: string }
+interface PluginError {
+  readonly code: number;
+  readonly msg: string;
+  readonly details?: string;
+}
 
 export class Plugins {
   /** Programs found, so that a pod costs no search; forgotten when the configuration is loaded anew. */
   private readonly found = new Map<string, string>();
 
-  constructor(private readonly binDirs: readonly string[], private readonly timeoutMs: number) {}
+  constructor(
+    private readonly binDirs: readonly string[],
+    private readonly timeoutMs: number,
+  ) {}
 
-  forget(): void { this.found.clear(); }
+  forget(): void {
+    this.found.clear();
+  }
 
   /** The program of a plugin type, in the first folder that has it. @throws CniFailed */
   async find(type: string): Promise<string> {
@@ -40,7 +49,10 @@ export class Plugins {
         return path;
       }
     }
-    throw new CrispError('CniFailed', `the CNI plugin "${type}" is not in ${this.binDirs.join(' or ')}`, { tool: type, hint: 'install it (Debian: containernetworking-plugins)' });
+    throw new CrispError('CniFailed', `the CNI plugin "${type}" is not in ${this.binDirs.join(' or ')}`, {
+      tool: type,
+      hint: 'install it (Debian: containernetworking-plugins)',
+    });
   }
 
   /**
@@ -50,28 +62,54 @@ export class Plugins {
    * @returns what it printed, parsed; undefined when it printed nothing
    * @throws CniFailed with the plugin's own code, message and details; ToolTimeout; Cancelled
    */
-  async call(command: CniCommand, type: string, input: string, parameters?: CallParameters, signal?: AbortSignal): Promise<unknown> {
+  async call(
+    command: CniCommand,
+    type: string,
+    input: string,
+    parameters?: CallParameters,
+    signal?: AbortSignal,
+  ): Promise<unknown> {
     const stage = `cni ${command.toLowerCase()}`;
     const program = await this.find(type);
     const result = await run([program], {
-      timeoutMs: this.timeoutMs, signal, input, stage, okExitCodes: 'any', errorId: 'CniFailed', wholeGroup: true,
+      timeoutMs: this.timeoutMs,
+      signal,
+      input,
+      stage,
+      okExitCodes: 'any',
+      errorId: 'CniFailed',
+      wholeGroup: true,
       env: {
         CNI_COMMAND: command,
         CNI_PATH: this.binDirs.join(delimiter),
-        ...(parameters ? {
-          CNI_CONTAINERID: parameters.containerId, CNI_NETNS: parameters.netns,
-          CNI_IFNAME: parameters.interfaceName, CNI_ARGS: parameters.args,
-        } : {}),
+        ...(parameters
+          ? {
+              CNI_CONTAINERID: parameters.containerId,
+              CNI_NETNS: parameters.netns,
+              CNI_IFNAME: parameters.interfaceName,
+              CNI_ARGS: parameters.args,
+            }
+          : {}),
       },
     });
     const answer = parseAnswer(result.stdout);
     if (result.exitCode !== 0) {
-      throw new CrispError('CniFailed', `CNI plugin ${type} failed ${command}: ${explain(answer) ?? `exit code ${result.exitCode}`}`, {
-        stage, tool: type, stderr: [result.stderr, explain(answer) ? '' : result.stdout].filter(Boolean).join('\n'),
-      });
+      throw new CrispError(
+        'CniFailed',
+        `CNI plugin ${type} failed ${command}: ${explain(answer) ?? `exit code ${result.exitCode}`}`,
+        {
+          stage,
+          tool: type,
+          stderr: [result.stderr, explain(answer) ? '' : result.stdout].filter(Boolean).join('\n'),
+        },
+      );
     }
     if (answer === unreadable) {
-      throw new CrispError('CniFailed', `CNI plugin ${type} answered ${command} with what is no JSON: ${lastLines(result.stdout, 200)}`, { stage, tool: type, stderr: result.stderr });
+      throw new CrispError(
+        'CniFailed',
+        `CNI plugin ${type} answered ${command} with what is no JSON: ${lastLines(result.stdout, 200)}`,
+        { stage, tool: type, stderr: result.stderr },
+      );
     }
     return answer;
   }
@@ -81,15 +119,28 @@ const unreadable = Symbol('no JSON');
 
 function parseAnswer(stdout: string): unknown {
   if (!stdout.trim()) return undefined;
-  try { return JSON.parse(stdout) as unknown; } catch { return unreadable; }
+  try {
+    return JSON.parse(stdout) as unknown;
+  } catch {
+    return unreadable;
+  }
 }
 
 /** The words of a plugin's error object: "msg (code 7): details". */
 function explain(answer: unknown): string | undefined {
-  const { code, msg, details } = (typeof answer === 'object' && answer !== null ? answer : {}) as Partial<PluginError>;
-  return msg === undefined && code === undefined ? undefined : `${msg || 'no message'} (code ${code ?? 'unknown'})${details ? `: ${details}` : ''}`;
+  const { code, msg, details } = (
+    typeof answer === 'object' && answer !== null ? answer : {}
+  ) as Partial<PluginError>;
+  return msg === undefined && code === undefined
+    ? undefined
+    : `${msg || 'no message'} (code ${code ?? 'unknown'})${details ? `: ${details}` : ''}`;
 }
 
 async function isProgram(path: string): Promise<boolean> {
-  try { await access(path, constants.X_OK); return true; } catch { return false; }
+  try {
+    await access(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }

@@ -12,7 +12,9 @@ let netns: string;
 const servers: ChildProcess[] = [];
 
 beforeAll(async () => {
-  holder = spawn('unshare', ['--net', 'sh', '-c', 'ip link set lo up && echo up && exec sleep 600'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  holder = spawn('unshare', ['--net', 'sh', '-c', 'ip link set lo up && echo up && exec sleep 600'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   await once(holder.stdout as NodeJS.ReadableStream, 'data');
   netns = `/proc/${holder.pid}/ns/net`;
 });
@@ -22,23 +24,34 @@ afterAll(() => {
 });
 
 /** Runs `onConnection` (source text, with `socket`) for each connection, in the namespace; say() gives a line to lines. */
-async function listen(address: string, onConnection: string): Promise<{ port: number; lines: AsyncIterator<string> }> {
+async function listen(
+  address: string,
+  onConnection: string,
+): Promise<{ port: number; lines: AsyncIterator<string> }> {
   const source = `
     const say = (line) => process.stdout.write(line + '\\n');
     const server = require('node:net').createServer({ allowHalfOpen: true }, (socket) => { socket.on('error', () => {}); ${onConnection} });
     server.listen({ port: 0, host: '${address}', ipv6Only: true }, () => say(server.address().port));`;
-  const server = spawn('nsenter', [`--net=${netns}`, process.execPath, '-e', source], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const server = spawn('nsenter', [`--net=${netns}`, process.execPath, '-e', source], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   servers.push(server);
   const lines = createInterface({ input: server.stdout as NodeJS.ReadableStream })[Symbol.asyncIterator]();
   return { port: Number((await lines.next()).value), lines };
 }
-function forward(port: number, signal = new AbortController().signal): { client: Duplex; pod: Duplex; done: Promise<void> } {
+function forward(
+  port: number,
+  signal = new AbortController().signal,
+): { client: Duplex; pod: Duplex; done: Promise<void> } {
   const [client, pod] = duplexPair();
   return { client, pod, done: forwardPort(netns, port, pod, signal) };
 }
 
 test('the client may end first: the server still answers', async () => {
-  const { port } = await listen('127.0.0.1', `let bytes = 0; socket.on('data', (chunk) => { bytes += chunk.length; }).on('end', () => socket.end('got ' + bytes));`);
+  const { port } = await listen(
+    '127.0.0.1',
+    `let bytes = 0; socket.on('data', (chunk) => { bytes += chunk.length; }).on('end', () => socket.end('got ' + bytes));`,
+  );
   const { client, done } = forward(port);
   client.end(Buffer.alloc(1_000_000));
   expect(await text(client)).toBe('got 1000000');
@@ -46,7 +59,10 @@ test('the client may end first: the server still answers', async () => {
 });
 
 test('the server may end first: it still hears the client', async () => {
-  const { port, lines } = await listen('127.0.0.1', `socket.end('bye'); let bytes = 0; socket.on('data', (chunk) => { bytes += chunk.length; }).on('end', () => say(bytes));`);
+  const { port, lines } = await listen(
+    '127.0.0.1',
+    `socket.end('bye'); let bytes = 0; socket.on('data', (chunk) => { bytes += chunk.length; }).on('end', () => say(bytes));`,
+  );
   const { client, done } = forward(port);
   expect(await text(client.iterator({ destroyOnReturn: false }))).toBe('bye');
   client.end(Buffer.alloc(1_000_000));
@@ -58,7 +74,9 @@ test('a server that reads nothing for a while holds up this connection, and noth
   const { port } = await listen('127.0.0.1', `socket.pause(); setTimeout(() => socket.pipe(socket), 500);`);
   const { client, done } = forward(port);
   let ticks = 0;
-  const timer = setInterval(() => { ticks++; }, 20);
+  const timer = setInterval(() => {
+    ticks++;
+  }, 20);
   client.end(Buffer.alloc(50_000_000));
   expect((await text(client)).length).toBe(50_000_000);
   clearInterval(timer);
@@ -78,14 +96,18 @@ test('a port that nobody listens on is refused in words, and the stream is untou
   const [client, pod] = duplexPair();
   client.write('unread');
   await expect(forwardPort(netns, 1, pod, new AbortController().signal)).rejects.toMatchObject({
-    id: 'PortRefused', message: 'failed to connect to localhost:1 inside the pod: 127.0.0.1:1: Connection refused, [::1]:1: Connection refused',
+    id: 'PortRefused',
+    message:
+      'failed to connect to localhost:1 inside the pod: 127.0.0.1:1: Connection refused, [::1]:1: Connection refused',
   });
   expect([pod.destroyed, pod.writableEnded, String(pod.read())]).toEqual([false, false, 'unread']);
 });
 
 test('a namespace that is gone is said in words', async () => {
   const [, pod] = duplexPair();
-  await expect(forwardPort('/nonexistent/net', 80, pod, new AbortController().signal)).rejects.toThrow(/\/nonexistent\/net.*No such file/);
+  await expect(forwardPort('/nonexistent/net', 80, pod, new AbortController().signal)).rejects.toThrow(
+    /\/nonexistent\/net.*No such file/,
+  );
 });
 
 test('a connection that the server breaks breaks the stream, and is no failure', async () => {
@@ -106,7 +128,10 @@ test('so is one that it breaks at once', async () => {
 });
 
 test('an abort ends the process', async () => {
-  const { port, lines } = await listen('127.0.0.1', `socket.resume().on('close', () => say('closed')).on('end', () => socket.end()); say('open');`);
+  const { port, lines } = await listen(
+    '127.0.0.1',
+    `socket.resume().on('close', () => say('closed')).on('end', () => socket.end()); say('open');`,
+  );
   const controller = new AbortController();
   const { done } = forward(port, controller.signal);
   expect((await lines.next()).value).toBe('open');
@@ -119,5 +144,7 @@ test('without a namespace it is the host', async () => {
   const [, pod] = duplexPair();
   const inHost = execFileSync('readlink', ['/proc/self/ns/net']).toString();
   expect(inHost).not.toBe(execFileSync('readlink', [netns]).toString());
-  await expect(forwardPort(undefined, 1, pod, new AbortController().signal)).rejects.toMatchObject({ id: 'PortRefused' });
+  await expect(forwardPort(undefined, 1, pod, new AbortController().signal)).rejects.toMatchObject({
+    id: 'PortRefused',
+  });
 });

@@ -14,7 +14,14 @@ const connectTimeoutMs = 10_000;
 const connector = fileURLToPath(new URL('connect.pl', import.meta.url));
 
 /** Of Linux's system call tables; the newer architectures share one. */
-const sendmsgNumber: Partial<Record<NodeJS.Architecture, number>> = { x64: 46, arm64: 211, riscv64: 211, loong64: 211, ppc64: 341, s390x: 370 };
+const sendmsgNumber: Partial<Record<NodeJS.Architecture, number>> = {
+  x64: 46,
+  arm64: 211,
+  riscv64: 211,
+  loong64: 211,
+  ppc64: 341,
+  s390x: 370,
+};
 
 /**
  * Connects `stream` to localhost:`port` in a network namespace (undefined: the
@@ -22,14 +29,27 @@ const sendmsgNumber: Partial<Record<NodeJS.Architecture, number>> = { x64: 46, a
  * ended; a connection that breaks in between destroys `stream`, as a reset.
  * @throws PortRefused, before anything is read from `stream`; Cancelled
  */
-export async function forwardPort(netns: string | undefined, port: number, stream: Duplex, signal: AbortSignal): Promise<void> {
+export async function forwardPort(
+  netns: string | undefined,
+  port: number,
+  stream: Duplex,
+  signal: AbortSignal,
+): Promise<void> {
   const socket = await connect(netns, port, signal);
-  const end = (): void => { socket.destroy(); };
+  const end = (): void => {
+    socket.destroy();
+  };
   let broken = socket.errored !== null;
-  socket.on('error', () => { broken = true; });
+  socket.on('error', () => {
+    broken = true;
+  });
   signal.addEventListener('abort', end, { once: true });
   stream.once('close', end); // the client has gone
-  const closed = socket.closed || new Promise((resolve) => { socket.once('close', resolve); });
+  const closed =
+    socket.closed ||
+    new Promise((resolve) => {
+      socket.once('close', resolve);
+    });
   if (signal.aborted || stream.destroyed) end();
   socket.setNoDelay();
   socket.pipe(stream);
@@ -43,12 +63,21 @@ export async function forwardPort(netns: string | undefined, port: number, strea
 
 async function connect(netns: string | undefined, port: number, signal: AbortSignal) {
   const sendmsg = sendmsgNumber[process.arch];
-  if (sendmsg === undefined) throw new CrispError('Unsupported', `port-forward is not known to work on ${process.arch}`, { stage });
+  if (sendmsg === undefined)
+    throw new CrispError('Unsupported', `port-forward is not known to work on ${process.arch}`, { stage });
   const argv = ['perl', connector, String(port), String(sendmsg)] as const;
   try {
-    return await runForSocket(netns === undefined ? argv : ['nsenter', `--net=${netns}`, '--', ...argv], { timeoutMs: connectTimeoutMs, signal, stage });
+    return await runForSocket(netns === undefined ? argv : ['nsenter', `--net=${netns}`, '--', ...argv], {
+      timeoutMs: connectTimeoutMs,
+      signal,
+      stage,
+    });
   } catch (error) {
     if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
-    throw new CrispError('PortRefused', `failed to connect to localhost:${port} inside the pod: ${error.stderr.trim()}`, { stage });
+    throw new CrispError(
+      'PortRefused',
+      `failed to connect to localhost:${port} inside the pod: ${error.stderr.trim()}`,
+      { stage },
+    );
   }
 }

@@ -16,7 +16,9 @@ export function writeBundle(folder: string, spec: Spec): void {
 /** Everything that is wrong with a bundle: its config.json, its rootfs, and what the one needs of the other. */
 export async function validateBundle(folder: string): Promise<SpecIssue[]> {
   let spec: Spec;
-  try { spec = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec; } catch (error) {
+  try {
+    spec = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
+  } catch (error) {
     return [{ path: 'config.json', message: (error as Error).message }];
   }
   const issues = validateSpec(spec);
@@ -25,26 +27,57 @@ export async function validateBundle(folder: string): Promise<SpecIssue[]> {
   const entries = await readdir(rootfs).catch((error: Error) => error.message);
   if (typeof entries === 'string') return [{ path: 'root.path', message: entries }];
   if (entries.length === 0) return [{ path: 'root.path', message: `${rootfs} is empty` }];
-  const program = spec.process && await programIssue(rootfs, spec);
-  return [...await mountIssues(folder, spec), ...(program ? [program] : [])];
+  const program = spec.process && (await programIssue(rootfs, spec));
+  return [...(await mountIssues(folder, spec)), ...(program ? [program] : [])];
 }
 
 async function mountIssues(folder: string, spec: Spec): Promise<SpecIssue[]> {
-  const bound = (spec.mounts ?? []).map((mount, index) => ({ ...mount, index }))
-    .filter(({ type, options = [] }) => type === 'bind' || options.includes('bind') || options.includes('rbind'));
-  const missing = await Promise.all(bound.map(async ({ source = '', index }) => (
-    await exists(resolve(folder, source)) ? [] : [{ path: `mounts.${index}.source`, message: `${source} does not exist` }])));
+  const bound = (spec.mounts ?? [])
+    .map((mount, index) => ({ ...mount, index }))
+    .filter(
+      ({ type, options = [] }) => type === 'bind' || options.includes('bind') || options.includes('rbind'),
+    );
+  const missing = await Promise.all(
+    bound.map(async ({ source = '', index }) =>
+      (await exists(resolve(folder, source)))
+        ? []
+        : [{ path: `mounts.${index}.source`, message: `${source} does not exist` }],
+    ),
+  );
   return missing.flat();
 }
 
 /** Looks where execvp(3) would. What lies in a mount cannot be seen from here and is taken to be there. */
-async function programIssue(rootfs: string, { process: { args: [program = ''], env = [], cwd }, mounts = [] }: Spec): Promise<SpecIssue | undefined> {
-  const folders = env.find((entry) => entry.startsWith('PATH='))?.slice('PATH='.length).split(':') ?? [];
-  const candidates = isAbsolute(program) ? [program] : program.includes('/') ? [join(cwd, program)] : folders.map((path) => join(path, program));
-  const mounted = (path: string): boolean => mounts.some(({ destination }) => path === destination || path.startsWith(`${destination}/`));
+async function programIssue(
+  rootfs: string,
+  {
+    process: {
+      args: [program = ''],
+      env = [],
+      cwd,
+    },
+    mounts = [],
+  }: Spec,
+): Promise<SpecIssue | undefined> {
+  const folders =
+    env
+      .find((entry) => entry.startsWith('PATH='))
+      ?.slice('PATH='.length)
+      .split(':') ?? [];
+  const candidates = isAbsolute(program)
+    ? [program]
+    : program.includes('/')
+      ? [join(cwd, program)]
+      : folders.map((path) => join(path, program));
+  const mounted = (path: string): boolean =>
+    mounts.some(({ destination }) => path === destination || path.startsWith(`${destination}/`));
   for (const candidate of candidates) {
     const inside = await resolveInside(rootfs, candidate, 'process.args.0').catch(() => undefined);
-    if (inside !== undefined && (mounted(inside) || ((await stat(join(rootfs, inside)).catch(() => undefined))?.mode ?? 0) & 0o111)) return undefined;
+    if (
+      inside !== undefined &&
+      (mounted(inside) || ((await stat(join(rootfs, inside)).catch(() => undefined))?.mode ?? 0) & 0o111)
+    )
+      return undefined;
   }
   return { path: 'process.args.0', message: `there is no program ${program} in the rootfs` };
 }

@@ -8,19 +8,27 @@ const host = {
   capabilities: [...defaultCapabilities, 'CAP_NET_ADMIN', 'CAP_SYS_ADMIN'],
 };
 const of = (wanted: Capability | null, privileged = false) =>
-  containerCapabilities(wanted && (receivedSecurity({ capabilities: wanted }).capabilities), privileged, host);
+  containerCapabilities(wanted && receivedSecurity({ capabilities: wanted }).capabilities, privileged, host);
 const sorted = (names: readonly string[]): string[] => [...names].sort();
 
 test('by default there are fourteen, none of them inheritable', () => {
   const { capabilities, missing } = of(null);
   expect(sorted(capabilities.bounding)).toEqual(sorted(defaultCapabilities));
-  expect(capabilities).toMatchObject({ effective: capabilities.bounding, permitted: capabilities.bounding, inheritable: [], ambient: [] });
+  expect(capabilities).toMatchObject({
+    effective: capabilities.bounding,
+    permitted: capabilities.bounding,
+    inheritable: [],
+    ambient: [],
+  });
   expect(missing).toEqual([]);
 });
 
 test.each<[Capability, string[]]>([
   [{ add_capabilities: ['net_admin'], drop_capabilities: ['ALL'] }, ['CAP_NET_ADMIN']],
-  [{ add_capabilities: ['CAP_NET_ADMIN', 'KILL'], drop_capabilities: ['all', 'cap_kill'] }, ['CAP_NET_ADMIN']],
+  [
+    { add_capabilities: ['CAP_NET_ADMIN', 'KILL'], drop_capabilities: ['all', 'cap_kill'] },
+    ['CAP_NET_ADMIN'],
+  ],
   [{ add_capabilities: ['ALL'], drop_capabilities: ['ALL', 'CHOWN'] }, []],
   [{ drop_capabilities: defaultCapabilities.slice(1) }, [defaultCapabilities[0] ?? '']],
 ])('%j leaves %j', (wanted, expected) => {
@@ -28,21 +36,37 @@ test.each<[Capability, string[]]>([
 });
 
 test('what the host cannot give is left out and told', () => {
-  expect(of({ add_capabilities: ['SYS_RESOURCE', 'SYS_ADMIN'], drop_capabilities: ['ALL'] })).toMatchObject({ capabilities: { bounding: ['CAP_SYS_ADMIN'] }, missing: ['CAP_SYS_RESOURCE'] });
+  expect(of({ add_capabilities: ['SYS_RESOURCE', 'SYS_ADMIN'], drop_capabilities: ['ALL'] })).toMatchObject({
+    capabilities: { bounding: ['CAP_SYS_ADMIN'] },
+    missing: ['CAP_SYS_RESOURCE'],
+  });
   expect(of({ add_capabilities: ['ALL'] }).missing).toEqual(['CAP_SYS_RESOURCE']);
   expect(of({ add_capabilities: ['ALL'], drop_capabilities: ['SYS_RESOURCE'] }).missing).toEqual([]);
   expect(of(null, true).missing).toEqual(['CAP_SYS_RESOURCE']);
 });
 
 test('privileged is all of it, whatever is dropped', () => {
-  expect(sorted(of({ drop_capabilities: ['ALL'] }, true).capabilities.bounding)).toEqual(sorted(host.capabilities));
+  expect(sorted(of({ drop_capabilities: ['ALL'] }, true).capabilities.bounding)).toEqual(
+    sorted(host.capabilities),
+  );
 });
 
 test('ambient ones are held by users other than root as well', () => {
-  const { capabilities } = of({ add_ambient_capabilities: ['NET_ADMIN', 'SYS_RESOURCE'], drop_capabilities: ['ALL'] });
-  expect(capabilities).toEqual({ bounding: ['CAP_NET_ADMIN'], effective: ['CAP_NET_ADMIN'], permitted: ['CAP_NET_ADMIN'], inheritable: ['CAP_NET_ADMIN'], ambient: ['CAP_NET_ADMIN'] });
+  const { capabilities } = of({
+    add_ambient_capabilities: ['NET_ADMIN', 'SYS_RESOURCE'],
+    drop_capabilities: ['ALL'],
+  });
+  expect(capabilities).toEqual({
+    bounding: ['CAP_NET_ADMIN'],
+    effective: ['CAP_NET_ADMIN'],
+    permitted: ['CAP_NET_ADMIN'],
+    inheritable: ['CAP_NET_ADMIN'],
+    ambient: ['CAP_NET_ADMIN'],
+  });
 });
 
 test('an unknown name is refused by its field', () => {
-  expect(() => of({ drop_capabilities: ['FLY'] })).toThrow('capabilities.drop_capabilities: "FLY" is no capability');
+  expect(() => of({ drop_capabilities: ['FLY'] })).toThrow(
+    'capabilities.drop_capabilities: "FLY" is no capability',
+  );
 });

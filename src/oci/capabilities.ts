@@ -7,7 +7,20 @@ import type { Capabilities } from './spec.js';
 
 /** What a container has that asks for nothing: the fourteen that Docker began with, which containerd gives too (CRI-O gives nine of them). */
 export const defaultCapabilities: readonly string[] = [
-  'CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'MKNOD', 'NET_RAW', 'SETGID', 'SETUID', 'SETFCAP', 'SETPCAP', 'NET_BIND_SERVICE', 'SYS_CHROOT', 'KILL', 'AUDIT_WRITE',
+  'CHOWN',
+  'DAC_OVERRIDE',
+  'FSETID',
+  'FOWNER',
+  'MKNOD',
+  'NET_RAW',
+  'SETGID',
+  'SETUID',
+  'SETFCAP',
+  'SETPCAP',
+  'NET_BIND_SERVICE',
+  'SYS_CHROOT',
+  'KILL',
+  'AUDIT_WRITE',
 ].map((name) => `CAP_${name}`);
 
 /**
@@ -15,7 +28,11 @@ export const defaultCapabilities: readonly string[] = [
  * on; what was asked for by name, or as "all", beyond it is in `missing`.
  * @throws InvalidArgument for a name that no kernel knows
  */
-export function containerCapabilities(wanted: Capability__Output | null, privileged: boolean, host: Pick<HostFacts, 'capabilities' | 'kernelCapabilities'>): { capabilities: Capabilities; missing: string[] } {
+export function containerCapabilities(
+  wanted: Capability__Output | null,
+  privileged: boolean,
+  host: Pick<HostFacts, 'capabilities' | 'kernelCapabilities'>,
+): { capabilities: Capabilities; missing: string[] } {
   const add = names(wanted?.add_capabilities, 'add_capabilities');
   const drop = names(wanted?.drop_capabilities, 'drop_capabilities');
   const ambient = names(wanted?.add_ambient_capabilities, 'add_ambient_capabilities');
@@ -23,13 +40,24 @@ export function containerCapabilities(wanted: Capability__Output | null, privile
   const named = [...add, ...ambient].filter((name) => name !== 'ALL');
   const base = all ? host.kernelCapabilities : drop.includes('ALL') ? [] : defaultCapabilities;
   const dropped = privileged ? [] : drop;
-  const asked = new Set([...base.filter((name) => !dropped.includes(name)), ...named.filter((name) => !dropped.includes(name))]);
+  const asked = new Set([
+    ...base.filter((name) => !dropped.includes(name)),
+    ...named.filter((name) => !dropped.includes(name)),
+  ]);
   const bounding = [...asked].filter((name) => host.capabilities.includes(name)).sort(byBit);
   const ambientHeld = ambient.includes('ALL') ? bounding : bounding.filter((name) => ambient.includes(name));
   return {
     // For a user other than root the kernel takes all but the ambient ones away at exec (capabilities(7)).
-    capabilities: { bounding, effective: bounding, permitted: bounding, inheritable: ambientHeld, ambient: ambientHeld },
-    missing: [...asked].filter((name) => (all || named.includes(name)) && !host.capabilities.includes(name)).sort(byBit),
+    capabilities: {
+      bounding,
+      effective: bounding,
+      permitted: bounding,
+      inheritable: ambientHeld,
+      ambient: ambientHeld,
+    },
+    missing: [...asked]
+      .filter((name) => (all || named.includes(name)) && !host.capabilities.includes(name))
+      .sort(byBit),
   };
 }
 
@@ -38,9 +66,12 @@ function names(list: readonly string[] | undefined, field: string): string[] {
     const name = text.toUpperCase();
     if (name === 'ALL') return name;
     const full = name.startsWith('CAP_') ? name : `CAP_${name}`;
-    if (!capabilityNames.includes(full)) throw new CrispError('InvalidArgument', `capabilities.${field}: "${text}" is no capability`);
+    if (!capabilityNames.includes(full))
+      throw new CrispError('InvalidArgument', `capabilities.${field}: "${text}" is no capability`);
     return full;
   });
 }
 
-function byBit(one: string, other: string): number { return capabilityNames.indexOf(one) - capabilityNames.indexOf(other); }
+function byBit(one: string, other: string): number {
+  return capabilityNames.indexOf(one) - capabilityNames.indexOf(other);
+}

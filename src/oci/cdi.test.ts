@@ -10,9 +10,12 @@ beforeEach(async () => {
   base = await mkdtemp(join(tmpdir(), 'crisp-cdi-'));
   for (const folder of ['etc', 'run']) await mkdir(join(base, folder));
 });
-afterEach(async () => { await rm(base, { recursive: true }); });
+afterEach(async () => {
+  await rm(base, { recursive: true });
+});
 
-const read = (...names: string[]) => readCdi(names, [join(base, 'etc'), join(base, 'run'), join(base, 'none')]);
+const read = (...names: string[]) =>
+  readCdi(names, [join(base, 'etc'), join(base, 'run'), join(base, 'none')]);
 const write = (path: string, text: string): Promise<void> => writeFile(join(base, path), text);
 
 const gpu = `
@@ -42,22 +45,39 @@ test('what a device brings, with what its spec brings once', async () => {
   expect(await read('vendor.com/gpu=0', 'vendor.com/gpu=1')).toEqual({
     env: ['ALL=1', 'GPU=0', 'GPU=1'],
     devices: [
-      { device: { type: 'c', path: '/dev/gpu0', major: 1, minor: 3, fileMode: 0o660, uid: 0, gid: 44 }, permissions: 'r' },
+      {
+        device: { type: 'c', path: '/dev/gpu0', major: 1, minor: 3, fileMode: 0o660, uid: 0, gid: 44 },
+        permissions: 'r',
+      },
       { device: { type: 'b', path: '/dev/made', major: 9, minor: 8 }, permissions: 'rwm' },
     ],
     mounts: [{ destination: '/lib/gpu', source: '/usr/lib/gpu', type: 'bind', options: ['ro', 'bind'] }],
-    hooks: { createContainer: [{ path: '/usr/bin/hook', args: ['hook', '0'], timeout: 5 }, { path: '/usr/bin/hook' }] },
-    additionalGids: [44], notHonoured: [],
+    hooks: {
+      createContainer: [
+        { path: '/usr/bin/hook', args: ['hook', '0'], timeout: 5 },
+        { path: '/usr/bin/hook' },
+      ],
+    },
+    additionalGids: [44],
+    notHonoured: [],
   });
 });
 
 test('the later folder wins, in one folder nobody does', async () => {
-  const spec = (env: string): string => JSON.stringify({ cdiVersion: '0.5.0', kind: 'v.com/c', devices: [{ name: 'a', containerEdits: { env: [env] } }] });
+  const spec = (env: string): string =>
+    JSON.stringify({
+      cdiVersion: '0.5.0',
+      kind: 'v.com/c',
+      devices: [{ name: 'a', containerEdits: { env: [env] } }],
+    });
   await write('etc/a.json', spec('FROM=etc'));
   await write('run/a.json', spec('FROM=run'));
   expect((await read('v.com/c=a')).env).toEqual(['FROM=run']);
   await write('run/b.json', spec('FROM=b'));
-  await expect(read('v.com/c=a')).rejects.toMatchObject({ id: 'InvalidArgument', message: 'CDI_devices[0]: two specs have a device "v.com/c=a"' });
+  await expect(read('v.com/c=a')).rejects.toMatchObject({
+    id: 'InvalidArgument',
+    message: 'CDI_devices[0]: two specs have a device "v.com/c=a"',
+  });
 });
 
 test('a spec that cannot be used takes only its own devices away', async () => {
@@ -66,14 +86,27 @@ test('a spec that cannot be used takes only its own devices away', async () => {
   await write('etc/notes.txt', gpu);
   await write('run/gpu.yml', gpu);
   expect((await read('vendor.com/gpu=1')).env).toEqual(['ALL=1', 'GPU=1']);
-  await expect(read('vendor.com/gpu=2')).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('CDI_devices[0]') });
+  await expect(read('vendor.com/gpu=2')).rejects.toMatchObject({
+    id: 'InvalidArgument',
+    message: expect.stringContaining('CDI_devices[0]'),
+  });
 });
 
 test('a device node that the host lacks, and edits that are not applied', async () => {
-  await write('etc/a.json', JSON.stringify({
-    cdiVersion: '1.1.0', kind: 'v.com/c',
-    devices: [{ name: 'gone', containerEdits: { deviceNodes: [{ path: '/dev/no-such-device' }] } }, { name: 'net', containerEdits: { netDevices: [{ hostInterfaceName: 'eth9', name: 'eth1' }] } }],
-  }));
-  await expect(read('v.com/c=gone')).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('/dev/no-such-device') });
+  await write(
+    'etc/a.json',
+    JSON.stringify({
+      cdiVersion: '1.1.0',
+      kind: 'v.com/c',
+      devices: [
+        { name: 'gone', containerEdits: { deviceNodes: [{ path: '/dev/no-such-device' }] } },
+        { name: 'net', containerEdits: { netDevices: [{ hostInterfaceName: 'eth9', name: 'eth1' }] } },
+      ],
+    }),
+  );
+  await expect(read('v.com/c=gone')).rejects.toMatchObject({
+    id: 'InvalidArgument',
+    message: expect.stringContaining('/dev/no-such-device'),
+  });
   expect((await read('v.com/c=net')).notHonoured).toEqual(['CDI_devices']);
 });

@@ -25,33 +25,79 @@ export interface CdiFacts {
 
 /** Of two specs for one device the one in the later folder counts. */
 export const cdiFolders: readonly string[] = ['/etc/cdi', '/var/run/cdi'];
-export const noCdi: CdiFacts = { env: [], devices: [], mounts: [], hooks: {}, additionalGids: [], notHonoured: [] };
+export const noCdi: CdiFacts = {
+  env: [],
+  devices: [],
+  mounts: [],
+  hooks: {},
+  additionalGids: [],
+  notHonoured: [],
+};
 
 const absolute = z.string().regex(/^\//, 'must be an absolute path');
-const hookNames = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'] as const;
+const hookNames = [
+  'prestart',
+  'createRuntime',
+  'createContainer',
+  'startContainer',
+  'poststart',
+  'poststop',
+] as const;
 const editsSchema = z.looseObject({
   env: z.array(z.string().regex(/^[^=]+=/, 'must be NAME=VALUE')).nullish(),
-  deviceNodes: z.array(z.looseObject({
-    path: absolute, hostPath: absolute.nullish(), type: z.enum(['b', 'c', 'u', 'p']).nullish(), major: z.int().nullish(), minor: z.int().nullish(),
-    fileMode: z.int().nullish(), permissions: z.string().nullish(), uid: z.int().min(0).nullish(), gid: z.int().min(0).nullish(),
-  })).nullish(),
-  mounts: z.array(z.looseObject({ hostPath: z.string(), containerPath: absolute, options: z.array(z.string()).nullish(), type: z.string().nullish() })).nullish(),
-  hooks: z.array(z.looseObject({
-    hookName: z.enum(hookNames), path: absolute, args: z.array(z.string()).nullish(), env: z.array(z.string()).nullish(), timeout: z.int().min(1).nullish(),
-  })).nullish(),
+  deviceNodes: z
+    .array(
+      z.looseObject({
+        path: absolute,
+        hostPath: absolute.nullish(),
+        type: z.enum(['b', 'c', 'u', 'p']).nullish(),
+        major: z.int().nullish(),
+        minor: z.int().nullish(),
+        fileMode: z.int().nullish(),
+        permissions: z.string().nullish(),
+        uid: z.int().min(0).nullish(),
+        gid: z.int().min(0).nullish(),
+      }),
+    )
+    .nullish(),
+  mounts: z
+    .array(
+      z.looseObject({
+        hostPath: z.string(),
+        containerPath: absolute,
+        options: z.array(z.string()).nullish(),
+        type: z.string().nullish(),
+      }),
+    )
+    .nullish(),
+  hooks: z
+    .array(
+      z.looseObject({
+        hookName: z.enum(hookNames),
+        path: absolute,
+        args: z.array(z.string()).nullish(),
+        env: z.array(z.string()).nullish(),
+        timeout: z.int().min(1).nullish(),
+      }),
+    )
+    .nullish(),
   additionalGids: z.array(z.int().min(0)).nullish(),
   intelRdt: z.unknown().optional(),
   netDevices: z.unknown().optional(),
 });
 type Edits = z.infer<typeof editsSchema>;
 const specSchema = z.looseObject({
-  cdiVersion: z.string(), kind: z.string().regex(/^[A-Za-z][\w.-]*\/[A-Za-z][\w.-]*$/, 'must be VENDOR/CLASS'),
+  cdiVersion: z.string(),
+  kind: z.string().regex(/^[A-Za-z][\w.-]*\/[A-Za-z][\w.-]*$/, 'must be VENDOR/CLASS'),
   devices: z.array(z.looseObject({ name: z.string().min(1), containerEdits: editsSchema.nullish() })),
   containerEdits: editsSchema.nullish(),
 });
 type CdiSpec = z.infer<typeof specSchema>;
 
-interface Found { readonly spec: CdiSpec; readonly edits: Edits }
+interface Found {
+  readonly spec: CdiSpec;
+  readonly edits: Edits;
+}
 
 /**
  * What the named devices bring.
@@ -62,8 +108,13 @@ export async function readCdi(names: readonly string[], folders = cdiFolders): P
   const known = await devicesOf(folders);
   const found = names.map((name, index) => {
     const entry = known.get(name);
-    if (!entry) throw new CrispError('InvalidArgument', `CDI_devices[${index}]: no spec in ${folders.join(' or ')} has a device "${name}"`);
-    if (entry === 'twice') throw new CrispError('InvalidArgument', `CDI_devices[${index}]: two specs have a device "${name}"`);
+    if (!entry)
+      throw new CrispError(
+        'InvalidArgument',
+        `CDI_devices[${index}]: no spec in ${folders.join(' or ')} has a device "${name}"`,
+      );
+    if (entry === 'twice')
+      throw new CrispError('InvalidArgument', `CDI_devices[${index}]: two specs have a device "${name}"`);
     return entry;
   });
   // A spec's own edits hold for all its devices and are made once, before theirs.
@@ -76,10 +127,18 @@ export async function readCdi(names: readonly string[], folders = cdiFolders): P
   return {
     env: edits.flatMap((edit) => edit.env ?? []),
     devices: await Promise.all(edits.flatMap((edit) => edit.deviceNodes ?? []).map(deviceOf)),
-    mounts: edits.flatMap((edit) => edit.mounts ?? []).map(({ hostPath, containerPath, options, type }) => (
-      { destination: containerPath, source: hostPath, type: type ?? 'bind', options: options ?? ['rbind', 'nosuid', 'nodev'] })),
+    mounts: edits
+      .flatMap((edit) => edit.mounts ?? [])
+      .map(({ hostPath, containerPath, options, type }) => ({
+        destination: containerPath,
+        source: hostPath,
+        type: type ?? 'bind',
+        options: options ?? ['rbind', 'nosuid', 'nodev'],
+      })),
     hooks: hooksOf(edits),
-    additionalGids: [...new Set(edits.flatMap((edit) => edit.additionalGids ?? []))].filter((gid) => gid !== 0),
+    additionalGids: [...new Set(edits.flatMap((edit) => edit.additionalGids ?? []))].filter(
+      (gid) => gid !== 0,
+    ),
     notHonoured: edits.some((edit) => edit.intelRdt || edit.netDevices) ? ['CDI_devices'] : [],
   };
 }
@@ -104,7 +163,10 @@ async function devicesOf(folders: readonly string[]): Promise<Map<string, Found 
 
 async function specFiles(folder: string): Promise<string[]> {
   try {
-    return (await readdir(folder)).filter((name) => ['.json', '.yaml', '.yml'].includes(extname(name))).sort().map((name) => join(folder, name));
+    return (await readdir(folder))
+      .filter((name) => ['.json', '.yaml', '.yml'].includes(extname(name)))
+      .sort()
+      .map((name) => join(folder, name));
   } catch (error) {
     if (isAbsent(error)) return [];
     throw error;
@@ -113,8 +175,11 @@ async function specFiles(folder: string): Promise<string[]> {
 
 async function readSpec(file: string): Promise<CdiSpec | undefined> {
   try {
-    const result = specSchema.safeParse(parse(await readFileIfThere(file) ?? '')); // JSON is YAML
-    if (!result.success) throw new Error(result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '));
+    const result = specSchema.safeParse(parse((await readFileIfThere(file)) ?? '')); // JSON is YAML
+    if (!result.success)
+      throw new Error(
+        result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),
+      );
     return result.data;
   } catch (error) {
     log.warn({ file, error: (error as Error).message }, 'CDI spec not usable');
@@ -125,20 +190,33 @@ async function readSpec(file: string): Promise<CdiSpec | undefined> {
 /** Type and numbers are the host node's where the spec leaves them out. */
 async function deviceOf(node: NonNullable<Edits['deviceNodes']>[number]): Promise<GivenDevice> {
   const given = {
-    ...(node.major == null ? {} : { major: node.major }), ...(node.minor == null ? {} : { minor: node.minor }), ...(node.fileMode == null ? {} : { fileMode: node.fileMode & 0o777 }),
-    ...(node.uid == null ? {} : { uid: node.uid }), ...(node.gid == null ? {} : { gid: node.gid }),
+    ...(node.major == null ? {} : { major: node.major }),
+    ...(node.minor == null ? {} : { minor: node.minor }),
+    ...(node.fileMode == null ? {} : { fileMode: node.fileMode & 0o777 }),
+    ...(node.uid == null ? {} : { uid: node.uid }),
+    ...(node.gid == null ? {} : { gid: node.gid }),
   };
   const permissions = node.permissions || 'rwm';
-  if (node.type && (node.type === 'p' || (node.major != null && node.minor != null))) return { device: { type: node.type, path: node.path, ...given }, permissions };
+  if (node.type && (node.type === 'p' || (node.major != null && node.minor != null)))
+    return { device: { type: node.type, path: node.path, ...given }, permissions };
   const [host, ...more] = await devicesAt(node.hostPath ?? node.path, node.path);
-  if (!host || more.length) throw new CrispError('InvalidArgument', `CDI_devices: ${node.hostPath ?? node.path} is no device of this host`);
+  if (!host || more.length)
+    throw new CrispError(
+      'InvalidArgument',
+      `CDI_devices: ${node.hostPath ?? node.path} is no device of this host`,
+    );
   return { device: { ...host, ...given }, permissions };
 }
 
 function hooksOf(edits: readonly Edits[]): Hooks {
   const hooks: Hooks = {};
   for (const { hookName, path, args, env, timeout } of edits.flatMap((edit) => edit.hooks ?? [])) {
-    (hooks[hookName] ??= []).push({ path, ...(args ? { args } : {}), ...(env ? { env } : {}), ...(timeout ? { timeout } : {}) });
+    (hooks[hookName] ??= []).push({
+      path,
+      ...(args ? { args } : {}),
+      ...(env ? { env } : {}),
+      ...(timeout ? { timeout } : {}),
+    });
   }
   return hooks;
 }

@@ -14,31 +14,73 @@ import { minimalSpec } from './minimal-spec.js';
 import { validateSpec } from './spec-schema.js';
 
 const host: HostFacts = {
-  hostname: 'node', cgroup: 'v1', systemdCgroup: false, capabilities: defaultCapabilities, kernelCapabilities: [...defaultCapabilities, 'CAP_SYS_ADMIN'],
-  seccompProfile: { defaultAction: 'SCMP_ACT_ERRNO' }, apparmor: false, selinux: false, lowestOomScoreAdj: -1000, swapAccounting: false, hugepageSizes: [], cpus: [0], memoryNodes: [0],
+  hostname: 'node',
+  cgroup: 'v1',
+  systemdCgroup: false,
+  capabilities: defaultCapabilities,
+  kernelCapabilities: [...defaultCapabilities, 'CAP_SYS_ADMIN'],
+  seccompProfile: { defaultAction: 'SCMP_ACT_ERRNO' },
+  apparmor: false,
+  selinux: false,
+  lowestOomScoreAdj: -1000,
+  swapAccounting: false,
+  hugepageSizes: [],
+  cpus: [0],
+  memoryNodes: [0],
 };
 const plan: SandboxPlan = {
-  id: 'sandbox', name: 'pod', namespace: 'test', uid: 'u1', attempt: 0, labels: {}, annotations: {}, folder: '/state/pods/sandbox', hostname: 'box',
-  namespaces: { network: '/ns/net', ipc: '/ns/ipc', uts: '/ns/uts' }, cgroupParent: '/pods/pod1',
+  id: 'sandbox',
+  name: 'pod',
+  namespace: 'test',
+  uid: 'u1',
+  attempt: 0,
+  labels: {},
+  annotations: {},
+  folder: '/state/pods/sandbox',
+  hostname: 'box',
+  namespaces: { network: '/ns/net', ipc: '/ns/ipc', uts: '/ns/uts' },
+  cgroupParent: '/pods/pod1',
 };
 const image = { Entrypoint: ['/entry'], Env: ['PATH=/image'] };
 
 /** As if everything that is named were there, with no symlinks on the way. */
 function facts(wanted: ContainerConfig, cdi = noCdi): RootfsFacts {
   return {
-    accounts: { passwd: '', group: '' }, devices: [], hostDevices: [], cdi, seccompProfile: undefined, apparmorProfiles: [],
-    mounts: (wanted.mounts ?? []).map((mount) => ({ target: mount.container_path ?? '', source: mount.host_path ?? '', propagation: 'shared' })),
+    accounts: { passwd: '', group: '' },
+    devices: [],
+    hostDevices: [],
+    cdi,
+    seccompProfile: undefined,
+    apparmorProfiles: [],
+    mounts: (wanted.mounts ?? []).map((mount) => ({
+      target: mount.container_path ?? '',
+      source: mount.host_path ?? '',
+      propagation: 'shared',
+    })),
   };
 }
 function of(wanted: ContainerConfig = {}, sandbox: PodSandboxConfig = {}, more: Partial<SpecInput> = {}) {
   const config = receivedContainer(wanted);
   const made = containerSpec({
-    config, sandbox: receivedPod(sandbox), image, plan, containerId: 'container', rootfs: '/rootfs', facts: facts(wanted), host, podFolder: '/state/pods/sandbox', sharedMemory: '/state/pods/sandbox/shm', allowedAnnotations: [], ...more,
+    config,
+    sandbox: receivedPod(sandbox),
+    image,
+    plan,
+    containerId: 'container',
+    rootfs: '/rootfs',
+    facts: facts(wanted),
+    host,
+    podFolder: '/state/pods/sandbox',
+    sharedMemory: '/state/pods/sandbox/shm',
+    allowedAnnotations: [],
+    ...more,
   });
   expect(validateSpec(made.spec)).toEqual([]);
   return made;
 }
-const secure = (security_context: LinuxContainerSecurityContext): ContainerConfig => ({ linux: { security_context } });
+const secure = (security_context: LinuxContainerSecurityContext): ContainerConfig => ({
+  linux: { security_context },
+});
 const privilegedPod: PodSandboxConfig = { linux: { security_context: { privileged: true } } };
 
 test('a container that asks for nothing', () => {
@@ -46,9 +88,25 @@ test('a container that asks for nothing', () => {
   expect(notHonoured).toEqual([]);
   expect(user).toEqual({ uid: 0, gid: 0, supplementalGroups: [0] });
   expect(spec).toMatchObject({
-    process: { terminal: false, user: { uid: 0, gid: 0, additionalGids: [0] }, args: ['/entry'], cwd: '/', noNewPrivileges: false, oomScoreAdj: 0 },
-    root: { path: '/rootfs', readonly: false }, linux: { cgroupsPath: '/pods/pod1/container', maskedPaths: [], readonlyPaths: [] },
-    annotations: { 'io.crisp.container-id': 'container', 'io.crisp.container-name': 'main', 'io.crisp.image': 'busybox', 'io.crisp.sandbox-id': 'sandbox', 'io.crisp.pod-name': 'pod', 'io.crisp.pod-namespace': 'test', 'io.crisp.pod-uid': 'u1' },
+    process: {
+      terminal: false,
+      user: { uid: 0, gid: 0, additionalGids: [0] },
+      args: ['/entry'],
+      cwd: '/',
+      noNewPrivileges: false,
+      oomScoreAdj: 0,
+    },
+    root: { path: '/rootfs', readonly: false },
+    linux: { cgroupsPath: '/pods/pod1/container', maskedPaths: [], readonlyPaths: [] },
+    annotations: {
+      'io.crisp.container-id': 'container',
+      'io.crisp.container-name': 'main',
+      'io.crisp.image': 'busybox',
+      'io.crisp.sandbox-id': 'sandbox',
+      'io.crisp.pod-name': 'pod',
+      'io.crisp.pod-namespace': 'test',
+      'io.crisp.pod-uid': 'u1',
+    },
   });
   // The pinned namespaces have their hostname and sysctls already, and the runtime would refuse to set them in a joined one.
   expect(spec.hostname).toBeUndefined();
@@ -57,13 +115,22 @@ test('a container that asks for nothing', () => {
 });
 
 describe('the scope of a container under systemd', () => {
-  const slice = { host: { ...host, cgroup: 'v2' as const, systemdCgroup: true }, plan: { ...plan, cgroupParent: '/kubepods.slice/kubepods-pod1.slice' } };
-  const properties = (wanted: ContainerConfig) => Object.entries(of(wanted, {}, slice).spec.annotations ?? {}).filter(([key]) => key.startsWith('org.systemd.'));
+  const slice = {
+    host: { ...host, cgroup: 'v2' as const, systemdCgroup: true },
+    plan: { ...plan, cgroupParent: '/kubepods.slice/kubepods-pod1.slice' },
+  };
+  const properties = (wanted: ContainerConfig) =>
+    Object.entries(of(wanted, {}, slice).spec.annotations ?? {}).filter(([key]) =>
+      key.startsWith('org.systemd.'),
+    );
 
   test('has no limit of tasks of its own, and the grace period of the pod', () => {
     expect(of({}, {}, slice).spec.linux.cgroupsPath).toBe('kubepods-pod1.slice:crisp:container');
     expect(properties({})).toEqual([['org.systemd.property.TasksMax', 'uint64 18446744073709551615']]);
-    expect(properties({ annotations: { 'io.kubernetes.pod.terminationGracePeriod': '30' } })).toContainEqual(['org.systemd.property.TimeoutStopUSec', 'uint64 30000000']);
+    expect(properties({ annotations: { 'io.kubernetes.pod.terminationGracePeriod': '30' } })).toContainEqual([
+      'org.systemd.property.TimeoutStopUSec',
+      'uint64 30000000',
+    ]);
   });
 
   test.each(['', '-1', '1e9', 'x'])('takes no grace period from "%s"', (text) => {
@@ -76,19 +143,37 @@ describe('the scope of a container under systemd', () => {
 });
 
 test('the security of a container', () => {
-  const { spec } = of({ tty: true, ...secure({
-    readonly_rootfs: true, no_new_privs: true, masked_paths: ['/proc/kcore'], readonly_paths: ['/proc/sys'], seccomp: { profile_type: 'RuntimeDefault' }, capabilities: { drop_capabilities: ['ALL'] },
-  }) });
+  const { spec } = of({
+    tty: true,
+    ...secure({
+      readonly_rootfs: true,
+      no_new_privs: true,
+      masked_paths: ['/proc/kcore'],
+      readonly_paths: ['/proc/sys'],
+      seccomp: { profile_type: 'RuntimeDefault' },
+      capabilities: { drop_capabilities: ['ALL'] },
+    }),
+  });
   expect(spec).toMatchObject({
-    process: { terminal: true, noNewPrivileges: true, capabilities: { bounding: [] } }, root: { readonly: true },
-    linux: { maskedPaths: ['/proc/kcore'], readonlyPaths: ['/proc/sys'], seccomp: { defaultAction: 'SCMP_ACT_ERRNO' } },
+    process: { terminal: true, noNewPrivileges: true, capabilities: { bounding: [] } },
+    root: { readonly: true },
+    linux: {
+      maskedPaths: ['/proc/kcore'],
+      readonlyPaths: ['/proc/sys'],
+      seccomp: { defaultAction: 'SCMP_ACT_ERRNO' },
+    },
   });
 });
 
-test('only allowed annotations reach the runtime, the container\'s over the pod\'s', () => {
+test("only allowed annotations reach the runtime, the container's over the pod's", () => {
   const annotations = { 'run.oci.handler': 'wasm', 'example.com/a': 'container' };
-  const more = { allowedAnnotations: ['example.com/*'], plan: { ...plan, annotations: { 'example.com/a': 'pod', 'example.com/b': 'pod', other: 'pod' } } };
-  const theirs = Object.entries(of({ annotations }, undefined, more).spec.annotations ?? {}).filter(([key]) => !key.startsWith('io.crisp.'));
+  const more = {
+    allowedAnnotations: ['example.com/*'],
+    plan: { ...plan, annotations: { 'example.com/a': 'pod', 'example.com/b': 'pod', other: 'pod' } },
+  };
+  const theirs = Object.entries(of({ annotations }, undefined, more).spec.annotations ?? {}).filter(
+    ([key]) => !key.startsWith('io.crisp.'),
+  );
   expect(Object.fromEntries(theirs)).toEqual({ 'example.com/a': 'container', 'example.com/b': 'pod' });
 });
 
@@ -105,8 +190,14 @@ describe('what cannot be given is told', () => {
   test.each<[string, ContainerConfig]>([
     ['linux.security_context.capabilities', secure({ capabilities: { add_capabilities: ['SYS_ADMIN'] } })],
     ['linux.security_context.selinux_options', secure({ selinux_options: { level: 's0' } })],
-    ['linux.security_context.namespace_options.network', secure({ namespace_options: { network: 'NODE', pid: 'CONTAINER' } })],
-    ['linux.resources.memory_swap_limit_in_bytes', { linux: { resources: { memory_limit_in_bytes: 1 << 20, memory_swap_limit_in_bytes: 1 << 20 } } }],
+    [
+      'linux.security_context.namespace_options.network',
+      secure({ namespace_options: { network: 'NODE', pid: 'CONTAINER' } }),
+    ],
+    [
+      'linux.resources.memory_swap_limit_in_bytes',
+      { linux: { resources: { memory_limit_in_bytes: 1 << 20, memory_swap_limit_in_bytes: 1 << 20 } } },
+    ],
     ['linux.resources.oom_score_adj', { linux: { resources: { oom_score_adj: -5 } } }],
     ['windows', { windows: {} }],
   ])('%s', (field, wanted) => {
@@ -116,7 +207,10 @@ describe('what cannot be given is told', () => {
 
 test('the SELinux labels of the pod are those of a container that has none', () => {
   const pod: PodSandboxConfig = { linux: { security_context: { selinux_options: { level: 's0:c1,c2' } } } };
-  expect(of({}, pod, { host: { ...host, selinux: true } }).spec).toMatchObject({ process: { selinuxLabel: 'system_u:system_r:container_t:s0:c1,c2' }, linux: { mountLabel: 'system_u:object_r:container_file_t:s0:c1,c2' } });
+  expect(of({}, pod, { host: { ...host, selinux: true } }).spec).toMatchObject({
+    process: { selinuxLabel: 'system_u:system_r:container_t:s0:c1,c2' },
+    linux: { mountLabel: 'system_u:object_r:container_file_t:s0:c1,c2' },
+  });
   expect(of({}, pod).notHonoured).toEqual(['linux.security_context.selinux_options']);
 });
 
@@ -124,18 +218,35 @@ test('the user namespace of the pod, which the container must agree to', () => {
   const map = [{ container_id: 0, host_id: 100_000, length: 65_536 }];
   const userns_options = { mode: 'POD' as const, uids: map, gids: map };
   const pod: PodSandboxConfig = { linux: { security_context: { namespace_options: { userns_options } } } };
-  const mapped: Partial<SpecInput> = { plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } } };
+  const mapped: Partial<SpecInput> = {
+    plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } },
+  };
   const { spec } = of(secure({ namespace_options: { pid: 'CONTAINER', userns_options } }), pod, mapped);
-  expect(spec.linux).toMatchObject({ uidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }], gidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }] });
+  expect(spec.linux).toMatchObject({
+    uidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }],
+    gidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }],
+  });
   expect(spec.linux.namespaces).toContainEqual({ type: 'user', path: '/ns/user' });
-  expect(() => of(secure({ namespace_options: { userns_options: { ...userns_options, uids: [{ ...map[0], host_id: 0 }] } } }), pod, mapped)).toThrow('differ from those of the pod');
+  expect(() =>
+    of(
+      secure({
+        namespace_options: { userns_options: { ...userns_options, uids: [{ ...map[0], host_id: 0 }] } },
+      }),
+      pod,
+      mapped,
+    ),
+  ).toThrow('differ from those of the pod');
   expect(() => of(secure({ namespace_options: { userns_options } }))).toThrow('differ from those of the pod');
 });
 
 test('CDI devices reach every part of the spec', () => {
   const cdi = {
-    env: ['GPU=0'], devices: [{ device: { type: 'c' as const, path: '/dev/gpu', major: 9, minor: 1 }, permissions: 'rw' }], mounts: [{ destination: '/lib/gpu', source: '/usr/lib/gpu', type: 'bind', options: ['bind'] }],
-    hooks: { createContainer: [{ path: '/usr/bin/hook' }] }, additionalGids: [44], notHonoured: [],
+    env: ['GPU=0'],
+    devices: [{ device: { type: 'c' as const, path: '/dev/gpu', major: 9, minor: 1 }, permissions: 'rw' }],
+    mounts: [{ destination: '/lib/gpu', source: '/usr/lib/gpu', type: 'bind', options: ['bind'] }],
+    hooks: { createContainer: [{ path: '/usr/bin/hook' }] },
+    additionalGids: [44],
+    notHonoured: [],
   };
   const { spec, user } = of({}, {}, { facts: facts({}, cdi) });
   expect(spec.process.env).toContain('GPU=0');
@@ -144,11 +255,24 @@ test('CDI devices reach every part of the spec', () => {
   expect(spec.mounts).toContainEqual(cdi.mounts[0]);
   expect(spec.hooks).toEqual(cdi.hooks);
   expect(spec.linux.devices).toEqual([cdi.devices[0]?.device]);
-  expect(spec.linux.resources?.devices?.at(-1)).toEqual({ allow: true, type: 'c', major: 9, minor: 1, access: 'rw' });
+  expect(spec.linux.resources?.devices?.at(-1)).toEqual({
+    allow: true,
+    type: 'c',
+    major: 9,
+    minor: 1,
+    access: 'rw',
+  });
 });
 
 test('SELinux labels, where the kernel has it', () => {
-  const { spec, notHonoured } = of({ ...secure({ selinux_options: { level: 's0:c1' } }), mounts: [{ host_path: '/x', container_path: '/x', selinux_relabel: true }] }, {}, { host: { ...host, selinux: true } });
+  const { spec, notHonoured } = of(
+    {
+      ...secure({ selinux_options: { level: 's0:c1' } }),
+      mounts: [{ host_path: '/x', container_path: '/x', selinux_relabel: true }],
+    },
+    {},
+    { host: { ...host, selinux: true } },
+  );
   expect(spec.process.selinuxLabel).toBe('system_u:system_r:container_t:s0:c1');
   expect(spec.linux.mountLabel).toBe('system_u:object_r:container_file_t:s0:c1');
   expect(notHonoured).toEqual(['mounts.selinux_relabel']);
@@ -165,7 +289,11 @@ test('a pod without a hostname has that of the host', () => {
 test('the minimal profile needs no pod', () => {
   const spec = minimalSpec(image, { passwd: '', group: '' });
   expect(validateSpec(spec)).toEqual([]);
-  expect(spec).toMatchObject({ hostname: 'crisp', root: { path: 'rootfs' }, process: { args: ['/entry'], noNewPrivileges: true } });
+  expect(spec).toMatchObject({
+    hostname: 'crisp',
+    root: { path: 'rootfs' },
+    process: { args: ['/entry'], noNewPrivileges: true },
+  });
   expect(spec.linux.maskedPaths).toEqual([...maskedPaths]); // those of every other container
   expect(() => minimalSpec({}, { passwd: '', group: '' })).toThrow('there is no command');
 });

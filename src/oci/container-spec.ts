@@ -12,7 +12,13 @@ import type { HostFacts } from './host-facts.js';
 import type { ImageConfig } from './image-config.js';
 import type { RootfsFacts } from './inspect.js';
 import { containerMounts, type MountFeatures } from './mounts.js';
-import { cgroupsPath, containerNamespaces, namespacesNotHonoured, onHostNetwork, userMappings } from './namespaces.js';
+import {
+  cgroupsPath,
+  containerNamespaces,
+  namespacesNotHonoured,
+  onHostNetwork,
+  userMappings,
+} from './namespaces.js';
 import { containerArgs, containerEnv, workingFolder } from './process.js';
 import { containerResources, resourcesNotHonoured } from './resources.js';
 import { containerAppArmor, containerSeccomp, selinuxLabels } from './security.js';
@@ -60,35 +66,63 @@ export function containerSpec(input: SpecInput): SpecResult {
   const additionalGids = [...new Set([...user.supplementalGroups, ...facts.cdi.additionalGids])];
   const { capabilities, missing } = containerCapabilities(security?.capabilities ?? null, privileged, host);
   const apparmor = containerAppArmor(security, host, facts.apparmorProfiles);
-  const selinux = selinuxLabels(security?.selinux_options ?? null, podSecurity?.selinux_options ?? null, host);
+  const selinux = selinuxLabels(
+    security?.selinux_options ?? null,
+    podSecurity?.selinux_options ?? null,
+    host,
+  );
   const seccomp = containerSeccomp(security, capabilities.bounding, host, facts.seccompProfile);
 
   // 2. What it may use.
   const wanted = config.linux?.resources;
-  const { devices, rules } = containerDevices([...facts.devices, ...facts.cdi.devices], facts.hostDevices, privileged);
+  const { devices, rules } = containerDevices(
+    [...facts.devices, ...facts.cdi.devices],
+    facts.hostDevices,
+    privileged,
+  );
   const resources = { ...(wanted ? containerResources(wanted, host) : {}), devices: rules };
   const oomScoreAdj = oomScore(wanted?.oom_score_adj ?? '0', host.lowestOomScoreAdj);
 
   // 3. What it sees.
   const options = security?.namespace_options ?? null;
-  const namespaces = containerNamespaces({ options, plan, targetPid: input.targetPid, privileged, cgroup: host.cgroup });
+  const namespaces = containerNamespaces({
+    options,
+    plan,
+    targetPid: input.targetPid,
+    privileged,
+    cgroup: host.cgroup,
+  });
   const mappings = plan.namespaces.user ? userMappings(podSecurity?.namespace_options?.userns_options) : {};
   const { mounts, rootfsPropagation } = containerMounts({
-    config, facts: facts.mounts, privileged, readOnlyRootfs: security?.readonly_rootfs ?? false,
-    hostNetwork: onHostNetwork(plan), hasUserNamespace: plan.namespaces.user !== undefined,
-    sharedMemory: input.sharedMemory, hasOwnIpc: options?.ipc === 'CONTAINER', podFolder: input.podFolder,
-    cgroup: host.cgroup, deviceMounts: facts.cdi.mounts, features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },
+    config,
+    facts: facts.mounts,
+    privileged,
+    readOnlyRootfs: security?.readonly_rootfs ?? false,
+    hostNetwork: onHostNetwork(plan),
+    hasUserNamespace: plan.namespaces.user !== undefined,
+    sharedMemory: input.sharedMemory,
+    hasOwnIpc: options?.ipc === 'CONTAINER',
+    podFolder: input.podFolder,
+    cgroup: host.cgroup,
+    deviceMounts: facts.cdi.mounts,
+    features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },
   });
 
   // 4. What was asked for and cannot be given.
-  const below = (path: string, fields: readonly string[]): string[] => fields.map((field) => `${path}.${field}`);
+  const below = (path: string, fields: readonly string[]): string[] =>
+    fields.map((field) => `${path}.${field}`);
   const notHonoured = [
-    ...(missing.length ? [privileged ? 'linux.security_context.privileged' : 'linux.security_context.capabilities'] : []),
-    ...selinux.notHonoured, ...facts.cdi.notHonoured,
+    ...(missing.length
+      ? [privileged ? 'linux.security_context.privileged' : 'linux.security_context.capabilities']
+      : []),
+    ...selinux.notHonoured,
+    ...facts.cdi.notHonoured,
     ...(wanted ? below('linux.resources', resourcesNotHonoured(wanted, host)) : []),
     ...(wanted && oomScoreAdj !== Number(wanted.oom_score_adj) ? ['linux.resources.oom_score_adj'] : []),
     ...below('linux.security_context.namespace_options', namespacesNotHonoured(options, plan)),
-    ...(config.mounts.some((mount) => mount.selinux_relabel) && host.selinux ? ['mounts.selinux_relabel'] : []),
+    ...(config.mounts.some((mount) => mount.selinux_relabel) && host.selinux
+      ? ['mounts.selinux_relabel']
+      : []),
     ...(config.windows ? ['windows'] : []),
   ];
 
@@ -98,21 +132,36 @@ export function containerSpec(input: SpecInput): SpecResult {
     process: {
       terminal: config.tty,
       user: { uid: user.uid, gid: user.gid, ...(additionalGids.length ? { additionalGids } : {}) },
-      args: containerArgs(config, image), env: containerEnv(config, image, { hostname: plan.hostname ?? host.hostname, home, devices: facts.cdi.env }), cwd: workingFolder(config, image),
-      capabilities, noNewPrivileges: security?.no_new_privs ?? false, oomScoreAdj,
-      ...(apparmor ? { apparmorProfile: apparmor } : {}), ...(selinux.process ? { selinuxLabel: selinux.process } : {}),
+      args: containerArgs(config, image),
+      env: containerEnv(config, image, {
+        hostname: plan.hostname ?? host.hostname,
+        home,
+        devices: facts.cdi.env,
+      }),
+      cwd: workingFolder(config, image),
+      capabilities,
+      noNewPrivileges: security?.no_new_privs ?? false,
+      oomScoreAdj,
+      ...(apparmor ? { apparmorProfile: apparmor } : {}),
+      ...(selinux.process ? { selinuxLabel: selinux.process } : {}),
     },
     root: { path: input.rootfs, readonly: security?.readonly_rootfs ?? false },
     mounts,
     ...(Object.keys(facts.cdi.hooks).length ? { hooks: facts.cdi.hooks } : {}),
     annotations: annotations(input),
     linux: {
-      namespaces, ...mappings, devices, resources, cgroupsPath: cgroupsPath(plan.cgroupParent, input.containerId, host.systemdCgroup),
+      namespaces,
+      ...mappings,
+      devices,
+      resources,
+      cgroupsPath: cgroupsPath(plan.cgroupParent, input.containerId, host.systemdCgroup),
       ...(rootfsPropagation ? { rootfsPropagation } : {}),
       ...(seccomp ? { seccomp } : {}),
       ...(selinux.mount ? { mountLabel: selinux.mount } : {}),
       // The kubelet always names them; none means that the pod wants an unmasked /proc.
-      ...(privileged ? {} : { maskedPaths: security?.masked_paths ?? [], readonlyPaths: security?.readonly_paths ?? [] }),
+      ...(privileged
+        ? {}
+        : { maskedPaths: security?.masked_paths ?? [], readonlyPaths: security?.readonly_paths ?? [] }),
     },
   };
   return { spec, user, notHonoured };
@@ -122,17 +171,28 @@ export function containerSpec(input: SpecInput): SpecResult {
 function checkAgainstPod(config: ContainerConfig__Output, sandbox: PodSandboxConfig__Output): void {
   const security = config.linux?.security_context;
   const podSecurity = sandbox.linux?.security_context;
-  if (security?.privileged && !podSecurity?.privileged) throw new CrispError('InvalidArgument', 'security_context.privileged: the pod of this container is not privileged');
+  if (security?.privileged && !podSecurity?.privileged)
+    throw new CrispError(
+      'InvalidArgument',
+      'security_context.privileged: the pod of this container is not privileged',
+    );
   const own = security?.namespace_options?.userns_options;
-  if (own && !isDeepStrictEqual(userMappings(own), userMappings(podSecurity?.namespace_options?.userns_options))) {
-    throw new CrispError('InvalidArgument', 'security_context.namespace_options.userns_options differ from those of the pod');
+  if (
+    own &&
+    !isDeepStrictEqual(userMappings(own), userMappings(podSecurity?.namespace_options?.userns_options))
+  ) {
+    throw new CrispError(
+      'InvalidArgument',
+      'security_context.namespace_options.userns_options differ from those of the pod',
+    );
   }
 }
 
 /** @param lowest what we can give; a process may only raise its own */
 function oomScore(text: string, lowest: number): number {
   const wanted = Number(text);
-  if (!Number.isInteger(wanted) || wanted < -1000 || wanted > 1000) throw new CrispError('InvalidArgument', `resources.oom_score_adj: ${text} is not between -1000 and 1000`);
+  if (!Number.isInteger(wanted) || wanted < -1000 || wanted > 1000)
+    throw new CrispError('InvalidArgument', `resources.oom_score_adj: ${text} is not between -1000 and 1000`);
   return Math.max(wanted, lowest);
 }
 
@@ -141,13 +201,26 @@ function oomScore(text: string, lowest: number): number {
  * act on annotations (crun's run.oci.* add hooks), so none comes in unasked.  And
  * ours, for tools that read config.json: which pod and container this is.
  */
-function annotations({ config, plan, containerId, host, allowedAnnotations }: SpecInput): Record<string, string> {
-  const allowed = Object.entries({ ...plan.annotations, ...config.annotations }).filter(([key]) => allowedAnnotations.some((text) => pattern(text)(key)));
+function annotations({
+  config,
+  plan,
+  containerId,
+  host,
+  allowedAnnotations,
+}: SpecInput): Record<string, string> {
+  const allowed = Object.entries({ ...plan.annotations, ...config.annotations }).filter(([key]) =>
+    allowedAnnotations.some((text) => pattern(text)(key)),
+  );
   return {
     ...(host.systemdCgroup ? scopeProperties(config) : {}),
     ...Object.fromEntries(allowed),
-    'io.crisp.container-id': containerId, 'io.crisp.container-name': config.metadata?.name ?? '', 'io.crisp.image': config.image?.user_specified_image || (config.image?.image ?? ''),
-    'io.crisp.sandbox-id': plan.id, 'io.crisp.pod-name': plan.name, 'io.crisp.pod-namespace': plan.namespace, 'io.crisp.pod-uid': plan.uid,
+    'io.crisp.container-id': containerId,
+    'io.crisp.container-name': config.metadata?.name ?? '',
+    'io.crisp.image': config.image?.user_specified_image || (config.image?.image ?? ''),
+    'io.crisp.sandbox-id': plan.id,
+    'io.crisp.pod-name': plan.name,
+    'io.crisp.pod-namespace': plan.namespace,
+    'io.crisp.pod-uid': plan.uid,
   };
 }
 
@@ -156,11 +229,16 @@ function annotations({ config, plan, containerId, host, allowedAnnotations }: Sp
  * take them. Its own defaults are 15 % of the host's processes, and 90 s that a
  * shutdown of the host waits for a container that ignores SIGTERM.
  */
-function scopeProperties({ linux, annotations: { [gracePeriodAnnotation]: graceSeconds = '' } }: ContainerConfig__Output): Record<string, string> {
+function scopeProperties({
+  linux,
+  annotations: { [gracePeriodAnnotation]: graceSeconds = '' },
+}: ContainerConfig__Output): Record<string, string> {
   const limitsTasks = linux?.resources?.unified['pids.max'] !== undefined;
   return {
     ...(limitsTasks ? {} : { 'org.systemd.property.TasksMax': 'uint64 18446744073709551615' }),
-    ...(/^\d{1,9}$/.test(graceSeconds) ? { 'org.systemd.property.TimeoutStopUSec': `uint64 ${Number(graceSeconds) * 1_000_000}` } : {}),
+    ...(/^\d{1,9}$/.test(graceSeconds)
+      ? { 'org.systemd.property.TimeoutStopUSec': `uint64 ${Number(graceSeconds) * 1_000_000}` }
+      : {}),
   };
 }
 /** Seconds; the kubelet puts it on every container. */

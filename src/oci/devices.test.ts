@@ -1,7 +1,10 @@
 import { expect, test } from '@jest/globals';
 import { containerDevices, type GivenDevice } from './devices.js';
 
-const given = (path: string, more: Partial<GivenDevice['device']> = {}, permissions = 'rw'): GivenDevice => ({ device: { type: 'c', path, major: 10, minor: 200, ...more }, permissions });
+const given = (path: string, more: Partial<GivenDevice['device']> = {}, permissions = 'rw'): GivenDevice => ({
+  device: { type: 'c', path, major: 10, minor: 200, ...more },
+  permissions,
+});
 
 test('a container may use the standard devices and its own', () => {
   const { devices, rules } = containerDevices([given('/dev/net/tun')], [], false);
@@ -12,16 +15,23 @@ test('a container may use the standard devices and its own', () => {
 });
 
 test('a privileged one may use all, and the later given of one path counts', () => {
-  const host = [{ type: 'b' as const, path: '/dev/sda', major: 8, minor: 0 }, { type: 'c' as const, path: '/dev/x', major: 1, minor: 1 }];
+  const host = [
+    { type: 'b' as const, path: '/dev/sda', major: 8, minor: 0 },
+    { type: 'c' as const, path: '/dev/x', major: 1, minor: 1 },
+  ];
   const { devices, rules } = containerDevices([given('/dev/x'), given('/dev/x', { minor: 7 })], host, true);
   expect(devices).toEqual([host[0], { type: 'c', path: '/dev/x', major: 10, minor: 7 }]);
   expect(rules).toEqual([{ allow: true, access: 'rwm' }]);
 });
 
 test('a FIFO needs no rule', () => {
-  expect(containerDevices([given('/dev/fifo', { type: 'p' })], [], false).rules).not.toContainEqual(expect.objectContaining({ major: 10 }));
+  expect(containerDevices([given('/dev/fifo', { type: 'p' })], [], false).rules).not.toContainEqual(
+    expect.objectContaining({ major: 10 }),
+  );
 });
 
 test.each(['', 'x', 'rwmx', 'r w'])('permissions "%s" are refused', (permissions) => {
-  expect(() => containerDevices([given('/dev/x', {}, permissions)], [], false)).toThrow('must be made of r, w and m');
+  expect(() => containerDevices([given('/dev/x', {}, permissions)], [], false)).toThrow(
+    'must be made of r, w and m',
+  );
 });

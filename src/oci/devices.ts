@@ -3,13 +3,28 @@ import { CrispError } from '../errors.js';
 import type { Device, DeviceRule } from './spec.js';
 
 /** A device that a container is given, by the request or by CDI. */
-export interface GivenDevice { readonly device: Device; readonly permissions: string }
+export interface GivenDevice {
+  readonly device: Device;
+  readonly permissions: string;
+}
 
 /** What every container may use besides its own (runtime-spec, config-linux.md, default devices; devpts and ptmx). */
 const defaultRules: readonly DeviceRule[] = [
   { allow: false, access: 'rwm' },
-  { allow: true, type: 'c', access: 'm' }, { allow: true, type: 'b', access: 'm' }, // mknod alone opens nothing
-  ...([[1, 3], [1, 5], [1, 7], [1, 8], [1, 9], [5, 0], [5, 1], [5, 2]] as const).map(([major, minor]): DeviceRule => ({ allow: true, type: 'c', major, minor, access: 'rwm' })),
+  { allow: true, type: 'c', access: 'm' },
+  { allow: true, type: 'b', access: 'm' }, // mknod alone opens nothing
+  ...(
+    [
+      [1, 3],
+      [1, 5],
+      [1, 7],
+      [1, 8],
+      [1, 9],
+      [5, 0],
+      [5, 1],
+      [5, 2],
+    ] as const
+  ).map(([major, minor]): DeviceRule => ({ allow: true, type: 'c', major, minor, access: 'rwm' })),
   { allow: true, type: 'c', major: 136, access: 'rwm' },
 ];
 
@@ -17,14 +32,39 @@ const defaultRules: readonly DeviceRule[] = [
  * A privileged container has all devices of the host; of two at one path the later given counts.
  * @throws InvalidArgument for permissions other than r, w and m
  */
-export function containerDevices(given: readonly GivenDevice[], hostDevices: readonly Device[], privileged: boolean): { devices: Device[]; rules: DeviceRule[] } {
+export function containerDevices(
+  given: readonly GivenDevice[],
+  hostDevices: readonly Device[],
+  privileged: boolean,
+): { devices: Device[]; rules: DeviceRule[] } {
   for (const { device, permissions } of given) {
-    if (!/^[rwm]{1,3}$/.test(permissions)) throw new CrispError('InvalidArgument', `devices: permissions "${permissions}" of ${device.path} must be made of r, w and m`);
+    if (!/^[rwm]{1,3}$/.test(permissions))
+      throw new CrispError(
+        'InvalidArgument',
+        `devices: permissions "${permissions}" of ${device.path} must be made of r, w and m`,
+      );
   }
-  const byPath = new Map([...(privileged ? hostDevices : []), ...given.map(({ device }) => device)].map((device) => [device.path, device]));
-  const rules = given.flatMap(({ device, permissions }): DeviceRule[] => (device.type === 'p' ? [] : [{
-    allow: true, type: device.type === 'b' ? 'b' : 'c',
-    ...(device.major === undefined ? {} : { major: device.major }), ...(device.minor === undefined ? {} : { minor: device.minor }), access: permissions,
-  }]));
-  return { devices: [...byPath.values()], rules: privileged ? [{ allow: true, access: 'rwm' }] : [...defaultRules, ...rules] };
+  const byPath = new Map(
+    [...(privileged ? hostDevices : []), ...given.map(({ device }) => device)].map((device) => [
+      device.path,
+      device,
+    ]),
+  );
+  const rules = given.flatMap(({ device, permissions }): DeviceRule[] =>
+    device.type === 'p'
+      ? []
+      : [
+          {
+            allow: true,
+            type: device.type === 'b' ? 'b' : 'c',
+            ...(device.major === undefined ? {} : { major: device.major }),
+            ...(device.minor === undefined ? {} : { minor: device.minor }),
+            access: permissions,
+          },
+        ],
+  );
+  return {
+    devices: [...byPath.values()],
+    rules: privileged ? [{ allow: true, access: 'rwm' }] : [...defaultRules, ...rules],
+  };
 }

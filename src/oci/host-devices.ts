@@ -6,7 +6,20 @@ import { isAbsent } from '../host/files.js';
 import type { Device } from './spec.js';
 
 /** What /dev has that a container gets of its own, or that is another container's. */
-const notOfTheHost = ['pts', 'shm', 'mqueue', 'fd', 'console', 'ptmx', 'lxc', 'lxd', '.lxc', '.lxd-mounts', '.udev', 'hugepages'];
+const notOfTheHost = [
+  'pts',
+  'shm',
+  'mqueue',
+  'fd',
+  'console',
+  'ptmx',
+  'lxc',
+  'lxd',
+  '.lxc',
+  '.lxd-mounts',
+  '.udev',
+  'hugepages',
+];
 
 /**
  * The device at a path, or all devices below it; symlinks below it are left out.
@@ -14,13 +27,35 @@ const notOfTheHost = ['pts', 'shm', 'mqueue', 'fd', 'console', 'ptmx', 'lxc', 'l
  */
 export async function devicesAt(hostPath: string, containerPath: string): Promise<Device[]> {
   let info;
-  try { info = await stat(hostPath); } catch (error) { if (isAbsent(error)) return []; throw error; }
+  try {
+    info = await stat(hostPath);
+  } catch (error) {
+    if (isAbsent(error)) return [];
+    throw error;
+  }
   if (info.isCharacterDevice() || info.isBlockDevice()) {
     // makedev(3): 12 bits of major and 20 of minor, interleaved
-    const major = (info.rdev >>> 8) & 0xfff, minor = (info.rdev & 0xff) | ((info.rdev >>> 12) & 0xfff00);
-    return [{ type: info.isBlockDevice() ? 'b' : 'c', path: containerPath, major, minor, fileMode: info.mode & 0o777, uid: info.uid, gid: info.gid }];
+    const major = (info.rdev >>> 8) & 0xfff,
+      minor = (info.rdev & 0xff) | ((info.rdev >>> 12) & 0xfff00);
+    return [
+      {
+        type: info.isBlockDevice() ? 'b' : 'c',
+        path: containerPath,
+        major,
+        minor,
+        fileMode: info.mode & 0o777,
+        uid: info.uid,
+        gid: info.gid,
+      },
+    ];
   }
   if (!info.isDirectory()) return [];
-  const entries = (await readdir(hostPath, { withFileTypes: true })).filter((entry) => !entry.isSymbolicLink() && !(hostPath === '/dev' && notOfTheHost.includes(entry.name)));
-  return (await Promise.all(entries.map((entry) => devicesAt(join(hostPath, entry.name), join(containerPath, entry.name))))).flat();
+  const entries = (await readdir(hostPath, { withFileTypes: true })).filter(
+    (entry) => !entry.isSymbolicLink() && !(hostPath === '/dev' && notOfTheHost.includes(entry.name)),
+  );
+  return (
+    await Promise.all(
+      entries.map((entry) => devicesAt(join(hostPath, entry.name), join(containerPath, entry.name))),
+    )
+  ).flat();
 }

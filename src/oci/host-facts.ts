@@ -35,14 +35,24 @@ export function readHostFacts(config: Config): HostFacts {
   const capabilities = boundingCapabilities();
   const cgroup = cgroupVersion();
   return {
-    hostname: hostname(), cgroup, capabilities,
+    hostname: hostname(),
+    cgroup,
+    capabilities,
     systemdCgroup: cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
-    kernelCapabilities: capabilityNames.slice(0, Number(readFileSync('/proc/sys/kernel/cap_last_cap', 'utf8')) + 1),
+    kernelCapabilities: capabilityNames.slice(
+      0,
+      Number(readFileSync('/proc/sys/kernel/cap_last_cap', 'utf8')) + 1,
+    ),
     seccompProfile: readProfile(config.runtime.seccomp_profile),
     apparmor: existsSync('/sys/kernel/security/apparmor/profiles'),
     selinux: existsSync('/sys/fs/selinux/enforce'),
-    lowestOomScoreAdj: capabilities.includes('CAP_SYS_RESOURCE') ? -1000 : Number(readFileSync('/proc/self/oom_score_adj', 'utf8')),
-    swapAccounting: cgroup === 'v2' ? existsSync('/proc/swaps') : existsSync('/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes'),
+    lowestOomScoreAdj: capabilities.includes('CAP_SYS_RESOURCE')
+      ? -1000
+      : Number(readFileSync('/proc/self/oom_score_adj', 'utf8')),
+    swapAccounting:
+      cgroup === 'v2'
+        ? existsSync('/proc/swaps')
+        : existsSync('/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes'),
     hugepageSizes: hasHugetlb(cgroup) ? hugepageSizes() : [],
     cpus: onlineList('/sys/devices/system/cpu/online'),
     memoryNodes: onlineList('/sys/devices/system/node/online'),
@@ -50,27 +60,41 @@ export function readHostFacts(config: Config): HostFacts {
 }
 
 function readProfile(path: string): DockerProfile | undefined {
-  try { return parseProfile(readFileSync(path, 'utf8')); } catch (error) {
-    log.warn({ path, error: (error as Error).message }, 'no seccomp profile for RuntimeDefault: such containers are refused');
+  try {
+    return parseProfile(readFileSync(path, 'utf8'));
+  } catch (error) {
+    log.warn(
+      { path, error: (error as Error).message },
+      'no seccomp profile for RuntimeDefault: such containers are refused',
+    );
     return undefined;
   }
 }
 
 function hasHugetlb(cgroup: 'v1' | 'v2'): boolean {
-  return cgroup === 'v2' ? readFileSync('/sys/fs/cgroup/cgroup.controllers', 'utf8').split(/\s+/).includes('hugetlb') : existsSync('/sys/fs/cgroup/hugetlb');
+  return cgroup === 'v2'
+    ? readFileSync('/sys/fs/cgroup/cgroup.controllers', 'utf8').split(/\s+/).includes('hugetlb')
+    : existsSync('/sys/fs/cgroup/hugetlb');
 }
 
 /** "hugepages-2048kB" is what the CRI and the runtime-spec call "2MB". */
 function hugepageSizes(): string[] {
   const folder = '/sys/kernel/mm/hugepages';
   if (!existsSync(folder)) return [];
-  return readdirSync(folder).map((name) => Number(/\d+/.exec(name)?.[0] ?? 0))
-    .map((kilobytes) => (kilobytes >= 1 << 20 ? `${kilobytes >> 20}GB` : kilobytes >= 1 << 10 ? `${kilobytes >> 10}MB` : `${kilobytes}KB`));
+  return readdirSync(folder)
+    .map((name) => Number(/\d+/.exec(name)?.[0] ?? 0))
+    .map((kilobytes) =>
+      kilobytes >= 1 << 20
+        ? `${kilobytes >> 20}GB`
+        : kilobytes >= 1 << 10
+          ? `${kilobytes >> 10}MB`
+          : `${kilobytes}KB`,
+    );
 }
 
 /** Without NUMA there is no node folder: then all memory is node 0. */
 function onlineList(path: string): number[] {
-  return existsSync(path) ? parseNumberList(readFileSync(path, 'utf8').trim()) ?? [0] : [0];
+  return existsSync(path) ? (parseNumberList(readFileSync(path, 'utf8').trim()) ?? [0]) : [0];
 }
 
 /** "0-2,5" -> 0, 1, 2, 5 (cpuset(7), list format); undefined: no such list. */
@@ -79,7 +103,8 @@ export function parseNumberList(text: string): number[] | undefined {
   for (const part of text.split(',')) {
     const match = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(part);
     if (!match) return undefined;
-    const first = Number(match[1]), last = Number(match[2] ?? match[1]);
+    const first = Number(match[1]),
+      last = Number(match[2] ?? match[1]);
     if (last < first) return undefined;
     for (let number = first; number <= last; number++) numbers.push(number);
   }

@@ -12,12 +12,20 @@ let rootfs: string;
 beforeEach(async () => {
   base = await mkdtemp(join(tmpdir(), 'crisp-inspect-'));
   rootfs = join(base, 'rootfs');
-  for (const folder of ['run', 'var', 'etc', 'a/b', 'bin']) await mkdir(join(rootfs, folder), { recursive: true });
+  for (const folder of ['run', 'var', 'etc', 'a/b', 'bin'])
+    await mkdir(join(rootfs, folder), { recursive: true });
 });
-afterEach(async () => { await rm(base, { recursive: true }); });
+afterEach(async () => {
+  await rm(base, { recursive: true });
+});
 
 const inspect = (config: ContainerConfig, imageMounts: [number, string][] = []) =>
-  inspectRootfs({ rootfs, config: receivedContainer(config), imageMounts: new Map(imageMounts), cdiFolders: [join(base, 'cdi')] });
+  inspectRootfs({
+    rootfs,
+    config: receivedContainer(config),
+    imageMounts: new Map(imageMounts),
+    cdiFolders: [join(base, 'cdi')],
+  });
 
 describe('where a path leads inside a rootfs', () => {
   beforeEach(async () => {
@@ -28,13 +36,28 @@ describe('where a path leads inside a rootfs', () => {
     await symlink('/etc/link/../none', join(rootfs, 'chain'));
   });
   test.each([
-    ['/x/y', '/x/y'], ['//a//b/', '/a/b'], ['/a/../run', '/run'], ['/', '/'],
-    ['/var/run/secrets', '/run/secrets'], ['/etc/link/c', '/a/b/c'], ['/chain/d', '/a/none/d'],
+    ['/x/y', '/x/y'],
+    ['//a//b/', '/a/b'],
+    ['/a/../run', '/run'],
+    ['/', '/'],
+    ['/var/run/secrets', '/run/secrets'],
+    ['/etc/link/c', '/a/b/c'],
+    ['/chain/d', '/a/none/d'],
   ])('%s is %s', async (path, expected) => {
     expect(await resolveInside(rootfs, path, 'here')).toBe(expected);
   });
-  test.each([['/..', 'PathEscapes'], ['/a/../../etc', 'PathEscapes'], ['/etc/climb/etc', 'PathEscapes'], ['/loop', 'PathEscapes'], ['a', 'InvalidArgument'], ['', 'InvalidArgument']])('%s is %s', async (path, id) => {
-    await expect(resolveInside(rootfs, path, 'here')).rejects.toMatchObject({ id, message: expect.stringContaining('here: ') });
+  test.each([
+    ['/..', 'PathEscapes'],
+    ['/a/../../etc', 'PathEscapes'],
+    ['/etc/climb/etc', 'PathEscapes'],
+    ['/loop', 'PathEscapes'],
+    ['a', 'InvalidArgument'],
+    ['', 'InvalidArgument'],
+  ])('%s is %s', async (path, id) => {
+    await expect(resolveInside(rootfs, path, 'here')).rejects.toMatchObject({
+      id,
+      message: expect.stringContaining('here: '),
+    });
   });
 });
 
@@ -57,7 +80,9 @@ describe('mounts', () => {
     await symlink('/run', join(rootfs, 'var/run'));
     await mkdir(join(base, 'data'));
     await symlink('data', join(base, 'link'));
-    expect((await inspect({ mounts: [{ host_path: join(base, 'link'), container_path: '/var/run/x' }] })).mounts).toMatchObject([{ target: '/run/x', source: join(base, 'data') }]);
+    expect(
+      (await inspect({ mounts: [{ host_path: join(base, 'link'), container_path: '/var/run/x' }] })).mounts,
+    ).toMatchObject([{ target: '/run/x', source: join(base, 'data') }]);
   });
   test.each([
     [{ host_path: '/no/such', container_path: '/x' }, 'MountSourceMissing'],
@@ -65,16 +90,23 @@ describe('mounts', () => {
     [{ host_path: '/', container_path: 'x' }, 'InvalidArgument'],
     [{ host_path: '/', container_path: '/../x' }, 'PathEscapes'],
   ])('%j is %s', async (mount, id) => {
-    await expect(inspect({ mounts: [mount] })).rejects.toMatchObject({ id, message: expect.stringContaining('mounts[0].') });
+    await expect(inspect({ mounts: [mount] })).rejects.toMatchObject({
+      id,
+      message: expect.stringContaining('mounts[0].'),
+    });
   });
   test('of images take their sub path inside the image', async () => {
     const image = join(base, 'image');
     await mkdir(join(image, 'dir/sub'), { recursive: true });
     await symlink('/dir', join(image, 'link'));
-    const of = (image_sub_path: string) => inspect({ mounts: [{ container_path: '/x', image: { image: 'i' }, readonly: true, image_sub_path }] }, [[0, image]]);
+    const of = (image_sub_path: string) =>
+      inspect({ mounts: [{ container_path: '/x', image: { image: 'i' }, readonly: true, image_sub_path }] }, [
+        [0, image],
+      ]);
     expect((await of('')).mounts).toMatchObject([{ source: join(image, '/') }]);
     expect((await of('link/sub')).mounts).toMatchObject([{ source: join(image, 'dir/sub') }]);
-    for (const wrong of ['none', '/dir', '../image', 'dir/../../x']) await expect(of(wrong)).rejects.toMatchObject({ id: 'ImageVolumeMountFailed' });
+    for (const wrong of ['none', '/dir', '../image', 'dir/../../x'])
+      await expect(of(wrong)).rejects.toMatchObject({ id: 'ImageVolumeMountFailed' });
   });
 });
 
@@ -84,14 +116,29 @@ describe('devices', () => {
     execFileSync('mknod', ['-m', '640', join(base, 'dev/one'), 'c', '1', '3']);
     execFileSync('mknod', [join(base, 'dev/deep/two'), 'b', '300', '70000']);
     await symlink('one', join(base, 'dev/again'));
-    const { devices } = await inspect({ devices: [{ host_path: join(base, 'dev'), container_path: '/dev/all', permissions: 'r' }] });
-    expect([...devices].sort((one, other) => one.device.path.localeCompare(other.device.path))).toMatchObject([
-      { device: { type: 'b', path: '/dev/all/deep/two', major: 300, minor: 70_000 }, permissions: 'r' },
-      { device: { type: 'c', path: '/dev/all/one', major: 1, minor: 3, fileMode: 0o640 }, permissions: 'r' },
-    ]);
+    const { devices } = await inspect({
+      devices: [{ host_path: join(base, 'dev'), container_path: '/dev/all', permissions: 'r' }],
+    });
+    expect([...devices].sort((one, other) => one.device.path.localeCompare(other.device.path))).toMatchObject(
+      [
+        { device: { type: 'b', path: '/dev/all/deep/two', major: 300, minor: 70_000 }, permissions: 'r' },
+        {
+          device: { type: 'c', path: '/dev/all/one', major: 1, minor: 3, fileMode: 0o640 },
+          permissions: 'r',
+        },
+      ],
+    );
   });
-  test.each([{ host_path: '/etc/passwd' }, { host_path: '/no/such' }, { host_path: 'dev/null' }, { host_path: '/dev/null', container_path: 'null' }])('%j is refused', async (device) => {
-    await expect(inspect({ devices: [device] })).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('devices[0]') });
+  test.each([
+    { host_path: '/etc/passwd' },
+    { host_path: '/no/such' },
+    { host_path: 'dev/null' },
+    { host_path: '/dev/null', container_path: 'null' },
+  ])('%j is refused', async (device) => {
+    await expect(inspect({ devices: [device] })).rejects.toMatchObject({
+      id: 'InvalidArgument',
+      message: expect.stringContaining('devices[0]'),
+    });
   });
   test('of the host are for the privileged', async () => {
     expect((await inspect({})).hostDevices).toEqual([]);
@@ -102,7 +149,10 @@ describe('devices', () => {
 });
 
 describe('a Localhost seccomp profile', () => {
-  const of = (localhost_ref: string, privileged = false) => inspect({ linux: { security_context: { privileged, seccomp: { profile_type: 'Localhost', localhost_ref } } } });
+  const of = (localhost_ref: string, privileged = false) =>
+    inspect({
+      linux: { security_context: { privileged, seccomp: { profile_type: 'Localhost', localhost_ref } } },
+    });
   test('is read, unless the container is privileged', async () => {
     const path = join(base, 'profile.json');
     await writeFile(path, '{"defaultAction":"SCMP_ACT_LOG"}');
@@ -110,6 +160,9 @@ describe('a Localhost seccomp profile', () => {
     expect((await of('/no/such', true)).seccompProfile).toBeUndefined();
   });
   test.each(['/no/such', '/etc/passwd', 'relative.json', ''])('"%s" is refused', async (path) => {
-    await expect(of(path)).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('seccomp.localhost_ref') });
+    await expect(of(path)).rejects.toMatchObject({
+      id: 'InvalidArgument',
+      message: expect.stringContaining('seccomp.localhost_ref'),
+    });
   });
 });

@@ -49,28 +49,55 @@ export interface InspectInput {
 }
 
 /** @throws InvalidArgument, PathEscapes, MountSourceMissing, ImageVolumeMountFailed */
-export async function inspectRootfs({ rootfs, config, imageMounts, cdiFolders }: InspectInput): Promise<RootfsFacts> {
+export async function inspectRootfs({
+  rootfs,
+  config,
+  imageMounts,
+  cdiFolders,
+}: InspectInput): Promise<RootfsFacts> {
   const security = config.linux?.security_context ?? null;
   const table = config.mounts.length ? await mountPoints() : [];
-  const [passwd, group] = await Promise.all(['/etc/passwd', '/etc/group'].map((path) => readInside(rootfs, path)));
+  const [passwd, group] = await Promise.all(
+    ['/etc/passwd', '/etc/group'].map((path) => readInside(rootfs, path)),
+  );
   return {
     accounts: { passwd: passwd ?? '', group: group ?? '' },
-    mounts: await Promise.all(config.mounts.map(async (mount, index): Promise<MountFacts> => {
-      const field = `mounts[${index}]`;
-      const target = await resolveInside(rootfs, mount.container_path, `${field}.container_path`);
-      const image = imageMounts.get(index);
-      const source = image === undefined ? await hostSource(mount.host_path, field) : await subPath(image, mount.image_sub_path, field);
-      return { target, source, propagation: propagationOf(table, source) };
-    })),
-    devices: (await Promise.all(config.devices.map(async (device, index): Promise<GivenDevice[]> => {
-      const path = device.container_path || device.host_path;
-      if (!path.startsWith('/') || !device.host_path.startsWith('/')) throw new CrispError('InvalidArgument', `devices[${index}]: "${device.host_path}" and "${path}" must be absolute paths`);
-      const found = await devicesAt(device.host_path, normalize(path));
-      if (found.length === 0) throw new CrispError('InvalidArgument', `devices[${index}].host_path: ${device.host_path} is no device and holds none`);
-      return found.map((each) => ({ device: each, permissions: device.permissions || 'rwm' }));
-    }))).flat(),
+    mounts: await Promise.all(
+      config.mounts.map(async (mount, index): Promise<MountFacts> => {
+        const field = `mounts[${index}]`;
+        const target = await resolveInside(rootfs, mount.container_path, `${field}.container_path`);
+        const image = imageMounts.get(index);
+        const source =
+          image === undefined
+            ? await hostSource(mount.host_path, field)
+            : await subPath(image, mount.image_sub_path, field);
+        return { target, source, propagation: propagationOf(table, source) };
+      }),
+    ),
+    devices: (
+      await Promise.all(
+        config.devices.map(async (device, index): Promise<GivenDevice[]> => {
+          const path = device.container_path || device.host_path;
+          if (!path.startsWith('/') || !device.host_path.startsWith('/'))
+            throw new CrispError(
+              'InvalidArgument',
+              `devices[${index}]: "${device.host_path}" and "${path}" must be absolute paths`,
+            );
+          const found = await devicesAt(device.host_path, normalize(path));
+          if (found.length === 0)
+            throw new CrispError(
+              'InvalidArgument',
+              `devices[${index}].host_path: ${device.host_path} is no device and holds none`,
+            );
+          return found.map((each) => ({ device: each, permissions: device.permissions || 'rwm' }));
+        }),
+      )
+    ).flat(),
     hostDevices: security?.privileged ? await devicesAt('/dev', '/dev') : [],
-    cdi: await readCdi(config.CDI_devices.map((device) => device.name), cdiFolders),
+    cdi: await readCdi(
+      config.CDI_devices.map((device) => device.name),
+      cdiFolders,
+    ),
     seccompProfile: await localSeccompProfile(seccompFile(security)),
     apparmorProfiles: await loadedAppArmorProfiles(),
   };
@@ -84,8 +111,10 @@ export async function inspectRootfs({ rootfs, config, imageMounts, cdiFolders }:
  * @throws InvalidArgument for a relative path, PathEscapes when it climbs out
  */
 export async function resolveInside(rootfs: string, path: string, field: string): Promise<string> {
-  if (!path.startsWith('/')) throw new CrispError('InvalidArgument', `${field}: "${path}" must be an absolute path`);
-  const escapes = (): CrispError => new CrispError('PathEscapes', `${field}: "${path}" leaves the root filesystem of the container`);
+  if (!path.startsWith('/'))
+    throw new CrispError('InvalidArgument', `${field}: "${path}" must be an absolute path`);
+  const escapes = (): CrispError =>
+    new CrispError('PathEscapes', `${field}: "${path}" leaves the root filesystem of the container`);
   let resolved: string[] = [];
   let rest = path.split('/');
   for (let links = 0; rest.length > 0;) {
@@ -98,7 +127,10 @@ export async function resolveInside(rootfs: string, path: string, field: string)
       continue;
     }
     const link = await linkTarget(join(rootfs, ...resolved, name));
-    if (link === undefined) { resolved.push(name); continue; }
+    if (link === undefined) {
+      resolved.push(name);
+      continue;
+    }
     if (++links > 40) throw new CrispError('PathEscapes', `${field}: "${path}" goes round in symlinks`); // the kernel's own limit (path_resolution(7))
     if (link.startsWith('/')) resolved = [];
     rest = [...link.split('/'), ...rest];
@@ -107,7 +139,9 @@ export async function resolveInside(rootfs: string, path: string, field: string)
 }
 
 async function linkTarget(path: string): Promise<string | undefined> {
-  try { return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined; } catch (error) {
+  try {
+    return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
+  } catch (error) {
     if (isAbsent(error)) return undefined;
     throw error;
   }
@@ -127,31 +161,46 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
 
 async function localSeccompProfile(path: string | undefined): Promise<DockerProfile | undefined> {
   if (path === undefined) return undefined;
-  try { return parseProfile(await readFile(path, 'utf8')); } catch (error) {
-    throw new CrispError('InvalidArgument', `seccomp.localhost_ref: ${path} cannot be used: ${(error as Error).message}`);
+  try {
+    return parseProfile(await readFile(path, 'utf8'));
+  } catch (error) {
+    throw new CrispError(
+      'InvalidArgument',
+      `seccomp.localhost_ref: ${path} cannot be used: ${(error as Error).message}`,
+    );
   }
 }
 
 /** One line each: "NAME (MODE)". */
 async function loadedAppArmorProfiles(): Promise<string[]> {
-  const text = await readFileIfThere('/sys/kernel/security/apparmor/profiles') ?? '';
-  return text.split('\n').map((line) => line.replace(/ \([a-z]+\)$/, '')).filter(Boolean);
+  const text = (await readFileIfThere('/sys/kernel/security/apparmor/profiles')) ?? '';
+  return text
+    .split('\n')
+    .map((line) => line.replace(/ \([a-z]+\)$/, ''))
+    .filter(Boolean);
 }
 
 async function hostSource(path: string, field: string): Promise<string> {
-  if (!path.startsWith('/')) throw new CrispError('InvalidArgument', `${field}.host_path: "${path}" must be an absolute path`);
-  try { return await realpath(path); } catch (error) {
-    if (isAbsent(error)) throw new CrispError('MountSourceMissing', `${field}.host_path: ${path} does not exist`);
+  if (!path.startsWith('/'))
+    throw new CrispError('InvalidArgument', `${field}.host_path: "${path}" must be an absolute path`);
+  try {
+    return await realpath(path);
+  } catch (error) {
+    if (isAbsent(error))
+      throw new CrispError('MountSourceMissing', `${field}.host_path: ${path} does not exist`);
     throw error;
   }
 }
 
 async function subPath(image: string, path: string, field: string): Promise<string> {
-  const fail = (why: string): CrispError => new CrispError('ImageVolumeMountFailed', `${field}.image_sub_path: "${path}" ${why}`);
+  const fail = (why: string): CrispError =>
+    new CrispError('ImageVolumeMountFailed', `${field}.image_sub_path: "${path}" ${why}`);
   if (path.startsWith('/') || normalize(path).startsWith('..')) throw fail('must stay inside the image');
   const inside = await resolveInside(image, `/${path}`, `${field}.image_sub_path`);
   const full = join(image, inside);
-  await stat(full).catch((error: unknown) => { throw isAbsent(error) ? fail('does not exist in the image') : error; });
+  await stat(full).catch((error: unknown) => {
+    throw isAbsent(error) ? fail('does not exist in the image') : error;
+  });
   return full;
 }
 

@@ -13,22 +13,36 @@ import { resolveUser, type AccountFiles } from './users.js';
  * @throws InvalidArgument when the image has no command, UserNotFound
  */
 export function minimalSpec(image: ImageConfig, accounts: AccountFiles, rootfs = 'rootfs'): Spec {
-  const { uid, gid, supplementalGroups: additionalGids, home } = resolveUser(null, null, image.User ?? '', accounts);
+  const {
+    uid,
+    gid,
+    supplementalGroups: additionalGids,
+    home,
+  } = resolveUser(null, null, image.User ?? '', accounts);
   const capabilities = [...defaultCapabilities];
   return {
     ociVersion: '1.0.2',
     hostname: 'crisp',
     process: {
       user: { uid, gid, additionalGids },
-      args: containerArgs({ command: [], args: [] }, image), env: containerEnv({ envs: [], tty: false }, image, { hostname: 'crisp', home }), cwd: workingFolder({ working_dir: '' }, image),
-      capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities, inheritable: [], ambient: [] },
+      args: containerArgs({ command: [], args: [] }, image),
+      env: containerEnv({ envs: [], tty: false }, image, { hostname: 'crisp', home }),
+      cwd: workingFolder({ working_dir: '' }, image),
+      capabilities: {
+        bounding: capabilities,
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: [],
+        ambient: [],
+      },
       noNewPrivileges: true,
     },
     root: { path: rootfs },
     mounts: [...baseMounts, ownSharedMemory, sysfs('ro')],
     linux: {
       namespaces: (['pid', 'network', 'mount', 'ipc', 'uts'] as const).map((type) => ({ type })),
-      maskedPaths: [...maskedPaths], readonlyPaths: [...readonlyPaths],
+      maskedPaths: [...maskedPaths],
+      readonlyPaths: [...readonlyPaths],
     },
   };
 }

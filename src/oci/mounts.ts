@@ -27,87 +27,211 @@ export interface MountsInput {
   /** What the runtime can do. */
   readonly features: MountFeatures;
 }
-export interface MountFeatures { readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean }
+export interface MountFeatures {
+  readonly recursiveReadOnlyMounts: boolean;
+  readonly userNamespaces: boolean;
+}
 
-export interface MountsResult { readonly mounts: Mount[]; readonly rootfsPropagation: string | undefined }
+export interface MountsResult {
+  readonly mounts: Mount[];
+  readonly rootfsPropagation: string | undefined;
+}
 
 const safe = ['nosuid', 'noexec', 'nodev'];
 /** What is the same for every container. */
 export const baseMounts: readonly Mount[] = [
   { destination: '/proc', type: 'proc', source: 'proc', options: safe },
-  { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
-  { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'] },
+  {
+    destination: '/dev',
+    type: 'tmpfs',
+    source: 'tmpfs',
+    options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'],
+  },
+  {
+    destination: '/dev/pts',
+    type: 'devpts',
+    source: 'devpts',
+    options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'],
+  },
   { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: safe },
 ];
 /** As big as Docker makes it, and as the pod's is (cri/sandbox-run.ts). */
-export const ownSharedMemory: Mount = { destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: [...safe, 'mode=1777', 'size=65536k'] };
-export function sysfs(access: 'ro' | 'rw'): Mount { return { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...safe, access] }; }
+export const ownSharedMemory: Mount = {
+  destination: '/dev/shm',
+  type: 'tmpfs',
+  source: 'shm',
+  options: [...safe, 'mode=1777', 'size=65536k'],
+};
+export function sysfs(access: 'ro' | 'rw'): Mount {
+  return { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...safe, access] };
+}
 
 /** @throws InvalidArgument, UnsupportedField, RROUnsupported */
 export function containerMounts(input: MountsInput): MountsResult {
-  const requested = [...input.config.mounts.map((mount, index) => requestedMount(mount, input.facts[index] as MountFacts, `mounts[${index}]`, input.features)), ...input.deviceMounts];
+  const requested = [
+    ...input.config.mounts.map((mount, index) =>
+      requestedMount(mount, input.facts[index] as MountFacts, `mounts[${index}]`, input.features),
+    ),
+    ...input.deviceMounts,
+  ];
   const taken = new Set(requested.map((mount) => mount.destination));
-  const own = [...standardMounts(input), ...podMounts(input)]
-    .filter(({ destination }) => !taken.has(destination) && !(taken.has('/dev') && destination.startsWith('/dev/'))); // a /dev of the request's is whole
+  const own = [...standardMounts(input), ...podMounts(input)].filter(
+    ({ destination }) => !taken.has(destination) && !(taken.has('/dev') && destination.startsWith('/dev/')),
+  ); // a /dev of the request's is whole
   const propagations = input.config.mounts.map((mount) => mount.propagation);
   return {
     // What lies in a mount comes after it; sort() is stable, so the standard ones come first among equals.
     mounts: [...own, ...requested].sort((one, other) => depth(one) - depth(other)),
     // Else the runtime would cut the container's mounts off from the host's: it makes all of them private or slave.
-    rootfsPropagation: propagations.includes('PROPAGATION_BIDIRECTIONAL') ? 'rshared' : propagations.includes('PROPAGATION_HOST_TO_CONTAINER') ? 'rslave' : undefined,
+    rootfsPropagation: propagations.includes('PROPAGATION_BIDIRECTIONAL')
+      ? 'rshared'
+      : propagations.includes('PROPAGATION_HOST_TO_CONTAINER')
+        ? 'rslave'
+        : undefined,
   };
 }
 
-function depth({ destination }: Mount): number { return destination.split('/').filter(Boolean).length; }
+function depth({ destination }: Mount): number {
+  return destination.split('/').filter(Boolean).length;
+}
 
-function standardMounts({ privileged, hostNetwork, sharedMemory, hasOwnIpc, hasUserNamespace, cgroup }: MountsInput): Mount[] {
+function standardMounts({
+  privileged,
+  hostNetwork,
+  sharedMemory,
+  hasOwnIpc,
+  hasUserNamespace,
+  cgroup,
+}: MountsInput): Mount[] {
   const access = privileged ? 'rw' : 'ro';
   return [
     ...baseMounts,
-    hasOwnIpc ? ownSharedMemory : { destination: '/dev/shm', type: 'bind', source: sharedMemory ?? '/dev/shm', options: ['rbind', 'rw'] },
+    hasOwnIpc
+      ? ownSharedMemory
+      : {
+          destination: '/dev/shm',
+          type: 'bind',
+          source: sharedMemory ?? '/dev/shm',
+          options: ['rbind', 'rw'],
+        },
     // sysfs belongs to the network namespace: whoever has a user namespace and the host's network may not mount it anew.
     hasUserNamespace && hostNetwork
       ? { destination: '/sys', type: 'bind', source: '/sys', options: ['rbind', ...safe, access] }
       : sysfs(access),
     // A new mount of the host's own cgroup2 tree would set the options of that one tree for all (nsdelegate would be lost).
     cgroup === 'v2' && !hasCgroupNamespace(privileged, cgroup)
-      ? { destination: '/sys/fs/cgroup', type: 'bind', source: '/sys/fs/cgroup', options: ['rbind', ...safe, access] }
-      : { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: [...safe, 'relatime', access] },
+      ? {
+          destination: '/sys/fs/cgroup',
+          type: 'bind',
+          source: '/sys/fs/cgroup',
+          options: ['rbind', ...safe, access],
+        }
+      : {
+          destination: '/sys/fs/cgroup',
+          type: 'cgroup',
+          source: 'cgroup',
+          options: [...safe, 'relatime', access],
+        },
   ];
 }
 
 function podMounts({ podFolder, readOnlyRootfs }: MountsInput): Mount[] {
   const options = ['rbind', 'rprivate', readOnlyRootfs ? 'ro' : 'rw'];
-  return podFileNames.map((name) => ({ destination: `/etc/${name}`, type: 'bind', source: `${podFolder}/${name}`, options }));
+  return podFileNames.map((name) => ({
+    destination: `/etc/${name}`,
+    type: 'bind',
+    source: `${podFolder}/${name}`,
+    options,
+  }));
 }
 
-const propagationOption = { PROPAGATION_PRIVATE: 'rprivate', PROPAGATION_HOST_TO_CONTAINER: 'rslave', PROPAGATION_BIDIRECTIONAL: 'rshared' } as const;
+const propagationOption = {
+  PROPAGATION_PRIVATE: 'rprivate',
+  PROPAGATION_HOST_TO_CONTAINER: 'rslave',
+  PROPAGATION_BIDIRECTIONAL: 'rshared',
+} as const;
 /** mount(8) options that a bind mount can take and that cannot undo another field of the request. */
-const knownMountOptions = new Set(['nosuid', 'suid', 'nodev', 'dev', 'noexec', 'exec', 'noatime', 'atime', 'nodiratime', 'diratime', 'relatime', 'norelatime', 'strictatime', 'nostrictatime', 'nosymfollow', 'symfollow']);
+const knownMountOptions = new Set([
+  'nosuid',
+  'suid',
+  'nodev',
+  'dev',
+  'noexec',
+  'exec',
+  'noatime',
+  'atime',
+  'nodiratime',
+  'diratime',
+  'relatime',
+  'norelatime',
+  'strictatime',
+  'nostrictatime',
+  'nosymfollow',
+  'symfollow',
+]);
 
-function requestedMount(mount: Mount__Output, facts: MountFacts, field: string, features: MountFeatures): Mount {
-  const refused = (why: string, hint?: string): CrispError => new CrispError('InvalidArgument', `${field}${why}`, hint ? { hint } : {});
+function requestedMount(
+  mount: Mount__Output,
+  facts: MountFacts,
+  field: string,
+  features: MountFeatures,
+): Mount {
+  const refused = (why: string, hint?: string): CrispError =>
+    new CrispError('InvalidArgument', `${field}${why}`, hint ? { hint } : {});
   if (facts.target === '/') throw refused('.container_path: the root of the container cannot be replaced');
   checkPropagation(mount, facts, refused);
   if (mount.recursive_read_only) {
     if (!mount.readonly) throw refused('.recursive_read_only needs readonly');
-    if (mount.propagation !== 'PROPAGATION_PRIVATE') throw refused('.recursive_read_only needs private propagation');
-    if (!features.recursiveReadOnlyMounts) throw new CrispError('RROUnsupported', `${field}: the runtime of this pod, on this kernel, cannot mount recursively read-only`);
+    if (mount.propagation !== 'PROPAGATION_PRIVATE')
+      throw refused('.recursive_read_only needs private propagation');
+    if (!features.recursiveReadOnlyMounts)
+      throw new CrispError(
+        'RROUnsupported',
+        `${field}: the runtime of this pod, on this kernel, cannot mount recursively read-only`,
+      );
   }
   if (mount.image && !mount.readonly) throw refused(': an image volume must be readonly');
-  for (const option of mount.mount_options) if (!knownMountOptions.has(option)) throw refused(`.mount_options: "${option}" is not an option of a bind mount`);
+  for (const option of mount.mount_options)
+    if (!knownMountOptions.has(option))
+      throw refused(`.mount_options: "${option}" is not an option of a bind mount`);
   const mapped = !mount.image && (mount.uidMappings.length > 0 || mount.gidMappings.length > 0); // an image's files are shifted already
-  if (mapped && !features.userNamespaces) throw new CrispError('UnsupportedField', `${field}: the runtime of this pod cannot map the ids of a mount`);
+  if (mapped && !features.userNamespaces)
+    throw new CrispError(
+      'UnsupportedField',
+      `${field}: the runtime of this pod cannot map the ids of a mount`,
+    );
   return {
-    destination: facts.target, type: 'bind', source: facts.source,
-    options: ['rbind', propagationOption[mount.propagation], mount.readonly ? (mount.recursive_read_only ? 'rro' : 'ro') : 'rw', ...mount.mount_options, ...(mapped ? ['idmap'] : [])],
-    ...(mapped ? { uidMappings: idMappings(mount.uidMappings), gidMappings: idMappings(mount.gidMappings) } : {}),
+    destination: facts.target,
+    type: 'bind',
+    source: facts.source,
+    options: [
+      'rbind',
+      propagationOption[mount.propagation],
+      mount.readonly ? (mount.recursive_read_only ? 'rro' : 'ro') : 'rw',
+      ...mount.mount_options,
+      ...(mapped ? ['idmap'] : []),
+    ],
+    ...(mapped
+      ? { uidMappings: idMappings(mount.uidMappings), gidMappings: idMappings(mount.gidMappings) }
+      : {}),
   };
 }
 
 /** A mount event crosses only from mounts that are in a peer group with the host (mount_namespaces(7)). */
-function checkPropagation(mount: Mount__Output, { propagation }: MountFacts, refused: (why: string, hint: string) => CrispError): void {
-  const possible = mount.propagation === 'PROPAGATION_BIDIRECTIONAL' ? ['shared'] : mount.propagation === 'PROPAGATION_HOST_TO_CONTAINER' ? ['shared', 'slave'] : undefined;
+function checkPropagation(
+  mount: Mount__Output,
+  { propagation }: MountFacts,
+  refused: (why: string, hint: string) => CrispError,
+): void {
+  const possible =
+    mount.propagation === 'PROPAGATION_BIDIRECTIONAL'
+      ? ['shared']
+      : mount.propagation === 'PROPAGATION_HOST_TO_CONTAINER'
+        ? ['shared', 'slave']
+        : undefined;
   if (!possible || possible.includes(propagation)) return;
-  throw refused(`.propagation: ${mount.host_path} lies on a ${propagation} mount, so ${mount.propagation} is not possible`, 'mount --make-rshared the mount that holds it');
+  throw refused(
+    `.propagation: ${mount.host_path} lies on a ${propagation} mount, so ${mount.propagation} is not possible`,
+    'mount --make-rshared the mount that holds it',
+  );
 }

@@ -4,28 +4,71 @@ import type { IDMapping } from '../cri/generated/runtime/v1/IDMapping.js';
 import type { NamespaceOption } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { UserNamespace } from '../cri/generated/runtime/v1/UserNamespace.js';
 import { receivedSecurity } from '../../test/helpers/received.js';
-import { cgroupsPath, containerNamespaces, namespacesNotHonoured, ownCgroupParent, userMappings } from './namespaces.js';
+import {
+  cgroupsPath,
+  containerNamespaces,
+  namespacesNotHonoured,
+  ownCgroupParent,
+  userMappings,
+} from './namespaces.js';
 
 const pinned = { network: '/ns/net', ipc: '/ns/ipc', uts: '/ns/uts' };
 const plan = (namespaces: SandboxPlan['namespaces'] = pinned): SandboxPlan => ({
-  id: 'p', name: 'pod', namespace: 'test', uid: 'u', attempt: 0, labels: {}, annotations: {}, folder: '/p', hostname: 'box', namespaces, cgroupParent: '/p',
+  id: 'p',
+  name: 'pod',
+  namespace: 'test',
+  uid: 'u',
+  attempt: 0,
+  labels: {},
+  annotations: {},
+  folder: '/p',
+  hostname: 'box',
+  namespaces,
+  cgroupParent: '/p',
 });
-const options = (wanted: NamespaceOption) => receivedSecurity({ namespace_options: wanted }).namespace_options;
-const of = (wanted: NamespaceOption | null, from = plan(), targetPid?: number, more: { privileged?: boolean; cgroup?: 'v1' | 'v2' } = {}) =>
-  containerNamespaces({ options: wanted && options(wanted), plan: from, targetPid, privileged: false, cgroup: 'v1', ...more });
+const options = (wanted: NamespaceOption) =>
+  receivedSecurity({ namespace_options: wanted }).namespace_options;
+const of = (
+  wanted: NamespaceOption | null,
+  from = plan(),
+  targetPid?: number,
+  more: { privileged?: boolean; cgroup?: 'v1' | 'v2' } = {},
+) =>
+  containerNamespaces({
+    options: wanted && options(wanted),
+    plan: from,
+    targetPid,
+    privileged: false,
+    cgroup: 'v1',
+    ...more,
+  });
 const pid = (...args: Parameters<typeof of>) => of(...args).filter(({ type }) => type === 'pid');
 
 test('the namespaces of the pod are joined, those of the host are not named', () => {
-  expect(of(null)).toEqual([{ type: 'mount' }, { type: 'network', path: '/ns/net' }, { type: 'uts', path: '/ns/uts' }, { type: 'ipc', path: '/ns/ipc' }, { type: 'pid' }]);
+  expect(of(null)).toEqual([
+    { type: 'mount' },
+    { type: 'network', path: '/ns/net' },
+    { type: 'uts', path: '/ns/uts' },
+    { type: 'ipc', path: '/ns/ipc' },
+    { type: 'pid' },
+  ]);
   expect(of({ pid: 'NODE' }, plan({}))).toEqual([{ type: 'mount' }]);
-  expect(of({ pid: 'CONTAINER' }, plan({ user: '/ns/user' }))).toEqual([{ type: 'mount' }, { type: 'user', path: '/ns/user' }, { type: 'pid' }]);
+  expect(of({ pid: 'CONTAINER' }, plan({ user: '/ns/user' }))).toEqual([
+    { type: 'mount' },
+    { type: 'user', path: '/ns/user' },
+    { type: 'pid' },
+  ]);
 });
 
-test('the pid namespace is the own, the pod\'s, the host\'s or that of another container', () => {
+test("the pid namespace is the own, the pod's, the host's or that of another container", () => {
   expect(pid({ pid: 'CONTAINER' })).toEqual([{ type: 'pid' }]);
-  expect(pid({ pid: 'POD' }, plan({ ...pinned, pid: '/proc/7/ns/pid' }))).toEqual([{ type: 'pid', path: '/proc/7/ns/pid' }]);
+  expect(pid({ pid: 'POD' }, plan({ ...pinned, pid: '/proc/7/ns/pid' }))).toEqual([
+    { type: 'pid', path: '/proc/7/ns/pid' },
+  ]);
   expect(pid({ pid: 'NODE' })).toEqual([]);
-  expect(pid({ pid: 'TARGET', target_id: 'x' }, plan(), 42)).toEqual([{ type: 'pid', path: '/proc/42/ns/pid' }]);
+  expect(pid({ pid: 'TARGET', target_id: 'x' }, plan(), 42)).toEqual([
+    { type: 'pid', path: '/proc/42/ns/pid' },
+  ]);
   expect(() => pid({ pid: 'TARGET', target_id: 'x' })).toThrow('target_id');
 });
 
@@ -34,8 +77,13 @@ test('ipc can be the own one', () => {
 });
 
 test('a cgroup namespace is for v2 and not for the privileged', () => {
-  const has = (more: Parameters<typeof of>[3]) => of(null, plan(), undefined, more).some(({ type }) => type === 'cgroup');
-  expect([has({ cgroup: 'v1' }), has({ cgroup: 'v2' }), has({ cgroup: 'v2', privileged: true })]).toEqual([false, true, false]);
+  const has = (more: Parameters<typeof of>[3]) =>
+    of(null, plan(), undefined, more).some(({ type }) => type === 'cgroup');
+  expect([has({ cgroup: 'v1' }), has({ cgroup: 'v2' }), has({ cgroup: 'v2', privileged: true })]).toEqual([
+    false,
+    true,
+    false,
+  ]);
 });
 
 test.each<[NamespaceOption, SandboxPlan['namespaces'], string[]]>([
@@ -52,15 +100,25 @@ describe('the user namespace of a pod', () => {
   const map: IDMapping[] = [{ container_id: 0, host_id: 65_536, length: 65_536 }];
   const maps = (wanted: UserNamespace) => userMappings(options({ userns_options: wanted })?.userns_options);
   test('has one mapping that begins at 0', () => {
-    expect(maps({ mode: 'POD', uids: map, gids: map })).toEqual({ uidMappings: [{ containerID: 0, hostID: 65_536, size: 65_536 }], gidMappings: [{ containerID: 0, hostID: 65_536, size: 65_536 }] });
+    expect(maps({ mode: 'POD', uids: map, gids: map })).toEqual({
+      uidMappings: [{ containerID: 0, hostID: 65_536, size: 65_536 }],
+      gidMappings: [{ containerID: 0, hostID: 65_536, size: 65_536 }],
+    });
     expect(maps({ mode: 'NODE' })).toEqual({});
     expect(userMappings(null)).toEqual({});
   });
   test.each<UserNamespace>([
-    { mode: 'POD', uids: map }, { mode: 'POD', uids: [...map, ...map], gids: map }, { mode: 'POD', uids: [{ ...map[0], container_id: 1 }], gids: map },
-    { mode: 'POD', uids: map, gids: [{ host_id: 1 }] }, { mode: 'NODE', uids: map }, { mode: 'CONTAINER', uids: map, gids: map }, { mode: 'TARGET' },
+    { mode: 'POD', uids: map },
+    { mode: 'POD', uids: [...map, ...map], gids: map },
+    { mode: 'POD', uids: [{ ...map[0], container_id: 1 }], gids: map },
+    { mode: 'POD', uids: map, gids: [{ host_id: 1 }] },
+    { mode: 'NODE', uids: map },
+    { mode: 'CONTAINER', uids: map, gids: map },
+    { mode: 'TARGET' },
   ])('%j is refused', (wanted) => {
-    expect(() => maps(wanted)).toThrow(expect.objectContaining({ id: 'InvalidArgument', message: expect.stringContaining('userns_options') }));
+    expect(() => maps(wanted)).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument', message: expect.stringContaining('userns_options') }),
+    );
   });
 });
 

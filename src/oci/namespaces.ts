@@ -22,9 +22,21 @@ export interface NamespacesInput {
  * containers bring their own, a new one.
  * @throws InvalidArgument for TARGET without a target
  */
-export function containerNamespaces({ options, plan, targetPid, privileged, cgroup }: NamespacesInput): Namespace[] {
+export function containerNamespaces({
+  options,
+  plan,
+  targetPid,
+  privileged,
+  cgroup,
+}: NamespacesInput): Namespace[] {
   const { network, ipc, uts, pid, user } = plan.namespaces;
-  const joined = ([['network', network], ['uts', uts], ['user', user]] as const).flatMap(([type, path]): Namespace[] => (path ? [{ type, path }] : []));
+  const joined = (
+    [
+      ['network', network],
+      ['uts', uts],
+      ['user', user],
+    ] as const
+  ).flatMap(([type, path]): Namespace[] => (path ? [{ type, path }] : []));
   const own: Namespace[] = plan.ownNetwork ? [{ type: 'network' }] : [];
   return [{ type: 'mount' }, ...joined, ...own, ...ipcNamespace(), ...pidNamespace(), ...cgroupNamespace()];
 
@@ -34,12 +46,19 @@ export function containerNamespaces({ options, plan, targetPid, privileged, cgro
   }
   function pidNamespace(): Namespace[] {
     switch (options?.pid) {
-      case 'NODE': return [];
+      case 'NODE':
+        return [];
       case 'TARGET':
-        if (targetPid === undefined) throw new CrispError('InvalidArgument', 'namespace_options.pid is TARGET, and namespace_options.target_id names no running container');
+        if (targetPid === undefined)
+          throw new CrispError(
+            'InvalidArgument',
+            'namespace_options.pid is TARGET, and namespace_options.target_id names no running container',
+          );
         return [{ type: 'pid', path: `/proc/${targetPid}/ns/pid` }];
-      case 'POD': return pid ? [{ type: 'pid', path: pid }] : [{ type: 'pid' }];
-      default: return [{ type: 'pid' }];
+      case 'POD':
+        return pid ? [{ type: 'pid', path: pid }] : [{ type: 'pid' }];
+      default:
+        return [{ type: 'pid' }];
     }
   }
   /** v1 has a mount per controller, which the namespace would not change for tools that read it; a privileged container manages the host's tree. */
@@ -49,7 +68,9 @@ export function containerNamespaces({ options, plan, targetPid, privileged, cgro
 }
 
 /** Whether the pod is on the host's network. */
-export function onHostNetwork({ namespaces, ownNetwork }: SandboxPlan): boolean { return namespaces.network === undefined && !ownNetwork; }
+export function onHostNetwork({ namespaces, ownNetwork }: SandboxPlan): boolean {
+  return namespaces.network === undefined && !ownNetwork;
+}
 
 export function hasCgroupNamespace(privileged: boolean, cgroup: HostFacts['cgroup']): boolean {
   return cgroup === 'v2' && !privileged;
@@ -60,7 +81,9 @@ export function namespacesNotHonoured(options: NamespaceOption__Output | null, p
   if (!options) return [];
   const { ipc, pid } = plan.namespaces;
   return [
-    ...(options.network === 'CONTAINER' || (options.network === 'NODE') !== onHostNetwork(plan) ? ['network'] : []),
+    ...(options.network === 'CONTAINER' || (options.network === 'NODE') !== onHostNetwork(plan)
+      ? ['network']
+      : []),
     ...(options.ipc !== 'CONTAINER' && (options.ipc === 'NODE') !== (ipc === undefined) ? ['ipc'] : []),
     ...(options.pid === 'POD' && pid === undefined ? ['pid'] : []),
   ];
@@ -81,22 +104,35 @@ type Mappings = Pick<Linux, 'uidMappings' | 'gidMappings'>;
  */
 export function userMappings(options: UserNamespace__Output | null | undefined): Mappings {
   if (!options || options.mode === 'NODE') {
-    if (options?.uids.length || options?.gids.length) throw new CrispError('InvalidArgument', 'userns_options: mode NODE takes no mappings');
+    if (options?.uids.length || options?.gids.length)
+      throw new CrispError('InvalidArgument', 'userns_options: mode NODE takes no mappings');
     return {};
   }
-  if (options.mode !== 'POD') throw new CrispError('InvalidArgument', `userns_options.mode must be POD or NODE, not ${options.mode}`);
+  if (options.mode !== 'POD')
+    throw new CrispError('InvalidArgument', `userns_options.mode must be POD or NODE, not ${options.mode}`);
   const convert = (field: 'uids' | 'gids'): IdMapping[] => {
     const maps = idMappings(options[field]);
     const [only] = maps;
-    if (maps.length !== 1 || only === undefined) throw new CrispError('InvalidArgument', `userns_options.${field} must have exactly one mapping, not ${maps.length}`);
-    if (only.containerID !== 0) throw new CrispError('InvalidArgument', `userns_options.${field}: the mapping must begin at container id 0`);
-    if (only.size === 0) throw new CrispError('InvalidArgument', `userns_options.${field}: the mapping is empty`);
+    if (maps.length !== 1 || only === undefined)
+      throw new CrispError(
+        'InvalidArgument',
+        `userns_options.${field} must have exactly one mapping, not ${maps.length}`,
+      );
+    if (only.containerID !== 0)
+      throw new CrispError(
+        'InvalidArgument',
+        `userns_options.${field}: the mapping must begin at container id 0`,
+      );
+    if (only.size === 0)
+      throw new CrispError('InvalidArgument', `userns_options.${field}: the mapping is empty`);
     return maps;
   };
   return { uidMappings: convert('uids'), gidMappings: convert('gids') };
 }
 
-export function idMappings(maps: readonly { container_id: number; host_id: number; length: number }[]): IdMapping[] {
+export function idMappings(
+  maps: readonly { container_id: number; host_id: number; length: number }[],
+): IdMapping[] {
   return maps.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
 }
 
@@ -120,7 +156,11 @@ export function cgroupsPath(parent: string, containerId: string, systemd: boolea
   if (!systemd) return `${parent.replace(/\/+$/, '')}/${containerId}`;
   const slice = parent.split('/').filter(Boolean).at(-1) ?? 'system.slice';
   if (!slice.endsWith('.slice')) {
-    throw new CrispError('InvalidArgument', `cgroup_parent "${parent}" is no slice, but crisp uses the systemd cgroup driver`, { hint: 'give the kubelet and crisp the same cgroup driver' });
+    throw new CrispError(
+      'InvalidArgument',
+      `cgroup_parent "${parent}" is no slice, but crisp uses the systemd cgroup driver`,
+      { hint: 'give the kubelet and crisp the same cgroup driver' },
+    );
   }
   return `${slice}:crisp:${containerId}`;
 }

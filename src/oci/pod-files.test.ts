@@ -8,20 +8,42 @@ import { podFiles, writePodFiles } from './pod-files.js';
 const host = { 'resolv.conf': 'nameserver 192.0.2.9\n', hosts: '192.0.2.7 here\n', hostname: 'node\n' };
 
 test('a DNS config becomes resolv.conf', () => {
-  expect(podFiles(receivedPod({ hostname: 'box', dns_config: { servers: ['10.0.0.10', 'fd00::a'], searches: ['a.b', 'b'], options: ['ndots:5', 'timeout:1'] } }), host)).toEqual({
-    'resolv.conf': 'search a.b b\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5 timeout:1\n', hostname: 'box\n', hosts: expect.stringContaining('127.0.0.1\tlocalhost\n'),
+  expect(
+    podFiles(
+      receivedPod({
+        hostname: 'box',
+        dns_config: {
+          servers: ['10.0.0.10', 'fd00::a'],
+          searches: ['a.b', 'b'],
+          options: ['ndots:5', 'timeout:1'],
+        },
+      }),
+      host,
+    ),
+  ).toEqual({
+    'resolv.conf': 'search a.b b\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5 timeout:1\n',
+    hostname: 'box\n',
+    hosts: expect.stringContaining('127.0.0.1\tlocalhost\n'),
   });
   expect(podFiles(receivedPod({ dns_config: {} }), host)['resolv.conf']).toBe('');
 });
 
-test('what a pod does not bring is the host\'s', () => {
-  expect(podFiles(receivedPod({}), host)).toMatchObject({ 'resolv.conf': host['resolv.conf'], hostname: 'node\n' });
-  expect(podFiles(receivedPod({ linux: { security_context: { namespace_options: { network: 'NODE' } } } }), host).hosts).toBe(host.hosts);
+test("what a pod does not bring is the host's", () => {
+  expect(podFiles(receivedPod({}), host)).toMatchObject({
+    'resolv.conf': host['resolv.conf'],
+    hostname: 'node\n',
+  });
+  expect(
+    podFiles(receivedPod({ linux: { security_context: { namespace_options: { network: 'NODE' } } } }), host)
+      .hosts,
+  ).toBe(host.hosts);
 });
 
 test.each(['10.0.0.1\nnameserver 6.6.6.6', 'a b', ''])('no line can be forged with "%s"', (word) => {
   for (const field of ['servers', 'searches', 'options']) {
-    expect(() => podFiles(receivedPod({ dns_config: { [field]: [word] } }), host)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+    expect(() => podFiles(receivedPod({ dns_config: { [field]: [word] } }), host)).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument' }),
+    );
   }
 });
 

@@ -8,12 +8,19 @@ import { CrispError } from '../errors.js';
 import { readFileIfThere } from '../host/files.js';
 
 export const podFileNames = ['resolv.conf', 'hosts', 'hostname'] as const;
-export type PodFiles = Readonly<Record<typeof podFileNames[number], string>>;
+export type PodFiles = Readonly<Record<(typeof podFileNames)[number], string>>;
 
 /** Writes the three files into the folder. @throws InvalidArgument */
 export async function writePodFiles(folder: string, config: PodSandboxConfig__Output): Promise<void> {
-  const [resolvConf, hosts] = await Promise.all([readFileIfThere('/etc/resolv.conf'), readFileIfThere('/etc/hosts')]);
-  const files = podFiles(config, { 'resolv.conf': resolvConf ?? '', hosts: hosts ?? '', hostname: `${hostname()}\n` });
+  const [resolvConf, hosts] = await Promise.all([
+    readFileIfThere('/etc/resolv.conf'),
+    readFileIfThere('/etc/hosts'),
+  ]);
+  const files = podFiles(config, {
+    'resolv.conf': resolvConf ?? '',
+    hosts: hosts ?? '',
+    hostname: `${hostname()}\n`,
+  });
   for (const name of podFileNames) writeFileSync(join(folder, name), files[name], { mode: 0o644 });
 }
 
@@ -33,13 +40,20 @@ export function podFiles(config: PodSandboxConfig__Output, host: PodFiles): PodF
 }
 
 /** resolv.conf(5). @throws InvalidArgument for a value that would forge another line */
-export function resolvConf(dns: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] }): string {
+export function resolvConf(dns: {
+  readonly servers: readonly string[];
+  readonly searches: readonly string[];
+  readonly options: readonly string[];
+}): string {
   for (const value of [...dns.servers, ...dns.searches, ...dns.options]) {
-    if (/\s/.test(value) || value === '') throw new CrispError('InvalidArgument', `dns_config: "${value}" must be one word`);
+    if (/\s/.test(value) || value === '')
+      throw new CrispError('InvalidArgument', `dns_config: "${value}" must be one word`);
   }
   return [
     ...(dns.searches.length ? [`search ${dns.searches.join(' ')}`] : []),
     ...dns.servers.map((server) => `nameserver ${server}`),
     ...(dns.options.length ? [`options ${dns.options.join(' ')}`] : []),
-  ].map((line) => `${line}\n`).join('');
+  ]
+    .map((line) => `${line}\n`)
+    .join('');
 }

@@ -1,9 +1,18 @@
 import { expect, test } from '@jest/globals';
 import { containerArgs, containerEnv, workingFolder } from './process.js';
 
-const image = { Entrypoint: ['/entry'], Cmd: ['image', 'cmd'], Env: ['PATH=/image', 'A=1', 'BARE', '=x'], WorkingDir: '/srv' };
+const image = {
+  Entrypoint: ['/entry'],
+  Cmd: ['image', 'cmd'],
+  Env: ['PATH=/image', 'A=1', 'BARE', '=x'],
+  WorkingDir: '/srv',
+};
 const env = (envs: [string, string][] = [], tty = false, of = image, devices: string[] = []): string[] =>
-  containerEnv({ envs: envs.map(([key, value]) => ({ key, value: Buffer.from(value) })), tty }, of, { hostname: 'box', home: '/root', devices });
+  containerEnv({ envs: envs.map(([key, value]) => ({ key, value: Buffer.from(value) })), tty }, of, {
+    hostname: 'box',
+    home: '/root',
+    devices,
+  });
 
 // The four rows of the table in Kubernetes' "Define a Command and Arguments for a Container".
 test.each([
@@ -18,22 +27,43 @@ test.each([
 test('an image may have only one of the two, or none', () => {
   expect(containerArgs({ command: [], args: [] }, { Cmd: ['sh'] })).toEqual(['sh']);
   expect(containerArgs({ command: [], args: ['a'] }, { Cmd: ['sh'], Entrypoint: null })).toEqual(['a']);
-  expect(() => containerArgs({ command: [], args: [] }, { Entrypoint: [], Cmd: null })).toThrow('there is no command');
+  expect(() => containerArgs({ command: [], args: [] }, { Entrypoint: [], Cmd: null })).toThrow(
+    'there is no command',
+  );
 });
 
 test('the environment of the image lies under that of the request', () => {
   expect(env()).toEqual(['PATH=/image', 'HOSTNAME=box', 'HOME=/root', 'A=1']);
-  expect(env([['A', '2'], ['HOME', '/else'], ['B', 'x=y\nz']])).toEqual(['PATH=/image', 'HOSTNAME=box', 'HOME=/else', 'A=2', 'B=x=y\nz']);
-  expect(env([['A', '2']], false, image, ['A=device', 'D=1'])).toEqual(['PATH=/image', 'HOSTNAME=box', 'HOME=/root', 'A=2', 'D=1']);
+  expect(
+    env([
+      ['A', '2'],
+      ['HOME', '/else'],
+      ['B', 'x=y\nz'],
+    ]),
+  ).toEqual(['PATH=/image', 'HOSTNAME=box', 'HOME=/else', 'A=2', 'B=x=y\nz']);
+  expect(env([['A', '2']], false, image, ['A=device', 'D=1'])).toEqual([
+    'PATH=/image',
+    'HOSTNAME=box',
+    'HOME=/root',
+    'A=2',
+    'D=1',
+  ]);
 });
 
 test('there is a PATH in any case, and a TERM with a terminal', () => {
   expect(containerEnv({ envs: [], tty: true }, {}, { hostname: 'box', home: '/' })).toEqual([
-    'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'TERM=xterm', 'HOSTNAME=box', 'HOME=/',
+    'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    'TERM=xterm',
+    'HOSTNAME=box',
+    'HOME=/',
   ]);
 });
 
-test.each([['', 'x'], ['A=B', 'x'], ['A', 'x\0y']])('no environment has %j with value %j', (key, value) => {
+test.each([
+  ['', 'x'],
+  ['A=B', 'x'],
+  ['A', 'x\0y'],
+])('no environment has %j with value %j', (key, value) => {
   expect(() => env([[key, value]])).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
 });
 

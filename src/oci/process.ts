@@ -10,12 +10,16 @@ const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
  * args replace Cmd (Kubernetes, "Define a Command and Arguments").
  * @throws InvalidArgument when nothing is left to run
  */
-export function containerArgs(config: Pick<ContainerConfig__Output, 'command' | 'args'>, image: ImageConfig): string[] {
-  const entrypoint = config.command.length ? config.command : image.Entrypoint ?? [];
-  const rest = config.args.length ? config.args : config.command.length ? [] : image.Cmd ?? [];
+export function containerArgs(
+  config: Pick<ContainerConfig__Output, 'command' | 'args'>,
+  image: ImageConfig,
+): string[] {
+  const entrypoint = config.command.length ? config.command : (image.Entrypoint ?? []);
+  const rest = config.args.length ? config.args : config.command.length ? [] : (image.Cmd ?? []);
   const args = [...entrypoint, ...rest];
   for (const arg of args) noNul(arg, 'command and args');
-  if (args.length === 0) throw new CrispError('InvalidArgument', 'there is no command: neither the request nor the image has one');
+  if (args.length === 0)
+    throw new CrispError('InvalidArgument', 'there is no command: neither the request nor the image has one');
   return args;
 }
 
@@ -24,30 +28,43 @@ export function containerArgs(config: Pick<ContainerConfig__Output, 'command' | 
  * bring, under the request's; the last of a name counts.
  * @throws InvalidArgument for a name that cannot be one
  */
-export function containerEnv(config: Pick<ContainerConfig__Output, 'envs' | 'tty'>, image: ImageConfig, given: { readonly hostname: string; readonly home: string; readonly devices?: readonly string[] }): string[] {
+export function containerEnv(
+  config: Pick<ContainerConfig__Output, 'envs' | 'tty'>,
+  image: ImageConfig,
+  given: { readonly hostname: string; readonly home: string; readonly devices?: readonly string[] },
+): string[] {
   const values = new Map<string, string>();
-  const set = (entry: string): void => { values.set(entry.split('=', 1)[0] ?? '', entry); };
+  const set = (entry: string): void => {
+    values.set(entry.split('=', 1)[0] ?? '', entry);
+  };
   set(defaultPath);
   if (config.tty) set('TERM=xterm');
   set(`HOSTNAME=${given.hostname}`);
   set(`HOME=${given.home}`);
-  for (const entry of [...image.Env ?? [], ...given.devices ?? []]) if (entry.indexOf('=') > 0) set(entry); // a bare name sets nothing
+  for (const entry of [...(image.Env ?? []), ...(given.devices ?? [])])
+    if (entry.indexOf('=') > 0) set(entry); // a bare name sets nothing
   for (const [index, { key, value }] of config.envs.entries()) {
-    if (!key || key.includes('=')) throw new CrispError('InvalidArgument', `envs[${index}].key: "${key}" is no name`);
+    if (!key || key.includes('='))
+      throw new CrispError('InvalidArgument', `envs[${index}].key: "${key}" is no name`);
     set(noNul(`${key}=${value.toString()}`, `envs[${index}]`));
   }
   return [...values.values()];
 }
 
 /** @throws InvalidArgument for a relative path */
-export function workingFolder(config: Pick<ContainerConfig__Output, 'working_dir'>, image: ImageConfig): string {
+export function workingFolder(
+  config: Pick<ContainerConfig__Output, 'working_dir'>,
+  image: ImageConfig,
+): string {
   const folder = config.working_dir || image.WorkingDir || '/';
-  if (!folder.startsWith('/')) throw new CrispError('InvalidArgument', `working_dir: "${folder}" must be an absolute path`);
+  if (!folder.startsWith('/'))
+    throw new CrispError('InvalidArgument', `working_dir: "${folder}" must be an absolute path`);
   return noNul(folder, 'working_dir');
 }
 
 /** execve(2) would cut the text there. */
 function noNul(text: string, field: string): string {
-  if (text.includes('\0')) throw new CrispError('InvalidArgument', `${field}: a NUL byte cannot be passed to a process`);
+  if (text.includes('\0'))
+    throw new CrispError('InvalidArgument', `${field}: a NUL byte cannot be passed to a process`);
   return text;
 }

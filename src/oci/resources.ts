@@ -20,20 +20,39 @@ const smallestMemoryBytes = 4096;
 export function containerResources(wanted: LinuxContainerResources__Output, host: Host): Resources {
   const shares = whole(wanted.cpu_shares, 'cpu_shares', 0, sharesRange);
   const period = whole(wanted.cpu_period, 'cpu_period', 0, periodMicroseconds);
-  const quota = whole(wanted.cpu_quota, 'cpu_quota', -1, [smallestQuotaMicroseconds, Number.MAX_SAFE_INTEGER]);
-  const limit = whole(wanted.memory_limit_in_bytes, 'memory_limit_in_bytes', -1, [smallestMemoryBytes, Number.MAX_SAFE_INTEGER]);
+  const quota = whole(wanted.cpu_quota, 'cpu_quota', -1, [
+    smallestQuotaMicroseconds,
+    Number.MAX_SAFE_INTEGER,
+  ]);
+  const limit = whole(wanted.memory_limit_in_bytes, 'memory_limit_in_bytes', -1, [
+    smallestMemoryBytes,
+    Number.MAX_SAFE_INTEGER,
+  ]);
   const swap = whole(wanted.memory_swap_limit_in_bytes, 'memory_swap_limit_in_bytes', -1);
-  if (swap > 0 && limit <= 0) throw refused('memory_swap_limit_in_bytes', `${swap} counts memory and swap together, so it needs a memory limit`);
-  if (swap > 0 && swap < limit) throw refused('memory_swap_limit_in_bytes', `${swap} counts memory and swap together, so it cannot be below the memory limit of ${limit}`);
+  if (swap > 0 && limit <= 0)
+    throw refused(
+      'memory_swap_limit_in_bytes',
+      `${swap} counts memory and swap together, so it needs a memory limit`,
+    );
+  if (swap > 0 && swap < limit)
+    throw refused(
+      'memory_swap_limit_in_bytes',
+      `${swap} counts memory and swap together, so it cannot be below the memory limit of ${limit}`,
+    );
   checkSet(wanted.cpuset_cpus, 'cpuset_cpus', host.cpus);
   checkSet(wanted.cpuset_mems, 'cpuset_mems', host.memoryNodes);
   const unified = Object.keys(wanted.unified).length > 0 ? wanted.unified : undefined;
-  if (unified && host.cgroup === 'v1') throw new CrispError('UnsupportedField', 'resources.unified needs cgroup v2, and this host has v1');
-  for (const name of Object.keys(unified ?? {})) if (!/^[a-z]\w*(\.\w+)+$/.test(name)) throw refused('unified', `"${name}" is no file of a cgroup`);
+  if (unified && host.cgroup === 'v1')
+    throw new CrispError('UnsupportedField', 'resources.unified needs cgroup v2, and this host has v1');
+  for (const name of Object.keys(unified ?? {}))
+    if (!/^[a-z]\w*(\.\w+)+$/.test(name)) throw refused('unified', `"${name}" is no file of a cgroup`);
   const hugepageLimits = hugepages(wanted, host);
   const cpu = {
-    ...(shares ? { shares } : {}), ...(period ? { period } : {}), ...(quota ? { quota } : {}),
-    ...(wanted.cpuset_cpus ? { cpus: wanted.cpuset_cpus } : {}), ...(wanted.cpuset_mems ? { mems: wanted.cpuset_mems } : {}),
+    ...(shares ? { shares } : {}),
+    ...(period ? { period } : {}),
+    ...(quota ? { quota } : {}),
+    ...(wanted.cpuset_cpus ? { cpus: wanted.cpuset_cpus } : {}),
+    ...(wanted.cpuset_mems ? { mems: wanted.cpuset_mems } : {}),
   };
   const memory = { ...(limit ? { limit } : {}), ...(swap && host.swapAccounting ? { swap } : {}) };
   return {
@@ -47,15 +66,26 @@ export function containerResources(wanted: LinuxContainerResources__Output, host
 /** Fields that containerResources() had to leave out because this host cannot apply them. */
 export function resourcesNotHonoured(wanted: LinuxContainerResources__Output, host: Host): string[] {
   const swapIsLimited = Number(wanted.memory_swap_limit_in_bytes) > 0;
-  const hugepages = wanted.hugepage_limits.some(({ page_size: size, limit }) => Number(limit) > 0 && !host.hugepageSizes.includes(size));
-  return [...(swapIsLimited && !host.swapAccounting ? ['memory_swap_limit_in_bytes'] : []), ...(hugepages ? ['hugepage_limits'] : [])];
+  const hugepages = wanted.hugepage_limits.some(
+    ({ page_size: size, limit }) => Number(limit) > 0 && !host.hugepageSizes.includes(size),
+  );
+  return [
+    ...(swapIsLimited && !host.swapAccounting ? ['memory_swap_limit_in_bytes'] : []),
+    ...(hugepages ? ['hugepage_limits'] : []),
+  ];
 }
 
 /** The kubelet sends a limit of zero for each size that it knows, also where no controller could keep it. */
-function hugepages(wanted: LinuxContainerResources__Output, host: Host): { pageSize: string; limit: number }[] {
+function hugepages(
+  wanted: LinuxContainerResources__Output,
+  host: Host,
+): { pageSize: string; limit: number }[] {
   return wanted.hugepage_limits.flatMap(({ page_size: pageSize, limit }) => {
-    if (!/^[1-9]\d*[KMG]B$/.test(pageSize)) throw refused('hugepage_limits', `"${pageSize}" is no page size like 2MB`);
-    return host.hugepageSizes.includes(pageSize) ? [{ pageSize, limit: whole(limit, 'hugepage_limits') }] : [];
+    if (!/^[1-9]\d*[KMG]B$/.test(pageSize))
+      throw refused('hugepage_limits', `"${pageSize}" is no page size like 2MB`);
+    return host.hugepageSizes.includes(pageSize)
+      ? [{ pageSize, limit: whole(limit, 'hugepage_limits') }]
+      : [];
   });
 }
 
@@ -68,11 +98,19 @@ function checkSet(text: string, field: 'cpuset_cpus' | 'cpuset_mems', online: re
 }
 
 /** 0 always passes; other values must be `lowest` (-1: "no limit") or in the range. */
-function whole(text: string, field: string, lowest = 0, [from, to]: readonly [number, number] = [1, Number.MAX_SAFE_INTEGER]): number {
+function whole(
+  text: string,
+  field: string,
+  lowest = 0,
+  [from, to]: readonly [number, number] = [1, Number.MAX_SAFE_INTEGER],
+): number {
   const value = Number(text);
   if (!Number.isSafeInteger(value) || value < lowest) throw refused(field, `${text} is out of range`);
-  if (value > 0 && (value < from || value > to)) throw refused(field, `${text} is not between ${from} and ${to}`);
+  if (value > 0 && (value < from || value > to))
+    throw refused(field, `${text} is not between ${from} and ${to}`);
   return value;
 }
 
-function refused(field: string, why: string): CrispError { return new CrispError('InvalidArgument', `resources.${field}: ${why}`); }
+function refused(field: string, why: string): CrispError {
+  return new CrispError('InvalidArgument', `resources.${field}: ${why}`);
+}

@@ -4,8 +4,17 @@ import { configSchema } from '../config.js';
 import { parseProfile, resolveProfile, type DockerProfile } from './seccomp.js';
 
 const allow = 'SCMP_ACT_ALLOW';
-const profile = (syscalls: DockerProfile['syscalls'], more: Partial<DockerProfile> = {}): DockerProfile => ({ defaultAction: 'SCMP_ACT_ERRNO', ...more, syscalls });
-const names = (from: DockerProfile, capabilities: string[] = [], machine: NodeJS.Architecture = 'x64', kernel = '6.1.0-13-amd64'): string[] =>
+const profile = (syscalls: DockerProfile['syscalls'], more: Partial<DockerProfile> = {}): DockerProfile => ({
+  defaultAction: 'SCMP_ACT_ERRNO',
+  ...more,
+  syscalls,
+});
+const names = (
+  from: DockerProfile,
+  capabilities: string[] = [],
+  machine: NodeJS.Architecture = 'x64',
+  kernel = '6.1.0-13-amd64',
+): string[] =>
   (resolveProfile(from, capabilities, machine, kernel).syscalls ?? []).flatMap((rule) => rule.names);
 
 test('a rule holds when all its capabilities are there and none of the excluded', () => {
@@ -33,25 +42,65 @@ test('architectures and kernels', () => {
 });
 
 test('the map gives this machine and what it can run', () => {
-  const archMap = [{ architecture: 'SCMP_ARCH_X86_64', subArchitectures: ['SCMP_ARCH_X86'] }, { architecture: 'SCMP_ARCH_AARCH64', subArchitectures: null }];
-  expect(resolveProfile(profile([], { archMap }), [], 'x64').architectures).toEqual(['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86']);
+  const archMap = [
+    { architecture: 'SCMP_ARCH_X86_64', subArchitectures: ['SCMP_ARCH_X86'] },
+    { architecture: 'SCMP_ARCH_AARCH64', subArchitectures: null },
+  ];
+  expect(resolveProfile(profile([], { archMap }), [], 'x64').architectures).toEqual([
+    'SCMP_ARCH_X86_64',
+    'SCMP_ARCH_X86',
+  ]);
   expect(resolveProfile(profile([], { archMap }), [], 'arm64').architectures).toEqual(['SCMP_ARCH_AARCH64']);
   expect(resolveProfile(profile([], { archMap }), [], 'riscv64').architectures).toEqual([]);
-  expect(resolveProfile(profile([], { architectures: ['SCMP_ARCH_ARM'] }), []).architectures).toEqual(['SCMP_ARCH_ARM']);
+  expect(resolveProfile(profile([], { architectures: ['SCMP_ARCH_ARM'] }), []).architectures).toEqual([
+    'SCMP_ARCH_ARM',
+  ]);
 });
 
 test('arguments, error numbers and flags are kept', () => {
-  const resolved = resolveProfile(profile([{ names: ['x'], action: 'SCMP_ACT_ERRNO', errnoRet: 1, args: [{ index: 0, value: 8, valueTwo: 0, op: 'SCMP_CMP_EQ' }, { index: 1, value: 7, valueTwo: 7, op: 'SCMP_CMP_MASKED_EQ' }] }], { defaultErrnoRet: 38, flags: ['SECCOMP_FILTER_FLAG_LOG'] }), []);
+  const resolved = resolveProfile(
+    profile(
+      [
+        {
+          names: ['x'],
+          action: 'SCMP_ACT_ERRNO',
+          errnoRet: 1,
+          args: [
+            { index: 0, value: 8, valueTwo: 0, op: 'SCMP_CMP_EQ' },
+            { index: 1, value: 7, valueTwo: 7, op: 'SCMP_CMP_MASKED_EQ' },
+          ],
+        },
+      ],
+      { defaultErrnoRet: 38, flags: ['SECCOMP_FILTER_FLAG_LOG'] },
+    ),
+    [],
+  );
   expect(resolved).toEqual({
-    defaultAction: 'SCMP_ACT_ERRNO', defaultErrnoRet: 38, flags: ['SECCOMP_FILTER_FLAG_LOG'], architectures: [],
-    syscalls: [{ names: ['x'], action: 'SCMP_ACT_ERRNO', errnoRet: 1, args: [{ index: 0, value: 8, op: 'SCMP_CMP_EQ' }, { index: 1, value: 7, valueTwo: 7, op: 'SCMP_CMP_MASKED_EQ' }] }],
+    defaultAction: 'SCMP_ACT_ERRNO',
+    defaultErrnoRet: 38,
+    flags: ['SECCOMP_FILTER_FLAG_LOG'],
+    architectures: [],
+    syscalls: [
+      {
+        names: ['x'],
+        action: 'SCMP_ACT_ERRNO',
+        errnoRet: 1,
+        args: [
+          { index: 0, value: 8, op: 'SCMP_CMP_EQ' },
+          { index: 1, value: 7, valueTwo: 7, op: 'SCMP_CMP_MASKED_EQ' },
+        ],
+      },
+    ],
   });
 });
 
 describe('the profile of the host', () => {
   const own = parseProfile(readFileSync(configSchema.parse({}).runtime.seccomp_profile, 'utf8'));
   test('lets an administrator set the host name, and nobody load a kernel', () => {
-    const ruleOf = (name: string, capabilities: string[]): string[] => (resolveProfile(own, capabilities).syscalls ?? []).filter((rule) => rule.names.includes(name)).map((rule) => rule.action);
+    const ruleOf = (name: string, capabilities: string[]): string[] =>
+      (resolveProfile(own, capabilities).syscalls ?? [])
+        .filter((rule) => rule.names.includes(name))
+        .map((rule) => rule.action);
     expect(ruleOf('sethostname', [])).toEqual(['SCMP_ACT_ERRNO']);
     expect(ruleOf('sethostname', ['CAP_SYS_ADMIN'])).toEqual([allow]);
     expect(ruleOf('kexec_load', ['CAP_SYS_ADMIN'])).toEqual(['SCMP_ACT_ERRNO']);
@@ -60,9 +109,17 @@ describe('the profile of the host', () => {
 });
 
 test.each([
-  ['{', /JSON/], ['{}', /defaultAction/], ['{"defaultAction":"allow"}', /defaultAction/],
-  ['{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":"x","action":"SCMP_ACT_ALLOW"}]}', /syscalls\.0\.names/],
-  ['{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":18446744073709551615,"op":"SCMP_CMP_EQ"}]}]}', /syscalls\.0\.args\.0\.value/],
+  ['{', /JSON/],
+  ['{}', /defaultAction/],
+  ['{"defaultAction":"allow"}', /defaultAction/],
+  [
+    '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":"x","action":"SCMP_ACT_ALLOW"}]}',
+    /syscalls\.0\.names/,
+  ],
+  [
+    '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":18446744073709551615,"op":"SCMP_CMP_EQ"}]}]}',
+    /syscalls\.0\.args\.0\.value/,
+  ],
 ])('no profile is %s', (text, expected) => {
   expect(() => parseProfile(text)).toThrow(expected);
 });

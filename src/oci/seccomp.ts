@@ -5,30 +5,45 @@ import { arch as machineArch, release } from 'node:os';
 import { z } from 'zod';
 import type { Seccomp } from './spec.js';
 
-const conditions = z.looseObject({
-  caps: z.array(z.string()).nullish(), arches: z.array(z.string()).nullish(), minKernel: z.string().nullish(),
-}).nullish();
+const conditions = z
+  .looseObject({
+    caps: z.array(z.string()).nullish(),
+    arches: z.array(z.string()).nullish(),
+    minKernel: z.string().nullish(),
+  })
+  .nullish();
 /** The kernel compares 64 bits, JSON here holds 53: a rounded value would allow something else than was written. */
-const argument = z.looseObject({ index: z.int().min(0).max(5), value: z.int().min(0), valueTwo: z.int().min(0).nullish(), op: z.string() });
+const argument = z.looseObject({
+  index: z.int().min(0).max(5),
+  value: z.int().min(0),
+  valueTwo: z.int().min(0).nullish(),
+  op: z.string(),
+});
 const action = z.string().regex(/^SCMP_ACT_[A-Z_]+$/);
 const profileSchema = z.looseObject({
   defaultAction: action,
   defaultErrnoRet: z.int().min(0).nullish(),
   architectures: z.array(z.string()).nullish(),
-  archMap: z.array(z.looseObject({ architecture: z.string(), subArchitectures: z.array(z.string()).nullish() })).nullish(),
+  archMap: z
+    .array(z.looseObject({ architecture: z.string(), subArchitectures: z.array(z.string()).nullish() }))
+    .nullish(),
   flags: z.array(z.string()).nullish(),
   listenerPath: z.string().nullish(),
   listenerMetadata: z.string().nullish(),
-  syscalls: z.array(z.looseObject({
-    /** Before Docker 1.12. */
-    name: z.string().nullish(),
-    names: z.array(z.string()).nullish(),
-    action,
-    errnoRet: z.int().min(0).nullish(),
-    args: z.array(argument).nullish(),
-    includes: conditions,
-    excludes: conditions,
-  })).nullish(),
+  syscalls: z
+    .array(
+      z.looseObject({
+        /** Before Docker 1.12. */
+        name: z.string().nullish(),
+        names: z.array(z.string()).nullish(),
+        action,
+        errnoRet: z.int().min(0).nullish(),
+        args: z.array(argument).nullish(),
+        includes: conditions,
+        excludes: conditions,
+      }),
+    )
+    .nullish(),
 });
 export type DockerProfile = z.infer<typeof profileSchema>;
 type Conditions = z.infer<typeof conditions>;
@@ -36,20 +51,31 @@ type Conditions = z.infer<typeof conditions>;
 /** A profile from the text of its file. @throws Error that says what is wrong with it */
 export function parseProfile(text: string): DockerProfile {
   const result = profileSchema.safeParse(JSON.parse(text));
-  if (!result.success) throw new Error(result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '));
+  if (!result.success)
+    throw new Error(
+      result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),
+    );
   return result.data;
 }
 
 /** Node's name of an architecture -> seccomp's, and Docker's in conditions. */
 const architectures: Readonly<Record<string, { seccomp: string; docker: string }>> = {
-  x64: { seccomp: 'SCMP_ARCH_X86_64', docker: 'amd64' }, arm64: { seccomp: 'SCMP_ARCH_AARCH64', docker: 'arm64' },
-  arm: { seccomp: 'SCMP_ARCH_ARM', docker: 'arm' }, riscv64: { seccomp: 'SCMP_ARCH_RISCV64', docker: 'riscv64' },
-  s390x: { seccomp: 'SCMP_ARCH_S390X', docker: 's390x' }, ppc64: { seccomp: 'SCMP_ARCH_PPC64LE', docker: 'ppc64le' },
+  x64: { seccomp: 'SCMP_ARCH_X86_64', docker: 'amd64' },
+  arm64: { seccomp: 'SCMP_ARCH_AARCH64', docker: 'arm64' },
+  arm: { seccomp: 'SCMP_ARCH_ARM', docker: 'arm' },
+  riscv64: { seccomp: 'SCMP_ARCH_RISCV64', docker: 'riscv64' },
+  s390x: { seccomp: 'SCMP_ARCH_S390X', docker: 's390x' },
+  ppc64: { seccomp: 'SCMP_ARCH_PPC64LE', docker: 'ppc64le' },
   loong64: { seccomp: 'SCMP_ARCH_LOONGARCH64', docker: 'loong64' },
 };
 
 /** A profile as the runtime-spec has it, for a process with these capabilities. */
-export function resolveProfile(profile: DockerProfile, capabilities: readonly string[], machine = machineArch(), kernel = release()): Seccomp {
+export function resolveProfile(
+  profile: DockerProfile,
+  capabilities: readonly string[],
+  machine = machineArch(),
+  kernel = release(),
+): Seccomp {
   const own = architectures[machine];
   const mapped = profile.archMap?.find((entry) => entry.architecture === own?.seccomp);
   const { defaultErrnoRet, flags, listenerPath, listenerMetadata } = profile;
@@ -57,26 +83,47 @@ export function resolveProfile(profile: DockerProfile, capabilities: readonly st
     defaultAction: profile.defaultAction,
     ...(defaultErrnoRet == null ? {} : { defaultErrnoRet }),
     // A map that lacks this machine means the native architecture alone, which is libseccomp's own default.
-    architectures: mapped ? [mapped.architecture, ...mapped.subArchitectures ?? []] : [...profile.architectures ?? []],
-    ...(flags?.length ? { flags } : {}), ...(listenerPath ? { listenerPath } : {}), ...(listenerMetadata ? { listenerMetadata } : {}),
-    syscalls: (profile.syscalls ?? []).filter((rule) => included(rule.includes) && !excluded(rule.excludes)).map((rule) => ({
-      names: rule.names ?? (rule.name ? [rule.name] : []), action: rule.action,
-      ...(rule.errnoRet == null ? {} : { errnoRet: rule.errnoRet }),
-      ...(rule.args?.length ? { args: rule.args.map(({ index, value, valueTwo, op }) => ({ index, value, ...(valueTwo ? { valueTwo } : {}), op })) } : {}),
-    })).filter((rule) => rule.names.length > 0),
+    architectures: mapped
+      ? [mapped.architecture, ...(mapped.subArchitectures ?? [])]
+      : [...(profile.architectures ?? [])],
+    ...(flags?.length ? { flags } : {}),
+    ...(listenerPath ? { listenerPath } : {}),
+    ...(listenerMetadata ? { listenerMetadata } : {}),
+    syscalls: (profile.syscalls ?? [])
+      .filter((rule) => included(rule.includes) && !excluded(rule.excludes))
+      .map((rule) => ({
+        names: rule.names ?? (rule.name ? [rule.name] : []),
+        action: rule.action,
+        ...(rule.errnoRet == null ? {} : { errnoRet: rule.errnoRet }),
+        ...(rule.args?.length
+          ? {
+              args: rule.args.map(({ index, value, valueTwo, op }) => ({
+                index,
+                value,
+                ...(valueTwo ? { valueTwo } : {}),
+                op,
+              })),
+            }
+          : {}),
+      }))
+      .filter((rule) => rule.names.length > 0),
   };
 
   /** Each kind of condition that is given must hold, and of capabilities all of them. */
   function included(wanted: Conditions): boolean {
-    return (!wanted?.caps?.length || wanted.caps.every((name) => capabilities.includes(name)))
-      && (!wanted?.arches?.length || wanted.arches.includes(own?.docker ?? ''))
-      && (!wanted?.minKernel || isAtLeast(kernel, wanted.minKernel));
+    return (
+      (!wanted?.caps?.length || wanted.caps.every((name) => capabilities.includes(name))) &&
+      (!wanted?.arches?.length || wanted.arches.includes(own?.docker ?? '')) &&
+      (!wanted?.minKernel || isAtLeast(kernel, wanted.minKernel))
+    );
   }
   /** One match is enough. */
   function excluded(unwanted: Conditions): boolean {
-    return (unwanted?.caps?.some((name) => capabilities.includes(name)) ?? false)
-      || (unwanted?.arches?.includes(own?.docker ?? '') ?? false)
-      || (!!unwanted?.minKernel && isAtLeast(kernel, unwanted.minKernel));
+    return (
+      (unwanted?.caps?.some((name) => capabilities.includes(name)) ?? false) ||
+      (unwanted?.arches?.includes(own?.docker ?? '') ?? false) ||
+      (!!unwanted?.minKernel && isAtLeast(kernel, unwanted.minKernel))
+    );
   }
 }
 

@@ -10,7 +10,12 @@ const realTimeMax = 64;
 export function signalNumber(signal: Signal): number {
   const name = signal.replace(/^SIGNAL_/, '');
   const realTime = /^SIGRT(MIN|MAX)(?:PLUS(\d+)|MINUS(\d+))?$/.exec(name);
-  if (realTime) return (realTime[1] === 'MIN' ? realTimeMin : realTimeMax) + Number(realTime[2] ?? 0) - Number(realTime[3] ?? 0);
+  if (realTime)
+    return (
+      (realTime[1] === 'MIN' ? realTimeMin : realTimeMax) +
+      Number(realTime[2] ?? 0) -
+      Number(realTime[3] ?? 0)
+    );
   if (name === 'SIGCLD') return constants.signals.SIGCHLD;
   return constants.signals[name as NodeJS.Signals] ?? constants.signals.SIGTERM;
 }
@@ -24,14 +29,24 @@ export function stopSignal(requested: Signal, ofImage: string | undefined): Sign
   const text = (ofImage ?? '').trim().toUpperCase();
   if (/^\d+$/.test(text)) {
     const name = Object.entries(constants.signals).find(([, number]) => number === Number(text))?.[0];
-    return name ? `SIGNAL_${name}` as Signal : realTimeName(Number(text));
+    return name ? (`SIGNAL_${name}` as Signal) : realTimeName(Number(text));
   }
   const name = text.replace(/^SIG/, '').replace('+', 'PLUS').replace('-', 'MINUS');
-  return name && (`SIG${name}` in constants.signals || /^RT(MIN|MAX)/.test(name)) ? `SIGNAL_SIG${name}` as Signal : 'SIGNAL_SIGTERM';
+  return name && (`SIG${name}` in constants.signals || /^RT(MIN|MAX)/.test(name))
+    ? (`SIGNAL_SIG${name}` as Signal)
+    : 'SIGNAL_SIGTERM';
 }
 
 function realTimeName(number: number): Signal {
   if (number < realTimeMin || number > realTimeMax) return 'SIGNAL_SIGTERM';
   const above = number - realTimeMin;
-  return (above === 0 ? 'SIGNAL_SIGRTMIN' : above <= 15 ? `SIGNAL_SIGRTMINPLUS${above}` : number === realTimeMax ? 'SIGNAL_SIGRTMAX' : `SIGNAL_SIGRTMAXMINUS${realTimeMax - number}`) as Signal;
+  return (
+    above === 0
+      ? 'SIGNAL_SIGRTMIN'
+      : above <= 15
+        ? `SIGNAL_SIGRTMINPLUS${above}`
+        : number === realTimeMax
+          ? 'SIGNAL_SIGRTMAX'
+          : `SIGNAL_SIGRTMAXMINUS${realTimeMax - number}`
+  ) as Signal;
 }

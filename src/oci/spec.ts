@@ -26,15 +26,50 @@ export interface Process {
   oomScoreAdj?: number;
 }
 
-export interface User { uid: number; gid: number; additionalGids?: number[]; umask?: number }
-export interface Capabilities { bounding: string[]; effective: string[]; permitted: string[]; inheritable: string[]; ambient: string[] }
-export interface Mount { destination: string; type?: string; source?: string; options?: string[]; uidMappings?: IdMapping[]; gidMappings?: IdMapping[] }
-export interface IdMapping { containerID: number; hostID: number; size: number }
-export type Hooks = Partial<Record<'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop', Hook[]>>;
-export interface Hook { path: string; args?: string[]; env?: string[]; timeout?: number }
+export interface User {
+  uid: number;
+  gid: number;
+  additionalGids?: number[];
+  umask?: number;
+}
+export interface Capabilities {
+  bounding: string[];
+  effective: string[];
+  permitted: string[];
+  inheritable: string[];
+  ambient: string[];
+}
+export interface Mount {
+  destination: string;
+  type?: string;
+  source?: string;
+  options?: string[];
+  uidMappings?: IdMapping[];
+  gidMappings?: IdMapping[];
+}
+export interface IdMapping {
+  containerID: number;
+  hostID: number;
+  size: number;
+}
+export type Hooks = Partial<
+  Record<
+    'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop',
+    Hook[]
+  >
+>;
+export interface Hook {
+  path: string;
+  args?: string[];
+  env?: string[];
+  timeout?: number;
+}
 export type NamespaceType = 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'user' | 'cgroup';
 
-export interface Namespace { type: NamespaceType; path?: string }
+export interface Namespace {
+  type: NamespaceType;
+  path?: string;
+}
 
 export interface Linux {
   namespaces: Namespace[];
@@ -51,9 +86,23 @@ export interface Linux {
   mountLabel?: string;
 }
 
-export interface Device { type: 'c' | 'b' | 'u' | 'p'; path: string; major?: number; minor?: number; fileMode?: number; uid?: number; gid?: number }
+export interface Device {
+  type: 'c' | 'b' | 'u' | 'p';
+  path: string;
+  major?: number;
+  minor?: number;
+  fileMode?: number;
+  uid?: number;
+  gid?: number;
+}
 
-export interface DeviceRule { allow: boolean; type?: 'a' | 'c' | 'b'; major?: number; minor?: number; access?: string }
+export interface DeviceRule {
+  allow: boolean;
+  type?: 'a' | 'c' | 'b';
+  major?: number;
+  minor?: number;
+  access?: string;
+}
 
 export interface Resources {
   devices?: DeviceRule[];
@@ -71,5 +120,10 @@ export interface Seccomp {
   flags?: string[];
   listenerPath?: string;
   listenerMetadata?: string;
-  syscalls?: { names: string[]; action: string; errnoRet?: number; args?: { index: number; value: number; valueTwo?: number; op: string }[] }[];
+  syscalls?: {
+    names: string[];
+    action: string;
+    errnoRet?: number;
+    args?: { index: number; value: number; valueTwo?: number; op: string }[];
+  }[];
 }

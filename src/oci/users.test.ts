@@ -4,7 +4,8 @@ import type { LinuxContainerSecurityContext } from '../cri/generated/runtime/v1/
 import { resolveUser } from './users.js';
 
 const files = {
-  passwd: '# accounts\nroot:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\nbroken\nbad:x:many:0::/:\n',
+  passwd:
+    '# accounts\nroot:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\nbroken\nbad:x:many:0::/:\n',
   group: 'root:x:0:\nweb:x:1001:\nstaff:x:50:mail,web\nadm:x:4:root\n',
 };
 const resolve = (security: LinuxContainerSecurityContext | null, imageUser = '', from = files) => {
@@ -16,7 +17,11 @@ test.each([
   ['nothing', '', { uid: 0, gid: 0, supplementalGroups: [0, 4], home: '/root' }],
   ['a name', 'web', { uid: 1000, gid: 1001, supplementalGroups: [1001, 50], home: '/home/web' }],
   ['a name and a group', 'web:staff', { uid: 1000, gid: 50, supplementalGroups: [50], home: '/home/web' }],
-  ['an id that has an account', '1000', { uid: 1000, gid: 1001, supplementalGroups: [1001, 50], home: '/home/web' }],
+  [
+    'an id that has an account',
+    '1000',
+    { uid: 1000, gid: 1001, supplementalGroups: [1001, 50], home: '/home/web' },
+  ],
   ['an id and a group id', '7:8', { uid: 7, gid: 8, supplementalGroups: [8], home: '/' }],
   ['an id of nobody', '7', { uid: 7, gid: 0, supplementalGroups: [0], home: '/' }],
 ])('the user of the image: %s', (_, imageUser, expected) => {
@@ -26,7 +31,12 @@ test.each([
 
 describe('the user of the request', () => {
   test('replaces that of the image, its group too', () => {
-    expect(resolve({ run_as_user: { value: 7 } }, 'web:staff')).toEqual({ uid: 7, gid: 0, supplementalGroups: [0], home: '/' });
+    expect(resolve({ run_as_user: { value: 7 } }, 'web:staff')).toEqual({
+      uid: 7,
+      gid: 0,
+      supplementalGroups: [0],
+      home: '/',
+    });
     expect(resolve({ run_as_username: 'web' }, '5:6')).toMatchObject({ uid: 1000, gid: 1001 });
     expect(resolve({ run_as_user: { value: 0 } }, 'web')).toMatchObject({ uid: 0, gid: 0, home: '/root' });
   });
@@ -34,10 +44,15 @@ describe('the user of the request', () => {
     const wanted = { run_as_username: 'web', run_as_group: { value: 9 }, supplemental_groups: [3, 50] };
     expect(resolve(wanted).supplementalGroups).toEqual([9, 3, 50]);
     expect(resolve({ ...wanted, supplemental_groups: [3] }).supplementalGroups).toEqual([9, 3, 50]);
-    expect(resolve({ ...wanted, supplemental_groups: [3], supplemental_groups_policy: 'Strict' }).supplementalGroups).toEqual([9, 3]);
+    expect(
+      resolve({ ...wanted, supplemental_groups: [3], supplemental_groups_policy: 'Strict' })
+        .supplementalGroups,
+    ).toEqual([9, 3]);
   });
   test('takes the policy of the pod where the container has no security context', () => {
-    const pod = receivedPod({ linux: { security_context: { supplemental_groups_policy: 'Strict' } } }).linux?.security_context ?? null;
+    const pod =
+      receivedPod({ linux: { security_context: { supplemental_groups_policy: 'Strict' } } }).linux
+        ?.security_context ?? null;
     expect(resolveUser(null, pod, 'web', files).supplementalGroups).toEqual([1001]);
   });
 });

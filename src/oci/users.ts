@@ -4,11 +4,28 @@ import type { LinuxContainerSecurityContext__Output } from '../cri/generated/run
 import type { LinuxSandboxSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxSandboxSecurityContext.js';
 import { CrispError } from '../errors.js';
 
-export interface ResolvedUser { readonly uid: number; readonly gid: number; readonly supplementalGroups: number[]; readonly home: string }
-export interface AccountFiles { readonly passwd: string; readonly group: string }
+export interface ResolvedUser {
+  readonly uid: number;
+  readonly gid: number;
+  readonly supplementalGroups: number[];
+  readonly home: string;
+}
+export interface AccountFiles {
+  readonly passwd: string;
+  readonly group: string;
+}
 
-interface Account { name: string; uid: number; gid: number; home: string }
-interface Group { name: string; gid: number; members: string[] }
+interface Account {
+  name: string;
+  uid: number;
+  gid: number;
+  home: string;
+}
+interface Group {
+  name: string;
+  gid: number;
+  members: string[];
+}
 const maxId = 2 ** 31 - 1;
 
 /**
@@ -18,26 +35,48 @@ const maxId = 2 ** 31 - 1;
  * as the CRI wants it in ContainerStatus.user.
  * @throws UserNotFound for a name that the image lacks, InvalidArgument for an id out of range
  */
-export function resolveUser(security: LinuxContainerSecurityContext__Output | null, pod: LinuxSandboxSecurityContext__Output | null, imageUser: string, files: AccountFiles): ResolvedUser {
+export function resolveUser(
+  security: LinuxContainerSecurityContext__Output | null,
+  pod: LinuxSandboxSecurityContext__Output | null,
+  imageUser: string,
+  files: AccountFiles,
+): ResolvedUser {
   const accounts = parsePasswd(files.passwd);
   const groups = parseGroup(files.group);
   const [imageName = '', imageGroup = ''] = imageUser.split(':');
-  if (security?.run_as_group && !security.run_as_user && !security.run_as_username) throw new CrispError('InvalidArgument', 'security_context.run_as_group needs run_as_user or run_as_username');
+  if (security?.run_as_group && !security.run_as_user && !security.run_as_username)
+    throw new CrispError(
+      'InvalidArgument',
+      'security_context.run_as_group needs run_as_user or run_as_username',
+    );
   const fromRequest = security?.run_as_user?.value ?? (security?.run_as_username || undefined);
   const wanted = fromRequest ?? imageName;
   const account = wanted === '' ? findAccount(accounts, '0') : findAccount(accounts, wanted);
   const uid = account?.uid ?? numericId(wanted || '0', 'user');
   const groupText = security?.run_as_group?.value ?? (fromRequest === undefined ? imageGroup : '');
-  const gid = groupText === '' ? account?.gid ?? 0 : groupId(groups, groupText);
-  const requested = (security?.supplemental_groups ?? []).map((group) => numericId(group, 'supplemental group'));
+  const gid = groupText === '' ? (account?.gid ?? 0) : groupId(groups, groupText);
+  const requested = (security?.supplemental_groups ?? []).map((group) =>
+    numericId(group, 'supplemental group'),
+  );
   const strict = (security?.supplemental_groups_policy ?? pod?.supplemental_groups_policy) === 'Strict';
-  const ofImage = strict || !account ? [] : groups.filter((group) => group.members.includes(account.name)).map((group) => group.gid);
-  return { uid, gid, supplementalGroups: [...new Set([gid, ...requested, ...ofImage])], home: account?.home || '/' };
+  const ofImage =
+    strict || !account
+      ? []
+      : groups.filter((group) => group.members.includes(account.name)).map((group) => group.gid);
+  return {
+    uid,
+    gid,
+    supplementalGroups: [...new Set([gid, ...requested, ...ofImage])],
+    home: account?.home || '/',
+  };
 }
 
 function findAccount(accounts: readonly Account[], wanted: string): Account | undefined {
-  const account = /^\d+$/.test(wanted) ? accounts.find((candidate) => candidate.uid === Number(wanted)) : accounts.find((candidate) => candidate.name === wanted);
-  if (!account && !/^-?\d+$/.test(wanted)) throw new CrispError('UserNotFound', `user "${wanted}" is not in the passwd file of the image`);
+  const account = /^\d+$/.test(wanted)
+    ? accounts.find((candidate) => candidate.uid === Number(wanted))
+    : accounts.find((candidate) => candidate.name === wanted);
+  if (!account && !/^-?\d+$/.test(wanted))
+    throw new CrispError('UserNotFound', `user "${wanted}" is not in the passwd file of the image`);
   return account;
 }
 
@@ -50,18 +89,37 @@ function groupId(groups: readonly Group[], text: string): number {
 
 function numericId(text: string, what: string): number {
   const id = Number(text);
-  if (!Number.isInteger(id) || id < 0 || id > maxId) throw new CrispError('InvalidArgument', `${what} id ${text} is not between 0 and ${maxId}`);
+  if (!Number.isInteger(id) || id < 0 || id > maxId)
+    throw new CrispError('InvalidArgument', `${what} id ${text} is not between 0 and ${maxId}`);
   return id;
 }
 
 function parsePasswd(text: string): Account[] {
-  return records(text).map(([name = '', , uid = '', gid = '', , home = '']) => ({ name, uid: Number(uid), gid: Number(gid), home })).filter(({ uid }) => Number.isInteger(uid));
+  return records(text)
+    .map(([name = '', , uid = '', gid = '', , home = '']) => ({
+      name,
+      uid: Number(uid),
+      gid: Number(gid),
+      home,
+    }))
+    .filter(({ uid }) => Number.isInteger(uid));
 }
 
 function parseGroup(text: string): Group[] {
-  return records(text).map(([name = '', , gid = '', members = '']) => ({ name, gid: Number(gid), members: members.split(',').filter(Boolean) })).filter(({ gid }) => Number.isInteger(gid));
+  return records(text)
+    .map(([name = '', , gid = '', members = '']) => ({
+      name,
+      gid: Number(gid),
+      members: members.split(',').filter(Boolean),
+    }))
+    .filter(({ gid }) => Number.isInteger(gid));
 }
 
 function records(text: string): string[][] {
-  return text.split('\n').map((line) => line.trim()).filter((line) => line && !line.startsWith('#')).map((line) => line.split(':')).filter((fields) => fields.length > 2);
+  return text
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line && !line.startsWith('#'))
+    .map((line) => line.split(':'))
+    .filter((fields) => fields.length > 2);
 }

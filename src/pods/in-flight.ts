@@ -8,7 +8,11 @@ import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../errors.js';
 import { log } from '../log.js';
 
-interface Creation { readonly request: unknown; readonly made: Promise<string>; waiting: number }
+interface Creation {
+  readonly request: unknown;
+  readonly made: Promise<string>;
+  waiting: number;
+}
 
 export class InFlight {
   private readonly creations = new Map<string, Creation>();
@@ -22,7 +26,13 @@ export class InFlight {
    * @returns the id of what was made
    * @throws NameInUse when another request under the same name is in flight; Cancelled when the caller goes away
    */
-  async join(key: string, request: unknown, signal: AbortSignal, make: () => Promise<string>, discard: (id: string) => Promise<unknown>): Promise<string> {
+  async join(
+    key: string,
+    request: unknown,
+    signal: AbortSignal,
+    make: () => Promise<string>,
+    discard: (id: string) => Promise<unknown>,
+  ): Promise<string> {
     let creation = this.creations.get(key);
     if (creation && !isDeepStrictEqual(creation.request, request)) {
       throw new CrispError('NameInUse', `${key} is being made from another request`);
@@ -36,13 +46,23 @@ export class InFlight {
     }
   }
 
-  private begin(key: string, request: unknown, make: () => Promise<string>, discard: (id: string) => Promise<unknown>): Creation {
+  private begin(
+    key: string,
+    request: unknown,
+    make: () => Promise<string>,
+    discard: (id: string) => Promise<unknown>,
+  ): Creation {
     const made = make();
     const creation: Creation = { request, made, waiting: 0 };
     this.creations.set(key, creation);
-    made.then((id) => {
-      if (creation.waiting === 0) this.keepUnclaimed(id, discard);
-    }, () => undefined).finally(() => this.creations.delete(key));
+    made
+      .then(
+        (id) => {
+          if (creation.waiting === 0) this.keepUnclaimed(id, discard);
+        },
+        () => undefined,
+      )
+      .finally(() => this.creations.delete(key));
     return creation;
   }
 
@@ -67,6 +87,7 @@ export class InFlight {
 function aborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     const fail = (): void => reject(new CrispError('Cancelled', 'the caller went away while this was made'));
-    if (signal.aborted) fail(); else signal.addEventListener('abort', fail, { once: true });
+    if (signal.aborted) fail();
+    else signal.addEventListener('abort', fail, { once: true });
   });
 }

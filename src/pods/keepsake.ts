@@ -6,9 +6,17 @@
 // Whoever may look at a CT may read its notes: the environment stays out.
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { z } from 'zod';
-import { containerRecordSchema, sandboxRecordSchema, type ContainerRecord, type SandboxRecord } from './records.js';
+import {
+  containerRecordSchema,
+  sandboxRecordSchema,
+  type ContainerRecord,
+  type SandboxRecord,
+} from './records.js';
 
-export interface Keepsake { readonly sandbox: SandboxRecord; readonly container: ContainerRecord }
+export interface Keepsake {
+  readonly sandbox: SandboxRecord;
+  readonly container: ContainerRecord;
+}
 
 const schema = z.object({ sandbox: sandboxRecordSchema, container: containerRecordSchema });
 /** Characters; the notes of a CT hold 8192 (PVE::JSONSchema), and say other things too. */
@@ -27,18 +35,30 @@ export function pack({ sandbox, container }: Keepsake): string | undefined {
 /** undefined: it is none, or one of records that this version does not read. */
 export function unpack(text: string): Keepsake | undefined {
   try {
-    return schema.parse(JSON.parse(inflateRawSync(Buffer.from(text, 'base64'), { maxOutputLength: unfolded }).toString()));
+    return schema.parse(
+      JSON.parse(inflateRawSync(Buffer.from(text, 'base64'), { maxOutputLength: unfolded }).toString()),
+    );
   } catch {
     return undefined;
   }
 }
 
-function encode(keepsake: Keepsake): string { return deflateRawSync(JSON.stringify(keepsake)).toString('base64'); }
+function encode(keepsake: Keepsake): string {
+  return deflateRawSync(JSON.stringify(keepsake)).toString('base64');
+}
 
 function withoutLongAnnotations({ sandbox, container }: Keepsake): Keepsake {
-  const short = (annotations: Readonly<Record<string, string>>) => Object.fromEntries(Object.entries(annotations).filter(([, value]) => value.length <= longAnnotation));
+  const short = (annotations: Readonly<Record<string, string>>) =>
+    Object.fromEntries(Object.entries(annotations).filter(([, value]) => value.length <= longAnnotation));
   return {
-    sandbox: { ...sandbox, config: { ...sandbox.config, annotations: short(sandbox.config.annotations) }, plan: { ...sandbox.plan, annotations: short(sandbox.plan.annotations) } },
-    container: { ...container, config: { ...container.config, annotations: short(container.config.annotations) } },
+    sandbox: {
+      ...sandbox,
+      config: { ...sandbox.config, annotations: short(sandbox.config.annotations) },
+      plan: { ...sandbox.plan, annotations: short(sandbox.plan.annotations) },
+    },
+    container: {
+      ...container,
+      config: { ...container.config, annotations: short(container.config.annotations) },
+    },
   };
 }

@@ -1,7 +1,9 @@
 import { afterEach, expect, jest, test } from '@jest/globals';
 import { now } from './records.js';
 
-afterEach(() => { jest.useRealTimers(); });
+afterEach(() => {
+  jest.useRealTimers();
+});
 
 test('no two records have the same time, and the clock may be set back', () => {
   const start = new Date('2030-01-01T02:00:00Z').getTime();

@@ -76,15 +76,21 @@ export const containerRecordSchema = z.object({
   createdAt: nanoseconds,
   startedAt: nanoseconds.optional(),
   pid: z.number().optional(),
-  exit: z.object({ exitCode: z.number(), finishedAt: nanoseconds, reason: z.string(), message: z.string() }).optional(),
+  exit: z
+    .object({ exitCode: z.number(), finishedAt: nanoseconds, reason: z.string(), message: z.string() })
+    .optional(),
 });
 export type ContainerRecord = z.infer<typeof containerRecordSchema>;
 
 /** Ids are 64 hex digits, as tools that look for container ids in paths and cgroups expect. */
-export function newId(): string { return randomBytes(32).toString('hex'); }
+export function newId(): string {
+  return randomBytes(32).toString('hex');
+}
 
 export function sandboxState(record: SandboxRecord): PodSandboxState {
-  return record.complete && record.stoppedAt === undefined && record.endedAt === undefined ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
+  return record.complete && record.stoppedAt === undefined && record.endedAt === undefined
+    ? 'SANDBOX_READY'
+    : 'SANDBOX_NOTREADY';
 }
 
 export function containerState(record: ContainerRecord): ContainerState {
@@ -95,7 +101,12 @@ export function containerState(record: ContainerRecord): ContainerState {
 
 /** The name that must be unique among sandboxes: what the kubelet repeats in a retry. */
 export function sandboxKey(config: PodSandboxConfig__Output): string {
-  const { name, namespace, uid, attempt } = config.metadata ?? { name: '', namespace: '', uid: '', attempt: 0 };
+  const { name, namespace, uid, attempt } = config.metadata ?? {
+    name: '',
+    namespace: '',
+    uid: '',
+    attempt: 0,
+  };
   return [name, namespace, uid, attempt].join('_');
 }
 

@@ -25,7 +25,13 @@ export async function removePod(folder: string, cgroup: string | undefined): Pro
 export async function removeBundle(folder: string, cgroup?: string): Promise<void> {
   const monitors = await outwait(folder, monitorPatienceMs);
   if (monitors.length > 0) {
-    throw new CrispError('WrongContainerState', `${folder} is in use: its container runs, and no handler knows of it`, { hint: `configure its handler again, or end what process ${monitors.map(({ pid }) => pid).join(', ')} watches` });
+    throw new CrispError(
+      'WrongContainerState',
+      `${folder} is in use: its container runs, and no handler knows of it`,
+      {
+        hint: `configure its handler again, or end what process ${monitors.map(({ pid }) => pid).join(', ')} watches`,
+      },
+    );
   }
   await takeApart(folder, cgroup);
 }

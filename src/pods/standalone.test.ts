@@ -7,18 +7,52 @@ import { imagesOfStandalone, StandaloneRecords, type StandaloneRecord } from './
 
 let folder = '';
 let records: StandaloneRecords;
-beforeEach(async () => { folder = await mkdtemp(join(tmpdir(), 'crisp-standalone-')); records = new StandaloneRecords(folder); });
-afterEach(async () => { await rm(folder, { recursive: true }); });
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'crisp-standalone-'));
+  records = new StandaloneRecords(folder);
+});
+afterEach(async () => {
+  await rm(folder, { recursive: true });
+});
 
 function record(id: string, name: string, createdAt = '1'): StandaloneRecord {
   return {
-    version: 1, id, name, image: 'busybox', imageId: 'sha256:1', backend: 'crun', rule: 'default_container_type', complete: false, createdAt, folder: '/f', logPath: '/l',
-    stopSignal: 'SIGNAL_SIGTERM', terminal: false, notHonoured: [], backendState: undefined,
-    plan: { id, name, namespace: '', uid: id, attempt: 0, labels: {}, annotations: {}, folder: '/f', hostname: undefined, namespaces: {}, cgroupParent: '' },
+    version: 1,
+    id,
+    name,
+    image: 'busybox',
+    imageId: 'sha256:1',
+    backend: 'crun',
+    rule: 'default_container_type',
+    complete: false,
+    createdAt,
+    folder: '/f',
+    logPath: '/l',
+    stopSignal: 'SIGNAL_SIGTERM',
+    terminal: false,
+    notHonoured: [],
+    backendState: undefined,
+    plan: {
+      id,
+      name,
+      namespace: '',
+      uid: id,
+      attempt: 0,
+      labels: {},
+      annotations: {},
+      folder: '/f',
+      hostname: undefined,
+      namespaces: {},
+      cgroupParent: '',
+    },
   };
 }
 async function idOf(work: Promise<unknown>): Promise<string | undefined> {
-  try { await work; } catch (error) { return (error as CrispError).id; }
+  try {
+    await work;
+  } catch (error) {
+    return (error as CrispError).id;
+  }
   return undefined;
 }
 
@@ -30,11 +64,16 @@ describe('the records of standalone containers', () => {
     expect(await imagesOfStandalone(folder)).toEqual(['sha256:1', 'sha256:1']);
   });
 
-  test('are none without a folder', async () => { expect(await imagesOfStandalone(join(folder, 'none'))).toEqual([]); });
+  test('are none without a folder', async () => {
+    expect(await imagesOfStandalone(join(folder, 'none'))).toEqual([]);
+  });
 
   test('of another version are passed over, but not their images', async () => {
     await records.put(record('aa', 'one'));
-    await writeFile(join(folder, 'containers/bb.json'), JSON.stringify({ version: 2, id: 'bb', imageId: 'sha256:2' }));
+    await writeFile(
+      join(folder, 'containers/bb.json'),
+      JSON.stringify({ version: 2, id: 'bb', imageId: 'sha256:2' }),
+    );
     await writeFile(join(folder, 'containers/cc.json'), '{');
     expect((await records.all()).map(({ id }) => id)).toEqual(['aa']);
     expect((await records.find('one')).id).toBe('aa');

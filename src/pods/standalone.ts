@@ -40,20 +40,31 @@ export class StandaloneRecords {
 
   /** All of them, oldest first, as they are on disk now: other commands write too. */
   async all(): Promise<StandaloneRecord[]> {
-    return (await this.read(standaloneRecordSchema)).sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
+    return (await this.read(standaloneRecordSchema)).sort((one, other) =>
+      BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1,
+    );
   }
 
   /** What the schema takes of each record; one that it cannot read is left where it is, for the version of crisp that wrote it. */
   async read<T>(schema: z.ZodType<T>): Promise<T[]> {
-    const read = await Promise.all((await namesIn(this.folder)).filter((file) => /^[^.].*\.json$/.test(file)).map(async (file) => {
-      const path = join(this.folder, file);
-      const text = await readFileIfThere(path);
-      if (text === undefined) return [];
-      try { return [schema.parse(JSON.parse(text))]; } catch {
-        log.warn({ path }, 'passed over: no record of a standalone container that this version of crisp can read');
-        return [];
-      }
-    }));
+    const read = await Promise.all(
+      (await namesIn(this.folder))
+        .filter((file) => /^[^.].*\.json$/.test(file))
+        .map(async (file) => {
+          const path = join(this.folder, file);
+          const text = await readFileIfThere(path);
+          if (text === undefined) return [];
+          try {
+            return [schema.parse(JSON.parse(text))];
+          } catch {
+            log.warn(
+              { path },
+              'passed over: no record of a standalone container that this version of crisp can read',
+            );
+            return [];
+          }
+        }),
+    );
     return read.flat();
   }
 
@@ -62,8 +73,15 @@ export class StandaloneRecords {
     const all = await this.all();
     const exact = all.find((record) => record.id === text || record.name === text);
     const fitting = exact ? [exact] : text === '' ? [] : all.filter((record) => record.id.startsWith(text));
-    if (fitting.length > 1) throw new CrispError('InvalidArgument', `"${text}" fits ${fitting.length} containers: ${fitting.map((record) => record.id.slice(0, 12)).join(', ')}`);
-    if (!fitting[0]) throw new CrispError('ContainerNotFound', `there is no standalone container "${text}"`, { hint: 'list them with `crisp list`; containers of pods are listed by `crictl ps -a`' });
+    if (fitting.length > 1)
+      throw new CrispError(
+        'InvalidArgument',
+        `"${text}" fits ${fitting.length} containers: ${fitting.map((record) => record.id.slice(0, 12)).join(', ')}`,
+      );
+    if (!fitting[0])
+      throw new CrispError('ContainerNotFound', `there is no standalone container "${text}"`, {
+        hint: 'list them with `crisp list`; containers of pods are listed by `crictl ps -a`',
+      });
     return fitting[0];
   }
 
@@ -76,20 +94,29 @@ export class StandaloneRecords {
   /** @throws NameInUse */
   async takeName(name: string, id: string): Promise<void> {
     makeFolder(join(this.stateFolder, 'names'));
-    try { await writeFile(this.namePath(name), id, { flag: 'wx' }); } catch (error) {
+    try {
+      await writeFile(this.namePath(name), id, { flag: 'wx' });
+    } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      throw new CrispError('NameInUse', `a container named ${name} exists already`, { hint: `remove it with \`crisp delete ${name}\`, or take another name` });
+      throw new CrispError('NameInUse', `a container named ${name} exists already`, {
+        hint: `remove it with \`crisp delete ${name}\`, or take another name`,
+      });
     }
   }
 
   /** Forgets a container and frees its name: the last step of its removal. */
   async delete(record: StandaloneRecord): Promise<void> {
-    if (await readFileIfThere(this.namePath(record.name)) === record.id) await remove(this.namePath(record.name));
+    if ((await readFileIfThere(this.namePath(record.name))) === record.id)
+      await remove(this.namePath(record.name));
     await remove(join(this.folder, `${record.id}.json`));
   }
 
-  private get folder(): string { return join(this.stateFolder, 'containers'); }
-  private namePath(name: string): string { return join(this.stateFolder, 'names', name); }
+  private get folder(): string {
+    return join(this.stateFolder, 'containers');
+  }
+  private namePath(name: string): string {
+    return join(this.stateFolder, 'names', name);
+  }
 }
 
 export function refOf(record: StandaloneRecord): ContainerRef {
@@ -98,6 +125,8 @@ export function refOf(record: StandaloneRecord): ContainerRef {
 
 /** The ids of the images that standalone containers use, so that they are not removed under them; also of records that are otherwise unreadable. */
 export async function imagesOfStandalone(stateFolder: string): Promise<string[]> {
-  const records = await new StandaloneRecords(stateFolder).read(standaloneRecordSchema.pick({ imageId: true }));
+  const records = await new StandaloneRecords(stateFolder).read(
+    standaloneRecordSchema.pick({ imageId: true }),
+  );
   return records.map((record) => record.imageId).filter(Boolean);
 }

@@ -9,16 +9,28 @@ import type { z } from 'zod';
 import { makeFolder, remove, writeFileAtomic } from '../host/files.js';
 import { log } from '../log.js';
 import { Locks } from './locks.js';
-import { containerRecordSchema, sandboxRecordSchema, type ContainerRecord, type SandboxRecord } from './records.js';
+import {
+  containerRecordSchema,
+  sandboxRecordSchema,
+  type ContainerRecord,
+  type SandboxRecord,
+} from './records.js';
 
 export class RecordTable<T extends { readonly id: string }> {
   private readonly records = new Map<string, T>();
   private readonly changes = new Locks();
 
-  constructor(private readonly folder: string, private readonly schema: z.ZodType<T>) {}
+  constructor(
+    private readonly folder: string,
+    private readonly schema: z.ZodType<T>,
+  ) {}
 
-  get(id: string): T | undefined { return this.records.get(id); }
-  all(): T[] { return [...this.records.values()]; }
+  get(id: string): T | undefined {
+    return this.records.get(id);
+  }
+  all(): T[] {
+    return [...this.records.values()];
+  }
 
   /** Writes the record, then shows it. */
   async put(record: T): Promise<T> {
@@ -51,7 +63,10 @@ export class RecordTable<T extends { readonly id: string }> {
     makeFolder(this.folder);
     for (const file of await readdir(this.folder)) {
       const path = join(this.folder, file);
-      if (file.startsWith('.')) { await remove(path); continue; } // a write that a crash cut off
+      if (file.startsWith('.')) {
+        await remove(path);
+        continue;
+      } // a write that a crash cut off
       if (!file.endsWith('.json')) continue;
       try {
         const record = this.schema.parse(JSON.parse(await readFile(path, 'utf8')));
@@ -63,7 +78,9 @@ export class RecordTable<T extends { readonly id: string }> {
     }
   }
 
-  private path(id: string): string { return join(this.folder, `${id}.json`); }
+  private path(id: string): string {
+    return join(this.folder, `${id}.json`);
+  }
 }
 
 export class Store {
@@ -72,7 +89,10 @@ export class Store {
 
   constructor(stateFolder: string) {
     this.sandboxes = new RecordTable<SandboxRecord>(join(stateFolder, 'sandboxes'), sandboxRecordSchema);
-    this.containers = new RecordTable<ContainerRecord>(join(stateFolder, 'containers'), containerRecordSchema);
+    this.containers = new RecordTable<ContainerRecord>(
+      join(stateFolder, 'containers'),
+      containerRecordSchema,
+    );
   }
 
   async load(): Promise<void> {
@@ -85,5 +105,7 @@ export class Store {
   }
 
   /** Without those in the making, which clients are not told of. */
-  completeContainersOf(sandboxId: string): ContainerRecord[] { return this.containersOf(sandboxId).filter(({ complete }) => complete); }
+  completeContainersOf(sandboxId: string): ContainerRecord[] {
+    return this.containersOf(sandboxId).filter(({ complete }) => complete);
+  }
 }

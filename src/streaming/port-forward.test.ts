@@ -20,7 +20,11 @@ afterEach(async () => {
 });
 
 async function serve(portForward: Forward): Promise<StreamingServer> {
-  server = new StreamingServer({ address: '127.0.0.1', port: 0, handlers: { exec: async () => ({ exitCode: 0 }), attach: async () => undefined, portForward } });
+  server = new StreamingServer({
+    address: '127.0.0.1',
+    port: 0,
+    handlers: { exec: async () => ({ exitCode: 0 }), attach: async () => undefined, portForward },
+  });
   await server.start();
   return server;
 }
@@ -30,7 +34,11 @@ async function open(portForward: Forward): Promise<SpdyClient> {
   return client;
 }
 /** As kubectl does: the error stream first, ended at once. */
-async function pair(client: SpdyClient, port: number, requestid?: string): Promise<{ error: ClientStream; data: ClientStream }> {
+async function pair(
+  client: SpdyClient,
+  port: number,
+  requestid?: string,
+): Promise<{ error: ClientStream; data: ClientStream }> {
   const headers = { port: String(port), ...(requestid === undefined ? {} : { requestid }) };
   const error = await client.createStream({ ...headers, streamtype: 'error' });
   error.end();
@@ -47,14 +55,30 @@ const count: Forward = async (_request, port, stream) => {
 describe('over SPDY', () => {
   test('each pair is a connection; half-close and end are exact', async () => {
     const client = await open(count);
-    const [first, second, third] = [await pair(client, 80, '0'), await pair(client, 443, '1'), await pair(client, 80)];
+    const [first, second, third] = [
+      await pair(client, 80, '0'),
+      await pair(client, 443, '1'),
+      await pair(client, 80),
+    ];
     await third.data.write('1');
     await second.data.write('22');
     await first.data.write('333');
     for (const { data } of [second, first, third]) data.end();
-    expect(await Promise.all([first, second, third].map(({ data }) => text(data.output)))).toEqual(['80: 3', '443: 2', '80: 1']);
-    expect(await Promise.all([first, second, third].map(({ error }) => text(error.output)))).toEqual(['', '', '']);
-    expect([first, second, third].map(({ data, error }) => data.reset || error.reset)).toEqual([false, false, false]);
+    expect(await Promise.all([first, second, third].map(({ data }) => text(data.output)))).toEqual([
+      '80: 3',
+      '443: 2',
+      '80: 1',
+    ]);
+    expect(await Promise.all([first, second, third].map(({ error }) => text(error.output)))).toEqual([
+      '',
+      '',
+      '',
+    ]);
+    expect([first, second, third].map(({ data, error }) => data.reset || error.reset)).toEqual([
+      false,
+      false,
+      false,
+    ]);
     const later = await pair(client, 8080, '3');
     later.data.end();
     expect(await text(later.data.output)).toBe('8080: 0');
@@ -62,7 +86,9 @@ describe('over SPDY', () => {
 
   test('the server may end first and still read', async () => {
     let heard: (words: string) => void;
-    const late = new Promise<string>((resolve) => { heard = resolve; });
+    const late = new Promise<string>((resolve) => {
+      heard = resolve;
+    });
     const client = await open(async (_request, _port, stream) => {
       stream.end('early');
       heard(await text(stream));
@@ -81,7 +107,9 @@ describe('over SPDY', () => {
       await count(forwarded, port, stream, AbortSignal.abort());
     });
     const { data, error } = await pair(client, 81, '0');
-    expect(await text(error.output)).toMatch(/^error forwarding port 81 to pod pod: PortRefused: nobody there; hint/);
+    expect(await text(error.output)).toMatch(
+      /^error forwarding port 81 to pod pod: PortRefused: nobody there; hint/,
+    );
     await text(data.output);
     expect(data.reset).toBe(true);
     const next = await pair(client, 80, '1');
@@ -90,7 +118,9 @@ describe('over SPDY', () => {
   });
 
   test('a stream that the handler destroys is reset, and that is no failure', async () => {
-    const client = await open(async (_request, _port, stream) => { stream.destroy(); });
+    const client = await open(async (_request, _port, stream) => {
+      stream.destroy();
+    });
     const { data, error } = await pair(client, 80, '0');
     await text(data.output);
     expect([data.reset, await text(error.output)]).toEqual([true, '']);
@@ -99,17 +129,28 @@ describe('over SPDY', () => {
   test('a connection that is reset aborts alone', async () => {
     const aborted: number[] = [];
     let heard = (): void => undefined;
-    const client = await open((_request, port, stream, signal) => new Promise((_, reject) => {
-      stream.resume();
-      signal.addEventListener('abort', () => { aborted.push(port); heard(); reject(new Error('aborted')); });
-    }));
+    const client = await open(
+      (_request, port, stream, signal) =>
+        new Promise((_, reject) => {
+          stream.resume();
+          signal.addEventListener('abort', () => {
+            aborted.push(port);
+            heard();
+            reject(new Error('aborted'));
+          });
+        }),
+    );
     const [first, second] = [await pair(client, 1, '0'), await pair(client, 2, '1')];
-    const firstAborted = new Promise<void>((resolve) => { heard = resolve; });
+    const firstAborted = new Promise<void>((resolve) => {
+      heard = resolve;
+    });
     first.data.abandon();
     await firstAborted;
     expect(await text(first.error.output)).toBe('');
     expect(aborted).toEqual([1]);
-    const secondAborted = new Promise<void>((resolve) => { heard = resolve; });
+    const secondAborted = new Promise<void>((resolve) => {
+      heard = resolve;
+    });
     second.data.end();
     client.socket.destroy();
     await secondAborted;
@@ -117,8 +158,12 @@ describe('over SPDY', () => {
   });
 
   test.each([
-    [{ streamtype: 'data' }], [{ streamtype: 'data', port: '0' }], [{ streamtype: 'data', port: '65536' }],
-    [{ streamtype: 'data', port: 'http' }], [{ streamtype: 'bogus', port: '80' }], [{ port: '80' }],
+    [{ streamtype: 'data' }],
+    [{ streamtype: 'data', port: '0' }],
+    [{ streamtype: 'data', port: '65536' }],
+    [{ streamtype: 'data', port: 'http' }],
+    [{ streamtype: 'bogus', port: '80' }],
+    [{ port: '80' }],
   ])('a stream with the headers %j is reset', async (headers) => {
     const client = await open(count);
     const stream = await client.createStream(headers);
@@ -137,7 +182,15 @@ describe('over SPDY', () => {
   });
 
   test('half a pair is given up after a time', async () => {
-    const listener = createServer((socket: Socket) => void servePortForwardOverSpdy(socket, request, { exec: async () => ({ exitCode: 0 }), attach: async () => undefined, portForward: count }, 50)).listen(0, '127.0.0.1');
+    const listener = createServer(
+      (socket: Socket) =>
+        void servePortForwardOverSpdy(
+          socket,
+          request,
+          { exec: async () => ({ exitCode: 0 }), attach: async () => undefined, portForward: count },
+          50,
+        ),
+    ).listen(0, '127.0.0.1');
     await once(listener, 'listening');
     const socket = connect((listener.address() as AddressInfo).port, '127.0.0.1');
     try {
@@ -154,48 +207,60 @@ describe('over SPDY', () => {
   });
 
   test('many connections at once, in one session', async () => {
-    const client = await open((_request, _port, stream) => finished((stream).pipe(stream)));
-    await Promise.all(Array.from({ length: 50 }, async (_, number) => {
-      const { data } = await pair(client, 80, String(number));
-      const sent = `connection ${number} `.repeat(10_000);
-      const received = text(data.output);
-      await data.write(sent);
-      data.end();
-      expect(await received === sent).toBe(true);
-    }));
+    const client = await open((_request, _port, stream) => finished(stream.pipe(stream)));
+    await Promise.all(
+      Array.from({ length: 50 }, async (_, number) => {
+        const { data } = await pair(client, 80, String(number));
+        const sent = `connection ${number} `.repeat(10_000);
+        const received = text(data.output);
+        await data.write(sent);
+        data.end();
+        expect((await received) === sent).toBe(true);
+      }),
+    );
   });
 });
 
 describe('over WebSocket', () => {
-  test.each(['v4.channel.k8s.io', 'v4.base64.channel.k8s.io', ''])('"%s": two channels a port, each begins with the port', async (protocol) => {
-    const base64 = protocol.includes('base64');
-    const greet: Forward = async (_request, port, stream) => {
-      if (port === 81) throw new CrispError('PortRefused', 'nobody there');
-      const [chunk] = await once(stream, 'data') as [Buffer];
-      stream.write(`hello ${String(chunk)}`);
-    };
-    const url = (await serve(greet)).url({ ...request, ports: [8080, 81] });
-    const socket = protocol ? new WebSocket(url, [protocol]) : new WebSocket(url);
-    clients.push(socket);
-    const channels = [0, 1, 2, 3].map(() => Buffer.alloc(0));
-    socket.on('message', (message: Buffer) => {
-      const channel = (message[0] ?? 0) - (base64 ? 48 : 0);
-      const data = base64 ? Buffer.from(message.toString().slice(1), 'base64') : message.subarray(1);
-      channels[channel] = Buffer.concat([channels[channel] ?? Buffer.alloc(0), data]);
-    });
-    await once(socket, 'open');
-    socket.send(base64 ? `0${Buffer.from('you').toString('base64')}` : Buffer.from('\0you'));
-    const [code] = await once(socket, 'close');
-    expect(code).toBe(1000);
-    expect(channels.map((channel) => channel.subarray(0, 2).readUInt16LE())).toEqual([8080, 8080, 81, 81]);
-    expect(channels.map((channel) => channel.subarray(2).toString())).toEqual(['hello you', '', '', expect.stringMatching(/^error forwarding port 81 to pod pod: PortRefused/)]);
-  });
+  test.each(['v4.channel.k8s.io', 'v4.base64.channel.k8s.io', ''])(
+    '"%s": two channels a port, each begins with the port',
+    async (protocol) => {
+      const base64 = protocol.includes('base64');
+      const greet: Forward = async (_request, port, stream) => {
+        if (port === 81) throw new CrispError('PortRefused', 'nobody there');
+        const [chunk] = (await once(stream, 'data')) as [Buffer];
+        stream.write(`hello ${String(chunk)}`);
+      };
+      const url = (await serve(greet)).url({ ...request, ports: [8080, 81] });
+      const socket = protocol ? new WebSocket(url, [protocol]) : new WebSocket(url);
+      clients.push(socket);
+      const channels = [0, 1, 2, 3].map(() => Buffer.alloc(0));
+      socket.on('message', (message: Buffer) => {
+        const channel = (message[0] ?? 0) - (base64 ? 48 : 0);
+        const data = base64 ? Buffer.from(message.toString().slice(1), 'base64') : message.subarray(1);
+        channels[channel] = Buffer.concat([channels[channel] ?? Buffer.alloc(0), data]);
+      });
+      await once(socket, 'open');
+      socket.send(base64 ? `0${Buffer.from('you').toString('base64')}` : Buffer.from('\0you'));
+      const [code] = await once(socket, 'close');
+      expect(code).toBe(1000);
+      expect(channels.map((channel) => channel.subarray(0, 2).readUInt16LE())).toEqual([8080, 8080, 81, 81]);
+      expect(channels.map((channel) => channel.subarray(2).toString())).toEqual([
+        'hello you',
+        '',
+        '',
+        expect.stringMatching(/^error forwarding port 81 to pod pod: PortRefused/),
+      ]);
+    },
+  );
 
   test('the end of the server ends a connection, which has no half-close here', async () => {
-    const url = (await serve(async (_request, _port, stream) => {
-      stream.end('bye');
-      await text(stream);
-    })).url({ ...request, ports: [80] });
+    const url = (
+      await serve(async (_request, _port, stream) => {
+        stream.end('bye');
+        await text(stream);
+      })
+    ).url({ ...request, ports: [80] });
     const socket = new WebSocket(url, ['v4.channel.k8s.io']);
     clients.push(socket);
     const [code] = await once(socket, 'close');
@@ -204,13 +269,25 @@ describe('over WebSocket', () => {
 
   test('a client that vanishes aborts its connections', async () => {
     let begin = (): void => undefined;
-    const started = new Promise<void>((resolve) => { begin = resolve; });
+    const started = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
     let end = (): void => undefined;
-    const aborted = new Promise<void>((resolve) => { end = resolve; });
-    const url = (await serve((_request, _port, _stream, signal) => new Promise((_, reject) => {
-      signal.addEventListener('abort', () => { end(); reject(new Error('aborted')); });
-      begin();
-    }))).url({ ...request, ports: [80] });
+    const aborted = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    const url = (
+      await serve(
+        (_request, _port, _stream, signal) =>
+          new Promise((_, reject) => {
+            signal.addEventListener('abort', () => {
+              end();
+              reject(new Error('aborted'));
+            });
+            begin();
+          }),
+      )
+    ).url({ ...request, ports: [80] });
     const socket = new WebSocket(url, ['v4.channel.k8s.io']);
     await Promise.all([started, once(socket, 'open')]);
     socket.terminate();

@@ -17,20 +17,37 @@ import { ChannelSocket } from './websocket.js';
 import type { WireStream } from './wire-stream.js';
 
 /** Serves a port-forward on a socket, or a tunnel, that has been switched to SPDY. Ends when the client hangs up. */
-export async function servePortForwardOverSpdy(socket: Duplex, request: PortForwardRequest, handlers: StreamingHandlers, timeoutMs = streamCreationTimeoutMs): Promise<void> {
+export async function servePortForwardOverSpdy(
+  socket: Duplex,
+  request: PortForwardRequest,
+  handlers: StreamingHandlers,
+  timeoutMs = streamCreationTimeoutMs,
+): Promise<void> {
   const vanished = new AbortController();
   const half = new Map<string, { stream: SpdyStream; timer: NodeJS.Timeout }>();
   const connection = new SpdyConnection(socket, (stream) => {
     const port = Number(stream.headers.get('port'));
     const type = stream.headers.get('streamtype');
-    if (!Number.isInteger(port) || port < 1 || port > 65535 || (type !== 'data' && type !== 'error')) { stream.destroy(); return; }
+    if (!Number.isInteger(port) || port < 1 || port > 65535 || (type !== 'data' && type !== 'error')) {
+      stream.destroy();
+      return;
+    }
     const pair = stream.headers.get('requestid') ?? guessPair(stream.id, type);
     const other = half.get(pair);
     if (!other) {
-      half.set(pair, { stream, timer: setTimeout(() => { half.delete(pair); abandon(stream, type, pair); }, timeoutMs) });
+      half.set(pair, {
+        stream,
+        timer: setTimeout(() => {
+          half.delete(pair);
+          abandon(stream, type, pair);
+        }, timeoutMs),
+      });
       return;
     }
-    if (other.stream.headers.get('streamtype') === type) { stream.destroy(); return; }
+    if (other.stream.headers.get('streamtype') === type) {
+      stream.destroy();
+      return;
+    }
     clearTimeout(other.timer);
     half.delete(pair);
     const [data, error] = type === 'data' ? [stream, other.stream] : [other.stream, stream];
@@ -53,24 +70,38 @@ function abandon(stream: SpdyStream, type: 'data' | 'error', pair: string): void
 }
 
 /** Serves a port-forward on a WebSocket with channels. Ends when all its ports have ended, or the client hangs up. */
-export async function servePortForwardOverWebSocket(socket: WebSocket, format: ChannelFormat, request: PortForwardRequest, handlers: StreamingHandlers): Promise<void> {
+export async function servePortForwardOverWebSocket(
+  socket: WebSocket,
+  format: ChannelFormat,
+  request: PortForwardRequest,
+  handlers: StreamingHandlers,
+): Promise<void> {
   const vanished = new AbortController();
   const connection = new ChannelSocket(socket, format, 2 * request.ports.length);
   void connection.closed.then(() => vanished.abort());
-  await Promise.all(request.ports.map((port, index) => {
-    const data = connection.channels[2 * index] as WireStream;
-    const error = connection.channels[2 * index + 1] as WireStream;
-    const prefix = Buffer.from([port & 0xff, port >> 8]);
-    data.write(prefix);
-    error.write(prefix);
-    data.once('finish', () => data.receiveEnd()); // there is no half-close: the client would never end its side
-    return forward(request, port, data, error, vanished.signal, handlers);
-  }));
+  await Promise.all(
+    request.ports.map((port, index) => {
+      const data = connection.channels[2 * index] as WireStream;
+      const error = connection.channels[2 * index + 1] as WireStream;
+      const prefix = Buffer.from([port & 0xff, port >> 8]);
+      data.write(prefix);
+      error.write(prefix);
+      data.once('finish', () => data.receiveEnd()); // there is no half-close: the client would never end its side
+      return forward(request, port, data, error, vanished.signal, handlers);
+    }),
+  );
   await connection.close();
 }
 
 /** One connection, to its end. Never rejects: what went wrong is the text on the error stream. */
-async function forward(request: PortForwardRequest, port: number, data: WireStream, error: WireStream, vanished: AbortSignal, handlers: StreamingHandlers): Promise<void> {
+async function forward(
+  request: PortForwardRequest,
+  port: number,
+  data: WireStream,
+  error: WireStream,
+  vanished: AbortSignal,
+  handlers: StreamingHandlers,
+): Promise<void> {
   error.discardInput();
   const reset = new AbortController();
   data.onReset = () => reset.abort();

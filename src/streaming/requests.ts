@@ -3,11 +3,26 @@
 import type { Duplex } from 'node:stream';
 import type { Io } from '../backends/backend.js';
 
-interface CommandIo { readonly containerId: string; readonly tty: boolean; readonly stdin: boolean; readonly stdout: boolean; readonly stderr: boolean }
-export interface ExecRequest extends CommandIo { readonly kind: 'exec'; readonly cmd: readonly string[] }
-export interface AttachRequest extends CommandIo { readonly kind: 'attach' }
+interface CommandIo {
+  readonly containerId: string;
+  readonly tty: boolean;
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+}
+export interface ExecRequest extends CommandIo {
+  readonly kind: 'exec';
+  readonly cmd: readonly string[];
+}
+export interface AttachRequest extends CommandIo {
+  readonly kind: 'attach';
+}
 /** `ports` counts for WebSocket channels; SPDY clients name the port with each connection. */
-export interface PortForwardRequest { readonly kind: 'portforward'; readonly sandboxId: string; readonly ports: readonly number[] }
+export interface PortForwardRequest {
+  readonly kind: 'portforward';
+  readonly sandboxId: string;
+  readonly ports: readonly number[];
+}
 
 export type CommandRequest = ExecRequest | AttachRequest;
 export type StreamingRequest = CommandRequest | PortForwardRequest;

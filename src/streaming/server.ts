@@ -15,11 +15,24 @@ import { log, withLogContext } from '../log.js';
 import { servePortForwardOverSpdy, servePortForwardOverWebSocket } from './port-forward.js';
 import type { StreamingHandlers, StreamingRequest } from './requests.js';
 import { serveCommandOverSpdy, serveCommandOverWebSocket } from './session.js';
-import { agree, commandsOverSpdy, commandsOverWebSocket, listed, portForwardsOverSpdy, portForwardsOverWebSocket } from './subprotocols.js';
+import {
+  agree,
+  commandsOverSpdy,
+  commandsOverWebSocket,
+  listed,
+  portForwardsOverSpdy,
+  portForwardsOverWebSocket,
+} from './subprotocols.js';
 import { Tickets } from './tickets.js';
 import { Tunnel } from './websocket.js';
 
-export type { AttachRequest, ExecRequest, PortForwardRequest, StreamingHandlers, StreamingRequest } from './requests.js';
+export type {
+  AttachRequest,
+  ExecRequest,
+  PortForwardRequest,
+  StreamingHandlers,
+  StreamingRequest,
+} from './requests.js';
 
 export interface StreamingOptions {
   readonly address: string;
@@ -40,7 +53,13 @@ const handlerEndMs = 6_000;
 
 /** Why a request gets no session: the answer of HTTP. */
 class Refusal extends Error {
-  constructor(readonly status: number, message: string, readonly headers: Readonly<Record<string, string>> = {}) { super(message); }
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly headers: Readonly<Record<string, string>> = {},
+  ) {
+    super(message);
+  }
 }
 
 export class StreamingServer {
@@ -56,7 +75,9 @@ export class StreamingServer {
   async start(): Promise<void> {
     const { address, port, tls } = this.options;
     try {
-      const server = tls ? createTlsServer({ cert: await readFile(tls.cert), key: await readFile(tls.key) }) : createServer();
+      const server = tls
+        ? createTlsServer({ cert: await readFile(tls.cert), key: await readFile(tls.key) })
+        : createServer();
       server.on('connection', (socket: Socket) => {
         this.sockets.add(socket);
         socket.once('close', () => this.sockets.delete(socket));
@@ -64,10 +85,16 @@ export class StreamingServer {
       });
       server.on('request', (request, response) => {
         const { status, message, headers } = this.refusalOf(request);
-        response.writeHead(status, { 'content-type': 'text/plain', connection: 'close', ...headers }).end(`${message}\n`);
+        response
+          .writeHead(status, { 'content-type': 'text/plain', connection: 'close', ...headers })
+          .end(`${message}\n`);
       });
-      server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) => this.upgrade(request, socket, head));
-      await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, address, resolve));
+      server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) =>
+        this.upgrade(request, socket, head),
+      );
+      await new Promise<void>((resolve, reject) =>
+        server.once('error', reject).listen(port, address, resolve),
+      );
       const bound = server.address() as AddressInfo;
       this.baseUrl = `${tls ? 'https' : 'http'}://${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`;
       this.server = server;
@@ -93,10 +120,12 @@ export class StreamingServer {
 
   /** @throws Refusal */
   private redeem(request: IncomingMessage): StreamingRequest {
-    if (request.method !== 'GET' && request.method !== 'POST') throw new Refusal(405, `${request.method} is not served here`, { allow: 'GET, POST' });
+    if (request.method !== 'GET' && request.method !== 'POST')
+      throw new Refusal(405, `${request.method} is not served here`, { allow: 'GET, POST' });
     const [, kind, ticket = '', ...more] = (request.url ?? '').replace(/\?.*$/, '').split('/');
     const found = more.length === 0 ? this.tickets.redeem(ticket) : undefined;
-    if (found?.kind !== kind || !found) throw new Refusal(404, 'this URL was never valid, has been used, or is more than a minute old');
+    if (found?.kind !== kind || !found)
+      throw new Refusal(404, 'this URL was never valid, has been used, or is more than a minute old');
     return found;
   }
 
@@ -114,7 +143,8 @@ export class StreamingServer {
     socket.on('error', (error) => log.debug({ err: error }, 'streaming connection failed'));
     try {
       const target = this.redeem(request);
-      const ids = target.kind === 'portforward' ? { podId: target.sandboxId } : { containerId: target.containerId };
+      const ids =
+        target.kind === 'portforward' ? { podId: target.sandboxId } : { containerId: target.containerId };
       withLogContext(ids, () => {
         const { protocol, ended } = this.switchTo(request, socket, head, target);
         const started = performance.now();
@@ -122,32 +152,57 @@ export class StreamingServer {
         this.sessions.add(ended);
         void ended.then(() => {
           this.sessions.delete(ended);
-          log.info({ kind: target.kind, ms: Math.round(performance.now() - started) }, 'streaming session ended');
+          log.info(
+            { kind: target.kind, ms: Math.round(performance.now() - started) },
+            'streaming session ended',
+          );
         });
       });
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       const { status, message, headers } = error;
-      const lines = Object.entries({ connection: 'close', 'content-type': 'text/plain', 'content-length': String(message.length + 1), ...headers });
-      socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n${message}\n`);
+      const lines = Object.entries({
+        connection: 'close',
+        'content-type': 'text/plain',
+        'content-length': String(message.length + 1),
+        ...headers,
+      });
+      socket.end(
+        `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n${message}\n`,
+      );
     }
   }
 
   /** Agrees on transport and subprotocol, and starts the session. @throws Refusal */
-  private switchTo(request: IncomingMessage, socket: Socket, head: Buffer, target: StreamingRequest): { protocol: string; ended: Promise<void> } {
+  private switchTo(
+    request: IncomingMessage,
+    socket: Socket,
+    head: Buffer,
+    target: StreamingRequest,
+  ): { protocol: string; ended: Promise<void> } {
     const transports = listed(request.headers, 'upgrade').map((name) => name.toLowerCase());
     if (transports.includes('websocket')) return this.switchToWebSocket(request, socket, head, target);
     if (transports.includes('spdy/3.1')) return this.switchToSpdy(request, socket, head, target);
     throw new Refusal(400, `no upgrade to ${transports.join(', ')} here, only to SPDY/3.1 or to WebSocket`);
   }
 
-  private switchToSpdy(request: IncomingMessage, socket: Socket, head: Buffer, target: StreamingRequest): { protocol: string; ended: Promise<void> } {
+  private switchToSpdy(
+    request: IncomingMessage,
+    socket: Socket,
+    head: Buffer,
+    target: StreamingRequest,
+  ): { protocol: string; ended: Promise<void> } {
     const offered = listed(request.headers, 'x-stream-protocol-version');
     if (offered.length === 0) throw new Refusal(400, 'the header X-Stream-Protocol-Version is missing');
     const serve = <P>(known: ReadonlyMap<string, P>, start: (protocol: P) => Promise<void>) => {
       const agreed = agree(offered, known);
-      if (!agreed) throw new Refusal(403, `none of ${offered.join(', ')} is served here`, { 'x-accepted-stream-protocol-versions': [...known.keys()].join(', ') });
-      socket.write(`HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: ${agreed.name}\r\n\r\n`);
+      if (!agreed)
+        throw new Refusal(403, `none of ${offered.join(', ')} is served here`, {
+          'x-accepted-stream-protocol-versions': [...known.keys()].join(', '),
+        });
+      socket.write(
+        `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: ${agreed.name}\r\n\r\n`,
+      );
       socket.unshift(head);
       return { protocol: `SPDY ${agreed.name}`, ended: start(agreed.protocol) };
     };
@@ -157,25 +212,44 @@ export class StreamingServer {
       : serve(commandsOverSpdy, (protocol) => serveCommandOverSpdy(socket, protocol, target, handlers));
   }
 
-  private switchToWebSocket(request: IncomingMessage, socket: Socket, head: Buffer, target: StreamingRequest): { protocol: string; ended: Promise<void> } {
+  private switchToWebSocket(
+    request: IncomingMessage,
+    socket: Socket,
+    head: Buffer,
+    target: StreamingRequest,
+  ): { protocol: string; ended: Promise<void> } {
     const offered = listed(request.headers, 'sec-websocket-protocol');
-    const serve = <P>(known: ReadonlyMap<string, P>, start: (webSocket: WebSocket, protocol: P) => Promise<void>) => {
+    const serve = <P>(
+      known: ReadonlyMap<string, P>,
+      start: (webSocket: WebSocket, protocol: P) => Promise<void>,
+    ) => {
       const agreed = agree(offered.length ? offered : [''], known);
       if (!agreed) throw new Refusal(403, `none of ${offered.join(', ')} is served here`);
       // ws takes the tunnel's name for malformed (a token has no slash), so it does not get to see the header.
       delete request.headers['sec-websocket-protocol'];
-      const server = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: maxMessageBytes });
-      if (agreed.name) server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${agreed.name}`));
+      const server = new WebSocketServer({
+        noServer: true,
+        perMessageDeflate: false,
+        maxPayload: maxMessageBytes,
+      });
+      if (agreed.name)
+        server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${agreed.name}`));
       let session: Promise<void> | undefined; // none when ws refuses the handshake
       const ended = new Promise<void>((resolve) => socket.once('close', () => resolve(session)));
-      server.handleUpgrade(request, socket, head, (webSocket) => { session = start(webSocket, agreed.protocol); });
+      server.handleUpgrade(request, socket, head, (webSocket) => {
+        session = start(webSocket, agreed.protocol);
+      });
       return { protocol: `WebSocket ${agreed.name}`, ended };
     };
     const { handlers } = this.options;
     return target.kind === 'portforward'
-      ? serve(portForwardsOverWebSocket, (webSocket, protocol) => protocol === 'tunnel'
-        ? servePortForwardOverSpdy(new Tunnel(webSocket), target, handlers)
-        : servePortForwardOverWebSocket(webSocket, protocol, target, handlers))
-      : serve(commandsOverWebSocket, (webSocket, protocol) => serveCommandOverWebSocket(webSocket, protocol, target, handlers));
+      ? serve(portForwardsOverWebSocket, (webSocket, protocol) =>
+          protocol === 'tunnel'
+            ? servePortForwardOverSpdy(new Tunnel(webSocket), target, handlers)
+            : servePortForwardOverWebSocket(webSocket, protocol, target, handlers),
+        )
+      : serve(commandsOverWebSocket, (webSocket, protocol) =>
+          serveCommandOverWebSocket(webSocket, protocol, target, handlers),
+        );
   }
 }

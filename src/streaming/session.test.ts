@@ -13,7 +13,15 @@ import { StreamingServer, type ExecRequest, type StreamingHandlers } from './ser
 import { serveCommandOverSpdy } from './session.js';
 
 type Exec = StreamingHandlers['exec'];
-const request: ExecRequest = { kind: 'exec', containerId: 'c', cmd: ['x'], tty: false, stdin: true, stdout: true, stderr: true };
+const request: ExecRequest = {
+  kind: 'exec',
+  containerId: 'c',
+  cmd: ['x'],
+  tty: false,
+  stdin: true,
+  stdout: true,
+  stderr: true,
+};
 const server: { current?: StreamingServer } = {};
 const clients: { terminate(): void }[] = [];
 afterEach(async () => {
@@ -23,43 +31,72 @@ afterEach(async () => {
 
 async function serve(exec: Exec): Promise<StreamingServer> {
   server.current = new StreamingServer({
-    address: '127.0.0.1', port: 0,
-    handlers: { exec, attach: async (attached, io, signal) => { await exec({ ...attached, kind: 'exec', cmd: [] }, io, signal); }, portForward: async () => undefined },
+    address: '127.0.0.1',
+    port: 0,
+    handlers: {
+      exec,
+      attach: async (attached, io, signal) => {
+        await exec({ ...attached, kind: 'exec', cmd: [] }, io, signal);
+      },
+      portForward: async () => undefined,
+    },
   });
   await server.current.start();
   return server.current;
 }
 
-interface SpdySession { client: SpdyClient; error: ClientStream; stdin: ClientStream; stdout: ClientStream; stderr: ClientStream }
+interface SpdySession {
+  client: SpdyClient;
+  error: ClientStream;
+  stdin: ClientStream;
+  stdout: ClientStream;
+  stderr: ClientStream;
+}
 async function openSpdy(url: string, protocol = 'v4.channel.k8s.io'): Promise<SpdySession> {
   const client = await SpdyClient.open(url, protocol);
   clients.push({ terminate: () => client.socket.destroy() });
   const [error, stdin, stdout, stderr] = [
-    await client.createStream({ streamtype: 'error' }), await client.createStream({ streamtype: 'stdin' }),
-    await client.createStream({ streamtype: 'stdout' }), await client.createStream({ streamtype: 'stderr' }),
+    await client.createStream({ streamtype: 'error' }),
+    await client.createStream({ streamtype: 'stdin' }),
+    await client.createStream({ streamtype: 'stdout' }),
+    await client.createStream({ streamtype: 'stderr' }),
   ];
   return { client, error, stdin, stdout, stderr };
 }
 
 /** What came on each channel, once the server has closed. */
-interface WebSocketSession { socket: WebSocket; channels: string[]; empty: number[]; closed: Promise<number> }
+interface WebSocketSession {
+  socket: WebSocket;
+  channels: string[];
+  empty: number[];
+  closed: Promise<number>;
+}
 async function openWebSocket(url: string, protocol: string): Promise<WebSocketSession> {
   const socket = protocol ? new WebSocket(url, [protocol]) : new WebSocket(url);
   clients.push(socket);
-  const session: WebSocketSession = { socket, channels: ['', '', '', '', ''], empty: [], closed: once(socket, 'close').then(([code]) => code as number) };
+  const session: WebSocketSession = {
+    socket,
+    channels: ['', '', '', '', ''],
+    empty: [],
+    closed: once(socket, 'close').then(([code]) => code as number),
+  };
   socket.on('message', (message: Buffer, binary: boolean) => {
     const base64 = protocol.includes('base64');
     if (binary === base64) throw new Error(`a ${binary ? 'binary' : 'text'} message`);
     const channel = (message[0] ?? 0) - (base64 ? 48 : 0);
     if (message.length === 1) session.empty.push(channel);
-    session.channels[channel] += base64 ? Buffer.from(message.toString().slice(1), 'base64').toString() : message.subarray(1).toString();
+    session.channels[channel] += base64
+      ? Buffer.from(message.toString().slice(1), 'base64').toString()
+      : message.subarray(1).toString();
   });
   await once(socket, 'open');
   expect(socket.protocol).toBe(protocol);
   return session;
 }
 function channelMessage(protocol: string, channel: number, data: string): Buffer | string {
-  return protocol.includes('base64') ? `${channel}${Buffer.from(data).toString('base64')}` : Buffer.from(`${String.fromCharCode(channel)}${data}`);
+  return protocol.includes('base64')
+    ? `${channel}${Buffer.from(data).toString('base64')}`
+    : Buffer.from(`${String.fromCharCode(channel)}${data}`);
 }
 
 const talk: Exec = async (_request, io) => {
@@ -68,17 +105,31 @@ const talk: Exec = async (_request, io) => {
   io.stderr?.write('err');
   return { exitCode: 3 };
 };
-const exit3 = { status: 'Failure', reason: 'NonZeroExitCode', details: { causes: [{ reason: 'ExitCode', message: '3' }] } };
+const exit3 = {
+  status: 'Failure',
+  reason: 'NonZeroExitCode',
+  details: { causes: [{ reason: 'ExitCode', message: '3' }] },
+};
 const succeed: Exec = async () => ({ exitCode: 0 });
-const fail: Exec = async () => { throw new CrispError('StartFailed', 'no such command'); };
+const fail: Exec = async () => {
+  throw new CrispError('StartFailed', 'no such command');
+};
 
 describe('status and output', () => {
-  const spdyProtocols = ['v5.channel.k8s.io', 'v4.channel.k8s.io', 'v3.channel.k8s.io', 'v2.channel.k8s.io', 'channel.k8s.io'];
+  const spdyProtocols = [
+    'v5.channel.k8s.io',
+    'v4.channel.k8s.io',
+    'v3.channel.k8s.io',
+    'v2.channel.k8s.io',
+    'channel.k8s.io',
+  ];
   test.each(spdyProtocols)('over SPDY %s', async (protocol) => {
     const json = /^v[45]/.test(protocol);
     const ask = async (exec: Exec): Promise<string[]> => {
       const session = await openSpdy((await serve(exec)).url(request), protocol);
-      const output = await Promise.all([session.stdout, session.stderr, session.error, session.stdin].map((stream) => text(stream.output)));
+      const output = await Promise.all(
+        [session.stdout, session.stderr, session.error, session.stdin].map((stream) => text(stream.output)),
+      );
       await session.client.closed;
       await server.current?.close();
       return output;
@@ -90,10 +141,19 @@ describe('status and output', () => {
     const [, , success] = await ask(succeed);
     expect(success).toBe(json ? '{"status":"Success"}' : '');
     const [, , failure = ''] = await ask(fail);
-    expect(json ? (JSON.parse(failure) as { message: string }).message : failure).toMatch(/^error executing command in container: StartFailed: no such command; hint/);
+    expect(json ? (JSON.parse(failure) as { message: string }).message : failure).toMatch(
+      /^error executing command in container: StartFailed: no such command; hint/,
+    );
   });
 
-  const webSocketProtocols = ['v5.channel.k8s.io', 'v4.channel.k8s.io', 'v4.base64.channel.k8s.io', 'channel.k8s.io', 'base64.channel.k8s.io', ''];
+  const webSocketProtocols = [
+    'v5.channel.k8s.io',
+    'v4.channel.k8s.io',
+    'v4.base64.channel.k8s.io',
+    'channel.k8s.io',
+    'base64.channel.k8s.io',
+    '',
+  ];
   test.each(webSocketProtocols)('over WebSocket "%s"', async (protocol) => {
     const session = await openWebSocket((await serve(talk)).url(request), protocol);
     expect(await session.closed).toBe(1000);
@@ -105,7 +165,10 @@ describe('status and output', () => {
 
   test('attach has no exit code', async () => {
     const session = await openSpdy((await serve(talk)).url({ ...request, kind: 'attach' }));
-    expect(await Promise.all([text(session.stdout.output), text(session.error.output)])).toEqual(['out', '{"status":"Success"}']);
+    expect(await Promise.all([text(session.stdout.output), text(session.error.output)])).toEqual([
+      'out',
+      '{"status":"Success"}',
+    ]);
   });
 });
 
@@ -136,19 +199,25 @@ describe('stdin', () => {
     expect(await session.closed).toBe(1002);
   });
 
-  test.each(['v4.channel.k8s.io', 'base64.channel.k8s.io'])('reaches the program over WebSocket %s, what has no channel does not', async (protocol) => {
-    const first: Exec = async (_request, io) => {
-      for await (const chunk of io.stdin ?? []) { io.stdout?.write(`got ${String(chunk)}`); break; }
-      return { exitCode: 0 };
-    };
-    const session = await openWebSocket((await serve(first)).url(request), protocol);
-    session.socket.send(channelMessage(protocol, 9, 'nobody'));
-    session.socket.send(channelMessage(protocol, 1, 'nor stdout'));
-    session.socket.send(protocol.includes('base64') ? '' : Buffer.alloc(0));
-    session.socket.send(channelMessage(protocol, 0, 'hello'));
-    await session.closed;
-    expect(session.channels[1]).toBe('got hello');
-  });
+  test.each(['v4.channel.k8s.io', 'base64.channel.k8s.io'])(
+    'reaches the program over WebSocket %s, what has no channel does not',
+    async (protocol) => {
+      const first: Exec = async (_request, io) => {
+        for await (const chunk of io.stdin ?? []) {
+          io.stdout?.write(`got ${String(chunk)}`);
+          break;
+        }
+        return { exitCode: 0 };
+      };
+      const session = await openWebSocket((await serve(first)).url(request), protocol);
+      session.socket.send(channelMessage(protocol, 9, 'nobody'));
+      session.socket.send(channelMessage(protocol, 1, 'nor stdout'));
+      session.socket.send(protocol.includes('base64') ? '' : Buffer.alloc(0));
+      session.socket.send(channelMessage(protocol, 0, 'hello'));
+      await session.closed;
+      expect(session.channels[1]).toBe('got hello');
+    },
+  );
 
   test('the largest frame arrives whole', async () => {
     const session = await openSpdy((await serve(count)).url(request));
@@ -165,12 +234,13 @@ describe('stdin', () => {
 });
 
 describe('a terminal', () => {
-  const watch: Exec = (_request, io) => new Promise((resolve) => {
-    io.onResize?.(({ width, height }) => {
-      io.stdout?.write(`${width}x${height} `);
-      if (width === 1) resolve({ exitCode: 0 });
+  const watch: Exec = (_request, io) =>
+    new Promise((resolve) => {
+      io.onResize?.(({ width, height }) => {
+        io.stdout?.write(`${width}x${height} `);
+        if (width === 1) resolve({ exitCode: 0 });
+      });
     });
-  });
   const terminal: ExecRequest = { ...request, tty: true, stderr: false };
 
   test('hears of its sizes over SPDY, however they are cut, and of nothing else', async () => {
@@ -179,7 +249,15 @@ describe('a terminal', () => {
     await client.createStream({ streamtype: 'stdin' });
     const stdout = await client.createStream({ streamtype: 'stdout' });
     const resize = await client.createStream({ streamtype: 'resize' });
-    for (const part of ['{"Width":80,"Hei', 'ght":24}\n{"Width":81,"Height":25}', '{"Width":-1,"Height":3}{nonsense}[]', '{"Width":70000,"Height":1}', 'x'.repeat(5_000), '{"Width":1,"Height":1}']) await resize.write(part);
+    for (const part of [
+      '{"Width":80,"Hei',
+      'ght":24}\n{"Width":81,"Height":25}',
+      '{"Width":-1,"Height":3}{nonsense}[]',
+      '{"Width":70000,"Height":1}',
+      'x'.repeat(5_000),
+      '{"Width":1,"Height":1}',
+    ])
+      await resize.write(part);
     expect(await text(stdout.output)).toBe('80x24 81x25 1x1 ');
   });
 
@@ -207,47 +285,71 @@ describe('a terminal', () => {
 
 describe('a client that vanishes', () => {
   /** Resolves with the handler's end once its signal aborts. */
-  function abortable(start: (io: Io) => void): { exec: Exec; started: Promise<void>; aborted: Promise<void> } {
+  function abortable(start: (io: Io) => void): {
+    exec: Exec;
+    started: Promise<void>;
+    aborted: Promise<void>;
+  } {
     let [begin, end] = [(): void => undefined, (): void => undefined];
-    const started = new Promise<void>((resolve) => { begin = resolve; });
-    const aborted = new Promise<void>((resolve) => { end = resolve; });
+    const started = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
+    const aborted = new Promise<void>((resolve) => {
+      end = resolve;
+    });
     return {
-      started, aborted,
-      exec: (_request, io, signal) => new Promise((_, reject) => {
-        signal.addEventListener('abort', () => { end(); reject(new Error('aborted')); });
-        start(io);
-        begin();
-      }),
+      started,
+      aborted,
+      exec: (_request, io, signal) =>
+        new Promise((_, reject) => {
+          signal.addEventListener('abort', () => {
+            end();
+            reject(new Error('aborted'));
+          });
+          start(io);
+          begin();
+        }),
     };
   }
 
   test.each(['SPDY', 'WebSocket'])('aborts a quiet session over %s', async (transport) => {
     const { exec, started, aborted } = abortable(() => undefined);
     const url = (await serve(exec)).url(request);
-    const vanish = transport === 'SPDY' ? await openSpdy(url).then((session) => () => session.client.socket.destroy()) : await openWebSocket(url, 'v5.channel.k8s.io').then((session) => () => session.socket.terminate());
+    const vanish =
+      transport === 'SPDY'
+        ? await openSpdy(url).then((session) => () => session.client.socket.destroy())
+        : await openWebSocket(url, 'v5.channel.k8s.io').then((session) => () => session.socket.terminate());
     await started;
     vanish();
     await aborted;
   });
 
-  test.each(['SPDY', 'WebSocket'])('aborts over %s although the program reads nothing of what was sent', async (transport) => {
-    const { exec, started, aborted } = abortable(() => undefined);
-    const url = (await serve(exec)).url(request);
-    let [sent, vanish] = [(): boolean => false, (): void => undefined];
-    if (transport === 'SPDY') {
-      const session = await openSpdy(url);
-      sent = () => session.client.sendData(session.stdin.id, Buffer.alloc(65_536), false);
-      vanish = () => session.client.socket.destroy();
-    } else {
-      const session = await openWebSocket(url, 'v5.channel.k8s.io');
-      sent = () => { session.socket.send(Buffer.alloc(65_536)); return session.socket.bufferedAmount < 1 << 20; };
-      vanish = () => session.socket.terminate();
-    }
-    await started;
-    for (let megabytes = 0; megabytes < 16; megabytes += 1 / 16) { if (!sent()) await setImmediate(); }
-    vanish();
-    await aborted;
-  });
+  test.each(['SPDY', 'WebSocket'])(
+    'aborts over %s although the program reads nothing of what was sent',
+    async (transport) => {
+      const { exec, started, aborted } = abortable(() => undefined);
+      const url = (await serve(exec)).url(request);
+      let [sent, vanish] = [(): boolean => false, (): void => undefined];
+      if (transport === 'SPDY') {
+        const session = await openSpdy(url);
+        sent = () => session.client.sendData(session.stdin.id, Buffer.alloc(65_536), false);
+        vanish = () => session.client.socket.destroy();
+      } else {
+        const session = await openWebSocket(url, 'v5.channel.k8s.io');
+        sent = () => {
+          session.socket.send(Buffer.alloc(65_536));
+          return session.socket.bufferedAmount < 1 << 20;
+        };
+        vanish = () => session.socket.terminate();
+      }
+      await started;
+      for (let megabytes = 0; megabytes < 16; megabytes += 1 / 16) {
+        if (!sent()) await setImmediate();
+      }
+      vanish();
+      await aborted;
+    },
+  );
 
   test('aborts a session whose output it does not read', async () => {
     let accepted = 0;
@@ -282,13 +384,24 @@ describe('a client that vanishes', () => {
     client.socket.write(Buffer.concat([bytes, Buffer.alloc(16)]));
     await client.closed;
     await aborted;
-    (await SpdyClient.open((server.current as StreamingServer).url(request), 'v4.channel.k8s.io')).socket.destroy();
+    (
+      await SpdyClient.open((server.current as StreamingServer).url(request), 'v4.channel.k8s.io')
+    ).socket.destroy();
   });
 });
 
 describe('streams', () => {
   async function withTimeout(ask: (client: SpdyClient) => Promise<void>): Promise<void> {
-    const listener = createServer((socket: Socket) => void serveCommandOverSpdy(socket, { jsonStatus: true }, request, { exec: talk, attach: async () => undefined, portForward: async () => undefined }, 50));
+    const listener = createServer(
+      (socket: Socket) =>
+        void serveCommandOverSpdy(
+          socket,
+          { jsonStatus: true },
+          request,
+          { exec: talk, attach: async () => undefined, portForward: async () => undefined },
+          50,
+        ),
+    );
     listener.listen(0, '127.0.0.1');
     await once(listener, 'listening');
     const socket = connect((listener.address() as AddressInfo).port, '127.0.0.1');
@@ -302,11 +415,15 @@ describe('streams', () => {
     }
   }
 
-  test('that do not come in time end the session, and the client is told which', () => withTimeout(async (client) => {
-    const error = await client.createStream({ streamtype: 'error' });
-    await client.createStream({ streamtype: 'stdout' });
-    expect(JSON.parse(await text(error.output))).toMatchObject({ status: 'Failure', message: expect.stringContaining('stdin, stderr') });
-  }));
+  test('that do not come in time end the session, and the client is told which', () =>
+    withTimeout(async (client) => {
+      const error = await client.createStream({ streamtype: 'error' });
+      await client.createStream({ streamtype: 'stdout' });
+      expect(JSON.parse(await text(error.output))).toMatchObject({
+        status: 'Failure',
+        message: expect.stringContaining('stdin, stderr'),
+      });
+    }));
 
   test('that do not come at all end the connection', () => withTimeout(async () => undefined));
 
@@ -324,11 +441,21 @@ describe('streams', () => {
   });
 
   test('a PING is answered, settings and windows are not minded', async () => {
-    const session = await openSpdy((await serve(async (_request, io) => { await once(io.stdin as NodeJS.ReadableStream, 'data'); return { exitCode: 0 }; })).url(request));
+    const session = await openSpdy(
+      (
+        await serve(async (_request, io) => {
+          await once(io.stdin as NodeJS.ReadableStream, 'data');
+          return { exitCode: 0 };
+        })
+      ).url(request),
+    );
     session.client.sendControl(4, Buffer.from('00000000', 'hex'));
     session.client.sendControl(9, Buffer.from('0000000000000001', 'hex'));
     session.client.sendControl(6, Buffer.from('00000001', 'hex'));
-    session.client.sendControl(8, Buffer.concat([Buffer.from('00000003', 'hex'), await session.client.compress({ more: 'headers' })]));
+    session.client.sendControl(
+      8,
+      Buffer.concat([Buffer.from('00000003', 'hex'), await session.client.compress({ more: 'headers' })]),
+    );
     await session.stdin.write('go');
     expect(await text(session.error.output)).toBe('{"status":"Success"}');
     expect(session.client.controls).toContain(6);
@@ -337,16 +464,30 @@ describe('streams', () => {
 
 describe('much', () => {
   const echo: Exec = async (_request, io) => {
-    for await (const chunk of io.stdin ?? []) { if (io.stdout?.write(chunk) === false) await once(io.stdout, 'drain'); }
+    for await (const chunk of io.stdin ?? []) {
+      if (io.stdout?.write(chunk) === false) await once(io.stdout, 'drain');
+    }
     return { exitCode: 0 };
   };
 
   test('a program that ends while its client still sends: all its output arrives', async () => {
     const output = Buffer.alloc(5_000_000, 'x');
-    const session = await openSpdy((await serve(async (_request, io) => { io.stdout?.end(output); return { exitCode: 0 }; })).url(request));
+    const session = await openSpdy(
+      (
+        await serve(async (_request, io) => {
+          io.stdout?.end(output);
+          return { exitCode: 0 };
+        })
+      ).url(request),
+    );
     const done = Promise.all([buffer(session.stdout.output), text(session.error.output)]);
     let sending = true;
-    const sender = (async () => { while (sending && !session.client.socket.destroyed) { session.client.sendData(session.stdin.id, Buffer.alloc(65_536), false); await setImmediate(); } })();
+    const sender = (async () => {
+      while (sending && !session.client.socket.destroyed) {
+        session.client.sendData(session.stdin.id, Buffer.alloc(65_536), false);
+        await setImmediate();
+      }
+    })();
     const [received, status] = await done;
     expect(received.equals(output)).toBe(true);
     expect(status).toBe('{"status":"Success"}');
@@ -357,21 +498,25 @@ describe('much', () => {
 
   test.each(['SPDY', 'WebSocket'])('50 sessions at once over %s', async (transport) => {
     const running = await serve(echo);
-    await Promise.all(Array.from({ length: 50 }, async (_, number) => {
-      const sent = Buffer.alloc(1_000_000, `session ${number} `);
-      if (transport === 'SPDY') {
-        const session = await openSpdy(running.url(request));
-        const received = buffer(session.stdout.output);
-        for (let offset = 0; offset < sent.length; offset += 50_000) await session.stdin.write(sent.subarray(offset, offset + 50_000));
-        session.stdin.end();
-        expect((await received).equals(sent)).toBe(true);
-      } else {
-        const session = await openWebSocket(running.url(request), 'v5.channel.k8s.io');
-        for (let offset = 0; offset < sent.length; offset += 50_000) session.socket.send(Buffer.concat([Buffer.from([0]), sent.subarray(offset, offset + 50_000)]));
-        session.socket.send(Buffer.from([255, 0]));
-        await session.closed;
-        expect(session.channels[1] === sent.toString()).toBe(true);
-      }
-    }));
+    await Promise.all(
+      Array.from({ length: 50 }, async (_, number) => {
+        const sent = Buffer.alloc(1_000_000, `session ${number} `);
+        if (transport === 'SPDY') {
+          const session = await openSpdy(running.url(request));
+          const received = buffer(session.stdout.output);
+          for (let offset = 0; offset < sent.length; offset += 50_000)
+            await session.stdin.write(sent.subarray(offset, offset + 50_000));
+          session.stdin.end();
+          expect((await received).equals(sent)).toBe(true);
+        } else {
+          const session = await openWebSocket(running.url(request), 'v5.channel.k8s.io');
+          for (let offset = 0; offset < sent.length; offset += 50_000)
+            session.socket.send(Buffer.concat([Buffer.from([0]), sent.subarray(offset, offset + 50_000)]));
+          session.socket.send(Buffer.from([255, 0]));
+          await session.closed;
+          expect(session.channels[1] === sent.toString()).toBe(true);
+        }
+      }),
+    );
   });
 });

@@ -21,19 +21,35 @@ const streamTypes = ['error', 'stdin', 'stdout', 'stderr', 'resize'] as const;
 type StreamType = (typeof streamTypes)[number];
 type CommandStreams = Partial<Record<StreamType, WireStream>> & { error: WireStream };
 
-interface Connection { readonly closed: Promise<void>; close(): Promise<void> }
+interface Connection {
+  readonly closed: Promise<void>;
+  close(): Promise<void>;
+}
 
 /** Serves one exec or attach on a socket that has been switched to SPDY. */
-export async function serveCommandOverSpdy(socket: Duplex, protocol: CommandProtocol, request: CommandRequest, handlers: StreamingHandlers, timeoutMs = streamCreationTimeoutMs): Promise<void> {
+export async function serveCommandOverSpdy(
+  socket: Duplex,
+  protocol: CommandProtocol,
+  request: CommandRequest,
+  handlers: StreamingHandlers,
+  timeoutMs = streamCreationTimeoutMs,
+): Promise<void> {
   // Not resize: whether it comes is up to the client, who may see no terminal where the container has one.
-  const wanted = (['error', 'stdin', 'stdout', 'stderr'] as const).filter((type) => type === 'error' || request[type]);
+  const wanted = (['error', 'stdin', 'stdout', 'stderr'] as const).filter(
+    (type) => type === 'error' || request[type],
+  );
   const streams: Partial<CommandStreams> = {};
   const sizes = new TerminalSizes();
   let complete = (): void => undefined;
-  const allThere = new Promise<'all there'>((resolve) => { complete = () => resolve('all there'); });
+  const allThere = new Promise<'all there'>((resolve) => {
+    complete = () => resolve('all there');
+  });
   const connection = new SpdyConnection(socket, (stream) => {
     const type = streamTypes.find((name) => name === stream.headers.get('streamtype'));
-    if (!type || streams[type]) { stream.destroy(); return; }
+    if (!type || streams[type]) {
+      stream.destroy();
+      return;
+    }
     streams[type] = stream;
     takeInput(type, stream, request, sizes);
     if (wanted.every((name) => streams[name])) complete();
@@ -41,7 +57,12 @@ export async function serveCommandOverSpdy(socket: Duplex, protocol: CommandProt
   const timer = setTimeout(() => {
     const missing = wanted.filter((name) => !streams[name]).join(', ');
     log.info({ missing }, 'streaming client did not open its streams in time');
-    if (streams.error) writeStatus(streams.error, protocol, failure(`timed out waiting for the client to open its streams: ${missing}`));
+    if (streams.error)
+      writeStatus(
+        streams.error,
+        protocol,
+        failure(`timed out waiting for the client to open its streams: ${missing}`),
+      );
     void connection.close();
   }, timeoutMs);
   const outcome = await Promise.race([allThere, connection.closed]);
@@ -50,24 +71,51 @@ export async function serveCommandOverSpdy(socket: Duplex, protocol: CommandProt
 }
 
 /** Serves one exec or attach on a WebSocket with channels. */
-export async function serveCommandOverWebSocket(socket: WebSocket, protocol: CommandProtocol & ChannelFormat, request: CommandRequest, handlers: StreamingHandlers): Promise<void> {
+export async function serveCommandOverWebSocket(
+  socket: WebSocket,
+  protocol: CommandProtocol & ChannelFormat,
+  request: CommandRequest,
+  handlers: StreamingHandlers,
+): Promise<void> {
   const connection = new ChannelSocket(socket, protocol, 5);
-  const [stdin, stdout, stderr, error, resize] = connection.channels as [WireStream, WireStream, WireStream, WireStream, WireStream];
+  const [stdin, stdout, stderr, error, resize] = connection.channels as [
+    WireStream,
+    WireStream,
+    WireStream,
+    WireStream,
+    WireStream,
+  ];
   const streams: CommandStreams = { stdin, stdout, stderr, error, resize };
   const sizes = new TerminalSizes();
   for (const type of streamTypes) takeInput(type, streams[type] as WireStream, request, sizes);
   // An empty message tells the client that the session stands; some wait for it.
-  connection.send((request.stdout ? stdout : request.stderr ? stderr : error).id, Buffer.alloc(0), () => undefined);
+  connection.send(
+    (request.stdout ? stdout : request.stderr ? stderr : error).id,
+    Buffer.alloc(0),
+    () => undefined,
+  );
   await runCommand(request, streams, sizes, protocol, connection, handlers);
 }
 
 /** What the client sends on a stream is for the program, for its terminal, or for nobody. */
-function takeInput(type: StreamType, stream: WireStream, request: CommandRequest, sizes: TerminalSizes): void {
+function takeInput(
+  type: StreamType,
+  stream: WireStream,
+  request: CommandRequest,
+  sizes: TerminalSizes,
+): void {
   if (type === 'resize') sizes.follow(stream);
   else if (type !== 'stdin' || !request.stdin) stream.discardInput();
 }
 
-async function runCommand(request: CommandRequest, streams: CommandStreams, sizes: TerminalSizes, protocol: CommandProtocol, connection: Connection, handlers: StreamingHandlers): Promise<void> {
+async function runCommand(
+  request: CommandRequest,
+  streams: CommandStreams,
+  sizes: TerminalSizes,
+  protocol: CommandProtocol,
+  connection: Connection,
+  handlers: StreamingHandlers,
+): Promise<void> {
   const vanished = new AbortController();
   void connection.closed.then(() => vanished.abort());
   const io: Io = {
@@ -93,21 +141,32 @@ interface Status {
   readonly code?: number;
 }
 
-async function statusOf(request: CommandRequest, io: Io, signal: AbortSignal, handlers: StreamingHandlers): Promise<Status> {
+async function statusOf(
+  request: CommandRequest,
+  io: Io,
+  signal: AbortSignal,
+  handlers: StreamingHandlers,
+): Promise<Status> {
   try {
     if (request.kind === 'attach') {
       await handlers.attach(request, io, signal);
       return { status: 'Success' };
     }
     const { exitCode } = await handlers.exec(request, io, signal);
-    return exitCode === 0 ? { status: 'Success' } : {
-      status: 'Failure', reason: 'NonZeroExitCode', message: `command terminated with exit code ${exitCode}`,
-      details: { causes: [{ reason: 'ExitCode', message: String(exitCode) }] },
-    };
+    return exitCode === 0
+      ? { status: 'Success' }
+      : {
+          status: 'Failure',
+          reason: 'NonZeroExitCode',
+          message: `command terminated with exit code ${exitCode}`,
+          details: { causes: [{ reason: 'ExitCode', message: String(exitCode) }] },
+        };
   } catch (error) {
     const { report } = toCrispError(error);
     log.info({ err: error, clientGone: signal.aborted }, `${request.kind} session failed`);
-    return failure(`error ${request.kind === 'exec' ? 'executing command in' : 'attaching to'} container: ${report}`);
+    return failure(
+      `error ${request.kind === 'exec' ? 'executing command in' : 'attaching to'} container: ${report}`,
+    );
   }
 }
 
@@ -152,7 +211,9 @@ function parseSize(json: string): TerminalSize | undefined {
   try {
     const { Width: width, Height: height } = JSON.parse(json) as Record<string, unknown>;
     if (isCells(width) && isCells(height)) return { width, height };
-  } catch { /* not a size: the terminal keeps the one it has */ }
+  } catch {
+    /* not a size: the terminal keeps the one it has */
+  }
   return undefined;
 }
 

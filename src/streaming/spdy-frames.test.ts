@@ -1,6 +1,15 @@
 import { describe, expect, test } from '@jest/globals';
 import { constants, createDeflate, createInflate } from 'node:zlib';
-import { controlFrame, dataHeader, emptyHeaderBlock, FrameReader, frameTypes, headerDictionary, HeaderReader, ProtocolError } from './spdy-frames.js';
+import {
+  controlFrame,
+  dataHeader,
+  emptyHeaderBlock,
+  FrameReader,
+  frameTypes,
+  headerDictionary,
+  HeaderReader,
+  ProtocolError,
+} from './spdy-frames.js';
 
 function readAll(reader: FrameReader, ...chunks: Buffer[]) {
   return chunks.flatMap((chunk) => [...reader.read(chunk)]);
@@ -8,23 +17,36 @@ function readAll(reader: FrameReader, ...chunks: Buffer[]) {
 
 test('the dictionary is the one of SPDY/3: zlib knows it by its checksum', () => {
   let [low, high] = [1, 0];
-  for (const byte of headerDictionary) { low = (low + byte) % 65521; high = (high + low) % 65521; }
+  for (const byte of headerDictionary) {
+    low = (low + byte) % 65521;
+    high = (high + low) % 65521;
+  }
   expect((high * 65536 + low).toString(16)).toBe('e3c6a7c2');
 });
 
 describe('FrameReader', () => {
   const frames = Buffer.concat([
     controlFrame(frameTypes.ping, [7]),
-    dataHeader(5, 3, false), Buffer.from('abc'),
+    dataHeader(5, 3, false),
+    Buffer.from('abc'),
     dataHeader(5, 0, true),
     controlFrame(frameTypes.reset, [5, 5]),
   ]);
 
   test.each([1, 2, 3, 7, 8, 9, 11, 64])('finds the frames in pieces of %d bytes', (size) => {
     const reader = new FrameReader();
-    const chunks = Array.from({ length: Math.ceil(frames.length / size) }, (_, index) => frames.subarray(index * size, (index + 1) * size));
+    const chunks = Array.from({ length: Math.ceil(frames.length / size) }, (_, index) =>
+      frames.subarray(index * size, (index + 1) * size),
+    );
     const found = readAll(reader, ...chunks);
-    expect(found.filter((frame) => frame.kind === 'control').map(({ type, payload }) => [type, payload.toString('hex')])).toEqual([[6, '00000007'], [3, '0000000500000005']]);
+    expect(
+      found
+        .filter((frame) => frame.kind === 'control')
+        .map(({ type, payload }) => [type, payload.toString('hex')]),
+    ).toEqual([
+      [6, '00000007'],
+      [3, '0000000500000005'],
+    ]);
     const data = found.filter((frame) => frame.kind === 'data');
     expect(Buffer.concat(data.map((frame) => frame.data)).toString()).toBe('abc');
     expect(data.map((frame) => frame.end)).toEqual([...data.slice(1).map(() => false), true]);
@@ -38,10 +60,13 @@ describe('FrameReader', () => {
     let bytes = 0;
     while (bytes + piece.length < length) {
       const [frame, ...more] = readAll(reader, piece);
-      if (more.length || frame?.kind !== 'data' || frame.end || frame.data.compare(piece) !== 0) throw new Error(`after ${bytes} bytes: ${JSON.stringify(frame)}`);
+      if (more.length || frame?.kind !== 'data' || frame.end || frame.data.compare(piece) !== 0)
+        throw new Error(`after ${bytes} bytes: ${JSON.stringify(frame)}`);
       bytes += piece.length;
     }
-    expect(readAll(reader, piece.subarray(0, length - bytes))).toEqual([expect.objectContaining({ end: true })]);
+    expect(readAll(reader, piece.subarray(0, length - bytes))).toEqual([
+      expect.objectContaining({ end: true }),
+    ]);
   });
 
   test.each([
@@ -57,21 +82,35 @@ describe('FrameReader', () => {
 describe('HeaderReader', () => {
   function compressor() {
     const deflate = createDeflate({ dictionary: headerDictionary });
-    return (block: Buffer): Promise<Buffer> => new Promise((resolve) => {
-      deflate.write(block);
-      deflate.flush(constants.Z_SYNC_FLUSH, () => resolve(deflate.read() as Buffer));
-    });
+    return (block: Buffer): Promise<Buffer> =>
+      new Promise((resolve) => {
+        deflate.write(block);
+        deflate.flush(constants.Z_SYNC_FLUSH, () => resolve(deflate.read() as Buffer));
+      });
   }
   function block(...words: string[]): Buffer {
     const count = Buffer.alloc(4);
     count.writeUInt32BE(words.length / 2, 0);
-    return Buffer.concat([count, ...words.flatMap((word) => [Buffer.from([0, word.length >> 16, (word.length >> 8) & 255, word.length & 255]), Buffer.from(word)])]);
+    return Buffer.concat([
+      count,
+      ...words.flatMap((word) => [
+        Buffer.from([0, word.length >> 16, (word.length >> 8) & 255, word.length & 255]),
+        Buffer.from(word),
+      ]),
+    ]);
   }
 
   test('reads block after block of one zlib stream', async () => {
     const [compress, reader] = [compressor(), new HeaderReader()];
-    expect(await reader.read(await compress(block('streamtype', 'error', 'port', '80')))).toEqual(new Map([['streamtype', 'error'], ['port', '80']]));
-    expect(await reader.read(await compress(block('streamtype', 'data')))).toEqual(new Map([['streamtype', 'data']]));
+    expect(await reader.read(await compress(block('streamtype', 'error', 'port', '80')))).toEqual(
+      new Map([
+        ['streamtype', 'error'],
+        ['port', '80'],
+      ]),
+    );
+    expect(await reader.read(await compress(block('streamtype', 'data')))).toEqual(
+      new Map([['streamtype', 'data']]),
+    );
     const long = 'x'.repeat(100_000);
     expect((await reader.read(await compress(block('long', long)))).get('long')).toBe(long);
     reader.close();
@@ -89,7 +128,7 @@ describe('HeaderReader', () => {
     ['no block at all', Buffer.alloc(0)],
   ])('%s breaks the protocol', async (_, bytes) => {
     const reader = new HeaderReader();
-    await expect(reader.read(await compressor()(bytes) ?? Buffer.alloc(0))).rejects.toThrow('too short');
+    await expect(reader.read((await compressor()(bytes)) ?? Buffer.alloc(0))).rejects.toThrow('too short');
     reader.close();
   });
 
@@ -105,6 +144,7 @@ test('the empty header block of a reply is zlib, first and later', async () => {
   const inflate = createInflate({ dictionary: headerDictionary });
   const parts: Buffer[] = [];
   inflate.on('data', (chunk: Buffer) => parts.push(chunk));
-  for (const first of [true, false, false]) await new Promise((resolve) => inflate.write(emptyHeaderBlock(first), resolve));
+  for (const first of [true, false, false])
+    await new Promise((resolve) => inflate.write(emptyHeaderBlock(first), resolve));
   expect(Buffer.concat(parts).toString('hex')).toBe('000000000000000000000000');
 });

@@ -9,7 +9,16 @@
 // after 64 KiB. The socket's own back-pressure does the work.
 import { createInflate, type Inflate } from 'node:zlib';
 
-export const frameTypes = { synStream: 1, synReply: 2, reset: 3, settings: 4, ping: 6, goAway: 7, headers: 8, windowUpdate: 9 } as const;
+export const frameTypes = {
+  synStream: 1,
+  synReply: 2,
+  reset: 3,
+  settings: 4,
+  ping: 6,
+  goAway: 7,
+  headers: 8,
+  windowUpdate: 9,
+} as const;
 export const flagEnd = 1;
 export const resetCancel = 5;
 
@@ -22,8 +31,18 @@ const maxHeaderBytes = 256 << 10;
 /** What the peer sent breaks the protocol; the connection cannot go on. */
 export class ProtocolError extends Error {}
 
-export interface DataFrame { readonly kind: 'data'; readonly streamId: number; /** A piece of the frame, however long that is. */ readonly data: Buffer; /** The stream ends with this piece. */ readonly end: boolean }
-export interface ControlFrame { readonly kind: 'control'; readonly type: number; readonly flags: number; readonly payload: Buffer }
+export interface DataFrame {
+  readonly kind: 'data';
+  readonly streamId: number;
+  /** A piece of the frame, however long that is. */ readonly data: Buffer;
+  /** The stream ends with this piece. */ readonly end: boolean;
+}
+export interface ControlFrame {
+  readonly kind: 'control';
+  readonly type: number;
+  readonly flags: number;
+  readonly payload: Buffer;
+}
 
 /** Cuts the bytes of a connection into frames. The data of a frame is passed on as it comes: the longest needs no buffer. */
 export class FrameReader {
@@ -54,7 +73,8 @@ export class FrameReader {
         rest = rest.subarray(frameHeaderBytes);
         continue;
       }
-      if ((first >>> 16) !== (0x8000 | version)) throw new ProtocolError(`SPDY version ${(first >>> 16) & 0x7fff}, not ${version}`);
+      if (first >>> 16 !== (0x8000 | version))
+        throw new ProtocolError(`SPDY version ${(first >>> 16) & 0x7fff}, not ${version}`);
       if (length > maxControlBytes) throw new ProtocolError(`a control frame of ${length} bytes`);
       if (rest.length < frameHeaderBytes + length) break;
       const payload = rest.subarray(frameHeaderBytes, frameHeaderBytes + length);
@@ -74,7 +94,11 @@ export function dataHeader(streamId: number, length: number, end: boolean): Buff
 }
 
 /** A control frame whose payload is these 32-bit words, and bytes after them. */
-export function controlFrame(type: number, words: readonly number[], bytes: Buffer = Buffer.alloc(0)): Buffer {
+export function controlFrame(
+  type: number,
+  words: readonly number[],
+  bytes: Buffer = Buffer.alloc(0),
+): Buffer {
   const frame = Buffer.alloc(frameHeaderBytes + 4 * words.length);
   frame.writeUInt16BE(0x8000 | version, 0);
   frame.writeUInt16BE(type, 2);
@@ -128,7 +152,9 @@ export class HeaderReader {
     return parseHeaders(Buffer.concat(this.output));
   }
 
-  close(): void { this.inflate.destroy(); }
+  close(): void {
+    this.inflate.destroy();
+  }
 }
 
 function parseHeaders(block: Buffer): ReadonlyMap<string, string> {
@@ -155,18 +181,78 @@ function parseHeaders(block: Buffer): ReadonlyMap<string, string> {
 /** The dictionary of SPDY/3 (draft-mbelshe-httpbis-spdy-00, 2.6.10.1): words, each after its length, then plain text. */
 export const headerDictionary: Buffer = Buffer.concat([
   ...[
-    'options', 'head', 'post', 'put', 'delete', 'trace', 'accept', 'accept-charset', 'accept-encoding', 'accept-language',
-    'accept-ranges', 'age', 'allow', 'authorization', 'cache-control', 'connection', 'content-base', 'content-encoding',
-    'content-language', 'content-length', 'content-location', 'content-md5', 'content-range', 'content-type', 'date', 'etag',
-    'expect', 'expires', 'from', 'host', 'if-match', 'if-modified-since', 'if-none-match', 'if-range', 'if-unmodified-since',
-    'last-modified', 'location', 'max-forwards', 'pragma', 'proxy-authenticate', 'proxy-authorization', 'range', 'referer',
-    'retry-after', 'server', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'user-agent', 'vary', 'via', 'warning',
-    'www-authenticate', 'method', 'get', 'status', '200 OK', 'version', 'HTTP/1.1', 'url', 'public', 'set-cookie', 'keep-alive', 'origin',
+    'options',
+    'head',
+    'post',
+    'put',
+    'delete',
+    'trace',
+    'accept',
+    'accept-charset',
+    'accept-encoding',
+    'accept-language',
+    'accept-ranges',
+    'age',
+    'allow',
+    'authorization',
+    'cache-control',
+    'connection',
+    'content-base',
+    'content-encoding',
+    'content-language',
+    'content-length',
+    'content-location',
+    'content-md5',
+    'content-range',
+    'content-type',
+    'date',
+    'etag',
+    'expect',
+    'expires',
+    'from',
+    'host',
+    'if-match',
+    'if-modified-since',
+    'if-none-match',
+    'if-range',
+    'if-unmodified-since',
+    'last-modified',
+    'location',
+    'max-forwards',
+    'pragma',
+    'proxy-authenticate',
+    'proxy-authorization',
+    'range',
+    'referer',
+    'retry-after',
+    'server',
+    'te',
+    'trailer',
+    'transfer-encoding',
+    'upgrade',
+    'user-agent',
+    'vary',
+    'via',
+    'warning',
+    'www-authenticate',
+    'method',
+    'get',
+    'status',
+    '200 OK',
+    'version',
+    'HTTP/1.1',
+    'url',
+    'public',
+    'set-cookie',
+    'keep-alive',
+    'origin',
   ].flatMap((word) => [Buffer.from([0, 0, 0, word.length]), Buffer.from(word)]),
-  Buffer.from('100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505'
-    + '203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized'
-    + '403 Forbidden404 Not Found500 Internal Server Error501 Not Implemented503 Service Unavailable'
-    + 'Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMT'
-    + 'chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,'
-    + 'text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.'),
+  Buffer.from(
+    '100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505' +
+      '203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized' +
+      '403 Forbidden404 Not Found500 Internal Server Error501 Not Implemented503 Service Unavailable' +
+      'Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMT' +
+      'chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,' +
+      'text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.',
+  ),
 ]);

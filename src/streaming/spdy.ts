@@ -4,8 +4,17 @@
 import type { Duplex } from 'node:stream';
 import { log } from '../log.js';
 import {
-  controlFrame, dataHeader, emptyHeaderBlock, flagEnd, FrameReader, frameTypes, HeaderReader, ProtocolError, resetCancel,
-  type ControlFrame, type DataFrame,
+  controlFrame,
+  dataHeader,
+  emptyHeaderBlock,
+  flagEnd,
+  FrameReader,
+  frameTypes,
+  HeaderReader,
+  ProtocolError,
+  resetCancel,
+  type ControlFrame,
+  type DataFrame,
 } from './spdy-frames.js';
 import { pulseMs, WireStream, type Wire } from './wire-stream.js';
 
@@ -15,7 +24,13 @@ const maxFrameBytes = 256 << 10;
 const lingerMs = 10_000;
 
 export class SpdyStream extends WireStream {
-  constructor(wire: Wire, id: number, readonly headers: ReadonlyMap<string, string>) { super(wire, id); }
+  constructor(
+    wire: Wire,
+    id: number,
+    readonly headers: ReadonlyMap<string, string>,
+  ) {
+    super(wire, id);
+  }
 }
 
 export class SpdyConnection implements Wire {
@@ -26,13 +41,18 @@ export class SpdyConnection implements Wire {
   private lastStreamId = 0;
 
   /** `onStream` hears of each stream when the peer has its reply; to refuse it, destroy it. */
-  constructor(private readonly socket: Duplex, private readonly onStream: (stream: SpdyStream) => void) {
+  constructor(
+    private readonly socket: Duplex,
+    private readonly onStream: (stream: SpdyStream) => void,
+  ) {
     socket.on('error', () => undefined); // what went wrong with it ends the reading as well
-    this.closed = new Promise((resolve) => socket.once('close', () => {
-      for (const stream of this.streams.values()) stream.destroy();
-      this.headerReader.close();
-      resolve();
-    }));
+    this.closed = new Promise((resolve) =>
+      socket.once('close', () => {
+        for (const stream of this.streams.values()) stream.destroy();
+        this.headerReader.close();
+        resolve();
+      }),
+    );
     void this.readAll();
   }
 
@@ -75,7 +95,8 @@ export class SpdyConnection implements Wire {
         }
       }
     } catch (error) {
-      if (error instanceof ProtocolError) log.info({ err: error }, 'streaming client broke the SPDY protocol');
+      if (error instanceof ProtocolError)
+        log.info({ err: error }, 'streaming client broke the SPDY protocol');
     }
     // A client hangs up with all it has: one that only stops sending is gone as well.
     this.socket.destroy();
@@ -91,18 +112,23 @@ export class SpdyConnection implements Wire {
   private takeControl(frame: ControlFrame): Promise<void> | undefined {
     const { type, payload } = frame;
     switch (type) {
-      case frameTypes.synStream: return this.openStream(frame);
-      case frameTypes.headers: return this.headerReader.read(payload.subarray(4)).then(() => undefined);
+      case frameTypes.synStream:
+        return this.openStream(frame);
+      case frameTypes.headers:
+        return this.headerReader.read(payload.subarray(4)).then(() => undefined);
       case frameTypes.reset:
         if (payload.length < 4) throw new ProtocolError('RST_STREAM too short');
         this.streams.get(payload.readUInt32BE(0))?.receiveReset();
         return undefined;
       case frameTypes.ping:
         if (payload.length !== 4) throw new ProtocolError('PING of a wrong length');
-        if (payload.readUInt32BE(0) % 2 === 1) this.socket.write(controlFrame(frameTypes.ping, [payload.readUInt32BE(0)]));
+        if (payload.readUInt32BE(0) % 2 === 1)
+          this.socket.write(controlFrame(frameTypes.ping, [payload.readUInt32BE(0)]));
         return undefined;
-      case frameTypes.synReply: throw new ProtocolError('SYN_REPLY to a stream that was never opened');
-      default: return undefined; // SETTINGS and WINDOW_UPDATE govern what we do not do; after GOAWAY the peer hangs up
+      case frameTypes.synReply:
+        throw new ProtocolError('SYN_REPLY to a stream that was never opened');
+      default:
+        return undefined; // SETTINGS and WINDOW_UPDATE govern what we do not do; after GOAWAY the peer hangs up
     }
   }
 
@@ -110,7 +136,8 @@ export class SpdyConnection implements Wire {
     if (payload.length < 10) throw new ProtocolError('SYN_STREAM too short');
     const id = payload.readUInt32BE(0) & 0x7fffffff;
     const headers = await this.headerReader.read(payload.subarray(10));
-    if (id % 2 === 0 || id <= this.lastStreamId) throw new ProtocolError(`stream ${id} after ${this.lastStreamId}`);
+    if (id % 2 === 0 || id <= this.lastStreamId)
+      throw new ProtocolError(`stream ${id} after ${this.lastStreamId}`);
     const first = this.lastStreamId === 0;
     this.lastStreamId = id;
     const stream = new SpdyStream(this, id, headers);
@@ -123,7 +150,10 @@ export class SpdyConnection implements Wire {
 
   /** Waits, writing now and then what needs no answer: a WINDOW_UPDATE is one, and a PING's answer could get stuck behind the data that waits. */
   private async pulsing(busy: Promise<void>): Promise<void> {
-    const pulse = setInterval(() => this.socket.write(controlFrame(frameTypes.windowUpdate, [0, 1])), pulseMs);
+    const pulse = setInterval(
+      () => this.socket.write(controlFrame(frameTypes.windowUpdate, [0, 1])),
+      pulseMs,
+    );
     await busy.finally(() => clearInterval(pulse));
   }
 }

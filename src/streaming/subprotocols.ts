@@ -51,11 +51,17 @@ export const portForwardsOverWebSocket = new Map<string, ChannelFormat | 'tunnel
 
 /** A header's values, given once or several times, separated by commas. */
 export function listed(headers: IncomingHttpHeaders, name: string): string[] {
-  return String(headers[name] ?? '').split(',').map((value) => value.trim()).filter((value) => value !== '');
+  return String(headers[name] ?? '')
+    .split(',')
+    .map((value) => value.trim())
+    .filter((value) => value !== '');
 }
 
 /** The first that the client offers and that is known here; the order of preference is the client's. */
-export function agree<P>(offered: readonly string[], known: ReadonlyMap<string, P>): { name: string; protocol: P } | undefined {
+export function agree<P>(
+  offered: readonly string[],
+  known: ReadonlyMap<string, P>,
+): { name: string; protocol: P } | undefined {
   const name = offered.find((candidate) => known.has(candidate));
   return name === undefined ? undefined : { name, protocol: known.get(name) as P };
 }

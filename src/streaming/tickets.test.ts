@@ -2,7 +2,9 @@ import { afterEach, expect, jest, test } from '@jest/globals';
 import { CrispError } from '../errors.js';
 import { maxTickets, ticketLifeMs, Tickets } from './tickets.js';
 
-afterEach(() => { jest.useRealTimers(); });
+afterEach(() => {
+  jest.useRealTimers();
+});
 
 test('a ticket is redeemed once', () => {
   const tickets = new Tickets<string>();

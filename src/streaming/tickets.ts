@@ -14,7 +14,8 @@ export class Tickets<T> {
   /** @throws TooManyTickets when 1,000 wait to be redeemed */
   issue(value: T): string {
     this.dropExpired();
-    if (this.issued.size >= maxTickets) throw new CrispError('TooManyTickets', `${maxTickets} streaming URLs wait to be opened`);
+    if (this.issued.size >= maxTickets)
+      throw new CrispError('TooManyTickets', `${maxTickets} streaming URLs wait to be opened`);
     const ticket = randomBytes(16).toString('base64url');
     this.issued.set(ticket, { value, expiresAt: performance.now() + ticketLifeMs });
     return ticket;

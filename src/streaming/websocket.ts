@@ -18,15 +18,21 @@ export class ChannelSocket implements Wire {
   private busy = 0;
   private pulse: NodeJS.Timeout | undefined;
 
-  constructor(private readonly socket: WebSocket, private readonly format: ChannelFormat, count: number) {
+  constructor(
+    private readonly socket: WebSocket,
+    private readonly format: ChannelFormat,
+    count: number,
+  ) {
     this.channels = Array.from({ length: count }, (_, id) => new WireStream(this, id));
     socket.on('error', () => undefined); // always followed by close
     socket.on('message', (message: Buffer) => this.take(message));
-    this.closed = new Promise((resolve) => socket.once('close', () => {
-      clearInterval(this.pulse);
-      for (const channel of this.channels) channel.destroy();
-      resolve();
-    }));
+    this.closed = new Promise((resolve) =>
+      socket.once('close', () => {
+        clearInterval(this.pulse);
+        for (const channel of this.channels) channel.destroy();
+        resolve();
+      }),
+    );
   }
 
   /** Says goodbye after all that was written, and waits until the peer has hung up; what it still sends is dropped. */
@@ -42,8 +48,12 @@ export class ChannelSocket implements Wire {
   }
 
   /** The protocols have no end of a single channel from the server: all end with the connection. */
-  sendEnd(_channel: number, done: (error?: Error | null) => void): void { done(); }
-  sendReset(): void { /* likewise */ }
+  sendEnd(_channel: number, done: (error?: Error | null) => void): void {
+    done();
+  }
+  sendReset(): void {
+    /* likewise */
+  }
 
   private take(message: Buffer): void {
     const first = message[0];
@@ -77,11 +87,18 @@ export class Tunnel extends Duplex {
   constructor(private readonly socket: WebSocket) {
     super({ readableHighWaterMark: readAheadBytes, writableHighWaterMark: writeAheadBytes });
     socket.on('error', () => undefined);
-    socket.on('message', (message: Buffer) => { if (!this.push(message)) socket.pause(); });
-    socket.once('close', () => { this.push(null); this.destroy(); });
+    socket.on('message', (message: Buffer) => {
+      if (!this.push(message)) socket.pause();
+    });
+    socket.once('close', () => {
+      this.push(null);
+      this.destroy();
+    });
   }
 
-  override _read(): void { if (this.socket.isPaused) this.socket.resume(); }
+  override _read(): void {
+    if (this.socket.isPaused) this.socket.resume();
+  }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
     this.socket.send(chunk, done);

@@ -34,7 +34,10 @@ export class WireStream extends Duplex {
   /** There while the reader lags. */
   private room: { readonly promise: Promise<void>; readonly made: () => void } | undefined;
 
-  constructor(private readonly wire: Wire, readonly id: number) {
+  constructor(
+    private readonly wire: Wire,
+    readonly id: number,
+  ) {
     super({ readableHighWaterMark: readAheadBytes, writableHighWaterMark: writeAheadBytes });
     // A lost connection destroys its streams; the session hears of it through the connection.
     this.on('error', () => undefined);
@@ -73,7 +76,9 @@ export class WireStream extends Duplex {
     await finished(this, { readable: false }).catch(() => undefined);
   }
 
-  override _read(): void { this.wake(); }
+  override _read(): void {
+    this.wake();
+  }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
     if (this.abandoned || chunk.length === 0) done();
@@ -101,5 +106,10 @@ export class WireStream extends Duplex {
 
 function whenMade(): { promise: Promise<void>; made: () => void } {
   let made = (): void => undefined;
-  return { promise: new Promise((resolve) => { made = resolve; }), made };
+  return {
+    promise: new Promise((resolve) => {
+      made = resolve;
+    }),
+    made,
+  };
 }

@@ -41,11 +41,28 @@ export const passes: readonly Pass[] = [
   { name: 'crun', handler: 'crun', arguments: [] },
   { name: 'runc', handler: 'runc', arguments: [] },
   { name: 'CTs', handler: 'lxc', arguments: [] },
-  { name: 'crun, benchmarks', handler: 'crun', arguments: ['--benchmark', '--benchmarking-params-file', here('benchmarks.yaml')] },
-  { name: 'crun, WebSocket', handler: 'crun', arguments: ['--websocket-exec', '--websocket-attach', '--websocket-portforward', '--ginkgo.focus-file=streaming.go'] },
+  {
+    name: 'crun, benchmarks',
+    handler: 'crun',
+    arguments: ['--benchmark', '--benchmarking-params-file', here('benchmarks.yaml')],
+  },
+  {
+    name: 'crun, WebSocket',
+    handler: 'crun',
+    arguments: [
+      '--websocket-exec',
+      '--websocket-attach',
+      '--websocket-portforward',
+      '--ginkgo.focus-file=streaming.go',
+    ],
+  },
 ];
 
-export interface Spec { readonly name: string; readonly state: string; readonly message: string }
+export interface Spec {
+  readonly name: string;
+  readonly state: string;
+  readonly message: string;
+}
 export interface Skip {
   readonly pattern: RegExp;
   /** A file of the host: where it exists, the specs are run. */
@@ -59,7 +76,13 @@ export interface Skip {
 
 /** The first line of what a tool says to --version; undefined: it is not there. */
 export function versionOf(tool: string): string | undefined {
-  try { return execFileSync(tool, ['--version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n')[0]; } catch { return undefined; }
+  try {
+    return execFileSync(tool, ['--version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split(
+      '\n',
+    )[0];
+  } catch {
+    return undefined;
+  }
 }
 
 /** The specs that are not run on any host (`unless` undefined) or not on this one, from skips.txt. */
@@ -67,12 +90,20 @@ export async function readSkips(): Promise<Skip[]> {
   const listed: Skip[] = [];
   for (const line of (await readFile(here('skips.txt'), 'utf8')).split('\n')) {
     if (!line.trim() || line.startsWith('#')) continue;
-    const [, pattern = '', unless, byCritest, pass, reason = ''] = /^(\S.*?)(?: unless (\S+))?(?: (by critest )?on (crun|runc|CTs))? # (.+)$/.exec(line) ?? [];
+    const [, pattern = '', unless, byCritest, pass, reason = ''] =
+      /^(\S.*?)(?: unless (\S+))?(?: (by critest )?on (crun|runc|CTs))? # (.+)$/.exec(line) ?? [];
     if (!reason) throw new Error(`skips.txt: "${line}" gives no reason`);
     listed.push({ pattern: new RegExp(pattern), unless, pass, byCritest: byCritest !== undefined, reason });
   }
   const extra = process.env['CRITEST_SKIP'];
-  if (extra) listed.push({ pattern: new RegExp(extra), unless: undefined, pass: undefined, byCritest: false, reason: 'left out by CRITEST_SKIP' });
+  if (extra)
+    listed.push({
+      pattern: new RegExp(extra),
+      unless: undefined,
+      pass: undefined,
+      byCritest: false,
+      reason: 'left out by CRITEST_SKIP',
+    });
   return listed.filter(({ unless }) => unless === undefined || !existsSync(unless));
 }
 
@@ -87,10 +118,13 @@ export async function runSuite(skips: readonly Skip[]): Promise<Map<Pass, Spec[]
     if (existsSync(imagesScript)) {
       registry = await startRegistry(images, await freePort());
       // One spec pulls by a digest that is a constant of the suite, which no stand-in can have.
-      process.stderr.write('critest: its images are stand-ins made from Debian packages, and its one constant image digest is theirs\n');
+      process.stderr.write(
+        'critest: its images are stand-ins made from Debian packages, and its one constant image digest is theirs\n',
+      );
     }
     const results = new Map<Pass, Spec[]>();
-    for (const pass of passes) results.set(pass, await runPass(daemon, node, pass, registry && images, skips));
+    for (const pass of passes)
+      results.set(pass, await runPass(daemon, node, pass, registry && images, skips));
     return results;
   } finally {
     await daemon?.destroy();
@@ -100,50 +134,109 @@ export async function runSuite(skips: readonly Skip[]): Promise<Map<Pass, Spec[]
 }
 
 /** @param images the folder of the stand-ins, with the suite's program that knows their digest */
-async function runPass(daemon: Daemon, node: Node, pass: Pass, images: string | undefined, skips: readonly Skip[]): Promise<Spec[]> {
-  await daemon.writeConfig({ ...(pass.handler === 'lxc' ? node.config() : {}), log_level: 'info', default_container_type: pass.handler, fallback: {}, ...(images ? { images: { registries_conf: join(images, 'registries.conf') } } : {}) });
+async function runPass(
+  daemon: Daemon,
+  node: Node,
+  pass: Pass,
+  images: string | undefined,
+  skips: readonly Skip[],
+): Promise<Spec[]> {
+  await daemon.writeConfig({
+    ...(pass.handler === 'lxc' ? node.config() : {}),
+    log_level: 'info',
+    default_container_type: pass.handler,
+    fallback: {},
+    ...(images ? { images: { registries_conf: join(images, 'registries.conf') } } : {}),
+  });
   await daemon.restart();
   const report = join(daemon.folder, 'report.json');
   await rm(report, { force: true });
   const endpoint = `unix://${daemon.socket}`;
-  const { stdout, stderr } = await daemon.machine.run([
-    images ? join(images, 'critest') : critest, '--runtime-endpoint', endpoint, '--image-endpoint', endpoint, '--ginkgo.no-color', '--ginkgo.json-report', report,
-    ...(images ? ['--test-images-file', join(images, 'images.yaml')] : []),
-    ...pass.arguments, ...skips.filter((skip) => !skip.byCritest && (skip.pass ?? pass.name) === pass.name).map(({ pattern }) => `--ginkgo.skip=${pattern.source}`),
-  ], suiteTimeoutMs);
+  const { stdout, stderr } = await daemon.machine.run(
+    [
+      images ? join(images, 'critest') : critest,
+      '--runtime-endpoint',
+      endpoint,
+      '--image-endpoint',
+      endpoint,
+      '--ginkgo.no-color',
+      '--ginkgo.json-report',
+      report,
+      ...(images ? ['--test-images-file', join(images, 'images.yaml')] : []),
+      ...pass.arguments,
+      ...skips
+        .filter((skip) => !skip.byCritest && (skip.pass ?? pass.name) === pass.name)
+        .map(({ pattern }) => `--ginkgo.skip=${pattern.source}`),
+    ],
+    suiteTimeoutMs,
+  );
   if (!existsSync(report)) throw new Error(`critest made no report: ${(stdout + stderr).slice(-2000)}`);
   const specs = specsOf(await readFile(report, 'utf8'));
   // ginkgo reports what is out of its focus as skipped, without a message, and so what critest leaves out by itself: its benchmarks, and with --benchmark all else.
   const focused = pass.arguments.some((argument) => /^--(ginkgo\.focus|benchmark$)/.test(argument));
-  return specs.filter(({ name, state, message }) => state !== 'skipped' || message !== '' || !(focused || isBenchmark(name)));
+  return specs.filter(
+    ({ name, state, message }) => state !== 'skipped' || message !== '' || !(focused || isBenchmark(name)),
+  );
 }
 
 const isBenchmark = (name: string): boolean => name.includes('/ benchmark ');
 
-interface ReportedSpec { readonly LeafNodeType: string; readonly ContainerHierarchyTexts: string[] | null; readonly LeafNodeText: string; readonly State: string; readonly Failure?: { readonly Message: string } }
+interface ReportedSpec {
+  readonly LeafNodeType: string;
+  readonly ContainerHierarchyTexts: string[] | null;
+  readonly LeafNodeText: string;
+  readonly State: string;
+  readonly Failure?: { readonly Message: string };
+}
 
 /** The specs, and set-up steps that failed. */
 function specsOf(report: string): Spec[] {
   const suites = JSON.parse(report) as { readonly SpecReports: readonly ReportedSpec[] }[];
-  return suites.flatMap(({ SpecReports: specs }) => specs)
+  return suites
+    .flatMap(({ SpecReports: specs }) => specs)
     .filter((spec) => spec.LeafNodeType === 'It' || spec.State !== 'passed')
-    .map((spec) => ({ name: [...spec.ContainerHierarchyTexts ?? [], spec.LeafNodeText || spec.LeafNodeType].join(' / '), state: spec.State, message: spec.Failure?.Message ?? '' }));
+    .map((spec) => ({
+      name: [...(spec.ContainerHierarchyTexts ?? []), spec.LeafNodeText || spec.LeafNodeType].join(' / '),
+      state: spec.State,
+      message: spec.Failure?.Message ?? '',
+    }));
 }
 
 /** Makes what is not in the cache yet, and serves it on loopback. */
 async function startRegistry(folder: string, port: number): Promise<ChildProcess> {
-  await run('flock', [`${imageCache}.lock`, 'sh', '-c', '[ -e "$OUT/complete" ] || { bash "$0" build && touch "$OUT/complete"; }', imagesScript], { env: { ...process.env, OUT: imageCache } });
+  await run(
+    'flock',
+    [
+      `${imageCache}.lock`,
+      'sh',
+      '-c',
+      '[ -e "$OUT/complete" ] || { bash "$0" build && touch "$OUT/complete"; }',
+      imagesScript,
+    ],
+    { env: { ...process.env, OUT: imageCache } },
+  );
   await mkdir(folder);
   for (const part of ['oci', 'digest', 'refs.txt']) await symlink(join(imageCache, part), join(folder, part));
   const address = `127.0.0.1:${port}`;
   const config = join(folder, 'registry.yml');
-  await writeFile(config, `version: 0.1\nlog: { level: warn }\nstorage: { filesystem: { rootdirectory: ${folder}/registry } }\nhttp: { addr: "${address}" }\n`);
+  await writeFile(
+    config,
+    `version: 0.1\nlog: { level: warn }\nstorage: { filesystem: { rootdirectory: ${folder}/registry } }\nhttp: { addr: "${address}" }\n`,
+  );
   const [tool = '', ...args] = diesWithUs(['docker-registry', 'serve', config]);
   const registry = spawn(tool, args, { stdio: 'ignore' });
   try {
-    const gone = once(registry, 'exit').then(() => { throw new Error('docker-registry ended at once'); });
+    const gone = once(registry, 'exit').then(() => {
+      throw new Error('docker-registry ended at once');
+    });
     await Promise.race([answers(`http://${address}/v2/`), gone]);
-    const env = { ...process.env, OUT: folder, REGISTRY: address, CRITEST_IN: await pathOf(critest), CRITEST_OUT: join(folder, 'critest') };
+    const env = {
+      ...process.env,
+      OUT: folder,
+      REGISTRY: address,
+      CRITEST_IN: await pathOf(critest),
+      CRITEST_OUT: join(folder, 'critest'),
+    };
     for (const step of ['files', 'push']) await run('bash', [imagesScript, step], { env });
     gone.catch(() => undefined);
     return registry;
@@ -155,7 +248,11 @@ async function startRegistry(folder: string, port: number): Promise<ChildProcess
 
 async function answers(url: string): Promise<void> {
   for (let tries = 0; ; tries++) {
-    try { if ((await fetch(url)).ok) return; } catch (error) { if (tries > 100) throw error; }
+    try {
+      if ((await fetch(url)).ok) return;
+    } catch (error) {
+      if (tries > 100) throw error;
+    }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
@@ -168,6 +265,8 @@ async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => { server.close(resolve); });
+  await new Promise((resolve) => {
+    server.close(resolve);
+  });
   return port;
 }

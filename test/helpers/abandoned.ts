@@ -16,11 +16,13 @@ import { cgroupsOf, natRulesOf } from './leftovers.js';
 
 const runFile = promisify(execFile);
 const ownerFile = 'owner.json';
-interface Owner extends ProcessIdentity { readonly bridge?: string }
+interface Owner extends ProcessIdentity {
+  readonly bridge?: string;
+}
 
 /** Says that the folder is ours while we live; before anything is started in it. */
 export async function claim(folder: string, bridge?: string): Promise<void> {
-  await writeFile(join(folder, ownerFile), JSON.stringify({ ...await identify(process.pid), bridge }));
+  await writeFile(join(folder, ownerFile), JSON.stringify({ ...(await identify(process.pid)), bridge }));
 }
 
 export async function removeAbandoned(parent = tmpdir()): Promise<void> {
@@ -28,15 +30,20 @@ export async function removeAbandoned(parent = tmpdir()): Promise<void> {
     if (!name.startsWith('crisp-')) continue;
     const folder = join(parent, name);
     let owner: Owner;
-    try { owner = JSON.parse(await readFile(join(folder, ownerFile), 'utf8')) as Owner; } catch { continue; } // not one of ours, or being made
-    if (!await isAlive(owner)) await removeDaemon(folder, owner.bridge);
+    try {
+      owner = JSON.parse(await readFile(join(folder, ownerFile), 'utf8')) as Owner;
+    } catch {
+      continue;
+    } // not one of ours, or being made
+    if (!(await isAlive(owner))) await removeDaemon(folder, owner.bridge);
   }
 }
 
 async function removeDaemon(folder: string, bridge?: string): Promise<void> {
   const processes = await processesOf(folder);
   const ids = new Set(await heldNetworks(folder));
-  for (const { pid } of processes) for (const [id] of (await text(`/proc/${pid}/cgroup`)).matchAll(/\b[0-9a-f]{64}\b/g)) ids.add(id);
+  for (const { pid } of processes)
+    for (const [id] of (await text(`/proc/${pid}/cgroup`)).matchAll(/\b[0-9a-f]{64}\b/g)) ids.add(id);
   await endCommandsIn(folder, processes);
   for (const group of (await cgroupsOf(ids)).sort().reverse()) await rmdir(group).catch(() => undefined); // it went with another one
   if (bridge) await removeNetwork(bridge);
@@ -45,24 +52,35 @@ async function removeDaemon(folder: string, bridge?: string): Promise<void> {
 
 async function end(processes: readonly ProcessIdentity[]): Promise<void> {
   for (const target of processes) await signalProcess(target, 'SIGKILL');
-  while ((await Promise.all(processes.map(isAlive))).some(Boolean)) await new Promise((resolve) => { setTimeout(resolve, 20); });
+  while ((await Promise.all(processes.map(isAlive))).some(Boolean))
+    await new Promise((resolve) => {
+      setTimeout(resolve, 20);
+    });
 }
 
 /** Ends the commands that name a file in the folder, with what they have started; a lxc-start that is killed leaves its CT's cgroups. */
 export async function endCommandsIn(folder: string, processes?: readonly ProcessIdentity[]): Promise<void> {
-  await end(processes ?? await processesOf(folder));
+  await end(processes ?? (await processesOf(folder)));
   for (const group of await cgroupsOfFakes(folder)) await removeCgroup(group);
 }
 
 /** Those of the CTs of a fake node: all fake ones and the machine share a tree, in which a CT's is called after its id. */
 export async function cgroupsOfFakes(folder: string): Promise<string[]> {
-  const ids = new Set([...(await text(join(folder, 'calls'))).matchAll(/^create (\d+)/gm)].map(([, id = '']) => id));
+  const ids = new Set(
+    [...(await text(join(folder, 'calls'))).matchAll(/^create (\d+)/gm)].map(([, id = '']) => id),
+  );
   return cgroupsOfCts((vmid) => ids.has(vmid));
 }
 
 /** Of what runs in CTs, and of what watches them. */
 export async function cgroupsOfCts(wanted: (vmid: string) => boolean): Promise<string[]> {
-  return (await Promise.all(['/lxc', '/lxc.monitor'].map(async (path) => [...await cgroupsIn(path)].filter(wanted).map((vmid) => `${path}/${vmid}`)))).flat();
+  return (
+    await Promise.all(
+      ['/lxc', '/lxc.monitor'].map(async (path) =>
+        [...(await cgroupsIn(path))].filter(wanted).map((vmid) => `${path}/${vmid}`),
+      ),
+    )
+  ).flat();
 }
 
 /** Those in its mount namespace, which alone has a state folder of that name, those whose command names a file in it (lxc-start of a CT), and their children in the containers. */
@@ -76,7 +94,11 @@ async function processesOf(folder: string): Promise<ProcessIdentity[]> {
   };
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
-    if ((await text(`/proc/${name}/mountinfo`)).includes(` ${folder}/state `) || (await text(`/proc/${name}/cmdline`)).includes(`${folder}/`)) await add(Number(name));
+    if (
+      (await text(`/proc/${name}/mountinfo`)).includes(` ${folder}/state `) ||
+      (await text(`/proc/${name}/cmdline`)).includes(`${folder}/`)
+    )
+      await add(Number(name));
   }
   return [...found.values()];
 }
@@ -91,12 +113,20 @@ async function heldNetworks(folder: string): Promise<string[]> {
 async function removeNetwork(bridge: string): Promise<void> {
   const rules = await natRulesOf(bridge);
   const chains = new Set(rules.flat().filter((chain) => /^CNI-(DN-)?[0-9a-f]{20,}$/.test(chain)));
-  const iptables = (...args: string[]) => runFile('iptables', ['--wait', '-t', 'nat', ...args]).catch(() => undefined); // its plugins may still be at it
+  const iptables = (...args: string[]) =>
+    runFile('iptables', ['--wait', '-t', 'nat', ...args]).catch(() => undefined); // its plugins may still be at it
   for (const rule of rules) await iptables('-D', ...rule.slice(1));
-  for (const chain of chains) { await iptables('-F', chain); await iptables('-X', chain); }
+  for (const chain of chains) {
+    await iptables('-F', chain);
+    await iptables('-X', chain);
+  }
   await runFile('ip', ['link', 'del', bridge]).catch(() => undefined); // there is none before the first pod
 }
 
 async function text(path: string): Promise<string> {
-  try { return await readFile(path, 'utf8'); } catch { return ''; }
+  try {
+    return await readFile(path, 'utf8');
+  } catch {
+    return '';
+  }
 }

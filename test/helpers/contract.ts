@@ -6,7 +6,16 @@ import { join } from 'node:path';
 import type { ContainerEventResponse__Output } from '../../src/cri/generated/runtime/v1/ContainerEventResponse.js';
 import type { Daemon } from './daemon.js';
 import { patience } from './patience.js';
-import { containerConfig, createContainer, removePod, runPod, startContainer, testImage, untilStopped, waitForExit } from './requests.js';
+import {
+  containerConfig,
+  createContainer,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+  waitForExit,
+} from './requests.js';
 
 /** @param current the daemon, with the test image, once beforeAll has run */
 export function contract(handler: string, current: () => Daemon): void {
@@ -18,11 +27,16 @@ export function contract(handler: string, current: () => Daemon): void {
       clean = await daemon.traces();
     });
 
-    const pathOf = (pod: { config: { log_directory?: string } }, name: string): string => join(pod.config.log_directory ?? '', `${name}.log`);
-    const log = (pod: { config: { log_directory?: string } }, name = 'main'): Promise<string> => readFile(pathOf(pod, name), 'utf8');
-    const named = (name: string, script: string, more = {}) => containerConfig(script, { metadata: { name, attempt: 0 }, log_path: `${name}.log`, ...more });
-    const exec = (id: string, script: string, timeout = '20') => daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout });
-    const output = async (id: string, script: string): Promise<string> => String((await exec(id, script)).stdout);
+    const pathOf = (pod: { config: { log_directory?: string } }, name: string): string =>
+      join(pod.config.log_directory ?? '', `${name}.log`);
+    const log = (pod: { config: { log_directory?: string } }, name = 'main'): Promise<string> =>
+      readFile(pathOf(pod, name), 'utf8');
+    const named = (name: string, script: string, more = {}) =>
+      containerConfig(script, { metadata: { name, attempt: 0 }, log_path: `${name}.log`, ...more });
+    const exec = (id: string, script: string, timeout = '20') =>
+      daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout });
+    const output = async (id: string, script: string): Promise<string> =>
+      String((await exec(id, script)).stdout);
     async function end(pod: { id: string }): Promise<void> {
       await removePod(daemon, pod.id);
       expect(await daemon.traces()).toEqual(clean);
@@ -30,10 +44,22 @@ export function contract(handler: string, current: () => Daemon): void {
 
     test('a program that cannot be run has the exit code of a shell', async () => {
       const pod = await runPod(daemon, {}, handler);
-      const id = await startContainer(daemon, pod, containerConfig(`echo text > /tmp/plain; cp /tmp/plain /tmp/marked; chmod +x /tmp/marked; ${untilStopped()}`));
-      const codeOf = async (...cmd: string[]): Promise<number> => (await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '20' })).exit_code;
-      expect([await codeOf('nosuch'), await codeOf('/no/such'), await codeOf('/tmp/plain')]).toEqual([127, 127, 126]);
-      expect([await codeOf('sh', '-c', 'exit 1'), await codeOf('sh', '-c', 'echo "executable file not found" >&2; exit 255')]).toEqual([1, 255]);
+      const id = await startContainer(
+        daemon,
+        pod,
+        containerConfig(
+          `echo text > /tmp/plain; cp /tmp/plain /tmp/marked; chmod +x /tmp/marked; ${untilStopped()}`,
+        ),
+      );
+      const codeOf = async (...cmd: string[]): Promise<number> =>
+        (await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '20' })).exit_code;
+      expect([await codeOf('nosuch'), await codeOf('/no/such'), await codeOf('/tmp/plain')]).toEqual([
+        127, 127, 126,
+      ]);
+      expect([
+        await codeOf('sh', '-c', 'exit 1'),
+        await codeOf('sh', '-c', 'echo "executable file not found" >&2; exit 255'),
+      ]).toEqual([1, 255]);
       await end(pod);
     });
 
@@ -41,16 +67,38 @@ export function contract(handler: string, current: () => Daemon): void {
       const { runtime } = daemon.client;
       const pod = await runPod(daemon, {}, handler);
       const { status: sandbox } = await runtime.PodSandboxStatus({ pod_sandbox_id: pod.id });
-      expect(sandbox).toMatchObject({ state: 'SANDBOX_READY', runtime_handler: handler, network: { ip: expect.stringMatching(/^10\./) } });
+      expect(sandbox).toMatchObject({
+        state: 'SANDBOX_READY',
+        runtime_handler: handler,
+        network: { ip: expect.stringMatching(/^10\./) },
+      });
 
-      const id = await createContainer(daemon, pod, containerConfig(`echo out; echo err >&2; hostname; ${untilStopped(3)}`));
-      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({ state: 'CONTAINER_CREATED', started_at: '0', finished_at: '0' });
+      const id = await createContainer(
+        daemon,
+        pod,
+        containerConfig(`echo out; echo err >&2; hostname; ${untilStopped(3)}`),
+      );
+      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({
+        state: 'CONTAINER_CREATED',
+        started_at: '0',
+        finished_at: '0',
+      });
       await runtime.StartContainer({ container_id: id });
-      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({ state: 'CONTAINER_RUNNING', log_path: pathOf(pod, 'main'), image: { image: testImage } });
+      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({
+        state: 'CONTAINER_RUNNING',
+        log_path: pathOf(pod, 'main'),
+        image: { image: testImage },
+      });
 
-      const executed = await exec(id, 'hostname; ip -4 addr show eth0 | grep -o "inet [0-9.]*"; echo no >&2; exit 5');
-      expect({ ...executed, stdout: String(executed.stdout), stderr: String(executed.stderr) })
-        .toEqual({ exit_code: 5, stdout: `box\ninet ${sandbox?.network?.ip}\n`, stderr: 'no\n' });
+      const executed = await exec(
+        id,
+        'hostname; ip -4 addr show eth0 | grep -o "inet [0-9.]*"; echo no >&2; exit 5',
+      );
+      expect({ ...executed, stdout: String(executed.stdout), stderr: String(executed.stderr) }).toEqual({
+        exit_code: 5,
+        stdout: `box\ninet ${sandbox?.network?.ip}\n`,
+        stderr: 'no\n',
+      });
 
       await runtime.StopContainer({ container_id: id, timeout: '10' });
       const { status } = await runtime.ContainerStatus({ container_id: id });
@@ -64,7 +112,9 @@ export function contract(handler: string, current: () => Daemon): void {
 
       await runtime.RemoveContainer({ container_id: id });
       await runtime.StopPodSandbox({ pod_sandbox_id: pod.id });
-      expect((await runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status?.state).toBe('SANDBOX_NOTREADY');
+      expect((await runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status?.state).toBe(
+        'SANDBOX_NOTREADY',
+      );
       await runtime.RemovePodSandbox({ pod_sandbox_id: pod.id });
       expect(await daemon.traces()).toEqual(clean);
     });
@@ -94,9 +144,16 @@ export function contract(handler: string, current: () => Daemon): void {
     test('one that ignores its stop signal is killed when its grace is over, and stopping twice is fine', async () => {
       const { runtime } = daemon.client;
       const pod = await runPod(daemon, {}, handler);
-      const id = await startContainer(daemon, pod, containerConfig("trap '' TERM; while :; do sleep 1; done"));
+      const id = await startContainer(
+        daemon,
+        pod,
+        containerConfig("trap '' TERM; while :; do sleep 1; done"),
+      );
       for (let times = 0; times < 2; times++) await runtime.StopContainer({ container_id: id, timeout: '1' });
-      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 137 });
+      expect((await runtime.ContainerStatus({ container_id: id })).status).toMatchObject({
+        state: 'CONTAINER_EXITED',
+        exit_code: 137,
+      });
       for (let times = 0; times < 2; times++) await runtime.RemoveContainer({ container_id: id });
       await end(pod);
     });
@@ -107,15 +164,27 @@ export function contract(handler: string, current: () => Daemon): void {
       const linux = { security_context: { namespace_options: { pid: 'POD' as const } } };
       const pod = await runPod(daemon, { linux }, handler);
       const id = await createContainer(daemon, pod, containerConfig(untilStopped(3), { linux }));
-      await Promise.all([runtime.StartContainer({ container_id: id }), runtime.StopContainer({ container_id: id, timeout: '10' })]);
+      await Promise.all([
+        runtime.StartContainer({ container_id: id }),
+        runtime.StopContainer({ container_id: id, timeout: '10' }),
+      ]);
       const { status } = await runtime.ContainerStatus({ container_id: id });
       expect(status?.state).toBe('CONTAINER_EXITED');
       expect([3, 128 + 15]).toContain(status?.exit_code);
 
       const other = await createContainer(daemon, pod, named('other', untilStopped(3)));
-      const [stopped, started] = await Promise.allSettled([runtime.StopContainer({ container_id: other, timeout: '10' }), runtime.StartContainer({ container_id: other })]);
-      expect([stopped, started]).toMatchObject([{ status: 'fulfilled' }, { status: 'rejected', reason: { code: 9 } }]);
-      expect((await runtime.ContainerStatus({ container_id: other })).status).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 137 });
+      const [stopped, started] = await Promise.allSettled([
+        runtime.StopContainer({ container_id: other, timeout: '10' }),
+        runtime.StartContainer({ container_id: other }),
+      ]);
+      expect([stopped, started]).toMatchObject([
+        { status: 'fulfilled' },
+        { status: 'rejected', reason: { code: 9 } },
+      ]);
+      expect((await runtime.ContainerStatus({ container_id: other })).status).toMatchObject({
+        state: 'CONTAINER_EXITED',
+        exit_code: 137,
+      });
       await end(pod);
     });
 
@@ -135,7 +204,8 @@ export function contract(handler: string, current: () => Daemon): void {
 
     test('a command that is not there is named, and the container can be removed', async () => {
       const pod = await runPod(daemon, {}, handler);
-      const create = async (): Promise<string> => startContainer(daemon, pod, containerConfig('', { command: ['/bin/none-such'] }));
+      const create = async (): Promise<string> =>
+        startContainer(daemon, pod, containerConfig('', { command: ['/bin/none-such'] }));
       await expect(create()).rejects.toThrow(/none-such/);
       await end(pod);
     });
@@ -143,20 +213,36 @@ export function contract(handler: string, current: () => Daemon): void {
     test('each step is told as an event, in its order', async () => {
       const events: ContainerEventResponse__Output[] = [];
       const stream = daemon.client.streams.GetContainerEvents({});
-      stream.on('data', (event: ContainerEventResponse__Output) => events.push(event)).on('error', () => undefined);
+      stream
+        .on('data', (event: ContainerEventResponse__Output) => events.push(event))
+        .on('error', () => undefined);
       const pod = await runPod(daemon, {}, handler);
       const id = await startContainer(daemon, pod, containerConfig('exit 0'));
       await waitForExit(daemon, id);
       await daemon.client.runtime.RemoveContainer({ container_id: id });
       await end(pod);
       stream.cancel();
-      expect(events.filter(({ container_id }) => container_id === id).map(({ container_event_type: type }) => type))
-        .toEqual(['CONTAINER_CREATED_EVENT', 'CONTAINER_STARTED_EVENT', 'CONTAINER_STOPPED_EVENT', 'CONTAINER_DELETED_EVENT']);
+      expect(
+        events
+          .filter(({ container_id }) => container_id === id)
+          .map(({ container_event_type: type }) => type),
+      ).toEqual([
+        'CONTAINER_CREATED_EVENT',
+        'CONTAINER_STARTED_EVENT',
+        'CONTAINER_STOPPED_EVENT',
+        'CONTAINER_DELETED_EVENT',
+      ]);
     });
 
     test('the log goes on in a new file', async () => {
       const pod = await runPod(daemon, {}, handler);
-      const id = await startContainer(daemon, pod, containerConfig("trap 'echo second; exit 0' TERM; echo first; while :; do sleep 1000 & wait $!; done"));
+      const id = await startContainer(
+        daemon,
+        pod,
+        containerConfig(
+          "trap 'echo second; exit 0' TERM; echo first; while :; do sleep 1000 & wait $!; done",
+        ),
+      );
       while (!(await log(pod)).includes('first')) await pause();
       await rename(pathOf(pod, 'main'), pathOf(pod, 'old'));
       await daemon.client.runtime.ReopenContainerLog({ container_id: id });
@@ -172,15 +258,39 @@ export function contract(handler: string, current: () => Daemon): void {
       await mkdir(volume);
       await writeFile(join(volume, 'given'), 'by the host\n');
       const pod = await runPod(daemon, {}, handler);
-      const id = await startContainer(daemon, pod, containerConfig(untilStopped(), {
-        working_dir: '/tmp', envs: [{ key: 'WORDS', value: Buffer.from(' a  "b" $HOME ') }],
-        mounts: [{ host_path: volume, container_path: '/volume' }, { host_path: volume, container_path: '/same', readonly: true }],
-        linux: { resources: { memory_limit_in_bytes: String(64 << 20), cpu_period: '100000', cpu_quota: '50000', cpu_shares: '512' } },
-      }));
-      expect(await output(id, 'pwd; echo "$WORDS"; id -u; cat /volume/given; touch /volume/made && echo written; touch /same/no 2>&1')).toBe('/tmp\n a  "b" $HOME \n0\nby the host\nwritten\ntouch: /same/no: Read-only file system\n');
-      const limits = async () => (await runtime.ContainerStatus({ container_id: id })).status?.resources?.linux;
+      const id = await startContainer(
+        daemon,
+        pod,
+        containerConfig(untilStopped(), {
+          working_dir: '/tmp',
+          envs: [{ key: 'WORDS', value: Buffer.from(' a  "b" $HOME ') }],
+          mounts: [
+            { host_path: volume, container_path: '/volume' },
+            { host_path: volume, container_path: '/same', readonly: true },
+          ],
+          linux: {
+            resources: {
+              memory_limit_in_bytes: String(64 << 20),
+              cpu_period: '100000',
+              cpu_quota: '50000',
+              cpu_shares: '512',
+            },
+          },
+        }),
+      );
+      expect(
+        await output(
+          id,
+          'pwd; echo "$WORDS"; id -u; cat /volume/given; touch /volume/made && echo written; touch /same/no 2>&1',
+        ),
+      ).toBe('/tmp\n a  "b" $HOME \n0\nby the host\nwritten\ntouch: /same/no: Read-only file system\n');
+      const limits = async () =>
+        (await runtime.ContainerStatus({ container_id: id })).status?.resources?.linux;
       expect(await limits()).toMatchObject({ memory_limit_in_bytes: String(64 << 20), cpu_quota: '50000' });
-      await runtime.UpdateContainerResources({ container_id: id, linux: { memory_limit_in_bytes: String(96 << 20), cpu_period: '100000', cpu_quota: '30000' } });
+      await runtime.UpdateContainerResources({
+        container_id: id,
+        linux: { memory_limit_in_bytes: String(96 << 20), cpu_period: '100000', cpu_quota: '30000' },
+      });
       expect(await limits()).toMatchObject({ memory_limit_in_bytes: String(96 << 20), cpu_quota: '30000' });
       const { stats } = await runtime.ContainerStats({ container_id: id });
       expect(Number(stats?.memory?.working_set_bytes?.value)).toBeGreaterThan(0);
@@ -190,15 +300,31 @@ export function contract(handler: string, current: () => Daemon): void {
 
     test('containers share the network of their pod, and its memory', async () => {
       const pod = await runPod(daemon, {}, handler);
-      await startContainer(daemon, pod, named('server', `echo shared > /dev/shm/note; httpd -p 8080 -h /etc; ${untilStopped()}`));
+      await startContainer(
+        daemon,
+        pod,
+        named('server', `echo shared > /dev/shm/note; httpd -p 8080 -h /etc; ${untilStopped()}`),
+      );
       const client = await startContainer(daemon, pod, named('client', untilStopped()));
-      expect(await output(client, 'cat /dev/shm/note; wget -qO- http://127.0.0.1:8080/hostname')).toBe('shared\nbox\n');
+      expect(await output(client, 'cat /dev/shm/note; wget -qO- http://127.0.0.1:8080/hostname')).toBe(
+        'shared\nbox\n',
+      );
       await end(pod);
     });
 
     test.each([
-      ['a stop', async () => { expect(await daemon.stop()).toBe(0); }],
-      ['a kill -9', async () => { await daemon.kill9(); }],
+      [
+        'a stop',
+        async () => {
+          expect(await daemon.stop()).toBe(0);
+        },
+      ],
+      [
+        'a kill -9',
+        async () => {
+          await daemon.kill9();
+        },
+      ],
     ])('containers are all there after %s of crisp', async (_, endOfCrisp) => {
       const { runtime } = daemon.client;
       // Where the test tells containers of one pod to go on, and they tell that they did.
@@ -206,8 +332,16 @@ export function contract(handler: string, current: () => Daemon): void {
       const mounts = [{ host_path: signs, container_path: '/signs' }];
       const untilTold = 'until [ -e /signs/go ]; do sleep 0.05; done';
       const pod = await runPod(daemon, {}, handler);
-      const stays = await startContainer(daemon, pod, named('stays', `echo 1; ${untilTold}; echo 2; sleep 1000`, { mounts }));
-      const ends = await startContainer(daemon, pod, named('ends', `echo before; ${untilTold}; echo meanwhile; exit 7`, { mounts }));
+      const stays = await startContainer(
+        daemon,
+        pod,
+        named('stays', `echo 1; ${untilTold}; echo 2; sleep 1000`, { mounts }),
+      );
+      const ends = await startContainer(
+        daemon,
+        pod,
+        named('ends', `echo before; ${untilTold}; echo meanwhile; exit 7`, { mounts }),
+      );
       const pids = await Promise.all([stays, ends].map((id) => pidOf(daemon, id)));
       const before = await runtime.ContainerStatus({ container_id: stays });
 
@@ -222,9 +356,15 @@ export function contract(handler: string, current: () => Daemon): void {
       const ended = await waitForExit(daemon, ends);
       expect(ended).toMatchObject({ exit_code: 7, reason: 'Error' });
       const second = 1_000_000_000n; // an exit file's time may be whole seconds
-      expect(BigInt(ended.finished_at) >= awayAt - second && BigInt(ended.finished_at) <= backAt + second * BigInt(patience)).toBe(true);
+      expect(
+        BigInt(ended.finished_at) >= awayAt - second &&
+          BigInt(ended.finished_at) <= backAt + second * BigInt(patience),
+      ).toBe(true);
       expect(await log(pod, 'ends')).toMatch(/F before\n.*F meanwhile\n$/);
-      expect((await runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status).toMatchObject({ state: 'SANDBOX_READY', network: { ip: expect.stringMatching(/^10\./) } });
+      expect((await runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).status).toMatchObject({
+        state: 'SANDBOX_READY',
+        network: { ip: expect.stringMatching(/^10\./) },
+      });
 
       // every call works on them
       expect(await output(stays, 'echo here')).toBe('here\n');
@@ -233,7 +373,10 @@ export function contract(handler: string, current: () => Daemon): void {
       const later = await startContainer(daemon, pod, named('later', 'exit 0'));
       expect(await waitForExit(daemon, later)).toMatchObject({ exit_code: 0 });
       await runtime.StopContainer({ container_id: stays, timeout: '0' });
-      expect((await runtime.ContainerStatus({ container_id: stays })).status).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 137 });
+      expect((await runtime.ContainerStatus({ container_id: stays })).status).toMatchObject({
+        state: 'CONTAINER_EXITED',
+        exit_code: 137,
+      });
       await runtime.RemoveContainer({ container_id: ends });
       await end(pod);
     });
@@ -248,8 +391,14 @@ async function pidOf(daemon: Daemon, id: string): Promise<number> {
 }
 
 function isAlive(pid: number): boolean {
-  try { return process.kill(pid, 0); } catch { return false; }
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
 }
 
 /** conmon and the kernel tell nobody else: what is awaited is asked for each 20 ms. */
-async function pause(): Promise<void> { await new Promise((resolve) => setTimeout(resolve, 20)); }
+async function pause(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, 20));
+}

@@ -39,7 +39,9 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   await chmod(folder, 0o711); // the root of a user namespace is another uid outside, and has to reach its rootfs
   const network = await freeNetwork();
   await claim(folder, network.bridge);
-  const machine = await (options.onHost ? Machine.ofHost([join(folder, 'state')]) : Machine.start([join(folder, 'state')]));
+  const machine = await (options.onHost
+    ? Machine.ofHost([join(folder, 'state')])
+    : Machine.start([join(folder, 'state')]));
   const daemon = new Daemon(folder, machine, network);
   try {
     await daemon.writeConfig(options.config ?? {});
@@ -52,7 +54,10 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   }
 }
 
-interface PrivateNetwork { readonly bridge: string; readonly subnet: string }
+interface PrivateNetwork {
+  readonly bridge: string;
+  readonly subnet: string;
+}
 
 export class Daemon {
   readonly root: string;
@@ -68,7 +73,11 @@ export class Daemon {
   private readonly lines: string[] = [];
   private readonly onLine = new EventEmitter();
 
-  constructor(readonly folder: string, readonly machine: Machine, readonly network: PrivateNetwork) {
+  constructor(
+    readonly folder: string,
+    readonly machine: Machine,
+    readonly network: PrivateNetwork,
+  ) {
     this.root = join(folder, 'root');
     this.state = join(folder, 'state');
     this.socket = join(folder, 'crisp.sock');
@@ -83,8 +92,12 @@ export class Daemon {
     const policy = join(this.folder, 'policy.json');
     await writeFile(policy, JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
     const ours: Record<string, unknown> = {
-      listen: `unix://${this.socket}`, root: this.root, state: this.state, log_level: 'debug',
-      network: { conf_dir: this.confDir }, images: { signature_policy: policy },
+      listen: `unix://${this.socket}`,
+      root: this.root,
+      state: this.state,
+      log_level: 'debug',
+      network: { conf_dir: this.confDir },
+      images: { signature_policy: policy },
     };
     for (const [key, value] of Object.entries(config)) {
       const mine = ours[key];
@@ -97,51 +110,87 @@ export class Daemon {
 
   conflist(): object {
     return {
-      cniVersion: '1.0.0', name: this.network.bridge,
+      cniVersion: '1.0.0',
+      name: this.network.bridge,
       plugins: [
-        { type: 'bridge', bridge: this.network.bridge, isGateway: true, ipMasq: true, ipam: { type: 'host-local', dataDir: this.leases, ranges: [[{ subnet: this.network.subnet }]], routes: [{ dst: '0.0.0.0/0' }] } },
+        {
+          type: 'bridge',
+          bridge: this.network.bridge,
+          isGateway: true,
+          ipMasq: true,
+          ipam: {
+            type: 'host-local',
+            dataDir: this.leases,
+            ranges: [[{ subnet: this.network.subnet }]],
+            routes: [{ dst: '0.0.0.0/0' }],
+          },
+        },
         { type: 'portmap', capabilities: { portMappings: true } },
       ],
     };
   }
 
   async writeConflist(conflist: object | string, name = '10-test.conflist'): Promise<void> {
-    await writeFile(join(this.confDir, name), typeof conflist === 'string' ? conflist : JSON.stringify(conflist));
+    await writeFile(
+      join(this.confDir, name),
+      typeof conflist === 'string' ? conflist : JSON.stringify(conflist),
+    );
   }
 
-  private get leases(): string { return join(this.folder, 'leases'); }
+  private get leases(): string {
+    return join(this.folder, 'leases');
+  }
 
-  get pid(): number | undefined { return this.process?.pid; }
+  get pid(): number | undefined {
+    return this.process?.pid;
+  }
 
   /** @throws with its last words when it ends or is not ready in time */
   async start(): Promise<void> {
-    const [tool = '', ...args] = this.machine.enter(diesWithUs([process.execPath, crisp, 'serve', '--config', this.configFile]));
+    const [tool = '', ...args] = this.machine.enter(
+      diesWithUs([process.execPath, crisp, 'serve', '--config', this.configFile]),
+    );
     const child = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.process = child;
     for (const stream of [child.stdout, child.stderr]) {
-      createInterface({ input: stream }).on('line', (line) => { this.lines.push(line); this.onLine.emit('line', line); });
+      createInterface({ input: stream }).on('line', (line) => {
+        this.lines.push(line);
+        this.onLine.emit('line', line);
+      });
     }
     const ended = new AbortController();
     child.once('close', () => ended.abort());
     try {
-      await this.logged((line) => line.includes('crisp is ready'), { signal: AbortSignal.any([ended.signal, AbortSignal.timeout(readyTimeoutMs)]) });
+      await this.logged((line) => line.includes('crisp is ready'), {
+        signal: AbortSignal.any([ended.signal, AbortSignal.timeout(readyTimeoutMs)]),
+      });
     } catch (error) {
       throw new Error(`crisp is not ready:\n${this.lines.slice(-5).join('\n')}`, { cause: error });
     }
   }
 
   /** Waits for a new line of the log. */
-  async logged(wanted: (line: string) => boolean, { signal = AbortSignal.timeout(readyTimeoutMs) }: { signal?: AbortSignal } = {}): Promise<string> {
+  async logged(
+    wanted: (line: string) => boolean,
+    { signal = AbortSignal.timeout(readyTimeoutMs) }: { signal?: AbortSignal } = {},
+  ): Promise<string> {
     for (;;) {
-      const [line] = await once(this.onLine, 'line', { signal }) as [string];
+      const [line] = (await once(this.onLine, 'line', { signal })) as [string];
       if (wanted(line)) return line;
     }
   }
 
   /** SIGTERM, and waits for its end; the exit code. */
-  async stop(): Promise<number | null> { return this.end('SIGTERM'); }
-  async kill9(): Promise<void> { await this.end('SIGKILL'); }
-  async restart(): Promise<void> { await this.stop(); await this.start(); }
+  async stop(): Promise<number | null> {
+    return this.end('SIGTERM');
+  }
+  async kill9(): Promise<void> {
+    await this.end('SIGKILL');
+  }
+  async restart(): Promise<void> {
+    await this.stop();
+    await this.start();
+  }
 
   private async end(signal: NodeJS.Signals): Promise<number | null> {
     const child = this.process;
@@ -158,45 +207,99 @@ export class Daemon {
   /** Takes away all that it keeps in its state folder, with the mounts there, as somebody does who sets a node up anew. */
   async loseState(): Promise<void> {
     const mounts = await this.machine.must(['findmnt', '--raw', '--noheadings', '--output', 'TARGET']);
-    const below = mounts.split('\n').filter((target) => target.startsWith(join(this.state, '/'))).reverse();
+    const below = mounts
+      .split('\n')
+      .filter((target) => target.startsWith(join(this.state, '/')))
+      .reverse();
     for (const target of below) await this.machine.must(['umount', '--lazy', target]);
     await this.machine.must(['find', this.state, '-mindepth', '1', '-delete']);
   }
 
   /** The lines of its log so far, of all its runs. */
-  logs(): string { return this.lines.join('\n'); }
+  logs(): string {
+    return this.lines.join('\n');
+  }
   /** The same as objects. */
-  entries(): Record<string, unknown>[] { return this.lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as Record<string, unknown>); }
+  entries(): Record<string, unknown>[] {
+    return this.lines
+      .filter((line) => line.startsWith('{'))
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  }
 
   /** Runs the real crictl on it. */
   async crictl(...args: readonly string[]): Promise<Result> {
-    return this.machine.run([process.env['CRICTL'] ?? 'crictl', '--config', '/dev/null', '--runtime-endpoint', `unix://${this.socket}`, '--image-endpoint', `unix://${this.socket}`, '--timeout', `${30 * patience}s`, ...args]);
+    return this.machine.run([
+      process.env['CRICTL'] ?? 'crictl',
+      '--config',
+      '/dev/null',
+      '--runtime-endpoint',
+      `unix://${this.socket}`,
+      '--image-endpoint',
+      `unix://${this.socket}`,
+      '--timeout',
+      `${30 * patience}s`,
+      ...args,
+    ]);
   }
 
   /** Puts an image made on the spot into its store. */
   async addImage(name = 'docker.io/library/busybox:1', options?: ImageOptions): Promise<void> {
     const archive = await makeImageArchive(this.folder, name.replace(/[^a-z0-9]+/g, '-'), options);
-    await this.machine.must(['skopeo', '--insecure-policy', 'copy', '-q', `oci-archive:${archive}`, `containers-storage:[overlay@${join(this.root, 'storage')}+${join(this.state, 'storage')}:overlay.skip_mount_home=true]${name}`]);
+    await this.machine.must([
+      'skopeo',
+      '--insecure-policy',
+      'copy',
+      '-q',
+      `oci-archive:${archive}`,
+      `containers-storage:[overlay@${join(this.root, 'storage')}+${join(this.state, 'storage')}:overlay.skip_mount_home=true]${name}`,
+    ]);
     await rm(archive);
   }
 
   /** What it has on the machine now, as lines to compare: see leftovers.ts. */
-  async traces(): Promise<string[]> { return traces(this.tracesOf()); }
+  async traces(): Promise<string[]> {
+    return traces(this.tracesOf());
+  }
 
   private tracesOf(): Traces {
     const ids = new Set(this.logs().match(/\b[0-9a-f]{64}\b/g) ?? []);
-    return { machine: this.machine, folder: this.folder, root: this.root, state: this.state, bridge: this.network.bridge, leases: this.leases, ids, ourPids: [this.machine.pid, ...(this.pid === undefined ? [] : [this.pid])] };
+    return {
+      machine: this.machine,
+      folder: this.folder,
+      root: this.root,
+      state: this.state,
+      bridge: this.network.bridge,
+      leases: this.leases,
+      ids,
+      ourPids: [this.machine.pid, ...(this.pid === undefined ? [] : [this.pid])],
+    };
   }
 
   /** Removes all pods, and then everything else, whatever state it is in. */
   async destroy(): Promise<void> {
-    try { await this.removePods(); } catch { /* what it does not remove is ended below */ }
+    try {
+      await this.removePods();
+    } catch {
+      /* what it does not remove is ended below */
+    }
     this.client.close();
     await this.end('SIGTERM');
     const left = this.tracesOf();
-    for (const { pid } of await ownProcesses(left)) try { process.kill(pid, 'SIGKILL'); } catch { /* has ended */ }
-    const groups = (await traces(left)).filter((line) => line.startsWith('cgroup ')).map((line) => line.slice('cgroup '.length));
-    for (const group of groups.reverse()) try { await rmdir(group); } catch { /* its processes are still going */ }
+    for (const { pid } of await ownProcesses(left))
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        /* has ended */
+      }
+    const groups = (await traces(left))
+      .filter((line) => line.startsWith('cgroup '))
+      .map((line) => line.slice('cgroup '.length));
+    for (const group of groups.reverse())
+      try {
+        await rmdir(group);
+      } catch {
+        /* its processes are still going */
+      }
     await this.machine.stop();
     await runFile('ip', ['link', 'del', this.network.bridge]).catch(() => undefined); // there is none before the first pod
     await rm(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
@@ -222,6 +325,7 @@ async function freeNetwork(): Promise<PrivateNetwork> {
   for (;;) {
     const [a = 0, b = 0] = randomBytes(2);
     const prefix = `10.${100 + (a % 100)}.${b}.`;
-    if (!used.includes(prefix)) return { bridge: `crt${randomBytes(4).toString('hex')}`, subnet: `${prefix}0/24` };
+    if (!used.includes(prefix))
+      return { bridge: `crt${randomBytes(4).toString('hex')}`, subnet: `${prefix}0/24` };
   }
 }

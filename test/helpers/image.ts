@@ -23,19 +23,34 @@ export interface ImageOptions {
 }
 
 /** Makes an OCI archive at folder/NAME.tar; its path. */
-export async function makeImageArchive(folder: string, name = 'busybox', { config = {}, files = {}, links = {} }: ImageOptions = {}): Promise<string> {
+export async function makeImageArchive(
+  folder: string,
+  name = 'busybox',
+  { config = {}, files = {}, links = {} }: ImageOptions = {},
+): Promise<string> {
   const work = await mkdtemp(join(folder, `${name}.image`));
   const rootfs = join(work, 'rootfs');
-  for (const place of ['bin', 'dev', 'etc', 'home', 'proc', 'root', 'run', 'sys', 'tmp', 'var']) await mkdir(join(rootfs, place), { recursive: true });
+  for (const place of ['bin', 'dev', 'etc', 'home', 'proc', 'root', 'run', 'sys', 'tmp', 'var'])
+    await mkdir(join(rootfs, place), { recursive: true });
   await copyFile(busybox, join(rootfs, 'bin/busybox'));
   const { stdout } = await run(busybox, ['--list']);
-  for (const applet of stdout.trim().split('\n')) if (applet !== 'busybox') await symlink('busybox', join(rootfs, 'bin', applet));
+  for (const applet of stdout.trim().split('\n'))
+    if (applet !== 'busybox') await symlink('busybox', join(rootfs, 'bin', applet));
   await symlink('../run', join(rootfs, 'var/run'));
-  await writeFiles(rootfs, { 'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home:/bin/sh\n', 'etc/group': 'root:x:0:\nweb:x:1000:\nstaff:x:50:web\n', ...files });
+  await writeFiles(rootfs, {
+    'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home:/bin/sh\n',
+    'etc/group': 'root:x:0:\nweb:x:1000:\nstaff:x:50:web\n',
+    ...files,
+  });
   for (const [path, target] of Object.entries(links)) await symlink(target, join(rootfs, path));
 
   const layout = new Layout(join(work, 'oci'));
-  await layout.finish(await layout.add({ layers: [await tarOf(rootfs, work)], config: { Env: ['PATH=/bin'], Cmd: ['sh'], Labels: { name }, ...config } }));
+  await layout.finish(
+    await layout.add({
+      layers: [await tarOf(rootfs, work)],
+      config: { Env: ['PATH=/bin'], Cmd: ['sh'], Labels: { name }, ...config },
+    }),
+  );
   const archive = await layout.archive(join(folder, `${name}.tar`));
   await rm(work, { recursive: true });
   return archive;
@@ -51,13 +66,19 @@ export interface SmallImage {
 }
 
 /** What a manifest or index is found by. */
-export interface Made { readonly digest: string; readonly layers: readonly string[] }
+export interface Made {
+  readonly digest: string;
+  readonly layers: readonly string[];
+}
 
 /**
  * Makes an OCI layout of one image, or of an index of one per architecture.
  * @returns the folder, and the digests of what was made: the image's manifest, or the index and its manifests
  */
-export async function makeLayout(folder: string, image: SmallImage | readonly SmallImage[]): Promise<{ path: string; digest: string; manifests: readonly Made[] }> {
+export async function makeLayout(
+  folder: string,
+  image: SmallImage | readonly SmallImage[],
+): Promise<{ path: string; digest: string; manifests: readonly Made[] }> {
   const work = await mkdtemp(join(folder, 'layout-'));
   const layout = new Layout(join(work, 'oci'));
   const manifests: (Made & { descriptor: object })[] = [];
@@ -72,7 +93,8 @@ export async function makeLayout(folder: string, image: SmallImage | readonly Sm
     }
     manifests.push(await layout.add({ ...one, config, layers: tars }));
   }
-  const top = 'layers' in image ? manifests[0] as Made & { descriptor: object } : await layout.addIndex(manifests);
+  const top =
+    'layers' in image ? (manifests[0] as Made & { descriptor: object }) : await layout.addIndex(manifests);
   await layout.finish(top);
   return { path: layout.folder, digest: top.digest, manifests };
 }
@@ -81,25 +103,60 @@ export async function makeLayout(folder: string, image: SmallImage | readonly Sm
 class Layout {
   constructor(readonly folder: string) {}
 
-  async add({ layers, compression, config, architecture: of = architecture }: { layers: readonly Buffer[]; compression?: 'gzip' | 'zstd'; config: object; architecture?: string }): Promise<Made & { descriptor: object }> {
+  async add({
+    layers,
+    compression,
+    config,
+    architecture: of = architecture,
+  }: {
+    layers: readonly Buffer[];
+    compression?: 'gzip' | 'zstd';
+    config: object;
+    architecture?: string;
+  }): Promise<Made & { descriptor: object }> {
     const blobs = [];
-    for (const tar of layers) blobs.push({ mediaType: `application/vnd.oci.image.layer.v1.tar${compression ? `+${compression}` : ''}`, ...await this.blob(compression ? await compressed(tar, compression) : tar) });
-    const whole = { architecture: of, os: 'linux', created: '1970-01-01T00:00:00Z', rootfs: { type: 'layers', diff_ids: layers.map(digestOf) }, config };
+    for (const tar of layers)
+      blobs.push({
+        mediaType: `application/vnd.oci.image.layer.v1.tar${compression ? `+${compression}` : ''}`,
+        ...(await this.blob(compression ? await compressed(tar, compression) : tar)),
+      });
+    const whole = {
+      architecture: of,
+      os: 'linux',
+      created: '1970-01-01T00:00:00Z',
+      rootfs: { type: 'layers', diff_ids: layers.map(digestOf) },
+      config,
+    };
     const descriptor = await this.json('application/vnd.oci.image.manifest.v1+json', {
-      schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      config: await this.json('application/vnd.oci.image.config.v1+json', whole), layers: blobs,
+      schemaVersion: 2,
+      mediaType: 'application/vnd.oci.image.manifest.v1+json',
+      config: await this.json('application/vnd.oci.image.config.v1+json', whole),
+      layers: blobs,
     });
-    return { digest: descriptor.digest, layers: blobs.map(({ digest }) => digest), descriptor: { ...descriptor, platform: { architecture: of, os: 'linux' } } };
+    return {
+      digest: descriptor.digest,
+      layers: blobs.map(({ digest }) => digest),
+      descriptor: { ...descriptor, platform: { architecture: of, os: 'linux' } },
+    };
   }
 
-  async addIndex(manifests: readonly { descriptor: object }[]): Promise<{ digest: string; descriptor: object }> {
+  async addIndex(
+    manifests: readonly { descriptor: object }[],
+  ): Promise<{ digest: string; descriptor: object }> {
     const mediaType = 'application/vnd.oci.image.index.v1+json';
-    const descriptor = await this.json(mediaType, { schemaVersion: 2, mediaType, manifests: manifests.map((one) => one.descriptor) });
+    const descriptor = await this.json(mediaType, {
+      schemaVersion: 2,
+      mediaType,
+      manifests: manifests.map((one) => one.descriptor),
+    });
     return { digest: descriptor.digest, descriptor };
   }
 
   async finish({ descriptor }: { descriptor: object }): Promise<void> {
-    await writeFiles(this.folder, { 'oci-layout': JSON.stringify({ imageLayoutVersion: '1.0.0' }), 'index.json': JSON.stringify({ schemaVersion: 2, manifests: [descriptor] }) });
+    await writeFiles(this.folder, {
+      'oci-layout': JSON.stringify({ imageLayoutVersion: '1.0.0' }),
+      'index.json': JSON.stringify({ schemaVersion: 2, manifests: [descriptor] }),
+    });
   }
 
   async archive(path: string): Promise<string> {
@@ -107,8 +164,11 @@ class Layout {
     return path;
   }
 
-  private async json(mediaType: string, value: object): Promise<{ mediaType: string; digest: string; size: number }> {
-    return { mediaType, ...await this.blob(Buffer.from(JSON.stringify(value))) };
+  private async json(
+    mediaType: string,
+    value: object,
+  ): Promise<{ mediaType: string; digest: string; size: number }> {
+    return { mediaType, ...(await this.blob(Buffer.from(JSON.stringify(value)))) };
   }
 
   private async blob(content: Buffer): Promise<{ digest: string; size: number }> {
@@ -121,13 +181,26 @@ class Layout {
 /** An OCI archive of a layout, its image called `name` (org.opencontainers.image.ref.name) if one is given. */
 export async function makeArchiveOf(layout: { path: string }, path: string, name?: string): Promise<string> {
   if (name !== undefined) {
-    const index = JSON.parse(await readFile(join(layout.path, 'index.json'), 'utf8')) as { manifests: object[] };
-    await writeFile(join(layout.path, 'index.json'), JSON.stringify({ ...index, manifests: index.manifests.map((one) => ({ ...one, annotations: { 'org.opencontainers.image.ref.name': name } })) }));
+    const index = JSON.parse(await readFile(join(layout.path, 'index.json'), 'utf8')) as {
+      manifests: object[];
+    };
+    await writeFile(
+      join(layout.path, 'index.json'),
+      JSON.stringify({
+        ...index,
+        manifests: index.manifests.map((one) => ({
+          ...one,
+          annotations: { 'org.opencontainers.image.ref.name': name },
+        })),
+      }),
+    );
   }
   return new Layout(layout.path).archive(path);
 }
 
-function digestOf(content: Buffer): string { return `sha256:${createHash('sha256').update(content).digest('hex')}`; }
+function digestOf(content: Buffer): string {
+  return `sha256:${createHash('sha256').update(content).digest('hex')}`;
+}
 
 async function writeFiles(folder: string, files: Readonly<Record<string, string | Buffer>>): Promise<void> {
   for (const [path, content] of Object.entries(files)) {
@@ -139,12 +212,26 @@ async function writeFiles(folder: string, files: Readonly<Record<string, string 
 /** The same files give the same bytes, and so the same digest. */
 async function tarOf(rootfs: string, work: string): Promise<Buffer> {
   const path = join(work, 'layer.tar');
-  await run('tar', ['-C', rootfs, '--owner=0', '--group=0', '--numeric-owner', '--sort=name', '--mtime=@0', '-cf', path, '.']);
+  await run('tar', [
+    '-C',
+    rootfs,
+    '--owner=0',
+    '--group=0',
+    '--numeric-owner',
+    '--sort=name',
+    '--mtime=@0',
+    '-cf',
+    path,
+    '.',
+  ]);
   return readFile(path);
 }
 
 async function compressed(tar: Buffer, compression: 'gzip' | 'zstd'): Promise<Buffer> {
-  const running = run(compression, compression === 'gzip' ? ['-n'] : ['-q', '-c'], { encoding: 'buffer', maxBuffer: 256 << 20 });
+  const running = run(compression, compression === 'gzip' ? ['-n'] : ['-q', '-c'], {
+    encoding: 'buffer',
+    maxBuffer: 256 << 20,
+  });
   running.child.stdin?.end(tar);
   return (await running).stdout;
 }

@@ -25,13 +25,23 @@ export interface Traces {
 }
 
 export async function traces(of: Traces): Promise<string[]> {
-  const groups = await Promise.all([mounts(of), cgroups(of), processes(of), leases(of), links(of), rules(of), files(of)]);
+  const groups = await Promise.all([
+    mounts(of),
+    cgroups(of),
+    processes(of),
+    leases(of),
+    links(of),
+    rules(of),
+    files(of),
+  ]);
   return groups.flat().sort();
 }
 
 /** Namespace pins, rootfs and shared memory are all mounts below our folders. */
 async function mounts({ machine, folder, state }: Traces): Promise<string[]> {
-  return (await machine.mounts()).filter((path) => path.startsWith(`${folder}/`) && path !== state).map((path) => `mount ${path}`);
+  return (await machine.mounts())
+    .filter((path) => path.startsWith(`${folder}/`) && path !== state)
+    .map((path) => `mount ${path}`);
 }
 
 async function cgroups({ ids }: Traces): Promise<string[]> {
@@ -54,7 +64,11 @@ export async function cgroupsOf(ids: ReadonlySet<string>): Promise<string[]> {
 }
 
 /** Commands of ours, their children, and what runs in the containers. */
-export async function ownProcesses({ folder, ids, ourPids }: Pick<Traces, 'folder' | 'ids' | 'ourPids'>): Promise<{ pid: number; argv: string }[]> {
+export async function ownProcesses({
+  folder,
+  ids,
+  ourPids,
+}: Pick<Traces, 'folder' | 'ids' | 'ourPids'>): Promise<{ pid: number; argv: string }[]> {
   const found: { pid: number; argv: string }[] = [];
   for (const name of await readdir('/proc')) {
     const pid = Number(name);
@@ -73,7 +87,9 @@ async function processes(of: Traces): Promise<string[]> {
 
 /** A lease is a file called after the address; the rest of the folder is host-local's memory. */
 async function leases({ leases: folder }: Traces): Promise<string[]> {
-  return (await below(folder)).filter((path) => !/\/(lock|last_reserved_ip\.\d+)$/.test(path)).map((path) => `lease ${path}`);
+  return (await below(folder))
+    .filter((path) => !/\/(lock|last_reserved_ip\.\d+)$/.test(path))
+    .map((path) => `lease ${path}`);
 }
 
 async function links({ bridge }: Traces): Promise<string[]> {
@@ -87,20 +103,32 @@ async function rules({ bridge }: Traces): Promise<string[]> {
 /** The arguments that made the rules of CNI's plugins; they name the network, ours after the bridge, in a comment. */
 export async function natRulesOf(bridge: string): Promise<string[][]> {
   const { stdout } = await runFile('iptables-save', ['-t', 'nat']);
-  return stdout.split('\n').filter((line) => line.startsWith('-A ') && line.includes(bridge)).map(argumentsOf);
+  return stdout
+    .split('\n')
+    .filter((line) => line.startsWith('-A ') && line.includes(bridge))
+    .map(argumentsOf);
 }
 
 /** Words, quoted ones with their inner quotes, as iptables-save writes them. */
 function argumentsOf(line: string): string[] {
-  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"|\S+/g)].map(([word, quoted]) => quoted?.replaceAll(/\\(.)/g, '$1') ?? word);
+  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"|\S+/g)].map(
+    ([word, quoted]) => quoted?.replaceAll(/\\(.)/g, '$1') ?? word,
+  );
 }
 
 async function files({ machine, root, state }: Traces): Promise<string[]> {
   // /proc/PID/root shows the state folder's tmpfs, which only the machine's namespace has
-  const kept = [...await below(machine.path(state)), ...await below(machine.path(join(root, 'containers'))), ...await below(machine.path(join(root, 'network'))), ...await below(machine.path(join(root, 'pulls')))];
-  return kept.map((path) => path.slice(machine.path('').length))
+  const kept = [
+    ...(await below(machine.path(state))),
+    ...(await below(machine.path(join(root, 'containers')))),
+    ...(await below(machine.path(join(root, 'network')))),
+    ...(await below(machine.path(join(root, 'pulls')))),
+  ];
+  return kept
+    .map((path) => path.slice(machine.path('').length))
     .filter((path) => path.startsWith(`${root}/`) || path.slice(state.length + 1).includes('/')) // the rooms of the state folder stay
-    .filter((path) => !path.startsWith(`${state}/storage/`)).map((path) => `file ${path}`);
+    .filter((path) => !path.startsWith(`${state}/storage/`))
+    .map((path) => `file ${path}`);
 }
 
 /** All files below a folder, and folders that are empty; "" for an absent one. */
@@ -115,8 +143,16 @@ async function below(folder: string): Promise<string[]> {
 }
 
 async function entries(folder: string): Promise<Dirent[]> {
-  try { return await readdir(folder, { withFileTypes: true }); } catch { return []; }
+  try {
+    return await readdir(folder, { withFileTypes: true });
+  } catch {
+    return [];
+  }
 }
 async function read(path: string): Promise<string> {
-  try { return await readFile(path, 'utf8'); } catch { return ''; }
+  try {
+    return await readFile(path, 'utf8');
+  } catch {
+    return '';
+  }
 }

@@ -6,7 +6,13 @@ import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { createServer, request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  request as httpRequest,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -33,51 +39,99 @@ export interface Registry {
 }
 
 /** Starts a real docker-registry that keeps its things below `folder`. */
-export async function startRegistry(folder: string, { credentials, tls = false }: RegistryOptions = {}): Promise<Registry> {
+export async function startRegistry(
+  folder: string,
+  { credentials, tls = false }: RegistryOptions = {},
+): Promise<Registry> {
   const certsDir = join(folder, 'certs.d');
   await mkdir(join(folder, 'blobs'), { recursive: true });
   const http: Record<string, unknown> = { addr: '127.0.0.1:0' };
   if (tls) {
     http['tls'] = { certificate: join(folder, 'cert.pem'), key: join(folder, 'key.pem') };
-    await run('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', '/CN=registry', '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', join(folder, 'key.pem'), '-out', join(folder, 'cert.pem')]);
+    await run('openssl', [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-days',
+      '2',
+      '-subj',
+      '/CN=registry',
+      '-addext',
+      'subjectAltName=IP:127.0.0.1',
+      '-keyout',
+      join(folder, 'key.pem'),
+      '-out',
+      join(folder, 'cert.pem'),
+    ]);
   }
-  if (credentials) await writeFile(join(folder, 'htpasswd'), `${credentials.username}:${await bcrypt(credentials.password)}\n`);
+  if (credentials)
+    await writeFile(
+      join(folder, 'htpasswd'),
+      `${credentials.username}:${await bcrypt(credentials.password)}\n`,
+    );
   // JSON is YAML too
-  await writeFile(join(folder, 'registry.yml'), JSON.stringify({
-    version: 0.1, log: { level: 'info', formatter: 'json' }, storage: { filesystem: { rootdirectory: join(folder, 'blobs') } }, http,
-    ...(credentials ? { auth: { htpasswd: { realm: 'test', path: join(folder, 'htpasswd') } } } : {}),
-  }));
+  await writeFile(
+    join(folder, 'registry.yml'),
+    JSON.stringify({
+      version: 0.1,
+      log: { level: 'info', formatter: 'json' },
+      storage: { filesystem: { rootdirectory: join(folder, 'blobs') } },
+      http,
+      ...(credentials ? { auth: { htpasswd: { realm: 'test', path: join(folder, 'htpasswd') } } } : {}),
+    }),
+  );
   const [tool = '', ...args] = diesWithUs(['docker-registry', 'serve', join(folder, 'registry.yml')]);
   const child = spawn(tool, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   const closed = once(child, 'close');
   let said = '';
   const address = await new Promise<string>((resolve, reject) => {
-    createInterface({ input: child.stderr }).on('line', (line) => {
-      said += line;
-      const listening = /listening on (127\.0\.0\.1:\d+)/.exec(line);
-      if (listening?.[1]) resolve(listening[1]);
-    }).on('close', () => reject(new Error(`docker-registry has ended: ${said.slice(-2000)}`)));
+    createInterface({ input: child.stderr })
+      .on('line', (line) => {
+        said += line;
+        const listening = /listening on (127\.0\.0\.1:\d+)/.exec(line);
+        if (listening?.[1]) resolve(listening[1]);
+      })
+      .on('close', () => reject(new Error(`docker-registry has ended: ${said.slice(-2000)}`)));
   });
   if (tls) {
     await mkdir(join(certsDir, address), { recursive: true });
     await run('cp', [join(folder, 'cert.pem'), join(certsDir, address, 'ca.crt')]);
   }
   return {
-    address, certsDir,
+    address,
+    certsDir,
     push: async (layout, name) => {
-      await run('skopeo', ['--insecure-policy', 'copy', '--quiet', '--all', '--preserve-digests',
+      await run('skopeo', [
+        '--insecure-policy',
+        'copy',
+        '--quiet',
+        '--all',
+        '--preserve-digests',
         ...(tls ? ['--dest-cert-dir', join(certsDir, address)] : ['--dest-tls-verify=false']),
         ...(credentials ? ['--dest-creds', `${credentials.username}:${credentials.password}`] : []),
-        `oci:${layout.path}`, `docker://${address}/${name}`]);
+        `oci:${layout.path}`,
+        `docker://${address}/${name}`,
+      ]);
       return `${address}/${name}`;
     },
-    close: async () => { child.kill('SIGKILL'); await closed; },
+    close: async () => {
+      child.kill('SIGKILL');
+      await closed;
+    },
   };
 }
 
 /** bcrypt, which the registry wants in its htpasswd file: from libcrypt, by way of Perl. */
 async function bcrypt(password: string): Promise<string> {
-  const { stdout } = await run('perl', ['-e', 'print crypt($ARGV[0], q($2y$05$saltsaltsaltsaltsaltsa))', password]);
+  const { stdout } = await run('perl', [
+    '-e',
+    'print crypt($ARGV[0], q($2y$05$saltsaltsaltsaltsaltsa))',
+    password,
+  ]);
   return stdout;
 }
 
@@ -85,7 +139,11 @@ async function bcrypt(password: string): Promise<string> {
  * What becomes of a request: true, it was answered here; else it goes on to the registry.
  * @param blob the digest, if it is a blob that is asked for
  */
-export type Interception = (response: ServerResponse, request: IncomingMessage, blob: string | undefined) => boolean | Promise<boolean>;
+export type Interception = (
+  response: ServerResponse,
+  request: IncomingMessage,
+  blob: string | undefined,
+) => boolean | Promise<boolean>;
 
 export interface Proxy {
   readonly address: string;
@@ -101,42 +159,67 @@ export async function startProxy(registry: Registry, first?: Interception): Prom
   let interception = first;
   const requests: string[] = [];
   const [host, port] = registry.address.split(':');
-  const server = createServer((request, response) => void (async () => {
-    const { method = '', url = '', headers } = request;
-    requests.push(`${method} ${url}`);
-    const blob = method === 'GET' ? /\/blobs\/(sha256:\w+)$/.exec(url)?.[1] : undefined;
-    if (await interception?.(response, request, blob)) return;
-    const onward = httpRequest({ host, port, method, path: url, headers }, (answer) => {
-      response.writeHead(answer.statusCode ?? 502, answer.headers);
-      answer.pipe(response);
-    });
-    onward.on('error', () => response.destroy());
-    request.pipe(onward);
-  })());
+  const server = createServer(
+    (request, response) =>
+      void (async () => {
+        const { method = '', url = '', headers } = request;
+        requests.push(`${method} ${url}`);
+        const blob = method === 'GET' ? /\/blobs\/(sha256:\w+)$/.exec(url)?.[1] : undefined;
+        if (await interception?.(response, request, blob)) return;
+        const onward = httpRequest({ host, port, method, path: url, headers }, (answer) => {
+          response.writeHead(answer.statusCode ?? 502, answer.headers);
+          answer.pipe(response);
+        });
+        onward.on('error', () => response.destroy());
+        request.pipe(onward);
+      })(),
+  );
   const address = await listening(server);
-  return { address, requests, intercept: (next) => { interception = next; }, close: () => closed(server) };
+  return {
+    address,
+    requests,
+    intercept: (next) => {
+      interception = next;
+    },
+    close: () => closed(server),
+  };
 }
 
-export interface BadRegistry { readonly address: string; close(): Promise<void> }
+export interface BadRegistry {
+  readonly address: string;
+  close(): Promise<void>;
+}
 
 /**
  * denies: wants credentials that nobody has.  lies: a blob differs from its
  * digest.  hangs: never sends a blob.
  */
 export async function startBadRegistry(manner: 'denies' | 'lies' | 'hangs'): Promise<BadRegistry> {
-  const config = Buffer.from(JSON.stringify({ architecture: 'amd64', os: 'linux', rootfs: { type: 'layers', diff_ids: [] }, config: {} }));
+  const config = Buffer.from(
+    JSON.stringify({
+      architecture: 'amd64',
+      os: 'linux',
+      rootfs: { type: 'layers', diff_ids: [] },
+      config: {},
+    }),
+  );
   const digest = `sha256:${createHash('sha256').update(config).digest('hex')}`;
   const manifest = JSON.stringify({
-    schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json',
-    config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: config.length }, layers: [],
+    schemaVersion: 2,
+    mediaType: 'application/vnd.oci.image.manifest.v1+json',
+    config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: config.length },
+    layers: [],
   });
   const server = createServer((request, response) => {
     if (manner === 'denies') {
-      response.writeHead(401, { 'www-authenticate': 'Basic realm="nobody"' }).end('{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}');
+      response
+        .writeHead(401, { 'www-authenticate': 'Basic realm="nobody"' })
+        .end('{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}');
     } else if (request.url?.includes('/manifests/')) {
       response.writeHead(200, { 'content-type': 'application/vnd.oci.image.manifest.v1+json' }).end(manifest);
     } else if (request.url?.includes('/blobs/')) {
-      if (manner === 'lies') response.writeHead(200, { 'content-length': config.length }).end(Buffer.alloc(config.length, 'x'));
+      if (manner === 'lies')
+        response.writeHead(200, { 'content-length': config.length }).end(Buffer.alloc(config.length, 'x'));
     } else {
       response.writeHead(200).end('{}');
     }
@@ -145,7 +228,9 @@ export async function startBadRegistry(manner: 'denies' | 'lies' | 'hangs'): Pro
 }
 
 async function listening(server: Server): Promise<string> {
-  await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve); });
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve);
+  });
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
@@ -158,5 +243,7 @@ export async function closedAddress(): Promise<string> {
 
 function closed(server: Server): Promise<void> {
   server.closeAllConnections();
-  return new Promise((resolve) => { server.close(() => resolve()); });
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+  });
 }

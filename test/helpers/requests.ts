@@ -11,29 +11,63 @@ export const testImage = 'docker.io/library/busybox:1';
 /** A pod of a name of its own, with its log folder below the daemon's. */
 export function podConfig(daemon: Daemon, more: PodSandboxConfig = {}): PodSandboxConfig {
   const uid = randomBytes(6).toString('hex');
-  return { metadata: { name: `pod-${uid}`, namespace: 'test', uid, attempt: 0 }, hostname: 'box', log_directory: join(daemon.logFolder, uid), linux: {}, ...more };
+  return {
+    metadata: { name: `pod-${uid}`, namespace: 'test', uid, attempt: 0 },
+    hostname: 'box',
+    log_directory: join(daemon.logFolder, uid),
+    linux: {},
+    ...more,
+  };
 }
 
 /** A container that runs `script` in the image's shell. */
 export function containerConfig(script: string, more: ContainerConfig = {}): ContainerConfig {
-  return { metadata: { name: 'main', attempt: 0 }, image: { image: testImage }, command: ['sh', '-c', script], log_path: 'main.log', linux: {}, ...more };
+  return {
+    metadata: { name: 'main', attempt: 0 },
+    image: { image: testImage },
+    command: ['sh', '-c', script],
+    log_path: 'main.log',
+    linux: {},
+    ...more,
+  };
 }
 
 /** Ends at SIGTERM at once, with this code. */
-export function untilStopped(exitCode = 0): string { return `trap 'exit ${exitCode}' TERM; while :; do sleep 1000 & wait $!; done`; }
+export function untilStopped(exitCode = 0): string {
+  return `trap 'exit ${exitCode}' TERM; while :; do sleep 1000 & wait $!; done`;
+}
 
-export async function runPod(daemon: Daemon, more: PodSandboxConfig = {}, runtimeHandler = ''): Promise<{ id: string; config: PodSandboxConfig }> {
+export async function runPod(
+  daemon: Daemon,
+  more: PodSandboxConfig = {},
+  runtimeHandler = '',
+): Promise<{ id: string; config: PodSandboxConfig }> {
   const config = podConfig(daemon, more);
-  const { pod_sandbox_id: id } = await daemon.client.runtime.RunPodSandbox({ config, runtime_handler: runtimeHandler });
+  const { pod_sandbox_id: id } = await daemon.client.runtime.RunPodSandbox({
+    config,
+    runtime_handler: runtimeHandler,
+  });
   return { id, config };
 }
 
-export async function createContainer(daemon: Daemon, pod: { id: string; config: PodSandboxConfig }, config: ContainerConfig): Promise<string> {
-  const { container_id: id } = await daemon.client.runtime.CreateContainer({ pod_sandbox_id: pod.id, config, sandbox_config: pod.config });
+export async function createContainer(
+  daemon: Daemon,
+  pod: { id: string; config: PodSandboxConfig },
+  config: ContainerConfig,
+): Promise<string> {
+  const { container_id: id } = await daemon.client.runtime.CreateContainer({
+    pod_sandbox_id: pod.id,
+    config,
+    sandbox_config: pod.config,
+  });
   return id;
 }
 
-export async function startContainer(daemon: Daemon, pod: { id: string; config: PodSandboxConfig }, config: ContainerConfig): Promise<string> {
+export async function startContainer(
+  daemon: Daemon,
+  pod: { id: string; config: PodSandboxConfig },
+  config: ContainerConfig,
+): Promise<string> {
   const id = await createContainer(daemon, pod, config);
   await daemon.client.runtime.StartContainer({ container_id: id });
   return id;

@@ -21,7 +21,8 @@ export interface JsonSchema {
 type Files = ReadonlyMap<string, JsonSchema>;
 
 /** undefined where there is no Go to fetch the module with. */
-export function officialSchema(): { issues(spec: Spec): readonly unknown[]; properties: readonly string[] } | undefined {
+export function officialSchema():
+  { issues(spec: Spec): readonly unknown[]; properties: readonly string[] } | undefined {
   const files = fetchFiles();
   if (!files) return undefined;
   const ajv = new Ajv({ strict: false, allErrors: true });
@@ -32,7 +33,12 @@ export function officialSchema(): { issues(spec: Spec): readonly unknown[]; prop
     issues(spec) {
       // It knows no recursive propagation of the root, which crun and runc both take.
       const { rootfsPropagation, ...linux } = spec.linux;
-      return validate({ ...spec, linux: { ...linux, ...(rootfsPropagation ? { rootfsPropagation: rootfsPropagation.slice(1) } : {}) } }) ? [] : validate.errors ?? [];
+      return validate({
+        ...spec,
+        linux: { ...linux, ...(rootfsPropagation ? { rootfsPropagation: rootfsPropagation.slice(1) } : {}) },
+      })
+        ? []
+        : (validate.errors ?? []);
     },
     properties: propertiesOf(files.get(mainFile) ?? {}, files, mainFile),
   };
@@ -41,24 +47,43 @@ export function officialSchema(): { issues(spec: Spec): readonly unknown[]; prop
 function fetchFiles(): Files | undefined {
   let folder: string;
   try {
-    const answer = execFileSync('go', ['mod', 'download', '-json', module], { cwd: tmpdir(), stdio: ['ignore', 'pipe', 'ignore'] });
+    const answer = execFileSync('go', ['mod', 'download', '-json', module], {
+      cwd: tmpdir(),
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
     folder = join((JSON.parse(answer.toString()) as { Dir: string }).Dir, 'schema');
-  } catch { return undefined; }
-  const read = (name: string): JsonSchema => JSON.parse(readFileSync(join(folder, name), 'utf8').replaceAll('"#definitions/', '"#/definitions/')) as JsonSchema; // one reference there is misspelt
-  return new Map(readdirSync(folder).filter((name) => /^(config|defs).*\.json$/.test(name)).map((name) => [name, read(name)]));
+  } catch {
+    return undefined;
+  }
+  const read = (name: string): JsonSchema =>
+    JSON.parse(
+      readFileSync(join(folder, name), 'utf8').replaceAll('"#definitions/', '"#/definitions/'),
+    ) as JsonSchema; // one reference there is misspelt
+  return new Map(
+    readdirSync(folder)
+      .filter((name) => /^(config|defs).*\.json$/.test(name))
+      .map((name) => [name, read(name)]),
+  );
 }
 
 /** The paths of all properties that a schema knows, ".mounts[].options" and so on; other platforms' aside. */
 export function propertiesOf(schema: JsonSchema, files: Files = new Map(), file = '', path = ''): string[] {
   if (schema.$ref) {
     const [name = '', pointer = ''] = schema.$ref.split('#');
-    const target = pointer.split('/').filter(Boolean).reduce<unknown>((part, key) => (part as Record<string, unknown>)[key], files.get(name || file));
+    const target = pointer
+      .split('/')
+      .filter(Boolean)
+      .reduce<unknown>((part, key) => (part as Record<string, unknown>)[key], files.get(name || file));
     return propertiesOf(target as JsonSchema, files, name || file, path);
   }
-  const below = (part: JsonSchema | boolean | undefined, name: string): string[] => (typeof part === 'object' ? propertiesOf(part, files, file, `${path}${name}`) : []);
+  const below = (part: JsonSchema | boolean | undefined, name: string): string[] =>
+    typeof part === 'object' ? propertiesOf(part, files, file, `${path}${name}`) : [];
   return [
-    ...Object.entries(schema.properties ?? {}).filter(([name]) => path !== '' || !['solaris', 'windows', 'vm', 'zos', 'freebsd'].includes(name))
+    ...Object.entries(schema.properties ?? {})
+      .filter(([name]) => path !== '' || !['solaris', 'windows', 'vm', 'zos', 'freebsd'].includes(name))
       .flatMap(([name, part]) => [`${path}.${name}`, ...below(part, `.${name}`)]),
-    ...below(schema.items, '[]'), ...below(schema.additionalProperties, '{}'), ...[...schema.allOf ?? [], ...schema.anyOf ?? []].flatMap((part) => below(part, '')),
+    ...below(schema.items, '[]'),
+    ...below(schema.additionalProperties, '{}'),
+    ...[...(schema.allOf ?? []), ...(schema.anyOf ?? [])].flatMap((part) => below(part, '')),
   ];
 }

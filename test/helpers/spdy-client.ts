@@ -8,12 +8,26 @@ import { constants, createDeflate, createInflate } from 'node:zlib';
 import { headerDictionary } from '../../src/streaming/spdy-frames.js';
 
 export class RefusedUpgrade extends Error {
-  constructor(readonly status: number, readonly body: string, readonly headers: NodeJS.Dict<string | string[]>) { super(`${status}: ${body}`); }
+  constructor(
+    readonly status: number,
+    readonly body: string,
+    readonly headers: NodeJS.Dict<string | string[]>,
+  ) {
+    super(`${status}: ${body}`);
+  }
 }
 
 /** Opens a URL with these headers beside those of the upgrade. @throws RefusedUpgrade */
-export async function upgrade(url: string, headers: Record<string, string>, method = 'POST', upgradeTo = 'SPDY/3.1'): Promise<{ socket: Socket; headers: NodeJS.Dict<string | string[]> }> {
-  const sent = request(url, { method, headers: { connection: 'Upgrade', upgrade: upgradeTo, ...headers } }).end();
+export async function upgrade(
+  url: string,
+  headers: Record<string, string>,
+  method = 'POST',
+  upgradeTo = 'SPDY/3.1',
+): Promise<{ socket: Socket; headers: NodeJS.Dict<string | string[]> }> {
+  const sent = request(url, {
+    method,
+    headers: { connection: 'Upgrade', upgrade: upgradeTo, ...headers },
+  }).end();
   return new Promise((resolve, reject) => {
     sent.on('error', reject);
     sent.on('upgrade', (response, socket: Socket, head) => {
@@ -22,7 +36,11 @@ export async function upgrade(url: string, headers: Record<string, string>, meth
     });
     sent.on('response', (response) => {
       let body = '';
-      response.setEncoding('utf8').on('data', (chunk: string) => { body += chunk; })
+      response
+        .setEncoding('utf8')
+        .on('data', (chunk: string) => {
+          body += chunk;
+        })
         .on('end', () => reject(new RefusedUpgrade(response.statusCode ?? 0, body.trim(), response.headers)));
     });
   });
@@ -42,13 +60,16 @@ export class SpdyClient {
   constructor(readonly socket: Socket) {
     socket.on('error', () => undefined);
     this.closed = once(socket, 'close');
-    this.inflate.on('data', (chunk: Buffer) => { this.inflated = Buffer.concat([this.inflated, chunk]); });
+    this.inflate.on('data', (chunk: Buffer) => {
+      this.inflated = Buffer.concat([this.inflated, chunk]);
+    });
     void this.read();
   }
 
   static async open(url: string, protocol: string): Promise<SpdyClient> {
     const { socket, headers } = await upgrade(url, { 'x-stream-protocol-version': protocol });
-    if (headers['x-stream-protocol-version'] !== protocol) throw new Error(`the server chose ${String(headers['x-stream-protocol-version'])}`);
+    if (headers['x-stream-protocol-version'] !== protocol)
+      throw new Error(`the server chose ${String(headers['x-stream-protocol-version'])}`);
     return new SpdyClient(socket);
   }
 
@@ -78,9 +99,16 @@ export class SpdyClient {
     const count = Buffer.alloc(4);
     count.writeUInt32BE(Object.keys(headers).length, 0);
     const parts: Buffer[] = [];
-    const collect = (chunk: Buffer): void => { parts.push(chunk); };
+    const collect = (chunk: Buffer): void => {
+      parts.push(chunk);
+    };
     this.deflate.on('data', collect);
-    this.deflate.write(Buffer.concat([count, ...Object.entries(headers).flatMap(([name, value]) => [word(name), word(value)])]));
+    this.deflate.write(
+      Buffer.concat([
+        count,
+        ...Object.entries(headers).flatMap(([name, value]) => [word(name), word(value)]),
+      ]),
+    );
     await new Promise<void>((resolve) => this.deflate.flush(constants.Z_SYNC_FLUSH, () => resolve()));
     this.deflate.off('data', collect);
     return Buffer.concat(parts);
@@ -113,7 +141,9 @@ export class SpdyClient {
           await this.take(frame);
         }
       }
-    } catch { /* the end of a connection that broke: each stream hears of it below */ }
+    } catch {
+      /* the end of a connection that broke: each stream hears of it below */
+    }
     for (const stream of this.streams.values()) stream.over();
   }
 
@@ -130,7 +160,8 @@ export class SpdyClient {
     this.controls.push(type);
     if (type === 2) {
       await new Promise((resolve) => this.inflate.write(payload.subarray(4), resolve));
-      if (this.inflated.toString('hex') !== '00000000') throw new Error(`headers in a reply: ${this.inflated.toString('hex')}`);
+      if (this.inflated.toString('hex') !== '00000000')
+        throw new Error(`headers in a reply: ${this.inflated.toString('hex')}`);
       this.inflated = Buffer.alloc(0);
       this.streams.get(payload.readUInt32BE(0))?.reply();
     }
@@ -146,8 +177,13 @@ export class ClientStream {
   readonly replied: Promise<void>;
   reply: () => void = () => undefined;
 
-  constructor(private readonly client: SpdyClient, readonly id: number) {
-    this.replied = new Promise((resolve) => { this.reply = resolve; });
+  constructor(
+    private readonly client: SpdyClient,
+    readonly id: number,
+  ) {
+    this.replied = new Promise((resolve) => {
+      this.reply = resolve;
+    });
   }
 
   over(): void {
@@ -159,7 +195,9 @@ export class ClientStream {
   async write(data: Buffer | string): Promise<void> {
     if (!this.client.sendData(this.id, Buffer.from(data), false)) await once(this.client.socket, 'drain');
   }
-  end(): void { this.client.sendData(this.id, Buffer.alloc(0), true); }
+  end(): void {
+    this.client.sendData(this.id, Buffer.alloc(0), true);
+  }
   abandon(): void {
     const payload = Buffer.alloc(8);
     payload.writeUInt32BE(this.id, 0);

@@ -12,33 +12,69 @@ import { Images } from '../../src/images/store.js';
 import { startRegistry, type Registry, type RegistryOptions } from './registry.js';
 
 const run = promisify(execFile);
-export const noAuth = { username: '', password: '', auth: '', serverAddress: '', identityToken: '', registryToken: '' };
+export const noAuth = {
+  username: '',
+  password: '',
+  auth: '',
+  serverAddress: '',
+  identityToken: '',
+  registryToken: '',
+};
 
 export class TestStore {
   private readonly registries: Registry[] = [];
-  private constructor(readonly folder: string, readonly images: Images, readonly rootfs: Rootfs) {}
+  private constructor(
+    readonly folder: string,
+    readonly images: Images,
+    readonly rootfs: Rootfs,
+  ) {}
 
-  get root(): string { return join(this.folder, 'root'); }
-  get state(): string { return join(this.folder, 'state'); }
-  get storage(): string { return join(this.root, 'storage'); }
+  get root(): string {
+    return join(this.folder, 'root');
+  }
+  get state(): string {
+    return join(this.folder, 'state');
+  }
+  get storage(): string {
+    return join(this.root, 'storage');
+  }
 
   /** @param config keys of the section "images"; FOLDER in a value stands for the store's folder */
   static async open(config: Partial<Config['images']> = {}, folder?: string): Promise<TestStore> {
     folder ??= await mkdtemp(join(tmpdir(), 'crisp-'));
-    await writeFile(join(folder, 'policy.json'), JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
-    const given = JSON.parse(JSON.stringify(config).replaceAll('FOLDER', folder)) as Partial<Config['images']>;
+    await writeFile(
+      join(folder, 'policy.json'),
+      JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }),
+    );
+    const given = JSON.parse(JSON.stringify(config).replaceAll('FOLDER', folder)) as Partial<
+      Config['images']
+    >;
     const images = new Images({
-      root: join(folder, 'root'), state: join(folder, 'state'),
-      config: configSchema.parse({ images: { signature_policy: join(folder, 'policy.json'), registries_conf: join(folder, 'registries.conf'), ...given } }).images, pvesm: 'pvesm',
+      root: join(folder, 'root'),
+      state: join(folder, 'state'),
+      config: configSchema.parse({
+        images: {
+          signature_policy: join(folder, 'policy.json'),
+          registries_conf: join(folder, 'registries.conf'),
+          ...given,
+        },
+      }).images,
+      pvesm: 'pvesm',
     });
-    const store = new TestStore(folder, images, new Rootfs({ root: join(folder, 'root'), state: join(folder, 'state'), images }));
+    const store = new TestStore(
+      folder,
+      images,
+      new Rootfs({ root: join(folder, 'root'), state: join(folder, 'state'), images }),
+    );
     await store.trust([]);
     await images.open();
     return store;
   }
 
   /** The same folders with another config, as after a restart. */
-  reopened(config: Partial<Config['images']> = {}): Promise<TestStore> { return TestStore.open(config, this.folder); }
+  reopened(config: Partial<Config['images']> = {}): Promise<TestStore> {
+    return TestStore.open(config, this.folder);
+  }
 
   /** A registry that ends with the store. */
   async registry(options?: RegistryOptions): Promise<Registry> {
@@ -50,21 +86,35 @@ export class TestStore {
 
   /** Registries without TLS, and mirrors: "name" -> "address". */
   async trust(addresses: readonly string[], mirrors: Readonly<Record<string, string>> = {}): Promise<void> {
-    await writeFile(join(this.folder, 'registries.conf'), [
-      ...addresses.map((address) => `[[registry]]\nlocation = "${address}"\ninsecure = true\n`),
-      ...Object.entries(mirrors).map(([name, address]) => `[[registry]]\nlocation = "${name}"\n[[registry.mirror]]\nlocation = "${address}"\ninsecure = true\n`),
-    ].join(''));
+    await writeFile(
+      join(this.folder, 'registries.conf'),
+      [
+        ...addresses.map((address) => `[[registry]]\nlocation = "${address}"\ninsecure = true\n`),
+        ...Object.entries(mirrors).map(
+          ([name, address]) =>
+            `[[registry]]\nlocation = "${name}"\n[[registry.mirror]]\nlocation = "${address}"\ninsecure = true\n`,
+        ),
+      ].join(''),
+    );
   }
 
   /** All that lies below the root folder, but for the files that containers-storage makes once. */
   async kept(): Promise<string[]> {
     const names = await readdir(this.root, { recursive: true });
-    return names.filter((name) => !/(\.lock|\.json|\.has-mount-program)$|^storage(\/(overlay|overlay-\w+|overlay\/l|mounts|tmp))?$|^pulls$|^containers$/.test(name)).sort();
+    return names
+      .filter(
+        (name) =>
+          !/(\.lock|\.json|\.has-mount-program)$|^storage(\/(overlay|overlay-\w+|overlay\/l|mounts|tmp))?$|^pulls$|^containers$/.test(
+            name,
+          ),
+      )
+      .sort();
   }
 
   /** As du(1) counts the store. */
   async du(): Promise<{ usedBytes: number; inodesUsed: number }> {
-    const count = async (unit: string): Promise<number> => Number((await run('du', ['--summarize', unit, this.storage])).stdout.split('\t')[0]);
+    const count = async (unit: string): Promise<number> =>
+      Number((await run('du', ['--summarize', unit, this.storage])).stdout.split('\t')[0]);
     return { usedBytes: await count('--block-size=1'), inodesUsed: await count('--inodes') };
   }
 
@@ -84,13 +134,23 @@ export class TestStore {
 export async function eventually(check: () => Promise<void>, patienceMs = 10_000): Promise<void> {
   const until = Date.now() + patienceMs;
   for (;;) {
-    try { await check(); return; } catch (error) { if (Date.now() > until) throw error; }
-    await new Promise((resolve) => { setTimeout(resolve, 50); });
+    try {
+      await check();
+      return;
+    } catch (error) {
+      if (Date.now() > until) throw error;
+    }
+    await new Promise((resolve) => {
+      setTimeout(resolve, 50);
+    });
   }
 }
 
 /** Pids of the commands whose argv names a folder. */
 export async function commandsIn(folder: string): Promise<{ pid: number; argv: string }[]> {
   const { stdout } = await run('ps', ['-e', '-ww', '-o', 'pid=,args=']);
-  return stdout.split('\n').map((line) => /^\s*(\d+) (.*)$/.exec(line)).flatMap((match) => (match?.[2]?.includes(folder) ? [{ pid: Number(match[1]), argv: match[2] }] : []));
+  return stdout
+    .split('\n')
+    .map((line) => /^\s*(\d+) (.*)$/.exec(line))
+    .flatMap((match) => (match?.[2]?.includes(folder) ? [{ pid: Number(match[1]), argv: match[2] }] : []));
 }

@@ -5,7 +5,11 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadProto } from '../../src/cri/proto.js';
-import { StreamingServer, type StreamingHandlers, type StreamingOptions } from '../../src/streaming/server.js';
+import {
+  StreamingServer,
+  type StreamingHandlers,
+  type StreamingOptions,
+} from '../../src/streaming/server.js';
 
 export interface StreamingStub {
   /** For crictl's -r. */
@@ -14,29 +18,57 @@ export interface StreamingStub {
   close(): Promise<void>;
 }
 
-interface CommandMessage { container_id: string; cmd: string[]; tty: boolean; stdin: boolean; stdout: boolean; stderr: boolean }
+interface CommandMessage {
+  container_id: string;
+  cmd: string[];
+  tty: boolean;
+  stdin: boolean;
+  stdout: boolean;
+  stderr: boolean;
+}
 
-export async function startStreamingStub(handlers: StreamingHandlers, tls?: StreamingOptions['tls']): Promise<StreamingStub> {
+export async function startStreamingStub(
+  handlers: StreamingHandlers,
+  tls?: StreamingOptions['tls'],
+): Promise<StreamingStub> {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-streaming-'));
   const streaming = new StreamingServer({ address: '127.0.0.1', port: 0, handlers, ...(tls ? { tls } : {}) });
   await streaming.start();
-  const answer = <Q, A>(reply: (request: Q) => A): grpc.handleUnaryCall<Q, A> => (call, done) => done(null, reply(call.request));
+  const answer =
+    <Q, A>(reply: (request: Q) => A): grpc.handleUnaryCall<Q, A> =>
+    (call, done) =>
+      done(null, reply(call.request));
   const { RuntimeService, ImageService } = loadProto().runtime.v1;
   const server = new grpc.Server();
   server.addService(ImageService.service, { ImageFsInfo: answer(() => ({})) }); // what crictl asks first
   server.addService(RuntimeService.service, {
-    Version: answer(() => ({ version: '0.1.0', runtime_name: 'stub', runtime_version: '0', runtime_api_version: 'v1' })),
-    Exec: answer(({ container_id: containerId, cmd, tty, stdin, stdout, stderr }: CommandMessage) =>
-      ({ url: streaming.url({ kind: 'exec', containerId, cmd, tty, stdin, stdout, stderr }) })),
-    Attach: answer(({ container_id: containerId, tty, stdin, stdout, stderr }: CommandMessage) =>
-      ({ url: streaming.url({ kind: 'attach', containerId, tty, stdin, stdout, stderr }) })),
-    PortForward: answer(({ pod_sandbox_id: sandboxId, port: ports }: { pod_sandbox_id: string; port: number[] }) =>
-      ({ url: streaming.url({ kind: 'portforward', sandboxId, ports }) })),
+    Version: answer(() => ({
+      version: '0.1.0',
+      runtime_name: 'stub',
+      runtime_version: '0',
+      runtime_api_version: 'v1',
+    })),
+    Exec: answer(({ container_id: containerId, cmd, tty, stdin, stdout, stderr }: CommandMessage) => ({
+      url: streaming.url({ kind: 'exec', containerId, cmd, tty, stdin, stdout, stderr }),
+    })),
+    Attach: answer(({ container_id: containerId, tty, stdin, stdout, stderr }: CommandMessage) => ({
+      url: streaming.url({ kind: 'attach', containerId, tty, stdin, stdout, stderr }),
+    })),
+    PortForward: answer(
+      ({ pod_sandbox_id: sandboxId, port: ports }: { pod_sandbox_id: string; port: number[] }) => ({
+        url: streaming.url({ kind: 'portforward', sandboxId, ports }),
+      }),
+    ),
   });
   const endpoint = `unix://${folder}/stub.sock`;
-  await new Promise<void>((resolve, reject) => server.bindAsync(`unix:${folder}/stub.sock`, grpc.ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())));
+  await new Promise<void>((resolve, reject) =>
+    server.bindAsync(`unix:${folder}/stub.sock`, grpc.ServerCredentials.createInsecure(), (error) =>
+      error ? reject(error) : resolve(),
+    ),
+  );
   return {
-    endpoint, streaming,
+    endpoint,
+    streaming,
     close: async () => {
       server.forceShutdown();
       await streaming.close();

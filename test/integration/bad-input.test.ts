@@ -8,7 +8,15 @@ import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/Contain
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
 import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
 import { closedAddress, startBadRegistry } from '../helpers/registry.js';
-import { containerConfig, createContainer, podConfig, removePod, runPod, startContainer, testImage } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  podConfig,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+} from '../helpers/requests.js';
 
 const missing = 'f'.repeat(64);
 const unclaimedSeconds = 0.5;
@@ -20,12 +28,16 @@ beforeAll(async () => {
   daemon = await startDaemon({ config: { runtime: { unclaimed_seconds: unclaimedSeconds } } });
   await daemon.addImage(testImage);
   await daemon.addImage(badUserImage, { config: { User: 'web:nogroup' } });
-  await daemon.addImage(linksImage, { links: { out: '../../../../../../../../../..' + join(daemon.folder, 'outside') } });
+  await daemon.addImage(linksImage, {
+    links: { out: '../../../../../../../../../..' + join(daemon.folder, 'outside') },
+  });
 });
 afterAll(() => daemon?.destroy());
 
 /** What a client sees of a refusal. */
-function refusal(code: Code, words: RegExp) { return { code, details: expect.stringMatching(words) }; }
+function refusal(code: Code, words: RegExp) {
+  return { code, details: expect.stringMatching(words) };
+}
 
 describe('an id that nobody has', () => {
   const r = () => daemon.client.runtime;
@@ -33,7 +45,15 @@ describe('an id that nobody has', () => {
     ['PodSandboxStatus', () => r().PodSandboxStatus({ pod_sandbox_id: missing })],
     ['PodSandboxStats', () => r().PodSandboxStats({ pod_sandbox_id: missing })],
     ['PortForward', () => r().PortForward({ pod_sandbox_id: missing, port: [80] })],
-    ['CreateContainer', () => r().CreateContainer({ pod_sandbox_id: missing, config: containerConfig('true'), sandbox_config: podConfig(daemon) })],
+    [
+      'CreateContainer',
+      () =>
+        r().CreateContainer({
+          pod_sandbox_id: missing,
+          config: containerConfig('true'),
+          sandbox_config: podConfig(daemon),
+        }),
+    ],
     ['StartContainer', () => r().StartContainer({ container_id: missing })],
     ['ContainerStatus', () => r().ContainerStatus({ container_id: missing })],
     ['ContainerStats', () => r().ContainerStats({ container_id: missing })],
@@ -43,7 +63,9 @@ describe('an id that nobody has', () => {
     ['Exec', () => r().Exec({ container_id: missing, cmd: ['true'], stdout: true })],
     ['Attach', () => r().Attach({ container_id: missing, stdout: true })],
   ])('is NOT_FOUND for %s', async (_, call) => {
-    await expect(call()).rejects.toMatchObject(refusal(Code.NOT_FOUND, /^(Sandbox|Container)NotFound: .*f{64}/));
+    await expect(call()).rejects.toMatchObject(
+      refusal(Code.NOT_FOUND, /^(Sandbox|Container)NotFound: .*f{64}/),
+    );
   });
   test('is fine for what stops and removes', async () => {
     await r().StopPodSandbox({ pod_sandbox_id: missing });
@@ -51,48 +73,103 @@ describe('an id that nobody has', () => {
     await r().StopContainer({ container_id: missing, timeout: '1' });
     await r().RemoveContainer({ container_id: missing });
     await daemon.client.image.RemoveImage({ image: { image: 'docker.io/library/none:1' } });
-    expect((await daemon.client.image.ImageStatus({ image: { image: 'docker.io/library/none:1' } })).image).toBeNull();
+    expect(
+      (await daemon.client.image.ImageStatus({ image: { image: 'docker.io/library/none:1' } })).image,
+    ).toBeNull();
   });
 });
 
 test('an error that quotes more than fits is cut, and the daemon lives', async () => {
-  for (const name of ['x', 'xy']) await expect(daemon.client.image.ImageStatus({ image: { image: `${name}${'\u{1f642}'.repeat(200)}` } })).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
+  for (const name of ['x', 'xy'])
+    await expect(
+      daemon.client.image.ImageStatus({ image: { image: `${name}${'\u{1f642}'.repeat(200)}` } }),
+    ).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
   const pod = await runPod(daemon);
   for (const name of ['x', 'xy']) {
-    const long = containerConfig('true', { command: [`/${name}${`/${'\u{1f642}'.repeat(60)}`.repeat(6)}`], metadata: { name, attempt: 0 } });
-    await expect(startContainer(daemon, pod, long)).rejects.toMatchObject({ details: expect.stringContaining('hint:') });
+    const long = containerConfig('true', {
+      command: [`/${name}${`/${'\u{1f642}'.repeat(60)}`.repeat(6)}`],
+      metadata: { name, attempt: 0 },
+    });
+    await expect(startContainer(daemon, pod, long)).rejects.toMatchObject({
+      details: expect.stringContaining('hint:'),
+    });
   }
   await removePod(daemon, pod.id);
 });
 
 describe('a pod', () => {
   let clean: string[];
-  beforeEach(async () => { clean = await daemon.traces(); });
+  beforeEach(async () => {
+    clean = await daemon.traces();
+  });
 
   test.each<[string, PodSandboxConfig, string, Code, RegExp]>([
     ['without metadata', { metadata: null }, '', Code.INVALID_ARGUMENT, /metadata/],
     ['of a handler that is not configured', {}, 'gvisor', Code.INVALID_ARGUMENT, /^UnknownHandler: .*gvisor/],
-    ['with a sysctl of the host', { linux: { sysctls: { 'vm.swappiness': '1' } } }, '', Code.INVALID_ARGUMENT, /vm\.swappiness/],
-    ['with a network sysctl on the host network', { linux: { sysctls: { 'net.ipv4.ip_forward': '1' }, security_context: { namespace_options: { network: 'NODE' } } } }, '', Code.INVALID_ARGUMENT, /net\.ipv4\.ip_forward/],
-    ['with a sysctl that leaves /proc/sys', { linux: { sysctls: { 'net/../vm/swappiness': '1' } } }, '', Code.INVALID_ARGUMENT, /swappiness/],
-    ['with a sysctl whose value the kernel refuses', { linux: { sysctls: { 'net.ipv4.ip_forward': 'maybe' } } }, '', Code.INVALID_ARGUMENT, /net\.ipv4\.ip_forward/],
-    ['with a hostname that is too long', { hostname: 'x'.repeat(300) }, '', Code.INVALID_ARGUMENT, /hostname/],
+    [
+      'with a sysctl of the host',
+      { linux: { sysctls: { 'vm.swappiness': '1' } } },
+      '',
+      Code.INVALID_ARGUMENT,
+      /vm\.swappiness/,
+    ],
+    [
+      'with a network sysctl on the host network',
+      {
+        linux: {
+          sysctls: { 'net.ipv4.ip_forward': '1' },
+          security_context: { namespace_options: { network: 'NODE' } },
+        },
+      },
+      '',
+      Code.INVALID_ARGUMENT,
+      /net\.ipv4\.ip_forward/,
+    ],
+    [
+      'with a sysctl that leaves /proc/sys',
+      { linux: { sysctls: { 'net/../vm/swappiness': '1' } } },
+      '',
+      Code.INVALID_ARGUMENT,
+      /swappiness/,
+    ],
+    [
+      'with a sysctl whose value the kernel refuses',
+      { linux: { sysctls: { 'net.ipv4.ip_forward': 'maybe' } } },
+      '',
+      Code.INVALID_ARGUMENT,
+      /net\.ipv4\.ip_forward/,
+    ],
+    [
+      'with a hostname that is too long',
+      { hostname: 'x'.repeat(300) },
+      '',
+      Code.INVALID_ARGUMENT,
+      /hostname/,
+    ],
     ['with a relative log folder', { log_directory: 'logs' }, '', Code.INVALID_ARGUMENT, /log_directory/],
   ])('%s is refused', async (_, more, handler, code, words) => {
-    await expect(daemon.client.runtime.RunPodSandbox({ config: podConfig(daemon, more), runtime_handler: handler })).rejects.toMatchObject(refusal(code, words));
+    await expect(
+      daemon.client.runtime.RunPodSandbox({ config: podConfig(daemon, more), runtime_handler: handler }),
+    ).rejects.toMatchObject(refusal(code, words));
     expect(await daemon.traces()).toEqual(clean);
   });
 
   test('without a config is refused', async () => {
-    await expect(daemon.client.runtime.RunPodSandbox({})).rejects.toMatchObject(refusal(Code.INVALID_ARGUMENT, /config/));
+    await expect(daemon.client.runtime.RunPodSandbox({})).rejects.toMatchObject(
+      refusal(Code.INVALID_ARGUMENT, /config/),
+    );
     expect(await daemon.traces()).toEqual(clean);
   });
 
   test('whose name is in use is refused, and its retry gets the same one', async () => {
     const pod = await runPod(daemon);
     const before = await daemon.traces();
-    await expect(daemon.client.runtime.RunPodSandbox({ config: { ...pod.config, hostname: 'other' } })).rejects.toMatchObject(refusal(Code.ALREADY_EXISTS, /^NameInUse: /));
-    expect(await daemon.client.runtime.RunPodSandbox({ config: pod.config })).toEqual({ pod_sandbox_id: pod.id });
+    await expect(
+      daemon.client.runtime.RunPodSandbox({ config: { ...pod.config, hostname: 'other' } }),
+    ).rejects.toMatchObject(refusal(Code.ALREADY_EXISTS, /^NameInUse: /));
+    expect(await daemon.client.runtime.RunPodSandbox({ config: pod.config })).toEqual({
+      pod_sandbox_id: pod.id,
+    });
     expect(await daemon.traces()).toEqual(before);
     await removePod(daemon, pod.id);
     expect(await daemon.traces()).toEqual(clean);
@@ -100,13 +177,17 @@ describe('a pod', () => {
 
   test('whose caller goes away is handed to the retry, and else removed', async () => {
     const config = podConfig(daemon);
-    await expect(daemon.client.runtime.RunPodSandbox({ config }, { deadlineMs: 20 })).rejects.toMatchObject({ code: Code.DEADLINE_EXCEEDED });
+    await expect(daemon.client.runtime.RunPodSandbox({ config }, { deadlineMs: 20 })).rejects.toMatchObject({
+      code: Code.DEADLINE_EXCEEDED,
+    });
     const { pod_sandbox_id: id } = await daemon.client.runtime.RunPodSandbox({ config });
     await removePod(daemon, id);
     expect(await daemon.traces()).toEqual(clean);
 
     const removed = daemon.logged((line) => line.includes('nobody came back'));
-    await expect(daemon.client.runtime.RunPodSandbox({ config }, { signal: AbortSignal.timeout(20) })).rejects.toMatchObject({ code: Code.CANCELLED });
+    await expect(
+      daemon.client.runtime.RunPodSandbox({ config }, { signal: AbortSignal.timeout(20) }),
+    ).rejects.toMatchObject({ code: Code.CANCELLED });
     await removed;
     await eventually(clean);
   });
@@ -121,44 +202,113 @@ describe('a container', () => {
     await mkdir(pod.config.log_directory ?? '', { recursive: true });
     await symlink(join(daemon.folder, 'elsewhere'), join(pod.config.log_directory ?? '', 'link'));
   });
-  beforeEach(async () => { before = await daemon.traces(); });
-  afterEach(async () => { // what should not have been made must not disturb the next test
+  beforeEach(async () => {
+    before = await daemon.traces();
+  });
+  afterEach(async () => {
+    // what should not have been made must not disturb the next test
     const { containers } = await daemon.client.runtime.ListContainers({ filter: { pod_sandbox_id: pod.id } });
     for (const { id } of containers) await daemon.client.runtime.RemoveContainer({ container_id: id });
   });
   afterAll(() => removePod(daemon, pod.id));
 
-  const mounted = (container_path: string, host_path = '/tmp'): ContainerConfig => ({ mounts: [{ container_path, host_path }] });
+  const mounted = (container_path: string, host_path = '/tmp'): ContainerConfig => ({
+    mounts: [{ container_path, host_path }],
+  });
   const limited = (resources: object): ContainerConfig => ({ linux: { resources } });
   test.each<[string, ContainerConfig, Code, RegExp]>([
     ['without metadata', { metadata: null }, Code.INVALID_ARGUMENT, /metadata/],
     ['without an image', { image: null }, Code.INVALID_ARGUMENT, /image/],
-    ['of an image that is not here', { image: { image: 'docker.io/library/none:1' } }, Code.NOT_FOUND, /^ImageNotFound: .*none:1/],
+    [
+      'of an image that is not here',
+      { image: { image: 'docker.io/library/none:1' } },
+      Code.NOT_FOUND,
+      /^ImageNotFound: .*none:1/,
+    ],
     ['whose log path escapes', { log_path: '../../main.log' }, Code.INVALID_ARGUMENT, /^PathEscapes: .*log/],
-    ['with a mount source that is not there', mounted('/data', '/nonexistent/source'), Code.FAILED_PRECONDITION, /^MountSourceMissing: .*\/nonexistent\/source/],
+    [
+      'with a mount source that is not there',
+      mounted('/data', '/nonexistent/source'),
+      Code.FAILED_PRECONDITION,
+      /^MountSourceMissing: .*\/nonexistent\/source/,
+    ],
     ['with a relative mount source', mounted('/data', 'tmp'), Code.INVALID_ARGUMENT, /tmp/],
     ['with a relative mount target', mounted('../../data'), Code.INVALID_ARGUMENT, /data/],
-    ['with a mount target that climbs out', mounted('/../../../../data/../..'), Code.INVALID_ARGUMENT, /mounts\[0\]/],
-    ['of a user that does not exist', { linux: { security_context: { run_as_username: 'nobody-here' } } }, Code.INVALID_ARGUMENT, /^UserNotFound: .*nobody-here/],
-    ['of a group that does not exist', { image: { image: badUserImage } }, Code.INVALID_ARGUMENT, /^UserNotFound: .*nogroup/],
-    ['of a group without a user', { linux: { security_context: { run_as_group: { value: '5' } } } }, Code.INVALID_ARGUMENT, /run_as_group/],
-    ['of a negative user', { linux: { security_context: { run_as_user: { value: '-1' } } } }, Code.INVALID_ARGUMENT, /user/],
-    ['with negative memory', limited({ memory_limit_in_bytes: '-5' }), Code.INVALID_ARGUMENT, /memory_limit_in_bytes/],
-    ['with one byte of memory', limited({ memory_limit_in_bytes: '1' }), Code.INVALID_ARGUMENT, /memory_limit_in_bytes/],
+    [
+      'with a mount target that climbs out',
+      mounted('/../../../../data/../..'),
+      Code.INVALID_ARGUMENT,
+      /mounts\[0\]/,
+    ],
+    [
+      'of a user that does not exist',
+      { linux: { security_context: { run_as_username: 'nobody-here' } } },
+      Code.INVALID_ARGUMENT,
+      /^UserNotFound: .*nobody-here/,
+    ],
+    [
+      'of a group that does not exist',
+      { image: { image: badUserImage } },
+      Code.INVALID_ARGUMENT,
+      /^UserNotFound: .*nogroup/,
+    ],
+    [
+      'of a group without a user',
+      { linux: { security_context: { run_as_group: { value: '5' } } } },
+      Code.INVALID_ARGUMENT,
+      /run_as_group/,
+    ],
+    [
+      'of a negative user',
+      { linux: { security_context: { run_as_user: { value: '-1' } } } },
+      Code.INVALID_ARGUMENT,
+      /user/,
+    ],
+    [
+      'with negative memory',
+      limited({ memory_limit_in_bytes: '-5' }),
+      Code.INVALID_ARGUMENT,
+      /memory_limit_in_bytes/,
+    ],
+    [
+      'with one byte of memory',
+      limited({ memory_limit_in_bytes: '1' }),
+      Code.INVALID_ARGUMENT,
+      /memory_limit_in_bytes/,
+    ],
     ['with negative cpu shares', limited({ cpu_shares: '-1' }), Code.INVALID_ARGUMENT, /cpu_shares/],
-    ['with a negative period', limited({ cpu_period: '-1', cpu_quota: '1000' }), Code.INVALID_ARGUMENT, /cpu_period/],
+    [
+      'with a negative period',
+      limited({ cpu_period: '-1', cpu_quota: '1000' }),
+      Code.INVALID_ARGUMENT,
+      /cpu_period/,
+    ],
     ['with cpus that are no list', limited({ cpuset_cpus: 'all' }), Code.INVALID_ARGUMENT, /cpuset_cpus/],
     ['with an absurd oom score', limited({ oom_score_adj: '5000' }), Code.INVALID_ARGUMENT, /oom_score_adj/],
-    ['with a capability that is none', { linux: { security_context: { capabilities: { add_capabilities: ['FLY'] } } } }, Code.INVALID_ARGUMENT, /FLY/],
+    [
+      'with a capability that is none',
+      { linux: { security_context: { capabilities: { add_capabilities: ['FLY'] } } } },
+      Code.INVALID_ARGUMENT,
+      /FLY/,
+    ],
     ['with a relative working folder', { working_dir: 'tmp' }, Code.INVALID_ARGUMENT, /working_dir/],
-    ['with a device that is not there', { devices: [{ host_path: '/dev/none', container_path: '/dev/none', permissions: 'rwm' }] }, Code.INVALID_ARGUMENT, /\/dev\/none/],
+    [
+      'with a device that is not there',
+      { devices: [{ host_path: '/dev/none', container_path: '/dev/none', permissions: 'rwm' }] },
+      Code.INVALID_ARGUMENT,
+      /\/dev\/none/,
+    ],
   ])('%s is refused', async (_, more, code, words) => {
-    await expect(createContainer(daemon, pod, containerConfig('true', more))).rejects.toMatchObject(refusal(code, words));
+    await expect(createContainer(daemon, pod, containerConfig('true', more))).rejects.toMatchObject(
+      refusal(code, words),
+    );
     expect(await daemon.traces()).toEqual(before);
   });
 
   test('whose log path escapes through a symlink is refused', async () => {
-    await expect(createContainer(daemon, pod, containerConfig('true', { log_path: 'link/main.log' }))).rejects.toMatchObject(refusal(Code.INVALID_ARGUMENT, /^PathEscapes: .*log/));
+    await expect(
+      createContainer(daemon, pod, containerConfig('true', { log_path: 'link/main.log' })),
+    ).rejects.toMatchObject(refusal(Code.INVALID_ARGUMENT, /^PathEscapes: .*log/));
     expect(await daemon.traces()).toEqual(before);
     expect(await readdir(join(daemon.folder, 'elsewhere'))).toEqual([]);
   });
@@ -173,10 +323,20 @@ describe('a container', () => {
   });
 
   test('whose command is not there says so, and keeps saying so', async () => {
-    const id = await createContainer(daemon, pod, containerConfig('', { command: ['/no/such/program'] })).catch((error: { code: Code; details: string }) => error);
+    const id = await createContainer(
+      daemon,
+      pod,
+      containerConfig('', { command: ['/no/such/program'] }),
+    ).catch((error: { code: Code; details: string }) => error);
     if (typeof id === 'string') {
-      await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({ details: expect.stringMatching(/\/no\/such\/program/) });
-      expect((await daemon.client.runtime.ContainerStatus({ container_id: id })).status).toMatchObject({ state: 'CONTAINER_EXITED', reason: 'StartError', exit_code: 128 });
+      await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({
+        details: expect.stringMatching(/\/no\/such\/program/),
+      });
+      expect((await daemon.client.runtime.ContainerStatus({ container_id: id })).status).toMatchObject({
+        state: 'CONTAINER_EXITED',
+        reason: 'StartError',
+        exit_code: 128,
+      });
       await daemon.client.runtime.RemoveContainer({ container_id: id });
     } else {
       expect(id.details).toMatch(/\/no\/such\/program/);
@@ -187,17 +347,23 @@ describe('a container', () => {
   test('is not started twice', async () => {
     const id = await startContainer(daemon, pod, containerConfig('sleep 1000'));
     const running = await daemon.traces();
-    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject(refusal(Code.FAILED_PRECONDITION, /^WrongContainerState: .*CONTAINER_RUNNING/));
+    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject(
+      refusal(Code.FAILED_PRECONDITION, /^WrongContainerState: .*CONTAINER_RUNNING/),
+    );
     expect(await daemon.traces()).toEqual(running);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
-    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({ code: Code.NOT_FOUND });
+    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({
+      code: Code.NOT_FOUND,
+    });
     expect(await daemon.traces()).toEqual(before);
   });
 
   test('whose name is in use is refused, and its retry gets the same one', async () => {
     const id = await createContainer(daemon, pod, containerConfig('true'));
     const made = await daemon.traces();
-    await expect(createContainer(daemon, pod, containerConfig('false'))).rejects.toMatchObject(refusal(Code.ALREADY_EXISTS, /^NameInUse: /));
+    await expect(createContainer(daemon, pod, containerConfig('false'))).rejects.toMatchObject(
+      refusal(Code.ALREADY_EXISTS, /^NameInUse: /),
+    );
     expect(await createContainer(daemon, pod, containerConfig('true'))).toBe(id);
     expect(await daemon.traces()).toEqual(made);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
@@ -206,13 +372,17 @@ describe('a container', () => {
 
   test('whose caller goes away is handed to the retry, and else removed', async () => {
     const request = { pod_sandbox_id: pod.id, config: containerConfig('true'), sandbox_config: pod.config };
-    await expect(daemon.client.runtime.CreateContainer(request, { deadlineMs: 10 })).rejects.toMatchObject({ code: Code.DEADLINE_EXCEEDED });
+    await expect(daemon.client.runtime.CreateContainer(request, { deadlineMs: 10 })).rejects.toMatchObject({
+      code: Code.DEADLINE_EXCEEDED,
+    });
     const { container_id: id } = await daemon.client.runtime.CreateContainer(request);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
     expect(await daemon.traces()).toEqual(before);
 
     const removed = daemon.logged((line) => line.includes('nobody came back'));
-    await expect(daemon.client.runtime.CreateContainer(request, { signal: AbortSignal.timeout(10) })).rejects.toMatchObject({ code: Code.CANCELLED });
+    await expect(
+      daemon.client.runtime.CreateContainer(request, { signal: AbortSignal.timeout(10) }),
+    ).rejects.toMatchObject({ code: Code.CANCELLED });
     await removed;
     await eventually(before);
   });
@@ -220,8 +390,15 @@ describe('a container', () => {
   test('whose resources cannot be meant is not updated', async () => {
     const id = await startContainer(daemon, pod, containerConfig('sleep 1000'));
     const running = await daemon.traces();
-    for (const linux of [{ memory_limit_in_bytes: '-5' }, { memory_limit_in_bytes: '1' }, { cpu_shares: '-1' }, { cpuset_cpus: 'all' }]) {
-      await expect(daemon.client.runtime.UpdateContainerResources({ container_id: id, linux })).rejects.toMatchObject(refusal(Code.INVALID_ARGUMENT, new RegExp(Object.keys(linux)[0] ?? '')));
+    for (const linux of [
+      { memory_limit_in_bytes: '-5' },
+      { memory_limit_in_bytes: '1' },
+      { cpu_shares: '-1' },
+      { cpuset_cpus: 'all' },
+    ]) {
+      await expect(
+        daemon.client.runtime.UpdateContainerResources({ container_id: id, linux }),
+      ).rejects.toMatchObject(refusal(Code.INVALID_ARGUMENT, new RegExp(Object.keys(linux)[0] ?? '')));
     }
     expect(await daemon.traces()).toEqual(running);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
@@ -229,10 +406,18 @@ describe('a container', () => {
 
   test('for a pod that was stopped is refused', async () => {
     const stopped = await runPod(daemon);
-    const waiting = await createContainer(daemon, stopped, containerConfig('true', { metadata: { name: 'waiting' } }));
+    const waiting = await createContainer(
+      daemon,
+      stopped,
+      containerConfig('true', { metadata: { name: 'waiting' } }),
+    );
     await daemon.client.runtime.StopPodSandbox({ pod_sandbox_id: stopped.id });
-    await expect(createContainer(daemon, stopped, containerConfig('true'))).rejects.toMatchObject(refusal(Code.FAILED_PRECONDITION, /^SandboxNotReady: /));
-    await expect(daemon.client.runtime.StartContainer({ container_id: waiting })).rejects.toMatchObject({ code: Code.FAILED_PRECONDITION });
+    await expect(createContainer(daemon, stopped, containerConfig('true'))).rejects.toMatchObject(
+      refusal(Code.FAILED_PRECONDITION, /^SandboxNotReady: /),
+    );
+    await expect(daemon.client.runtime.StartContainer({ container_id: waiting })).rejects.toMatchObject({
+      code: Code.FAILED_PRECONDITION,
+    });
     await daemon.client.runtime.RemovePodSandbox({ pod_sandbox_id: stopped.id });
     expect(await daemon.traces()).toEqual(before);
   });
@@ -242,8 +427,12 @@ describe('a registry', () => {
   let strange: Daemon;
   let clean: string[];
   let close: () => Promise<void> = () => Promise.resolve();
-  beforeAll(async () => { strange = await startDaemon({ network: false }); });
-  beforeEach(async () => { clean = await strange.traces(); });
+  beforeAll(async () => {
+    strange = await startDaemon({ network: false });
+  });
+  beforeEach(async () => {
+    clean = await strange.traces();
+  });
   afterEach(() => close());
   afterAll(() => strange?.destroy());
 
@@ -253,7 +442,10 @@ describe('a registry', () => {
     await strange.stop();
     await strange.writeConfig({ images: { registries_conf: registries, pull_progress_timeout_seconds: 1 } });
     await strange.start();
-    return strange.client.image.PullImage({ image: { image: `${address}/box:1` }, auth: { username: 'me', password: 'open-sesame' } }, options);
+    return strange.client.image.PullImage(
+      { image: { image: `${address}/box:1` }, auth: { username: 'me', password: 'open-sesame' } },
+      options,
+    );
   }
   async function nothingLeft(): Promise<void> {
     await eventually(clean, strange);
@@ -262,7 +454,9 @@ describe('a registry', () => {
   }
 
   test('that is down', async () => {
-    await expect(pullFrom(await closedAddress())).rejects.toMatchObject(refusal(Code.UNAVAILABLE, /^RegistryUnavailable: /));
+    await expect(pullFrom(await closedAddress())).rejects.toMatchObject(
+      refusal(Code.UNAVAILABLE, /^RegistryUnavailable: /),
+    );
     await nothingLeft();
   });
   test.each([
@@ -278,27 +472,43 @@ describe('a registry', () => {
   test('whose client goes away', async () => {
     const registry = await startBadRegistry('hangs');
     close = registry.close;
-    await expect(pullFrom(registry.address, { deadlineMs: 300 })).rejects.toMatchObject({ code: Code.DEADLINE_EXCEEDED });
+    await expect(pullFrom(registry.address, { deadlineMs: 300 })).rejects.toMatchObject({
+      code: Code.DEADLINE_EXCEEDED,
+    });
     await nothingLeft();
   });
-  test.each([['a name with spaces'], ['UPPER/case'], ['x@sha256:short'], ['']])('is not asked for "%s"', async (image) => {
-    await expect(strange.client.image.PullImage({ image: { image } })).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
-    await nothingLeft();
-  });
+  test.each([['a name with spaces'], ['UPPER/case'], ['x@sha256:short'], ['']])(
+    'is not asked for "%s"',
+    async (image) => {
+      await expect(strange.client.image.PullImage({ image: { image } })).rejects.toMatchObject({
+        code: Code.INVALID_ARGUMENT,
+      });
+      await nothingLeft();
+    },
+  );
 });
 
 describe('a CNI network', () => {
   let strange: Daemon;
   let clean: string[];
-  beforeAll(async () => { strange = await startDaemon({ network: false }); });
+  beforeAll(async () => {
+    strange = await startDaemon({ network: false });
+  });
   beforeEach(async () => {
     await strange.stop();
     const bin = join(strange.folder, 'bin');
     await mkdir(bin, { recursive: true });
-    const plugin = (name: string, add: string) => writeFile(join(bin, name), `#!/bin/sh\ncat > /dev/null\n[ "$CNI_COMMAND" = ADD ] || { echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'; exit 0; }\n${add}\n`, { mode: 0o755 });
+    const plugin = (name: string, add: string) =>
+      writeFile(
+        join(bin, name),
+        `#!/bin/sh\ncat > /dev/null\n[ "$CNI_COMMAND" = ADD ] || { echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'; exit 0; }\n${add}\n`,
+        { mode: 0o755 },
+      );
     await plugin('fails', 'echo \'{"code":7,"msg":"no room at the inn"}\'; exit 1');
     await plugin('hangs', 'exec sleep 1000');
-    await strange.writeConfig({ network: { bin_dirs: [bin, '/opt/cni/bin', '/usr/lib/cni'], plugin_timeout_seconds: 1 } });
+    await strange.writeConfig({
+      network: { bin_dirs: [bin, '/opt/cni/bin', '/usr/lib/cni'], plugin_timeout_seconds: 1 },
+    });
     clean = await strange.traces();
   });
   afterAll(() => strange?.destroy());
@@ -310,7 +520,12 @@ describe('a CNI network', () => {
   };
   test.each<[string, () => object | string, Code, RegExp]>([
     ['that does not parse', () => '{ "name": ', Code.UNAVAILABLE, /^NetworkNotReady: .*10-test\.conflist/],
-    ['without a name', () => ({ cniVersion: '1.0.0', plugins: [{ type: 'bridge' }] }), Code.UNAVAILABLE, /^NetworkNotReady: .*10-test\.conflist/],
+    [
+      'without a name',
+      () => ({ cniVersion: '1.0.0', plugins: [{ type: 'bridge' }] }),
+      Code.UNAVAILABLE,
+      /^NetworkNotReady: .*10-test\.conflist/,
+    ],
     ['whose plugin is not installed', () => then('none-such'), Code.UNAVAILABLE, /none-such/],
     ['whose plugin fails', () => then('fails'), Code.UNAVAILABLE, /^CniFailed: .*no room at the inn/],
     ['whose plugin hangs', () => then('hangs'), Code.DEADLINE_EXCEEDED, /hangs/],
@@ -319,22 +534,42 @@ describe('a CNI network', () => {
     await strange.start();
     await expect(runPod(strange)).rejects.toMatchObject(refusal(code, words));
     expect(await strange.traces()).toEqual(clean);
-    const host = await runPod(strange, { linux: { security_context: { namespace_options: { network: 'NODE' } } } });
+    const host = await runPod(strange, {
+      linux: { security_context: { namespace_options: { network: 'NODE' } } },
+    });
     await removePod(strange, host.id);
   });
 });
 
 describe('a config file', () => {
   test.each([
-    ['an unknown key', 'network:\n  conf_dri: /etc/cni/net.d\n', /config\.yaml:2: network\.conf_dri: unknown key/],
-    ['a wrong type', 'log_level: info\nstreaming:\n  port: many\n', /config\.yaml:3: streaming\.port: .*number/],
-    ['a handler that is not there', 'default_container_type: none\n', /config\.yaml:1: default_container_type: "none"/],
+    [
+      'an unknown key',
+      'network:\n  conf_dri: /etc/cni/net.d\n',
+      /config\.yaml:2: network\.conf_dri: unknown key/,
+    ],
+    [
+      'a wrong type',
+      'log_level: info\nstreaming:\n  port: many\n',
+      /config\.yaml:3: streaming\.port: .*number/,
+    ],
+    [
+      'a handler that is not there',
+      'default_container_type: none\n',
+      /config\.yaml:1: default_container_type: "none"/,
+    ],
     ['no YAML', 'a: [\n', /config\.yaml:\d+/],
   ])('with %s ends the daemon with the line and the key', async (_, text, words) => {
     const file = join(daemon.folder, 'bad', 'config.yaml');
     await mkdir(join(file, '..'), { recursive: true });
     await writeFile(file, text);
-    const { exitCode, stdout, stderr } = await daemon.machine.run([process.execPath, crisp, 'serve', '--config', file]);
+    const { exitCode, stdout, stderr } = await daemon.machine.run([
+      process.execPath,
+      crisp,
+      'serve',
+      '--config',
+      file,
+    ]);
     expect(exitCode).not.toBe(0);
     expect(stdout + stderr).toMatch(words);
   });
@@ -343,6 +578,7 @@ describe('a config file', () => {
 /** What goes on after the answer is given time: 10 s. */
 async function eventually(wanted: readonly string[], of: Daemon = daemon): Promise<void> {
   const deadline = Date.now() + 10_000;
-  while (Date.now() < deadline && JSON.stringify(await of.traces()) !== JSON.stringify(wanted)) await new Promise((resolve) => setTimeout(resolve, 100));
+  while (Date.now() < deadline && JSON.stringify(await of.traces()) !== JSON.stringify(wanted))
+    await new Promise((resolve) => setTimeout(resolve, 100));
   expect(await of.traces()).toEqual(wanted);
 }

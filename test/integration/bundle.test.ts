@@ -45,7 +45,11 @@ let counter = 0;
 beforeAll(async () => {
   base = await mkdtemp(join(tmpdir(), 'crisp-bundle-'));
   await chmod(base, 0o755);
-  await Promise.all(['pod', 'pod/shm', 'source', 'source/sub', 'shared', 'shared/sub', 'cdi'].map((name) => mkdir(join(base, name), { recursive: true })));
+  await Promise.all(
+    ['pod', 'pod/shm', 'source', 'source/sub', 'shared', 'shared/sub', 'cdi'].map((name) =>
+      mkdir(join(base, name), { recursive: true }),
+    ),
+  );
   rootfs = await makeRootfs(join(base, 'rootfs'));
   shared = join(base, 'shared');
   await bindMount(shared, shared);
@@ -53,7 +57,11 @@ beforeAll(async () => {
   await writeFile(join(base, 'source/file'), 'from the host\n');
   await writeFile(join(base, 'source/sub/below'), 'below\n');
   await writePodFiles(join(base, 'pod'), pod());
-  namespaces = await pinNamespaces(join(base, 'pod/ns'), { network: true, ipc: true, uts: true }, { hostname: 'box', sysctls: { 'kernel.shm_rmid_forced': '1' } });
+  namespaces = await pinNamespaces(
+    join(base, 'pod/ns'),
+    { network: true, ipc: true, uts: true },
+    { hostname: 'box', sysctls: { 'kernel.shm_rmid_forced': '1' } },
+  );
   await bringLoopbackUp(namespaces.network ?? '');
   machine = await Machine.start();
 });
@@ -66,37 +74,88 @@ afterAll(async () => {
 });
 
 async function makeRootfs(folder: string): Promise<string> {
-  await Promise.all(['bin', 'etc', 'proc', 'dev', 'sys', 'run', 'tmp', 'var', 'mnt', 'home/web'].map((name) => mkdir(join(folder, name), { recursive: true })));
+  await Promise.all(
+    ['bin', 'etc', 'proc', 'dev', 'sys', 'run', 'tmp', 'var', 'mnt', 'home/web'].map((name) =>
+      mkdir(join(folder, name), { recursive: true }),
+    ),
+  );
   await copyFile('/bin/busybox', join(folder, 'bin/busybox'));
-  await Promise.all(execFileSync('/bin/busybox', ['--list']).toString().trim().split('\n').filter((name) => name !== 'busybox').map((name) => symlink('busybox', join(folder, 'bin', name))));
+  await Promise.all(
+    execFileSync('/bin/busybox', ['--list'])
+      .toString()
+      .trim()
+      .split('\n')
+      .filter((name) => name !== 'busybox')
+      .map((name) => symlink('busybox', join(folder, 'bin', name))),
+  );
   await symlink('/run', join(folder, 'var/run'));
   await symlink('../../../../../../../../../..', join(folder, 'climb'));
-  await writeFile(join(folder, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n');
+  await writeFile(
+    join(folder, 'etc/passwd'),
+    'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n',
+  );
   await writeFile(join(folder, 'etc/group'), 'root:x:0:\nweb:x:1001:\nstaff:x:50:web\n');
   // Who is root only in a user namespace could not make these.
-  await Promise.all(['resolv.conf', 'hosts', 'hostname'].map((name) => writeFile(join(folder, 'etc', name), '')));
+  await Promise.all(
+    ['resolv.conf', 'hosts', 'hostname'].map((name) => writeFile(join(folder, 'etc', name), '')),
+  );
   return folder;
 }
 
 function pod(more: PodSandboxConfig = {}) {
-  return receivedPod({ hostname: 'box', dns_config: { servers: ['192.0.2.1'], searches: ['test.local'], options: ['ndots:5'] }, ...more });
+  return receivedPod({
+    hostname: 'box',
+    dns_config: { servers: ['192.0.2.1'], searches: ['test.local'], options: ['ndots:5'] },
+    ...more,
+  });
 }
 
-interface Wanted { readonly sandbox?: PodSandboxConfig; readonly namespaces?: SandboxPlan['namespaces']; readonly cgroup?: 'v1' | 'v2'; readonly noDeviceRules?: boolean }
+interface Wanted {
+  readonly sandbox?: PodSandboxConfig;
+  readonly namespaces?: SandboxPlan['namespaces'];
+  readonly cgroup?: 'v1' | 'v2';
+  readonly noDeviceRules?: boolean;
+}
 
-async function generate(wanted: ContainerConfig, { sandbox = {}, namespaces: own = namespaces, cgroup = host.cgroup, noDeviceRules = false }: Wanted = {}) {
+async function generate(
+  wanted: ContainerConfig,
+  { sandbox = {}, namespaces: own = namespaces, cgroup = host.cgroup, noDeviceRules = false }: Wanted = {},
+) {
   const id = `${mark}-${counter++}`;
   const folder = join(base, 'bundles', id);
   await mkdir(folder, { recursive: true });
   const config = receivedContainer(wanted);
-  const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map(), cdiFolders: [join(base, 'cdi')] });
+  const facts = await inspectRootfs({
+    rootfs,
+    config,
+    imageMounts: new Map(),
+    cdiFolders: [join(base, 'cdi')],
+  });
   const plan: SandboxPlan = {
-    id: mark, name: 'pod', namespace: 'test', uid: 'u1', attempt: 0, labels: {}, annotations: {}, folder: join(base, 'pod'),
-    hostname: 'box', namespaces: own, cgroupParent: `/${mark}`,
+    id: mark,
+    name: 'pod',
+    namespace: 'test',
+    uid: 'u1',
+    attempt: 0,
+    labels: {},
+    annotations: {},
+    folder: join(base, 'pod'),
+    hostname: 'box',
+    namespaces: own,
+    cgroupParent: `/${mark}`,
   };
   const made = containerSpec({
-    config, sandbox: pod(sandbox), image, plan, containerId: id, rootfs, facts, host: { ...host, cgroup, systemdCgroup: false }, podFolder: join(base, 'pod'),
-    sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined, allowedAnnotations: [],
+    config,
+    sandbox: pod(sandbox),
+    image,
+    plan,
+    containerId: id,
+    rootfs,
+    facts,
+    host: { ...host, cgroup, systemdCgroup: false },
+    podFolder: join(base, 'pod'),
+    sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined,
+    allowedAnnotations: [],
   });
   if (noDeviceRules) delete made.spec.linux.resources?.devices;
   writeBundle(folder, made.spec);
@@ -117,32 +176,74 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
   /** The output of a script in the container, which must succeed. */
   async function output(script: string, wanted: ContainerConfig = {}, more: Wanted = {}): Promise<string> {
     const result = await launch(await generate({ command: ['sh', '-c', script], ...wanted }, more));
-    if (result.exitCode !== 0) throw new Error(`exit code ${result.exitCode}: ${result.stderr || result.stdout}`);
+    if (result.exitCode !== 0)
+      throw new Error(`exit code ${result.exitCode}: ${result.stderr || result.stdout}`);
     return result.stdout.trim();
   }
-  const secure = (security_context: NonNullable<NonNullable<ContainerConfig['linux']>['security_context']>): ContainerConfig => ({ linux: { security_context } });
+  const secure = (
+    security_context: NonNullable<NonNullable<ContainerConfig['linux']>['security_context']>,
+  ): ContainerConfig => ({ linux: { security_context } });
 
   test('the process: environment, working folder, exit code', async () => {
-    const env = await output('env; pwd', { envs: [{ key: 'FROM', value: Buffer.from('request') }, { key: 'LINES', value: Buffer.from('a\nb=c') }], working_dir: '/made/here' });
-    expect(env.split('\n')).toEqual(expect.arrayContaining(['PATH=/bin', 'FROM=request', 'HOSTNAME=box', 'HOME=/root', 'LINES=a', 'b=c', '/made/here']));
+    const env = await output('env; pwd', {
+      envs: [
+        { key: 'FROM', value: Buffer.from('request') },
+        { key: 'LINES', value: Buffer.from('a\nb=c') },
+      ],
+      working_dir: '/made/here',
+    });
+    expect(env.split('\n')).toEqual(
+      expect.arrayContaining([
+        'PATH=/bin',
+        'FROM=request',
+        'HOSTNAME=box',
+        'HOME=/root',
+        'LINES=a',
+        'b=c',
+        '/made/here',
+      ]),
+    );
     expect((await launch(await generate({ command: ['sh', '-c', 'exit 7'] }))).exitCode).toBe(7);
   });
 
   test('the user, by name, by id and by neither', async () => {
     const ids = 'id -u; id -g; id -G; echo $HOME';
     expect(await output(ids)).toBe('0\n0\n0\n/root');
-    expect(await output(ids, secure({ run_as_username: 'web', supplemental_groups: [3000] }))).toBe('1000\n1001\n1001 50 3000\n/home/web');
-    expect(await output(ids, secure({ run_as_username: 'web', supplemental_groups: [3000], supplemental_groups_policy: 'Strict' }))).toBe('1000\n1001\n1001 3000\n/home/web');
-    expect(await output(ids, secure({ run_as_user: { value: 77 }, run_as_group: { value: 88 } }))).toBe('77\n88\n88\n/');
+    expect(await output(ids, secure({ run_as_username: 'web', supplemental_groups: [3000] }))).toBe(
+      '1000\n1001\n1001 50 3000\n/home/web',
+    );
+    expect(
+      await output(
+        ids,
+        secure({ run_as_username: 'web', supplemental_groups: [3000], supplemental_groups_policy: 'Strict' }),
+      ),
+    ).toBe('1000\n1001\n1001 3000\n/home/web');
+    expect(await output(ids, secure({ run_as_user: { value: 77 }, run_as_group: { value: 88 } }))).toBe(
+      '77\n88\n88\n/',
+    );
   });
 
   test('capabilities and no_new_privs', async () => {
-    const status = (name: string, wanted: ContainerConfig = {}, more: Wanted = {}): Promise<string> => output(`sed -n 's/^${name}:\\s*//p' /proc/self/status`, wanted, more);
+    const status = (name: string, wanted: ContainerConfig = {}, more: Wanted = {}): Promise<string> =>
+      output(`sed -n 's/^${name}:\\s*//p' /proc/self/status`, wanted, more);
     expect(await status('CapBnd')).toBe('00000000a80425fb');
     expect(await status('CapInh')).toBe('0000000000000000');
-    expect(await status('CapEff', secure({ capabilities: { drop_capabilities: ['ALL'], add_capabilities: ['NET_ADMIN'] } }))).toBe('0000000000001000');
+    expect(
+      await status(
+        'CapEff',
+        secure({ capabilities: { drop_capabilities: ['ALL'], add_capabilities: ['NET_ADMIN'] } }),
+      ),
+    ).toBe('0000000000001000');
     expect(await status('CapEff', secure({ run_as_user: { value: 1000 } }))).toBe('0000000000000000');
-    expect(await status('CapEff', secure({ run_as_user: { value: 1000 }, capabilities: { add_ambient_capabilities: ['NET_BIND_SERVICE'] } }))).toBe('0000000000000400');
+    expect(
+      await status(
+        'CapEff',
+        secure({
+          run_as_user: { value: 1000 },
+          capabilities: { add_ambient_capabilities: ['NET_BIND_SERVICE'] },
+        }),
+      ),
+    ).toBe('0000000000000400');
     const bounding = /^CapBnd:\s*(\w+)/m.exec(await readFile('/proc/self/status', 'utf8'))?.[1];
     expect(await status('CapEff', secure({ privileged: true }), privilegedPod)).toBe(bounding);
     expect(await status('NoNewPrivs', secure({ no_new_privs: true }))).toBe('1');
@@ -153,11 +254,27 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
 
   test('the mounts that every container has, and the files of the pod', async () => {
     const mounts = await output(`awk '{ print $2, $3, substr($4, 1, 2) }' /proc/mounts`);
-    expect(mounts.split('\n')).toEqual(expect.arrayContaining(['/proc proc rw', '/dev tmpfs rw', '/dev/pts devpts rw', '/dev/mqueue mqueue rw', '/sys sysfs ro']));
-    expect(await output('cat /etc/resolv.conf /etc/hostname; hostname; grep -c localhost /etc/hosts')).toBe('search test.local\nnameserver 192.0.2.1\noptions ndots:5\nbox\nbox\n2');
-    expect(await output('ls -d /dev/null /dev/ptmx /dev/fd && echo x > /dev/shm/mine && cat /proc/sys/kernel/shm_rmid_forced')).toMatch(/1$/);
+    expect(mounts.split('\n')).toEqual(
+      expect.arrayContaining([
+        '/proc proc rw',
+        '/dev tmpfs rw',
+        '/dev/pts devpts rw',
+        '/dev/mqueue mqueue rw',
+        '/sys sysfs ro',
+      ]),
+    );
+    expect(await output('cat /etc/resolv.conf /etc/hostname; hostname; grep -c localhost /etc/hosts')).toBe(
+      'search test.local\nnameserver 192.0.2.1\noptions ndots:5\nbox\nbox\n2',
+    );
+    expect(
+      await output(
+        'ls -d /dev/null /dev/ptmx /dev/fd && echo x > /dev/shm/mine && cat /proc/sys/kernel/shm_rmid_forced',
+      ),
+    ).toMatch(/1$/);
     expect(await readFile(join(base, 'pod/shm/mine'), 'utf8')).toBe('x\n');
-    expect(await output('ls /dev/shm', secure({ namespace_options: { ipc: 'CONTAINER', pid: 'CONTAINER' } }))).toBe('');
+    expect(
+      await output('ls /dev/shm', secure({ namespace_options: { ipc: 'CONTAINER', pid: 'CONTAINER' } })),
+    ).toBe('');
     expect(await output('ls /sys/class/net; echo $$')).toBe('lo\n1');
   });
 
@@ -169,14 +286,29 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
       { host_path: join(base, 'source'), container_path: '/var/run/secrets', readonly: true },
       { host_path: join(base, 'source/file'), container_path: '/etc/hosts' },
     ];
-    expect(await output('cat /run/secrets/file /etc/hosts /mnt/new/place/below', { mounts })).toBe('from the host\nfrom the host\nbelow');
-    expect(await output('touch /run/secrets/x 2>&1 || touch /mnt/x && rm /mnt/x && grep -c " /mnt .*noexec" /proc/mounts', { mounts })).toBe('touch: /run/secrets/x: Read-only file system\n1');
+    expect(await output('cat /run/secrets/file /etc/hosts /mnt/new/place/below', { mounts })).toBe(
+      'from the host\nfrom the host\nbelow',
+    );
+    expect(
+      await output(
+        'touch /run/secrets/x 2>&1 || touch /mnt/x && rm /mnt/x && grep -c " /mnt .*noexec" /proc/mounts',
+        { mounts },
+      ),
+    ).toBe('touch: /run/secrets/x: Read-only file system\n1');
   });
 
   test('propagation in both directions, in one, and in none', async () => {
-    const mountsInside = (propagation: 'PROPAGATION_BIDIRECTIONAL' | 'PROPAGATION_HOST_TO_CONTAINER' | 'PROPAGATION_PRIVATE'): Promise<string> => output(
-      'mount -t tmpfs inside /mnt/sub && sed -n "s/.* \\/mnt rw[^-]* \\(shared\\|master\\).*/\\1/p" /proc/self/mountinfo',
-      { ...secure({ privileged: true }), mounts: [{ host_path: shared, container_path: '/mnt', propagation }] }, privilegedPod);
+    const mountsInside = (
+      propagation: 'PROPAGATION_BIDIRECTIONAL' | 'PROPAGATION_HOST_TO_CONTAINER' | 'PROPAGATION_PRIVATE',
+    ): Promise<string> =>
+      output(
+        'mount -t tmpfs inside /mnt/sub && sed -n "s/.* \\/mnt rw[^-]* \\(shared\\|master\\).*/\\1/p" /proc/self/mountinfo',
+        {
+          ...secure({ privileged: true }),
+          mounts: [{ host_path: shared, container_path: '/mnt', propagation }],
+        },
+        privilegedPod,
+      );
     const seen = async (): Promise<boolean> => (await machine.mounts()).includes(join(shared, 'sub'));
     expect(await mountsInside('PROPAGATION_PRIVATE')).toBe('');
     expect(await mountsInside('PROPAGATION_HOST_TO_CONTAINER')).toBe('master');
@@ -188,11 +320,17 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
 
   test('mounts that are read-only down to the last one', async () => {
     const source = join(base, 'source');
-    const wanted = (recursive_read_only: boolean): ContainerConfig => ({ mounts: [{ host_path: source, container_path: '/mnt', readonly: true, recursive_read_only }] });
+    const wanted = (recursive_read_only: boolean): ContainerConfig => ({
+      mounts: [{ host_path: source, container_path: '/mnt', readonly: true, recursive_read_only }],
+    });
     await machine.must(['mount', '-t', 'tmpfs', 'below', join(source, 'sub')]);
     try {
-      expect(await output('touch /mnt/x /mnt/sub/x 2>&1 || true', wanted(false))).toBe('touch: /mnt/x: Read-only file system');
-      expect(await output('touch /mnt/x /mnt/sub/y 2>&1 || true', wanted(true))).toBe('touch: /mnt/x: Read-only file system\ntouch: /mnt/sub/y: Read-only file system');
+      expect(await output('touch /mnt/x /mnt/sub/x 2>&1 || true', wanted(false))).toBe(
+        'touch: /mnt/x: Read-only file system',
+      );
+      expect(await output('touch /mnt/x /mnt/sub/y 2>&1 || true', wanted(true))).toBe(
+        'touch: /mnt/x: Read-only file system\ntouch: /mnt/sub/y: Read-only file system',
+      );
     } finally {
       await machine.must(['umount', join(source, 'sub')]);
     }
@@ -204,33 +342,73 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     const ids = [{ containerID: 0, hostID: 300_000, size: 65_536 }];
     const folder = join(base, `userns-${runtime}`);
     try {
-      const own = await pinNamespaces(folder, { network: true, ipc: true, uts: true, user: { uids: ids, gids: ids } }, { hostname: 'mapped', sysctls: {} });
+      const own = await pinNamespaces(
+        folder,
+        { network: true, ipc: true, uts: true, user: { uids: ids, gids: ids } },
+        { hostname: 'mapped', sysctls: {} },
+      );
       await machine.stop(); // a namespace pinned later is not seen in an older mount namespace
       machine = await Machine.start();
       const sandbox = { linux: { security_context: { namespace_options: { userns_options } } } };
-      expect(await output('cat /proc/self/uid_map | tr -s " "; id -u; hostname', secure({ namespace_options: { pid: 'CONTAINER', userns_options } }), { sandbox, namespaces: own })).toBe('0 300000 65536\n0\nmapped');
+      expect(
+        await output(
+          'cat /proc/self/uid_map | tr -s " "; id -u; hostname',
+          secure({ namespace_options: { pid: 'CONTAINER', userns_options } }),
+          { sandbox, namespaces: own },
+        ),
+      ).toBe('0 300000 65536\n0\nmapped');
     } finally {
       await unpinNamespaces(folder);
     }
   });
 
   test('a root filesystem that is read-only, and paths that are masked or read-only', async () => {
-    expect(await output('touch /x 2>&1; touch /etc/hostname 2>&1; touch /dev/shm/x', secure({ readonly_rootfs: true }))).toBe('touch: /x: Read-only file system\ntouch: /etc/hostname: Read-only file system');
-    const paths: LinuxContainerSecurityContext = { masked_paths: ['/proc/version', '/proc/fs', '/no/such'], readonly_paths: ['/proc/sys'] };
-    const look = 'wc -c < /proc/version; ls /proc/fs | wc -l; echo 1 2>&1 > /proc/sys/kernel/shm_rmid_forced || true';
+    expect(
+      await output(
+        'touch /x 2>&1; touch /etc/hostname 2>&1; touch /dev/shm/x',
+        secure({ readonly_rootfs: true }),
+      ),
+    ).toBe('touch: /x: Read-only file system\ntouch: /etc/hostname: Read-only file system');
+    const paths: LinuxContainerSecurityContext = {
+      masked_paths: ['/proc/version', '/proc/fs', '/no/such'],
+      readonly_paths: ['/proc/sys'],
+    };
+    const look =
+      'wc -c < /proc/version; ls /proc/fs | wc -l; echo 1 2>&1 > /proc/sys/kernel/shm_rmid_forced || true';
     expect(await output(look, secure(paths))).toMatch(/^0\n0\n.*Read-only file system$/);
     expect(await output(look)).toMatch(/^[1-9]\d*\n[1-9]\d*$/);
-    expect(await output(look, secure({ ...paths, privileged: true }), privilegedPod)).toMatch(/^[1-9]\d*\n[1-9]\d*$/);
+    expect(await output(look, secure({ ...paths, privileged: true }), privilegedPod)).toMatch(
+      /^[1-9]\d*\n[1-9]\d*$/,
+    );
   });
 
   test('devices of the request, of CDI, and all of them', async () => {
-    await writeFile(join(base, 'cdi/test.json'), JSON.stringify({
-      cdiVersion: '0.6.0', kind: 'example.com/box', containerEdits: { env: ['BOX=yes'] },
-      devices: [{ name: 'one', containerEdits: { deviceNodes: [{ path: '/dev/cdi-zero', hostPath: '/dev/zero' }], mounts: [{ hostPath: join(base, 'source'), containerPath: '/opt/box', options: ['ro', 'rbind'] }] } }],
-    }));
+    await writeFile(
+      join(base, 'cdi/test.json'),
+      JSON.stringify({
+        cdiVersion: '0.6.0',
+        kind: 'example.com/box',
+        containerEdits: { env: ['BOX=yes'] },
+        devices: [
+          {
+            name: 'one',
+            containerEdits: {
+              deviceNodes: [{ path: '/dev/cdi-zero', hostPath: '/dev/zero' }],
+              mounts: [
+                { hostPath: join(base, 'source'), containerPath: '/opt/box', options: ['ro', 'rbind'] },
+              ],
+            },
+          },
+        ],
+      }),
+    );
     const devices: Device[] = [{ host_path: '/dev/null', container_path: '/dev/hole', permissions: 'r' }];
-    expect(await output('ls -l /dev/hole /dev/cdi-zero | awk \'{ print $1, $5, $6 }\'; head -c 2 /dev/cdi-zero | wc -c; cat /opt/box/file; echo $BOX; echo x > /dev/hole', { devices, CDI_devices: [{ name: 'example.com/box=one' }] }))
-      .toBe('crw-rw-rw- 1, 5\ncrw-rw-rw- 1, 3\n2\nfrom the host\nyes');
+    expect(
+      await output(
+        "ls -l /dev/hole /dev/cdi-zero | awk '{ print $1, $5, $6 }'; head -c 2 /dev/cdi-zero | wc -c; cat /opt/box/file; echo $BOX; echo x > /dev/hole",
+        { devices, CDI_devices: [{ name: 'example.com/box=one' }] },
+      ),
+    ).toBe('crw-rw-rw- 1, 5\ncrw-rw-rw- 1, 3\n2\nfrom the host\nyes');
     const kmsg = 'ls /dev/kmsg > /dev/null 2>&1 && echo there || echo none';
     expect(await output(kmsg)).toBe('none');
     expect(await output(kmsg, secure({ privileged: true }), privilegedPod)).toBe('there');
@@ -241,45 +419,125 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     const capabilities = { add_capabilities: ['SYS_ADMIN'] };
     const calls = `${mode}; hostname box || echo refused; swapoff /etc/passwd 2>&1 || true`; // the default profile lets an administrator do the first alone
     expect(await output(calls, secure({ capabilities }))).toBe('0\nswapoff: /etc/passwd: Invalid argument');
-    expect(await output(calls, secure({ capabilities, seccomp: { profile_type: 'RuntimeDefault' } }))).toBe('2\nswapoff: /etc/passwd: Operation not permitted');
+    expect(await output(calls, secure({ capabilities, seccomp: { profile_type: 'RuntimeDefault' } }))).toBe(
+      '2\nswapoff: /etc/passwd: Operation not permitted',
+    );
     const profile = join(base, 'profile.json');
-    await writeFile(profile, JSON.stringify({ defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO', errnoRet: 28 }] }));
-    expect(await output(`${mode}; mkdir /tmp/x 2>&1 || true`, secure({ seccomp: { profile_type: 'Localhost', localhost_ref: profile } }))).toMatch(/^2\n.*No space left/);
-    expect(await output(`${mode}; mkdir -p /tmp/y && echo made`, secure({ seccomp_profile_path: `localhost/${profile}`, privileged: true }), privilegedPod)).toBe('0\nmade');
+    await writeFile(
+      profile,
+      JSON.stringify({
+        defaultAction: 'SCMP_ACT_ALLOW',
+        syscalls: [{ names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO', errnoRet: 28 }],
+      }),
+    );
+    expect(
+      await output(
+        `${mode}; mkdir /tmp/x 2>&1 || true`,
+        secure({ seccomp: { profile_type: 'Localhost', localhost_ref: profile } }),
+      ),
+    ).toMatch(/^2\n.*No space left/);
+    expect(
+      await output(
+        `${mode}; mkdir -p /tmp/y && echo made`,
+        secure({ seccomp_profile_path: `localhost/${profile}`, privileged: true }),
+        privilegedPod,
+      ),
+    ).toBe('0\nmade');
   });
 
   test('resources and the score of the out-of-memory killer', async () => {
-    const value = (v1: string, v2: string): string => (host.cgroup === 'v1' ? `cat /sys/fs/cgroup/${v1}` : `cat /sys/fs/cgroup/${v2}`);
-    expect(await output([value('memory/memory.limit_in_bytes', 'memory.max'), value('cpu/cpu.cfs_quota_us', 'cpu.max | cut -d " " -f 1'), value('cpuset/cpuset.cpus', 'cpuset.cpus'), 'cat /proc/self/oom_score_adj'].join('; '), {
-      linux: { resources: { memory_limit_in_bytes: 64 << 20, cpu_quota: 50_000, cpu_period: 100_000, cpu_shares: 512, cpuset_cpus: '0', oom_score_adj: 500, hugepage_limits: [{ page_size: '2MB', limit: 0 }] } },
-    })).toBe(`${64 << 20}\n50000\n0\n500`);
-    const made = await generate({ command: ['cat', '/proc/self/oom_score_adj'], linux: { resources: { oom_score_adj: -999 } } });
+    const value = (v1: string, v2: string): string =>
+      host.cgroup === 'v1' ? `cat /sys/fs/cgroup/${v1}` : `cat /sys/fs/cgroup/${v2}`;
+    expect(
+      await output(
+        [
+          value('memory/memory.limit_in_bytes', 'memory.max'),
+          value('cpu/cpu.cfs_quota_us', 'cpu.max | cut -d " " -f 1'),
+          value('cpuset/cpuset.cpus', 'cpuset.cpus'),
+          'cat /proc/self/oom_score_adj',
+        ].join('; '),
+        {
+          linux: {
+            resources: {
+              memory_limit_in_bytes: 64 << 20,
+              cpu_quota: 50_000,
+              cpu_period: 100_000,
+              cpu_shares: 512,
+              cpuset_cpus: '0',
+              oom_score_adj: 500,
+              hugepage_limits: [{ page_size: '2MB', limit: 0 }],
+            },
+          },
+        },
+      ),
+    ).toBe(`${64 << 20}\n50000\n0\n500`);
+    const made = await generate({
+      command: ['cat', '/proc/self/oom_score_adj'],
+      linux: { resources: { oom_score_adj: -999 } },
+    });
     expect((await launch(made)).stdout.trim()).toBe(String(made.spec.process.oomScoreAdj));
     expect(made.notHonoured).toEqual(host.lowestOomScoreAdj > -999 ? ['linux.resources.oom_score_adj'] : []);
   });
 
   test('the namespaces of the host, and a cgroup tree to write to when privileged', async () => {
-    const everything: Wanted = { sandbox: { linux: { security_context: { privileged: true, namespace_options: { network: 'NODE', ipc: 'NODE', pid: 'NODE' } } } }, namespaces: {} };
+    const everything: Wanted = {
+      sandbox: {
+        linux: {
+          security_context: {
+            privileged: true,
+            namespace_options: { network: 'NODE', ipc: 'NODE', pid: 'NODE' },
+          },
+        },
+      },
+      namespaces: {},
+    };
     const link = (type: string): Promise<string> => machine.must(['readlink', `/proc/self/ns/${type}`]);
-    const hosts = (await Promise.all(['net', 'ipc', 'uts', 'pid'].map(link))).map((text) => text.trim()).join('\n');
+    const hosts = (await Promise.all(['net', 'ipc', 'uts', 'pid'].map(link)))
+      .map((text) => text.trim())
+      .join('\n');
     const readAll = 'for type in net ipc uts pid; do readlink /proc/self/ns/$type; done';
-    expect(await output(readAll, secure({ privileged: true, namespace_options: { network: 'NODE', ipc: 'NODE', pid: 'NODE' } }), everything)).toBe(hosts);
+    expect(
+      await output(
+        readAll,
+        secure({ privileged: true, namespace_options: { network: 'NODE', ipc: 'NODE', pid: 'NODE' } }),
+        everything,
+      ),
+    ).toBe(hosts);
     const folder = host.cgroup === 'v1' ? '/sys/fs/cgroup/memory/below' : `/sys/fs/cgroup/${mark}-below`;
-    expect(await output(`mkdir ${folder} && rmdir ${folder} && echo made`, secure({ privileged: true }), privilegedPod)).toBe('made');
+    expect(
+      await output(
+        `mkdir ${folder} && rmdir ${folder} && echo made`,
+        secure({ privileged: true }),
+        privilegedPod,
+      ),
+    ).toBe('made');
     expect(await output(`mkdir ${folder} 2>&1 || true`)).toMatch(/Read-only file system/);
   });
 
   test('the one cgroup tree of v2: the own part of it, or all of it when privileged', async () => {
     const before = machine;
     // On v2 device rules are a BPF program, and crun must raise RLIMIT_MEMLOCK to load it.
-    const v2: Wanted = { cgroup: 'v2', noDeviceRules: runtime === 'crun' && !host.capabilities.includes('CAP_SYS_RESOURCE') };
+    const v2: Wanted = {
+      cgroup: 'v2',
+      noDeviceRules: runtime === 'crun' && !host.capabilities.includes('CAP_SYS_RESOURCE'),
+    };
     machine = await Machine.start();
     try {
       // Beside v1 the tree has no controllers, but its shape is that of v2.
-      await machine.must(['sh', '-c', 'umount --recursive /sys/fs/cgroup 2> /dev/null; mount -t cgroup2 cgroup2 /sys/fs/cgroup']);
-      const look = 'cat /proc/self/cgroup | grep ^0:; ls /sys/fs/cgroup/cgroup.procs; touch /sys/fs/cgroup/x 2>&1 | sed "s/.*: //"';
+      await machine.must([
+        'sh',
+        '-c',
+        'umount --recursive /sys/fs/cgroup 2> /dev/null; mount -t cgroup2 cgroup2 /sys/fs/cgroup',
+      ]);
+      const look =
+        'cat /proc/self/cgroup | grep ^0:; ls /sys/fs/cgroup/cgroup.procs; touch /sys/fs/cgroup/x 2>&1 | sed "s/.*: //"';
       expect(await output(look, {}, v2)).toBe('0::/\n/sys/fs/cgroup/cgroup.procs\nRead-only file system');
-      expect(await output(`${look}; ls -d /sys/fs/cgroup/${mark}`, secure({ privileged: true }), { ...privilegedPod, ...v2 })).toMatch(new RegExp(`^0::/${mark}/.*\n.*Permission denied\n/sys/fs/cgroup/${mark}$`, 's'));
+      expect(
+        await output(`${look}; ls -d /sys/fs/cgroup/${mark}`, secure({ privileged: true }), {
+          ...privilegedPod,
+          ...v2,
+        }),
+      ).toMatch(new RegExp(`^0::/${mark}/.*\n.*Permission denied\n/sys/fs/cgroup/${mark}$`, 's'));
     } finally {
       await machine.stop();
       machine = before;
@@ -290,11 +548,19 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     const id = `${mark}-${counter++}`;
     const folder = join(base, 'bundles', id);
     await mkdir(folder, { recursive: true });
-    const spec: Spec = minimalSpec({ Env: ['PATH=/bin'], Entrypoint: ['id'], User: 'web' }, { passwd: await readFile(join(rootfs, 'etc/passwd'), 'utf8'), group: await readFile(join(rootfs, 'etc/group'), 'utf8') });
+    const spec: Spec = minimalSpec(
+      { Env: ['PATH=/bin'], Entrypoint: ['id'], User: 'web' },
+      {
+        passwd: await readFile(join(rootfs, 'etc/passwd'), 'utf8'),
+        group: await readFile(join(rootfs, 'etc/group'), 'utf8'),
+      },
+    );
     await symlink(rootfs, join(folder, 'rootfs'));
     writeBundle(folder, { ...spec, root: { path: rootfs } });
     expect(await validateBundle(folder)).toEqual([]);
-    expect((await launch({ id, folder })).stdout.trim()).toBe('uid=1000(web) gid=1001(web) groups=50(staff),1001(web)');
+    expect((await launch({ id, folder })).stdout.trim()).toBe(
+      'uid=1000(web) gid=1001(web) groups=50(staff),1001(web)',
+    );
   });
 });
 
@@ -304,22 +570,53 @@ test('validateBundle says what is wrong with a bundle', async () => {
     const copy = structuredClone(spec);
     change(copy);
     writeBundle(folder, copy);
-    return (await validateBundle(folder)).map(({ path, message }) => `${path}: ${message.replaceAll(base, '')}`);
+    return (await validateBundle(folder)).map(
+      ({ path, message }) => `${path}: ${message.replaceAll(base, '')}`,
+    );
   };
-  expect(await after((copy) => { copy.process.args = ['nothing-like-this']; })).toEqual(['process.args.0: there is no program nothing-like-this in the rootfs']);
-  expect(await after((copy) => { copy.process.args = ['/mnt/mounted/program']; copy.mounts.push({ destination: '/mnt', type: 'bind', source: shared, options: ['bind'] }); })).toEqual([]);
-  expect(await after((copy) => { copy.mounts.push({ destination: '/mnt', type: 'bind', source: '/no/such', options: ['bind'] }); })).toEqual([`mounts.${spec.mounts.length}.source: /no/such does not exist`]);
-  expect(await after((copy) => { copy.root.path = join(base, 'none'); })).toEqual([expect.stringMatching(/^root.path: ENOENT/)]);
-  expect(await after((copy) => { copy.root.path = join(base, 'shared/sub'); })).toEqual(['root.path: /shared/sub is empty']);
-  expect(await after((copy) => { (copy.process as { cwd: unknown }).cwd = 'here'; })).toEqual(['process.cwd: must be an absolute path']);
+  expect(
+    await after((copy) => {
+      copy.process.args = ['nothing-like-this'];
+    }),
+  ).toEqual(['process.args.0: there is no program nothing-like-this in the rootfs']);
+  expect(
+    await after((copy) => {
+      copy.process.args = ['/mnt/mounted/program'];
+      copy.mounts.push({ destination: '/mnt', type: 'bind', source: shared, options: ['bind'] });
+    }),
+  ).toEqual([]);
+  expect(
+    await after((copy) => {
+      copy.mounts.push({ destination: '/mnt', type: 'bind', source: '/no/such', options: ['bind'] });
+    }),
+  ).toEqual([`mounts.${spec.mounts.length}.source: /no/such does not exist`]);
+  expect(
+    await after((copy) => {
+      copy.root.path = join(base, 'none');
+    }),
+  ).toEqual([expect.stringMatching(/^root.path: ENOENT/)]);
+  expect(
+    await after((copy) => {
+      copy.root.path = join(base, 'shared/sub');
+    }),
+  ).toEqual(['root.path: /shared/sub is empty']);
+  expect(
+    await after((copy) => {
+      (copy.process as { cwd: unknown }).cwd = 'here';
+    }),
+  ).toEqual(['process.cwd: must be an absolute path']);
   await writeFile(join(folder, 'config.json'), '{');
-  expect(await validateBundle(folder)).toEqual([{ path: 'config.json', message: expect.stringContaining('JSON') }]);
+  expect(await validateBundle(folder)).toEqual([
+    { path: 'config.json', message: expect.stringContaining('JSON') },
+  ]);
 });
 
 (official ? test : test.skip)('our schema knows every property of the official one', () => {
   const known = new Set(propertiesOf(z.toJSONSchema(specSchema, { unrepresentable: 'any' }) as JsonSchema));
   const wanted = official?.properties ?? [];
-  expect(official?.issues({ ociVersion: '1.0.2', root: {}, linux: { namespaces: [] } } as unknown as Spec)).not.toEqual([]);
+  expect(
+    official?.issues({ ociVersion: '1.0.2', root: {}, linux: { namespaces: [] } } as unknown as Spec),
+  ).not.toEqual([]);
   expect(wanted).toContain('.linux.resources.hugepageLimits[].pageSize');
   expect(wanted.filter((path) => !known.has(path))).toEqual([]);
 });

@@ -5,7 +5,14 @@ import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { cgroupFolder, cgroupLayout, killCgroup, makePodCgroup, removePodCgroup, writeResources } from '../../src/host/cgroup.js';
+import {
+  cgroupFolder,
+  cgroupLayout,
+  killCgroup,
+  makePodCgroup,
+  removePodCgroup,
+  writeResources,
+} from '../../src/host/cgroup.js';
 import { readDetails, readProcesses, readUsage } from '../../src/host/cgroup-stats.js';
 
 const layout = cgroupLayout();
@@ -25,18 +32,20 @@ afterEach(async () => {
 async function runInGroup(script: string): Promise<ChildProcess> {
   const child = spawn('/bin/sh', ['-c', `read go; ${script}`], { stdio: ['pipe', 'pipe', 'inherit'] });
   children.push(child);
-  for (const controller of controllers) await writeFile(join(cgroupFolder(layout, controller, group) ?? '', 'cgroup.procs'), String(child.pid));
+  for (const controller of controllers)
+    await writeFile(join(cgroupFolder(layout, controller, group) ?? '', 'cgroup.procs'), String(child.pid));
   child.stdin?.write('go\n');
   return child;
 }
 
 async function outputOf(child: ChildProcess): Promise<string> {
-  const [chunk] = await once(child.stdout ?? child, 'data') as [Buffer];
+  const [chunk] = (await once(child.stdout ?? child, 'data')) as [Buffer];
   return chunk.toString().trim();
 }
 
 test('makes the group under every controller, ready for processes', async () => {
-  for (const controller of controllers) expect(existsSync(cgroupFolder(layout, controller, group) ?? '')).toBe(true);
+  for (const controller of controllers)
+    expect(existsSync(cgroupFolder(layout, controller, group) ?? '')).toBe(true);
   await makePodCgroup(group); // again is fine
   const child = await runInGroup('echo here; sleep 60');
   expect(await outputOf(child)).toBe('here');
@@ -50,15 +59,19 @@ test('groups come and go side by side, with the parent that they share', async (
   for (let index = 0; index < 100; index++) {
     await Promise.all([makePodCgroup(name(index + 1)), removePodCgroup(name(index))]);
     const cpus = cgroupFolder(layout, 'cpuset', name(index + 1));
-    if (layout.version === 'v1' && cpus) expect(readFileSync(join(cpus, 'cpuset.cpus'), 'utf8').trim()).not.toBe('');
+    if (layout.version === 'v1' && cpus)
+      expect(readFileSync(join(cpus, 'cpuset.cpus'), 'utf8').trim()).not.toBe('');
   }
   await removePodCgroup(name(100));
-  for (const controller of controllers) expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
+  for (const controller of controllers)
+    expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
 });
 
 test('counts CPU time, memory and processes', async () => {
   const before = readUsage(group);
-  const child = await runInGroup('x=$(head -c 16000000 /dev/zero | tr "\\0" x); i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 60 & echo done; wait');
+  const child = await runInGroup(
+    'x=$(head -c 16000000 /dev/zero | tr "\\0" x); i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 60 & echo done; wait',
+  );
   expect(await outputOf(child)).toBe('done');
   const after = readUsage(group);
   expect(Number((after?.cpuNs ?? 0n) - (before?.cpuNs ?? 0n))).toBeGreaterThan(10_000_000);
@@ -75,7 +88,7 @@ test('counts CPU time, memory and processes', async () => {
 test('an OOM kill is counted', async () => {
   await writeResources(group, { memory: { limit: 16 << 20, swap: 17 << 20 } });
   const child = await runInGroup('x=$(head -c 100000000 /dev/zero | tr "\\0" x)');
-  const [, signal] = await once(child, 'exit') as [number | null, string | null];
+  const [, signal] = (await once(child, 'exit')) as [number | null, string | null];
   expect(signal).toBe('SIGKILL');
   expect(readDetails(group)?.memory.oomKills).toBeGreaterThan(0);
   expect(readDetails(group)?.memory.limitHits).toBeGreaterThan(0);
@@ -83,17 +96,25 @@ test('an OOM kill is counted', async () => {
 
 test('limits grow and shrink in any order', async () => {
   for (const mib of [64, 128, 32]) {
-    await writeResources(group, { cpu: { shares: 512, quota: mib * 1000, period: 100_000 }, memory: { limit: mib << 20, swap: mib << 20 } });
+    await writeResources(group, {
+      cpu: { shares: 512, quota: mib * 1000, period: 100_000 },
+      memory: { limit: mib << 20, swap: mib << 20 },
+    });
     expect(readUsage(group)?.memory.limitBytes).toBe(mib << 20);
   }
   await writeResources(group, { memory: { limit: -1, swap: -1 }, cpu: { quota: -1, period: 50_000 } });
   expect(readUsage(group)?.memory.limitBytes).toBeUndefined();
   const quota = layout.version === 'v2' ? 'cpu.max' : 'cpu.cfs_quota_us';
-  expect(readFileSync(join(cgroupFolder(layout, 'cpu', group) ?? '', quota), 'utf8').trim()).toMatch(/^(-1|max 50000)$/);
+  expect(readFileSync(join(cgroupFolder(layout, 'cpu', group) ?? '', quota), 'utf8').trim()).toMatch(
+    /^(-1|max 50000)$/,
+  );
 });
 
 test('a value that the kernel refuses is named with its file', async () => {
-  await expect(writeResources(group, { cpu: { cpus: '4000' } })).rejects.toMatchObject({ id: 'InvalidArgument', message: expect.stringContaining('cpuset.cpus') });
+  await expect(writeResources(group, { cpu: { cpus: '4000' } })).rejects.toMatchObject({
+    id: 'InvalidArgument',
+    message: expect.stringContaining('cpuset.cpus'),
+  });
 });
 
 test('removal waits for processes to leave, and says so when they do not', async () => {
@@ -103,7 +124,8 @@ test('removal waits for processes to leave, and says so when they do not', async
   await killCgroup(group);
   expect(readProcesses(group)).toEqual([]);
   await removePodCgroup(group);
-  for (const controller of controllers) expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
+  for (const controller of controllers)
+    expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
   await removePodCgroup(group); // again is fine
   expect(readUsage(group)).toBeUndefined();
 });
@@ -111,5 +133,6 @@ test('removal waits for processes to leave, and says so when they do not', async
 test('removal takes empty subgroups along', async () => {
   await makePodCgroup(`${group}/container/nested`);
   await removePodCgroup(group);
-  for (const controller of controllers) expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
+  for (const controller of controllers)
+    expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
 });

@@ -31,8 +31,14 @@ beforeAll(async () => {
   daemon = await startDaemon();
   const handlers = { dumps: join(daemon.folder, 'dumps'), fails: join(daemon.folder, 'fails') };
   await writeFile(handlers.dumps, wrapper(dumps), { mode: 0o755 });
-  await writeFile(handlers.fails, wrapper('echo criu failed: type DUMP errno 0 >&2; exit 1;'), { mode: 0o755 });
-  await daemon.writeConfig({ handlers: Object.fromEntries(Object.entries(handlers).map(([name, path]) => [name, { type: 'oci', path }])) });
+  await writeFile(handlers.fails, wrapper('echo criu failed: type DUMP errno 0 >&2; exit 1;'), {
+    mode: 0o755,
+  });
+  await daemon.writeConfig({
+    handlers: Object.fromEntries(
+      Object.entries(handlers).map(([name, path]) => [name, { type: 'oci', path }]),
+    ),
+  });
   await daemon.restart();
   await daemon.addImage(testImage);
   location = join(daemon.folder, 'checkpoint.tar');
@@ -42,28 +48,55 @@ afterAll(() => daemon?.destroy());
 async function begin(handler: string): Promise<void> {
   pod = await runPod(daemon, {}, handler);
   id = await startContainer(daemon, pod, containerConfig('echo written > /tmp/file; echo ready; sleep 1000'));
-  await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', 'until [ -s /tmp/file ]; do :; done'] });
+  await daemon.client.runtime.ExecSync({
+    container_id: id,
+    cmd: ['sh', '-c', 'until [ -s /tmp/file ]; do :; done'],
+  });
 }
-const checkpoint = (more: object = {}) => daemon.client.runtime.CheckpointContainer({ container_id: id, location, timeout: '30', ...more });
+const checkpoint = (more: object = {}) =>
+  daemon.client.runtime.CheckpointContainer({ container_id: id, location, timeout: '30', ...more });
 
 test('writes the archive, and the container runs on', async () => {
   await begin('dumps');
   await checkpoint();
   const listed = await daemon.machine.must(['tar', '--list', '--file', location]);
-  expect(listed.split('\n')).toEqual(expect.arrayContaining(['./spec.dump', './config.dump', './rootfs-diff.tar', './checkpoint/inventory.img']));
-  expect(JSON.parse(await daemon.machine.must(['tar', '--extract', '--to-stdout', '--file', location, './config.dump']))).toMatchObject({ id, name: 'main', runtime: 'dumps', rootfsImageName: testImage });
-  expect(await daemon.machine.must(['sh', '-c', `tar --extract --to-stdout --file '${location}' ./rootfs-diff.tar | tar --extract --to-stdout --file - ./tmp/file`])).toBe('written\n');
+  expect(listed.split('\n')).toEqual(
+    expect.arrayContaining([
+      './spec.dump',
+      './config.dump',
+      './rootfs-diff.tar',
+      './checkpoint/inventory.img',
+    ]),
+  );
+  expect(
+    JSON.parse(
+      await daemon.machine.must(['tar', '--extract', '--to-stdout', '--file', location, './config.dump']),
+    ),
+  ).toMatchObject({ id, name: 'main', runtime: 'dumps', rootfsImageName: testImage });
+  expect(
+    await daemon.machine.must([
+      'sh',
+      '-c',
+      `tar --extract --to-stdout --file '${location}' ./rootfs-diff.tar | tar --extract --to-stdout --file - ./tmp/file`,
+    ]),
+  ).toBe('written\n');
   expect(statSync(location).mode & 0o777).toBe(0o600);
   const { status } = await daemon.client.runtime.ContainerStatus({ container_id: id });
   expect(status?.state).toBe('CONTAINER_RUNNING');
-  await expect(checkpoint()).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT, details: expect.stringContaining('exists already') });
+  await expect(checkpoint()).rejects.toMatchObject({
+    code: Code.INVALID_ARGUMENT,
+    details: expect.stringContaining('exists already'),
+  });
   await removePod(daemon, pod.id);
 });
 
 test('a dump that fails leaves no archive, no parts of one, and the container as it was', async () => {
   await begin('fails');
   location = join(daemon.folder, 'other.tar');
-  await expect(checkpoint()).rejects.toMatchObject({ code: Code.INTERNAL, details: expect.stringMatching(/^RuntimeFailed: fails checkpoint failed: criu failed/) });
+  await expect(checkpoint()).rejects.toMatchObject({
+    code: Code.INTERNAL,
+    details: expect.stringMatching(/^RuntimeFailed: fails checkpoint failed: criu failed/),
+  });
   expect(readdirSync(daemon.folder).filter((name) => name.startsWith('other.tar'))).toEqual([]);
   expect((await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['true'] })).exit_code).toBe(0);
   await removePod(daemon, pod.id);
@@ -71,8 +104,15 @@ test('a dump that fails leaves no archive, no parts of one, and the container as
 
 test('what cannot be is refused before anything is frozen', async () => {
   await begin('dumps');
-  for (const [more, words] of [[{ location: 'a.tar' }, 'absolute'], [{ location: '/nonexistent/a.tar' }, 'no folder'], [{ timeout: '-1' }, 'negative']] as const) {
-    await expect(checkpoint(more)).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT, details: expect.stringContaining(words) });
+  for (const [more, words] of [
+    [{ location: 'a.tar' }, 'absolute'],
+    [{ location: '/nonexistent/a.tar' }, 'no folder'],
+    [{ timeout: '-1' }, 'negative'],
+  ] as const) {
+    await expect(checkpoint(more)).rejects.toMatchObject({
+      code: Code.INVALID_ARGUMENT,
+      details: expect.stringContaining(words),
+    });
   }
   expect(existsSync('/nonexistent')).toBe(false);
   await removePod(daemon, pod.id);

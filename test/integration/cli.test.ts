@@ -43,24 +43,53 @@ async function configure(name: string, more: object): Promise<string> {
   const policy = join(folder, 'policy.json');
   await writeFile(policy, JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
   const file = join(folder, name);
-  await writeFile(file, stringify({ root: join(folder, 'root'), state: join(folder, 'state', 'daemon'), cli_state: join(folder, 'state', 'cli'), images: { signature_policy: policy }, ...more }));
+  await writeFile(
+    file,
+    stringify({
+      root: join(folder, 'root'),
+      state: join(folder, 'state', 'daemon'),
+      cli_state: join(folder, 'state', 'cli'),
+      images: { signature_policy: policy },
+      ...more,
+    }),
+  );
   return file;
 }
 
 /** Runs `crisp COMMAND --config … WORDS`. */
-function crisp(command: string, ...words: string[]): Promise<Result> { return machine.run(argv(configFile, command, ...words)); }
-function argv(config: string, command: string, ...words: string[]): string[] { return [process.execPath, bin, command, '--config', config, ...words]; }
+function crisp(command: string, ...words: string[]): Promise<Result> {
+  return machine.run(argv(configFile, command, ...words));
+}
+function argv(config: string, command: string, ...words: string[]): string[] {
+  return [process.execPath, bin, command, '--config', config, ...words];
+}
 
 /** What standalone containers have on the machine: mounts, records, folders, cgroups. */
 async function traces(): Promise<string[]> {
   const state = machine.path(join(folder, 'state', 'cli'));
-  const inside = async (path: string): Promise<string[]> => (await readdir(path).catch(() => [])).map((name) => join(path, name));
-  const groups = (await machine.run(['sh', '-c', 'ls -d /sys/fs/cgroup/*/crisp-cli/* /sys/fs/cgroup/crisp-cli/* 2>/dev/null'])).stdout.split('\n').filter(Boolean);
-  const ours = new Set([...await recorded(), ...made]);
+  const inside = async (path: string): Promise<string[]> =>
+    (await readdir(path).catch(() => [])).map((name) => join(path, name));
+  const groups = (
+    await machine.run([
+      'sh',
+      '-c',
+      'ls -d /sys/fs/cgroup/*/crisp-cli/* /sys/fs/cgroup/crisp-cli/* 2>/dev/null',
+    ])
+  ).stdout
+    .split('\n')
+    .filter(Boolean);
+  const ours = new Set([...(await recorded()), ...made]);
   return [
     ...(await machine.mounts()).filter((path) => path.startsWith(join(folder, 'state', 'cli'))),
-    ...(await Promise.all(['containers', 'names', 'bundles', 'rootfs', 'image-volumes'].map((name) => inside(join(state, name))))).flat(),
-    ...await inside(join(folder, 'root', 'cli', 'containers')), ...await inside(join(folder, 'root', 'cli', 'logs')),
+    ...(
+      await Promise.all(
+        ['containers', 'names', 'bundles', 'rootfs', 'image-volumes'].map((name) =>
+          inside(join(state, name)),
+        ),
+      )
+    ).flat(),
+    ...(await inside(join(folder, 'root', 'cli', 'containers'))),
+    ...(await inside(join(folder, 'root', 'cli', 'logs'))),
     ...groups.filter((path) => ours.has(path.split('/').at(-1) ?? '')),
   ].sort();
 }
@@ -72,9 +101,23 @@ async function recorded(): Promise<string[]> {
 /** The ids that commands of these tests printed. */
 const made = new Set<string>();
 
-interface Shown { id: string; name: string; status: string; pid?: number; backend: string; rule: string; exitCode?: number; logPath: string; notHonoured: string[] }
-async function known(): Promise<Shown[]> { return JSON.parse((await crisp('list', '--json')).stdout) as Shown[]; }
-async function state(name: string): Promise<Shown> { return JSON.parse((await crisp('state', '--json', name)).stdout) as Shown; }
+interface Shown {
+  id: string;
+  name: string;
+  status: string;
+  pid?: number;
+  backend: string;
+  rule: string;
+  exitCode?: number;
+  logPath: string;
+  notHonoured: string[];
+}
+async function known(): Promise<Shown[]> {
+  return JSON.parse((await crisp('list', '--json')).stdout) as Shown[];
+}
+async function state(name: string): Promise<Shown> {
+  return JSON.parse((await crisp('state', '--json', name)).stdout) as Shown;
+}
 async function start(...words: string[]): Promise<string> {
   const { stdout, stderr, exitCode } = await crisp('run', '--detach', ...words);
   expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 0 });
@@ -84,26 +127,80 @@ async function start(...words: string[]): Promise<string> {
 
 describe.each(['crun', 'runc'])('on %s', (handler) => {
   test('run shows both outputs, ends with the exit code, and leaves nothing', async () => {
-    expect(await crisp('run', '--rm', '--handler', handler, '--name', 'box', image, 'sh', '-c', 'echo out; hostname; echo err >&2; printf part; exit 7'))
-      .toEqual({ stdout: 'out\nbox\npart', stderr: 'err\n', exitCode: 7 });
+    expect(
+      await crisp(
+        'run',
+        '--rm',
+        '--handler',
+        handler,
+        '--name',
+        'box',
+        image,
+        'sh',
+        '-c',
+        'echo out; hostname; echo err >&2; printf part; exit 7',
+      ),
+    ).toEqual({ stdout: 'out\nbox\npart', stderr: 'err\n', exitCode: 7 });
     expect(await traces()).toEqual([]);
   });
 
   test('one that ends before anybody could attach is no failure', async () => {
-    for (let time = 0; time < 3; time++) expect(await crisp('run', '--rm', '--tty', '--handler', handler, image, 'true')).toEqual({ stdout: '', stderr: '', exitCode: 0 });
+    for (let time = 0; time < 3; time++)
+      expect(await crisp('run', '--rm', '--tty', '--handler', handler, image, 'true')).toEqual({
+        stdout: '',
+        stderr: '',
+        exitCode: 0,
+      });
     expect(await traces()).toEqual([]);
   });
 
   test('create, start, exec, logs, stop, delete', async () => {
-    const { stdout } = await crisp('create', '--handler', handler, '--name', 'life', '--env', 'A=b c', '--user', 'web:staff', image, 'sh', '-c', 'trap "echo bye; exit 5" TERM; echo $A; id -un; while :; do sleep 0.05; done');
+    const { stdout } = await crisp(
+      'create',
+      '--handler',
+      handler,
+      '--name',
+      'life',
+      '--env',
+      'A=b c',
+      '--user',
+      'web:staff',
+      image,
+      'sh',
+      '-c',
+      'trap "echo bye; exit 5" TERM; echo $A; id -un; while :; do sleep 0.05; done',
+    );
     made.add(stdout.trim());
-    expect(await state('life')).toMatchObject({ id: stdout.trim(), status: 'created', backend: handler, rule: `RuntimeClass handler ${handler}` });
+    expect(await state('life')).toMatchObject({
+      id: stdout.trim(),
+      status: 'created',
+      backend: handler,
+      rule: `RuntimeClass handler ${handler}`,
+    });
     expect((await crisp('exec', 'life', 'true')).stderr).toMatch(/^crisp exec: WrongContainerState: /);
     expect(await crisp('start', stdout.slice(0, 10))).toMatchObject({ stdout, exitCode: 0 });
     expect(await state('life')).toMatchObject({ status: 'running', pid: expect.any(Number) });
-    expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $A $B; id -un; exit 9')).toEqual({ stdout: 'b c 2\nweb\n', stderr: '', exitCode: 9 });
-    expect(await crisp('exec', 'life', 'nosuch')).toMatchObject({ stdout: '', exitCode: 127, stderr: expect.stringMatching(/^[^\n]*not found[^\n]*\n$/) });
-    expect(await machine.run(['script', '-qec', argv(configFile, 'exec', '-t', 'life', 'nosuch').join(' '), '/dev/null'])).toMatchObject({ exitCode: 127, stdout: expect.stringMatching(/^crisp exec: StartFailed: [^\n]*nosuch[^\n]*\n$/) });
+    expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $A $B; id -un; exit 9')).toEqual({
+      stdout: 'b c 2\nweb\n',
+      stderr: '',
+      exitCode: 9,
+    });
+    expect(await crisp('exec', 'life', 'nosuch')).toMatchObject({
+      stdout: '',
+      exitCode: 127,
+      stderr: expect.stringMatching(/^[^\n]*not found[^\n]*\n$/),
+    });
+    expect(
+      await machine.run([
+        'script',
+        '-qec',
+        argv(configFile, 'exec', '-t', 'life', 'nosuch').join(' '),
+        '/dev/null',
+      ]),
+    ).toMatchObject({
+      exitCode: 127,
+      stdout: expect.stringMatching(/^crisp exec: StartFailed: [^\n]*nosuch[^\n]*\n$/),
+    });
     expect((await crisp('delete', 'life')).stderr).toMatch(/^crisp delete: WrongContainerState: .*--force/);
     expect(await crisp('stop', 'life')).toMatchObject({ exitCode: 0 });
     expect(await state('life')).toMatchObject({ status: 'stopped', exitCode: 5 });
@@ -116,11 +213,33 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
   test('limits and mounts reach the container', async () => {
     await mkdir(join(folder, 'given'), { recursive: true });
     await writeFile(join(folder, 'given', 'file'), 'hello\n');
-    const id = await start('--handler', handler, '--memory', '64m', '--volume', `${join(folder, 'given')}:/mnt:ro`, '--workdir', '/tmp', image, 'sh', '-c', 'pwd; cat /mnt/file; touch /mnt/x; sleep 1000');
-    const [group = ''] = (await machine.must(['sh', '-c', `cat /sys/fs/cgroup/memory/crisp-cli/${id}/${id}/memory.limit_in_bytes /sys/fs/cgroup/crisp-cli/${id}/${id}/memory.max 2>/dev/null || true`])).split('\n');
+    const id = await start(
+      '--handler',
+      handler,
+      '--memory',
+      '64m',
+      '--volume',
+      `${join(folder, 'given')}:/mnt:ro`,
+      '--workdir',
+      '/tmp',
+      image,
+      'sh',
+      '-c',
+      'pwd; cat /mnt/file; touch /mnt/x; sleep 1000',
+    );
+    const [group = ''] = (
+      await machine.must([
+        'sh',
+        '-c',
+        `cat /sys/fs/cgroup/memory/crisp-cli/${id}/${id}/memory.limit_in_bytes /sys/fs/cgroup/crisp-cli/${id}/${id}/memory.max 2>/dev/null || true`,
+      ])
+    ).split('\n');
     expect(Number(group)).toBe(64 << 20);
     await logged(id, 'Read-only');
-    expect(await crisp('logs', id)).toMatchObject({ stdout: '/tmp\nhello\n', stderr: expect.stringContaining('Read-only file system') });
+    expect(await crisp('logs', id)).toMatchObject({
+      stdout: '/tmp\nhello\n',
+      stderr: expect.stringContaining('Read-only file system'),
+    });
     await crisp('delete', '--force', id);
     expect(await traces()).toEqual([]);
   });
@@ -128,39 +247,77 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
 
 /** Waits until the log has a word. */
 async function logged(id: string, word: string): Promise<void> {
-  const child = spawn(...split(machine.enter(diesWithUs(argv(configFile, 'logs', '--follow', id)))), { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(...split(machine.enter(diesWithUs(argv(configFile, 'logs', '--follow', id)))), {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   try {
     await new Promise<void>((resolve, reject) => {
-      for (const stream of [child.stdout, child.stderr]) createInterface({ input: stream }).on('line', (line) => { if (line.includes(word)) resolve(); });
+      for (const stream of [child.stdout, child.stderr])
+        createInterface({ input: stream }).on('line', (line) => {
+          if (line.includes(word)) resolve();
+        });
       child.once('close', () => reject(new Error(`the log ended without ${word}`)));
     });
   } finally {
     child.kill('SIGKILL');
   }
 }
-function split([tool = '', ...args]: string[]): [string, string[]] { return [tool, args]; }
+function split([tool = '', ...args]: string[]): [string, string[]] {
+  return [tool, args];
+}
 
 test('standard input goes through, byte for byte', async () => {
-  const { stdout } = await machine.run(['sh', '-c', `head -c 1000000 /dev/urandom > '${folder}/in'; "$@" < '${folder}/in' | cmp - '${folder}/in' && echo same`, 'sh', ...argv(configFile, 'run', '--rm', '--interactive', image, 'cat')]);
+  const { stdout } = await machine.run([
+    'sh',
+    '-c',
+    `head -c 1000000 /dev/urandom > '${folder}/in'; "$@" < '${folder}/in' | cmp - '${folder}/in' && echo same`,
+    'sh',
+    ...argv(configFile, 'run', '--rm', '--interactive', image, 'cat'),
+  ]);
   expect(stdout).toBe('same\n');
 });
 
 test('signals go to the container, and its answer is the exit code', async () => {
-  const child = spawn(...split(machine.enter(diesWithUs(argv(configFile, 'run', '--rm', image, 'sh', '-c', 'trap "echo hup; exit 9" HUP; echo ready; while :; do sleep 0.05; done')))), { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(
+    ...split(
+      machine.enter(
+        diesWithUs(
+          argv(
+            configFile,
+            'run',
+            '--rm',
+            image,
+            'sh',
+            '-c',
+            'trap "echo hup; exit 9" HUP; echo ready; while :; do sleep 0.05; done',
+          ),
+        ),
+      ),
+    ),
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   expect((await lines.next()).value).toBe('ready');
   child.kill('SIGHUP');
   expect((await lines.next()).value).toBe('hup');
-  const [code] = await once(child, 'close') as [number];
+  const [code] = (await once(child, 'close')) as [number];
   expect(code).toBe(9);
 });
 
 test('a signal while a container is being made removes what was made', async () => {
-  const child = spawn(...split(machine.enter(diesWithUs(argv(configFile, 'run', '--rm', image, 'sleep', '1000')))), { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(
+    ...split(machine.enter(diesWithUs(argv(configFile, 'run', '--rm', image, 'sleep', '1000')))),
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
   const ended = once(child, 'close');
   let words = '';
-  child.stderr.on('data', (chunk: Buffer) => { words += String(chunk); });
-  while ((await recorded()).length === 0) await new Promise((resolve) => { setTimeout(resolve, 2); });
+  child.stderr.on('data', (chunk: Buffer) => {
+    words += String(chunk);
+  });
+  while ((await recorded()).length === 0)
+    await new Promise((resolve) => {
+      setTimeout(resolve, 2);
+    });
   child.kill('SIGTERM');
   expect(await ended).toEqual([125, null]);
   expect(words).toMatch(/^crisp run: Cancelled: SIGTERM came/);
@@ -168,25 +325,62 @@ test('a signal while a container is being made removes what was made', async () 
 });
 
 test('a terminal: its size, its keys, its exit code', async () => {
-  const inner = argv(configFile, 'run', '--rm', '-it', image, 'sh', '-c', 'read a; stty size; echo "got $a"; exit 4').map((word) => `'${word}'`).join(' ');
-  const { stdout, exitCode } = await machine.run(['sh', '-c', `(sleep 2; echo keys; sleep 1) | script -qec "stty rows 33 cols 77; ${inner.replace(/["$]/g, '\\$&')}" /dev/null`]);
+  const inner = argv(
+    configFile,
+    'run',
+    '--rm',
+    '-it',
+    image,
+    'sh',
+    '-c',
+    'read a; stty size; echo "got $a"; exit 4',
+  )
+    .map((word) => `'${word}'`)
+    .join(' ');
+  const { stdout, exitCode } = await machine.run([
+    'sh',
+    '-c',
+    `(sleep 2; echo keys; sleep 1) | script -qec "stty rows 33 cols 77; ${inner.replace(/["$]/g, '\\$&')}" /dev/null`,
+  ]);
   expect(stdout).toContain('33 77');
   expect(stdout).toContain('got keys');
   expect(exitCode).toBe(4);
 });
 
 test('a command that reads no more ends quietly', async () => {
-  expect((await machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000')])).stdout).toBe('1\n');
-  const both = await machine.run(['bash', '-c', '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}', 'bash', ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000 >&2')]);
+  expect(
+    (
+      await machine.run([
+        'sh',
+        '-c',
+        '"$@" | head -1',
+        'sh',
+        ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000'),
+      ])
+    ).stdout,
+  ).toBe('1\n');
+  const both = await machine.run([
+    'bash',
+    '-c',
+    '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}',
+    'bash',
+    ...argv(configFile, 'run', '--rm', image, 'sh', '-c', 'seq 1 20000 >&2'),
+  ]);
   expect(both).toMatchObject({ stdout: '1\n', exitCode: 141 });
 });
 
 test('what goes on without end ends with its reader', async () => {
   const id = await start(image, 'sh', '-c', 'while :; do echo tick; sleep 0.05; done');
   const head = (...words: string[]) => machine.run(['sh', '-c', '"$@" | head -1', 'sh', ...words], 20_000);
-  expect(await head(...argv(configFile, 'logs', '--follow', id))).toMatchObject({ stdout: 'tick\n', exitCode: 0 });
+  expect(await head(...argv(configFile, 'logs', '--follow', id))).toMatchObject({
+    stdout: 'tick\n',
+    exitCode: 0,
+  });
   expect(await head(...argv(configFile, 'exec', id, 'yes'))).toMatchObject({ stdout: 'y\n', exitCode: 0 });
-  expect(await head(...argv(configFile, 'run', '--name', 'endless', image, 'yes'))).toMatchObject({ stdout: 'y\n', exitCode: 0 });
+  expect(await head(...argv(configFile, 'run', '--name', 'endless', image, 'yes'))).toMatchObject({
+    stdout: 'y\n',
+    exitCode: 0,
+  });
   expect(await state('endless')).toMatchObject({ status: 'stopped' });
 });
 
@@ -228,14 +422,37 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
     expect(await traces()).toEqual([]);
   });
 
-  test.each<[string[]]>([[['run']], [['run', '--network', 'bridge', image]], [['run', '--rm', '-d', image]], [['run', '--nope', image]], [['state']], [['frobnicate']]])('%j is a wrong command line', async (words) => {
+  test.each<[string[]]>([
+    [['run']],
+    [['run', '--network', 'bridge', image]],
+    [['run', '--rm', '-d', image]],
+    [['run', '--nope', image]],
+    [['state']],
+    [['frobnicate']],
+  ])('%j is a wrong command line', async (words) => {
     const { stdout, stderr, exitCode } = await machine.run([process.execPath, bin, ...words]);
     expect({ stdout, exitCode }).toEqual({ stdout: '', exitCode: 2 });
     expect(stderr.trim().split('\n')).toHaveLength(1);
   });
 
   test('without root, one line says so', async () => {
-    expect(await machine.run(['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath, bin, 'list'])).toEqual({ stdout: '', exitCode: 1, stderr: expect.stringMatching(/^crisp list: PermissionDenied: this takes root[^\n]*\n$/) });
+    expect(
+      await machine.run([
+        'setpriv',
+        '--reuid',
+        '65534',
+        '--regid',
+        '65534',
+        '--clear-groups',
+        process.execPath,
+        bin,
+        'list',
+      ]),
+    ).toEqual({
+      stdout: '',
+      exitCode: 1,
+      stderr: expect.stringMatching(/^crisp list: PermissionDenied: this takes root[^\n]*\n$/),
+    });
   });
 
   test('a mistake in the configuration is shown with its line', async () => {
@@ -247,7 +464,9 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
 });
 
 test('a name is taken once, also by two at the same time', async () => {
-  const results = await Promise.all([1, 2, 3].map(() => crisp('run', '--detach', '--name', 'only', image, 'sleep', '1000')));
+  const results = await Promise.all(
+    [1, 2, 3].map(() => crisp('run', '--detach', '--name', 'only', image, 'sleep', '1000')),
+  );
   expect(results.map(({ exitCode }) => exitCode).sort()).toEqual([0, 125, 125]);
   expect(results.filter(({ stderr }) => stderr.includes('NameInUse'))).toHaveLength(2);
   expect(await known()).toMatchObject([{ name: 'only', status: 'running' }]);
@@ -256,35 +475,69 @@ test('a name is taken once, also by two at the same time', async () => {
 test('a name is taken by a container that has a record, or gc would free it', async () => {
   const of = (kind: string): string => machine.path(join(folder, 'state', 'cli', kind));
   const withRecord: boolean[] = [];
-  const watcher = watch(of('names'), (_event, name) => { if (name === 'watched') withRecord.push(readdirSync(of('containers')).some((file) => /^[0-9a-f]{64}\.json$/.test(file))); });
-  try { await crisp('create', '--name', 'watched', image, 'true'); } finally { watcher.close(); }
+  const watcher = watch(of('names'), (_event, name) => {
+    if (name === 'watched')
+      withRecord.push(readdirSync(of('containers')).some((file) => /^[0-9a-f]{64}\.json$/.test(file)));
+  });
+  try {
+    await crisp('create', '--name', 'watched', image, 'true');
+  } finally {
+    watcher.close();
+  }
   expect(withRecord[0]).toBe(true);
 });
 
 describe('routing', () => {
   test('by image, by label and by name, and the choice is shown', async () => {
-    const routed = await configure('routed.yaml', { routing: { rules: [{ labels: { tier: '/back|front/' }, handler: 'runc' }, { image: 'localhost/*', namespace: 'images', handler: 'runc' }], crun_name_patterns: ['named-*'] }, default_container_type: 'runc', fallback: {} });
+    const routed = await configure('routed.yaml', {
+      routing: {
+        rules: [
+          { labels: { tier: '/back|front/' }, handler: 'runc' },
+          { image: 'localhost/*', namespace: 'images', handler: 'runc' },
+        ],
+        crun_name_patterns: ['named-*'],
+      },
+      default_container_type: 'runc',
+      fallback: {},
+    });
     const choice = async (...words: string[]) => {
       const { stdout } = await machine.run(argv(routed, 'run', '--detach', ...words, image, 'true'));
       const { backend, rule } = await state(stdout.trim());
       return { backend, rule };
     };
-    expect(await choice('--label', 'tier=back')).toEqual({ backend: 'runc', rule: 'routing.rules[0] (label tier "/back|front/")' });
-    expect(await choice('--namespace', 'images')).toEqual({ backend: 'runc', rule: 'routing.rules[1] (namespace "images", image "localhost/*")' });
-    expect(await choice('--name', 'named-1')).toEqual({ backend: 'crun', rule: 'routing.crun_name_patterns named-*' });
+    expect(await choice('--label', 'tier=back')).toEqual({
+      backend: 'runc',
+      rule: 'routing.rules[0] (label tier "/back|front/")',
+    });
+    expect(await choice('--namespace', 'images')).toEqual({
+      backend: 'runc',
+      rule: 'routing.rules[1] (namespace "images", image "localhost/*")',
+    });
+    expect(await choice('--name', 'named-1')).toEqual({
+      backend: 'crun',
+      rule: 'routing.crun_name_patterns named-*',
+    });
     expect(await choice()).toEqual({ backend: 'runc', rule: 'default_container_type' });
   });
 
   test('a crun that is broken gives way to runc, and takes over again when it is mended', async () => {
     const wrapper = join(folder, 'crun-wrapper');
-    const breakIt = (broken: boolean) => writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`);
+    const breakIt = (broken: boolean) =>
+      writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`);
     await breakIt(true);
     await chmod(wrapper, 0o755);
     const falling = await configure('falling.yaml', { handlers: { crun: { path: wrapper } } });
-    const run = (...words: string[]): Promise<Result> => machine.run(argv(falling, 'run', ...words, image, 'true'));
+    const run = (...words: string[]): Promise<Result> =>
+      machine.run(argv(falling, 'run', ...words, image, 'true'));
     expect(await run('--name', 'fallen')).toMatchObject({ exitCode: 0, stderr: '' });
-    expect(await state('fallen')).toMatchObject({ backend: 'runc', rule: 'default_container_type, with runc as the fallback of crun' });
-    expect(await run('--handler', 'crun')).toMatchObject({ exitCode: 125, stderr: expect.stringMatching(/HandlerNotReady.*broken on purpose/) });
+    expect(await state('fallen')).toMatchObject({
+      backend: 'runc',
+      rule: 'default_container_type, with runc as the fallback of crun',
+    });
+    expect(await run('--handler', 'crun')).toMatchObject({
+      exitCode: 125,
+      stderr: expect.stringMatching(/HandlerNotReady.*broken on purpose/),
+    });
     await breakIt(false);
     expect(await run('--name', 'risen')).toMatchObject({ exitCode: 0 });
     expect(await state('risen')).toMatchObject({ backend: 'crun', rule: 'default_container_type' });
@@ -294,7 +547,11 @@ describe('routing', () => {
 describe('bundle', () => {
   test.each(['full', 'minimal'])('%s runs as it is on crun and runc', async (profile) => {
     const bundle = join(folder, `bundle-${profile}`);
-    expect(await crisp('bundle', '--profile', profile, image, bundle)).toEqual({ stdout: '', stderr: '', exitCode: 0 });
+    expect(await crisp('bundle', '--profile', profile, image, bundle)).toEqual({
+      stdout: '',
+      stderr: '',
+      exitCode: 0,
+    });
     expect(await crisp('bundle', '--validate', bundle)).toMatchObject({ stdout: 'valid\n', exitCode: 0 });
     const config = join(bundle, 'config.json');
     const spec = JSON.parse(await readFile(config, 'utf8')) as { process: { args: string[] } };
@@ -302,19 +559,43 @@ describe('bundle', () => {
     await writeFile(config, JSON.stringify(spec));
     for (const runtime of ['crun', 'runc']) {
       const name = `crisp-test-${process.pid}-${profile}`;
-      expect(await machine.run([runtime, '--root', join(folder, 'state', runtime), 'run', '--bundle', bundle, name])).toMatchObject({ stdout: 'crisp\n/bin\n', exitCode: 3 });
+      expect(
+        await machine.run([
+          runtime,
+          '--root',
+          join(folder, 'state', runtime),
+          'run',
+          '--bundle',
+          bundle,
+          name,
+        ]),
+      ).toMatchObject({ stdout: 'crisp\n/bin\n', exitCode: 3 });
     }
-    expect(await crisp('bundle', image, bundle)).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('is not empty') });
+    expect(await crisp('bundle', image, bundle)).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining('is not empty'),
+    });
     expect(await traces()).toEqual([]);
   });
 
   test('what is wrong with one is said', async () => {
     const bundle = join(folder, 'bundle-wrong');
     await mkdir(join(bundle, 'rootfs', 'bin'), { recursive: true });
-    await writeFile(join(bundle, 'config.json'), JSON.stringify({ ociVersion: '1.0.2', root: { path: 'rootfs' }, process: { cwd: '/', args: ['nosuch'], env: ['PATH=/bin'], user: { uid: 0, gid: 0 } }, mounts: [], linux: { namespaces: [{ type: 'pid' }] } }));
+    await writeFile(
+      join(bundle, 'config.json'),
+      JSON.stringify({
+        ociVersion: '1.0.2',
+        root: { path: 'rootfs' },
+        process: { cwd: '/', args: ['nosuch'], env: ['PATH=/bin'], user: { uid: 0, gid: 0 } },
+        mounts: [],
+        linux: { namespaces: [{ type: 'pid' }] },
+      }),
+    );
     const { stdout, exitCode } = await crisp('bundle', '--validate', '--json', bundle);
     expect(exitCode).toBe(1);
-    expect(JSON.parse(stdout)).toEqual([{ path: 'process.args.0', message: expect.stringContaining('nosuch') }]);
+    expect(JSON.parse(stdout)).toEqual([
+      { path: 'process.args.0', message: expect.stringContaining('nosuch') },
+    ]);
   });
 });
 
@@ -322,8 +603,16 @@ test('gc removes what has no record, and nothing else', async () => {
   const lost = await start('--name', 'lost', image, 'sleep', '1000');
   const kept = await start('--name', 'kept', image, 'sleep', '1000');
   await machine.must(['rm', join(folder, 'state', 'cli', 'containers', `${lost}.json`)]);
-  const looked = JSON.parse((await crisp('gc', '--dry-run', '--json')).stdout) as { orphans: { kind: string; name: string }[] };
-  expect(looked.orphans.map(({ kind }) => kind).sort()).toEqual(['bundle', 'container', 'log', 'name', 'rootfs']);
+  const looked = JSON.parse((await crisp('gc', '--dry-run', '--json')).stdout) as {
+    orphans: { kind: string; name: string }[];
+  };
+  expect(looked.orphans.map(({ kind }) => kind).sort()).toEqual([
+    'bundle',
+    'container',
+    'log',
+    'name',
+    'rootfs',
+  ]);
   expect((await crisp('gc', '--dry-run', '--json')).stdout).toBe(JSON.stringify(looked) + '\n');
   expect(await crisp('gc')).toMatchObject({ exitCode: 0 });
   expect(await crisp('gc')).toMatchObject({ stdout: 'nothing to remove\n' });
@@ -333,12 +622,19 @@ test('gc removes what has no record, and nothing else', async () => {
 });
 
 test('gc ends a container without a record whose handler has a root of its own', async () => {
-  const own = await configure('own.yaml', { handlers: { own: { type: 'oci', path: '/usr/bin/crun', root: join(folder, 'own-root') } } });
-  const id = (await machine.must(argv(own, 'run', '--detach', '--handler', 'own', image, 'sleep', '1000'))).trim();
+  const own = await configure('own.yaml', {
+    handlers: { own: { type: 'oci', path: '/usr/bin/crun', root: join(folder, 'own-root') } },
+  });
+  const id = (
+    await machine.must(argv(own, 'run', '--detach', '--handler', 'own', image, 'sleep', '1000'))
+  ).trim();
   made.add(id);
   const { pid } = JSON.parse(await machine.must(argv(own, 'state', '--json', id))) as Shown;
   await machine.must(['rm', join(folder, 'state', 'cli', 'containers', `${id}.json`)]);
-  expect(await machine.run(argv(own, 'gc'))).toMatchObject({ exitCode: 0, stdout: expect.stringContaining(`removed container ${id} (own)\n`) });
+  expect(await machine.run(argv(own, 'gc'))).toMatchObject({
+    exitCode: 0,
+    stdout: expect.stringContaining(`removed container ${id} (own)\n`),
+  });
   expect(await identify(pid ?? 0)).toBeUndefined();
   expect(await traces()).toEqual([]);
 });
@@ -346,20 +642,44 @@ test('gc ends a container without a record whose handler has a root of its own',
 test('gc lets the view of a bundle that is being written alone', async () => {
   const views = machine.path(join(folder, 'state', 'cli', 'image-volumes'));
   for (const pid of [process.pid, 4_194_305]) await mkdir(join(views, `bundle-${pid}`), { recursive: true }); // above the most that pid_max can be
-  expect(JSON.parse((await crisp('gc', '--json')).stdout)).toMatchObject({ orphans: [{ kind: 'image volume', name: 'bundle-4194305' }] });
+  expect(JSON.parse((await crisp('gc', '--json')).stdout)).toMatchObject({
+    orphans: [{ kind: 'image volume', name: 'bundle-4194305' }],
+  });
   await rm(join(views, `bundle-${process.pid}`), { recursive: true });
 });
 
 describe('the commands that only look', () => {
   test('explain shows the choice, the commands and the spec, and runs nothing', async () => {
     const manifest = join(folder, 'pod.yaml');
-    await writeFile(manifest, stringify({ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'web', namespace: 'shop' }, spec: { containers: [{ name: 'app', image, args: ['ls'], securityContext: { runAsUser: 1000 } }, { name: 'bad', image, securityContext: { capabilities: { add: ['NOPE'] } } }] } }));
+    await writeFile(
+      manifest,
+      stringify({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name: 'web', namespace: 'shop' },
+        spec: {
+          containers: [
+            { name: 'app', image, args: ['ls'], securityContext: { runAsUser: 1000 } },
+            { name: 'bad', image, securityContext: { capabilities: { add: ['NOPE'] } } },
+          ],
+        },
+      }),
+    );
     const before = await traces();
     const { stdout, exitCode } = await crisp('explain', '--json', manifest);
     expect(exitCode).toBe(1); // one of them would be refused
     const [app, bad] = (JSON.parse(stdout) as { containers: Record<string, unknown>[] }).containers;
-    expect(JSON.parse(stdout)).toMatchObject({ pod: 'shop/web', backend: 'crun', rule: 'default_container_type', fallbacks: ['runc'] });
-    expect(app).toMatchObject({ name: 'app', spec: { process: { args: ['ls'], user: { uid: 1000 } } }, commands: [{ what: 'create' }, { what: 'start' }, { what: 'delete' }] });
+    expect(JSON.parse(stdout)).toMatchObject({
+      pod: 'shop/web',
+      backend: 'crun',
+      rule: 'default_container_type',
+      fallbacks: ['runc'],
+    });
+    expect(app).toMatchObject({
+      name: 'app',
+      spec: { process: { args: ['ls'], user: { uid: 1000 } } },
+      commands: [{ what: 'create' }, { what: 'start' }, { what: 'delete' }],
+    });
     expect(bad).toMatchObject({ refused: expect.stringContaining('"NOPE" is no capability'), commands: [] });
     expect(await traces()).toEqual(before);
     expect((await crisp('explain', manifest)).stdout).toMatch(/^pod shop\/web\n {2}backend: crun\n/);
@@ -367,41 +687,109 @@ describe('the commands that only look', () => {
 
   test('explain takes workloads, from stdin too, and says what it leaves out and what would be refused', async () => {
     const manifest = join(folder, 'workload.yaml');
-    const template = { spec: { securityContext: { sysctls: [{ name: 'kernel.panic', value: '1' }] }, containers: [{ name: 'app', image }] } };
-    await writeFile(manifest, `${stringify({ kind: 'Service', metadata: { name: 'web' } })}---\n${stringify({ kind: 'Deployment', metadata: { name: 'web', namespace: 'shop' }, spec: { template } })}`);
-    const { stdout, exitCode } = await machine.run(['sh', '-c', 'file=$1; shift; exec "$@" <"$file"', 'sh', manifest, ...argv(configFile, 'explain', '--json', '-')]);
-    expect(JSON.parse(stdout)).toMatchObject({ pod: 'shop/web-hash-id', refused: expect.stringContaining('kernel.panic'), notes: ['left out, since it makes no pod: Service', expect.stringContaining('Deployment web')] });
+    const template = {
+      spec: {
+        securityContext: { sysctls: [{ name: 'kernel.panic', value: '1' }] },
+        containers: [{ name: 'app', image }],
+      },
+    };
+    await writeFile(
+      manifest,
+      `${stringify({ kind: 'Service', metadata: { name: 'web' } })}---\n${stringify({ kind: 'Deployment', metadata: { name: 'web', namespace: 'shop' }, spec: { template } })}`,
+    );
+    const { stdout, exitCode } = await machine.run([
+      'sh',
+      '-c',
+      'file=$1; shift; exec "$@" <"$file"',
+      'sh',
+      manifest,
+      ...argv(configFile, 'explain', '--json', '-'),
+    ]);
+    expect(JSON.parse(stdout)).toMatchObject({
+      pod: 'shop/web-hash-id',
+      refused: expect.stringContaining('kernel.panic'),
+      notes: ['left out, since it makes no pod: Service', expect.stringContaining('Deployment web')],
+    });
     expect(exitCode).toBe(1);
     await writeFile(manifest, stringify({ kind: 'Service' }));
-    expect(await crisp('explain', manifest)).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/^crisp explain: InvalidArgument: there is no pod in /) });
+    expect(await crisp('explain', manifest)).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringMatching(/^crisp explain: InvalidArgument: there is no pod in /),
+    });
   });
 
   test('explain shows what a container would be as a Proxmox CT, with no Proxmox here', async () => {
     const manifest = join(folder, 'ct.yaml');
-    const config = await configure('ct-config.yaml', { handlers: { lxc: { type: 'pct' } }, lxc: { pool: 'kubernetes' } });
-    await writeFile(manifest, stringify({ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'web', namespace: 'shop' }, spec: { runtimeClassName: 'lxc', containers: [{ name: 'app', image, command: ['sh', '-c', 'echo "$A"'], env: [{ name: 'A', value: 'b' }], resources: { limits: { memory: '64Mi' } } }] } }));
+    const config = await configure('ct-config.yaml', {
+      handlers: { lxc: { type: 'pct' } },
+      lxc: { pool: 'kubernetes' },
+    });
+    await writeFile(
+      manifest,
+      stringify({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name: 'web', namespace: 'shop' },
+        spec: {
+          runtimeClassName: 'lxc',
+          containers: [
+            {
+              name: 'app',
+              image,
+              command: ['sh', '-c', 'echo "$A"'],
+              env: [{ name: 'A', value: 'b' }],
+              resources: { limits: { memory: '64Mi' } },
+            },
+          ],
+        },
+      }),
+    );
     const { stdout } = await machine.run(argv(config, 'explain', '--json', manifest));
-    const { backend, containers: [app] } = JSON.parse(stdout) as { backend: string; containers: { commands: { argv: string[] }[]; files: { path: string; text: string }[] }[] };
+    const {
+      backend,
+      containers: [app],
+    } = JSON.parse(stdout) as {
+      backend: string;
+      containers: { commands: { argv: string[] }[]; files: { path: string; text: string }[] }[];
+    };
     expect(backend).toBe('lxc');
-    expect(app?.commands[0]?.argv.join(' ')).toMatch(/^pct create VMID \S+ --rootfs .*--unprivileged 1 --hostname web-app --memory 64 .*--tags crisp;shop .*--pool kubernetes$/s);
+    expect(app?.commands[0]?.argv.join(' ')).toMatch(
+      /^pct create VMID \S+ --rootfs .*--unprivileged 1 --hostname web-app --memory 64 .*--tags crisp;shop .*--pool kubernetes$/s,
+    );
     expect(app?.files.map(({ path }) => path.replace(/.*\//, ''))).toEqual(['lxc.conf', 'crisp.conf']);
-    expect(app?.files.map(({ text }) => text).join()).toMatch(/lxc\.environment = A=b\n[^]*"--" "sh" "-c" "echo \\"\$A\\""/);
+    expect(app?.files.map(({ text }) => text).join()).toMatch(
+      /lxc\.environment = A=b\n[^]*"--" "sh" "-c" "echo \\"\$A\\""/,
+    );
   });
 
   test('check finds the handlers and says so to machines', async () => {
     const { stdout } = await crisp('check', '--json');
-    const { checks } = JSON.parse(stdout) as { checks: { id: string; findings: { level: string; message: string }[] }[] };
-    expect(checks.find(({ id }) => id === 'handlers')?.findings).toMatchObject([{ level: 'ok', message: expect.stringMatching(/^crun: /) }, { level: 'ok', message: expect.stringMatching(/^runc: /) }]);
+    const { checks } = JSON.parse(stdout) as {
+      checks: { id: string; findings: { level: string; message: string }[] }[];
+    };
+    expect(checks.find(({ id }) => id === 'handlers')?.findings).toMatchObject([
+      { level: 'ok', message: expect.stringMatching(/^crun: /) },
+      { level: 'ok', message: expect.stringMatching(/^runc: /) },
+    ]);
     expect(checks.find(({ id }) => id === 'storage.overlay')?.findings).toMatchObject([{ level: 'ok' }]);
   });
 
   test('version answers at once, in one line', async () => {
-    expect((await machine.run([process.execPath, bin, 'version'])).stdout).toMatch(/^crisp \d+\.\d+\.\d+( \(commit [0-9a-f]{12}\))?, Node v\d+/);
-    expect(JSON.parse((await machine.run([process.execPath, bin, 'version', '--json'])).stdout)).toMatchObject({ crisp: expect.any(String), node: process.version });
+    expect((await machine.run([process.execPath, bin, 'version'])).stdout).toMatch(
+      /^crisp \d+\.\d+\.\d+( \(commit [0-9a-f]{12}\))?, Node v\d+/,
+    );
+    expect(
+      JSON.parse((await machine.run([process.execPath, bin, 'version', '--json'])).stdout),
+    ).toMatchObject({ crisp: expect.any(String), node: process.version });
   });
 
   test('status without a daemon says so', async () => {
-    expect(await machine.run([process.execPath, bin, 'status', '--listen', `unix://${folder}/none.sock`])).toMatchObject({ exitCode: 1, stdout: '', stderr: expect.stringMatching(/^crisp status: DaemonUnreachable: .*no such socket/) });
+    expect(
+      await machine.run([process.execPath, bin, 'status', '--listen', `unix://${folder}/none.sock`]),
+    ).toMatchObject({
+      exitCode: 1,
+      stdout: '',
+      stderr: expect.stringMatching(/^crisp status: DaemonUnreachable: .*no such socket/),
+    });
   });
 });
-

@@ -10,22 +10,48 @@ import { verbTimeoutMs } from '../../src/backends/oci/runtime.js';
 import { outwait, programsIn } from '../../src/host/proc.js';
 
 let bundle: string;
-beforeEach(async () => { bundle = await mkdtemp(join(tmpdir(), 'crisp-conmon-')); });
+beforeEach(async () => {
+  bundle = await mkdtemp(join(tmpdir(), 'crisp-conmon-'));
+});
 afterEach(async () => {
   jest.useRealTimers();
   await rm(bundle, { recursive: true });
 });
 
-const explain = (stderr: string): never => { throw new Error(stderr); };
+const explain = (stderr: string): never => {
+  throw new Error(stderr);
+};
 
 test.each<[string, (plan: MonitorPlan) => Promise<number>]>([
   ['create', (plan) => monitor(plan, explain)],
-  ['exec', (plan) => monitorExec({ ...plan, terminal: true, exec: { processFile: join(bundle, 'process.json'), name: 'x' } }, () => Promise.resolve(), explain)],
+  [
+    'exec',
+    (plan) =>
+      monitorExec(
+        { ...plan, terminal: true, exec: { processFile: join(bundle, 'process.json'), name: 'x' } },
+        () => Promise.resolve(),
+        explain,
+      ),
+  ],
 ])('in %s', async (_, call) => {
   const [runtime, begun] = [join(bundle, 'runtime'), join(bundle, 'begun')];
   await writeFile(runtime, `#!/bin/sh\nsleep 1000 &\n: >${begun}\nwait\n`, { mode: 0o755 });
   jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance', 'Date'] });
-  const outcome = expect(call({ conmon: 'conmon', runtime, runtimeArgs: [], systemdCgroup: false, id: 'c', bundle, exitDir: bundle, logPath: undefined, terminal: false, stdin: false, stdinOnce: false })).rejects.toMatchObject({ id: 'ToolTimeout', tool: 'conmon' });
+  const outcome = expect(
+    call({
+      conmon: 'conmon',
+      runtime,
+      runtimeArgs: [],
+      systemdCgroup: false,
+      id: 'c',
+      bundle,
+      exitDir: bundle,
+      logPath: undefined,
+      terminal: false,
+      stdin: false,
+      stdinOnce: false,
+    }),
+  ).rejects.toMatchObject({ id: 'ToolTimeout', tool: 'conmon' });
   while (!existsSync(begun)) await sleep(10);
   expect(await programsIn(bundle)).toHaveLength(3);
   jest.advanceTimersByTime(verbTimeoutMs);

@@ -12,20 +12,31 @@ async function runDemo(interruptAt?: string): Promise<{ code: number | null; out
     stream.on('data', (chunk: Buffer) => {
       const before = output;
       output += chunk.toString();
-      if (interruptAt && output.includes(interruptAt) && !before.includes(interruptAt)) process.kill(-(demo.pid ?? 0), 'SIGINT');
+      if (interruptAt && output.includes(interruptAt) && !before.includes(interruptAt))
+        process.kill(-(demo.pid ?? 0), 'SIGINT');
     });
   }
-  return new Promise((resolve) => { demo.once('close', (code) => resolve({ code, output })); });
+  return new Promise((resolve) => {
+    demo.once('close', (code) => resolve({ code, output }));
+  });
 }
 
 function leftOfDemos(): string[] {
-  const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
-      return argv.includes('/crisp-demo-') ? [argv] : [];
-    } catch { return []; }
-  });
-  return [...processes, ...readdirSync(tmpdir()).filter((name) => name.startsWith('crisp-demo-')), ...readdirSync('/sys/class/net').filter((name) => name.startsWith('crispdemo'))];
+  const processes = readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => {
+      try {
+        const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+        return argv.includes('/crisp-demo-') ? [argv] : [];
+      } catch {
+        return [];
+      }
+    });
+  return [
+    ...processes,
+    ...readdirSync(tmpdir()).filter((name) => name.startsWith('crisp-demo-')),
+    ...readdirSync('/sys/class/net').filter((name) => name.startsWith('crispdemo')),
+  ];
 }
 
 test('shows the main job and leaves nothing behind', async () => {
@@ -37,9 +48,13 @@ test('shows the main job and leaves nothing behind', async () => {
   expect(leftOfDemos()).toEqual([]);
 }, 120_000);
 
-test.each(['3. crisp starts', '4. A pod'])('a Ctrl-C after "%s" leaves nothing behind either', async (step) => {
-  const { code, output } = await runDemo(step);
-  expect(output).toContain('Stopped; cleaning up.');
-  expect(code).toBe(130);
-  expect(leftOfDemos()).toEqual([]);
-}, 120_000);
+test.each(['3. crisp starts', '4. A pod'])(
+  'a Ctrl-C after "%s" leaves nothing behind either',
+  async (step) => {
+    const { code, output } = await runDemo(step);
+    expect(output).toContain('Stopped; cleaning up.');
+    expect(code).toBe(130);
+    expect(leftOfDemos()).toEqual([]);
+  },
+  120_000,
+);

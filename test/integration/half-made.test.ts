@@ -4,7 +4,16 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { containerConfig, createContainer, podConfig, removePod, runPod, startContainer, testImage, untilStopped } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  podConfig,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+} from '../helpers/requests.js';
 
 let daemon: Daemon;
 let runtimeFault: string;
@@ -17,21 +26,34 @@ beforeAll(async () => {
   await mkdir(bin);
   for (const fault of [runtimeFault, pluginFault]) await writeFile(fault, '');
   // Fails in the verbs, or the commands, that its file names; not for the probe.
-  await writeFile(join(bin, 'faulty-crun'), `#!/bin/sh\nfor verb in $(cat ${runtimeFault}); do case " $* " in *crisp-probe*) ;; *" $verb "*) echo "cannot $verb" >&2; exit 1 ;; esac; done\nexec crun "$@"\n`, { mode: 0o755 });
-  await writeFile(join(bin, 'faulty'), `#!/bin/sh
+  await writeFile(
+    join(bin, 'faulty-crun'),
+    `#!/bin/sh\nfor verb in $(cat ${runtimeFault}); do case " $* " in *crisp-probe*) ;; *" $verb "*) echo "cannot $verb" >&2; exit 1 ;; esac; done\nexec crun "$@"\n`,
+    { mode: 0o755 },
+  );
+  await writeFile(
+    join(bin, 'faulty'),
+    `#!/bin/sh
 input=$(cat)
 case "$(cat ${pluginFault})" in *$CNI_COMMAND*) echo "{\\"code\\":7,\\"msg\\":\\"cannot $CNI_COMMAND\\"}"; exit 1 ;; esac
 if [ "$CNI_COMMAND" = ADD ]; then echo '{"cniVersion":"1.0.0","interfaces":[],"ips":[{"address":"10.1.2.3/24"}]}'; else echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'; fi
-`, { mode: 0o755 });
+`,
+    { mode: 0o755 },
+  );
   const { plugins, ...rest } = daemon.conflist() as { plugins: object[] };
   await daemon.writeConflist({ ...rest, plugins: [{ type: 'faulty' }, ...plugins] });
-  await daemon.writeConfig({ handlers: { faulty: { type: 'oci', path: join(bin, 'faulty-crun') } }, default_container_type: 'faulty', network: { bin_dirs: [bin, '/opt/cni/bin', '/usr/lib/cni'] } });
+  await daemon.writeConfig({
+    handlers: { faulty: { type: 'oci', path: join(bin, 'faulty-crun') } },
+    default_container_type: 'faulty',
+    network: { bin_dirs: [bin, '/opt/cni/bin', '/usr/lib/cni'] },
+  });
   await daemon.restart();
   await daemon.addImage(testImage);
 });
 afterAll(() => daemon?.destroy());
 
-const records = async (table: string): Promise<string[]> => (await readdir(daemon.machine.path(join(daemon.state, table)))).map((name) => name.replace('.json', ''));
+const records = async (table: string): Promise<string[]> =>
+  (await readdir(daemon.machine.path(join(daemon.state, table)))).map((name) => name.replace('.json', ''));
 
 test('a container that a crash cut off and that could not be repaired is made anew', async () => {
   const clean = await daemon.traces();
@@ -40,11 +62,20 @@ test('a container that a crash cut off and that could not be repaired is made an
   const half = await createContainer(daemon, pod, config);
   await daemon.kill9();
   const path = daemon.machine.path(join(daemon.state, 'containers', `${half}.json`));
-  await writeFile(path, JSON.stringify({ ...JSON.parse(await readFile(path, 'utf8')) as object, complete: false, backendState: undefined }));
+  await writeFile(
+    path,
+    JSON.stringify({
+      ...(JSON.parse(await readFile(path, 'utf8')) as object),
+      complete: false,
+      backendState: undefined,
+    }),
+  );
   await writeFile(runtimeFault, 'delete');
   await daemon.start();
   expect(await records('containers')).toEqual([half]);
-  expect((await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).containers_statuses).toEqual([]);
+  expect(
+    (await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: pod.id })).containers_statuses,
+  ).toEqual([]);
   await expect(createContainer(daemon, pod, config)).rejects.toThrow(/cannot delete/);
 
   await writeFile(runtimeFault, '');
@@ -59,12 +90,18 @@ test('a container whose making failed, and the undoing as well, is made anew or 
   const pod = await runPod(daemon);
   const fail = async (name: string) => {
     await writeFile(runtimeFault, 'create delete');
-    await expect(createContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name } }))).rejects.toThrow(/cannot create/);
+    await expect(
+      createContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name } })),
+    ).rejects.toThrow(/cannot create/);
     await writeFile(runtimeFault, '');
     return (await records('containers'))[0] as string;
   };
   const half = await fail('one');
-  const id = await startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: 'one' } }));
+  const id = await startContainer(
+    daemon,
+    pod,
+    containerConfig(untilStopped(), { metadata: { name: 'one' } }),
+  );
   expect(await records('containers')).toEqual([id]);
   expect(id).not.toBe(half);
   await daemon.client.runtime.RemoveContainer({ container_id: id });

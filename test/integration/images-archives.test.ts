@@ -6,7 +6,9 @@ import { makeArchiveOf, makeLayout } from '../helpers/image.js';
 import { TestStore } from '../helpers/store.js';
 
 let store: TestStore;
-beforeAll(async () => { store = await TestStore.open(); });
+beforeAll(async () => {
+  store = await TestStore.open();
+});
 afterEach(() => removeAll());
 afterAll(() => store?.destroy());
 
@@ -24,11 +26,17 @@ describe('an archive', () => {
   test('and a layout folder are imported', async () => {
     const layout = await makeLayout(store.folder, { layers: [{ a: 'archived' }], compression: 'zstd' });
     const archive = await makeArchiveOf(layout, join(store.folder, 'one.tar'));
-    expect(await store.images.importArchive(archive, 'localhost/one')).toMatchObject({ tags: ['localhost/one:latest'] });
-    expect(await store.images.importArchive(layout.path, 'localhost/two:2')).toMatchObject({ tags: expect.arrayContaining(['localhost/two:2']) });
+    expect(await store.images.importArchive(archive, 'localhost/one')).toMatchObject({
+      tags: ['localhost/one:latest'],
+    });
+    expect(await store.images.importArchive(layout.path, 'localhost/two:2')).toMatchObject({
+      tags: expect.arrayContaining(['localhost/two:2']),
+    });
     await removeAll();
     await writeFile(archive, 'no archive at all');
-    await expect(store.images.importArchive(archive, 'localhost/three')).rejects.toMatchObject({ tool: 'skopeo' });
+    await expect(store.images.importArchive(archive, 'localhost/three')).rejects.toMatchObject({
+      tool: 'skopeo',
+    });
     expect(await store.kept()).toEqual([]);
   });
 
@@ -40,8 +48,12 @@ describe('an archive', () => {
     await writeFile(join(folder, 'broken.tar'), 'no archive');
     await writeFile(join(folder, 'notes.txt'), 'not an archive, and not called so');
     const open = () => store.reopened({ preload_dir: 'FOLDER/preload' });
-    const tagsOf = async ({ images }: TestStore) => (await images.list()).map(({ tags, pinned }) => [...tags, pinned]).sort();
-    const both = [['localhost/un_named-1.36-x:latest', true], ['registry.example.invalid/named:1', true]];
+    const tagsOf = async ({ images }: TestStore) =>
+      (await images.list()).map(({ tags, pinned }) => [...tags, pinned]).sort();
+    const both = [
+      ['localhost/un_named-1.36-x:latest', true],
+      ['registry.example.invalid/named:1', true],
+    ];
     expect(await tagsOf(await open())).toEqual(both);
     const imported = await stat(join(store.storage, 'overlay-images', 'images.json'));
     expect(await tagsOf(await open())).toEqual(both);
@@ -57,20 +69,38 @@ describe('an archive', () => {
   });
 
   test('cannot be preloaded from a folder that is not there', async () => {
-    await expect(store.reopened({ preload_dir: 'FOLDER/none' })).rejects.toMatchObject({ id: 'InvalidConfigFile', message: expect.stringContaining('images.preload_dir') });
+    await expect(store.reopened({ preload_dir: 'FOLDER/none' })).rejects.toMatchObject({
+      id: 'InvalidConfigFile',
+      message: expect.stringContaining('images.preload_dir'),
+    });
   });
 
   test('with several images gives each of them', async () => {
     const folder = await store.makeFolder('several');
-    const [one, two] = [await makeLayout(store.folder, { layers: [{ a: '1' }] }), await makeLayout(store.folder, { layers: [{ a: '2' }] })];
+    const [one, two] = [
+      await makeLayout(store.folder, { layers: [{ a: '1' }] }),
+      await makeLayout(store.folder, { layers: [{ a: '2' }] }),
+    ];
     await cp(join(two.path, 'blobs'), join(one.path, 'blobs'), { recursive: true });
-    const manifests = await Promise.all([one, two].map(async ({ path }, index) => {
-      const { manifests: [manifest] } = JSON.parse(await readFile(join(path, 'index.json'), 'utf8')) as { manifests: object[] };
-      return { ...manifest, annotations: { 'org.opencontainers.image.ref.name': `registry.example.invalid/several:${index + 1}` } };
-    }));
+    const manifests = await Promise.all(
+      [one, two].map(async ({ path }, index) => {
+        const {
+          manifests: [manifest],
+        } = JSON.parse(await readFile(join(path, 'index.json'), 'utf8')) as { manifests: object[] };
+        return {
+          ...manifest,
+          annotations: {
+            'org.opencontainers.image.ref.name': `registry.example.invalid/several:${index + 1}`,
+          },
+        };
+      }),
+    );
     await writeFile(join(one.path, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests }));
     await makeArchiveOf(one, join(folder, 'several.tar'));
     const { images } = await store.reopened({ preload_dir: 'FOLDER/several' });
-    expect((await images.list()).flatMap(({ tags }) => tags).sort()).toEqual(['registry.example.invalid/several:1', 'registry.example.invalid/several:2']);
+    expect((await images.list()).flatMap(({ tags }) => tags).sort()).toEqual([
+      'registry.example.invalid/several:1',
+      'registry.example.invalid/several:2',
+    ]);
   });
 });

@@ -7,7 +7,13 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { startDaemon } from '../helpers/daemon.js';
 import { makeLayout } from '../helpers/image.js';
-import { closedAddress, startProxy, type Interception, type Proxy, type Registry } from '../helpers/registry.js';
+import {
+  closedAddress,
+  startProxy,
+  type Interception,
+  type Proxy,
+  type Registry,
+} from '../helpers/registry.js';
 import { commandsIn, eventually, TestStore } from '../helpers/store.js';
 
 const run = promisify(execFile);
@@ -24,7 +30,9 @@ beforeAll(async () => {
   store = await TestStore.open({ pull_progress_timeout_seconds: 1 });
   registry = await store.registry();
   proxy = await startProxy(registry);
-  const image = await makeLayout(store.folder, { layers: [{ first: randomBytes(20_000) }, { second: randomBytes(300_000) }] });
+  const image = await makeLayout(store.folder, {
+    layers: [{ first: randomBytes(20_000) }, { second: randomBytes(300_000) }],
+  });
   reference = (await registry.push(image, 'failing:1')).replace(registry.address, proxy.address);
   digest = image.digest;
   second = image.manifests[0]?.layers[1] ?? '';
@@ -42,45 +50,114 @@ async function nothingLeft(of = store): Promise<void> {
   expect(await commandsIn(join(of.root, 'pulls'))).toEqual([]);
   expect(await of.images.usage()).toMatchObject(await of.du());
 }
-const atSecond = (what: (response: Parameters<Interception>[0]) => void): Interception => (response, _request, blob) => {
-  if (blob === second) what(response);
-  return blob === second;
-};
-const atManifest = (what: (response: Parameters<Interception>[0]) => void): Interception => (response, request) => {
-  const asked = request.url?.includes('/manifests/') ?? false;
-  if (asked) what(response);
-  return asked;
-};
+const atSecond =
+  (what: (response: Parameters<Interception>[0]) => void): Interception =>
+  (response, _request, blob) => {
+    if (blob === second) what(response);
+    return blob === second;
+  };
+const atManifest =
+  (what: (response: Parameters<Interception>[0]) => void): Interception =>
+  (response, request) => {
+    const asked = request.url?.includes('/manifests/') ?? false;
+    if (asked) what(response);
+    return asked;
+  };
 
 describe('a pull fails', () => {
   beforeAll(() => store.trust([registry.address, proxy.address]));
 
   test.each<[string, string, Interception]>([
-    ['other bytes come', 'ImageCorrupt', atSecond((response) => response.writeHead(200, { 'content-length': size }).end(Buffer.alloc(size, 'x')))],
-    ['fewer bytes come', 'ImageCorrupt', atSecond((response) => response.writeHead(200).end(Buffer.alloc(1000, 'x')))],
-    ['the connection is cut', 'RegistryUnavailable', atSecond((response) => { response.writeHead(200, { 'content-length': size }).write(Buffer.alloc(1000, 'x'), () => response.destroy()); })],
-    ['nothing comes any more', 'PullStalled', atSecond((response) => { response.writeHead(200, { 'content-length': size }).write(Buffer.alloc(1000, 'x')); })],
+    [
+      'other bytes come',
+      'ImageCorrupt',
+      atSecond((response) =>
+        response.writeHead(200, { 'content-length': size }).end(Buffer.alloc(size, 'x')),
+      ),
+    ],
+    [
+      'fewer bytes come',
+      'ImageCorrupt',
+      atSecond((response) => response.writeHead(200).end(Buffer.alloc(1000, 'x'))),
+    ],
+    [
+      'the connection is cut',
+      'RegistryUnavailable',
+      atSecond((response) => {
+        response
+          .writeHead(200, { 'content-length': size })
+          .write(Buffer.alloc(1000, 'x'), () => response.destroy());
+      }),
+    ],
+    [
+      'nothing comes any more',
+      'PullStalled',
+      atSecond((response) => {
+        response.writeHead(200, { 'content-length': size }).write(Buffer.alloc(1000, 'x'));
+      }),
+    ],
     ['nothing comes at all', 'PullStalled', atSecond(() => undefined)],
-    ['the registry fails', 'RegistryUnavailable', atSecond((response) => response.writeHead(503).end('busy'))],
+    [
+      'the registry fails',
+      'RegistryUnavailable',
+      atSecond((response) => response.writeHead(503).end('busy')),
+    ],
     ['a layer is missing', 'NotFoundInRegistry', atSecond((response) => response.writeHead(404).end())],
-    ['the registry forbids it', 'RegistryDenied', atManifest((response) => response.writeHead(403, { 'content-type': 'application/json' }).end('{"errors":[{"code":"DENIED","message":"no"}]}'))],
-    ['a login page answers', 'RegistryUnavailable', atManifest((response) => response.writeHead(200, { 'content-type': 'text/html' }).end('<html>Welcome to our Wi-Fi</html>'))],
-    ['its tag has just gone', 'NotFoundInRegistry', atManifest((response) => response.writeHead(404, { 'content-type': 'application/json' }).end('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}'))],
+    [
+      'the registry forbids it',
+      'RegistryDenied',
+      atManifest((response) =>
+        response
+          .writeHead(403, { 'content-type': 'application/json' })
+          .end('{"errors":[{"code":"DENIED","message":"no"}]}'),
+      ),
+    ],
+    [
+      'a login page answers',
+      'RegistryUnavailable',
+      atManifest((response) =>
+        response.writeHead(200, { 'content-type': 'text/html' }).end('<html>Welcome to our Wi-Fi</html>'),
+      ),
+    ],
+    [
+      'its tag has just gone',
+      'NotFoundInRegistry',
+      atManifest((response) =>
+        response
+          .writeHead(404, { 'content-type': 'application/json' })
+          .end('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}'),
+      ),
+    ],
   ])('when %s: %s', async (_, id, interception) => {
     proxy.intercept(interception);
-    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({ id, tool: 'skopeo', stage: 'pull image', message: expect.stringContaining(reference) });
+    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({
+      id,
+      tool: 'skopeo',
+      stage: 'pull image',
+      message: expect.stringContaining(reference),
+    });
     await nothingLeft();
   });
 
   test('when another manifest comes than the digest names: ImageCorrupt', async () => {
-    proxy.intercept(atManifest((response) => response.writeHead(200, { 'content-type': 'application/vnd.oci.image.manifest.v1+json' }).end('{"schemaVersion":2}')));
-    await expect(store.images.pull(reference.replace(/:1$/, `@${digest}`), undefined)).rejects.toMatchObject({ id: 'ImageCorrupt' });
+    proxy.intercept(
+      atManifest((response) =>
+        response
+          .writeHead(200, { 'content-type': 'application/vnd.oci.image.manifest.v1+json' })
+          .end('{"schemaVersion":2}'),
+      ),
+    );
+    await expect(store.images.pull(reference.replace(/:1$/, `@${digest}`), undefined)).rejects.toMatchObject({
+      id: 'ImageCorrupt',
+    });
     await nothingLeft();
   });
 
   test('and the next one succeeds', async () => {
     proxy.intercept(atSecond((response) => response.writeHead(500).end()));
-    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({ id: 'RegistryUnavailable' });
+    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({
+      id: 'RegistryUnavailable',
+    });
     proxy.intercept(undefined);
     await store.images.pull(reference, undefined);
     await store.images.remove(reference, []);
@@ -91,17 +168,25 @@ describe('a pull fails', () => {
     const layout = await makeLayout(store.folder, { layers: [{ a: 'neighbour' }, { b: 'neighbour' }] });
     const neighbour = (await registry.push(layout, 'neighbour:1')).replace(registry.address, proxy.address);
     let release: () => void = () => undefined;
-    const released = new Promise<void>((resolve) => { release = resolve; });
+    const released = new Promise<void>((resolve) => {
+      release = resolve;
+    });
     proxy.intercept(async (response, _request, blob) => {
-      if (blob === second) { response.writeHead(500).end(); return true; }
+      if (blob === second) {
+        response.writeHead(500).end();
+        return true;
+      }
       if (blob === layout.manifests[0]?.layers[1]) await released;
       return false;
     });
     const patient = await store.reopened();
     await store.trust([registry.address, proxy.address]);
     const other = patient.images.pull(neighbour, undefined);
-    const unpacked = async (): Promise<unknown[]> => [...(await store.images.layout.readLayers()).values()].filter(({ flags }) => !flags?.incomplete);
-    await eventually(async () => { expect(await unpacked()).toHaveLength(1); });
+    const unpacked = async (): Promise<unknown[]> =>
+      [...(await store.images.layout.readLayers()).values()].filter(({ flags }) => !flags?.incomplete);
+    await eventually(async () => {
+      expect(await unpacked()).toHaveLength(1);
+    });
     // one that we copy ourselves, and one of another process, as a command line's import is
     for (const { images } of [patient, store]) {
       await expect(images.pull(reference, undefined)).rejects.toMatchObject({ id: 'RegistryUnavailable' });
@@ -118,10 +203,21 @@ describe('a pull fails', () => {
   test.each<[string, () => Promise<string> | string, string]>([
     ['nobody listens', async () => `${await closedAddress()}/box:1`, 'RegistryUnavailable'],
     ['its host has no address', () => 'registry.invalid/box:1', 'RegistryUnavailable'],
-    ['it speaks no TLS and is not trusted so', async () => { await store.trust([]); return reference; }, 'RegistryUnavailable'],
+    [
+      'it speaks no TLS and is not trusted so',
+      async () => {
+        await store.trust([]);
+        return reference;
+      },
+      'RegistryUnavailable',
+    ],
     ['it has no such image', () => `${proxy.address}/none:1`, 'NotFoundInRegistry'],
     ['it has no such tag', () => `${proxy.address}/failing:none`, 'NotFoundInRegistry'],
-    ['it has no such digest', () => `${proxy.address}/failing@sha256:${'0'.repeat(64)}`, 'NotFoundInRegistry'],
+    [
+      'it has no such digest',
+      () => `${proxy.address}/failing@sha256:${'0'.repeat(64)}`,
+      'NotFoundInRegistry',
+    ],
     ['the reference is malformed', () => `${proxy.address}/Failing:1`, 'InvalidArgument'],
     ['the reference is an option', () => '--help', 'InvalidArgument'],
   ])('because %s', async (_, referenceOf, id) => {
@@ -132,7 +228,11 @@ describe('a pull fails', () => {
 
   test.each<[string, string, string]>([
     ['rejects it', '{"default":[{"type":"reject"}]}', 'SignatureValidationFailed'],
-    ['wants a signature', '{"default":[{"type":"signedBy","keyType":"GPGKeys","keyData":""}]}', 'SignatureValidationFailed'],
+    [
+      'wants a signature',
+      '{"default":[{"type":"signedBy","keyType":"GPGKeys","keyData":""}]}',
+      'SignatureValidationFailed',
+    ],
     ['does not parse', '{', 'InvalidConfigFile'],
   ])('because policy.json %s', async (_, policy, id) => {
     await store.trust([registry.address, proxy.address]);
@@ -153,7 +253,10 @@ describe('a pull fails', () => {
   });
 
   test('because it has no image for this machine', async () => {
-    const foreign = await registry.push(await makeLayout(store.folder, [{ layers: [{ a: '' }], architecture: 'mips64le' }]), 'foreign:1');
+    const foreign = await registry.push(
+      await makeLayout(store.folder, [{ layers: [{ a: '' }], architecture: 'mips64le' }]),
+      'foreign:1',
+    );
     await expect(store.images.pull(foreign, undefined)).rejects.toMatchObject({ id: 'NotFoundInRegistry' });
     await nothingLeft();
   });
@@ -165,7 +268,12 @@ test('a full disk is told from other failures, and is free again', async () => {
   await mkdir(join(folder, 'tmp'));
   const small = await TestStore.open({}, folder);
   await small.trust([registry.address]);
-  const big = await registry.push(await makeLayout(store.folder, { layers: [{ first: randomBytes(100_000) }, { second: randomBytes(600_000) }] }), 'big:1');
+  const big = await registry.push(
+    await makeLayout(store.folder, {
+      layers: [{ first: randomBytes(100_000) }, { second: randomBytes(600_000) }],
+    }),
+    'big:1',
+  );
   await expect(small.images.pull(big, undefined)).rejects.toMatchObject({ id: 'DiskFull' });
   await nothingLeft(small);
   await rm(join(folder, 'root'), { recursive: true });
@@ -175,13 +283,22 @@ test('a full disk is told from other failures, and is free again', async () => {
 describe('a pull that is cut off', () => {
   test('while a layer is unpacked is cleaned up at the next start', async () => {
     await store.trust([registry.address, proxy.address]);
-    const large = await registry.push(await makeLayout(store.folder, { layers: [{ first: randomBytes(10_000) }, Object.fromEntries(Array.from({ length: 500 }, (_, index) => [`many/${index}`, `${index}`]))] }), 'large:1');
+    const large = await registry.push(
+      await makeLayout(store.folder, {
+        layers: [
+          { first: randomBytes(10_000) },
+          Object.fromEntries(Array.from({ length: 500 }, (_, index) => [`many/${index}`, `${index}`])),
+        ],
+      }),
+      'large:1',
+    );
     const overlay = join(store.storage, 'overlay');
     for (const layersSeen of [1, 2]) {
       const pull = store.images.pull(large, undefined);
       const failed = expect(pull).rejects.toMatchObject({ tool: 'skopeo' });
       let seen = 0;
-      for await (const { filename } of watch(overlay)) if (/^[0-9a-f]{64}$/.test(filename ?? '') && ++seen === layersSeen) break;
+      for await (const { filename } of watch(overlay))
+        if (/^[0-9a-f]{64}$/.test(filename ?? '') && ++seen === layersSeen) break;
       // all at once, as a power cut would
       for (const { pid } of await commandsIn(join(store.root, 'pulls'))) process.kill(pid, 'SIGKILL');
       await failed;
@@ -196,19 +313,26 @@ describe('a pull that is cut off', () => {
   });
 
   test('by the end of the daemon ends too, and is cleaned up at its next start', async () => {
-    const daemon = await startDaemon({ network: false, config: { images: { registries_conf: join(store.folder, 'registries.conf') } } });
+    const daemon = await startDaemon({
+      network: false,
+      config: { images: { registries_conf: join(store.folder, 'registries.conf') } },
+    });
     try {
       await store.trust([registry.address, proxy.address]);
       const clean = await daemon.traces();
       let asked: () => void = () => undefined;
-      const waits = new Promise<void>((resolve) => { asked = resolve; });
+      const waits = new Promise<void>((resolve) => {
+        asked = resolve;
+      });
       proxy.intercept(atSecond(() => asked()));
       const pull = expect(daemon.client.image.PullImage({ image: { image: reference } })).rejects.toThrow();
       await waits;
       expect(await readdir(join(daemon.root, 'pulls'))).toHaveLength(1);
       await daemon.kill9();
       await pull;
-      await eventually(async () => { expect(await commandsIn(join(daemon.root, 'pulls'))).toEqual([]); });
+      await eventually(async () => {
+        expect(await commandsIn(join(daemon.root, 'pulls'))).toEqual([]);
+      });
       await daemon.start();
       expect(await daemon.traces()).toEqual(clean);
       expect(await readdir(join(daemon.root, 'storage', 'overlay', 'l'))).toEqual([]);

@@ -31,55 +31,115 @@ afterAll(async () => {
 async function pushed(name: string, image: SmallImage | readonly SmallImage[]) {
   const made = await makeLayout(store.folder, image);
   const reference = await registry.push(made, name);
-  return { ...made, reference, repository: reference.replace(/:[^:/]*$/, ''), proxied: reference.replace(registry.address, proxy.address) };
+  return {
+    ...made,
+    reference,
+    repository: reference.replace(/:[^:/]*$/, ''),
+    proxied: reference.replace(registry.address, proxy.address),
+  };
 }
 /** What a file holds in a read-only view of an image. */
 async function fileOf(reference: string, path: string): Promise<string> {
   const image = await store.images.find(reference);
   if (!image) throw new Error(`${reference} is not there`);
   const view = await store.rootfs.mountImage('view', image);
-  try { return await readFile(join(view, path), 'utf8'); } finally { await store.rootfs.unmountImage('view'); }
+  try {
+    return await readFile(join(view, path), 'utf8');
+  } finally {
+    await store.rootfs.unmountImage('view');
+  }
 }
 async function removeAll(): Promise<void> {
   for (const image of await store.images.list()) await store.images.remove(image.id, []);
 }
 
 describe('a pull', () => {
-  test.each([['none', undefined], ['gzip', 'gzip'], ['zstd', 'zstd']] as const)('takes layers with the compression %s', async (name, compression) => {
-    const { reference, digest, repository } = await pushed(`layers-${name}:1`, { layers: [{ 'etc/low': name, 'etc/both': 'low' }, { 'etc/both': 'high' }], ...(compression ? { compression } : {}), config: { Env: ['A=b'], Cmd: ['run'], StopSignal: 'SIGINT' } });
+  test.each([
+    ['none', undefined],
+    ['gzip', 'gzip'],
+    ['zstd', 'zstd'],
+  ] as const)('takes layers with the compression %s', async (name, compression) => {
+    const { reference, digest, repository } = await pushed(`layers-${name}:1`, {
+      layers: [{ 'etc/low': name, 'etc/both': 'low' }, { 'etc/both': 'high' }],
+      ...(compression ? { compression } : {}),
+      config: { Env: ['A=b'], Cmd: ['run'], StopSignal: 'SIGINT' },
+    });
     const image = await store.images.pull(reference, undefined);
-    expect(image).toMatchObject({ tags: [reference], digests: [`${repository}@${digest}`], user: {}, pinned: false, config: { Env: ['A=b'], Cmd: ['run'], StopSignal: 'SIGINT' } });
+    expect(image).toMatchObject({
+      tags: [reference],
+      digests: [`${repository}@${digest}`],
+      user: {},
+      pinned: false,
+      config: { Env: ['A=b'], Cmd: ['run'], StopSignal: 'SIGINT' },
+    });
     expect(image.id).toMatch(/^sha256:[0-9a-f]{64}$/);
     expect(image.sizeBytes).toBeGreaterThan(1024);
     expect(await fileOf(reference, 'etc/low')).toBe(name);
     expect(await fileOf(reference, 'etc/both')).toBe('high');
     expect(await store.images.layers(image)).toHaveLength(2);
-    expect(await readFile(join((await store.images.layers(image))[0] ?? '', 'etc/both'), 'utf8')).toBe('high');
+    expect(await readFile(join((await store.images.layers(image))[0] ?? '', 'etc/both'), 'utf8')).toBe(
+      'high',
+    );
   });
 
   test("takes this machine's image of an index, whatever name it is found by", async () => {
-    const { reference, digest, repository, manifests } = await pushed('multi:1', [{ layers: [{ which: other }], architecture: other }, { layers: [{ which: architecture }] }]);
+    const { reference, digest, repository, manifests } = await pushed('multi:1', [
+      { layers: [{ which: other }], architecture: other },
+      { layers: [{ which: architecture }] },
+    ]);
     const image = await store.images.pull(reference, undefined);
     expect(await fileOf(reference, 'which')).toBe(architecture);
     expect(image.digests).toEqual([`${repository}@${digest}`]);
-    const names = [reference, image.id, image.id.slice('sha256:'.length), image.id.slice(0, 20), image.id.slice(7, 20), `${repository}@${digest}`, `${repository}@${manifests[1]?.digest}`, `${repository}:other@${digest}`];
+    const names = [
+      reference,
+      image.id,
+      image.id.slice('sha256:'.length),
+      image.id.slice(0, 20),
+      image.id.slice(7, 20),
+      `${repository}@${digest}`,
+      `${repository}@${manifests[1]?.digest}`,
+      `${repository}:other@${digest}`,
+    ];
     for (const name of names) expect(await store.images.find(name)).toBe(image);
-    for (const name of [repository, `${repository}:2`, `${repository}@${manifests[0]?.digest}`, `${repository}x@${digest}`, `sha256:${'0'.repeat(64)}`, 'f'.repeat(12)]) expect(await store.images.find(name)).toBeUndefined();
+    for (const name of [
+      repository,
+      `${repository}:2`,
+      `${repository}@${manifests[0]?.digest}`,
+      `${repository}x@${digest}`,
+      `sha256:${'0'.repeat(64)}`,
+      'f'.repeat(12),
+    ])
+      expect(await store.images.find(name)).toBeUndefined();
   });
 
   test('by digest has no tag, and just that digest', async () => {
-    const { digest, repository, manifests } = await pushed('by-digest:1', [{ layers: [{ which: other }], architecture: other }, { layers: [{ which: 'by digest' }] }]);
+    const { digest, repository, manifests } = await pushed('by-digest:1', [
+      { layers: [{ which: other }], architecture: other },
+      { layers: [{ which: 'by digest' }] },
+    ]);
     const image = await store.images.pull(`${repository}@${digest}`, undefined);
     expect(image).toMatchObject({ tags: [], digests: [`${repository}@${digest}`] });
     const same = await store.images.pull(`${repository}@${manifests[1]?.digest}`, undefined);
     expect(same.id).toBe(image.id);
-    expect([...same.digests].sort()).toEqual([`${repository}@${digest}`, `${repository}@${manifests[1]?.digest}`].sort());
+    expect([...same.digests].sort()).toEqual(
+      [`${repository}@${digest}`, `${repository}@${manifests[1]?.digest}`].sort(),
+    );
     await store.images.pull(`${repository}:1`, undefined);
     expect(await store.images.list()).toMatchObject([{ id: image.id, tags: [`${repository}:1`] }]);
   });
 
-  test.each<[string, object]>([['', {}], ['0', { uid: 0 }], ['1000', { uid: 1000 }], ['1000:50', { uid: 1000 }], ['web', { name: 'web' }], ['web:staff', { name: 'web' }]])('tells the user "%s"', async (user, expected) => {
-    const { reference } = await pushed(`user-${user.replace(':', '-')}x:1`, { layers: [{ a: '' }], config: { User: user } });
+  test.each<[string, object]>([
+    ['', {}],
+    ['0', { uid: 0 }],
+    ['1000', { uid: 1000 }],
+    ['1000:50', { uid: 1000 }],
+    ['web', { name: 'web' }],
+    ['web:staff', { name: 'web' }],
+  ])('tells the user "%s"', async (user, expected) => {
+    const { reference } = await pushed(`user-${user.replace(':', '-')}x:1`, {
+      layers: [{ a: '' }],
+      config: { User: user },
+    });
     expect((await store.images.pull(reference, undefined)).user).toEqual(expected);
   });
 
@@ -90,27 +150,46 @@ describe('a pull', () => {
     const image = await store.images.pull(second.reference, undefined);
     expect(image.id).not.toBe(old.id);
     expect(await store.images.find(second.reference)).toBe(image);
-    expect(await store.images.find(old.id)).toMatchObject({ id: old.id, tags: [], digests: [`${first.repository}@${first.digest}`] });
+    expect(await store.images.find(old.id)).toMatchObject({
+      id: old.id,
+      tags: [],
+      digests: [`${first.repository}@${first.digest}`],
+    });
     await removeAll();
     expect(await store.kept()).toEqual([]);
   });
 
   test('says which images are pinned', async () => {
-    const [one, two] = [await pushed('pinned/one:1', { layers: [{ a: '1' }] }), await pushed('pinned/two:1', { layers: [{ a: '2' }] })];
-    for (const [pinned, expected] of [[`${registry.address}/pinned/*`, [true, true]], [one.reference, [true, false]], [`${two.repository}@${two.digest}`, [false, true]]] as const) {
+    const [one, two] = [
+      await pushed('pinned/one:1', { layers: [{ a: '1' }] }),
+      await pushed('pinned/two:1', { layers: [{ a: '2' }] }),
+    ];
+    for (const [pinned, expected] of [
+      [`${registry.address}/pinned/*`, [true, true]],
+      [one.reference, [true, false]],
+      [`${two.repository}@${two.digest}`, [false, true]],
+    ] as const) {
       const { images } = await store.reopened({ pinned: [pinned] });
       await store.trust([registry.address, proxy.address]);
-      expect([await images.pull(one.reference, undefined), await images.pull(two.reference, undefined)].map((image) => image.pinned)).toEqual(expected);
+      expect(
+        [await images.pull(one.reference, undefined), await images.pull(two.reference, undefined)].map(
+          (image) => image.pinned,
+        ),
+      ).toEqual(expected);
     }
     await expect(store.reopened({ pinned: ['No Image'] })).rejects.toMatchObject({ id: 'InvalidConfigFile' });
   });
 });
 
 describe('pulls of one reference', () => {
-  const blobRequests = (digest: string): number => proxy.requests.filter((line) => line.startsWith('GET ') && line.endsWith(digest)).length;
+  const blobRequests = (digest: string): number =>
+    proxy.requests.filter((line) => line.startsWith('GET ') && line.endsWith(digest)).length;
 
   test('at the same time are one', async () => {
-    const { proxied, manifests } = await pushed('together:1', { layers: [{ data: randomBytes(100_000) }], compression: 'gzip' });
+    const { proxied, manifests } = await pushed('together:1', {
+      layers: [{ data: randomBytes(100_000) }],
+      compression: 'gzip',
+    });
     const images = await Promise.all(Array.from({ length: 5 }, () => store.images.pull(proxied, undefined)));
     expect(new Set(images.map(({ id }) => id)).size).toBe(1);
     expect(blobRequests(manifests[0]?.layers[0] ?? 'none')).toBe(1);
@@ -122,9 +201,19 @@ describe('pulls of one reference', () => {
     let release: () => void = () => undefined;
     let asked: () => void = () => undefined;
     const hold = (): Promise<void> => {
-      const isAsked = new Promise<void>((resolve) => { asked = resolve; });
-      const released = new Promise<void>((resolve) => { release = resolve; });
-      proxy.intercept(async (_response, _request, blob) => { if (blob === layer) { asked(); await released; } return false; });
+      const isAsked = new Promise<void>((resolve) => {
+        asked = resolve;
+      });
+      const released = new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      proxy.intercept(async (_response, _request, blob) => {
+        if (blob === layer) {
+          asked();
+          await released;
+        }
+        return false;
+      });
       return isAsked;
     };
     let waiting = hold();
@@ -140,7 +229,10 @@ describe('pulls of one reference', () => {
 
     waiting = hold();
     const gone = new AbortController();
-    const pulls = [store.images.pull(proxied, undefined, gone.signal), store.images.pull(proxied, undefined, gone.signal)];
+    const pulls = [
+      store.images.pull(proxied, undefined, gone.signal),
+      store.images.pull(proxied, undefined, gone.signal),
+    ];
     await waiting;
     gone.abort();
     for (const pull of pulls) await expect(pull).rejects.toMatchObject({ id: 'Cancelled' });
@@ -149,7 +241,10 @@ describe('pulls of one reference', () => {
     expect((await store.images.pull(proxied, undefined)).tags).toEqual([proxied]);
     release();
     await removeAll();
-    await eventually(async () => { expect(await store.kept()).toEqual([]); expect(await commandsIn(join(store.root, 'pulls'))).toEqual([]); });
+    await eventually(async () => {
+      expect(await store.kept()).toEqual([]);
+      expect(await commandsIn(join(store.root, 'pulls'))).toEqual([]);
+    });
   });
 });
 
@@ -159,14 +254,27 @@ describe('a registry that wants credentials', () => {
   let reference: string;
   beforeAll(async () => {
     guarded = await store.registry({ credentials, tls: true });
-    reference = await guarded.push(await makeLayout(store.folder, { layers: [{ secret: 'yes' }] }), 'guarded:1');
+    reference = await guarded.push(
+      await makeLayout(store.folder, { layers: [{ secret: 'yes' }] }),
+      'guarded:1',
+    );
   });
 
   test('gets those of the request, and is trusted by the folder of certificates', async () => {
-    await expect(store.images.pull(reference, { ...noAuth, ...credentials })).rejects.toMatchObject({ id: 'RegistryUnavailable', message: expect.stringMatching(/x509|certificate/) });
+    await expect(store.images.pull(reference, { ...noAuth, ...credentials })).rejects.toMatchObject({
+      id: 'RegistryUnavailable',
+      message: expect.stringMatching(/x509|certificate/),
+    });
     const trusting = await store.reopened({ certs_dir: guarded.certsDir });
     await store.trust([registry.address, proxy.address]);
-    for (const auth of [{ ...noAuth, ...credentials }, { ...noAuth, auth: Buffer.from('me:open-sesame').toString('base64'), serverAddress: `https://${guarded.address}` }]) {
+    for (const auth of [
+      { ...noAuth, ...credentials },
+      {
+        ...noAuth,
+        auth: Buffer.from('me:open-sesame').toString('base64'),
+        serverAddress: `https://${guarded.address}`,
+      },
+    ]) {
       expect(await trusting.images.pull(reference, auth)).toMatchObject({ tags: [reference] });
       await removeAll();
     }
@@ -175,14 +283,22 @@ describe('a registry that wants credentials', () => {
     await expect(wrong).rejects.toMatchObject({ id: 'RegistryDenied' });
     expect(await right).toMatchObject({ tags: [reference] });
     await removeAll();
-    for (const auth of [undefined, noAuth, { ...noAuth, ...credentials, serverAddress: 'elsewhere.example' }]) await expect(trusting.images.pull(reference, auth)).rejects.toMatchObject({ id: 'RegistryDenied' });
-    await expect(trusting.images.pull(reference, { ...noAuth, registryToken: 'x' })).rejects.toMatchObject({ id: 'UnsupportedField' });
+    for (const auth of [undefined, noAuth, { ...noAuth, ...credentials, serverAddress: 'elsewhere.example' }])
+      await expect(trusting.images.pull(reference, auth)).rejects.toMatchObject({ id: 'RegistryDenied' });
+    await expect(trusting.images.pull(reference, { ...noAuth, registryToken: 'x' })).rejects.toMatchObject({
+      id: 'UnsupportedField',
+    });
     expect(await store.kept()).toEqual([]);
   });
 
   test("gets the node's own, where the request has none", async () => {
     const file = join(store.folder, 'auth.json');
-    await writeFile(file, JSON.stringify({ auths: { [guarded.address]: { auth: Buffer.from('me:open-sesame').toString('base64') } } }));
+    await writeFile(
+      file,
+      JSON.stringify({
+        auths: { [guarded.address]: { auth: Buffer.from('me:open-sesame').toString('base64') } },
+      }),
+    );
     const withFile = await store.reopened({ certs_dir: guarded.certsDir, auth_file: file });
     await store.trust([registry.address, proxy.address]);
     expect(await withFile.images.pull(reference, undefined)).toMatchObject({ tags: [reference] });
@@ -191,23 +307,35 @@ describe('a registry that wants credentials', () => {
 
   test('is never told of by an argument', async () => {
     const plain = await store.registry({ credentials });
-    const before = await startProxy(plain, (response, _request, blob) => { if (blob) asked(); return blob !== undefined && !response.destroyed; });
+    const before = await startProxy(plain, (response, _request, blob) => {
+      if (blob) asked();
+      return blob !== undefined && !response.destroyed;
+    });
     let asked: () => void = () => undefined;
-    const hangs = new Promise<void>((resolve) => { asked = resolve; });
+    const hangs = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
     try {
       await plain.push(await makeLayout(store.folder, { layers: [{ secret: 'yes' }] }), 'guarded:1');
       await store.trust([registry.address, proxy.address, before.address]);
       const gone = new AbortController();
-      const pull = store.images.pull(`${before.address}/guarded:1`, { ...noAuth, ...credentials }, gone.signal);
+      const pull = store.images.pull(
+        `${before.address}/guarded:1`,
+        { ...noAuth, ...credentials },
+        gone.signal,
+      );
       await hangs;
       const commands = await commandsIn(join(store.root, 'pulls'));
       const authFile = /--src-authfile (\S+)/.exec(commands[0]?.argv ?? '')?.[1] ?? 'none';
       expect(commands.map(({ argv }) => argv).join()).not.toMatch(/open-sesame|bWU6/);
-      for (const { pid } of commands) expect(await readFile(`/proc/${pid}/environ`, 'utf8')).not.toMatch(/open-sesame|bWU6/);
+      for (const { pid } of commands)
+        expect(await readFile(`/proc/${pid}/environ`, 'utf8')).not.toMatch(/open-sesame|bWU6/);
       expect((await stat(authFile)).mode & 0o777).toBe(0o600);
       gone.abort();
       await expect(pull).rejects.toMatchObject({ id: 'Cancelled' });
-      await eventually(async () => { expect(await store.kept()).toEqual([]); });
+      await eventually(async () => {
+        expect(await store.kept()).toEqual([]);
+      });
     } finally {
       await before.close();
       await store.trust([registry.address, proxy.address]);
@@ -218,9 +346,16 @@ describe('a registry that wants credentials', () => {
 test('a mirror of registries.conf is asked first, without the credentials', async () => {
   const { proxied } = await pushed('team/mirrored:1', { layers: [{ a: 'mirrored' }] });
   const seen: (string | undefined)[] = [];
-  proxy.intercept((_response, request) => { seen.push(request.headers.authorization); return false; });
+  proxy.intercept((_response, request) => {
+    seen.push(request.headers.authorization);
+    return false;
+  });
   await store.trust([], { 'registry.example.invalid': proxied.split('/')[0] ?? '' });
-  const image = await store.images.pull('registry.example.invalid/team/mirrored:1', { ...noAuth, username: 'me', password: 'x' });
+  const image = await store.images.pull('registry.example.invalid/team/mirrored:1', {
+    ...noAuth,
+    username: 'me',
+    password: 'x',
+  });
   proxy.intercept(undefined);
   await store.trust([registry.address, proxy.address]);
   expect(image.tags).toEqual(['registry.example.invalid/team/mirrored:1']);
@@ -231,7 +366,11 @@ test('a mirror of registries.conf is asked first, without the credentials', asyn
 describe('a removal', () => {
   test('by one name takes all of them', async () => {
     const made = await makeLayout(store.folder, { layers: [{ a: 'names' }] });
-    const names = [await registry.push(made, 'names:1'), await registry.push(made, 'names:2'), await registry.push(made, 'elsewhere:1')];
+    const names = [
+      await registry.push(made, 'names:1'),
+      await registry.push(made, 'names:2'),
+      await registry.push(made, 'elsewhere:1'),
+    ];
     for (const name of names) await store.images.pull(name, undefined);
     expect((await store.images.list()).map(({ tags }) => [...tags].sort())).toEqual([[...names].sort()]);
     await store.images.remove(names[1] ?? '', []);
@@ -240,14 +379,17 @@ describe('a removal', () => {
   });
 
   test('of what is not there is fine, and of what makes no sense is not', async () => {
-    for (const reference of ['none', `none@sha256:${'0'.repeat(64)}`, `sha256:${'0'.repeat(64)}`]) await store.images.remove(reference, []);
+    for (const reference of ['none', `none@sha256:${'0'.repeat(64)}`, `sha256:${'0'.repeat(64)}`])
+      await store.images.remove(reference, []);
     await expect(store.images.remove('No Image', [])).rejects.toMatchObject({ id: 'InvalidArgument' });
   });
 
   test('waits for nobody who uses the image: it is refused', async () => {
     const { reference } = await pushed('used:1', { layers: [{ a: 'used' }] });
     const image = await store.images.pull(reference, undefined);
-    await expect(store.images.remove(reference, ['sha256:other', image.id])).rejects.toMatchObject({ id: 'ImageInUse' });
+    await expect(store.images.remove(reference, ['sha256:other', image.id])).rejects.toMatchObject({
+      id: 'ImageInUse',
+    });
     await store.rootfs.mount('c1', image);
     await expect(store.images.remove(reference, [])).rejects.toMatchObject({ id: 'ImageInUse' });
     await store.rootfs.unmount('c1');
@@ -263,8 +405,14 @@ describe('a removal', () => {
       const removal = store.images.remove(image.id, []);
       for (let time = 0; time < later; time++) await store.images.find(image.id);
       const [removed, mounted] = await Promise.allSettled([removal, store.rootfs.mount('c', image)]);
-      const failures = [removed, mounted].flatMap((one) => (one.status === 'rejected' ? [(one.reason as { id: string }).id] : []));
-      expect(failures).toEqual([removed.status === 'rejected' ? 'ImageInUse' : expect.stringMatching(/^(ImageNotFound|RootfsMissing)$/)]);
+      const failures = [removed, mounted].flatMap((one) =>
+        one.status === 'rejected' ? [(one.reason as { id: string }).id] : [],
+      );
+      expect(failures).toEqual([
+        removed.status === 'rejected'
+          ? 'ImageInUse'
+          : expect.stringMatching(/^(ImageNotFound|RootfsMissing)$/),
+      ]);
       outcomes.push(...failures);
       await store.rootfs.unmount('c');
     }
@@ -291,7 +439,10 @@ describe('a removal', () => {
     await store.images.pull(below.reference, undefined);
     let shared = false;
     proxy.intercept(async (_response, _request, blob) => {
-      if (blob === above.manifests[0]?.layers[1] && !shared) { shared = true; await store.images.remove(below.reference, []); }
+      if (blob === above.manifests[0]?.layers[1] && !shared) {
+        shared = true;
+        await store.images.remove(below.reference, []);
+      }
       return false;
     });
     await store.images.pull(above.proxied, undefined);
@@ -302,28 +453,42 @@ describe('a removal', () => {
 });
 
 test('the usage agrees with du, whatever happens', async () => {
-  const agrees = async (): Promise<void> => expect(await store.images.usage()).toEqual({ mountpoint: store.storage, ...await store.du() });
+  const agrees = async (): Promise<void> =>
+    expect(await store.images.usage()).toEqual({ mountpoint: store.storage, ...(await store.du()) });
   await agrees();
-  const { reference, proxied, manifests } = await pushed('measured:1', { layers: [{ data: randomBytes(50_000), more: 'x' }, { data: randomBytes(70_000) }] });
+  const { reference, proxied, manifests } = await pushed('measured:1', {
+    layers: [{ data: randomBytes(50_000), more: 'x' }, { data: randomBytes(70_000) }],
+  });
   await store.images.pull(reference, undefined);
   await agrees();
   const before = await store.images.usage();
-  await store.images.pull((await pushed('measured:2', { layers: [{ data: randomBytes(90_000) }] })).reference, undefined);
+  await store.images.pull(
+    (await pushed('measured:2', { layers: [{ data: randomBytes(90_000) }] })).reference,
+    undefined,
+  );
   await agrees();
   expect((await store.images.usage()).usedBytes - before.usedBytes).toBeGreaterThan(90_000);
   await store.images.remove(reference, []);
   await agrees();
   // with half of an image there, and without it again
   let release: () => void = () => undefined;
-  const released = new Promise<void>((resolve) => { release = resolve; });
+  const released = new Promise<void>((resolve) => {
+    release = resolve;
+  });
   proxy.intercept(async (response, _request, blob) => {
     if (blob !== manifests[0]?.layers[1]) return false;
     await released;
     response.writeHead(500).end();
     return true;
   });
-  const failing = expect(store.images.pull(proxied, undefined)).rejects.toMatchObject({ id: 'RegistryUnavailable' });
-  await eventually(async () => { expect([...(await store.images.layout.readLayers()).values()].filter(({ flags }) => !flags?.incomplete)).toHaveLength(2); });
+  const failing = expect(store.images.pull(proxied, undefined)).rejects.toMatchObject({
+    id: 'RegistryUnavailable',
+  });
+  await eventually(async () => {
+    expect(
+      [...(await store.images.layout.readLayers()).values()].filter(({ flags }) => !flags?.incomplete),
+    ).toHaveLength(2);
+  });
   await agrees();
   release();
   await failing;

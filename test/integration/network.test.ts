@@ -46,31 +46,51 @@ afterEach(async () => {
 
 async function writeConflist(folder: string, ipMasq: boolean): Promise<void> {
   await mkdir(join(base, folder));
-  await writeFile(join(base, folder, '10-test.conflist'), JSON.stringify({
-    cniVersion: '1.0.0', name: `crisp-test-${mark}`,
-    plugins: [
-      {
-        type: 'bridge', bridge, isGateway: true, ipMasq, hairpinMode: true,
-        ipam: {
-          type: 'host-local', dataDir: join(base, 'leases'),
-          ranges: [[{ subnet: `${subnet4}.0/24` }], [{ subnet: `${subnet6}::/64` }]],
-          routes: [{ dst: '0.0.0.0/0' }, { dst: '::/0' }],
+  await writeFile(
+    join(base, folder, '10-test.conflist'),
+    JSON.stringify({
+      cniVersion: '1.0.0',
+      name: `crisp-test-${mark}`,
+      plugins: [
+        {
+          type: 'bridge',
+          bridge,
+          isGateway: true,
+          ipMasq,
+          hairpinMode: true,
+          ipam: {
+            type: 'host-local',
+            dataDir: join(base, 'leases'),
+            ranges: [[{ subnet: `${subnet4}.0/24` }], [{ subnet: `${subnet6}::/64` }]],
+            routes: [{ dst: '0.0.0.0/0' }, { dst: '::/0' }],
+          },
         },
-      },
-      { type: 'portmap', capabilities: { portMappings: true } },
-      { type: 'bandwidth', capabilities: { bandwidth: true } },
-    ],
-  }));
+        { type: 'portmap', capabilities: { portMappings: true } },
+        { type: 'bandwidth', capabilities: { bandwidth: true } },
+      ],
+    }),
+  );
 }
 
 function newNetwork(folder = 'net.d'): Network {
-  return new Network({ confDir: join(base, folder), binDirs: ['/opt/cni/bin', '/usr/lib/cni'], pluginTimeoutMs: timeoutMs, root: join(base, 'root') });
+  return new Network({
+    confDir: join(base, folder),
+    binDirs: ['/opt/cni/bin', '/usr/lib/cni'],
+    pluginTimeoutMs: timeoutMs,
+    root: join(base, 'root'),
+  });
 }
-function folderOf(id: string): string { return join(base, id); }
+function folderOf(id: string): string {
+  return join(base, id);
+}
 
 async function newPod(more: Partial<PodNetwork> = {}): Promise<PodNetwork> {
   const id = randomBytes(32).toString('hex');
-  const { network: netns = '' } = await pinNamespaces(folderOf(id), { network: true, ipc: true, uts: true }, { hostname: 'pod', sysctls: {} });
+  const { network: netns = '' } = await pinNamespaces(
+    folderOf(id),
+    { network: true, ipc: true, uts: true },
+    { hostname: 'pod', sysctls: {} },
+  );
   const pod: PodNetwork = { id, name: 'pod', namespace: 'test', uid: id, netns, portMappings: [], ...more };
   pods.push(pod);
   return pod;
@@ -88,19 +108,29 @@ async function leases(): Promise<string[]> {
 
 /** What the plugins left in the packet filters for this network. */
 async function filterRules(): Promise<string[]> {
-  const saved = await Promise.all(['iptables-save', 'ip6tables-save'].map((tool) => run([tool], { timeoutMs })));
-  return saved.flatMap(({ stdout }) => stdout.split('\n')).filter((line) => line.includes(mark) || line.includes(`${subnet4}.`) || line.includes(`${subnet6}:`));
+  const saved = await Promise.all(
+    ['iptables-save', 'ip6tables-save'].map((tool) => run([tool], { timeoutMs })),
+  );
+  return saved
+    .flatMap(({ stdout }) => stdout.split('\n'))
+    .filter((line) => line.includes(mark) || line.includes(`${subnet4}.`) || line.includes(`${subnet6}:`));
 }
 
 function hostVeth(attachment: Attachment): string {
   return attachment.result?.interfaces?.find((one) => one.name.startsWith('veth'))?.name ?? '';
 }
 
-interface Qdisc { kind: string; dev: string; options?: { rate?: number } }
+interface Qdisc {
+  kind: string;
+  dev: string;
+  options?: { rate?: number };
+}
 /** The rate limits in force, in bits per second. */
 async function limitsOf(device: string): Promise<number[]> {
   const qdiscs = JSON.parse((await run(['tc', '-json', 'qdisc', 'show'], { timeoutMs })).stdout) as Qdisc[];
-  return qdiscs.filter((qdisc) => qdisc.kind === 'tbf' && qdisc.dev === device).map((qdisc) => (qdisc.options?.rate ?? 0) * 8);
+  return qdiscs
+    .filter((qdisc) => qdisc.kind === 'tbf' && qdisc.dev === device)
+    .map((qdisc) => (qdisc.options?.rate ?? 0) * 8);
 }
 
 /** A server in the pod that greets whoever connects; ends with the test's `close`. */
@@ -108,19 +138,37 @@ async function greet(pod: PodNetwork, port: number): Promise<() => Promise<void>
   const script = `require('node:net').createServer((socket) => socket.end('hello')).listen(${port}, '::', () => console.log('listening')); process.stdin.resume().on('end', () => process.exit());`;
   const stdin = new PassThrough();
   let listens: () => void = () => undefined;
-  const listening = new Promise<void>((resolve) => { listens = resolve; });
-  const stdout = new Writable({ write: (_chunk, _encoding, done) => { listens(); done(); } });
-  const server = runStreaming(['nsenter', `--net=${pod.netns}`, process.execPath, '-e', script], { stdin, stdout }, { timeoutMs });
+  const listening = new Promise<void>((resolve) => {
+    listens = resolve;
+  });
+  const stdout = new Writable({
+    write: (_chunk, _encoding, done) => {
+      listens();
+      done();
+    },
+  });
+  const server = runStreaming(
+    ['nsenter', `--net=${pod.netns}`, process.execPath, '-e', script],
+    { stdin, stdout },
+    { timeoutMs },
+  );
   await Promise.race([listening, server.ended]);
-  return async () => { stdin.end(); await server.ended; };
+  return async () => {
+    stdin.end();
+    await server.ended;
+  };
 }
 
 function ask(host: string, port: number): Promise<string> {
   return new Promise((resolve, reject) => {
     let text = '';
-    connect({ host, port, timeout: 5_000 }).setEncoding('utf8')
-      .on('data', (chunk: string) => { text += chunk; })
-      .on('end', () => resolve(text)).on('error', reject)
+    connect({ host, port, timeout: 5_000 })
+      .setEncoding('utf8')
+      .on('data', (chunk: string) => {
+        text += chunk;
+      })
+      .on('end', () => resolve(text))
+      .on('error', reject)
       .on('timeout', () => reject(new Error(`no answer from ${host}:${port}`)));
   });
 }
@@ -142,7 +190,9 @@ describe('a pod on the network', () => {
     try {
       expect(await ask(ipv4, 8080)).toBe('hello');
       expect(await ask(ipv6, 8080)).toBe('hello');
-    } finally { await close(); }
+    } finally {
+      await close();
+    }
 
     await network.detach(pod, attachment);
     await network.detach(pod, attachment);
@@ -154,19 +204,25 @@ describe('a pod on the network', () => {
 
   test('is reached through its host port, until it is gone', async () => {
     const hostPort = randomInt(20_000, 30_000);
-    const pod = await newPod({ portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort, hostIp: '127.0.0.1' }] });
+    const pod = await newPod({
+      portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort, hostIp: '127.0.0.1' }],
+    });
     const attachment = await network.attach(pod);
     const close = await greet(pod, 80);
     try {
       expect(await ask('127.0.0.1', hostPort)).toBe('hello');
-    } finally { await close(); }
+    } finally {
+      await close();
+    }
     await network.detach(pod, attachment);
     await expect(ask('127.0.0.1', hostPort)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
     expect(await filterRules()).toEqual([]);
   });
 
   test('has its bandwidth limited both ways', async () => {
-    const pod = await newPod({ bandwidth: { ingressBitsPerSecond: 8_000_000, egressBitsPerSecond: 4_000_000 } });
+    const pod = await newPod({
+      bandwidth: { ingressBitsPerSecond: 8_000_000, egressBitsPerSecond: 4_000_000 },
+    });
     const attachment = await network.attach(pod);
     const devices = attachment.result?.interfaces ?? [];
     const veth = hostVeth(attachment);
@@ -188,7 +244,11 @@ describe('a pod on the network', () => {
 
   test('whose namespace cannot be joined leaves no address behind', async () => {
     const pod = await newPod();
-    await expect(network.attach({ ...pod, netns: join(base, 'nowhere') })).rejects.toMatchObject({ id: 'CniFailed', tool: 'bridge', message: expect.stringContaining('nowhere') });
+    await expect(network.attach({ ...pod, netns: join(base, 'nowhere') })).rejects.toMatchObject({
+      id: 'CniFailed',
+      tool: 'bridge',
+      message: expect.stringContaining('nowhere'),
+    });
     expect(await leases()).toEqual([]);
     expect(await readdir(join(base, 'root', 'network'))).toEqual([]);
   });
@@ -226,10 +286,15 @@ describe('a pod whose namespace is lost', () => {
 
 test('a single .conf of an old version serves as well', async () => {
   await mkdir(join(base, 'single'));
-  await writeFile(join(base, 'single', '10-ptp.conf'), JSON.stringify({
-    cniVersion: '0.3.1', name: `crisp-test-${mark}`, type: 'ptp',
-    ipam: { type: 'host-local', dataDir: join(base, 'leases'), subnet: `${subnet4}.0/24` },
-  }));
+  await writeFile(
+    join(base, 'single', '10-ptp.conf'),
+    JSON.stringify({
+      cniVersion: '0.3.1',
+      name: `crisp-test-${mark}`,
+      type: 'ptp',
+      ipam: { type: 'host-local', dataDir: join(base, 'leases'), subnet: `${subnet4}.0/24` },
+    }),
+  );
   const single = newNetwork('single');
   try {
     await single.start();
@@ -240,12 +305,17 @@ test('a single .conf of an old version serves as well', async () => {
     expect(await inPod(pod, 'ip', '-brief', 'address')).toContain(attachment.ips[0]);
     await single.detach(pod, attachment);
     expect(await leases()).toEqual([]);
-  } finally { single.close(); }
+  } finally {
+    single.close();
+  }
 });
 
-test('the conflist that we ship works with Debian\'s plugins', async () => {
+test("the conflist that we ship works with Debian's plugins", async () => {
   await mkdir(join(base, 'shipped'));
-  await writeFile(join(base, 'shipped', '10-crisp.conflist'), await readFile(new URL('../../deploy/cni/10-crisp.conflist', import.meta.url)));
+  await writeFile(
+    join(base, 'shipped', '10-crisp.conflist'),
+    await readFile(new URL('../../deploy/cni/10-crisp.conflist', import.meta.url)),
+  );
   const shipped = newNetwork('shipped');
   await shipped.start();
   shipped.close();

@@ -15,7 +15,17 @@ import type { ContainerFilter } from '../../src/cri/generated/runtime/v1/Contain
 import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { PodSandboxFilter } from '../../src/cri/generated/runtime/v1/PodSandboxFilter.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { containerConfig, createContainer, podConfig, removePod, runPod, startContainer, testImage, untilStopped, waitForExit } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  podConfig,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+  waitForExit,
+} from '../helpers/requests.js';
 
 let daemon: Daemon;
 let pod: Awaited<ReturnType<typeof runPod>>;
@@ -27,42 +37,79 @@ beforeAll(async () => {
   await daemon.addImage(testImage);
   pod = await runPod(daemon, { labels: { app: 'shop' } });
   other = await runPod(daemon, { labels: { app: 'mail' } });
-  running = await startContainer(daemon, pod, { ...containerConfig(untilStopped()), image: { image: testImage, user_specified_image: 'busybox:1' }, labels: { tier: 'front' } });
-  created = await createContainer(daemon, other, { ...containerConfig(untilStopped()), labels: { tier: 'back' } });
+  running = await startContainer(daemon, pod, {
+    ...containerConfig(untilStopped()),
+    image: { image: testImage, user_specified_image: 'busybox:1' },
+    labels: { tier: 'front' },
+  });
+  created = await createContainer(daemon, other, {
+    ...containerConfig(untilStopped()),
+    labels: { tier: 'back' },
+  });
 });
 afterAll(() => daemon?.destroy());
 
 const runtime = () => daemon.client.runtime;
 const named = (name: string) => ({ metadata: { name, attempt: 0 } });
-const secured = (security_context: LinuxContainerSecurityContext): ContainerConfig => ({ ...containerConfig(untilStopped()), ...named('secured'), linux: { security_context } });
-const execIn = async (id: string, script: string): Promise<string> => String((await runtime().ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout: '10' })).stdout);
-async function collect(call: AsyncIterable<unknown>): Promise<unknown[]> { const all = []; for await (const item of call) all.push(item); return all; }
+const secured = (security_context: LinuxContainerSecurityContext): ContainerConfig => ({
+  ...containerConfig(untilStopped()),
+  ...named('secured'),
+  linux: { security_context },
+});
+const execIn = async (id: string, script: string): Promise<string> =>
+  String((await runtime().ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout: '10' })).stdout);
+async function collect(call: AsyncIterable<unknown>): Promise<unknown[]> {
+  const all = [];
+  for await (const item of call) all.push(item);
+  return all;
+}
 
 describe('lists are filtered', () => {
   test('of pods', async () => {
-    const ids = async (filter: PodSandboxFilter) => (await runtime().ListPodSandbox({ filter })).items.map(({ id }) => id);
+    const ids = async (filter: PodSandboxFilter) =>
+      (await runtime().ListPodSandbox({ filter })).items.map(({ id }) => id);
     expect(await ids({ id: pod.id })).toEqual([pod.id]);
     expect(await ids({ label_selector: { app: 'mail' } })).toEqual([other.id]);
     expect(await ids({ state: { state: 'SANDBOX_NOTREADY' } })).toEqual([]);
     expect((await ids({ state: { state: 'SANDBOX_READY' } })).sort()).toEqual([pod.id, other.id].sort());
-    expect(JSON.stringify(await collect(daemon.client.streams.StreamPodSandboxes({ filter: { label_selector: { app: 'mail' } } })))).not.toContain(pod.id);
+    expect(
+      JSON.stringify(
+        await collect(
+          daemon.client.streams.StreamPodSandboxes({ filter: { label_selector: { app: 'mail' } } }),
+        ),
+      ),
+    ).not.toContain(pod.id);
   });
   test('of containers', async () => {
-    const ids = async (filter: ContainerFilter) => (await runtime().ListContainers({ filter })).containers.map(({ id }) => id);
+    const ids = async (filter: ContainerFilter) =>
+      (await runtime().ListContainers({ filter })).containers.map(({ id }) => id);
     expect(await ids({ id: running })).toEqual([running]);
     expect(await ids({ pod_sandbox_id: other.id })).toEqual([created]);
     expect(await ids({ state: { state: 'CONTAINER_RUNNING' } })).toEqual([running]);
     expect(await ids({ label_selector: { tier: 'back' } })).toEqual([created]);
-    expect(JSON.stringify(await collect(daemon.client.streams.StreamContainers({ filter: { pod_sandbox_id: other.id } })))).not.toContain(running);
+    expect(
+      JSON.stringify(
+        await collect(daemon.client.streams.StreamContainers({ filter: { pod_sandbox_id: other.id } })),
+      ),
+    ).not.toContain(running);
   });
   test('of images', async () => {
-    const names = async (image: string) => (await daemon.client.image.ListImages({ filter: { image: { image } } })).images.flatMap(({ repo_tags: tags }) => tags);
+    const names = async (image: string) =>
+      (await daemon.client.image.ListImages({ filter: { image: { image } } })).images.flatMap(
+        ({ repo_tags: tags }) => tags,
+      );
     expect(await names(testImage)).toEqual([testImage]);
     expect(await names('docker.io/library/none:1')).toEqual([]);
-    const streamed = async (image: string) => JSON.stringify(await collect(daemon.client.imageStreams.StreamImages({ filter: { image: { image } } })));
+    const streamed = async (image: string) =>
+      JSON.stringify(
+        await collect(daemon.client.imageStreams.StreamImages({ filter: { image: { image } } })),
+      );
     expect(await streamed(testImage)).toContain(testImage);
     expect(await streamed('docker.io/library/none:1')).not.toContain(testImage);
-    const { image, info } = await daemon.client.image.ImageStatus({ image: { image: testImage }, verbose: true });
+    const { image, info } = await daemon.client.image.ImageStatus({
+      image: { image: testImage },
+      verbose: true,
+    });
     expect(image?.repo_tags).toEqual([testImage]);
     expect(Object.keys(info)).not.toEqual([]);
   });
@@ -78,14 +125,37 @@ test('a port of the host leads to the pod, at the address that is asked for alon
   const server = createListener().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => { server.close(resolve); });
-  const mapped = await runPod(daemon, { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: port, host_ip: '127.0.0.1' }] });
-  await startContainer(daemon, mapped, containerConfig('mkdir /w; echo found > /w/index.html; httpd -f -p 80 -h /w'));
-  const fetched = async (): Promise<string> => new Promise((resolve, reject) => { get(`http://127.0.0.1:${port}/`, (answer) => resolve(text(answer))).on('error', reject); });
+  await new Promise((resolve) => {
+    server.close(resolve);
+  });
+  const mapped = await runPod(daemon, {
+    port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: port, host_ip: '127.0.0.1' }],
+  });
+  await startContainer(
+    daemon,
+    mapped,
+    containerConfig('mkdir /w; echo found > /w/index.html; httpd -f -p 80 -h /w'),
+  );
+  const fetched = async (): Promise<string> =>
+    new Promise((resolve, reject) => {
+      get(`http://127.0.0.1:${port}/`, (answer) => resolve(text(answer))).on('error', reject);
+    });
   for (let tries = 0; ; tries++) {
-    try { expect(await fetched()).toBe('found\n'); break; } catch (error) { if (tries > 50) throw error; await new Promise((resolve) => { setTimeout(resolve, 50); }); }
+    try {
+      expect(await fetched()).toBe('found\n');
+      break;
+    } catch (error) {
+      if (tries > 50) throw error;
+      await new Promise((resolve) => {
+        setTimeout(resolve, 50);
+      });
+    }
   }
-  const rules = await daemon.machine.must(['sh', '-c', 'iptables-save -t nat 2>/dev/null; nft list ruleset 2>/dev/null || true']);
+  const rules = await daemon.machine.must([
+    'sh',
+    '-c',
+    'iptables-save -t nat 2>/dev/null; nft list ruleset 2>/dev/null || true',
+  ]);
   expect(rules).toContain(String(port));
   await removePod(daemon, mapped.id);
 });
@@ -93,8 +163,16 @@ test('a port of the host leads to the pod, at the address that is asked for alon
 describe('a pod whose cgroup is ours', () => {
   test('is resized, and keeps what its overhead is', async () => {
     const own = await runPod(daemon);
-    await runtime().UpdatePodSandboxResources({ pod_sandbox_id: own.id, resources: { memory_limit_in_bytes: String(64 << 20), cpu_quota: '50000', cpu_period: '100000' }, overhead: { memory_limit_in_bytes: String(1 << 20) } });
-    const limits = await daemon.machine.must(['sh', '-c', `cat /sys/fs/cgroup/memory/crisp/${own.id}/memory.limit_in_bytes /sys/fs/cgroup/cpu/crisp/${own.id}/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/crisp/${own.id}/memory.max /sys/fs/cgroup/crisp/${own.id}/cpu.max`]);
+    await runtime().UpdatePodSandboxResources({
+      pod_sandbox_id: own.id,
+      resources: { memory_limit_in_bytes: String(64 << 20), cpu_quota: '50000', cpu_period: '100000' },
+      overhead: { memory_limit_in_bytes: String(1 << 20) },
+    });
+    const limits = await daemon.machine.must([
+      'sh',
+      '-c',
+      `cat /sys/fs/cgroup/memory/crisp/${own.id}/memory.limit_in_bytes /sys/fs/cgroup/cpu/crisp/${own.id}/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/crisp/${own.id}/memory.max /sys/fs/cgroup/crisp/${own.id}/cpu.max`,
+    ]);
     expect(limits).toMatch(/^67108864\n50000/);
     const { info } = await runtime().PodSandboxStatus({ pod_sandbox_id: own.id, verbose: true });
     expect(info['info']).toContain('"overhead"');
@@ -112,21 +190,44 @@ describe('a pod whose cgroup is ours', () => {
 
 describe('a container', () => {
   test('has the terminal, the stop signal and the arguments that it asks for', async () => {
-    const id = await startContainer(daemon, pod, { ...containerConfig(''), ...named('signal'), tty: true, stop_signal: 'SIGNAL_SIGUSR1', command: ['sh', '-c'], args: ['trap "exit 9" USR1; tty > /where; while :; do sleep 1000 & wait $!; done'] });
+    const id = await startContainer(daemon, pod, {
+      ...containerConfig(''),
+      ...named('signal'),
+      tty: true,
+      stop_signal: 'SIGNAL_SIGUSR1',
+      command: ['sh', '-c'],
+      args: ['trap "exit 9" USR1; tty > /where; while :; do sleep 1000 & wait $!; done'],
+    });
     expect(await execIn(id, 'until [ -s /where ]; do :; done; cat /where')).toMatch(/^\/dev\//);
     await runtime().StopContainer({ container_id: id, timeout: '10' });
     expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 9 });
   });
   test('sees a folder of an image, and cannot write there', async () => {
-    const id = await startContainer(daemon, pod, { ...containerConfig(untilStopped()), ...named('volume'), mounts: [{ image: { image: testImage }, image_sub_path: 'bin', container_path: '/programs', readonly: true }] });
-    expect(await execIn(id, 'ls /programs/sh; touch /programs/x 2>/dev/null || echo refused')).toBe('/programs/sh\nrefused\n');
+    const id = await startContainer(daemon, pod, {
+      ...containerConfig(untilStopped()),
+      ...named('volume'),
+      mounts: [
+        { image: { image: testImage }, image_sub_path: 'bin', container_path: '/programs', readonly: true },
+      ],
+    });
+    expect(await execIn(id, 'ls /programs/sh; touch /programs/x 2>/dev/null || echo refused')).toBe(
+      '/programs/sh\nrefused\n',
+    );
   });
   test('shares the pid namespace of a container of its pod, and of no other pod', async () => {
-    const target = (id: string) => ({ linux: { security_context: { namespace_options: { pid: 'TARGET' as const, target_id: id } } } });
-    const id = await startContainer(daemon, pod, { ...containerConfig(untilStopped()), ...named('debugger'), ...target(running) });
+    const target = (id: string) => ({
+      linux: { security_context: { namespace_options: { pid: 'TARGET' as const, target_id: id } } },
+    });
+    const id = await startContainer(daemon, pod, {
+      ...containerConfig(untilStopped()),
+      ...named('debugger'),
+      ...target(running),
+    });
     expect(await execIn(id, 'tr "\\0" " " < /proc/1/cmdline')).toContain('trap');
     const far = await startContainer(daemon, other, { ...containerConfig(untilStopped()), ...named('far') });
-    await expect(createContainer(daemon, pod, { ...containerConfig('true'), ...named('thief'), ...target(far) })).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT, details: expect.stringContaining('target_id') });
+    await expect(
+      createContainer(daemon, pod, { ...containerConfig('true'), ...named('thief'), ...target(far) }),
+    ).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT, details: expect.stringContaining('target_id') });
   });
 });
 
@@ -145,29 +246,50 @@ describe('credentials of a pull', () => {
     await daemon.writeConfig({ images: { registries_conf: registries } });
     await daemon.restart();
   });
-  afterAll(() => { registry?.close(); });
+  afterAll(() => {
+    registry?.close();
+  });
 
   /** A stub of a registry that wants a password, or below /v2/tokens a token, and has no images. */
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await text(request);
     const { authorization } = request.headers;
     if (authorization) seen.push(authorization);
-    if (request.url?.startsWith('/token')) { seen.push(body); response.end('{"access_token":"given"}'); return; }
-    if (authorization) { response.writeHead(404).end(); return; }
-    response.writeHead(401, { 'www-authenticate': wantsToken ? `Bearer realm="http://${address}/token",service="test"` : 'Basic realm="test"' }).end();
+    if (request.url?.startsWith('/token')) {
+      seen.push(body);
+      response.end('{"access_token":"given"}');
+      return;
+    }
+    if (authorization) {
+      response.writeHead(404).end();
+      return;
+    }
+    response
+      .writeHead(401, {
+        'www-authenticate': wantsToken
+          ? `Bearer realm="http://${address}/token",service="test"`
+          : 'Basic realm="test"',
+      })
+      .end();
   }
   let wantsToken = false;
 
   const pull = async (auth: AuthConfig): Promise<string> => {
     seen = [];
-    await expect(daemon.client.image.PullImage({ image: { image: `${address}/app:1` }, auth })).rejects.toThrow(/app:1/); // it has no images
+    await expect(
+      daemon.client.image.PullImage({ image: { image: `${address}/app:1` }, auth }),
+    ).rejects.toThrow(/app:1/); // it has no images
     return [...new Set(seen)].join(' ');
   };
   test('reach the registry that they are for, and no other', async () => {
     expect(await pull({ username: 'me', password: 'open-sesame' })).toBe(`Basic ${base64('me:open-sesame')}`);
     expect(await pull({ auth: base64('you:open-sesame') })).toBe(`Basic ${base64('you:open-sesame')}`);
-    expect(await pull({ username: 'me', password: 'open-sesame', server_address: `http://${address}` })).toBe(`Basic ${base64('me:open-sesame')}`);
-    expect(await pull({ username: 'me', password: 'open-sesame', server_address: 'elsewhere.example' })).not.toContain(base64('me:open-sesame'));
+    expect(await pull({ username: 'me', password: 'open-sesame', server_address: `http://${address}` })).toBe(
+      `Basic ${base64('me:open-sesame')}`,
+    );
+    expect(
+      await pull({ username: 'me', password: 'open-sesame', server_address: 'elsewhere.example' }),
+    ).not.toContain(base64('me:open-sesame'));
   });
   test('and an identity token is changed for one of the registry', async () => {
     wantsToken = true;
@@ -179,11 +301,58 @@ describe('credentials of a pull', () => {
 
 describe('what Linux nodes or crisp cannot do is refused', () => {
   test.each<[string, () => Promise<unknown>, Code, string]>([
-    ['limits for Windows', () => runtime().UpdateContainerResources({ container_id: running, windows: { cpu_count: '1' } }), Code.INVALID_ARGUMENT, 'linux is missing'],
-    ['a checkpoint of a pod', () => runtime().CheckpointPod({ pod_sandbox_id: pod.id, output_path: join(daemon.folder, 'pod.tar'), container_ids: [running], options: { a: 'b' } }), Code.UNIMPLEMENTED, 'whole pods'],
-    ['its restore', () => runtime().RestorePod({ checkpoint_path: join(daemon.folder, 'pod.tar'), config: podConfig(daemon), runtime_handler: '', options: { a: 'b' }, container_configs: [containerConfig('true')] }), Code.UNIMPLEMENTED, 'no pod checkpoints'],
-    ['a registry token', () => daemon.client.image.PullImage({ image: { image: 'localhost/x:1' }, auth: { registry_token: 'open-sesame' } }), Code.INVALID_ARGUMENT, 'registry_token'],
-    ['an AppArmor profile that is not there', () => createContainer(daemon, pod, secured({ apparmor: { profile_type: 'Localhost', localhost_ref: 'crisp-test-none' } })), Code.INVALID_ARGUMENT, 'profile "crisp-test-none"'],
+    [
+      'limits for Windows',
+      () => runtime().UpdateContainerResources({ container_id: running, windows: { cpu_count: '1' } }),
+      Code.INVALID_ARGUMENT,
+      'linux is missing',
+    ],
+    [
+      'a checkpoint of a pod',
+      () =>
+        runtime().CheckpointPod({
+          pod_sandbox_id: pod.id,
+          output_path: join(daemon.folder, 'pod.tar'),
+          container_ids: [running],
+          options: { a: 'b' },
+        }),
+      Code.UNIMPLEMENTED,
+      'whole pods',
+    ],
+    [
+      'its restore',
+      () =>
+        runtime().RestorePod({
+          checkpoint_path: join(daemon.folder, 'pod.tar'),
+          config: podConfig(daemon),
+          runtime_handler: '',
+          options: { a: 'b' },
+          container_configs: [containerConfig('true')],
+        }),
+      Code.UNIMPLEMENTED,
+      'no pod checkpoints',
+    ],
+    [
+      'a registry token',
+      () =>
+        daemon.client.image.PullImage({
+          image: { image: 'localhost/x:1' },
+          auth: { registry_token: 'open-sesame' },
+        }),
+      Code.INVALID_ARGUMENT,
+      'registry_token',
+    ],
+    [
+      'an AppArmor profile that is not there',
+      () =>
+        createContainer(
+          daemon,
+          pod,
+          secured({ apparmor: { profile_type: 'Localhost', localhost_ref: 'crisp-test-none' } }),
+        ),
+      Code.INVALID_ARGUMENT,
+      'profile "crisp-test-none"',
+    ],
   ])('%s', async (_, call, code, words) => {
     await expect(call()).rejects.toMatchObject({ code, details: expect.stringContaining(words) });
   });
@@ -193,8 +362,21 @@ describe('what Linux nodes or crisp cannot do is refused', () => {
 });
 
 test('a terminal and ports are given an address to connect to', async () => {
-  expect(await runtime().Exec({ container_id: running, cmd: ['sh'], tty: true, stdin: true, stdout: true, stderr: false })).toMatchObject({ url: expect.stringMatching(/^http:\/\/127\.0\.0\.1:/) });
-  expect(await runtime().Attach({ container_id: running, stdin: false, tty: false, stdout: true, stderr: true })).toMatchObject({ url: expect.stringMatching(/^http/) });
-  expect(await runtime().PortForward({ pod_sandbox_id: pod.id, port: [80] })).toMatchObject({ url: expect.stringMatching(/^http/) });
+  expect(
+    await runtime().Exec({
+      container_id: running,
+      cmd: ['sh'],
+      tty: true,
+      stdin: true,
+      stdout: true,
+      stderr: false,
+    }),
+  ).toMatchObject({ url: expect.stringMatching(/^http:\/\/127\.0\.0\.1:/) });
+  expect(
+    await runtime().Attach({ container_id: running, stdin: false, tty: false, stdout: true, stderr: true }),
+  ).toMatchObject({ url: expect.stringMatching(/^http/) });
+  expect(await runtime().PortForward({ pod_sandbox_id: pod.id, port: [80] })).toMatchObject({
+    url: expect.stringMatching(/^http/),
+  });
   expect(readFileSync(join(pod.config.log_directory ?? '', 'main.log'), 'utf8')).toBe('');
 });

@@ -16,11 +16,19 @@ let store: TestStore;
 let image: Image;
 beforeAll(async () => {
   store = await TestStore.open();
-  image = await imported('localhost/layers:1', { layers: [
-    { 'etc/kept': 'low', 'etc/changed': 'low', 'etc/removed': 'low', 'opt/all/of': 'low', 'opt/these': 'low' },
-    { 'etc/changed': 'middle', 'etc/.wh.removed': '', 'opt/.wh..wh..opq': '', 'opt/new': 'middle' },
-    { 'etc/changed': 'high' },
-  ] });
+  image = await imported('localhost/layers:1', {
+    layers: [
+      {
+        'etc/kept': 'low',
+        'etc/changed': 'low',
+        'etc/removed': 'low',
+        'opt/all/of': 'low',
+        'opt/these': 'low',
+      },
+      { 'etc/changed': 'middle', 'etc/.wh.removed': '', 'opt/.wh..wh..opq': '', 'opt/new': 'middle' },
+      { 'etc/changed': 'high' },
+    ],
+  });
 });
 afterEach(async () => {
   await store.rootfs.unmount(id);
@@ -33,9 +41,16 @@ async function imported(name: string, what: SmallImage): Promise<Image> {
 }
 /** What is there of us: mounts, folders, and who keeps images. */
 async function traces(): Promise<string[]> {
-  const mounts = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n').filter((line) => line.includes(store.folder));
-  const folders = await Promise.all([join(store.root, 'containers'), ...['rootfs', 'shifted', 'image-volumes'].map((name) => join(store.state, name))].map((folder) => readdir(folder).catch(() => [])));
-  return [...mounts, ...folders.flat(), ...await store.rootfs.list()];
+  const mounts = (await readFile('/proc/self/mountinfo', 'utf8'))
+    .split('\n')
+    .filter((line) => line.includes(store.folder));
+  const folders = await Promise.all(
+    [
+      join(store.root, 'containers'),
+      ...['rootfs', 'shifted', 'image-volumes'].map((name) => join(store.state, name)),
+    ].map((folder) => readdir(folder).catch(() => [])),
+  );
+  return [...mounts, ...folders.flat(), ...(await store.rootfs.list())];
 }
 
 describe('a rootfs', () => {
@@ -107,8 +122,15 @@ describe('a rootfs', () => {
     const { overlay } = store.images.layout;
     await rename(join(overlay, 'l'), join(overlay, 'away'));
     try {
-      await expect(store.rootfs.mount(id, image)).rejects.toMatchObject({ id: 'StorageFailed', stage: 'mount rootfs', tool: 'mount' });
-      await expect(store.rootfs.mountImage('v', image)).rejects.toMatchObject({ id: 'StorageFailed', stage: 'mount image' });
+      await expect(store.rootfs.mount(id, image)).rejects.toMatchObject({
+        id: 'StorageFailed',
+        stage: 'mount rootfs',
+        tool: 'mount',
+      });
+      await expect(store.rootfs.mountImage('v', image)).rejects.toMatchObject({
+        id: 'StorageFailed',
+        stage: 'mount image',
+      });
     } finally {
       await rename(join(overlay, 'away'), join(overlay, 'l'));
     }
@@ -130,15 +152,23 @@ describe('a rootfs', () => {
     try {
       await once(holder, 'spawn');
       while (await sameNamespace(holder.pid)) await new Promise(setImmediate);
-      for (const map of ['uid_map', 'gid_map']) await writeFile(`/proc/${holder.pid}/${map}`, '0 100000 65536');
-      const path = await store.rootfs.mount(id, image, { namespaceFile: `/proc/${holder.pid}/ns/user`, rootUid: 100_000, rootGid: 100_000 });
+      for (const map of ['uid_map', 'gid_map'])
+        await writeFile(`/proc/${holder.pid}/${map}`, '0 100000 65536');
+      const path = await store.rootfs.mount(id, image, {
+        namespaceFile: `/proc/${holder.pid}/ns/user`,
+        rootUid: 100_000,
+        rootGid: 100_000,
+      });
       expect(await stat(join(path, 'etc/kept'))).toMatchObject({ uid: 100_000, gid: 100_000 });
       expect(await stat(path)).toMatchObject({ uid: 100_000, gid: 100_000 });
       expect(await readFile(join(path, 'etc/changed'), 'utf8')).toBe('high');
       await chown(join(path, 'etc/kept'), 100_001, 100_001);
       await store.rootfs.unmount(id);
       expect(await traces()).toEqual([]);
-      expect(await stat(join((await store.images.layers(image)).at(-1) ?? '', 'etc/kept'))).toMatchObject({ uid: 0, gid: 0 });
+      expect(await stat(join((await store.images.layers(image)).at(-1) ?? '', 'etc/kept'))).toMatchObject({
+        uid: 0,
+        gid: 0,
+      });
     } finally {
       holder.kill('SIGKILL');
     }
@@ -158,8 +188,12 @@ describe('a rootfs', () => {
 });
 
 describe('a view of an image', () => {
-  test.each([['one layer', 1], ['several layers', 3]])('of %s is read-only', async (_, count) => {
-    const some = count === 3 ? image : await imported('localhost/single:1', { layers: [{ 'etc/kept': 'low' }] });
+  test.each([
+    ['one layer', 1],
+    ['several layers', 3],
+  ])('of %s is read-only', async (_, count) => {
+    const some =
+      count === 3 ? image : await imported('localhost/single:1', { layers: [{ 'etc/kept': 'low' }] });
     const view = await store.rootfs.mountImage('v', some);
     expect(await readFile(join(view, 'etc/kept'), 'utf8')).toBe('low');
     await expect(writeFile(join(view, 'etc/kept'), 'x')).rejects.toMatchObject({ code: 'EROFS' });

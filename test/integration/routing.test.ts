@@ -8,10 +8,21 @@ import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { containerConfig, removePod, runPod, startContainer, testImage, untilStopped, waitForExit } from '../helpers/requests.js';
+import {
+  containerConfig,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+  waitForExit,
+} from '../helpers/requests.js';
 
 const bin = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
-const config = { routing: { rules: [{ labels: { tier: '/back|front/' }, handler: 'runc' }], crun_name_patterns: ['*'] }, default_container_type: 'runc' };
+const config = {
+  routing: { rules: [{ labels: { tier: '/back|front/' }, handler: 'runc' }], crun_name_patterns: ['*'] },
+  default_container_type: 'runc',
+};
 let daemon: Daemon;
 let wrapper: string;
 
@@ -22,7 +33,10 @@ beforeAll(async () => {
 });
 afterAll(() => daemon?.destroy());
 
-const breakCrun = (broken: boolean) => writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`, { mode: 0o755 });
+const breakCrun = (broken: boolean) =>
+  writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`, {
+    mode: 0o755,
+  });
 
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
@@ -33,7 +47,9 @@ async function freePort(): Promise<number> {
 }
 
 /** The lines of /metrics. */
-async function figures(port: number): Promise<string[]> { return (await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).split('\n'); }
+async function figures(port: number): Promise<string[]> {
+  return (await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).split('\n');
+}
 
 async function choice(id: string): Promise<{ backend: string; rule: string }> {
   const { info } = await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: id, verbose: true });
@@ -45,19 +61,40 @@ test('a rule, a name pattern and a RuntimeClass decide, and the status says whic
   const byRule = await runPod(daemon, { labels: { tier: 'back' } });
   const byName = await runPod(daemon);
   const byClass = await runPod(daemon, { labels: { tier: 'back' } }, 'crun');
-  expect(await choice(byRule.id)).toEqual({ backend: 'runc', rule: 'routing.rules[0] (label tier "/back|front/")' });
+  expect(await choice(byRule.id)).toEqual({
+    backend: 'runc',
+    rule: 'routing.rules[0] (label tier "/back|front/")',
+  });
   expect(await choice(byName.id)).toEqual({ backend: 'crun', rule: 'routing.crun_name_patterns *' });
   expect(await choice(byClass.id)).toEqual({ backend: 'crun', rule: 'RuntimeClass handler crun' });
   for (const pod of [byRule, byName, byClass]) await removePod(daemon, pod.id);
-  await expect(runPod(daemon, {}, 'kata')).rejects.toThrow(/UnknownHandler: runtime handler "kata" is not configured; there are: crun, runc/);
+  await expect(runPod(daemon, {}, 'kata')).rejects.toThrow(
+    /UnknownHandler: runtime handler "kata" is not configured; there are: crun, runc/,
+  );
 });
 
 test('crisp status asks the daemon', async () => {
   const pod = await runPod(daemon);
-  const { stdout, exitCode } = await daemon.machine.run([process.execPath, bin, 'status', '--json', '--config', daemon.configFile]);
+  const { stdout, exitCode } = await daemon.machine.run([
+    process.execPath,
+    bin,
+    'status',
+    '--json',
+    '--config',
+    daemon.configFile,
+  ]);
   expect(JSON.parse(stdout)).toMatchObject({
-    healthy: true, pods: { ready: 1, notReady: 0 }, images: 1, conditions: [{ type: 'RuntimeReady', status: true }, { type: 'NetworkReady', status: true }],
-    handlers: [{ name: 'crun', ready: true }, { name: 'runc', ready: true }],
+    healthy: true,
+    pods: { ready: 1, notReady: 0 },
+    images: 1,
+    conditions: [
+      { type: 'RuntimeReady', status: true },
+      { type: 'NetworkReady', status: true },
+    ],
+    handlers: [
+      { name: 'crun', ready: true },
+      { name: 'runc', ready: true },
+    ],
   });
   expect(exitCode).toBe(0);
   await removePod(daemon, pod.id);
@@ -66,15 +103,27 @@ test('crisp status asks the daemon', async () => {
 test('what a handler cannot do is said with the reason, to the kubelet and to people', async () => {
   const told = async () => {
     const { runtime_handlers: handlers, info } = await daemon.client.runtime.Status({ verbose: true });
-    const lacks = new Map((JSON.parse(info['handlers'] ?? '[]') as { name: string; lacks: { userNamespaces?: string } }[]).map((handler) => [handler.name, handler.lacks.userNamespaces]));
-    return handlers.filter(({ name }) => name !== '').map(({ name, features }) => ({ name, offered: features?.user_namespaces, reason: lacks.get(name) }));
+    const lacks = new Map(
+      (JSON.parse(info['handlers'] ?? '[]') as { name: string; lacks: { userNamespaces?: string } }[]).map(
+        (handler) => [handler.name, handler.lacks.userNamespaces],
+      ),
+    );
+    return handlers
+      .filter(({ name }) => name !== '')
+      .map(({ name, features }) => ({ name, offered: features?.user_namespaces, reason: lacks.get(name) }));
   };
   for (const { offered, reason } of await told()) expect(offered).toBe(reason === undefined);
   await chmod(daemon.folder, 0o700); // the state folder is below it
   await daemon.restart();
   const reason = `${daemon.folder} is closed to the ids of a user namespace: chmod o+x ${daemon.folder}`;
   expect(await told()).toEqual(['crun', 'runc'].map((name) => ({ name, offered: false, reason })));
-  const { stdout } = await daemon.machine.run([process.execPath, bin, 'status', '--config', daemon.configFile]);
+  const { stdout } = await daemon.machine.run([
+    process.execPath,
+    bin,
+    'status',
+    '--config',
+    daemon.configFile,
+  ]);
   expect(stdout).toContain(`; no user namespaces: ${reason}\n`);
   await chmod(daemon.folder, 0o711);
   await daemon.restart();
@@ -84,11 +133,16 @@ test('a standalone container lives beside the daemon, through its restart, and h
   const cliState = join(daemon.folder, 'cli');
   await daemon.writeConfig({ ...config, cli_state: cliState });
   await daemon.restart();
-  const crisp = (command: string, ...words: string[]) => daemon.machine.run([process.execPath, bin, command, '--config', daemon.configFile, ...words]);
-  expect(await crisp('run', '--detach', '--name', 'beside', testImage, 'sleep', '1000')).toMatchObject({ exitCode: 0 });
+  const crisp = (command: string, ...words: string[]) =>
+    daemon.machine.run([process.execPath, bin, command, '--config', daemon.configFile, ...words]);
+  expect(await crisp('run', '--detach', '--name', 'beside', testImage, 'sleep', '1000')).toMatchObject({
+    exitCode: 0,
+  });
   await daemon.restart();
   expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
-  await expect(daemon.client.image.RemoveImage({ image: { image: testImage } })).rejects.toThrow(/ImageInUse/);
+  await expect(daemon.client.image.RemoveImage({ image: { image: testImage } })).rejects.toThrow(
+    /ImageInUse/,
+  );
   expect(JSON.parse((await crisp('state', '--json', 'beside')).stdout)).toMatchObject({ status: 'running' });
   expect(await crisp('exec', 'beside', 'echo', 'lives')).toMatchObject({ stdout: 'lives\n', exitCode: 0 });
   expect(JSON.parse((await crisp('gc', '--dry-run', '--json')).stdout)).toMatchObject({ orphans: [] });
@@ -101,15 +155,31 @@ test('a crun that is broken for real: pods run on runc, and the pod keeps it for
   await daemon.writeConfig({ handlers: { crun: { path: wrapper } }, metrics: { port } });
   await daemon.restart();
   const pod = await runPod(daemon);
-  expect(await choice(pod.id)).toEqual({ backend: 'runc', rule: 'default_container_type, with runc as the fallback of crun' });
+  expect(await choice(pod.id)).toEqual({
+    backend: 'runc',
+    rule: 'default_container_type, with runc as the fallback of crun',
+  });
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
-  expect(daemon.entries()).toContainEqual(expect.objectContaining({ msg: 'pod sandbox runs', backend: 'runc', rule: expect.stringContaining('fallback of crun') }));
+  expect(daemon.entries()).toContainEqual(
+    expect.objectContaining({
+      msg: 'pod sandbox runs',
+      backend: 'runc',
+      rule: expect.stringContaining('fallback of crun'),
+    }),
+  );
   await expect(runPod(daemon, {}, 'crun')).rejects.toThrow(/HandlerNotReady: .*broken on purpose/);
 
-  expect(await figures(port)).toEqual(expect.arrayContaining([
-    'crisp_pods_routed_total{handler="runc",rule="default_container_type, with runc as the fallback of crun"} 1', 'crisp_handler_fallbacks_total{from="crun",to="runc"} 1',
-    'crisp_handler_ready{handler="crun"} 0', 'crisp_handler_ready{handler="runc"} 1', expect.stringMatching(/^crisp_handler_broken_info\{handler="crun",reason="[^"]*broken on purpose.*"\} 1$/),
-  ]));
+  expect(await figures(port)).toEqual(
+    expect.arrayContaining([
+      'crisp_pods_routed_total{handler="runc",rule="default_container_type, with runc as the fallback of crun"} 1',
+      'crisp_handler_fallbacks_total{from="crun",to="runc"} 1',
+      'crisp_handler_ready{handler="crun"} 0',
+      'crisp_handler_ready{handler="runc"} 1',
+      expect.stringMatching(
+        /^crisp_handler_broken_info\{handler="crun",reason="[^"]*broken on purpose.*"\} 1$/,
+      ),
+    ]),
+  );
   const conditions = await daemon.client.runtime.Status({ verbose: true });
   expect(JSON.stringify(conditions)).toContain('broken on purpose');
 
@@ -117,7 +187,9 @@ test('a crun that is broken for real: pods run on runc, and the pod keeps it for
   await breakCrun(false);
   const next = await runPod(daemon);
   expect(await choice(next.id)).toEqual({ backend: 'crun', rule: 'default_container_type' });
-  expect(daemon.entries()).toContainEqual(expect.objectContaining({ msg: expect.stringContaining('probed again'), handler: 'crun', ready: true }));
+  expect(daemon.entries()).toContainEqual(
+    expect.objectContaining({ msg: expect.stringContaining('probed again'), handler: 'crun', ready: true }),
+  );
   await breakCrun(true);
   const third = await runPod(daemon);
   expect(await choice(third.id)).toMatchObject({ backend: 'runc' });
@@ -136,16 +208,41 @@ test('a handler of the configuration: its own root, shared with others, and the 
   const foreign = join(daemon.folder, 'foreign');
   await makeForeignBundle(foreign);
   const crun = (...words: string[]) => daemon.machine.run(['crun', `--root=${root}`, ...words]);
-  await daemon.writeConfig({ handlers: { own: { type: 'oci', path: '/usr/bin/crun', root, allowed_annotations: ['example.com/*'] } } });
+  await daemon.writeConfig({
+    handlers: { own: { type: 'oci', path: '/usr/bin/crun', root, allowed_annotations: ['example.com/*'] } },
+  });
   // Its first process would keep our pipes open.
-  expect(await daemon.machine.run(['sh', '-c', 'crun --root="$0" create --bundle "$1" foreign >/dev/null 2>&1', root, foreign])).toMatchObject({ exitCode: 0 });
+  expect(
+    await daemon.machine.run([
+      'sh',
+      '-c',
+      'crun --root="$0" create --bundle "$1" foreign >/dev/null 2>&1',
+      root,
+      foreign,
+    ]),
+  ).toMatchObject({ exitCode: 0 });
   try {
     await daemon.restart();
-    const pod = await runPod(daemon, { annotations: { 'example.com/pod': 'yes', 'run.oci.hooks.stdout': '/tmp/no' } }, 'own');
-    const id = await startContainer(daemon, pod, { ...containerConfig(untilStopped(0)), annotations: { 'example.com/container': 'yes', other: 'no' } });
-    const { annotations } = JSON.parse(await readFile(daemon.machine.path(join(daemon.state, 'bundles', id, 'config.json')), 'utf8')) as { annotations: Record<string, string> };
-    expect(Object.keys(annotations).filter((key) => !key.startsWith('io.crisp.')).sort()).toEqual(['example.com/container', 'example.com/pod']);
-    expect((await crun('list', '--quiet')).stdout.split('\n')).toEqual(expect.arrayContaining(['foreign', id]));
+    const pod = await runPod(
+      daemon,
+      { annotations: { 'example.com/pod': 'yes', 'run.oci.hooks.stdout': '/tmp/no' } },
+      'own',
+    );
+    const id = await startContainer(daemon, pod, {
+      ...containerConfig(untilStopped(0)),
+      annotations: { 'example.com/container': 'yes', other: 'no' },
+    });
+    const { annotations } = JSON.parse(
+      await readFile(daemon.machine.path(join(daemon.state, 'bundles', id, 'config.json')), 'utf8'),
+    ) as { annotations: Record<string, string> };
+    expect(
+      Object.keys(annotations)
+        .filter((key) => !key.startsWith('io.crisp.'))
+        .sort(),
+    ).toEqual(['example.com/container', 'example.com/pod']);
+    expect((await crun('list', '--quiet')).stdout.split('\n')).toEqual(
+      expect.arrayContaining(['foreign', id]),
+    );
     await daemon.restart();
     expect(await crun('state', 'foreign')).toMatchObject({ exitCode: 0 });
     await removePod(daemon, pod.id);
@@ -159,9 +256,14 @@ test('a handler of the configuration: its own root, shared with others, and the 
 async function makeForeignBundle(folder: string): Promise<void> {
   for (const name of ['proc', 'dev']) await mkdir(join(folder, 'rootfs', name), { recursive: true });
   await copyFile('/bin/busybox', join(folder, 'rootfs/busybox'));
-  await writeFile(join(folder, 'config.json'), JSON.stringify({
-    ociVersion: '1.0.2', root: { path: 'rootfs' }, mounts: [{ destination: '/proc', type: 'proc', source: 'proc' }],
-    process: { user: { uid: 0, gid: 0 }, args: ['/busybox', 'sleep', '1000'], cwd: '/' },
-    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }], cgroupsPath: '/crisp-foreign' },
-  }));
+  await writeFile(
+    join(folder, 'config.json'),
+    JSON.stringify({
+      ociVersion: '1.0.2',
+      root: { path: 'rootfs' },
+      mounts: [{ destination: '/proc', type: 'proc', source: 'proc' }],
+      process: { user: { uid: 0, gid: 0 }, args: ['/busybox', 'sleep', '1000'], cwd: '/' },
+      linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }], cgroupsPath: '/crisp-foreign' },
+    }),
+  );
 }

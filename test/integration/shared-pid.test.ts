@@ -6,7 +6,15 @@ import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
 import { identify, parentOf } from '../../src/host/proc.js';
-import { containerConfig, createContainer, removePod, runPod, startContainer, testImage, waitForExit } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  waitForExit,
+} from '../helpers/requests.js';
 
 let daemon: Daemon;
 beforeAll(async () => {
@@ -25,13 +33,30 @@ async function holderOf(sandboxId: string): Promise<number> {
 
 test.each([
   ['stays up', async () => undefined],
-  ['is killed and started again', async () => { await daemon.kill9(); await daemon.start(); }],
+  [
+    'is killed and started again',
+    async () => {
+      await daemon.kill9();
+      await daemon.start();
+    },
+  ],
 ])('the holder ends with its pod when crisp %s', async (_, meanwhile) => {
   const pod = await runPod(daemon, { linux: { security_context: { namespace_options: options } } });
-  const one = await startContainer(daemon, pod, containerConfig('sleep 1000', { metadata: { name: 'one' }, linux: { security_context: { namespace_options: options } } }));
+  const one = await startContainer(
+    daemon,
+    pod,
+    containerConfig('sleep 1000', {
+      metadata: { name: 'one' },
+      linux: { security_context: { namespace_options: options } },
+    }),
+  );
   const holder = await holderOf(pod.id);
   expect(await identify(holder)).toBeDefined();
-  const seen = await daemon.client.runtime.ExecSync({ container_id: one, cmd: ['cat', '/proc/1/comm'], timeout: '10' });
+  const seen = await daemon.client.runtime.ExecSync({
+    container_id: one,
+    cmd: ['cat', '/proc/1/comm'],
+    timeout: '10',
+  });
   expect(String(seen.stdout)).toBe('catatonit\n');
   await meanwhile();
   await removePod(daemon, pod.id);
@@ -45,7 +70,11 @@ test('a holder whose pod was never complete is found by the next start', async (
   await daemon.kill9();
   // The record as it stood between the intent and the end of the story.
   const path = daemon.machine.path(join(daemon.state, 'sandboxes', `${pod.id}.json`));
-  const { holder: _, attachment: __, ...intent } = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
+  const {
+    holder: _,
+    attachment: __,
+    ...intent
+  } = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
   await writeFile(path, JSON.stringify({ ...intent, complete: false }));
   await daemon.start();
   expect(await identify(holder)).toBeUndefined();
@@ -67,7 +96,10 @@ test('a pod whose holder has ended is not ready any more, and makes room for the
   }
   // Whoever asks first finds out: who makes the next attempt of a container, or who looks at the pod.
   await expect(createContainer(daemon, pods[0], named('two'))).rejects.toThrow(/SandboxNotReady/);
-  expect((await runtime.ListPodSandbox({})).items).toMatchObject([{ state: 'SANDBOX_NOTREADY' }, { state: 'SANDBOX_NOTREADY' }]);
+  expect((await runtime.ListPodSandbox({})).items).toMatchObject([
+    { state: 'SANDBOX_NOTREADY' },
+    { state: 'SANDBOX_NOTREADY' },
+  ]);
   const { status } = await runtime.PodSandboxStatus({ pod_sandbox_id: pods[0].id });
   expect(status).toMatchObject({ state: 'SANDBOX_NOTREADY', network: { ip: '' } });
 
@@ -81,11 +113,18 @@ let workers = 54_000;
 /** The pids of the processes with this argument. */
 async function pidsOf(argument: number): Promise<number[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
-  const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')));
+  const lines = await Promise.all(
+    pids.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')),
+  );
   return pids.filter((_, index) => lines[index] === `sleep\0${argument}\0`).map(Number);
 }
 
-describe.each([['crun', 'POD'], ['crun', 'NODE'], ['runc', 'POD'], ['runc', 'NODE']] as const)('on %s with pid %s', (handler, pid) => {
+describe.each([
+  ['crun', 'POD'],
+  ['crun', 'NODE'],
+  ['runc', 'POD'],
+  ['runc', 'NODE'],
+] as const)('on %s with pid %s', (handler, pid) => {
   const linux = { security_context: { namespace_options: { ...options, pid } } };
   /** A master with a worker that nothing but a signal ends. */
   async function startMaster(then: string) {
@@ -109,7 +148,7 @@ describe.each([['crun', 'POD'], ['crun', 'NODE'], ['runc', 'POD'], ['runc', 'NOD
     const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
     const { pid: master } = JSON.parse(info['info'] ?? '') as { pid: number };
     await daemon.kill9();
-    for (const one of [await parentOf(master) ?? 0, master]) process.kill(one, 'SIGKILL');
+    for (const one of [(await parentOf(master)) ?? 0, master]) process.kill(one, 'SIGKILL');
     await daemon.start();
     expect(await waitForExit(daemon, id)).toMatchObject({ reason: 'Unknown' });
     expect(await pidsOf(argument)).toEqual([]);
@@ -117,12 +156,26 @@ describe.each([['crun', 'POD'], ['crun', 'NODE'], ['runc', 'POD'], ['runc', 'NOD
   });
 });
 
-const recordOf = (kind: 'sandboxes' | 'containers', id: string): string => daemon.machine.path(join(daemon.state, kind, `${id}.json`));
+const recordOf = (kind: 'sandboxes' | 'containers', id: string): string =>
+  daemon.machine.path(join(daemon.state, kind, `${id}.json`));
 
 test('a pod that has lost its record is taken apart by the next start, with all its containers', async () => {
   const clean = await daemon.traces();
-  const pod = await runPod(daemon, { linux: { security_context: { namespace_options: options } }, port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 20_000 + Math.floor(Math.random() * 10_000) }] });
-  const start = (name: string) => startContainer(daemon, pod, containerConfig('sleep 1000', { metadata: { name }, linux: { security_context: { namespace_options: options } } }));
+  const pod = await runPod(daemon, {
+    linux: { security_context: { namespace_options: options } },
+    port_mappings: [
+      { protocol: 'TCP', container_port: 80, host_port: 20_000 + Math.floor(Math.random() * 10_000) },
+    ],
+  });
+  const start = (name: string) =>
+    startContainer(
+      daemon,
+      pod,
+      containerConfig('sleep 1000', {
+        metadata: { name },
+        linux: { security_context: { namespace_options: options } },
+      }),
+    );
   const [, lost] = [await start('kept'), await start('lost')];
   const holder = await holderOf(pod.id);
   await daemon.kill9();
@@ -148,19 +201,37 @@ test('crisp gc ends the holder of a pod that has lost its record; a container th
   const saved = await readFile(recordOf('containers', id));
   for (const path of [recordOf('sandboxes', pod.id), recordOf('containers', id)]) await rm(path);
 
-  await daemon.writeConfig({ cli_state: join(daemon.folder, 'cli'), handlers: { crun: { path: '/no/such/crun' } } });
+  await daemon.writeConfig({
+    cli_state: join(daemon.folder, 'cli'),
+    handlers: { crun: { path: '/no/such/crun' } },
+  });
   const gc = await daemon.machine.run([process.execPath, crisp, 'gc', '--config', daemon.configFile]);
-  expect(gc).toMatchObject({ exitCode: 1, stdout: expect.stringMatching(new RegExp(`^NOT removed bundle ${id}: WrongContainerState: .* is in use.*\nremoved pod folder ${pod.id}$`, 'm')) });
+  expect(gc).toMatchObject({
+    exitCode: 1,
+    stdout: expect.stringMatching(
+      new RegExp(
+        `^NOT removed bundle ${id}: WrongContainerState: .* is in use.*\nremoved pod folder ${pod.id}$`,
+        'm',
+      ),
+    ),
+  });
   expect(gc.stdout).not.toContain('rootfs');
   expect(await identify(holder)).toBeUndefined();
   await daemon.start();
-  expect(daemon.entries()).toContainEqual(expect.objectContaining({ id, error: expect.stringContaining('is in use') }));
+  expect(daemon.entries()).toContainEqual(
+    expect.objectContaining({ id, error: expect.stringContaining('is in use') }),
+  );
   await daemon.kill9();
 
   await writeFile(recordOf('containers', id), saved);
   await daemon.writeConfig({});
   await daemon.start();
-  expect(String((await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['ls', '/bin/busybox'], timeout: '10' })).stdout)).toBe('/bin/busybox\n');
+  expect(
+    String(
+      (await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['ls', '/bin/busybox'], timeout: '10' }))
+        .stdout,
+    ),
+  ).toBe('/bin/busybox\n');
   await removePod(daemon, other.id);
   expect(await daemon.traces()).toEqual(clean);
 });

@@ -6,7 +6,14 @@ import { rm, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { containerConfig, removePod, runPod, startContainer, untilStopped, waitForExit } from '../helpers/requests.js';
+import {
+  containerConfig,
+  removePod,
+  runPod,
+  startContainer,
+  untilStopped,
+  waitForExit,
+} from '../helpers/requests.js';
 
 let daemon: Daemon;
 let program: string;
@@ -32,21 +39,37 @@ test('one that fails ends with its reason, whatever listens already', async () =
 });
 
 test.each([
-  ['whose program is gone', async () => { await rm(program); }],
-  ['that is not configured any more', async () => { await daemon.writeConfig({}); }],
+  [
+    'whose program is gone',
+    async () => {
+      await rm(program);
+    },
+  ],
+  [
+    'that is not configured any more',
+    async () => {
+      await daemon.writeConfig({});
+    },
+  ],
 ])('the containers of a handler %s run on, and those of others are recovered', async (_name, breakIt) => {
   const handlers = { own: { type: 'oci', path: program } };
   await install();
   await daemon.writeConfig({ handlers });
   await daemon.restart();
   const [own, other] = [await runPod(daemon, {}, 'own'), await runPod(daemon)];
-  const [ownId, otherId] = [await startContainer(daemon, own, containerConfig(untilStopped(3))), await startContainer(daemon, other, containerConfig(untilStopped(4)))];
+  const [ownId, otherId] = [
+    await startContainer(daemon, own, containerConfig(untilStopped(3))),
+    await startContainer(daemon, other, containerConfig(untilStopped(4))),
+  ];
   await daemon.kill9();
   await breakIt();
   await daemon.start();
-  const state = async (id: string) => (await daemon.client.runtime.ContainerStatus({ container_id: id })).status?.state;
+  const state = async (id: string) =>
+    (await daemon.client.runtime.ContainerStatus({ container_id: id })).status?.state;
   expect([await state(ownId), await state(otherId)]).toEqual(['CONTAINER_RUNNING', 'CONTAINER_RUNNING']);
-  expect(daemon.entries()).toContainEqual(expect.objectContaining({ msg: expect.stringContaining('records stay as they are'), handler: 'own' }));
+  expect(daemon.entries()).toContainEqual(
+    expect.objectContaining({ msg: expect.stringContaining('records stay as they are'), handler: 'own' }),
+  );
   await daemon.client.runtime.StopContainer({ container_id: otherId, timeout: '10' });
   expect(await waitForExit(daemon, otherId)).toMatchObject({ exit_code: 4 });
 

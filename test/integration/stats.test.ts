@@ -8,10 +8,25 @@ import type { StreamContainerStatsResponse__Output } from '../../src/cri/generat
 import type { StreamPodSandboxMetricsResponse__Output } from '../../src/cri/generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import type { StreamPodSandboxStatsResponse__Output } from '../../src/cri/generated/runtime/v1/StreamPodSandboxStatsResponse.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { containerConfig, createContainer, removePod, runPod, startContainer, testImage, untilStopped, waitForExit } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+  waitForExit,
+} from '../helpers/requests.js';
 
 const memoryLimit = 64 << 20;
-const resources = { cpu_period: '100000', cpu_quota: '50000', cpu_shares: '512', memory_limit_in_bytes: String(memoryLimit), memory_swap_limit_in_bytes: String(memoryLimit) };
+const resources = {
+  cpu_period: '100000',
+  cpu_quota: '50000',
+  cpu_shares: '512',
+  memory_limit_in_bytes: String(memoryLimit),
+  memory_swap_limit_in_bytes: String(memoryLimit),
+};
 
 let daemon: Daemon;
 let pod: { id: string; config: Awaited<ReturnType<typeof runPod>>['config'] };
@@ -23,7 +38,14 @@ beforeAll(async () => {
   await daemon.addImage(testImage);
   pod = await runPod(daemon, { labels: { app: 'shop' } });
   const named = (name: string) => ({ metadata: { name, attempt: 0 }, log_path: `${name}.log` });
-  busy = await startContainer(daemon, pod, containerConfig('head -c 1000000 /dev/zero > /data; ping -c 3 -i 0.1 $(ip route | sed -n "s/default via //p" | cut -d" " -f1) >/dev/null; echo ready; while :; do :; done', { ...named('busy'), labels: { tier: 'front' }, linux: { resources } }));
+  busy = await startContainer(
+    daemon,
+    pod,
+    containerConfig(
+      'head -c 1000000 /dev/zero > /data; ping -c 3 -i 0.1 $(ip route | sed -n "s/default via //p" | cut -d" " -f1) >/dev/null; echo ready; while :; do :; done',
+      { ...named('busy'), labels: { tier: 'front' }, linux: { resources } },
+    ),
+  );
   exited = await startContainer(daemon, pod, containerConfig('echo 1 > /data', named('exited')));
   unstarted = await createContainer(daemon, pod, containerConfig(untilStopped(), named('unstarted')));
   await waitForExit(daemon, exited);
@@ -38,18 +60,30 @@ async function until<T>(ask: () => Promise<T>, good: (answer: T) => boolean): Pr
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
-const statsOf = async (id: string): Promise<ContainerStats__Output | null | undefined> => (await daemon.client.runtime.ContainerStats({ container_id: id })).stats;
+const statsOf = async (id: string): Promise<ContainerStats__Output | null | undefined> =>
+  (await daemon.client.runtime.ContainerStats({ container_id: id })).stats;
 const number = (value: { value: string } | null | undefined): number => Number(value?.value ?? NaN);
 
 describe('containers', () => {
   test('CPU, memory and writable layer of a running one', async () => {
-    const stats = await until(() => statsOf(busy), (answer) => number(answer?.cpu?.usage_nano_cores) > 1_000_000 && number(answer?.writable_layer?.used_bytes) >= 1_000_000);
-    expect(stats?.attributes).toMatchObject({ id: busy, metadata: { name: 'busy', attempt: 0 }, labels: { tier: 'front' } });
+    const stats = await until(
+      () => statsOf(busy),
+      (answer) =>
+        number(answer?.cpu?.usage_nano_cores) > 1_000_000 &&
+        number(answer?.writable_layer?.used_bytes) >= 1_000_000,
+    );
+    expect(stats?.attributes).toMatchObject({
+      id: busy,
+      metadata: { name: 'busy', attempt: 0 },
+      labels: { tier: 'front' },
+    });
     expect(number(stats?.cpu?.usage_core_nano_seconds)).toBeGreaterThan(0);
     expect(number(stats?.cpu?.usage_nano_cores)).toBeGreaterThan(1_000_000);
     expect(number(stats?.cpu?.usage_nano_cores)).toBeLessThan(1_500_000_000);
     expect(number(stats?.memory?.usage_bytes)).toBeGreaterThan(0);
-    expect(number(stats?.memory?.working_set_bytes) + number(stats?.memory?.available_bytes)).toBe(memoryLimit);
+    expect(number(stats?.memory?.working_set_bytes) + number(stats?.memory?.available_bytes)).toBe(
+      memoryLimit,
+    );
     expect(stats?.writable_layer?.fs_id?.mountpoint).toBe(daemon.root);
     expect(number(stats?.writable_layer?.inodes_used)).toBeGreaterThan(1);
     for (const part of [stats?.cpu, stats?.memory, stats?.writable_layer]) {
@@ -64,7 +98,10 @@ describe('containers', () => {
   });
 
   test('no limit means no available bytes', async () => {
-    expect((await statsOf(unstarted))?.memory).toMatchObject({ available_bytes: null, usage_bytes: { value: expect.any(String) } });
+    expect((await statsOf(unstarted))?.memory).toMatchObject({
+      available_bytes: null,
+      usage_bytes: { value: expect.any(String) },
+    });
   });
 
   test.each<[string, ContainerStatsFilter | (() => ContainerStatsFilter), string[]]>([
@@ -79,27 +116,44 @@ describe('containers', () => {
     const { stats } = await daemon.client.runtime.ListContainerStats({ filter: wanted });
     expect(stats.map(({ attributes }) => attributes?.metadata?.name).sort()).toEqual(names);
     const streamed: string[] = [];
-    for await (const page of daemon.client.streams.StreamContainerStats({ filter: wanted }) as AsyncIterable<StreamContainerStatsResponse__Output>) {
+    for await (const page of daemon.client.streams.StreamContainerStats({
+      filter: wanted,
+    }) as AsyncIterable<StreamContainerStatsResponse__Output>) {
       streamed.push(...page.container_stats.map(({ attributes }) => attributes?.metadata?.name ?? ''));
     }
     expect(streamed.sort()).toEqual(names);
   });
 
   test('an unknown id is NOT_FOUND', async () => {
-    await expect(daemon.client.runtime.ContainerStats({ container_id: 'f00' })).rejects.toMatchObject({ code: 5 });
-    await expect(daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: 'f00' })).rejects.toMatchObject({ code: 5 });
+    await expect(daemon.client.runtime.ContainerStats({ container_id: 'f00' })).rejects.toMatchObject({
+      code: 5,
+    });
+    await expect(daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: 'f00' })).rejects.toMatchObject({
+      code: 5,
+    });
   });
 });
 
 describe('pods', () => {
   test('have the numbers of their group, their network and their containers', async () => {
     const ask = async () => (await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: pod.id })).stats;
-    const stats = await until(ask, (answer) => number(answer?.linux?.cpu?.usage_nano_cores) > 0 && number(answer?.linux?.network?.default_interface?.tx_bytes) > 300);
-    expect(stats?.attributes).toMatchObject({ id: pod.id, metadata: { name: pod.config.metadata?.name }, labels: { app: 'shop' } });
+    const stats = await until(
+      ask,
+      (answer) =>
+        number(answer?.linux?.cpu?.usage_nano_cores) > 0 &&
+        number(answer?.linux?.network?.default_interface?.tx_bytes) > 300,
+    );
+    expect(stats?.attributes).toMatchObject({
+      id: pod.id,
+      metadata: { name: pod.config.metadata?.name },
+      labels: { app: 'shop' },
+    });
     const linux = stats?.linux;
     const container = linux?.containers.find(({ attributes }) => attributes?.id === busy);
     expect(linux?.containers).toHaveLength(3);
-    expect(number(linux?.cpu?.usage_core_nano_seconds)).toBeGreaterThanOrEqual(number(container?.cpu?.usage_core_nano_seconds));
+    expect(number(linux?.cpu?.usage_core_nano_seconds)).toBeGreaterThanOrEqual(
+      number(container?.cpu?.usage_core_nano_seconds),
+    );
     expect(number(linux?.cpu?.usage_nano_cores)).toBeGreaterThan(0);
     expect(number(linux?.memory?.working_set_bytes)).toBeGreaterThan(0);
     expect(linux?.network?.default_interface?.name).toBe('eth0');
@@ -115,25 +169,37 @@ describe('pods', () => {
     const { stats } = await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: shared.id });
     const [container] = stats?.linux?.containers ?? [];
     expect(number(stats?.linux?.cpu?.usage_core_nano_seconds)).toBeGreaterThan(0);
-    expect(number(stats?.linux?.cpu?.usage_core_nano_seconds)).toBe(number(container?.cpu?.usage_core_nano_seconds));
+    expect(number(stats?.linux?.cpu?.usage_core_nano_seconds)).toBe(
+      number(container?.cpu?.usage_core_nano_seconds),
+    );
     await removePod(daemon, shared.id);
     await removePodCgroup(parent); // who names a parent keeps it
   });
 
   test('without a running container there is no network to tell of', async () => {
     const empty = await runPod(daemon);
-    expect((await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: empty.id })).stats?.linux).toMatchObject({ network: null, containers: [] });
+    expect(
+      (await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: empty.id })).stats?.linux,
+    ).toMatchObject({ network: null, containers: [] });
     await removePod(daemon, empty.id);
   });
 
   test('are listed by labels and by the beginning of an id', async () => {
-    const names = async (filter: PodSandboxStatsFilter) => (await daemon.client.runtime.ListPodSandboxStats({ filter })).stats.map(({ attributes }) => attributes?.id);
+    const names = async (filter: PodSandboxStatsFilter) =>
+      (await daemon.client.runtime.ListPodSandboxStats({ filter })).stats.map(
+        ({ attributes }) => attributes?.id,
+      );
     expect(await names({ label_selector: { app: 'shop' } })).toEqual([pod.id]);
     expect(await names({ id: pod.id.slice(0, 10) })).toEqual([pod.id]);
     expect(await names({ label_selector: { app: 'other' } })).toEqual([]);
-    for (const [label, ids] of [['shop', [pod.id]], ['other', []]] as const) {
+    for (const [label, ids] of [
+      ['shop', [pod.id]],
+      ['other', []],
+    ] as const) {
       const streamed: (string | undefined)[] = [];
-      for await (const page of daemon.client.streams.StreamPodSandboxStats({ filter: { label_selector: { app: label } } }) as AsyncIterable<StreamPodSandboxStatsResponse__Output>) {
+      for await (const page of daemon.client.streams.StreamPodSandboxStats({
+        filter: { label_selector: { app: label } },
+      }) as AsyncIterable<StreamPodSandboxStatsResponse__Output>) {
         streamed.push(...page.pod_sandbox_stats.map(({ attributes }) => attributes?.id));
       }
       expect(streamed).toEqual(ids);
@@ -147,24 +213,35 @@ describe('metrics', () => {
 
   test('each one that is described has a value, with as many labels', async () => {
     const { descriptors } = await daemon.client.runtime.ListMetricDescriptors({});
-    const { pod_metrics: [metrics] } = await daemon.client.runtime.ListPodSandboxMetrics({});
+    const {
+      pod_metrics: [metrics],
+    } = await daemon.client.runtime.ListPodSandboxMetrics({});
     expect(metrics?.pod_sandbox_id).toBe(pod.id);
     expect(metrics?.container_metrics.map(({ container_id }) => container_id)).toEqual([busy]);
-    const series = [...metrics?.metrics ?? [], ...metrics?.container_metrics.flatMap((one) => one.metrics) ?? []];
+    const series = [
+      ...(metrics?.metrics ?? []),
+      ...(metrics?.container_metrics.flatMap((one) => one.metrics) ?? []),
+    ];
     for (const { name, help, label_keys: labels } of descriptors) {
       expect(help).not.toBe('');
       const found = series.filter((one) => one.name === name);
-      if (!optional.test(name)) expect({ name, missing: found.length === 0 }).toEqual({ name, missing: false });
-      for (const one of found) expect({ name, labels: one.label_values.length }).toEqual({ name, labels: labels.length });
+      if (!optional.test(name))
+        expect({ name, missing: found.length === 0 }).toEqual({ name, missing: false });
+      for (const one of found)
+        expect({ name, labels: one.label_values.length }).toEqual({ name, labels: labels.length });
     }
     expect(new Set(series.map(({ name }) => name)).size).toBeLessThanOrEqual(descriptors.length);
   });
 
   test('say what was asked for and what is used', async () => {
     const { descriptors } = await daemon.client.runtime.ListMetricDescriptors({});
-    const { pod_metrics: [metrics] } = await daemon.client.runtime.ListPodSandboxMetrics({});
+    const {
+      pod_metrics: [metrics],
+    } = await daemon.client.runtime.ListPodSandboxMetrics({});
     const value = (name: string): number => {
-      const found = [...metrics?.container_metrics[0]?.metrics ?? [], ...metrics?.metrics ?? []].find((one) => one.name === name);
+      const found = [...(metrics?.container_metrics[0]?.metrics ?? []), ...(metrics?.metrics ?? [])].find(
+        (one) => one.name === name,
+      );
       return number(found?.value);
     };
     expect(value('container_spec_memory_limit_bytes')).toBe(memoryLimit);
@@ -178,15 +255,24 @@ describe('metrics', () => {
     expect(value('container_start_time_seconds')).toBeLessThanOrEqual(value('container_last_seen'));
     expect(value('container_network_receive_bytes_total')).toBeGreaterThan(0);
     const keys = descriptors.find(({ name }) => name === 'container_threads')?.label_keys ?? [];
-    const labels = metrics?.container_metrics[0]?.metrics.find(({ name }) => name === 'container_threads')?.label_values ?? [];
+    const labels =
+      metrics?.container_metrics[0]?.metrics.find(({ name }) => name === 'container_threads')?.label_values ??
+      [];
     expect(Object.fromEntries(keys.map((key, index) => [key, labels[index]]))).toEqual({
-      id: expect.stringMatching(new RegExp(`^/.*${busy}`)), name: busy, image: testImage, namespace: 'test', pod: pod.config.metadata?.name, container: 'busy',
+      id: expect.stringMatching(new RegExp(`^/.*${busy}`)),
+      name: busy,
+      image: testImage,
+      namespace: 'test',
+      pod: pod.config.metadata?.name,
+      container: 'busy',
     });
   });
 
   test('are streamed as they are listed', async () => {
     const streamed: string[] = [];
-    for await (const page of daemon.client.streams.StreamPodSandboxMetrics({}) as AsyncIterable<StreamPodSandboxMetricsResponse__Output>) {
+    for await (const page of daemon.client.streams.StreamPodSandboxMetrics(
+      {},
+    ) as AsyncIterable<StreamPodSandboxMetricsResponse__Output>) {
       streamed.push(...page.pod_sandbox_metrics.map((one) => one.pod_sandbox_id));
     }
     expect(streamed).toEqual([pod.id]);
@@ -195,7 +281,10 @@ describe('metrics', () => {
 
 describe('crictl', () => {
   test.each<[string, () => string]>([
-    ['stats', () => busy], ['statsp', () => pod.id], ['metricdescs', () => 'container_threads'], ['metricsp', () => pod.id],
+    ['stats', () => busy],
+    ['statsp', () => pod.id],
+    ['metricdescs', () => 'container_threads'],
+    ['metricsp', () => pod.id],
   ])('%s', async (command, expected) => {
     const { stdout, stderr, exitCode } = await daemon.crictl(command, '-o', 'json');
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });

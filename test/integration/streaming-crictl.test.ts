@@ -12,7 +12,12 @@ import type { Duplex } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import type { Io } from '../../src/backends/backend.js';
 import { forwardPort } from '../../src/network/port-forward.js';
-import type { AttachRequest, ExecRequest, PortForwardRequest, StreamingHandlers } from '../../src/streaming/server.js';
+import type {
+  AttachRequest,
+  ExecRequest,
+  PortForwardRequest,
+  StreamingHandlers,
+} from '../../src/streaming/server.js';
 import { makeCertificate } from '../helpers/certificate.js';
 import { startStreamingStub, type StreamingStub } from '../helpers/streaming-stub.js';
 
@@ -20,13 +25,20 @@ const crictl = process.env['CRICTL'] ?? 'crictl';
 const megabytes = 100;
 
 /** Runs a command as a container would: its exit code, or 128 plus the signal; killed when the client has gone. */
-async function runLocally(cmd: readonly string[], io: Io, signal: AbortSignal): Promise<{ exitCode: number }> {
-  const child = spawn(cmd[0] as string, cmd.slice(1), { stdio: [io.stdin ? 'pipe' : 'ignore', 'pipe', 'pipe'], signal });
+async function runLocally(
+  cmd: readonly string[],
+  io: Io,
+  signal: AbortSignal,
+): Promise<{ exitCode: number }> {
+  const child = spawn(cmd[0] as string, cmd.slice(1), {
+    stdio: [io.stdin ? 'pipe' : 'ignore', 'pipe', 'pipe'],
+    signal,
+  });
   child.on('error', () => undefined);
   if (io.stdin && child.stdin) io.stdin.pipe(child.stdin).on('error', () => undefined);
   if (io.stdout) child.stdout?.pipe(io.stdout, { end: false });
   if (io.stderr) child.stderr?.pipe(io.stderr, { end: false });
-  const [code] = await once(child, 'close') as [number | null];
+  const [code] = (await once(child, 'close')) as [number | null];
   return { exitCode: code ?? 137 };
 }
 
@@ -53,11 +65,21 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
       signal.addEventListener('abort', () => aborts.emit(request.containerId));
       return request.cmd[0] === 'print-sizes' ? printSizes(io, onSize) : runLocally(request.cmd, io, signal);
     },
-    attach: async (_request: AttachRequest, io: Io, signal: AbortSignal) => { await runLocally(['cat'], io, signal); },
-    portForward: (_request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal) => forwardPort(undefined, port, stream, signal),
+    attach: async (_request: AttachRequest, io: Io, signal: AbortSignal) => {
+      await runLocally(['cat'], io, signal);
+    },
+    portForward: (_request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal) =>
+      forwardPort(undefined, port, stream, signal),
   };
 
-  function run(args: readonly string[], launcher: (line: readonly string[]) => readonly string[] = (line) => line): ChildProcess & { stdin: NonNullable<ChildProcess['stdin']>; stdout: NonNullable<ChildProcess['stdout']>; stderr: NonNullable<ChildProcess['stderr']> } {
+  function run(
+    args: readonly string[],
+    launcher: (line: readonly string[]) => readonly string[] = (line) => line,
+  ): ChildProcess & {
+    stdin: NonNullable<ChildProcess['stdin']>;
+    stdout: NonNullable<ChildProcess['stdout']>;
+    stderr: NonNullable<ChildProcess['stderr']>;
+  } {
     const [verb, ...rest] = args;
     const line = launcher([crictl, '-r', stub.endpoint, verb as string, '--transport', transport, ...rest]);
     const child = spawn(line[0] as string, line.slice(1), { stdio: 'pipe' });
@@ -65,7 +87,9 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     child.stdin.on('error', () => undefined);
     return child;
   }
-  async function outcome(child: ReturnType<typeof run>): Promise<{ code: number; stdout: string; stderr: string }> {
+  async function outcome(
+    child: ReturnType<typeof run>,
+  ): Promise<{ code: number; stdout: string; stderr: string }> {
     const exited = once(child, 'close');
     const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), exited]);
     return { code: code as number, stdout, stderr };
@@ -82,7 +106,9 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   });
 
   test('exec: stdout and stderr come apart, and the exit code is told', async () => {
-    const { code, stdout, stderr } = await outcome(run(['exec', 'c', 'sh', '-c', 'echo out; echo err >&2; exit 3']));
+    const { code, stdout, stderr } = await outcome(
+      run(['exec', 'c', 'sh', '-c', 'echo out; echo err >&2; exit 3']),
+    );
     expect(stdout).toBe('out\n');
     expect(stderr).toContain('err\n');
     expect(stderr).toContain('command terminated with exit code 3');
@@ -118,9 +144,16 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     const ttyFile = join(folder, 'tty');
     onSize = (size) => {
       if (size !== '100x40') return;
-      void readFile(ttyFile, 'utf8').then((tty) => spawn('stty', ['-F', tty.trim(), 'rows', '50', 'cols', '120']));
+      void readFile(ttyFile, 'utf8').then((tty) =>
+        spawn('stty', ['-F', tty.trim(), 'rows', '50', 'cols', '120']),
+      );
     };
-    const child = run(['exec', '-it', 'c', 'print-sizes'], (line) => ['script', '-qec', `stty rows 40 cols 100; tty >${ttyFile}; exec ${line.join(' ')}`, '/dev/null']);
+    const child = run(['exec', '-it', 'c', 'print-sizes'], (line) => [
+      'script',
+      '-qec',
+      `stty rows 40 cols 100; tty >${ttyFile}; exec ${line.join(' ')}`,
+      '/dev/null',
+    ]);
     let output = '';
     let quitting = false;
     for await (const chunk of child.stdout) {
@@ -140,7 +173,9 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   test('exec -i over TLS', async () => {
     const tlsStub = await startStreamingStub(handlers, makeCertificate(folder));
     try {
-      const child = run(['exec', '-i', 'c', 'sh', '-c', 'cat; exit 5'], (line) => line.map((word) => (word === stub.endpoint ? tlsStub.endpoint : word)));
+      const child = run(['exec', '-i', 'c', 'sh', '-c', 'cat; exit 5'], (line) =>
+        line.map((word) => (word === stub.endpoint ? tlsStub.endpoint : word)),
+      );
       child.stdin.end('through TLS');
       const { stdout, stderr } = await outcome(child);
       expect([stdout, stderr]).toEqual(['through TLS', expect.stringContaining('exit code 5')]);
@@ -197,7 +232,11 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     test('half-close: the server answers after the client has ended', async () => {
       const port = await listen((socket) => {
         let bytes = 0;
-        socket.on('data', (chunk: Buffer) => { bytes += chunk.length; }).on('end', () => socket.end(`got ${bytes}`));
+        socket
+          .on('data', (chunk: Buffer) => {
+            bytes += chunk.length;
+          })
+          .on('end', () => socket.end(`got ${bytes}`));
       });
       const { child, localPort } = await forwarded(port);
       child.stdout.resume();
@@ -214,7 +253,11 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
       child.stdout.resume();
       connect({ port: localPort, host: '127.0.0.1' }).on('error', () => undefined);
       const { stderr } = await outcome(child);
-      expect(stderr).toMatch(new RegExp(`failed to connect to localhost:${port} inside the pod: 127.0.0.1:${port}: Connection refused`));
+      expect(stderr).toMatch(
+        new RegExp(
+          `failed to connect to localhost:${port} inside the pod: 127.0.0.1:${port}: Connection refused`,
+        ),
+      );
     });
   });
 });
@@ -222,11 +265,20 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
 /** Sends pseudo-random bytes and compares what comes back. */
 async function roundTrip({ stdin, stdout }: { stdin: NodeJS.WritableStream; stdout: NodeJS.ReadableStream }) {
   const block = createHash('sha512').update('seed').digest();
-  const chunk = Buffer.concat(Array.from({ length: 1_000_000 / 64 }, (_, index) => createHash('sha512').update(block).update(String(index)).digest()));
+  const chunk = Buffer.concat(
+    Array.from({ length: 1_000_000 / 64 }, (_, index) =>
+      createHash('sha512').update(block).update(String(index)).digest(),
+    ),
+  );
   const sent = createHash('sha256');
   const received = createHash('sha256');
   let bytes = 0;
-  const receiving = (async () => { for await (const part of stdout) { received.update(part as Buffer); bytes += (part as Buffer).length; } })();
+  const receiving = (async () => {
+    for await (const part of stdout) {
+      received.update(part as Buffer);
+      bytes += (part as Buffer).length;
+    }
+  })();
   for (let index = 0; index < megabytes; index++) {
     sent.update(chunk);
     if (!stdin.write(chunk)) await once(stdin, 'drain');

@@ -11,7 +11,14 @@ import { buffer, text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { patience } from '../helpers/patience.js';
-import { containerConfig, runPod, startContainer, testImage, untilStopped, waitForExit } from '../helpers/requests.js';
+import {
+  containerConfig,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+  waitForExit,
+} from '../helpers/requests.js';
 
 let daemon: Daemon;
 let pod: Awaited<ReturnType<typeof runPod>>;
@@ -25,11 +32,25 @@ afterAll(() => daemon?.destroy());
 describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   let id: string;
   beforeAll(async () => {
-    id = await startContainer(daemon, pod, containerConfig(untilStopped(), { metadata: { name: `main-${transport}`, attempt: 0 } }));
+    id = await startContainer(
+      daemon,
+      pod,
+      containerConfig(untilStopped(), { metadata: { name: `main-${transport}`, attempt: 0 } }),
+    );
   });
 
   function crictl(verb: string, ...args: readonly string[]): string[] {
-    return [process.env['CRICTL'] ?? 'crictl', '--config', '/dev/null', '-r', `unix://${daemon.socket}`, verb, '--transport', transport, ...args];
+    return [
+      process.env['CRICTL'] ?? 'crictl',
+      '--config',
+      '/dev/null',
+      '-r',
+      `unix://${daemon.socket}`,
+      verb,
+      '--transport',
+      transport,
+      ...args,
+    ];
   }
   function run(line: readonly string[]): ChildProcessWithoutNullStreams {
     const [tool = '', ...args] = daemon.machine.enter(line);
@@ -40,7 +61,9 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   }
 
   test('exec: both outputs, and the exit code', async () => {
-    const [stdout, stderr] = await outcome(run(crictl('exec', id, 'sh', '-c', 'hostname; echo err >&2; exit 3')));
+    const [stdout, stderr] = await outcome(
+      run(crictl('exec', id, 'sh', '-c', 'hostname; echo err >&2; exit 3')),
+    );
     expect(stdout).toBe('box\n');
     expect(stderr).toMatch(/^err\n[^]*exit code 3/m);
   });
@@ -60,44 +83,76 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
 
   test('exec -it: a terminal of the size that the client has, and of each that it gets', async () => {
     const ttyFile = join(daemon.folder, `tty-${transport}`);
-    const child = run(underTerminal(crictl('exec', '-it', id, 'sh'), `stty rows 40 cols 100; tty >${ttyFile}; `));
+    const child = run(
+      underTerminal(crictl('exec', '-it', id, 'sh'), `stty rows 40 cols 100; tty >${ttyFile}; `),
+    );
     let output = '';
     const steps: [string, () => void][] = [
       ['# ', () => child.stdin.write('until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; stty size\n')],
-      ['\n40 100', () => { execFileSync('stty', ['-F', readFileSync(ttyFile, 'utf8').trim(), 'rows', '50', 'cols', '120']); child.stdin.write('until [ "$(stty size)" = "50 120" ]; do sleep 0.1; done; stty size\n'); }],
+      [
+        '\n40 100',
+        () => {
+          execFileSync('stty', ['-F', readFileSync(ttyFile, 'utf8').trim(), 'rows', '50', 'cols', '120']);
+          child.stdin.write('until [ "$(stty size)" = "50 120" ]; do sleep 0.1; done; stty size\n');
+        },
+      ],
       ['\n50 120', () => child.stdin.write('test -t 0 && exit 7\n')],
     ];
     for await (const chunk of child.stdout) {
       output += String(chunk);
       const [wanted, next] = steps[0] ?? [];
-      if (wanted !== undefined && output.includes(wanted)) { steps.shift(); next?.(); }
+      if (wanted !== undefined && output.includes(wanted)) {
+        steps.shift();
+        next?.();
+      }
     }
     expect(steps).toEqual([]);
     expect(output).toContain('exit code 7');
   });
 
   test('50 at once, each with its own bytes', async () => {
-    await Promise.all(Array.from({ length: 50 }, async (_, number) => {
-      const sent = Buffer.alloc(200_000, `session ${number} `);
-      const child = run(crictl('exec', '-i', id, 'cat'));
-      const received = buffer(child.stdout);
-      child.stdin.end(sent);
-      expect((await received).equals(sent)).toBe(true);
-    }));
+    await Promise.all(
+      Array.from({ length: 50 }, async (_, number) => {
+        const sent = Buffer.alloc(200_000, `session ${number} `);
+        const child = run(crictl('exec', '-i', id, 'cat'));
+        const received = buffer(child.stdout);
+        child.stdin.end(sent);
+        expect((await received).equals(sent)).toBe(true);
+      }),
+    );
   });
 
-  test.each(['-i', '-it'])('exec %s of a client that vanishes: its command is gone with it', async (flags) => {
-    const argv = crictl('exec', flags, id, 'sleep', '98765');
-    const child = run(flags === '-it' ? underTerminal(argv) : argv);
-    const commands = async (): Promise<string> => String((await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', 'grep -l "9876[5]" /proc/[0-9]*/cmdline 2>/dev/null'], timeout: '10' })).stdout);
-    await until(async () => await commands() !== '');
-    child.kill('SIGKILL');
-    await until(async () => await commands() === '');
-  });
+  test.each(['-i', '-it'])(
+    'exec %s of a client that vanishes: its command is gone with it',
+    async (flags) => {
+      const argv = crictl('exec', flags, id, 'sleep', '98765');
+      const child = run(flags === '-it' ? underTerminal(argv) : argv);
+      const commands = async (): Promise<string> =>
+        String(
+          (
+            await daemon.client.runtime.ExecSync({
+              container_id: id,
+              cmd: ['sh', '-c', 'grep -l "9876[5]" /proc/[0-9]*/cmdline 2>/dev/null'],
+              timeout: '10',
+            })
+          ).stdout,
+        );
+      await until(async () => (await commands()) !== '');
+      child.kill('SIGKILL');
+      await until(async () => (await commands()) === '');
+    },
+  );
 
   test('a container that ends under its sessions ends them: exec, attach, and a connection to its port', async () => {
     const port = transport === 'spdy' ? 8082 : 8083;
-    const doomed = await startContainer(daemon, pod, containerConfig(`nc -ll -p ${port} -e cat & while :; do echo tick; sleep 0.2; done & ${untilStopped()}`, { metadata: { name: `doomed-${transport}`, attempt: 0 }, stdin: true }));
+    const doomed = await startContainer(
+      daemon,
+      pod,
+      containerConfig(
+        `nc -ll -p ${port} -e cat & while :; do echo tick; sleep 0.2; done & ${untilStopped()}`,
+        { metadata: { name: `doomed-${transport}`, attempt: 0 }, stdin: true },
+      ),
+    );
     await listening(doomed, port);
     const exec = run(crictl('exec', '-i', doomed, 'sh', '-c', 'echo here; exec cat'));
     const attach = run(crictl('attach', '-i', doomed));
@@ -106,11 +161,17 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     const { child: forward, socket } = await forwarded(port);
     try {
       socket.write('ping');
-      expect(String((await once(socket, 'data') as [Buffer])[0])).toBe('ping');
+      expect(String(((await once(socket, 'data')) as [Buffer])[0])).toBe('ping');
       const closed = once(socket, 'close');
-      socket.resume().on('end', () => socket.end()).on('error', () => undefined); // ended or reset, as the kernel has it
+      socket
+        .resume()
+        .on('end', () => socket.end())
+        .on('error', () => undefined); // ended or reset, as the kernel has it
       await daemon.client.runtime.StopContainer({ container_id: doomed, timeout: '10' });
-      expect(await Promise.all(ended)).toEqual([['', expect.stringContaining('exit code 137')], [expect.stringMatching(/^(tick\n)*$/), '']]);
+      expect(await Promise.all(ended)).toEqual([
+        ['', expect.stringContaining('exit code 137')],
+        [expect.stringMatching(/^(tick\n)*$/), ''],
+      ]);
       await closed;
     } finally {
       forward.kill();
@@ -118,7 +179,16 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   });
 
   test('attach -it: the terminal of the container itself', async () => {
-    const attached = await startContainer(daemon, pod, containerConfig('read line; echo "got $line of $(stty size)"; sleep 0.2; exit 3', { metadata: { name: `terminal-${transport}`, attempt: 0 }, stdin: true, stdin_once: true, tty: true }));
+    const attached = await startContainer(
+      daemon,
+      pod,
+      containerConfig('read line; echo "got $line of $(stty size)"; sleep 0.2; exit 3', {
+        metadata: { name: `terminal-${transport}`, attempt: 0 },
+        stdin: true,
+        stdin_once: true,
+        tty: true,
+      }),
+    );
     const child = run(underTerminal(crictl('attach', '-it', attached), 'stty rows 40 cols 100; '));
     setTimeout(() => child.stdin.write('hello\r'), 500);
     expect((await outcome(child))[0]).toContain('got hello of 40 100');
@@ -126,7 +196,15 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   });
 
   test('attach -i: to the first process, until it has ended', async () => {
-    const attached = await startContainer(daemon, pod, containerConfig('read line; echo "got $line"; echo err >&2', { metadata: { name: `attached-${transport}`, attempt: 0 }, stdin: true, stdin_once: true }));
+    const attached = await startContainer(
+      daemon,
+      pod,
+      containerConfig('read line; echo "got $line"; echo err >&2', {
+        metadata: { name: `attached-${transport}`, attempt: 0 },
+        stdin: true,
+        stdin_once: true,
+      }),
+    );
     const child = run(crictl('attach', '-i', attached));
     child.stdin.write('hello\n');
     expect(await outcome(child)).toEqual(['got hello\n', 'err\n']);
@@ -134,7 +212,13 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
 
   test('port-forward: into the network of the pod, 100 MB there and back, byte for byte', async () => {
     const port = transport === 'spdy' ? 8080 : 8081;
-    const echo = await startContainer(daemon, pod, containerConfig(`exec nc -ll -p ${port} -e cat`, { metadata: { name: `echo-${transport}`, attempt: 0 } }));
+    const echo = await startContainer(
+      daemon,
+      pod,
+      containerConfig(`exec nc -ll -p ${port} -e cat`, {
+        metadata: { name: `echo-${transport}`, attempt: 0 },
+      }),
+    );
     await listening(echo, port);
     const { child, socket } = await forwarded(port);
     try {
@@ -149,31 +233,46 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
 
   async function listening(container: string, port: number): Promise<void> {
     const socket = `:${port.toString(16).toUpperCase()} [0-9A-F:]* 0A `;
-    const waited = await daemon.client.runtime.ExecSync({ container_id: container, cmd: ['sh', '-c', `until grep -q '${socket}' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done`], timeout: '10' });
+    const waited = await daemon.client.runtime.ExecSync({
+      container_id: container,
+      cmd: ['sh', '-c', `until grep -q '${socket}' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done`],
+      timeout: '10',
+    });
     expect(waited.exit_code).toBe(0);
   }
   /** A connection through a crictl port-forward, which says where it listens. */
   async function forwarded(port: number): Promise<{ child: ChildProcessWithoutNullStreams; socket: Socket }> {
     const child = run(crictl('port-forward', pod.id, `0:${port}`));
     let said = '';
-    for await (const chunk of child.stdout.iterator({ destroyOnReturn: false })) if ((said += String(chunk)).includes('127.0.0.1:')) break;
+    for await (const chunk of child.stdout.iterator({ destroyOnReturn: false }))
+      if ((said += String(chunk)).includes('127.0.0.1:')) break;
     child.stdout.resume();
-    const socket = connect({ host: '127.0.0.1', port: Number(/127\.0\.0\.1:(\d+)/.exec(said)?.[1]), allowHalfOpen: true });
+    const socket = connect({
+      host: '127.0.0.1',
+      port: Number(/127\.0\.0\.1:(\d+)/.exec(said)?.[1]),
+      allowHalfOpen: true,
+    });
     await once(socket, 'connect');
     return { child, socket };
   }
 });
 
 function hundredMegabytes(): Buffer {
-  return Buffer.concat(Array.from({ length: 100 }, (_, index) => Buffer.alloc(1_000_000, createHash('sha512').update(String(index)).digest())));
+  return Buffer.concat(
+    Array.from({ length: 100 }, (_, index) =>
+      Buffer.alloc(1_000_000, createHash('sha512').update(String(index)).digest()),
+    ),
+  );
 }
 
 /** script(1) gives it a terminal of its own; `first` is done there before. */
-function underTerminal(argv: readonly string[], first = ''): string[] { return ['script', '-qec', `${first}exec ${argv.join(' ')}`, '/dev/null']; }
+function underTerminal(argv: readonly string[], first = ''): string[] {
+  return ['script', '-qec', `${first}exec ${argv.join(' ')}`, '/dev/null'];
+}
 
 async function until(isSo: () => Promise<boolean>): Promise<void> {
   const deadline = Date.now() + 20_000 * patience;
-  while (!await isSo()) {
+  while (!(await isSo())) {
     if (Date.now() > deadline) throw new Error('not within 20 s');
     await sleep(100);
   }

@@ -3,14 +3,31 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { access, copyFile, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import {
+  access,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { parse, stringify } from 'yaml';
 import { crisp as bin, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs, type Result } from '../helpers/machine.js';
 import { patience } from '../helpers/patience.js';
-import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  removePod,
+  runPod,
+  startContainer,
+  untilStopped,
+} from '../helpers/requests.js';
 import { addBridge, isReal, Node } from './node.js';
 
 // A real node does not fail when a test wishes it to.
@@ -25,10 +42,17 @@ let state: string;
 let root: string;
 beforeAll(async () => {
   bridge = await addBridge('198.18.78.1/24');
-  [node, daemon] = await Node.withDaemon({ bridge: { name: bridge.name } }, { allowed_annotations: ['io.crisp.lxc.*'] });
+  [node, daemon] = await Node.withDaemon(
+    { bridge: { name: bridge.name } },
+    { allowed_annotations: ['io.crisp.lxc.*'] },
+  );
   state = join(daemon.folder, 'cli');
   root = join(daemon.root, 'cli');
-  expect(await crisp('run', '--rm', '--handler', 'lxc', image, 'true')).toEqual({ stdout: '', stderr: '', exitCode: 0 }); // with the probe
+  expect(await crisp('run', '--rm', '--handler', 'lxc', image, 'true')).toEqual({
+    stdout: '',
+    stderr: '',
+    exitCode: 0,
+  }); // with the probe
 });
 afterEach(async () => {
   const left = (await crisp('list', '--quiet')).stdout.split('\n').filter(Boolean);
@@ -39,47 +63,112 @@ afterAll(async () => {
   await bridge?.remove();
 });
 
-function argv(command: string, ...words: string[]): string[] { return [process.execPath, bin, command, '--config', daemon.configFile, '--state', state, ...words]; }
-async function crisp(command: string, ...words: string[]): Promise<Result> { return daemon.machine.run(argv(command, ...words), 60_000 * patience); }
+function argv(command: string, ...words: string[]): string[] {
+  return [process.execPath, bin, command, '--config', daemon.configFile, '--state', state, ...words];
+}
+async function crisp(command: string, ...words: string[]): Promise<Result> {
+  return daemon.machine.run(argv(command, ...words), 60_000 * patience);
+}
 async function run(...words: string[]): Promise<string> {
   const { stdout, stderr, exitCode } = await crisp('run', '--detach', '--handler', 'lxc', ...words);
   expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 0 });
   return stdout.trim();
 }
-interface Shown { id: string; status: string; backend: string; rule: string; exitCode?: number; notHonoured: string[]; addresses?: string[] }
-async function shown(name: string): Promise<Shown> { return JSON.parse((await crisp('state', '--json', name)).stdout) as Shown; }
+interface Shown {
+  id: string;
+  status: string;
+  backend: string;
+  rule: string;
+  exitCode?: number;
+  notHonoured: string[];
+  addresses?: string[];
+}
+async function shown(name: string): Promise<Shown> {
+  return JSON.parse((await crisp('state', '--json', name)).stdout) as Shown;
+}
 async function until(what: () => Promise<boolean>): Promise<void> {
   for (const deadline = Date.now() + 20_000 * patience; !(await what());) {
     if (Date.now() > deadline) throw new Error('never');
-    await new Promise((resolve) => { setTimeout(resolve, 20); });
+    await new Promise((resolve) => {
+      setTimeout(resolve, 20);
+    });
   }
 }
 
 /** What standalone containers have on the machine. */
 async function traces(): Promise<string[]> {
-  const inside = async (path: string): Promise<string[]> => (await readdir(daemon.machine.path(path)).catch(() => [])).map((name) => join(path, name));
+  const inside = async (path: string): Promise<string[]> =>
+    (await readdir(daemon.machine.path(path)).catch(() => [])).map((name) => join(path, name));
   return [
-    ...(await Promise.all(['containers', 'names', 'bundles', 'rootfs', 'shifted', 'image-volumes', 'exits/lxc'].map((name) => inside(join(state, name))))).flat(),
-    ...(await Promise.all(['containers', 'logs'].map((name) => inside(join(root, name))))).flat(), ...(await inside(join(daemon.root, 'archives'))).filter((path) => path.includes('making')),
-    ...(await inside(join(state, 'probe'))).filter((path) => !path.endsWith('/crun')), ...await node.guests(), ...await node.remains(), ...(await daemon.traces()).filter((line) => /^(mount|process|cgroup|veth) /.test(line)),
+    ...(
+      await Promise.all(
+        ['containers', 'names', 'bundles', 'rootfs', 'shifted', 'image-volumes', 'exits/lxc'].map((name) =>
+          inside(join(state, name)),
+        ),
+      )
+    ).flat(),
+    ...(await Promise.all(['containers', 'logs'].map((name) => inside(join(root, name))))).flat(),
+    ...(await inside(join(daemon.root, 'archives'))).filter((path) => path.includes('making')),
+    ...(await inside(join(state, 'probe'))).filter((path) => !path.endsWith('/crun')),
+    ...(await node.guests()),
+    ...(await node.remains()),
+    ...(await daemon.traces()).filter((line) => /^(mount|process|cgroup|veth) /.test(line)),
   ].sort();
 }
 
 test('run shows both outputs, ends with the exit code, and leaves nothing', async () => {
   expect(await traces()).toEqual([]);
-  expect(await crisp('run', '--rm', '--handler', 'lxc', '--name', 'box', '--env', 'A=b c', image, 'sh', '-c', 'echo $A; hostname; ls /sys/class/net; id -u; cat /proc/self/uid_map; echo err >&2; printf part; exit 7'))
-    .toEqual({ stdout: expect.stringMatching(/^b c\nbox\nlo\n0\n +0 +100000 +65536\npart$/), stderr: 'err\n', exitCode: 7 });
+  expect(
+    await crisp(
+      'run',
+      '--rm',
+      '--handler',
+      'lxc',
+      '--name',
+      'box',
+      '--env',
+      'A=b c',
+      image,
+      'sh',
+      '-c',
+      'echo $A; hostname; ls /sys/class/net; id -u; cat /proc/self/uid_map; echo err >&2; printf part; exit 7',
+    ),
+  ).toEqual({
+    stdout: expect.stringMatching(/^b c\nbox\nlo\n0\n +0 +100000 +65536\npart$/),
+    stderr: 'err\n',
+    exitCode: 7,
+  });
   expect(await traces()).toEqual([]);
 });
 
 test('create, start, exec, kill, logs, stop, list, state, delete', async () => {
-  const { stdout } = await crisp('create', '--handler', 'lxc', '--name', 'life', image, 'sh', '-c', `trap "echo hup" HUP; echo up; ${untilStopped(5)}`);
+  const { stdout } = await crisp(
+    'create',
+    '--handler',
+    'lxc',
+    '--name',
+    'life',
+    image,
+    'sh',
+    '-c',
+    `trap "echo hup" HUP; echo up; ${untilStopped(5)}`,
+  );
   const id = stdout.trim();
-  expect(await shown('life')).toMatchObject({ id, status: 'created', backend: 'lxc', rule: 'RuntimeClass handler lxc', notHonoured: expect.arrayContaining(['spec.linux.seccomp']) });
+  expect(await shown('life')).toMatchObject({
+    id,
+    status: 'created',
+    backend: 'lxc',
+    rule: 'RuntimeClass handler lxc',
+    notHonoured: expect.arrayContaining(['spec.linux.seccomp']),
+  });
   expect(await node.guestOf(id)).toMatch(/^#Container life, of no pod$/m);
   expect(await crisp('start', 'life')).toMatchObject({ stdout, exitCode: 0 });
   expect(await shown('life')).toMatchObject({ status: 'running', pid: expect.any(Number) });
-  expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $B; exit 9')).toEqual({ stdout: '2\n', stderr: '', exitCode: 9 });
+  expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $B; exit 9')).toEqual({
+    stdout: '2\n',
+    stderr: '',
+    exitCode: 9,
+  });
   await until(async () => (await crisp('logs', 'life')).stdout.includes('up'));
   expect(await crisp('kill', '--signal', 'HUP', 'life')).toMatchObject({ exitCode: 0 });
   await until(async () => (await crisp('logs', 'life')).stdout.includes('hup'));
@@ -102,11 +191,19 @@ test('one that is deaf to its stop signal is killed after the grace, one that wa
 });
 
 test('a signal to all processes is the signal, not the end', async () => {
-  const id = await run(image, 'sh', '-c', `trap "echo first" USR1; sh -c 'trap "echo second" USR1; echo up; while :; do sleep 0.1; done' & while :; do sleep 0.1; done`);
+  const id = await run(
+    image,
+    'sh',
+    '-c',
+    `trap "echo first" USR1; sh -c 'trap "echo second" USR1; echo up; while :; do sleep 0.1; done' & while :; do sleep 0.1; done`,
+  );
   await until(async () => (await crisp('logs', id)).stdout.includes('up'));
   expect(await crisp('kill', '--all', '--signal', 'WINCH', id)).toMatchObject({ exitCode: 0 });
   expect(await crisp('kill', '--all', '--signal', 'USR1', id)).toMatchObject({ exitCode: 0 });
-  await until(async () => /first/.test((await crisp('logs', id)).stdout) && /second/.test((await crisp('logs', id)).stdout));
+  await until(
+    async () =>
+      /first/.test((await crisp('logs', id)).stdout) && /second/.test((await crisp('logs', id)).stdout),
+  );
   expect(await shown(id)).toMatchObject({ status: 'running' });
   expect(await crisp('kill', '--all', id)).toMatchObject({ exitCode: 0 });
   await until(async () => (await shown(id)).status === 'stopped');
@@ -121,14 +218,45 @@ test('its end is known though nobody waited for it', async () => {
 });
 
 test('input, signals and a terminal reach it', async () => {
-  const { stdout } = await daemon.machine.run(['sh', '-c', `head -c 300000 /dev/urandom > '${daemon.folder}/in'; "$@" < '${daemon.folder}/in' | cmp - '${daemon.folder}/in' && echo same`, 'sh', ...argv('run', '--rm', '--interactive', '--handler', 'lxc', image, 'cat')]);
+  const { stdout } = await daemon.machine.run([
+    'sh',
+    '-c',
+    `head -c 300000 /dev/urandom > '${daemon.folder}/in'; "$@" < '${daemon.folder}/in' | cmp - '${daemon.folder}/in' && echo same`,
+    'sh',
+    ...argv('run', '--rm', '--interactive', '--handler', 'lxc', image, 'cat'),
+  ]);
   expect(stdout).toBe('same\n');
-  const child = background('run', '--rm', '--handler', 'lxc', image, 'sh', '-c', 'trap "exit 9" HUP; echo ready; while :; do sleep 0.05; done');
+  const child = background(
+    'run',
+    '--rm',
+    '--handler',
+    'lxc',
+    image,
+    'sh',
+    '-c',
+    'trap "exit 9" HUP; echo ready; while :; do sleep 0.05; done',
+  );
   await once(child.stdout, 'data');
   child.kill('SIGHUP');
   expect(await once(child, 'close')).toEqual([9, null]);
-  const inner = argv('run', '--rm', '-it', '--handler', 'lxc', image, 'sh', '-c', 'read a; stty size; echo "got $a"; exit 4').map((word) => `'${word}'`).join(' ');
-  const typed = await daemon.machine.run(['sh', '-c', `(sleep ${4 * patience}; echo keys; sleep 1) | script -qec "stty rows 33 cols 77; ${inner.replace(/["$]/g, '\\$&')}" /dev/null`]);
+  const inner = argv(
+    'run',
+    '--rm',
+    '-it',
+    '--handler',
+    'lxc',
+    image,
+    'sh',
+    '-c',
+    'read a; stty size; echo "got $a"; exit 4',
+  )
+    .map((word) => `'${word}'`)
+    .join(' ');
+  const typed = await daemon.machine.run([
+    'sh',
+    '-c',
+    `(sleep ${4 * patience}; echo keys; sleep 1) | script -qec "stty rows 33 cols 77; ${inner.replace(/["$]/g, '\\$&')}" /dev/null`,
+  ]);
   expect(typed).toMatchObject({ stdout: expect.stringMatching(/33 77[^]*got keys/), exitCode: 4 });
   expect(await traces()).toEqual([]);
 });
@@ -142,41 +270,113 @@ test('a rule and the default choose CTs, and a broken one gives way where a fall
   const choice = async (name: string, more: object, ...words: string[]) => {
     const file = join(await mkdtemp(join(daemon.folder, 'choice-')), 'config.yaml');
     await writeFile(file, stringify({ ...config, ...more }));
-    const result = await daemon.machine.run([process.execPath, bin, 'run', '--config', file, '--state', state, '--name', name, ...words, image, 'true']);
+    const result = await daemon.machine.run([
+      process.execPath,
+      bin,
+      'run',
+      '--config',
+      file,
+      '--state',
+      state,
+      '--name',
+      name,
+      ...words,
+      image,
+      'true',
+    ]);
     expect(result).toEqual({ stdout: '', stderr: '', exitCode: 0 });
     return shown(name);
   };
-  expect(await choice('by-rule', { routing: { rules: [{ labels: { kind: 'guest' }, handler: 'lxc' }] } }, '--label', 'kind=guest')).toMatchObject({ backend: 'lxc', rule: 'routing.rules[0] (label kind "guest")', exitCode: 0 });
-  expect(await choice('by-default', { default_container_type: 'lxc' })).toMatchObject({ backend: 'lxc', rule: 'default_container_type' });
+  expect(
+    await choice(
+      'by-rule',
+      { routing: { rules: [{ labels: { kind: 'guest' }, handler: 'lxc' }] } },
+      '--label',
+      'kind=guest',
+    ),
+  ).toMatchObject({ backend: 'lxc', rule: 'routing.rules[0] (label kind "guest")', exitCode: 0 });
+  expect(await choice('by-default', { default_container_type: 'lxc' })).toMatchObject({
+    backend: 'lxc',
+    rule: 'default_container_type',
+  });
   const broken = { ...config.lxc, tools: { ...config.lxc.tools, pct: '/bin/false' } };
-  expect(await choice('fallen', { lxc: broken, default_container_type: 'lxc', fallback: { lxc: 'crun' } })).toMatchObject({ backend: 'crun', rule: 'default_container_type, with crun as the fallback of lxc' });
+  expect(
+    await choice('fallen', { lxc: broken, default_container_type: 'lxc', fallback: { lxc: 'crun' } }),
+  ).toMatchObject({ backend: 'crun', rule: 'default_container_type, with crun as the fallback of lxc' });
 });
 
-test('its network: none, the host\'s, or a bridge of the node', async () => {
-  expect((await crisp('run', '--rm', '--handler', 'lxc', '--network', 'host', image, 'ls', '/sys/class/net')).stdout.split('\n')).toContain(bridge.name);
-  const on = ['network=bridge', 'address=198.18.78.5/24', 'gateway=198.18.78.1'].flatMap((choice) => ['--annotation', `io.crisp.lxc.${choice}`]);
+test("its network: none, the host's, or a bridge of the node", async () => {
+  expect(
+    (
+      await crisp('run', '--rm', '--handler', 'lxc', '--network', 'host', image, 'ls', '/sys/class/net')
+    ).stdout.split('\n'),
+  ).toContain(bridge.name);
+  const on = ['network=bridge', 'address=198.18.78.5/24', 'gateway=198.18.78.1'].flatMap((choice) => [
+    '--annotation',
+    `io.crisp.lxc.${choice}`,
+  ]);
   const id = await run(...on, image, 'sh', '-c', `httpd -p 8080 -h /etc; ${untilStopped()}`);
   expect(await shown(id)).toMatchObject({ status: 'running', addresses: ['198.18.78.5'] });
-  await until(async () => (await runFile('curl', ['--silent', '--max-time', '5', 'http://198.18.78.5:8080/hostname']).then(({ stdout }) => stdout === `${id.slice(0, 12)}\n`, () => false)));
+  await until(
+    async () =>
+      await runFile('curl', ['--silent', '--max-time', '5', 'http://198.18.78.5:8080/hostname']).then(
+        ({ stdout }) => stdout === `${id.slice(0, 12)}\n`,
+        () => false,
+      ),
+  );
   for (const network of ['none', 'host']) {
     const { stdout } = await crisp('create', '--handler', 'lxc', ...on, '--network', network, image, 'true');
     expect(await node.guestOf(stdout.trim())).not.toMatch(/^net0/m);
   }
 });
 
-test('a volume of the host is root\'s in it, and a limit binds it', async () => {
+test("a volume of the host is root's in it, and a limit binds it", async () => {
   const given = join(daemon.folder, 'given');
   await mkdir(given);
   await writeFile(join(given, 'file'), 'hello\n');
-  expect(await crisp('run', '--rm', '--handler', 'lxc', '--memory', '64m', '--volume', `${given}:/mnt`, '--workdir', '/mnt', image, 'sh', '-c', 'cat file; stat -c %u file; echo new > made')).toEqual({ stdout: 'hello\n0\n', stderr: '', exitCode: 0 });
+  expect(
+    await crisp(
+      'run',
+      '--rm',
+      '--handler',
+      'lxc',
+      '--memory',
+      '64m',
+      '--volume',
+      `${given}:/mnt`,
+      '--workdir',
+      '/mnt',
+      image,
+      'sh',
+      '-c',
+      'cat file; stat -c %u file; echo new > made',
+    ),
+  ).toEqual({ stdout: 'hello\n0\n', stderr: '', exitCode: 0 });
   expect(await readFile(join(given, 'made'), 'utf8')).toBe('new\n');
   const { stdout } = await crisp('create', '--handler', 'lxc', '--memory', '64m', image, 'true');
   expect(await node.guestOf(stdout.trim())).toMatch(/^memory: 64$/m);
 });
 
 test('a volume of its own, with the image copied to it', async () => {
-  const volume = ['--annotation', `io.crisp.lxc.storage=${await node.storage()}`, '--annotation', 'io.crisp.lxc.size-gib=1'];
-  expect(await crisp('run', '--rm', '--handler', 'lxc', ...volume, image, 'sh', '-c', 'echo new >/file; cat /file')).toEqual({ stdout: 'new\n', stderr: '', exitCode: 0 });
+  const volume = [
+    '--annotation',
+    `io.crisp.lxc.storage=${await node.storage()}`,
+    '--annotation',
+    'io.crisp.lxc.size-gib=1',
+  ];
+  expect(
+    await crisp(
+      'run',
+      '--rm',
+      '--handler',
+      'lxc',
+      ...volume,
+      image,
+      'sh',
+      '-c',
+      'echo new >/file; cat /file',
+    ),
+  ).toEqual({ stdout: 'new\n', stderr: '', exitCode: 0 });
   expect(await node.volumes()).toEqual([]);
   expect(await traces()).toEqual([]);
 });
@@ -184,17 +384,33 @@ test('a volume of its own, with the image copied to it', async () => {
 test('a template of Proxmox, which nobody pulled', async () => {
   const name = 'crisp-cli-1_amd64.tar';
   const guest = join(node.folder, 'guest');
-  for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'tmp']) await mkdir(join(guest, folder), { recursive: true });
+  for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'tmp'])
+    await mkdir(join(guest, folder), { recursive: true });
   await copyFile('/bin/busybox', join(guest, 'bin/busybox'));
   for (const tool of ['sh', 'cat', 'sleep']) await symlink('busybox', join(guest, 'bin', tool));
   await writeFile(join(guest, 'etc/os-release'), 'ID=alpine\n');
-  await writeFile(join(guest, 'sbin/init'), "#!/bin/sh\necho booted\ntrap 'exit 5' 37\nwhile :; do sleep 1000 & wait $!; done\n", { mode: 0o755 });
+  await writeFile(
+    join(guest, 'sbin/init'),
+    "#!/bin/sh\necho booted\ntrap 'exit 5' 37\nwhile :; do sleep 1000 & wait $!; done\n",
+    { mode: 0o755 },
+  );
   const path = await node.templatePath(name);
   await runFile('tar', ['--create', '--file', path, '--owner=0', '--group=0', '--directory', guest, '.']);
   try {
-    expect(await crisp('run', '--handler', 'lxc', 'pve/local:vztmpl/other.tar')).toMatchObject({ exitCode: 125, stderr: expect.stringMatching(/^crisp run: NotFoundInRegistry: .*other\.tar/) });
-    expect((await crisp('run', '--handler', 'lxc', `pve/local:vztmpl/${name}`)).stderr).toMatch(/^crisp run: InvalidArgument: .*needs a volume/);
-    const id = await run('--annotation', `io.crisp.lxc.storage=${await node.storage()}`, '--annotation', 'io.crisp.lxc.size-gib=1', `pve/local:vztmpl/${name}`);
+    expect(await crisp('run', '--handler', 'lxc', 'pve/local:vztmpl/other.tar')).toMatchObject({
+      exitCode: 125,
+      stderr: expect.stringMatching(/^crisp run: NotFoundInRegistry: .*other\.tar/),
+    });
+    expect((await crisp('run', '--handler', 'lxc', `pve/local:vztmpl/${name}`)).stderr).toMatch(
+      /^crisp run: InvalidArgument: .*needs a volume/,
+    );
+    const id = await run(
+      '--annotation',
+      `io.crisp.lxc.storage=${await node.storage()}`,
+      '--annotation',
+      'io.crisp.lxc.size-gib=1',
+      `pve/local:vztmpl/${name}`,
+    );
     await until(async () => (await crisp('logs', id)).stdout.includes('booted'));
     expect(await crisp('exec', id, 'cat', '/etc/os-release')).toMatchObject({ stdout: 'ID=alpine\n' });
     expect(await crisp('stop', id)).toMatchObject({ exitCode: 0 });
@@ -209,7 +425,11 @@ test('a template of Proxmox, which nobody pulled', async () => {
 
 describe('what cannot be run leaves nothing', () => {
   testFake.each<[string, string, RegExp]>([
-    ['create', "unable to create CT 1 - command 'tar' failed: write error: No space left on device", /^crisp run: DiskFull: /],
+    [
+      'create',
+      "unable to create CT 1 - command 'tar' failed: write error: No space left on device",
+      /^crisp run: DiskFull: /,
+    ],
     ['start', "startup for container '1' failed", /^crisp run: StartFailed: /],
   ])('pct %s that fails', async (verb, stderr, complaint) => {
     const wish = join(node.folder, 'fail', verb);
@@ -226,10 +446,18 @@ describe('what cannot be run leaves nothing', () => {
 
   test.each<[string, string[], RegExp]>([
     ['a folder as it is', ['--rootfs', '/', 'true'], /^crisp run: Unsupported: handler lxc runs no folder/],
-    ['an annotation that makes no sense', ['--annotation', 'io.crisp.lxc.vlan=x', image], /^crisp run: InvalidArgument: annotation io\.crisp\.lxc\.vlan/],
+    [
+      'an annotation that makes no sense',
+      ['--annotation', 'io.crisp.lxc.vlan=x', image],
+      /^crisp run: InvalidArgument: annotation io\.crisp\.lxc\.vlan/,
+    ],
     ['an unknown user', ['--user', 'nosuch', image, 'true'], /^crisp run: UserNotFound: /],
   ])('%s', async (_what, words, complaint) => {
-    expect(await crisp('run', '--handler', 'lxc', ...words)).toMatchObject({ stdout: '', exitCode: 125, stderr: expect.stringMatching(complaint) });
+    expect(await crisp('run', '--handler', 'lxc', ...words)).toMatchObject({
+      stdout: '',
+      exitCode: 125,
+      stderr: expect.stringMatching(complaint),
+    });
     expect(await traces()).toEqual([]);
   });
 
@@ -259,7 +487,11 @@ describe('beside the daemon', () => {
     const before = await daemon.traces();
     const pod = await runPod(daemon, {}, 'lxc');
     const theirs = await startContainer(daemon, pod, containerConfig(untilStopped()));
-    const idle = await createContainer(daemon, pod, containerConfig('true', { metadata: { name: 'idle', attempt: 0 } }));
+    const idle = await createContainer(
+      daemon,
+      pod,
+      containerConfig('true', { metadata: { name: 'idle', attempt: 0 } }),
+    );
     const ours = await run('--name', 'ours', image, 'sh', '-c', `echo up; ${untilStopped(5)}`);
     const { stdout } = await crisp('create', '--handler', 'lxc', '--name', 'waiting', image, 'true');
     const waiting = stdout.trim();
@@ -267,18 +499,30 @@ describe('beside the daemon', () => {
     expect(all).toHaveLength(4);
     const texts = await Promise.all(all.map((name) => node.guest(name)));
 
-    expect((await daemon.client.runtime.ListContainers({})).containers.map(({ id }) => id).sort()).toEqual([theirs, idle].sort());
-    expect((await crisp('list', '--quiet')).stdout.split('\n').filter(Boolean).sort()).toEqual([ours, waiting].sort());
+    expect((await daemon.client.runtime.ListContainers({})).containers.map(({ id }) => id).sort()).toEqual(
+      [theirs, idle].sort(),
+    );
+    expect((await crisp('list', '--quiet')).stdout.split('\n').filter(Boolean).sort()).toEqual(
+      [ours, waiting].sort(),
+    );
     expect((await crisp('delete', '--force', theirs)).stderr).toMatch(/^crisp delete: ContainerNotFound: /);
 
-    for (const restart of [() => daemon.restart(), async () => { await daemon.kill9(); await daemon.start(); }]) {
+    for (const restart of [
+      () => daemon.restart(),
+      async () => {
+        await daemon.kill9();
+        await daemon.start();
+      },
+    ]) {
       await restart();
       expect(await gc()).toEqual([]);
       expect((await node.guests()).sort()).toEqual(all);
       expect(await Promise.all(all.map((name) => node.guest(name)))).toEqual(texts);
     }
     expect(await shown('ours')).toMatchObject({ status: 'running' });
-    expect((await daemon.client.runtime.ContainerStatus({ container_id: theirs })).status).toMatchObject({ state: 'CONTAINER_RUNNING' });
+    expect((await daemon.client.runtime.ContainerStatus({ container_id: theirs })).status).toMatchObject({
+      state: 'CONTAINER_RUNNING',
+    });
 
     // What one removes, the other keeps.
     await removePod(daemon, pod.id);
@@ -289,7 +533,9 @@ describe('beside the daemon', () => {
     expect(await shown('ours')).toMatchObject({ exitCode: 5 });
     await crisp('delete', '--force', 'ours', 'waiting');
     expect(await traces()).toEqual([]);
-    expect((await daemon.traces()).filter((line) => !line.includes(state))).toEqual(before.filter((line) => !line.includes(state)));
+    expect((await daemon.traces()).filter((line) => !line.includes(state))).toEqual(
+      before.filter((line) => !line.includes(state)),
+    );
   });
 
   test('the daemon that has lost its state takes back its pod, and no CT of ours', async () => {
@@ -300,34 +546,54 @@ describe('beside the daemon', () => {
     await daemon.loseState();
     expect(await gc()).toEqual([]); // the pod that the daemon will take back is no orphan yet
     await daemon.start();
-    expect((await daemon.client.runtime.ListContainers({})).containers.map(({ id, state: now }) => [id, now])).toEqual([[theirs, 'CONTAINER_RUNNING']]);
+    expect(
+      (await daemon.client.runtime.ListContainers({})).containers.map(({ id, state: now }) => [id, now]),
+    ).toEqual([[theirs, 'CONTAINER_RUNNING']]);
     expect(await shown(ours)).toMatchObject({ status: 'running' });
     await removePod(daemon, pod.id);
     expect(await shown(ours)).toMatchObject({ status: 'running' });
   });
 
-  test('gc removes a CT of ours that has no record, and a probe\'s whose process is gone; nothing else', async () => {
+  test("gc removes a CT of ours that has no record, and a probe's whose process is gone; nothing else", async () => {
     const pod = await runPod(daemon, {}, 'lxc');
     const theirs = await startContainer(daemon, pod, containerConfig(untilStopped()));
     const kept = await run('--name', 'kept', image, 'sh', '-c', untilStopped());
     const lost = await run('--name', 'lost', image, 'sh', '-c', untilStopped());
     await rm(join(state, 'containers', `${lost}.json`));
-    expect((await gc('--dry-run')).filter(({ kind }) => kind === 'container')).toEqual([{ kind: 'container', name: `${lost} (lxc)` }]);
-    expect((await gc()).map(({ kind }) => kind).sort()).toEqual(['bundle', 'container', 'log', 'name', 'rootfs']);
+    expect((await gc('--dry-run')).filter(({ kind }) => kind === 'container')).toEqual([
+      { kind: 'container', name: `${lost} (lxc)` },
+    ]);
+    expect((await gc()).map(({ kind }) => kind).sort()).toEqual([
+      'bundle',
+      'container',
+      'log',
+      'name',
+      'rootfs',
+    ]);
     expect(await gc()).toEqual([]);
     expect(await node.guests()).toHaveLength(2);
     expect(await shown(kept)).toMatchObject({ status: 'running' });
-    expect((await daemon.client.runtime.ContainerStatus({ container_id: theirs })).status).toMatchObject({ state: 'CONTAINER_RUNNING' });
+    expect((await daemon.client.runtime.ContainerStatus({ container_id: theirs })).status).toMatchObject({
+      state: 'CONTAINER_RUNNING',
+    });
 
     // A probe that was killed.
     await rm(join(state, 'probed'), { recursive: true });
     const child = background('run', '--handler', 'lxc', image, 'true');
-    await until(async () => (await Promise.all((await node.guests()).map((name) => node.guest(name)))).some((text) => text.includes('crisp-probe-lxc-') && text.includes('lxc.include')));
+    await until(async () =>
+      (await Promise.all((await node.guests()).map((name) => node.guest(name)))).some(
+        (text) => text.includes('crisp-probe-lxc-') && text.includes('lxc.include'),
+      ),
+    );
     child.kill('SIGKILL');
     await once(child, 'close');
     await until(async () => (await gc()).some(({ name }) => name.startsWith('crisp-probe-lxc-')));
     expect(await node.guests()).toHaveLength(2);
-    await daemon.machine.run(['sh', '-c', `findmnt -rno TARGET | grep '^${state}/probe/' | tac | xargs -r umount -l; rm -r '${state}/probe'`]);
+    await daemon.machine.run([
+      'sh',
+      '-c',
+      `findmnt -rno TARGET | grep '^${state}/probe/' | tac | xargs -r umount -l; rm -r '${state}/probe'`,
+    ]);
     await removePod(daemon, pod.id);
   });
 

@@ -18,12 +18,24 @@ afterAll(() => node?.stop());
 
 test('take each id once, all at the same time, until none is left', async () => {
   const pods = await Promise.all(daemons.map((daemon) => runPod(daemon, {}, 'lxc')));
-  const create = (index: number, name: string) => createContainer(daemons[index] as Daemon, pods[index] as { id: string; config: object }, containerConfig('true', { metadata: { name, attempt: 0 } }));
+  const create = (index: number, name: string) =>
+    createContainer(
+      daemons[index] as Daemon,
+      pods[index] as { id: string; config: object },
+      containerConfig('true', { metadata: { name, attempt: 0 } }),
+    );
   // One after the other within a pod, beside each other between the two.
-  const made = await Promise.all(daemons.map(async (_, index) => { const ids = []; for (const name of ['a', 'b', 'c', 'd']) ids.push(await create(index, name)); return ids; }));
+  const made = await Promise.all(
+    daemons.map(async (_, index) => {
+      const ids = [];
+      for (const name of ['a', 'b', 'c', 'd']) ids.push(await create(index, name));
+      return ids;
+    }),
+  );
   const marks = await Promise.all((await node.guests()).map((name) => node.guest(name)));
   expect(marks).toHaveLength(8);
-  for (const id of made.flat()) expect(marks.filter((text) => text.includes(`crisp-container%3A ${id}`))).toHaveLength(1);
+  for (const id of made.flat())
+    expect(marks.filter((text) => text.includes(`crisp-container%3A ${id}`))).toHaveLength(1);
   await expect(create(0, 'more')).rejects.toThrow(/UNAVAILABLE.*NoVmid/);
   await removePod(daemons[1] as Daemon, pods[1]?.id ?? '');
   await create(0, 'more');

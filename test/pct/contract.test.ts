@@ -6,7 +6,9 @@ import { Node } from './node.js';
 
 let node: Node;
 let daemon: Daemon;
-beforeAll(async () => { [node, daemon] = await Node.withDaemon(); });
+beforeAll(async () => {
+  [node, daemon] = await Node.withDaemon();
+});
 afterAll(() => node?.stop());
 
 contract('lxc', () => daemon);

@@ -44,7 +44,9 @@ export class Node {
 
   private constructor(private readonly places: Places) {}
 
-  static async start(): Promise<Node> { return new Node(isReal ? await realPlaces() : await fakePlaces()); }
+  static async start(): Promise<Node> {
+    return new Node(isReal ? await realPlaces() : await fakePlaces());
+  }
 
   /** One with a daemon that has the test image. */
   static async withDaemon(...config: Parameters<Node['daemon']>): Promise<[Node, Daemon]> {
@@ -54,17 +56,25 @@ export class Node {
     return [node, daemon];
   }
 
-  get folder(): string { return this.places.folder; }
+  get folder(): string {
+    return this.places.folder;
+  }
 
   /** Runs until the node stops. @param lxc keys of that section of its configuration @param handler and of the handler */
-  async daemon(lxc: Readonly<Record<string, unknown>> = {}, handler: Readonly<Record<string, unknown>> = {}): Promise<Daemon> {
+  async daemon(
+    lxc: Readonly<Record<string, unknown>> = {},
+    handler: Readonly<Record<string, unknown>> = {},
+  ): Promise<Daemon> {
     const daemon = await startDaemon({ onHost: isReal, config: this.config(lxc, handler) });
     this.daemons.push(daemon);
     return daemon;
   }
 
   /** What a daemon's configuration says of this node. */
-  config(lxc: Readonly<Record<string, unknown>> = {}, handler: Readonly<Record<string, unknown>> = {}): Readonly<Record<string, unknown>> {
+  config(
+    lxc: Readonly<Record<string, unknown>> = {},
+    handler: Readonly<Record<string, unknown>> = {},
+  ): Readonly<Record<string, unknown>> {
     return {
       handlers: { lxc: { type: 'pct', ...handler } },
       lxc: { ...this.places.config, vmid_range: this.range, pct_timeout_seconds: 120 * patience, ...lxc },
@@ -72,32 +82,66 @@ export class Node {
   }
 
   /** The configurations of the CTs that the tests have now: "VMID.conf". */
-  async guests(): Promise<string[]> { return (await readdir(join(this.places.pve, 'lxc'))).filter((name) => this.isOurs(name.replace('.conf', ''))); }
-  async guest(name: string): Promise<string> { return readFile(join(this.places.pve, 'lxc', name), 'utf8'); }
+  async guests(): Promise<string[]> {
+    return (await readdir(join(this.places.pve, 'lxc'))).filter((name) =>
+      this.isOurs(name.replace('.conf', '')),
+    );
+  }
+  async guest(name: string): Promise<string> {
+    return readFile(join(this.places.pve, 'lxc', name), 'utf8');
+  }
   /** The configuration of the CT that names this; empty: there is none. */
-  async guestOf(id: string): Promise<string> { return (await Promise.all((await this.guests()).map((name) => this.guest(name)))).find((text) => text.includes(id)) ?? ''; }
-  async writeGuest(name: string, text: string): Promise<void> { await writeFile(join(this.places.pve, 'lxc', name), text); }
-  async removeGuest(name: string): Promise<void> { await rm(join(this.places.pve, 'lxc', name)); }
+  async guestOf(id: string): Promise<string> {
+    return (
+      (await Promise.all((await this.guests()).map((name) => this.guest(name)))).find((text) =>
+        text.includes(id),
+      ) ?? ''
+    );
+  }
+  async writeGuest(name: string, text: string): Promise<void> {
+    await writeFile(join(this.places.pve, 'lxc', name), text);
+  }
+  async removeGuest(name: string): Promise<void> {
+    await rm(join(this.places.pve, 'lxc', name));
+  }
 
   /** What is left of CTs beside their configurations. */
   async remains(): Promise<string[]> {
     const units = await readdir(this.places.units).catch(() => []);
-    const groups = isReal ? await cgroupsOfCts((vmid) => this.isOurs(vmid)) : await cgroupsOfFakes(this.folder);
-    return [...[...await readdir(this.places.lxc), ...units].filter((name) => this.isOurs(/(\d+)(\.service\.d)?$/.exec(name)?.[1] ?? '')), ...groups];
+    const groups = isReal
+      ? await cgroupsOfCts((vmid) => this.isOurs(vmid))
+      : await cgroupsOfFakes(this.folder);
+    return [
+      ...[...(await readdir(this.places.lxc)), ...units].filter((name) =>
+        this.isOurs(/(\d+)(\.service\.d)?$/.exec(name)?.[1] ?? ''),
+      ),
+      ...groups,
+    ];
   }
 
   /** A storage that takes volumes of CTs. */
   async storage(): Promise<string> {
     const { stdout } = await runFile(this.places.pvesm, ['status', '--content', 'rootdir']);
     const [, name] = /^(\S+) +\S+ +active /m.exec(stdout) ?? [];
-    if (!name) throw new Error('no active storage takes volumes of CTs (content rootdir): see `pvesm status`');
+    if (!name)
+      throw new Error('no active storage takes volumes of CTs (content rootdir): see `pvesm status`');
     return name;
   }
 
   /** The ids of the volumes of the tests' CTs. */
   async volumes(): Promise<string[]> {
-    const { stdout } = await runFile(this.places.pvesm, ['list', await this.storage(), '--content', 'rootdir']);
-    return stdout.trim().split('\n').slice(1).filter((line) => this.isOurs(/(\d+)$/.exec(line.trim())?.[1] ?? '')).map((line) => line.split(' ')[0] ?? '');
+    const { stdout } = await runFile(this.places.pvesm, [
+      'list',
+      await this.storage(),
+      '--content',
+      'rootdir',
+    ]);
+    return stdout
+      .trim()
+      .split('\n')
+      .slice(1)
+      .filter((line) => this.isOurs(/(\d+)$/.exec(line.trim())?.[1] ?? ''))
+      .map((line) => line.split(' ')[0] ?? '');
   }
 
   /** A fake node without storages. @returns what brings them back */
@@ -120,13 +164,19 @@ export class Node {
     await this.places.end();
   }
 
-  private isOurs(vmid: string): boolean { return Number(vmid) >= this.range.first && Number(vmid) <= this.range.last; }
+  private isOurs(vmid: string): boolean {
+    return Number(vmid) >= this.range.first && Number(vmid) <= this.range.last;
+  }
 }
 
 /** A bridge of the machine, as guests of a node are on one. @param address of the machine on it, with the length of its net */
-export async function addBridge(address: string): Promise<{ readonly name: string; remove(): Promise<void> }> {
+export async function addBridge(
+  address: string,
+): Promise<{ readonly name: string; remove(): Promise<void> }> {
   const name = `crt${randomBytes(4).toString('hex')}`;
-  const link = async (...words: string[]): Promise<void> => { await runFile('ip', ['link', ...words]); };
+  const link = async (...words: string[]): Promise<void> => {
+    await runFile('ip', ['link', ...words]);
+  };
   await link('add', name, 'type', 'bridge');
   await runFile('ip', ['address', 'add', address, 'dev', name]);
   await link('set', name, 'up');
@@ -137,7 +187,12 @@ async function realPlaces(): Promise<Places> {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
   await chmod(folder, 0o711);
   return {
-    folder, pve: '/etc/pve', lxc: '/var/lib/lxc', units: '/run/systemd/system', pvesm: 'pvesm', config: { tag: 'crisp-test' },
+    folder,
+    pve: '/etc/pve',
+    lxc: '/var/lib/lxc',
+    units: '/run/systemd/system',
+    pvesm: 'pvesm',
+    config: { tag: 'crisp-test' },
     end: () => rm(folder, { recursive: true, force: true }),
   };
 }
@@ -147,15 +202,40 @@ async function fakePlaces(): Promise<Places> {
   const at = (name: string): string => join(folder, name);
   await claim(folder);
   await chmod(folder, 0o711); // root of an unprivileged CT is another uid, and has to reach its rootfs
-  for (const name of ['bin', 'pve/lxc', 'pve/qemu-server', 'lxc', 'lock', 'run', 'units', 'fail', 'storage/local/template/cache', 'storage/local/images']) await mkdir(at(name), { recursive: true });
+  for (const name of [
+    'bin',
+    'pve/lxc',
+    'pve/qemu-server',
+    'lxc',
+    'lock',
+    'run',
+    'units',
+    'fail',
+    'storage/local/template/cache',
+    'storage/local/images',
+  ])
+    await mkdir(at(name), { recursive: true });
   for (const tool of tools) await symlink(join(fakes, tool), at(`bin/${tool}`));
-  await writeFile(at('pve/storage.cfg'), `dir: local\n\tpath ${at('storage/local')}\n\tcontent vztmpl,rootdir,images\n`);
+  await writeFile(
+    at('pve/storage.cfg'),
+    `dir: local\n\tpath ${at('storage/local')}\n\tcontent vztmpl,rootdir,images\n`,
+  );
   const [tool = '', ...args] = diesWithUs(['/usr/libexec/lxc/lxc-monitord', '--daemon', at('lxc')]);
   const monitor = spawn(tool, args, { stdio: 'ignore' });
   await listening(`@${monitorSocket(at('lxc'))}`);
   return {
-    folder, pve: at('pve'), lxc: at('lxc'), units: at('units'), pvesm: at('bin/pvesm'),
-    config: { tools: Object.fromEntries(tools.map((name) => [name, at(`bin/${name}`)])), pve_folder: at('pve'), lxc_folder: at('lxc'), lock_folder: at('lock'), unit_folder: at('units') },
+    folder,
+    pve: at('pve'),
+    lxc: at('lxc'),
+    units: at('units'),
+    pvesm: at('bin/pvesm'),
+    config: {
+      tools: Object.fromEntries(tools.map((name) => [name, at(`bin/${name}`)])),
+      pve_folder: at('pve'),
+      lxc_folder: at('lxc'),
+      lock_folder: at('lock'),
+      unit_folder: at('units'),
+    },
     end: async () => {
       monitor.kill('SIGKILL');
       await endCommandsIn(folder); // a CT whose test failed

@@ -1,17 +1,31 @@
 // Whose processes a CT sees: its own, those of its pod, those of another container.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import type { Daemon } from '../helpers/daemon.js';
-import { containerConfig, createContainer, removePod, runPod, startContainer, untilStopped, waitForExit } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  removePod,
+  runPod,
+  startContainer,
+  untilStopped,
+  waitForExit,
+} from '../helpers/requests.js';
 import { Node } from './node.js';
 
 let node: Node;
 let daemon: Daemon;
-beforeAll(async () => { [node, daemon] = await Node.withDaemon(); });
+beforeAll(async () => {
+  [node, daemon] = await Node.withDaemon();
+});
 afterAll(() => node?.stop());
 
-const named = (name: string, script = untilStopped(), more = {}) => containerConfig(script, { metadata: { name, attempt: 0 }, log_path: `${name}.log`, ...more });
+const named = (name: string, script = untilStopped(), more = {}) =>
+  containerConfig(script, { metadata: { name, attempt: 0 }, log_path: `${name}.log`, ...more });
 async function sees(id: string, argument: string): Promise<boolean> {
-  const { stdout } = await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', `cat /proc/[0-9]*/cmdline | tr "\\0" "\\n" | grep -c "^${argument}$" || true`] });
+  const { stdout } = await daemon.client.runtime.ExecSync({
+    container_id: id,
+    cmd: ['sh', '-c', `cat /proc/[0-9]*/cmdline | tr "\\0" "\\n" | grep -c "^${argument}$" || true`],
+  });
   return Number(String(stdout)) > 0;
 }
 
@@ -23,20 +37,31 @@ test('pid POD: the containers of a pod see each other, and end each by itself', 
   const two = await startContainer(daemon, pod, named('two', untilStopped(3), security));
   expect(await sees(two, '54321')).toBe(true);
   await daemon.client.runtime.StopContainer({ container_id: two, timeout: '10' });
-  expect((await daemon.client.runtime.ContainerStatus({ container_id: two })).status).toMatchObject({ exit_code: 3 });
+  expect((await daemon.client.runtime.ContainerStatus({ container_id: two })).status).toMatchObject({
+    exit_code: 3,
+  });
   expect(await sees(one, '54321')).toBe(true);
   await removePod(daemon, pod.id);
   expect([await node.guests(), await daemon.traces()]).toEqual([[], before]);
 });
 
-test('pid CONTAINER: they do not; TARGET: one sees those of another, and no other pod\'s', async () => {
+test("pid CONTAINER: they do not; TARGET: one sees those of another, and no other pod's", async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const target = await startContainer(daemon, pod, named('target', 'sleep 54321'));
   expect(await sees(await startContainer(daemon, pod, named('own')), '54321')).toBe(false);
-  const options = (id: string) => ({ linux: { security_context: { namespace_options: { pid: 'TARGET' as const, target_id: id } } } });
-  expect(await sees(await startContainer(daemon, pod, named('debugger', untilStopped(), options(target))), '54321')).toBe(true);
+  const options = (id: string) => ({
+    linux: { security_context: { namespace_options: { pid: 'TARGET' as const, target_id: id } } },
+  });
+  expect(
+    await sees(
+      await startContainer(daemon, pod, named('debugger', untilStopped(), options(target))),
+      '54321',
+    ),
+  ).toBe(true);
   const other = await runPod(daemon, {}, 'lxc');
-  await expect(createContainer(daemon, other, named('thief', 'true', options(target)))).rejects.toThrow(/another pod/);
+  await expect(createContainer(daemon, other, named('thief', 'true', options(target)))).rejects.toThrow(
+    /another pod/,
+  );
   for (const { id } of [pod, other]) await removePod(daemon, id);
 });
 
@@ -44,7 +69,11 @@ test('pid POD: what a CT has started is gone when its end is told', async () => 
   const security = { linux: { security_context: { namespace_options: { pid: 'POD' as const } } } };
   const pod = await runPod(daemon, security, 'lxc');
   const witness = await startContainer(daemon, pod, named('witness', untilStopped(), security));
-  const master = await startContainer(daemon, pod, named('master', 'sleep 65432 & until [ -e /go ]; do sleep 0.1; done; exit 3', security));
+  const master = await startContainer(
+    daemon,
+    pod,
+    named('master', 'sleep 65432 & until [ -e /go ]; do sleep 0.1; done; exit 3', security),
+  );
   expect(await sees(witness, '65432')).toBe(true);
   await daemon.client.runtime.ExecSync({ container_id: master, cmd: ['touch', '/go'], timeout: '10' });
   expect(await waitForExit(daemon, master)).toMatchObject({ exit_code: 3 });

@@ -3,7 +3,13 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { buffer, text } from 'node:stream/consumers';
 import type { Daemon } from '../helpers/daemon.js';
-import { containerConfig, createContainer, runPod, startContainer, untilStopped } from '../helpers/requests.js';
+import {
+  containerConfig,
+  createContainer,
+  runPod,
+  startContainer,
+  untilStopped,
+} from '../helpers/requests.js';
 import { Node } from './node.js';
 
 let node: Node;
@@ -18,13 +24,23 @@ beforeAll(async () => {
 afterAll(() => node?.stop());
 
 function crictl(verb: string, ...args: readonly string[]): string[] {
-  return [process.env['CRICTL'] ?? 'crictl', '--config', '/dev/null', '-r', `unix://${daemon.socket}`, verb, ...args];
+  return [
+    process.env['CRICTL'] ?? 'crictl',
+    '--config',
+    '/dev/null',
+    '-r',
+    `unix://${daemon.socket}`,
+    verb,
+    ...args,
+  ];
 }
 function run(line: readonly string[]): ChildProcessWithoutNullStreams {
   const [tool = '', ...args] = daemon.machine.enter(line);
   return spawn(tool, args);
 }
-async function outcome(child: ChildProcessWithoutNullStreams): Promise<string[]> { return Promise.all([text(child.stdout), text(child.stderr)]); }
+async function outcome(child: ChildProcessWithoutNullStreams): Promise<string[]> {
+  return Promise.all([text(child.stdout), text(child.stderr)]);
+}
 
 test('exec -i: 20 MB there and back', async () => {
   const sent = Buffer.alloc(20_000_000, 'crisp');
@@ -35,12 +51,18 @@ test('exec -i: 20 MB there and back', async () => {
 });
 
 test('exec -it: a terminal of the size that the client has', async () => {
-  const child = run(['script', '-qec', `stty rows 40 cols 100; exec ${crictl('exec', '-it', id, 'sh').join(' ')}`, '/dev/null']);
+  const child = run([
+    'script',
+    '-qec',
+    `stty rows 40 cols 100; exec ${crictl('exec', '-it', id, 'sh').join(' ')}`,
+    '/dev/null',
+  ]);
   let output = '';
   let asked = false;
   for await (const chunk of child.stdout) {
     output += String(chunk);
-    if (!asked && output.includes('# ')) asked = child.stdin.write('stty size; echo $TERM; test -t 0 && exit 7\n');
+    if (!asked && output.includes('# '))
+      asked = child.stdin.write('stty size; echo $TERM; test -t 0 && exit 7\n');
   }
   expect(output).toContain('40 100');
   expect(output).toContain('xterm');
@@ -48,23 +70,49 @@ test('exec -it: a terminal of the size that the client has', async () => {
 });
 
 test('attach -i: to the first process, until it has ended', async () => {
-  const attached = await startContainer(daemon, pod, containerConfig('read line; echo "got $line"; echo err >&2', { metadata: { name: 'attached', attempt: 0 }, stdin: true, stdin_once: true }));
+  const attached = await startContainer(
+    daemon,
+    pod,
+    containerConfig('read line; echo "got $line"; echo err >&2', {
+      metadata: { name: 'attached', attempt: 0 },
+      stdin: true,
+      stdin_once: true,
+    }),
+  );
   const child = run(crictl('attach', '-i', attached));
   child.stdin.write('hello\n');
   expect(await outcome(child)).toEqual(['got hello\n', 'err\n']);
 });
 
 test('attach: the end of the input reaches a process that reads to the end', async () => {
-  const attached = await startContainer(daemon, pod, containerConfig('wc -c', { metadata: { name: 'counts', attempt: 0 }, stdin: true, stdin_once: true }));
+  const attached = await startContainer(
+    daemon,
+    pod,
+    containerConfig('wc -c', { metadata: { name: 'counts', attempt: 0 }, stdin: true, stdin_once: true }),
+  );
   const child = run(crictl('attach', '-i', attached));
   child.stdin.end(Buffer.alloc(300_000, 'x'));
   expect((await outcome(child))[0]).toBe('300000\n');
 });
 
 test('attach -it: the terminal of the container itself', async () => {
-  const attached = await createContainer(daemon, pod, containerConfig('test -t 0 && echo "a terminal"; read line; stty size; echo "got $line"; exit 4', { metadata: { name: 'tty', attempt: 0 }, stdin: true, tty: true, log_path: 'tty.log' }));
+  const attached = await createContainer(
+    daemon,
+    pod,
+    containerConfig('test -t 0 && echo "a terminal"; read line; stty size; echo "got $line"; exit 4', {
+      metadata: { name: 'tty', attempt: 0 },
+      stdin: true,
+      tty: true,
+      log_path: 'tty.log',
+    }),
+  );
   await daemon.client.runtime.StartContainer({ container_id: attached });
-  const child = run(['script', '-qec', `stty rows 30 cols 90; exec ${crictl('attach', '-it', attached).join(' ')}`, '/dev/null']);
+  const child = run([
+    'script',
+    '-qec',
+    `stty rows 30 cols 90; exec ${crictl('attach', '-it', attached).join(' ')}`,
+    '/dev/null',
+  ]);
   let output = '';
   setTimeout(() => child.stdin.write('hello\r'), 1_000);
   for await (const chunk of child.stdout) output += String(chunk);

@@ -2,7 +2,16 @@
 // node has them. pct is the FAKE of test/pct/fake; liblxc with its tools, the
 // kernel, and systemd, which starts and stops the CTs, are real ones.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { cgroupOf, containerStatus, readFiles, removePods, runPod, startContainer, waitForExit, type Pod } from './pods.js';
+import {
+  cgroupOf,
+  containerStatus,
+  readFiles,
+  removePods,
+  runPod,
+  startContainer,
+  waitForExit,
+  type Pod,
+} from './pods.js';
 import { Vm } from './vm.js';
 
 const node = '/var/lib/fake-node';
@@ -20,13 +29,16 @@ const makeNode = `
   systemctl start lxc-monitord`;
 
 let vm: Vm;
-beforeAll(async () => { vm = await Vm.start(makeNode); });
+beforeAll(async () => {
+  vm = await Vm.start(makeNode);
+});
 afterAll(() => vm?.stop());
 
 const mebi = 1 << 20;
 
 /** What CTs and their pods make on the machine. liblxc keeps the folders that hold the groups of CTs. */
-const traces = (): Promise<string> => vm.must(`
+const traces = (): Promise<string> =>
+  vm.must(`
   cd ${node}; ls pve/lxc lxc storage/images
   find /sys/fs/cgroup/lxc /sys/fs/cgroup/lxc.monitor -mindepth 1 -type d
   ls -d /run/systemd/system/pve-container@* 2>/dev/null || true
@@ -46,7 +58,15 @@ async function groupOf(id: string): Promise<string> {
 
 describe('a CT', () => {
   // Not whole mebibytes, which is what pct counts in.
-  const limits = { cpu_period: 100_000, cpu_quota: 55_000, cpu_shares: 512, memory_limit_in_bytes: 64 * mebi + 4096, memory_swap_limit_in_bytes: 80 * mebi + 4096, cpuset_cpus: '0', unified: { 'memory.high': String(48 * mebi), 'pids.max': '64' } };
+  const limits = {
+    cpu_period: 100_000,
+    cpu_quota: 55_000,
+    cpu_shares: 512,
+    memory_limit_in_bytes: 64 * mebi + 4096,
+    memory_swap_limit_in_bytes: 80 * mebi + 4096,
+    cpuset_cpus: '0',
+    unified: { 'memory.high': String(48 * mebi), 'pids.max': '64' },
+  };
   let before: string;
   let pod: Pod;
   let id: string;
@@ -54,19 +74,42 @@ describe('a CT', () => {
   beforeAll(async () => {
     before = await traces();
     pod = await runPod(vm, {}, 'lxc');
-    id = await startContainer(vm, pod, 'trap "exit 7" TERM; head -c 20000000 /dev/zero >/dev/shm/file; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done', { linux: { resources: limits } });
+    id = await startContainer(
+      vm,
+      pod,
+      'trap "exit 7" TERM; head -c 20000000 /dev/zero >/dev/shm/file; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done',
+      { linux: { resources: limits } },
+    );
     group = await groupOf(id);
   });
 
   test('has its limits, exactly', async () => {
-    expect(await readFiles(vm, group, ['memory.max', 'memory.high', 'memory.swap.max', 'cpu.max', 'cpuset.cpus', 'pids.max', 'cpu.weight'])).toEqual({
-      'memory.max': String(64 * mebi + 4096), 'memory.high': String(48 * mebi), 'memory.swap.max': String(16 * mebi), 'cpu.max': '55000 100000', 'cpuset.cpus': '0', 'pids.max': '64', 'cpu.weight': '59',
+    expect(
+      await readFiles(vm, group, [
+        'memory.max',
+        'memory.high',
+        'memory.swap.max',
+        'cpu.max',
+        'cpuset.cpus',
+        'pids.max',
+        'cpu.weight',
+      ]),
+    ).toEqual({
+      'memory.max': String(64 * mebi + 4096),
+      'memory.high': String(48 * mebi),
+      'memory.swap.max': String(16 * mebi),
+      'cpu.max': '55000 100000',
+      'cpuset.cpus': '0',
+      'pids.max': '64',
+      'cpu.weight': '59',
     });
   });
 
   test('is under the AppArmor profile that liblxc makes for it', async () => {
     const { pid } = await containerStatus(vm, id);
-    expect(await vm.must(`cat /proc/${pid}/attr/apparmor/current`)).toMatch(/^lxc-9\d{5}_<\/var\/lib\/lxc>.* \(enforce\)$/);
+    expect(await vm.must(`cat /proc/${pid}/attr/apparmor/current`)).toMatch(
+      /^lxc-9\d{5}_<\/var\/lib\/lxc>.* \(enforce\)$/,
+    );
   });
 
   test('logs, and takes commands', async () => {
@@ -76,8 +119,14 @@ describe('a CT', () => {
   });
 
   test('has statistics, and so has its pod', async () => {
-    const { stats: [container] } = JSON.parse(await vm.must(`crictl stats -o json ${id}`)) as { stats: [Stats] };
-    const { stats: [sandbox] } = JSON.parse(await vm.must(`crictl statsp -o json --id ${pod.id}`)) as { stats: [{ linux: Stats & { process: { processCount: Value } } }] };
+    const {
+      stats: [container],
+    } = JSON.parse(await vm.must(`crictl stats -o json ${id}`)) as { stats: [Stats] };
+    const {
+      stats: [sandbox],
+    } = JSON.parse(await vm.must(`crictl statsp -o json --id ${pod.id}`)) as {
+      stats: [{ linux: Stats & { process: { processCount: Value } } }];
+    };
     const { 'memory.current': memoryBytes } = await readFiles(vm, group, ['memory.current']);
     const cpuNs = Number(await vm.must(`awk '$1 == "usage_usec" {print $2}' ${group}/cpu.stat`)) * 1000;
     for (const { cpu, memory } of [container, sandbox.linux]) {
@@ -86,14 +135,36 @@ describe('a CT', () => {
       expect(Number(memory.rssBytes.value)).toBeGreaterThan(0);
       expect(near(cpu.usageCoreNanoSeconds, cpuNs, cpuNs / 2)).toBe(true);
     }
-    expect(near(container.memory.availableBytes, 64 * mebi + 4096 - Number(container.memory.workingSetBytes.value), 1)).toBe(true);
+    expect(
+      near(
+        container.memory.availableBytes,
+        64 * mebi + 4096 - Number(container.memory.workingSetBytes.value),
+        1,
+      ),
+    ).toBe(true);
     expect(Number(sandbox.linux.process.processCount.value)).toBe(2);
   });
 
   test('is resized while it runs, and keeps the limits that are not named', async () => {
-    await vm.must(`crictl update --memory ${96 * mebi} --cpu-quota 75000 --cpu-period 100000 ${id}; systemctl daemon-reload`);
-    expect(await readFiles(vm, group, ['memory.max', 'memory.high', 'memory.swap.max', 'cpu.max', 'cpu.weight', 'pids.max'])).toEqual({
-      'memory.max': String(96 * mebi), 'memory.high': String(48 * mebi), 'memory.swap.max': String(16 * mebi), 'cpu.max': '75000 100000', 'cpu.weight': '59', 'pids.max': '64',
+    await vm.must(
+      `crictl update --memory ${96 * mebi} --cpu-quota 75000 --cpu-period 100000 ${id}; systemctl daemon-reload`,
+    );
+    expect(
+      await readFiles(vm, group, [
+        'memory.max',
+        'memory.high',
+        'memory.swap.max',
+        'cpu.max',
+        'cpu.weight',
+        'pids.max',
+      ]),
+    ).toEqual({
+      'memory.max': String(96 * mebi),
+      'memory.high': String(48 * mebi),
+      'memory.swap.max': String(16 * mebi),
+      'cpu.max': '75000 100000',
+      'cpu.weight': '59',
+      'pids.max': '64',
     });
   });
 
@@ -101,7 +172,9 @@ describe('a CT', () => {
     const { pid } = await containerStatus(vm, id);
     const lines = async (): Promise<number> => Number(await vm.must(`crictl logs ${id} | wc -l`));
     const first = await lines();
-    await vm.must('old=$(systemctl show --value --property=MainPID crisp); kill -9 $old; until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done');
+    await vm.must(
+      'old=$(systemctl show --value --property=MainPID crisp); kill -9 $old; until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done',
+    );
     expect(await containerStatus(vm, id)).toMatchObject({ state: 'CONTAINER_RUNNING', pid });
     expect(await vm.must(`crictl exec ${id} echo here`)).toBe('here');
     expect(await lines()).toBeGreaterThan(first);
@@ -118,23 +191,39 @@ describe('a CT', () => {
 test('the ends of CTs that fail are told apart, and leave nothing', async () => {
   const before = await traces();
   const pod = await runPod(vm, {}, 'lxc');
-  const absent = startContainer(vm, pod, '', { command: ['/no/such/program'] }).then(() => '', (error: Error) => error.message);
+  const absent = startContainer(vm, pod, '', { command: ['/no/such/program'] }).then(
+    () => '',
+    (error: Error) => error.message,
+  );
   const [hungry, orphan] = await Promise.all([
-    startContainer(vm, pod, 'exec tail /dev/zero', { linux: { resources: { memory_limit_in_bytes: 32 * mebi } } }),
+    startContainer(vm, pod, 'exec tail /dev/zero', {
+      linux: { resources: { memory_limit_in_bytes: 32 * mebi } },
+    }),
     startContainer(vm, pod, 'sleep 1000'),
   ]);
   expect(await waitForExit(vm, hungry)).toMatchObject({ reason: 'OOMKilled', exitCode: 137 });
   expect(await absent).toContain('/no/such/program');
-  await vm.must(`kill -9 $(awk '$1 == "PPid:" {print $2}' /proc/${(await containerStatus(vm, orphan)).pid}/status)`); // its lxc-start
+  await vm.must(
+    `kill -9 $(awk '$1 == "PPid:" {print $2}' /proc/${(await containerStatus(vm, orphan)).pid}/status)`,
+  ); // its lxc-start
   expect(await waitForExit(vm, orphan)).toMatchObject({ reason: 'Error', exitCode: 255 });
   await removePods(vm);
   expect(await traces()).toBe(before);
 });
 
-interface Value { readonly value: string }
+interface Value {
+  readonly value: string;
+}
 interface Stats {
   readonly cpu: { readonly usageCoreNanoSeconds: Value };
-  readonly memory: { readonly usageBytes: Value; readonly workingSetBytes: Value; readonly rssBytes: Value; readonly availableBytes: Value };
+  readonly memory: {
+    readonly usageBytes: Value;
+    readonly workingSetBytes: Value;
+    readonly rssBytes: Value;
+    readonly availableBytes: Value;
+  };
 }
 
-function near({ value }: Value, expected: number, tolerance: number): boolean { return Math.abs(Number(value) - expected) <= tolerance; }
+function near({ value }: Value, expected: number, tolerance: number): boolean {
+  return Math.abs(Number(value) - expected) <= tolerance;
+}

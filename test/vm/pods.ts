@@ -7,7 +7,10 @@ import type { Vm } from './vm.js';
 /** What /opt/images of the VM holds. */
 export const image = 'localhost/busybox:latest';
 
-export interface Pod { readonly id: string; readonly config: PodSandboxConfig }
+export interface Pod {
+  readonly id: string;
+  readonly config: PodSandboxConfig;
+}
 
 export interface ContainerStatus {
   readonly state: string;
@@ -25,8 +28,14 @@ async function file(vm: Vm, content: object): Promise<string> {
 
 /** A name of its own; other fields as given. */
 export async function runPod(vm: Vm, more: PodSandboxConfig = {}, handler = 'crun'): Promise<Pod> {
-  const uid = randomBytes(16).toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
-  const config: PodSandboxConfig = { metadata: { name: `pod-${uid.slice(0, 8)}`, namespace: 'default', uid, attempt: 0 }, log_directory: `/var/log/pods/${uid}`, ...more };
+  const uid = randomBytes(16)
+    .toString('hex')
+    .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
+  const config: PodSandboxConfig = {
+    metadata: { name: `pod-${uid.slice(0, 8)}`, namespace: 'default', uid, attempt: 0 },
+    log_directory: `/var/log/pods/${uid}`,
+    ...more,
+  };
   return { id: await vm.must(`crictl runp --runtime ${handler} ${await file(vm, config)}`), config };
 }
 
@@ -36,16 +45,30 @@ export function kubeletSlice(uid: string): string {
 }
 
 /** Runs `script` in the image's shell; the container's id. */
-export async function startContainer(vm: Vm, pod: Pod, script: string, more: ContainerConfig = {}): Promise<string> {
+export async function startContainer(
+  vm: Vm,
+  pod: Pod,
+  script: string,
+  more: ContainerConfig = {},
+): Promise<string> {
   const name = `c-${randomBytes(3).toString('hex')}`;
-  const config: ContainerConfig = { metadata: { name }, image: { image }, command: ['sh', '-c', script], log_path: `${name}.log`, ...more };
+  const config: ContainerConfig = {
+    metadata: { name },
+    image: { image },
+    command: ['sh', '-c', script],
+    log_path: `${name}.log`,
+    ...more,
+  };
   const id = await vm.must(`crictl create ${pod.id} ${await file(vm, config)} ${await file(vm, pod.config)}`);
   await vm.must(`crictl start ${id}`);
   return id;
 }
 
 export async function containerStatus(vm: Vm, id: string): Promise<ContainerStatus> {
-  const { status, info } = JSON.parse(await vm.must(`crictl inspect ${id}`)) as { status: Omit<ContainerStatus, 'pid'>; info: { pid?: number } };
+  const { status, info } = JSON.parse(await vm.must(`crictl inspect ${id}`)) as {
+    status: Omit<ContainerStatus, 'pid'>;
+    info: { pid?: number };
+  };
   return { ...status, pid: info.pid ?? 0 };
 }
 
@@ -57,13 +80,23 @@ export async function waitForExit(vm: Vm, id: string): Promise<ContainerStatus> 
 /** The folder of the container's cgroup, as the kernel has it. */
 export async function cgroupOf(vm: Vm, id: string): Promise<string> {
   const { pid } = await containerStatus(vm, id);
-  return `/sys/fs/cgroup${(await vm.must(`cut -d: -f3 /proc/${pid}/cgroup`))}`;
+  return `/sys/fs/cgroup${await vm.must(`cut -d: -f3 /proc/${pid}/cgroup`)}`;
 }
 
 /** Files of a folder: name -> its one line, or undefined where there is no such file. */
-export async function readFiles(vm: Vm, folder: string, names: readonly string[]): Promise<Record<string, string>> {
-  const text = await vm.must(`cd ${folder}; for name in ${names.join(' ')}; do echo "$name $(cat $name)"; done`);
-  return Object.fromEntries(text.split('\n').map((line) => [line.slice(0, line.indexOf(' ')), line.slice(line.indexOf(' ') + 1)]));
+export async function readFiles(
+  vm: Vm,
+  folder: string,
+  names: readonly string[],
+): Promise<Record<string, string>> {
+  const text = await vm.must(
+    `cd ${folder}; for name in ${names.join(' ')}; do echo "$name $(cat $name)"; done`,
+  );
+  return Object.fromEntries(
+    text.split('\n').map((line) => [line.slice(0, line.indexOf(' ')), line.slice(line.indexOf(' ') + 1)]),
+  );
 }
 
-export async function removePods(vm: Vm): Promise<void> { await vm.must('crictl rmp --all --force'); }
+export async function removePods(vm: Vm): Promise<void> {
+  await vm.must('crictl rmp --all --force');
+}

@@ -5,14 +5,18 @@ import { containerStatus, removePods, runPod, startContainer, waitForExit, type 
 import { Vm } from './vm.js';
 
 let vm: Vm;
-beforeAll(async () => { vm = await Vm.start(); });
+beforeAll(async () => {
+  vm = await Vm.start();
+});
 afterAll(() => vm?.stop());
 
 /** Property of the unit. */
-const show = (property: string): Promise<string> => vm.must(`systemctl show --value --property=${property} crisp.service`);
+const show = (property: string): Promise<string> =>
+  vm.must(`systemctl show --value --property=${property} crisp.service`);
 
 /** What pods make on the machine: mounts, records, folders, leases, scopes and slices, links, monitors. Some folders are made by the first pod. */
-const traces = (): Promise<string> => vm.must(`
+const traces = (): Promise<string> =>
+  vm.must(`
   awk '$5 ~ "/run/crisp/" {print "mount", $5}' /proc/self/mountinfo
   cd /run/crisp; find sandboxes containers bundles pods rootfs exits/* runtimes/* -mindepth 1 -maxdepth 1 2>/dev/null || true
   find /var/lib/crisp/containers /var/lib/crisp/network /var/lib/cni/networks/crisp -mindepth 1 -maxdepth 1 ! -name lock ! -name 'last_reserved*' 2>/dev/null || true
@@ -63,7 +67,9 @@ test('a machine without pods has nothing of them, and again when they are remove
 
 test('crisp run needs no daemon, and leaves nothing', async () => {
   const before = await traces();
-  const { stdout, exitCode } = await vm.run('crisp run --rm --memory 64m localhost/busybox sh -c "echo hello; exit 4"');
+  const { stdout, exitCode } = await vm.run(
+    'crisp run --rm --memory 64m localhost/busybox sh -c "echo hello; exit 4"',
+  );
   expect([stdout, exitCode]).toEqual(['hello\n', 4]);
   expect(await vm.must('ls /run/crisp-cli/bundles')).toBe('');
   expect(await traces()).toBe(before);
@@ -75,14 +81,21 @@ describe('containers run on', () => {
   let pid: number;
   beforeAll(async () => {
     pod = await runPod(vm);
-    container = await startContainer(vm, pod, 'trap "exit 7" TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done');
+    container = await startContainer(
+      vm,
+      pod,
+      'trap "exit 7" TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done',
+    );
     ({ pid } = await containerStatus(vm, container));
   });
   afterAll(() => removePods(vm));
 
   test.each([
     ['systemctl restart', 'systemctl restart crisp'],
-    ['kill -9', 'old=$(systemctl show --value --property=MainPID crisp); kill -9 $old; until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done'],
+    [
+      'kill -9',
+      'old=$(systemctl show --value --property=MainPID crisp); kill -9 $old; until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done',
+    ],
   ])('through %s', async (_, how) => {
     const lines = async (): Promise<number> => Number(await vm.must(`crictl logs ${container} | wc -l`));
     const before = await lines();
@@ -106,21 +119,37 @@ test('a checkpoint holds what criu has dumped, and the container runs on; a runt
   const { pid } = await containerStatus(vm, container);
   await vm.must(`crictl checkpoint --export=/var/tmp/checkpoint.tar ${container}`);
   const archive = await vm.must('tar --list --file /var/tmp/checkpoint.tar');
-  expect(archive.split('\n')).toEqual(expect.arrayContaining(['./config.dump', './spec.dump', './rootfs-diff.tar', './checkpoint/inventory.img', './checkpoint/pages-1.img', './checkpoint/core-1.img']));
+  expect(archive.split('\n')).toEqual(
+    expect.arrayContaining([
+      './config.dump',
+      './spec.dump',
+      './rootfs-diff.tar',
+      './checkpoint/inventory.img',
+      './checkpoint/pages-1.img',
+      './checkpoint/core-1.img',
+    ]),
+  );
   const lines = Number(await vm.must(`crictl logs ${container} | wc -l`));
   await vm.until(`[ "$(crictl logs ${container} | wc -l)" -gt ${lines + 1} ]`);
   expect(await containerStatus(vm, container)).toMatchObject({ state: 'CONTAINER_RUNNING', pid });
 
   const plain = await startContainer(vm, await runPod(vm), script); // Debian builds crun without criu
   const { exitCode, stderr } = await vm.run(`crictl checkpoint --export=/var/tmp/other.tar ${plain}`);
-  expect([exitCode === 0, stderr]).toEqual([false, expect.stringMatching(/Unimplemented.*Unsupported: crun checkpoint failed: unknown command checkpoint.*lacks the command/)]);
+  expect([exitCode === 0, stderr]).toEqual([
+    false,
+    expect.stringMatching(
+      /Unimplemented.*Unsupported: crun checkpoint failed: unknown command checkpoint.*lacks the command/,
+    ),
+  ]);
   expect(await vm.must('ls /var/tmp | grep -c tar')).toBe('1');
   await vm.must('rm /var/tmp/checkpoint.tar');
   await removePods(vm);
 });
 
 test('systemctl reload takes over what can change', async () => {
-  await vm.must('mkdir -p /etc/crisp/config.d; echo "log_level: debug" >/etc/crisp/config.d/log.yaml; systemctl reload crisp');
+  await vm.must(
+    'mkdir -p /etc/crisp/config.d; echo "log_level: debug" >/etc/crisp/config.d/log.yaml; systemctl reload crisp',
+  );
   await vm.until('journalctl -u crisp -o cat | grep -q "configuration reloaded"');
   await vm.must('rm /etc/crisp/config.d/log.yaml; systemctl reload crisp');
 });
@@ -129,8 +158,12 @@ test('a reboot: what ran is gone, nothing of it is left, and new pods run', asyn
   const before = await traces();
   const pod = await runPod(vm);
   // It is the first process of its pid namespace, so SIGTERM is nothing to it: the machine waits as long as the kubelet would.
-  const container = await startContainer(vm, pod, 'sleep 1000', { annotations: { 'io.kubernetes.pod.terminationGracePeriod': '2' } });
-  expect(await vm.must(`systemctl show --value --property=TimeoutStopUSec crisp-${container}.scope`)).toBe('2s');
+  const container = await startContainer(vm, pod, 'sleep 1000', {
+    annotations: { 'io.kubernetes.pod.terminationGracePeriod': '2' },
+  });
+  expect(await vm.must(`systemctl show --value --property=TimeoutStopUSec crisp-${container}.scope`)).toBe(
+    '2s',
+  );
   await vm.reboot();
   expect(await show('ActiveState')).toBe('active');
   expect(await vm.must('crictl pods -q; crictl ps -a -q')).toBe('');

@@ -27,7 +27,11 @@ const commandTimeoutMs = 300_000;
 const bootTimeoutMs = 300_000;
 
 export class Vm {
-  private constructor(private readonly folder: string, private readonly port: number, private readonly qemu: ChildProcess) {}
+  private constructor(
+    private readonly folder: string,
+    private readonly port: number,
+    private readonly qemu: ChildProcess,
+  ) {}
 
   /** Boots one and installs crisp in it. @param prepare a script that makes the machine what crisp is to find */
   static async start(prepare = ''): Promise<Vm> {
@@ -65,12 +69,20 @@ export class Vm {
 
   /** Runs a script in its shell, as root; any exit code is an answer. */
   async run(script: string, stdin = '', timeoutMs = commandTimeoutMs): Promise<Result> {
-    const child = runFile('ssh', [...this.sshOptions(), 'root@127.0.0.1', script], { timeout: timeoutMs, killSignal: 'SIGKILL', maxBuffer: 64 << 20 });
+    const child = runFile('ssh', [...this.sshOptions(), 'root@127.0.0.1', script], {
+      timeout: timeoutMs,
+      killSignal: 'SIGKILL',
+      maxBuffer: 64 << 20,
+    });
     child.child.stdin?.on('error', () => undefined).end(stdin); // EPIPE: no sshd yet, or the script reads nothing; the exit code tells
     try {
-      return { ...await child, exitCode: 0 };
+      return { ...(await child), exitCode: 0 };
     } catch (error) {
-      const { stdout = '', stderr = '', code } = error as { stdout?: string; stderr?: string; code?: number | string };
+      const {
+        stdout = '',
+        stderr = '',
+        code,
+      } = error as { stdout?: string; stderr?: string; code?: number | string };
       if (typeof code !== 'number') throw error;
       return { stdout, stderr, exitCode: code };
     }
@@ -89,15 +101,25 @@ export class Vm {
     for (;;) {
       const { stdout, stderr, exitCode } = await this.run(script);
       if (exitCode === 0) return stdout.trim();
-      if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${script}: ${stderr || stdout}`);
-      await new Promise((resolve) => { setTimeout(resolve, 500); });
+      if (Date.now() > deadline)
+        throw new Error(`not within ${timeoutMs} ms: ${script}: ${stderr || stdout}`);
+      await new Promise((resolve) => {
+        setTimeout(resolve, 500);
+      });
     }
   }
 
   /** A client of crisp's socket, for calls that crictl does not make; the caller closes it. */
   async connect(): Promise<Client> {
     const socket = join(this.folder, `crisp-${randomBytes(3).toString('hex')}.sock`); // ssh keeps listening on one that it has made
-    await runFile('ssh', [...this.sshOptions(), '-O', 'forward', '-L', `${socket}:/run/crisp/crisp.sock`, 'root@127.0.0.1']);
+    await runFile('ssh', [
+      ...this.sshOptions(),
+      '-O',
+      'forward',
+      '-L',
+      `${socket}:/run/crisp/crisp.sock`,
+      'root@127.0.0.1',
+    ]);
     return connectTo(socket);
   }
 
@@ -122,20 +144,35 @@ export class Vm {
     const deadline = Date.now() + bootTimeoutMs;
     for (;;) {
       // "degraded" is an answer too: some service failed, and a test will say which.
-      const { stdout, stderr } = await this.run('cat /proc/sys/kernel/random/boot_id; systemctl is-system-running --wait', '', 60_000).catch((error: unknown) => ({ stdout: '', stderr: String(error) }));
+      const { stdout, stderr } = await this.run(
+        'cat /proc/sys/kernel/random/boot_id; systemctl is-system-running --wait',
+        '',
+        60_000,
+      ).catch((error: unknown) => ({ stdout: '', stderr: String(error) }));
       const [id = '', state = ''] = stdout.split('\n');
       if (id !== before && /running|degraded/.test(state)) return;
       if (this.qemu.exitCode !== null) throw new Error(`qemu ended with ${this.qemu.exitCode}`);
       if (Date.now() > deadline) throw new Error(`not booted within ${bootTimeoutMs} ms: ${stdout}${stderr}`);
-      await new Promise((resolve) => { setTimeout(resolve, 1_000); });
+      await new Promise((resolve) => {
+        setTimeout(resolve, 1_000);
+      });
     }
   }
 
   /** One connection serves all commands: its keys cost a second in an emulated machine. */
   private sshOptions(): string[] {
     const options = {
-      IdentityFile: join(this.folder, 'key'), Port: this.port, User: 'root', BatchMode: 'yes', ConnectTimeout: 10, LogLevel: 'ERROR',
-      StrictHostKeyChecking: 'no', UserKnownHostsFile: '/dev/null', ControlMaster: 'auto', ControlPath: join(this.folder, 'ssh'), ControlPersist: 'yes',
+      IdentityFile: join(this.folder, 'key'),
+      Port: this.port,
+      User: 'root',
+      BatchMode: 'yes',
+      ConnectTimeout: 10,
+      LogLevel: 'ERROR',
+      StrictHostKeyChecking: 'no',
+      UserKnownHostsFile: '/dev/null',
+      ControlMaster: 'auto',
+      ControlPath: join(this.folder, 'ssh'),
+      ControlPersist: 'yes',
     };
     return ['-F', 'none', ...Object.entries(options).flatMap(([key, value]) => ['-o', `${key}=${value}`])];
   }
@@ -143,12 +180,36 @@ export class Vm {
 
 function qemuArgv(disk: string, payload: string, port: number): string[] {
   return [
-    'qemu-system-x86_64', '-machine', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2', '-m', '2048',
-    '-nodefaults', '-display', 'none', '-serial', 'stdio',
-    '-kernel', join(disk, 'vmlinuz'), '-initrd', join(disk, 'initrd'), '-append', 'root=LABEL=crisp-vm ro console=ttyS0 quiet panic=-1',
-    '-drive', `file=${join(disk, 'disk.ext4')},format=raw,if=virtio,snapshot=on`,
-    '-drive', `file=${payload},format=raw,if=virtio,readonly=on`,
-    '-netdev', `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${port}-:22`, '-device', 'virtio-net-pci,netdev=net',
+    'qemu-system-x86_64',
+    '-machine',
+    'q35',
+    '-accel',
+    'tcg,thread=multi',
+    '-cpu',
+    'max',
+    '-smp',
+    '2',
+    '-m',
+    '2048',
+    '-nodefaults',
+    '-display',
+    'none',
+    '-serial',
+    'stdio',
+    '-kernel',
+    join(disk, 'vmlinuz'),
+    '-initrd',
+    join(disk, 'initrd'),
+    '-append',
+    'root=LABEL=crisp-vm ro console=ttyS0 quiet panic=-1',
+    '-drive',
+    `file=${join(disk, 'disk.ext4')},format=raw,if=virtio,snapshot=on`,
+    '-drive',
+    `file=${payload},format=raw,if=virtio,readonly=on`,
+    '-netdev',
+    `user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:${port}-:22`,
+    '-device',
+    'virtio-net-pci,netdev=net',
   ];
 }
 
@@ -160,12 +221,32 @@ function qemuArgv(disk: string, payload: string, port: number): string[] {
 async function makePayload(folder: string): Promise<string> {
   const tree = join(folder, 'tree');
   const crisp = join(tree, 'opt/crisp');
-  const { stdout: modules } = await runFile('npm', ['ls', '--omit=dev', '--all', '--parseable'], { cwd: checkout });
-  const parts = ['bin', 'dist', 'proto', 'deploy', 'docs/man', 'package.json', 'test/pct/fake', ...modules.trim().split('\n').slice(1).map((path) => relative(checkout, path))];
-  for (const part of parts) await cp(join(checkout, part), join(crisp, part), { recursive: true, verbatimSymlinks: true });
+  const { stdout: modules } = await runFile('npm', ['ls', '--omit=dev', '--all', '--parseable'], {
+    cwd: checkout,
+  });
+  const parts = [
+    'bin',
+    'dist',
+    'proto',
+    'deploy',
+    'docs/man',
+    'package.json',
+    'test/pct/fake',
+    ...modules
+      .trim()
+      .split('\n')
+      .slice(1)
+      .map((path) => relative(checkout, path)),
+  ];
+  for (const part of parts)
+    await cp(join(checkout, part), join(crisp, part), { recursive: true, verbatimSymlinks: true });
   await mkdir(join(tree, 'usr/local/bin'), { recursive: true });
   await copyFile(process.execPath, join(tree, 'usr/local/bin/node'));
-  const { stdout: crictl } = await runFile('sh', ['-c', 'command -v "$0"', process.env['CRICTL'] ?? 'crictl']);
+  const { stdout: crictl } = await runFile('sh', [
+    '-c',
+    'command -v "$0"',
+    process.env['CRICTL'] ?? 'crictl',
+  ]);
   await copyFile(crictl.trim(), join(tree, 'usr/local/bin/crictl'));
   await mkdir(join(tree, 'etc/crisp'), { recursive: true });
   await writeFile(join(tree, 'etc/crisp/config.yaml'), 'images:\n  preload_dir: /opt/images\n');
@@ -178,8 +259,12 @@ async function makePayload(folder: string): Promise<string> {
 
 async function freePort(): Promise<number> {
   const server = createServer();
-  await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve); });
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve);
+  });
   const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => { server.close(resolve); });
+  await new Promise((resolve) => {
+    server.close(resolve);
+  });
   return port;
 }

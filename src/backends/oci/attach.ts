@@ -47,15 +47,24 @@ export interface Attached {
   readonly ended: Promise<void>;
 }
 
-export function attach(container: Pick<ContainerRef, 'id' | 'folder'>, io: Io, signal: AbortSignal): Attached {
+export function attach(
+  container: Pick<ContainerRef, 'id' | 'folder'>,
+  io: Io,
+  signal: AbortSignal,
+): Attached {
   let connected: () => void;
-  const whenConnected = new Promise<void>((resolve) => { connected = resolve; });
+  const whenConnected = new Promise<void>((resolve) => {
+    connected = resolve;
+  });
   let said: Buffer | undefined = Buffer.alloc(0);
   const stderr = new Writable({
     write(chunk: Buffer, _encoding, done) {
       if (said !== undefined) {
         said = Buffer.concat([said, chunk]);
-        if (!said.subarray(0, greeting.length).equals(greeting)) { done(); return; } // more is to come, or it says why it is not
+        if (!said.subarray(0, greeting.length).equals(greeting)) {
+          done();
+          return;
+        } // more is to come, or it says why it is not
         connected();
         chunk = said.subarray(greeting.length);
         said = undefined;
@@ -64,13 +73,29 @@ export function attach(container: Pick<ContainerRef, 'id' | 'folder'>, io: Io, s
       else io.stderr.write(chunk, () => done());
     },
   });
-  const running = runStreaming(['perl', '-e', bridge, 'attach'], { stdin: io.stdin ?? undefined, stdout: io.stdout ?? new Writable({ write: (_chunk, _encoding, done) => done() }), stderr }, {
-    timeoutMs: 0, cwd: container.folder, signal, okExitCodes: 'any', stage: 'attach',
-  });
+  const running = runStreaming(
+    ['perl', '-e', bridge, 'attach'],
+    {
+      stdin: io.stdin ?? undefined,
+      stdout: io.stdout ?? new Writable({ write: (_chunk, _encoding, done) => done() }),
+      stderr,
+    },
+    {
+      timeoutMs: 0,
+      cwd: container.folder,
+      signal,
+      okExitCodes: 'any',
+      stage: 'attach',
+    },
+  );
   followSizes(io, (size) => resize(container.folder, size));
   const ended = running.ended.then(({ exitCode }) => {
     if (exitCode === 0) return;
-    throw new CrispError('RuntimeFailed', `attach failed: ${said?.toString().trim() || 'the bridge to conmon broke'}`, { stage: 'attach', tool: 'conmon', hint: 'a container that ends meanwhile refuses the connection' });
+    throw new CrispError(
+      'RuntimeFailed',
+      `attach failed: ${said?.toString().trim() || 'the bridge to conmon broke'}`,
+      { stage: 'attach', tool: 'conmon', hint: 'a container that ends meanwhile refuses the connection' },
+    );
   });
   const begun = Promise.race([whenConnected, ended]);
   begun.catch(() => undefined); // not everybody asks for it, and `ended` tells the same

@@ -15,7 +15,18 @@ import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import { isPodsOwnCgroup } from '../../oci/namespaces.js';
 import type { Process, Resources, Spec } from '../../oci/spec.js';
-import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, Io, Probe, RootfsWish, SandboxPlan } from '../backend.js';
+import type {
+  Alive,
+  Backend,
+  ContainerPlan,
+  ContainerRef,
+  ExecPlan,
+  Exit,
+  Io,
+  Probe,
+  RootfsWish,
+  SandboxPlan,
+} from '../backend.js';
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
 import { exec } from './exec.js';
@@ -47,7 +58,10 @@ export interface OciState {
   /** What the pod's group had counted when the container was made; undefined where it has none of its own, and on cgroup v1. */
   readonly podOomKills?: OomKills | undefined;
 }
-interface OomKills { readonly group: string; readonly count: number }
+interface OomKills {
+  readonly group: string;
+  readonly count: number;
+}
 
 const SIGKILL = 9;
 const settleMs = 100;
@@ -58,7 +72,10 @@ export class OciBackend implements Backend {
   readonly runtime: Runtime;
   readonly exits: Exits;
   /** Whose exits are told; the state is absent while they are being made. */
-  private readonly made = new Map<string, { readonly bundle: string; readonly state?: OciState | undefined }>();
+  private readonly made = new Map<
+    string,
+    { readonly bundle: string; readonly state?: OciState | undefined }
+  >();
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
   private readonly killedByUs = new Set<string>();
@@ -71,11 +88,15 @@ export class OciBackend implements Backend {
   }
 
   async fingerprint(): Promise<string> {
-    const paths = await Promise.all([this.runtime.path(), this.findConmon()].map((path) => path.catch(() => '')));
+    const paths = await Promise.all(
+      [this.runtime.path(), this.findConmon()].map((path) => path.catch(() => '')),
+    );
     return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
-  get systemdCgroup(): boolean { return this.options.systemdCgroup; }
+  get systemdCgroup(): boolean {
+    return this.options.systemdCgroup;
+  }
 
   probe(): Promise<Probe> {
     this.runtime.forget();
@@ -84,11 +105,20 @@ export class OciBackend implements Backend {
   }
 
   /** OCI pods need nothing but the pinned namespaces. */
-  startSandbox(): Promise<undefined> { return Promise.resolve(undefined); }
-  stopSandbox(): Promise<void> { return Promise.resolve(); }
+  startSandbox(): Promise<undefined> {
+    return Promise.resolve(undefined);
+  }
+  stopSandbox(): Promise<void> {
+    return Promise.resolve();
+  }
 
   rootfs(_plan: SandboxPlan, template?: string): RootfsWish {
-    if (template !== undefined) throw new CrispError('InvalidArgument', `${template} is a template of Proxmox VE, and handler ${this.name} runs OCI images`, { hint: 'name a RuntimeClass whose handler is of type pct' });
+    if (template !== undefined)
+      throw new CrispError(
+        'InvalidArgument',
+        `${template} is a template of Proxmox VE, and handler ${this.name} runs OCI images`,
+        { hint: 'name a RuntimeClass whose handler is of type pct' },
+      );
     return { kind: 'overlay' };
   }
 
@@ -98,17 +128,25 @@ export class OciBackend implements Backend {
     return withUndo(async (undo) => {
       this.made.set(plan.id, { bundle: plan.folder });
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
-      const pid = await monitor({
-        ...await this.monitorPlan(plan.id, plan.folder), exitDir: this.exits.folder,
-        logPath: plan.logPath || undefined, terminal: plan.spec.process.terminal ?? false, stdinOnce: plan.stdinOnce,
-        // In a user namespace crun gives its standard streams to the container's root. It must not be
-        // the host's /dev/null that changes hands, so there is a pipe even for a container without stdin.
-        stdin: plan.stdin || plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
-      }, (stderr) => this.runtime.explain('create', stderr));
+      const pid = await monitor(
+        {
+          ...(await this.monitorPlan(plan.id, plan.folder)),
+          exitDir: this.exits.folder,
+          logPath: plan.logPath || undefined,
+          terminal: plan.spec.process.terminal ?? false,
+          stdinOnce: plan.stdinOnce,
+          // In a user namespace crun gives its standard streams to the container's root. It must not be
+          // the host's /dev/null that changes hands, so there is a pipe even for a container without stdin.
+          stdin: plan.stdin || plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
+        },
+        (stderr) => this.runtime.explain('create', stderr),
+      );
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
       const state: OciState = {
-        process, cgroup: await cgroupOfProcess(pid) ?? plan.spec.linux.cgroupsPath ?? '', terminal: plan.spec.process.terminal ?? false,
+        process,
+        cgroup: (await cgroupOfProcess(pid)) ?? plan.spec.linux.cgroupsPath ?? '',
+        terminal: plan.spec.process.terminal ?? false,
         ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
         podOomKills: oomKillsOf(plan.sandbox),
       };
@@ -141,16 +179,20 @@ export class OciBackend implements Backend {
    */
   private async settled(id: string, pid: number, signal: number): Promise<void> {
     const startedAtMs = this.startedAtMs.get(id) ?? -Infinity;
-    while (performance.now() - startedAtMs < settleMs && !(await catches(pid, signal))) await new Promise((resolve) => setTimeout(resolve, 2));
+    while (performance.now() - startedAtMs < settleMs && !(await catches(pid, signal)))
+      await new Promise((resolve) => setTimeout(resolve, 2));
   }
 
   async delete(container: ContainerRef): Promise<void> {
     const state = container.state as OciState | undefined;
-    const wasAlive = state !== undefined && await isAlive(state.process);
+    const wasAlive = state !== undefined && (await isAlive(state.process));
     // A daemon that was killed in create() may have left the runtime at work: what it makes can be removed when it has made it.
-    if (!state) for (const program of await outwait(container.folder, createPatienceMs, basename(this.options.conmon))) await signalProcess(program, SIGKILL);
+    if (!state)
+      for (const program of await outwait(container.folder, createPatienceMs, basename(this.options.conmon)))
+        await signalProcess(program, SIGKILL);
     const result = await this.runtime.call('delete', ['--force', container.id], { okExitCodes: 'any' });
-    if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr)) throw this.runtime.explain('delete', result.stderr);
+    if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr))
+      throw this.runtime.explain('delete', result.stderr);
     if (wasAlive) await this.exitFile(container); // else conmon would write it after we have cleaned up
     await remove(this.exits.path(container.id));
     await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
@@ -161,7 +203,14 @@ export class OciBackend implements Backend {
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-    return exec(this.runtime, await this.monitorPlan(container.id, container.folder), container, await this.processOf(container), plan, signal);
+    return exec(
+      this.runtime,
+      await this.monitorPlan(container.id, container.folder),
+      container,
+      await this.processOf(container),
+      plan,
+      signal,
+    );
   }
 
   attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
@@ -171,39 +220,70 @@ export class OciBackend implements Backend {
   async update(container: ContainerRef, resources: Resources): Promise<void> {
     const file = join(container.folder, 'resources.json'); // a file: crun reads no pipe here, and runc calls stdin "-"
     await writeFile(file, JSON.stringify(resources), { mode: 0o600 });
-    try { await this.runtime.call('update', ['--resources', file, container.id]); } finally { await remove(file); }
+    try {
+      await this.runtime.call('update', ['--resources', file, container.id]);
+    } finally {
+      await remove(file);
+    }
   }
 
-  reopenLog(container: ContainerRef): Promise<void> { return reopenLog(container.folder, container.logPath); }
+  reopenLog(container: ContainerRef): Promise<void> {
+    return reopenLog(container.folder, container.logPath);
+  }
 
   async checkpoint(container: ContainerRef, folder: string, timeoutMs: number): Promise<void> {
-    if (!(await findProgram('criu').catch(() => undefined))) throw new CrispError('Unsupported', 'checkpoints need criu, which this host does not have', { hint: 'install criu' });
-    await this.runtime.call('checkpoint', ['--image-path', folder, '--work-path', folder, '--leave-running', container.id], { timeoutMs });
+    if (!(await findProgram('criu').catch(() => undefined)))
+      throw new CrispError('Unsupported', 'checkpoints need criu, which this host does not have', {
+        hint: 'install criu',
+      });
+    await this.runtime.call(
+      'checkpoint',
+      ['--image-path', folder, '--work-path', folder, '--leave-running', container.id],
+      { timeoutMs },
+    );
   }
 
-  async inDoubt(container: ContainerRef): Promise<boolean> { return !(await isAlive(stateOf(container).process)); }
+  async inDoubt(container: ContainerRef): Promise<boolean> {
+    return !(await isAlive(stateOf(container).process));
+  }
 
   async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
     const found = new Map<string, Alive>();
-    await Promise.all(containers.map(async (container) => { found.set(container.id, await this.alive(container)); }));
+    await Promise.all(
+      containers.map(async (container) => {
+        found.set(container.id, await this.alive(container));
+      }),
+    );
     return found;
   }
 
   async list(): Promise<ContainerRef[]> {
     const all = await this.runtime.list().catch(() => []);
-    return all.filter(({ bundle }) => bundle.startsWith(join(this.options.state, '/'))).map(({ id, bundle }) => ({ id, folder: bundle, logPath: '', state: undefined }));
+    return all
+      .filter(({ bundle }) => bundle.startsWith(join(this.options.state, '/')))
+      .map(({ id, bundle }) => ({ id, folder: bundle, logPath: '', state: undefined }));
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
     this.exits.watch((id) => {
       if (!this.made.has(id)) return; // an exec's, or one that is being deleted
-      this.exitOf(id).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
+      this.exitOf(id).then(
+        (exit) => {
+          if (exit) listener(id, exit);
+        },
+        (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'),
+      );
     });
   }
 
-  cgroup(container: ContainerRef): string { return stateOf(container).cgroup; }
+  cgroup(container: ContainerRef): string {
+    return stateOf(container).cgroup;
+  }
 
-  close(): Promise<void> { this.exits.close(); return Promise.resolve(); }
+  close(): Promise<void> {
+    this.exits.close();
+    return Promise.resolve();
+  }
 
   private async alive(container: ContainerRef): Promise<Alive> {
     this.made.set(container.id, { bundle: container.folder, state: stateOf(container) });
@@ -228,7 +308,8 @@ export class OciBackend implements Backend {
     const exit = await this.exits.read(id, bundle);
     if (exit) await this.endRest(id);
     const before = state?.podOomKills;
-    if (!exit || exit.oomKilled || exit.exitCode !== 128 + SIGKILL || this.killedByUs.has(id) || !before) return exit;
+    if (!exit || exit.oomKilled || exit.exitCode !== 128 + SIGKILL || this.killedByUs.has(id) || !before)
+      return exit;
     return { ...exit, oomKilled: (readOomKills(before.group) ?? 0) > before.count };
   }
 
@@ -240,7 +321,9 @@ export class OciBackend implements Backend {
   private async endRest(id: string): Promise<void> {
     const state = this.made.get(id)?.state;
     if (!state || state.ownPidNamespace || !state.cgroup.includes(id)) return; // a group that is not called after it is not its alone
-    await killCgroup(state.cgroup).catch((error: unknown) => log.error({ err: error, containerId: id }, 'a container has ended, but not all its processes'));
+    await killCgroup(state.cgroup).catch((error: unknown) =>
+      log.error({ err: error, containerId: id }, 'a container has ended, but not all its processes'),
+    );
   }
 
   /** The process of config.json, kept because probes ask for it all the time. */
@@ -253,12 +336,18 @@ export class OciBackend implements Backend {
     return process;
   }
 
-  private async findConmon(): Promise<string> { return this.conmonPath ??= await findProgram(this.options.conmon); }
+  private async findConmon(): Promise<string> {
+    return (this.conmonPath ??= await findProgram(this.options.conmon));
+  }
 
   private async monitorPlan(id: string, bundle: string) {
     return {
-      conmon: await this.findConmon(), runtime: await this.runtime.path(), runtimeArgs: this.runtime.globalArgs,
-      systemdCgroup: this.options.systemdCgroup, id, bundle,
+      conmon: await this.findConmon(),
+      runtime: await this.runtime.path(),
+      runtimeArgs: this.runtime.globalArgs,
+      systemdCgroup: this.options.systemdCgroup,
+      id,
+      bundle,
     };
   }
 
@@ -272,7 +361,15 @@ export class OciBackend implements Backend {
 }
 
 /** Where the runtime of a handler keeps what it knows. */
-export function runtimeRoot({ name, state, root }: { readonly name: string; readonly state: string; readonly root: string }): string {
+export function runtimeRoot({
+  name,
+  state,
+  root,
+}: {
+  readonly name: string;
+  readonly state: string;
+  readonly root: string;
+}): string {
   return root || join(state, 'runtimes', name);
 }
 

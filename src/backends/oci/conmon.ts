@@ -39,7 +39,10 @@ export interface MonitorPlan {
  * @throws what `explain` makes of the runtime's words; ToolTimeout when it has none, after it was killed
  */
 export async function monitor(plan: MonitorPlan, explain: (stderr: string) => CrispError): Promise<number> {
-  const { pipes: [sync], exited } = runDetached(monitorArgv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: 1 });
+  const {
+    pipes: [sync],
+    exited,
+  } = runDetached(monitorArgv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: 1 });
   const answer = await inTime(plan, firstLine(sync as Duplex, verbTimeoutMs));
   await exited; // the first of conmon's two forks: reaped here, so that no zombie stays
   return pidOf(answer, explain);
@@ -50,9 +53,18 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
  * which waits with it until `attached` has connected to BUNDLE/attach: no
  * output is lost.
  */
-export async function monitorExec(plan: MonitorPlan, attached: () => Promise<void>, explain: (stderr: string) => CrispError): Promise<number> {
-  const { pipes: [sync, start, attach], exited } = runDetached(monitorArgv(plan), {
-    cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5' }, pipes: 3,
+export async function monitorExec(
+  plan: MonitorPlan,
+  attached: () => Promise<void>,
+  explain: (stderr: string) => CrispError,
+): Promise<number> {
+  const {
+    pipes: [sync, start, attach],
+    exited,
+  } = runDetached(monitorArgv(plan), {
+    cwd: plan.bundle,
+    env: { _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5' },
+    pipes: 3,
   });
   const go = start as Duplex;
   const answer = firstLine(sync as Duplex, verbTimeoutMs);
@@ -68,13 +80,29 @@ export async function monitorExec(plan: MonitorPlan, attached: () => Promise<voi
 /** Also for `crisp explain`, which shows it and runs nothing. */
 export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
   return [
-    plan.conmon, ...(plan.exec ? ['--api-version', '1'] : []),
-    '--cid', plan.id, '--cuuid', plan.exec?.name ?? plan.id, '--name', plan.exec?.name ?? plan.id,
-    '--runtime', plan.runtime, ...plan.runtimeArgs.flatMap((arg) => ['--runtime-arg', arg]),
+    plan.conmon,
+    ...(plan.exec ? ['--api-version', '1'] : []),
+    '--cid',
+    plan.id,
+    '--cuuid',
+    plan.exec?.name ?? plan.id,
+    '--name',
+    plan.exec?.name ?? plan.id,
+    '--runtime',
+    plan.runtime,
+    ...plan.runtimeArgs.flatMap((arg) => ['--runtime-arg', arg]),
     ...(plan.systemdCgroup ? ['--systemd-cgroup'] : []),
-    '--bundle', plan.bundle, '--persist-dir', plan.bundle, '--container-pidfile', join(plan.bundle, 'pid'),
+    '--bundle',
+    plan.bundle,
+    '--persist-dir',
+    plan.bundle,
+    '--container-pidfile',
+    join(plan.bundle, 'pid'),
     ...(plan.exec ? [] : ['--exit-dir', plan.exitDir]),
-    '--log-path', plan.logPath === undefined ? 'off:' : `k8s-file:${plan.logPath}`, '--log-level', 'error',
+    '--log-path',
+    plan.logPath === undefined ? 'off:' : `k8s-file:${plan.logPath}`,
+    '--log-level',
+    'error',
     '--full-attach',
     '--no-sync-log', // an fsync of the log at each exit would make every stop wait for the disk
     ...(plan.terminal ? ['--terminal'] : []),
@@ -89,7 +117,10 @@ async function inTime({ bundle, exec }: MonitorPlan, answer: Promise<string | un
   const line = await answer;
   if (line !== undefined) return line;
   for (const { pid } of await programsIn(bundle)) await killTree(pid);
-  throw new CrispError('ToolTimeout', `the runtime did not answer within ${verbTimeoutMs} ms`, { stage: exec ? 'exec' : 'container create', tool: 'conmon' });
+  throw new CrispError('ToolTimeout', `the runtime did not answer within ${verbTimeoutMs} ms`, {
+    stage: exec ? 'exec' : 'container create',
+    tool: 'conmon',
+  });
 }
 
 /** The answer names the pid as "pid", or as "data" from version 1 of conmon's protocol on. */
@@ -104,17 +135,24 @@ function pidOf(answer: string, explain: (stderr: string) => CrispError): number 
 /** The control FIFO understands "1 HEIGHT WIDTH" (resize) and "2 0 0" (reopen the log). */
 async function control(bundle: string, line: string): Promise<void> {
   const fifo = await open(join(bundle, 'ctl'), constants.O_WRONLY | constants.O_NONBLOCK); // ENXIO: conmon is gone
-  try { await fifo.write(`${line}\n`); } finally { await fifo.close(); }
+  try {
+    await fifo.write(`${line}\n`);
+  } finally {
+    await fifo.close();
+  }
 }
 
 /** Returns when the new log file is there: the caller may look for it at once. */
 export async function reopenLog(bundle: string, logPath: string): Promise<void> {
   await control(bundle, '2 0 0');
   for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 5) {
-    if (!logPath || await exists(logPath)) return;
+    if (!logPath || (await exists(logPath))) return;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-  throw new CrispError('ToolTimeout', 'conmon did not reopen the log', { stage: 'reopen log', tool: 'conmon' });
+  throw new CrispError('ToolTimeout', 'conmon did not reopen the log', {
+    stage: 'reopen log',
+    tool: 'conmon',
+  });
 }
 
 /** Never throws: there is nothing to resize when the process has ended. */

@@ -25,24 +25,44 @@ type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgr
  * @param own the container's own process, the pattern of this one
  * @throws ExecTimeout, Cancelled (the client has gone): the process and its group are killed before
  */
-export async function exec(runtime: Runtime, base: Base, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+export async function exec(
+  runtime: Runtime,
+  base: Base,
+  container: ContainerRef,
+  own: Process,
+  plan: ExecPlan,
+  signal: AbortSignal,
+): Promise<{ exitCode: number }> {
   expectCgroupMove();
-  return plan.io.terminal ? execInTerminal(runtime, base, container, own, plan, signal) : execPlain(runtime, container, own, plan, signal);
+  return plan.io.terminal
+    ? execInTerminal(runtime, base, container, own, plan, signal)
+    : execPlain(runtime, container, own, plan, signal);
 }
 
 /** One small file and the runtime itself: a probe does this every second. The runtimes' own flags cannot say the supplemental groups. */
-async function execPlain(runtime: Runtime, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+async function execPlain(
+  runtime: Runtime,
+  container: ContainerRef,
+  own: Process,
+  plan: ExecPlan,
+  signal: AbortSignal,
+): Promise<{ exitCode: number }> {
   const processFile = join(container.folder, `exec-${counter++}.json`);
   const words = `${processFile}.log`;
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
-  const running = runStreaming(await runtime.argvLogging(words, 'exec', '--process', processFile, container.id), plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder });
+  const running = runStreaming(
+    await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
+    plan.io,
+    { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder },
+  );
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
     limit.check();
-    if (exitCode === undefined) throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
-    return { exitCode: exitCode === 0 ? 0 : exitCodeOf(await readFileIfThere(words) ?? '') ?? exitCode };
+    if (exitCode === undefined)
+      throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
+    return { exitCode: exitCode === 0 ? 0 : (exitCodeOf((await readFileIfThere(words)) ?? '') ?? exitCode) };
   } finally {
     limit.clear();
     for (const path of [processFile, words]) rmSync(path, { force: true });
@@ -51,7 +71,14 @@ async function execPlain(runtime: Runtime, container: ContainerRef, own: Process
 
 let counter = 0;
 
-async function execInTerminal(runtime: Runtime, base: Base, container: ContainerRef, own: Process, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+async function execInTerminal(
+  runtime: Runtime,
+  base: Base,
+  container: ContainerRef,
+  own: Process,
+  plan: ExecPlan,
+  signal: AbortSignal,
+): Promise<{ exitCode: number }> {
   const parent = join(container.folder, 'execs');
   makeFolder(parent);
   const bundle = await mkdtemp(join(parent, 'x'));
@@ -61,18 +88,31 @@ async function execInTerminal(runtime: Runtime, base: Base, container: Container
   try {
     await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
     const words = join(bundle, 'runtime.log');
-    const pid = await monitorExec({
-      ...base, runtimeArgs: [...base.runtimeArgs, `--log=${words}`], bundle, exitDir: bundle, logPath: undefined, terminal: true, stdin: plan.io.stdin !== undefined, stdinOnce: true,
-      exec: { processFile, name: basename(bundle) },
-    }, () => {
-      const { onResize: _, ...io } = plan.io;
-      const attached = attach({ id: container.id, folder: bundle }, io, inner.signal);
-      session = attached.ended;
-      return attached.connected;
-    }, (stderr) => runtime.explain('exec', readFileSync(words, { encoding: 'utf8', flag: 'a+' }) || stderr)); // conmon's own say less
+    const pid = await monitorExec(
+      {
+        ...base,
+        runtimeArgs: [...base.runtimeArgs, `--log=${words}`],
+        bundle,
+        exitDir: bundle,
+        logPath: undefined,
+        terminal: true,
+        stdin: plan.io.stdin !== undefined,
+        stdinOnce: true,
+        exec: { processFile, name: basename(bundle) },
+      },
+      () => {
+        const { onResize: _, ...io } = plan.io;
+        const attached = attach({ id: container.id, folder: bundle }, io, inner.signal);
+        session = attached.ended;
+        return attached.connected;
+      },
+      (stderr) => runtime.explain('exec', readFileSync(words, { encoding: 'utf8', flag: 'a+' }) || stderr),
+    ); // conmon's own say less
     followSizes(plan.io, (size) => resize(bundle, size)); // not before: conmon loses a size that comes before the terminal
     const process = await identify(pid);
-    const limit = limited(plan.timeoutMs, signal, async () => { if (process && await isAlive(process)) await killTree(pid); });
+    const limit = limited(plan.timeoutMs, signal, async () => {
+      if (process && (await isAlive(process))) await killTree(pid);
+    });
     try {
       await session;
       limit.check();
@@ -90,14 +130,26 @@ async function execInTerminal(runtime: Runtime, base: Base, container: Container
 /** The container's own process with other arguments. */
 function processOf(own: Process, { args, env = [], io: { terminal } }: ExecPlan): Process {
   const all = [...own.env, ...env];
-  return { ...own, args: [...args], env: terminal && !all.some((entry) => entry.startsWith('TERM=')) ? [...all, 'TERM=xterm'] : all, terminal };
+  return {
+    ...own,
+    args: [...args],
+    env: terminal && !all.some((entry) => entry.startsWith('TERM=')) ? [...all, 'TERM=xterm'] : all,
+    terminal,
+  };
 }
 
 /** conmon writes BUNDLE/exit after it has closed the attach socket. */
 async function exitCode(bundle: string): Promise<number> {
   for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 5) {
-    try { return Number(await readFile(join(bundle, 'exit'), 'utf8')); } catch (error) { if (!isAbsent(error)) throw error; }
+    try {
+      return Number(await readFile(join(bundle, 'exit'), 'utf8'));
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+    }
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-  throw new CrispError('RuntimeFailed', 'the exit code of the process was not recorded', { stage: 'exec', tool: 'conmon' });
+  throw new CrispError('RuntimeFailed', 'the exit code of the process was not recorded', {
+    stage: 'exec',
+    tool: 'conmon',
+  });
 }

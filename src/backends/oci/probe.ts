@@ -23,28 +23,52 @@ export async function probe(backend: OciBackend, folder: string): Promise<Probe>
     version = await backend.runtime.version();
     await clearProbes(backend, folder);
     await runProbe(backend, folder, `exit ${exitCodeExpected}`);
-    const [rro, userns] = await Promise.all([reasonNot(mountRecursivelyReadOnly(backend, folder)), reasonNot(useUserNamespace(backend, folder))]);
+    const [rro, userns] = await Promise.all([
+      reasonNot(mountRecursivelyReadOnly(backend, folder)),
+      reasonNot(useUserNamespace(backend, folder)),
+    ]);
     return {
-      ready: true, reason: '', version,
+      ready: true,
+      reason: '',
+      version,
       features: { recursiveReadOnlyMounts: rro === undefined, userNamespaces: userns === undefined },
-      lacks: { ...(rro === undefined ? {} : { recursiveReadOnlyMounts: rro }), ...(userns === undefined ? {} : { userNamespaces: userns }) },
+      lacks: {
+        ...(rro === undefined ? {} : { recursiveReadOnlyMounts: rro }),
+        ...(userns === undefined ? {} : { userNamespaces: userns }),
+      },
     };
   } catch (error) {
-    return { ready: false, reason: toCrispError(error).report, version, features: { recursiveReadOnlyMounts: false, userNamespaces: false }, lacks: {} };
+    return {
+      ready: false,
+      reason: toCrispError(error).report,
+      version,
+      features: { recursiveReadOnlyMounts: false, userNamespaces: false },
+      lacks: {},
+    };
   }
 }
 
 /** Runs `script` in a container on the host's own /usr. @throws when it does not exit as expected */
-async function runProbe(backend: OciBackend, parent: string, script: string, change: (spec: Spec, folder: string) => Promise<void> = async () => undefined): Promise<void> {
+async function runProbe(
+  backend: OciBackend,
+  parent: string,
+  script: string,
+  change: (spec: Spec, folder: string) => Promise<void> = async () => undefined,
+): Promise<void> {
   const id = probeId(backend);
   const folder = join(parent, id);
   const rootfs = join(folder, 'rootfs');
   makeFolder(folder, 0o755);
   let container: ContainerRef | undefined;
   try {
-    for (const name of ['usr', 'proc', 'dev', 'tmp']) await mkdir(join(rootfs, name), { recursive: true, mode: 0o755 });
+    for (const name of ['usr', 'proc', 'dev', 'tmp'])
+      await mkdir(join(rootfs, name), { recursive: true, mode: 0o755 });
     for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(rootfs, name));
-    const spec = probeSpec(cgroupsPath(backend.systemdCgroup ? 'crisp.slice' : probeCgroup, id, backend.systemdCgroup), rootfs, script);
+    const spec = probeSpec(
+      cgroupsPath(backend.systemdCgroup ? 'crisp.slice' : probeCgroup, id, backend.systemdCgroup),
+      rootfs,
+      script,
+    );
     await change(spec, folder);
     await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
     const plan = probePlan(id, folder, spec);
@@ -52,7 +76,10 @@ async function runProbe(backend: OciBackend, parent: string, script: string, cha
     container = { id, folder, logPath: plan.logPath, state };
     await backend.start(container);
     const exit = await exitOf(backend, container);
-    if (exit.exitCode !== exitCodeExpected) throw new Error(`the probe container exited with ${exit.exitCode} instead of ${exitCodeExpected}${await lastWords(plan.logPath)}`);
+    if (exit.exitCode !== exitCodeExpected)
+      throw new Error(
+        `the probe container exited with ${exit.exitCode} instead of ${exitCodeExpected}${await lastWords(plan.logPath)}`,
+      );
   } finally {
     if (container) await backend.delete(container);
     await unmountBelow(folder);
@@ -71,60 +98,116 @@ async function exitOf(backend: OciBackend, container: ContainerRef): Promise<Exi
 }
 
 async function mountRecursivelyReadOnly(backend: OciBackend, folder: string): Promise<void> {
-  await runProbe(backend, folder, `echo > /mnt/below/file || exit ${exitCodeExpected}; echo what is mounted below can be written to; exit 1`, async (spec, own) => {
-    const source = join(own, 'source');
-    await mkdir(join(source, 'below'), { recursive: true });
-    await mkdir(join(spec.root.path, 'mnt'));
-    await bindMount(source, source);
-    await mount('tmpfs', 'tmpfs', join(source, 'below'), 'size=64k');
-    spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'rro'] });
-  });
+  await runProbe(
+    backend,
+    folder,
+    `echo > /mnt/below/file || exit ${exitCodeExpected}; echo what is mounted below can be written to; exit 1`,
+    async (spec, own) => {
+      const source = join(own, 'source');
+      await mkdir(join(source, 'below'), { recursive: true });
+      await mkdir(join(spec.root.path, 'mnt'));
+      await bindMount(source, source);
+      await mount('tmpfs', 'tmpfs', join(source, 'below'), 'size=64k');
+      spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'rro'] });
+    },
+  );
 }
 
 /** A user namespace with a mount that is idmapped into it: a file of root's must be root's inside. */
 async function useUserNamespace(backend: OciBackend, folder: string): Promise<void> {
   for (let at = folder; at !== '/'; at = dirname(at)) {
     // Mounts are made by the root of the namespace, who is another uid out here.
-    if (((await stat(at)).mode & 0o001) === 0) throw new Error(`${at} is closed to the ids of a user namespace: chmod o+x ${at}`);
+    if (((await stat(at)).mode & 0o001) === 0)
+      throw new Error(`${at} is closed to the ids of a user namespace: chmod o+x ${at}`);
   }
   const map = [{ containerID: 0, hostID: 200_000, size: 65_536 }];
-  await runProbe(backend, folder, `u=$(stat -c %u /mnt) && [ $u = 0 ] && exit ${exitCodeExpected}; echo "in an idmapped mount, a folder of root is that of uid $u"; exit 1`, async (spec, own) => {
-    const source = join(own, 'source');
-    await mkdir(source, { recursive: true });
-    await mkdir(join(spec.root.path, 'mnt'));
-    spec.linux.namespaces.push({ type: 'user' });
-    spec.linux.uidMappings = map;
-    spec.linux.gidMappings = map;
-    spec.mounts.push({ destination: '/mnt', type: 'bind', source, options: ['rbind', 'idmap'], uidMappings: map, gidMappings: map });
-  });
+  await runProbe(
+    backend,
+    folder,
+    `u=$(stat -c %u /mnt) && [ $u = 0 ] && exit ${exitCodeExpected}; echo "in an idmapped mount, a folder of root is that of uid $u"; exit 1`,
+    async (spec, own) => {
+      const source = join(own, 'source');
+      await mkdir(source, { recursive: true });
+      await mkdir(join(spec.root.path, 'mnt'));
+      spec.linux.namespaces.push({ type: 'user' });
+      spec.linux.uidMappings = map;
+      spec.linux.gidMappings = map;
+      spec.mounts.push({
+        destination: '/mnt',
+        type: 'bind',
+        source,
+        options: ['rbind', 'idmap'],
+        uidMappings: map,
+        gidMappings: map,
+      });
+    },
+  );
 }
 
 /** undefined: it can. */
 async function reasonNot(work: Promise<void>): Promise<string | undefined> {
-  try { await work; return undefined; } catch (error) { return toCrispError(error).message; }
+  try {
+    await work;
+    return undefined;
+  } catch (error) {
+    return toCrispError(error).message;
+  }
 }
 
 /** What the container said, without the marks of its log. */
 async function lastWords(logPath: string): Promise<string> {
-  const said = (await readFileIfThere(logPath) ?? '').replace(/^\S+ (stdout|stderr) [FP] /gm, '').trim();
+  const said = ((await readFileIfThere(logPath)) ?? '').replace(/^\S+ (stdout|stderr) [FP] /gm, '').trim();
   return said && `: ${lastLines(said, 300)}`;
 }
 
 function probeSpec(cgroup: string, rootfs: string, script: string): Spec {
   return {
     ociVersion: '1.0.2',
-    process: { user: { uid: 0, gid: 0 }, args: ['/bin/sh', '-c', script], env: ['PATH=/usr/bin:/bin'], cwd: '/' },
+    process: {
+      user: { uid: 0, gid: 0 },
+      args: ['/bin/sh', '-c', script],
+      env: ['PATH=/usr/bin:/bin'],
+      cwd: '/',
+    },
     root: { path: rootfs },
     mounts: [
       { destination: '/usr', type: 'bind', source: '/usr', options: ['rbind', 'ro'] },
       { destination: '/proc', type: 'proc', source: 'proc' },
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755'] },
     ],
-    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }, { type: 'network' }], cgroupsPath: cgroup },
+    linux: {
+      namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }, { type: 'network' }],
+      cgroupsPath: cgroup,
+    },
   };
 }
 
 function probePlan(id: string, folder: string, spec: Spec): ContainerPlan {
-  const sandbox: SandboxPlan = { id, name: id, namespace: '', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
-  return { id, name: id, attempt: 0, image: '', imageId: '', sandbox, folder, spec, logPath: join(folder, 'log'), stdin: true, stdinOnce: false, stopSignal: 'SIGKILL' };
+  const sandbox: SandboxPlan = {
+    id,
+    name: id,
+    namespace: '',
+    uid: '',
+    attempt: 0,
+    labels: {},
+    annotations: {},
+    folder,
+    hostname: undefined,
+    namespaces: {},
+    cgroupParent: '',
+  };
+  return {
+    id,
+    name: id,
+    attempt: 0,
+    image: '',
+    imageId: '',
+    sandbox,
+    folder,
+    spec,
+    logPath: join(folder, 'log'),
+    stdin: true,
+    stdinOnce: false,
+    stopSignal: 'SIGKILL',
+  };
 }

@@ -29,11 +29,17 @@ export class Runtime {
   }
 
   /** Looks for the binary again. */
-  forget(): void { this.binary = undefined; }
+  forget(): void {
+    this.binary = undefined;
+  }
 
   /** The arguments before the verb. */
   get globalArgs(): string[] {
-    return [...this.options.args, `--root=${this.options.root}`, ...(this.options.systemdCgroup ? ['--systemd-cgroup'] : [])];
+    return [
+      ...this.options.args,
+      `--root=${this.options.root}`,
+      ...(this.options.systemdCgroup ? ['--systemd-cgroup'] : []),
+    ];
   }
 
   async argv(verb: string, ...args: string[]): Promise<[string, ...string[]]> {
@@ -48,18 +54,33 @@ export class Runtime {
   /** Runs a verb to its end; its stderr becomes the error. */
   async call(verb: string, args: readonly string[], options: Partial<RunOptions> = {}): Promise<RunResult> {
     try {
-      return await run(await this.argv(verb, ...args), { timeoutMs: verbTimeoutMs, stage: `${this.options.name} ${verb}`, ...options });
+      return await run(await this.argv(verb, ...args), {
+        timeoutMs: verbTimeoutMs,
+        stage: `${this.options.name} ${verb}`,
+        ...options,
+      });
     } catch (error) {
-      throw error instanceof CommandError && error.id === 'RuntimeFailed' ? this.explain(verb, error.stderr, error) : error;
+      throw error instanceof CommandError && error.id === 'RuntimeFailed'
+        ? this.explain(verb, error.stderr, error)
+        : error;
     }
   }
 
   /** What a runtime's last words mean. */
   explain(verb: string, stderr: string, cause?: unknown): CrispError {
-    const [id, hint] = meanings.find(([pattern]) => pattern.test(stderr))?.slice(1) as [ErrorId, string?] | undefined ?? ['RuntimeFailed'];
-    return new CrispError(id, `${this.options.name} ${verb} failed: ${lastLines(withoutPrefix(stderr), 300)}`, {
-      stage: `container ${verb}`, tool: this.options.name, stderr, cause, ...(hint ? { hint } : {}),
-    });
+    const [id, hint] = (meanings.find(([pattern]) => pattern.test(stderr))?.slice(1) as
+      [ErrorId, string?] | undefined) ?? ['RuntimeFailed'];
+    return new CrispError(
+      id,
+      `${this.options.name} ${verb} failed: ${lastLines(withoutPrefix(stderr), 300)}`,
+      {
+        stage: `container ${verb}`,
+        tool: this.options.name,
+        stderr,
+        cause,
+        ...(hint ? { hint } : {}),
+      },
+    );
   }
 
   async version(): Promise<string> {
@@ -70,37 +91,61 @@ export class Runtime {
   /** The containers that the runtime knows, whoever made them under this root. */
   async list(): Promise<{ id: string; bundle: string }[]> {
     const { stdout } = await this.call('list', ['--format', 'json']);
-    return JSON.parse(stdout.trim() || '[]') as { id: string; bundle: string }[] | null ?? [];
+    return (JSON.parse(stdout.trim() || '[]') as { id: string; bundle: string }[] | null) ?? [];
   }
 
   /** undefined: it knows no such container. */
   async state(id: string): Promise<{ status: string; pid: number } | undefined> {
     const result = await this.call('state', [id], { okExitCodes: 'any' });
-    return result.exitCode === 0 ? JSON.parse(result.stdout) as { status: string; pid: number } : undefined;
+    return result.exitCode === 0 ? (JSON.parse(result.stdout) as { status: string; pid: number }) : undefined;
   }
 
   /** Where the runtime keeps what it knows of a container. */
-  stateFolder(id: string): string { return join(this.options.root, id); }
+  stateFolder(id: string): string {
+    return join(this.options.root, id);
+  }
 }
 
 /** The words of crun and runc, and what they are to a caller. Both wrap the errno text of the kernel. */
 const meanings: readonly [RegExp, ErrorId, string?][] = [
   [/unknown command/i, 'Unsupported', 'this build of the runtime lacks the command'],
-  [/executable file .*not found|exec(ve)?:? .*no such file|no such file or directory: .*(exec|open executable)/i, 'StartFailed', 'the command is not in the image: check command, args and PATH'],
+  [
+    /executable file .*not found|exec(ve)?:? .*no such file|no such file or directory: .*(exec|open executable)/i,
+    'StartFailed',
+    'the command is not in the image: check command, args and PATH',
+  ],
   [/exec format error/i, 'StartFailed', 'the program is for another architecture, or a script without #!'],
-  [/open executable|exec .*permission denied|permission denied.*exec/i, 'StartFailed', 'the program is not executable for the user of the container'],
-  [/(chdir|mkdir|cwd).*(no such file|not a directory|permission denied)/i, 'StartFailed', 'check the working folder of the container'],
+  [
+    /open executable|exec .*permission denied|permission denied.*exec/i,
+    'StartFailed',
+    'the program is not executable for the user of the container',
+  ],
+  [
+    /(chdir|mkdir|cwd).*(no such file|not a directory|permission denied)/i,
+    'StartFailed',
+    'check the working folder of the container',
+  ],
   [/container .* does not exist|container does not exist|error opening file.*status/i, 'ContainerNotFound'],
   [/no space left on device/i, 'DiskFull'],
-  [/cannot allocate memory|memory\.limit_in_bytes.*(busy|invalid)|memory\.max/i, 'OutOfMemory', 'the memory limit is too small to start the container'],
-  [/cgroups? in hybrid mode/i, 'RuntimeFailed', 'this crun cannot use cgroup v1 with a v2 tree beside it: boot with systemd.unified_cgroup_hierarchy=1, or use runc'],
+  [
+    /cannot allocate memory|memory\.limit_in_bytes.*(busy|invalid)|memory\.max/i,
+    'OutOfMemory',
+    'the memory limit is too small to start the container',
+  ],
+  [
+    /cgroups? in hybrid mode/i,
+    'RuntimeFailed',
+    'this crun cannot use cgroup v1 with a v2 tree beside it: boot with systemd.unified_cgroup_hierarchy=1, or use runc',
+  ],
   [/operation not permitted/i, 'PermissionDenied'],
 ];
 
 /** The exit code that a shell has for a program that cannot be run: the runtimes' own are 1 and 255. @param words of its log (argvLogging) */
 export function exitCodeOf(words: string): number | undefined {
   if (/executable file .*not found|exec.*no such file or directory/i.test(words)) return 127;
-  return /open executable|exec format error|exec.*(permission denied|is a directory)/i.test(words) ? 126 : undefined;
+  return /open executable|exec format error|exec.*(permission denied|is a directory)/i.test(words)
+    ? 126
+    : undefined;
 }
 
 function withoutPrefix(stderr: string): string {

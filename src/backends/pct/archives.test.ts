@@ -13,7 +13,8 @@ beforeAll(() => {
   writeFileSync(join(folder, 'view/app'), 'app');
 });
 afterAll(() => rmSync(folder, { recursive: true }));
-const namesIn = (archive: string): string[] => execFileSync('tar', ['--list', '--file', archive], { encoding: 'utf8' }).trim().split('\n').filter(Boolean);
+const namesIn = (archive: string): string[] =>
+  execFileSync('tar', ['--list', '--file', archive], { encoding: 'utf8' }).trim().split('\n').filter(Boolean);
 
 test('an empty one, of which tar takes nothing', async () => {
   const archives = new Archives(join(folder, 'archives'));
@@ -26,11 +27,19 @@ test('one for each image, with the places of what is mounted in every CT', async
   const archives = new Archives(join(folder, 'archives'));
   mkdirSync(join(folder, 'archives/abc.tar.making-4194305')); // what a crash left: above the most that pid_max can be
   mkdirSync(join(folder, `archives/abc.tar.making-${process.ppid}`)); // what another process is at
-  const [first, second] = await Promise.all([archives.of('sha256:abc', join(folder, 'view')), archives.of('sha256:abc', join(folder, 'view'))]);
+  const [first, second] = await Promise.all([
+    archives.of('sha256:abc', join(folder, 'view')),
+    archives.of('sha256:abc', join(folder, 'view')),
+  ]);
   expect(second).toBe(first);
   const names = namesIn(first).map((name) => name.replace(/^\.\//, '').replace(/\/$/, ''));
-  for (const name of ['app', 'etc/hosts', 'etc/hostname', 'etc/resolv.conf', 'proc', 'sys', 'dev']) expect(names.filter((one) => one === name)).toHaveLength(1);
-  expect(readdirSync(join(folder, 'archives')).sort()).toEqual(['abc.tar', `abc.tar.making-${process.ppid}`, 'empty.tar.gz']);
+  for (const name of ['app', 'etc/hosts', 'etc/hostname', 'etc/resolv.conf', 'proc', 'sys', 'dev'])
+    expect(names.filter((one) => one === name)).toHaveLength(1);
+  expect(readdirSync(join(folder, 'archives')).sort()).toEqual([
+    'abc.tar',
+    `abc.tar.making-${process.ppid}`,
+    'empty.tar.gz',
+  ]);
   await archives.forget('sha256:abc');
   expect(readdirSync(join(folder, 'archives'))).toEqual(['empty.tar.gz']);
 });

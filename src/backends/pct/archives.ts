@@ -15,24 +15,36 @@ import { makeTargets } from './targets.js';
 /** The disk decides, not the clock; this is for one that hangs. */
 const timeoutMs = 30 * 60_000;
 /** What is mounted in every CT: a read-only volume would have no place for it. */
-const targets = [...['/proc', '/sys', '/dev'].map((path) => ({ path, isFolder: true })), ...['/etc/hosts', '/etc/hostname', '/etc/resolv.conf'].map((path) => ({ path, isFolder: false }))];
+const targets = [
+  ...['/proc', '/sys', '/dev'].map((path) => ({ path, isFolder: true })),
+  ...['/etc/hosts', '/etc/hostname', '/etc/resolv.conf'].map((path) => ({ path, isFolder: false })),
+];
 
 export class Archives {
   private readonly making = new Map<string, Promise<string>>();
 
   constructor(private readonly folder: string) {}
 
-  get emptyPath(): string { return join(this.folder, 'empty.tar.gz'); }
+  get emptyPath(): string {
+    return join(this.folder, 'empty.tar.gz');
+  }
 
   async empty(): Promise<string> {
     return this.once(this.emptyPath, (work) => writeFile(join(work, made), gzipSync(Buffer.alloc(10_240)))); // tar's end: two blocks of zeros, in a record of twenty
   }
 
   /** @param view the files of the image */
-  async of(imageId: string, view: string): Promise<string> { return this.once(this.pathOf(imageId), (work) => pack(view, work)); }
+  async of(imageId: string, view: string): Promise<string> {
+    return this.once(this.pathOf(imageId), (work) => pack(view, work));
+  }
 
   private once(path: string, make: (work: string) => Promise<void>): Promise<string> {
-    const making = this.making.get(path) ?? exists(path).then((isThere) => (isThere ? undefined : this.make(path, make))).then(() => path).finally(() => this.making.delete(path));
+    const making =
+      this.making.get(path) ??
+      exists(path)
+        .then((isThere) => (isThere ? undefined : this.make(path, make)))
+        .then(() => path)
+        .finally(() => this.making.delete(path));
     this.making.set(path, making);
     return making;
   }
@@ -40,15 +52,18 @@ export class Archives {
   /** When the image is gone. */
   async forget(imageId: string): Promise<void> {
     const path = this.pathOf(imageId);
-    await Promise.all([path, ...await this.worksOf(path)].map(remove));
+    await Promise.all([path, ...(await this.worksOf(path))].map(remove));
   }
 
-  pathOf(imageId: string): string { return join(this.folder, `${imageId.replace('sha256:', '')}.tar`); }
+  pathOf(imageId: string): string {
+    return join(this.folder, `${imageId.replace('sha256:', '')}.tar`);
+  }
 
   /** In a folder of our own: the daemon and the command line may make the same one at the same time. */
   private async make(path: string, make: (work: string) => Promise<void>): Promise<void> {
     const work = workOf(path, process.pid);
-    for (const left of await this.worksOf(path)) if (left === work || !pidExists(left.split('-').at(-1) ?? '')) await remove(left); // of a crash
+    for (const left of await this.worksOf(path))
+      if (left === work || !pidExists(left.split('-').at(-1) ?? '')) await remove(left); // of a crash
     makeFolder(work, 0o755);
     try {
       await make(work);
@@ -60,25 +75,55 @@ export class Archives {
 
   /** Where somebody makes this archive, or did when it crashed. */
   private async worksOf(path: string): Promise<string[]> {
-    return (await namesIn(this.folder)).filter((name) => name.startsWith(workOf(basename(path), ''))).map((name) => join(this.folder, name));
+    return (await namesIn(this.folder))
+      .filter((name) => name.startsWith(workOf(basename(path), '')))
+      .map((name) => join(this.folder, name));
   }
 }
 
 /** The name of what is made in a folder for it. */
 const made = 'archive';
 
-function workOf(path: string, pid: number | ''): string { return `${path}.making-${pid}`; }
+function workOf(path: string, pid: number | ''): string {
+  return `${path}.making-${pid}`;
+}
 
 async function pack(view: string, work: string): Promise<void> {
-  const tar = ['tar', '--file', join(work, made), '--numeric-owner', '--xattrs', '--xattrs-include=*'] as const;
-  await run([...tar, '--create', '--directory', view, '.'], { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' });
+  const tar = [
+    'tar',
+    '--file',
+    join(work, made),
+    '--numeric-owner',
+    '--xattrs',
+    '--xattrs-include=*',
+  ] as const;
+  await run([...tar, '--create', '--directory', view, '.'], {
+    timeoutMs,
+    stage: 'archive image',
+    errorId: 'StorageFailed',
+  });
   const missing = targets.filter((target) => !isThere(join(view, target.path)));
   const more = join(work, 'targets');
   makeFolder(more, 0o755);
   await makeTargets(more, missing, 0);
-  if (missing.length) await run([...tar, '--append', '--directory', more, ...new Set(missing.map(({ path: target }) => target.slice(1)))], { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' });
+  if (missing.length)
+    await run(
+      [
+        ...tar,
+        '--append',
+        '--directory',
+        more,
+        ...new Set(missing.map(({ path: target }) => target.slice(1))),
+      ],
+      { timeoutMs, stage: 'archive image', errorId: 'StorageFailed' },
+    );
 }
 
 function isThere(path: string): boolean {
-  try { lstatSync(path); return true; } catch { return false; }
+  try {
+    lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
 }

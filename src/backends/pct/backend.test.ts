@@ -1,7 +1,17 @@
 // The guard rail from outside: whatever a record says, no call of the backend
 // runs a program on a guest that is not the container's own CT.
 import { afterAll, beforeAll, describe as group, expect, test } from '@jest/globals';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { flagSource } from '../../config-source.js';
@@ -14,38 +24,75 @@ import { describe } from './guest-config.js';
 
 let folder: string;
 let backend: PctBackend;
-const called = (): string[] => (existsSync(join(folder, 'called')) ? readFileSync(join(folder, 'called'), 'utf8').trim().split('\n') : []);
+const called = (): string[] =>
+  existsSync(join(folder, 'called')) ? readFileSync(join(folder, 'called'), 'utf8').trim().split('\n') : [];
 
 beforeAll(() => {
   log.level = 'silent';
   folder = mkdtempSync(join(tmpdir(), 'crisp-rail-'));
-  for (const name of ['pve/lxc', 'state', 'root', 'lock', 'units', 'bundle']) mkdirSync(join(folder, name), { recursive: true });
+  for (const name of ['pve/lxc', 'state', 'root', 'lock', 'units', 'bundle'])
+    mkdirSync(join(folder, name), { recursive: true });
   const tool = join(folder, 'tool'); // stands for every program: says that it was called, and with what
   writeFileSync(tool, `#!/bin/sh\necho "$@" >> ${folder}/called\n`);
   chmodSync(tool, 0o755);
-  writeFileSync(join(folder, 'bundle/config.json'), JSON.stringify({ process: { user: { uid: 0, gid: 0 }, env: [], cwd: '/' }, root: { path: '/' } }));
-  const value = { tools: { pct: tool, pvesh: tool, lxc_info: tool, lxc_attach: tool, systemctl: tool }, pve_folder: join(folder, 'pve'), lock_folder: join(folder, 'lock'), unit_folder: join(folder, 'units'), lxc_folder: join(folder, 'lxc') };
+  writeFileSync(
+    join(folder, 'bundle/config.json'),
+    JSON.stringify({ process: { user: { uid: 0, gid: 0 }, env: [], cwd: '/' }, root: { path: '/' } }),
+  );
+  const value = {
+    tools: { pct: tool, pvesh: tool, lxc_info: tool, lxc_attach: tool, systemctl: tool },
+    pve_folder: join(folder, 'pve'),
+    lock_folder: join(folder, 'lock'),
+    unit_folder: join(folder, 'units'),
+    lxc_folder: join(folder, 'lxc'),
+  };
   const { lxc } = checkConfig([flagSource({ lxc: value })]);
-  backend = new PctBackend({ name: 'lxc', lxc, allowedAnnotations: [], state: join(folder, 'state'), root: join(folder, 'root') });
+  backend = new PctBackend({
+    name: 'lxc',
+    lxc,
+    allowedAnnotations: [],
+    state: join(folder, 'state'),
+    root: join(folder, 'root'),
+  });
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-function seed(vmid: number, { tags = 'crisp', owner = `${hostname()} ${join(folder, 'state')}`, container = 'mine' } = {}): void {
-  const marked = describe([], { owner, containerId: container, vmid: String(vmid) }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
+function seed(
+  vmid: number,
+  { tags = 'crisp', owner = `${hostname()} ${join(folder, 'state')}`, container = 'mine' } = {},
+): void {
+  const marked = describe([], { owner, containerId: container, vmid: String(vmid) })
+    .split('\n')
+    .map((line) => `#${line.replaceAll(':', '%3A')}\n`)
+    .join('');
   writeFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), `${marked}tags: ${tags}\nhostname: x\n`);
 }
 
 const io = { terminal: false };
 const never = new AbortController().signal;
 const calls: [string, (vmid: number) => Promise<unknown>][] = [
-  ['start', (vmid) => backend.start(ref(vmid))], ['kill', (vmid) => backend.kill(ref(vmid), 9)], ['kill all', (vmid) => backend.kill(ref(vmid), 9, true)], ['delete', (vmid) => backend.delete(ref(vmid))],
-  ['exec', (vmid) => backend.exec(ref(vmid), { args: ['true'], io, timeoutMs: 1000 }, never)], ['attach', (vmid) => backend.attach(ref(vmid), io, never)],
+  ['start', (vmid) => backend.start(ref(vmid))],
+  ['kill', (vmid) => backend.kill(ref(vmid), 9)],
+  ['kill all', (vmid) => backend.kill(ref(vmid), 9, true)],
+  ['delete', (vmid) => backend.delete(ref(vmid))],
+  ['exec', (vmid) => backend.exec(ref(vmid), { args: ['true'], io, timeoutMs: 1000 }, never)],
+  ['attach', (vmid) => backend.attach(ref(vmid), io, never)],
   ['update', (vmid) => backend.update(ref(vmid), { memory: { limit: 1 << 30 } })],
 ];
-function ref(vmid: number) { return { id: 'mine', folder: join(folder, 'bundle'), logPath: '', state: { vmid, uid: 0, stdin: 'none', terminal: false } }; }
+function ref(vmid: number) {
+  return {
+    id: 'mine',
+    folder: join(folder, 'bundle'),
+    logPath: '',
+    state: { vmid, uid: 0, stdin: 'none', terminal: false },
+  };
+}
 
 group.each<[string, number, Parameters<typeof seed>[1]]>([
-  ['outside the range', 100, {}], ['without the tag', 900_001, { tags: 'web' }], ['of another owner', 900_002, { owner: 'pve2 /run/crisp' }], ['of another container', 900_003, { container: 'other' }],
+  ['outside the range', 100, {}],
+  ['without the tag', 900_001, { tags: 'web' }],
+  ['of another owner', 900_002, { owner: 'pve2 /run/crisp' }],
+  ['of another container', 900_003, { container: 'other' }],
 ])('a guest %s', (_, vmid, options) => {
   beforeAll(() => seed(vmid, options));
 
@@ -73,7 +120,11 @@ group('while pmxcfs is not mounted', () => {
     rmSync(join(folder, there, '900005.conf'));
   });
 
-  test.each([...calls, ['survey', (vmid: number) => backend.survey([ref(vmid)])], ['list', () => backend.list()]] satisfies typeof calls)('%s is refused, and nothing is run', async (_name, call) => {
+  test.each([
+    ...calls,
+    ['survey', (vmid: number) => backend.survey([ref(vmid)])],
+    ['list', () => backend.list()],
+  ] satisfies typeof calls)('%s is refused, and nothing is run', async (_name, call) => {
     await expect(call(900_005)).rejects.toMatchObject({ id: 'NoQuorum' });
     expect(called()).toEqual([]);
   });
@@ -98,8 +149,12 @@ test('what a destroyed CT has left goes, unless a guest of the cluster has its i
   const remains = (vmid: number): string => join(folder, 'lxc', String(vmid));
   mkdirSync(join(folder, 'pve/nodes/other/qemu-server'), { recursive: true });
   writeFileSync(join(folder, 'pve/nodes/other/qemu-server/900098.conf'), 'name: vm\n');
-  for (const [vmid, stays] of [[900_097, false], [900_098, true]] as const) {
-    for (const path of [join(dropIn(vmid), '..'), join(remains(vmid), 'rootfs')]) mkdirSync(path, { recursive: true });
+  for (const [vmid, stays] of [
+    [900_097, false],
+    [900_098, true],
+  ] as const) {
+    for (const path of [join(dropIn(vmid), '..'), join(remains(vmid), 'rootfs')])
+      mkdirSync(path, { recursive: true });
     for (const path of [dropIn(vmid), join(remains(vmid), 'config')]) writeFileSync(path, '');
     await backend.delete(ref(vmid));
     expect([existsSync(dropIn(vmid)), existsSync(remains(vmid))]).toEqual([stays, stays]);
@@ -109,26 +164,79 @@ test('what a destroyed CT has left goes, unless a guest of the cluster has its i
 test('an id that somebody else takes first costs another try, and what was made under the next one is ours', async () => {
   rmSync(join(folder, 'called'), { force: true });
   const tool = join(folder, 'tool');
-  writeFileSync(tool, `#!/bin/sh
+  writeFileSync(
+    tool,
+    `#!/bin/sh
 echo "$1 $2" >> ${folder}/called
 [ "$1" = create ] || exit 0
 if [ ! -e ${folder}/raced ]; then : > ${folder}/raced; echo "unable to create CT $2 - CT $2 already exists on node 'pve2'" >&2; exit 2; fi
 echo "arch: amd64" > ${folder}/pve/lxc/$2.conf
-`);
-  const spec: Spec = { ociVersion: '1.0.2', process: { user: { uid: 0, gid: 0 }, args: ['/bin/true'], env: [], cwd: '/' }, root: { path: join(folder, 'root') }, mounts: [], linux: { namespaces: [] } };
-  const sandbox: SandboxPlan = { id: 's', name: 'web', namespace: 'default', uid: 'u', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces: {}, cgroupParent: '' };
-  const plan: ContainerPlan = { id: 'new', name: 'app', attempt: 0, image: 'i', imageId: 'i', sandbox, folder: join(folder, 'bundle'), spec, logPath: '', stdin: false, stdinOnce: false, stopSignal: '15' };
+`,
+  );
+  const spec: Spec = {
+    ociVersion: '1.0.2',
+    process: { user: { uid: 0, gid: 0 }, args: ['/bin/true'], env: [], cwd: '/' },
+    root: { path: join(folder, 'root') },
+    mounts: [],
+    linux: { namespaces: [] },
+  };
+  const sandbox: SandboxPlan = {
+    id: 's',
+    name: 'web',
+    namespace: 'default',
+    uid: 'u',
+    attempt: 0,
+    labels: {},
+    annotations: {},
+    folder,
+    hostname: undefined,
+    namespaces: {},
+    cgroupParent: '',
+  };
+  const plan: ContainerPlan = {
+    id: 'new',
+    name: 'app',
+    attempt: 0,
+    image: 'i',
+    imageId: 'i',
+    sandbox,
+    folder: join(folder, 'bundle'),
+    spec,
+    logPath: '',
+    stdin: false,
+    stdinOnce: false,
+    stopSignal: '15',
+  };
   const { vmid } = await backend.create(plan);
   const creates = called().filter((line) => line.startsWith('create'));
   expect(creates).toHaveLength(2);
   expect(creates[1]).toBe(`create ${vmid}`);
   expect(creates[0]).not.toBe(creates[1]);
-  expect(readFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), 'utf8')).toBe(`arch: amd64\nlxc.include: ${join(folder, 'bundle/lxc.conf')}\n`);
-  expect(readFileSync(join(folder, `units/pve-container@${vmid}.service.d/crisp.conf`), 'utf8')).toContain('"/bin/true"');
+  expect(readFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), 'utf8')).toBe(
+    `arch: amd64\nlxc.include: ${join(folder, 'bundle/lxc.conf')}\n`,
+  );
+  expect(readFileSync(join(folder, `units/pve-container@${vmid}.service.d/crisp.conf`), 'utf8')).toContain(
+    '"/bin/true"',
+  );
 });
 
 test('the reason of a failed start is found in the log of liblxc 5, or in the pieces that liblxc 6 writes to stderr', () => {
-  expect(lxcWords('lxc-start 900001 20261125133939.187 ERROR    start - ../src/lxc/start.c:start:2197 - No such file or directory - Failed to exec "/none"\n', '', 900_001)).toBe('No such file or directory - Failed to exec "/none"');
-  const pieces = ['P lxc-start: ', 'P 900001: ', 'P ../src/lxc/start.c: start: 2217 ', 'F No such file or directory - Failed to exec "/none"', 'F lxc-start: 900001: ../src/lxc/start.c: __lxc_start: 2127 Failed to spawn container "900001"', 'F its own word'];
-  expect(lxcWords('', pieces.map((piece) => `2026-11-25T13:39:39.187000000Z stderr ${piece}\n`).join(''), 900_001)).toBe('No such file or directory - Failed to exec "/none"\nFailed to spawn container "900001"');
+  expect(
+    lxcWords(
+      'lxc-start 900001 20261125133939.187 ERROR    start - ../src/lxc/start.c:start:2197 - No such file or directory - Failed to exec "/none"\n',
+      '',
+      900_001,
+    ),
+  ).toBe('No such file or directory - Failed to exec "/none"');
+  const pieces = [
+    'P lxc-start: ',
+    'P 900001: ',
+    'P ../src/lxc/start.c: start: 2217 ',
+    'F No such file or directory - Failed to exec "/none"',
+    'F lxc-start: 900001: ../src/lxc/start.c: __lxc_start: 2127 Failed to spawn container "900001"',
+    'F its own word',
+  ];
+  expect(
+    lxcWords('', pieces.map((piece) => `2026-11-25T13:39:39.187000000Z stderr ${piece}\n`).join(''), 900_001),
+  ).toBe('No such file or directory - Failed to exec "/none"\nFailed to spawn container "900001"');
 });

@@ -13,15 +13,49 @@ import { appendFile, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/pro
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
-import { killCgroup, removeCgroup, signalCgroup, unifiedSettings, writeResources } from '../../host/cgroup.js';
-import { exists, fileVersion, makeFolder, readFileIfThere, remove, writeFileAtomic } from '../../host/files.js';
-import { identify, isAlive, outwait, parentOf, signalProcess, type ProcessIdentity } from '../../host/proc.js';
+import {
+  killCgroup,
+  removeCgroup,
+  signalCgroup,
+  unifiedSettings,
+  writeResources,
+} from '../../host/cgroup.js';
+import {
+  exists,
+  fileVersion,
+  makeFolder,
+  readFileIfThere,
+  remove,
+  writeFileAtomic,
+} from '../../host/files.js';
+import {
+  identify,
+  isAlive,
+  outwait,
+  parentOf,
+  signalProcess,
+  type ProcessIdentity,
+} from '../../host/proc.js';
 import { findProgram } from '../../host/programs.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import type { Resources, Spec } from '../../oci/spec.js';
-import type { Alive, Backend, ContainerPlan, ContainerRef, ExecPlan, Exit, FoundContainer, IdMaps, Io, Probe, RootfsWish, SandboxPlan, TerminalSize } from '../backend.js';
+import type {
+  Alive,
+  Backend,
+  ContainerPlan,
+  ContainerRef,
+  ExecPlan,
+  Exit,
+  FoundContainer,
+  IdMaps,
+  Io,
+  Probe,
+  RootfsWish,
+  SandboxPlan,
+  TerminalSize,
+} from '../backend.js';
 import { Exits } from '../exits.js';
 import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';
@@ -88,15 +122,24 @@ export class PctBackend implements Backend {
     this.name = options.name;
     this.exits = new Exits(join(state, 'exits', options.name));
     this.pct = new Pct({ program: lxc.tools.pct, timeoutMs: lxc.pct_timeout_seconds * 1000 });
-    this.guard = new Guard({ pveFolder: lxc.pve_folder, range: lxc.vmid_range, tag: lxc.tag, owner: ownerOf(options) });
+    this.guard = new Guard({
+      pveFolder: lxc.pve_folder,
+      range: lxc.vmid_range,
+      tag: lxc.tag,
+      owner: ownerOf(options),
+    });
     this.vmids = new Vmids(lxc.pve_folder, lxc.vmid_range);
     this.archives = new Archives(join(options.root, 'archives'));
     this.units = new Units(lxc.unit_folder, lxc.tools.systemctl);
   }
 
-  async probe(): Promise<Probe> { return probe(this, this.options); }
+  async probe(): Promise<Probe> {
+    return probe(this, this.options);
+  }
 
-  recall({ found }: Probe): void { this.found = found as Findings; }
+  recall({ found }: Probe): void {
+    this.found = found as Findings;
+  }
 
   async fingerprint(): Promise<string> {
     const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
@@ -104,39 +147,67 @@ export class PctBackend implements Backend {
     return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
-  userNamespace(): IdMaps | undefined { return this.options.lxc.unprivileged ? unprivilegedIds : undefined; }
+  userNamespace(): IdMaps | undefined {
+    return this.options.lxc.unprivileged ? unprivilegedIds : undefined;
+  }
 
   /** CTs need nothing but the pinned namespaces. @throws UnsupportedField for a user namespace with other ids than PVE gives to each unprivileged CT */
   async startSandbox({ idMaps }: SandboxPlan): Promise<undefined> {
-    if (idMaps && !isDeepStrictEqual(idMaps, unprivilegedIds)) throw new CrispError('UnsupportedField', 'userns_options: a Proxmox CT has the ids 100000 to 165535 and no others', { hint: 'leave hostUsers out: CTs are unprivileged without it' });
+    if (idMaps && !isDeepStrictEqual(idMaps, unprivilegedIds))
+      throw new CrispError(
+        'UnsupportedField',
+        'userns_options: a Proxmox CT has the ids 100000 to 165535 and no others',
+        { hint: 'leave hostUsers out: CTs are unprivileged without it' },
+      );
   }
-  stopSandbox(): Promise<void> { return Promise.resolve(); }
+  stopSandbox(): Promise<void> {
+    return Promise.resolve();
+  }
 
   ownNetwork(plan: SandboxPlan): boolean {
     const { bridge } = guestOptions(this.options, plan.annotations);
-    if (bridge && !this.found.hostManaged) throw new CrispError('Unsupported', 'CTs of this node can have no net0 of their own: its pct sets no addresses', { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' });
+    if (bridge && !this.found.hostManaged)
+      throw new CrispError(
+        'Unsupported',
+        'CTs of this node can have no net0 of their own: its pct sets no addresses',
+        { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' },
+      );
     return bridge !== undefined;
   }
 
   async addresses(container: ContainerRef): Promise<string[]> {
     const { vmid } = await this.mine(container);
-    return (await this.lxcInfo(vmid, '-iH')).split('\n').filter((address) => address !== '' && !address.startsWith('fe80:'));
+    return (await this.lxcInfo(vmid, '-iH'))
+      .split('\n')
+      .filter((address) => address !== '' && !address.startsWith('fe80:'));
   }
 
   rootfs(plan: SandboxPlan, template?: string): RootfsWish {
     const { volume } = this.guestOptions(plan);
-    if (template !== undefined && !volume) throw new CrispError('InvalidArgument', `a guest made from ${template} needs a volume, and no storage is named`, { hint: `set lxc.rootfs.storage, or the pod's annotation ${annotationPrefix}storage` });
+    if (template !== undefined && !volume)
+      throw new CrispError(
+        'InvalidArgument',
+        `a guest made from ${template} needs a volume, and no storage is named`,
+        { hint: `set lxc.rootfs.storage, or the pod's annotation ${annotationPrefix}storage` },
+      );
     return { kind: volume ? 'own' : 'overlay' };
   }
 
-  async forgetImage(imageId: string): Promise<void> { await this.archives.forget(imageId); }
+  async forgetImage(imageId: string): Promise<void> {
+    await this.archives.forget(imageId);
+  }
 
   private guestOptions(plan: SandboxPlan): GuestOptions {
     const { bridge, volume } = guestOptions(this.options, plan.annotations);
-    return { bridge: plan.ownNetwork ? bridge : undefined, volume: volume ?? (plan.namespaces.user === undefined ? undefined : this.found.copies) };
+    return {
+      bridge: plan.ownNetwork ? bridge : undefined,
+      volume: volume ?? (plan.namespaces.user === undefined ? undefined : this.found.copies),
+    };
   }
 
-  notHonoured(spec: Spec): string[] { return notHonoured(spec, this.found); }
+  notHonoured(spec: Spec): string[] {
+    return notHonoured(spec, this.found);
+  }
 
   async create(plan: ContainerPlan): Promise<PctState> {
     for (const folder of [this.exits.folder, this.options.root]) makeFolder(folder);
@@ -146,16 +217,43 @@ export class PctBackend implements Backend {
       // 1. What is mounted, and where.
       const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
       undo.push('volumes', () => releaseBinds(plan.folder));
-      const spec = plan.sandbox.namespaces.user === undefined ? plan.spec : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
-      if (this.rootfs(plan.sandbox, plan.template).kind === 'overlay') await makeTargets(spec.root.path, [...foldersOfLxc, ...mountsOf(spec).map(({ destination, source }) => ({ path: destination, isFolder: source === undefined || isFolder(source) }))], root);
+      const spec =
+        plan.sandbox.namespaces.user === undefined
+          ? plan.spec
+          : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
+      if (this.rootfs(plan.sandbox, plan.template).kind === 'overlay')
+        await makeTargets(
+          spec.root.path,
+          [
+            ...foldersOfLxc,
+            ...mountsOf(spec).map(({ destination, source }) => ({
+              path: destination,
+              isFolder: source === undefined || isFolder(source),
+            })),
+          ],
+          root,
+        );
       // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
       undo.push('CT', () => this.delete({ ...plan, state: undefined }));
       const vmid = await this.takeVmid(plan);
-      const state: PctState = { vmid, uid: root + plan.spec.process.user.uid, stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none', terminal: plan.spec.process.terminal ?? false, ownPidNamespace: plan.spec.linux.namespaces.some(({ type, path }) => type === 'pid' && path === undefined) };
+      const state: PctState = {
+        vmid,
+        uid: root + plan.spec.process.user.uid,
+        stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none',
+        terminal: plan.spec.process.terminal ?? false,
+        ownPidNamespace: plan.spec.linux.namespaces.some(
+          ({ type, path }) => type === 'pid' && path === undefined,
+        ),
+      };
       this.made.set(id, { id, folder, logPath, state });
       // 3. How it is started.
-      await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), { mode: 0o600 });
-      await Promise.all([this.include(vmid, plan.folder), this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan)))]);
+      await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), {
+        mode: 0o600,
+      });
+      await Promise.all([
+        this.include(vmid, plan.folder),
+        this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan))),
+      ]);
       return state;
     });
   }
@@ -197,19 +295,25 @@ export class PctBackend implements Backend {
   async delete(container: ContainerRef): Promise<void> {
     if (!stateOf(container)) await this.outwaitCreate(container);
     const found = await this.find(container);
-    const vmid = found?.vmid ?? await this.formerVmid(container);
+    const vmid = found?.vmid ?? (await this.formerVmid(container));
     if (found) {
       // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
       if (found.config.values['lock'] === 'create') await this.callUnless('not locked', 'unlock', found.vmid);
       await keepReadable(container);
       await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes outlive init
-      await removeAppArmor(join(this.options.lxc.lxc_folder, String(found.vmid), 'apparmor')).catch((error: unknown) => log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its AppArmor profile'));
+      await removeAppArmor(join(this.options.lxc.lxc_folder, String(found.vmid), 'apparmor')).catch(
+        (error: unknown) =>
+          log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its AppArmor profile'),
+      );
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
     }
     if (vmid !== undefined) {
       await this.units.remove(vmid);
       await removeRemains(join(this.options.lxc.lxc_folder, String(vmid)));
-      for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)]) await removeCgroup(group).catch((error: unknown) => log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup')); // that of a killed lxc-start
+      for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)])
+        await removeCgroup(group).catch((error: unknown) =>
+          log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup'),
+        ); // that of a killed lxc-start
     }
     await tell(container, 'quit');
     await releaseBinds(container.folder);
@@ -222,13 +326,28 @@ export class PctBackend implements Backend {
     const { vmid } = await this.mine(container);
     const { lxc } = this.options;
     const { process: own, root } = await specOf(container);
-    const rootfs = (await exists(root.path)) ? root.path : `/proc/${await this.initPid(vmid) ?? 0}/root`; // that of a CT that was found again is mounted for it alone
-    return exec({ program: lxc.tools.lxc_attach, lxcFolder: lxc.lxc_folder, vmid, own, bundle: container.folder, hasShell: await exists(join(rootfs, 'bin/sh')) }, plan, signal);
+    const rootfs = (await exists(root.path)) ? root.path : `/proc/${(await this.initPid(vmid)) ?? 0}/root`; // that of a CT that was found again is mounted for it alone
+    return exec(
+      {
+        program: lxc.tools.lxc_attach,
+        lxcFolder: lxc.lxc_folder,
+        vmid,
+        own,
+        bundle: container.folder,
+        hasShell: await exists(join(rootfs, 'bin/sh')),
+      },
+      plan,
+      signal,
+    );
   }
 
   async attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
     const { vmid } = await this.mine(container);
-    followSizes(io, (size) => this.resize(container, vmid, size).catch((error: unknown) => log.warn({ err: error, containerId: container.id }, 'terminal not resized')));
+    followSizes(io, (size) =>
+      this.resize(container, vmid, size).catch((error: unknown) =>
+        log.warn({ err: error, containerId: container.id }, 'terminal not resized'),
+      ),
+    );
     await attach(container, io, signal);
   }
 
@@ -238,13 +357,31 @@ export class PctBackend implements Backend {
     const args = updateArgs(resources, this.node);
     if (args.length) await this.pct.call('set', vmid, args);
     // pct sets memory.high too, next to the limit; that which the container has asked for stays.
-    const high = args.includes('--memory') ? (await specOf(container)).linux.resources?.unified?.['memory.high'] : undefined;
-    if (await this.initPid(vmid) !== undefined) await writeResources(cgroupOf(vmid), high === undefined ? resources : { ...resources, unified: { 'memory.high': high, ...resources.unified } });
-    else if (this.node.cgroup === 'v2') await appendFile(includeFile(container.folder), unifiedSettings(resources).map(([file, value]) => `lxc.cgroup2.${file} = ${value}\n`).join(''));
+    const high = args.includes('--memory')
+      ? (await specOf(container)).linux.resources?.unified?.['memory.high']
+      : undefined;
+    if ((await this.initPid(vmid)) !== undefined)
+      await writeResources(
+        cgroupOf(vmid),
+        high === undefined
+          ? resources
+          : { ...resources, unified: { 'memory.high': high, ...resources.unified } },
+      );
+    else if (this.node.cgroup === 'v2')
+      await appendFile(
+        includeFile(container.folder),
+        unifiedSettings(resources)
+          .map(([file, value]) => `lxc.cgroup2.${file} = ${value}\n`)
+          .join(''),
+      );
   }
 
   async reopenLog(container: ContainerRef): Promise<void> {
-    if (!(await tell(container, 'reopen'))) throw new CrispError('RuntimeFailed', 'the watcher of the CT did not reopen the log', { stage: 'reopen log', tool: 'watcher' });
+    if (!(await tell(container, 'reopen')))
+      throw new CrispError('RuntimeFailed', 'the watcher of the CT did not reopen the log', {
+        stage: 'reopen log',
+        tool: 'watcher',
+      });
   }
 
   async checkpoint(): Promise<void> {
@@ -258,12 +395,28 @@ export class PctBackend implements Backend {
 
   async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
     const found = new Map<string, Alive>();
-    await Promise.all(containers.map(async (container) => { found.set(container.id, await this.alive(container)); }));
+    await Promise.all(
+      containers.map(async (container) => {
+        found.set(container.id, await this.alive(container));
+      }),
+    );
     return found;
   }
 
   async list(): Promise<FoundContainer[]> {
-    return [...await this.guard.all()].flatMap(([vmid, { mark, keepsake }]) => (mark ? [{ id: mark.containerId, folder: join(this.options.state, 'bundles', mark.containerId), logPath: '', keepsake, state: { vmid, uid: 0, stdin: 'none', terminal: false } satisfies PctState }] : []));
+    return [...(await this.guard.all())].flatMap(([vmid, { mark, keepsake }]) =>
+      mark
+        ? [
+            {
+              id: mark.containerId,
+              folder: join(this.options.state, 'bundles', mark.containerId),
+              logPath: '',
+              keepsake,
+              state: { vmid, uid: 0, stdin: 'none', terminal: false } satisfies PctState,
+            },
+          ]
+        : [],
+    );
   }
 
   /** The watcher of a CT lives as long as it, and has kept what is needed of the bundle. */
@@ -273,7 +426,11 @@ export class PctBackend implements Backend {
     const watched = await wakeWatcher(vmid, container);
     if (!watched) await keepReadable(container);
     const pid = await this.initPid(vmid);
-    if (pid !== undefined && !watched) log.error({ containerId: container.id, vmid }, 'a CT runs without its watcher: its log ends here, and its end will not be seen');
+    if (pid !== undefined && !watched)
+      log.error(
+        { containerId: container.id, vmid },
+        'a CT runs without its watcher: its log ends here, and its end will not be seen',
+      );
     return pid;
   }
 
@@ -281,16 +438,30 @@ export class PctBackend implements Backend {
     this.exits.watch((id) => {
       const container = this.made.get(id);
       if (!container) return; // one that is being deleted
-      this.exitOf(container).then((exit) => { if (exit) listener(id, exit); }, (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'));
+      this.exitOf(container).then(
+        (exit) => {
+          if (exit) listener(id, exit);
+        },
+        (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'),
+      );
     });
   }
 
-  cgroup(container: ContainerRef): string { return cgroupOf(stateOf(container)?.vmid ?? 0); }
+  cgroup(container: ContainerRef): string {
+    return cgroupOf(stateOf(container)?.vmid ?? 0);
+  }
 
-  close(): Promise<void> { this.exits.close(); return Promise.resolve(); }
+  close(): Promise<void> {
+    this.exits.close();
+    return Promise.resolve();
+  }
 
   /** lxc-start hands a size on when it is told so: the terminal is not its own, so the kernel does not tell it. */
-  private async resize(container: ContainerRef, vmid: number, { width, height }: TerminalSize): Promise<void> {
+  private async resize(
+    container: ContainerRef,
+    vmid: number,
+    { width, height }: TerminalSize,
+  ): Promise<void> {
     await tell(container, `resize ${height} ${width}`);
     const pid = await this.initPid(vmid);
     const parent = pid === undefined ? undefined : await parentOf(pid);
@@ -298,18 +469,37 @@ export class PctBackend implements Backend {
   }
 
   private async callUnless(fine: Meaning, ...[verb, vmid, args]: Parameters<Pct['call']>): Promise<void> {
-    try { await this.pct.call(verb, vmid, args); } catch (error) { if (meaningOf(error) !== fine) throw error; }
+    try {
+      await this.pct.call(verb, vmid, args);
+    } catch (error) {
+      if (meaningOf(error) !== fine) throw error;
+    }
   }
 
   /** A race that another node or another tool wins costs one more call. */
   private async takeVmid(plan: ContainerPlan): Promise<number> {
     const { tag, pool } = this.options.lxc;
     const guest = this.guestOptions(plan.sandbox);
-    const archive = guest.volume && plan.template === undefined ? await this.archives.of(plan.imageId, plan.spec.root.path) : await this.archives.empty();
-    const argsFor = (vmid: number): string[] => createArgs(plan, { tag, pool, mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) }, archive, guest, hostManaged: this.found.hostManaged, node: this.node });
+    const archive =
+      guest.volume && plan.template === undefined
+        ? await this.archives.of(plan.imageId, plan.spec.root.path)
+        : await this.archives.empty();
+    const argsFor = (vmid: number): string[] =>
+      createArgs(plan, {
+        tag,
+        pool,
+        mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) },
+        archive,
+        guest,
+        hostManaged: this.found.hostManaged,
+        node: this.node,
+      });
     for (let lost = 0; ; lost++) {
       try {
-        return await this.vmids.propose(async (vmid) => { await this.pct.call('create', vmid, argsFor(vmid), plan.folder); return vmid; });
+        return await this.vmids.propose(async (vmid) => {
+          await this.pct.call('create', vmid, argsFor(vmid), plan.folder);
+          return vmid;
+        });
       } catch (error) {
         if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
       }
@@ -319,19 +509,45 @@ export class PctBackend implements Backend {
   /** One more line in the CT's configuration, under the lock that pct takes for its own changes. */
   private async include(vmid: number, bundle: string): Promise<void> {
     const { lock_folder: locks, pve_folder: pve } = this.options.lxc;
-    await run(['flock', '--wait', '10', join(locks, `pve-config-${vmid}.lock`), 'tee', '-a', join(pve, 'lxc', `${vmid}.conf`)], {
-      timeoutMs: 20_000, input: `lxc.include: ${includeFile(bundle)}\n`, stage: 'write CT config', errorId: 'Locked',
-    });
+    await run(
+      [
+        'flock',
+        '--wait',
+        '10',
+        join(locks, `pve-config-${vmid}.lock`),
+        'tee',
+        '-a',
+        join(pve, 'lxc', `${vmid}.conf`),
+      ],
+      {
+        timeoutMs: 20_000,
+        input: `lxc.include: ${includeFile(bundle)}\n`,
+        stage: 'write CT config',
+        errorId: 'Locked',
+      },
+    );
   }
 
   private watcherPlan(container: ContainerRef, { vmid, uid, stdin, terminal }: PctState): WatcherPlan {
-    return { terminal, vmid, bundle: container.folder, lxcFolder: this.options.lxc.lxc_folder, uid, stdin, logPath: container.logPath, exitFile: this.exits.path(container.id) };
+    return {
+      terminal,
+      vmid,
+      bundle: container.folder,
+      lxcFolder: this.options.lxc.lxc_folder,
+      uid,
+      stdin,
+      logPath: container.logPath,
+      exitFile: this.exits.path(container.id),
+    };
   }
 
   /** The CT of a container and its configuration. @throws GuestMissing, ForeignGuest */
   private async mine(container: ContainerRef): Promise<{ vmid: number; config: GuestConfig }> {
     const found = await this.find(container);
-    if (!found) throw new CrispError('GuestMissing', `the CT of container ${container.id} is not on this node`, { stage: 'find CT' });
+    if (!found)
+      throw new CrispError('GuestMissing', `the CT of container ${container.id} is not on this node`, {
+        stage: 'find CT',
+      });
     return found;
   }
 
@@ -342,7 +558,9 @@ export class PctBackend implements Backend {
       const config = await this.guard.owned(vmid, container.id);
       return config && { vmid, config };
     }
-    const [found] = [...await this.guard.all()].filter(([, { mark }]) => mark?.containerId === container.id);
+    const [found] = [...(await this.guard.all())].filter(
+      ([, { mark }]) => mark?.containerId === container.id,
+    );
     return found && { vmid: found[0], config: found[1] };
   }
 
@@ -354,7 +572,8 @@ export class PctBackend implements Backend {
 
   /** A daemon that was killed in create() may have left pct at work, and the CT bears our mark only when it is made. It has the time that a call of pct has. */
   private async outwaitCreate({ folder }: ContainerRef): Promise<void> {
-    for (const program of await outwait(folder, this.options.lxc.pct_timeout_seconds * 1000, watcherName)) await signalProcess(program, 'SIGTERM');
+    for (const program of await outwait(folder, this.options.lxc.pct_timeout_seconds * 1000, watcherName))
+      await signalProcess(program, 'SIGTERM');
     await outwait(folder, endPatienceMs);
   }
 
@@ -366,7 +585,11 @@ export class PctBackend implements Backend {
 
   private async lxcInfo(vmid: number, option: string): Promise<string> {
     const { lxc } = this.options;
-    const { stdout } = await run([lxc.tools.lxc_info, '-P', lxc.lxc_folder, '-n', String(vmid), option], { timeoutMs: infoTimeoutMs, okExitCodes: 'any', stage: 'lxc-info' });
+    const { stdout } = await run([lxc.tools.lxc_info, '-P', lxc.lxc_folder, '-n', String(vmid), option], {
+      timeoutMs: infoTimeoutMs,
+      okExitCodes: 'any',
+      stage: 'lxc-info',
+    });
     return stdout;
   }
 
@@ -375,8 +598,16 @@ export class PctBackend implements Backend {
     const hardware = /(?:^|,)hwaddr=([^,]+)/.exec(values['net0'] ?? '')?.[1];
     if (hardware === undefined) return;
     for (const [other, config] of await this.guard.all()) {
-      if (other === vmid || !config.values['net0']?.includes(`hwaddr=${hardware}`) || await this.initPid(other) === undefined) continue;
-      throw new CrispError('WrongContainerState', `CT ${other} of this pod runs and has its network`, { stage: 'start', hint: 'a pod on a bridge runs one container at a time; use the CNI network for pods of several' });
+      if (
+        other === vmid ||
+        !config.values['net0']?.includes(`hwaddr=${hardware}`) ||
+        (await this.initPid(other)) === undefined
+      )
+        continue;
+      throw new CrispError('WrongContainerState', `CT ${other} of this pod runs and has its network`, {
+        stage: 'start',
+        hint: 'a pod on a bridge runs one container at a time; use the CNI network for pods of several',
+      });
     }
   }
 
@@ -416,11 +647,15 @@ export class PctBackend implements Backend {
     try {
       const found = await this.find(container);
       if (found) await killCgroup(cgroupOf(found.vmid));
-    } catch (error) { log.error({ err: error, containerId: container.id }, 'a CT has ended, but not all its processes'); }
+    } catch (error) {
+      log.error({ err: error, containerId: container.id }, 'a CT has ended, but not all its processes');
+    }
   }
 }
 
-export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined { return container.state as PctState | undefined; }
+export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined {
+  return container.state as PctState | undefined;
+}
 
 /** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
 async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
@@ -432,7 +667,11 @@ async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<v
 async function removeAppArmor(folder: string): Promise<void> {
   for (const name of await readdir(folder).catch(() => [])) {
     await rmdir(join('/sys/kernel/security/apparmor/policy/namespaces', name)).catch(() => undefined);
-    await run(['apparmor_parser', '--remove', join(folder, name)], { timeoutMs: 30_000, okExitCodes: 'any', stage: 'remove AppArmor profile' });
+    await run(['apparmor_parser', '--remove', join(folder, name)], {
+      timeoutMs: 30_000,
+      okExitCodes: 'any',
+      stage: 'remove AppArmor profile',
+    });
     await rm(join(folder, name), { force: true });
   }
   await rmdir(folder).catch(() => undefined);
@@ -445,17 +684,33 @@ async function removeRemains(folder: string): Promise<void> {
 }
 
 /** The watcher makes its FIFOs, and nobody removes them before the bundle. */
-async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> { return exists(join(folder, fifo.stdout)); }
+async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> {
+  return exists(join(folder, fifo.stdout));
+}
 
 async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
 }
 
 /** liblxc's own words say more than pct's. */
-async function withLxcLog(error: unknown, vmid: number, { folder, logPath }: Pick<ContainerRef, 'folder' | 'logPath'>): Promise<unknown> {
-  const said = lxcWords(await readFileIfThere(lxcLog(folder)) ?? '', await readFileIfThere(logPath) ?? '', vmid);
+async function withLxcLog(
+  error: unknown,
+  vmid: number,
+  { folder, logPath }: Pick<ContainerRef, 'folder' | 'logPath'>,
+): Promise<unknown> {
+  const said = lxcWords(
+    (await readFileIfThere(lxcLog(folder))) ?? '',
+    (await readFileIfThere(logPath)) ?? '',
+    vmid,
+  );
   if (!said || !(error instanceof CrispError)) return error;
-  return new CrispError(error.id, error.message, { stage: error.stage ?? 'start', tool: error.tool ?? 'pct', stderr: said, hint: error.hint, cause: error });
+  return new CrispError(error.id, error.message, {
+    stage: error.stage ?? 'start',
+    tool: error.tool ?? 'pct',
+    stderr: said,
+    hint: error.hint,
+    cause: error,
+  });
 }
 
 /**
@@ -464,8 +719,16 @@ async function withLxcLog(error: unknown, vmid: number, { folder, logPath }: Pic
  * which may be pieces in the container's log as well.
  */
 export function lxcWords(ownLog: string, containerLog: string, vmid: number): string {
-  const stderr = [...containerLog.matchAll(/^\S+ stderr ([FP]) (.*)$/gm)].map(([, tag, text = '']) => (tag === 'F' ? `${text}\n` : text)).join('');
+  const stderr = [...containerLog.matchAll(/^\S+ stderr ([FP]) (.*)$/gm)]
+    .map(([, tag, text = '']) => (tag === 'F' ? `${text}\n` : text))
+    .join('');
   const own = [...ownLog.matchAll(/^lxc-start .*? ERROR +\S+ - \S+ - (.*)$/gm)];
-  const said = own.length > 0 ? own : [...stderr.matchAll(new RegExp(`^lxc-start: ${vmid}: \\S+ \\w+: \\d+ (.*)$`, 'gm'))];
-  return said.map(([, words = '']) => words).slice(0, 4).join('\n');
+  const said =
+    own.length > 0
+      ? own
+      : [...stderr.matchAll(new RegExp(`^lxc-start: ${vmid}: \\S+ \\w+: \\d+ (.*)$`, 'gm'))];
+  return said
+    .map(([, words = '']) => words)
+    .slice(0, 4)
+    .join('\n');
 }

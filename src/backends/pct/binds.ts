@@ -11,7 +11,9 @@ import { log } from '../../log.js';
 import { isBind } from './lxc-config.js';
 
 /** Where the views of a bundle are mounted. */
-function viewsOf(bundle: string): string { return join(bundle, 'views'); }
+function viewsOf(bundle: string): string {
+  return join(bundle, 'views');
+}
 
 /**
  * The spec with its volumes replaced by their views.  Not for mounts with
@@ -19,13 +21,20 @@ function viewsOf(bundle: string): string { return join(bundle, 'views'); }
  * and where a filesystem has no idmapped mounts (nfs, overlay), it stays as it is.
  */
 export async function shiftedBinds(spec: Spec, bundle: string, namespaceFile: string): Promise<Spec> {
-  const mounts = await Promise.all(spec.mounts.map((mount, index) => shifted(mount, join(viewsOf(bundle), String(index)), namespaceFile)));
+  const mounts = await Promise.all(
+    spec.mounts.map((mount, index) => shifted(mount, join(viewsOf(bundle), String(index)), namespaceFile)),
+  );
   return { ...spec, mounts };
 }
 
 async function shifted(mount: Mount, view: string, namespaceFile: string): Promise<Mount> {
   const { source, options = [] } = mount;
-  if (!isBind(mount) || source === undefined || options.some((option) => option.endsWith('slave') || option.endsWith('shared'))) return mount;
+  if (
+    !isBind(mount) ||
+    source === undefined ||
+    options.some((option) => option.endsWith('slave') || option.endsWith('shared'))
+  )
+    return mount;
   if ((await stat(source)).isDirectory()) await mkdir(view, { recursive: true });
   else {
     await mkdir(join(view, '..'), { recursive: true });
@@ -35,10 +44,15 @@ async function shifted(mount: Mount, view: string, namespaceFile: string): Promi
     await mountIdMapped(source, view, namespaceFile);
     return { ...mount, source: view };
   } catch (error) {
-    log.warn({ err: error, source, destination: mount.destination }, 'a volume keeps its owners: its filesystem has no idmapped mounts');
+    log.warn(
+      { err: error, source, destination: mount.destination },
+      'a volume keeps its owners: its filesystem has no idmapped mounts',
+    );
     return mount;
   }
 }
 
 /** Unmounts the views of a bundle; the bundle itself is the caller's. */
-export async function releaseBinds(bundle: string): Promise<void> { await unmountBelow(viewsOf(bundle)); }
+export async function releaseBinds(bundle: string): Promise<void> {
+  await unmountBelow(viewsOf(bundle));
+}

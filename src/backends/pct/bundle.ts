@@ -16,22 +16,57 @@ import { consoleLink, fifo } from './watcher.js';
 const oomHook = fileURLToPath(new URL('oom.pl', import.meta.url));
 
 /** The file that the CT's configuration includes. */
-export function includeFile(bundle: string): string { return join(bundle, 'lxc.conf'); }
-export function lxcLog(bundle: string): string { return join(bundle, 'lxc.log'); }
+export function includeFile(bundle: string): string {
+  return join(bundle, 'lxc.conf');
+}
+export function lxcLog(bundle: string): string {
+  return join(bundle, 'lxc.log');
+}
 
 /** Its text. @param spec the plan's, with its volumes as they are mounted */
-export function includeText({ folder, stopSignal, template }: ContainerPlan, spec: Spec, vmid: number | string, cgroup: 'v1' | 'v2'): string {
+export function includeText(
+  { folder, stopSignal, template }: ContainerPlan,
+  spec: Spec,
+  vmid: number | string,
+  cgroup: 'v1' | 'v2',
+): string {
   const layout = cgroupLayout();
   const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
-  const counts = group === undefined ? [] : [group, join(group, 'ns')].map((path) => join(path, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control'));
-  return lxcConfig({ spec, console: join(folder, consoleLink), stopSignal, logFile: lxcLog(folder), stopHook: shown(['perl', oomHook, folder, ...counts]), isFolder, cgroup, guest: template !== undefined });
+  const counts =
+    group === undefined
+      ? []
+      : [group, join(group, 'ns')].map((path) =>
+          join(path, layout.version === 'v2' ? 'memory.events' : 'memory.oom_control'),
+        );
+  return lxcConfig({
+    spec,
+    console: join(folder, consoleLink),
+    stopSignal,
+    logFile: lxcLog(folder),
+    stopHook: shown(['perl', oomHook, folder, ...counts]),
+    isFolder,
+    cgroup,
+    guest: template !== undefined,
+  });
 }
 
 /** The FIFOs of the drop-in; with a terminal the input comes by the console. */
-export function streamsOf({ folder, stdin, spec }: Pick<ContainerPlan, 'folder' | 'stdin' | 'spec'>): Streams {
-  return { stdin: stdin && !spec.process.terminal ? join(folder, fifo.stdin) : undefined, stdout: join(folder, fifo.stdout), stderr: join(folder, fifo.stderr) };
+export function streamsOf({
+  folder,
+  stdin,
+  spec,
+}: Pick<ContainerPlan, 'folder' | 'stdin' | 'spec'>): Streams {
+  return {
+    stdin: stdin && !spec.process.terminal ? join(folder, fifo.stdin) : undefined,
+    stdout: join(folder, fifo.stdout),
+    stderr: join(folder, fifo.stderr),
+  };
 }
 
 export function isFolder(path: string): boolean {
-  try { return statSync(path).isDirectory(); } catch { return false; }
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
 }

@@ -25,19 +25,32 @@ export async function inCluster<T>(pveFolder: string, look: (pve: string) => Pro
     }
   } catch (error) {
     if (!isAbsent(error) && !isDead(error)) throw error;
-    throw new CrispError('NoQuorum', `the configuration of the cluster is not there: ${pveFolder} is not mounted`, { stage: 'read CT config', hint: pveClusterHint, cause: error });
+    throw new CrispError(
+      'NoQuorum',
+      `the configuration of the cluster is not there: ${pveFolder} is not mounted`,
+      { stage: 'read CT config', hint: pveClusterHint, cause: error },
+    );
   }
 }
 export const pveClusterHint = 'pve-cluster must run: `systemctl status pve-cluster`';
 
 /** A pmxcfs that was killed leaves its mount, which answers so. */
-function isDead(error: unknown): boolean { return ['ENOTCONN', 'ECONNABORTED'].includes((error as NodeJS.ErrnoException).code ?? ''); }
+function isDead(error: unknown): boolean {
+  return ['ENOTCONN', 'ECONNABORTED'].includes((error as NodeJS.ErrnoException).code ?? '');
+}
 
 /** The ids of all CTs and VMs of all nodes: pmxcfs shows every node's folder on every node. @throws NoQuorum */
 export async function guestsOf(pveFolder: string): Promise<Set<number>> {
   return inCluster(pveFolder, async (pve) => {
     const nodes = join(pve, 'nodes');
-    const folders = [join(pve, 'lxc'), join(pve, 'qemu-server'), ...(await namesIn(nodes)).flatMap((node) => [join(nodes, node, 'lxc'), join(nodes, node, 'qemu-server')])];
+    const folders = [
+      join(pve, 'lxc'),
+      join(pve, 'qemu-server'),
+      ...(await namesIn(nodes)).flatMap((node) => [
+        join(nodes, node, 'lxc'),
+        join(nodes, node, 'qemu-server'),
+      ]),
+    ];
     const files = (await Promise.all(folders.map(namesIn))).flat();
     return new Set(files.flatMap((name) => /^(\d+)\.conf$/.exec(name)?.[1] ?? []).map(Number));
   });

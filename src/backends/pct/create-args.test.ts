@@ -4,63 +4,183 @@ import type { GuestOptions } from './guest-options.js';
 import { createArgs, updateArgs } from './create-args.js';
 
 const node = { arch: 'x64', hostname: 'pve1.example', memoryBytes: 4 * 2 ** 30, cgroup: 'v2' as const };
-function plan(change: (made: { -readonly [K in keyof ContainerPlan]: ContainerPlan[K] }) => void = () => undefined): ContainerPlan {
+function plan(
+  change: (made: { -readonly [K in keyof ContainerPlan]: ContainerPlan[K] }) => void = () => undefined,
+): ContainerPlan {
   const made: ContainerPlan = {
-    id: 'c0ffee', name: 'app', attempt: 1, image: 'docker.io/library/nginx@sha256:0', imageId: 'sha256:1', folder: '/b', logPath: '/l', stdin: false, stdinOnce: false, stopSignal: '15',
-    sandbox: { id: 'f00d', name: 'web_1', namespace: 'default', uid: 'u-1', attempt: 0, labels: {}, annotations: {}, folder: '/p', hostname: 'web', namespaces: { uts: '/ns/uts' }, cgroupParent: '/x' },
-    spec: { ociVersion: '1.0.2', process: { user: { uid: 0, gid: 0 }, args: [], env: [], cwd: '/' }, root: { path: '/rootfs' }, mounts: [], linux: { namespaces: [{ type: 'user', path: '/ns/user' }] } },
+    id: 'c0ffee',
+    name: 'app',
+    attempt: 1,
+    image: 'docker.io/library/nginx@sha256:0',
+    imageId: 'sha256:1',
+    folder: '/b',
+    logPath: '/l',
+    stdin: false,
+    stdinOnce: false,
+    stopSignal: '15',
+    sandbox: {
+      id: 'f00d',
+      name: 'web_1',
+      namespace: 'default',
+      uid: 'u-1',
+      attempt: 0,
+      labels: {},
+      annotations: {},
+      folder: '/p',
+      hostname: 'web',
+      namespaces: { uts: '/ns/uts' },
+      cgroupParent: '/x',
+    },
+    spec: {
+      ociVersion: '1.0.2',
+      process: { user: { uid: 0, gid: 0 }, args: [], env: [], cwd: '/' },
+      root: { path: '/rootfs' },
+      mounts: [],
+      linux: { namespaces: [{ type: 'user', path: '/ns/user' }] },
+    },
   };
   change(made);
   return made;
 }
-function args(made: ContainerPlan, pool = '', guest: GuestOptions = { bridge: undefined, volume: undefined }): Record<string, string> {
-  const [template = '', ...rest] = createArgs(made, { tag: 'crisp', pool, mark: { owner: 'pve1 /run/crisp', containerId: made.id, vmid: '900001' }, archive: '/empty.tar.gz', guest, hostManaged: true, node });
-  return Object.fromEntries([['template', template] as const, ...rest.flatMap((word, index) => (word.startsWith('--') ? [[word, rest[index + 1] ?? ''] as const] : []))]);
+function args(
+  made: ContainerPlan,
+  pool = '',
+  guest: GuestOptions = { bridge: undefined, volume: undefined },
+): Record<string, string> {
+  const [template = '', ...rest] = createArgs(made, {
+    tag: 'crisp',
+    pool,
+    mark: { owner: 'pve1 /run/crisp', containerId: made.id, vmid: '900001' },
+    archive: '/empty.tar.gz',
+    guest,
+    hostManaged: true,
+    node,
+  });
+  return Object.fromEntries([
+    ['template', template] as const,
+    ...rest.flatMap((word, index) => (word.startsWith('--') ? [[word, rest[index + 1] ?? ''] as const] : [])),
+  ]);
 }
 
 test('a CT that the GUI shows for what it is', () => {
   expect(args(plan(), 'kubernetes')).toMatchObject({
-    template: '/empty.tar.gz', '--rootfs': '/rootfs', '--ostype': 'unmanaged', '--arch': 'amd64', '--unprivileged': '1', '--hostname': 'web-1-app',
-    '--tags': 'crisp;default', '--onboot': '0', '--console': '0', '--tty': '0', '--pool': 'kubernetes',
+    template: '/empty.tar.gz',
+    '--rootfs': '/rootfs',
+    '--ostype': 'unmanaged',
+    '--arch': 'amd64',
+    '--unprivileged': '1',
+    '--hostname': 'web-1-app',
+    '--tags': 'crisp;default',
+    '--onboot': '0',
+    '--console': '0',
+    '--tty': '0',
+    '--pool': 'kubernetes',
   });
   const words = args(plan())['--description'] ?? '';
-  for (const word of ['default/web_1', 'container app', 'u-1', 'f00d', 'nginx', 'crisp-owner: pve1 /run/crisp', 'crisp-container: c0ffee']) expect(words).toContain(word);
+  for (const word of [
+    'default/web_1',
+    'container app',
+    'u-1',
+    'f00d',
+    'nginx',
+    'crisp-owner: pve1 /run/crisp',
+    'crisp-container: c0ffee',
+  ])
+    expect(words).toContain(word);
 });
 
 describe('what a pod may choose', () => {
   const bridge = { name: 'vmbr1', vlan: 0, rate: 0, firewall: false, address: 'dhcp', gateway: '' };
-  test('a net0 of its own, with an address that stays the pod\'s', () => {
-    expect(args(plan(), '', { bridge, volume: undefined })['--net0']).toBe('name=eth0,bridge=vmbr1,hwaddr=02:0F:87:21:B0:AE,ip=dhcp,type=veth,host-managed=1');
-    expect(args(plan(), '', { bridge: { ...bridge, vlan: 7, rate: 1.5, firewall: true, address: '10.0.0.5/24', gateway: '10.0.0.1' }, volume: undefined })['--net0'])
-      .toMatch(/,ip=10\.0\.0\.5\/24,type=veth,gw=10\.0\.0\.1,tag=7,rate=1\.5,firewall=1,host-managed=1$/);
+  test("a net0 of its own, with an address that stays the pod's", () => {
+    expect(args(plan(), '', { bridge, volume: undefined })['--net0']).toBe(
+      'name=eth0,bridge=vmbr1,hwaddr=02:0F:87:21:B0:AE,ip=dhcp,type=veth,host-managed=1',
+    );
+    expect(
+      args(plan(), '', {
+        bridge: {
+          ...bridge,
+          vlan: 7,
+          rate: 1.5,
+          firewall: true,
+          address: '10.0.0.5/24',
+          gateway: '10.0.0.1',
+        },
+        volume: undefined,
+      })['--net0'],
+    ).toMatch(/,ip=10\.0\.0\.5\/24,type=veth,gw=10\.0\.0\.1,tag=7,rate=1\.5,firewall=1,host-managed=1$/);
     expect(args(plan())).not.toHaveProperty('--net0');
   });
   test('a volume of its own, and a template on one', () => {
     const volume = { storage: 'tank', sizeGib: 0.5 };
-    expect(args(plan(), '', { bridge: undefined, volume })).toMatchObject({ '--rootfs': 'tank:0.5', '--ostype': 'unmanaged' });
-    const guest = args(plan((made) => { made.template = 'local:vztmpl/debian.tar.zst'; }), '', { bridge, volume });
-    expect(guest).toMatchObject({ template: 'local:vztmpl/debian.tar.zst', '--rootfs': 'tank:0.5', '--features': 'nesting=1' });
+    expect(args(plan(), '', { bridge: undefined, volume })).toMatchObject({
+      '--rootfs': 'tank:0.5',
+      '--ostype': 'unmanaged',
+    });
+    const guest = args(
+      plan((made) => {
+        made.template = 'local:vztmpl/debian.tar.zst';
+      }),
+      '',
+      { bridge, volume },
+    );
+    expect(guest).toMatchObject({
+      template: 'local:vztmpl/debian.tar.zst',
+      '--rootfs': 'tank:0.5',
+      '--features': 'nesting=1',
+    });
     expect(guest).not.toHaveProperty('--ostype');
     expect(guest['--net0']).not.toContain('host-managed');
   });
 });
 
 test('without namespaces of its own: privileged, and named like the host', () => {
-  expect(args(plan((made) => { made.spec.linux.namespaces = []; made.sandbox = { ...made.sandbox, namespaces: {} }; }))).toMatchObject({ '--unprivileged': '0', '--hostname': 'pve1-example' });
+  expect(
+    args(
+      plan((made) => {
+        made.spec.linux.namespaces = [];
+        made.sandbox = { ...made.sandbox, namespaces: {} };
+      }),
+    ),
+  ).toMatchObject({ '--unprivileged': '0', '--hostname': 'pve1-example' });
 });
 
-test.each([['_', 'crisp'], ['a'.repeat(80), 'a'.repeat(63)], ['Ünï.code', 'n-code-app']])('hostname of pod %s', (name, expected) => {
-  const made = plan((value) => { value.sandbox = { ...value.sandbox, name }; if (name === '_') value.name = '_'; });
+test.each([
+  ['_', 'crisp'],
+  ['a'.repeat(80), 'a'.repeat(63)],
+  ['Ünï.code', 'n-code-app'],
+])('hostname of pod %s', (name, expected) => {
+  const made = plan((value) => {
+    value.sandbox = { ...value.sandbox, name };
+    if (name === '_') value.name = '_';
+  });
   expect(args(made)['--hostname']).toBe(expected);
 });
 
 describe('limits', () => {
-  const of = (resources: object) => args(plan((made) => { made.spec.linux.resources = resources; }));
-  test('none: all of the node, no swap', () => expect(of({})).toMatchObject({ '--memory': '4096', '--swap': '0', '--cpulimit': '0', '--cpuunits': '100' }));
-  test('are rounded up, never down', () => expect(of({ memory: { limit: 100 * 2 ** 20 + 1, swap: 150 * 2 ** 20 + 1 }, cpu: { quota: 150_000, period: 100_000, shares: 2048 } }))
-    .toMatchObject({ '--memory': '101', '--swap': '50', '--cpulimit': '1.5', '--cores': '2' }));
-  test('pct takes no less than 16 MiB', () => expect(of({ memory: { limit: 4096 } })).toMatchObject({ '--memory': '16', '--swap': '0' }));
-  test('CPUs by name need no number of them', () => expect(of({ cpu: { quota: 100_000, cpus: '1' } })).not.toHaveProperty('--cores'));
+  const of = (resources: object) =>
+    args(
+      plan((made) => {
+        made.spec.linux.resources = resources;
+      }),
+    );
+  test('none: all of the node, no swap', () =>
+    expect(of({})).toMatchObject({
+      '--memory': '4096',
+      '--swap': '0',
+      '--cpulimit': '0',
+      '--cpuunits': '100',
+    }));
+  test('are rounded up, never down', () =>
+    expect(
+      of({
+        memory: { limit: 100 * 2 ** 20 + 1, swap: 150 * 2 ** 20 + 1 },
+        cpu: { quota: 150_000, period: 100_000, shares: 2048 },
+      }),
+    ).toMatchObject({ '--memory': '101', '--swap': '50', '--cpulimit': '1.5', '--cores': '2' }));
+  test('pct takes no less than 16 MiB', () =>
+    expect(of({ memory: { limit: 4096 } })).toMatchObject({ '--memory': '16', '--swap': '0' }));
+  test('CPUs by name need no number of them', () =>
+    expect(of({ cpu: { quota: 100_000, cpus: '1' } })).not.toHaveProperty('--cores'));
   test('an update names what it changes', () => {
     expect(updateArgs({ memory: { limit: 32 * 2 ** 20 } }, node)).toEqual(['--memory', '32']);
     expect(updateArgs({ cpu: { quota: -1 } }, node)).toEqual(['--cpulimit', '0']);
@@ -69,8 +189,14 @@ describe('limits', () => {
 });
 
 test('a container of no pod says so, and is called as itself', () => {
-  const made = args(plan((one) => { one.sandbox = { ...one.sandbox, id: one.id, name: one.name, namespace: '' }; }));
+  const made = args(
+    plan((one) => {
+      one.sandbox = { ...one.sandbox, id: one.id, name: one.name, namespace: '' };
+    }),
+  );
   expect(made['--hostname']).toBe('app');
-  expect(made['--description']).toMatch(/^Container app, of no pod\nImage [^\n]*\nMade by crisp; do not change it here\.\n/);
+  expect(made['--description']).toMatch(
+    /^Container app, of no pod\nImage [^\n]*\nMade by crisp; do not change it here\.\n/,
+  );
   expect(made['--tags']).toBe('crisp');
 });

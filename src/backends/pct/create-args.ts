@@ -27,7 +27,13 @@ export interface CreateOptions {
   readonly node: Node;
 }
 
-const architectures: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64', ia32: 'i386', arm: 'armhf', riscv64: 'riscv64' };
+const architectures: Readonly<Record<string, string>> = {
+  x64: 'amd64',
+  arm64: 'arm64',
+  ia32: 'i386',
+  arm: 'armhf',
+  riscv64: 'riscv64',
+};
 
 /** console and tty 0: else liblxc would put the process on a terminal. */
 export function createArgs(plan: ContainerPlan, options: CreateOptions): string[] {
@@ -37,16 +43,38 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
   return [
     ...rootfsArgs(plan, options),
     ...(options.guest.bridge ? ['--net0', net0(plan, options.guest.bridge, options.hostManaged)] : []),
-    '--unprivileged', spec.linux.namespaces.some(({ type }) => type === 'user') ? '1' : '0',
-    '--hostname', sandbox.namespaces.uts ? hostname(isOfPod ? `${sandbox.name}-${plan.name}` : plan.name) : hostname(node.hostname),
+    '--unprivileged',
+    spec.linux.namespaces.some(({ type }) => type === 'user') ? '1' : '0',
+    '--hostname',
+    sandbox.namespaces.uts
+      ? hostname(isOfPod ? `${sandbox.name}-${plan.name}` : plan.name)
+      : hostname(node.hostname),
     ...resourceArgs(spec.linux.resources ?? {}, node),
-    '--tags', [...new Set([tag, tagOf(sandbox.namespace)])].filter(Boolean).join(';'),
-    '--description', describe([
-      ...(isOfPod ? [`Pod ${sandbox.namespace}/${sandbox.name}, container ${plan.name} (attempt ${plan.attempt})`] : [`Container ${plan.name}, of no pod`]),
-      `Image ${plan.image}`,
-      ...(isOfPod ? [`Pod uid ${sandbox.uid}, sandbox ${sandbox.id}`, 'Made by crisp for Kubernetes; do not change it here: the pod decides.'] : ['Made by crisp; do not change it here.']),
-    ], mark, plan.keepsake?.()),
-    '--onboot', '0', '--console', '0', '--tty', '0',
+    '--tags',
+    [...new Set([tag, tagOf(sandbox.namespace)])].filter(Boolean).join(';'),
+    '--description',
+    describe(
+      [
+        ...(isOfPod
+          ? [`Pod ${sandbox.namespace}/${sandbox.name}, container ${plan.name} (attempt ${plan.attempt})`]
+          : [`Container ${plan.name}, of no pod`]),
+        `Image ${plan.image}`,
+        ...(isOfPod
+          ? [
+              `Pod uid ${sandbox.uid}, sandbox ${sandbox.id}`,
+              'Made by crisp for Kubernetes; do not change it here: the pod decides.',
+            ]
+          : ['Made by crisp; do not change it here.']),
+      ],
+      mark,
+      plan.keepsake?.(),
+    ),
+    '--onboot',
+    '0',
+    '--console',
+    '0',
+    '--tty',
+    '0',
     ...(pool ? ['--pool', pool] : []),
   ];
 }
@@ -55,21 +83,45 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
  * unmanaged: else pct would edit the rootfs for the distribution that it finds;
  * for a whole guest it is to do that.  nesting: systemd in a guest wants it.
  */
-function rootfsArgs({ spec, template }: ContainerPlan, { archive, guest: { volume }, node }: CreateOptions): string[] {
+function rootfsArgs(
+  { spec, template }: ContainerPlan,
+  { archive, guest: { volume }, node }: CreateOptions,
+): string[] {
   const rootfs = volume ? `${volume.storage}:${volume.sizeGib}` : spec.root.path;
   if (template !== undefined) return [template, '--rootfs', rootfs, '--features', 'nesting=1'];
-  return [archive, '--rootfs', rootfs, '--ostype', 'unmanaged', '--arch', architectures[node.arch] ?? 'amd64'];
+  return [
+    archive,
+    '--rootfs',
+    rootfs,
+    '--ostype',
+    'unmanaged',
+    '--arch',
+    architectures[node.arch] ?? 'amd64',
+  ];
 }
 
 /** The same hardware address for each container of a pod: DHCP then gives the next one the address of the last. */
 export function hardwareAddress(sandboxId: string): string {
-  return ['02', ...createHash('sha256').update(sandboxId).digest('hex').slice(0, 10).match(/../g) ?? []].join(':').toUpperCase();
+  return ['02', ...(createHash('sha256').update(sandboxId).digest('hex').slice(0, 10).match(/../g) ?? [])]
+    .join(':')
+    .toUpperCase();
 }
 
-function net0({ sandbox, template }: ContainerPlan, { name, vlan, rate, firewall, address, gateway }: Bridge, hostManaged: boolean): string {
+function net0(
+  { sandbox, template }: ContainerPlan,
+  { name, vlan, rate, firewall, address, gateway }: Bridge,
+  hostManaged: boolean,
+): string {
   return [
-    'name=eth0', `bridge=${name}`, `hwaddr=${hardwareAddress(sandbox.id)}`, `ip=${address}`, 'type=veth',
-    ...(gateway ? [`gw=${gateway}`] : []), ...(vlan ? [`tag=${vlan}`] : []), ...(rate ? [`rate=${rate}`] : []), ...(firewall ? ['firewall=1'] : []),
+    'name=eth0',
+    `bridge=${name}`,
+    `hwaddr=${hardwareAddress(sandbox.id)}`,
+    `ip=${address}`,
+    'type=veth',
+    ...(gateway ? [`gw=${gateway}`] : []),
+    ...(vlan ? [`tag=${vlan}`] : []),
+    ...(rate ? [`rate=${rate}`] : []),
+    ...(firewall ? ['firewall=1'] : []),
     ...(hostManaged && template === undefined ? ['host-managed=1'] : []), // a whole guest sets its own up
   ].join(',');
 }
@@ -82,15 +134,28 @@ const smallestMemoryMib = 16;
  * for swap.  Swap that nobody speaks of is none, which is Kubernetes' default.
  */
 function resourceArgs({ cpu, memory }: Resources, node: Node): string[] {
-  return updateArgs({ cpu: { shares: 1024, quota: -1, ...cpu }, memory: { limit: -1, swap: memory?.limit ?? 0, ...memory } }, node);
+  return updateArgs(
+    { cpu: { shares: 1024, quota: -1, ...cpu }, memory: { limit: -1, swap: memory?.limit ?? 0, ...memory } },
+    node,
+  );
 }
 
 /** The limits that are named; what is not stays as it is. -1 is "no limit": the memory of the node. */
 export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): string[] {
   const all = Math.ceil(node.memoryBytes / mib);
   const args: string[] = [];
-  if (memory.limit !== undefined) args.push('--memory', String(memory.limit < 0 ? all : Math.max(smallestMemoryMib, Math.ceil(memory.limit / mib))));
-  if (memory.swap !== undefined) args.push('--swap', String(memory.swap < 0 ? all : Math.ceil(Math.max(0, memory.swap - Math.max(0, memory.limit ?? 0)) / mib)));
+  if (memory.limit !== undefined)
+    args.push(
+      '--memory',
+      String(memory.limit < 0 ? all : Math.max(smallestMemoryMib, Math.ceil(memory.limit / mib))),
+    );
+  if (memory.swap !== undefined)
+    args.push(
+      '--swap',
+      String(
+        memory.swap < 0 ? all : Math.ceil(Math.max(0, memory.swap - Math.max(0, memory.limit ?? 0)) / mib),
+      ),
+    );
   if (cpu.quota !== undefined) {
     const cpus = cpu.quota < 0 ? 0 : cpu.quota / (cpu.period ?? 100_000);
     args.push('--cpulimit', String(Math.round(cpus * 1000) / 1000));
@@ -101,12 +166,24 @@ export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): st
 }
 
 /** cgroup v2: cpu.weight; v1: cpu.shares. */
-function cpuUnits(shares: number, cgroup: 'v1' | 'v2'): number { return cgroup === 'v2' ? weightOfShares(shares) : shares; }
+function cpuUnits(shares: number, cgroup: 'v1' | 'v2'): number {
+  return cgroup === 'v2' ? weightOfShares(shares) : shares;
+}
 
 /** A DNS name as pct takes it, of one label, for whatever a pod is called. */
 function hostname(text: string): string {
-  const label = text.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-+/, '').slice(0, 63).replace(/-+$/, '');
+  const label = text
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '-')
+    .replace(/^-+/, '')
+    .slice(0, 63)
+    .replace(/-+$/, '');
   return label || 'crisp';
 }
 
-function tagOf(text: string): string { return text.toLowerCase().replace(/[^a-z0-9_.+-]+/g, '-').replace(/^[^a-z0-9_]+/, ''); }
+function tagOf(text: string): string {
+  return text
+    .toLowerCase()
+    .replace(/[^a-z0-9_.+-]+/g, '-')
+    .replace(/^[^a-z0-9_]+/, '');
+}

@@ -27,19 +27,37 @@ export interface AttachPlan {
 }
 
 /** @throws ExecTimeout, Cancelled */
-export async function exec(attach: AttachPlan, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+export async function exec(
+  attach: AttachPlan,
+  plan: ExecPlan,
+  signal: AbortSignal,
+): Promise<{ exitCode: number }> {
   const { argv, env } = attachCommand(attach, plan);
   const sizeFile = join(attach.bundle, `size-${counter++}`);
-  const running = runStreaming(plan.io.terminal ? ['perl', pty, sizeFile, ...argv] : argv, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', env, cwd: '/' });
+  const running = runStreaming(plan.io.terminal ? ['perl', pty, sizeFile, ...argv] : argv, plan.io, {
+    timeoutMs: 0,
+    okExitCodes: 'any',
+    stage: 'exec',
+    env,
+    cwd: '/',
+  });
   plan.io.onResize?.(({ width, height }) => {
     writeFileSync(sizeFile, `${height} ${width}\n`);
-    try { if (running.pid !== undefined) process.kill(running.pid, 'SIGWINCH'); } catch { /* ESRCH: it has ended */ }
+    try {
+      if (running.pid !== undefined) process.kill(running.pid, 'SIGWINCH');
+    } catch {
+      /* ESRCH: it has ended */
+    }
   });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
     limit.check();
-    if (exitCode === undefined) throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec', tool: 'lxc-attach' });
+    if (exitCode === undefined)
+      throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, {
+        stage: 'exec',
+        tool: 'lxc-attach',
+      });
     return { exitCode };
   } finally {
     limit.clear();
@@ -53,17 +71,41 @@ let counter = 0;
  * Variables go in lxc-attach's own environment, for /proc/PID/cmdline is open
  * to everybody; but not what the loader of lxc-attach itself would obey (ld.so(8)).
  */
-export function attachCommand({ program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle'>, { args, env = [], io: { terminal } }: Pick<ExecPlan, 'args' | 'env'> & { readonly io: Pick<ExecPlan['io'], 'terminal'> }): { argv: [string, ...string[]]; env: Record<string, string> } {
-  const type = terminal && ![...own.env, ...env].some((entry) => entry.startsWith('TERM=')) ? ['TERM=xterm'] : [];
+export function attachCommand(
+  { program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle'>,
+  {
+    args,
+    env = [],
+    io: { terminal },
+  }: Pick<ExecPlan, 'args' | 'env'> & { readonly io: Pick<ExecPlan['io'], 'terminal'> },
+): { argv: [string, ...string[]]; env: Record<string, string> } {
+  const type =
+    terminal && ![...own.env, ...env].some((entry) => entry.startsWith('TERM=')) ? ['TERM=xterm'] : [];
   const added = [...own.env.filter((entry) => !fitsLine(entry)), ...env, ...type];
-  const variables = Object.fromEntries(added.map((entry) => { const at = entry.indexOf('='); return [entry.slice(0, at), entry.slice(at + 1)]; }));
+  const variables = Object.fromEntries(
+    added.map((entry) => {
+      const at = entry.indexOf('=');
+      return [entry.slice(0, at), entry.slice(at + 1)];
+    }),
+  );
   const kept = Object.keys(variables).filter((name) => !/^(LD_|GLIBC_|GCONV_)/.test(name) && name !== 'PATH');
   const open = Object.keys(variables).filter((name) => !kept.includes(name));
   return {
     argv: [
-      program, '-n', String(vmid), '-P', lxcFolder, '--clear-env', '-u', String(own.user.uid), '-g', String(own.user.gid),
-      ...kept.flatMap((name) => ['--keep-var', name]), ...open.flatMap((name) => ['--set-var', `${name}=${variables[name]}`]),
-      '--', ...inFolder(own.cwd, hasShell, args),
+      program,
+      '-n',
+      String(vmid),
+      '-P',
+      lxcFolder,
+      '--clear-env',
+      '-u',
+      String(own.user.uid),
+      '-g',
+      String(own.user.gid),
+      ...kept.flatMap((name) => ['--keep-var', name]),
+      ...open.flatMap((name) => ['--set-var', `${name}=${variables[name]}`]),
+      '--',
+      ...inFolder(own.cwd, hasShell, args),
     ],
     env: Object.fromEntries(kept.map((name) => [name, variables[name] ?? ''])),
   };

@@ -27,7 +27,15 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
   const guest = guestOptions(options, plan.sandbox.annotations);
   const archives = new Archives(join(root, 'archives'));
   const archive = guest.volume ? archives.pathOf(plan.imageId) : archives.emptyPath;
-  const args = createArgs(plan, { tag: lxc.tag, pool: lxc.pool, mark: { owner: ownerOf(options), containerId: plan.id, vmid }, archive, guest, hostManaged: true, node });
+  const args = createArgs(plan, {
+    tag: lxc.tag,
+    pool: lxc.pool,
+    mark: { owner: ownerOf(options), containerId: plan.id, vmid },
+    archive,
+    guest,
+    hostManaged: true,
+    node,
+  });
   return {
     commands: [
       { what: 'create', argv: pct.argv('create', vmid, args) },
@@ -36,7 +44,10 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
     ],
     files: [
       { path: join(plan.folder, 'lxc.conf'), text: includeText(plan, plan.spec, vmid, node.cgroup) },
-      { path: join(lxc.unit_folder, `pve-container@${vmid}.service.d/crisp.conf`), text: dropIn(plan.spec.process, streamsOf(plan)) },
+      {
+        path: join(lxc.unit_folder, `pve-container@${vmid}.service.d/crisp.conf`),
+        text: dropIn(plan.spec.process, streamsOf(plan)),
+      },
     ],
     notHonoured: notHonoured(plan.spec, { givesGroups: true }),
   };

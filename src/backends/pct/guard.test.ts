@@ -14,13 +14,27 @@ let guard: Guard;
 
 beforeEach(() => {
   pveFolder = mkdtempSync(join(tmpdir(), 'crisp-guard-'));
-  for (const folder of ['lxc', 'qemu-server', 'nodes/other/lxc']) mkdirSync(join(pveFolder, folder), { recursive: true });
+  for (const folder of ['lxc', 'qemu-server', 'nodes/other/lxc'])
+    mkdirSync(join(pveFolder, folder), { recursive: true });
   guard = new Guard({ pveFolder, range, tag: 'crisp', owner });
 });
 afterEach(() => rmSync(pveFolder, { recursive: true }));
 
-function seed(path: string, { tags = 'crisp;default', by = owner, container = 'mine', prefix = '', suffix = '', vmid = /\d+/.exec(path)?.[0] ?? '' } = {}): void {
-  const marked = description(['a CT'], { owner: by, containerId: container, vmid }).split('\n').map((line) => `#${line.replaceAll(':', '%3A')}\n`).join('');
+function seed(
+  path: string,
+  {
+    tags = 'crisp;default',
+    by = owner,
+    container = 'mine',
+    prefix = '',
+    suffix = '',
+    vmid = /\d+/.exec(path)?.[0] ?? '',
+  } = {},
+): void {
+  const marked = description(['a CT'], { owner: by, containerId: container, vmid })
+    .split('\n')
+    .map((line) => `#${line.replaceAll(':', '%3A')}\n`)
+    .join('');
   writeFileSync(join(pveFolder, path), `${prefix}${marked}tags: ${tags}\nhostname: x\n${suffix}`);
 }
 
@@ -38,7 +52,11 @@ test('a CT that is not on this node is gone, not foreign', async () => {
 });
 
 test('while pmxcfs is not mounted, no CT is gone', async () => {
-  const unmounted = expect.objectContaining({ id: 'NoQuorum', core: 'Locked', hint: expect.stringContaining('pve-cluster') });
+  const unmounted = expect.objectContaining({
+    id: 'NoQuorum',
+    core: 'Locked',
+    hint: expect.stringContaining('pve-cluster'),
+  });
   seed('lxc/1000.conf');
   renameSync(join(pveFolder, 'lxc'), join(pveFolder, 'nodes/lxc'));
   for (const vmid of [1000, 1001]) await expect(guard.owned(vmid, 'mine')).rejects.toEqual(unmounted);
@@ -50,11 +68,16 @@ test('while pmxcfs is not mounted, no CT is gone', async () => {
 });
 
 test.each<[string, number, Parameters<typeof seed>[1], string]>([
-  ['below the range', 999, {}, 'mine'], ['above the range', 2000, {}, 'mine'],
-  ['without our tag', 1100, { tags: 'default;crispy' }, 'mine'], ['with no tag', 1101, { tags: '' }, 'mine'],
-  ['of another node', 1102, { by: 'pve2 /run/crisp' }, 'mine'], ['of the command line on this node', 1103, { by: 'pve1 /run/crisp-cli' }, 'mine'],
-  ['of a longer name', 1104, { by: `${owner}2` }, 'mine'], ['of another container', 1105, { container: 'other' }, 'mine'],
-  ['that is a clone of ours', 1107, { vmid: '1000' }, 'mine'], ['marked twice', 1106, { prefix: '#crisp-owner%3A somebody\n' }, 'mine'],
+  ['below the range', 999, {}, 'mine'],
+  ['above the range', 2000, {}, 'mine'],
+  ['without our tag', 1100, { tags: 'default;crispy' }, 'mine'],
+  ['with no tag', 1101, { tags: '' }, 'mine'],
+  ['of another node', 1102, { by: 'pve2 /run/crisp' }, 'mine'],
+  ['of the command line on this node', 1103, { by: 'pve1 /run/crisp-cli' }, 'mine'],
+  ['of a longer name', 1104, { by: `${owner}2` }, 'mine'],
+  ['of another container', 1105, { container: 'other' }, 'mine'],
+  ['that is a clone of ours', 1107, { vmid: '1000' }, 'mine'],
+  ['marked twice', 1106, { prefix: '#crisp-owner%3A somebody\n' }, 'mine'],
 ])('a CT %s is refused', async (_, vmid, options, container) => {
   seed(`lxc/${vmid}.conf`, options);
   await expect(guard.owned(vmid, container)).rejects.toMatchObject({ id: 'ForeignGuest' });
@@ -66,7 +89,10 @@ test.each([NaN, -1000, 1000.5, Infinity, 1e21])('a VMID that is none (%p) is ref
 
 test('property: of many seeded guests, only those with all four agree pass', async () => {
   let state = 20_261_123;
-  const pick = <T>(from: readonly T[]): T => { state = (state * 1_103_515_245 + 12_345) % 2 ** 31; return from[state % from.length] as T; };
+  const pick = <T>(from: readonly T[]): T => {
+    state = (state * 1_103_515_245 + 12_345) % 2 ** 31;
+    return from[state % from.length] as T;
+  };
   const ours = new Map<number, string>();
   const vmids: number[] = [];
   for (let index = 0; index < 500; index++) {
@@ -77,12 +103,16 @@ test('property: of many seeded guests, only those with all four agree pass', asy
     const suffix = pick(['', '[snap]\ntags: crisp\n']);
     seed(`lxc/${vmid}.conf`, { tags, by, container, suffix });
     vmids.push(vmid);
-    if (vmid >= range.first && vmid <= range.last && tags.split(';').includes('crisp') && by === owner) ours.set(vmid, container);
+    if (vmid >= range.first && vmid <= range.last && tags.split(';').includes('crisp') && by === owner)
+      ours.set(vmid, container);
   }
   expect(ours.size).toBeGreaterThan(20);
   for (const vmid of vmids) {
     for (const asked of ['a', 'b', 'c']) {
-      const passed = await guard.owned(vmid, asked).then((found) => found !== undefined, () => false);
+      const passed = await guard.owned(vmid, asked).then(
+        (found) => found !== undefined,
+        () => false,
+      );
       expect({ vmid, asked, passed }).toEqual({ vmid, asked, passed: ours.get(vmid) === asked });
     }
   }

@@ -30,27 +30,38 @@ export class Guard {
    * @throws ForeignGuest for every other CT; NoQuorum while nobody can tell
    */
   async owned(vmid: number, containerId: string): Promise<GuestConfig | undefined> {
-    if (!this.inRange(vmid)) throw this.foreign(vmid, `it is outside lxc.vmid_range (${this.options.range.first} to ${this.options.range.last})`);
-    const text = await inCluster(this.options.pveFolder, (pve) => readFileIfThere(join(pve, 'lxc', `${vmid}.conf`)));
+    if (!this.inRange(vmid))
+      throw this.foreign(
+        vmid,
+        `it is outside lxc.vmid_range (${this.options.range.first} to ${this.options.range.last})`,
+      );
+    const text = await inCluster(this.options.pveFolder, (pve) =>
+      readFileIfThere(join(pve, 'lxc', `${vmid}.conf`)),
+    );
     if (text === undefined) return undefined;
     const config = parseGuestConfig(text);
     const why = this.whyForeign(vmid, config);
     if (why) throw this.foreign(vmid, why);
-    if (config.mark?.containerId !== containerId) throw this.foreign(vmid, `it is container ${config.mark?.containerId}, not ${containerId}`);
+    if (config.mark?.containerId !== containerId)
+      throw this.foreign(vmid, `it is container ${config.mark?.containerId}, not ${containerId}`);
     return config;
   }
 
   /** All CTs of this node that are ours, by VMID. @throws NoQuorum */
   async all(): Promise<ReadonlyMap<number, GuestConfig>> {
     const found = new Map<number, GuestConfig>();
-    await inCluster(this.options.pveFolder, async (pve) => Promise.all((await readdir(join(pve, 'lxc'))).map(async (name) => {
-      const vmid = Number(/^([1-9]\d*)\.conf$/.exec(name)?.[1] ?? NaN);
-      if (!this.inRange(vmid)) return;
-      const text = await readFileIfThere(join(pve, 'lxc', name));
-      if (text === undefined) return; // destroyed meanwhile
-      const config = parseGuestConfig(text);
-      if (this.whyForeign(vmid, config) === undefined) found.set(vmid, config);
-    })));
+    await inCluster(this.options.pveFolder, async (pve) =>
+      Promise.all(
+        (await readdir(join(pve, 'lxc'))).map(async (name) => {
+          const vmid = Number(/^([1-9]\d*)\.conf$/.exec(name)?.[1] ?? NaN);
+          if (!this.inRange(vmid)) return;
+          const text = await readFileIfThere(join(pve, 'lxc', name));
+          if (text === undefined) return; // destroyed meanwhile
+          const config = parseGuestConfig(text);
+          if (this.whyForeign(vmid, config) === undefined) found.set(vmid, config);
+        }),
+      ),
+    );
     return found;
   }
 
@@ -63,7 +74,8 @@ export class Guard {
     if (!tags.includes(this.options.tag)) return `it has no tag "${this.options.tag}"`;
     if (!mark) return 'its description bears no mark of crisp';
     if (mark.owner !== this.options.owner) return `it belongs to "${mark.owner}"`;
-    if (mark.vmid !== String(vmid)) return `its mark is that of guest ${mark.vmid}, of which it seems to be a clone`;
+    if (mark.vmid !== String(vmid))
+      return `its mark is that of guest ${mark.vmid}, of which it seems to be a clone`;
     return undefined;
   }
 

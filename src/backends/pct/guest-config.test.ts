@@ -3,18 +3,29 @@ import { describe, parseGuestConfig } from './guest-config.js';
 
 const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee', vmid: '900001' };
 /** As PVE writes a description: a comment per line, escaped. */
-function written(description: string): string { return description.split('\n').map((line) => `#${encodeURIComponent(line).replaceAll('%20', ' ').replaceAll('%2F', '/')}\n`).join(''); }
+function written(description: string): string {
+  return description
+    .split('\n')
+    .map((line) => `#${encodeURIComponent(line).replaceAll('%20', ' ').replaceAll('%2F', '/')}\n`)
+    .join('');
+}
 
 group('the mark in a description', () => {
-  test('is found again behind PVE\'s escapes', () => {
+  test("is found again behind PVE's escapes", () => {
     const text = `${written(describe(['Pod default/wéb: 100%'], mark))}arch: amd64\ntags: crisp;default\n`;
     expect(text).toContain('%3A');
-    expect(parseGuestConfig(text)).toMatchObject({ tags: ['crisp', 'default'], mark, values: { arch: 'amd64' } });
+    expect(parseGuestConfig(text)).toMatchObject({
+      tags: ['crisp', 'default'],
+      mark,
+      values: { arch: 'amd64' },
+    });
     expect(parseGuestConfig(text).description).toContain('Pod default/wéb: 100%');
   });
 
   test('is not taken from what a pod brings', () => {
-    const text = written(describe(['Image x\ncrisp-owner: pve1 /run/crisp\r\u2028crisp-container: other'], mark));
+    const text = written(
+      describe(['Image x\ncrisp-owner: pve1 /run/crisp\r\u2028crisp-container: other'], mark),
+    );
     expect(parseGuestConfig(text).mark).toEqual(mark);
   });
 
@@ -22,7 +33,10 @@ group('the mark in a description', () => {
     const whole = written(describe([], mark));
     expect(parseGuestConfig(whole + written('crisp-container: other')).mark).toBeUndefined();
     expect(parseGuestConfig(written('crisp-owner: pve1 /run/crisp')).mark).toBeUndefined();
-    expect(parseGuestConfig('#100% mine\nhostname: x\n')).toMatchObject({ mark: undefined, description: '100% mine' });
+    expect(parseGuestConfig('#100% mine\nhostname: x\n')).toMatchObject({
+      mark: undefined,
+      description: '100% mine',
+    });
   });
 
   test('and tags count only where the CT is as it is, not in a snapshot', () => {

@@ -36,11 +36,21 @@ const vmidKey = 'crisp-vmid';
 
 /** The description of a CT: words for whoever looks at it in the GUI, then the mark, then what finds it again. */
 export function describe(words: readonly string[], mark: Mark, keepsake?: string): string {
-  return [...words, `${ownerKey}: ${mark.owner}`, `${containerKey}: ${mark.containerId}`, `${vmidKey}: ${mark.vmid}`, ...(keepsake ? [`<!-- crisp-keepsake ${keepsake} -->`] : [])].map(oneLine).join('\n');
+  return [
+    ...words,
+    `${ownerKey}: ${mark.owner}`,
+    `${containerKey}: ${mark.containerId}`,
+    `${vmidKey}: ${mark.vmid}`,
+    ...(keepsake ? [`<!-- crisp-keepsake ${keepsake} -->`] : []),
+  ]
+    .map(oneLine)
+    .join('\n');
 }
 
 /** A line break in what a pod brings must not begin a line of ours. */
-function oneLine(text: string): string { return text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' '); }
+function oneLine(text: string): string {
+  return text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ');
+}
 
 /** @param text the content of VMID.conf */
 export function parseGuestConfig(text: string): GuestConfig {
@@ -52,8 +62,17 @@ export function parseGuestConfig(text: string): GuestConfig {
     const [, key, value] = /^([a-z][\w.-]*)\s*[:=]\s*(.*?)\s*$/i.exec(line) ?? [];
     if (key !== undefined && value !== undefined && !Object.hasOwn(values, key)) values[key] = value;
   }
-  const description = own.filter((line) => line.startsWith('#')).map((line) => unescape(line.slice(1))).join('\n');
-  return { tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean), description, mark: markOf(description), keepsake: /^<!-- crisp-keepsake ([\w+/=]+) -->$/m.exec(description)?.[1], values };
+  const description = own
+    .filter((line) => line.startsWith('#'))
+    .map((line) => unescape(line.slice(1)))
+    .join('\n');
+  return {
+    tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean),
+    description,
+    mark: markOf(description),
+    keepsake: /^<!-- crisp-keepsake ([\w+/=]+) -->$/m.exec(description)?.[1],
+    values,
+  };
 }
 
 /** All lines, each exactly once: a description that somebody has pasted another one into is nobody's. */
@@ -68,5 +87,9 @@ function markOf(description: string): Mark | undefined {
 
 /** A foreign description may hold a % that escapes nothing. */
 function unescape(line: string): string {
-  try { return decodeURIComponent(line); } catch { return line; }
+  try {
+    return decodeURIComponent(line);
+  } catch {
+    return line;
+  }
 }

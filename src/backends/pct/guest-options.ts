@@ -20,7 +20,10 @@ export interface Bridge {
 }
 
 /** A volume that Proxmox makes for each CT. */
-export interface Volume { readonly storage: string; readonly sizeGib: number }
+export interface Volume {
+  readonly storage: string;
+  readonly sizeGib: number;
+}
 
 export interface GuestOptions {
   /** undefined: the pod's CNI network. */
@@ -30,8 +33,18 @@ export interface GuestOptions {
 }
 
 export const annotationPrefix = 'io.crisp.lxc.';
-const keys = ['network', 'bridge', 'vlan', 'rate', 'firewall', 'address', 'gateway', 'storage', 'size-gib'] as const;
-type Key = typeof keys[number];
+const keys = [
+  'network',
+  'bridge',
+  'vlan',
+  'rate',
+  'firewall',
+  'address',
+  'gateway',
+  'storage',
+  'size-gib',
+] as const;
+type Key = (typeof keys)[number];
 
 const ipv4 = /^(25[0-5]|2[0-4]\d|1?\d?\d)(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}$/;
 const forms: Readonly<Record<Key, readonly [RegExp, string]>> = {
@@ -40,7 +53,10 @@ const forms: Readonly<Record<Key, readonly [RegExp, string]>> = {
   vlan: [/^(0|[1-9]\d{0,2}|[1-3]\d{3}|40([0-8]\d|9[0-4]))$/, 'a VLAN id, 1 to 4094, or 0 for none'],
   rate: [/^\d{1,6}(\.\d{1,3})?$/, 'megabytes per second'],
   firewall: [/^(true|false)$/, 'true or false'],
-  address: [new RegExp(`^(dhcp|${ipv4.source.slice(1, -1)}/(3[0-2]|[12]?\\d))$`), 'dhcp, or an IPv4 address with its prefix length (10.0.0.5/24)'],
+  address: [
+    new RegExp(`^(dhcp|${ipv4.source.slice(1, -1)}/(3[0-2]|[12]?\\d))$`),
+    'dhcp, or an IPv4 address with its prefix length (10.0.0.5/24)',
+  ],
   gateway: [new RegExp(`^(${ipv4.source.slice(1, -1)})?$`), 'an IPv4 address'],
   storage: [/^([a-z][a-z0-9._-]*)?$/i, 'the name of a storage, or nothing'],
   'size-gib': [/^\d{1,6}(\.\d{1,3})?$/, 'a size in GiB'],
@@ -50,28 +66,55 @@ const forms: Readonly<Record<Key, readonly [RegExp, string]>> = {
  * @param annotations of the pod
  * @throws PermissionDenied for one of ours that the handler does not allow, InvalidArgument for one that makes no sense
  */
-export function guestOptions({ lxc, allowedAnnotations }: { readonly lxc: Pick<Config['lxc'], 'network' | 'bridge' | 'rootfs'>; readonly allowedAnnotations: readonly string[] }, annotations: Readonly<Record<string, string>>): GuestOptions {
+export function guestOptions(
+  {
+    lxc,
+    allowedAnnotations,
+  }: {
+    readonly lxc: Pick<Config['lxc'], 'network' | 'bridge' | 'rootfs'>;
+    readonly allowedAnnotations: readonly string[];
+  },
+  annotations: Readonly<Record<string, string>>,
+): GuestOptions {
   const chosen = chosenBy(annotations, allowedAnnotations);
   const { bridge, rootfs } = lxc;
   const storage = chosen.storage ?? rootfs.storage;
   return {
-    bridge: (chosen.network ?? lxc.network) === 'cni' ? undefined : {
-      name: chosen.bridge ?? bridge.name, vlan: Number(chosen.vlan ?? bridge.vlan), rate: Number(chosen.rate ?? bridge.rate),
-      firewall: chosen.firewall === undefined ? bridge.firewall : chosen.firewall === 'true', address: chosen.address ?? 'dhcp', gateway: chosen.gateway ?? '',
-    },
+    bridge:
+      (chosen.network ?? lxc.network) === 'cni'
+        ? undefined
+        : {
+            name: chosen.bridge ?? bridge.name,
+            vlan: Number(chosen.vlan ?? bridge.vlan),
+            rate: Number(chosen.rate ?? bridge.rate),
+            firewall: chosen.firewall === undefined ? bridge.firewall : chosen.firewall === 'true',
+            address: chosen.address ?? 'dhcp',
+            gateway: chosen.gateway ?? '',
+          },
     volume: storage === '' ? undefined : { storage, sizeGib: Number(chosen['size-gib'] ?? rootfs.size_gib) },
   };
 }
 
-function chosenBy(annotations: Readonly<Record<string, string>>, allowed: readonly string[]): Partial<Record<Key, string>> {
+function chosenBy(
+  annotations: Readonly<Record<string, string>>,
+  allowed: readonly string[],
+): Partial<Record<Key, string>> {
   const chosen: Partial<Record<Key, string>> = {};
   for (const [name, value] of Object.entries(annotations)) {
     if (!name.startsWith(annotationPrefix)) continue;
     const key = keys.find((known) => known === name.slice(annotationPrefix.length));
-    if (!key) throw new CrispError('InvalidArgument', `annotation ${name}: there is no such choice; there are: ${keys.map((known) => annotationPrefix + known).join(', ')}`);
-    if (!allowed.some((text) => pattern(text)(name))) throw new CrispError('PermissionDenied', `annotation ${name} is not allowed to pods on this node`, { hint: 'name it, or a pattern of it, in allowed_annotations of the handler' });
+    if (!key)
+      throw new CrispError(
+        'InvalidArgument',
+        `annotation ${name}: there is no such choice; there are: ${keys.map((known) => annotationPrefix + known).join(', ')}`,
+      );
+    if (!allowed.some((text) => pattern(text)(name)))
+      throw new CrispError('PermissionDenied', `annotation ${name} is not allowed to pods on this node`, {
+        hint: 'name it, or a pattern of it, in allowed_annotations of the handler',
+      });
     const [form, what] = forms[key];
-    if (!form.test(value)) throw new CrispError('InvalidArgument', `annotation ${name}: "${value}" is not ${what}`);
+    if (!form.test(value))
+      throw new CrispError('InvalidArgument', `annotation ${name}: "${value}" is not ${what}`);
     chosen[key] = value;
   }
   return chosen;

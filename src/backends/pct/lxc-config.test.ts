@@ -4,61 +4,131 @@ import { lxcConfig, notHonoured } from './lxc-config.js';
 
 function spec(change: (made: Spec) => void = () => undefined): Spec {
   const made: Spec = {
-    ociVersion: '1.0.2', process: { user: { uid: 1000, gid: 1000 }, args: ['/bin/true'], env: ['PATH=/bin'], cwd: '/app' },
-    root: { path: '/run/crisp/rootfs/x' }, mounts: [],
-    linux: { namespaces: [{ type: 'mount' }, { type: 'pid' }, { type: 'network', path: '/ns/net' }, { type: 'ipc', path: '/ns/ipc' }, { type: 'uts', path: '/ns/uts' }], maskedPaths: ['/proc/kcore', '/proc/acpi'], readonlyPaths: ['/proc/bus', '/proc/sys'] },
+    ociVersion: '1.0.2',
+    process: { user: { uid: 1000, gid: 1000 }, args: ['/bin/true'], env: ['PATH=/bin'], cwd: '/app' },
+    root: { path: '/run/crisp/rootfs/x' },
+    mounts: [],
+    linux: {
+      namespaces: [
+        { type: 'mount' },
+        { type: 'pid' },
+        { type: 'network', path: '/ns/net' },
+        { type: 'ipc', path: '/ns/ipc' },
+        { type: 'uts', path: '/ns/uts' },
+      ],
+      maskedPaths: ['/proc/kcore', '/proc/acpi'],
+      readonlyPaths: ['/proc/bus', '/proc/sys'],
+    },
   };
   change(made);
   return made;
 }
 function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2', guest = false): string[] {
-  return lxcConfig({ spec: made, console: '/b/console', stopSignal: '15', logFile: '/b/lxc.log', stopHook: '/oom.pl /b', isFolder: (path) => !/\.|kcore/.test(path), cgroup, guest }).trimEnd().split('\n');
+  return lxcConfig({
+    spec: made,
+    console: '/b/console',
+    stopSignal: '15',
+    logFile: '/b/lxc.log',
+    stopHook: '/oom.pl /b',
+    isFolder: (path) => !/\.|kcore/.test(path),
+    cgroup,
+    guest,
+  })
+    .trimEnd()
+    .split('\n');
 }
 
 test('a whole guest keeps the rights, kernel filesystems and devices that PVE gives it', () => {
   const found = lines(spec(), 'v2', true);
-  for (const key of ['lxc.cap', 'lxc.init', 'lxc.mount.auto', 'lxc.no_new_privs', 'lxc.cgroup2.devices']) expect(found.filter((line) => line.startsWith(key))).toEqual([]);
+  for (const key of ['lxc.cap', 'lxc.init', 'lxc.mount.auto', 'lxc.no_new_privs', 'lxc.cgroup2.devices'])
+    expect(found.filter((line) => line.startsWith(key))).toEqual([]);
   expect(found).not.toContain('lxc.environment = ');
   expect(found).toContain('lxc.signal.halt = 15');
 });
 
 test('the process: user, folder, environment, rights, limits', () => {
-  const found = lines(spec(({ process }) => {
-    process.user.additionalGids = [5, 6];
-    process.env.push('WORDS=a b = "c"');
-    process.capabilities = { bounding: ['CAP_CHOWN', 'CAP_NET_RAW'], effective: [], permitted: [], inheritable: [], ambient: [] };
-    process.noNewPrivileges = true;
-    process.rlimits = [{ type: 'RLIMIT_NOFILE', soft: 10, hard: 20 }];
-    process.oomScoreAdj = 900;
-  }));
-  expect(found).toEqual(expect.arrayContaining([
-    'lxc.init.uid = 1000', 'lxc.init.gid = 1000', 'lxc.init.groups = 5,6', 'lxc.init.cwd = /app', 'lxc.environment = PATH=/bin', 'lxc.environment = WORDS=a b = "c"',
-    'lxc.cap.drop = ', 'lxc.cap.keep = chown net_raw', 'lxc.no_new_privs = 1', 'lxc.prlimit.nofile = 10:20', 'lxc.proc.oom_score_adj = 900', 'lxc.signal.halt = 15',
-  ]));
+  const found = lines(
+    spec(({ process }) => {
+      process.user.additionalGids = [5, 6];
+      process.env.push('WORDS=a b = "c"');
+      process.capabilities = {
+        bounding: ['CAP_CHOWN', 'CAP_NET_RAW'],
+        effective: [],
+        permitted: [],
+        inheritable: [],
+        ambient: [],
+      };
+      process.noNewPrivileges = true;
+      process.rlimits = [{ type: 'RLIMIT_NOFILE', soft: 10, hard: 20 }];
+      process.oomScoreAdj = 900;
+    }),
+  );
+  expect(found).toEqual(
+    expect.arrayContaining([
+      'lxc.init.uid = 1000',
+      'lxc.init.gid = 1000',
+      'lxc.init.groups = 5,6',
+      'lxc.init.cwd = /app',
+      'lxc.environment = PATH=/bin',
+      'lxc.environment = WORDS=a b = "c"',
+      'lxc.cap.drop = ',
+      'lxc.cap.keep = chown net_raw',
+      'lxc.no_new_privs = 1',
+      'lxc.prlimit.nofile = 10:20',
+      'lxc.proc.oom_score_adj = 900',
+      'lxc.signal.halt = 15',
+    ]),
+  );
   expect(found.indexOf('lxc.environment = ')).toBeLessThan(found.indexOf('lxc.environment = PATH=/bin'));
 });
 
 test('AppArmor: a profile by name, for what is no guest; the default is that of PVE', () => {
-  const of = (name: string, guest = false) => lines(spec(({ process }) => { process.apparmorProfile = name; }), 'v2', guest).filter((line) => line.startsWith('lxc.apparmor'));
+  const of = (name: string, guest = false) =>
+    lines(
+      spec(({ process }) => {
+        process.apparmorProfile = name;
+      }),
+      'v2',
+      guest,
+    ).filter((line) => line.startsWith('lxc.apparmor'));
   expect(of('lxc-mine')).toEqual(['lxc.apparmor.profile = lxc-mine']);
   expect([of('crisp-default'), of('lxc-mine', true)]).toEqual([[], []]);
 });
 
-test('no capability at all is said, not left out', () => expect(lines(spec())).toContain('lxc.cap.keep = none'));
+test('no capability at all is said, not left out', () =>
+  expect(lines(spec())).toContain('lxc.cap.keep = none'));
 
-test('namespaces: the pod\'s by path, the host\'s left, its own by default', () => {
-  expect(lines(spec()).filter((line) => line.includes('namespace'))).toEqual(['lxc.namespace.share.net = /ns/net', 'lxc.namespace.share.ipc = /ns/ipc', 'lxc.namespace.share.uts = /ns/uts']);
-  const onHost = spec((made) => { made.linux.namespaces = [{ type: 'mount' }]; });
-  expect(lines(onHost).filter((line) => line.includes('namespace'))).toEqual(['lxc.namespace.clone = mnt uts cgroup']);
+test("namespaces: the pod's by path, the host's left, its own by default", () => {
+  expect(lines(spec()).filter((line) => line.includes('namespace'))).toEqual([
+    'lxc.namespace.share.net = /ns/net',
+    'lxc.namespace.share.ipc = /ns/ipc',
+    'lxc.namespace.share.uts = /ns/uts',
+  ]);
+  const onHost = spec((made) => {
+    made.linux.namespaces = [{ type: 'mount' }];
+  });
+  expect(lines(onHost).filter((line) => line.includes('namespace'))).toEqual([
+    'lxc.namespace.clone = mnt uts cgroup',
+  ]);
 });
 
 test('mounts: what liblxc mounts by itself is left to it, a path is escaped', () => {
-  const found = lines(spec(({ mounts }) => mounts.push(
-    { destination: '/proc', type: 'proc', source: 'proc' }, { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['ro'] },
-    { destination: '/data dir', type: 'bind', source: '/srv/a b\\c#', options: ['rbind', 'rprivate', 'ro'] },
-    { destination: '/etc/hosts', type: 'bind', source: '/pods/hosts.file', options: ['rbind', 'rw'] },
-    { destination: '/cache', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'size=1m'] },
-  ))).filter((line) => line.startsWith('lxc.mount.'));
+  const found = lines(
+    spec(({ mounts }) =>
+      mounts.push(
+        { destination: '/proc', type: 'proc', source: 'proc' },
+        { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['ro'] },
+        {
+          destination: '/data dir',
+          type: 'bind',
+          source: '/srv/a b\\c#',
+          options: ['rbind', 'rprivate', 'ro'],
+        },
+        { destination: '/etc/hosts', type: 'bind', source: '/pods/hosts.file', options: ['rbind', 'rw'] },
+        { destination: '/cache', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'size=1m'] },
+      ),
+    ),
+  ).filter((line) => line.startsWith('lxc.mount.'));
   expect(found).toEqual([
     'lxc.mount.auto = proc:mixed sys:mixed',
     'lxc.mount.entry = /srv/a\\040b\\134c\\043 data\\040dir none rbind,rprivate,ro,create=dir 0 0',
@@ -71,45 +141,92 @@ test('mounts: what liblxc mounts by itself is left to it, a path is escaped', ()
 });
 
 test('a privileged container sees /proc and /sys as they are', () => {
-  const found = lines(spec((made) => {
-    delete made.linux.maskedPaths; delete made.linux.readonlyPaths;
-    made.mounts.push({ destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['rw'] });
-  }));
+  const found = lines(
+    spec((made) => {
+      delete made.linux.maskedPaths;
+      delete made.linux.readonlyPaths;
+      made.mounts.push({ destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['rw'] });
+    }),
+  );
   expect(found).toContain('lxc.mount.auto = proc:rw sys:rw');
 });
 
 test('paths of the image are masked whatever they are, and never looked up on the host', () => {
-  const found = lines(spec((made) => { made.linux.maskedPaths = ['/secret']; made.linux.readonlyPaths = ['/tmp']; }));
-  expect(found).toEqual(expect.arrayContaining([
-    'lxc.mount.entry = tmpfs secret tmpfs ro,size=0k,optional 0 0', 'lxc.mount.entry = /dev/null secret none bind,optional 0 0',
-    'lxc.mount.entry = tmp tmp none rbind,ro,optional,relative 0 0',
-  ]));
+  const found = lines(
+    spec((made) => {
+      made.linux.maskedPaths = ['/secret'];
+      made.linux.readonlyPaths = ['/tmp'];
+    }),
+  );
+  expect(found).toEqual(
+    expect.arrayContaining([
+      'lxc.mount.entry = tmpfs secret tmpfs ro,size=0k,optional 0 0',
+      'lxc.mount.entry = /dev/null secret none bind,optional 0 0',
+      'lxc.mount.entry = tmp tmp none rbind,ro,optional,relative 0 0',
+    ]),
+  );
 });
 
 test('limits that pct rounds are exact, where the node has cgroup v2', () => {
-  const limited = spec((made) => { made.linux.resources = { memory: { limit: 10_000_001, swap: 10_000_001 }, cpu: { shares: 2, quota: 15_000, period: 100_000, cpus: '0' }, pids: { limit: 7 } }; });
-  expect(lines(limited).filter((line) => line.includes('cgroup'))).toEqual(expect.arrayContaining([
-    'lxc.cgroup2.memory.max = 10000001', 'lxc.cgroup2.memory.swap.max = 0', 'lxc.cgroup2.cpu.max = 15000 100000', 'lxc.cgroup2.cpuset.cpus = 0', 'lxc.cgroup2.pids.max = 7',
-  ]));
+  const limited = spec((made) => {
+    made.linux.resources = {
+      memory: { limit: 10_000_001, swap: 10_000_001 },
+      cpu: { shares: 2, quota: 15_000, period: 100_000, cpus: '0' },
+      pids: { limit: 7 },
+    };
+  });
+  expect(lines(limited).filter((line) => line.includes('cgroup'))).toEqual(
+    expect.arrayContaining([
+      'lxc.cgroup2.memory.max = 10000001',
+      'lxc.cgroup2.memory.swap.max = 0',
+      'lxc.cgroup2.cpu.max = 15000 100000',
+      'lxc.cgroup2.cpuset.cpus = 0',
+      'lxc.cgroup2.pids.max = 7',
+    ]),
+  );
   expect(lines(limited, 'v1').join()).not.toContain('cgroup');
 });
 
 test('devices: their nodes and the right to them, beside what every CT has', () => {
-  const found = lines(spec((made) => {
-    made.linux.devices = [{ type: 'c', path: '/dev/null', major: 1, minor: 3 }, { type: 'c', path: '/dev/fuse', major: 10, minor: 229 }];
-    made.linux.resources = { devices: [{ allow: false, access: 'rwm' }, { allow: true, type: 'c', major: 10, minor: 229, access: 'rw' }] };
-  }));
-  expect(found).toEqual(expect.arrayContaining(['lxc.cgroup2.devices.allow = c 10:229 rw', 'lxc.mount.entry = /dev/fuse dev/fuse none bind,create=file,optional 0 0']));
+  const found = lines(
+    spec((made) => {
+      made.linux.devices = [
+        { type: 'c', path: '/dev/null', major: 1, minor: 3 },
+        { type: 'c', path: '/dev/fuse', major: 10, minor: 229 },
+      ];
+      made.linux.resources = {
+        devices: [
+          { allow: false, access: 'rwm' },
+          { allow: true, type: 'c', major: 10, minor: 229, access: 'rw' },
+        ],
+      };
+    }),
+  );
+  expect(found).toEqual(
+    expect.arrayContaining([
+      'lxc.cgroup2.devices.allow = c 10:229 rw',
+      'lxc.mount.entry = /dev/fuse dev/fuse none bind,create=file,optional 0 0',
+    ]),
+  );
   expect(found.join()).not.toContain('/dev/null dev/null');
 });
 
 test('nothing that a pod brings becomes a line of its own', () => {
   const bad = ['/app\nlxc.hook.start-host = /bin/evil', '/app\r', '/app '];
-  for (const cwd of bad) expect(() => lines(spec((made) => { made.process.cwd = cwd; }))).toThrow(/cannot hold/);
-  const found = lines(spec((made) => {
-    made.process.env.push('A=b\nlxc.hook.start-host = /bin/evil');
-    made.mounts.push({ destination: '/x\ny', type: 'bind', source: '/a\nlxc.b = c', options: [] });
-  }));
+  for (const cwd of bad)
+    expect(() =>
+      lines(
+        spec((made) => {
+          made.process.cwd = cwd;
+        }),
+      ),
+    ).toThrow(/cannot hold/);
+  const found = lines(
+    spec((made) => {
+      made.process.env.push('A=b\nlxc.hook.start-host = /bin/evil');
+      made.mounts.push({ destination: '/x\ny', type: 'bind', source: '/a\nlxc.b = c', options: [] });
+    }),
+  );
   expect(found.filter((line) => !line.startsWith('lxc.') || line.includes('evil'))).toEqual([]);
   expect(found).toContain('lxc.mount.entry = /a\\012lxc.b\\040=\\040c x\\012y none rbind,create=file 0 0');
 });
@@ -117,11 +234,27 @@ test('nothing that a pod brings becomes a line of its own', () => {
 test('what a CT cannot give is said', () => {
   const all = { givesGroups: true };
   expect(notHonoured(spec(), all)).toEqual([]);
-  expect(notHonoured(spec((made) => { made.linux.seccomp = { defaultAction: 'SCMP_ACT_ERRNO' }; made.hooks = { prestart: [{ path: '/x' }] }; }), all)).toEqual(['spec.linux.seccomp', 'spec.hooks']);
-  const shared = spec((made) => { made.linux.rootfsPropagation = 'rshared'; });
+  expect(
+    notHonoured(
+      spec((made) => {
+        made.linux.seccomp = { defaultAction: 'SCMP_ACT_ERRNO' };
+        made.hooks = { prestart: [{ path: '/x' }] };
+      }),
+      all,
+    ),
+  ).toEqual(['spec.linux.seccomp', 'spec.hooks']);
+  const shared = spec((made) => {
+    made.linux.rootfsPropagation = 'rshared';
+  });
   expect(notHonoured(shared, all)).toEqual([]);
   shared.linux.namespaces.push({ type: 'user' });
   expect(notHonoured(shared, all)).toEqual(['spec.linux.rootfsPropagation']);
-  const grouped = spec((made) => { made.process.user.additionalGids = [5]; made.linux.namespaces.push({ type: 'user', path: '/ns/user' }); });
-  expect([notHonoured(grouped, all), notHonoured(grouped, { givesGroups: false })]).toEqual([[], ['spec.process.user.additionalGids']]);
+  const grouped = spec((made) => {
+    made.process.user.additionalGids = [5];
+    made.linux.namespaces.push({ type: 'user', path: '/ns/user' });
+  });
+  expect([notHonoured(grouped, all), notHonoured(grouped, { givesGroups: false })]).toEqual([
+    [],
+    ['spec.process.user.additionalGids'],
+  ]);
 });

@@ -34,30 +34,52 @@ export function lxcConfig(plan: LxcPlan): string {
   return [
     ...namespaces(plan),
     ...(guest ? [] : rights(spec)),
-    ...(guest ? [] : [['lxc.environment', '']]), ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
-    ...(process.rlimits ?? []).map(({ type, soft, hard }) => [`lxc.prlimit.${type.replace(/^RLIMIT_/, '').toLowerCase()}`, `${soft}:${hard}`]),
+    ...(guest ? [] : [['lxc.environment', '']]),
+    ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
+    ...(process.rlimits ?? []).map(({ type, soft, hard }) => [
+      `lxc.prlimit.${type.replace(/^RLIMIT_/, '').toLowerCase()}`,
+      `${soft}:${hard}`,
+    ]),
     ...(process.oomScoreAdj === undefined ? [] : [['lxc.proc.oom_score_adj', String(process.oomScoreAdj)]]),
     ...(guest ? [] : appArmor(process)),
     ...(process.selinuxLabel ? [['lxc.selinux.context', process.selinuxLabel]] : []),
     ...(spec.root.readonly ? [['lxc.rootfs.options', 'ro']] : []),
-    ...(plan.cgroup === 'v2' ? unifiedSettings(linux.resources ?? {}).map(([file, value]) => [`lxc.cgroup2.${file}`, value]) : []),
-    ...(guest ? [] : deviceRules(spec).map((rule) => [`lxc.cgroup${plan.cgroup === 'v2' ? '2' : ''}.devices.allow`, rule])),
+    ...(plan.cgroup === 'v2'
+      ? unifiedSettings(linux.resources ?? {}).map(([file, value]) => [`lxc.cgroup2.${file}`, value])
+      : []),
+    ...(guest
+      ? []
+      : deviceRules(spec).map((rule) => [
+          `lxc.cgroup${plan.cgroup === 'v2' ? '2' : ''}.devices.allow`,
+          rule,
+        ])),
     ...(guest ? [] : [['lxc.mount.auto', kernelFilesystems(spec)]]),
-    ...[...mountEntries(plan), ...deviceEntries(spec), ...(guest ? [] : maskEntries(plan))].map((entry) => ['lxc.mount.entry', entry]),
+    ...[...mountEntries(plan), ...deviceEntries(spec), ...(guest ? [] : maskEntries(plan))].map((entry) => [
+      'lxc.mount.entry',
+      entry,
+    ]),
     ...(process.terminal ? [['lxc.console.path', plan.console]] : []),
-    ['lxc.signal.halt', plan.stopSignal], ['lxc.hook.stop', plan.stopHook],
-    ['lxc.log.file', plan.logFile], ['lxc.log.level', 'ERROR'],
-  ].map(([key = '', value = '']) => line(key, value)).join('');
+    ['lxc.signal.halt', plan.stopSignal],
+    ['lxc.hook.stop', plan.stopHook],
+    ['lxc.log.file', plan.logFile],
+    ['lxc.log.level', 'ERROR'],
+  ]
+    .map(([key = '', value = '']) => line(key, value))
+    .join('');
 }
 
 /** What the process is and may do. */
 function rights({ process }: Spec): string[][] {
   return [
     // Clearing first: PVE's common.conf has some already, and a list of what to keep excludes one of what to drop.
-    ['lxc.cap.drop', ''], ['lxc.cap.keep', capabilities(process.capabilities?.bounding ?? [])],
+    ['lxc.cap.drop', ''],
+    ['lxc.cap.keep', capabilities(process.capabilities?.bounding ?? [])],
     ['lxc.no_new_privs', process.noNewPrivileges ? '1' : '0'],
-    ['lxc.init.uid', String(process.user.uid)], ['lxc.init.gid', String(process.user.gid)],
-    ...(process.user.additionalGids?.length ? [['lxc.init.groups', process.user.additionalGids.join(',')]] : []),
+    ['lxc.init.uid', String(process.user.uid)],
+    ['lxc.init.gid', String(process.user.gid)],
+    ...(process.user.additionalGids?.length
+      ? [['lxc.init.groups', process.user.additionalGids.join(',')]]
+      : []),
     ['lxc.init.cwd', process.cwd],
   ];
 }
@@ -68,14 +90,21 @@ function rights({ process }: Spec): string[][] {
  * lets it change to lxc-* and unconfined and to no other (abstractions/lxc/start-container).
  */
 function appArmor({ apparmorProfile }: Spec['process']): string[][] {
-  return apparmorProfile && apparmorProfile !== defaultAppArmorProfile ? [['lxc.apparmor.profile', apparmorProfile]] : [];
+  return apparmorProfile && apparmorProfile !== defaultAppArmorProfile
+    ? [['lxc.apparmor.profile', apparmorProfile]]
+    : [];
 }
 
 /** liblxc reads line by line and trims each value. */
-export function fitsLine(text: string): boolean { return !/\p{Cc}|\s$/u.test(text); }
+export function fitsLine(text: string): boolean {
+  return !/\p{Cc}|\s$/u.test(text);
+}
 
 function line(key: string, value: string): string {
-  if (!fitsLine(value)) throw new CrispError('InvalidArgument', `${key} of a CT cannot hold ${JSON.stringify(value)}`, { stage: 'write CT config' });
+  if (!fitsLine(value))
+    throw new CrispError('InvalidArgument', `${key} of a CT cannot hold ${JSON.stringify(value)}`, {
+      stage: 'write CT config',
+    });
   return `${key} = ${value}\n`;
 }
 
@@ -94,8 +123,13 @@ function namespaces({ spec }: LxcPlan): string[][] {
     return path ? [[`lxc.namespace.share.${name}`, path]] : [];
   });
   const ofTheHost = (['network', 'ipc', 'pid'] as const).filter((type) => !listed.has(type));
-  const own = (['pid', 'ipc', 'network'] as const).filter((type) => listed.has(type)).map((type) => shareable[type]);
-  return [...shared, ...(ofTheHost.length ? [['lxc.namespace.clone', ['mnt', 'uts', 'cgroup', ...own].join(' ')]] : [])];
+  const own = (['pid', 'ipc', 'network'] as const)
+    .filter((type) => listed.has(type))
+    .map((type) => shareable[type]);
+  return [
+    ...shared,
+    ...(ofTheHost.length ? [['lxc.namespace.clone', ['mnt', 'uts', 'cgroup', ...own].join(' ')]] : []),
+  ];
 }
 
 function capabilities(bounding: readonly string[]): string {
@@ -108,7 +142,9 @@ const mountedByLxc = new Set(['/proc', '/dev', '/dev/pts', '/dev/mqueue', '/sys'
 /** mixed: what would change the host is read-only, /proc/sys and /proc/sysrq-trigger among it. */
 function kernelFilesystems({ mounts, linux }: Spec): string {
   const unmasked = !linux.maskedPaths?.length && !linux.readonlyPaths?.length;
-  const writable = mounts.some(({ destination, options }) => destination === '/sys' && options?.includes('rw'));
+  const writable = mounts.some(
+    ({ destination, options }) => destination === '/sys' && options?.includes('rw'),
+  );
   return `proc:${unmasked ? 'rw' : 'mixed'} sys:${writable ? 'rw' : 'mixed'}`;
 }
 
@@ -125,24 +161,36 @@ function mountEntries({ spec, isFolder }: LxcPlan): string[] {
     const { type = 'none', source = 'none', destination, options = [] } = mount;
     const rest = options.filter((option) => !['bind', 'rbind', 'rw', 'idmap', 'rro'].includes(option));
     return isBind(mount)
-      ? entry(source, destination, 'none', [options.includes('bind') ? 'bind' : 'rbind', ...rest, ...(options.includes('rro') ? ['ro'] : []), isFolder(source) ? 'create=dir' : 'create=file'])
+      ? entry(source, destination, 'none', [
+          options.includes('bind') ? 'bind' : 'rbind',
+          ...rest,
+          ...(options.includes('rro') ? ['ro'] : []),
+          isFolder(source) ? 'create=dir' : 'create=file',
+        ])
       : entry(type, destination, type, [...rest, 'create=dir']);
   });
 }
 
-export function isBind({ type, options = [] }: Mount): boolean { return type === 'bind' || options.includes('rbind') || options.includes('bind'); }
+export function isBind({ type, options = [] }: Mount): boolean {
+  return type === 'bind' || options.includes('rbind') || options.includes('bind');
+}
 
 /** The nodes that the base configuration of every CT has. */
 const devicesOfLxc = /^\/dev\/(null|zero|full|random|urandom|tty|console|ptmx|pts\/.*)$/;
 
 function deviceEntries({ linux }: Spec): string[] {
-  return (linux.devices ?? []).filter(({ path }) => !devicesOfLxc.test(path)).map(({ path }) => entry(path, path, 'none', ['bind', 'create=file', 'optional']));
+  return (linux.devices ?? [])
+    .filter(({ path }) => !devicesOfLxc.test(path))
+    .map(({ path }) => entry(path, path, 'none', ['bind', 'create=file', 'optional']));
 }
 
 function deviceRules({ linux }: Spec): string[] {
   const number = (value: number | undefined): string => (value === undefined ? '*' : String(value));
-  return (linux.resources?.devices ?? []).filter(({ allow }) => allow)
-    .map(({ type = 'a', major, minor, access = 'rwm' }) => (type === 'a' ? 'a' : `${type} ${number(major)}:${number(minor)} ${access}`));
+  return (linux.resources?.devices ?? [])
+    .filter(({ allow }) => allow)
+    .map(({ type = 'a', major, minor, access = 'rwm' }) =>
+      type === 'a' ? 'a' : `${type} ${number(major)}:${number(minor)} ${access}`,
+    );
 }
 
 /**
@@ -154,15 +202,23 @@ function maskEntries({ spec, isFolder }: LxcPlan): string[] {
   const empty = (path: string): string => entry('tmpfs', path, 'tmpfs', ['ro', 'size=0k', 'optional']);
   const nothing = (path: string): string => entry('/dev/null', path, 'none', ['bind', 'optional']);
   return [
-    ...(spec.linux.maskedPaths ?? []).flatMap((path) => (!isOfKernel(path) ? [empty(path), nothing(path)] : isFolder(path) ? [empty(path)] : [nothing(path)])),
-    ...(spec.linux.readonlyPaths ?? []).filter((path) => !/^\/proc\/sys(rq-trigger)?(\/|$)/.test(path)).map((path) => (isOfKernel(path)
-      ? entry(path, path, 'none', ['bind', 'ro', 'optional'])
-      : entry(path.replace(/^\/+/, ''), path, 'none', ['rbind', 'ro', 'optional', 'relative']))),
+    ...(spec.linux.maskedPaths ?? []).flatMap((path) =>
+      !isOfKernel(path) ? [empty(path), nothing(path)] : isFolder(path) ? [empty(path)] : [nothing(path)],
+    ),
+    ...(spec.linux.readonlyPaths ?? [])
+      .filter((path) => !/^\/proc\/sys(rq-trigger)?(\/|$)/.test(path))
+      .map((path) =>
+        isOfKernel(path)
+          ? entry(path, path, 'none', ['bind', 'ro', 'optional'])
+          : entry(path.replace(/^\/+/, ''), path, 'none', ['rbind', 'ro', 'optional', 'relative']),
+      ),
   ];
 }
 
 /** The same on the host as in the CT. */
-function isOfKernel(path: string): boolean { return /^\/(proc|sys)\//.test(path); }
+function isOfKernel(path: string): boolean {
+  return /^\/(proc|sys)\//.test(path);
+}
 
 /** A line of fstab(5), with its target relative to the rootfs. */
 function entry(source: string, target: string, type: string, options: readonly string[]): string {
@@ -170,7 +226,10 @@ function entry(source: string, target: string, type: string, options: readonly s
 }
 
 function escape(field: string): string {
-  return field.replace(/[\s\\#]/g, (character) => `\\${character.charCodeAt(0).toString(8).padStart(3, '0')}`);
+  return field.replace(
+    /[\s\\#]/g,
+    (character) => `\\${character.charCodeAt(0).toString(8).padStart(3, '0')}`,
+  );
 }
 
 /**
@@ -183,7 +242,9 @@ export function notHonoured(spec: Spec, { givesGroups }: { readonly givesGroups:
   return [
     ...(spec.linux.seccomp ? ['spec.linux.seccomp'] : []),
     ...(spec.hooks && Object.keys(spec.hooks).length ? ['spec.hooks'] : []),
-    ...(shifted && !givesGroups && spec.process.user.additionalGids?.length ? ['spec.process.user.additionalGids'] : []),
+    ...(shifted && !givesGroups && spec.process.user.additionalGids?.length
+      ? ['spec.process.user.additionalGids']
+      : []),
     ...(shifted && spec.linux.rootfsPropagation === 'rshared' ? ['spec.linux.rootfsPropagation'] : []),
   ];
 }

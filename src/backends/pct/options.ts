@@ -19,13 +19,23 @@ export interface PctBackendOptions {
 
 /** @param state the daemon's folder, or the command line's */
 export function optionsOf(config: Config, name: string, state: string): PctBackendOptions {
-  return { name, lxc: config.lxc, allowedAnnotations: config.handlers[name]?.allowed_annotations ?? [], state, root: config.root };
+  return {
+    name,
+    lxc: config.lxc,
+    allowedAnnotations: config.handlers[name]?.allowed_annotations ?? [],
+    state,
+    root: config.root,
+  };
 }
 
-export function thisNode(): Node { return { arch: process.arch, hostname: hostname(), memoryBytes: totalmem(), cgroup: cgroupVersion() }; }
+export function thisNode(): Node {
+  return { arch: process.arch, hostname: hostname(), memoryBytes: totalmem(), cgroup: cgroupVersion() };
+}
 
 /** The owner mark: a daemon and a command line on one node are two owners, each with a state folder of its own. */
-export function ownerOf({ lxc, state }: Pick<PctBackendOptions, 'lxc' | 'state'>): string { return `${lxc.owner || hostname()} ${state}`; }
+export function ownerOf({ lxc, state }: Pick<PctBackendOptions, 'lxc' | 'state'>): string {
+  return `${lxc.owner || hostname()} ${state}`;
+}
 
 const map = [{ containerID: 0, hostID: 100_000, size: 65_536 }];
 /** The ids of every unprivileged CT (PVE::LXC: root:100000:65536 of /etc/subuid). */

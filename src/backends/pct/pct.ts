@@ -7,7 +7,10 @@ import { CrispError, lastLines, type ErrorId } from '../../errors.js';
 import { CommandError, run, type RunResult } from '../../host/run.js';
 import { pveClusterHint } from './cluster.js';
 
-export interface PctOptions { readonly program: string; readonly timeoutMs: number }
+export interface PctOptions {
+  readonly program: string;
+  readonly timeoutMs: number;
+}
 
 export class Pct {
   constructor(private readonly options: PctOptions) {}
@@ -15,7 +18,11 @@ export class Pct {
   /** Runs one call to its end. @param cwd where outwait() finds it @throws what its words mean */
   async call(verb: string, vmid: number, args: readonly string[] = [], cwd?: string): Promise<RunResult> {
     try {
-      return await run(this.argv(verb, vmid, args), { timeoutMs: this.options.timeoutMs, stage: `pct ${verb}`, cwd });
+      return await run(this.argv(verb, vmid, args), {
+        timeoutMs: this.options.timeoutMs,
+        stage: `pct ${verb}`,
+        cwd,
+      });
     } catch (error) {
       if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
       throw explain(verb, vmid, error.stdout, error.stderr, error);
@@ -37,9 +44,15 @@ const taken = /(CT|VM) \d+ already exists/;
 const notLocked = /no lock found trying to remove any lock/;
 
 /** What pct meant, for callers to whom it is no failure. */
-export type Meaning = 'exited at once' | 'already running' | 'not running' | 'missing' | 'taken' | 'not locked';
+export type Meaning =
+  'exited at once' | 'already running' | 'not running' | 'missing' | 'taken' | 'not locked';
 const meanings: readonly [RegExp, Meaning][] = [
-  [exitedAtOnce, 'exited at once'], [running, 'already running'], [notRunning, 'not running'], [missing, 'missing'], [taken, 'taken'], [notLocked, 'not locked'],
+  [exitedAtOnce, 'exited at once'],
+  [running, 'already running'],
+  [notRunning, 'not running'],
+  [missing, 'missing'],
+  [taken, 'taken'],
+  [notLocked, 'not locked'],
 ];
 
 export function meaningOf(error: unknown): Meaning | undefined {
@@ -51,8 +64,16 @@ export function meaningOf(error: unknown): Meaning | undefined {
 const table: readonly [RegExp, ErrorId, string?][] = [
   [/cluster not ready - no quorum\?|no quorum/i, 'NoQuorum'],
   [/pve configuration filesystem .*not mounted|ipcc_send_rec\S* failed/, 'NoQuorum', pveClusterHint],
-  [/CT is locked \([\w-]+\)/, 'Locked', 'wait for the task that holds it, or `pct unlock VMID` when there is none'],
-  [/can't lock file .* - got timeout|trying to acquire lock\.\.\.\s*$|unable to acquire lock/i, 'Locked', 'another task works on the CT: see the task log of the node'],
+  [
+    /CT is locked \([\w-]+\)/,
+    'Locked',
+    'wait for the task that holds it, or `pct unlock VMID` when there is none',
+  ],
+  [
+    /can't lock file .* - got timeout|trying to acquire lock\.\.\.\s*$|unable to acquire lock/i,
+    'Locked',
+    'another task works on the CT: see the task log of the node',
+  ],
   [taken, 'NameInUse', 'another guest took the id at the same time; repeat the call'],
   [missing, 'GuestMissing'],
   [notRunning, 'WrongContainerState', 'the CT is not running'],
@@ -60,31 +81,97 @@ const table: readonly [RegExp, ErrorId, string?][] = [
   [running, 'WrongContainerState', 'the CT runs already'],
   [exitedAtOnce, 'WrongContainerState', 'the CT has ended'],
   [notLocked, 'WrongContainerState', 'the CT is not locked'],
-  [/you can't start a CT if it's a template/, 'WrongContainerState', 'the CT was turned into a template: remove the pod'],
-  [/protection mode enabled/, 'WrongContainerState', 'somebody protected the CT: `pct set VMID --protection 0`'],
+  [
+    /you can't start a CT if it's a template/,
+    'WrongContainerState',
+    'the CT was turned into a template: remove the pod',
+  ],
+  [
+    /protection mode enabled/,
+    'WrongContainerState',
+    'somebody protected the CT: `pct set VMID --protection 0`',
+  ],
   [/container did not stop/, 'ToolTimeout', 'the CT does not react to its stop signal'],
-  [/bridge '[^']*' does not exist/, 'BridgeMissing', 'make the bridge in /etc/network/interfaces and run `ifreload -a`'],
-  [/no space left on device|out of space|insufficient free space|not enough free space/i, 'DiskFull', 'free space on the storage that the message names'],
+  [
+    /bridge '[^']*' does not exist/,
+    'BridgeMissing',
+    'make the bridge in /etc/network/interfaces and run `ifreload -a`',
+  ],
+  [
+    /no space left on device|out of space|insufficient free space|not enough free space/i,
+    'DiskFull',
+    'free space on the storage that the message names',
+  ],
   [/cannot allocate memory/i, 'OutOfMemory'],
-  [/storage '[^']*' does not (exist|support (container directories|CT rootdirs))|content type 'rootdir' is not available|unable to (use volume|parse volume ID)|no such (logical volume|volume group)|storage '[^']*' is not (online|available|active)/, 'StorageFailed', '`pvesm status` lists the storages and `pvesm set` their content'],
+  [
+    /storage '[^']*' does not (exist|support (container directories|CT rootdirs))|content type 'rootdir' is not available|unable to (use volume|parse volume ID)|no such (logical volume|volume group)|storage '[^']*' is not (online|available|active)/,
+    'StorageFailed',
+    '`pvesm status` lists the storages and `pvesm set` their content',
+  ],
   [/directory '[^']*' does not exist/, 'RootfsMissing', 'the folder is not mounted any more: remove the pod'],
   [/volume '[^']*' does not exist/, 'ImageNotFound', '`pveam list STORAGE` lists the templates of a storage'],
-  [/unable to detect OS distribution|unsupported .* (version|distribution)/i, 'Unsupported', 'Proxmox does not know the distribution of this template'],
-  [/snapshot feature is not available|unable to clone mountpoint|setgid\(0\): Invalid argument|cannot resolve \/etc\/(passwd|group) path/, 'Unsupported', 'Proxmox cannot do this with such a CT: see the details'],
-  [/used in HA resources/, 'WrongContainerState', 'somebody gave the CT to the HA manager: `ha-manager remove ct:VMID`'],
-  [/Permission check failed|only root can|must be root|please run as root/i, 'PermissionDenied', 'run crisp as root on the node'],
-  [/newuidmap|newgidmap|uid range .* not allowed/i, 'PermissionDenied', 'put root:100000:65536 into /etc/subuid and /etc/subgid'],
-  [/unable to hotplug/, 'RuntimeFailed', 'the CT runs and did not take the change: the words name the option and why'],
-  [/400 Parameter verification failed|unable to parse option|not enough arguments|Unknown option|'rootfs' not set/, 'InvalidArgument', 'this version of pct does not take what crisp gives it: see the details'],
+  [
+    /unable to detect OS distribution|unsupported .* (version|distribution)/i,
+    'Unsupported',
+    'Proxmox does not know the distribution of this template',
+  ],
+  [
+    /snapshot feature is not available|unable to clone mountpoint|setgid\(0\): Invalid argument|cannot resolve \/etc\/(passwd|group) path/,
+    'Unsupported',
+    'Proxmox cannot do this with such a CT: see the details',
+  ],
+  [
+    /used in HA resources/,
+    'WrongContainerState',
+    'somebody gave the CT to the HA manager: `ha-manager remove ct:VMID`',
+  ],
+  [
+    /Permission check failed|only root can|must be root|please run as root/i,
+    'PermissionDenied',
+    'run crisp as root on the node',
+  ],
+  [
+    /newuidmap|newgidmap|uid range .* not allowed/i,
+    'PermissionDenied',
+    'put root:100000:65536 into /etc/subuid and /etc/subgid',
+  ],
+  [
+    /unable to hotplug/,
+    'RuntimeFailed',
+    'the CT runs and did not take the change: the words name the option and why',
+  ],
+  [
+    /400 Parameter verification failed|unable to parse option|not enough arguments|Unknown option|'rootfs' not set/,
+    'InvalidArgument',
+    'this version of pct does not take what crisp gives it: see the details',
+  ],
   [/received interrupt/, 'Cancelled'],
-  [/startup for container '\d+' failed/, 'StartFailed', 'the reason is in the details; also see `journalctl -u pve-container@VMID`'],
+  [
+    /startup for container '\d+' failed/,
+    'StartFailed',
+    'the reason is in the details; also see `journalctl -u pve-container@VMID`',
+  ],
 ];
 
 /** @param stdout what the task printed @param stderr its last word */
-export function explain(verb: string, vmid: number, stdout: string, stderr: string, cause?: unknown): CrispError {
-  const said = [stdout, stderr].map((text) => text.trim()).filter(Boolean).join('\n');
-  const [, id, hint] = table.find(([pattern]) => pattern.test(stderr)) ?? table.find(([pattern]) => pattern.test(stdout)) ?? [undefined, 'RuntimeFailed' as const];
+export function explain(
+  verb: string,
+  vmid: number,
+  stdout: string,
+  stderr: string,
+  cause?: unknown,
+): CrispError {
+  const said = [stdout, stderr]
+    .map((text) => text.trim())
+    .filter(Boolean)
+    .join('\n');
+  const [, id, hint] = table.find(([pattern]) => pattern.test(stderr)) ??
+    table.find(([pattern]) => pattern.test(stdout)) ?? [undefined, 'RuntimeFailed' as const];
   return new CrispError(id, `pct ${verb} ${vmid} failed: ${lastLines(stderr || stdout, 300)}`, {
-    stage: `pct ${verb}`, tool: 'pct', stderr: said, cause, ...(hint ? { hint: hint.replaceAll('VMID', String(vmid)) } : {}),
+    stage: `pct ${verb}`,
+    tool: 'pct',
+    stderr: said,
+    cause,
+    ...(hint ? { hint: hint.replaceAll('VMID', String(vmid)) } : {}),
   });
 }

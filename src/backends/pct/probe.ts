@@ -22,7 +22,10 @@ const exitCodes = { withGroup: 42, without: 41 };
 const group = 50;
 const waitMs = 20_000;
 const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false };
-const lacks = { recursiveReadOnlyMounts: "liblxc's mounts have no recursive read-only", userNamespaces: 'CTs have the ids that the node gives to unprivileged CTs' };
+const lacks = {
+  recursiveReadOnlyMounts: "liblxc's mounts have no recursive read-only",
+  userNamespaces: 'CTs have the ids that the node gives to unprivileged CTs',
+};
 
 /** Sets backend.found. Never throws. */
 export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
@@ -36,9 +39,18 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
     backend.found.hostManaged = setsAddresses(release);
     await clearProbes(backend, join(options.state, 'probe'));
     makeFolder(folder, 0o711);
-    const namespaces = options.lxc.unprivileged ? await pinNamespaces(join(folder, 'ns'), { network: true, ipc: true, uts: true, user: unprivilegedIds }, { sysctls: {} }) : {};
-    const why = namespaces.user === undefined ? undefined : await shiftedRootfs(folder, layers, namespaces.user).then(() => undefined, toCrispError);
-    backend.found.copies = why && await storageOfCopies(options, why);
+    const namespaces = options.lxc.unprivileged
+      ? await pinNamespaces(
+          join(folder, 'ns'),
+          { network: true, ipc: true, uts: true, user: unprivilegedIds },
+          { sysctls: {} },
+        )
+      : {};
+    const why =
+      namespaces.user === undefined
+        ? undefined
+        : await shiftedRootfs(folder, layers, namespaces.user).then(() => undefined, toCrispError);
+    backend.found.copies = why && (await storageOfCopies(options, why));
     if (why || namespaces.user === undefined) await plainRootfs(join(folder, 'rootfs'));
     await runThrowAway(backend, id, folder, namespaces);
     return { ready: true, reason: '', version, features, lacks, found: backend.found };
@@ -53,7 +65,10 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
 }
 
 async function releaseOf(pvesh: string): Promise<string> {
-  const { stdout } = await run([pvesh, 'get', '/version', '--output-format', 'json'], { timeoutMs: 30_000, stage: 'version of Proxmox' });
+  const { stdout } = await run([pvesh, 'get', '/version', '--output-format', 'json'], {
+    timeoutMs: 30_000,
+    stage: 'version of Proxmox',
+  });
   const { version } = JSON.parse(stdout) as { version?: string };
   return version ?? '';
 }
@@ -66,14 +81,19 @@ function setsAddresses(release: string): boolean {
 
 /** What the probe runs on: the programs of the node itself. */
 async function plainRootfs(path: string): Promise<void> {
-  for (const name of ['usr', 'proc', 'sys', 'dev', 'tmp']) await mkdir(join(path, name), { recursive: true, mode: 0o755 });
+  for (const name of ['usr', 'proc', 'sys', 'dev', 'tmp'])
+    await mkdir(join(path, name), { recursive: true, mode: 0o755 });
   for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(path, name));
 }
 
 /** As images/rootfs.ts makes one for a pod, on the filesystems of pods. @throws where the kernel or one of these cannot do it */
 async function shiftedRootfs(folder: string, layers: string, userNamespace: string): Promise<void> {
   const [shifted, rootfs] = [join(folder, 'shifted'), join(folder, 'rootfs')];
-  const [lower, upper, work] = ['lower', 'diff', 'work'].map((name) => join(layers, name)) as [string, string, string];
+  const [lower, upper, work] = ['lower', 'diff', 'work'].map((name) => join(layers, name)) as [
+    string,
+    string,
+    string,
+  ];
   await plainRootfs(lower);
   for (const path of [shifted, rootfs, upper, work]) await mkdir(path, { mode: 0o755 });
   await mountIdMapped(lower, shifted, userNamespace);
@@ -84,26 +104,76 @@ async function shiftedRootfs(folder: string, layers: string, userNamespace: stri
 
 /** Where idmapped overlays do not work each CT has a volume: a plain folder, if a storage has such. @param why they do not @throws Unsupported where no storage takes any */
 async function storageOfCopies({ lxc }: PctBackendOptions, why: CrispError): Promise<Volume> {
-  const { stdout } = await run([lxc.tools.pvesm, 'status', '--content', 'rootdir'], { timeoutMs: 30_000, stage: 'find storage' });
-  const active = [...stdout.matchAll(/^(\S+) +(\S+) +active /gm)].map(([, storage = '', type = '']) => ({ storage, sizeGib: ['dir', 'btrfs'].includes(type) ? 0 : lxc.rootfs.size_gib }));
+  const { stdout } = await run([lxc.tools.pvesm, 'status', '--content', 'rootdir'], {
+    timeoutMs: 30_000,
+    stage: 'find storage',
+  });
+  const active = [...stdout.matchAll(/^(\S+) +(\S+) +active /gm)].map(([, storage = '', type = '']) => ({
+    storage,
+    sizeGib: ['dir', 'btrfs'].includes(type) ? 0 : lxc.rootfs.size_gib,
+  }));
   const [found] = [...active.filter(({ sizeGib }) => sizeGib === 0), ...active];
-  if (!found) throw new CrispError('Unsupported', `unprivileged CTs cannot share the layers of an image here, and no storage takes volumes for copies: ${why.message}`, { stage: 'probe', stderr: why.stderr ?? '', hint: 'give a storage the content rootdir (`pvesm set`), or set lxc.unprivileged: false' });
-  log.warn({ error: why.report, ...found }, 'idmapped overlays do not work here: each CT gets a copy of its image');
+  if (!found)
+    throw new CrispError(
+      'Unsupported',
+      `unprivileged CTs cannot share the layers of an image here, and no storage takes volumes for copies: ${why.message}`,
+      {
+        stage: 'probe',
+        stderr: why.stderr ?? '',
+        hint: 'give a storage the content rootdir (`pvesm set`), or set lxc.unprivileged: false',
+      },
+    );
+  log.warn(
+    { error: why.report, ...found },
+    'idmapped overlays do not work here: each CT gets a copy of its image',
+  );
   return found;
 }
 
-async function runThrowAway(backend: PctBackend, id: string, folder: string, namespaces: SandboxPlan['namespaces']): Promise<void> {
+async function runThrowAway(
+  backend: PctBackend,
+  id: string,
+  folder: string,
+  namespaces: SandboxPlan['namespaces'],
+): Promise<void> {
   const spec = probeSpec(join(folder, 'rootfs'), namespaces);
   await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
-  const sandbox: SandboxPlan = { id, name: 'probe', namespace: 'crisp', uid: '', attempt: 0, labels: {}, annotations: {}, folder, hostname: undefined, namespaces, cgroupParent: '', ...(namespaces.user ? { idMaps: unprivilegedIds } : {}) };
+  const sandbox: SandboxPlan = {
+    id,
+    name: 'probe',
+    namespace: 'crisp',
+    uid: '',
+    attempt: 0,
+    labels: {},
+    annotations: {},
+    folder,
+    hostname: undefined,
+    namespaces,
+    cgroupParent: '',
+    ...(namespaces.user ? { idMaps: unprivilegedIds } : {}),
+  };
   const logPath = join(folder, 'log'); // where liblxc 6 says why a start fails
-  const plan: ContainerPlan = { id, name: 'probe', attempt: 0, image: 'none', imageId: id, sandbox, folder, spec, logPath, stdin: false, stdinOnce: false, stopSignal: '15' };
+  const plan: ContainerPlan = {
+    id,
+    name: 'probe',
+    attempt: 0,
+    image: 'none',
+    imageId: id,
+    sandbox,
+    folder,
+    spec,
+    logPath,
+    stdin: false,
+    stdinOnce: false,
+    stopSignal: '15',
+  };
   const state = await backend.create(plan);
   const container: ContainerRef = { id, folder, logPath, state };
   try {
     await backend.start(container);
     const exit = await exitOf(backend, container);
-    if (!Object.values(exitCodes).includes(exit.exitCode)) throw new Error(`the probe CT exited with ${exit.exitCode} instead of ${exitCodes.withGroup}`);
+    if (!Object.values(exitCodes).includes(exit.exitCode))
+      throw new Error(`the probe CT exited with ${exit.exitCode} instead of ${exitCodes.withGroup}`);
     backend.found.givesGroups = exit.exitCode === exitCodes.withGroup;
   } finally {
     await backend.delete(container);
@@ -112,11 +182,25 @@ async function runThrowAway(backend: PctBackend, id: string, folder: string, nam
 }
 
 function probeSpec(rootfs: string, namespaces: SandboxPlan['namespaces']): Spec {
-  const joined = Object.entries(namespaces).map(([type, path]) => ({ type: type as keyof typeof namespaces, path }));
-  const own = (['network', 'ipc', 'uts', 'pid'] as const).filter((type) => !namespaces[type]).map((type) => ({ type }));
+  const joined = Object.entries(namespaces).map(([type, path]) => ({
+    type: type as keyof typeof namespaces,
+    path,
+  }));
+  const own = (['network', 'ipc', 'uts', 'pid'] as const)
+    .filter((type) => !namespaces[type])
+    .map((type) => ({ type }));
   return {
     ociVersion: '1.0.2',
-    process: { user: { uid: 0, gid: 0, additionalGids: [group] }, args: ['/bin/sh', '-c', `case " $(id -G) " in *" ${group} "*) exit ${exitCodes.withGroup};; esac; exit ${exitCodes.without}`], env: ['PATH=/usr/bin:/bin'], cwd: '/' },
+    process: {
+      user: { uid: 0, gid: 0, additionalGids: [group] },
+      args: [
+        '/bin/sh',
+        '-c',
+        `case " $(id -G) " in *" ${group} "*) exit ${exitCodes.withGroup};; esac; exit ${exitCodes.without}`,
+      ],
+      env: ['PATH=/usr/bin:/bin'],
+      cwd: '/',
+    },
     root: { path: rootfs },
     mounts: [{ destination: '/usr', type: 'bind', source: '/usr', options: ['rbind', 'rslave', 'ro'] }],
     linux: { namespaces: [{ type: 'mount' }, ...joined, ...own], maskedPaths: ['/proc/kcore'] },

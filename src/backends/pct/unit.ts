@@ -9,32 +9,54 @@ import type { Process } from '../../oci/spec.js';
 import { fitsLine } from './lxc-config.js';
 
 /** The FIFOs of the bundle, of which the watcher has the other ends. */
-export interface Streams { readonly stdin: string | undefined; readonly stdout: string; readonly stderr: string }
+export interface Streams {
+  readonly stdin: string | undefined;
+  readonly stdout: string;
+  readonly stderr: string;
+}
 
 const lxcStart = '/usr/bin/lxc-start';
 
 export function dropIn(process: Pick<Process, 'args' | 'env'>, { stdin, stdout, stderr }: Streams): string {
   // liblxc takes the outer quotes away, and else the blanks at the end.
-  const variables = process.env.filter((entry) => !fitsLine(entry)).flatMap((entry) => ['-s', `lxc.environment="${entry}"`]);
+  const variables = process.env
+    .filter((entry) => !fitsLine(entry))
+    .flatMap((entry) => ['-s', `lxc.environment="${entry}"`]);
   // The colon keeps systemd from expanding $NAME in our words (systemd.service(5)).
-  const command = [`:${lxcStart}`, '-F', '-n', '%i', ...[...variables, '--', ...process.args].map(quoted)].join(' ');
+  const command = [
+    `:${lxcStart}`,
+    '-F',
+    '-n',
+    '%i',
+    ...[...variables, '--', ...process.args].map(quoted),
+  ].join(' ');
   return [
     // Else systemd keeps each CT whose lxc-start failed, as a failed unit of the node, until `systemctl reset-failed`.
-    '[Unit]', 'CollectMode=inactive-or-failed',
-    '[Service]', 'ExecStart=', `ExecStart=${command}`,
+    '[Unit]',
+    'CollectMode=inactive-or-failed',
+    '[Service]',
+    'ExecStart=',
+    `ExecStart=${command}`,
     ...(stdin === undefined ? [] : [`StandardInput=file:${specifiers(stdin)}`]),
-    `StandardOutput=append:${specifiers(stdout)}`, `StandardError=append:${specifiers(stderr)}`, '',
+    `StandardOutput=append:${specifiers(stdout)}`,
+    `StandardError=append:${specifiers(stderr)}`,
+    '',
   ].join('\n');
 }
 
 /** One word of a command line as systemd reads it: C escapes between double quotes. */
 function quoted(word: string): string {
-  const text = word.replace(/["\\]/g, '\\$&').replace(/\n/g, '\\n').replace(/\t/g, '\\t')
+  const text = word
+    .replace(/["\\]/g, '\\$&')
+    .replace(/\n/g, '\\n')
+    .replace(/\t/g, '\\t')
     .replace(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
   return `"${specifiers(text)}"`;
 }
 
-function specifiers(text: string): string { return text.replaceAll('%', '%%'); }
+function specifiers(text: string): string {
+  return text.replaceAll('%', '%%');
+}
 
 /** Writes and removes drop-ins, and tells systemd. */
 export class Units {
@@ -42,7 +64,10 @@ export class Units {
   /** A reload that has not begun yet. */
   private next: Promise<void> | undefined;
 
-  constructor(private readonly folder: string, private readonly systemctl: string) {}
+  constructor(
+    private readonly folder: string,
+    private readonly systemctl: string,
+  ) {}
 
   async write(vmid: number, text: string): Promise<void> {
     makeFolder(this.dropIns(vmid), 0o755);
@@ -51,9 +76,13 @@ export class Units {
   }
 
   /** Without a reload: systemd forgets an instance that is not running by itself. */
-  async remove(vmid: number): Promise<void> { await remove(this.dropIns(vmid)); }
+  async remove(vmid: number): Promise<void> {
+    await remove(this.dropIns(vmid));
+  }
 
-  private dropIns(vmid: number): string { return join(this.folder, `pve-container@${vmid}.service.d`); }
+  private dropIns(vmid: number): string {
+    return join(this.folder, `pve-container@${vmid}.service.d`);
+  }
 
   /** A reload takes systemd a while on a full node: those who come before one begins share it. */
   private reload(): Promise<void> {

@@ -16,7 +16,10 @@ function guest(folder: string, vmid: number): void {
 }
 
 test('ids of CTs and VMs of every node are taken', async () => {
-  guest('lxc', 500); guest('qemu-server', 501); guest('nodes/a/lxc', 502); guest('nodes/b/qemu-server', 503);
+  guest('lxc', 500);
+  guest('qemu-server', 501);
+  guest('nodes/a/lxc', 502);
+  guest('nodes/b/qemu-server', 503);
   const vmids = new Vmids(pve, { first: 500, last: 505 }, 0);
   const take = (vmid: number) => Promise.resolve(vmid);
   expect(await vmids.propose(take)).toBe(504);
@@ -26,7 +29,14 @@ test('ids of CTs and VMs of every node are taken', async () => {
 
 test('those who ask at the same time get different ones', async () => {
   const vmids = new Vmids(pve, { first: 500, last: 519 });
-  const found = await Promise.all(Array.from({ length: 20 }, () => vmids.propose(async (vmid) => { await new Promise((resolve) => setTimeout(resolve, 5)); return vmid; })));
+  const found = await Promise.all(
+    Array.from({ length: 20 }, () =>
+      vmids.propose(async (vmid) => {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        return vmid;
+      }),
+    ),
+  );
   expect(new Set(found).size).toBe(20);
 });
 
@@ -39,10 +49,16 @@ test('an id is not given again at once, until the range is through', async () =>
 
 test('none is proposed while nobody can see who has which', async () => {
   rmSync(join(pve, 'lxc'), { recursive: true });
-  await expect(new Vmids(pve, { first: 500, last: 502 }).propose(() => { throw new Error('proposed'); })).rejects.toMatchObject({ id: 'NoQuorum' });
+  await expect(
+    new Vmids(pve, { first: 500, last: 502 }).propose(() => {
+      throw new Error('proposed');
+    }),
+  ).rejects.toMatchObject({ id: 'NoQuorum' });
 });
 
 test('a full range is an error that passes', async () => {
   guest('lxc', 500);
-  await expect(new Vmids(pve, { first: 500, last: 500 }).propose((vmid) => Promise.resolve(vmid))).rejects.toMatchObject({ id: 'NoVmid', core: 'Locked' });
+  await expect(
+    new Vmids(pve, { first: 500, last: 500 }).propose((vmid) => Promise.resolve(vmid)),
+  ).rejects.toMatchObject({ id: 'NoVmid', core: 'Locked' });
 });

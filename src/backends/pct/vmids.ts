@@ -14,17 +14,25 @@ export class Vmids {
    * of their own seldom race.  Ids then go round, so that a CT does not get the
    * id of one whose unit is still stopping.
    */
-  constructor(private readonly pveFolder: string, private readonly range: { readonly first: number; readonly last: number }, start = Math.random()) {
+  constructor(
+    private readonly pveFolder: string,
+    private readonly range: { readonly first: number; readonly last: number },
+    start = Math.random(),
+  ) {
     this.next = range.first + Math.floor(start * (range.last - range.first + 1));
   }
 
   /** Runs `take` with an id that no guest of the cluster has; it is not proposed to anybody else meanwhile. @throws NoVmid, NoQuorum */
   async propose<T>(take: (vmid: number) => Promise<T>): Promise<T> {
     // A group that is left of a killed lxc-start, or because a process in it ended late, makes liblxc refuse the next CT of that id ("Failed to create container cgroup").
-    const used = new Set([...await guestsOf(this.pveFolder), ...await vmidsInCgroups()]);
+    const used = new Set([...(await guestsOf(this.pveFolder)), ...(await vmidsInCgroups())]);
     const vmid = this.free(used);
     this.proposed.add(vmid);
-    try { return await take(vmid); } finally { this.proposed.delete(vmid); }
+    try {
+      return await take(vmid);
+    } finally {
+      this.proposed.delete(vmid);
+    }
   }
 
   private free(used: ReadonlySet<number>): number {

@@ -22,9 +22,27 @@ beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'crisp-w'));
   container = { id: 'c', folder, logPath: join(folder, 'log'), state: undefined };
   // Each line on its stdin is a message: type, name, value.
-  monitor = spawn('perl', ['-MSocket', '-e', 'socket(my $door, AF_UNIX, SOCK_STREAM, 0); bind($door, pack_sockaddr_un("\\0$ARGV[0]")) && listen($door, 1) or die $!; syswrite(STDOUT, "up"); accept(my $to, $door); while (<STDIN>) { syswrite($to, pack("iZ256i", split)) }', monitorSocket(folder)], { stdio: ['pipe', 'pipe', 'inherit'] });
+  monitor = spawn(
+    'perl',
+    [
+      '-MSocket',
+      '-e',
+      'socket(my $door, AF_UNIX, SOCK_STREAM, 0); bind($door, pack_sockaddr_un("\\0$ARGV[0]")) && listen($door, 1) or die $!; syswrite(STDOUT, "up"); accept(my $to, $door); while (<STDIN>) { syswrite($to, pack("iZ256i", split)) }',
+      monitorSocket(folder),
+    ],
+    { stdio: ['pipe', 'pipe', 'inherit'] },
+  );
   await once(monitor.stdout as NonNullable<ChildProcess['stdout']>, 'data');
-  await startWatcher({ vmid, bundle: folder, lxcFolder: folder, uid: process.getuid?.() ?? 0, logPath: container.logPath, exitFile: join(folder, 'exits/c'), stdin: 'none', terminal: false });
+  await startWatcher({
+    vmid,
+    bundle: folder,
+    lxcFolder: folder,
+    uid: process.getuid?.() ?? 0,
+    logPath: container.logPath,
+    exitFile: join(folder, 'exits/c'),
+    stdin: 'none',
+    terminal: false,
+  });
   writeFileSync(join(folder, 'output'), `${'x'.repeat(99)}\n`.repeat(size / 100));
 });
 afterEach(async () => {
@@ -35,11 +53,23 @@ afterEach(async () => {
 });
 
 /** Writes all of it into the FIFOs, and ends when the watcher has taken it. */
-function lxcStart(): ChildProcess { return spawn('sh', ['-c', 'exec cat output >stdout 2>stderr'], { cwd: folder, stdio: 'ignore' }); }
+function lxcStart(): ChildProcess {
+  return spawn('sh', ['-c', 'exec cat output >stdout 2>stderr'], { cwd: folder, stdio: 'ignore' });
+}
 /** What lxc-monitord says when a CT has ended by itself. */
-function exits(code: number): void { monitor.stdin?.write(`2 ${vmid} ${code << 8}\n0 ${vmid} 0\n`); }
-function exitFile(): string | undefined { try { return readFileSync(join(folder, 'exits/c'), 'utf8'); } catch { return undefined; } }
-function logged(): number { return statSync(container.logPath).size; }
+function exits(code: number): void {
+  monitor.stdin?.write(`2 ${vmid} ${code << 8}\n0 ${vmid} 0\n`);
+}
+function exitFile(): string | undefined {
+  try {
+    return readFileSync(join(folder, 'exits/c'), 'utf8');
+  } catch {
+    return undefined;
+  }
+}
+function logged(): number {
+  return statSync(container.logPath).size;
+}
 
 async function soon(is: () => boolean, seconds: number): Promise<void> {
   for (const deadline = Date.now() + seconds * 1000; !is() && Date.now() < deadline;) await sleep(20);
@@ -64,7 +94,7 @@ test('a client that takes nothing holds up no command, and the log for a while o
   expect(await tell(container, 'reopen')).toBe(true);
   await ended;
   const head = '2026-11-25T13:39:39.187000000Z stdout F '.length;
-  await soon(() => logged() >= size + size / 100 * head, 5);
+  await soon(() => logged() >= size + (size / 100) * head, 5);
   exits(3);
   await soon(() => exitFile() === '3', 5);
 });
@@ -84,7 +114,13 @@ test('nor a quit', async () => {
 
 test('a slow client gets every byte, also those that the CT wrote last', async () => {
   let received = 0;
-  const stdout = new Writable({ highWaterMark: 1, write(chunk: Buffer, _encoding, done) { received += chunk.length; setTimeout(done, chunk.length / 2_000); } });
+  const stdout = new Writable({
+    highWaterMark: 1,
+    write(chunk: Buffer, _encoding, done) {
+      received += chunk.length;
+      setTimeout(done, chunk.length / 2_000);
+    },
+  });
   const session = attach(container, { terminal: false, stdout }, new AbortController().signal);
   await sleep(100);
   await once(lxcStart(), 'exit');
@@ -100,7 +136,7 @@ test('one that does not answer is given up', async () => {
   const asked = once(deaf, 'connection');
   jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance', 'Date'] });
   const answer = tell({ folder: other }, 'quit');
-  const [socket] = await asked as [Socket];
+  const [socket] = (await asked) as [Socket];
   await once(socket, 'data');
   jest.advanceTimersByTime(10_000);
   expect(await answer).toBe(false);
@@ -112,5 +148,8 @@ test('it leaves no process', async () => {
   await once(lxcStart(), 'exit');
   exits(0);
   await soon(() => exitFile() === '0', 5);
-  await soon(() => !execFileSync('ps', ['-ww', '-eo', 'args'], { encoding: 'utf8' }).includes(join(folder, 'exits/c')), 5);
+  await soon(
+    () => !execFileSync('ps', ['-ww', '-eo', 'args'], { encoding: 'utf8' }).includes(join(folder, 'exits/c')),
+    5,
+  );
 });

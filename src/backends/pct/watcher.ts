@@ -37,24 +37,64 @@ const answerMs = 10_000;
 
 /** Returns when it listens. */
 export async function startWatcher(plan: WatcherPlan): Promise<void> {
-  const { pid, pipes: [pipe] } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
+  const {
+    pid,
+    pipes: [pipe],
+  } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
   const answer = await firstLine(pipe as Duplex, answerMs);
   if (answer === undefined) {
     process.kill(pid, 'SIGKILL');
-    throw new CrispError('ToolTimeout', `the watcher of CT ${plan.vmid} was not ready within ${answerMs} ms`, { stage: 'start watcher', tool: 'watcher' });
+    throw new CrispError(
+      'ToolTimeout',
+      `the watcher of CT ${plan.vmid} was not ready within ${answerMs} ms`,
+      { stage: 'start watcher', tool: 'watcher' },
+    );
   }
-  if (answer !== 'ready') throw new CrispError('RuntimeFailed', `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`, { stage: 'start watcher', tool: 'watcher', hint: 'lxc-monitord must run: `systemctl status lxc-monitord`' });
+  if (answer !== 'ready')
+    throw new CrispError(
+      'RuntimeFailed',
+      `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`,
+      {
+        stage: 'start watcher',
+        tool: 'watcher',
+        hint: 'lxc-monitord must run: `systemctl status lxc-monitord`',
+      },
+    );
 }
 
-export function watcherArgv({ vmid, lxcFolder, uid, logPath, exitFile, stdin, terminal }: WatcherPlan): [string, ...string[]] {
-  return [watcherName, program, String(vmid), monitorSocket(lxcFolder), String(uid), logPath, exitFile, stdin, terminal ? '1' : '0'];
+export function watcherArgv({
+  vmid,
+  lxcFolder,
+  uid,
+  logPath,
+  exitFile,
+  stdin,
+  terminal,
+}: WatcherPlan): [string, ...string[]] {
+  return [
+    watcherName,
+    program,
+    String(vmid),
+    monitorSocket(lxcFolder),
+    String(uid),
+    logPath,
+    exitFile,
+    stdin,
+    terminal ? '1' : '0',
+  ];
 }
 
 /** Has the watcher of a container put back what its bundle held, which was lost with our state folder, and listen there again; false: it does not. */
-export async function wakeWatcher(vmid: number, container: Pick<ContainerRef, 'id' | 'folder'>): Promise<boolean> {
+export async function wakeWatcher(
+  vmid: number,
+  container: Pick<ContainerRef, 'id' | 'folder'>,
+): Promise<boolean> {
   for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
-    const [, script = '', id, , , , exitFile = ''] = ((await readFileIfThere(`/proc/${pid}/cmdline`).catch(() => undefined)) ?? '').split('\0');
-    if (basename(script) !== basename(program) || id !== String(vmid) || basename(exitFile) !== container.id) continue;
+    const [, script = '', id, , , , exitFile = ''] = (
+      (await readFileIfThere(`/proc/${pid}/cmdline`).catch(() => undefined)) ?? ''
+    ).split('\0');
+    if (basename(script) !== basename(program) || id !== String(vmid) || basename(exitFile) !== container.id)
+      continue;
     for (let waitedMs = 0; waitedMs < wakeMs; waitedMs += 20) {
       const socket = await dial(container.folder);
       socket?.destroy();
@@ -70,14 +110,18 @@ const wakeMs = 2_000;
 /** The abstract socket of lxc-monitord: an FNV-1a hash, since a long folder would not fit (liblxc, lxc_monitor_sock_name). */
 export function monitorSocket(lxcFolder: string): string {
   let hash = 0xcbf29ce484222325n;
-  for (const byte of Buffer.from(`lxc/${lxcFolder}/monitor-sock`)) hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+  for (const byte of Buffer.from(`lxc/${lxcFolder}/monitor-sock`))
+    hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
   return `lxc/${hash.toString(16).padStart(16, '0')}/${lxcFolder}`.slice(0, longestAbstractName);
 }
 /** sun_path without the leading zero byte and the closing one of snprintf(). */
 const longestAbstractName = 106;
 
 /** Says a word to the watcher and waits for its answer; false: there is none, or not in time. */
-export async function tell(container: Pick<ContainerRef, 'folder'>, word: 'reopen' | 'quit' | `resize ${number} ${number}`): Promise<boolean> {
+export async function tell(
+  container: Pick<ContainerRef, 'folder'>,
+  word: 'reopen' | 'quit' | `resize ${number} ${number}`,
+): Promise<boolean> {
   const socket = await dial(container.folder);
   if (!socket) return false;
   socket.write(`${word}\n`);
@@ -91,8 +135,15 @@ export async function tell(container: Pick<ContainerRef, 'folder'>, word: 'reope
  */
 export async function attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
   const socket = await dial(container.folder);
-  if (!socket) throw new CrispError('WrongContainerState', `container ${container.id} has no watcher any more: it has ended`, { stage: 'attach' });
-  const end = (): void => { socket.destroy(); };
+  if (!socket)
+    throw new CrispError(
+      'WrongContainerState',
+      `container ${container.id} has no watcher any more: it has ended`,
+      { stage: 'attach' },
+    );
+  const end = (): void => {
+    socket.destroy();
+  };
   signal.addEventListener('abort', end, { once: true });
   try {
     socket.write('attach\n');
@@ -106,7 +157,11 @@ export async function attach(container: ContainerRef, io: Io, signal: AbortSigna
         rest = rest.subarray(greeting.length);
         greeted = true;
       }
-      for (let length; rest.length >= 5 && rest.length >= 5 + (length = rest.readUInt32BE(1)); rest = rest.subarray(5 + length)) {
+      for (
+        let length;
+        rest.length >= 5 && rest.length >= 5 + (length = rest.readUInt32BE(1));
+        rest = rest.subarray(5 + length)
+      ) {
         const to = rest[0] === 2 ? io.stderr : io.stdout;
         if (to && !to.write(rest.subarray(5, 5 + length))) await once(to, 'drain');
       }
@@ -124,7 +179,12 @@ const greeting = 'ok\n';
 /** Through the folder's descriptor: the path of a unix socket has room for 107 bytes. */
 async function dial(folder: string): Promise<Socket | undefined> {
   let handle;
-  try { handle = await open(folder); } catch (error) { if (isAbsent(error)) return undefined; throw error; }
+  try {
+    handle = await open(folder);
+  } catch (error) {
+    if (isAbsent(error)) return undefined;
+    throw error;
+  }
   try {
     const socket = connect({ path: join(`/proc/self/fd/${handle.fd}`, 'watch'), allowHalfOpen: true });
     await once(socket, 'connect');

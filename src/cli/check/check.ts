@@ -36,26 +36,55 @@ export interface Host {
 const askTimeoutMs = 20_000;
 
 export const thisHost: Host = {
-  read(path) { try { return readFileSync(path, 'utf8'); } catch { return undefined; } },
+  read(path) {
+    try {
+      return readFileSync(path, 'utf8');
+    } catch {
+      return undefined;
+    }
+  },
   exists: existsSync,
-  list(path) { try { return readdirSync(path); } catch { return []; } },
+  list(path) {
+    try {
+      return readdirSync(path);
+    } catch {
+      return [];
+    }
+  },
   async ask(argv) {
-    try { const { stdout, stderr } = await run(argv, { timeoutMs: askTimeoutMs }); return stdout || stderr; } catch { return undefined; }
+    try {
+      const { stdout, stderr } = await run(argv, { timeoutMs: askTimeoutMs });
+      return stdout || stderr;
+    } catch {
+      return undefined;
+    }
   },
   uid: process.getuid?.() ?? 0,
 };
 
-export function ok(message: string): Finding[] { return [{ level: 'ok', message }]; }
-export function warning(message: string, mend?: string): Finding[] { return [{ level: 'warning', message, ...(mend ? { mend } : {}) }]; }
-export function failure(message: string, mend?: string): Finding[] { return [{ level: 'failure', message, ...(mend ? { mend } : {}) }]; }
+export function ok(message: string): Finding[] {
+  return [{ level: 'ok', message }];
+}
+export function warning(message: string, mend?: string): Finding[] {
+  return [{ level: 'warning', message, ...(mend ? { mend } : {}) }];
+}
+export function failure(message: string, mend?: string): Finding[] {
+  return [{ level: 'failure', message, ...(mend ? { mend } : {}) }];
+}
 
-export interface Checked { readonly id: string; readonly title: string; readonly findings: readonly Finding[] }
+export interface Checked {
+  readonly id: string;
+  readonly title: string;
+  readonly findings: readonly Finding[];
+}
 
 /** Runs checks one after the other; one that breaks is a failure of its own. */
 export async function runChecks(checks: readonly Check[], host: Host, config: Config): Promise<Checked[]> {
   const done: Checked[] = [];
   for (const { id, title, run: look } of checks) {
-    try { done.push({ id, title, findings: await look(host, config) }); } catch (error) {
+    try {
+      done.push({ id, title, findings: await look(host, config) });
+    } catch (error) {
       done.push({ id, title, findings: failure(toCrispError(error).report) });
     }
   }

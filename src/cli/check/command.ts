@@ -19,23 +19,49 @@ export interface CheckFlags {
 /** @returns 1 when something fails; warnings are for people */
 export async function checkCommand(flags: CheckFlags): Promise<number> {
   const config = loadConfig(flags.config);
-  const checked = await runChecks([
-    ...kernelChecks, ...cgroupChecks, ...toolChecks, ...handlerChecks, ...networkChecks, ...storageChecks, ...proxmoxChecks(thisHost, config),
-  ], thisHost, config);
-  const count = (level: Level): number => checked.flatMap(({ findings }) => findings).filter((finding) => finding.level === level).length;
+  const checked = await runChecks(
+    [
+      ...kernelChecks,
+      ...cgroupChecks,
+      ...toolChecks,
+      ...handlerChecks,
+      ...networkChecks,
+      ...storageChecks,
+      ...proxmoxChecks(thisHost, config),
+    ],
+    thisHost,
+    config,
+  );
+  const count = (level: Level): number =>
+    checked.flatMap(({ findings }) => findings).filter((finding) => finding.level === level).length;
   const sums = { failures: count('failure'), warnings: count('warning') };
   if (flags.json) printJson({ ...sums, checks: checked });
-  else process.stdout.write(`${inWords(checked, flags.quiet, process.stdout.isTTY)}${counted(sums.failures, 'failure')}, ${counted(sums.warnings, 'warning')}\n`);
+  else
+    process.stdout.write(
+      `${inWords(checked, flags.quiet, process.stdout.isTTY)}${counted(sums.failures, 'failure')}, ${counted(sums.warnings, 'warning')}\n`,
+    );
   return sums.failures > 0 ? 1 : 0;
 }
 
-function counted(count: number, what: string): string { return `${count} ${what}${count === 1 ? '' : 's'}`; }
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
+}
 
-const marks: Readonly<Record<Level, readonly [word: string, colour: number]>> = { ok: ['ok     ', 32], warning: ['warning', 33], failure: ['FAILURE', 31] };
+const marks: Readonly<Record<Level, readonly [word: string, colour: number]>> = {
+  ok: ['ok     ', 32],
+  warning: ['warning', 33],
+  failure: ['FAILURE', 31],
+};
 
 export function inWords(checked: readonly Checked[], onlyTrouble: boolean, coloured: boolean): string {
-  return checked.flatMap(({ title, findings }) => findings.filter(({ level }) => !onlyTrouble || level !== 'ok').map(({ level, message, mend }) => {
-    const [word, colour] = marks[level];
-    return `${coloured ? `\x1b[${colour}m${word}\x1b[0m` : word}  ${title}: ${message}\n${mend ? `         mend: ${mend}\n` : ''}`;
-  })).join('');
+  return checked
+    .flatMap(({ title, findings }) =>
+      findings
+        .filter(({ level }) => !onlyTrouble || level !== 'ok')
+        .map(({ level, message, mend }) => {
+          const [word, colour] = marks[level];
+          return `${coloured ? `\x1b[${colour}m${word}\x1b[0m` : word}  ${title}: ${message}\n${mend ? `         mend: ${mend}\n` : ''}`;
+        }),
+    )
+    .join('');
 }

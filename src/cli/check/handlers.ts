@@ -11,42 +11,66 @@ import { probeOf } from '../backend.js';
 import { lacking } from '../output.js';
 import { failure, ok, warning, type Check, type Finding } from './check.js';
 
-export const handlerChecks: readonly Check[] = [{
-  id: 'handlers', title: 'Runtime handlers',
-  async run(host, config) {
-    if (host.uid !== 0) return warning('not tried: it takes root', 'sudo crisp check');
-    const folder = await mkdtemp(join(tmpdir(), 'crisp-check-'));
-    await chmod(folder, 0o711); // as the state folder is: the root of a user namespace has to pass
-    try {
-      const handlers = new Map<string, { probe: Probe }>();
-      for (const name of Object.keys(config.handlers)) handlers.set(name, { probe: await probeOf(config, folder, name) });
-      return judge(config, handlers);
-    } finally {
-      await remove(folder);
-    }
+export const handlerChecks: readonly Check[] = [
+  {
+    id: 'handlers',
+    title: 'Runtime handlers',
+    async run(host, config) {
+      if (host.uid !== 0) return warning('not tried: it takes root', 'sudo crisp check');
+      const folder = await mkdtemp(join(tmpdir(), 'crisp-check-'));
+      await chmod(folder, 0o711); // as the state folder is: the root of a user namespace has to pass
+      try {
+        const handlers = new Map<string, { probe: Probe }>();
+        for (const name of Object.keys(config.handlers))
+          handlers.set(name, { probe: await probeOf(config, folder, name) });
+        return judge(config, handlers);
+      } finally {
+        await remove(folder);
+      }
+    },
   },
-}];
+];
 
 /** The reason ends with the hint of its error, which is the way to mend it, if it says more than where to look. */
 function broken(config: Config, name: string, reason: string): Finding[] {
   const [what = '', hint] = reason.split('; hint: ');
   const { type, path } = config.handlers[name] ?? {};
   const packaged = type === 'oci' && !path && ['crun', 'runc'].includes(name);
-  const mend = type === 'pct' && /not installed/.test(what) ? 'run crisp on a Proxmox VE node, or take this handler out of the configuration'
-    : /not installed/.test(what) ? (packaged ? `apt install ${name}` : `set handlers.${name}.path to the binary, or take this handler out of the configuration`)
-      : hint !== catalogue.RuntimeFailed.hint ? hint : packaged ? `apt install --reinstall ${name}` : undefined;
+  const mend =
+    type === 'pct' && /not installed/.test(what)
+      ? 'run crisp on a Proxmox VE node, or take this handler out of the configuration'
+      : /not installed/.test(what)
+        ? packaged
+          ? `apt install ${name}`
+          : `set handlers.${name}.path to the binary, or take this handler out of the configuration`
+        : hint !== catalogue.RuntimeFailed.hint
+          ? hint
+          : packaged
+            ? `apt install --reinstall ${name}`
+            : undefined;
   return warning(`${name}: its probe failed: ${what}`, mend);
 }
 
 /** Each handler by itself, and whether a pod that asks for nothing would find one. */
 export function judge(config: Config, handlers: ReadonlyMap<string, { readonly probe: Probe }>): Finding[] {
-  const each = [...handlers].flatMap(([name, { probe }]) => (probe.ready
-    ? ok(`${name}: ${probe.version}; ${['a container ran', ...lacking(probe.lacks)].join('; ')}`)
-    : broken(config, name, probe.reason)));
+  const each = [...handlers].flatMap(([name, { probe }]) =>
+    probe.ready
+      ? ok(`${name}: ${probe.version}; ${['a container ran', ...lacking(probe.lacks)].join('; ')}`)
+      : broken(config, name, probe.reason),
+  );
   try {
-    chooseHandler({ config, handlers }, { handler: '', namespace: '', name: '', labels: {}, annotations: {} });
+    chooseHandler(
+      { config, handlers },
+      { handler: '', namespace: '', name: '', labels: {}, annotations: {} },
+    );
     return each;
   } catch {
-    return [...each, ...failure(`${config.default_container_type} is the default and not ready, and no fallback is`, 'mend one of the handlers, or change default_container_type')];
+    return [
+      ...each,
+      ...failure(
+        `${config.default_container_type} is the default and not ready, and no fallback is`,
+        'mend one of the handlers, or change default_container_type',
+      ),
+    ];
   }
 }

@@ -5,23 +5,43 @@ import { failure, ok, warning, type Check, type Finding, type Host } from './che
 
 /** Modules and sysctls set now and at each boot. */
 function persist(kind: 'modules-load.d' | 'sysctl.d', line: string): string {
-  return kind === 'sysctl.d' ? `echo '${line}' >> /etc/sysctl.d/99-crisp.conf && sysctl --system` : `echo ${line} >> /etc/modules-load.d/crisp.conf && modprobe ${line}`;
+  return kind === 'sysctl.d'
+    ? `echo '${line}' >> /etc/sysctl.d/99-crisp.conf && sysctl --system`
+    : `echo ${line} >> /etc/modules-load.d/crisp.conf && modprobe ${line}`;
 }
 
 const root: Check = {
-  id: 'kernel.root', title: 'Rights of crisp',
+  id: 'kernel.root',
+  title: 'Rights of crisp',
   run(host) {
     if (host.uid !== 0) return failure('crisp does not run as root', 'sudo crisp check');
     const held = capabilities(host);
-    const missing = ['CAP_SYS_ADMIN', 'CAP_NET_ADMIN', 'CAP_SYS_CHROOT', 'CAP_MKNOD', 'CAP_SETUID', 'CAP_SETGID'].filter((name) => !held.includes(name));
-    if (missing.length) return failure(`missing capabilities: ${missing.join(', ')}`, 'run crisp on the host, or in a container that has them');
-    if (!held.includes('CAP_SYS_RESOURCE')) return warning('CAP_SYS_RESOURCE is missing: an oom_score_adj below our own cannot be given to containers', 'run crisp on the host, or in a container that has it');
+    const missing = [
+      'CAP_SYS_ADMIN',
+      'CAP_NET_ADMIN',
+      'CAP_SYS_CHROOT',
+      'CAP_MKNOD',
+      'CAP_SETUID',
+      'CAP_SETGID',
+    ].filter((name) => !held.includes(name));
+    if (missing.length)
+      return failure(
+        `missing capabilities: ${missing.join(', ')}`,
+        'run crisp on the host, or in a container that has them',
+      );
+    if (!held.includes('CAP_SYS_RESOURCE'))
+      return warning(
+        'CAP_SYS_RESOURCE is missing: an oom_score_adj below our own cannot be given to containers',
+        'run crisp on the host, or in a container that has it',
+      );
     return ok('root, with the capabilities it needs');
   },
 };
 
 function capabilities(host: Host): string[] {
-  const mask = BigInt(`0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(host.read('/proc/self/status') ?? '')?.[1] ?? '0'}`);
+  const mask = BigInt(
+    `0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(host.read('/proc/self/status') ?? '')?.[1] ?? '0'}`,
+  );
   return capabilityNames.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
 }
 
@@ -29,73 +49,134 @@ function capabilities(host: Host): string[] {
 const idmappedOverlay = [5, 19] as const;
 
 const release: Check = {
-  id: 'kernel.version', title: 'Kernel version',
+  id: 'kernel.version',
+  title: 'Kernel version',
   run(host) {
     const text = host.read('/proc/sys/kernel/osrelease')?.trim() ?? '';
     const [major = 0, minor = 0] = text.split('.').map(Number);
-    if (major > idmappedOverlay[0] || (major === idmappedOverlay[0] && minor >= idmappedOverlay[1])) return ok(text);
+    if (major > idmappedOverlay[0] || (major === idmappedOverlay[0] && minor >= idmappedOverlay[1]))
+      return ok(text);
     if (major < 4) return failure(`${text} is too old`, 'install a current kernel');
     return warning(`${text}: pods with user namespaces need 5.19 or newer`, 'install a current kernel');
   },
 };
 
 const namespaces: Check = {
-  id: 'kernel.namespaces', title: 'Namespaces',
+  id: 'kernel.namespaces',
+  title: 'Namespaces',
   run(host) {
-    const missing = ['mnt', 'net', 'ipc', 'uts', 'pid'].filter((name) => !host.exists(`/proc/self/ns/${name}`));
-    if (missing.length) return failure(`the kernel lacks: ${missing.join(', ')}`, 'use a kernel with all namespaces');
+    const missing = ['mnt', 'net', 'ipc', 'uts', 'pid'].filter(
+      (name) => !host.exists(`/proc/self/ns/${name}`),
+    );
+    if (missing.length)
+      return failure(`the kernel lacks: ${missing.join(', ')}`, 'use a kernel with all namespaces');
     const limit = Number(host.read('/proc/sys/user/max_net_namespaces') ?? '1');
-    if (limit === 0) return failure('user.max_net_namespaces is 0', 'sysctl -w user.max_net_namespaces=15000');
-    if (!host.exists('/proc/self/ns/user') || Number(host.read('/proc/sys/user/max_user_namespaces') ?? '0') === 0) {
-      return warning('no user namespaces: pods with hostUsers: false cannot run', persist('sysctl.d', 'user.max_user_namespaces=15000'));
+    if (limit === 0)
+      return failure('user.max_net_namespaces is 0', 'sysctl -w user.max_net_namespaces=15000');
+    if (
+      !host.exists('/proc/self/ns/user') ||
+      Number(host.read('/proc/sys/user/max_user_namespaces') ?? '0') === 0
+    ) {
+      return warning(
+        'no user namespaces: pods with hostUsers: false cannot run',
+        persist('sysctl.d', 'user.max_user_namespaces=15000'),
+      );
     }
     return ok('all kinds');
   },
 };
 
 const overlay: Check = {
-  id: 'kernel.overlay', title: 'Overlay filesystem',
+  id: 'kernel.overlay',
+  title: 'Overlay filesystem',
   run(host) {
     const modules = `/lib/modules/${host.read('/proc/sys/kernel/osrelease')?.trim()}/kernel/fs/overlayfs`;
-    return /\boverlay$/m.test(host.read('/proc/filesystems') ?? '') || host.exists(modules) ? ok('the kernel has it') : failure('the kernel has no overlay filesystem', persist('modules-load.d', 'overlay'));
+    return /\boverlay$/m.test(host.read('/proc/filesystems') ?? '') || host.exists(modules)
+      ? ok('the kernel has it')
+      : failure('the kernel has no overlay filesystem', persist('modules-load.d', 'overlay'));
   },
 };
 
 const seccomp: Check = {
-  id: 'kernel.seccomp', title: 'Seccomp',
+  id: 'kernel.seccomp',
+  title: 'Seccomp',
   run(host, config) {
-    if (!host.exists('/proc/sys/kernel/seccomp/actions_avail')) return warning('the kernel has no seccomp: containers with a profile are refused', 'use a kernel with CONFIG_SECCOMP_FILTER');
+    if (!host.exists('/proc/sys/kernel/seccomp/actions_avail'))
+      return warning(
+        'the kernel has no seccomp: containers with a profile are refused',
+        'use a kernel with CONFIG_SECCOMP_FILTER',
+      );
     const profile = config.runtime.seccomp_profile;
-    return host.exists(profile) ? ok(`profile ${profile}`) : warning(`there is no ${profile}: containers that ask for RuntimeDefault are refused`, 'apt install golang-github-containers-common');
+    return host.exists(profile)
+      ? ok(`profile ${profile}`)
+      : warning(
+          `there is no ${profile}: containers that ask for RuntimeDefault are refused`,
+          'apt install golang-github-containers-common',
+        );
   },
 };
 
 const apparmor: Check = {
-  id: 'kernel.apparmor', title: 'AppArmor',
+  id: 'kernel.apparmor',
+  title: 'AppArmor',
   run(host) {
     const profiles = host.read('/sys/kernel/security/apparmor/profiles');
-    if (profiles === undefined) return ok('not in this kernel: containers that ask for a profile are refused');
-    return new RegExp(`^${defaultAppArmorProfile} `, 'm').test(profiles) ? ok(`profile ${defaultAppArmorProfile} is loaded`)
-      : warning(`profile ${defaultAppArmorProfile} is not loaded: containers run without one, and those that ask for RuntimeDefault are refused`, `apparmor_parser --replace /etc/apparmor.d/${defaultAppArmorProfile}  # deploy/apparmor has it`);
+    if (profiles === undefined)
+      return ok('not in this kernel: containers that ask for a profile are refused');
+    return new RegExp(`^${defaultAppArmorProfile} `, 'm').test(profiles)
+      ? ok(`profile ${defaultAppArmorProfile} is loaded`)
+      : warning(
+          `profile ${defaultAppArmorProfile} is not loaded: containers run without one, and those that ask for RuntimeDefault are refused`,
+          `apparmor_parser --replace /etc/apparmor.d/${defaultAppArmorProfile}  # deploy/apparmor has it`,
+        );
   },
 };
 
 const bridgeModule: Check = {
-  id: 'kernel.modules', title: 'Kernel modules',
+  id: 'kernel.modules',
+  title: 'Kernel modules',
   run(host) {
     const missing = ['bridge', 'br_netfilter'].filter((name) => !host.exists(`/sys/module/${name}`));
-    return missing.length ? missing.flatMap((name) => warning(`${name} is not loaded: ${name === 'bridge' ? 'bridged pod networks load it on demand' : 'services do not reach pods on the same bridge'}`, persist('modules-load.d', name))) : ok('bridge, br_netfilter');
+    return missing.length
+      ? missing.flatMap((name) =>
+          warning(
+            `${name} is not loaded: ${name === 'bridge' ? 'bridged pod networks load it on demand' : 'services do not reach pods on the same bridge'}`,
+            persist('modules-load.d', name),
+          ),
+        )
+      : ok('bridge, br_netfilter');
   },
 };
 
-const sysctls: readonly { readonly name: string; readonly fits: (value: number) => boolean; readonly wanted: string; readonly why: string }[] = [
-  { name: 'net.ipv4.ip_forward', fits: (value) => value === 1, wanted: '1', why: 'pods reach nothing beyond this node' },
-  { name: 'net.bridge.bridge-nf-call-iptables', fits: (value) => value === 1, wanted: '1', why: 'services do not reach pods on the same bridge' },
-  { name: 'fs.inotify.max_user_instances', fits: (value) => value >= 512, wanted: '512', why: 'many pods use up the default of 128' },
+const sysctls: readonly {
+  readonly name: string;
+  readonly fits: (value: number) => boolean;
+  readonly wanted: string;
+  readonly why: string;
+}[] = [
+  {
+    name: 'net.ipv4.ip_forward',
+    fits: (value) => value === 1,
+    wanted: '1',
+    why: 'pods reach nothing beyond this node',
+  },
+  {
+    name: 'net.bridge.bridge-nf-call-iptables',
+    fits: (value) => value === 1,
+    wanted: '1',
+    why: 'services do not reach pods on the same bridge',
+  },
+  {
+    name: 'fs.inotify.max_user_instances',
+    fits: (value) => value >= 512,
+    wanted: '512',
+    why: 'many pods use up the default of 128',
+  },
 ];
 
 const sysctl: Check = {
-  id: 'kernel.sysctls', title: 'Sysctls',
+  id: 'kernel.sysctls',
+  title: 'Sysctls',
   run(host) {
     const findings = sysctls.flatMap(({ name, fits, wanted, why }): Finding[] => {
       const text = host.read(`/proc/sys/${name.replaceAll('.', '/')}`);
@@ -107,19 +188,48 @@ const sysctl: Check = {
 };
 
 const swap: Check = {
-  id: 'kernel.swap', title: 'Swap',
+  id: 'kernel.swap',
+  title: 'Swap',
   run(host) {
-    const used = (host.read('/proc/swaps') ?? '').trim().split('\n').slice(1).map((line) => line.split(/\s/)[0]);
-    return used.length ? warning(`swap is on (${used.join(', ')}): a kubelet refuses to start unless failSwapOn is false`, 'swapoff -a  # and take it out of /etc/fstab') : ok('off');
+    const used = (host.read('/proc/swaps') ?? '')
+      .trim()
+      .split('\n')
+      .slice(1)
+      .map((line) => line.split(/\s/)[0]);
+    return used.length
+      ? warning(
+          `swap is on (${used.join(', ')}): a kubelet refuses to start unless failSwapOn is false`,
+          'swapoff -a  # and take it out of /etc/fstab',
+        )
+      : ok('off');
   },
 };
 
 const propagation: Check = {
-  id: 'kernel.propagation', title: 'Mount propagation',
+  id: 'kernel.propagation',
+  title: 'Mount propagation',
   run(host) {
-    const line = (host.read('/proc/self/mountinfo') ?? '').split('\n').findLast((candidate) => candidate.split(' ')[4] === '/');
-    return line?.includes(' shared:') ? ok('/ is shared') : warning('/ is not shared: volumes with mountPropagation are refused, and mounts made later are not seen', 'mount --make-rshared /');
+    const line = (host.read('/proc/self/mountinfo') ?? '')
+      .split('\n')
+      .findLast((candidate) => candidate.split(' ')[4] === '/');
+    return line?.includes(' shared:')
+      ? ok('/ is shared')
+      : warning(
+          '/ is not shared: volumes with mountPropagation are refused, and mounts made later are not seen',
+          'mount --make-rshared /',
+        );
   },
 };
 
-export const kernelChecks: readonly Check[] = [root, release, namespaces, overlay, seccomp, apparmor, bridgeModule, sysctl, swap, propagation];
+export const kernelChecks: readonly Check[] = [
+  root,
+  release,
+  namespaces,
+  overlay,
+  seccomp,
+  apparmor,
+  bridgeModule,
+  sysctl,
+  swap,
+  propagation,
+];

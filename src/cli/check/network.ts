@@ -5,25 +5,46 @@ import { parseConflist } from '../../network/conflist.js';
 import { failure, ok, warning, type Check, type Finding, type Host } from './check.js';
 
 function conflists(host: Host, folder: string): string[] {
-  return host.list(folder).filter((name) => /\.(conflist|conf|json)$/.test(name)).sort().map((name) => join(folder, name));
+  return host
+    .list(folder)
+    .filter((name) => /\.(conflist|conf|json)$/.test(name))
+    .sort()
+    .map((name) => join(folder, name));
 }
 
 const conflist: Check = {
-  id: 'cni.config', title: 'CNI configuration',
+  id: 'cni.config',
+  title: 'CNI configuration',
   run(host, { network }) {
     const files = conflists(host, network.conf_dir);
-    if (files.length === 0) return warning(`there is no conflist in ${network.conf_dir}: pods cannot run until a network add-on puts one there`, `cp deploy/cni/10-crisp.conflist ${network.conf_dir}/  # or install the add-on of your cluster`);
+    if (files.length === 0)
+      return warning(
+        `there is no conflist in ${network.conf_dir}: pods cannot run until a network add-on puts one there`,
+        `cp deploy/cni/10-crisp.conflist ${network.conf_dir}/  # or install the add-on of your cluster`,
+      );
     const read = (file: string): Finding[] => {
-      try { return ok(`${file}: network ${parseConflist(host.read(file) ?? '', file).name}`); } catch (error) { return failure(toCrispError(error).message, `correct ${file}`); }
+      try {
+        return ok(`${file}: network ${parseConflist(host.read(file) ?? '', file).name}`);
+      } catch (error) {
+        return failure(toCrispError(error).message, `correct ${file}`);
+      }
     };
     const findings = files.flatMap(read);
     const used = findings.findIndex(({ level }) => level === 'ok');
-    return findings.map((finding, index) => (finding.level === 'ok' ? { ...finding, message: `${finding.message}${index === used ? ', in use' : ', not used: only the first one is'}` } : finding));
+    return findings.map((finding, index) =>
+      finding.level === 'ok'
+        ? {
+            ...finding,
+            message: `${finding.message}${index === used ? ', in use' : ', not used: only the first one is'}`,
+          }
+        : finding,
+    );
   },
 };
 
 const plugins: Check = {
-  id: 'cni.plugins', title: 'CNI plugins',
+  id: 'cni.plugins',
+  title: 'CNI plugins',
   run(host, { network }) {
     const wanted = new Set<string>();
     for (const file of conflists(host, network.conf_dir)) {
@@ -34,12 +55,28 @@ const plugins: Check = {
           if (ipam) wanted.add(ipam);
         }
         break;
-      } catch { /* the check of the configuration says so */ }
+      } catch {
+        /* the check of the configuration says so */
+      }
     }
-    const missing = [...wanted].filter((name) => !network.bin_dirs.some((folder) => host.exists(join(folder, name))));
-    if (missing.length) return failure(`not in ${network.bin_dirs.join(' or ')}: ${missing.join(', ')}`, 'apt install containernetworking-plugins');
-    if (wanted.size === 0 && !network.bin_dirs.some((folder) => host.exists(join(folder, 'loopback')) || host.exists(join(folder, 'bridge')))) {
-      return warning(`no plugins in ${network.bin_dirs.join(' or ')}`, 'apt install containernetworking-plugins');
+    const missing = [...wanted].filter(
+      (name) => !network.bin_dirs.some((folder) => host.exists(join(folder, name))),
+    );
+    if (missing.length)
+      return failure(
+        `not in ${network.bin_dirs.join(' or ')}: ${missing.join(', ')}`,
+        'apt install containernetworking-plugins',
+      );
+    if (
+      wanted.size === 0 &&
+      !network.bin_dirs.some(
+        (folder) => host.exists(join(folder, 'loopback')) || host.exists(join(folder, 'bridge')),
+      )
+    ) {
+      return warning(
+        `no plugins in ${network.bin_dirs.join(' or ')}`,
+        'apt install containernetworking-plugins',
+      );
     }
     return ok([...wanted].join(', ') || 'the common ones are there');
   },

@@ -11,11 +11,24 @@ export function proxmoxChecks(host: Host, config: Config): readonly Check[] {
 }
 
 const tools: Check = {
-  id: 'proxmox.tools', title: 'Proxmox tools',
-  run(host, { lxc: { tools: { pct, pvesh, pvesm, lxc_info: info, lxc_attach: attach } } }) {
+  id: 'proxmox.tools',
+  title: 'Proxmox tools',
+  run(
+    host,
+    {
+      lxc: {
+        tools: { pct, pvesh, pvesm, lxc_info: info, lxc_attach: attach },
+      },
+    },
+  ) {
     const wanted = [pct, pvesh, pvesm, info, attach];
     const missing = wanted.filter((name) => !findTool(host, name));
-    return missing.length ? failure(`not installed: ${missing.join(', ')}`, 'run crisp on a Proxmox VE node, or take the handlers of type pct out of the configuration') : ok(wanted.join(', '));
+    return missing.length
+      ? failure(
+          `not installed: ${missing.join(', ')}`,
+          'run crisp on a Proxmox VE node, or take the handlers of type pct out of the configuration',
+        )
+      : ok(wanted.join(', '));
   },
 };
 
@@ -23,55 +36,111 @@ const tools: Check = {
 const map = /^root:100000:(\d+)$/m;
 
 const idMaps: Check = {
-  id: 'proxmox.subuid', title: 'Id ranges of unprivileged CTs',
+  id: 'proxmox.subuid',
+  title: 'Id ranges of unprivileged CTs',
   run(host) {
-    const missing = ['/etc/subuid', '/etc/subgid'].filter((path) => Number(map.exec(host.read(path) ?? '')?.[1] ?? 0) < 65536);
-    return missing.length ? failure(`no root:100000:65536 in ${missing.join(' and ')}`, missing.map((path) => `echo root:100000:65536 >> ${path}`).join(' && ')) : ok('root:100000:65536');
+    const missing = ['/etc/subuid', '/etc/subgid'].filter(
+      (path) => Number(map.exec(host.read(path) ?? '')?.[1] ?? 0) < 65536,
+    );
+    return missing.length
+      ? failure(
+          `no root:100000:65536 in ${missing.join(' and ')}`,
+          missing.map((path) => `echo root:100000:65536 >> ${path}`).join(' && '),
+        )
+      : ok('root:100000:65536');
   },
 };
 
 const storages: Check = {
-  id: 'proxmox.storages', title: 'Storages and templates',
+  id: 'proxmox.storages',
+  title: 'Storages and templates',
   async run(host, { lxc }) {
     const { pvesm } = lxc.tools;
     if (!findTool(host, pvesm)) return []; // the check of the tools says so
     const content = async (kind: string): Promise<string[] | undefined> => {
       const said = await host.ask([pvesm, 'status', '--content', kind]);
-      return said?.trim().split('\n').slice(1).filter((line) => / active /.test(line)).map((line) => line.split(/\s+/)[0] ?? '');
+      return said
+        ?.trim()
+        .split('\n')
+        .slice(1)
+        .filter((line) => / active /.test(line))
+        .map((line) => line.split(/\s+/)[0] ?? '');
     };
     const [volumes, templates] = [await content('rootdir'), await content('vztmpl')];
-    if (!volumes || !templates) return failure('pvesm status does not answer', 'systemctl restart pve-cluster pvestatd');
+    if (!volumes || !templates)
+      return failure('pvesm status does not answer', 'systemctl restart pve-cluster pvestatd');
     const { storage } = lxc.rootfs;
-    const kept = await Promise.all(templates.map(async (name) => `${name} (${((await host.ask([pvesm, 'list', name, '--content', 'vztmpl'])) ?? '').trim().split('\n').slice(1).length})`));
+    const kept = await Promise.all(
+      templates.map(
+        async (name) =>
+          `${name} (${((await host.ask([pvesm, 'list', name, '--content', 'vztmpl'])) ?? '').trim().split('\n').slice(1).length})`,
+      ),
+    );
     return [
-      ...(storage && !volumes.includes(storage) ? failure(`lxc.rootfs.storage is ${storage}, which is no active storage for volumes of CTs`, volumes[0] ? `set lxc.rootfs.storage to one of: ${volumes.join(', ')}` : withContent(host, lxc.pve_folder, 'rootdir')) : []),
-      ...(volumes.length ? ok(`for volumes of CTs: ${volumes.join(', ')}`) : warning('no active storage takes volumes of CTs (content rootdir)', withContent(host, lxc.pve_folder, 'rootdir'))),
-      ...(templates.length ? ok(`for templates, with how many: ${kept.join(', ')}`) : warning('no active storage takes templates (content vztmpl)', withContent(host, lxc.pve_folder, 'vztmpl'))),
+      ...(storage && !volumes.includes(storage)
+        ? failure(
+            `lxc.rootfs.storage is ${storage}, which is no active storage for volumes of CTs`,
+            volumes[0]
+              ? `set lxc.rootfs.storage to one of: ${volumes.join(', ')}`
+              : withContent(host, lxc.pve_folder, 'rootdir'),
+          )
+        : []),
+      ...(volumes.length
+        ? ok(`for volumes of CTs: ${volumes.join(', ')}`)
+        : warning(
+            'no active storage takes volumes of CTs (content rootdir)',
+            withContent(host, lxc.pve_folder, 'rootdir'),
+          )),
+      ...(templates.length
+        ? ok(`for templates, with how many: ${kept.join(', ')}`)
+        : warning(
+            'no active storage takes templates (content vztmpl)',
+            withContent(host, lxc.pve_folder, 'vztmpl'),
+          )),
     ];
   },
 };
 
 /** pvesm takes the whole list of what a storage is for, so it must have what is there already. */
 function withContent(host: Host, pveFolder: string, kind: string): string {
-  const [, name, keys = ''] = /^dir: (\S+)\n((?:[ \t].*\n?)*)/m.exec(host.read(join(pveFolder, 'storage.cfg')) ?? '') ?? [];
+  const [, name, keys = ''] =
+    /^dir: (\S+)\n((?:[ \t].*\n?)*)/m.exec(host.read(join(pveFolder, 'storage.cfg')) ?? '') ?? [];
   if (!name) return `pvesm add dir crisp --path /var/lib/crisp-storage --content ${kind}`;
   return `pvesm set ${name} --content ${[/^\s+content (\S+)/m.exec(keys)?.[1], kind].filter(Boolean).join(',')}`;
 }
 
 const bridges: Check = {
-  id: 'proxmox.bridges', title: 'Bridges',
+  id: 'proxmox.bridges',
+  title: 'Bridges',
   run(host, { lxc: { network, bridge } }) {
     const found = host.list('/sys/class/net').filter((name) => host.exists(`/sys/class/net/${name}/bridge`));
-    if (network === 'bridge' && !found.includes(bridge.name)) return failure(`lxc.bridge.name is ${bridge.name}, which is no bridge of this node`, found[0] ? `set lxc.bridge.name to one of: ${found.join(', ')}` : `add ${bridge.name} to /etc/network/interfaces and run ifreload -a`);
-    return found.length ? ok(found.join(', ')) : warning('there is no bridge: CTs with a network of their own need one', `add ${bridge.name} to /etc/network/interfaces and run ifreload -a`);
+    if (network === 'bridge' && !found.includes(bridge.name))
+      return failure(
+        `lxc.bridge.name is ${bridge.name}, which is no bridge of this node`,
+        found[0]
+          ? `set lxc.bridge.name to one of: ${found.join(', ')}`
+          : `add ${bridge.name} to /etc/network/interfaces and run ifreload -a`,
+      );
+    return found.length
+      ? ok(found.join(', '))
+      : warning(
+          'there is no bridge: CTs with a network of their own need one',
+          `add ${bridge.name} to /etc/network/interfaces and run ifreload -a`,
+        );
   },
 };
 
 const quorum: Check = {
-  id: 'proxmox.quorum', title: 'Cluster',
+  id: 'proxmox.quorum',
+  title: 'Cluster',
   async run(host) {
     if (!host.exists('/etc/pve/corosync.conf')) return ok('a single node');
     const said = await host.ask(['pvecm', 'status']);
-    return /^Quorate:\s*Yes/m.test(said ?? '') ? ok('quorate') : failure('the cluster has no quorum: CTs cannot be made or changed', 'pvecm expected 1  # only if the other nodes are gone for good; else bring them back');
+    return /^Quorate:\s*Yes/m.test(said ?? '')
+      ? ok('quorate')
+      : failure(
+          'the cluster has no quorum: CTs cannot be made or changed',
+          'pvecm expected 1  # only if the other nodes are gone for good; else bring them back',
+        );
   },
 };

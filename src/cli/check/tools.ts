@@ -13,8 +13,17 @@ interface Tool {
 
 const tools: readonly Tool[] = [
   { name: 'conmon', package: 'conmon', version: ['--version'] },
-  { name: 'skopeo', package: 'skopeo', version: ['--version'], without: 'images cannot be pulled, imported or removed' },
-  { name: 'containers-storage', package: 'containers-storage', without: 'layers of removed images and of pulls that were cut off stay on disk' },
+  {
+    name: 'skopeo',
+    package: 'skopeo',
+    version: ['--version'],
+    without: 'images cannot be pulled, imported or removed',
+  },
+  {
+    name: 'containers-storage',
+    package: 'containers-storage',
+    without: 'layers of removed images and of pulls that were cut off stay on disk',
+  },
   { name: 'flock', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
   { name: 'setpriv', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
   { name: 'mount', package: 'mount', version: ['--version'] },
@@ -22,9 +31,23 @@ const tools: readonly Tool[] = [
   { name: 'nsenter', package: 'util-linux', version: ['--version'] },
   { name: 'ip', package: 'iproute2', version: ['-Version'] },
   { name: 'sysctl', package: 'procps', version: ['--version'] },
-  { name: 'perl', package: 'perl-base', without: 'attach, port-forward and pods with a user namespace do not work' },
-  { name: 'catatonit', package: 'catatonit', version: ['--version'], without: 'pods with shareProcessNamespace cannot run' },
-  { name: 'iptables', package: 'iptables', version: ['--version'], without: 'the CNI plugin portmap (hostPort) does not work with its iptables backend' },
+  {
+    name: 'perl',
+    package: 'perl-base',
+    without: 'attach, port-forward and pods with a user namespace do not work',
+  },
+  {
+    name: 'catatonit',
+    package: 'catatonit',
+    version: ['--version'],
+    without: 'pods with shareProcessNamespace cannot run',
+  },
+  {
+    name: 'iptables',
+    package: 'iptables',
+    version: ['--version'],
+    without: 'the CNI plugin portmap (hostPort) does not work with its iptables backend',
+  },
   { name: 'criu', package: 'criu', version: ['--version'], without: 'containers cannot be checkpointed' },
 ];
 
@@ -32,19 +55,28 @@ const folders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '
 
 /** The tools' own PATH; the first that is there. */
 export function findTool(host: Host, name: string): string | undefined {
-  return (name.includes('/') ? [name] : folders.map((folder) => `${folder}/${name}`)).find((path) => host.exists(path));
+  return (name.includes('/') ? [name] : folders.map((folder) => `${folder}/${name}`)).find((path) =>
+    host.exists(path),
+  );
 }
 
 async function look(host: Host, tool: Tool): Promise<Finding[]> {
   const path = findTool(host, tool.name);
-  if (!path) return (tool.without ? warning : failure)(`${tool.name} is not installed${tool.without ? `: ${tool.without}` : ''}`, `apt install ${tool.package}`);
+  if (!path)
+    return (tool.without ? warning : failure)(
+      `${tool.name} is not installed${tool.without ? `: ${tool.without}` : ''}`,
+      `apt install ${tool.package}`,
+    );
   if (!tool.version) return ok(path);
   const said = await host.ask([path, ...tool.version]);
   const first = said?.split('\n')[0]?.trim();
-  return said === undefined ? warning(`${path} does not say its version: is it broken?`, `apt install --reinstall ${tool.package}`) : ok(first?.startsWith(tool.name) ? first : `${path}, ${first}`);
+  return said === undefined
+    ? warning(`${path} does not say its version: is it broken?`, `apt install --reinstall ${tool.package}`)
+    : ok(first?.startsWith(tool.name) ? first : `${path}, ${first}`);
 }
 
 export const toolChecks: readonly Check[] = tools.map((tool): Check => ({
-  id: `tool.${tool.name}`, title: tool.name,
+  id: `tool.${tool.name}`,
+  title: tool.name,
   run: (host, config) => look(host, tool.name === 'conmon' ? { ...tool, name: config.runtime.conmon } : tool),
 }));

@@ -8,7 +8,16 @@
 // of PVE, and a change reaches a CT that runs; v1, which PVE has no more, gets the
 // limit of memory alone, and that at the start.
 import { execFileSync, spawn } from 'node:child_process';
-import { constants, existsSync, mkdirSync, openSync, readFileSync, readdirSync, realpathSync, writeFileSync } from 'node:fs';
+import {
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  writeFileSync,
+} from 'node:fs';
 import { at, die } from './place.mjs';
 import { parseNet } from './grammar.mjs';
 import { folderOf } from './storage.mjs';
@@ -18,74 +27,138 @@ const groups = '/sys/fs/cgroup';
 const isUnified = existsSync(`${groups}/cgroup.controllers`);
 const hasSystemd = !existsSync(at('bin/systemctl'));
 function lxcInfo(vmid, option) {
-  try { return execFileSync('lxc-info', ['-P', lxc(), '-n', vmid, option, '-o', '/dev/null'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim(); } catch { return ''; }
+  try {
+    return execFileSync('lxc-info', ['-P', lxc(), '-n', vmid, option, '-o', '/dev/null'], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
+  } catch {
+    return '';
+  }
 }
 
 /** PVE's own test: somebody answers on the command socket. */
-export function isRunning(vmid) { return readFileSync('/proc/net/unix', 'utf8').includes(`@${lxc()}/${vmid}/command`); }
-export function initPid(vmid) { const pid = Number(lxcInfo(vmid, '-pH')); return pid > 0 ? pid : undefined; }
-export function addresses(vmid) { return lxcInfo(vmid, '-iH').split('\n').filter(Boolean); }
+export function isRunning(vmid) {
+  return readFileSync('/proc/net/unix', 'utf8').includes(`@${lxc()}/${vmid}/command`);
+}
+export function initPid(vmid) {
+  const pid = Number(lxcInfo(vmid, '-pH'));
+  return pid > 0 ? pid : undefined;
+}
+export function addresses(vmid) {
+  return lxcInfo(vmid, '-iH').split('\n').filter(Boolean);
+}
 
 /** The generated configuration, in the order of PVE::LXC::update_lxc_config. */
 function writeConfig(vmid, { values, raw }) {
   const shared = '/usr/share/lxc/config';
   const unprivileged = values.unprivileged === '1';
-  const nets = Object.keys(values).filter((key) => /^net\d+$/.test(key)).sort();
+  const nets = Object.keys(values)
+    .filter((key) => /^net\d+$/.test(key))
+    .sort();
   mkdirSync(at('lxc', vmid, 'rootfs'), { recursive: true });
   writeFileSync(at('lxc', vmid, 'rules.seccomp'), '2\ndenylist\nreject_force_umount\n');
-  writeFileSync(at('lxc', vmid, 'config'), [
-    `lxc.cgroup.dir.container = lxc/${vmid}`, `lxc.cgroup.dir.monitor = lxc.monitor/${vmid}`, 'lxc.cgroup.dir.container.inner = ns',
-    `lxc.include = ${shared}/common.conf`, ...(unprivileged ? [`lxc.include = ${shared}/userns.conf`] : []),
-    `lxc.apparmor.profile = ${existsSync('/sys/kernel/security/apparmor/profiles') ? 'generated' : 'unconfined'}`,
-    'lxc.mount.auto = sys:mixed', ...(unprivileged ? ['lxc.idmap = u 0 100000 65536', 'lxc.idmap = g 0 100000 65536'] : []),
-    ...(values.console === '0' ? ['lxc.console.path = none'] : []), `lxc.tty.max = ${values.tty ?? 2}`, 'lxc.environment = TERM=linux', `lxc.uts.name = ${values.hostname}`,
-    ...(isUnified ? limits({ memory: 512, swap: 512, cpuunits: 100, ...values }).map(([file, value]) => `lxc.cgroup2.${file} = ${value}`) : [`lxc.cgroup.memory.limit_in_bytes = ${Number(values.memory ?? 512) * 2 ** 20}`]),
-    `lxc.rootfs.path = dir:${folderOf(values.rootfs)}`, ...(values.entrypoint ? [`lxc.init.cmd = ${values.entrypoint}`] : []),
-    ...nets.flatMap((key) => netLines(vmid, key.slice('net'.length), parseNet(values[key]))),
-    ...raw.map(({ key, value }) => `${key} = ${value}`), '',
-  ].join('\n'));
+  writeFileSync(
+    at('lxc', vmid, 'config'),
+    [
+      `lxc.cgroup.dir.container = lxc/${vmid}`,
+      `lxc.cgroup.dir.monitor = lxc.monitor/${vmid}`,
+      'lxc.cgroup.dir.container.inner = ns',
+      `lxc.include = ${shared}/common.conf`,
+      ...(unprivileged ? [`lxc.include = ${shared}/userns.conf`] : []),
+      `lxc.apparmor.profile = ${existsSync('/sys/kernel/security/apparmor/profiles') ? 'generated' : 'unconfined'}`,
+      'lxc.mount.auto = sys:mixed',
+      ...(unprivileged ? ['lxc.idmap = u 0 100000 65536', 'lxc.idmap = g 0 100000 65536'] : []),
+      ...(values.console === '0' ? ['lxc.console.path = none'] : []),
+      `lxc.tty.max = ${values.tty ?? 2}`,
+      'lxc.environment = TERM=linux',
+      `lxc.uts.name = ${values.hostname}`,
+      ...(isUnified
+        ? limits({ memory: 512, swap: 512, cpuunits: 100, ...values }).map(
+            ([file, value]) => `lxc.cgroup2.${file} = ${value}`,
+          )
+        : [`lxc.cgroup.memory.limit_in_bytes = ${Number(values.memory ?? 512) * 2 ** 20}`]),
+      `lxc.rootfs.path = dir:${folderOf(values.rootfs)}`,
+      ...(values.entrypoint ? [`lxc.init.cmd = ${values.entrypoint}`] : []),
+      ...nets.flatMap((key) => netLines(vmid, key.slice('net'.length), parseNet(values[key]))),
+      ...raw.map(({ key, value }) => `${key} = ${value}`),
+      '',
+    ].join('\n'),
+  );
 }
 
 /** Options that are set -> files of cgroup v2. */
 function limits({ memory, swap, cpulimit, cpuunits }) {
   const mib = 2 ** 20;
   return [
-    ...(memory === undefined ? [] : [['memory.max', memory * mib], ['memory.high', Math.max(memory * 1016 / 1024, memory - 128) * mib]]),
+    ...(memory === undefined
+      ? []
+      : [
+          ['memory.max', memory * mib],
+          ['memory.high', Math.max((memory * 1016) / 1024, memory - 128) * mib],
+        ]),
     ...(swap === undefined ? [] : [['memory.swap.max', swap * mib]]),
-    ...(cpulimit === undefined ? [] : [['cpu.max', `${Number(cpulimit) === 0 ? 'max' : Math.floor(100_000 * cpulimit)} 100000`]]),
+    ...(cpulimit === undefined
+      ? []
+      : [['cpu.max', `${Number(cpulimit) === 0 ? 'max' : Math.floor(100_000 * cpulimit)} 100000`]]),
     ...(cpuunits === undefined ? [] : [['cpu.weight', Math.min(Math.max(1, cpuunits), 10_000)]]),
   ];
 }
 
 /** What pct set changes at once. */
 export function hotplug(vmid, values) {
-  if (isUnified && isRunning(vmid)) for (const [file, value] of limits(values)) writeFileSync(`${groups}/lxc/${vmid}/${file}`, String(value));
+  if (isUnified && isRunning(vmid))
+    for (const [file, value] of limits(values)) writeFileSync(`${groups}/lxc/${vmid}/${file}`, String(value));
 }
 
 /** The address is set by liblxc where it is host-managed; PVE's DHCP client of the host is not here. */
 function netLines(vmid, index, net) {
   const key = (name, value) => `lxc.net.${index}.${name} = ${value}`;
   return [
-    key('type', 'veth'), key('link', net.bridge), key('veth.pair', `veth${vmid}i${index}`), key('name', net.name), key('flags', 'up'), ...(net.hwaddr ? [key('hwaddr', net.hwaddr)] : []), ...(net.mtu ? [key('mtu', net.mtu)] : []),
-    ...(net['host-managed'] === '1' && net.ip?.includes('/') ? [key('ipv4.address', net.ip), ...(net.gw ? [key('ipv4.gateway', net.gw)] : [])] : []),
+    key('type', 'veth'),
+    key('link', net.bridge),
+    key('veth.pair', `veth${vmid}i${index}`),
+    key('name', net.name),
+    key('flags', 'up'),
+    ...(net.hwaddr ? [key('hwaddr', net.hwaddr)] : []),
+    ...(net.mtu ? [key('mtu', net.mtu)] : []),
+    ...(net['host-managed'] === '1' && net.ip?.includes('/')
+      ? [key('ipv4.address', net.ip), ...(net.gw ? [key('ipv4.gateway', net.gw)] : [])]
+      : []),
   ];
 }
 
 /** The words of an ExecStart line of systemd, with the specifiers of this unit. */
 function split(line, vmid) {
   const escapes = { n: '\n', t: '\t' };
-  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map(([, quoted, plain]) => (plain ?? quoted
-    .replace(/\\(x[0-9a-f]{2}|.)/g, (_, code) => (code[0] === 'x' && code.length === 3 ? String.fromCharCode(parseInt(code.slice(1), 16)) : escapes[code] ?? code)))
-    .replace(/%(.)/g, (_, specifier) => (specifier === 'i' ? vmid : specifier)));
+  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map(([, quoted, plain]) =>
+    (
+      plain ??
+      quoted.replace(/\\(x[0-9a-f]{2}|.)/g, (_, code) =>
+        code[0] === 'x' && code.length === 3
+          ? String.fromCharCode(parseInt(code.slice(1), 16))
+          : (escapes[code] ?? code),
+      )
+    ).replace(/%(.)/g, (_, specifier) => (specifier === 'i' ? vmid : specifier)),
+  );
 }
 
 /** The unit: what it runs, and its standard streams; PVE's own throws stdout away and keeps stderr for pct's words. */
 function unitOf(vmid) {
   const folder = at('units', `pve-container@${vmid}.service.d`);
-  const text = existsSync(folder) ? readdirSync(folder).map((name) => readFileSync(`${folder}/${name}`, 'utf8')).join('\n') : '';
+  const text = existsSync(folder)
+    ? readdirSync(folder)
+        .map((name) => readFileSync(`${folder}/${name}`, 'utf8'))
+        .join('\n')
+    : '';
   const command = [...text.matchAll(/^ExecStart=:?(.+)$/gm)].at(-1)?.[1] ?? '/usr/bin/lxc-start -F -n %i';
   const stream = (key) => new RegExp(`^${key}=\\w+:(.*)$`, 'm').exec(text)?.[1]?.replaceAll('%%', '%');
-  return { argv: split(command, vmid), stdin: stream('StandardInput') ?? '/dev/null', stdout: stream('StandardOutput') ?? '/dev/null', stderr: stream('StandardError') };
+  return {
+    argv: split(command, vmid),
+    stdin: stream('StandardInput') ?? '/dev/null',
+    stdout: stream('StandardOutput') ?? '/dev/null',
+    stderr: stream('StandardError'),
+  };
 }
 
 const pidAfterMs = 60;
@@ -97,20 +170,39 @@ export async function start(vmid, guest) {
     if (bridge && !existsSync(`/sys/class/net/${bridge}`)) die(`bridge '${bridge}' does not exist`);
   }
   writeConfig(vmid, guest);
-  const { argv: [program, ...args], stdin, stdout, stderr } = unitOf(vmid);
+  const {
+    argv: [program, ...args],
+    stdin,
+    stdout,
+    stderr,
+  } = unitOf(vmid);
   const words = stderr ?? at('run', `ct-${vmid}.stderr`);
   if (!stderr) writeFileSync(words, '');
   const append = constants.O_WRONLY | constants.O_APPEND;
   const child = hasSystemd
     ? spawn('systemctl', ['start', '--wait', `pve-container@${vmid}`], { stdio: 'ignore' })
-    : spawn(program, ['-P', lxc(), ...args], { stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)], detached: true, cwd: '/', env: { PATH: process.env.PATH } }); // as systemd starts it, not as a child of pct
+    : spawn(program, ['-P', lxc(), ...args], {
+        stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)],
+        detached: true,
+        cwd: '/',
+        env: { PATH: process.env.PATH },
+      }); // as systemd starts it, not as a child of pct
   await new Promise((resolve, reject) => {
     let wasRunning = false;
     child.once('error', reject);
     child.once('exit', () => {
       const detail = stderr ? '' : readFileSync(words, 'utf8').replace(/^lxc-start: \d+: \S+: /gm, '');
       process.stdout.write(detail);
-      reject(Object.assign(new Error(wasRunning || !failedToStart(vmid, guest, detail) ? `unable to get PID for CT ${vmid} (not running?)` : `startup for container '${vmid}' failed`), { code: 255 }));
+      reject(
+        Object.assign(
+          new Error(
+            wasRunning || !failedToStart(vmid, guest, detail)
+              ? `unable to get PID for CT ${vmid} (not running?)`
+              : `startup for container '${vmid}' failed`,
+          ),
+          { code: 255 },
+        ),
+      );
     });
     const look = setInterval(() => {
       if (lxcInfo(vmid, '-sH') !== 'RUNNING') return;
@@ -132,26 +224,43 @@ export async function start(vmid, guest) {
 /** Whether init never came to run: liblxc says so on its stderr, or in the log that the CT's include names. */
 function failedToStart(vmid, { raw }, detail) {
   const include = raw.find(({ key }) => key === 'lxc.include')?.value;
-  const file = include && existsSync(include) ? /^lxc\.log\.file = (.*)$/m.exec(readFileSync(include, 'utf8'))?.[1] : undefined;
+  const file =
+    include && existsSync(include)
+      ? /^lxc\.log\.file = (.*)$/m.exec(readFileSync(include, 'utf8'))?.[1]
+      : undefined;
   return /Failed to spawn/.test(detail + (file && existsSync(file) ? readFileSync(file, 'utf8') : ''));
 }
 
 /** Waits for ever for one that lxc-stop cannot stop: pct asks nobody how long it may take. */
 export async function kill(vmid) {
-  try { execFileSync('lxc-stop', ['-P', lxc(), '-n', vmid, '--kill'], { stdio: ['ignore', 'inherit', 'pipe'] }); } catch (error) { process.stdout.write(`${error.stderr ?? ''}command 'lxc-stop -n ${vmid} --kill' failed: exit code 1\n`); }
+  try {
+    execFileSync('lxc-stop', ['-P', lxc(), '-n', vmid, '--kill'], { stdio: ['ignore', 'inherit', 'pipe'] });
+  } catch (error) {
+    process.stdout.write(`${error.stderr ?? ''}command 'lxc-stop -n ${vmid} --kill' failed: exit code 1\n`);
+  }
   while (isRunning(vmid)) await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
 /** lxc.signal.halt to init, and SIGKILL after that if `force`. @returns whether it has stopped */
 export function shutdown(vmid, seconds, force) {
   try {
-    execFileSync('lxc-stop', ['-P', lxc(), '-n', vmid, '--timeout', String(seconds), ...(force ? [] : ['--nokill'])], { stdio: 'ignore' });
+    execFileSync(
+      'lxc-stop',
+      ['-P', lxc(), '-n', vmid, '--timeout', String(seconds), ...(force ? [] : ['--nokill'])],
+      { stdio: 'ignore' },
+    );
     return true;
-  } catch { return !isRunning(vmid); }
+  } catch {
+    return !isRunning(vmid);
+  }
 }
 
 /** Like exec(3): never returns. */
 export function attach(vmid, keepEnv, command) {
-  const child = spawn('lxc-attach', ['-P', lxc(), '-n', vmid, keepEnv ? '--keep-env' : '--clear-env', '--', ...command], { stdio: 'inherit' });
+  const child = spawn(
+    'lxc-attach',
+    ['-P', lxc(), '-n', vmid, keepEnv ? '--keep-env' : '--clear-env', '--', ...command],
+    { stdio: 'inherit' },
+  );
   child.once('exit', (code, signal) => process.exit(code ?? (signal ? 255 : 0)));
 }

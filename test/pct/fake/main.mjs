@@ -10,17 +10,29 @@ import { allocate, free, templatePath, unpack } from './storage.mjs';
 const missing = (vmid, code) => die(`Configuration file 'nodes/pve/lxc/${vmid}.conf' does not exist`, code);
 /** Its codes differ from verb to verb; nobody should look at them. */
 const guestOf = (vmid, code = 2) => readGuest(vmid) ?? missing(vmid, code);
-const checkLock = ({ values: { lock } }, allowed = []) => { if (lock && !allowed.includes(lock)) die(`CT is locked (${lock})`); };
+const checkLock = ({ values: { lock } }, allowed = []) => {
+  if (lock && !allowed.includes(lock)) die(`CT is locked (${lock})`);
+};
 
 const run = {
   async create({ vmid, ostemplate }, options) {
     checkQuorum();
     const other = kindOf(vmid);
     if (other) die(`${other} ${vmid} already exists on node 'pve'`, 2);
-    const { start: starts, 'ignore-unpack-errors': _, force: __, bwlimit: ___, storage = 'local', restore: ____, ...values } = options;
+    const {
+      start: starts,
+      'ignore-unpack-errors': _,
+      force: __,
+      bwlimit: ___,
+      storage = 'local',
+      restore: ____,
+      ...values
+    } = options;
     const unprivileged = (values.unprivileged ?? '1') === '1';
     const archive = templatePath(ostemplate);
-    try { writeGuest(vmid, { description: '', values: { lock: 'create' }, raw: [], sections: '' }, 'wx'); } catch (error) {
+    try {
+      writeGuest(vmid, { description: '', values: { lock: 'create' }, raw: [], sections: '' }, 'wx');
+    } catch (error) {
       if (error.code !== 'EEXIST') throw error;
       die(`unable to create CT ${vmid} - CT ${vmid} already exists on node 'pve'`, 2);
     }
@@ -31,10 +43,24 @@ const run = {
       unpack(archive, volume.folder, unprivileged && volume.isOurs ? 100_000 : 0, ostemplate);
       const { description = '', pool, ...kept } = values;
       void pool; // a file of the cluster's, not the CT's
-      for (const key of Object.keys(kept).filter((name) => /^net\d+$/.test(name))) kept[key] = netAsWritten(kept[key]);
-      writeGuest(vmid, { description, raw: [], sections: '', values: {
-        arch: 'amd64', hostname: `CT${vmid}`, memory: '512', swap: '512', ostype: osOf(volume.folder), ...kept, rootfs: volume.value, ...(kept.tags ? { tags: tagsOf(kept.tags) } : {}), ...(unprivileged ? { unprivileged: '1' } : {}),
-      } });
+      for (const key of Object.keys(kept).filter((name) => /^net\d+$/.test(name)))
+        kept[key] = netAsWritten(kept[key]);
+      writeGuest(vmid, {
+        description,
+        raw: [],
+        sections: '',
+        values: {
+          arch: 'amd64',
+          hostname: `CT${vmid}`,
+          memory: '512',
+          swap: '512',
+          ostype: osOf(volume.folder),
+          ...kept,
+          rootfs: volume.value,
+          ...(kept.tags ? { tags: tagsOf(kept.tags) } : {}),
+          ...(unprivileged ? { unprivileged: '1' } : {}),
+        },
+      });
     } catch (error) {
       volume.undo();
       unlinkSync(confOf(vmid));
@@ -85,12 +111,18 @@ const run = {
     const guest = guestOf(vmid);
     checkLock(guest);
     for (const name of deleted.split(',').filter(Boolean)) {
-      if (['memory', 'rootfs', 'ostype', 'unprivileged'].includes(name)) die(`400 Parameter verification failed.\n${name}: unable to delete required option '${name}'`);
+      if (['memory', 'rootfs', 'ostype', 'unprivileged'].includes(name))
+        die(`400 Parameter verification failed.\n${name}: unable to delete required option '${name}'`);
       delete guest.values[name];
     }
     const { description = guest.description, ...values } = changed;
-    for (const key of Object.keys(values).filter((name) => /^net\d+$/.test(name))) values[key] = netAsWritten(values[key]);
-    writeGuest(vmid, { ...guest, description, values: { ...guest.values, ...values, ...(values.tags ? { tags: tagsOf(values.tags) } : {}) } });
+    for (const key of Object.keys(values).filter((name) => /^net\d+$/.test(name)))
+      values[key] = netAsWritten(values[key]);
+    writeGuest(vmid, {
+      ...guest,
+      description,
+      values: { ...guest.values, ...values, ...(values.tags ? { tags: tagsOf(values.tags) } : {}) },
+    });
     hotplug(vmid, values);
   },
 
@@ -103,17 +135,54 @@ const run = {
 
   async status({ vmid }, { verbose }) {
     const { values } = guestOf(vmid);
-    const found = { status: isRunning(vmid) ? 'running' : 'stopped', ...(verbose === '1' ? { name: values.hostname, vmid, type: 'lxc', tags: values.tags ?? '', ...(isRunning(vmid) ? { pid: initPid(vmid) } : {}) } : {}) };
-    process.stdout.write(Object.keys(found).sort().map((key) => `${key}: ${found[key]}\n`).join(''));
+    const found = {
+      status: isRunning(vmid) ? 'running' : 'stopped',
+      ...(verbose === '1'
+        ? {
+            name: values.hostname,
+            vmid,
+            type: 'lxc',
+            tags: values.tags ?? '',
+            ...(isRunning(vmid) ? { pid: initPid(vmid) } : {}),
+          }
+        : {}),
+    };
+    process.stdout.write(
+      Object.keys(found)
+        .sort()
+        .map((key) => `${key}: ${found[key]}\n`)
+        .join(''),
+    );
   },
 
-  async config({ vmid }) { process.stdout.write(shownConfig(guestOf(vmid))); },
+  async config({ vmid }) {
+    process.stdout.write(shownConfig(guestOf(vmid)));
+  },
 
   async list() {
-    const vmids = readdirSync(at('pve/lxc')).map((name) => name.replace('.conf', '')).sort();
+    const vmids = readdirSync(at('pve/lxc'))
+      .map((name) => name.replace('.conf', ''))
+      .sort();
     if (vmids.length === 0) return;
-    const row = (...fields) => fields.map((field, index) => field.padEnd([10, 10, 12, 20][index])).join(' ').concat('\n');
-    process.stdout.write(row('VMID', 'Status', 'Lock', 'Name') + vmids.map((vmid) => { const { values } = readGuest(vmid); return row(vmid, isRunning(vmid) ? 'running' : 'stopped', values.lock ?? '', values.hostname ?? ''); }).join(''));
+    const row = (...fields) =>
+      fields
+        .map((field, index) => field.padEnd([10, 10, 12, 20][index]))
+        .join(' ')
+        .concat('\n');
+    process.stdout.write(
+      row('VMID', 'Status', 'Lock', 'Name') +
+        vmids
+          .map((vmid) => {
+            const { values } = readGuest(vmid);
+            return row(
+              vmid,
+              isRunning(vmid) ? 'running' : 'stopped',
+              values.lock ?? '',
+              values.hostname ?? '',
+            );
+          })
+          .join(''),
+    );
   },
 
   async exec({ vmid }, { 'keep-env': keepEnv = '1' }, command) {
@@ -130,7 +199,10 @@ export async function main([verb = '', ...words]) {
   try {
     if (!isLocked()) appendFileSync(at('calls'), `${[verb, ...words].join(' ')}\n`);
     pause();
-    if (verb === 'help' || verb === 'version') return void process.stdout.write(`a fake of pct, for tests; its verbs: ${Object.keys(verbs).join(', ')}\n`);
+    if (verb === 'help' || verb === 'version')
+      return void process.stdout.write(
+        `a fake of pct, for tests; its verbs: ${Object.keys(verbs).join(', ')}\n`,
+      );
     if (!verbs[verb]) return unknown(verb);
     const { given, options, command } = parse(verb, words);
     const failure = JSON.parse(setting(`fail/${verb}`) ?? 'null');
@@ -145,7 +217,9 @@ export async function main([verb = '', ...words]) {
 }
 
 function unknown(verb) {
-  process.stderr.write(`ERROR: unknown command 'pct ${verb}' (this fake has: ${Object.keys(verbs).join(', ')})\n`);
+  process.stderr.write(
+    `ERROR: unknown command 'pct ${verb}' (this fake has: ${Object.keys(verbs).join(', ')})\n`,
+  );
   process.exitCode = 255;
 }
 
@@ -161,7 +235,12 @@ const isLocked = () => process.env.FAKE_PCT_LOCKED === '1';
 /** Once more, under the lock; --close: nothing that the call starts inherits it. */
 function locked(vmid) {
   const file = at('lock', `pve-config-${vmid}.lock`);
-  const again = (...options) => spawnSync('flock', ['--close', '--conflict-exit-code', '75', ...options, file, process.execPath, ...process.argv.slice(1)], { stdio: 'inherit', env: { ...process.env, FAKE_PCT_LOCKED: '1' } }).status;
+  const again = (...options) =>
+    spawnSync(
+      'flock',
+      ['--close', '--conflict-exit-code', '75', ...options, file, process.execPath, ...process.argv.slice(1)],
+      { stdio: 'inherit', env: { ...process.env, FAKE_PCT_LOCKED: '1' } },
+    ).status;
   let code = again('--nonblock');
   if (code === 75) {
     process.stdout.write('trying to acquire lock...\n');
@@ -181,14 +260,36 @@ function pause() {
 
 /** With a hardware address; the name comes first, the other keys in their order. */
 function netAsWritten(text) {
-  const random = () => Math.floor(Math.random() * 256).toString(16).padStart(2, '0').toUpperCase();
+  const random = () =>
+    Math.floor(Math.random() * 256)
+      .toString(16)
+      .padStart(2, '0')
+      .toUpperCase();
   const { name, ...others } = { hwaddr: `BC:24:11:${random()}:${random()}:${random()}`, ...parseNet(text) };
-  return [`name=${name}`, ...Object.keys(others).sort().map((key) => `${key}=${others[key]}`)].join(',');
+  return [
+    `name=${name}`,
+    ...Object.keys(others)
+      .sort()
+      .map((key) => `${key}=${others[key]}`),
+  ].join(',');
 }
 
 /** What /etc/os-release says; a distribution that PVE does not know is "unmanaged". */
 function osOf(folder) {
   const file = ['etc/os-release', 'usr/lib/os-release'].map((name) => `${folder}/${name}`).find(existsSync);
   const id = file ? /^ID="?([a-z]+)/m.exec(readFileSync(file, 'utf8'))?.[1] : undefined;
-  return ['debian', 'devuan', 'ubuntu', 'centos', 'fedora', 'opensuse', 'archlinux', 'alpine', 'gentoo', 'nixos'].includes(id) ? id : 'unmanaged';
+  return [
+    'debian',
+    'devuan',
+    'ubuntu',
+    'centos',
+    'fedora',
+    'opensuse',
+    'archlinux',
+    'alpine',
+    'gentoo',
+    'nixos',
+  ].includes(id)
+    ? id
+    : 'unmanaged';
 }

@@ -4,13 +4,20 @@ import { dirname, join } from 'node:path';
 
 /** NODE/bin/TOOL */
 const node = dirname(dirname(process.argv[1]));
-export function at(...names) { return join(node, ...names); }
+export function at(...names) {
+  return join(node, ...names);
+}
 
 /** A die of Perl: the words on stderr, and an exit code that says nothing. */
 export class Died extends Error {
-  constructor(message, code = 255) { super(message); this.code = code; }
+  constructor(message, code = 255) {
+    super(message);
+    this.code = code;
+  }
 }
-export function die(message, code) { throw new Died(message, code); }
+export function die(message, code) {
+  throw new Died(message, code);
+}
 
 export function fail(message, code) {
   process.stderr.write(`${message}\n`);
@@ -18,6 +25,10 @@ export function fail(message, code) {
 }
 
 /** A file that a test has set; undefined: it has not. */
-export function setting(name) { return existsSync(at(name)) ? readFileSync(at(name), 'utf8').trim() : undefined; }
+export function setting(name) {
+  return existsSync(at(name)) ? readFileSync(at(name), 'utf8').trim() : undefined;
+}
 
-export function checkQuorum() { if (setting('no-quorum') !== undefined) die('cluster not ready - no quorum?'); }
+export function checkQuorum() {
+  if (setting('no-quorum') !== undefined) die('cluster not ready - no quorum?');
+}

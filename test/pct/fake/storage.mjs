@@ -2,7 +2,19 @@
 //
 //   NODE/pve/storage.cfg, STORAGE/template/cache/NAME, STORAGE/images/VMID/subvol-VMID-disk-0.subvol
 import { spawnSync } from 'node:child_process';
-import { chmodSync, chownSync, existsSync, lchownSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lchownSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { at, die } from './place.mjs';
 
@@ -10,7 +22,10 @@ import { at, die } from './place.mjs';
 export function storages() {
   const found = {};
   let current;
-  for (const line of (existsSync(at('pve/storage.cfg')) ? readFileSync(at('pve/storage.cfg'), 'utf8') : '').split('\n')) {
+  for (const line of (existsSync(at('pve/storage.cfg'))
+    ? readFileSync(at('pve/storage.cfg'), 'utf8')
+    : ''
+  ).split('\n')) {
     const [, name] = /^dir: (\S+)$/.exec(line) ?? [];
     const [, key, value] = /^\s+(\S+) (.*)$/.exec(line) ?? [];
     if (name) current = found[name] = { path: '', content: [] };
@@ -19,11 +34,14 @@ export function storages() {
   return found;
 }
 
-function storageOf(name) { return storages()[name] ?? die(`storage '${name}' does not exist`); }
+function storageOf(name) {
+  return storages()[name] ?? die(`storage '${name}' does not exist`);
+}
 
 /** The path of a volume id. */
 export function pathOf(volume) {
-  const [, name, type, rest] = /^([^:]+):(?:(vztmpl)\/)?(.+)$/.exec(volume) ?? die(`unable to parse volume ID '${volume}'`);
+  const [, name, type, rest] =
+    /^([^:]+):(?:(vztmpl)\/)?(.+)$/.exec(volume) ?? die(`unable to parse volume ID '${volume}'`);
   return join(storageOf(name).path, type ? 'template/cache' : 'images', rest);
 }
 
@@ -41,14 +59,24 @@ export function templatePath(text) {
 /** @returns the value for the configuration, the folder, and whether it is ours to remove */
 export function allocate(vmid, rootfs, owner) {
   if (rootfs.startsWith('/')) return { value: rootfs, folder: rootfs, isOurs: false, undo: () => undefined };
-  const [, name = 'local', size] = /^(?:([^:\s]+):)?(\d+(?:\.\d+)?)$/.exec(rootfs) ?? die(`400 Parameter verification failed.\nrootfs: invalid format - unable to parse volume`);
+  const [, name = 'local', size] =
+    /^(?:([^:\s]+):)?(\d+(?:\.\d+)?)$/.exec(rootfs) ??
+    die(`400 Parameter verification failed.\nrootfs: invalid format - unable to parse volume`);
   const storage = storageOf(name);
-  if (!storage.content.includes('rootdir')) die(`400 Parameter verification failed.\nstorage: storage '${name}' does not support container directories`);
+  if (!storage.content.includes('rootdir'))
+    die(
+      `400 Parameter verification failed.\nstorage: storage '${name}' does not support container directories`,
+    );
   const value = `${name}:${vmid}/subvol-${vmid}-disk-0.subvol`;
   const folder = pathOf(value);
   mkdirSync(folder, { recursive: true, mode: 0o755 });
   chownSync(folder, owner, owner);
-  return { value: `${value},size=${Number(size) === 0 ? '0T' : `${size}G`}`, folder, isOurs: true, undo: () => free(value) };
+  return {
+    value: `${value},size=${Number(size) === 0 ? '0T' : `${size}G`}`,
+    folder,
+    isOurs: true,
+    undo: () => free(value),
+  };
 }
 
 /** Removes a volume; a folder that was only bound stays. */
@@ -56,7 +84,11 @@ export function free(rootfs) {
   const [volume] = rootfs.split(',');
   if (volume.startsWith('/')) return;
   rmSync(pathOf(volume), { recursive: true, force: true });
-  try { rmdirSync(dirname(pathOf(volume))); } catch { /* others are in it */ }
+  try {
+    rmdirSync(dirname(pathOf(volume)));
+  } catch {
+    /* others are in it */
+  }
 }
 
 export function folderOf(rootfs) {
@@ -68,9 +100,25 @@ export function folderOf(rootfs) {
 export function unpack(archive, folder, owner, shown) {
   if (!existsSync(archive)) die(`volume '${shown}' does not exist`);
   process.stdout.write(`extracting archive '${archive}'\n`);
-  const decompress = { gz: ['--gzip'], xz: ['--xz'], zst: ['--zstd'], bz2: ['--bzip2'] }[archive.split('.').pop()] ?? [];
-  const tar = ['tar', '--extract', ...decompress, '--preserve-permissions', '--numeric-owner', '--totals', '--skip-old-files', '--exclude', './dev/*', '--directory', folder];
-  const { status, stderr } = spawnSync(tar[0], tar.slice(1), { stdio: [openSync(archive, 'r'), 'ignore', 'pipe'], encoding: 'utf8' });
+  const decompress =
+    { gz: ['--gzip'], xz: ['--xz'], zst: ['--zstd'], bz2: ['--bzip2'] }[archive.split('.').pop()] ?? [];
+  const tar = [
+    'tar',
+    '--extract',
+    ...decompress,
+    '--preserve-permissions',
+    '--numeric-owner',
+    '--totals',
+    '--skip-old-files',
+    '--exclude',
+    './dev/*',
+    '--directory',
+    folder,
+  ];
+  const { status, stderr } = spawnSync(tar[0], tar.slice(1), {
+    stdio: [openSync(archive, 'r'), 'ignore', 'pipe'],
+    encoding: 'utf8',
+  });
   process.stdout.write(stderr); // "Total bytes read: ..."
   if (status !== 0) die(`unable to create CT - command '${tar.join(' ')}' failed: exit code ${status}`);
   if (owner > 0) shift(folder, owner);
