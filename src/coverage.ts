@@ -66,7 +66,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   },
   PodSandboxMetadata: applied(requests, 'name uid namespace attempt'),
   DNSConfig: applied(
-    'src/oci/pod-files.test.ts',
+    'src/pod/files.test.ts',
     'servers searches options',
     'resolv.conf of the containers that bring none',
   ),

@@ -2,8 +2,8 @@
 // again.
 import { join } from 'node:path';
 import { buildBackend } from './backends/build.js';
-import { diffConfig } from './config-reload.js';
-import type { Config } from './config.js';
+import { diffConfig } from './config/reload.js';
+import type { Config } from './config/config.js';
 import { recordExit, Stops, watchForLostExits } from './cri/container-stop.js';
 import { Events } from './cri/events.js';
 import { streamingHandlers } from './cri/exec.js';
@@ -22,10 +22,10 @@ import { log } from './log.js';
 import { metrics, MetricsServer } from './metrics.js';
 import { Network } from './network/cni.js';
 import { readHostFacts } from './oci/host-facts.js';
-import { InFlight } from './pods/in-flight.js';
-import { Locks } from './pods/locks.js';
-import { containerState, sandboxState } from './pods/records.js';
-import { Store } from './pods/store.js';
+import { InFlight } from './records/creations.js';
+import { Locks } from './records/locks.js';
+import { containerState, sandboxState } from './records/records.js';
+import { Store } from './records/store.js';
 import { StreamingServer } from './streaming/server.js';
 import { version } from './version.js';
 

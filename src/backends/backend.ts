@@ -6,35 +6,9 @@
 //
 //   create ──► start ──► (runs) ──► exit, seen once through onExit
 //      └──────────────────────────► delete (from any state)
-import type { Readable, Writable } from 'node:stream';
-import type { IdMapping, Resources, Spec } from '../oci/spec.js';
-
-/** What a pod is to a backend. */
-export interface SandboxPlan {
-  readonly id: string;
-  readonly name: string;
-  readonly namespace: string;
-  readonly uid: string;
-  readonly attempt: number;
-  readonly labels: Readonly<Record<string, string>>;
-  readonly annotations: Readonly<Record<string, string>>;
-  /** A folder under the state folder, made and removed by the caller. */
-  readonly folder: string;
-  readonly hostname: string | undefined;
-  /** Paths of pinned namespaces; an absent one is the host's (or, for pid, each container's own). */
-  readonly namespaces: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'pid' | 'user', string>>>;
-  /** The mapping of namespaces.user. */
-  readonly idMaps?: IdMaps | undefined;
-  /** Each container brings a network of its own (Backend.ownNetwork): no namespaces.network, and yet not the host's. */
-  readonly ownNetwork?: boolean | undefined;
-  readonly cgroupParent: string;
-}
-
-/** The ids of a user namespace: what container ids are outside. */
-export interface IdMaps {
-  readonly uids: readonly IdMapping[];
-  readonly gids: readonly IdMapping[];
-}
+import type { Io } from '../shapes/io.js';
+import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
+import type { Resources, Spec } from '../shapes/spec.js';
 
 /**
  * How a backend wants the rootfs of its containers.
@@ -95,22 +69,6 @@ export type Alive =
   | { readonly status: 'created' | 'running'; readonly pid: number }
   | { readonly status: 'stopped'; readonly exit: Exit | undefined }
   | { readonly status: 'missing' };
-
-export interface TerminalSize {
-  readonly width: number;
-  readonly height: number;
-}
-
-/** The ends of an exec or attach, as streaming or ExecSync has them. */
-export interface Io {
-  readonly terminal: boolean;
-  readonly stdin?: Readable | undefined;
-  readonly stdout?: Writable | undefined;
-  /** Absent with a terminal: it has one stream. */
-  readonly stderr?: Writable | undefined;
-  /** Calls back for each new size of the client's terminal, the present one first. */
-  readonly onResize?: ((listener: (size: TerminalSize) => void) => void) | undefined;
-}
 
 /** User, environment, rights and working folder are those of the container's own process. */
 export interface ExecPlan {

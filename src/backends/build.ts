@@ -1,7 +1,7 @@
 // From a handler of the configuration to its backend: the one place that knows
 // which types of handlers there are.  Called by daemon.ts and, for the command
 // line, by cli/backend.ts.
-import type { Config, HandlerConfig } from '../config.js';
+import type { Config, HandlerConfig } from '../config/config.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import type { Backend } from './backend.js';
 import { OciBackend } from './oci/backend.js';

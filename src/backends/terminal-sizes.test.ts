@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { TerminalSize } from './backend.js';
+import type { TerminalSize } from '../shapes/io.js';
 import { followSizes } from './terminal-sizes.js';
 
 test('the size that came last is set last', async () => {

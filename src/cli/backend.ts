@@ -8,13 +8,13 @@ import { monitorArgv } from '../backends/oci/conmon.js';
 import { Runtime } from '../backends/oci/runtime.js';
 import { explainCt } from '../backends/pct/explain.js';
 import { optionsOf } from '../backends/pct/options.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { exists, makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { bootId } from '../host/proc.js';
 import { findProgram } from '../host/programs.js';
-import { chooseHandler, route, type Route, type RouteInput } from '../router.js';
+import { chooseHandler, route, type Route, type RouteInput } from '../config/router.js';
 
 export interface Routed extends Route {
   readonly handler: Backend;

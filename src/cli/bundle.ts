@@ -12,7 +12,7 @@ import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { minimalSpec } from '../oci/minimal-spec.js';
 import { ownSharedMemory } from '../oci/mounts.js';
-import type { Spec } from '../oci/spec.js';
+import type { Spec } from '../shapes/spec.js';
 import { containerConfig, sandboxConfig, type ContainerWish } from './container-config.js';
 import { imageOf } from './container-create.js';
 import { printJson } from './output.js';

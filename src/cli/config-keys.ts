@@ -1,8 +1,8 @@
 // The keys of the configuration as documents show them, from the schema.
 // For docs/configuration.md and `crisp config --default`.
 import { z } from 'zod';
-import { configSchema } from '../config.js';
-import { reloadable } from '../config-reload.js';
+import { configSchema } from '../config/config.js';
+import { reloadable } from '../config/reload.js';
 
 export interface ConfigKey {
   /** ["images", "pinned"]; a part in capitals stands for a name of the reader's. */

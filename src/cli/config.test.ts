@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parse } from 'yaml';
-import { configSchema, loadConfig } from '../config.js';
+import { configSchema, loadConfig } from '../config/config.js';
 import { configKeys, jsonSchema } from './config-keys.js';
 import { configCommand, documentedDefault, wrap } from './config.js';
 

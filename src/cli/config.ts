@@ -1,6 +1,6 @@
 // `crisp config`: what is in force, what the defaults are, what the schema is.
 import { stringify } from 'yaml';
-import { checkConfig, loadConfig } from '../config.js';
+import { checkConfig, loadConfig } from '../config/config.js';
 import { configKeys, jsonSchema, type ConfigKey } from './config-keys.js';
 import { printJson } from './output.js';
 import { UsageError } from './parse.js';

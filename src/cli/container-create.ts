@@ -2,22 +2,22 @@
 // of its own, made of the same parts as a pod's.
 import { randomBytes } from 'node:crypto';
 import { join, resolve } from 'node:path';
-import type { SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { exists, makeFolder, remove } from '../host/files.js';
 import { mount } from '../host/mounts.js';
 import type { Image } from '../images/store.js';
-import { bringLoopbackUp, pinNamespaces } from '../network/namespaces.js';
+import { bringLoopbackUp, pinNamespaces } from '../pod/namespaces.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import type { ImageConfig } from '../oci/image-config.js';
 import { inspectRootfs } from '../oci/inspect.js';
-import { writePodFiles } from '../oci/pod-files.js';
+import { writePodFiles } from '../pod/files.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
-import { now } from '../pods/records.js';
-import { takeApart } from '../pods/remains.js';
-import { refOf, type StandaloneRecord } from '../pods/standalone.js';
+import { now } from '../records/records.js';
+import { takeApart } from '../pod/remove.js';
+import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { routeTo } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';

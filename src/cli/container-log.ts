@@ -8,7 +8,7 @@ import { watch } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import type { Writable } from 'node:stream';
 import { isAbsent } from '../host/files.js';
-import { refOf } from '../pods/standalone.js';
+import { refOf } from '../records/standalone.js';
 import { exitOf, stateOf } from './container-state.js';
 import { type PlaceFlags, withParts } from './parts.js';
 

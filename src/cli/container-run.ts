@@ -1,10 +1,11 @@
 // `crisp run`, `crisp start` and `crisp exec`: processes that run, with our
 // terminal on them where that is wanted.
 import { constants } from 'node:os';
-import type { Backend, Io, TerminalSize } from '../backends/backend.js';
+import type { Backend } from '../backends/backend.js';
+import type { Io, TerminalSize } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
-import { now } from '../pods/records.js';
-import { refOf, type StandaloneRecord } from '../pods/standalone.js';
+import { now } from '../records/records.js';
+import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { createContainer, removeAll, type CreateFlags } from './container-create.js';
 import { replay } from './container-log.js';
 import { exitOf, stateOf } from './container-state.js';

@@ -1,7 +1,7 @@
 // What a standalone container is doing now: asked from its backend, since other
 // commands come and go.  Also `crisp list` and `crisp state`.
 import type { Backend, ContainerRef, Exit } from '../backends/backend.js';
-import { refOf, type StandaloneRecord } from '../pods/standalone.js';
+import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { ago, facts, printJson, table, time } from './output.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
 

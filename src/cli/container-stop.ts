@@ -3,7 +3,7 @@ import { constants } from 'node:os';
 import type { Backend } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { signalNumber } from '../oci/signals.js';
-import { refOf, type StandaloneRecord } from '../pods/standalone.js';
+import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { removeAll } from './container-create.js';
 import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';

@@ -4,7 +4,7 @@
 // and then has no record belongs to nobody.
 import { join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
-import { loadConfig, type Config } from '../config.js';
+import { loadConfig, type Config } from '../config/config.js';
 import { toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { namesIn, readFileIfThere, remove } from '../host/files.js';
@@ -12,8 +12,8 @@ import { pidExists } from '../host/proc.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
-import { unpack } from '../pods/keepsake.js';
-import { removeBundle, removePod } from '../pods/remains.js';
+import { unpack } from '../records/recovery-label.js';
+import { removeBundle, removePod } from '../pod/remove.js';
 import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
 import type { PlaceFlags } from './parts.js';

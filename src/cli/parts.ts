@@ -3,12 +3,12 @@
 // folders of its own (STATE, /run/crisp-cli by default, and ROOT/cli).
 import { join } from 'node:path';
 import type { Backend } from '../backends/backend.js';
-import { loadConfig, type Config } from '../config.js';
+import { loadConfig, type Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
-import { StandaloneRecords, type StandaloneRecord } from '../pods/standalone.js';
+import { StandaloneRecords, type StandaloneRecord } from '../records/standalone.js';
 import { open } from './backend.js';
 
 /** The flags that all of them have. */

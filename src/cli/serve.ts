@@ -1,5 +1,5 @@
 // `crisp serve`: configuration and signals for the daemon.
-import { loadConfig, type Config } from '../config.js';
+import { loadConfig, type Config } from '../config/config.js';
 
 export interface ServeFlags {
   readonly config: string | undefined;

@@ -2,7 +2,7 @@
 import { credentials, type ServiceError } from '@grpc/grpc-js';
 import { connect } from 'node:net';
 import type { Probe } from '../backends/backend.js';
-import { loadConfig } from '../config.js';
+import { loadConfig } from '../config/config.js';
 import type { ImageServiceClient } from '../cri/generated/runtime/v1/ImageService.js';
 import type { ListContainersResponse__Output } from '../cri/generated/runtime/v1/ListContainersResponse.js';
 import type { ListImagesResponse__Output } from '../cri/generated/runtime/v1/ListImagesResponse.js';

@@ -12,7 +12,7 @@ import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { inspectRootfs } from '../oci/inspect.js';
-import { pack } from '../pods/keepsake.js';
+import { pack } from '../records/recovery-label.js';
 import {
   containerKey,
   containerState,
@@ -20,7 +20,7 @@ import {
   now,
   type ContainerRecord,
   type SandboxRecord,
-} from '../pods/records.js';
+} from '../records/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
 import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';

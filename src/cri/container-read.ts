@@ -8,7 +8,7 @@ import type { StreamContainersRequest__Output } from './generated/runtime/v1/Str
 import type { StreamContainersResponse } from './generated/runtime/v1/StreamContainersResponse.js';
 import { join } from 'node:path';
 import { readFileIfThere } from '../host/files.js';
-import { containerState, type ContainerRecord } from '../pods/records.js';
+import { containerState, type ContainerRecord } from '../records/records.js';
 import { containerItem, containerStatus, matches } from './convert.js';
 import { containerOf, type Parts } from './parts.js';
 import { inPages } from './pages.js';

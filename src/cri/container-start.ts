@@ -1,7 +1,7 @@
 // StartContainer.
 import { toCrispError, CrispError } from '../errors.js';
 import { log } from '../log.js';
-import { containerState, now } from '../pods/records.js';
+import { containerState, now } from '../records/records.js';
 import type { StartContainerRequest__Output } from './generated/runtime/v1/StartContainerRequest.js';
 import type { StartContainerResponse } from './generated/runtime/v1/StartContainerResponse.js';
 import { backendOf, containerOf, readySandboxOf, refOf, type Parts } from './parts.js';

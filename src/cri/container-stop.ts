@@ -4,7 +4,7 @@ import { CrispError } from '../errors.js';
 import { remove } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
 import { signalNumber } from '../oci/signals.js';
-import { containerState, type ContainerRecord } from '../pods/records.js';
+import { containerState, type ContainerRecord } from '../records/records.js';
 import type { RemoveContainerRequest__Output } from './generated/runtime/v1/RemoveContainerRequest.js';
 import type { RemoveContainerResponse } from './generated/runtime/v1/RemoveContainerResponse.js';
 import type { StopContainerRequest__Output } from './generated/runtime/v1/StopContainerRequest.js';

@@ -4,7 +4,7 @@ import { CrispError } from '../errors.js';
 import { writeResources } from '../host/cgroup.js';
 import { log } from '../log.js';
 import { containerResources } from '../oci/resources.js';
-import { containerState } from '../pods/records.js';
+import { containerState } from '../records/records.js';
 import type { LinuxContainerResources__Output } from './generated/runtime/v1/LinuxContainerResources.js';
 import type { ReopenContainerLogRequest__Output } from './generated/runtime/v1/ReopenContainerLogRequest.js';
 import type { ReopenContainerLogResponse } from './generated/runtime/v1/ReopenContainerLogResponse.js';

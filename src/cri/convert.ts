@@ -3,7 +3,12 @@ import type { Container } from './generated/runtime/v1/Container.js';
 import type { ContainerStatus } from './generated/runtime/v1/ContainerStatus.js';
 import type { PodSandbox } from './generated/runtime/v1/PodSandbox.js';
 import type { PodSandboxStatus } from './generated/runtime/v1/PodSandboxStatus.js';
-import { containerState, sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import {
+  containerState,
+  sandboxState,
+  type ContainerRecord,
+  type SandboxRecord,
+} from '../records/records.js';
 
 export function sandboxItem(record: SandboxRecord): PodSandbox {
   const { metadata, labels, annotations } = record.config;

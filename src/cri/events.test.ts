@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import type { Store } from '../pods/store.js';
+import type { Store } from '../records/store.js';
 import { Events } from './events.js';
 
 const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;

@@ -9,8 +9,8 @@ import type { ContainerEventType } from './generated/runtime/v1/ContainerEventTy
 import type { GetEventsRequest__Output } from './generated/runtime/v1/GetEventsRequest.js';
 import { CrispError } from '../errors.js';
 import { metrics } from '../metrics.js';
-import { containerState, now, type SandboxRecord } from '../pods/records.js';
-import type { Store } from '../pods/store.js';
+import { containerState, now, type SandboxRecord } from '../records/records.js';
+import type { Store } from '../records/store.js';
 import { containerStatus, sandboxStatus } from './convert.js';
 import type { Call, Parts } from './parts.js';
 

@@ -1,10 +1,10 @@
 // ExecSync, Exec, Attach and PortForward.  ExecSync and Exec are one function
 // with different ends: what Exec's ticket redeems later is execIn() as well.
 import { Writable, type Duplex } from 'node:stream';
-import type { Io } from '../backends/backend.js';
+import type { Io } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
 import { forwardPort } from '../network/port-forward.js';
-import { containerState, type SandboxRecord } from '../pods/records.js';
+import { containerState, type SandboxRecord } from '../records/records.js';
 import type { AttachRequest, ExecRequest, PortForwardRequest } from '../streaming/server.js';
 import type { AttachRequest__Output } from './generated/runtime/v1/AttachRequest.js';
 import type { AttachResponse } from './generated/runtime/v1/AttachResponse.js';

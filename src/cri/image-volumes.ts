@@ -3,7 +3,7 @@
 // depend on each other.
 import { CrispError, toCrispError } from '../errors.js';
 import type { Shift } from '../images/rootfs.js';
-import type { ContainerRecord } from '../pods/records.js';
+import type { ContainerRecord } from '../records/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { Parts } from './parts.js';
 

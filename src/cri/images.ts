@@ -17,8 +17,8 @@ import { CrispError, toCrispError } from '../errors.js';
 import type { Image, RegistryAuth } from '../images/store.js';
 import { log } from '../log.js';
 import { metrics } from '../metrics.js';
-import { now } from '../pods/records.js';
-import { imagesOfStandalone } from '../pods/standalone.js';
+import { now } from '../records/records.js';
+import { imagesOfStandalone } from '../records/standalone.js';
 import type { Call, Parts } from './parts.js';
 import { inPages } from './pages.js';
 

@@ -1,7 +1,7 @@
 // What the stories of cri/ speak to, built once by daemon.ts, and the few
 // sentences that all of them open with.
 import type { Backend, ContainerRef } from '../backends/backend.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import type { Images } from '../images/store.js';
 import type { Rootfs } from '../images/rootfs.js';
@@ -9,16 +9,16 @@ import { isAlive } from '../host/proc.js';
 import { addLogContext, log } from '../log.js';
 import type { Network } from '../network/cni.js';
 import type { HostFacts } from '../oci/host-facts.js';
-import type { InFlight } from '../pods/in-flight.js';
-import type { Locks } from '../pods/locks.js';
+import type { InFlight } from '../records/creations.js';
+import type { Locks } from '../records/locks.js';
 import {
   containerState,
   now,
   sandboxState,
   type ContainerRecord,
   type SandboxRecord,
-} from '../pods/records.js';
-import type { Store } from '../pods/store.js';
+} from '../records/records.js';
+import type { Store } from '../records/store.js';
 import type { StreamingServer } from '../streaming/server.js';
 import type { Events } from './events.js';
 import type { Handler } from './handlers.js';

@@ -5,7 +5,7 @@ import { cgroupPath } from '../host/cgroup.js';
 import { readDetails, readProcesses, readUsage } from '../host/cgroup-stats.js';
 import { deviceName, filesystemOf, type Filesystem } from '../host/filesystem.js';
 import { countOpenFiles, openFilesLimit } from '../host/open-files.js';
-import { sandboxState, type ContainerRecord, type SandboxRecord } from '../pods/records.js';
+import { sandboxState, type ContainerRecord, type SandboxRecord } from '../records/records.js';
 import type { ContainerMetrics } from './generated/runtime/v1/ContainerMetrics.js';
 import type { ListMetricDescriptorsRequest__Output } from './generated/runtime/v1/ListMetricDescriptorsRequest.js';
 import type { ListMetricDescriptorsResponse } from './generated/runtime/v1/ListMetricDescriptorsResponse.js';

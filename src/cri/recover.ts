@@ -14,8 +14,8 @@ import {
   sandboxState,
   type ContainerRecord,
   type SandboxRecord,
-} from '../pods/records.js';
-import { removeBundle, removePod } from '../pods/remains.js';
+} from '../records/records.js';
+import { removeBundle, removePod } from '../pod/remove.js';
 import { adoptLost, listed } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
 import { backendOf, refOf, type Parts } from './parts.js';

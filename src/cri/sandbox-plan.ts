@@ -1,10 +1,10 @@
 // What a RunPodSandbox request means: its checks, and what follows from it for
 // the backend, the namespaces and the network.  Pure.
 import { join } from 'node:path';
-import type { IdMaps, SandboxPlan } from '../backends/backend.js';
+import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import type { PodNetwork } from '../network/cni.js';
-import { checkPodSysctls } from '../network/namespaces.js';
+import { checkPodSysctls } from '../pod/namespaces.js';
 import { ownCgroupParent, userMappings } from '../oci/namespaces.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 

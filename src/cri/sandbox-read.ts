@@ -7,7 +7,7 @@ import type { PodSandboxStatusResponse } from './generated/runtime/v1/PodSandbox
 import type { StreamPodSandboxesRequest__Output } from './generated/runtime/v1/StreamPodSandboxesRequest.js';
 import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPodSandboxesResponse.js';
 import { toCrispError } from '../errors.js';
-import { containerState, now, sandboxState, type SandboxRecord } from '../pods/records.js';
+import { containerState, now, sandboxState, type SandboxRecord } from '../records/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
 import { backendOf, lookedAt, refOf, sandboxOf, type Parts } from './parts.js';
 import { inPages } from './pages.js';

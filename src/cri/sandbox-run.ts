@@ -1,7 +1,7 @@
 // RunPodSandbox: route, namespaces, network, record.
 import { setImmediate } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import type { SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
 import { makeFolder, remove } from '../host/files.js';
@@ -15,11 +15,11 @@ import {
   startPidHolder,
   stopPidHolder,
   unpinNamespaces,
-} from '../network/namespaces.js';
+} from '../pod/namespaces.js';
 import { sharesWithHost } from '../oci/namespaces.js';
-import { writePodFiles } from '../oci/pod-files.js';
-import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../pods/records.js';
-import { chooseHandler } from '../router.js';
+import { writePodFiles } from '../pod/files.js';
+import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
+import { chooseHandler } from '../config/router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';

@@ -18,7 +18,7 @@ import {
   sandboxState,
   type ContainerRecord,
   type SandboxRecord,
-} from '../pods/records.js';
+} from '../records/records.js';
 import { matches } from './convert.js';
 import type { ContainerStats } from './generated/runtime/v1/ContainerStats.js';
 import type { ContainerStatsFilter__Output } from './generated/runtime/v1/ContainerStatsFilter.js';

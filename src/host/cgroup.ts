@@ -11,7 +11,7 @@ import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, normalize } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
-import type { Resources } from '../oci/spec.js';
+import type { Resources } from '../shapes/spec.js';
 import { isAbsent, readFileIfThere, remove } from './files.js';
 import { setSliceProperties, startSlice, stopSlice } from './slices.js';
 

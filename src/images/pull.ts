@@ -9,7 +9,7 @@
 import { mkdtemp, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
 import { CommandError, run, runStreaming } from '../host/run.js';

@@ -9,7 +9,8 @@
 import { existsSync } from 'node:fs';
 import { chown, readdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { RootfsWish, SandboxPlan } from '../backends/backend.js';
+import type { RootfsWish } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { exists, makeFolder, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';

@@ -4,7 +4,7 @@
 // skopeo and containers-storage write the store, which CRI-O and podman share
 // as a format; we read its files (layout.ts) and mount its layers (rootfs.ts).
 import { join } from 'node:path';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { run } from '../host/run.js';

@@ -21,7 +21,7 @@ import {
   type NetworkConfig,
 } from './conflist.js';
 import { Leases } from './leases.js';
-import { isNamespaceFile } from './namespaces.js';
+import { isNamespaceFile } from '../pod/namespaces.js';
 import { Plugins, type CallParameters } from './plugins.js';
 
 export interface PodIdentity {

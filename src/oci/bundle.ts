@@ -6,7 +6,7 @@ import { isAbsolute, join, resolve } from 'node:path';
 import { exists } from '../host/files.js';
 import { resolveInside } from './inspect.js';
 import { validateSpec, type SpecIssue } from './spec-schema.js';
-import type { Spec } from './spec.js';
+import type { Spec } from '../shapes/spec.js';
 
 /** Writes FOLDER/config.json. Not flushed: a crash before the container's record makes the whole folder go. */
 export function writeBundle(folder: string, spec: Spec): void {

@@ -3,7 +3,7 @@ import type { Capability__Output } from '../cri/generated/runtime/v1/Capability.
 import { CrispError } from '../errors.js';
 import { capabilityNames } from '../host/proc.js';
 import type { HostFacts } from './host-facts.js';
-import type { Capabilities } from './spec.js';
+import type { Capabilities } from '../shapes/spec.js';
 
 /** What a container has that asks for nothing: the fourteen that Docker began with, which containerd gives too (CRI-O gives nine of them). */
 export const defaultCapabilities: readonly string[] = [

@@ -10,7 +10,7 @@ import { isAbsent, readFileIfThere } from '../host/files.js';
 import { log } from '../log.js';
 import type { GivenDevice } from './devices.js';
 import { devicesAt } from './host-devices.js';
-import type { Hooks, Mount } from './spec.js';
+import type { Hooks, Mount } from '../shapes/spec.js';
 
 /** What CDI devices bring to a container, put together in the order of the request. */
 export interface CdiFacts {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import type { SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { ContainerConfig } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { LinuxContainerSecurityContext } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { PodSandboxConfig } from '../cri/generated/runtime/v1/PodSandboxConfig.js';

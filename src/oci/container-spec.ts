@@ -1,11 +1,11 @@
 // The spec of a container: the request, the image, the pod and the host become
 // one config.json.  Pure: everything that must be looked up comes in.
 import { isDeepStrictEqual } from 'node:util';
-import type { SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
-import { pattern } from '../pattern.js';
+import { pattern } from '../config/pattern.js';
 import { containerCapabilities } from './capabilities.js';
 import { containerDevices } from './devices.js';
 import type { HostFacts } from './host-facts.js';
@@ -22,7 +22,7 @@ import {
 import { containerArgs, containerEnv, workingFolder } from './process.js';
 import { containerResources, resourcesNotHonoured } from './resources.js';
 import { containerAppArmor, containerSeccomp, selinuxLabels } from './security.js';
-import type { Spec } from './spec.js';
+import type { Spec } from '../shapes/spec.js';
 import { resolveUser } from './users.js';
 
 export interface SpecInput {

@@ -1,6 +1,6 @@
 // Devices of a container: which nodes it has and which it may use. Pure.
 import { CrispError } from '../errors.js';
-import type { Device, DeviceRule } from './spec.js';
+import type { Device, DeviceRule } from '../shapes/spec.js';
 
 /** A device that a container is given, by the request or by CDI. */
 export interface GivenDevice {

@@ -3,7 +3,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isAbsent } from '../host/files.js';
-import type { Device } from './spec.js';
+import type { Device } from '../shapes/spec.js';
 
 /** What /dev has that a container gets of its own, or that is another container's. */
 const notOfTheHost = [

@@ -2,7 +2,7 @@
 // by the command line.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
-import type { Config } from '../config.js';
+import type { Config } from '../config/config.js';
 import { cgroupDriver, cgroupVersion } from '../host/cgroup.js';
 import { boundingCapabilities, capabilityNames } from '../host/proc.js';
 import { log } from '../log.js';

@@ -12,7 +12,7 @@ import type { GivenDevice } from './devices.js';
 import { devicesAt } from './host-devices.js';
 import { parseProfile, type DockerProfile } from './seccomp.js';
 import { seccompFile } from './security.js';
-import type { Device } from './spec.js';
+import type { Device } from '../shapes/spec.js';
 import type { AccountFiles } from './users.js';
 
 export interface MountFacts {

@@ -4,7 +4,7 @@ import { maskedPaths, readonlyPaths } from './hidden-paths.js';
 import type { ImageConfig } from './image-config.js';
 import { baseMounts, ownSharedMemory, sysfs } from './mounts.js';
 import { containerArgs, containerEnv, workingFolder } from './process.js';
-import type { Spec } from './spec.js';
+import type { Spec } from '../shapes/spec.js';
 import { resolveUser, type AccountFiles } from './users.js';
 
 /**

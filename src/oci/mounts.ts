@@ -5,8 +5,8 @@ import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
 import { CrispError } from '../errors.js';
 import type { MountFacts } from './inspect.js';
 import { hasCgroupNamespace, idMappings } from './namespaces.js';
-import { podFileNames } from './pod-files.js';
-import type { Mount } from './spec.js';
+import { podFileNames } from '../pod/files.js';
+import type { Mount } from '../shapes/spec.js';
 
 export interface MountsInput {
   readonly config: ContainerConfig__Output;

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import type { SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { IDMapping } from '../cri/generated/runtime/v1/IDMapping.js';
 import type { NamespaceOption } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { UserNamespace } from '../cri/generated/runtime/v1/UserNamespace.js';

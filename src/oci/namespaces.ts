@@ -1,11 +1,11 @@
 // Which namespaces a container has, and where its cgroup lies. Pure.
-import type { SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { UserNamespace__Output } from '../cri/generated/runtime/v1/UserNamespace.js';
 import { CrispError } from '../errors.js';
 import type { HostFacts } from './host-facts.js';
-import type { IdMapping, Linux, Namespace } from './spec.js';
+import type { IdMapping, Linux, Namespace } from '../shapes/spec.js';
 
 export interface NamespacesInput {
   readonly options: NamespaceOption__Output | null;

@@ -2,7 +2,7 @@
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import { CrispError } from '../errors.js';
 import { parseNumberList, type HostFacts } from './host-facts.js';
-import type { Resources } from './spec.js';
+import type { Resources } from '../shapes/spec.js';
 
 type Host = Pick<HostFacts, 'cgroup' | 'swapAccounting' | 'hugepageSizes' | 'cpus' | 'memoryNodes'>;
 

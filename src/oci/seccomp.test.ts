@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
-import { configSchema } from '../config.js';
+import { configSchema } from '../config/config.js';
 import { parseProfile, resolveProfile, type DockerProfile } from './seccomp.js';
 
 const allow = 'SCMP_ACT_ALLOW';

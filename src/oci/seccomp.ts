@@ -3,7 +3,7 @@
 // resolved into the runtime-spec's. Pure.
 import { arch as machineArch, release } from 'node:os';
 import { z } from 'zod';
-import type { Seccomp } from './spec.js';
+import type { Seccomp } from '../shapes/spec.js';
 
 const conditions = z
   .looseObject({

@@ -5,7 +5,7 @@ import type { SELinuxOption__Output } from '../cri/generated/runtime/v1/SELinuxO
 import { CrispError } from '../errors.js';
 import type { HostFacts } from './host-facts.js';
 import { resolveProfile, type DockerProfile } from './seccomp.js';
-import type { Seccomp } from './spec.js';
+import type { Seccomp } from '../shapes/spec.js';
 
 type Security = LinuxContainerSecurityContext__Output | null;
 interface Profile {

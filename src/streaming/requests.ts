@@ -1,7 +1,7 @@
 // What the streaming server is asked to serve and who does the work: the types
 // between cri/exec.ts and the sessions.
 import type { Duplex } from 'node:stream';
-import type { Io } from '../backends/backend.js';
+import type { Io } from '../shapes/io.js';
 
 interface CommandIo {
   readonly containerId: string;

@@ -7,7 +7,7 @@ import { buffer, text } from 'node:stream/consumers';
 import { setImmediate } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 import { type ClientStream, SpdyClient } from '../../test/helpers/spdy-client.js';
-import type { Io, TerminalSize } from '../backends/backend.js';
+import type { Io, TerminalSize } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
 import { StreamingServer, type ExecRequest, type StreamingHandlers } from './server.js';
 import { serveCommandOverSpdy } from './session.js';

@@ -5,7 +5,7 @@
 //   client gone at any point ──► the handler's signal aborts
 import type { Duplex, Readable, Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
-import type { Io, TerminalSize } from '../backends/backend.js';
+import type { Io, TerminalSize } from '../shapes/io.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
 import type { CommandRequest, StreamingHandlers } from './requests.js';

@@ -5,7 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Spec } from '../../src/oci/spec.js';
+import type { Spec } from '../../src/shapes/spec.js';
 
 const module = 'github.com/opencontainers/runtime-spec@v1.3.0';
 const mainFile = 'config-schema.json';

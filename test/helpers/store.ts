@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { configSchema, type Config } from '../../src/config.js';
+import { configSchema, type Config } from '../../src/config/config.js';
 import { unmountBelow } from '../../src/host/mounts.js';
 import { Rootfs } from '../../src/images/rootfs.js';
 import { Images } from '../../src/images/store.js';

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
 import { run, runStreaming } from '../../src/host/run.js';
 import { Network, type Attachment, type PodNetwork } from '../../src/network/cni.js';
-import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../../src/network/namespaces.js';
+import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../../src/pod/namespaces.js';
 
 const timeoutMs = 30_000;
 const mark = randomBytes(3).toString('hex');

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
-import type { Io } from '../../src/backends/backend.js';
+import type { Io } from '../../src/shapes/io.js';
 import { forwardPort } from '../../src/network/port-forward.js';
 import type {
   AttachRequest,

@@ -7,7 +7,8 @@
 import { Writable } from 'node:stream';
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
-import type { ContainerRef, Io } from '../backend.js';
+import type { ContainerRef } from '../backend.js';
+import type { Io } from '../../shapes/io.js';
 import { followSizes } from '../terminal-sizes.js';
 import { resize } from './conmon.js';
 

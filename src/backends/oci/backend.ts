@@ -14,7 +14,7 @@ import { catches, identify, isAlive, outwait, signalProcess, type ProcessIdentit
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import { isPodsOwnCgroup } from '../../oci/namespaces.js';
-import type { Process, Resources, Spec } from '../../oci/spec.js';
+import type { Process, Resources, Spec } from '../../shapes/spec.js';
 import type {
   Alive,
   Backend,
@@ -22,11 +22,11 @@ import type {
   ContainerRef,
   ExecPlan,
   Exit,
-  Io,
   Probe,
   RootfsWish,
-  SandboxPlan,
 } from '../backend.js';
+import type { Io } from '../../shapes/io.js';
+import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
 import { exec } from './exec.js';

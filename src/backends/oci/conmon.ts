@@ -12,7 +12,7 @@ import { CrispError } from '../../errors.js';
 import { exists } from '../../host/files.js';
 import { programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
-import type { TerminalSize } from '../backend.js';
+import type { TerminalSize } from '../../shapes/io.js';
 import { killTree } from '../exec-limit.js';
 import { verbTimeoutMs } from './runtime.js';
 

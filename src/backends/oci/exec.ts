@@ -11,7 +11,7 @@ import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { isAbsent, makeFolder, readFileIfThere, remove } from '../../host/files.js';
 import { identify, isAlive } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
-import type { Process } from '../../oci/spec.js';
+import type { Process } from '../../shapes/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
 import { killBelow, killTree, limited } from '../exec-limit.js';
 import { followSizes } from '../terminal-sizes.js';

@@ -9,8 +9,9 @@ import { removePodCgroup } from '../../host/cgroup.js';
 import { makeFolder, readFileIfThere, remove } from '../../host/files.js';
 import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import { cgroupsPath } from '../../oci/namespaces.js';
-import type { Spec } from '../../oci/spec.js';
-import type { ContainerPlan, ContainerRef, Exit, Probe, SandboxPlan } from '../backend.js';
+import type { Spec } from '../../shapes/spec.js';
+import type { ContainerPlan, ContainerRef, Exit, Probe } from '../backend.js';
+import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { clearProbes, probeCgroup, probeId } from '../probe-remains.js';
 import type { OciBackend } from './backend.js';
 

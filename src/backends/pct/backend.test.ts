@@ -14,11 +14,12 @@ import {
 } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { flagSource } from '../../config-source.js';
-import { checkConfig } from '../../config.js';
+import { flagSource } from '../../config/source.js';
+import { checkConfig } from '../../config/config.js';
 import { log } from '../../log.js';
-import type { Spec } from '../../oci/spec.js';
-import type { ContainerPlan, SandboxPlan } from '../backend.js';
+import type { Spec } from '../../shapes/spec.js';
+import type { ContainerPlan } from '../backend.js';
+import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { lxcWords, PctBackend } from './backend.js';
 import { describe } from './guest-config.js';
 

@@ -40,7 +40,7 @@ import { findProgram } from '../../host/programs.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
-import type { Resources, Spec } from '../../oci/spec.js';
+import type { Resources, Spec } from '../../shapes/spec.js';
 import type {
   Alive,
   Backend,
@@ -49,13 +49,11 @@ import type {
   ExecPlan,
   Exit,
   FoundContainer,
-  IdMaps,
-  Io,
   Probe,
   RootfsWish,
-  SandboxPlan,
-  TerminalSize,
 } from '../backend.js';
+import type { Io, TerminalSize } from '../../shapes/io.js';
+import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
 import { Exits } from '../exits.js';
 import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';

@@ -6,7 +6,7 @@ import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { mountIdMapped } from '../../host/idmap.js';
 import { unmountBelow } from '../../host/mounts.js';
-import type { Mount, Spec } from '../../oci/spec.js';
+import type { Mount, Spec } from '../../shapes/spec.js';
 import { log } from '../../log.js';
 import { isBind } from './lxc-config.js';
 

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cgroupFolder, cgroupLayout } from '../../host/cgroup.js';
 import { shown } from '../../host/run.js';
-import type { Spec } from '../../oci/spec.js';
+import type { Spec } from '../../shapes/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import { cgroupOf } from './cgroups.js';
 import { lxcConfig } from './lxc-config.js';

@@ -2,7 +2,7 @@
 // and counts with.  Exact limits, where pct rounds, are in lxc-config.ts.  Pure.
 import { createHash } from 'node:crypto';
 import { weightOfShares } from '../../host/cgroup.js';
-import type { Resources } from '../../oci/spec.js';
+import type { Resources } from '../../shapes/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import { describe, type Mark } from './guest-config.js';
 import type { Bridge, GuestOptions } from './guest-options.js';

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
-import type { Process } from '../../oci/spec.js';
+import type { Process } from '../../shapes/spec.js';
 import type { ExecPlan } from '../backend.js';
 import { killBelow, limited } from '../exec-limit.js';
 import { fitsLine } from './lxc-config.js';

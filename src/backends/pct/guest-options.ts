@@ -1,9 +1,9 @@
 // What can be chosen of a pod's CTs: its network and where their root filesystems
 // lie.  From the configuration, or, where the handler allows it, from the pod's
 // annotations.  Pure.
-import type { Config } from '../../config.js';
+import type { Config } from '../../config/config.js';
 import { CrispError } from '../../errors.js';
-import { pattern } from '../../pattern.js';
+import { pattern } from '../../config/pattern.js';
 
 /** The CT's own net0, on a bridge of the node. */
 export interface Bridge {

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import type { Spec } from '../../oci/spec.js';
+import type { Spec } from '../../shapes/spec.js';
 import { lxcConfig, notHonoured } from './lxc-config.js';
 
 function spec(change: (made: Spec) => void = () => undefined): Spec {

@@ -7,7 +7,7 @@
 import { CrispError } from '../../errors.js';
 import { unifiedSettings } from '../../host/cgroup.js';
 import { defaultAppArmorProfile } from '../../oci/security.js';
-import type { Mount, Spec } from '../../oci/spec.js';
+import type { Mount, Spec } from '../../shapes/spec.js';
 
 export interface LxcPlan {
   readonly spec: Spec;

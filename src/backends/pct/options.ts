@@ -1,9 +1,9 @@
 // What the pct backend is built from: its section of the configuration and the
 // node it runs on.
 import { hostname, totalmem } from 'node:os';
-import type { Config } from '../../config.js';
+import type { Config } from '../../config/config.js';
 import { cgroupVersion } from '../../host/cgroup.js';
-import type { IdMaps } from '../backend.js';
+import type { IdMaps } from '../../shapes/sandbox.js';
 import type { Node } from './create-args.js';
 
 export interface PctBackendOptions {

@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { makeFolder, remove, writeFileAtomic } from '../../host/files.js';
 import { run } from '../../host/run.js';
-import type { Process } from '../../oci/spec.js';
+import type { Process } from '../../shapes/spec.js';
 import { fitsLine } from './lxc-config.js';
 
 /** The FIFOs of the bundle, of which the watcher has the other ends. */

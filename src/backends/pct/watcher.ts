@@ -10,7 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { CrispError } from '../../errors.js';
 import { isAbsent, readFileIfThere } from '../../host/files.js';
 import { firstLine, runDetached } from '../../host/run.js';
-import type { ContainerRef, Io } from '../backend.js';
+import type { ContainerRef } from '../backend.js';
+import type { Io } from '../../shapes/io.js';
 
 const program = fileURLToPath(new URL('watcher.pl', import.meta.url));
 /** What /proc/PID/comm says of it; a pct that is called by its own name is "pct". */

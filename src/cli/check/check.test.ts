@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import type { Probe } from '../../backends/backend.js';
-import { checkConfig } from '../../config.js';
-import { flagSource } from '../../config-source.js';
+import { checkConfig } from '../../config/config.js';
+import { flagSource } from '../../config/source.js';
 import { cgroupChecks } from './cgroups.js';
 import { runChecks, type Check, type Finding, type Host } from './check.js';
 import { inWords } from './command.js';

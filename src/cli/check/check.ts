@@ -1,6 +1,6 @@
 // What a check of `crisp check` is, and how it looks at the host.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import type { Config } from '../../config.js';
+import type { Config } from '../../config/config.js';
 import { toCrispError } from '../../errors.js';
 import { run } from '../../host/run.js';
 

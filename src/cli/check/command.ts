@@ -1,5 +1,5 @@
 // `crisp check`: the whole preflight.
-import { loadConfig } from '../../config.js';
+import { loadConfig } from '../../config/config.js';
 import { printJson } from '../output.js';
 import { cgroupChecks } from './cgroups.js';
 import { runChecks, thisHost, type Checked, type Level } from './check.js';

@@ -1,6 +1,6 @@
 // Checks of a Proxmox VE node, where handlers of type pct make containers.
 import { join } from 'node:path';
-import type { Config } from '../../config.js';
+import type { Config } from '../../config/config.js';
 import { failure, ok, warning, type Check, type Host } from './check.js';
 import { findTool } from './tools.js';
 

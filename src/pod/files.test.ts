@@ -3,7 +3,7 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { receivedPod } from '../../test/helpers/received.js';
-import { podFiles, writePodFiles } from './pod-files.js';
+import { podFiles, writePodFiles } from './files.js';
 
 const host = { 'resolv.conf': 'nameserver 192.0.2.9\n', hosts: '192.0.2.7 here\n', hostname: 'node\n' };
 

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import { deflateRawSync } from 'node:zlib';
-import { pack, unpack, type Keepsake } from './keepsake.js';
+import { pack, unpack, type Keepsake } from './recovery-label.js';
 
 function keepsake(annotations: Record<string, string> = {}): Keepsake {
   const labels = { 'io.kubernetes.pod.name': 'web' };

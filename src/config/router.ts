@@ -6,7 +6,7 @@
 //
 // Pure: the caller brings the configuration and what the probes found.
 import type { Config, RuleConfig } from './config.js';
-import { CrispError } from './errors.js';
+import { CrispError } from '../errors.js';
 import { pattern } from './pattern.js';
 
 export interface RouteInput {

@@ -1,7 +1,7 @@
 // What a running daemon takes over from a changed configuration (SIGHUP).
 import { isDeepStrictEqual } from 'node:util';
 import { configSchema, type Config } from './config.js';
-import { CrispError } from './errors.js';
+import { CrispError } from '../errors.js';
 
 /** The keys that take effect at SIGHUP, with all below them; the others are built into parts that live as long as the daemon. */
 export const reloadable: readonly (keyof Config)[] = [

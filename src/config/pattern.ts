@@ -7,7 +7,7 @@
 // label, an annotation) could make a careless one run for hours and hold up the
 // node.  So each match runs in a context of node:vm, which can be stopped.
 import { createContext, Script } from 'node:vm';
-import { CrispError } from './errors.js';
+import { CrispError } from '../errors.js';
 
 /** @throws RuleTimeout */
 export type Pattern = (value: string) => boolean;

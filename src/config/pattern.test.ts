@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { CrispError } from './errors.js';
+import { CrispError } from '../errors.js';
 import { pattern } from './pattern.js';
 
 describe('a glob', () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { checkConfig, type Config } from './config.js';
-import { flagSource } from './config-source.js';
-import { CrispError } from './errors.js';
+import { flagSource } from './source.js';
+import { CrispError } from '../errors.js';
 import { chooseHandler, route, type RouteInput } from './router.js';
 
 function config(value: object): Config {

@@ -5,7 +5,8 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { ContainerRef, SandboxPlan } from '../backends/backend.js';
+import type { ContainerRef } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
 import { CrispError } from '../errors.js';
 import { makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';

@@ -15,7 +15,7 @@ import { isAbsent, makeFolder, readFileIfThere, remove } from '../host/files.js'
 import { bindMount, unmount } from '../host/mounts.js';
 import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../host/proc.js';
 import { CommandError, run, runDetached, runStreaming } from '../host/run.js';
-import type { IdMapping } from '../oci/spec.js';
+import type { IdMapping } from '../shapes/spec.js';
 
 export type Pinned = Partial<Record<'network' | 'ipc' | 'uts' | 'user', string>>;
 

@@ -3,7 +3,7 @@
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { isMap as isMapping, isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml';
-import { CrispError } from './errors.js';
+import { CrispError } from '../errors.js';
 
 export type KeyPath = readonly (string | number)[];
 

@@ -8,16 +8,8 @@
 import { realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
-import {
-  dropIns,
-  flagSource,
-  merge,
-  placeOf,
-  yamlSource,
-  type KeyPath,
-  type Source,
-} from './config-source.js';
-import { CrispError } from './errors.js';
+import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './source.js';
+import { CrispError } from '../errors.js';
 import { pattern } from './pattern.js';
 
 const absolutePath = z.string().regex(/^\//, 'must be an absolute path');

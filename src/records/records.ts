@@ -14,7 +14,7 @@ import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { PodSandboxState__Output as PodSandboxState } from '../cri/generated/runtime/v1/PodSandboxState.js';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
-import type { SandboxPlan } from '../backends/backend.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { Attachment } from '../network/cni.js';
 
 const nanoseconds = z.string().regex(/^\d+$/);

@@ -3,8 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configSchema, loadConfig, type Config } from './config.js';
-import { diffConfig, reloadable } from './config-reload.js';
-import { CrispError } from './errors.js';
+import { diffConfig, reloadable } from './reload.js';
+import { CrispError } from '../errors.js';
 
 let folder = '';
 beforeEach(() => {

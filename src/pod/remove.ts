@@ -7,7 +7,7 @@ import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
 import { outwait, programsIn } from '../host/proc.js';
-import { stopPidHolder } from '../network/namespaces.js';
+import { stopPidHolder } from './namespaces.js';
 
 /** How long a monitor may take to end after its container. */
 const monitorPatienceMs = 2_000;

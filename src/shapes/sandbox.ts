@@ -1,0 +1,30 @@
+// What a pod is to whoever makes a part of it: its namespaces, its network, its
+// containers. Made by cri/sandbox-plan, kept in the pod's record.
+import type { IdMapping } from './spec.js';
+
+/** What a pod is to a backend. */
+export interface SandboxPlan {
+  readonly id: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly uid: string;
+  readonly attempt: number;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** A folder under the state folder, made and removed by the caller. */
+  readonly folder: string;
+  readonly hostname: string | undefined;
+  /** Paths of pinned namespaces; an absent one is the host's (or, for pid, each container's own). */
+  readonly namespaces: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'pid' | 'user', string>>>;
+  /** The mapping of namespaces.user. */
+  readonly idMaps?: IdMaps | undefined;
+  /** Each container brings a network of its own (Backend.ownNetwork): no namespaces.network, and yet not the host's. */
+  readonly ownNetwork?: boolean | undefined;
+  readonly cgroupParent: string;
+}
+
+/** The ids of a user namespace: what container ids are outside. */
+export interface IdMaps {
+  readonly uids: readonly IdMapping[];
+  readonly gids: readonly IdMapping[];
+}
