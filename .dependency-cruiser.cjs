@@ -69,7 +69,7 @@ module.exports = {
       'host-is-the-ground',
       'host/ knows the machine, and nothing above it.',
       { path: '^src/host/', pathNot: '\\.test\\.ts$' },
-      { path: '^src/', pathNot: '^src/host/|^src/(errors|log|metrics)\\.ts$|^src/shapes/' },
+      { path: '^src/', pathNot: '^src/host/|^src/(errors|log|metrics|installed)\\.ts$|^src/shapes/' },
     ),
     rule(
       'shapes-are-leaves',

@@ -2,6 +2,7 @@
 // again.
 import { join } from 'node:path';
 import { buildBackend } from './backends/build.js';
+import { probeOnce } from './backends/probe-once.js';
 import { diffConfig } from './config/reload.js';
 import type { Config } from './config/config.js';
 import { recordExit, Stops, watchForLostExits } from './cri/container-stop.js';
@@ -167,7 +168,10 @@ async function claimState(folder: string): Promise<void> {
 async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
   const handlers = await Promise.all(
     Object.entries(config.handlers).map(async ([name, handler]): Promise<[string, Handler]> => {
-      return [name, await Handler.open(buildBackend(config, name, handler, config.state))];
+      const backend = buildBackend(config, name, handler, config.state);
+      const probe = (fingerprint: string) =>
+        probeOnce({ config, state: config.state, name, backend, fingerprint });
+      return [name, await Handler.open(backend, probe)];
     }),
   );
   return new Map(handlers);

@@ -1,6 +1,4 @@
 // crisp's own version, from package.json.
-import { readFileSync } from 'node:fs';
+import { packageFile } from './installed.js';
 
-export const version: string = (
-  JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
-).version;
+export const version: string = packageFile().version;

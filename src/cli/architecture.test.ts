@@ -20,7 +20,9 @@ function importsOf(name: string): string[] {
 describe('the command line', () => {
   test('has files to look at', () => {
     expect(files).toContain('backend.ts');
-    expect(importsOf('backend.ts')).toEqual(expect.arrayContaining(['router.js', 'backends/oci/backend.js']));
+    expect(importsOf('backend.ts')).toEqual(
+      expect.arrayContaining(['config/router.js', 'backends/oci/backend.js']),
+    );
   });
 
   test.each(files.filter((name) => name !== 'backend.ts'))('%s knows no concrete backend', (name) => {

@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import type { Backend, ContainerPlan, Probe } from '../backends/backend.js';
 import { buildBackend } from '../backends/build.js';
+import { probeOnce } from '../backends/probe-once.js';
 import { runtimeRoot } from '../backends/oci/backend.js';
 import { monitorArgv } from '../backends/oci/conmon.js';
 import { Runtime } from '../backends/oci/runtime.js';
@@ -11,8 +12,7 @@ import { optionsOf } from '../backends/pct/options.js';
 import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
-import { exists, makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
-import { bootId } from '../host/proc.js';
+import { exists } from '../host/files.js';
 import { findProgram } from '../host/programs.js';
 import { chooseHandler, route, type Route, type RouteInput } from '../config/router.js';
 
@@ -27,7 +27,7 @@ export async function routeTo(config: Config, state: string, input: RouteInput):
   const handlers = new Map<string, { backend: Backend; probe: Probe }>();
   for (const name of names) {
     const backend = open(config, state, name);
-    const probe = await probeOnce(config, state, name, backend);
+    const probe = await probeOnce({ config, state, name, backend, fingerprint: await backend.fingerprint() });
     handlers.set(name, { backend, probe });
     if (probe.ready) break;
   }
@@ -82,33 +82,6 @@ function withFallbacks(config: Config, first: string): string[] {
   for (let name: string | undefined = first; name !== undefined; name = config.fallback[name])
     names.push(name);
   return names;
-}
-
-/**
- * A probe runs containers and takes a moment (of a CT: seconds), so a good one is
- * remembered until the machine boots or the binary or its configuration changes.
- */
-async function probeOnce(config: Config, state: string, name: string, backend: Backend): Promise<Probe> {
-  const file = join(state, 'probed', `${name}.json`);
-  const key = JSON.stringify([
-    await bootId(),
-    config.handlers[name],
-    config.runtime,
-    config.lxc,
-    config.root,
-    await backend.fingerprint(),
-  ]);
-  const known = JSON.parse((await readFileIfThere(file)) ?? '{}') as { key?: string; probe?: Probe };
-  if (known.probe && known.key === key) {
-    backend.recall?.(known.probe);
-    return known.probe;
-  }
-  const probe = await backend.probe();
-  if (probe.ready) {
-    makeFolder(join(state, 'probed'));
-    await writeFileAtomic(file, JSON.stringify({ key, probe }));
-  }
-  return probe;
 }
 
 /** How a container would be run, for `crisp explain`. */

@@ -1,6 +1,6 @@
 // The keys of the configuration as documents show them, from the schema.
 // For docs/configuration.md and `crisp config --default`.
-import { z } from 'zod';
+import * as z from 'zod';
 import { configSchema } from '../config/config.js';
 import { reloadable } from '../config/reload.js';
 

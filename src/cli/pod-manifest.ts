@@ -2,7 +2,7 @@
 // as they can be known without a cluster.  Pure; for `crisp explain`.  What is
 // only known in a cluster (ConfigMaps, Secrets, volumes other than hostPath,
 // the mapping of RuntimeClass names) is said in `notes`.
-import { z } from 'zod';
+import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
 

@@ -1,9 +1,9 @@
 // `crisp version`.
 import { readFileSync } from 'node:fs';
-import { version } from '../version.js';
+import { installed, packageFile } from '../installed.js';
 
 export function showVersion({ json }: { readonly json: boolean }): number {
-  const known = { crisp: version, commit: commit(), node: process.version };
+  const known = { crisp: packageFile().version, commit: commit(), node: process.version };
   process.stdout.write(
     json
       ? `${JSON.stringify(known)}\n`
@@ -14,8 +14,8 @@ export function showVersion({ json }: { readonly json: boolean }): number {
 
 /** npm writes gitHead into a package it publishes; a checkout knows its own; else it is not known. */
 function commit(): string | undefined {
-  const at = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8').trim();
-  const packed = (JSON.parse(at('package.json')) as { gitHead?: string }).gitHead;
+  const at = (path: string) => readFileSync(installed(path), 'utf8').trim();
+  const packed = packageFile().gitHead;
   if (packed) return packed;
   try {
     const head = at('.git/HEAD');

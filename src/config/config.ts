@@ -7,7 +7,7 @@
 // docs/configuration.md, `crisp config --default` and --schema are made of.
 import { realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './source.js';
 import { CrispError } from '../errors.js';
 import { pattern } from './pattern.js';

@@ -26,7 +26,7 @@ function finds(...probes: Probe[]): { backend: Backend; probed: () => number; fi
 
 test('one that is ready is probed again only when its programs change', async () => {
   const fake = finds(ready);
-  const handler = await Handler.open(fake.backend);
+  const handler = await Handler.open(fake.backend, () => fake.backend.probe());
   jest.advanceTimersByTime(3_600_000);
   await handler.refresh();
   expect(fake.probed()).toBe(1);
@@ -37,7 +37,7 @@ test('one that is ready is probed again only when its programs change', async ()
 
 test('one that is not ready is probed now and then: what was missing may have come', async () => {
   const fake = finds(broken, broken, ready);
-  const handler = await Handler.open(fake.backend);
+  const handler = await Handler.open(fake.backend, () => fake.backend.probe());
   await handler.refresh();
   expect(fake.probed()).toBe(1);
   jest.advanceTimersByTime(40_000);

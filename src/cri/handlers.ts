@@ -4,19 +4,24 @@
 import type { Backend, Probe } from '../backends/backend.js';
 import { log } from '../log.js';
 
+/** What a probe finds, or has found, while the programs behind a handler have this fingerprint. Never rejects. */
+type ProbeFor = (fingerprint: string) => Promise<Probe>;
+
 export class Handler {
   private probing: Promise<void> | undefined;
   private probedAt = performance.now();
 
   private constructor(
     readonly backend: Backend,
+    private readonly probeNow: ProbeFor,
     private fingerprint: string,
     private found: Probe,
   ) {}
 
-  static async open(backend: Backend): Promise<Handler> {
+  /** @param probe probes the backend, or knows what the last probe found */
+  static async open(backend: Backend, probe: ProbeFor): Promise<Handler> {
     const fingerprint = await backend.fingerprint(); // before the probe: a change during it is then seen
-    return new Handler(backend, fingerprint, await backend.probe());
+    return new Handler(backend, probe, fingerprint, await probe(fingerprint));
   }
 
   /** What the last probe found. */
@@ -44,7 +49,7 @@ export class Handler {
 
   private async probeAgain(hasChanged: boolean): Promise<void> {
     const before = this.found;
-    this.found = await this.backend.probe();
+    this.found = await this.probeNow(this.fingerprint);
     const { ready, version, reason } = this.found;
     if (!hasChanged && reason === before.reason) return;
     log[ready ? 'info' : 'warn'](

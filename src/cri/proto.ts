@@ -2,10 +2,10 @@
 // speak to it or read its messages from files.
 import { loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
-import { fileURLToPath } from 'node:url';
+import { installed } from '../installed.js';
 import type { ProtoGrpcType } from './generated/api.js';
 
-const protoPath = fileURLToPath(new URL('../../proto/runtime/v1/api.proto', import.meta.url));
+const protoPath = installed('proto/runtime/v1/api.proto');
 
 /** Loads it (0.25 s) the way all of crisp's types expect it: 64-bit numbers as strings, enums by name. */
 export function loadProto(): ProtoGrpcType {

@@ -7,7 +7,7 @@
 //                                      other colon than that of a tag
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
-import { z } from 'zod';
+import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { run } from '../host/run.js';

@@ -4,14 +4,14 @@
 // Node cannot enter a network namespace, so connect.pl connects there and hands
 // us the socket: what flows then passes no other process (docs/adr/0009).
 import type { Duplex } from 'node:stream';
-import { fileURLToPath } from 'node:url';
+import { perlProgram } from '../installed.js';
 import { CrispError } from '../errors.js';
 import { CommandError, runForSocket } from '../host/run.js';
 
 const stage = 'port-forward';
 const connectTimeoutMs = 10_000;
 
-const connector = fileURLToPath(new URL('connect.pl', import.meta.url));
+const connector = perlProgram('connect.pl');
 
 /** Of Linux's system call tables; the newer architectures share one. */
 const sendmsgNumber: Partial<Record<NodeJS.Architecture, number>> = {

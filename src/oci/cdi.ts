@@ -4,7 +4,7 @@
 import { readdir } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parse } from 'yaml';
-import { z } from 'zod';
+import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { isAbsent, readFileIfThere } from '../host/files.js';
 import { log } from '../log.js';

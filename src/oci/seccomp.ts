@@ -2,7 +2,7 @@
 // kernel), which the host's default and Localhost profiles are written in,
 // resolved into the runtime-spec's. Pure.
 import { arch as machineArch, release } from 'node:os';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Seccomp } from '../shapes/spec.js';
 
 const conditions = z

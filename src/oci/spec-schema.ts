@@ -1,7 +1,7 @@
 // config.json as the OCI runtime specification has it (1.0 to 1.3, Linux), for
 // `crisp bundle --validate` and for the tests, which hold every spec that crisp
 // generates against it.  What crisp itself writes is typed in spec.ts.
-import { z } from 'zod';
+import * as z from 'zod';
 
 export interface SpecIssue {
   /** "process.args.0" */ readonly path: string;

@@ -7,7 +7,7 @@
 // these facts, never stored.  Times are nanoseconds since the epoch as strings:
 // they do not fit a JS number, and JSON has no bigint.
 import { randomBytes } from 'node:crypto';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { ContainerState__Output as ContainerState } from '../cri/generated/runtime/v1/ContainerState.js';
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';

@@ -5,7 +5,7 @@
 //
 // Whoever may look at a CT may read its notes: the environment stays out.
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import { z } from 'zod';
+import * as z from 'zod';
 import {
   containerRecordSchema,
   sandboxRecordSchema,

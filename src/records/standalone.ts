@@ -4,7 +4,7 @@
 // taken by making its file, and what is alive is never written but asked.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { ContainerRef } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';

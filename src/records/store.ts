@@ -5,7 +5,7 @@
 // frozen values; a change replaces them.
 import { readdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import { makeFolder, remove, writeFileAtomic } from '../host/files.js';
 import { log } from '../log.js';
 import { Locks } from './locks.js';

@@ -3,7 +3,7 @@
 // too.  Used by the backend and by `crisp explain`.
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { perlProgram } from '../../installed.js';
 import { cgroupFolder, cgroupLayout } from '../../host/cgroup.js';
 import { shown } from '../../host/run.js';
 import type { Spec } from '../../shapes/spec.js';
@@ -13,7 +13,7 @@ import { lxcConfig } from './lxc-config.js';
 import type { Streams } from './unit.js';
 import { consoleLink, fifo } from './watcher.js';
 
-const oomHook = fileURLToPath(new URL('oom.pl', import.meta.url));
+const oomHook = perlProgram('oom.pl');
 
 /** The file that the CT's configuration includes. */
 export function includeFile(bundle: string): string {

@@ -6,7 +6,7 @@
 // given here.
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
@@ -64,7 +64,7 @@ export async function exec(
     rmSync(sizeFile, { force: true });
   }
 }
-const pty = fileURLToPath(new URL('pty.pl', import.meta.url));
+const pty = perlProgram('pty.pl');
 let counter = 0;
 
 /**

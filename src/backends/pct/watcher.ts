@@ -6,14 +6,14 @@ import { connect, type Socket } from 'node:net';
 import { basename, join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
 import { isAbsent, readFileIfThere } from '../../host/files.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import type { ContainerRef } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
 
-const program = fileURLToPath(new URL('watcher.pl', import.meta.url));
+const program = perlProgram('watcher.pl');
 /** What /proc/PID/comm says of it; a pct that is called by its own name is "pct". */
 export const watcherName = 'perl';
 

@@ -1,0 +1,36 @@
+// npm run build, after the types are generated: bundles the sources and the
+// packages that they use into dist/.  One file for the daemon and one for each
+// command, with the code that they share in chunks, so that a command loads
+// nothing that it does not need.  What is native stays in node_modules.
+import { build } from 'esbuild';
+import { cp, rm } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+
+const home = fileURLToPath(new URL('..', import.meta.url));
+const dist = `${home}dist`;
+
+await rm(dist, { recursive: true, force: true });
+await build({
+  absWorkingDir: home,
+  // proto and docs: for the benchmark and the demo, and for the generator of the documents.
+  entryPoints: ['src/main.ts', 'src/cri/proto.ts', 'src/cli/docs.ts'],
+  outbase: 'src',
+  outdir: dist,
+  chunkNames: 'chunks/[name]-[hash]',
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20.19',
+  keepNames: true,
+  sourcemap: 'linked',
+  sourcesContent: false,
+  external: ['bufferutil', 'koffi'],
+  legalComments: 'linked',
+  // Some packages are CommonJS, and require the modules of Node.
+  banner: {
+    js: "import { createRequire as createRequireForBundle } from 'node:module'; const require = createRequireForBundle(import.meta.url);",
+  },
+  logLevel: 'warning',
+});
+await cp(`${home}src/perl`, `${dist}/perl`, { recursive: true });

@@ -1,0 +1,86 @@
+// The result of a handler's probe, kept for the boot. A probe runs containers and
+// takes a moment (with CTs: seconds), which neither each command nor each start of
+// the daemon is worth. Called by cri/handlers and cli/backend.
+//
+//   STATE/probed/NAME.json   { key, probe }: valid while the key is the same
+import { stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Config } from '../config/config.js';
+import { makeFolder, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
+import { bootId } from '../host/proc.js';
+import { version } from '../version.js';
+import type { Backend, Probe } from './backend.js';
+
+export interface ProbeInput {
+  readonly config: Config;
+  /** The folder of the daemon, or of the command line. */
+  readonly state: string;
+  /** The handler. */
+  readonly name: string;
+  readonly backend: Backend;
+  /** What backend.fingerprint() answered. */
+  readonly fingerprint: string;
+}
+
+/**
+ * What the last probe found, if the machine, its programs and the configuration
+ * are the same since; else a new probe. Only a probe that found the handler ready
+ * is kept: what was missing may come at any time. Never rejects for a handler that
+ * is not ready.
+ */
+export async function probeOnce(input: ProbeInput): Promise<Probe> {
+  const { state, name, backend } = input;
+  const file = join(state, 'probed', `${name}.json`);
+  const key = await keyOf(input);
+  const known = await keptIn(file, key);
+  if (known) {
+    backend.recall?.(known);
+    return known;
+  }
+  await remove(file); // first: what an interrupted probe leaves is cleared by the next one, so there must be a next one
+  const probe = await backend.probe();
+  if (probe.ready) {
+    makeFolder(join(state, 'probed'));
+    await writeFileAtomic(file, JSON.stringify({ key, probe }));
+  }
+  return probe;
+}
+
+async function keptIn(file: string, key: string): Promise<Probe | undefined> {
+  try {
+    const known = JSON.parse((await readFileIfThere(file)) ?? 'null') as {
+      key?: string;
+      probe?: Probe;
+    } | null;
+    return known?.key === key ? known.probe : undefined;
+  } catch {
+    return undefined; // damaged: as good as none
+  }
+}
+
+/** All that the outcome of a probe depends on, as text. */
+async function keyOf({ config, state, name, fingerprint }: ProbeInput): Promise<string> {
+  return JSON.stringify([
+    version,
+    await bootId(),
+    (await readFileIfThere('/proc/sys/user/max_user_namespaces')) ?? '',
+    config.handlers[name],
+    config.runtime,
+    config.lxc,
+    config.root,
+    // Whether the ids of a user namespace reach a rootfs in them.
+    ...(await Promise.all([...ancestors(state), ...ancestors(config.root)].map(modeOf))),
+    fingerprint,
+  ]);
+}
+
+function ancestors(path: string): string[] {
+  return path === '/' ? [path] : [...ancestors(dirname(path)), path];
+}
+
+async function modeOf(folder: string): Promise<number | undefined> {
+  return stat(folder).then(
+    ({ mode }) => mode,
+    () => undefined,
+  );
+}

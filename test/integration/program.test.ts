@@ -1,0 +1,70 @@
+// bin/crisp as the kernel starts it: what becomes of Node's own options, and of a
+// Node that is too old.
+import { expect, test } from '@jest/globals';
+import { execFile } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const bin = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
+
+interface Ended {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function run(file: string, args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
+  return new Promise((resolve) => {
+    const path = { PATH: process.env['PATH'] ?? '' };
+    execFile(file, args, { env: { ...path, ...env } }, (error, stdout, stderr) => {
+      resolve({ exitCode: Number(error?.code ?? 0), stdout, stderr });
+    });
+  });
+}
+
+test.each([['--env-file', 'absent'], ['--env-file=absent'], ['--inspect'], ['--require', './absent.js']])(
+  'the argument %s is not an option of Node',
+  async (...args: string[]) => {
+    const { exitCode, stderr } = await run(bin, ['list', ...args]);
+    expect(stderr).toBe(`crisp list: unknown flag ${args[0]?.split('=')[0]}; see \`crisp list --help\`\n`);
+    expect(exitCode).toBe(2);
+  },
+);
+
+test('an environment file that the arguments name does not configure Node', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'crisp-program-'));
+  try {
+    const file = join(folder, 'env');
+    await writeFile(file, 'NODE_OPTIONS=--nonsense\n');
+    const { exitCode, stderr } = await run(bin, ['list', `--env-file=${file}`]);
+    expect(stderr).toContain('unknown flag --env-file');
+    expect(exitCode).toBe(2);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+test("NODE_OPTIONS of the caller's environment does not reach Node", async () => {
+  expect(await run(bin, ['version'], { NODE_OPTIONS: '--nonsense' })).toMatchObject({
+    exitCode: 0,
+    stderr: '',
+  });
+});
+
+test('a Node that is too old is named in one line', async () => {
+  // Not a real old Node: this one is told to say that it is one.
+  const pretend = `data:text/javascript,Object.defineProperty(process.versions,'node',{value:'18.20.4'})`;
+  const { exitCode, stderr } = await run(process.execPath, ['--import', pretend, bin, 'version']);
+  expect(stderr).toMatch(/^crisp: Node 20\.19 or newer is required, this is 18\.20\.4 \(.*\)\n$/);
+  expect(exitCode).toBe(1);
+});
+
+test('the oldest Node that the program accepts is the one that package.json names', async () => {
+  const file = await readFile(new URL('../../package.json', import.meta.url), 'utf8');
+  const { engines } = JSON.parse(file) as { engines: { node: string } };
+  expect(await readFile(bin, 'utf8')).toContain(
+    `const wanted = [${engines.node.replace('>=', '').replace('.', ', ')}];`,
+  );
+});
