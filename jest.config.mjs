@@ -10,6 +10,7 @@ const common = {
   extensionsToTreatAsEsm: ['.ts'],
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
   testEnvironment: 'node',
+  modulePathIgnorePatterns: ['<rootDir>/build/'],
 };
 export default {
   projects: [

@@ -67,6 +67,14 @@ need setup bash deploy/setup.sh tests
 need build npm run --silent build
 check types npm run --silent types
 check lint npm run --silent lint
+check documents npm run --silent lint:docs
+if command -v go >/dev/null; then
+  check workflows npm run --silent lint:workflows
+else
+  echo 'workflows    skipped: actionlint is built with Go, which is not installed'
+  skipped=$((skipped + 1))
+  [ -z "${CI:-}" ] || failed=$((failed + 1))
+fi
 export NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1
 suite unit unit
 suite integration integration --runInBand

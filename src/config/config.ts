@@ -233,7 +233,7 @@ export const configSchema = z
         lock_folder: absolutePath.default('/run/lock/lxc').describe('the locks of pct'),
         unit_folder: absolutePath
           .default('/run/systemd/system')
-          .describe('where drop-ins of pve-container@.service go'),
+          .describe('where drop-ins of `pve-container@.service` go'),
       })
       .prefault({})
       .describe('Proxmox VE containers, for handlers of type pct'),
