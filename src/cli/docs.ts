@@ -19,6 +19,8 @@ export function documents(): ReadonlyMap<string, string> {
     ['docs/cri-coverage.md', coverageDocument()],
     ['docs/errors.md', errors()],
     ['docs/man/crisp.1', manPage()],
+    ['docs/man/crisp.yaml.5', configurationPage()],
+    ['docs/man/crisp-serve.8', daemonPage()],
   ]);
 }
 
@@ -191,7 +193,76 @@ function manPage(): string {
     '.BR crun (1),',
     '.BR runc (8),',
     '.BR conmon (8),',
-    '.BR skopeo (1)',
+    '.BR skopeo (1),',
+    '.BR crisp.yaml (5),',
+    '.BR crisp\\-serve (8)',
+  ].join('\n')}\n`;
+}
+
+/** crisp.yaml(5): the keys of the configuration. */
+function configurationPage(): string {
+  const facts = (key: ConfigKey): string =>
+    [
+      key.section ? '' : `Type: ${key.type}${key.unit ? ` (${key.unit})` : ''}.`,
+      key.section || key.default === undefined ? '' : `Default: ${JSON.stringify(key.default)}.`,
+      key.reload ? 'Takes effect on SIGHUP.' : '',
+    ]
+      .filter(Boolean)
+      .join(' ');
+  return `${[
+    '.\\" Made by `npm run docs`; do not edit.',
+    `.TH CRISP.YAML 5 "" "crisp ${version}" "File Formats"`,
+    '.SH NAME',
+    'crisp.yaml \\- configuration of the crisp container runtime',
+    '.SH SYNOPSIS',
+    '/etc/crisp/config.yaml',
+    '.br',
+    '/etc/crisp/config.d/*.yaml',
+    '.SH DESCRIPTION',
+    roff(
+      'YAML. The files of config.d are read after config.yaml, in the order of their names; maps merge key by key, lists and values replace what was there. No file is needed: every key has a default. An unknown key or a wrong value is refused with its file and line.',
+    ),
+    '.SH KEYS',
+    ...configKeys().flatMap((key) =>
+      manItem(
+        key.path.join('.').replaceAll('.[]', '[]'),
+        `${key.description}${facts(key) && `. ${facts(key)}`}`,
+      ),
+    ),
+    '.SH "SEE ALSO"',
+    '.BR crisp (1),',
+    '.BR crisp\\-serve (8)',
+  ].join('\n')}\n`;
+}
+
+/** crisp-serve(8): the daemon. */
+function daemonPage(): string {
+  const serve = commands.filter(({ name }) => name === 'serve');
+  return `${[
+    '.\\" Made by `npm run docs`; do not edit.',
+    `.TH CRISP\\-SERVE 8 "" "crisp ${version}" "System Administration"`,
+    '.SH NAME',
+    'crisp\\-serve \\- daemon of the crisp container runtime',
+    '.SH SYNOPSIS',
+    '.B crisp serve',
+    '[\\fIFLAGS\\fR]',
+    '.SH DESCRIPTION',
+    ...serve.flatMap(manCommand),
+    '.SH SIGNALS',
+    ...manItem(
+      'SIGTERM, SIGINT',
+      'ends the daemon; containers keep running, and exits meanwhile are recorded at the next start',
+    ),
+    ...manItem('SIGHUP', 'reads the configuration again; keys that cannot change are named in the log'),
+    '.SH FILES',
+    ...manItem('/run/crisp/crisp.sock', 'the socket of the CRI'),
+    ...manItem('/run/crisp', 'records, bundles and namespaces of running pods'),
+    ...manItem('/var/lib/crisp', 'images and writable layers'),
+    ...manItem('/etc/cni/net.d', 'the pod networks'),
+    '.SH "SEE ALSO"',
+    '.BR crisp (1),',
+    '.BR crisp.yaml (5),',
+    '.BR systemctl (1)',
   ].join('\n')}\n`;
 }
 
