@@ -29,9 +29,7 @@ import { gzipSync } from 'node:zlib';
 const home = fileURLToPath(new URL('..', import.meta.url));
 const out = join(home, 'build');
 const tree = join(out, 'tree');
-const { version, dependencies, optionalDependencies } = JSON.parse(
-  readFileSync(join(home, 'package.json'), 'utf8'),
-);
+const { version, dependencies } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
 
 /** The newest release of Node's newest line with long-term support. */
 const node = {
@@ -84,7 +82,10 @@ function layNativeModule(name) {
   }
   cpSync(from, join(tree, 'usr/lib/crisp/node_modules', name), {
     recursive: true,
-    filter: (path) => !/\/(src|vendor|doc|deps|lib\/native|musl_x64|prebuilds\/(?!linux-x64)[^/]+)$/.test(path),
+    filter: (path) =>
+      !/\/(bufferutil\/src|koffi\/lib|vendor|doc|deps|musl_x64|prebuilds\/(?!linux-x64)[^/]+)$|\.(cc|hh|S|asm)$/.test(
+        path,
+      ),
   });
 }
 
