@@ -3,7 +3,7 @@
 //
 // Node's own spawn forks the daemon with all its page tables, which holds the
 // one thread for milliseconds, and makes socketpairs where a program expects
-// pipes: /dev/stdin and the like cannot be opened on a socket (docs/adr/0010).
+// pipes: /dev/stdin and the like cannot be opened on a socket (docs/adr/0012).
 import { statSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { constants } from 'node:os';

@@ -1,4 +1,4 @@
-// The system calls that Node has no function for, by koffi (docs/adr/0010).
+// The system calls that Node has no function for, by koffi (docs/adr/0012).
 //
 // Each call is synchronous and meant for what the kernel answers in microseconds
 // from memory.  What may wait for a disk or for another machine is kept away
