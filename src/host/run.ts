@@ -116,9 +116,9 @@ export interface Streams {
 export interface Running {
   readonly pid: number | undefined;
   /** Whether `pid` still means it: it has not been waited for, so the kernel gives the number to nobody else. */
-  present(): boolean;
+  readonly present: () => boolean;
   /** SIGKILL to it alone, if it has not ended. */
-  kill(): void;
+  readonly kill: () => void;
   /** Settles when the program has ended and its output is delivered. */
   readonly ended: Promise<RunResult>;
 }
@@ -277,7 +277,7 @@ export interface Detached {
   readonly pipes: readonly Duplex[];
   readonly exited: Promise<number | undefined>;
   /** SIGKILL, if it has not ended. */
-  kill(): void;
+  readonly kill: () => void;
 }
 
 /** Starts a program that outlives us: a session of its own, and none of our pipes on its stdio. */

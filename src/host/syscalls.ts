@@ -163,8 +163,9 @@ export function spawnProcess({ path, argv, env, cwd, descriptors, session }: Spa
     if (cwd !== undefined) act(cActionsChdir(actions, cwd));
     act(cActionsCloseFrom(actions, descriptors.length));
     const pid = [0];
-    const error = cSpawn(pid, path, actions, attributes[session ? 1 : 0], [...argv, null], [...env, null]);
-    if (error !== 0) throw new SystemError('posix_spawn', error as number, path);
+    const attribute = attributes[session ? 1 : 0];
+    const error = cSpawn(pid, path, actions, attribute, [...argv, null], [...env, null]) as number;
+    if (error !== 0) throw new SystemError('posix_spawn', error, path);
     return pid[0] ?? 0;
   } finally {
     for (const copy of copies) close(copy);
