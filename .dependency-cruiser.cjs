@@ -17,15 +17,21 @@ module.exports = {
       { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
     ),
     rule(
+      'one-caller-of-the-kernel',
+      'What Node cannot do is one module of system calls.',
+      { pathNot: '^src/host/syscalls\\.ts$' },
+      { path: '(^|/)node_modules/koffi/' },
+    ),
+    rule(
       'one-runner',
       'All commands go through host/run.ts.',
       { pathNot: '^src/host/run\\.ts$' },
-      { path: '(^|/)node_modules/execa/' },
+      { path: '^src/host/spawn\\.ts$' },
     ),
     rule(
       'no-child-process',
       'All commands go through host/run.ts.',
-      { pathNot: '^src/host/run\\.ts$|\\.test\\.ts$|^test/' },
+      { pathNot: '\\.test\\.ts$|^test/' },
       { path: '^(node:)?child_process$' },
     ),
     rule(

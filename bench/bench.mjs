@@ -4,11 +4,11 @@
 //   --rounds N   pods of each kind on each of the three   (15)
 //   --pods N     pods that stand while memory is measured (20)
 import * as grpc from '@grpc/grpc-js';
+import { loadSync } from '@grpc/proto-loader';
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { loadProto } from '../dist/cri/proto.js';
 import {
   at,
   conflist,
@@ -32,11 +32,21 @@ const note = (what, who, ms) => {
   ((samples[what] ??= {})[who] ??= []).push(ms);
 };
 
+/** Not from dist/, whose bundle has a gRPC of its own. */
+const definition = loadSync(new URL('../proto/runtime/v1/api.proto', import.meta.url).pathname, {
+  keepCase: true,
+  longs: String,
+  enums: String,
+  defaults: true,
+  arrays: true,
+  oneofs: true,
+});
+
 /** A peer, and how it is called. */
 function withCalls(peer) {
   const {
     runtime: { v1 },
-  } = loadProto();
+  } = grpc.loadPackageDefinition(definition);
   const client = new v1.RuntimeService(`unix:${peer.socket}`, grpc.credentials.createInsecure(), {
     'grpc.default_authority': 'localhost',
   });

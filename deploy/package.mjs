@@ -29,9 +29,7 @@ import { gzipSync } from 'node:zlib';
 const home = fileURLToPath(new URL('..', import.meta.url));
 const out = join(home, 'build');
 const tree = join(out, 'tree');
-const { version, dependencies, optionalDependencies } = JSON.parse(
-  readFileSync(join(home, 'package.json'), 'utf8'),
-);
+const { version, dependencies } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
 
 /** The newest release of Node's newest line with long-term support. */
 const node = {
@@ -41,7 +39,7 @@ const node = {
     'sha512-KHsob+Fv9YerATvYujMbiyJqnRCvLtrcr/eTNqRqiOSGp97EOiRP1yP47+knGgQ/xnc3XY8xzkW587dlZzNqRA==',
 };
 /** What the bundle cannot hold: modules with a native part. */
-const nativeModules = ['bufferutil', 'node-gyp-build', 'koffi'];
+const nativeModules = ['bufferutil', 'node-gyp-build', 'koffi', '@koromix/koffi-linux-x64'];
 const mebibyte = 1 << 20;
 
 rmSync(tree, { recursive: true, force: true });
@@ -77,11 +75,17 @@ function layProgram() {
 /** Its code and the one binary for this platform. */
 function layNativeModule(name) {
   const from = join(home, 'node_modules', name);
-  const used = name in { ...dependencies, ...optionalDependencies } || name === 'node-gyp-build';
-  if (!used || !existsSync(from)) return;
+  const wanted = name in dependencies || name.startsWith('@koromix/');
+  if (!existsSync(from)) {
+    if (wanted) throw new Error(`${name} is not installed: npm ci`);
+    return;
+  }
   cpSync(from, join(tree, 'usr/lib/crisp/node_modules', name), {
     recursive: true,
-    filter: (path) => !/\/(src|vendor|doc|deps|lib\/native|prebuilds\/(?!linux-x64)[^/]+)$/.test(path),
+    filter: (path) =>
+      !/\/(bufferutil\/src|koffi\/lib|vendor|doc|deps|musl_x64|prebuilds\/(?!linux-x64)[^/]+)$|\.(cc|hh|S|asm)$/.test(
+        path,
+      ),
   });
 }
 

@@ -8,13 +8,13 @@ packages=(
   crun runc conmon catatonit                  # run containers, and watch them
   skopeo containers-storage                   # pull images, and keep them
   golang-github-containers-common             # the seccomp profile of RuntimeDefault
-  containernetworking-plugins iptables iproute2
-  util-linux mount procps perl-base ca-certificates  # namespaces, sysctls, mounts, attach and port-forward, registries
+  containernetworking-plugins iptables
+  util-linux procps perl-base ca-certificates  # user namespaces and their sysctls, attach, registries
 )
 if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
-    curl gcc libc6-dev criu
+    curl gcc libc6-dev criu iproute2 mount
   )
   command -v pct >/dev/null || packages+=(lxc)   # the containers of the fake pct; Proxmox VE has an lxc of its own
 fi

@@ -16,7 +16,7 @@ import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
 import { makeFolder, readFileIfThere, writeFileAtomic } from './host/files.js';
 import { bootId, identify, isAlive, type ProcessIdentity } from './host/proc.js';
-import { run } from './host/run.js';
+import { sendDatagram } from './host/syscalls.js';
 import { Rootfs } from './images/rootfs.js';
 import { Images, imagesOptionsOf } from './images/store.js';
 import { log } from './log.js';
@@ -49,10 +49,10 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   try {
     const parts = await open(config, closers);
     reload = () => reloadConfig(parts, read);
-    await notifySystemd('READY=1', `STATUS=${statusLine(parts.handlers)}`);
+    notifySystemd('READY=1', `STATUS=${statusLine(parts.handlers)}`);
     // Until we are told to go; containers, their monitors and their logs need nobody.
     await aborted(signal);
-    await notifySystemd('STOPPING=1', 'STATUS=containers run on');
+    notifySystemd('STOPPING=1', 'STATUS=containers run on');
   } finally {
     // After a start that failed as well: what listens would keep the process, and systemd waiting for it.
     for (const close of closers.reverse()) await close();
@@ -238,15 +238,15 @@ function statusLine(handlers: ReadonlyMap<string, Handler>): string {
   return `ready: ${named(true) || 'no handler'}${named(false) ? `; not ready: ${named(false)} (see crisp check)` : ''}`;
 }
 
-/** sd_notify(3) through its command: Node cannot send on a unix datagram socket. */
-async function notifySystemd(...states: string[]): Promise<void> {
+/** sd_notify(3). */
+function notifySystemd(...states: string[]): void {
   const socket = process.env['NOTIFY_SOCKET'];
-  if (socket)
-    await run(['systemd-notify', `--pid=${process.pid}`, ...states], {
-      timeoutMs: 5_000,
-      env: { NOTIFY_SOCKET: socket },
-      okExitCodes: 'any',
-    });
+  if (!socket) return;
+  try {
+    sendDatagram(socket, states.join('\n'));
+  } catch (error) {
+    log.warn({ err: error }, 'systemd was not told');
+  }
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

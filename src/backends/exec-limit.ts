@@ -3,7 +3,7 @@
 // pass its own death on, so what dies is the tree below it.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
-import { childrenOf } from '../host/proc.js';
+import { killTree, offspringOf } from '../host/proc.js';
 import type { Running } from '../host/run.js';
 
 /** Kills at the deadline or when the client goes; check() then throws which it was: ExecTimeout or Cancelled. */
@@ -43,30 +43,18 @@ export function limited(
 /**
  * Kills what is below a tool, which then ends by itself: killing the tool would
  * leave it.  Again and again, since at the first time the tool may not have come
- * to start the process yet, or be between two of its own.
+ * to start the process yet, or be between two of its own.  A tool that has had
+ * nothing below it for a while only waits for output that others hold open (runc
+ * does), or hangs: then it is killed.
  */
-export async function killBelow({ pid, ended }: Running): Promise<void> {
-  if (pid === undefined) return;
-  let over = false;
-  const end = (): void => {
-    over = true;
-  };
-  ended.then(end, end);
-  while (!over) {
-    for (const child of await childrenOf(pid)) await killTree(child);
+export async function killBelow({ pid, present, kill }: Running): Promise<void> {
+  let aloneSince: number | undefined;
+  while (pid !== undefined && present()) {
+    const below = await offspringOf(pid);
+    for (const child of below) if (present()) await killTree(child);
+    aloneSince = below.length > 0 ? undefined : (aloneSince ?? performance.now());
+    if (aloneSince !== undefined && performance.now() - aloneSince > alonePatienceMs) kill();
     await sleep(20);
   }
 }
-
-/** SIGKILL to a process, to the group it leads and to all its descendants. */
-export async function killTree(pid: number): Promise<void> {
-  const children = await childrenOf(pid);
-  for (const target of [-pid, pid]) {
-    try {
-      process.kill(target, 'SIGKILL');
-    } catch {
-      /* gone, or leads no group */
-    }
-  }
-  for (const child of children) await killTree(child);
-}
+const alonePatienceMs = 1_000;

@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import type { Resources } from '../shapes/spec.js';
 import { isAbsent, readFileIfThere, remove } from './files.js';
+import { signalListed } from './proc.js';
 import { setSliceProperties, startSlice, stopSlice } from './slices.js';
 
 export interface CgroupLayout {
@@ -267,12 +268,7 @@ async function subgroups(folder: string): Promise<string[]> {
 /** Sends a signal once to every process of a group and of those below it. */
 export async function signalCgroup(name: string, signal: number, layout = cgroupLayout()): Promise<void> {
   const folder = processFolder(layout, name);
-  for (const pid of folder === undefined ? [] : await processesOf(folder))
-    try {
-      process.kill(pid, signal);
-    } catch {
-      /* ESRCH: it has ended */
-    }
+  if (folder !== undefined) await signalListed(() => processesOf(folder), signal);
 }
 
 function processFolder(layout: CgroupLayout, name: string): string | undefined {
@@ -293,12 +289,7 @@ export async function killCgroup(name: string, layout = cgroupLayout()): Promise
         `processes ${pids.slice(0, 5).join(', ')} of cgroup ${folder} survive SIGKILL`,
         { stage: 'kill cgroup' },
       );
-    for (const pid of pids)
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch {
-        /* ESRCH: it has ended */
-      }
+    await signalListed(() => processesOf(folder), 'SIGKILL');
     await sleep(10);
   }
 }

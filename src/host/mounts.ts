@@ -1,9 +1,7 @@
-// Mounts: through mount(8) and umount(8), since Node has no mount(2).
+// Mounts of our own: overlays, shared memory, pinned namespaces.
 import { readFile } from 'node:fs/promises';
-import { run } from './run.js';
-import type { ErrorId } from '../errors.js';
-
-const timeoutMs = 20_000;
+import { CrispError, type ErrorId } from '../errors.js';
+import { mountFilesystem, mountFlag, unmountAsync, unmountLazily } from './syscalls.js';
 
 export interface MountPoint {
   readonly target: string;
@@ -37,12 +35,11 @@ export async function isMountPoint(path: string): Promise<boolean> {
 }
 
 /**
- * The new system calls, which mount(8) uses since util-linux 2.39, take at most
- * 255 characters of an option: overlay's lowerdir is longer with nine layers.
+ * Mounts one of our own filesystems; `options` is a comma list: ro, nosuid,
+ * nodev, noexec, and what the filesystem itself understands. With `cwd`, paths
+ * in them may be relative, as overlay's lower folders are.
+ * @throws StorageFailed, or `errorId`, with the error's name
  */
-const wholeOptions = { LIBMOUNT_FORCE_MOUNT2: 'always' };
-
-/** Mounts; `options` is the comma list of mount(8). `cwd` allows overlay's relative lower folders. */
 export async function mount(
   type: string,
   source: string,
@@ -50,32 +47,52 @@ export async function mount(
   options: string,
   at: { cwd?: string; stage?: string; errorId?: ErrorId } = {},
 ): Promise<void> {
-  await run(['mount', '-t', type, '-o', options, source, target], {
-    timeoutMs,
-    ...at,
-    env: wholeOptions,
-    errorId: at.errorId ?? 'StorageFailed',
+  let flags = 0;
+  const data: string[] = [];
+  for (const option of options.split(','))
+    if (isFlag(option)) flags |= mountFlag[option];
+    else if (option) data.push(option);
+  attempt(`cannot mount ${type} at ${target}`, at, () => {
+    // Every thread of ours has the one working folder, and nobody else runs until it is set back.
+    const before = at.cwd === undefined ? undefined : process.cwd();
+    try {
+      if (at.cwd !== undefined) process.chdir(at.cwd);
+      mountFilesystem(source, target, type, flags, data.join(','));
+    } finally {
+      if (before !== undefined) process.chdir(before);
+    }
   });
 }
 
-export async function bindMount(
-  source: string,
-  target: string,
-  options: readonly string[] = [],
-): Promise<void> {
-  await run(['mount', '--bind', ...(options.length ? ['-o', options.join(',')] : []), source, target], {
-    timeoutMs,
-    errorId: 'StorageFailed',
+/** Mounts a file or folder of ours a second time; never one that a pod names, whose server may be dead. */
+export async function bindMount(source: string, target: string): Promise<void> {
+  attempt(`cannot bind ${source} to ${target}`, {}, () => {
+    mountFilesystem(source, target, null, mountFlag.bind);
   });
 }
 
-/** Unmounts, lazily when it is busy; a path that is no mount point is fine. */
+/** Unmounts, lazily when it is busy; a path that is no mount point is fine. In the order given. */
 export async function unmount(...targets: [string, ...string[]]): Promise<void> {
-  const result = await run(['umount', ...targets], { timeoutMs, okExitCodes: 'any' });
-  if (result.exitCode === 0) return;
-  for (const target of targets) {
-    if (await isMountPoint(target))
-      await run(['umount', '--lazy', target], { timeoutMs, errorId: 'StorageFailed' });
+  for (const target of targets)
+    while (!(await unmountAsync(target)) && (await isMountPoint(target)))
+      attempt(`cannot unmount ${target}`, {}, () => {
+        unmountLazily(target);
+      });
+}
+
+function isFlag(option: string): option is keyof typeof mountFlag {
+  return option !== 'bind' && option in mountFlag;
+}
+
+function attempt(what: string, at: { stage?: string; errorId?: ErrorId }, work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    throw new CrispError(at.errorId ?? 'StorageFailed', `${what}: ${(error as Error).message}`, {
+      ...(at.stage === undefined ? {} : { stage: at.stage }),
+      tool: 'mount',
+      cause: error,
+    });
   }
 }
 

@@ -2,8 +2,10 @@
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { existsSync, readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAbsent, readFileIfThere, realPathOf } from './files.js';
+import { close, openProcess, signalDescriptor, type SystemError } from './syscalls.js';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -18,6 +20,10 @@ export async function identify(pid: number): Promise<ProcessIdentity | undefined
 
 /** Whether this very process (not a later one with its pid) runs; a zombie does not. */
 export async function isAlive(process: ProcessIdentity): Promise<boolean> {
+  return runs(process);
+}
+
+function runs(process: ProcessIdentity): boolean {
   const stat = readStat(process.pid);
   return stat !== undefined && stat.state !== 'Z' && stat.startTime === process.startTime;
 }
@@ -32,12 +38,93 @@ export async function signalProcess(
   target: ProcessIdentity,
   signal: NodeJS.Signals | number,
 ): Promise<boolean> {
-  if (!(await isAlive(target))) return false;
+  return withProcess(target.pid, (send) => runs(target) && send(signal)) ?? false;
+}
+
+/**
+ * Sends a signal to the processes that a list names, a cgroup's say. What is read
+ * of a pid may be of its last owner by the time that it is used: so each pid is
+ * held first, and only those that the list then still names get it.
+ * @returns how many are in the list
+ */
+export async function signalListed(
+  list: () => Promise<readonly number[]>,
+  signal: NodeJS.Signals | number,
+): Promise<number> {
+  const held = new Map<number, number>();
   try {
-    process.kill(target.pid, signal);
+    for (const pid of await list()) {
+      const pidfd = hold(pid);
+      if (pidfd !== undefined) held.set(pid, pidfd);
+    }
+    if (held.size === 0) return 0;
+    const meant = await list();
+    for (const pid of meant) sendTo(held.get(pid), signal);
+    return meant.length;
+  } finally {
+    for (const pidfd of held.values()) close(pidfd);
+  }
+}
+
+/**
+ * SIGKILL to a process, to the group that it leads and to all its descendants,
+ * each only while it is still the one that was found.
+ */
+export async function killTree(target: ProcessIdentity): Promise<void> {
+  const children = await offspringOf(target.pid);
+  // One step for us: the number of a group is not given away while its leader is there.
+  const stat = readStat(target.pid);
+  if (stat?.startTime === target.startTime && stat.group === target.pid && target.pid > 1) {
+    try {
+      process.kill(-target.pid, 'SIGKILL');
+    } catch {
+      /* ESRCH: it has just ended */
+    }
+  }
+  await signalProcess(target, 'SIGKILL');
+  for (const child of children) await killTree(child);
+}
+
+/** The children of a process by their identities: those that are its children also when they are looked at. */
+export async function offspringOf(pid: number): Promise<ProcessIdentity[]> {
+  return (await childrenOf(pid)).flatMap((child) => {
+    const stat = readStat(child);
+    return stat?.parent === pid ? [{ pid: child, startTime: stat.startTime }] : [];
+  });
+}
+
+/** Does something while a pid, if it is one, cannot come to mean another process; undefined: nobody has it. */
+function withProcess<T>(
+  pid: number,
+  work: (send: (signal: NodeJS.Signals | number) => boolean) => T,
+): T | undefined {
+  const pidfd = hold(pid);
+  if (pidfd === undefined) return undefined;
+  try {
+    return work((signal) => sendTo(pidfd, signal));
+  } finally {
+    close(pidfd);
+  }
+}
+
+/** A pidfd; undefined: nobody has this pid. @throws SystemError when no descriptor is free */
+function hold(pid: number): number | undefined {
+  try {
+    return openProcess(pid);
+  } catch (error) {
+    const { code } = error as SystemError;
+    if (code === 'ESRCH' || code === 'EINVAL') return undefined; // EINVAL: a thread, or no pid at all
+    throw error;
+  }
+}
+
+function sendTo(pidfd: number | undefined, signal: NodeJS.Signals | number): boolean {
+  if (pidfd === undefined) return false;
+  try {
+    signalDescriptor(pidfd, typeof signal === 'number' ? signal : constants.signals[signal]);
     return true;
   } catch {
-    return false;
+    return false; // ESRCH: it has ended
   }
 }
 
@@ -98,7 +185,9 @@ export async function parentOf(pid: number): Promise<number | undefined> {
 }
 
 /** Synchronous: it waits for nothing, and takes a tenth of what the way to a thread and back does, which counts where each container is asked for. */
-function readStat(pid: number): { state: string; parent: number; startTime: string } | undefined {
+function readStat(
+  pid: number,
+): { state: string; parent: number; group: number; startTime: string } | undefined {
   let text: string;
   try {
     text = readFileSync(`/proc/${pid}/stat`, 'utf8');
@@ -107,7 +196,12 @@ function readStat(pid: number): { state: string; parent: number; startTime: stri
     throw error; // no descriptor was free, say: nobody can tell whether it lives
   }
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return { state: fields[0] ?? 'X', parent: Number(fields[1]), startTime: fields[19] ?? '' };
+  return {
+    state: fields[0] ?? 'X',
+    parent: Number(fields[1]),
+    group: Number(fields[2]),
+    startTime: fields[19] ?? '',
+  };
 }
 
 /** The id of this boot: what was alive under another one is dead. */

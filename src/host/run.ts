@@ -3,13 +3,13 @@
 // argv arrays, never a shell; a near-empty environment; a time-out always; an
 // abort sends TERM and, 5 s later, KILL.  Every call is one log line with argv,
 // exit, milliseconds and the tail of stderr, at debug, at info when it fails.
-import { execa, type Options } from 'execa';
-import { spawn, type ChildProcess } from 'node:child_process';
 import type { Socket } from 'node:net';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
 import { metrics } from '../metrics.js';
+import { Child, signalName, type SpawnOptions } from './spawn.js';
+import { SystemError } from './syscalls.js';
 
 export interface RunOptions {
   /** Milliseconds: a tool that hangs must not hang us. 0, no limit, is for a client's own session (runStreaming). */
@@ -73,36 +73,35 @@ const killAfterMs = 5_000;
  * @throws CommandError: ToolMissing, ToolTimeout, Cancelled, or `errorId` for an exit code that is not ok.
  */
 export async function run(argv: readonly [string, ...string[]], options: RunOptions): Promise<RunResult> {
-  const [file, ...args] = argv;
   const started = performance.now();
-  const child = execa(file, args, {
-    ...processOptions(options),
-    stdin: options.input === undefined ? 'ignore' : 'pipe',
-    ...(options.input === undefined ? {} : { input: options.input }),
-    maxBuffer: options.maxOutputBytes ?? 1 << 20,
-    detached: options.wholeGroup ?? false,
-  });
-  if (options.wholeGroup)
-    child.once('exit', () => {
-      if (child.killed) killGroup(child.pid);
-    });
-  const ended = await child;
-  const result: RunResult = {
-    exitCode: ended.exitCode,
-    signal: ended.signal,
-    stdout: String(ended.stdout ?? ''),
-    stderr: String(ended.stderr ?? ''),
-    durationMs: performance.now() - started,
-  };
-  return judge(argv, options, result, ended);
+  const output = { stdout: '', stderr: '' };
+  let ended: Ended;
+  try {
+    const child = start(argv, options, { stdin: options.input !== undefined, stdout: true, stderr: true });
+    const stopped = stopOn(child, options);
+    if (options.input !== undefined) child.stdin?.end(options.input);
+    const most = options.maxOutputBytes ?? 1 << 20;
+    const [stdout, stderr] = [kept(child.stdout, most), kept(child.stderr, most)];
+    const exit = await exitOf(child, []);
+    output.stdout = stdout();
+    output.stderr = stderr();
+    ended = { ...stopped(), ...exit };
+  } catch (error) {
+    ended = notStarted(error);
+  }
+  return judge(argv, options, ended, output, performance.now() - started);
 }
 
-function killGroup(leader: number | undefined): void {
-  try {
-    if (leader !== undefined) process.kill(-leader, 'SIGKILL');
-  } catch {
-    /* ESRCH: nothing of it is left */
-  }
+/** Keeps the first bytes of a stream and drops the others; the function that comes back tells them. */
+function kept(stream: Readable | undefined, most: number): () => string {
+  const chunks: Buffer[] = [];
+  let room = most;
+  stream?.on('data', (chunk: Buffer) => {
+    if (room <= 0) return;
+    chunks.push(chunk.subarray(0, room));
+    room -= chunk.length;
+  });
+  return () => Buffer.concat(chunks).toString();
 }
 
 export interface Streams {
@@ -116,154 +115,130 @@ export interface Streams {
 /** A program whose output flows while it runs. */
 export interface Running {
   readonly pid: number | undefined;
+  /** Whether `pid` still means it: it has not been waited for, so the kernel gives the number to nobody else. */
+  readonly present: () => boolean;
+  /** SIGKILL to it alone, if it has not ended. */
+  readonly kill: () => void;
   /** Settles when the program has ended and its output is delivered. */
   readonly ended: Promise<RunResult>;
 }
 
-/**
- * Starts a program with live streams.  Back-pressure is the streams' own.
- * Unlike run(), it ends with the program and a short drain, not when the last
- * grandchild closes the pipe.
- */
+/** Starts a program with live streams.  Back-pressure is the streams' own. */
 export function runStreaming(
   argv: readonly [string, ...string[]],
   streams: Streams,
   options: RunOptions,
 ): Running {
-  const [file, ...args] = argv;
   const started = performance.now();
-  // Node's own spawn: a probe comes this way every second, and execa's part of it would be a third.
-  const child = spawn(file, args, {
-    stdio: [
-      streams.stdin ? 'pipe' : 'ignore',
-      streams.stdout ? 'pipe' : 'ignore',
-      streams.stderr ? 'pipe' : 'ignore',
-    ],
-    env: { ...baseEnvironment, ...options.env },
-    detached: options.wholeGroup ?? false,
-    ...(options.cwd ? { cwd: options.cwd } : {}),
-  });
-  const stopped = stopOn(child, options);
-  if (streams.stdin && child.stdin) {
-    child.stdin.on('error', () => undefined); // EPIPE: the program does not read its input
-    streams.stdin.pipe(child.stdin);
+  const judged = (ended: Ended): RunResult =>
+    judge(argv, options, ended, { stdout: '', stderr: '' }, performance.now() - started);
+  let child: Child;
+  try {
+    child = start(argv, options, {
+      stdin: streams.stdin !== undefined,
+      stdout: streams.stdout !== undefined,
+      stderr: streams.stderr !== undefined,
+    });
+  } catch (error) {
+    const ended = notStarted(error);
+    return {
+      pid: undefined,
+      present: () => false,
+      kill: () => undefined,
+      ended: Promise.resolve().then(() => judged(ended)),
+    };
   }
-  if (streams.stdout) child.stdout?.pipe(streams.stdout, { end: streams.endStdout ?? false });
+  const stopped = stopOn(child, options);
+  if (child.stdin) streams.stdin?.pipe(child.stdin);
+  const { stdout, endStdout } = streams;
+  if (stdout) child.stdout?.pipe(stdout, { end: false });
+  if (stdout && endStdout) child.stdout?.once('close', () => stdout.end());
   if (streams.stderr) child.stderr?.pipe(streams.stderr, { end: false });
-  const outputs = [
-    [child.stdout, streams.stdout],
-    [child.stderr, streams.stderr],
-  ] as const;
-  child.once('exit', () => {
-    for (const [from, to] of outputs) if (from && to) endWhenIdle(from, to);
-  });
-  const ended = ending(child, stopped).then((done) =>
-    judge(
-      argv,
-      options,
-      {
-        exitCode: done.exitCode,
-        signal: done.signal,
-        stdout: '',
-        stderr: '',
-        durationMs: performance.now() - started,
-      },
-      done,
-    ),
+  const ended = exitOf(child, [streams.stdout, streams.stderr]).then((exit) =>
+    judged({ ...stopped(), ...exit }),
   );
-  return { pid: child.pid, ended };
+  return {
+    pid: child.pid,
+    present: () => child.present,
+    kill: () => child.kill('SIGKILL', false),
+    ended,
+  };
+}
+
+function start(
+  argv: readonly [string, ...string[]],
+  { cwd, env, wholeGroup = false }: RunOptions,
+  pipes: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr'>,
+): Child {
+  return new Child(argv, { ...pipes, cwd, env: { ...baseEnvironment, ...env }, session: wholeGroup });
+}
+
+/** Of a program that did not come to run. @throws what is no error of the kernel's */
+function notStarted(error: unknown): Ended {
+  if (error instanceof SystemError) return { timedOut: false, isCanceled: false, code: error.code };
+  throw error;
+}
+
+/** Resolves when it has ended and its outputs, which flow to `takers`, are read. */
+async function exitOf(
+  child: Child,
+  takers: readonly (Writable | undefined)[],
+): Promise<{ exitCode: number | undefined; signal: string | undefined }> {
+  const read = [child.stdout, child.stderr].map((output, index) => readOut(child, output, takers[index]));
+  const exit = await child.exited;
+  await Promise.all(read);
+  return 'code' in exit
+    ? { exitCode: exit.code, signal: undefined }
+    : { exitCode: undefined, signal: signalName(exit.signal) };
 }
 
 /**
- * Runs a program that makes a connection and hands it to us, over the channel
- * that Node has to its children (fd 3).
- * @returns the socket, on which each direction ends by itself
- * @throws CommandError with what the program said on stderr
+ * Resolves when an output is read to its end, which comes with the program's or
+ * soon after: what keeps a pipe open then is something that the program left
+ * behind, whose words are taken for as long as they come at once, and for a
+ * second at most.  All that the program itself wrote is delivered, however slow
+ * the taker is.
  */
-export async function runForSocket(
-  argv: readonly [string, ...string[]],
-  options: RunOptions,
-): Promise<Socket> {
-  const [file, ...args] = argv;
-  const started = performance.now();
-  const child = spawn(file, args, {
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-    env: { ...baseEnvironment, ...options.env },
-  });
-  const stopped = stopOn(child, options);
-  let stderr = '';
-  child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
-    stderr = (stderr + chunk).slice(-8192);
-  });
-  let socket: Socket | undefined;
-  child.once('message', (_message, handle) => {
-    socket = handle as Socket;
-    socket.allowHalfOpen = true;
-    socket.on('error', () => undefined); // it is read from now on, and may break before anybody has it: see socket.errored
-  });
-  const done = await ending(child, stopped);
-  try {
-    judge(
-      argv,
-      options,
-      {
-        exitCode: done.exitCode,
-        signal: done.signal,
-        stdout: '',
-        stderr,
-        durationMs: performance.now() - started,
-      },
-      done,
-    );
-    if (!socket)
-      throw new CrispError('Internal', `${toolName(argv)} ended well, but without a socket`, {
-        stage: options.stage ?? '',
-      });
-    return socket;
-  } catch (error) {
-    socket?.destroy();
-    throw error;
-  }
-}
-
-/** Resolves when it has ended and its output is read; never rejects. */
-function ending(
-  child: ChildProcess,
-  stopped: () => Pick<Ended, 'timedOut' | 'isCanceled'>,
-): Promise<Ended & { signal?: string | undefined }> {
+function readOut(child: Child, from: Socket | undefined, to: Writable | undefined): Promise<void> {
+  if (!from) return Promise.resolve();
   return new Promise((resolve) => {
-    child.once('error', (error: NodeJS.ErrnoException) =>
-      resolve({ ...stopped(), isMaxBuffer: false, code: error.code }),
-    );
-    child.once('close', (exitCode, signal) =>
-      resolve({
-        ...stopped(),
-        isMaxBuffer: false,
-        exitCode: exitCode ?? undefined,
-        signal: signal ?? undefined,
-      }),
-    );
+    let timer: NodeJS.Timeout | undefined;
+    from.once('close', () => {
+      clearInterval(timer);
+      resolve();
+    });
+    child.onEnd(() => {
+      if (from.destroyed) return;
+      let owed = child.waiting(from);
+      let idle = false;
+      const deadline = performance.now() + remainsMs;
+      from.on('data', (chunk: Buffer) => {
+        owed -= chunk.length;
+        idle = false;
+      });
+      timer = setInterval(() => {
+        const over = owed <= 0 && (idle || performance.now() > deadline);
+        if (over || to?.destroyed) from.destroy();
+        idle = true;
+      }, idleMs);
+    });
   });
 }
+const idleMs = 200;
+const remainsMs = 1_000;
 
 /** Ends the program at its time-out or when the caller gives up; the function that comes back says whether that was so. */
 function stopOn(
-  child: ChildProcess,
-  { timeoutMs, signal, wholeGroup }: RunOptions,
+  child: Child,
+  { timeoutMs, signal, wholeGroup = false }: RunOptions,
 ): () => Pick<Ended, 'timedOut' | 'isCanceled'> {
   let timedOut = false;
   let isCanceled = false;
-  const send = (name: NodeJS.Signals): void => {
-    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
-    try {
-      process.kill(wholeGroup ? -child.pid : child.pid, name);
-    } catch {
-      /* it has just ended */
-    }
-  };
   const stop = (): void => {
-    send('SIGTERM');
-    setTimeout(() => send('SIGKILL'), killAfterMs).unref();
+    child.kill('SIGTERM', wholeGroup);
+    if (wholeGroup) child.onEnd(() => child.kill('SIGKILL', true)); // what it started and did not take along
+    const last = setTimeout(() => child.kill('SIGKILL', wholeGroup), killAfterMs);
+    child.onEnd(() => clearTimeout(last));
   };
   const timer =
     timeoutMs > 0
@@ -278,33 +253,22 @@ function stopOn(
   };
   if (signal?.aborted) cancel();
   else signal?.addEventListener('abort', cancel, { once: true });
-  return () => {
+  const clear = (): void => {
     clearTimeout(timer);
     signal?.removeEventListener('abort', cancel);
+  };
+  child.onEnd(clear); // it ended by itself: its time is over, whatever still comes on its pipes
+  return () => {
+    clear();
     return { timedOut, isCanceled };
   };
 }
 
-/** Closes `from` once nothing has come for a while and `to` has taken all: what keeps it open then is a grandchild. */
-function endWhenIdle(from: Readable, to: Writable): void {
-  if (from.readableEnded || from.destroyed) return;
-  let idle = false;
-  from.on('data', () => {
-    idle = false;
-  });
-  const timer = setInterval(() => {
-    if (idle && !to.writableNeedDrain) from.destroy();
-    idle = true;
-  }, idleMs);
-  from.once('close', () => clearInterval(timer));
-}
-const idleMs = 200;
-
 export interface DetachedOptions {
   cwd?: string;
   env?: Record<string, string>;
-  /** How many pipes it gets, on fd 3 and up. */
-  pipes?: number;
+  /** The pipes that it gets on fd 3 and up, by what we do with our end. */
+  pipes?: readonly ('read' | 'write')[];
 }
 
 export interface Detached {
@@ -312,31 +276,25 @@ export interface Detached {
   /** Our ends of the pipes; firstLine() reads an answer from one. */
   readonly pipes: readonly Duplex[];
   readonly exited: Promise<number | undefined>;
+  /** SIGKILL, if it has not ended. */
+  readonly kill: () => void;
 }
 
 /** Starts a program that outlives us: a session of its own, and none of our pipes on its stdio. */
 export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): Detached {
-  const [file, ...args] = argv;
-  const stdio: ['ignore', 'ignore', 'ignore', ...'pipe'[]] = [
-    'ignore',
-    'ignore',
-    'ignore',
-    ...Array<'pipe'>(options.pipes ?? 0).fill('pipe'),
-  ];
-  const child = execa(file, args, {
-    detached: true,
-    cleanup: false,
-    reject: false,
-    buffer: false,
-    extendEnv: false,
-    stdio,
-    env: { ...baseEnvironment, ...options.env },
-    ...(options.cwd ? { cwd: options.cwd } : {}),
-  });
-  if (child.pid === undefined)
+  let child: Child;
+  try {
+    child = new Child(argv, {
+      cwd: options.cwd,
+      env: { ...baseEnvironment, ...options.env },
+      pipes: options.pipes ?? [],
+      session: true,
+    });
+  } catch (error) {
+    const { code } = notStarted(error);
     throw new CommandError(
-      'ToolMissing',
-      `${file} cannot be started`,
+      code === 'ENOENT' ? 'ToolMissing' : 'RuntimeFailed',
+      `${argv[0]} cannot be started: ${code}`,
       argv,
       undefined,
       undefined,
@@ -345,12 +303,14 @@ export function runDetached(argv: readonly [string, ...string[]], options: Detac
       '',
       0,
     );
+  }
   child.unref();
   log.debug({ argv: shown(argv), pid: child.pid }, 'tool started');
   return {
     pid: child.pid,
-    pipes: child.stdio.slice(3) as unknown as Duplex[],
-    exited: new Promise((resolve) => child.once('exit', (code) => resolve(code ?? undefined))),
+    pipes: child.pipes,
+    exited: child.exited.then((exit) => ('code' in exit ? exit.code : undefined)),
+    kill: () => child.kill('SIGKILL', false),
   };
 }
 
@@ -379,30 +339,23 @@ export function firstLine(stream: Readable, timeoutMs: number): Promise<string |
   });
 }
 
-function processOptions(options: RunOptions) {
-  return {
-    reject: false,
-    extendEnv: false,
-    stripFinalNewline: false,
-    cleanup: false, // else each call would add and remove listeners for the end of our own process
-    env: { ...baseEnvironment, ...options.env },
-    timeout: options.timeoutMs,
-    killSignal: 'SIGTERM',
-    forceKillAfterDelay: killAfterMs,
-    ...(options.signal ? { cancelSignal: options.signal } : {}),
-    ...(options.cwd ? { cwd: options.cwd } : {}),
-  } satisfies Options;
-}
-
 interface Ended {
   timedOut: boolean;
   isCanceled: boolean;
-  isMaxBuffer: boolean;
   exitCode?: number | undefined;
+  signal?: string | undefined;
+  /** The error's name of a program that could not be started. */
   code?: string | undefined;
 }
 
-function judge(argv: readonly string[], options: RunOptions, result: RunResult, ended: Ended): RunResult {
+function judge(
+  argv: readonly string[],
+  options: RunOptions,
+  ended: Ended,
+  output: Pick<RunResult, 'stdout' | 'stderr'>,
+  durationMs: number,
+): RunResult {
+  const result: RunResult = { exitCode: ended.exitCode, signal: ended.signal, ...output, durationMs };
   const ok = options.okExitCodes ?? [0];
   const fail = (id: ErrorId, message: string) =>
     new CommandError(

@@ -49,7 +49,7 @@ async function plugin(type: string, cases = '', versions = '"0.4.0","1.0.0","1.1
   await writeFile(
     join(base, 'bin', type),
     `#!/bin/sh
-cat > '${base}'/$CNI_COMMAND.${type}
+cat /dev/stdin > '${base}'/$CNI_COMMAND.${type}
 [ $CNI_COMMAND = VERSION ] || echo $CNI_COMMAND ${type} $CNI_CONTAINERID >> '${base}'/calls
 case $CNI_COMMAND in
 ${cases}

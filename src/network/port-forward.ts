@@ -1,27 +1,16 @@
 // One connection to a port of a pod, for `kubectl port-forward`. Called by
 // cri/exec.ts for each connection that a client opens.
 //
-// Node cannot enter a network namespace, so connect.pl connects there and hands
-// us the socket: what flows then passes no other process (docs/adr/0009).
+// A socket belongs to the network namespace that it was made in: it is made in
+// the pod's, by a thread that is back at once, and connected from here.
+import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { perlProgram } from '../installed.js';
 import { CrispError } from '../errors.js';
-import { CommandError, runForSocket } from '../host/run.js';
+import { inNamespaces } from '../host/enter.js';
+import { openSocket, wordsOfErrno } from '../host/syscalls.js';
 
 const stage = 'port-forward';
 const connectTimeoutMs = 10_000;
-
-const connector = perlProgram('connect.pl');
-
-/** Of Linux's system call tables; the newer architectures share one. */
-const sendmsgNumber: Partial<Record<NodeJS.Architecture, number>> = {
-  x64: 46,
-  arm64: 211,
-  riscv64: 211,
-  loong64: 211,
-  ppc64: 341,
-  s390x: 370,
-};
 
 /**
  * Connects `stream` to localhost:`port` in a network namespace (undefined: the
@@ -61,23 +50,71 @@ export async function forwardPort(
   if (broken) stream.destroy();
 }
 
-async function connect(netns: string | undefined, port: number, signal: AbortSignal) {
-  const sendmsg = sendmsgNumber[process.arch];
-  if (sendmsg === undefined)
-    throw new CrispError('Unsupported', `port-forward is not known to work on ${process.arch}`, { stage });
-  const argv = ['perl', connector, String(port), String(sendmsg)] as const;
-  try {
-    return await runForSocket(netns === undefined ? argv : ['nsenter', `--net=${netns}`, '--', ...argv], {
-      timeoutMs: connectTimeoutMs,
-      signal,
-      stage,
-    });
-  } catch (error) {
-    if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
-    throw new CrispError(
-      'PortRefused',
-      `failed to connect to localhost:${port} inside the pod: ${error.stderr.trim()}`,
-      { stage },
-    );
+/** IPv4 first; the socket stays in the namespace that it is made in. */
+async function connect(netns: string | undefined, port: number, signal: AbortSignal): Promise<Socket> {
+  const refused: string[] = [];
+  for (const [family, host] of [
+    ['inet', '127.0.0.1'],
+    ['inet6', '::1'],
+  ] as const) {
+    try {
+      const open = (): number => openSocket(family, 'stream');
+      const fd = netns === undefined ? open() : inNamespaces({ network: netns }, open);
+      // manualStart: else it would be read before it is connected, which is an error (net.js of Node's library).
+      const socket = new Socket({ fd, manualStart: true, allowHalfOpen: true } as SocketConstructorOpts);
+      return await connected(socket, host, port, signal);
+    } catch (error) {
+      if (error instanceof CrispError) throw error;
+      const { errno, message, path } = error as NodeJS.ErrnoException;
+      const shown = family === 'inet' ? host : `[${host}]`;
+      const words = errno === undefined ? message : wordsOfErrno(-errno);
+      refused.push(`${shown}:${port}: ${path === undefined ? '' : `${path}: `}${words}`);
+    }
   }
+  throw new CrispError(
+    'PortRefused',
+    `failed to connect to localhost:${port} inside the pod: ${refused.join(', ')}`,
+    { stage },
+  );
+}
+
+/** @throws the error of the connection; Cancelled; ToolTimeout */
+function connected(socket: Socket, host: string, port: number, signal: AbortSignal): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const give = (error: Error): void => {
+      settle();
+      reject(error);
+      socket.destroy();
+    };
+    const take = (): void => {
+      settle();
+      resolve(socket);
+    };
+    const cancel = (): void => {
+      give(new CrispError('Cancelled', 'the client went away', { stage }));
+    };
+    const timer = setTimeout(() => {
+      give(
+        new CrispError(
+          'ToolTimeout',
+          `port ${port} of the pod did not answer within ${connectTimeoutMs} ms`,
+          {
+            stage,
+          },
+        ),
+      );
+    }, connectTimeoutMs);
+    const settle = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', cancel);
+    };
+    // Stays: it is read from now on, and may break before anybody has it (see socket.errored).
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ECONNRESET') give(error);
+      else take(); // accepted, and broken before we saw that
+    });
+    socket.connect({ host, port }, take);
+    if (signal.aborted) cancel();
+    else signal.addEventListener('abort', cancel, { once: true });
+  });
 }

@@ -5,16 +5,18 @@
 //   FOLDER/net, ipc, uts, user   bind mounts of /proc/PID/ns/*
 //   pid                          dies with its first process, so a pod that
 //                                shares one needs a holder (catatonit -P)
-import { writeFileSync } from 'node:fs';
-import { rmdir, statfs, writeFile } from 'node:fs/promises';
+import { closeSync, constants, openSync, statfsSync, writeFileSync, writeSync } from 'node:fs';
+import { rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
+import { currentNamespace, inNamespaces, inNewNamespaces } from '../host/enter.js';
 import { isAbsent, makeFolder, readFileIfThere, remove } from '../host/files.js';
 import { bindMount, unmount } from '../host/mounts.js';
 import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../host/proc.js';
 import { CommandError, run, runDetached, runStreaming } from '../host/run.js';
+import { mountFilesystem, mountFlag, setHostname, setInterfaceUp } from '../host/syscalls.js';
 import type { IdMapping } from '../shapes/spec.js';
 
 export type Pinned = Partial<Record<'network' | 'ipc' | 'uts' | 'user', string>>;
@@ -36,7 +38,8 @@ export interface NamespaceSettings {
 
 /** The name of each kind under /proc/PID/ns, which is also the option of unshare and nsenter, and our file's name. */
 const kernelName = { user: 'user', network: 'net', ipc: 'ipc', uts: 'uts' } as const;
-const kinds = ['user', 'network', 'ipc', 'uts'] as const;
+const enterable = ['network', 'ipc', 'uts'] as const;
+const kinds = ['user', ...enterable] as const;
 const timeoutMs = 20_000;
 const stage = 'pin namespaces';
 const maxHostnameBytes = 64;
@@ -68,10 +71,10 @@ export async function pinNamespaces(
   try {
     for (const path of paths) writeFileSync(path, '', { mode: 0o600 });
     if (wanted.user) await pinUnderUserNamespace(pinned, wanted.user, settings);
-    else await applySettings('unshare', pinned, settings);
+    else pinNew(pinned, settings);
   } catch (error) {
     await unpinNamespaces(folder);
-    throw error;
+    throw failure('cannot make the namespaces of the pod', error);
   }
   return pinned;
 }
@@ -103,56 +106,70 @@ export async function unpinNamespaces(folder: string): Promise<void> {
 /** Whether a namespace is pinned at the path; not so after a reboot, when the file is an ordinary one or gone. */
 export async function isNamespaceFile(path: string): Promise<boolean> {
   try {
-    return (await statfs(path)).type === nsfsMagic;
+    return statfsSync(path).type === nsfsMagic;
   } catch (error) {
     if (isAbsent(error)) return false;
     throw error;
   }
 }
 
-/** Sets the loopback interface of a network namespace up; a new one has it down. */
+/** Sets the loopback interface of a network namespace up; a new one has it down. @throws NamespaceFailed */
 export async function bringLoopbackUp(netns: string): Promise<void> {
-  await run(['nsenter', `--net=${netns}`, 'ip', 'link', 'set', 'lo', 'up'], {
-    timeoutMs,
-    stage: 'loopback up',
-    errorId: 'NamespaceFailed',
-  });
-}
-
-/**
- * One process for all: unshare pins the new namespaces and then becomes
- * sysctl(8), whose kernel.hostname is the hostname.  nsenter does the same in
- * namespaces that stand already.
- */
-async function applySettings(
-  tool: 'unshare' | 'nsenter',
-  pinned: Pinned,
-  settings: NamespaceSettings,
-): Promise<void> {
-  const assignments = Object.entries(settings.sysctls).map(
-    ([name, value]) => `${sysctlPath(name).join('/')}=${value}`,
-  );
-  if (settings.hostname && pinned.uts) assignments.push(`kernel/hostname=${settings.hostname}`);
-  const command = assignments.length ? ['sysctl', '--quiet', '--write', ...assignments] : ['true'];
-  const options = kinds.flatMap((kind) => (pinned[kind] ? [`--${kernelName[kind]}=${pinned[kind]}`] : []));
   try {
-    await run([tool, ...options, ...command], { timeoutMs, stage, errorId: 'NamespaceFailed' });
-  } catch (error) {
-    if (!(error instanceof CommandError) || !/^sysctl: /m.test(error.stderr)) throw error;
-    const failed = Object.keys(settings.sysctls).filter((name) => mentions(error.stderr, name));
-    throw new CrispError('SysctlFailed', `cannot set ${failed.join(', ') || 'the sysctls'} in the pod`, {
-      stage,
-      tool: 'sysctl',
-      stderr: error.stderr,
-      cause: error,
+    inNamespaces({ network: netns }, () => {
+      setInterfaceUp('lo');
     });
+  } catch (error) {
+    throw failure("cannot set the pod's loopback interface up", error, 'loopback up');
   }
 }
 
-/** sysctl(8) names what failed by its path or by its dotted name, as the message goes. */
-function mentions(stderr: string, name: string): boolean {
-  const path = sysctlPath(name);
-  return stderr.includes(path.join('/')) || stderr.includes(path.join('.'));
+/** In one go on our one thread: nobody else sees us in the new namespaces (host/enter.ts). */
+function pinNew(pinned: Pinned, settings: NamespaceSettings): void {
+  const wanted = enterable.filter((kind) => pinned[kind]);
+  inNewNamespaces(wanted, () => {
+    apply(pinned, settings);
+    for (const kind of wanted)
+      mountFilesystem(currentNamespace(kind), pinned[kind] ?? '', null, mountFlag.bind);
+  });
+}
+
+/** In the namespaces that the thread is in: settings go to /proc/sys, which shows each thread its own. */
+function apply(pinned: Pinned, { hostname, sysctls }: NamespaceSettings): void {
+  for (const [name, value] of Object.entries(sysctls)) {
+    try {
+      writeSetting(join('/proc/sys', ...sysctlPath(name)), value);
+    } catch (error) {
+      throw sysctlFailed([name], error);
+    }
+  }
+  if (hostname && pinned.uts) setHostname(hostname);
+}
+
+/** Never makes a file, as writeFileSync would try to. */
+function writeSetting(path: string, value: string): void {
+  const file = openSync(path, constants.O_WRONLY);
+  try {
+    writeSync(file, `${value}\n`);
+  } finally {
+    closeSync(file);
+  }
+}
+
+function sysctlFailed(names: readonly string[], cause: unknown): CrispError {
+  return new CrispError('SysctlFailed', `cannot set ${names.join(', ')} in the pod`, {
+    stage,
+    stderr: cause instanceof CommandError ? cause.stderr : (cause as Error).message,
+    cause,
+  });
+}
+
+function failure(what: string, error: unknown, at = stage): CrispError {
+  if (error instanceof CrispError) return error;
+  return new CrispError('NamespaceFailed', `${what}: ${(error as Error).message}`, {
+    stage: at,
+    cause: error,
+  });
 }
 
 /**
@@ -204,14 +221,36 @@ async function pinUnderUserNamespace(
   // From outside the user namespace: our root may set what the pod's root may not.
   const { user: _, ...others } = pinned;
   const sysctls = Object.entries(settings.sysctls);
-  const ofIpc = { sysctls: Object.fromEntries(sysctls.filter(([name]) => isOfIpc(name))) };
-  await applySettings('nsenter', others, {
-    ...settings,
-    sysctls: Object.fromEntries(sysctls.filter(([name]) => !isOfIpc(name))),
+  inNamespaces(others, () => {
+    apply(pinned, { ...settings, sysctls: Object.fromEntries(sysctls.filter(([name]) => !isOfIpc(name))) });
   });
-  if (Object.keys(ofIpc.sysctls).length === 0) return;
-  // But those of its ipc namespace belong to the pod's root on newer kernels, which opens them to nobody else, and to ours on older ones.
-  await applySettings('nsenter', pinned, ofIpc).catch(() => applySettings('nsenter', others, ofIpc));
+  const ofIpc = sysctls.filter(([name]) => isOfIpc(name));
+  if (ofIpc.length > 0) await applyAsPodsRoot(pinned, ofIpc);
+}
+
+/**
+ * The settings of its ipc namespace belong to the pod's root on newer kernels,
+ * which open them to nobody else, and to ours on older ones. A process of several
+ * threads, as we are, cannot enter a user namespace (setns(2)), so sysctl(8) does.
+ */
+async function applyAsPodsRoot(
+  pinned: Pinned,
+  sysctls: readonly (readonly [string, string])[],
+): Promise<void> {
+  const { user, ipc } = pinned;
+  const assignments = sysctls.map(([name, value]) => `${sysctlPath(name).join('/')}=${value}`);
+  const write = ['sysctl', '--quiet', '--write', ...assignments];
+  try {
+    await run(['nsenter', `--user=${user}`, `--ipc=${ipc}`, ...write], {
+      timeoutMs,
+      stage,
+      errorId: 'NamespaceFailed',
+    });
+  } catch {
+    inNamespaces({ ipc: ipc ?? '' }, () => {
+      apply(pinned, { sysctls: Object.fromEntries(sysctls) });
+    });
+  }
 }
 
 function isOfIpc(sysctl: string): boolean {
@@ -251,7 +290,7 @@ export async function startPidHolder(folder: string): Promise<{ path: string; ho
       return undefined; // between fork and exec it is still unshare
     return identify(child);
   });
-  process.kill(starter.pid, 'SIGKILL'); // it would only wait for its child's end
+  starter.kill(); // it would only wait for its child's end
   if (!holder)
     throw new CrispError('NamespaceFailed', "the holder of the pod's pid namespace does not start", {
       stage: 'hold pid namespace',

@@ -1,7 +1,7 @@
 // What a pod may expect of every backend: the same tests on crun, on runc
 // (integration/contract.test.ts) and on CTs (pct/contract.test.ts).
 import { beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdir, mkdtemp, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, readlink, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerEventResponse__Output } from '../../src/cri/generated/runtime/v1/ContainerEventResponse.js';
 import type { Daemon } from './daemon.js';
@@ -37,6 +37,14 @@ export function contract(handler: string, current: () => Daemon): void {
       daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout });
     const output = async (id: string, script: string): Promise<string> =>
       String((await exec(id, script)).stdout);
+    /** How many pipes the daemon has open. */
+    async function pipes(): Promise<number> {
+      const folder = `/proc/${daemon.pid}/fd`;
+      const targets = await Promise.all(
+        (await readdir(folder)).map((fd) => readlink(join(folder, fd)).catch(() => '')),
+      );
+      return targets.filter((target) => target.startsWith('pipe:')).length;
+    }
     async function end(pod: { id: string }): Promise<void> {
       await removePod(daemon, pod.id);
       expect(await daemon.traces()).toEqual(clean);
@@ -117,6 +125,42 @@ export function contract(handler: string, current: () => Daemon): void {
       );
       await runtime.RemovePodSandbox({ pod_sandbox_id: pod.id });
       expect(await daemon.traces()).toEqual(clean);
+    });
+
+    test('the standard streams of a command can be opened by name, as those of any other runtime', async () => {
+      const pod = await runPod(daemon, {}, handler);
+      const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+      const { stdout, stderr, exit_code } = await exec(
+        id,
+        'echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin; for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done',
+      );
+      expect({ stdout: String(stdout), stderr: String(stderr), exit_code }).toEqual({
+        stdout: expect.stringMatching(/^out\n(\/dev\/null|pipe:\[\d+\])\n(pipe:\[\d+\]\n){2}$/),
+        stderr: 'err\n',
+        exit_code: 0,
+      });
+      await end(pod);
+    });
+
+    test('a command that leaves a writer behind has ended, and its output is whole', async () => {
+      const pod = await runPod(daemon, {}, handler);
+      const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+      const before = await pipes();
+      const command = exec(
+        id,
+        '(while :; do echo more; sleep 0.05; done) & head -c 50000 /dev/zero | tr "\\0" x; exit 3',
+        '3',
+      );
+      // runc copies the output itself, and waits for its end whoever holds it.
+      if (handler === 'runc') await expect(command).rejects.toThrow(/ExecTimeout/);
+      else {
+        const { stdout, exit_code } = await command;
+        expect(exit_code).toBe(3);
+        expect(String(stdout).match(/x+/g)?.join('').length).toBe(50_000);
+      }
+      expect(await pipes()).toBeLessThanOrEqual(before);
+      expect(await output(id, 'echo on')).toBe('on\n');
+      await end(pod);
     });
 
     test('a command that runs into its time-out is gone with all that it started', async () => {

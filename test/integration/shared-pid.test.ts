@@ -4,6 +4,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
 import { identify, parentOf } from '../../src/host/proc.js';
 import {
@@ -131,6 +132,7 @@ describe.each([
     const argument = workers++;
     const pod = await runPod(daemon, { linux }, handler);
     const id = await startContainer(daemon, pod, containerConfig(`sleep ${argument} & ${then}`, { linux }));
+    while ((await pidsOf(argument)).length === 0) await sleep(5); // its shell has been started, no more
     return { argument, pod, id };
   }
 

@@ -68,6 +68,12 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     expect(stderr).toMatch(/^err\n[^]*exit code 3/m);
   });
 
+  test('exec -i: a script by the name of its standard input', async () => {
+    const child = run(crictl('exec', '-i', id, 'sh', '/dev/stdin', 'word'));
+    child.stdin.end('echo "got $1" >/dev/stdout; echo err >/dev/stderr');
+    expect(await outcome(child)).toEqual(['got word\n', 'err\n']);
+  });
+
   test('exec of a command that is not there says so', async () => {
     const [, stderr] = await outcome(run(crictl('exec', id, 'nonsense')));
     expect(stderr).toMatch(/nonsense|not found|no such file/i);

@@ -50,6 +50,12 @@ test('exec -i: 20 MB there and back', async () => {
   expect((await received).equals(sent)).toBe(true);
 });
 
+test('exec -i: a script by the name of its standard input', async () => {
+  const child = run(crictl('exec', '-i', id, 'sh', '/dev/stdin', 'word'));
+  child.stdin.end('echo "got $1" >/dev/stdout; echo err >/dev/stderr');
+  expect(await outcome(child)).toEqual(['got word\n', 'err\n']);
+});
+
 test('exec -it: a terminal of the size that the client has', async () => {
   const child = run([
     'script',

@@ -10,10 +10,9 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { CrispError } from '../../errors.js';
 import { exists } from '../../host/files.js';
-import { programsIn } from '../../host/proc.js';
+import { killTree, programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import type { TerminalSize } from '../../shapes/io.js';
-import { killTree } from '../exec-limit.js';
 import { verbTimeoutMs } from './runtime.js';
 
 export interface MonitorPlan {
@@ -42,7 +41,7 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
   const {
     pipes: [sync],
     exited,
-  } = runDetached(monitorArgv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: 1 });
+  } = runDetached(monitorArgv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: ['read'] });
   const answer = await inTime(plan, firstLine(sync as Duplex, verbTimeoutMs));
   await exited; // the first of conmon's two forks: reaped here, so that no zombie stays
   return pidOf(answer, explain);
@@ -64,7 +63,7 @@ export async function monitorExec(
   } = runDetached(monitorArgv(plan), {
     cwd: plan.bundle,
     env: { _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5' },
-    pipes: 3,
+    pipes: ['read', 'write', 'read'],
   });
   const go = start as Duplex;
   const answer = firstLine(sync as Duplex, verbTimeoutMs);
@@ -116,7 +115,7 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
 async function inTime({ bundle, exec }: MonitorPlan, answer: Promise<string | undefined>): Promise<string> {
   const line = await answer;
   if (line !== undefined) return line;
-  for (const { pid } of await programsIn(bundle)) await killTree(pid);
+  for (const program of await programsIn(bundle)) await killTree(program);
   throw new CrispError('ToolTimeout', `the runtime did not answer within ${verbTimeoutMs} ms`, {
     stage: exec ? 'exec' : 'container create',
     tool: 'conmon',

@@ -9,11 +9,11 @@ import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { isAbsent, makeFolder, readFileIfThere, remove } from '../../host/files.js';
-import { identify, isAlive } from '../../host/proc.js';
+import { identify, killTree } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
-import { killBelow, killTree, limited } from '../exec-limit.js';
+import { killBelow, limited } from '../exec-limit.js';
 import { followSizes } from '../terminal-sizes.js';
 import { attach } from './attach.js';
 import { monitorExec, resize, type MonitorPlan } from './conmon.js';
@@ -58,8 +58,7 @@ async function execPlain(
   );
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
-    const { exitCode, signal: endedBy } = await running.ended;
-    limit.check();
+    const { exitCode, signal: endedBy } = await running.ended.finally(() => limit.check());
     if (exitCode === undefined)
       throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
     return { exitCode: exitCode === 0 ? 0 : (exitCodeOf((await readFileIfThere(words)) ?? '') ?? exitCode) };
@@ -111,7 +110,7 @@ async function execInTerminal(
     followSizes(plan.io, (size) => resize(bundle, size)); // not before: conmon loses a size that comes before the terminal
     const process = await identify(pid);
     const limit = limited(plan.timeoutMs, signal, async () => {
-      if (process && (await isAlive(process))) await killTree(pid);
+      if (process) await killTree(process);
     });
     try {
       await session;

@@ -463,7 +463,8 @@ export class PctBackend implements Backend {
     await tell(container, `resize ${height} ${width}`);
     const pid = await this.initPid(vmid);
     const parent = pid === undefined ? undefined : await parentOf(pid);
-    if (parent !== undefined) process.kill(parent, 'SIGWINCH');
+    const process = parent === undefined ? undefined : await identify(parent);
+    if (process) await signalProcess(process, 'SIGWINCH');
   }
 
   private async callUnless(fine: Meaning, ...[verb, vmid, args]: Parameters<Pct['call']>): Promise<void> {

@@ -43,16 +43,11 @@ export async function exec(
   });
   plan.io.onResize?.(({ width, height }) => {
     writeFileSync(sizeFile, `${height} ${width}\n`);
-    try {
-      if (running.pid !== undefined) process.kill(running.pid, 'SIGWINCH');
-    } catch {
-      /* ESRCH: it has ended */
-    }
+    if (running.pid !== undefined && running.present()) process.kill(running.pid, 'SIGWINCH');
   });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
-    const { exitCode, signal: endedBy } = await running.ended;
-    limit.check();
+    const { exitCode, signal: endedBy } = await running.ended.finally(() => limit.check());
     if (exitCode === undefined)
       throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, {
         stage: 'exec',

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
 import { isAbsent, readFileIfThere } from '../../host/files.js';
+import { identify, signalProcess } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import type { ContainerRef } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
@@ -39,12 +40,12 @@ const answerMs = 10_000;
 /** Returns when it listens. */
 export async function startWatcher(plan: WatcherPlan): Promise<void> {
   const {
-    pid,
+    kill,
     pipes: [pipe],
-  } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: 1 });
+  } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: ['read'] });
   const answer = await firstLine(pipe as Duplex, answerMs);
   if (answer === undefined) {
-    process.kill(pid, 'SIGKILL');
+    kill();
     throw new CrispError(
       'ToolTimeout',
       `the watcher of CT ${plan.vmid} was not ready within ${answerMs} ms`,
@@ -91,6 +92,8 @@ export async function wakeWatcher(
   container: Pick<ContainerRef, 'id' | 'folder'>,
 ): Promise<boolean> {
   for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+    const watcher = await identify(Number(pid));
+    if (!watcher) continue;
     const [, script = '', id, , , , exitFile = ''] = (
       (await readFileIfThere(`/proc/${pid}/cmdline`).catch(() => undefined)) ?? ''
     ).split('\0');
@@ -100,7 +103,7 @@ export async function wakeWatcher(
       const socket = await dial(container.folder);
       socket?.destroy();
       if (socket) return true;
-      process.kill(Number(pid), 'SIGHUP'); // again, since one that comes just before its select(2) is not seen in time
+      await signalProcess(watcher, 'SIGHUP'); // again, since one that comes just before its select(2) is not seen in time
       await sleep(20);
     }
   }

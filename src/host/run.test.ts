@@ -1,0 +1,234 @@
+// Real programs, mostly sh.
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { chmod, mkdtemp, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PassThrough, Writable } from 'node:stream';
+import { text } from 'node:stream/consumers';
+import { childrenOf, identify, isAlive, killTree, signalListed, type ProcessIdentity } from './proc.js';
+import { firstLine, run, runDetached, runStreaming } from './run.js';
+
+const timeoutMs = 20_000;
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'crisp-run-'));
+});
+afterEach(async () => {
+  await rm(folder, { recursive: true });
+});
+
+const sh = (script: string) => ['sh', '-c', script] as const;
+const openFiles = async () => (await readdir('/proc/self/fd')).length;
+
+/** The process that a script left behind: it writes its pid to a file. */
+async function left(): Promise<ProcessIdentity | undefined> {
+  const pid = Number(await readFile(join(folder, 'left'), 'utf8'));
+  return identify(pid);
+}
+async function gone(process: ProcessIdentity): Promise<void> {
+  while (await isAlive(process))
+    await new Promise((resolve) => {
+      setTimeout(resolve, 5);
+    });
+}
+
+describe('run', () => {
+  test('gives output, error output and exit code, and the input', async () => {
+    const result = await run(sh('cat; echo err >&2; exit 3'), {
+      timeoutMs,
+      input: 'in'.repeat(100_000),
+      okExitCodes: [3],
+    });
+    expect(result).toMatchObject({ exitCode: 3, signal: undefined, stderr: 'err\n' });
+    expect(result.stdout).toBe('in'.repeat(100_000));
+  });
+
+  test('says which signal ended it', async () => {
+    await expect(run(sh('kill -USR1 $$'), { timeoutMs })).rejects.toMatchObject({
+      id: 'RuntimeFailed',
+      signal: 'SIGUSR1',
+      message: 'sh was ended by SIGUSR1',
+    });
+  });
+
+  test('keeps so much of the output and drops the rest, to its end', async () => {
+    const { stdout } = await run(sh('head -c 3000000 /dev/zero | tr "\\0" x; echo end >&2'), {
+      timeoutMs,
+      maxOutputBytes: 10,
+    });
+    expect(stdout).toBe('x'.repeat(10));
+  });
+
+  test('a program that is not there is missing, also by path; one that cannot be run says why', async () => {
+    await expect(run(['no-such-program'], { timeoutMs })).rejects.toMatchObject({ id: 'ToolMissing' });
+    await expect(run(['/no/such/program'], { timeoutMs })).rejects.toMatchObject({ id: 'ToolMissing' });
+    const path = join(folder, 'text');
+    await writeFile(path, 'no program');
+    await chmod(path, 0o755);
+    await expect(run([path], { timeoutMs })).rejects.toMatchObject({
+      id: 'RuntimeFailed',
+      message: 'text was ended by ENOEXEC',
+    });
+  });
+
+  test('an argument with a zero byte is no shorter argument', async () => {
+    await expect(run(['echo', 'a\0b'], { timeoutMs })).rejects.toMatchObject({ id: 'RuntimeFailed' });
+  });
+
+  test('the program has the environment, folder, signals and descriptors that it should, and no others', async () => {
+    const held = await readFile('/proc/self/stat', 'utf8'); // any open file of ours
+    expect(held).not.toBe('');
+    const { stdout } = await run(
+      sh('env | sort; pwd; grep -E "^Sig(Ign|Blk)" /proc/self/status; ls /proc/self/fd | wc -l; umask'),
+      { timeoutMs, cwd: folder, env: { X: 'with space' } },
+    );
+    expect(stdout.split('\n')).toEqual(
+      expect.arrayContaining([
+        'X=with space',
+        'STARTED_BY=crisp',
+        folder,
+        'SigBlk:\t0000000000000000',
+        'SigIgn:\t0000000000000000',
+        '4', // 0, 1, 2 and the folder that ls reads
+      ]),
+    );
+    expect(stdout).not.toMatch(/^HOME=/m);
+  });
+
+  test('its standard streams are pipes or /dev/null, which can be opened by name', async () => {
+    const { stdout, stderr } = await run(
+      sh(
+        'readlink /proc/self/fd/0 /proc/$$/fd/1; cat /dev/stdin; echo out >/dev/stdout; echo err >/dev/stderr',
+      ),
+      { timeoutMs, input: 'in\n' },
+    );
+    expect(stdout).toMatch(/^pipe:\[\d+\]\npipe:\[\d+\]\nin\nout\n$/);
+    expect(stderr).toBe('err\n');
+    expect((await run(['readlink', '/proc/self/fd/0'], { timeoutMs })).stdout).toBe('/dev/null\n');
+  });
+
+  test('ends at its time-out with TERM, and at an abort', async () => {
+    await expect(run(['sleep', '1000'], { timeoutMs: 50 })).rejects.toMatchObject({
+      id: 'ToolTimeout',
+      signal: 'SIGTERM',
+    });
+    await expect(run(['sleep', '1000'], { timeoutMs, signal: AbortSignal.abort() })).rejects.toMatchObject({
+      id: 'Cancelled',
+    });
+  });
+
+  test('what a stopped group left behind is killed with it', async () => {
+    const script = `sh -c 'trap "" TERM; echo $$ >${folder}/left; while :; do sleep 1; done' & while ! [ -s ${folder}/left ]; do sleep 0.01; done; echo up >&2; wait`;
+    const stop = new AbortController();
+    const stderr = new PassThrough();
+    const running = runStreaming(
+      sh(script),
+      { stderr },
+      { timeoutMs, signal: stop.signal, wholeGroup: true },
+    );
+    await firstLine(stderr, timeoutMs);
+    const process = await left();
+    expect(process).toBeDefined();
+    stop.abort();
+    await expect(running.ended).rejects.toMatchObject({ id: 'Cancelled' });
+    if (process) await gone(process);
+  });
+
+  test('leaves no descriptor, no child and no zombie, also with many at once that end together', async () => {
+    await run(['true'], { timeoutMs });
+    const before = await openFiles();
+    const results = await Promise.all(
+      Array.from({ length: 60 }, (_, index) =>
+        run(sh(`exit ${index}`), { timeoutMs, okExitCodes: 'any' }).then(({ exitCode }) => exitCode),
+      ),
+    );
+    expect(results).toEqual(Array.from({ length: 60 }, (_, index) => index));
+    await expect(run(['no-such-program'], { timeoutMs })).rejects.toThrow();
+    expect(await openFiles()).toBeLessThanOrEqual(before);
+    expect(await childrenOf(process.pid)).toEqual([]);
+  });
+});
+
+describe('what a program leaves behind with its output', () => {
+  const loop = (): string =>
+    `(echo "$(exec sh -c 'echo $PPID')" >${folder}/left; while :; do echo x; sleep 0.05; done) & while ! [ -s ${folder}/left ]; do sleep 0.01; done; echo done; exit 7`;
+
+  afterEach(async () => {
+    const process = await left().catch(() => undefined);
+    if (process) await killTree(process);
+  });
+
+  test.each(['run', 'runStreaming'])('%s ends though it writes for ever', async (how) => {
+    const before = await openFiles();
+    if (how === 'run') {
+      const { exitCode, stdout } = await run(sh(loop()), { timeoutMs, okExitCodes: [7] });
+      expect([exitCode, stdout.includes('done\n')]).toEqual([7, true]);
+    } else {
+      const stdout = new PassThrough();
+      const said = text(stdout);
+      const running = runStreaming(
+        sh(loop()),
+        { stdout, endStdout: true },
+        { timeoutMs: 0, okExitCodes: [7] },
+      );
+      expect((await running.ended).exitCode).toBe(7);
+      expect(running.present()).toBe(false);
+      expect(await said).toContain('done\n');
+    }
+    expect(await openFiles()).toBeLessThanOrEqual(before);
+  });
+
+  test('what the program itself wrote arrives, however slowly it is taken', async () => {
+    let bytes = 0;
+    const stdout = new Writable({
+      highWaterMark: 1,
+      write: (chunk: Buffer, _encoding, done) => {
+        bytes += chunk.length;
+        setTimeout(done, 300);
+      },
+    });
+    const script = `sleep 1000 & echo $! >${folder}/left; head -c 60000 /dev/zero`; // fits the pipe, so that it is gone at once
+    expect((await runStreaming(sh(script), { stdout }, { timeoutMs: 0 }).ended).exitCode).toBe(0);
+    expect(bytes).toBe(60_000);
+  });
+
+  test('a taker that is gone ends it', async () => {
+    const stdout = new PassThrough({ highWaterMark: 1 });
+    const running = runStreaming(
+      sh(`sleep 1000 & echo $! >${folder}/left; head -c 60000 /dev/zero`),
+      { stdout },
+      { timeoutMs: 0 },
+    );
+    setTimeout(() => stdout.destroy(), 300);
+    expect((await running.ended).exitCode).toBe(0);
+  });
+});
+
+describe('a detached program', () => {
+  test('leads a session of its own, with pipes each way, and its end is told', async () => {
+    const { pid, pipes, exited } = runDetached(
+      sh('read word <&4; ps -o sid= -p $$ | tr -d " " >&3; echo $word >&3; exit 5'),
+      {
+        pipes: ['read', 'write'],
+      },
+    );
+    const [answer, question] = pipes;
+    question?.end('hello\n');
+    expect(answer && (await text(answer))).toBe(`${pid}\nhello\n`);
+    expect(await exited).toBe(5);
+  });
+
+  test('a missing one is told at once', () => {
+    expect(() => runDetached(['no-such-program'])).toThrow(expect.objectContaining({ id: 'ToolMissing' }));
+  });
+});
+
+test('a signal for a list spares who has left it by the time that it is sent', async () => {
+  const [stays, leaves] = [runDetached(['sleep', '1000']), runDetached(['sleep', '1000'])];
+  const lists = [[stays.pid, leaves.pid, 2 ** 22 + 1], [stays.pid]];
+  expect(await signalListed(() => Promise.resolve(lists.shift() ?? []), 'SIGKILL')).toBe(1);
+  await stays.exited;
+  expect(await readlink(`/proc/${leaves.pid}/exe`)).toContain('sleep');
+  leaves.kill();
+  await leaves.exited;
+});

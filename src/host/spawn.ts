@@ -1,0 +1,188 @@
+// Children of ours by posix_spawn(3), with pipes to them and word of their end.
+// Called by run.ts only.
+//
+// Node's own spawn forks the daemon with all its page tables, which holds the
+// one thread for milliseconds, and makes socketpairs where a program expects
+// pipes: /dev/stdin and the like cannot be opened on a socket (docs/adr/0012).
+import { statSync } from 'node:fs';
+import { Socket } from 'node:net';
+import { constants } from 'node:os';
+import { socketOn } from './descriptor-socket.js';
+import {
+  bytesWaiting,
+  close,
+  openProcess,
+  pipe,
+  reap,
+  spawnProcess,
+  SystemError,
+  type Exit,
+} from './syscalls.js';
+
+export interface SpawnOptions {
+  readonly cwd?: string | undefined;
+  readonly env: Readonly<Record<string, string>>;
+  /** Which of 0, 1 and 2 are pipes to us; the others are /dev/null. */
+  readonly stdin?: boolean;
+  readonly stdout?: boolean;
+  readonly stderr?: boolean;
+  /** Pipes on 3 and up, by what we do with our end. */
+  readonly pipes?: readonly ('read' | 'write')[];
+  /** It leads a session and a process group of its own. */
+  readonly session?: boolean;
+}
+
+/** A child from its start to the moment it is waited for, in which its pid is its own. */
+export class Child {
+  stdin: Socket | undefined;
+  stdout: Socket | undefined;
+  stderr: Socket | undefined;
+  readonly pipes: Socket[] = [];
+  /** How it ended; it has been waited for then, and its pid may be somebody else's. */
+  readonly exited: Promise<Exit>;
+  private gone = false;
+  /** Of our ends of its outputs, while they are open. */
+  private readonly reading = new Map<Socket, number>();
+  private readonly watch: Socket;
+  private readonly atEnd: (() => void)[] = [];
+
+  /** @throws SystemError, also for a program that is not there (ENOENT); nothing is left then */
+  constructor(
+    argv: readonly [string, ...string[]],
+    private readonly options: SpawnOptions,
+  ) {
+    const path = locate(argv[0], options.env['PATH'] ?? '');
+    if (path === undefined) throw new SystemError('posix_spawn', constants.errno.ENOENT, argv[0]);
+    const wanted = [
+      options.stdin ? 'write' : undefined,
+      options.stdout ? 'read' : undefined,
+      options.stderr ? 'read' : undefined,
+      ...(options.pipes ?? []),
+    ] as const;
+    const made: ReturnType<typeof pipe>[] = [];
+    const ours: (number | undefined)[] = [];
+    const theirs: (number | undefined)[] = [];
+    let pid: number | undefined;
+    let pidfd: number;
+    try {
+      for (const [index, direction] of wanted.entries()) {
+        const ends = direction && pipe();
+        if (ends) made.push(ends);
+        ours[index] = ends && (direction === 'read' ? ends.read : ends.write);
+        theirs[index] = ends && (direction === 'read' ? ends.write : ends.read);
+      }
+      pid = spawnProcess({
+        path,
+        argv,
+        env: Object.entries(options.env).map(([name, value]) => `${name}=${value}`),
+        cwd: options.cwd,
+        descriptors: theirs,
+        session: options.session ?? false,
+      });
+      pidfd = openProcess(pid);
+      this.watch = socketOn(pidfd);
+    } catch (error) {
+      for (const { read, write } of made) {
+        close(read);
+        close(write);
+      }
+      if (pid !== undefined) killUnwatched(pid);
+      throw error;
+    }
+    this.pid = pid;
+    for (const fd of theirs) if (fd !== undefined) close(fd);
+    const [stdin, stdout, stderr, ...others] = ours.map((fd, index) => this.end(fd, wanted[index]));
+    [this.stdin, this.stdout, this.stderr] = [stdin, stdout, stderr];
+    this.pipes = others.filter((socket) => socket !== undefined);
+    // A pidfd becomes readable when the process ends, and reading it is EINVAL: the socket breaks.
+    this.watch.on('error', () => undefined);
+    this.exited = new Promise((resolve) => {
+      this.watch.once('close', () => {
+        this.settle(resolve);
+      });
+    });
+  }
+
+  readonly pid: number;
+
+  /** Its end does not keep our own process waiting. */
+  unref(): void {
+    this.watch.unref();
+  }
+
+  /** Whether `pid` is still this child's: it runs, or has ended and was not waited for. */
+  get present(): boolean {
+    return !this.gone;
+  }
+
+  /** Sends a signal to it, or to the group that it leads; nothing when it has been waited for. */
+  kill(signal: NodeJS.Signals, group: boolean): void {
+    if (this.gone) return;
+    try {
+      process.kill(group && this.options.session ? -this.pid : this.pid, signal);
+    } catch {
+      /* ESRCH: it ends just now, and nobody else is in its group */
+    }
+  }
+
+  /** Called when it has ended and before it is waited for, while its pid and its group are its own. */
+  onEnd(listener: () => void): void {
+    this.atEnd.push(listener);
+  }
+
+  /** The bytes of an output that are not delivered yet, in the pipe and with us. */
+  waiting(output: Socket): number {
+    const fd = output.destroyed ? undefined : this.reading.get(output);
+    return output.readableLength + (fd === undefined ? 0 : bytesWaiting(fd));
+  }
+
+  private end(fd: number | undefined, direction: 'read' | 'write' | undefined): Socket | undefined {
+    if (fd === undefined || direction === undefined) return undefined;
+    const socket = new Socket({ fd, readable: direction === 'read', writable: direction === 'write' });
+    socket.on('error', () => undefined); // EPIPE: it does not read its input
+    if (direction === 'read') {
+      this.reading.set(socket, fd);
+      socket.once('close', () => this.reading.delete(socket));
+    }
+    return socket;
+  }
+
+  private settle(resolve: (exit: Exit) => void): void {
+    // Not by reap() first: once it is waited for, its pid and the group's are free.
+    for (const listener of this.atEnd.splice(0)) listener();
+    const exit = reap(this.pid);
+    if (exit === undefined) {
+      setTimeout(() => {
+        this.settle(resolve);
+      }, 1);
+      return;
+    }
+    this.gone = true;
+    this.stdin?.destroy();
+    resolve(exit);
+  }
+}
+
+/** For a child whose end nobody would tell us of (no descriptor was free): it is killed and waited for at once. */
+function killUnwatched(pid: number): void {
+  process.kill(pid, 'SIGKILL');
+  while (reap(pid) === undefined);
+}
+
+/** The program of a name as execvp(3) finds it, but on the PATH that the program is given, not on ours. */
+function locate(name: string, path: string): string | undefined {
+  const candidates = name.includes('/') ? [name] : path.split(':').map((folder) => `${folder}/${name}`);
+  return candidates.find((candidate) => {
+    try {
+      const found = statSync(candidate, { throwIfNoEntry: false });
+      return found?.isFile() && (found.mode & 0o111) !== 0;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** "SIGTERM" of its number; "signal 34" for one that has no name. */
+export function signalName(number: number): string {
+  return Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ?? `signal ${number}`;
+}

@@ -1,0 +1,366 @@
+// The system calls that Node has no function for, by koffi (docs/adr/0012).
+//
+// Each call is synchronous and meant for what the kernel answers in microseconds
+// from memory.  What may wait for a disk or for another machine is kept away
+// from the main thread: such a call has "async" in its name or is made by a
+// process.  A call that fails throws a SystemError with the name of its errno.
+// Structures are those of 64-bit Linux, numbers those of linux/*.h.
+import koffi from 'koffi';
+import { constants } from 'node:os';
+
+// The symbols of the C library that Node itself is linked with.
+const libc = koffi.load(null);
+
+/** A system call that failed, as Node's own errors are: `code` is "ENOENT" and so on. */
+export class SystemError extends Error {
+  override readonly name = 'SystemError';
+  readonly code: string;
+  constructor(
+    readonly syscall: string,
+    errno: number,
+    what?: string,
+  ) {
+    const code = nameOfErrno(errno);
+    super(`${syscall}${what === undefined ? '' : ` ${what}`}: ${wordsOfErrno(errno)}`);
+    this.code = code;
+  }
+}
+
+/** From the system's own list: libuv's, which is getSystemErrorName(), lacks some. */
+function nameOfErrno(errno: number): string {
+  const names = Object.entries(constants.errno);
+  return names.find(([, number]) => number === errno)?.[0] ?? `errno ${errno}`;
+}
+
+const cStrerror = libc.func('const char *strerror(int errno)');
+
+/** strerror(3): "Connection refused". */
+export function wordsOfErrno(errno: number): string {
+  return cStrerror(errno) as string;
+}
+
+/** errno is of the calling thread, so it is read before anything else happens on it. */
+function check(result: number, syscall: string, what?: string): number {
+  if (result < 0) throw new SystemError(syscall, koffi.errno(), what);
+  return result;
+}
+
+const O_CLOEXEC = 0o2000000;
+
+// ------------------------------------------------------------- descriptors
+
+const cPipe2 = libc.func('int pipe2(_Out_ int *fds, int flags)');
+const cClose = libc.func('int close(int fd)');
+const cDup3 = libc.func('int dup3(int from, int to, int flags)');
+const cFcntl = libc.func('int fcntl(int fd, int command, int argument)');
+const cIoctlInt = libc.func('int ioctl(int fd, unsigned long request, _Inout_ int *value)');
+
+/** pipe2(2): a pipe whose ends no program inherits by itself. */
+export function pipe(): { read: number; write: number } {
+  const fds = [-1, -1];
+  check(cPipe2(fds, O_CLOEXEC) as number, 'pipe2');
+  return { read: fds[0] ?? -1, write: fds[1] ?? -1 };
+}
+
+/** close(2); for a descriptor that no object of Node owns. */
+export function close(fd: number): void {
+  cClose(fd);
+}
+
+/** dup3(2): `to` means what `from` means, and what it meant before is closed. */
+export function replaceDescriptor(from: number, to: number): void {
+  check(cDup3(from, to, O_CLOEXEC) as number, 'dup3');
+}
+
+/** fcntl(2), F_DUPFD_CLOEXEC: the same under the lowest free number from `minimum` on. */
+export function duplicateFrom(fd: number, minimum: number): number {
+  return check(cFcntl(fd, 1030, minimum) as number, 'fcntl');
+}
+
+/** The bytes that wait in a pipe (FIONREAD of pipe(7)). */
+export function bytesWaiting(fd: number): number {
+  const value = [0];
+  check(cIoctlInt(fd, 0x541b, value) as number, 'ioctl FIONREAD');
+  return value[0] ?? 0;
+}
+
+// --------------------------------------------------------------- processes
+
+const cSpawn = libc.func(
+  'int posix_spawn(_Out_ int *pid, const char *path, void *actions, void *attributes, const char **argv, const char **envp)',
+);
+const cActionsInit = libc.func('int posix_spawn_file_actions_init(void *actions)');
+const cActionsDestroy = libc.func('int posix_spawn_file_actions_destroy(void *actions)');
+const cActionsDup2 = libc.func('int posix_spawn_file_actions_adddup2(void *actions, int from, int to)');
+const cActionsOpen = libc.func(
+  'int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, unsigned int mode)',
+);
+const cActionsChdir = libc.func('int posix_spawn_file_actions_addchdir_np(void *actions, const char *path)');
+const cActionsCloseFrom = libc.func('int posix_spawn_file_actions_addclosefrom_np(void *actions, int from)');
+const cAttributesInit = libc.func('int posix_spawnattr_init(void *attributes)');
+const cAttributesFlags = libc.func('int posix_spawnattr_setflags(void *attributes, short flags)');
+const cAttributesDefault = libc.func('int posix_spawnattr_setsigdefault(void *attributes, const void *set)');
+const cAttributesMask = libc.func('int posix_spawnattr_setsigmask(void *attributes, const void *set)');
+const cWaitpid = libc.func('int waitpid(int pid, _Out_ int *status, int options)');
+const cSyscall = libc.func('long syscall(long number, ...)');
+
+/** Larger than the structures of any C library (glibc on x86-64: 80, 336 and 128 bytes). */
+const opaqueBytes = 1024;
+const spawnFlags = { SETSIGDEF: 0x04, SETSIGMASK: 0x08, SETSID: 0x80 };
+
+/** Made once: the attributes of a program that leads a session, and of one that does not. */
+const attributes = [false, true].map((session) => {
+  const made = Buffer.alloc(opaqueBytes);
+  const everySignal = Buffer.alloc(opaqueBytes, 0xff); // not by sigfillset(3), which leaves out two that the child would then ignore
+  cAttributesInit(made);
+  cAttributesDefault(made, everySignal); // Node ignores SIGPIPE, which would be inherited
+  cAttributesMask(made, Buffer.alloc(opaqueBytes));
+  cAttributesFlags(made, spawnFlags.SETSIGDEF | spawnFlags.SETSIGMASK | (session ? spawnFlags.SETSID : 0));
+  return made;
+});
+
+export interface SpawnPlan {
+  /** An absolute path. */
+  readonly path: string;
+  readonly argv: readonly string[];
+  /** "NAME=value". */
+  readonly env: readonly string[];
+  readonly cwd: string | undefined;
+  /** What the program has as descriptors 0, 1, 2 and so on; undefined is /dev/null. It has no others. */
+  readonly descriptors: readonly (number | undefined)[];
+  /** It leads a session, and so a process group, of its own. */
+  readonly session: boolean;
+}
+
+/**
+ * posix_spawn(3), which shares our memory with the child until its exec instead
+ * of copying the page tables, so that it takes the same time however large we
+ * are.  The caller has to wait for the child (reap).
+ * @throws SystemError: ENOENT also for a working folder or an interpreter that is not there
+ */
+export function spawnProcess({ path, argv, env, cwd, descriptors, session }: SpawnPlan): number {
+  for (const text of [path, cwd ?? '', ...argv, ...env])
+    if (text.includes('\0')) throw new SystemError('posix_spawn', 22, 'with a zero byte in an argument'); // C would end the text there
+  const actions = Buffer.alloc(opaqueBytes);
+  const copies: number[] = [];
+  const act = (result: unknown): void => {
+    if (result !== 0) throw new SystemError('posix_spawn_file_actions', result as number);
+  };
+  act(cActionsInit(actions));
+  try {
+    descriptors.forEach((fd, target) => {
+      if (fd === undefined) {
+        act(cActionsOpen(actions, target, '/dev/null', 2, 0));
+        return;
+      }
+      let from = fd;
+      if (fd < descriptors.length) {
+        from = duplicateFrom(fd, descriptors.length); // else an earlier action may have replaced it
+        copies.push(from);
+      }
+      act(cActionsDup2(actions, from, target));
+    });
+    if (cwd !== undefined) act(cActionsChdir(actions, cwd));
+    act(cActionsCloseFrom(actions, descriptors.length));
+    const pid = [0];
+    const attribute = attributes[session ? 1 : 0];
+    const error = cSpawn(pid, path, actions, attribute, [...argv, null], [...env, null]) as number;
+    if (error !== 0) throw new SystemError('posix_spawn', error, path);
+    return pid[0] ?? 0;
+  } finally {
+    for (const copy of copies) close(copy);
+    cActionsDestroy(actions);
+  }
+}
+
+/** How a process ended: its exit code or the number of the signal. */
+export type Exit = { readonly code: number } | { readonly signal: number };
+
+/** waitpid(2) for a child of ours that nobody else waits for; undefined: it still runs. Its pid is free afterwards. */
+export function reap(pid: number): Exit | undefined {
+  const status = [0];
+  if (check(cWaitpid(pid, status, 1) as number, 'waitpid') === 0) return undefined; // WNOHANG
+  const word = status[0] ?? 0;
+  return (word & 0x7f) === 0 ? { code: (word >> 8) & 0xff } : { signal: word & 0x7f };
+}
+
+/** pidfd_open(2), Linux 5.3: a descriptor that means this process for ever, readable when it has ended. */
+export function openProcess(pid: number): number {
+  return check(Number(cSyscall(434, 'int', pid, 'unsigned int', 0)), 'pidfd_open');
+}
+
+/** pidfd_send_signal(2). @throws SystemError: ESRCH when it has ended */
+export function signalDescriptor(pidfd: number, signal: number): void {
+  check(
+    Number(cSyscall(424, 'int', pidfd, 'int', signal, 'void *', null, 'unsigned int', 0)),
+    'pidfd_send_signal',
+  );
+}
+
+// ------------------------------------------------------------------- mounts
+
+const cMount = libc.func(
+  'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
+);
+const cUmount = libc.func('int umount2(const char *target, int flags)');
+
+/** sys/mount.h */
+export const mountFlag = { ro: 1, nosuid: 2, nodev: 4, noexec: 8, bind: 4096 } as const;
+/** mount(2) takes a page of options and cuts off what is more, here on the smallest pages. */
+const mostMountData = 4095;
+
+/** mount(2). Only of sources that cannot hang: our own filesystems and the kernel's. */
+export function mountFilesystem(
+  source: string,
+  target: string,
+  type: string | null,
+  flags: number,
+  data: string | null = null,
+): void {
+  if (data !== null && Buffer.byteLength(data) > mostMountData)
+    throw new SystemError('mount', 7, `${target} (its options take more than a page)`);
+  check(cMount(source, target, type, flags, data) as number, 'mount', target);
+}
+
+/**
+ * umount2(2) on another thread, since it may have to write to a disk.
+ * @returns whether it was unmounted; why not is that thread's secret
+ */
+export function unmountAsync(target: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    cUmount.async(target, 0, (error: Error | null, result: number) => {
+      if (error) reject(error);
+      else resolve(result === 0);
+    });
+  });
+}
+
+/** umount2(2) with MNT_DETACH: gone from the tree at once, and for good when nobody uses it any more. */
+export function unmountLazily(target: string): void {
+  check(cUmount(target, 2) as number, 'umount2', target);
+}
+
+/** open_tree(2) with OPEN_TREE_CLONE, Linux 5.2: a copy of the mount at an open descriptor, attached to nowhere. */
+export function cloneMount(fd: number): number {
+  const flags = 1 | O_CLOEXEC | AT_EMPTY_PATH;
+  return check(Number(cSyscall(428, 'int', fd, 'const char *', '', 'unsigned int', flags)), 'open_tree');
+}
+
+/** mount_setattr(2) with MOUNT_ATTR_IDMAP, Linux 5.12, of a mount that is attached to nowhere. */
+export function idMapMount(mount: number, userNamespace: number): void {
+  const attr = Buffer.alloc(32); // struct mount_attr: attr_set, attr_clr, propagation, userns_fd, of 64 bits each
+  attr.writeBigUInt64LE(0x00100000n, 0);
+  attr.writeBigUInt64LE(BigInt(userNamespace), 24);
+  check(
+    Number(
+      cSyscall(
+        442,
+        'int',
+        mount,
+        'const char *',
+        '',
+        'unsigned int',
+        AT_EMPTY_PATH,
+        'void *',
+        attr,
+        'size_t',
+        attr.length,
+      ),
+    ),
+    'mount_setattr',
+  );
+}
+
+/** move_mount(2), Linux 5.2: attaches such a mount. */
+export function attachMount(mount: number, target: string): void {
+  check(
+    Number(
+      cSyscall(
+        429,
+        'int',
+        mount,
+        'const char *',
+        '',
+        'int',
+        -100, // AT_FDCWD
+        'const char *',
+        target,
+        'unsigned int',
+        4, // MOVE_MOUNT_F_EMPTY_PATH
+      ),
+    ),
+    'move_mount',
+    target,
+  );
+}
+const AT_EMPTY_PATH = 0x1000;
+
+// --------------------------------------------------------------- namespaces
+
+const cUnshare = libc.func('int unshare(int flags)');
+const cSetns = libc.func('int setns(int fd, int type)');
+const cSethostname = libc.func('int sethostname(const void *name, size_t length)');
+
+/** CLONE_NEW* of linux/sched.h. */
+export const namespaceFlag = { network: 0x40000000, ipc: 0x08000000, uts: 0x04000000 } as const;
+
+/** unshare(2), which is of the calling thread alone. For host/enter.ts. */
+export function unshare(flags: number): void {
+  check(cUnshare(flags) as number, 'unshare');
+}
+
+/** setns(2), which is of the calling thread alone. For host/enter.ts. */
+export function setNamespace(fd: number): void {
+  check(cSetns(fd, 0) as number, 'setns');
+}
+
+/** sethostname(2): of the uts namespace that the thread is in. */
+export function setHostname(name: string): void {
+  const bytes = Buffer.from(name);
+  check(cSethostname(bytes, bytes.length) as number, 'sethostname');
+}
+
+// ------------------------------------------------------------------ sockets
+
+const cSocket = libc.func('int socket(int family, int type, int protocol)');
+const cIoctlBytes = libc.func('int ioctl(int fd, unsigned long request, void *bytes)');
+const cSendto = libc.func(
+  'long sendto(int fd, const void *bytes, size_t length, int flags, const void *address, unsigned int addressLength)',
+);
+
+/** The numbers are those of x86 and ARM (asm-generic), as O_CLOEXEC is. */
+const family = { unix: 1, inet: 2, inet6: 10 } as const;
+const socketType = { stream: 1, datagram: 2 } as const;
+const SOCK_NONBLOCK = 0o4000;
+
+/** socket(2): it stays in the network namespace that the thread is in now. */
+export function openSocket(of: keyof typeof family, type: keyof typeof socketType): number {
+  return check(cSocket(family[of], socketType[type] | O_CLOEXEC | SOCK_NONBLOCK, 0) as number, 'socket');
+}
+
+/** Sets an interface up (netdevice(7): SIOCGIFFLAGS, SIOCSIFFLAGS) in the network namespace that the thread is in. */
+export function setInterfaceUp(name: string): void {
+  const fd = openSocket('inet', 'datagram');
+  try {
+    const request = Buffer.alloc(40); // struct ifreq: the name in 16 bytes, then the flags
+    request.write(name, 0, 15);
+    check(cIoctlBytes(fd, 0x8913, request) as number, 'ioctl SIOCGIFFLAGS', name);
+    request.writeInt16LE(request.readInt16LE(16) | 1, 16); // IFF_UP
+    check(cIoctlBytes(fd, 0x8914, request) as number, 'ioctl SIOCSIFFLAGS', name);
+  } finally {
+    close(fd);
+  }
+}
+
+/** One datagram to a unix socket, "@..." for an abstract one (unix(7)); it does not wait for a full one. */
+export function sendDatagram(path: string, text: string): void {
+  const name = Buffer.from(path.startsWith('@') ? `\0${path.slice(1)}` : path);
+  const address = Buffer.concat([Buffer.from([family.unix, 0]), name]);
+  const bytes = Buffer.from(text);
+  const fd = openSocket('unix', 'datagram');
+  try {
+    check(Number(cSendto(fd, bytes, bytes.length, 0, address, address.length)), 'sendto', path);
+  } finally {
+    close(fd);
+  }
+}
