@@ -266,8 +266,7 @@ async function subgroups(folder: string): Promise<string[]> {
 
 /** Sends a signal once to every process of a group and of those below it. */
 export async function signalCgroup(name: string, signal: number, layout = cgroupLayout()): Promise<void> {
-  const folder = processFolder(layout, name);
-  for (const pid of folder === undefined ? [] : await processesOf(folder))
+  for (const pid of await cgroupProcesses(name, layout))
     try {
       process.kill(pid, signal);
     } catch {
@@ -301,6 +300,12 @@ export async function killCgroup(name: string, layout = cgroupLayout()): Promise
       }
     await sleep(10);
   }
+}
+
+/** The pids in a group and in those below it; none where there is no such group. */
+export async function cgroupProcesses(name: string, layout = cgroupLayout()): Promise<number[]> {
+  const folder = processFolder(layout, name);
+  return folder === undefined ? [] : processesOf(folder);
 }
 
 /** The pids in a folder of a tree and below it. */

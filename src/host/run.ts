@@ -305,6 +305,8 @@ export interface DetachedOptions {
   env?: Record<string, string>;
   /** How many pipes it gets, on fd 3 and up. */
   pipes?: number;
+  /** Its standard streams are its own, with nobody at their other ends, and not the host's /dev/null: for a runtime that gives them to a container. */
+  ownStreams?: boolean;
 }
 
 export interface Detached {
@@ -317,22 +319,20 @@ export interface Detached {
 /** Starts a program that outlives us: a session of its own, and none of our pipes on its stdio. */
 export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): Detached {
   const [file, ...args] = argv;
-  const stdio: ['ignore', 'ignore', 'ignore', ...'pipe'[]] = [
-    'ignore',
-    'ignore',
-    'ignore',
+  const standard = options.ownStreams ? 'pipe' : 'ignore';
+  const stdio: [typeof standard, typeof standard, typeof standard, ...'pipe'[]] = [
+    standard,
+    standard,
+    standard,
     ...Array<'pipe'>(options.pipes ?? 0).fill('pipe'),
   ];
-  const child = execa(file, args, {
+  const child = spawn(file, args, {
     detached: true,
-    cleanup: false,
-    reject: false,
-    buffer: false,
-    extendEnv: false,
     stdio,
     env: { ...baseEnvironment, ...options.env },
     ...(options.cwd ? { cwd: options.cwd } : {}),
   });
+  child.on('error', () => undefined); // it has no pid then
   if (child.pid === undefined)
     throw new CommandError(
       'ToolMissing',
@@ -346,6 +346,7 @@ export function runDetached(argv: readonly [string, ...string[]], options: Detac
       0,
     );
   child.unref();
+  for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
   log.debug({ argv: shown(argv), pid: child.pid }, 'tool started');
   return {
     pid: child.pid,
