@@ -26,6 +26,7 @@ const tools: readonly Tool[] = [
   },
   { name: 'flock', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
   { name: 'setpriv', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
+  { name: 'choom', package: 'util-linux', version: ['--version'] },
   { name: 'mount', package: 'mount', version: ['--version'] },
   { name: 'unshare', package: 'util-linux', version: ['--version'] },
   { name: 'nsenter', package: 'util-linux', version: ['--version'] },
