@@ -1,7 +1,6 @@
 // What a pod and a container have in the state folder, taken apart by what lies
 // there: for recovery and `crisp gc`, which find them without a record, and for
 // the removal of a standalone container.
-import { join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
