@@ -26,7 +26,7 @@ const tools: readonly Tool[] = [
   },
   { name: 'flock', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
   { name: 'setpriv', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
-  { name: 'choom', package: 'util-linux', version: ['--version'] },
+  { name: 'choom', package: 'util-linux', version: ['--version'], without: 'exec and probes do not work' },
   { name: 'mount', package: 'mount', version: ['--version'] },
   { name: 'unshare', package: 'util-linux', version: ['--version'] },
   { name: 'nsenter', package: 'util-linux', version: ['--version'] },
