@@ -94,7 +94,8 @@ module.exports = {
       'oci/ makes config.json from facts; bundle is its hand, the others named here its eyes.',
       {
         path: '^src/oci/',
-        pathNot: '^src/oci/(bundle|inspect|host-facts|host-devices|cdi|capabilities)\\.ts$|\\.test\\.ts$',
+        pathNot:
+          '^src/oci/(bundle|inspect|working-folder|host-facts|host-devices|cdi|capabilities)\\.ts$|\\.test\\.ts$',
       },
       { path: '^src/host/|^(node:)?(fs|fs/promises|net|http)$' },
     ),

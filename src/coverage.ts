@@ -146,7 +146,8 @@ export const coverage: Readonly<Record<string, Fields>> = {
   },
   ContainerConfig: {
     ...applied(requests, 'metadata image command log_path linux'),
-    ...applied(bundle, 'working_dir envs mounts devices'),
+    ...applied(at('confinement'), 'working_dir', 'one that leads into /proc is refused'),
+    ...applied(bundle, 'envs mounts devices'),
     ...applied(fields, 'args labels stop_signal'),
     ...applied(at('routing'), 'annotations', 'kept; the runtime gets those that its handler allows'),
     ...applied(streaming, 'stdin stdin_once'),

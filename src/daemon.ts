@@ -11,6 +11,7 @@ import { streamingHandlers } from './cri/exec.js';
 import { Handler } from './cri/handlers.js';
 import type { Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
+import { holderRuntimes } from './cri/sandbox-run.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
@@ -23,6 +24,7 @@ import { log } from './log.js';
 import { metrics, MetricsServer } from './metrics.js';
 import { Network } from './network/cni.js';
 import { readHostFacts } from './oci/host-facts.js';
+import { findHolderTools } from './pod/pid-holder.js';
 import { InFlight } from './records/creations.js';
 import { Locks } from './records/locks.js';
 import { containerState, sandboxState } from './records/records.js';
@@ -125,6 +127,10 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   const ended = new AbortController();
   closers.push(() => ended.abort());
   void watchForLostExits(parts, ended.signal);
+
+  await findHolderTools(holderRuntimes(parts)).catch((error: unknown) =>
+    log.warn({ error: toCrispError(error).report }, 'pods that share one pid namespace cannot run'),
+  );
 
   // 4. Open for calls.
   const server = new CriServer(parts);

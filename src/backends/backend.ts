@@ -98,6 +98,12 @@ export interface Probe {
   readonly found?: unknown;
 }
 
+/** An OCI runtime: its name or path, and the arguments before the verb. */
+export interface OciRuntime {
+  readonly path: string;
+  readonly args: readonly string[];
+}
+
 /**
  * Every call may throw a CrispError.  kill, delete and stopSandbox are
  * idempotent: what is gone already is no error.
@@ -111,6 +117,9 @@ export interface Backend {
   fingerprint(): Promise<string>;
   /** Takes over what an earlier probe of the same node found, instead of a new one. Absent: a probe leaves nothing that creating needs. */
   recall?(probe: Probe): void;
+
+  /** The OCI runtime behind it, which can start the holder of a pod's pid namespace too. Absent: none is. */
+  readonly ociRuntime?: OciRuntime;
 
   /** The user namespace of pods that ask for none and share none of the host's; absent: the host's. */
   userNamespace?(plan: SandboxPlan): IdMaps | undefined;

@@ -8,6 +8,7 @@ import { withUndo } from '../host/undo.js';
 import type { Image } from '../images/store.js';
 import { validateBundle, writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
+import { withWorkingFolder } from '../oci/working-folder.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { minimalSpec } from '../oci/minimal-spec.js';
@@ -85,7 +86,10 @@ async function makeBundle(
     signals.check();
     writeBundle(
       folder,
-      await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)),
+      await withWorkingFolder(
+        await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)),
+        rootfs,
+      ),
     );
   }).finally(() => {
     signals.release();

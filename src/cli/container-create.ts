@@ -10,6 +10,7 @@ import type { Image } from '../images/store.js';
 import { bringLoopbackUp, pinNamespaces } from '../pod/namespaces.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
+import { withWorkingFolder } from '../oci/working-folder.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import type { ImageConfig } from '../oci/image-config.js';
 import { inspectRootfs } from '../oci/inspect.js';
@@ -161,7 +162,7 @@ export async function createContainer(
       ? await parts.rootfs.provide(form, id, source.image, pinned)
       : (source.folder ?? '');
     const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
-    const { spec, notHonoured: left } = containerSpec({
+    const { spec: made, notHonoured: left } = containerSpec({
       config,
       sandbox,
       image: source.config,
@@ -174,6 +175,7 @@ export async function createContainer(
       sharedMemory: join(plan.folder, 'shm'),
       allowedAnnotations: parts.config.handlers[backend]?.allowed_annotations ?? [],
     });
+    const spec = await withWorkingFolder(made, rootfs);
     const notHonoured = [...left, ...(handler.notHonoured?.(spec) ?? [])];
     writeBundle(folder, spec);
     const backendState = await handler.create({

@@ -11,6 +11,7 @@ import type { Image } from '../images/store.js';
 import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
+import { withWorkingFolder } from '../oci/working-folder.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { pack } from '../records/recovery-label.js';
 import {
@@ -154,7 +155,8 @@ async function makeContainer(
       allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
     });
     const notHonoured = [...made.notHonoured, ...(backend.notHonoured?.(made.spec) ?? [])];
-    writeBundle(folder, made.spec);
+    const spec = await withWorkingFolder(made.spec, rootfs);
+    writeBundle(folder, spec);
     if (logPath) makeFolder(join(logPath, '..'), 0o755);
 
     // 5. The container.
@@ -175,7 +177,7 @@ async function makeContainer(
       template: image.template,
       sandbox: sandbox.plan,
       folder,
-      spec: made.spec,
+      spec,
       logPath,
       stdin: config.stdin,
       stdinOnce: config.stdin_once,

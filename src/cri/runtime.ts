@@ -1,6 +1,8 @@
 // Version, Status, RuntimeConfig and UpdateRuntimeConfig.
 import { cgroupDriver } from '../host/cgroup.js';
+import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
+import { findHolderTools } from '../pod/pid-holder.js';
 import type { RuntimeConfigRequest__Output } from './generated/runtime/v1/RuntimeConfigRequest.js';
 import type { RuntimeConfigResponse } from './generated/runtime/v1/RuntimeConfigResponse.js';
 import type { StatusRequest__Output } from './generated/runtime/v1/StatusRequest.js';
@@ -11,6 +13,7 @@ import type { VersionRequest__Output } from './generated/runtime/v1/VersionReque
 import type { VersionResponse } from './generated/runtime/v1/VersionResponse.js';
 import { refreshHandlers } from './handlers.js';
 import type { Parts } from './parts.js';
+import { holderRuntimes } from './sandbox-run.js';
 
 /** The version of the kubelet's runtime API, which has been 0.1.0 since there is a CRI. */
 const kubeApiVersion = '0.1.0';
@@ -42,6 +45,7 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
               message: handlers.map((handler) => `${handler.name}: ${handler.reason}`).join('; '),
             },
         { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
+        ...(await sharedPidCondition(parts)),
       ],
     },
     runtime_handlers: [
@@ -58,6 +62,17 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
         }
       : {},
   };
+}
+
+/** Told only while it is not so: the node is ready without it, for pods that do not ask for it. */
+async function sharedPidCondition(parts: Parts) {
+  try {
+    await findHolderTools(holderRuntimes(parts));
+    return [];
+  } catch (error) {
+    const { id, message, hint } = toCrispError(error);
+    return [{ type: 'SharedPidNamespaceReady', status: false, reason: id, message: `${message} (${hint})` }];
+  }
 }
 
 function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolean }) {

@@ -1,6 +1,7 @@
 // RunPodSandbox: route, namespaces, network, record.
 import { setImmediate } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import type { Backend, OciRuntime } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
@@ -9,14 +10,15 @@ import { mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
 import { metrics } from '../metrics.js';
+import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../pod/namespaces.js';
 import {
-  bringLoopbackUp,
-  pinNamespaces,
+  findHolderTools,
+  holderFolder,
   startPidHolder,
   stopPidHolder,
-  unpinNamespaces,
-} from '../pod/namespaces.js';
-import { sharesWithHost } from '../oci/namespaces.js';
+  type HolderTools,
+} from '../pod/pid-holder.js';
+import { cgroupsPath, sharesWithHost } from '../oci/namespaces.js';
 import { writePodFiles } from '../pod/files.js';
 import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
 import { chooseHandler } from '../config/router.js';
@@ -102,6 +104,9 @@ async function makeSandbox(
     const ownNetwork = wantedNamespaces(config).network && (backend.ownNetwork?.(plan) ?? false);
     if (ownNetwork) checkOwnNetwork(config);
     const wanted = { ...wantedNamespaces(config), ...(ownNetwork ? { network: false } : {}) };
+    const holderTools = sharesPids(config)
+      ? await findHolderTools(holderRuntimes(parts, backend))
+      : undefined;
 
     // 2. The intent, before anything that could leak.
     const record: SandboxRecord = {
@@ -143,12 +148,14 @@ async function makeSandbox(
     const begun = setImmediate();
     undo.push('cgroup', () => (ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined));
     undo.push('shared memory', () => unmount(sharedMemory(plan)));
+    const cgroup = begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined));
     const [attachment, holder] = await allOf([
       wanted.network ? attachNetwork(parts, plan, config, namespaces['network'] ?? '', undo) : undefined,
-      begun.then(() => (sharesPids(config) ? startHolder(plan, undo) : undefined)),
+      holderTools &&
+        cgroup.then(() => startHolder(parts, { ...plan, namespaces, idMaps }, holderTools, undo)),
       begun.then(() => (wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined)),
       begun.then(() => (wanted.ipc ? mountSharedMemory(plan) : undefined)),
-      begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined)),
+      cgroup,
     ] as const);
 
     // 6. What the backend needs once per pod.
@@ -200,12 +207,33 @@ async function attachNetwork(
 }
 
 async function startHolder(
+  { host }: Parts,
   plan: SandboxPlan,
+  tools: HolderTools,
   undo: { push(what: string, step: () => Promise<unknown>): void },
 ) {
-  const started = await startPidHolder(namespacesFolder(plan));
-  undo.push('pid holder', () => stopPidHolder(started.holder));
-  return started;
+  const folder = holderFolder(plan.folder);
+  undo.push('pid holder', () => stopPidHolder(folder));
+  return startPidHolder({
+    tools,
+    folder,
+    namespaces: plan.namespaces,
+    idMaps: plan.idMaps,
+    cgroupsPath: cgroupsPath(plan.cgroupParent, `holder-${plan.id}`, host.systemdCgroup),
+    systemdCgroup: host.systemdCgroup,
+    oomScoreAdj: Math.max(holderOomScoreAdj, host.lowestOomScoreAdj),
+  });
+}
+/** With it the whole pod ends: of its processes it is the last that the kernel should choose. */
+const holderOomScoreAdj = -998;
+
+/** What may start a holder: the pod's own runtime if it is one of OCI, else another that works here. */
+export function holderRuntimes({ handlers }: Pick<Parts, 'handlers'>, own?: Backend): OciRuntime[] {
+  const ready = [...handlers.values()].filter(({ probe }) => probe.ready).map(({ backend }) => backend);
+  return [
+    ...[...(own ? [own] : []), ...ready].flatMap(({ ociRuntime }) => ociRuntime ?? []),
+    ...['crun', 'runc'].map((path) => ({ path, args: [] })),
+  ];
 }
 
 /** Also for pods that are found again. */

@@ -3,9 +3,9 @@
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmount } from '../host/mounts.js';
-import { programsIn } from '../host/proc.js';
 import { log } from '../log.js';
-import { stopPidHolder, unpinNamespaces } from '../pod/namespaces.js';
+import { unpinNamespaces } from '../pod/namespaces.js';
+import { holderFolder, stopPidHolder } from '../pod/pid-holder.js';
 import { now, type SandboxRecord } from '../records/records.js';
 import type { RemovePodSandboxRequest__Output } from './generated/runtime/v1/RemovePodSandboxRequest.js';
 import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodSandboxResponse.js';
@@ -58,13 +58,7 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
   if (config.linux?.security_context?.namespace_options?.network !== 'NODE' && !plan.ownNetwork) {
     await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
   }
-  // A crash may have come before its record named the holder: it, and what was on the way to become it, works in the pod's folder.
-  const holders = record.holder
-    ? [record.holder]
-    : sharesPids(config)
-      ? await programsIn(namespacesFolder(plan))
-      : [];
-  for (const holder of holders) await stopPidHolder(holder);
+  if (sharesPids(config)) await stopPidHolder(holderFolder(plan.folder), record.holder);
   await unpinNamespaces(namespacesFolder(plan));
   await unmount(sharedMemory(plan));
 }

@@ -294,6 +294,12 @@ export async function killCgroup(name: string, layout = cgroupLayout()): Promise
   }
 }
 
+/** The pids in a group and in those below it; none where there is no such group. */
+export async function cgroupProcesses(name: string, layout = cgroupLayout()): Promise<number[]> {
+  const folder = processFolder(layout, name);
+  return folder === undefined ? [] : processesOf(folder);
+}
+
 /** The pids in a folder of a tree and below it. */
 export async function processesOf(folder: string): Promise<number[]> {
   let own: string;

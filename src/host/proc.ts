@@ -1,7 +1,7 @@
 // Processes as /proc shows them.  A pid alone is no identity: pids are reused,
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
 import { readdir, readFile, readlink } from 'node:fs/promises';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAbsent, readFileIfThere, realPathOf } from './files.js';
@@ -203,6 +203,34 @@ function readStat(
     startTime: fields[19] ?? '',
   };
 }
+
+/**
+ * The command with this oom_score_adj for the program and all that it starts,
+ * whatever ours is: by choom(1), which becomes the program. Where we may not give
+ * that value (a lower one than ours takes CAP_SYS_RESOURCE, proc(5)) it is ours.
+ */
+export function withOomScoreAdj(
+  value: number | undefined,
+  argv: readonly [string, ...string[]],
+): [string, ...string[]] {
+  return value === undefined || !mayHaveOomScoreAdj(value)
+    ? [...argv]
+    : ['choom', '-n', String(value), '--', ...argv];
+}
+
+/** Tried on ourselves, and at once taken back: whoever may lower it may raise it again. */
+function mayHaveOomScoreAdj(value: number): boolean {
+  const own = readFileSync(ownOomScoreAdj, 'utf8').trim();
+  if (value >= Number(own)) return true;
+  try {
+    writeFileSync(ownOomScoreAdj, String(value));
+    writeFileSync(ownOomScoreAdj, own);
+    return true;
+  } catch {
+    return false;
+  }
+}
+const ownOomScoreAdj = '/proc/self/oom_score_adj';
 
 /** The id of this boot: what was alive under another one is dead. */
 export async function bootId(): Promise<string> {

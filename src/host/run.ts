@@ -269,6 +269,8 @@ export interface DetachedOptions {
   env?: Record<string, string>;
   /** The pipes that it gets on fd 3 and up, by what we do with our end. */
   pipes?: readonly ('read' | 'write')[];
+  /** Its standard streams are its own, with nobody at their other ends, and not the host's /dev/null: for a runtime that gives them to a container. */
+  ownStreams?: boolean;
 }
 
 export interface Detached {
@@ -287,6 +289,9 @@ export function runDetached(argv: readonly [string, ...string[]], options: Detac
     child = new Child(argv, {
       cwd: options.cwd,
       env: { ...baseEnvironment, ...options.env },
+      stdin: options.ownStreams ?? false,
+      stdout: options.ownStreams ?? false,
+      stderr: options.ownStreams ?? false,
       pipes: options.pipes ?? [],
       session: true,
     });
@@ -305,6 +310,7 @@ export function runDetached(argv: readonly [string, ...string[]], options: Detac
     );
   }
   child.unref();
+  for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
   log.debug({ argv: shown(argv), pid: child.pid }, 'tool started');
   return {
     pid: child.pid,

@@ -138,7 +138,8 @@ export async function resolveInside(rootfs: string, path: string, field: string)
   return `/${resolved.join('/')}`;
 }
 
-async function linkTarget(path: string): Promise<string | undefined> {
+/** What a symlink points to; undefined: it is none, or there is nothing. */
+export async function linkTarget(path: string): Promise<string | undefined> {
   try {
     return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
   } catch (error) {

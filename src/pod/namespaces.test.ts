@@ -1,18 +1,15 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdtemp, readdir, readFile, readlink, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { exists } from '../host/files.js';
 import { mountPoints } from '../host/mounts.js';
-import { isAlive } from '../host/proc.js';
-import { run, runDetached } from '../host/run.js';
+import { run } from '../host/run.js';
 import {
   bringLoopbackUp,
   checkPodSysctls,
   isNamespaceFile,
   pinNamespaces,
-  startPidHolder,
-  stopPidHolder,
   unpinNamespaces,
 } from './namespaces.js';
 
@@ -164,50 +161,6 @@ describe('a user namespace', () => {
       pinNamespaces(folder, { ...all, user: { uids: overlapping, gids: [mapping] } }, { sysctls: {} }),
     ).rejects.toMatchObject({ id: 'NamespaceFailed' });
     await expectNothingLeft();
-  });
-
-  test('owns the pid namespace of its holder', async () => {
-    await pinNamespaces(folder, { ...all, user: { uids: [mapping], gids: [mapping] } }, { sysctls: {} });
-    const { holder } = await startPidHolder(folder);
-    try {
-      expect(await readFile(`/proc/${holder.pid}/status`, 'utf8')).toMatch(/^Uid:\t300000\t/m);
-      expect(await readlink(`/proc/${holder.pid}/ns/user`)).toBe(
-        await inside([`--user=${join(folder, 'user')}`], 'readlink', '/proc/self/ns/user'),
-      );
-    } finally {
-      await stopPidHolder(holder);
-    }
-  });
-});
-
-describe('the holder of a pid namespace', () => {
-  test('is its first process, alone, until it is stopped', async () => {
-    const { path, holder } = await startPidHolder(folder);
-    try {
-      expect(await readFile(`/proc/${holder.pid}/comm`, 'utf8')).toBe('catatonit\n');
-      expect(await readFile(`/proc/${holder.pid}/status`, 'utf8')).toMatch(/^NSpid:\t\d+\t1$/m);
-      expect(await readlink(path)).not.toBe(await readlink('/proc/self/ns/pid'));
-      expect(await inside([`--pid=${path}`], 'readlink', '/proc/self')).toBeTruthy();
-    } finally {
-      await stopPidHolder(holder);
-    }
-    expect(await isAlive(holder)).toBe(false);
-    await stopPidHolder(holder);
-  });
-
-  test('takes what runs in the namespace along', async () => {
-    const { path, holder } = await startPidHolder(folder);
-    const other = runDetached(['nsenter', `--pid=${path}`, 'sleep', '60']);
-    await stopPidHolder(holder);
-    await other.exited;
-  });
-
-  test('is told from a later process of its pid', async () => {
-    const { holder } = await startPidHolder(folder);
-    await stopPidHolder({ ...holder, startTime: '1' });
-    expect(await isAlive(holder)).toBe(true);
-    await stopPidHolder(holder);
-    expect(await isAlive(holder)).toBe(false);
   });
 });
 

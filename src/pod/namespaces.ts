@@ -3,19 +3,18 @@
 // sandbox-stop and recovery.
 //
 //   FOLDER/net, ipc, uts, user   bind mounts of /proc/PID/ns/*
-//   pid                          dies with its first process, so a pod that
-//                                shares one needs a holder (catatonit -P)
+//
+// A pid namespace dies with its first process, so that of a pod needs a holder:
+// see pid-holder.ts.
 import { closeSync, constants, openSync, statfsSync, writeFileSync, writeSync } from 'node:fs';
 import { rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import { currentNamespace, inNamespaces, inNewNamespaces } from '../host/enter.js';
-import { isAbsent, makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { isAbsent, makeFolder, remove } from '../host/files.js';
 import { bindMount, unmount } from '../host/mounts.js';
-import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../host/proc.js';
-import { CommandError, run, runDetached, runStreaming } from '../host/run.js';
+import { CommandError, run, runStreaming } from '../host/run.js';
 import { mountFilesystem, mountFlag, setHostname, setInterfaceUp } from '../host/syscalls.js';
 import type { IdMapping } from '../shapes/spec.js';
 
@@ -260,59 +259,6 @@ function isOfIpc(sysctl: string): boolean {
 /** The lines of /proc/PID/uid_map (user_namespaces(7)); the kernel takes them in one write. */
 function mapLines(mappings: readonly IdMapping[]): string {
   return mappings.map(({ containerID, hostID, size }) => `${containerID} ${hostID} ${size}\n`).join('');
-}
-
-/**
- * Starts the process that keeps a pod-wide pid namespace and reaps its orphans;
- * in the user namespace pinned in `folder`, where there is one.  It outlives us.
- * @returns the namespace's path, for the runtime, and the holder
- */
-export async function startPidHolder(folder: string): Promise<{ path: string; holder: ProcessIdentity }> {
-  const user = join(folder, kernelName.user);
-  const enter = (await isNamespaceFile(user)) ? ['nsenter', `--user=${user}`] : [];
-  const [tool = '', ...args] = [...enter, 'unshare', '--pid', '--fork', 'catatonit', '-P'];
-  makeFolder(folder);
-  const starter = runDetached([tool, ...args], { cwd: folder }); // its mark, for the removal of a pod whose record does not name it
-  let failed: number | undefined;
-  void starter.exited.then((code) => {
-    failed = code ?? -1;
-  });
-  // unshare forks and waits: its child is the namespace's first process, and the fork gives no event.
-  const holder = await eventually(async () => {
-    if (failed !== undefined)
-      throw new CrispError(
-        'NamespaceFailed',
-        `the holder of the pod's pid namespace ended at once (exit code ${failed})`,
-        { stage: 'hold pid namespace', tool: 'catatonit' },
-      );
-    const [child] = await childrenOf(starter.pid);
-    if (child === undefined || !(await readFileIfThere(`/proc/${child}/comm`))?.startsWith('catatonit'))
-      return undefined; // between fork and exec it is still unshare
-    return identify(child);
-  });
-  starter.kill(); // it would only wait for its child's end
-  if (!holder)
-    throw new CrispError('NamespaceFailed', "the holder of the pod's pid namespace does not start", {
-      stage: 'hold pid namespace',
-      tool: 'catatonit',
-    });
-  return { path: `/proc/${holder.pid}/ns/pid`, holder };
-}
-
-/** Ends the holder, and with it all that is left in its pid namespace. Idempotent. */
-export async function stopPidHolder(holder: ProcessIdentity): Promise<void> {
-  if (!(await signalProcess(holder, 'SIGKILL'))) return;
-  await eventually(async () => ((await isAlive(holder)) ? undefined : true));
-}
-
-/** Asks again and again, 1 ms apart, for at most 5 s: for what the kernel gives no event. */
-async function eventually<T>(ask: () => Promise<T | undefined>): Promise<T | undefined> {
-  const deadline = performance.now() + 5_000;
-  for (;;) {
-    const answer = await ask();
-    if (answer !== undefined || performance.now() > deadline) return answer;
-    await sleep(1);
-  }
 }
 
 /**

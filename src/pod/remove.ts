@@ -1,20 +1,19 @@
 // What a pod and a container have in the state folder, taken apart by what lies
 // there: for recovery and `crisp gc`, which find them without a record, and for
 // the removal of a standalone container.
-import { join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
-import { outwait, programsIn } from '../host/proc.js';
-import { stopPidHolder } from './namespaces.js';
+import { outwait } from '../host/proc.js';
+import { holderFolder, stopPidHolder } from './pid-holder.js';
 
 /** How long a monitor may take to end after its container. */
 const monitorPatienceMs = 2_000;
 
 /** A pod without a record, whose containers and network are gone. @param cgroup the one that crisp makes for it */
 export async function removePod(folder: string, cgroup: string | undefined): Promise<void> {
-  for (const holder of await programsIn(join(folder, 'ns'))) await stopPidHolder(holder);
+  await stopPidHolder(holderFolder(folder));
   await takeApart(folder, cgroup);
 }
 

@@ -120,6 +120,11 @@ async function pidsOf(argument: number): Promise<number[]> {
   return pids.filter((_, index) => lines[index] === `sleep\0${argument}\0`).map(Number);
 }
 
+/** The shell has still to start it when the start of its container is answered. */
+async function started(argument: number): Promise<void> {
+  while ((await pidsOf(argument)).length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
 describe.each([
   ['crun', 'POD'],
   ['crun', 'NODE'],
@@ -138,7 +143,7 @@ describe.each([
 
   test('what a container has started is gone when its end is told', async () => {
     const { argument, pod, id } = await startMaster('until [ -e /go ]; do sleep 0.1; done; exit 3');
-    expect(await pidsOf(argument)).toHaveLength(1);
+    await started(argument);
     await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['touch', '/go'], timeout: '10' });
     expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
     expect(await pidsOf(argument)).toEqual([]);

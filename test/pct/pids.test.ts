@@ -1,5 +1,8 @@
 // Whose processes a CT sees: its own, those of its pod, those of another container.
+import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Daemon } from '../helpers/daemon.js';
 import {
   containerConfig,
@@ -78,5 +81,66 @@ test('pid POD: what a CT has started is gone when its end is told', async () => 
   await daemon.client.runtime.ExecSync({ container_id: master, cmd: ['touch', '/go'], timeout: '10' });
   expect(await waitForExit(daemon, master)).toMatchObject({ exit_code: 3 });
   expect(await sees(witness, '65432')).toBe(false);
+  await removePod(daemon, pod.id);
+});
+
+test('the first process of a shared pid namespace leads nowhere, and no working folder into /proc', async () => {
+  const secret = join(daemon.folder, 'secret');
+  await writeFile(secret, 'of the host', { mode: 0o644 });
+  const before = await daemon.traces();
+  for (const pid of ['POD', 'NODE'] as const) {
+    const namespace_options = { pid };
+    const capabilities = { add_capabilities: ['SYS_PTRACE'] };
+    const linux = { security_context: { namespace_options, capabilities } };
+    const pod = await runPod(daemon, { linux: { security_context: { namespace_options } } }, 'lxc');
+    const volume = join(node.folder, `links-${pid}`);
+    await mkdir(volume);
+    await symlink('/proc/1/root', join(volume, 'link'));
+    const mounts = [{ host_path: volume, container_path: '/volume' }];
+    for (const working_dir of ['/proc/1/root', '/volume/link/etc'])
+      await expect(
+        createContainer(daemon, pod, named('thief', 'true', { linux, working_dir, mounts })),
+      ).rejects.toMatchObject({
+        code: Code.INVALID_ARGUMENT,
+        details: expect.stringContaining('working_dir'),
+      });
+    // What has changed between create and start.
+    await mkdir(join(volume, 'work'));
+    const late = await createContainer(
+      daemon,
+      pod,
+      named('late', 'true', { linux, working_dir: '/volume/work', mounts }),
+    );
+    await rm(join(volume, 'work'), { recursive: true });
+    await symlink('/proc/1/root', join(volume, 'work'));
+    await expect(daemon.client.runtime.StartContainer({ container_id: late })).rejects.toMatchObject({
+      code: Code.INVALID_ARGUMENT,
+    });
+    if (pid === 'POD') {
+      const id = await startContainer(daemon, pod, named('one', untilStopped(), { linux }));
+      const said = async (script: string): Promise<string> =>
+        String(
+          (await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', `${script} 2>&1`] }))
+            .stdout,
+        );
+      expect(await said('cat /proc/1/comm')).toBe('catatonit\n');
+      for (const way of ['root', 'cwd'])
+        expect(await said(`cat /proc/1/${way}${secret}`)).not.toContain('of the host');
+      expect(await said('cat /proc/1/status')).toMatch(/^CapBnd:\t0{16}$/m);
+    }
+    await removePod(daemon, pod.id);
+  }
+  expect([await node.guests(), await daemon.traces()]).toEqual([[], before]);
+});
+
+test("a further process has its CT's place before the OOM killer", async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const linux = { resources: { oom_score_adj: '700' } };
+  const id = await startContainer(daemon, pod, named('adjusted', untilStopped(), { linux }));
+  const { stdout } = await daemon.client.runtime.ExecSync({
+    container_id: id,
+    cmd: ['cat', '/proc/self/oom_score_adj', '/proc/1/oom_score_adj'],
+  });
+  expect(String(stdout)).toBe('700\n700\n');
   await removePod(daemon, pod.id);
 });

@@ -14,7 +14,9 @@ import { catches, identify, isAlive, outwait, signalProcess, type ProcessIdentit
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import { isPodsOwnCgroup } from '../../oci/namespaces.js';
-import type { Process, Resources, Spec } from '../../shapes/spec.js';
+import { checkProcessFolder, checkWorkingFolder } from '../../oci/working-folder.js';
+import { writeBundle } from '../../oci/bundle.js';
+import type { IdMapping, Process, Resources, Spec } from '../../shapes/spec.js';
 import type {
   Alive,
   Backend,
@@ -22,6 +24,7 @@ import type {
   ContainerRef,
   ExecPlan,
   Exit,
+  OciRuntime,
   Probe,
   RootfsWish,
 } from '../backend.js';
@@ -94,6 +97,10 @@ export class OciBackend implements Backend {
     return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
+  get ociRuntime(): OciRuntime {
+    return { path: this.options.path || this.name, args: this.options.args };
+  }
+
   get systemdCgroup(): boolean {
     return this.options.systemdCgroup;
   }
@@ -127,6 +134,9 @@ export class OciBackend implements Backend {
     const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
     return withUndo(async (undo) => {
       this.made.set(plan.id, { bundle: plan.folder });
+      const spec = withOwnIdMaps(plan.spec);
+      if (spec !== plan.spec && (await this.runtime.version()).startsWith('crun '))
+        writeBundle(plan.folder, spec);
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
       const pid = await monitor(
         {
@@ -143,6 +153,7 @@ export class OciBackend implements Backend {
       );
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
+      if (plan.spec.process.cwd !== '/') await checkProcessFolder(plan.spec.process.cwd, pid);
       const state: OciState = {
         process,
         cgroup: (await cgroupOfProcess(pid)) ?? plan.spec.linux.cgroupsPath ?? '',
@@ -203,11 +214,13 @@ export class OciBackend implements Backend {
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+    const process = await this.processOf(container);
+    await checkWorkingFolder(process.cwd, stateOf(container).process.pid);
     return exec(
       this.runtime,
       await this.monitorPlan(container.id, container.folder),
       container,
-      await this.processOf(container),
+      process,
       plan,
       signal,
     );
@@ -371,6 +384,30 @@ export function runtimeRoot({
   readonly root: string;
 }): string {
   return root || join(state, 'runtimes', name);
+}
+
+/**
+ * crun maps the ids of a mount into the user namespace of the process that it has
+ * started, which for one that is to join a pid namespace is not yet in the
+ * container's: the kernel refuses the host's (mount_setattr(2), EPERM). Written
+ * out as crun's own option (crun(1), idmap) the mapping needs no process.
+ */
+function withOwnIdMaps(spec: Spec): Spec {
+  const joinsPids = spec.linux.namespaces.some(({ type, path }) => type === 'pid' && path !== undefined);
+  if (!joinsPids || !spec.mounts.some(({ options }) => options?.includes('idmap'))) return spec;
+  const written = (maps: readonly IdMapping[] = []): string =>
+    maps.map(({ containerID, hostID, size }) => `${containerID}-${hostID}-${size}`).join('#');
+  const mounts = spec.mounts.map(({ uidMappings, gidMappings, ...mount }) =>
+    mount.options?.includes('idmap')
+      ? {
+          ...mount,
+          options: mount.options.map((option) =>
+            option === 'idmap' ? `idmap=uids=${written(uidMappings)};gids=${written(gidMappings)}` : option,
+          ),
+        }
+      : mount,
+  );
+  return { ...spec, mounts };
 }
 
 function oomKillsOf(sandbox: SandboxPlan): OomKills | undefined {

@@ -9,7 +9,9 @@ import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { isAbsent, makeFolder, readFileIfThere, remove } from '../../host/files.js';
-import { identify, killTree } from '../../host/proc.js';
+import { identify, killTree, withOomScoreAdj } from '../../host/proc.js';
+
+import { findProgram } from '../../host/programs.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
@@ -52,7 +54,11 @@ async function execPlain(
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
   const running = runStreaming(
-    await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
+    // crun gives it the runtime's own oom_score_adj, and not that of process.json.
+    withOomScoreAdj(
+      own.oomScoreAdj,
+      await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
+    ),
     plan.io,
     { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder },
   );
@@ -87,10 +93,14 @@ async function execInTerminal(
   try {
     await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
     const words = join(bundle, 'runtime.log');
+    // Around the runtime, not around conmon, which gives what it starts an oom_score_adj of its own.
+    const [program, ...args] = withOomScoreAdj(own.oomScoreAdj, [base.runtime, ...base.runtimeArgs]);
     const pid = await monitorExec(
       {
         ...base,
-        runtimeArgs: [...base.runtimeArgs, `--log=${words}`],
+        runtime: await findProgram(program),
+        runtimeArgs: [...args, `--log=${words}`],
+        systemdCgroup: false, // the arguments say it already, where it belongs
         bundle,
         exitDir: bundle,
         logPath: undefined,

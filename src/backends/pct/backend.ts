@@ -40,6 +40,7 @@ import { findProgram } from '../../host/programs.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
+import { withWorkingFolder } from '../../oci/working-folder.js';
 import type { Resources, Spec } from '../../shapes/spec.js';
 import type {
   Alive,
@@ -259,6 +260,8 @@ export class PctBackend implements Backend {
   async start(container: ContainerRef): Promise<{ pid: number }> {
     const { vmid, config } = await this.mine(container);
     await this.onlyOneOnBridge(vmid, config);
+    const spec = await specOf(container);
+    await withWorkingFolder(spec, spec.root.path); // again: another container may have changed what is in a volume
     await tell(container, 'quit'); // one that waits for a start that a crash of crisp cut off
     await startWatcher(this.watcherPlan(container, container.state as PctState));
     try {

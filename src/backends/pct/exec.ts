@@ -8,6 +8,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
+import { withOomScoreAdj } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ExecPlan } from '../backend.js';
@@ -19,7 +20,7 @@ export interface AttachPlan {
   readonly lxcFolder: string;
   readonly vmid: number;
   /** The CT's own process. */
-  readonly own: Pick<Process, 'user' | 'cwd' | 'env'>;
+  readonly own: Pick<Process, 'user' | 'cwd' | 'env' | 'oomScoreAdj'>;
   /** The folder of the CT's bundle, for a file of ours. */
   readonly bundle: string;
   /** The image has /bin/sh. */
@@ -34,7 +35,8 @@ export async function exec(
 ): Promise<{ exitCode: number }> {
   const { argv, env } = attachCommand(attach, plan);
   const sizeFile = join(attach.bundle, `size-${counter++}`);
-  const running = runStreaming(plan.io.terminal ? ['perl', pty, sizeFile, ...argv] : argv, plan.io, {
+  const command = withOomScoreAdj(attach.own.oomScoreAdj, argv); // lxc-attach hands on its own
+  const running = runStreaming(plan.io.terminal ? ['perl', pty, sizeFile, ...command] : command, plan.io, {
     timeoutMs: 0,
     okExitCodes: 'any',
     stage: 'exec',

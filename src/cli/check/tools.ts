@@ -26,17 +26,18 @@ const tools: readonly Tool[] = [
   },
   { name: 'flock', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
   { name: 'setpriv', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
+  { name: 'choom', package: 'util-linux', version: ['--version'], without: 'exec and probes do not work' },
   {
     name: 'unshare',
     package: 'util-linux',
     version: ['--version'],
-    without: 'pods with a user namespace or shareProcessNamespace cannot run',
+    without: 'pods with a user namespace cannot run',
   },
   {
     name: 'nsenter',
     package: 'util-linux',
     version: ['--version'],
-    without: 'pods with a user namespace that set sysctls or shareProcessNamespace cannot run',
+    without: 'pods with a user namespace cannot set sysctls',
   },
   {
     name: 'sysctl',

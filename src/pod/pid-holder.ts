@@ -1,0 +1,263 @@
+// The holder of a pod-wide pid namespace: its first process, which keeps it and
+// reaps its orphans (catatonit -P).  Called by sandbox-run, sandbox-stop and the
+// removal of pods without a record.
+//
+// Every container of the pod sees it as process 1, so it must be worth nothing to
+// them: it is a container of its own, started by an OCI runtime (docs/adr/0010).
+//
+//   FOLDER/config.json   what it is confined by, and its cgroup: all that is in that is ours
+//   FOLDER/rootfs        its root: /catatonit and mount points, mounted read-only
+//   FOLDER/runtime       the runtime's --root, apart from those of containers
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { OciRuntime } from '../backends/backend.js';
+import { CrispError } from '../errors.js';
+import { cgroupPath, cgroupProcesses, killCgroup, removeCgroup } from '../host/cgroup.js';
+import { makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { identify, isAlive, outwait, signalProcess, type ProcessIdentity } from '../host/proc.js';
+import { findProgram } from '../host/programs.js';
+import { runDetached } from '../host/run.js';
+import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
+import type { Spec } from '../shapes/spec.js';
+
+/** The programs that a holder takes, as absolute paths. */
+export interface HolderTools {
+  readonly runtime: OciRuntime;
+  readonly init: string;
+}
+
+export interface PidHolderPlan {
+  readonly tools: HolderTools;
+  /** Made by startPidHolder(), below the pod's folder. */
+  readonly folder: string;
+  /** The pod's, which it joins; one that the pod has not is new, never the host's. */
+  readonly namespaces: SandboxPlan['namespaces'];
+  /** The mapping of namespaces.user. */
+  readonly idMaps?: IdMaps | undefined;
+  /** As the driver wants it: see cgroupsPath() of oci/namespaces.ts. */
+  readonly cgroupsPath: string;
+  readonly systemdCgroup: boolean;
+  readonly oomScoreAdj: number;
+}
+
+const stage = 'hold pid namespace';
+const startPatienceMs = 20_000;
+const endPatienceMs = 5_000;
+/** Nobody's id: the largest that all runtimes take (runc has 31 bits), which no account and no range of subordinate ids reaches. */
+const nobodysId = 2 ** 31 - 2;
+
+/**
+ * Looks for catatonit and for the first of these runtimes that is there.
+ * @throws ToolMissing, which names the package
+ */
+export async function findHolderTools(runtimes: readonly OciRuntime[]): Promise<HolderTools> {
+  const init = await findProgram('catatonit').catch(() => undefined);
+  if (init === undefined)
+    throw new CrispError(
+      'ToolMissing',
+      'catatonit is not installed: pods that share one pid namespace cannot run',
+      {
+        stage,
+        tool: 'catatonit',
+        hint: 'apt install catatonit',
+      },
+    );
+  for (const { path, args } of runtimes) {
+    const found = await findProgram(path).catch(() => undefined);
+    if (found !== undefined) return { init, runtime: { path: found, args } };
+  }
+  throw new CrispError(
+    'ToolMissing',
+    'no OCI runtime is installed, which starts the first process of a pod that shares one pid namespace',
+    { stage, tool: runtimes[0]?.path ?? 'crun', hint: 'apt install crun (or runc)' },
+  );
+}
+
+/**
+ * Starts it. It outlives us.
+ * @returns the namespace's path, for the runtimes of the pod's containers, and the holder
+ * @throws NamespaceFailed with the runtime's words; what was begun is for stopPidHolder()
+ */
+export async function startPidHolder(
+  plan: PidHolderPlan,
+): Promise<{ path: string; holder: ProcessIdentity }> {
+  const { folder, tools } = plan;
+  const [pidFile, words] = [join(folder, 'pid'), join(folder, 'log')];
+  makeFolder(folder, 0o711);
+  for (const name of ['', 'proc', 'dev']) mkdirSync(join(folder, 'rootfs', name), { mode: 0o755 });
+  writeFileSync(join(folder, 'rootfs/catatonit'), '', { mode: 0o444 });
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(holderSpec(plan)), { mode: 0o600 });
+  const starter = runDetached(
+    [
+      tools.runtime.path,
+      ...tools.runtime.args,
+      `--root=${runtimeRoot(folder)}`,
+      `--log=${words}`,
+      ...(plan.systemdCgroup ? ['--systemd-cgroup'] : []),
+      'run',
+      '--detach',
+      `--pid-file=${pidFile}`,
+      `--bundle=${folder}`,
+      'holder',
+    ],
+    // The runtime gives its own streams to the process: /dev/null would be the host's, and change hands.
+    { cwd: folder, ownStreams: true },
+  );
+  const late = new AbortController();
+  const exitCode = await Promise.race([
+    starter.exited,
+    sleep(startPatienceMs, 'late', { signal: late.signal }).catch(() => undefined),
+  ]);
+  late.abort();
+  const pid = exitCode === 0 ? Number(await readFileIfThere(pidFile)) : NaN;
+  const holder = Number.isInteger(pid) && pid > 0 ? await identify(pid) : undefined;
+  if (holder) return { path: `/proc/${holder.pid}/ns/pid`, holder };
+  const said = (await readFileIfThere(words))?.trim();
+  throw new CrispError(
+    'NamespaceFailed',
+    exitCode === 'late'
+      ? `the holder of the pod's pid namespace did not start within ${startPatienceMs} ms`
+      : "the holder of the pod's pid namespace did not start",
+    {
+      stage,
+      tool: tools.runtime.path.replace(/^.*\//, ''),
+      ...(said ? { stderr: said } : {}),
+      hint: 'the words of the OCI runtime are above; `crisp check` runs a container with it',
+    },
+  );
+}
+
+/**
+ * Ends the holder that was started in this folder, or was about to be, and with
+ * it all that is left in its pid namespace; removes its cgroup and the folder.
+ * Idempotent.
+ * @param holder as the pod's record has it: known also when the folder was lost
+ */
+export async function stopPidHolder(folder: string, holder?: ProcessIdentity): Promise<void> {
+  // A daemon that was killed may have left the runtime at work.
+  for (const program of await outwait(folder, endPatienceMs)) await signalProcess(program, 'SIGKILL');
+  const group = await cgroupOf(folder);
+  const ending = [
+    holder,
+    ...(group === undefined ? [] : await Promise.all((await cgroupProcesses(group)).map(identify))),
+  ].filter((process) => process !== undefined);
+  for (const each of ending) await signalProcess(each, 'SIGKILL');
+  for (const each of ending) await untilEnded(each);
+  if (group !== undefined) {
+    await killCgroup(group);
+    await removeCgroup(cgroupPath(group));
+  }
+  await remove(folder);
+}
+
+/** What startPidHolder() has written; undefined: nothing was started here. */
+async function cgroupOf(folder: string): Promise<string | undefined> {
+  const text = await readFileIfThere(join(folder, 'config.json'));
+  if (text === undefined) return undefined;
+  try {
+    return (JSON.parse(text) as Spec).linux.cgroupsPath;
+  } catch {
+    return undefined; // cut off while it was written, before anything was started
+  }
+}
+
+/** Its end is that of the whole namespace, which its group is rid of before (pid_namespaces(7)). */
+async function untilEnded(process: ProcessIdentity): Promise<void> {
+  const deadline = performance.now() + endPatienceMs;
+  while ((await isAlive(process)) && performance.now() < deadline) await sleep(1);
+}
+
+/** Of a pod's holder. @param pod the pod's folder */
+export function holderFolder(pod: string): string {
+  return join(pod, 'holder');
+}
+
+function runtimeRoot(folder: string): string {
+  return join(folder, 'runtime');
+}
+
+/** Exported for the tests alone. */
+export function holderSpec({
+  tools,
+  folder,
+  namespaces,
+  idMaps,
+  cgroupsPath,
+  oomScoreAdj,
+}: Omit<PidHolderPlan, 'systemdCgroup'>): Spec {
+  const [uid, gid] = [idMaps?.uids, idMaps?.gids].map((map) => lastOf(map) ?? nobodysId) as [number, number];
+  return {
+    ociVersion: '1.0.2',
+    process: {
+      user: { uid, gid },
+      args: ['/catatonit', '-P'],
+      env: [],
+      cwd: '/',
+      capabilities: { bounding: [], effective: [], permitted: [], inheritable: [], ambient: [] },
+      noNewPrivileges: true,
+      oomScoreAdj,
+    },
+    root: { path: join(folder, 'rootfs'), readonly: true },
+    mounts: [
+      {
+        destination: '/catatonit',
+        type: 'bind',
+        source: tools.init,
+        options: ['bind', 'ro', 'nosuid', 'nodev'],
+      },
+      // The runtimes need one; of the kernel's files it has none but those of the pod's own processes.
+      {
+        destination: '/proc',
+        type: 'proc',
+        source: 'proc',
+        options: ['ro', 'nosuid', 'nodev', 'noexec', 'subset=pid'],
+      },
+      { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['ro', 'nosuid', 'noexec', 'size=4k'] },
+    ],
+    linux: {
+      namespaces: [
+        { type: 'mount' },
+        { type: 'pid' },
+        ...(['network', 'ipc', 'uts'] as const).map((type) => ({ type, ...pathOf(namespaces[type]) })),
+        ...(namespaces.user ? [{ type: 'user' as const, path: namespaces.user }] : []),
+      ],
+      ...(idMaps ? { uidMappings: [...idMaps.uids], gidMappings: [...idMaps.gids] } : {}),
+      cgroupsPath,
+      resources: { devices: [{ allow: false, access: 'rwm' }] },
+      seccomp: {
+        defaultAction: 'SCMP_ACT_ERRNO',
+        syscalls: [{ names: systemCalls, action: 'SCMP_ACT_ALLOW' }],
+      },
+    },
+  };
+}
+
+function pathOf(path: string | undefined): { path?: string } {
+  return path === undefined ? {} : { path };
+}
+
+/** The last id of a user namespace: it has no other that is nobody's. */
+function lastOf(map: IdMaps['uids'] | undefined): number | undefined {
+  return map && Math.max(...map.map(({ containerID, size }) => containerID + size - 1));
+}
+
+/**
+ * What catatonit needs to start, to wait for signals and to reap; and what the
+ * runtime still does once the filter is in force, which for runc is all of its
+ * way from there to execve(2). None makes a process, a socket or a mount, or
+ * signals another process; without capabilities none changes an id.
+ */
+const systemCalls = `
+  execve exit exit_group restart_syscall
+  arch_prctl set_tid_address set_robust_list rseq prlimit64 ugetrlimit getrandom
+  brk mmap mmap2 munmap mprotect madvise
+  rt_sigprocmask rt_sigaction rt_sigreturn sigreturn sigaltstack signalfd4
+  openat read write close close_range fcntl fcntl64 fstat newfstatat fstatat64 fstatfs fstatfs64
+  getdents64 readlink readlinkat faccessat faccessat2 getcwd chdir pipe2 fchown
+  wait4 waitid getpid gettid getppid getuid geteuid getgid getegid
+  prctl capget capset setgroups setgid setresgid setuid setresuid
+  futex nanosleep clock_gettime clock_nanosleep sched_yield epoll_create1 epoll_pwait epoll_ctl
+`
+  .trim()
+  .split(/\s+/);

@@ -1,0 +1,242 @@
+// Ways out of a pod that its processes must not find: through the holder of its
+// pid namespace, through the working folder, which the runtimes enter with more
+// rights than the process has, and with the daemon's place before the OOM killer.
+import { status as Code } from '@grpc/grpc-js';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { existsSync } from 'node:fs';
+import { chmod, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
+import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import {
+  containerConfig,
+  createContainer,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+} from '../helpers/requests.js';
+
+let daemon: Daemon;
+/** A file of the host, in no image, that anybody may read. */
+let secret: string;
+beforeAll(async () => {
+  daemon = await startDaemon();
+  await daemon.addImage(testImage);
+  await daemon.addImage('docker.io/library/escape:1', { config: { WorkingDir: '/proc/1/cwd' } });
+  await daemon.addImage('docker.io/library/linked:1', { links: { way: '/proc/1/root', up: '../../../way' } });
+  secret = join(daemon.folder, 'secret');
+  await writeFile(secret, 'of the host', { mode: 0o644 });
+});
+afterAll(() => daemon?.destroy());
+
+const said = async (id: string, ...cmd: string[]): Promise<string> => {
+  const { stdout, stderr } = await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '10' });
+  return `${String(stdout)}${String(stderr)}`;
+};
+const ids = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
+const userns_options = { mode: 'POD' as const, uids: ids, gids: ids };
+let names = 0;
+const container = (
+  security_context: LinuxContainerSecurityContext,
+  more: ContainerConfig = {},
+): ContainerConfig =>
+  containerConfig(untilStopped(), {
+    metadata: { name: `c${names++}`, attempt: 0 },
+    linux: { security_context },
+    ...more,
+  });
+
+describe.each(['crun', 'runc'])('%s', (handler) => {
+  test.each([
+    ['', {}],
+    [' in a user namespace', { userns_options }],
+  ])('the first process of a shared pid namespace leads nowhere%s', async (_, more) => {
+    const namespace_options = { pid: 'POD' as const, ...more };
+    const before = await daemon.traces();
+    const pod = await runPod(daemon, { linux: { security_context: { namespace_options } } }, handler);
+    const volume = join(daemon.folder, `volume-${handler}`);
+    await mkdir(volume, { recursive: true });
+    const { runtime_handlers: handlers } = await daemon.client.runtime.Status({});
+    const canMap = handlers.find(({ name }) => name === handler)?.features?.user_namespaces ?? false;
+    const mapped = 'userns_options' in more && canMap ? { uidMappings: ids, gidMappings: ids } : {};
+    const id = await startContainer(
+      daemon,
+      pod,
+      container(
+        { namespace_options, capabilities: { add_capabilities: ['SYS_PTRACE', 'KILL', 'DAC_OVERRIDE'] } },
+        { mounts: [{ host_path: volume, container_path: '/volume', ...mapped }] },
+      ),
+    );
+    expect(await said(id, 'cat', '/proc/1/comm')).toBe('catatonit\n');
+    if (!('userns_options' in more) || canMap)
+      expect(await said(id, 'stat', '-c', '%u', '/volume')).toBe('0\n');
+    for (const way of ['root', 'cwd']) {
+      expect(await said(id, 'cat', `/proc/1/${way}${secret}`)).not.toContain('of the host');
+      expect(await said(id, 'ls', `/proc/1/${way}/`)).toMatch(/^catatonit\ndev\nproc\n$|denied/);
+      for (const file of ['file', 'dev/file', 'proc/sys/kernel/hostname', 'catatonit'])
+        expect(await said(id, 'sh', '-c', `echo text >/proc/1/${way}/${file} && echo written`)).not.toContain(
+          'written',
+        );
+    }
+    expect(
+      await said(id, 'sh', '-c', 'for fd in 0 1 2; do : </proc/1/fd/$fd && echo opened; done'),
+    ).not.toContain('opened');
+    const status = await said(id, 'cat', '/proc/1/status');
+    expect(status).toMatch(/^CapBnd:\t0{16}$/m);
+    expect(status).toMatch(/^Seccomp:\t2$/m);
+    expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+    // What is orphaned in the pod is reaped.
+    await said(id, 'sh', '-c', '(sleep 0.1 &)');
+    for (let tries = 0; ; tries++) {
+      if (!(await said(id, 'sh', '-c', 'cat /proc/[0-9]*/stat')).includes('(sleep) Z')) break;
+      if (tries === 100) throw new Error('a zombie is left');
+    }
+    // Its memory is the pod's.
+    expect(await said(id, 'cat', '/proc/1/cgroup')).toContain(`/crisp/${pod.id}/holder-${pod.id}`);
+    await removePod(daemon, pod.id);
+    await rm(volume, { recursive: true });
+    expect(await daemon.traces()).toEqual(before);
+  });
+
+  describe.each(['POD', 'NODE'] as const)('with pid %s', (pid) => {
+    const namespace_options = { pid };
+    const nobody: LinuxContainerSecurityContext = {
+      namespace_options,
+      run_as_user: { value: '1001' },
+      capabilities: { drop_capabilities: ['ALL'] },
+    };
+    const refusal = {
+      code: Code.INVALID_ARGUMENT,
+      details: expect.stringMatching(/working_dir: "[^"]*" leads into \/proc/),
+    };
+
+    test('a working folder does not lead into /proc', async () => {
+      const pod = await runPod(daemon, { linux: { security_context: { namespace_options } } }, handler);
+      const before = await daemon.traces();
+      const volume = join(daemon.folder, `links-${handler}-${pid}`);
+      await mkdir(volume);
+      await symlink('/proc/1/root', join(volume, 'link'));
+      const mounts = [{ host_path: volume, container_path: '/volume' }];
+      const wishes: ContainerConfig[] = [
+        { working_dir: '/proc/1/root' },
+        { working_dir: '//proc/./self/../1/cwd/' },
+        { working_dir: '/../proc/1/root/etc' },
+        { image: { image: 'docker.io/library/escape:1' } },
+        { image: { image: 'docker.io/library/linked:1' }, working_dir: '/way' },
+        { image: { image: 'docker.io/library/linked:1' }, working_dir: '/up/etc' },
+        { working_dir: '/volume/link', mounts },
+        { working_dir: '/volume/../volume/link/etc', mounts },
+        {
+          working_dir: '/host/1/root',
+          mounts: [{ host_path: '/proc', container_path: '/host', readonly: true }],
+        },
+      ];
+      for (const wish of wishes)
+        await expect(createContainer(daemon, pod, container(nobody, wish))).rejects.toMatchObject(refusal);
+      expect(await daemon.traces()).toEqual(before);
+
+      // Others are where they lead inside; a missing one is made.
+      await mkdir(join(volume, 'inner'));
+      await symlink('/volume/inner', join(volume, 'fine'));
+      for (const [working_dir, expected] of [
+        ['/volume/fine', '/volume/inner'],
+        ['/../../tmp', '/tmp'],
+        ['/not/there', '/not/there'],
+      ] as const) {
+        const id = await startContainer(
+          daemon,
+          pod,
+          container({ namespace_options }, { working_dir, mounts }),
+        );
+        expect(await said(id, 'pwd')).toBe(`${expected}\n`);
+      }
+      await removePod(daemon, pod.id);
+      await rm(volume, { recursive: true });
+    });
+
+    test('nor that of a further process, when a volume has changed meanwhile', async () => {
+      const pod = await runPod(daemon, { linux: { security_context: { namespace_options } } }, handler);
+      const volume = join(daemon.folder, `changed-${handler}-${pid}`);
+      await mkdir(join(volume, 'work'), { recursive: true });
+      const id = await startContainer(
+        daemon,
+        pod,
+        container(nobody, {
+          working_dir: '/volume/work',
+          mounts: [{ host_path: volume, container_path: '/volume' }],
+        }),
+      );
+      expect(await said(id, 'pwd')).toBe('/volume/work\n');
+      await rm(join(volume, 'work'), { recursive: true });
+      await symlink('/proc/1/root', join(volume, 'work'));
+      await expect(said(id, 'cat', secret.slice(1))).rejects.toMatchObject(refusal);
+      await removePod(daemon, pod.id);
+      await rm(volume, { recursive: true });
+    });
+  });
+
+  test("a further process has its container's place before the OOM killer, not the daemon's", async () => {
+    const own = `/proc/${daemon.pid}/oom_score_adj`;
+    const was = await readFile(own, 'utf8');
+    const pod = await runPod(daemon, {}, handler);
+    const adjusted = (oom_score_adj: string) =>
+      startContainer(
+        daemon,
+        pod,
+        containerConfig(untilStopped(), {
+          metadata: { name: `c${names++}`, attempt: 0 },
+          linux: { resources: { oom_score_adj } },
+        }),
+      );
+    try {
+      const [low, high] = [await adjusted(String(Number(was) + 10)), await adjusted('700')];
+      await writeFile(own, '500'); // ours is now between the two
+      expect(await said(high, 'cat', '/proc/self/oom_score_adj')).toBe('700\n');
+      const crictl = `crictl --config /dev/null --runtime-endpoint unix://${daemon.socket}`;
+      const terminal = await daemon.machine.run([
+        'script',
+        '-qec',
+        `${crictl} exec -it ${high} cat /proc/self/oom_score_adj`,
+        '/dev/null',
+      ]);
+      expect(terminal.stdout).toMatch(/^700\s*$/m);
+      expect((await daemon.crictl('exec', high, 'cat', '/proc/self/oom_score_adj')).stdout).toBe('700\n');
+      expect(await said(low, 'cat', '/proc/self/oom_score_adj')).toBe(`${Number(was) + 10}\n`);
+      expect((await readFile(own, 'utf8')).trim()).toBe('500');
+    } finally {
+      await writeFile(own, was);
+    }
+    await removePod(daemon, pod.id);
+  });
+});
+
+test('a node without catatonit says so, and refuses the pods that need it before anything is made', async () => {
+  const place = '/usr/bin/catatonit';
+  const before = await daemon.traces();
+  const empty = join(daemon.folder, 'empty');
+  await writeFile(empty, '');
+  await chmod(empty, 0o644);
+  await daemon.machine.must(['mount', '--bind', empty, place]); // in the mount namespace of the daemon alone
+  try {
+    const condition = { type: 'SharedPidNamespaceReady', status: false, reason: 'ToolMissing' };
+    expect((await daemon.client.runtime.Status({})).status?.conditions).toContainEqual({
+      ...condition,
+      message: expect.stringContaining('apt install catatonit'),
+    });
+    const namespace_options = { pid: 'POD' as const };
+    await expect(
+      runPod(daemon, { linux: { security_context: { namespace_options } } }),
+    ).rejects.toMatchObject({
+      details: expect.stringMatching(/^ToolMissing: catatonit is not installed.*apt install catatonit/),
+    });
+    await removePod(daemon, (await runPod(daemon)).id); // others run
+  } finally {
+    await daemon.machine.must(['umount', place]);
+  }
+  expect(existsSync(place)).toBe(true);
+  expect(await daemon.traces()).toEqual(before);
+  expect((await daemon.client.runtime.Status({})).status?.conditions).toHaveLength(2);
+});
