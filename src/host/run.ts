@@ -5,7 +5,9 @@
 // exit, milliseconds and the tail of stderr, at debug, at info when it fails.
 import { execa, type Options } from 'execa';
 import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, fstatSync, openSync, readSync, unlinkSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { join } from 'node:path';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
@@ -29,6 +31,11 @@ export interface RunOptions {
   stage?: string | undefined;
   /** The catalogue id of a non-zero exit; the default is RuntimeFailed. */
   errorId?: ErrorId;
+  /**
+   * A folder for the files that its output goes to, in place of pipes of ours, which would end it when they
+   * break: for a tool that must come to its end also when we do not. It gets a session of its own.
+   */
+  outputFolder?: string | undefined;
   /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
   wholeGroup?: boolean;
 }
@@ -73,6 +80,7 @@ const killAfterMs = 5_000;
  * @throws CommandError: ToolMissing, ToolTimeout, Cancelled, or `errorId` for an exit code that is not ok.
  */
 export async function run(argv: readonly [string, ...string[]], options: RunOptions): Promise<RunResult> {
+  if (options.outputFolder !== undefined) return runOnFiles(argv, options, options.outputFolder);
   const [file, ...args] = argv;
   const started = performance.now();
   const child = execa(file, args, {
@@ -95,6 +103,50 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
     durationMs: performance.now() - started,
   };
   return judge(argv, options, result, ended);
+}
+
+async function runOnFiles(
+  argv: readonly [string, ...string[]],
+  options: RunOptions,
+  folder: string,
+): Promise<RunResult> {
+  const [file, ...args] = argv;
+  const started = performance.now();
+  const [stdout, stderr] = [openUnnamed(folder), openUnnamed(folder)];
+  try {
+    const child = spawn(file, args, {
+      stdio: ['ignore', stdout, stderr],
+      env: { ...baseEnvironment, ...options.env },
+      detached: true,
+      ...(options.cwd ? { cwd: options.cwd } : {}),
+    });
+    const ended = await ending(child, stopOn(child, options));
+    const result: RunResult = {
+      exitCode: ended.exitCode,
+      signal: ended.signal,
+      stdout: readFrom(stdout, options.maxOutputBytes),
+      stderr: readFrom(stderr, options.maxOutputBytes),
+      durationMs: performance.now() - started,
+    };
+    return judge(argv, options, result, ended);
+  } finally {
+    for (const descriptor of [stdout, stderr]) closeSync(descriptor);
+  }
+}
+
+/** A file that nobody has to remove. */
+function openUnnamed(folder: string): number {
+  const path = join(folder, `.output-${process.pid}-${outputs++}`);
+  const descriptor = openSync(path, 'wx+', 0o600);
+  unlinkSync(path);
+  return descriptor;
+}
+let outputs = 0;
+
+/** The first bytes of what was written to it. */
+function readFrom(descriptor: number, maxBytes = 1 << 20): string {
+  const buffer = Buffer.alloc(Math.min(fstatSync(descriptor).size, maxBytes));
+  return buffer.toString('utf8', 0, readSync(descriptor, buffer, 0, buffer.length, 0));
 }
 
 function killGroup(leader: number | undefined): void {
