@@ -75,12 +75,8 @@ export const attachmentSchema = z
       plugins: z.array(plugin),
     }),
     runtimeConfig: z.record(z.string(), z.unknown()),
-    result: z
-      .looseObject({
-        interfaces: z.array(z.looseObject({ name: z.string(), sandbox: z.string().optional() })).optional(),
-        ips: z.array(z.looseObject({ address: z.string(), interface: z.number().optional() })).optional(),
-      })
-      .optional(),
+    /** The plugin's own, which is only handed back to it. */
+    result: z.unknown(),
   })
   .transform((attachment) => attachment as Attachment);
 

@@ -3,7 +3,8 @@
 //   sandbox:    READY ── stoppedAt or endedAt ──► NOTREADY ──► record removed
 //   container:  CREATED ── startedAt ──► RUNNING ── exit ──► EXITED ──► record removed
 //
-// A record is read back as data, not as something of ours: its shape is checked,
+// A record is read back as data, not as something of ours: its shape is checked
+// (no narrower than what an image or a plugin may put into it),
 // paths are made from its id (placed.ts), and names of programs are looked up in
 // the configuration.  docs/adr/0010 says how records change.
 //
@@ -96,9 +97,9 @@ export const storedContainerSchema = z.object({
   imageVolumes: z.record(z.string(), z.string()).default({}),
   logPath: z.string(),
   /** SIGNAL_SIGTERM and so on, as the CRI names it. */
-  stopSignal: z.custom<Signal>((value) => typeof value === 'string' && /^\w+$/.test(value)),
+  stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
   /** What the process runs as, for ContainerStatus.user. */
-  user: z.object({ uid: count, gid: count, supplementalGroups: z.array(count) }),
+  user: z.object({ uid: z.number(), gid: z.number(), supplementalGroups: z.array(z.number()) }),
   /** Paths of CRI fields ("linux.…") or of the spec ("spec.…") that were asked for and are not honoured, for the verbose status. */
   notHonoured: z.array(z.string()),
   resources: resources.optional(),

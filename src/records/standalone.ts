@@ -30,7 +30,7 @@ export const standaloneRecordSchema = z.object({
   complete: z.boolean(),
   createdAt: z.string().regex(/^\d{1,20}$/),
   startedAt: z.string().optional(),
-  stopSignal: z.custom<Signal>((value) => typeof value === 'string' && /^\w+$/.test(value)),
+  stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
   terminal: z.boolean(),
   plan: storedPlanSchema.extend({
     name: z.string(),
