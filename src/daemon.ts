@@ -1,6 +1,7 @@
 // The composition root: builds each part once, in order, and takes them down
 // again.
 import { join } from 'node:path';
+import * as z from 'zod';
 import { buildBackend } from './backends/build.js';
 import { probeOnce } from './backends/probe-once.js';
 import { diffConfig } from './config/reload.js';
@@ -29,6 +30,7 @@ import { InFlight } from './records/creations.js';
 import { Locks } from './records/locks.js';
 import { containerState, sandboxState } from './records/records.js';
 import { Store } from './records/store.js';
+import { whyNot } from './set-aside.js';
 import { StreamingServer } from './streaming/server.js';
 import { version } from './version.js';
 
@@ -160,8 +162,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
 async function claimState(folder: string): Promise<void> {
   const file = join(folder, 'daemon.json');
   const boot = await bootId(); // pids and start times of a service are much alike from boot to boot
-  const known = JSON.parse((await readFileIfThere(file)) ?? 'null') as
-    (ProcessIdentity & { bootId: string }) | null;
+  const known = claimOf((await readFileIfThere(file)) ?? 'null', file);
   if (known?.bootId === boot && (await isAlive(known)))
     throw new CrispError(
       'DaemonRunning',
@@ -169,6 +170,20 @@ async function claimState(folder: string): Promise<void> {
     );
   await writeFileAtomic(file, JSON.stringify({ ...(await identify(process.pid)), bootId: boot }));
   process.chdir(folder);
+}
+
+const claimSchema = z
+  .object({ pid: z.number().int().positive(), startTime: z.string(), bootId: z.string() })
+  .nullable();
+
+/** null: nobody's, or nobody can tell whose. */
+function claimOf(text: string, file: string): (ProcessIdentity & { bootId: string }) | null {
+  try {
+    return claimSchema.parse(JSON.parse(text));
+  } catch (error) {
+    log.error({ file, reason: whyNot(error) }, 'nobody can tell which crisp had this state folder');
+    return null;
+  }
 }
 
 async function buildHandlers(config: Config): Promise<Map<string, Handler>> {

@@ -114,6 +114,12 @@ export const catalogue = {
     meaning: 'The pod sandbox is stopped or its namespaces are gone, so nothing can be started in it.',
     hint: 'run a new sandbox',
   },
+  RecordUnreadable: {
+    core: 'WrongState',
+    meaning:
+      'The record of the pod or container was written by another version of crisp, or is damaged. It is kept, and so is what it speaks of.',
+    hint: 'start the version of crisp that wrote the record, or remove the pod by hand; `crisp status` lists such records',
+  },
   WrongContainerState: {
     core: 'WrongState',
     meaning: 'The container is not in the state that the call needs.',

@@ -52,8 +52,16 @@ export interface ContainerRef {
 
 /** A container that bears our mark. */
 export interface FoundContainer extends ContainerRef {
-  /** What ContainerPlan.keepsake gave. */
+  /** What ContainerPlan.keepsake gave; 'forged': something is there that crisp did not put there. */
   readonly keepsake?: string | undefined;
+}
+
+/** A container that a tool which was cut off has left half made or half removed. */
+export interface Remnant {
+  /** For a person: "CT 900123 of CONTAINER". */
+  readonly name: string;
+  /** Removes what is left of it; nothing when it is no remnant any more. */
+  readonly end: () => Promise<void>;
 }
 
 export interface Exit {
@@ -163,6 +171,8 @@ export interface Backend {
   survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>>;
   /** The ids of all containers that bear our mark, recorded or not; recovery removes the ones without a record. */
   list(): Promise<readonly FoundContainer[]>;
+  /** What an earlier run had begun to make or to remove, and nothing works on any more: recovery and `crisp gc` end it. Absent: there can be none. */
+  remnants?(): Promise<readonly Remnant[]>;
   /**
    * Takes back a container that our state folder has lost: makes anew what it had in its bundle.
    * Absent: the backend's containers carry no keepsake.

@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists, isAbsent, makeFolder } from '../host/files.js';
 import { log } from '../log.js';
+import { setAside } from '../set-aside.js';
 import type { Exit } from './backend.js';
 
 export class Exits {
@@ -51,12 +52,14 @@ export class Exits {
         readFile(this.path(id), 'utf8'),
         stat(this.path(id), { bigint: true }),
       ]);
+      if (!/^\d{1,3}$/.test(text.trim())) return undefined;
       const exitCode = Number(text);
-      if (!/^\d+$/.test(text.trim())) return undefined;
       return { exitCode, finishedAt: info.mtimeNs, oomKilled: await exists(join(bundle, 'oom')) };
     } catch (error) {
       if (isAbsent(error)) return undefined;
-      throw error;
+      if ((error as NodeJS.ErrnoException).code !== 'EISDIR') throw error;
+      setAside.add('file', this.path(id), 'it is no file with an exit code');
+      return undefined;
     }
   }
 }

@@ -5,6 +5,7 @@
 //   STATE/probed/NAME.json   { key, probe }: valid while the key is the same
 import { stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import * as z from 'zod';
 import type { Config } from '../config/config.js';
 import { makeFolder, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
 import { bootId } from '../host/proc.js';
@@ -48,15 +49,27 @@ export async function probeOnce(input: ProbeInput): Promise<Probe> {
 
 async function keptIn(file: string, key: string): Promise<Probe | undefined> {
   try {
-    const known = JSON.parse((await readFileIfThere(file)) ?? 'null') as {
-      key?: string;
-      probe?: Probe;
-    } | null;
-    return known?.key === key ? known.probe : undefined;
+    const known = schema.parse(JSON.parse((await readFileIfThere(file)) ?? 'null'));
+    return known.key === key ? known.probe : undefined;
   } catch {
     return undefined; // damaged: as good as none
   }
 }
+
+const schema = z.object({
+  key: z.string(),
+  probe: z.object({
+    ready: z.boolean(),
+    reason: z.string(),
+    version: z.string(),
+    features: z.object({ recursiveReadOnlyMounts: z.boolean(), userNamespaces: z.boolean() }),
+    lacks: z.object({
+      recursiveReadOnlyMounts: z.string().optional(),
+      userNamespaces: z.string().optional(),
+    }),
+    found: z.unknown().optional(),
+  }),
+});
 
 /** All that the outcome of a probe depends on, as text. */
 async function keyOf({ config, state, name, fingerprint }: ProbeInput): Promise<string> {

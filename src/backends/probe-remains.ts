@@ -5,6 +5,7 @@ import { removePodCgroup } from '../host/cgroup.js';
 import { namesIn, remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
 import { pidExists } from '../host/proc.js';
+import { probeIdPattern } from '../shapes/id.js';
 import type { Backend } from './backend.js';
 
 /** The cgroup that probes have theirs in, where no systemd keeps them. */
@@ -19,7 +20,7 @@ export function probeId({ name }: Backend): string {
 /** @param parent holds a folder for each probe, called after its id */
 export async function clearProbes(backend: Backend, parent: string): Promise<void> {
   for (const id of await namesIn(parent)) {
-    const [, name, pid] = /^crisp-probe-(.+)-(\d+)-\d+$/.exec(id) ?? [];
+    const [, name, pid] = probeIdPattern.exec(id) ?? [];
     if (name !== backend.name || pid === undefined || pidExists(pid)) continue;
     const folder = join(parent, id);
     await backend.delete({ id, folder, logPath: '', state: undefined });

@@ -121,7 +121,7 @@ export async function createContainer(
     complete: false,
     createdAt: now(),
     folder,
-    logPath: join(parts.root, 'logs', `${id}.log`),
+    logPath: parts.records.logOf(id),
     stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty,
     plan,

@@ -1,13 +1,15 @@
 // What a standalone container is doing now: asked from its backend, since other
 // commands come and go.  Also `crisp list` and `crisp state`.
+import { toCrispError } from '../errors.js';
 import type { Backend, ContainerRef, Exit } from '../backends/backend.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
+import { setAside } from '../set-aside.js';
 import { ago, facts, printJson, table, time } from './output.js';
 import { type Parts, type PlaceFlags, withParts } from './parts.js';
 
 export interface ContainerState {
-  /** incomplete: a create was cut off; it can only be deleted. */
-  readonly status: 'incomplete' | 'created' | 'running' | 'stopped';
+  /** incomplete: a create was cut off; it can only be deleted. unknown: its backend cannot be asked. */
+  readonly status: 'incomplete' | 'created' | 'running' | 'stopped' | 'unknown';
   readonly pid?: number;
   readonly exitCode?: number;
   /** Nanoseconds since the epoch. */
@@ -65,12 +67,25 @@ export function exitOf(
   return { ended: Promise.race([heard, looked()]) };
 }
 
+/** One that cannot be asked does not keep the others from the list. */
+async function stateOrUnknown(parts: Parts, record: StandaloneRecord): Promise<ContainerState> {
+  try {
+    return await stateOf(parts, record);
+  } catch (error) {
+    process.stderr.write(`${record.name}: ${toCrispError(error).report}\n`);
+    return { status: 'unknown' };
+  }
+}
+
 export async function listCommand(
   flags: PlaceFlags & { readonly json: boolean; readonly quiet: boolean },
 ): Promise<number> {
   return withParts(flags, async (parts) => {
     const found = await Promise.all(
-      (await parts.records.all()).map(async (record) => ({ record, state: await stateOf(parts, record) })),
+      (await parts.records.all()).map(async (record) => ({
+        record,
+        state: await stateOrUnknown(parts, record),
+      })),
     );
     if (flags.json) printJson(found.map(({ record, state }) => shown(record, state)));
     else if (flags.quiet) process.stdout.write(found.map(({ record }) => `${record.id}\n`).join(''));
@@ -89,6 +104,8 @@ export async function listCommand(
         ),
       );
     }
+    for (const { name, reason } of setAside.all())
+      process.stderr.write(`not listed, since this version of crisp cannot read it: ${name}: ${reason}\n`);
     return 0;
   });
 }

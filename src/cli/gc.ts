@@ -12,7 +12,7 @@ import { pidExists } from '../host/proc.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
-import { unpack } from '../records/recovery-label.js';
+import { keepsakeOf } from '../records/recovery-label.js';
 import { removeBundle, removePod } from '../pod/remove.js';
 import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
@@ -25,7 +25,8 @@ export interface GcFlags extends PlaceFlags {
 
 /** One thing that crisp made, found by where it lies. */
 interface Thing {
-  readonly kind: 'container' | 'rootfs' | 'image volume' | 'bundle' | 'pod folder' | 'name' | 'log';
+  readonly kind:
+    'container' | 'remnant' | 'rootfs' | 'image volume' | 'bundle' | 'pod folder' | 'name' | 'log';
   readonly name: string;
   /** The id of the record that should be there. */
   readonly owner: string;
@@ -51,8 +52,15 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
       cgroup: (id) => (systemd ? undefined : `/crisp-cli/${id}`),
     },
   ];
-  const orphans = (await Promise.all(places.map((place) => orphansOf(config, place)))).flat();
   const results: { kind: string; name: string; error?: string }[] = [];
+  const orphans: Thing[] = [];
+  for (const place of places) {
+    try {
+      orphans.push(...(await orphansOf(config, place)));
+    } catch (error) {
+      results.push({ kind: 'folder', name: place.state, error: toCrispError(error).report }); // what a backend does not tell of is in use
+    }
+  }
   const staying = new Set<string>();
   for (const { kind, name, owner, remove: removeIt } of orphans) {
     if (staying.has(owner)) continue; // what runs on needs the rest of it
@@ -79,10 +87,11 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
 }
 
 async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
+  const remnants = await remnantsOf(config, place); // first: where pct is at work on one, it has come to its end meanwhile
   const found = await containers(config, place);
   const things = [...found.map(thingOf), ...(await folders(place)), ...(await layers(config, place))]; // first the things, then the records
   const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]);
-  return things.filter(({ owner }) => !known.has(owner) && !isBeingProbed(owner));
+  return [...remnants, ...things.filter(({ owner }) => !known.has(owner) && !isBeingProbed(owner))];
 }
 
 /** The container of a probe has no record, but the name of its process. */
@@ -95,8 +104,8 @@ async function recordIds({ state }: Place): Promise<Set<string>> {
   const files = [...(await namesIn(join(state, 'containers'))), ...(await namesIn(join(state, 'sandboxes')))];
   return new Set(
     files
-      .filter((file) => file.endsWith('.json'))
-      .map((file) => file.slice(0, -'.json'.length).replace(/^\./, '')),
+      .filter((file) => /\.json(\.unreadable)?$/.test(file))
+      .map((file) => file.replace(/\.json(\.unreadable)?$/, '').replace(/^\./, '')),
   );
 }
 
@@ -115,6 +124,17 @@ async function containers(config: Config, { state }: Place): Promise<Found[]> {
   return [...new Map((await Promise.all(found)).flat()).values()]; // each handler of type pct knows the CTs of all
 }
 
+/** Containers that were cut off half made or half removed: they go, whether there is a record or not. */
+async function remnantsOf(config: Config, { state }: Place): Promise<Thing[]> {
+  const things = new Map<string, Thing>(); // each handler of type pct knows those of all
+  for (const handler of Object.keys(config.handlers)) {
+    if (!(await mayHaveContainers(config, state, handler))) continue;
+    for (const { name, end } of (await open(config, state, handler).remnants?.()) ?? [])
+      things.set(name, { kind: 'remnant', name, owner: name, remove: end });
+  }
+  return [...things.values()];
+}
+
 function thingOf({ backend, container }: Found): Thing {
   return {
     kind: 'container',
@@ -124,10 +144,14 @@ function thingOf({ backend, container }: Found): Thing {
   };
 }
 
-/** The ids of a container that carries its own record, and of its pod: a daemon that starts takes it back, or removes it. */
-function lostAndKept({ container: { keepsake } }: Found): string[] {
-  const kept = unpack(keepsake ?? '');
-  return kept ? [kept.container.id, kept.sandbox.id] : [];
+/** The ids of a container that carries its own record, and of its pod: a daemon that starts takes it back, or removes it. One that carries what cannot be believed is left as it is. */
+function lostAndKept({ container }: Found): string[] {
+  const kept = keepsakeOf(container);
+  return kept === undefined
+    ? []
+    : kept === 'unreadable'
+      ? [container.id]
+      : [kept.container.id, kept.sandbox.id];
 }
 
 async function layers(config: Config, place: Place): Promise<Thing[]> {
@@ -187,7 +211,7 @@ async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
 /** A name is a file that holds the id of its container; for a moment, when it is made, it holds none. */
 async function takenName(state: string, name: string): Promise<Thing> {
   const path = join(state, 'names', name);
-  const owner = (await readFileIfThere(path)) ?? '';
+  const owner = (await readFileIfThere(path).catch(() => undefined)) ?? '';
   return {
     kind: 'name',
     name,

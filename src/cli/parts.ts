@@ -32,7 +32,7 @@ export class Parts {
     this.config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
     this.state = this.config.cli_state;
     this.root = join(this.config.root, 'cli');
-    this.records = new StandaloneRecords(this.state);
+    this.records = new StandaloneRecords(this.state, this.root);
     // With the daemon's own state folder: one store has one run-time folder.
     this.images = new Images(imagesOptionsOf(this.config));
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });

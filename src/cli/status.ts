@@ -12,6 +12,7 @@ import type { StatusResponse__Output } from '../cri/generated/runtime/v1/StatusR
 import type { VersionResponse__Output } from '../cri/generated/runtime/v1/VersionResponse.js';
 import { loadProto } from '../cri/proto.js';
 import { CrispError } from '../errors.js';
+import type { SetAside } from '../set-aside.js';
 import { facts, lacking, printJson } from './output.js';
 
 const timeoutMs = 5_000;
@@ -38,6 +39,8 @@ export interface DaemonStatus {
   readonly pods: Readonly<Record<'ready' | 'notReady', number>>;
   readonly containers: Readonly<Record<'created' | 'running' | 'exited', number>>;
   readonly images: number;
+  /** What it found, cannot read and leaves alone. */
+  readonly setAside: readonly SetAside[];
 }
 
 /** @returns the exit code: 0 healthy, 1 not */
@@ -93,6 +96,7 @@ export async function readStatus(listen: string): Promise<DaemonStatus> {
         exited: count(containers.containers, 'CONTAINER_EXITED'),
       },
       images: stored.images.length,
+      setAside: JSON.parse(status.info['setAside'] ?? '[]') as SetAside[],
     };
   } finally {
     runtime.close();
@@ -159,5 +163,9 @@ function inWords(status: DaemonStatus): string {
       `${containers.running} running, ${containers.created} created, ${containers.exited} exited`,
     ],
     ['images', String(status.images)],
+    ...status.setAside.map(({ kind, name, reason }): [string, string] => [
+      'set aside',
+      `${kind} ${name}: ${reason}`,
+    ]),
   ]);
 }

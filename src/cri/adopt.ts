@@ -4,7 +4,7 @@
 //
 // Only a pod of which something runs is taken back: of one that has ended
 // nothing can be saved but its name, and the kubelet makes it anew.
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { exists, makeFolder } from '../host/files.js';
@@ -12,8 +12,10 @@ import { isMountPoint } from '../host/mounts.js';
 import { log } from '../log.js';
 import { repinNamespaces } from '../pod/namespaces.js';
 import { writePodFiles } from '../pod/files.js';
-import { unpack, type Keepsake } from '../records/recovery-label.js';
+import { keepsakeOf, type Keepsake } from '../records/recovery-label.js';
+import { placedContainer, placedSandbox } from '../records/placed.js';
 import { now, type SandboxRecord } from '../records/records.js';
+import { setAside } from '../set-aside.js';
 import { recordExit } from './container-stop.js';
 import type { Parts } from './parts.js';
 import { namespacesFolder, sharedMemory } from './sandbox-plan.js';
@@ -56,12 +58,19 @@ export async function listed(backend: Backend): Promise<readonly FoundContainer[
   }
 }
 
-/** By sandbox id. */
+/** By sandbox id. A container whose keepsake cannot be believed is set aside: neither taken back nor removed. */
 async function lostPods(parts: Parts, backend: Backend): Promise<Map<string, Lost[]>> {
   const pods = new Map<string, Lost[]>();
   for (const found of await listed(backend)) {
-    const keepsake = parts.store.containers.get(found.id) ? undefined : unpack(found.keepsake ?? '');
-    if (keepsake?.container.id !== found.id || keepsake.container.sandboxId !== keepsake.sandbox.id) continue;
+    if (parts.store.containers.has(found.id)) continue;
+    const keepsake = keepsakeOf(found);
+    if (keepsake === 'unreadable')
+      setAside.add(
+        'CT',
+        found.id,
+        'it has no record, and what its notes say of it was not written by this crisp',
+      );
+    if (keepsake === undefined || keepsake === 'unreadable') continue;
     if (keepsake.sandbox.bootId !== parts.bootId || keepsake.sandbox.backend !== backend.name) continue;
     const pid = await backend.adopt?.(found).catch((error: unknown) => {
       log.error({ err: error, containerId: found.id }, 'a container that has no record cannot be looked at');
@@ -76,7 +85,9 @@ async function lostPods(parts: Parts, backend: Backend): Promise<Map<string, Los
 async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
   const [first] = lost.filter(({ pid }) => pid !== undefined);
   if (first?.pid === undefined) return;
-  const sandbox = relocated(first.keepsake.sandbox, parts.config.state);
+  const { state } = parts.config;
+  const sandbox = placedSandbox({ ...first.keepsake.sandbox, complete: true }, state);
+  parts.store.sandboxes.checkReadable(sandbox.id);
   if (!parts.store.sandboxes.get(sandbox.id)) {
     await remake(sandbox, first.pid);
     await parts.store.sandboxes.put(sandbox);
@@ -88,32 +99,13 @@ async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
   } of lost) {
     const logPath = container.logPath && join(sandbox.config.log_directory, container.config.log_path);
     await parts.store.containers.put({
-      ...container,
+      ...placedContainer({ ...container, logPath }, state, sandbox),
       complete: true,
-      folder: found.folder,
-      logPath,
       backendState: found.state,
       ...(pid === undefined ? {} : { startedAt: now(), pid }),
     });
     if (pid === undefined) await recordExit(parts, container.id, undefined); // how it ended is lost
   }
-}
-
-/** Where its things are follows from its id: no path is believed that somebody could have written into the notes. */
-function relocated(record: SandboxRecord, state: string): SandboxRecord {
-  const plan = { ...record.plan, folder: join(state, 'pods', record.id) };
-  const { pid, ...kinds } = plan.namespaces;
-  const namespaces = Object.fromEntries(
-    Object.entries(kinds).map(([kind, path]) => [
-      kind,
-      join(namespacesFolder(plan), path.slice(dirname(path).length + 1)),
-    ]),
-  );
-  return {
-    ...record,
-    complete: true,
-    plan: { ...plan, namespaces: { ...namespaces, ...(pid === undefined ? {} : { pid }) } },
-  };
 }
 
 /** What sandbox-run made in the state folder, from a process that lives in it. */

@@ -28,6 +28,8 @@ export async function startContainer(
         await parts.store.containers.change(id, { startedAt, pid });
       } catch (error) {
         const failure = toCrispError(error);
+        // What passes (a backup has the CT, the cluster has no quorum) ends nothing: it stays CREATED, and the caller's next try may start it.
+        if (failure.core === 'Locked') throw failure;
         await backend.kill(refOf(record), 9, true);
         await parts.store.containers.change(id, {
           startedAt,

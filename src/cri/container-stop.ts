@@ -114,7 +114,7 @@ export async function stopContainer(
   parts: Parts,
   request: StopContainerRequest__Output,
 ): Promise<StopContainerResponse> {
-  if (request.container_id && !parts.store.containers.get(request.container_id)) return {}; // gone already: as good as stopped
+  if (request.container_id && !parts.store.containers.has(request.container_id)) return {}; // gone already: as good as stopped
   const { id } = containerOf(parts, request.container_id);
   const timeoutMs = Number(request.timeout) * 1000;
   if (timeoutMs < 0)
@@ -252,7 +252,7 @@ export async function removeContainer(
   parts: Parts,
   request: RemoveContainerRequest__Output,
 ): Promise<RemoveContainerResponse> {
-  if (request.container_id && !parts.store.containers.get(request.container_id)) return {};
+  if (request.container_id && !parts.store.containers.has(request.container_id)) return {};
   const { id, sandboxId } = containerOf(parts, request.container_id);
   await parts.locks.with(sandboxId, () => removeContainerRecord(parts, id));
   return {};

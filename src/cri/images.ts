@@ -96,12 +96,9 @@ export async function removeImage(
   parts: Parts,
   request: RemoveImageRequest__Output,
 ): Promise<RemoveImageResponse> {
-  const ofPods = parts.store.containers
-    .all()
-    .flatMap((container) => [container.imageId, ...Object.values(container.imageVolumes)]);
   const image = await parts.images.find(named(request.image));
   await parts.images.remove(named(request.image), [
-    ...ofPods,
+    ...parts.store.usedImages(),
     ...(await imagesOfStandalone(parts.config.cli_state)),
   ]);
   if (image) for (const { backend } of parts.handlers.values()) await backend.forgetImage?.(image.id);

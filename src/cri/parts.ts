@@ -52,10 +52,11 @@ export interface Call {
   readonly signal: AbortSignal;
 }
 
-/** The sandbox of this id. @throws InvalidArgument, SandboxNotFound */
+/** The sandbox of this id. @throws InvalidArgument, SandboxNotFound, RecordUnreadable */
 export function sandboxOf(parts: Parts, id: string): SandboxRecord {
   if (!id) throw new CrispError('InvalidArgument', 'pod_sandbox_id is empty');
   addLogContext({ podId: id });
+  parts.store.sandboxes.checkReadable(id);
   const record = parts.store.sandboxes.get(id);
   if (!record) throw new CrispError('SandboxNotFound', `there is no pod sandbox ${id}`);
   parts.creations.claim(id);
@@ -90,10 +91,11 @@ export async function readySandboxOf(parts: Parts, id: string): Promise<SandboxR
   return record;
 }
 
-/** The container of this id. @throws InvalidArgument, ContainerNotFound */
+/** The container of this id. @throws InvalidArgument, ContainerNotFound, RecordUnreadable */
 export function containerOf(parts: Parts, id: string): ContainerRecord {
   if (!id) throw new CrispError('InvalidArgument', 'container_id is empty');
   addLogContext({ containerId: id });
+  parts.store.containers.checkReadable(id);
   const record = parts.store.containers.get(id);
   if (!record) throw new CrispError('ContainerNotFound', `there is no container ${id}`);
   addLogContext({ podId: record.sandboxId });

@@ -7,6 +7,7 @@ import { toCrispError } from '../errors.js';
 import { exists, namesIn, remove } from '../host/files.js';
 import { outwait } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
+import { namespaceFiles } from '../pod/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
 import {
   containerState,
@@ -15,6 +16,7 @@ import {
   type ContainerRecord,
   type SandboxRecord,
 } from '../records/records.js';
+import { keepsakeOf } from '../records/recovery-label.js';
 import { removeBundle, removePod } from '../pod/remove.js';
 import { adoptLost, listed } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
@@ -32,7 +34,8 @@ export async function recover(parts: Parts): Promise<void> {
   const atWork = await outwait(parts.config.state, patienceMs);
   if (atWork.length > 0)
     log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
-  // 1. What our state folder has lost, and what is alive, asked from each backend once.
+  // 1. What was cut off half made or half removed; then what our state folder has lost, and what is alive, asked from each backend once.
+  await endRemnants(parts);
   await adoptLost(parts);
   const alive = await surveyAll(parts);
   // 2. Containers, then the sandboxes that hold them.
@@ -54,22 +57,28 @@ export async function recover(parts: Parts): Promise<void> {
   );
 }
 
-/** "unknown": their handler cannot be asked (its program is gone, it is not configured any more); nothing is concluded from that. */
+async function endRemnants(parts: Parts): Promise<void> {
+  for (const { backend } of parts.handlers.values())
+    await repaired(backend.name, async () => {
+      for (const { name, end } of (await backend.remnants?.()) ?? []) await repaired(name, end);
+    });
+}
+
+/** "unknown": it cannot be looked at (the program of its handler is gone, its record speaks of what cannot be); nothing is concluded from that. */
 async function surveyAll(parts: Parts): Promise<Map<string, Alive | 'unknown'>> {
   const found = new Map<string, Alive | 'unknown'>();
   const open = parts.store.containers.all().filter((record) => record.complete && !record.exit);
   await Promise.all(
-    [...new Set(open.map((record) => record.backend))].map(async (name) => {
-      const mine = open.filter((record) => record.backend === name);
+    open.map(async (record) => {
       try {
-        for (const [id, state] of await backendOf(parts, { backend: name }).survey(mine.map(refOf)))
+        for (const [id, state] of await backendOf(parts, record).survey([refOf(record)]))
           found.set(id, state);
       } catch (error) {
         log.error(
-          { handler: name, containers: mine.map(({ id }) => id), error: toCrispError(error).report },
-          'the containers of a handler cannot be looked at: their records stay as they are',
+          { handler: record.backend, containerId: record.id, error: toCrispError(error).report },
+          'a container cannot be looked at: its record stays as it is',
         );
-        for (const { id } of mine) found.set(id, 'unknown');
+        found.set(record.id, 'unknown');
       }
     }),
   );
@@ -104,13 +113,13 @@ async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void>
 async function removeOrphans(parts: Parts): Promise<void> {
   const { sandboxes, containers } = parts.store;
   for (const { id, sandboxId } of containers.all()) {
-    if (sandboxes.get(sandboxId)) continue;
+    if (sandboxes.has(sandboxId)) continue;
     log.warn({ containerId: id, podId: sandboxId }, 'removing a container whose pod has no record');
     await repaired(id, () => removeContainerRecord(parts, id));
   }
   for (const { backend } of parts.handlers.values()) {
     for (const orphan of await listed(backend)) {
-      if (containers.get(orphan.id)) continue;
+      if (containers.has(orphan.id) || keepsakeOf(orphan) === 'unreadable') continue;
       log.warn({ containerId: orphan.id }, 'removing a container without a record');
       await repaired(orphan.id, async () => {
         await backend.delete(orphan);
@@ -121,24 +130,28 @@ async function removeOrphans(parts: Parts): Promise<void> {
   const bundles = join(parts.config.state, 'bundles'),
     pods = join(parts.config.state, 'pods');
   for (const id of await namesIn(bundles)) {
-    if (!containers.get(id)) await repaired(id, () => removeBundle(join(bundles, id)));
+    if (!containers.has(id)) await repaired(id, () => removeBundle(join(bundles, id)));
   }
   for (const id of await parts.rootfs.list()) {
-    if (!containers.get(id) && !(await exists(join(bundles, id))))
+    if (!containers.has(id) && !(await exists(join(bundles, id))))
       await repaired(id, () => parts.rootfs.unmount(id)); // else it is in use
   }
   await repaired('network', () =>
     parts.network.collectGarbage(
-      sandboxes
-        .all()
-        .flatMap((record) =>
-          record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.attachment] : [],
-        ),
+      [
+        ...sandboxes
+          .all()
+          .flatMap((record) =>
+            record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.id] : [],
+          ),
+        ...sandboxes.unreadable().keys(),
+      ],
+      (id) => namespaceFiles(join(pods, id, 'ns')).network,
     ),
   );
   for (const id of await namesIn(pods)) {
     // after the network, whose plugins look into the namespace
-    if (sandboxes.get(id) || parts.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod
+    if (sandboxes.has(id) || parts.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod
     log.warn({ podId: id }, 'removing a pod without a record');
     await repaired(id, () => removePod(join(pods, id), ownCgroupParent(id, parts.host.systemdCgroup)));
   }

@@ -11,6 +11,7 @@ import type { UpdateRuntimeConfigRequest__Output } from './generated/runtime/v1/
 import type { UpdateRuntimeConfigResponse } from './generated/runtime/v1/UpdateRuntimeConfigResponse.js';
 import type { VersionRequest__Output } from './generated/runtime/v1/VersionRequest.js';
 import type { VersionResponse } from './generated/runtime/v1/VersionResponse.js';
+import { setAside } from '../set-aside.js';
 import { refreshHandlers } from './handlers.js';
 import type { Parts } from './parts.js';
 import { holderRuntimes } from './sandbox-run.js';
@@ -59,6 +60,7 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
           config: JSON.stringify(parts.config),
           handlers: JSON.stringify(handlers),
           network: JSON.stringify(network),
+          setAside: JSON.stringify(setAside.all()),
         }
       : {},
   };

@@ -6,6 +6,7 @@ import { CrispError } from '../errors.js';
 import type { PodNetwork } from '../network/cni.js';
 import { checkPodSysctls } from '../pod/namespaces.js';
 import { ownCgroupParent, userMappings } from '../oci/namespaces.js';
+import { identityOf } from '../records/placed.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 
 export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfig__Output {
@@ -40,15 +41,8 @@ export function planOf(
   systemdCgroup: boolean,
 ): SandboxPlan {
   return {
-    id,
-    name: config.metadata?.name ?? '',
-    namespace: config.metadata?.namespace ?? '',
-    uid: config.metadata?.uid ?? '',
-    attempt: config.metadata?.attempt ?? 0,
-    labels: config.labels,
-    annotations: config.annotations,
+    ...identityOf(id, config),
     folder: join(stateFolder, 'pods', id),
-    hostname: config.hostname || undefined,
     namespaces: {},
     // The kubelet makes and limits the pod's cgroup and names it; for anybody else there is one of our own.
     cgroupParent: config.linux?.cgroup_parent || ownCgroupParent(id, systemdCgroup),

@@ -4,7 +4,7 @@ import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmount } from '../host/mounts.js';
 import { log } from '../log.js';
-import { unpinNamespaces } from '../pod/namespaces.js';
+import { namespaceFiles, unpinNamespaces } from '../pod/namespaces.js';
 import { holderFolder, stopPidHolder } from '../pod/pid-holder.js';
 import { now, type SandboxRecord } from '../records/records.js';
 import type { RemovePodSandboxRequest__Output } from './generated/runtime/v1/RemovePodSandboxRequest.js';
@@ -19,7 +19,7 @@ export async function stopPodSandbox(
   parts: Parts,
   request: StopPodSandboxRequest__Output,
 ): Promise<StopPodSandboxResponse> {
-  if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {}; // gone already: as good as stopped
+  if (request.pod_sandbox_id && !parts.store.sandboxes.has(request.pod_sandbox_id)) return {}; // gone already: as good as stopped
   const { id } = sandboxOf(parts, request.pod_sandbox_id);
   await parts.locks.with(id, () => stopSandbox(parts, id));
   return {};
@@ -29,7 +29,7 @@ export async function removePodSandbox(
   parts: Parts,
   request: RemovePodSandboxRequest__Output,
 ): Promise<RemovePodSandboxResponse> {
-  if (request.pod_sandbox_id && !parts.store.sandboxes.get(request.pod_sandbox_id)) return {};
+  if (request.pod_sandbox_id && !parts.store.sandboxes.has(request.pod_sandbox_id)) return {};
   const { id } = sandboxOf(parts, request.pod_sandbox_id);
   await removeSandbox(parts, id);
   return {};
@@ -38,7 +38,9 @@ export async function removePodSandbox(
 /** Stops the sandbox of this id, whose lock the caller holds; done already is fine. */
 async function stopSandbox(parts: Parts, id: string): Promise<void> {
   const record = parts.store.sandboxes.get(id);
-  if (!record || record.stoppedAt !== undefined) return;
+  if (!record) return;
+  parts.store.checkContainersReadable(id);
+  if (record.stoppedAt !== undefined) return;
   // 1. Its containers, at once and by force: the grace period is StopContainer's.
   await Promise.all(
     parts.store.containersOf(id).map((container) => stopContainerRecord(parts, container.id, 0)),
@@ -56,7 +58,10 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
   const { plan, config } = record;
   await backendOf(parts, record).stopSandbox(plan, record.backendState);
   if (config.linux?.security_context?.namespace_options?.network !== 'NODE' && !plan.ownNetwork) {
-    await parts.network.detach(podNetwork(plan, config, plan.namespaces.network ?? ''), record.attachment);
+    await parts.network.detach(
+      podNetwork(plan, config, namespaceFiles(namespacesFolder(plan)).network),
+      record.attachment,
+    );
   }
   if (sharesPids(config)) await stopPidHolder(holderFolder(plan.folder), record.holder);
   await unpinNamespaces(namespacesFolder(plan));

@@ -3,7 +3,9 @@
 // argv arrays, never a shell; a near-empty environment; a time-out always; an
 // abort sends TERM and, 5 s later, KILL.  Every call is one log line with argv,
 // exit, milliseconds and the tail of stderr, at debug, at info when it fails.
+import { closeSync, fstatSync, openSync, readSync, unlinkSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { join } from 'node:path';
 import type { Duplex, Readable, Writable } from 'node:stream';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
@@ -29,6 +31,11 @@ export interface RunOptions {
   stage?: string | undefined;
   /** The catalogue id of a non-zero exit; the default is RuntimeFailed. */
   errorId?: ErrorId;
+  /**
+   * A folder for the files that its output goes to, in place of pipes of ours, which would end it when they
+   * break: for a tool that must come to its end also when we do not. It gets a session of its own.
+   */
+  outputFolder?: string | undefined;
   /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
   wholeGroup?: boolean;
 }
@@ -73,6 +80,7 @@ const killAfterMs = 5_000;
  * @throws CommandError: ToolMissing, ToolTimeout, Cancelled, or `errorId` for an exit code that is not ok.
  */
 export async function run(argv: readonly [string, ...string[]], options: RunOptions): Promise<RunResult> {
+  if (options.outputFolder !== undefined) return runOnFiles(argv, options, options.outputFolder);
   const started = performance.now();
   const output = { stdout: '', stderr: '' };
   let ended: Ended;
@@ -90,6 +98,46 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
     ended = notStarted(error);
   }
   return judge(argv, options, ended, output, performance.now() - started);
+}
+
+async function runOnFiles(
+  argv: readonly [string, ...string[]],
+  options: RunOptions,
+  folder: string,
+): Promise<RunResult> {
+  const started = performance.now();
+  const [stdout, stderr] = [openUnnamed(folder), openUnnamed(folder)];
+  try {
+    let ended: Ended;
+    try {
+      const child = start(argv, { ...options, wholeGroup: true }, { outputs: [stdout, stderr] });
+      const stopped = stopOn(child, options);
+      const exit = await exitOf(child, []);
+      ended = { ...stopped(), ...exit };
+    } catch (error) {
+      ended = notStarted(error);
+    }
+    const most = options.maxOutputBytes ?? 1 << 20;
+    const output = { stdout: readFrom(stdout, most), stderr: readFrom(stderr, most) };
+    return judge(argv, options, ended, output, performance.now() - started);
+  } finally {
+    for (const descriptor of [stdout, stderr]) closeSync(descriptor);
+  }
+}
+
+/** A file that nobody has to remove. */
+function openUnnamed(folder: string): number {
+  const path = join(folder, `.output-${process.pid}-${outputs++}`);
+  const descriptor = openSync(path, 'wx+', 0o600);
+  unlinkSync(path);
+  return descriptor;
+}
+let outputs = 0;
+
+/** The first bytes of what was written to it. */
+function readFrom(descriptor: number, most: number): string {
+  const buffer = Buffer.alloc(Math.min(fstatSync(descriptor).size, most));
+  return buffer.toString('utf8', 0, readSync(descriptor, buffer, 0, buffer.length, 0));
 }
 
 /** Keeps the first bytes of a stream and drops the others; the function that comes back tells them. */
@@ -168,9 +216,9 @@ export function runStreaming(
 function start(
   argv: readonly [string, ...string[]],
   { cwd, env, wholeGroup = false }: RunOptions,
-  pipes: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr'>,
+  streams: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr' | 'outputs'>,
 ): Child {
-  return new Child(argv, { ...pipes, cwd, env: { ...baseEnvironment, ...env }, session: wholeGroup });
+  return new Child(argv, { ...streams, cwd, env: { ...baseEnvironment, ...env }, session: wholeGroup });
 }
 
 /** Of a program that did not come to run. @throws what is no error of the kernel's */

@@ -26,6 +26,8 @@ export interface SpawnOptions {
   readonly stdin?: boolean;
   readonly stdout?: boolean;
   readonly stderr?: boolean;
+  /** Open files of the caller's for 1 and 2, in place of pipes. */
+  readonly outputs?: readonly [stdout: number, stderr: number];
   /** Pipes on 3 and up, by what we do with our end. */
   readonly pipes?: readonly ('read' | 'write')[];
   /** It leads a session and a process group of its own. */
@@ -76,7 +78,7 @@ export class Child {
         argv,
         env: Object.entries(options.env).map(([name, value]) => `${name}=${value}`),
         cwd: options.cwd,
-        descriptors: theirs,
+        descriptors: theirs.map((fd, index) => options.outputs?.[index - 1] ?? fd),
         session: options.session ?? false,
       });
       pidfd = openProcess(pid);

@@ -2,10 +2,12 @@
 // imported at start, once, and what it holds is pinned.  Called by store.ts.
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import * as z from 'zod';
 import { CrispError, toCrispError } from '../errors.js';
 import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { run } from '../host/run.js';
 import { log } from '../log.js';
+import { whyNot } from '../set-aside.js';
 import { parseReference } from './references.js';
 import type { Image } from './store.js';
 
@@ -36,7 +38,7 @@ export class Preload {
 
   /** An archive that cannot be imported is logged, and the node starts without it. @throws InvalidConfigFile when there is no such folder */
   async read(folder: string): Promise<void> {
-    const known = JSON.parse((await readFileIfThere(this.notes)) ?? '{}') as Record<string, Note>;
+    const known = notesOf((await readFileIfThere(this.notes)) ?? '{}', this.notes);
     const now: Record<string, Note> = {};
     for (const file of (await archivesIn(folder)).sort()) {
       try {
@@ -62,6 +64,18 @@ export class Preload {
       log.info({ archive: path, image: name, id }, 'archive imported');
     }
     return { version, names: contents.map(({ name }) => name) };
+  }
+}
+
+const notesSchema = z.record(z.string(), z.object({ version: z.string(), names: z.array(z.string()) }));
+
+/** None where they cannot be read: the archives are then imported again. */
+function notesOf(text: string, file: string): Record<string, Note> {
+  try {
+    return notesSchema.parse(JSON.parse(text));
+  } catch (error) {
+    log.error({ file, reason: whyNot(error) }, 'nobody can tell which archives were imported');
+    return {};
   }
 }
 

@@ -11,6 +11,7 @@ import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { run } from '../host/run.js';
+import { setAside, whyNot } from '../set-aside.js';
 import type { Image } from './store.js';
 
 /** The endings that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */
@@ -76,7 +77,17 @@ export class Templates {
 
   /** Read once: this process alone writes it. */
   private async known(): Promise<readonly Known[]> {
-    return (this.loaded ??= schema.parse(JSON.parse((await readFileIfThere(this.file)) ?? '[]')));
+    return (this.loaded ??= this.parsed((await readFileIfThere(this.file)) ?? '[]'));
+  }
+
+  /** None where the list cannot be read: they are pulled again, which costs nothing. */
+  private parsed(text: string): readonly Known[] {
+    try {
+      return schema.parse(JSON.parse(text));
+    } catch (error) {
+      setAside.add('file', this.file, whyNot(error));
+      return [];
+    }
   }
 
   private async write(known: readonly Known[]): Promise<void> {

@@ -402,7 +402,7 @@ describe('garbage collection', () => {
     const again = newNetwork();
     await again.start();
     await again.attach(pod('new'));
-    await again.collectGarbage([kept]);
+    await again.collectGarbage([kept.containerId]);
     again.close();
     expect((await calls()).sort()).toEqual(['ADD first new', 'DEL first cut', 'DEL first gone']);
     expect((await notes()).sort()).toEqual(['kept.json', 'new.json']);
@@ -412,7 +412,7 @@ describe('garbage collection', () => {
     await plugin('first');
     await conflist([{ type: 'first' }], { cniVersion: '1.1.0' });
     await network.start();
-    await network.collectGarbage([await network.attach(pod('kept'))]);
+    await network.collectGarbage([(await network.attach(pod('kept'))).containerId]);
     expect(await input('GC', 'first')).toEqual({
       type: 'first',
       name: 'pods',

@@ -7,6 +7,7 @@
 //   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, whatever stands in the folder now
 import { join } from 'node:path';
 import { readFile } from 'node:fs/promises';
+import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
@@ -14,11 +15,12 @@ import { log } from '../log.js';
 import { ConfiguredNetwork } from './configured.js';
 import {
   atLeast,
+  attachmentSchema,
   pluginInput,
   podAddresses,
   renderTemplate,
   type AddResult,
-  type NetworkConfig,
+  type Attachment,
 } from './conflist.js';
 import { Leases } from './leases.js';
 import { isNamespaceFile } from '../pod/namespaces.js';
@@ -62,20 +64,6 @@ export interface PortMapping {
   readonly hostIp: string;
 }
 
-/** A pod's place in the network, with all that DEL and CHECK need later.  JSON. */
-export interface Attachment {
-  /** The pod's addresses, the primary one first. */
-  readonly ips: readonly string[];
-  readonly containerId: string;
-  readonly interfaceName: string;
-  /** The conflist as it was used. */
-  readonly network: NetworkConfig;
-  /** What the capabilities of the plugins chose from. */
-  readonly runtimeConfig: Readonly<Record<string, unknown>>;
-  /** What the last plugin answered; undefined until one has. */
-  readonly result: AddResult | undefined;
-}
-
 export interface NetworkStatus {
   readonly ready: boolean;
   readonly reason: string;
@@ -92,13 +80,20 @@ export interface NetworkOptions {
   readonly template?: string | undefined;
 }
 
+/** What names the pod, and how it was attached. Its namespace's path is the caller's to say. */
+const leaseSchema = z.object({
+  pod: z.object({ id: z.string(), name: z.string(), namespace: z.string(), uid: z.string() }),
+  attachment: attachmentSchema,
+});
+type Lease = z.infer<typeof leaseSchema>;
+
 /** The interface of every pod, as the kubelet and all peers have it. */
 const interfaceName = 'eth0';
 const renderedName = '10-crisp.conflist';
 
 export class Network {
   private readonly plugins: Plugins;
-  private readonly leases: Leases<{ readonly pod: PodNetwork; readonly attachment: Attachment }>;
+  private readonly leases: Leases<Lease>;
   private readonly configured: ConfiguredNetwork;
   /** Pods attached since we started, which garbage collection must not touch. */
   private readonly held = new Set<string>();
@@ -106,7 +101,7 @@ export class Network {
   constructor(private readonly options: NetworkOptions) {
     this.plugins = new Plugins(options.binDirs, options.pluginTimeoutMs);
     this.configured = new ConfiguredNetwork(options.confDir, this.plugins);
-    this.leases = new Leases(join(options.root, 'network'));
+    this.leases = new Leases(join(options.root, 'network'), leaseSchema);
   }
 
   /** Loads the configuration and watches its folder. A missing or broken one is no failure: status() tells. */
@@ -188,12 +183,15 @@ export class Network {
   async detach(pod: PodIdentity, attachment?: Attachment): Promise<void> {
     this.held.delete(pod.id);
     const noted = attachment ? undefined : await this.leases.read(pod.id);
-    const known = noted && noted !== 'unreadable' ? noted : { pod, attachment };
+    const known =
+      noted && noted !== 'unreadable'
+        ? { ...noted, pod: { ...pod, ...noted.pod, id: pod.id } }
+        : { pod, attachment };
     const network = known.attachment?.network ?? (noted ? this.configured.network : undefined);
     if (network) {
       const parameters = {
         ...callParameters(known.pod),
-        netns: (await isNamespaceFile(known.pod.netns)) ? known.pod.netns : '',
+        netns: (await isNamespaceFile(pod.netns)) ? pod.netns : '',
       };
       const failures: unknown[] = [];
       for (const plugin of [...network.plugins].reverse()) {
@@ -233,13 +231,15 @@ export class Network {
    * Releases what is held for pods that are gone: each noted attachment that is
    * neither valid nor made since we started; then the plugins' own GC, where
    * the network has one.  What fails is logged and tried again at the next start.
+   * @param valid the ids of the pods that are attached
+   * @param netnsOf where the namespace of a pod is pinned, if it still is
    */
-  async collectGarbage(valid: readonly Attachment[]): Promise<void> {
-    const kept = new Set([...valid.map((attachment) => attachment.containerId), ...this.held]);
+  async collectGarbage(valid: readonly string[], netnsOf: (id: string) => string = () => ''): Promise<void> {
+    const kept = new Set([...valid, ...this.held]);
     for (const id of await this.leases.ids()) {
       if (kept.has(id)) continue;
       try {
-        await this.detach({ id, name: '', namespace: '', uid: '', netns: '' });
+        await this.detach({ id, name: '', namespace: '', uid: '', netns: netnsOf(id) });
         log.info({ podId: id }, 'released the addresses of a pod that is gone');
       } catch (error) {
         log.warn({ err: error, podId: id }, 'cannot release the addresses of a pod that is gone');

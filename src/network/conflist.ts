@@ -48,16 +48,51 @@ const plugin = z.looseObject({
     .refine((name) => !/^\.{1,2}$/.test(name), 'must be the name of a program'),
   capabilities: z.record(z.string(), z.boolean()).optional(),
 });
+const networkName = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be letters, digits, _ . - and begin with a letter or digit');
 const conflist = z.object({
   cniVersion: z.string(),
   cniVersions: z.array(z.string()).default([]),
-  name: z
-    .string()
-    .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'must be letters, digits, _ . - and begin with a letter or digit'),
+  name: networkName,
   disableCheck: flag,
   disableGC: flag,
   plugins: z.array(plugin).min(1, 'must name a plugin'),
 });
+
+/** What a pod's attachment keeps until its DEL, as it is read back from a record or a lease. The programs that it names are looked up in network.bin_dirs. */
+export const attachmentSchema = z
+  .object({
+    ips: z.array(z.string()),
+    containerId: z.string(),
+    interfaceName: z.string().regex(/^[\w.-]{1,15}$/),
+    network: z.object({
+      name: networkName,
+      cniVersion: z.enum(cniVersions),
+      offered: z.array(z.enum(cniVersions)),
+      disableCheck: z.boolean(),
+      disableGC: z.boolean(),
+      plugins: z.array(plugin),
+    }),
+    runtimeConfig: z.record(z.string(), z.unknown()),
+    /** The plugin's own, which is only handed back to it. */
+    result: z.unknown(),
+  })
+  .transform((attachment) => attachment as Attachment);
+
+/** A pod's place in the network, with all that DEL and CHECK need later.  JSON. */
+export interface Attachment {
+  /** The pod's addresses, the primary one first. */
+  readonly ips: readonly string[];
+  readonly containerId: string;
+  readonly interfaceName: string;
+  /** The conflist as it was used. */
+  readonly network: NetworkConfig;
+  /** What the capabilities of the plugins chose from. */
+  readonly runtimeConfig: Readonly<Record<string, unknown>>;
+  /** What the last plugin answered; undefined until one has. */
+  readonly result: AddResult | undefined;
+}
 
 /**
  * Parses a conflist, or a single plugin's .conf as a list of one.  Of several

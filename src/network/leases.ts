@@ -5,10 +5,18 @@
 import { writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import type * as z from 'zod';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { setAside } from '../set-aside.js';
+
+/** The container ids of CNI (its specification, section 2): no path. */
+const id = /^[a-zA-Z0-9][\w.-]*$/;
 
 export class Leases<T> {
-  constructor(private readonly folder: string) {}
+  constructor(
+    private readonly folder: string,
+    private readonly schema: z.ZodType<T>,
+  ) {}
 
   open(): void {
     makeFolder(this.folder);
@@ -19,16 +27,15 @@ export class Leases<T> {
    * note that a crash cut off still has its name, which is all that a DEL needs
    * at the least.
    */
-  note(id: string, lease: T): void {
+  note(id: string, lease: object): void {
     writeFileSync(this.path(id), JSON.stringify(lease), { mode: 0o600 });
   }
 
   /** undefined: not noted; 'unreadable': noted, but what exactly is lost. */
   async read(id: string): Promise<T | 'unreadable' | undefined> {
-    const text = await readFileIfThere(this.path(id));
-    if (text === undefined) return undefined;
     try {
-      return JSON.parse(text) as T;
+      const text = await readFileIfThere(this.path(id));
+      return text === undefined ? undefined : this.schema.parse(JSON.parse(text));
     } catch {
       return 'unreadable';
     }
@@ -39,9 +46,11 @@ export class Leases<T> {
   }
 
   async ids(): Promise<string[]> {
-    return (await readdir(this.folder))
-      .filter((name) => name.endsWith('.json'))
-      .map((name) => name.slice(0, -'.json'.length));
+    const names = (await readdir(this.folder)).filter((name) => name.endsWith('.json'));
+    const ids = names.map((name) => name.slice(0, -'.json'.length));
+    for (const other of ids.filter((name) => !id.test(name)))
+      setAside.add('lease', this.path(other), 'its name is not the id of a pod');
+    return ids.filter((name) => id.test(name));
   }
 
   private path(id: string): string {

@@ -21,6 +21,11 @@ const notOfTheHost = [
   'hugepages',
 ];
 
+/** makedev(3): 12 bits of major and 20 of minor, interleaved. */
+export function deviceNumbers(rdev: number): { major: number; minor: number } {
+  return { major: (rdev >>> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00) };
+}
+
 /**
  * The device at a path, or all devices below it; symlinks below it are left out.
  * @returns each at its place under `containerPath`; none where there is no device
@@ -34,9 +39,7 @@ export async function devicesAt(hostPath: string, containerPath: string): Promis
     throw error;
   }
   if (info.isCharacterDevice() || info.isBlockDevice()) {
-    // makedev(3): 12 bits of major and 20 of minor, interleaved
-    const major = (info.rdev >>> 8) & 0xfff,
-      minor = (info.rdev & 0xff) | ((info.rdev >>> 12) & 0xfff00);
+    const { major, minor } = deviceNumbers(info.rdev);
     return [
       {
         type: info.isBlockDevice() ? 'b' : 'c',

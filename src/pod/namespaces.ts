@@ -62,8 +62,9 @@ export async function pinNamespaces(
       { stage },
     );
   }
+  const files = namespaceFiles(folder);
   const pinned: Pinned = {};
-  for (const kind of kinds) if (wanted[kind]) pinned[kind] = join(folder, kernelName[kind]);
+  for (const kind of kinds) if (wanted[kind]) pinned[kind] = files[kind];
   const paths = Object.values(pinned);
   if (paths.length === 0) return pinned;
   makeFolder(folder);
@@ -76,6 +77,11 @@ export async function pinNamespaces(
     throw failure('cannot make the namespaces of the pod', error);
   }
   return pinned;
+}
+
+/** Where pinNamespaces() pins each kind in its folder. */
+export function namespaceFiles(folder: string): Required<Pinned> {
+  return Object.fromEntries(kinds.map((kind) => [kind, join(folder, kernelName[kind])])) as Required<Pinned>;
 }
 
 /** Pins again, as `pinned` names them, the namespaces that a process lives in; those that are pinned still stay. */
@@ -91,7 +97,7 @@ export async function repinNamespaces(folder: string, pinned: Pinned, pid: numbe
 
 /** Undoes pinNamespaces(): unmounts and removes the pins, and the folder once it is empty. Idempotent. */
 export async function unpinNamespaces(folder: string): Promise<void> {
-  const paths = kinds.map((kind) => join(folder, kernelName[kind]));
+  const paths = Object.values(namespaceFiles(folder));
   const mounted: string[] = [];
   for (const path of paths) if (await isNamespaceFile(path)) mounted.push(path);
   const [first, ...others] = mounted;

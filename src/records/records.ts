@@ -3,28 +3,59 @@
 //   sandbox:    READY ── stoppedAt or endedAt ──► NOTREADY ──► record removed
 //   container:  CREATED ── startedAt ──► RUNNING ── exit ──► EXITED ──► record removed
 //
+// A record is read back as data, not as something of ours: its shape is checked
+// (no narrower than what an image or a plugin may put into it),
+// paths are made from its id (placed.ts), and names of programs are looked up in
+// the configuration.  docs/adr/0011 says how records change.
+//
 // What was asked and what has ended stands here; the state is derived from
 // these facts, never stored.  Times are nanoseconds since the epoch as strings:
 // they do not fit a JS number, and JSON has no bigint.
 import { randomBytes } from 'node:crypto';
-import * as z from 'zod';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
+import * as z from 'zod';
 import type { ContainerState__Output as ContainerState } from '../cri/generated/runtime/v1/ContainerState.js';
-import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { PodSandboxState__Output as PodSandboxState } from '../cri/generated/runtime/v1/PodSandboxState.js';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
+import { containerConfigOf, linuxResourcesOf, podSandboxConfigOf } from '../cri/proto.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
-import type { Attachment } from '../network/cni.js';
+import { attachmentSchema } from '../network/conflist.js';
+import { idPattern } from '../shapes/id.js';
 
-const nanoseconds = z.string().regex(/^\d+$/);
-const as = <T>() => z.custom<T>((value) => typeof value === 'object' && value !== null);
+/** The one shape of an id, as newId() makes them: safe as the name of a file. */
+export const idSchema = z.string().regex(idPattern, 'not an id');
+const nanoseconds = z.string().regex(/^\d{1,20}$/);
+const count = z.number().int().nonnegative();
 
-export const sandboxRecordSchema = z.object({
+/** A message of the CRI, with the check of its type. */
+function message<T>(of: (value: unknown) => T): z.ZodType<T> {
+  return z.unknown().transform((value, context) => {
+    try {
+      return of(value);
+    } catch (error) {
+      context.addIssue((error as Error).message);
+      return z.NEVER;
+    }
+  });
+}
+const resources = message(linuxResourcesOf);
+
+const idMappings = z.array(z.object({ containerID: count, hostID: count, size: count }));
+/** What of a plan does not follow from the id and the request; placed.ts makes the rest. */
+export const storedPlanSchema = z.object({
+  /** The keys count: which namespaces are pinned. */
+  namespaces: z.partialRecord(z.enum(['network', 'ipc', 'uts', 'pid', 'user']), z.string()),
+  idMaps: z.object({ uids: idMappings, gids: idMappings }).optional(),
+  ownNetwork: z.boolean().optional(),
+  cgroupParent: z.string(),
+});
+
+export const storedSandboxSchema = z.object({
   version: z.literal(1),
-  id: z.string().min(1),
+  id: idSchema,
   /** The request as received. */
-  config: as<PodSandboxConfig__Output>(),
+  config: message(podSandboxConfigOf),
   runtimeHandler: z.string(),
   /** The backend that the router chose, and why; never changed in the life of the pod. */
   backend: z.string(),
@@ -36,25 +67,26 @@ export const sandboxRecordSchema = z.object({
   stoppedAt: nanoseconds.optional(),
   /** When the holder was found to have ended by itself: it is yet to be stopped, and nothing can be started in it. */
   endedAt: nanoseconds.optional(),
-  plan: as<SandboxPlan>(),
+  plan: storedPlanSchema,
   /** undefined: on the host's network, or plan.ownNetwork. */
-  attachment: as<Attachment>().optional(),
+  attachment: attachmentSchema.optional(),
   /** The addresses of a pod with plan.ownNetwork, once they are known. */
   ips: z.array(z.string()).optional(),
   /** What backend.startSandbox returned. */
   backendState: z.unknown().optional(),
   /** The process that keeps a pod-wide pid namespace. */
-  holder: z.object({ pid: z.number(), startTime: z.string() }).optional(),
-  resources: as<LinuxContainerResources__Output>().optional(),
-  overhead: as<LinuxContainerResources__Output>().optional(),
+  holder: z.object({ pid: z.number().int().min(2), startTime: z.string().regex(/^\d+$/) }).optional(),
+  resources: resources.optional(),
+  overhead: resources.optional(),
 });
-export type SandboxRecord = z.infer<typeof sandboxRecordSchema>;
+export type StoredSandbox = z.infer<typeof storedSandboxSchema>;
+export type SandboxRecord = Omit<StoredSandbox, 'plan'> & { plan: SandboxPlan };
 
-export const containerRecordSchema = z.object({
+export const storedContainerSchema = z.object({
   version: z.literal(1),
-  id: z.string().min(1),
-  sandboxId: z.string().min(1),
-  config: as<ContainerConfig__Output>(),
+  id: idSchema,
+  sandboxId: idSchema,
+  config: message(containerConfigOf),
   backend: z.string(),
   bootId: z.string(),
   complete: z.boolean(),
@@ -63,7 +95,6 @@ export const containerRecordSchema = z.object({
   imageRef: z.string(),
   /** The images that are mounted as volumes: index in config.mounts -> image id. */
   imageVolumes: z.record(z.string(), z.string()).default({}),
-  folder: z.string(),
   logPath: z.string(),
   /** SIGNAL_SIGTERM and so on, as the CRI names it. */
   stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
@@ -71,16 +102,28 @@ export const containerRecordSchema = z.object({
   user: z.object({ uid: z.number(), gid: z.number(), supplementalGroups: z.array(z.number()) }),
   /** Paths of CRI fields ("linux.…") or of the spec ("spec.…") that were asked for and are not honoured, for the verbose status. */
   notHonoured: z.array(z.string()),
-  resources: as<LinuxContainerResources__Output>().optional(),
+  resources: resources.optional(),
   backendState: z.unknown().optional(),
   createdAt: nanoseconds,
   startedAt: nanoseconds.optional(),
-  pid: z.number().optional(),
+  pid: count.optional(),
   exit: z
-    .object({ exitCode: z.number(), finishedAt: nanoseconds, reason: z.string(), message: z.string() })
+    .object({ exitCode: z.number().int(), finishedAt: nanoseconds, reason: z.string(), message: z.string() })
     .optional(),
 });
-export type ContainerRecord = z.infer<typeof containerRecordSchema>;
+export type StoredContainer = z.infer<typeof storedContainerSchema>;
+/** folder: its bundle. */
+export type ContainerRecord = StoredContainer & { folder: string };
+
+/** JSON as records are written, with its bytes (the values of an environment) as Buffers again. @throws SyntaxError */
+export function fromJson(text: string): unknown {
+  return JSON.parse(text, (_key, value: unknown) => {
+    const bytes = value as { type?: unknown; data?: unknown } | null;
+    return typeof bytes === 'object' && bytes?.type === 'Buffer' && Array.isArray(bytes.data)
+      ? Buffer.from(bytes.data as number[])
+      : value;
+  });
+}
 
 /** Ids are 64 hex digits, as tools that look for container ids in paths and cgroups expect. */
 export function newId(): string {

@@ -1,14 +1,18 @@
 import { expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import { deflateRawSync } from 'node:zlib';
-import { pack, unpack, type Keepsake } from './recovery-label.js';
+import { keepsakeOf, pack, unpack } from './recovery-label.js';
 
-function keepsake(annotations: Record<string, string> = {}): Keepsake {
+const [podId, containerId] = ['1'.repeat(64), '2'.repeat(64)];
+
+type Records = Parameters<typeof pack>[0];
+
+function keepsake(annotations: Record<string, string> = {}): Records {
   const labels = { 'io.kubernetes.pod.name': 'web' };
   return {
     sandbox: {
       version: 1,
-      id: 'pod',
+      id: podId,
       config: { metadata: { name: 'web' }, labels, annotations },
       runtimeHandler: 'lxc',
       backend: 'lxc',
@@ -16,13 +20,13 @@ function keepsake(annotations: Record<string, string> = {}): Keepsake {
       bootId: 'b',
       complete: true,
       createdAt: '1',
-      plan: { id: 'pod', annotations },
+      plan: { id: podId, annotations, namespaces: { network: '/elsewhere' }, cgroupParent: '/g' },
     },
     container: {
       version: 1,
-      id: 'one',
-      sandboxId: 'pod',
-      config: { envs: [{ key: 'PASSWORD', value: 'secret' }], annotations: { hash: 'abc' } },
+      id: containerId,
+      sandboxId: podId,
+      config: { envs: [{ key: 'PASSWORD', value: Buffer.from('secret') }], annotations: { hash: 'abc' } },
       backend: 'lxc',
       bootId: 'b',
       complete: true,
@@ -36,16 +40,27 @@ function keepsake(annotations: Record<string, string> = {}): Keepsake {
       notHonoured: [],
       createdAt: '1',
     },
-  } as unknown as Keepsake;
+  } as unknown as Records;
 }
 
 test('both records come back, without the environment', () => {
   const line = pack(keepsake({ 'kubernetes.io/config.seen': 'today' })) ?? '';
   expect(line).toMatch(/^[\w+/=]+$/);
   const found = unpack(line);
-  expect(found?.sandbox).toEqual(keepsake({ 'kubernetes.io/config.seen': 'today' }).sandbox);
-  expect(found?.container.config).toEqual({ envs: [], annotations: { hash: 'abc' } });
-  expect(found?.container.id).toBe('one');
+  expect(found?.sandbox).toMatchObject({
+    id: podId,
+    config: {
+      metadata: { name: 'web' },
+      labels: { 'io.kubernetes.pod.name': 'web' },
+      annotations: { 'kubernetes.io/config.seen': 'today' },
+    },
+    runtimeHandler: 'lxc',
+    rule: 'handler',
+    createdAt: '1',
+  });
+  expect(found?.container.config).toMatchObject({ envs: [], annotations: { hash: 'abc' } });
+  expect(found?.container.id).toBe(containerId);
+  expect(keepsakeOf({ id: containerId, keepsake: line })).toEqual(found);
 });
 
 test('a long annotation stays out, and what is still too long is none', () => {
@@ -64,4 +79,43 @@ test('what is no keepsake is none', () => {
   expect(unpack('AAAA')).toBeUndefined();
   expect(unpack(deflateRawSync('{"sandbox":{},"container":{}}').toString('base64'))).toBeUndefined();
   expect(unpack(deflateRawSync(Buffer.alloc(8 << 20, ' ')).toString('base64'))).toBeUndefined(); // a bomb
+});
+
+test('what is not as it was given is not believed', () => {
+  const kept = keepsake();
+  const line = (change: (records: { sandbox: object; container: object }) => object): string =>
+    deflateRawSync(JSON.stringify(change(kept))).toString('base64');
+  const of = (text: string | undefined) => keepsakeOf({ id: containerId, keepsake: text });
+  expect(of(undefined)).toBeUndefined();
+  expect(of('forged')).toBe('unreadable');
+  expect(keepsakeOf({ id: podId, keepsake: line((records) => records) })).toBe('unreadable'); // another's
+  for (const bad of [
+    { container: { ...kept.container, id: '../../../x' } },
+    { container: { ...kept.container, sandboxId: '3'.repeat(64) } },
+    { sandbox: { ...kept.sandbox, id: '../x' } },
+    { sandbox: { ...kept.sandbox, version: 2 } },
+    { sandbox: { ...kept.sandbox, config: 'none' } },
+    { sandbox: { ...kept.sandbox, config: { labels: 5 } } },
+    { sandbox: { ...kept.sandbox, holder: { pid: 1, startTime: '1' } } },
+    {
+      sandbox: {
+        ...kept.sandbox,
+        attachment: {
+          ips: [],
+          containerId: podId,
+          interfaceName: 'eth0',
+          network: {
+            name: 'n',
+            cniVersion: '1.0.0',
+            offered: [],
+            disableCheck: false,
+            disableGC: false,
+            plugins: [{ type: '../../../tmp/x' }],
+          },
+          runtimeConfig: {},
+        },
+      },
+    },
+  ])
+    expect(of(line((records) => ({ ...records, ...bad })))).toBe('unreadable');
 });

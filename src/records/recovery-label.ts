@@ -6,19 +6,24 @@
 // Whoever may look at a CT may read its notes: the environment stays out.
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import * as z from 'zod';
+import type { FoundContainer } from '../backends/backend.js';
 import {
-  containerRecordSchema,
-  sandboxRecordSchema,
+  fromJson,
+  storedContainerSchema,
+  storedSandboxSchema,
   type ContainerRecord,
   type SandboxRecord,
 } from './records.js';
 
-export interface Keepsake {
+const schema = z.object({ sandbox: storedSandboxSchema, container: storedContainerSchema });
+/** Where its things are is not among it: placed.ts says. */
+export type Keepsake = z.infer<typeof schema>;
+
+interface Records {
   readonly sandbox: SandboxRecord;
   readonly container: ContainerRecord;
 }
 
-const schema = z.object({ sandbox: sandboxRecordSchema, container: containerRecordSchema });
 /** Characters; the notes of a CT hold 8192 (PVE::JSONSchema), and say other things too. */
 const longest = 6000;
 /** An annotation above this, in characters, is no setting but a copy of something (kubectl keeps the whole manifest in one). */
@@ -27,8 +32,8 @@ const longAnnotation = 256;
 const unfolded = 1 << 20;
 
 /** One line of base64; undefined: the records are too long for one. */
-export function pack({ sandbox, container }: Keepsake): string | undefined {
-  const slim: Keepsake = { sandbox, container: { ...container, config: { ...container.config, envs: [] } } };
+export function pack({ sandbox, container }: Records): string | undefined {
+  const slim: Records = { sandbox, container: { ...container, config: { ...container.config, envs: [] } } };
   return [slim, withoutLongAnnotations(slim)].map(encode).find((text) => text.length <= longest);
 }
 
@@ -36,18 +41,31 @@ export function pack({ sandbox, container }: Keepsake): string | undefined {
 export function unpack(text: string): Keepsake | undefined {
   try {
     return schema.parse(
-      JSON.parse(inflateRawSync(Buffer.from(text, 'base64'), { maxOutputLength: unfolded }).toString()),
+      fromJson(inflateRawSync(Buffer.from(text, 'base64'), { maxOutputLength: unfolded }).toString()),
     );
   } catch {
     return undefined;
   }
 }
 
-function encode(keepsake: Keepsake): string {
+/**
+ * What a container carries.
+ * @returns undefined: nothing; 'unreadable': not what was given to it, or of another version. Such a container is left as it is.
+ */
+export function keepsakeOf({
+  id,
+  keepsake,
+}: Pick<FoundContainer, 'id' | 'keepsake'>): Keepsake | 'unreadable' | undefined {
+  if (keepsake === undefined) return undefined;
+  const found = keepsake === 'forged' ? undefined : unpack(keepsake);
+  return found?.container.id === id && found.container.sandboxId === found.sandbox.id ? found : 'unreadable';
+}
+
+function encode(keepsake: Records): string {
   return deflateRawSync(JSON.stringify(keepsake)).toString('base64');
 }
 
-function withoutLongAnnotations({ sandbox, container }: Keepsake): Keepsake {
+function withoutLongAnnotations({ sandbox, container }: Records): Records {
   const short = (annotations: Readonly<Record<string, string>>) =>
     Object.fromEntries(Object.entries(annotations).filter(([, value]) => value.length <= longAnnotation));
   return {

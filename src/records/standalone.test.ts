@@ -9,13 +9,15 @@ let folder = '';
 let records: StandaloneRecords;
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'crisp-standalone-'));
-  records = new StandaloneRecords(folder);
+  records = new StandaloneRecords(folder, join(folder, 'root'));
 });
 afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-function record(id: string, name: string, createdAt = '1'): StandaloneRecord {
+/** @param beginning of its id */
+function record(beginning: string, name: string, createdAt = '1'): StandaloneRecord {
+  const id = idOfOne(beginning);
   return {
     version: 1,
     id,
@@ -43,9 +45,12 @@ function record(id: string, name: string, createdAt = '1'): StandaloneRecord {
       folder: '/f',
       hostname: undefined,
       namespaces: {},
-      cgroupParent: '',
+      cgroupParent: `/crisp-cli/${id}`,
     },
   };
+}
+function idOfOne(beginning: string): string {
+  return beginning.padEnd(64, '0');
 }
 async function idOf(work: Promise<unknown>): Promise<string | undefined> {
   try {
@@ -60,7 +65,9 @@ describe('the records of standalone containers', () => {
   test('are there for another process, oldest first, also one of a create that was cut off', async () => {
     await records.put(record('bb', 'two', '20'));
     await records.put(record('aa', 'one', '3'));
-    expect((await new StandaloneRecords(folder).all()).map(({ name }) => name)).toEqual(['one', 'two']);
+    expect((await new StandaloneRecords(folder, join(folder, 'root')).all()).map(({ name }) => name)).toEqual(
+      ['one', 'two'],
+    );
     expect(await imagesOfStandalone(folder)).toEqual(['sha256:1', 'sha256:1']);
   });
 
@@ -75,24 +82,24 @@ describe('the records of standalone containers', () => {
       JSON.stringify({ version: 2, id: 'bb', imageId: 'sha256:2' }),
     );
     await writeFile(join(folder, 'containers/cc.json'), '{');
-    expect((await records.all()).map(({ id }) => id)).toEqual(['aa']);
-    expect((await records.find('one')).id).toBe('aa');
+    expect((await records.all()).map(({ id }) => id)).toEqual([idOfOne('aa')]);
+    expect((await records.find('one')).id).toBe(idOfOne('aa'));
     expect((await imagesOfStandalone(folder)).sort()).toEqual(['sha256:1', 'sha256:2']);
   });
 
   test('are found by name, id and beginning of an id', async () => {
     await records.put(record('abc1', 'one'));
     await records.put(record('abd2', 'abc'));
-    expect((await records.find('one')).id).toBe('abc1');
-    expect((await records.find('abd')).id).toBe('abd2');
-    expect((await records.find('abc')).id).toBe('abd2'); // a name is before the beginning of an id
+    expect((await records.find('one')).id).toBe(idOfOne('abc1'));
+    expect((await records.find('abd')).id).toBe(idOfOne('abd2'));
+    expect((await records.find('abc')).id).toBe(idOfOne('abd2')); // a name is before the beginning of an id
     expect(await idOf(records.find('ab'))).toBe('InvalidArgument');
     expect(await idOf(records.find('x'))).toBe('ContainerNotFound');
     expect(await idOf(records.find(''))).toBe('ContainerNotFound');
   });
 
   test('a name is taken once, and free again after its container', async () => {
-    await records.takeName('web', 'aa');
+    await records.takeName('web', idOfOne('aa'));
     expect(await idOf(records.takeName('web', 'bb'))).toBe('NameInUse');
     await records.delete(record('bb', 'web')); // not the one that has it
     expect(await idOf(records.takeName('web', 'bb'))).toBe('NameInUse');

@@ -9,13 +9,17 @@ import type { ContainerRef } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
 import { CrispError } from '../errors.js';
-import { makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
-import { log } from '../log.js';
+import { exists, makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
+import { namespaceFiles } from '../pod/namespaces.js';
+import { setAside, whyNot } from '../set-aside.js';
+import { bundleOf } from './placed.js';
+import { idSchema, storedPlanSchema } from './records.js';
 
 export const standaloneRecordSchema = z.object({
   version: z.literal(1),
-  id: z.string().min(1),
-  name: z.string(),
+  id: idSchema,
+  /** Also the name of a file: see takeName. */
+  name: z.string().regex(/^[a-zA-Z0-9][\w.-]{0,62}$/),
   /** As it was asked for: a reference, an archive, a folder. */
   image: z.string(),
   /** Empty: a folder. */
@@ -24,49 +28,84 @@ export const standaloneRecordSchema = z.object({
   rule: z.string(),
   /** false while it is being made; what a crash leaves so is only good to be deleted. */
   complete: z.boolean(),
-  createdAt: z.string().regex(/^\d+$/),
+  createdAt: z.string().regex(/^\d{1,20}$/),
   startedAt: z.string().optional(),
-  folder: z.string(),
-  logPath: z.string(),
   stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
   terminal: z.boolean(),
-  plan: z.custom<SandboxPlan>((value) => typeof value === 'object' && value !== null),
+  plan: storedPlanSchema.extend({
+    name: z.string(),
+    namespace: z.string(),
+    labels: z.record(z.string(), z.string()),
+    annotations: z.record(z.string(), z.string()),
+    hostname: z.string().optional(),
+  }),
   notHonoured: z.array(z.string()),
   backendState: z.unknown().optional(),
 });
-export type StandaloneRecord = z.infer<typeof standaloneRecordSchema>;
+type Stored = z.infer<typeof standaloneRecordSchema>;
+export type StandaloneRecord = Omit<Stored, 'plan'> & { plan: SandboxPlan; folder: string; logPath: string };
 
 export class StandaloneRecords {
-  constructor(private readonly stateFolder: string) {}
+  /** @param root where logs are: ROOT/logs/ID.log */
+  constructor(
+    private readonly stateFolder: string,
+    private readonly root: string,
+  ) {}
 
   /** All of them, oldest first, as they are on disk now: other commands write too. */
   async all(): Promise<StandaloneRecord[]> {
-    return (await this.read(standaloneRecordSchema)).sort((one, other) =>
-      BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1,
-    );
+    const read = await this.read((value) => this.placed(standaloneRecordSchema.parse(value)));
+    return read.sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
   }
 
-  /** What the schema takes of each record; one that it cannot read is left where it is, for the version of crisp that wrote it. */
-  async read<T>(schema: z.ZodType<T>): Promise<T[]> {
+  /** What `take` makes of each record; one of which it makes nothing is left where it is, for the version of crisp that wrote it. */
+  async read<T>(take: (value: unknown) => T): Promise<T[]> {
     const read = await Promise.all(
       (await namesIn(this.folder))
         .filter((file) => /^[^.].*\.json$/.test(file))
         .map(async (file) => {
           const path = join(this.folder, file);
-          const text = await readFileIfThere(path);
-          if (text === undefined) return [];
           try {
-            return [schema.parse(JSON.parse(text))];
-          } catch {
-            log.warn(
-              { path },
-              'passed over: no record of a standalone container that this version of crisp can read',
-            );
+            const text = await readFileIfThere(path);
+            if (text === undefined) return [];
+            const value: unknown = JSON.parse(text);
+            if ((value as { id?: unknown } | null)?.id !== file.slice(0, -'.json'.length))
+              throw new Error('it is called after another id');
+            return [take(value)];
+          } catch (error) {
+            setAside.add('standalone record', path, whyNot(error));
             return [];
           }
         }),
     );
     return read.flat();
+  }
+
+  /** Where its things are follows from its id. */
+  private placed(stored: Stored): StandaloneRecord {
+    const { id, plan } = stored;
+    if (!['/system.slice', `/crisp-cli/${id}`].includes(plan.cgroupParent))
+      throw new Error(`plan.cgroupParent: ${plan.cgroupParent} is not its own`);
+    const folder = bundleOf(this.stateFolder, id);
+    const pinned = namespaceFiles(join(folder, 'pod', 'ns'));
+    return {
+      ...stored,
+      folder,
+      logPath: this.logOf(id),
+      plan: {
+        ...plan,
+        id,
+        uid: id,
+        attempt: 0,
+        hostname: plan.hostname,
+        folder: join(folder, 'pod'),
+        namespaces: Object.fromEntries(Object.entries(pinned).filter(([kind]) => kind in plan.namespaces)),
+      },
+    };
+  }
+
+  logOf(id: string): string {
+    return join(this.root, 'logs', `${id}.log`);
   }
 
   /** By id, unique beginning of an id, or name. @throws ContainerNotFound, InvalidArgument when several fit */
@@ -78,6 +117,11 @@ export class StandaloneRecords {
       throw new CrispError(
         'InvalidArgument',
         `"${text}" fits ${fitting.length} containers: ${fitting.map((record) => record.id.slice(0, 12)).join(', ')}`,
+      );
+    if (!fitting[0] && /^[0-9a-f]{64}$/.test(text) && (await exists(join(this.folder, `${text}.json`))))
+      throw new CrispError(
+        'RecordUnreadable',
+        `this version of crisp cannot read ${join(this.folder, `${text}.json`)}`,
       );
     if (!fitting[0])
       throw new CrispError('ContainerNotFound', `there is no standalone container "${text}"`, {
@@ -126,8 +170,7 @@ export function refOf(record: StandaloneRecord): ContainerRef {
 
 /** The ids of the images that standalone containers use, so that they are not removed under them; also of records that are otherwise unreadable. */
 export async function imagesOfStandalone(stateFolder: string): Promise<string[]> {
-  const records = await new StandaloneRecords(stateFolder).read(
-    standaloneRecordSchema.pick({ imageId: true }),
-  );
+  const schema = standaloneRecordSchema.pick({ imageId: true });
+  const records = await new StandaloneRecords(stateFolder, '').read((value) => schema.parse(value));
   return records.map((record) => record.imageId).filter(Boolean);
 }

@@ -3,26 +3,45 @@
 // A change is computed first, written (tmp, fsync, rename), and only then seen
 // in memory: no reader ever sees what a crash could take back.  Records are
 // frozen values; a change replaces them.
-import { readdir, readFile, rename } from 'node:fs/promises';
+//
+// A record that this version cannot read stays as it is, for the version that
+// wrote it (docs/adr/0011): it is known by its id, calls that name it are
+// refused, and what it speaks of is nobody's orphan.
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type * as z from 'zod';
+import * as z from 'zod';
+import { CrispError } from '../errors.js';
 import { makeFolder, remove, writeFileAtomic } from '../host/files.js';
-import { log } from '../log.js';
+import { setAside, whyNot, type SetAside } from '../set-aside.js';
 import { Locks } from './locks.js';
+import { placedContainer, placedSandbox } from './placed.js';
 import {
-  containerRecordSchema,
-  sandboxRecordSchema,
+  fromJson,
+  idSchema,
+  storedContainerSchema,
+  storedSandboxSchema,
   type ContainerRecord,
   type SandboxRecord,
 } from './records.js';
 
+/** What can be told of a record that cannot be read; each field only where it is as expected. */
+const gist = z.object({
+  sandboxId: z.string().optional().catch(undefined),
+  imageId: z.string().optional().catch(undefined),
+  imageVolumes: z.record(z.string(), z.string()).optional().catch(undefined),
+});
+type Gist = z.infer<typeof gist>;
+
 export class RecordTable<T extends { readonly id: string }> {
   private readonly records = new Map<string, T>();
+  private readonly kept = new Map<string, Gist>();
   private readonly changes = new Locks();
 
+  /** @param read a parsed file -> its record; throws for what is none */
   constructor(
     private readonly folder: string,
-    private readonly schema: z.ZodType<T>,
+    private readonly kind: SetAside['kind'],
+    private readonly read: (value: unknown) => T,
   ) {}
 
   get(id: string): T | undefined {
@@ -30,6 +49,20 @@ export class RecordTable<T extends { readonly id: string }> {
   }
   all(): T[] {
     return [...this.records.values()];
+  }
+
+  /** Whether there is a record of this id, readable or not. */
+  has(id: string): boolean {
+    return this.records.has(id) || this.kept.has(id);
+  }
+  /** The records that cannot be read, by id. */
+  unreadable(): ReadonlyMap<string, Gist> {
+    return this.kept;
+  }
+  /** @throws RecordUnreadable for the id of a record that cannot be read */
+  checkReadable(id: string): void {
+    if (!this.kept.has(id)) return;
+    throw new CrispError('RecordUnreadable', `this version of crisp cannot read ${this.path(id)}`);
   }
 
   /** Writes the record, then shows it. */
@@ -55,10 +88,7 @@ export class RecordTable<T extends { readonly id: string }> {
     });
   }
 
-  /**
-   * Reads all records; an unreadable file is set aside as FILE.unreadable, and
-   * what it spoke of is then an orphan that recovery removes.
-   */
+  /** Reads all records. One that cannot be read is kept as it is. */
   async load(): Promise<void> {
     makeFolder(this.folder);
     for (const file of await readdir(this.folder)) {
@@ -67,13 +97,19 @@ export class RecordTable<T extends { readonly id: string }> {
         await remove(path);
         continue;
       } // a write that a crash cut off
-      if (!file.endsWith('.json')) continue;
+      // Versions before 0010 renamed what they could not read.
+      const [, id] = /^(.+)\.json(?:\.unreadable)?$/.exec(file) ?? [];
+      if (id === undefined) continue;
+      let value: unknown;
       try {
-        const record = this.schema.parse(JSON.parse(await readFile(path, 'utf8')));
-        this.records.set(record.id, record);
+        if (file.endsWith('.unreadable')) throw new Error('an earlier version of crisp could not read it');
+        value = fromJson(await readFile(path, 'utf8'));
+        if (idSchema.parse((value as { id?: unknown } | null)?.id) !== id)
+          throw new Error('it is called after another id');
+        this.records.set(id, this.read(value));
       } catch (error) {
-        log.error({ err: error, path }, 'unreadable record set aside');
-        await rename(path, `${path}.unreadable`);
+        this.kept.set(id, gist.catch({}).parse(value));
+        setAside.add(this.kind, path, whyNot(error));
       }
     }
   }
@@ -88,15 +124,17 @@ export class Store {
   readonly containers: RecordTable<ContainerRecord>;
 
   constructor(stateFolder: string) {
-    this.sandboxes = new RecordTable<SandboxRecord>(join(stateFolder, 'sandboxes'), sandboxRecordSchema);
-    this.containers = new RecordTable<ContainerRecord>(
-      join(stateFolder, 'containers'),
-      containerRecordSchema,
+    this.sandboxes = new RecordTable(join(stateFolder, 'sandboxes'), 'pod record', (value) =>
+      placedSandbox(storedSandboxSchema.parse(value), stateFolder),
     );
+    this.containers = new RecordTable(join(stateFolder, 'containers'), 'container record', (value) => {
+      const stored = storedContainerSchema.parse(value);
+      return placedContainer(stored, stateFolder, this.sandboxes.get(stored.sandboxId));
+    });
   }
 
   async load(): Promise<void> {
-    await this.sandboxes.load();
+    await this.sandboxes.load(); // first: the log of a container is in its pod's folder
     await this.containers.load();
   }
 
@@ -107,5 +145,18 @@ export class Store {
   /** Without those in the making, which clients are not told of. */
   completeContainersOf(sandboxId: string): ContainerRecord[] {
     return this.containersOf(sandboxId).filter(({ complete }) => complete);
+  }
+
+  /** Before a pod is taken apart. @throws RecordUnreadable where a container of it has a record that cannot be read */
+  checkContainersReadable(sandboxId: string): void {
+    for (const [id, { sandboxId: its }] of this.containers.unreadable())
+      if (its === sandboxId) this.containers.checkReadable(id);
+  }
+
+  /** The ids of the images that containers use, those of unreadable records among them. */
+  usedImages(): string[] {
+    return [...this.containers.all(), ...this.containers.unreadable().values()].flatMap(
+      ({ imageId, imageVolumes }) => [...(imageId ? [imageId] : []), ...Object.values(imageVolumes ?? {})],
+    );
   }
 }

@@ -8,7 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
 import { run, runStreaming } from '../../src/host/run.js';
-import { Network, type Attachment, type PodNetwork } from '../../src/network/cni.js';
+import { Network, type PodNetwork } from '../../src/network/cni.js';
+import type { Attachment } from '../../src/network/conflist.js';
 import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../../src/pod/namespaces.js';
 
 const timeoutMs = 30_000;
@@ -278,7 +279,7 @@ describe('a pod whose namespace is lost', () => {
     await unpinNamespaces(folderOf(gone.id));
     const next = newNetwork('lean');
     await next.start();
-    await next.collectGarbage([attachment]);
+    await next.collectGarbage([kept.id]);
     next.close();
     expect((await leases()).sort()).toEqual([...attachment.ips].sort());
   });

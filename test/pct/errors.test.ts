@@ -1,9 +1,9 @@
 // What pct refuses reaches the kubelet as what it means, and nothing is left of it.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test as testAll } from '@jest/globals';
-import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
-import type { Daemon } from '../helpers/daemon.js';
+import { crisp, type Daemon } from '../helpers/daemon.js';
 import { patience } from '../helpers/patience.js';
 import {
   containerConfig,
@@ -143,6 +143,24 @@ describe('start', () => {
     await node.writeGuest(guest, before);
   });
 
+  test('that passes ends nothing: the container is CREATED, also for the next crisp, and starts later', async () => {
+    const id = await create();
+    const [guest = ''] = await node.guests();
+    const before = await node.guest(guest);
+    const state = async () =>
+      (await daemon.client.runtime.ContainerStatus({ container_id: id })).status?.state;
+    await node.writeGuest(guest, `${before}lock: backup\n`);
+    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({
+      code: status.UNAVAILABLE,
+    });
+    expect(await state()).toBe('CONTAINER_CREATED');
+    await daemon.restart();
+    expect(await state()).toBe('CONTAINER_CREATED');
+    await node.writeGuest(guest, before);
+    await daemon.client.runtime.StartContainer({ container_id: id });
+    expect(await state()).toBe('CONTAINER_RUNNING');
+  });
+
   test("that fails has liblxc's reason in its error", async () => {
     const id = await create();
     await failing(
@@ -207,5 +225,121 @@ describe('destroy', () => {
     expect(await node.guests()).toEqual([]);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
     expect(await node.remains()).toEqual([]);
+  });
+});
+
+describe('a pct that is cut off', () => {
+  /** Until the configuration of a CT is the one line that pct writes while it works. */
+  async function untilLocked(lock: 'create' | 'destroyed'): Promise<void> {
+    for (;;) {
+      const texts = await Promise.all((await node.guests()).map((name) => node.guest(name).catch(() => '')));
+      if (texts.some((text) => text.trim() === `lock: ${lock}`)) return;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+
+  /** While a verb stays where the configuration is one line. */
+  async function during(verb: 'create' | 'destroy', ms: number, act: () => Promise<unknown>): Promise<void> {
+    const wish = join(node.folder, `${verb}-ms`);
+    await writeFile(wish, String(ms));
+    try {
+      await act();
+    } finally {
+      await rm(wish, { force: true });
+    }
+  }
+
+  /** As the end of a machine would: no process of a call of this node's pct is left. */
+  async function killPct(verb: string): Promise<void> {
+    for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+      const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+      if (words.includes(join(node.folder, 'bin/pct')) && words.includes(verb))
+        try {
+          process.kill(Number(pid), 'SIGKILL');
+        } catch {
+          /* it went with another */
+        }
+    }
+  }
+
+  const remove = (id: string) => daemon.client.runtime.RemoveContainer({ container_id: id });
+
+  async function gc(...flags: string[]): Promise<{ kind: string; name: string }[]> {
+    const cliState = join(daemon.folder, 'cli-state');
+    const argv = ['gc', '--json', '--config', daemon.configFile, '--state', cliState, ...flags];
+    const { stdout } = await daemon.machine.run([process.execPath, crisp, ...argv]);
+    return (JSON.parse(stdout) as { orphans: { kind: string; name: string }[] }).orphans;
+  }
+
+  test('by no end of crisp: a removal goes on, and comes to its end', async () => {
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+    await during('destroy', 2_000, async () => {
+      const told = remove(id).catch(() => undefined);
+      await untilLocked('destroyed');
+      await daemon.kill9();
+      await told;
+      await daemon.start();
+    });
+    await remove(id);
+    expect([await node.guests(), await node.remains()]).toEqual([[], []]);
+  });
+
+  test('in a removal: the next try comes to its end', async () => {
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+    await during('destroy', 60_000, async () => {
+      const told = remove(id).catch((error: unknown) => error);
+      await untilLocked('destroyed');
+      await killPct('destroy');
+      expect(await told).toBeInstanceOf(Error);
+    });
+    await remove(id);
+    expect([await node.guests(), await node.remains()]).toEqual([[], []]);
+  });
+
+  test('with crisp, in a removal: the next start ends it', async () => {
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+    await during('destroy', 60_000, async () => {
+      const told = remove(id).catch(() => undefined);
+      await untilLocked('destroyed');
+      await daemon.kill9();
+      await killPct('destroy');
+      await told;
+    });
+    await daemon.start();
+    expect(await node.guests()).toEqual([]);
+    await remove(id);
+    expect(await node.remains()).toEqual([]);
+  });
+
+  test('with crisp, in a removal: crisp gc names and ends it, and nothing that is not noted', async () => {
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+    await during('destroy', 60_000, async () => {
+      const told = remove(id).catch(() => undefined);
+      await untilLocked('destroyed');
+      await daemon.kill9();
+      await killPct('destroy');
+      await told;
+    });
+    const foreign = `${node.lastVmid}.conf`;
+    await node.writeGuest(foreign, 'lock: create\n');
+    const remnants = async (...flags: string[]) =>
+      (await gc(...flags)).filter(({ kind }) => kind === 'remnant').map(({ name }) => name);
+    expect(await remnants('--dry-run')).toEqual([expect.stringContaining(id)]);
+    expect(await remnants()).toEqual([expect.stringContaining(id)]);
+    expect(await node.guests()).toEqual([foreign]);
+    await daemon.start();
+    expect(await node.guests()).toEqual([foreign]);
+    await node.removeGuest(foreign);
+    await remove(id);
+  });
+
+  test('in a creation: nothing is left of it', async () => {
+    await during('create', 60_000, async () => {
+      const told = create().catch((error: unknown) => error);
+      await untilLocked('create');
+      await killPct('create');
+      expect(await told).toBeInstanceOf(Error);
+    });
+    expect([await node.guests(), await node.remains()]).toEqual([[], []]);
   });
 });

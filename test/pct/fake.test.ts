@@ -171,6 +171,20 @@ describe('an existing CT', () => {
     expect(await readdir(join(node.folder, 'storage/local/images'))).toEqual([]);
   });
 
+  test('is one line of lock once pct has died of a pipe that nobody reads; unlocked, it can be destroyed', async () => {
+    await writeFile(join(node.folder, 'destroy-ms'), '300');
+    const child = spawn(join(node.folder, 'bin/pct'), ['destroy', '900001', '--purge', '1'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    child.stdout.destroy();
+    await new Promise((resolve) => child.once('exit', resolve));
+    expect(await node.guest('900001.conf')).toBe('lock: destroyed\n');
+    expect(await pct('destroy', '900001')).toMatchObject({ stderr: 'CT is locked (destroyed)' });
+    expect(await pct('unlock', '900001')).toMatchObject(ok);
+    expect(await pct('destroy', '900001', '--destroy-unreferenced-disks', '1')).toMatchObject(ok);
+    expect(await node.guests()).toEqual([]);
+  });
+
   test('loses raw keys that pct does not know at the next change, and keeps the others', async () => {
     await conf((text) => `${text}lxc.include: /x\nlxc.no_new_privs: 1\n[before]\nhostname: y\n`);
     expect(await pct('set', '900001', '--cores', '2')).toMatchObject({

@@ -41,6 +41,11 @@ const pct = async (...args: string[]): Promise<string> =>
 const faults = ['range', 'tag', 'owner', 'clone', 'container', 'twice', 'snapshot'] as const;
 type Fault = (typeof faults)[number];
 
+/** A well-formed id that no container has. */
+function tamperedId(vmid: number): string {
+  return `dead${vmid}`.padEnd(64, '0');
+}
+
 /** The configuration of a CT of ours, made that of a container `id` but for the faults. @param other container that there is */
 function withFaults(
   ours: string,
@@ -78,7 +83,7 @@ function foreignGuests(ours: string, other: string): Foreign[] {
   const copies = [...faults.map((fault) => [fault]), ...several].map((wrong, index) => {
     const [vmid, id] = [
       wrong.includes('range') ? 101 + index : 900_010 + index,
-      `tampered-${wrong.join('-')}-${index}`,
+      tamperedId(wrong.includes('range') ? 101 + index : 900_010 + index),
     ];
     return {
       vmid,
@@ -100,7 +105,7 @@ function foreignGuests(ours: string, other: string): Foreign[] {
     ...copies,
     ...others.map(([path, text]) => {
       const vmid = Number(/\/(\d+)\.conf/.exec(path)?.[1]);
-      return { vmid, id: `tampered-${vmid}`, path, text };
+      return { vmid, id: tamperedId(vmid), path, text };
     }),
   ];
 }
@@ -128,7 +133,7 @@ async function runningForeigner(vmid: number): Promise<Foreign> {
   await pct('start', String(vmid));
   return {
     vmid,
-    id: 'tampered-running',
+    id: tamperedId(vmid),
     path: `pve/lxc/${vmid}.conf`,
     text: await node.guest(`${vmid}.conf`),
   };

@@ -1,8 +1,10 @@
 // Pods whose containers are Proxmox CTs: the whole way from RunPodSandbox to nothing left.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { deflateRawSync } from 'node:zlib';
 import type { Daemon } from '../helpers/daemon.js';
 import {
   containerConfig,
@@ -500,10 +502,111 @@ test('a CT of ours that no record knows goes at the next start; a foreign one st
     join(daemon.state, 'containers', `${lost}.json`),
     join(daemon.state, 'bundles', lost, 'lxc.conf'),
   ]); // without it liblxc cannot stop the CT
-  await node.writeGuest(own, (await node.guest(own)).replace(/crisp-keepsake \S+/, 'crisp-keepsake AAAA'));
+  await node.writeGuest(own, (await node.guest(own)).replace(/^#.*crisp-keepsake.*\n/m, ''));
   await daemon.start();
   expect(await node.guests()).toEqual([foreign]);
   expect(await node.guest(foreign)).toBe(text);
   await node.removeGuest(foreign);
+  await removePod(daemon, pod.id);
+});
+
+test('what somebody wrote into the notes of a CT is not followed, and the CT stays', async () => {
+  const before = await daemon.traces();
+  const pod = await runPod(daemon, {}, 'lxc');
+  const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+  const [own = ''] = await node.guests();
+  const honest = await node.guest(own);
+  const state = daemon.machine.path(daemon.state);
+  const read = async (path: string) =>
+    JSON.parse(await readFile(join(state, path), 'utf8')) as Record<string, object>;
+  const [sandbox, container] = [await read(`sandboxes/${pod.id}.json`), await read(`containers/${id}.json`)];
+  // 1. A path in place of the id of a container: on versions before, a folder that was removed.
+  const victim = daemon.machine.path(join(daemon.folder, 'victim'));
+  await mkdir(victim);
+  const other = `${node.lastVmid}.conf`;
+  await node.writeGuest(
+    other,
+    honest
+      .replace(/^#crisp-container%3A .*$/m, '#crisp-container%3A ../../victim')
+      .replace(/^#crisp-vmid%3A .*$/m, `#crisp-vmid%3A ${node.lastVmid}`)
+      .replace(/^#.*crisp-keepsake.*\n/m, ''),
+  );
+  // 2. A keepsake of somebody's making, whose network has a program of his.
+  const program = join(daemon.folder, 'program');
+  await writeFile(program, `#!/bin/sh\ntouch ${program}.ran\n`, { mode: 0o755 });
+  const attachment = sandbox['attachment'] as { network: object };
+  const forged = {
+    sandbox: {
+      ...sandbox,
+      attachment: {
+        ...attachment,
+        network: { ...attachment.network, plugins: [{ type: `../../../../../../../..${program}` }] },
+      },
+    },
+    container: { ...container, config: { ...container['config'], envs: [] } },
+  };
+  const line = `#<!-- crisp-keepsake ${deflateRawSync(JSON.stringify(forged)).toString('base64')} -->`;
+  await daemon.kill9();
+  await daemon.loseState();
+  await node.writeGuest(own, honest.replace(/^#.*crisp-keepsake.*$/m, line));
+  await daemon.start();
+
+  expect((await node.guests()).sort()).toEqual([own, other].sort());
+  expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
+  const { info } = await daemon.client.runtime.Status({ verbose: true });
+  const named = (JSON.parse(info['setAside'] ?? '[]') as { kind: string; name: string }[]).map(
+    ({ name }) => name,
+  );
+  expect(named).toEqual(expect.arrayContaining([String(node.lastVmid), id]));
+  expect(existsSync(victim)).toBe(true);
+  expect(existsSync(`${program}.ran`)).toBe(false);
+
+  // What crisp wrote itself is believed.
+  await node.removeGuest(other);
+  await rm(victim, { recursive: true });
+  await daemon.kill9();
+  await node.writeGuest(own, honest);
+  await daemon.start();
+  expect((await daemon.client.runtime.ContainerStatus({ container_id: id })).status).toMatchObject({
+    state: 'CONTAINER_RUNNING',
+  });
+  await removePod(daemon, pod.id);
+  expect(await node.guests()).toEqual([]);
+  expect(await daemon.traces()).toEqual(before);
+});
+
+test('no variable of a CT stands in the arguments of a process', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const secret = ['five', 'blind', 'mice'].join('-');
+  const id = await startContainer(
+    daemon,
+    pod,
+    containerConfig(untilStopped(), {
+      envs: [
+        { key: 'ONE', value: Buffer.from(`${secret} 1`) },
+        { key: 'SOME.KEY', value: Buffer.from(`-----BEGIN\n${secret} 2\r\n`) },
+      ],
+    }),
+  );
+  expect(await output(id, ['env', '-0'])).toContain(`SOME.KEY=-----BEGIN\n${secret} 2\r\n\0`);
+  const lines = await Promise.all(
+    (await readdir('/proc'))
+      .filter((name) => /^\d+$/.test(name))
+      .map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')),
+  );
+  expect(lines.filter((text) => text.includes('lxc-start') && text.includes(node.folder))).not.toEqual([]);
+  expect(lines.filter((text) => text.includes(secret))).toEqual([]);
+  await removePod(daemon, pod.id);
+});
+
+test.each([
+  { readonly_paths: ['/proc/../etc/shadow'] },
+  { masked_paths: ['/proc/../../etc'] },
+  { readonly_paths: ['etc/shadow'] },
+])('a path that leads out of the CT is refused: %p', async (context) => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const config = containerConfig('true', { linux: { security_context: context } });
+  await expect(createContainer(daemon, pod, config)).rejects.toMatchObject({ code: 3 });
+  expect(await node.guests()).toEqual([]);
   await removePod(daemon, pod.id);
 });

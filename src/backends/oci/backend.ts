@@ -5,13 +5,16 @@
 // exit files), and its files in each bundle (FIFOs, attach socket, pid).
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import * as z from 'zod';
 import { CrispError } from '../../errors.js';
 import { cgroupOfProcess, killCgroup } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
-import { catches, identify, isAlive, outwait, signalProcess, type ProcessIdentity } from '../../host/proc.js';
+import { catches, identify, isAlive, outwait, signalProcess } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
+import { whyNot } from '../../set-aside.js';
+import { isContainerId, probeIdPattern } from '../../shapes/id.js';
 import { log } from '../../log.js';
 import { isPodsOwnCgroup } from '../../oci/namespaces.js';
 import { checkProcessFolder, checkWorkingFolder } from '../../oci/working-folder.js';
@@ -52,19 +55,21 @@ export interface OciOptions {
 }
 
 /** What create() returns and the record keeps. */
-export interface OciState {
-  readonly process: ProcessIdentity;
-  readonly cgroup: string;
-  readonly terminal: boolean;
+const cgroupPath = z
+  .string()
+  .refine((path) => path === '' || (path.startsWith('/') && !path.split('/').includes('..')), 'no cgroup');
+const oomKills = z.object({ group: cgroupPath, count: z.number() });
+type OomKills = z.infer<typeof oomKills>;
+const stateSchema = z.object({
+  process: z.object({ pid: z.number().int().min(2), startTime: z.string().regex(/^\d+$/) }),
+  cgroup: cgroupPath,
+  terminal: z.boolean(),
   /** Its pid namespace is its own, so that its end is the end of all its processes. */
-  readonly ownPidNamespace: boolean;
+  ownPidNamespace: z.boolean(),
   /** What the pod's group had counted when the container was made; undefined where it has none of its own, and on cgroup v1. */
-  readonly podOomKills?: OomKills | undefined;
-}
-interface OomKills {
-  readonly group: string;
-  readonly count: number;
-}
+  podOomKills: oomKills.optional(),
+});
+export type OciState = z.infer<typeof stateSchema>;
 
 const SIGKILL = 9;
 const settleMs = 100;
@@ -108,7 +113,7 @@ export class OciBackend implements Backend {
   probe(): Promise<Probe> {
     this.runtime.forget();
     this.conmonPath = undefined;
-    return probe(this, join(this.options.state, 'probe', this.name));
+    return probe(this, this.probes);
   }
 
   /** OCI pods need nothing but the pinned namespaces. */
@@ -195,7 +200,7 @@ export class OciBackend implements Backend {
   }
 
   async delete(container: ContainerRef): Promise<void> {
-    const state = container.state as OciState | undefined;
+    const state = container.state === undefined ? undefined : stateOf(container);
     const wasAlive = state !== undefined && (await isAlive(state.process));
     // A daemon that was killed in create() may have left the runtime at work: what it makes can be removed when it has made it.
     if (!state)
@@ -272,9 +277,18 @@ export class OciBackend implements Backend {
 
   async list(): Promise<ContainerRef[]> {
     const all = await this.runtime.list().catch(() => []);
+    // Others may use the same --root: ours is what lies where we put what is called so.
     return all
-      .filter(({ bundle }) => bundle.startsWith(join(this.options.state, '/')))
+      .filter(({ id, bundle }) => isContainerId(id) && bundle === this.bundleOf(id))
       .map(({ id, bundle }) => ({ id, folder: bundle, logPath: '', state: undefined }));
+  }
+
+  private bundleOf(id: string): string {
+    return probeIdPattern.test(id) ? join(this.probes, id) : join(this.options.state, 'bundles', id);
+  }
+
+  private get probes(): string {
+    return join(this.options.state, 'probe', this.name);
   }
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
@@ -416,5 +430,14 @@ function oomKillsOf(sandbox: SandboxPlan): OomKills | undefined {
 }
 
 export function stateOf(container: ContainerRef): OciState {
-  return container.state as OciState;
+  const { data, error } = stateSchema.safeParse(container.state);
+  if (error)
+    throw new CrispError(
+      'RecordUnreadable',
+      `the record of a container says what cannot be: ${whyNot(error)}`,
+      {
+        cause: error,
+      },
+    );
+  return data;
 }

@@ -23,6 +23,7 @@ import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { lxcWords, PctBackend } from './backend.js';
 import { describe } from './guest-config.js';
 
+const [mine, other] = ['a'.repeat(64), 'b'.repeat(64)] as const;
 let folder: string;
 let backend: PctBackend;
 const called = (): string[] =>
@@ -60,7 +61,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 function seed(
   vmid: number,
-  { tags = 'crisp', owner = `${hostname()} ${join(folder, 'state')}`, container = 'mine' } = {},
+  { tags = 'crisp', owner = `${hostname()} ${join(folder, 'state')}`, container = mine } = {},
 ): void {
   const marked = describe([], { owner, containerId: container, vmid: String(vmid) })
     .split('\n')
@@ -82,7 +83,7 @@ const calls: [string, (vmid: number) => Promise<unknown>][] = [
 ];
 function ref(vmid: number) {
   return {
-    id: 'mine',
+    id: mine,
     folder: join(folder, 'bundle'),
     logPath: '',
     state: { vmid, uid: 0, stdin: 'none', terminal: false },
@@ -93,7 +94,7 @@ group.each<[string, number, Parameters<typeof seed>[1]]>([
   ['outside the range', 100, {}],
   ['without the tag', 900_001, { tags: 'web' }],
   ['of another owner', 900_002, { owner: 'pve2 /run/crisp' }],
-  ['of another container', 900_003, { container: 'other' }],
+  ['of another container', 900_003, { container: other }],
 ])('a guest %s', (_, vmid, options) => {
   beforeAll(() => seed(vmid, options));
 
@@ -105,7 +106,7 @@ group.each<[string, number, Parameters<typeof seed>[1]]>([
   });
 
   test('is nothing that a survey waits for', async () => {
-    expect(await backend.survey([ref(vmid)])).toEqual(new Map([['mine', { status: 'missing' }]]));
+    expect(await backend.survey([ref(vmid)])).toEqual(new Map([[mine, { status: 'missing' }]]));
     expect(called()).toEqual([]);
   });
 });
@@ -133,8 +134,8 @@ group('while pmxcfs is not mounted', () => {
 
 test('our own is listed, destroyed, and no other', async () => {
   seed(900_004);
-  expect((await backend.list()).map(({ id }) => id).sort()).toEqual(['mine', 'other']);
-  await backend.delete({ id: 'mine', folder: join(folder, 'bundle'), logPath: '', state: undefined }); // as after a crash in create: found by its mark
+  expect((await backend.list()).map(({ id }) => id).sort()).toEqual([mine, other]);
+  await backend.delete({ id: mine, folder: join(folder, 'bundle'), logPath: '', state: undefined }); // as after a crash in create: found by its mark
   expect(called()).toEqual(['destroy 900004 --force 1 --purge 1']);
   expect(readdirSync(join(folder, 'pve/lxc'))).toHaveLength(5);
 });
@@ -195,7 +196,7 @@ echo "arch: amd64" > ${folder}/pve/lxc/$2.conf
     cgroupParent: '',
   };
   const plan: ContainerPlan = {
-    id: 'new',
+    id: 'd'.repeat(64),
     name: 'app',
     attempt: 0,
     image: 'i',

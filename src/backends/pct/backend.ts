@@ -11,7 +11,9 @@
 // liblxc and the files of the kernel.  Before each act stands the guard rail.
 import { appendFile, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import * as z from 'zod';
 import { CrispError } from '../../errors.js';
 import {
   killCgroup,
@@ -51,66 +53,76 @@ import type {
   Exit,
   FoundContainer,
   Probe,
+  Remnant,
   RootfsWish,
 } from '../backend.js';
 import type { Io, TerminalSize } from '../../shapes/io.js';
 import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
+import { whyNot } from '../../set-aside.js';
 import { Exits } from '../exits.js';
 import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
-import { includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
+import { environmentFile, includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
 import { cgroupOf, monitorCgroupOf } from './cgroups.js';
 import { guestsOf } from './cluster.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
-import type { GuestConfig } from './guest-config.js';
-import { annotationPrefix, guestOptions, type GuestOptions, type Volume } from './guest-options.js';
+import { keepsakeLine, type GuestConfig, type Mark } from './guest-config.js';
+import { annotationPrefix, guestOptions, storageName, type GuestOptions } from './guest-options.js';
+import { Intents, isPctAtWork } from './intents.js';
 import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
 import { meaningOf, Pct, type Meaning } from './pct.js';
 import { probe } from './probe.js';
+import { Seal } from './seal.js';
 import { makeTargets } from './targets.js';
-import { dropIn, Units } from './unit.js';
+import { dropIn, environmentText, Units } from './unit.js';
 import { Vmids } from './vmids.js';
 import { attach, fifo, startWatcher, tell, wakeWatcher, watcherName, type WatcherPlan } from './watcher.js';
 
 /** What create() returns and the record keeps. */
-export interface PctState {
-  readonly vmid: number;
+const stateSchema = z.object({
+  vmid: z.number().int().positive(),
   /** Of its process, as the host has it. */
-  readonly uid: number;
-  readonly stdin: WatcherPlan['stdin'];
-  readonly terminal: boolean;
+  uid: z.number().int().nonnegative(),
+  stdin: z.enum(['none', 'open', 'once']),
+  terminal: z.boolean(),
   /** Its end is the end of all its processes; not known of a CT that was found again. */
-  readonly ownPidNamespace?: boolean;
-}
+  ownPidNamespace: z.boolean().optional(),
+});
+export type PctState = z.infer<typeof stateSchema>;
 
 const SIGKILL = 9;
 const lostRaces = 10;
 const infoTimeoutMs = 10_000;
 const endPatienceMs = 10_000;
+const atWorkPauseMs = 100;
 
 /** What the probe finds out of the node. */
-export interface Findings {
+const findingsSchema = z.object({
   /** Where idmapped overlays do not work: the volumes that unprivileged CTs get instead. */
-  copies?: Volume | undefined;
+  copies: z.object({ storage: storageName, sizeGib: z.number().nonnegative() }).optional(),
   /** pct sets the address of a CT's net0 itself. */
-  hostManaged: boolean;
+  hostManaged: z.boolean(),
   /** liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
-  givesGroups: boolean;
-}
+  givesGroups: z.boolean(),
+});
+export type Findings = z.infer<typeof findingsSchema>;
 
 export class PctBackend implements Backend {
   readonly name: string;
   readonly exits: Exits;
   found: Findings = { hostManaged: false, givesGroups: true };
   private readonly pct: Pct;
+  private readonly pctTimeoutMs: number;
+  private readonly intents: Intents;
   private readonly guard: Guard;
   private readonly vmids: Vmids;
   private readonly archives: Archives;
   private readonly units: Units;
+  private readonly seal: Seal;
   private readonly node: Node = thisNode();
   /** Whose exits are told; the state is absent while they are being made. */
   private readonly made = new Map<string, ContainerRef>();
@@ -120,7 +132,9 @@ export class PctBackend implements Backend {
     const { lxc, state } = options;
     this.name = options.name;
     this.exits = new Exits(join(state, 'exits', options.name));
-    this.pct = new Pct({ program: lxc.tools.pct, timeoutMs: lxc.pct_timeout_seconds * 1000 });
+    this.pctTimeoutMs = lxc.pct_timeout_seconds * 1000;
+    this.pct = new Pct({ program: lxc.tools.pct, timeoutMs: this.pctTimeoutMs, outputFolder: state });
+    this.intents = new Intents(options.root, ownerOf(options));
     this.guard = new Guard({
       pveFolder: lxc.pve_folder,
       range: lxc.vmid_range,
@@ -129,6 +143,7 @@ export class PctBackend implements Backend {
     });
     this.vmids = new Vmids(lxc.pve_folder, lxc.vmid_range);
     this.archives = new Archives(join(options.root, 'archives'));
+    this.seal = new Seal(options.root);
     this.units = new Units(lxc.unit_folder, lxc.tools.systemctl);
   }
 
@@ -137,7 +152,7 @@ export class PctBackend implements Backend {
   }
 
   recall({ found }: Probe): void {
-    this.found = found as Findings;
+    this.found = findingsSchema.parse(found);
   }
 
   async fingerprint(): Promise<string> {
@@ -249,9 +264,11 @@ export class PctBackend implements Backend {
       await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), {
         mode: 0o600,
       });
+      const variables = environmentText(plan.spec.process.env);
+      if (variables !== undefined) await writeFile(environmentFile(plan.folder), variables, { mode: 0o600 });
       await Promise.all([
-        this.include(vmid, plan.folder),
-        this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan))),
+        this.include(vmid, plan),
+        this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan), environmentFile(plan.folder))),
       ]);
       return state;
     });
@@ -259,17 +276,21 @@ export class PctBackend implements Backend {
 
   async start(container: ContainerRef): Promise<{ pid: number }> {
     const { vmid, config } = await this.mine(container);
+    const state = stateOf(container);
+    if (!state) throw new CrispError('WrongContainerState', `container ${container.id} was never made`);
     await this.onlyOneOnBridge(vmid, config);
     const spec = await specOf(container);
     await withWorkingFolder(spec, spec.root.path); // again: another container may have changed what is in a volume
     await tell(container, 'quit'); // one that waits for a start that a crash of crisp cut off
-    await startWatcher(this.watcherPlan(container, container.state as PctState));
+    await startWatcher(this.watcherPlan(container, state));
     try {
       await this.pct.call('start', vmid);
     } catch (error) {
       const meaning = meaningOf(error);
       if (meaning !== 'exited at once' && meaning !== 'already running') {
         await tell(container, 'quit');
+        // Refused, and not failed: it was never started, and may be started later.
+        if (error instanceof CrispError && error.core === 'Locked') await forgetStart(container);
         throw await withLxcLog(error, vmid, container);
       }
     }
@@ -295,6 +316,7 @@ export class PctBackend implements Backend {
 
   async delete(container: ContainerRef): Promise<void> {
     if (!stateOf(container)) await this.outwaitCreate(container);
+    await this.endRemnantsOf(container.id);
     const found = await this.find(container);
     const vmid = found?.vmid ?? (await this.formerVmid(container));
     if (found) {
@@ -306,21 +328,65 @@ export class PctBackend implements Backend {
         (error: unknown) =>
           log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its AppArmor profile'),
       );
+      await this.intents.note('destroy', found.vmid, container.id);
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
     }
-    if (vmid !== undefined) {
-      await this.units.remove(vmid);
-      await removeRemains(join(this.options.lxc.lxc_folder, String(vmid)));
-      for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)])
-        await removeCgroup(group).catch((error: unknown) =>
-          log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup'),
-        ); // that of a killed lxc-start
-    }
+    if (vmid !== undefined) await this.clearAway(vmid);
     await tell(container, 'quit');
     await releaseBinds(container.folder);
     await remove(this.exits.path(container.id));
     this.made.delete(container.id);
     this.processes.delete(container.id);
+  }
+
+  /** What a destroyed CT has beside its configuration; then nothing is left to be done for it. */
+  private async clearAway(vmid: number): Promise<void> {
+    await this.units.remove(vmid);
+    await removeRemains(join(this.options.lxc.lxc_folder, String(vmid)));
+    for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)])
+      await removeCgroup(group).catch((error: unknown) =>
+        log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup'),
+      ); // that of a killed lxc-start
+    await this.intents.forget(vmid);
+  }
+
+  async remnants(): Promise<readonly Remnant[]> {
+    const found: Remnant[] = [];
+    for (const intent of await this.intents.all()) {
+      const { vmid, containerId, notedAtMs } = intent;
+      if (await isPctAtWork(vmid)) continue;
+      if (await this.guard.isRemnant(vmid))
+        found.push({ name: `CT ${vmid} of ${containerId}`, end: () => this.endRemnant(vmid) });
+      else if (Date.now() - notedAtMs > this.pctTimeoutMs) await this.intents.forget(vmid); // done, but for the last step
+    }
+    return found;
+  }
+
+  /** Before a container is removed: what an earlier try has left, once the pct of it is at its end. */
+  private async endRemnantsOf(containerId: string): Promise<void> {
+    for (const { vmid } of (await this.intents.all()).filter(
+      (intent) => intent.containerId === containerId,
+    )) {
+      const deadline = performance.now() + this.pctTimeoutMs;
+      while ((await isPctAtWork(vmid)) && performance.now() < deadline) await sleep(atWorkPauseMs);
+      await this.endRemnant(vmid);
+    }
+  }
+
+  /** Unlocked, pct destroys such a CT like any other; its disks by their names, which its configuration has lost. */
+  private async endRemnant(vmid: number): Promise<void> {
+    if ((await isPctAtWork(vmid)) || !(await this.guard.isRemnant(vmid))) return;
+    log.warn({ vmid }, 'ending the removal of a CT that was cut off');
+    await this.callUnless('not locked', 'unlock', vmid);
+    await this.callUnless('missing', 'destroy', vmid, [
+      '--force',
+      '1',
+      '--purge',
+      '1',
+      '--destroy-unreferenced-disks',
+      '1',
+    ]);
+    await this.clearAway(vmid);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -405,14 +471,14 @@ export class PctBackend implements Backend {
   }
 
   async list(): Promise<FoundContainer[]> {
-    return [...(await this.guard.all())].flatMap(([vmid, { mark, keepsake }]) =>
+    return [...(await this.guard.all())].flatMap(([vmid, { mark, keepsake }]): FoundContainer[] =>
       mark
         ? [
             {
               id: mark.containerId,
               folder: join(this.options.state, 'bundles', mark.containerId),
               logPath: '',
-              keepsake,
+              keepsake: keepsake && (this.seal.fits(mark, keepsake) ? keepsake.text : 'forged'),
               state: { vmid, uid: 0, stdin: 'none', terminal: false } satisfies PctState,
             },
           ]
@@ -478,6 +544,10 @@ export class PctBackend implements Backend {
     }
   }
 
+  private mark(vmid: number, containerId: string): Mark {
+    return { owner: ownerOf(this.options), containerId, vmid: String(vmid) };
+  }
+
   /** A race that another node or another tool wins costs one more call. */
   private async takeVmid(plan: ContainerPlan): Promise<number> {
     const { tag, pool } = this.options.lxc;
@@ -490,7 +560,7 @@ export class PctBackend implements Backend {
       createArgs(plan, {
         tag,
         pool,
-        mark: { owner: ownerOf(this.options), containerId: plan.id, vmid: String(vmid) },
+        mark: this.mark(vmid, plan.id),
         archive,
         guest,
         hostManaged: this.found.hostManaged,
@@ -499,7 +569,14 @@ export class PctBackend implements Backend {
     for (let lost = 0; ; lost++) {
       try {
         return await this.vmids.propose(async (vmid) => {
-          await this.pct.call('create', vmid, argsFor(vmid), plan.folder);
+          await this.intents.note('create', vmid, plan.id);
+          try {
+            await this.pct.call('create', vmid, argsFor(vmid), plan.folder);
+          } catch (error) {
+            if (meaningOf(error) === 'taken') await this.intents.forget(vmid); // what has the id is another's
+            throw error;
+          }
+          await this.intents.forget(vmid); // it bears our mark from here on
           return vmid;
         });
       } catch (error) {
@@ -508,8 +585,10 @@ export class PctBackend implements Backend {
     }
   }
 
-  /** One more line in the CT's configuration, under the lock that pct takes for its own changes. */
-  private async include(vmid: number, bundle: string): Promise<void> {
+  /** More lines in the CT's configuration, under the lock that pct takes for its own changes. The keepsake too, which tells of the pod: pct's arguments are open to all. */
+  private async include(vmid: number, plan: ContainerPlan): Promise<void> {
+    const { id, folder } = plan;
+    const carried = plan.keepsake?.();
     const { lock_folder: locks, pve_folder: pve } = this.options.lxc;
     await run(
       [
@@ -523,7 +602,7 @@ export class PctBackend implements Backend {
       ],
       {
         timeoutMs: 20_000,
-        input: `lxc.include: ${includeFile(bundle)}\n`,
+        input: `${carried === undefined ? '' : keepsakeLine(this.seal.on(this.mark(vmid, id), carried))}lxc.include: ${includeFile(folder)}\n`,
         stage: 'write CT config',
         errorId: 'Locked',
       },
@@ -656,7 +735,13 @@ export class PctBackend implements Backend {
 }
 
 export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined {
-  return container.state as PctState | undefined;
+  if (container.state === undefined) return undefined;
+  const { data, error } = stateSchema.safeParse(container.state);
+  if (error)
+    throw new CrispError('RecordUnreadable', `the record of a CT says what cannot be: ${whyNot(error)}`, {
+      cause: error,
+    });
+  return data;
 }
 
 /** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
@@ -688,6 +773,11 @@ async function removeRemains(folder: string): Promise<void> {
 /** The watcher makes its FIFOs, and nobody removes them before the bundle. */
 async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> {
   return exists(join(folder, fifo.stdout));
+}
+
+/** As before its first start, of which nothing came. */
+async function forgetStart({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
+  for (const name of Object.values(fifo)) await rm(join(folder, name), { force: true });
 }
 
 async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {

@@ -1,12 +1,13 @@
 // What a CT has in its bundle, which is where liblxc, systemd and the watcher
 // find it; config.json, the log of liblxc and the watcher's own files lie there
 // too.  Used by the backend and by `crisp explain`.
-import { statSync } from 'node:fs';
+import { realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { perlProgram } from '../../installed.js';
 import { cgroupFolder, cgroupLayout } from '../../host/cgroup.js';
 import { shown } from '../../host/run.js';
-import type { Spec } from '../../shapes/spec.js';
+import { deviceNumbers } from '../../oci/host-devices.js';
+import type { Device, Spec } from '../../shapes/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import { cgroupOf } from './cgroups.js';
 import { lxcConfig } from './lxc-config.js';
@@ -18,6 +19,10 @@ const oomHook = perlProgram('oom.pl');
 /** The file that the CT's configuration includes. */
 export function includeFile(bundle: string): string {
   return join(bundle, 'lxc.conf');
+}
+/** What environment.pl gives to lxc-start. */
+export function environmentFile(bundle: string): string {
+  return join(bundle, 'environment');
 }
 export function lxcLog(bundle: string): string {
   return join(bundle, 'lxc.log');
@@ -45,6 +50,7 @@ export function includeText(
     logFile: lxcLog(folder),
     stopHook: shown(['perl', oomHook, folder, ...counts]),
     isFolder,
+    deviceSource,
     cgroup,
     guest: template !== undefined,
   });
@@ -61,6 +67,18 @@ export function streamsOf({
     stdout: join(folder, fifo.stdout),
     stderr: join(folder, fifo.stderr),
   };
+}
+
+/** Where it is in the CT, if the host has the same there; else by its number, where udev links all. */
+function deviceSource({ type, path, major, minor }: Device): string | undefined {
+  const numbered = `/dev/${type === 'b' ? 'block' : 'char'}/${major}:${minor}`;
+  const found = [path, numbered].find((candidate) => {
+    const info = statSync(candidate, { throwIfNoEntry: false });
+    if (!info || !(type === 'b' ? info.isBlockDevice() : info.isCharacterDevice())) return false;
+    const numbers = deviceNumbers(info.rdev);
+    return numbers.major === major && numbers.minor === minor;
+  });
+  return found === undefined ? undefined : realpathSync(found);
 }
 
 export function isFolder(path: string): boolean {

@@ -67,7 +67,6 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
           : ['Made by crisp; do not change it here.']),
       ],
       mark,
-      plan.keepsake?.(),
     ),
     '--onboot',
     '0',

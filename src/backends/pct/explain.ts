@@ -3,7 +3,7 @@
 import { join } from 'node:path';
 import type { ContainerPlan } from '../backend.js';
 import { Archives } from './archives.js';
-import { includeText, streamsOf } from './bundle.js';
+import { environmentFile, includeText, streamsOf } from './bundle.js';
 import { createArgs } from './create-args.js';
 import { guestOptions } from './guest-options.js';
 import { notHonoured } from './lxc-config.js';
@@ -23,7 +23,7 @@ export interface ExplainedCt {
 export function explainCt(options: PctBackendOptions, plan: ContainerPlan): ExplainedCt {
   const { lxc, root } = options;
   const node = thisNode();
-  const pct = new Pct({ program: lxc.tools.pct, timeoutMs: 0 });
+  const pct = new Pct({ program: lxc.tools.pct, timeoutMs: 0, outputFolder: options.state });
   const guest = guestOptions(options, plan.sandbox.annotations);
   const archives = new Archives(join(root, 'archives'));
   const archive = guest.volume ? archives.pathOf(plan.imageId) : archives.emptyPath;
@@ -46,7 +46,7 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
       { path: join(plan.folder, 'lxc.conf'), text: includeText(plan, plan.spec, vmid, node.cgroup) },
       {
         path: join(lxc.unit_folder, `pve-container@${vmid}.service.d/crisp.conf`),
-        text: dropIn(plan.spec.process, streamsOf(plan)),
+        text: dropIn(plan.spec.process, streamsOf(plan), environmentFile(plan.folder)),
       },
     ],
     notHonoured: notHonoured(plan.spec, { givesGroups: true }),

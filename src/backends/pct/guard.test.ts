@@ -4,10 +4,12 @@ import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setAside } from '../../set-aside.js';
 import { Guard } from './guard.js';
 import { describe as description } from './guest-config.js';
 
 const owner = 'pve1 /run/crisp';
+const mine = 'a'.repeat(64);
 const range = { first: 1000, last: 1999 };
 let pveFolder: string;
 let guard: Guard;
@@ -25,7 +27,7 @@ function seed(
   {
     tags = 'crisp;default',
     by = owner,
-    container = 'mine',
+    container = mine,
     prefix = '',
     suffix = '',
     vmid = /\d+/.exec(path)?.[0] ?? '',
@@ -40,14 +42,14 @@ function seed(
 
 test('our own CT passes, for its own container', async () => {
   seed('lxc/1000.conf');
-  expect(await guard.owned(1000, 'mine')).toMatchObject({ tags: ['crisp', 'default'] });
+  expect(await guard.owned(1000, mine)).toMatchObject({ tags: ['crisp', 'default'] });
   expect([...(await guard.all()).keys()]).toEqual([1000]);
 });
 
 test('a CT that is not on this node is gone, not foreign', async () => {
   seed('nodes/other/lxc/1001.conf');
   writeFileSync(join(pveFolder, 'qemu-server/1002.conf'), 'tags: crisp\n');
-  for (const vmid of [1001, 1002, 1003]) expect(await guard.owned(vmid, 'mine')).toBeUndefined();
+  for (const vmid of [1001, 1002, 1003]) expect(await guard.owned(vmid, mine)).toBeUndefined();
   expect((await guard.all()).size).toBe(0);
 });
 
@@ -59,32 +61,33 @@ test('while pmxcfs is not mounted, no CT is gone', async () => {
   });
   seed('lxc/1000.conf');
   renameSync(join(pveFolder, 'lxc'), join(pveFolder, 'nodes/lxc'));
-  for (const vmid of [1000, 1001]) await expect(guard.owned(vmid, 'mine')).rejects.toEqual(unmounted);
+  for (const vmid of [1000, 1001]) await expect(guard.owned(vmid, mine)).rejects.toEqual(unmounted);
   await expect(guard.all()).rejects.toEqual(unmounted);
   symlinkSync('nodes/lxc', join(pveFolder, 'lxc')); // as on a node
-  expect(await guard.owned(1000, 'mine')).toBeDefined();
-  expect(await guard.owned(1001, 'mine')).toBeUndefined();
+  expect(await guard.owned(1000, mine)).toBeDefined();
+  expect(await guard.owned(1001, mine)).toBeUndefined();
   expect((await guard.all()).size).toBe(1);
 });
 
 test.each<[string, number, Parameters<typeof seed>[1], string]>([
-  ['below the range', 999, {}, 'mine'],
-  ['above the range', 2000, {}, 'mine'],
-  ['without our tag', 1100, { tags: 'default;crispy' }, 'mine'],
-  ['with no tag', 1101, { tags: '' }, 'mine'],
-  ['of another node', 1102, { by: 'pve2 /run/crisp' }, 'mine'],
-  ['of the command line on this node', 1103, { by: 'pve1 /run/crisp-cli' }, 'mine'],
-  ['of a longer name', 1104, { by: `${owner}2` }, 'mine'],
-  ['of another container', 1105, { container: 'other' }, 'mine'],
-  ['that is a clone of ours', 1107, { vmid: '1000' }, 'mine'],
-  ['marked twice', 1106, { prefix: '#crisp-owner%3A somebody\n' }, 'mine'],
+  ['below the range', 999, {}, mine],
+  ['above the range', 2000, {}, mine],
+  ['without our tag', 1100, { tags: 'default;crispy' }, mine],
+  ['with no tag', 1101, { tags: '' }, mine],
+  ['of another node', 1102, { by: 'pve2 /run/crisp' }, mine],
+  ['of the command line on this node', 1103, { by: 'pve1 /run/crisp-cli' }, mine],
+  ['of a longer name', 1104, { by: `${owner}2` }, mine],
+  ['of another container', 1105, { container: 'b'.repeat(64) }, mine],
+  ['whose container is a path', 1108, { container: '../../../x' }, '../../../x'],
+  ['that is a clone of ours', 1107, { vmid: '1000' }, mine],
+  ['marked twice', 1106, { prefix: '#crisp-owner%3A somebody\n' }, mine],
 ])('a CT %s is refused', async (_, vmid, options, container) => {
   seed(`lxc/${vmid}.conf`, options);
   await expect(guard.owned(vmid, container)).rejects.toMatchObject({ id: 'ForeignGuest' });
 });
 
 test.each([NaN, -1000, 1000.5, Infinity, 1e21])('a VMID that is none (%p) is refused', async (vmid) => {
-  await expect(guard.owned(vmid, 'mine')).rejects.toMatchObject({ id: 'ForeignGuest' });
+  await expect(guard.owned(vmid, mine)).rejects.toMatchObject({ id: 'ForeignGuest' });
 });
 
 test('property: of many seeded guests, only those with all four agree pass', async () => {
@@ -94,12 +97,13 @@ test('property: of many seeded guests, only those with all four agree pass', asy
     return from[state % from.length] as T;
   };
   const ours = new Map<number, string>();
+  const containers = ['a', 'b', 'c'].map((digit) => digit.repeat(64));
   const vmids: number[] = [];
   for (let index = 0; index < 500; index++) {
     const vmid = 900 + 3 * index;
     const tags = pick(['crisp', 'crisp;default', 'web', 'crisp-old', '']);
     const by = pick([owner, owner, 'pve2 /run/crisp', '']);
-    const container = pick(['a', 'b', 'c']);
+    const container = pick(containers);
     const suffix = pick(['', '[snap]\ntags: crisp\n']);
     seed(`lxc/${vmid}.conf`, { tags, by, container, suffix });
     vmids.push(vmid);
@@ -108,7 +112,7 @@ test('property: of many seeded guests, only those with all four agree pass', asy
   }
   expect(ours.size).toBeGreaterThan(20);
   for (const vmid of vmids) {
-    for (const asked of ['a', 'b', 'c']) {
+    for (const asked of containers) {
       const passed = await guard.owned(vmid, asked).then(
         (found) => found !== undefined,
         () => false,
@@ -117,4 +121,17 @@ test('property: of many seeded guests, only those with all four agree pass', asy
     }
   }
   expect(new Set((await guard.all()).keys())).toEqual(new Set(ours.keys()));
+});
+
+test('one that cannot be read, and one that says what cannot be, are set aside; the others are there', async () => {
+  seed('lxc/1000.conf');
+  seed('lxc/1001.conf', { container: '../../../x' });
+  mkdirSync(join(pveFolder, 'lxc/1002.conf'));
+  expect([...(await guard.all()).keys()]).toEqual([1000]);
+  const names = setAside
+    .all()
+    .filter(({ kind }) => kind === 'CT')
+    .map(({ name }) => name);
+  expect(names).toEqual(expect.arrayContaining(['1001', '1002']));
+  expect(names).not.toContain('1000');
 });

@@ -12,8 +12,9 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { readFileIfThere } from '../../host/files.js';
+import { setAside, whyNot } from '../../set-aside.js';
 import { inCluster } from './cluster.js';
-import { parseGuestConfig, type GuestConfig } from './guest-config.js';
+import { ownerKey, parseGuestConfig, type GuestConfig } from './guest-config.js';
 
 export interface GuardOptions {
   readonly pveFolder: string;
@@ -55,14 +56,32 @@ export class Guard {
         (await readdir(join(pve, 'lxc'))).map(async (name) => {
           const vmid = Number(/^([1-9]\d*)\.conf$/.exec(name)?.[1] ?? NaN);
           if (!this.inRange(vmid)) return;
-          const text = await readFileIfThere(join(pve, 'lxc', name));
+          const text = await readFileIfThere(join(pve, 'lxc', name)).catch((error: unknown) => {
+            setAside.add('CT', String(vmid), `its configuration cannot be read: ${whyNot(error)}`);
+            return undefined;
+          });
           if (text === undefined) return; // destroyed meanwhile
           const config = parseGuestConfig(text);
-          if (this.whyForeign(vmid, config) === undefined) found.set(vmid, config);
+          const why = this.whyForeign(vmid, config);
+          if (why === undefined) found.set(vmid, config);
+          else if (this.saysOurs(config)) setAside.add('CT', String(vmid), why);
         }),
       ),
     );
     return found;
+  }
+
+  /**
+   * Whether a pct that was cut off has left of this CT the one line that it writes while it works.
+   * Whose it was, its configuration does not say: see intents.ts.
+   * @throws NoQuorum
+   */
+  async isRemnant(vmid: number): Promise<boolean> {
+    if (!this.inRange(vmid)) return false;
+    const text = await inCluster(this.options.pveFolder, (pve) =>
+      readFileIfThere(join(pve, 'lxc', `${vmid}.conf`)),
+    );
+    return text !== undefined && /^\s*lock:\s*(create|destroyed)\s*$/.test(text);
   }
 
   private inRange(vmid: number): boolean {
@@ -72,11 +91,19 @@ export class Guard {
 
   private whyForeign(vmid: number, { tags, mark }: GuestConfig): string | undefined {
     if (!tags.includes(this.options.tag)) return `it has no tag "${this.options.tag}"`;
-    if (!mark) return 'its description bears no mark of crisp';
+    if (!mark) return 'its description bears no mark of crisp, or one that is not well formed';
     if (mark.owner !== this.options.owner) return `it belongs to "${mark.owner}"`;
     if (mark.vmid !== String(vmid))
       return `its mark is that of guest ${mark.vmid}, of which it seems to be a clone`;
     return undefined;
+  }
+
+  /** A CT that was ours, or is meant to look so. */
+  private saysOurs({ tags, description }: GuestConfig): boolean {
+    return (
+      tags.includes(this.options.tag) &&
+      description.split('\n').includes(`${ownerKey}: ${this.options.owner}`)
+    );
   }
 
   private foreign(vmid: number, why: string): CrispError {

@@ -1,7 +1,7 @@
 import { describe as group, expect, test } from '@jest/globals';
-import { describe, parseGuestConfig } from './guest-config.js';
+import { describe, keepsakeLine, parseGuestConfig } from './guest-config.js';
 
-const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee', vmid: '900001' };
+const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee'.padEnd(64, '0'), vmid: '900001' };
 /** As PVE writes a description: a comment per line, escaped. */
 function written(description: string): string {
   return description
@@ -43,4 +43,20 @@ group('the mark in a description', () => {
     const text = `hostname: x\n[before]\n${written(describe([], mark))}tags: crisp\n`;
     expect(parseGuestConfig(text)).toMatchObject({ tags: [], mark: undefined });
   });
+
+  test('names a container, and never a path', () => {
+    for (const containerId of ['../../../x', '/etc', 'c0ffee', '..', 'crisp-probe-../x-1-1'])
+      expect(parseGuestConfig(written(describe([], { ...mark, containerId }))).mark).toBeUndefined();
+    const probe = { ...mark, containerId: 'crisp-probe-lxc-17-0' };
+    expect(parseGuestConfig(written(describe([], probe))).mark).toEqual(probe);
+  });
+});
+
+test('a keepsake is a text with a seal; what is not so has none that fits', () => {
+  const kept = { text: 'q1ZKLC/+A==', seal: '0f'.repeat(32) };
+  const text = `tags: crisp\n${keepsakeLine(kept)}lxc.include: /x\n`;
+  expect(parseGuestConfig(text)).toMatchObject({ keepsake: kept, values: { 'lxc.include': '/x' } });
+  expect(parseGuestConfig('tags: crisp\n').keepsake).toBeUndefined();
+  for (const bad of [text + keepsakeLine(kept), '#<!-- crisp-keepsake AAAA -->\n', '#<!-- crisp-keepsake\n'])
+    expect(parseGuestConfig(bad).keepsake).toEqual({ text: '', seal: '' });
 });

@@ -5,10 +5,15 @@
 //   #crisp-owner: pve1 /run/crisp
 //   #crisp-container: 4f0c…                  (facts of PVE::LXC::Config)
 //   #crisp-vmid: 900123
-//   #<!-- crisp-keepsake q1ZKLC… -->         which the GUI does not show
+//   #<!-- crisp-keepsake q1ZKLC… 9f2a… -->   which the GUI does not show
 //   tags: crisp;default
 //   lxc.include: /run/crisp/bundles/4f0c…/lxc.conf
 //   [snapshot]                               what follows is not the CT as it is
+//
+// Who may edit a CT's options writes these lines as he likes, without a right on
+// the host: they are data.  An id has its one shape, or the CT is nobody's; what
+// the keepsake says counts only under our seal (seal.ts).
+import { isContainerId } from '../../shapes/id.js';
 
 /** Which container of which crisp a CT is. */
 export interface Mark {
@@ -19,32 +24,41 @@ export interface Mark {
   readonly vmid: string;
 }
 
+export interface Keepsake {
+  readonly text: string;
+  readonly seal: string;
+}
+
 export interface GuestConfig {
   readonly tags: readonly string[];
   readonly description: string;
   /** undefined: it does not bear one. */
   readonly mark: Mark | undefined;
-  /** The line that ContainerPlan.keepsake gave. */
-  readonly keepsake: string | undefined;
+  /** The line that ContainerPlan.keepsake gave, and the seal that it bears; undefined: there is none. */
+  readonly keepsake: Keepsake | undefined;
   /** The other keys, the first value of each. */
   readonly values: Readonly<Record<string, string>>;
 }
 
-const ownerKey = 'crisp-owner';
+export const ownerKey = 'crisp-owner';
 const containerKey = 'crisp-container';
 const vmidKey = 'crisp-vmid';
 
-/** The description of a CT: words for whoever looks at it in the GUI, then the mark, then what finds it again. */
-export function describe(words: readonly string[], mark: Mark, keepsake?: string): string {
+/** The description of a CT: words for whoever looks at it in the GUI, then the mark. */
+export function describe(words: readonly string[], mark: Mark): string {
   return [
     ...words,
     `${ownerKey}: ${mark.owner}`,
     `${containerKey}: ${mark.containerId}`,
     `${vmidKey}: ${mark.vmid}`,
-    ...(keepsake ? [`<!-- crisp-keepsake ${keepsake} -->`] : []),
   ]
     .map(oneLine)
     .join('\n');
+}
+
+/** A line for the configuration, which PVE reads as one more of the description. It holds nothing that PVE would escape. */
+export function keepsakeLine({ text, seal }: Keepsake): string {
+  return `#<!-- crisp-keepsake ${text} ${seal} -->\n`;
 }
 
 /** A line break in what a pod brings must not begin a line of ours. */
@@ -70,7 +84,7 @@ export function parseGuestConfig(text: string): GuestConfig {
     tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean),
     description,
     mark: markOf(description),
-    keepsake: /^<!-- crisp-keepsake ([\w+/=]+) -->$/m.exec(description)?.[1],
+    keepsake: keepsakeOf(description),
     values,
   };
 }
@@ -82,7 +96,19 @@ function markOf(description: string): Mark | undefined {
     return found.length === 1 ? found[0]?.slice(key.length + 2).trim() : undefined;
   };
   const [owner, containerId, vmid] = [only(ownerKey), only(containerKey), only(vmidKey)];
-  return owner && containerId && vmid ? { owner, containerId, vmid } : undefined;
+  return owner && containerId && isContainerId(containerId) && vmid
+    ? { owner, containerId, vmid }
+    : undefined;
+}
+
+/** One that is not as we write it, or that stands there twice, has no seal that fits. */
+function keepsakeOf(description: string): Keepsake | undefined {
+  const lines = description.split('\n').filter((line) => line.startsWith('<!-- crisp-keepsake'));
+  if (lines.length === 0) return undefined;
+  const [, text = '', seal = ''] =
+    /^<!-- crisp-keepsake ([\w+/=]+) ([0-9a-f]{64}) -->$/.exec(lines.length === 1 ? (lines[0] ?? '') : '') ??
+    [];
+  return { text, seal };
 }
 
 /** A foreign description may hold a % that escapes nothing. */

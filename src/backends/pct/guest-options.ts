@@ -1,6 +1,7 @@
 // What can be chosen of a pod's CTs: its network and where their root filesystems
 // lie.  From the configuration, or, where the handler allows it, from the pod's
 // annotations.  Pure.
+import * as z from 'zod';
 import type { Config } from '../../config/config.js';
 import { CrispError } from '../../errors.js';
 import { pattern } from '../../config/pattern.js';
@@ -31,6 +32,9 @@ export interface GuestOptions {
   /** undefined: an overlay over the image's layers. */
   readonly volume: Volume | undefined;
 }
+
+/** As PVE names one (PVE::JSONSchema, pve-storage-id). */
+export const storageName = z.string().regex(/^[a-z][a-z0-9._-]*$/i);
 
 export const annotationPrefix = 'io.crisp.lxc.';
 const keys = [

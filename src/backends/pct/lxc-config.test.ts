@@ -31,6 +31,7 @@ function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2', guest = false): string[] 
     logFile: '/b/lxc.log',
     stopHook: '/oom.pl /b',
     isFolder: (path) => !/\.|kcore/.test(path),
+    deviceSource: ({ major, minor }) => (major === 10 ? `/dev/node-${minor}` : undefined),
     cgroup,
     guest,
   })
@@ -136,7 +137,7 @@ test('mounts: what liblxc mounts by itself is left to it, a path is escaped', ()
     'lxc.mount.entry = tmpfs cache tmpfs nosuid,size=1m,create=dir 0 0',
     'lxc.mount.entry = /dev/null proc/kcore none bind,optional 0 0',
     'lxc.mount.entry = tmpfs proc/acpi tmpfs ro,size=0k,optional 0 0',
-    'lxc.mount.entry = /proc/bus proc/bus none bind,ro,optional 0 0',
+    'lxc.mount.entry = proc/bus proc/bus none bind,ro,optional,relative 0 0',
   ]);
 });
 
@@ -205,10 +206,31 @@ test('devices: their nodes and the right to them, beside what every CT has', () 
   expect(found).toEqual(
     expect.arrayContaining([
       'lxc.cgroup2.devices.allow = c 10:229 rw',
-      'lxc.mount.entry = /dev/fuse dev/fuse none bind,create=file,optional 0 0',
+      'lxc.mount.entry = /dev/node-229 dev/fuse none bind,create=file,optional 0 0',
     ]),
   );
   expect(found.join()).not.toContain('/dev/null dev/null');
+});
+
+test('no path of the request leads to the host', () => {
+  const refused: ((made: Spec) => void)[] = [
+    (made) => (made.linux.readonlyPaths = ['/proc/../etc/shadow']),
+    (made) => (made.linux.readonlyPaths = ['/tmp/../../etc']),
+    (made) => (made.linux.readonlyPaths = ['etc']),
+    (made) => (made.linux.maskedPaths = ['/proc/../etc/shadow']),
+    (made) =>
+      (made.mounts = [{ destination: '/a/../../x', type: 'bind', source: '/srv', options: ['rbind'] }]),
+    (made) => (made.linux.devices = [{ type: 'c', path: '/dev/../etc/x', major: 10, minor: 229 }]),
+  ];
+  for (const change of refused)
+    expect(() => lines(spec((made) => void change(made)))).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument' }),
+    );
+  // A device is found by its number: its path in the CT may be that of any file of the host.
+  const device = spec((made) => {
+    made.linux.devices = [{ type: 'c', path: '/etc/shadow', major: 1, minor: 3 }];
+  });
+  expect(() => lines(device)).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
 });
 
 test('nothing that a pod brings becomes a line of its own', () => {

@@ -7,7 +7,7 @@
 import { CrispError } from '../../errors.js';
 import { unifiedSettings } from '../../host/cgroup.js';
 import { defaultAppArmorProfile } from '../../oci/security.js';
-import type { Mount, Spec } from '../../shapes/spec.js';
+import type { Device, Mount, Spec } from '../../shapes/spec.js';
 
 export interface LxcPlan {
   readonly spec: Spec;
@@ -21,6 +21,8 @@ export interface LxcPlan {
   readonly stopHook: string;
   /** Whether a path of the host is a folder (or leads to one). */
   readonly isFolder: (path: string) => boolean;
+  /** The node on the host that is this very device; undefined: there is none. */
+  readonly deviceSource: (device: Device) => string | undefined;
   /** v1 has no keys of its own here: no Proxmox VE since 7 has it. */
   readonly cgroup: 'v1' | 'v2';
   /** A whole guest, which boots as Proxmox means it to: its rights, kernel filesystems and devices stay as PVE sets them. */
@@ -54,7 +56,7 @@ export function lxcConfig(plan: LxcPlan): string {
           rule,
         ])),
     ...(guest ? [] : [['lxc.mount.auto', kernelFilesystems(spec)]]),
-    ...[...mountEntries(plan), ...deviceEntries(spec), ...(guest ? [] : maskEntries(plan))].map((entry) => [
+    ...[...mountEntries(plan), ...deviceEntries(plan), ...(guest ? [] : maskEntries(plan))].map((entry) => [
       'lxc.mount.entry',
       entry,
     ]),
@@ -178,10 +180,20 @@ export function isBind({ type, options = [] }: Mount): boolean {
 /** The nodes that the base configuration of every CT has. */
 const devicesOfLxc = /^\/dev\/(null|zero|full|random|urandom|tty|console|ptmx|pts\/.*)$/;
 
-function deviceEntries({ linux }: Spec): string[] {
+/** By the device's numbers, and never by its path in the CT, which could name any file of the host. @throws UnsupportedField */
+function deviceEntries({ spec: { linux }, deviceSource }: LxcPlan): string[] {
   return (linux.devices ?? [])
     .filter(({ path }) => !devicesOfLxc.test(path))
-    .map(({ path }) => entry(path, path, 'none', ['bind', 'create=file', 'optional']));
+    .map((device) => {
+      const source = deviceSource(device);
+      if (source === undefined)
+        throw new CrispError(
+          'UnsupportedField',
+          `devices: a CT gets its devices from nodes of the host, and none is ${device.path} (${device.type} ${device.major}:${device.minor})`,
+          { stage: 'write CT config' },
+        );
+      return entry(source, device.path, 'none', ['bind', 'create=file', 'optional']);
+    });
 }
 
 function deviceRules({ linux }: Spec): string[] {
@@ -196,7 +208,8 @@ function deviceRules({ linux }: Spec): string[] {
 /**
  * A mask covers: a file by /dev/null, a folder by an empty tmpfs; which of both
  * a path of the image is shows when it is mounted on, so both are tried.  What is
- * to be read-only and is no business of proc:mixed is bound onto itself.
+ * to be read-only and is no business of proc:mixed is bound onto itself, always
+ * from the CT's own root filesystem ("relative"): the path is the request's.
  */
 function maskEntries({ spec, isFolder }: LxcPlan): string[] {
   const empty = (path: string): string => entry('tmpfs', path, 'tmpfs', ['ro', 'size=0k', 'optional']);
@@ -208,9 +221,12 @@ function maskEntries({ spec, isFolder }: LxcPlan): string[] {
     ...(spec.linux.readonlyPaths ?? [])
       .filter((path) => !/^\/proc\/sys(rq-trigger)?(\/|$)/.test(path))
       .map((path) =>
-        isOfKernel(path)
-          ? entry(path, path, 'none', ['bind', 'ro', 'optional'])
-          : entry(path.replace(/^\/+/, ''), path, 'none', ['rbind', 'ro', 'optional', 'relative']),
+        entry(path.replace(/^\/+/, ''), path, 'none', [
+          isOfKernel(path) ? 'bind' : 'rbind',
+          'ro',
+          'optional',
+          'relative',
+        ]),
       ),
   ];
 }
@@ -220,8 +236,13 @@ function isOfKernel(path: string): boolean {
   return /^\/(proc|sys)\//.test(path);
 }
 
-/** A line of fstab(5), with its target relative to the rootfs. */
+/** A line of fstab(5), with its target relative to the rootfs. @throws InvalidArgument for a target that is not written as a path inside it */
 function entry(source: string, target: string, type: string, options: readonly string[]): string {
+  if (!target.startsWith('/') || target.split('/').includes('..'))
+    throw new CrispError('InvalidArgument', `"${target}" is no path in the root filesystem of a CT`, {
+      stage: 'write CT config',
+      hint: 'name an absolute path without ".."',
+    });
   return [source, target.replace(/^\/+/, ''), type].map(escape).concat(options.join(','), '0', '0').join(' ');
 }
 

@@ -4,12 +4,15 @@
 // system call), so the text decides.  What a task prints goes to stdout, also
 // the reason of a failure; the last error line alone goes to stderr.
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
+import { makeFolder } from '../../host/files.js';
 import { CommandError, run, type RunResult } from '../../host/run.js';
 import { pveClusterHint } from './cluster.js';
 
 export interface PctOptions {
   readonly program: string;
   readonly timeoutMs: number;
+  /** For what it prints: pct dies in the middle of its work when a pipe breaks. */
+  readonly outputFolder: string;
 }
 
 export class Pct {
@@ -17,8 +20,10 @@ export class Pct {
 
   /** Runs one call to its end. @param cwd where outwait() finds it @throws what its words mean */
   async call(verb: string, vmid: number, args: readonly string[] = [], cwd?: string): Promise<RunResult> {
+    makeFolder(this.options.outputFolder, 0o711);
     try {
       return await run(this.argv(verb, vmid, args), {
+        outputFolder: this.options.outputFolder,
         timeoutMs: this.options.timeoutMs,
         stage: `pct ${verb}`,
         cwd,
@@ -124,6 +129,11 @@ const table: readonly [RegExp, ErrorId, string?][] = [
     /used in HA resources/,
     'WrongContainerState',
     'somebody gave the CT to the HA manager: `ha-manager remove ct:VMID`',
+  ],
+  [
+    /pool '[^']*' does not exist/,
+    'InvalidConfigFile',
+    'make the pool that lxc.pool names: `pvesh create /pools --poolid NAME`',
   ],
   [
     /Permission check failed|only root can|must be root|please run as root/i,

@@ -35,7 +35,7 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
   const layers = join(options.root, 'containers', id); // where layers lie, and what a crash leaves there goes at the next start
   let version = '';
   try {
-    const release = await releaseOf(options.lxc.tools.pvesh);
+    const release = await releaseOf(options.lxc);
     version = `pve-manager ${release}`;
     backend.found.hostManaged = setsAddresses(release);
     await clearProbes(backend, join(options.state, 'probe'));
@@ -65,9 +65,10 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
   }
 }
 
-async function releaseOf(pvesh: string): Promise<string> {
-  const { stdout } = await run([pvesh, 'get', '/version', '--output-format', 'json'], {
-    timeoutMs: 30_000,
+/** In the time that a call of pct has: pvesh is Perl as well, and as slow. */
+async function releaseOf({ tools, pct_timeout_seconds: seconds }: PctBackendOptions['lxc']): Promise<string> {
+  const { stdout } = await run([tools.pvesh, 'get', '/version', '--output-format', 'json'], {
+    timeoutMs: seconds * 1000,
     stage: 'version of Proxmox',
   });
   const { version } = JSON.parse(stdout) as { version?: string };
@@ -106,7 +107,7 @@ async function shiftedRootfs(folder: string, layers: string, userNamespace: stri
 /** Where idmapped overlays do not work each CT has a volume: a plain folder, if a storage has such. @param why they do not @throws Unsupported where no storage takes any */
 async function storageOfCopies({ lxc }: PctBackendOptions, why: CrispError): Promise<Volume> {
   const { stdout } = await run([lxc.tools.pvesm, 'status', '--content', 'rootdir'], {
-    timeoutMs: 30_000,
+    timeoutMs: lxc.pct_timeout_seconds * 1000,
     stage: 'find storage',
   });
   const active = [...stdout.matchAll(/^(\S+) +(\S+) +active /gm)].map(([, storage = '', type = '']) => ({

@@ -2,6 +2,7 @@
 // liblxc makes them too, but not in a read-only rootfs.
 import { chown, lstat, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { CrispError } from '../../errors.js';
 import { isAbsent } from '../../host/files.js';
 
 /** @param owner root of the CT, as the host has it */
@@ -23,6 +24,10 @@ async function makeTarget(
 ): Promise<void> {
   const [name, ...rest] = names;
   if (name === undefined) return;
+  if (name === '..')
+    throw new CrispError('InvalidArgument', 'a mount of a CT leaves its root filesystem by ".."', {
+      stage: 'make mount targets',
+    });
   const path = join(at, name);
   const found = await lstat(path).catch((error: unknown) => {
     if (isAbsent(error)) return undefined;

@@ -161,6 +161,12 @@ function unitOf(vmid) {
   };
 }
 
+/** Real CTs are where liblxc looks by itself; these are not. A launcher before lxc-start keeps its own arguments. */
+function withFolder(program, args) {
+  const at = program.endsWith('lxc-start') ? 0 : args.findIndex((word) => word.endsWith('/lxc-start')) + 1;
+  return [...args.slice(0, at), '-P', lxc(), ...args.slice(at)];
+}
+
 const pidAfterMs = 60;
 
 /** Resolves when the CT runs. @throws in pct's words */
@@ -181,7 +187,7 @@ export async function start(vmid, guest) {
   const append = constants.O_WRONLY | constants.O_APPEND;
   const child = hasSystemd
     ? spawn('systemctl', ['start', '--wait', `pve-container@${vmid}`], { stdio: 'ignore' })
-    : spawn(program, ['-P', lxc(), ...args], {
+    : spawn(program, withFolder(program, args), {
         stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)],
         detached: true,
         cwd: '/',

@@ -1,0 +1,32 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Seal } from './seal.js';
+
+const mark = { owner: 'pve1 /run/crisp', containerId: 'a'.repeat(64), vmid: '900001' };
+let root: string;
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'crisp-seal-'));
+});
+afterEach(() => rmSync(root, { recursive: true }));
+
+test('fits what it was put on, for the next crisp as well, and nothing else', () => {
+  const kept = new Seal(root).on(mark, 'text');
+  expect(statSync(join(root, 'notes.key')).mode & 0o777).toBe(0o600);
+  const seal = new Seal(root);
+  expect(seal.fits(mark, kept)).toBe(true);
+  for (const other of [{ owner: 'pve2 /run/crisp' }, { containerId: 'b'.repeat(64) }, { vmid: '900002' }])
+    expect(seal.fits({ ...mark, ...other }, kept)).toBe(false);
+  expect(seal.fits(mark, { ...kept, text: 'other' })).toBe(false);
+  for (const bad of ['', '00', `${kept.seal.slice(2)}00`])
+    expect(seal.fits(mark, { ...kept, seal: bad })).toBe(false);
+});
+
+test('a key that a crash cut off is made anew, and the old seals fit no more', () => {
+  const kept = new Seal(root).on(mark, 'text');
+  writeFileSync(join(root, 'notes.key'), '');
+  const seal = new Seal(root);
+  expect(seal.fits(mark, kept)).toBe(false);
+  expect(seal.fits(mark, seal.on(mark, 'text'))).toBe(true);
+});

@@ -1,0 +1,58 @@
+// The seal of what a CT carries in its notes: whoever may edit a CT's options can
+// write anything there, but has not our key.  It covers which CT it is, so that
+// what one carries is nothing in another.
+//
+//   ROOT/notes.key    made once for a node, for root only; outlives a boot
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { isAbsent, makeFolder } from '../../host/files.js';
+import type { Keepsake, Mark } from './guest-config.js';
+
+const keyBytes = 32;
+
+export class Seal {
+  private key: Buffer | undefined;
+  private readonly file: string;
+
+  constructor(root: string) {
+    this.file = join(root, 'notes.key');
+  }
+
+  /** What a CT of this mark may carry. */
+  on(mark: Mark, text: string): Keepsake {
+    return { text, seal: this.mac(mark, text).toString('hex') };
+  }
+
+  fits(mark: Mark, { text, seal }: Keepsake): boolean {
+    const [wanted, given] = [this.mac(mark, text), Buffer.from(seal, 'hex')];
+    return given.length === wanted.length && timingSafeEqual(given, wanted);
+  }
+
+  private mac({ owner, containerId, vmid }: Mark, text: string): Buffer {
+    return createHmac('sha256', (this.key ??= this.readKey()))
+      .update(JSON.stringify([owner, containerId, vmid, text]))
+      .digest();
+  }
+
+  private readKey(): Buffer {
+    try {
+      const key = readFileSync(this.file);
+      if (key.length === keyBytes) return key;
+      rmSync(this.file); // cut off by a crash: what bore its seal is believed no more
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+    }
+    makeFolder(dirname(this.file), 0o711);
+    const made = `${this.file}.${process.pid}`;
+    writeFileSync(made, randomBytes(keyBytes), { mode: 0o600 });
+    try {
+      linkSync(made, this.file); // the daemon and a command may make one at the same time
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    } finally {
+      rmSync(made);
+    }
+    return readFileSync(this.file);
+  }
+}

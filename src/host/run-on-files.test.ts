@@ -1,0 +1,39 @@
+// A tool whose output goes to files: the same answer, and no pipe of ours.
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { run } from './run.js';
+
+let outputFolder: string;
+beforeAll(() => {
+  outputFolder = mkdtempSync(join(tmpdir(), 'crisp-run-'));
+});
+afterAll(() => {
+  expect(readdirSync(outputFolder)).toEqual([]);
+  rmSync(outputFolder, { recursive: true });
+});
+
+const options = { timeoutMs: 20_000 };
+
+test('answers with what it printed and its exit code, and leads a session of its own on no pipe', async () => {
+  const script = 'echo out; echo err >&2; ps -o sid= -p $$; readlink /proc/$$/fd/1; echo $$; exit 3';
+  const found = await run(['sh', '-c', script], { ...options, outputFolder, okExitCodes: [3] });
+  const [out, session, target, pid] = found.stdout.split('\n').map((line) => line.trim());
+  expect({ ...found, out, session }).toMatchObject({
+    exitCode: 3,
+    stderr: 'err\n',
+    out: 'out',
+    session: pid,
+  });
+  expect(target).toContain(outputFolder);
+});
+
+test('fails as on pipes', async () => {
+  const failing = run(['sh', '-c', 'echo why >&2; exit 1'], { ...options, outputFolder });
+  await expect(failing).rejects.toMatchObject({ id: 'RuntimeFailed', stderr: 'why\n', exitCode: 1 });
+  await expect(run(['/none'], { ...options, outputFolder })).rejects.toMatchObject({ id: 'ToolMissing' });
+  await expect(run(['sleep', '60'], { timeoutMs: 50, outputFolder })).rejects.toMatchObject({
+    id: 'ToolTimeout',
+  });
+});

@@ -1,0 +1,73 @@
+// Where the things of a record are: made from its id, whatever the record says.
+// Used wherever records are read: from the state folder, and from what a
+// container carries with it.
+import { join } from 'node:path';
+import type { SandboxPlan } from '../shapes/sandbox.js';
+import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
+import { namespaceFiles } from '../pod/namespaces.js';
+import { ownCgroupParent } from '../oci/namespaces.js';
+import type { ContainerRecord, SandboxRecord, StoredContainer, StoredSandbox } from './records.js';
+
+/** @throws for a cgroup that is neither the request's nor one that crisp makes */
+export function placedSandbox(stored: StoredSandbox, state: string): SandboxRecord {
+  const { id, config, plan, holder } = stored;
+  const { cgroupParent } = plan;
+  const possible = config.linux?.cgroup_parent
+    ? [config.linux.cgroup_parent]
+    : [false, true].map((systemd) => ownCgroupParent(id, systemd));
+  if (!possible.includes(cgroupParent)) throw new Error(`plan.cgroupParent: ${cgroupParent} is not its own`);
+  const folder = join(state, 'pods', id);
+  const pinned = namespaceFiles(join(folder, 'ns'));
+  const namespaces: Record<string, string> = Object.fromEntries(
+    Object.entries(pinned).filter(([kind]) => kind in plan.namespaces),
+  );
+  if ('pid' in plan.namespaces && holder) namespaces['pid'] = `/proc/${holder.pid}/ns/pid`;
+  return {
+    ...stored,
+    plan: {
+      ...identityOf(id, config),
+      folder,
+      namespaces,
+      ...(plan.idMaps ? { idMaps: plan.idMaps } : {}),
+      ...(plan.ownNetwork === undefined ? {} : { ownNetwork: plan.ownNetwork }),
+      cgroupParent,
+    },
+  };
+}
+
+/** What of a pod's plan follows from the request alone. */
+export function identityOf(
+  id: string,
+  config: PodSandboxConfig__Output,
+): Omit<SandboxPlan, 'folder' | 'namespaces' | 'cgroupParent'> {
+  return {
+    id,
+    name: config.metadata?.name ?? '',
+    namespace: config.metadata?.namespace ?? '',
+    uid: config.metadata?.uid ?? '',
+    attempt: config.metadata?.attempt ?? 0,
+    labels: config.labels,
+    annotations: config.annotations,
+    hostname: config.hostname || undefined,
+  };
+}
+
+/**
+ * @param sandbox its pod; undefined: not known
+ * @throws where its log is not the one that both requests name
+ */
+export function placedContainer(
+  stored: StoredContainer,
+  state: string,
+  sandbox: SandboxRecord | undefined,
+): ContainerRecord {
+  const { logPath, config } = stored;
+  if (logPath && sandbox && logPath !== join(sandbox.config.log_directory, config.log_path))
+    throw new Error(`logPath: ${logPath} is not what the pod asked for`);
+  return { ...stored, folder: bundleOf(state, stored.id) };
+}
+
+/** The bundle of a container. @param id of the shape of an id, or the name of a file */
+export function bundleOf(state: string, id: string): string {
+  return join(state, 'bundles', id);
+}
