@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   crun runc conmon catatonit                  # run containers, and watch them
   skopeo containers-storage                   # pull images, and keep them
-  golang-github-containers-common             # the seccomp profile of RuntimeDefault
+  golang-github-containers-common             # the policy that images are checked against (policy.json)
   containernetworking-plugins iptables iproute2
   util-linux mount procps perl-base ca-certificates  # namespaces, sysctls, mounts, attach and port-forward, registries
 )
