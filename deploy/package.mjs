@@ -56,7 +56,7 @@ function layProgram() {
   put(
     'usr/lib/crisp/bin/crisp',
     0o755,
-    readFileSync(join(home, 'bin/crisp'), 'utf8').replace(/^#!.*$/m, (line) =>
+    readFileSync(join(home, 'bin/crisp'), 'utf8').replace(/^':'.*$/m, (line) =>
       line.replace(' node ', ' /usr/lib/crisp/bin/node '),
     ),
   );

@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   crun runc conmon catatonit                  # run containers, and watch them
   skopeo containers-storage                   # pull images, and keep them
-  golang-github-containers-common             # the seccomp profile of RuntimeDefault
+  golang-github-containers-common             # the policy that images are checked against (policy.json)
   containernetworking-plugins iptables
   util-linux procps perl-base ca-certificates  # user namespaces and their sysctls, attach, registries
 )

@@ -112,7 +112,11 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(spec, 'oom_score_adj', 'at create; reported where it is below what crisp may give'),
     ...applied(resources, 'hugepage_limits', 'reported for page sizes that no controller limits'),
     ...applied(resources, 'unified', 'rejected on cgroup v1'),
-    ...applied(resources, 'memory_swap_limit_in_bytes', 'reported without swap accounting'),
+    ...applied(
+      resources,
+      'memory_swap_limit_in_bytes',
+      'without one a memory limit allows no swap; reported without swap accounting',
+    ),
   },
   HugepageLimit: applied(resources, 'page_size limit'),
   WindowsPodSandboxConfig: none('security_context', windows),
@@ -180,7 +184,12 @@ export const coverage: Readonly<Record<string, Fields>> = {
   CDIDevice: applied(bundle, 'name'),
   LinuxContainerConfig: applied(bundle, 'resources security_context'),
   LinuxContainerSecurityContext: {
-    ...applied(bundle, 'capabilities readonly_rootfs no_new_privs masked_paths readonly_paths'),
+    ...applied(bundle, 'capabilities readonly_rootfs no_new_privs'),
+    ...applied(
+      bundle,
+      'masked_paths readonly_paths',
+      'an empty list: the usual paths, or none in a pod with a user namespace',
+    ),
     ...applied(spec, 'privileged', 'bounded by what crisp itself may give: the rest is reported'),
     ...applied(namespaces, 'namespace_options'),
     ...applied(security, 'selinux_options', 'reported where the kernel has no SELinux'),

@@ -8,6 +8,7 @@
 import { realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import * as z from 'zod';
+import { ulimitNames } from '../oci/ulimits.js';
 import { dropIns, flagSource, merge, placeOf, yamlSource, type KeyPath, type Source } from './source.js';
 import { CrispError } from '../errors.js';
 import { pattern } from './pattern.js';
@@ -47,6 +48,14 @@ const handler = z.strictObject({
     ),
 });
 export type HandlerConfig = z.infer<typeof handler>;
+
+const ulimit = z
+  .string()
+  .regex(/^\d{1,16}(:\d{1,16})?$/, 'must be SOFT:HARD or one number for both')
+  .refine((text) => {
+    const [soft = 0, hard = soft] = text.split(':').map(Number);
+    return soft <= hard && Number.isSafeInteger(hard);
+  }, 'the soft limit is above the hard one, or too large');
 
 const rule = z
   .strictObject({
@@ -130,9 +139,17 @@ export const configSchema = z
           .enum(['auto', 'cgroupfs', 'systemd'])
           .default('auto')
           .describe('auto: systemd where it runs, else cgroupfs'),
-        seccomp_profile: absolutePath
-          .default('/usr/share/containers/seccomp.json')
-          .describe('the profile of RuntimeDefault'),
+        seccomp_profile: pathOrEmpty
+          .default('')
+          .describe(
+            "the profile of RuntimeDefault, a file in Docker's format; empty: crisp's own (src/oci/seccomp-default.ts)",
+          ),
+        default_ulimits: z
+          .partialRecord(z.enum(ulimitNames), ulimit)
+          .default({})
+          .describe(
+            'limits of the processes of each container, as ulimit(1) calls them: {nofile: "1024:65536"} is SOFT:HARD, one number is both; open files without a setting: as the service was given',
+          ),
         unclaimed_seconds: seconds
           .default(60)
           .describe(

@@ -74,6 +74,12 @@ export async function pullImage(
     metrics.imagePulls.observe({ result: toCrispError(error).id }, (performance.now() - started) / 1000);
     throw error;
   });
+  await parts.rootfs.prepare(image).catch((error: unknown) => {
+    log.warn(
+      { err: error, image: reference },
+      'layers not prepared: the first container will do it, or fail',
+    );
+  });
   metrics.imagePulls.observe({ result: 'ok' }, (performance.now() - started) / 1000);
   log.info({ image: reference, id: image.id, ms: Math.round(performance.now() - started) }, 'image pulled');
   return { image_ref: image.id };

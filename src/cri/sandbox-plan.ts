@@ -27,11 +27,39 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
     throw new CrispError('InvalidArgument', 'namespace_options.pid of a pod cannot be TARGET');
   if (config.log_directory && !config.log_directory.startsWith('/'))
     throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
+  checkHostname(config.hostname);
+  checkCgroupParent(config.linux?.cgroup_parent ?? '');
   checkPodSysctls(config.linux?.sysctls ?? {}, {
     hostNetwork: options?.network === 'NODE',
     hostIpc: options?.ipc === 'NODE',
   });
   return config;
+}
+
+/** It stands as a line in /etc/hostname, as a word in environments and in the configuration of CTs. */
+function checkHostname(hostname: string): void {
+  if (hostname && !/^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(hostname))
+    throw new CrispError(
+      'InvalidArgument',
+      'config.hostname must be made of letters, digits, "-", "_" and ".", and neither begin nor end with "-" or "."',
+    );
+}
+
+/**
+ * Runtimes join it to the folders of the hierarchies as it is: with ".." crun
+ * made groups beside them. cgroupfs names are folders, systemd's are slices
+ * (systemd.unit(5); a ":" would end the slice's name in cgroupsPath); neither has anything else.
+ */
+function checkCgroupParent(parent: string): void {
+  const parts = parent.split('/').filter(Boolean);
+  if (
+    parts.some((part) => ['.', '..'].includes(part) || !/^[\w.@\\-]{1,255}$/.test(part)) ||
+    Buffer.byteLength(parent) > 3072
+  )
+    throw new CrispError(
+      'InvalidArgument',
+      'config.linux.cgroup_parent must be a path of cgroup names made of letters, digits and "_ . @ \\ -", without "." or ".." as a part',
+    );
 }
 
 export function planOf(

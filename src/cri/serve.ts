@@ -10,6 +10,7 @@ import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import type { Call, Parts } from './parts.js';
 import { loadProto } from './proto.js';
+import { refuseNul } from './request-text.js';
 import { imageService, runtimeService } from './service.js';
 
 /** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
@@ -124,6 +125,7 @@ async function inCall(
   await withLogContext({ requestId }, async () => {
     let code = grpc.status.OK;
     try {
+      refuseNul(call.request);
       await work({ requestId, signal: controller.signal });
       log[isRead(method) ? 'debug' : 'info']({ method, ms: ms(started) }, 'call');
     } catch (error) {

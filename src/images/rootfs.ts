@@ -17,6 +17,7 @@ import { mountIdMapped } from '../host/idmap.js';
 import { isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import type { Image, Images } from './store.js';
+import { OverlayAttributes } from './overlay-attributes.js';
 import { du } from './usage.js';
 
 export interface RootfsOptions {
@@ -43,7 +44,16 @@ const stage = 'mount rootfs';
 const manner = ['volatile', 'redirect_dir=on'];
 
 export class Rootfs {
-  constructor(private readonly options: RootfsOptions) {}
+  private readonly attributes: OverlayAttributes;
+
+  constructor(private readonly options: RootfsOptions) {
+    this.attributes = new OverlayAttributes(options.images.layout);
+  }
+
+  /** What a first container of an image would have to wait for. */
+  async prepare(image: Image): Promise<void> {
+    if (image.template === undefined) await this.attributes.strip(await this.options.images.layerIds(image));
+  }
 
   /** What spec.root.path names, as the backend wishes it: the rootfs, a view of the image to copy, or, for a template of Proxmox, nothing. unmount() undoes it. */
   async provide(
@@ -207,6 +217,7 @@ export class Rootfs {
     const { images } = this.options;
     const ids = await images.layerIds(image);
     if (ids.length === 0) throw new CrispError('RootfsMissing', `image ${image.id} has no layers`, { stage });
+    await this.attributes.strip(ids);
     return (await images.layout.links(ids)).join(':');
   }
 }

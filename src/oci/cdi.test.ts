@@ -63,6 +63,34 @@ test('what a device brings, with what its spec brings once', async () => {
   });
 });
 
+test('a mode with a leading zero is octal, as CDI for Go reads it, and the rest is YAML 1.2', async () => {
+  await write(
+    'etc/a.yaml',
+    `
+cdiVersion: "0.6.0"
+kind: v.com/c
+devices:
+- name: "010"
+  containerEdits:
+    env: [SWITCH=on, 'MODE=0640']
+    deviceNodes: [{path: /dev/made, type: c, major: 10, minor: 010, fileMode: 0640}]
+    hooks: [{hookName: createContainer, path: /usr/bin/hook, args: [hook, yes]}]
+- name: json
+  containerEdits: {deviceNodes: [{path: /dev/made, type: c, major: 1, minor: 0, fileMode: 0o600}]}
+`,
+  );
+  expect(await read('v.com/c=010')).toMatchObject({
+    env: ['SWITCH=on', 'MODE=0640'],
+    devices: [{ device: { type: 'c', path: '/dev/made', major: 10, minor: 8, fileMode: 0o640 } }],
+    hooks: { createContainer: [{ path: '/usr/bin/hook', args: ['hook', 'yes'] }] },
+  });
+  expect((await read('v.com/c=json')).devices[0]?.device).toMatchObject({
+    major: 1,
+    minor: 0,
+    fileMode: 0o600,
+  });
+});
+
 test('the later folder wins, in one folder nobody does', async () => {
   const spec = (env: string): string =>
     JSON.stringify({

@@ -3,7 +3,7 @@
 // Called by inspect.ts, since what a device is must be read from the host.
 import { readdir } from 'node:fs/promises';
 import { extname, join } from 'node:path';
-import { parse } from 'yaml';
+import { parse, type ScalarTag } from 'yaml';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { isAbsent, readFileIfThere } from '../host/files.js';
@@ -94,6 +94,15 @@ const specSchema = z.looseObject({
 });
 type CdiSpec = z.infer<typeof specSchema>;
 
+/** `fileMode: 0640` is octal to the YAML 1.1 library that CDI's own packages for Go read specs with; YAML 1.2 would take it for decimal. */
+const octal: ScalarTag = {
+  tag: 'tag:yaml.org,2002:int',
+  default: true,
+  format: 'OCT',
+  test: /^[-+]?0[0-7]+$/,
+  resolve: (text) => parseInt(text, 8),
+};
+
 interface Found {
   readonly spec: CdiSpec;
   readonly edits: Edits;
@@ -175,7 +184,9 @@ async function specFiles(folder: string): Promise<string[]> {
 
 async function readSpec(file: string): Promise<CdiSpec | undefined> {
   try {
-    const result = specSchema.safeParse(parse((await readFileIfThere(file)) ?? '')); // JSON is YAML
+    const result = specSchema.safeParse(
+      parse((await readFileIfThere(file)) ?? '', { customTags: (tags) => [octal, ...tags] }), // JSON is YAML
+    );
     if (!result.success)
       throw new Error(
         result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),

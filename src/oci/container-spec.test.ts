@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { ContainerConfig } from '../cri/generated/runtime/v1/ContainerConfig.js';
+import type { LinuxContainerResources } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import type { LinuxContainerSecurityContext } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { PodSandboxConfig } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { receivedContainer, receivedPod } from '../../test/helpers/received.js';
@@ -9,7 +10,7 @@ import { containerSpec, type SpecInput } from './container-spec.js';
 import type { HostFacts } from './host-facts.js';
 import { noCdi } from './cdi.js';
 import type { RootfsFacts } from './inspect.js';
-import { maskedPaths } from './hidden-paths.js';
+import { maskedPaths, readonlyPaths } from './hidden-paths.js';
 import { minimalSpec } from './minimal-spec.js';
 import { validateSpec } from './spec-schema.js';
 
@@ -23,6 +24,7 @@ const host: HostFacts = {
   apparmor: false,
   selinux: false,
   lowestOomScoreAdj: -1000,
+  rlimits: [],
   swapAccounting: false,
   hugepageSizes: [],
   cpus: [0],
@@ -97,7 +99,11 @@ test('a container that asks for nothing', () => {
       oomScoreAdj: 0,
     },
     root: { path: '/rootfs', readonly: false },
-    linux: { cgroupsPath: '/pods/pod1/container', maskedPaths: [], readonlyPaths: [] },
+    linux: {
+      cgroupsPath: '/pods/pod1/container',
+      maskedPaths: [...maskedPaths],
+      readonlyPaths: [...readonlyPaths],
+    },
     annotations: {
       'io.crisp.container-id': 'container',
       'io.crisp.container-name': 'main',
@@ -163,6 +169,40 @@ test('the security of a container', () => {
       seccomp: { defaultAction: 'SCMP_ACT_ERRNO' },
     },
   });
+});
+
+test('paths that nobody names are the usual ones, each list for itself, unless the pod has a user namespace of its own', () => {
+  expect(of(secure({ masked_paths: ['/proc/kcore'] })).spec.linux).toMatchObject({
+    maskedPaths: ['/proc/kcore'],
+    readonlyPaths: [...readonlyPaths],
+  });
+  const map = [{ container_id: 0, host_id: 100_000, length: 65_536 }];
+  const userns_options = { mode: 'POD' as const, uids: map, gids: map };
+  const unmasked = of(
+    {},
+    { linux: { security_context: { namespace_options: { userns_options } } } },
+    { plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } } },
+  );
+  expect(unmasked.spec.linux).toMatchObject({ maskedPaths: [], readonlyPaths: [] });
+  // A user namespace that the backend gives (a CT's) says nothing about procMount.
+  const ofBackend = of({}, {}, { plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } } });
+  expect(ofBackend.spec.linux).toMatchObject({ maskedPaths: [...maskedPaths] });
+});
+
+test('the ulimits of the host are those of the container', () => {
+  const rlimits = [{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 4096 }];
+  expect(of().spec.process).not.toHaveProperty('rlimits');
+  expect(of({}, {}, { host: { ...host, rlimits } }).spec.process.rlimits).toEqual(rlimits);
+});
+
+test('an endless quota is none', () => {
+  const cpu = (resources: LinuxContainerResources) => of({ linux: { resources } }).spec.linux.resources?.cpu;
+  expect(cpu({ cpu_quota: -1, cpu_period: 100_000, cpu_shares: 512 })).toEqual({
+    period: 100_000,
+    shares: 512,
+  });
+  expect(cpu({ cpu_quota: -1 })).toBeUndefined();
+  expect(cpu({ cpu_quota: 50_000 })).toEqual({ quota: 50_000 });
 });
 
 test("only allowed annotations reach the runtime, the container's over the pod's", () => {

@@ -8,6 +8,7 @@ import { CrispError } from '../errors.js';
 import { pattern } from '../config/pattern.js';
 import { containerCapabilities } from './capabilities.js';
 import { containerDevices } from './devices.js';
+import { hiddenPaths } from './hidden-paths.js';
 import type { HostFacts } from './host-facts.js';
 import type { ImageConfig } from './image-config.js';
 import type { RootfsFacts } from './inspect.js';
@@ -22,7 +23,7 @@ import {
 import { containerArgs, containerEnv, workingFolder } from './process.js';
 import { containerResources, resourcesNotHonoured } from './resources.js';
 import { containerAppArmor, containerSeccomp, selinuxLabels } from './security.js';
-import type { Spec } from '../shapes/spec.js';
+import type { Resources, Spec } from '../shapes/spec.js';
 import { resolveUser } from './users.js';
 
 export interface SpecInput {
@@ -80,7 +81,10 @@ export function containerSpec(input: SpecInput): SpecResult {
     facts.hostDevices,
     privileged,
   );
-  const resources = { ...(wanted ? containerResources(wanted, host) : {}), devices: rules };
+  const resources = {
+    ...(wanted ? withoutEndlessQuota(containerResources(wanted, host)) : {}),
+    devices: rules,
+  };
   const oomScoreAdj = oomScore(wanted?.oom_score_adj ?? '0', host.lowestOomScoreAdj);
 
   // 3. What it sees.
@@ -142,6 +146,7 @@ export function containerSpec(input: SpecInput): SpecResult {
       capabilities,
       noNewPrivileges: security?.no_new_privs ?? false,
       oomScoreAdj,
+      ...(host.rlimits.length ? { rlimits: [...host.rlimits] } : {}),
       ...(apparmor ? { apparmorProfile: apparmor } : {}),
       ...(selinux.process ? { selinuxLabel: selinux.process } : {}),
     },
@@ -158,13 +163,17 @@ export function containerSpec(input: SpecInput): SpecResult {
       ...(rootfsPropagation ? { rootfsPropagation } : {}),
       ...(seccomp ? { seccomp } : {}),
       ...(selinux.mount ? { mountLabel: selinux.mount } : {}),
-      // The kubelet always names them; none means that the pod wants an unmasked /proc.
-      ...(privileged
-        ? {}
-        : { maskedPaths: security?.masked_paths ?? [], readonlyPaths: security?.readonly_paths ?? [] }),
+      ...hiddenPaths(security, sandbox),
     },
   };
   return { spec, user, notHonoured };
+}
+
+/** A quota of -1 (a kubelet's for exclusive CPUs) is what a new group has anyway, and crun 1.8 fails on it with cgroup v1. At an update it takes a quota away. */
+function withoutEndlessQuota({ cpu, ...others }: Resources): Resources {
+  const { quota, ...rest } = cpu ?? {};
+  const kept = quota === undefined || quota < 0 ? rest : { ...rest, quota };
+  return { ...others, ...(Object.keys(kept).length ? { cpu: kept } : {}) };
 }
 
 /** What a container may not have unless its pod has it. */

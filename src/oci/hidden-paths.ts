@@ -1,7 +1,9 @@
 // What of the kernel's files a container does not see, or may not write, unless
 // somebody says otherwise. A kubelet names these itself, for each container that
-// is not privileged and has the default procMount; we do for those that no
-// kubelet made.
+// is not privileged and has the default procMount; other callers may name none.
+import type { LinuxContainerSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
+
 export const maskedPaths: readonly string[] = [
   '/proc/asound',
   '/proc/acpi',
@@ -23,3 +25,24 @@ export const readonlyPaths: readonly string[] = [
   '/proc/sys',
   '/proc/sysrq-trigger',
 ];
+
+/**
+ * The masked and read-only paths of a container. An empty list means two things,
+ * which gRPC cannot tell apart: a kubelet sends one for procMount Unmasked, other
+ * callers when they say nothing. Kubernetes takes Unmasked only of a pod with a
+ * user namespace (hostUsers: false), whose root has no rights over these files,
+ * so there it counts as Unmasked, and elsewhere as nothing said.
+ */
+export function hiddenPaths(
+  security: LinuxContainerSecurityContext__Output | null,
+  pod: PodSandboxConfig__Output,
+): { maskedPaths?: string[]; readonlyPaths?: string[] } {
+  if (security?.privileged) return {};
+  const unmasked = pod.linux?.security_context?.namespace_options?.userns_options?.mode === 'POD';
+  const orDefault = (named: readonly string[] = [], defaults: readonly string[]): string[] =>
+    named.length || unmasked ? [...named] : [...defaults];
+  return {
+    maskedPaths: orDefault(security?.masked_paths, maskedPaths),
+    readonlyPaths: orDefault(security?.readonly_paths, readonlyPaths),
+  };
+}

@@ -6,7 +6,10 @@ import type { Config } from '../config/config.js';
 import { cgroupDriver, cgroupVersion } from '../host/cgroup.js';
 import { boundingCapabilities, capabilityNames } from '../host/proc.js';
 import { log } from '../log.js';
+import type { Process } from '../shapes/spec.js';
+import { defaultProfile } from './seccomp-default.js';
 import { parseProfile, type DockerProfile } from './seccomp.js';
+import { containerRlimits, givenNofileVariable } from './ulimits.js';
 
 export interface HostFacts {
   readonly hostname: string;
@@ -16,13 +19,15 @@ export interface HostFacts {
   readonly capabilities: readonly string[];
   /** What this kernel has: the meaning of "all capabilities". */
   readonly kernelCapabilities: readonly string[];
-  /** The profile of RuntimeDefault, in Docker's format; undefined: the host has none. */
+  /** The profile of RuntimeDefault, in Docker's format; undefined: the file that the configuration names cannot be used. */
   readonly seccompProfile: DockerProfile | undefined;
   readonly apparmor: boolean;
   readonly selinux: boolean;
   /** The lowest oom_score_adj that we can give: lowering it takes CAP_SYS_RESOURCE (proc(5)). */
   readonly lowestOomScoreAdj: number;
-  /** v1 can only limit swap where the kernel accounts for it. */
+  /** The limits of the processes of each container. */
+  readonly rlimits: NonNullable<Process['rlimits']>;
+  /** A kernel that does not account for swap (swapaccount=0, or without CONFIG_SWAP) cannot limit it. */
   readonly swapAccounting: boolean;
   /** "2MB" and so on: the sizes whose use can be limited; none without the hugetlb controller. */
   readonly hugepageSizes: readonly string[];
@@ -43,15 +48,22 @@ export function readHostFacts(config: Config): HostFacts {
       0,
       Number(readFileSync('/proc/sys/kernel/cap_last_cap', 'utf8')) + 1,
     ),
-    seccompProfile: readProfile(config.runtime.seccomp_profile),
+    seccompProfile: config.runtime.seccomp_profile
+      ? readProfile(config.runtime.seccomp_profile)
+      : defaultProfile,
     apparmor: existsSync('/sys/kernel/security/apparmor/profiles'),
     selinux: existsSync('/sys/fs/selinux/enforce'),
     lowestOomScoreAdj: capabilities.includes('CAP_SYS_RESOURCE')
       ? -1000
       : Number(readFileSync('/proc/self/oom_score_adj', 'utf8')),
+    rlimits: containerRlimits(
+      config.runtime.default_ulimits,
+      process.env[givenNofileVariable],
+      readFileSync('/proc/self/limits', 'utf8'),
+    ),
     swapAccounting:
       cgroup === 'v2'
-        ? existsSync('/proc/swaps')
+        ? countsSwap('/sys/fs/cgroup')
         : existsSync('/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes'),
     hugepageSizes: hasHugetlb(cgroup) ? hugepageSizes() : [],
     cpus: onlineList('/sys/devices/system/cpu/online'),
@@ -69,6 +81,13 @@ function readProfile(path: string): DockerProfile | undefined {
     );
     return undefined;
   }
+}
+
+/** v2's root group has no memory.swap.max: those below it show whether there is one. */
+function countsSwap(root: string): boolean {
+  const below = readdirSync(root, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  const has = (file: string): boolean => below.some(({ name }) => existsSync(`${root}/${name}/${file}`));
+  return has('memory.max') ? has('memory.swap.max') : existsSync('/proc/swaps');
 }
 
 function hasHugetlb(cgroup: 'v1' | 'v2'): boolean {

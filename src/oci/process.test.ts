@@ -41,13 +41,19 @@ test('the environment of the image lies under that of the request', () => {
       ['B', 'x=y\nz'],
     ]),
   ).toEqual(['PATH=/image', 'HOSTNAME=box', 'HOME=/else', 'A=2', 'B=x=y\nz']);
+  // What a device brings comes last, as in containerd and CRI-O.
   expect(env([['A', '2']], false, image, ['A=device', 'D=1'])).toEqual([
     'PATH=/image',
     'HOSTNAME=box',
     'HOME=/root',
-    'A=2',
+    'A=device',
     'D=1',
   ]);
+});
+
+test('an environment of the image or of a device with a NUL byte is refused', () => {
+  expect(() => env([], false, { ...image, Env: ['A=x\0B=y'] })).toThrow('NUL');
+  expect(() => env([], false, image, ['A=x\0B=y'])).toThrow('NUL');
 });
 
 test('there is a PATH in any case, and a TERM with a terminal', () => {

@@ -24,8 +24,9 @@ export function containerArgs(
 }
 
 /**
- * What every process has, under the image's environment, under what CDI devices
- * bring, under the request's; the last of a name counts.
+ * What every process has, under the image's environment, under the request's,
+ * under what CDI devices bring (a device plugin depends on its own words, and
+ * containerd and CRI-O apply CDI last); the last of a name counts.
  * @throws InvalidArgument for a name that cannot be one
  */
 export function containerEnv(
@@ -41,13 +42,13 @@ export function containerEnv(
   if (config.tty) set('TERM=xterm');
   set(`HOSTNAME=${given.hostname}`);
   set(`HOME=${given.home}`);
-  for (const entry of [...(image.Env ?? []), ...(given.devices ?? [])])
-    if (entry.indexOf('=') > 0) set(entry); // a bare name sets nothing
+  for (const entry of image.Env ?? []) if (entry.indexOf('=') > 0) set(noNul(entry, 'Env of the image')); // a bare name sets nothing
   for (const [index, { key, value }] of config.envs.entries()) {
     if (!key || key.includes('='))
       throw new CrispError('InvalidArgument', `envs[${index}].key: "${key}" is no name`);
     set(noNul(`${key}=${value.toString()}`, `envs[${index}]`));
   }
+  for (const entry of given.devices ?? []) set(noNul(entry, 'env of a CDI device'));
   return [...values.values()];
 }
 

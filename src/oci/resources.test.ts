@@ -11,8 +11,9 @@ const v2 = {
   cpus: [0, 1, 3],
   memoryNodes: [0],
 };
-const bare = { ...v2, cgroup: 'v1' as const, swapAccounting: false, hugepageSizes: [] };
-const of = (wanted: LinuxContainerResources, host: typeof v2 | typeof bare = v2) =>
+type Host = Parameters<typeof containerResources>[1];
+const bare: Host = { ...v2, cgroup: 'v1', swapAccounting: false, hugepageSizes: [] };
+const of = (wanted: LinuxContainerResources, host: Host = v2) =>
   containerResources(receivedResources(wanted), host);
 
 test('nothing asked, nothing set', () => {
@@ -48,6 +49,19 @@ test('-1 takes a limit away', () => {
     cpu: { quota: -1 },
     memory: { limit: -1, swap: -1 },
   });
+});
+
+test('a memory limit without one for swap allows no swap, also at an update that takes the limit away', () => {
+  const limit = 1 << 26;
+  for (const host of [v2, { ...v2, cgroup: 'v1' as const }]) {
+    expect(of({ memory_limit_in_bytes: limit }, host)).toEqual({ memory: { limit, swap: limit } });
+    expect(of({ memory_limit_in_bytes: limit, memory_swap_limit_in_bytes: -1 }, host)).toEqual({
+      memory: { limit, swap: -1 },
+    });
+    expect(of({ memory_limit_in_bytes: -1 }, host)).toEqual({ memory: { limit: -1, swap: -1 } });
+  }
+  expect(of({ memory_limit_in_bytes: limit }, bare)).toEqual({ memory: { limit } });
+  expect(resourcesNotHonoured(receivedResources({ memory_limit_in_bytes: limit }), bare)).toEqual([]);
 });
 
 test('what the host has no controller for is left out and told, unless it was zero', () => {

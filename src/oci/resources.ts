@@ -15,6 +15,9 @@ const smallestMemoryBytes = 4096;
 
 /**
  * Zero and empty mean "not set": at an update, "as it is". -1 is "no limit".
+ * Swap follows memory where the request does not name it: with a limit of
+ * memory alone a container could swap without bound (containerd and CRI-O do the
+ * same; OCI's swap counts both together, so an equal one is none).
  * @throws InvalidArgument for values that cannot be meant, UnsupportedField for unified on cgroup v1
  */
 export function containerResources(wanted: LinuxContainerResources__Output, host: Host): Resources {
@@ -28,16 +31,17 @@ export function containerResources(wanted: LinuxContainerResources__Output, host
     smallestMemoryBytes,
     Number.MAX_SAFE_INTEGER,
   ]);
-  const swap = whole(wanted.memory_swap_limit_in_bytes, 'memory_swap_limit_in_bytes', -1);
-  if (swap > 0 && limit <= 0)
+  const asked = whole(wanted.memory_swap_limit_in_bytes, 'memory_swap_limit_in_bytes', -1);
+  const swap = asked || limit;
+  if (asked > 0 && limit <= 0)
     throw refused(
       'memory_swap_limit_in_bytes',
-      `${swap} counts memory and swap together, so it needs a memory limit`,
+      `${asked} counts memory and swap together, so it needs a memory limit`,
     );
-  if (swap > 0 && swap < limit)
+  if (asked > 0 && asked < limit)
     throw refused(
       'memory_swap_limit_in_bytes',
-      `${swap} counts memory and swap together, so it cannot be below the memory limit of ${limit}`,
+      `${asked} counts memory and swap together, so it cannot be below the memory limit of ${limit}`,
     );
   checkSet(wanted.cpuset_cpus, 'cpuset_cpus', host.cpus);
   checkSet(wanted.cpuset_mems, 'cpuset_mems', host.memoryNodes);

@@ -1,6 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { readFileSync } from 'node:fs';
-import { configSchema } from '../config/config.js';
+import { defaultProfile } from './seccomp-default.js';
 import { parseProfile, resolveProfile, type DockerProfile } from './seccomp.js';
 
 const allow = 'SCMP_ACT_ALLOW';
@@ -94,17 +93,151 @@ test('arguments, error numbers and flags are kept', () => {
   });
 });
 
-describe('the profile of the host', () => {
-  const own = parseProfile(readFileSync(configSchema.parse({}).runtime.seccomp_profile, 'utf8'));
-  test('lets an administrator set the host name, and nobody load a kernel', () => {
-    const ruleOf = (name: string, capabilities: string[]): string[] =>
-      (resolveProfile(own, capabilities).syscalls ?? [])
-        .filter((rule) => rule.names.includes(name))
-        .map((rule) => rule.action);
-    expect(ruleOf('sethostname', [])).toEqual(['SCMP_ACT_ERRNO']);
-    expect(ruleOf('sethostname', ['CAP_SYS_ADMIN'])).toEqual([allow]);
-    expect(ruleOf('kexec_load', ['CAP_SYS_ADMIN'])).toEqual(['SCMP_ACT_ERRNO']);
-    expect(ruleOf('read', [])).toEqual([allow]);
+describe('the default profile', () => {
+  type Verdict = { action: string; errno?: number | undefined };
+  /** What a filter of these rules answers, as libseccomp has it: rules on arguments are alternatives. */
+  function verdict(
+    name: string,
+    {
+      caps = [],
+      machine = 'x64',
+      args = [],
+    }: {
+      caps?: string[];
+      machine?: NodeJS.Architecture;
+      args?: number[];
+    } = {},
+  ): Verdict {
+    const resolved = resolveProfile(defaultProfile, caps, machine, '6.1.0');
+    const holds = ({
+      index,
+      value,
+      valueTwo,
+      op,
+    }: {
+      index: number;
+      value: number;
+      valueTwo?: number;
+      op: string;
+    }) => {
+      const given = BigInt(args[index] ?? 0);
+      return op === 'SCMP_CMP_EQ'
+        ? given === BigInt(value)
+        : (given & BigInt(value)) === BigInt(valueTwo ?? 0);
+    };
+    const found = (resolved.syscalls ?? [])
+      .filter((rule) => rule.names.includes(name) && (rule.args ?? []).every(holds))
+      .map(({ action, errnoRet }): Verdict => ({ action, errno: errnoRet }));
+    const [first = { action: resolved.defaultAction, errno: resolved.defaultErrnoRet }] = found;
+    for (const other of found) expect([name, other]).toEqual([name, first]); // rules never contradict each other
+    return first;
+  }
+  const refused = { action: 'SCMP_ACT_ERRNO', errno: 1 };
+  const unknown = { action: 'SCMP_ACT_ERRNO', errno: 38 };
+  const allowed = { action: allow };
+
+  test.each([
+    [
+      'CAP_SYS_ADMIN',
+      [
+        'mount',
+        'umount2',
+        'unshare',
+        'setns',
+        'bpf',
+        'perf_event_open',
+        'sethostname',
+        'syslog',
+        'move_mount',
+        'fsopen',
+        'quotactl',
+      ],
+    ],
+    ['CAP_BPF', ['bpf']],
+    ['CAP_DAC_READ_SEARCH', ['open_by_handle_at']],
+    ['CAP_PERFMON', ['perf_event_open']],
+    ['CAP_SYSLOG', ['syslog']],
+    ['CAP_SYS_BOOT', ['reboot']],
+    ['CAP_SYS_CHROOT', ['chroot']],
+    ['CAP_SYS_MODULE', ['init_module', 'finit_module', 'delete_module']],
+    ['CAP_SYS_NICE', ['mbind', 'set_mempolicy']],
+    ['CAP_SYS_PACCT', ['acct']],
+    ['CAP_SYS_PTRACE', ['kcmp', 'pidfd_getfd', 'process_madvise']],
+    ['CAP_SYS_RAWIO', ['iopl', 'ioperm']],
+    ['CAP_SYS_TIME', ['clock_settime', 'settimeofday', 'stime']],
+    ['CAP_SYS_TTY_CONFIG', ['vhangup']],
+  ])('%s opens %j', (capability, calls) => {
+    for (const name of calls) {
+      expect([name, verdict(name)]).toEqual([name, refused]);
+      expect([name, verdict(name, { caps: ['CAP_CHOWN'] })]).toEqual([name, refused]);
+      expect([name, verdict(name, { caps: [capability] })]).toEqual([name, allowed]);
+    }
+  });
+
+  test.each([
+    'io_uring_setup',
+    'userfaultfd',
+    'keyctl',
+    'add_key',
+    'request_key',
+    'kexec_load',
+    'swapon',
+    'pivot_root',
+  ])('no capability opens %s', (name) => {
+    for (const caps of [[], ['CAP_SYS_ADMIN', 'CAP_SYS_PTRACE', 'CAP_SYS_BOOT']])
+      expect(verdict(name, { caps })).toEqual(refused);
+  });
+
+  test.each(['x64', 'arm64', 's390x'] as const)(
+    'clone makes processes and threads, and no namespaces, on %s',
+    (machine) => {
+      const clone = (flags: number, caps: string[] = []): Verdict =>
+        verdict('clone', { caps, machine, args: machine === 's390x' ? [0, flags] : [flags] });
+      expect(clone(17)).toEqual(allowed); // fork: SIGCHLD
+      expect(clone(0x3d0f00)).toEqual(allowed); // a thread of glibc
+      for (const flag of [
+        0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
+      ]) {
+        expect([flag, clone(flag + 17)]).toEqual([flag, refused]);
+        expect([flag, clone(flag + 17, ['CAP_SYS_ADMIN'])]).toEqual([flag, allowed]);
+      }
+      expect(verdict('clone3', { machine })).toEqual(unknown);
+      expect(verdict('clone3', { machine, caps: ['CAP_SYS_ADMIN'] })).toEqual(allowed);
+    },
+  );
+
+  test('sockets of all families but AF_ALG and AF_VSOCK, whatever stands in the bits that the kernel does not read', () => {
+    for (const high of [0, 2 ** 32, 2 ** 40])
+      for (let family = 0; family < 46; family++)
+        expect([family, verdict('socket', { args: [high + family] })]).toEqual([
+          family,
+          [38, 40].includes(family) ? refused : allowed,
+        ]);
+    expect(verdict('socket', { args: [48] })).toEqual(unknown);
+  });
+
+  test('a call that nobody knows is not there, and personalities are few', () => {
+    expect(verdict('newer_than_this_list')).toEqual(unknown);
+    expect(verdict('personality', { args: [8] })).toEqual(allowed);
+    expect(verdict('personality', { args: [0x0040000] })).toEqual(unknown);
+  });
+
+  test('the 32-bit faces of a machine are under it as well', () => {
+    expect(resolveProfile(defaultProfile, [], 'x64').architectures).toEqual([
+      'SCMP_ARCH_X86_64',
+      'SCMP_ARCH_X86',
+      'SCMP_ARCH_X32',
+    ]);
+    expect(resolveProfile(defaultProfile, [], 'arm64').architectures).toEqual([
+      'SCMP_ARCH_AARCH64',
+      'SCMP_ARCH_ARM',
+    ]);
+    expect(names(defaultProfile, [], 'arm64')).toContain('set_tls');
+    expect(names(defaultProfile, [], 'arm64')).not.toContain('modify_ldt');
+  });
+
+  test('is a profile as an operator could write it', () => {
+    expect(parseProfile(JSON.stringify(defaultProfile))).toEqual(defaultProfile);
   });
 });
 

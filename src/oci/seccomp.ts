@@ -1,6 +1,6 @@
 // Seccomp profiles: Docker's format (conditions on capabilities, architecture and
-// kernel), which the host's default and Localhost profiles are written in,
-// resolved into the runtime-spec's. Pure.
+// kernel), which our own (seccomp-default.ts), an operator's and Localhost profiles
+// are written in, resolved into the runtime-spec's. Pure.
 import { arch as machineArch, release } from 'node:os';
 import * as z from 'zod';
 import type { Seccomp } from '../shapes/spec.js';

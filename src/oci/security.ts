@@ -40,7 +40,7 @@ export function containerSeccomp(
   const profile = wanted.type === 'Localhost' ? localProfile : host.seccompProfile;
   if (!profile)
     throw new CrispError('UnsupportedField', `seccomp ${wanted.type}: this host has no such profile`, {
-      hint: 'install golang-github-containers-common, or set runtime.seccomp_profile',
+      hint: 'runtime.seccomp_profile names a file that cannot be used; without it crisp has a profile of its own',
     });
   return resolveProfile(profile, capabilities);
 }

@@ -42,8 +42,9 @@ describe('the user of the request', () => {
   });
   test('has its groups on top of those of the image, or alone with Strict', () => {
     const wanted = { run_as_username: 'web', run_as_group: { value: 9 }, supplemental_groups: [3, 50] };
-    expect(resolve(wanted).supplementalGroups).toEqual([9, 3, 50]);
-    expect(resolve({ ...wanted, supplemental_groups: [3] }).supplementalGroups).toEqual([9, 3, 50]);
+    // The order of Kubernetes' node tests: the primary group, those of the image, those of the request.
+    expect(resolve(wanted).supplementalGroups).toEqual([9, 50, 3]);
+    expect(resolve({ ...wanted, supplemental_groups: [7, 3] }).supplementalGroups).toEqual([9, 50, 7, 3]);
     expect(
       resolve({ ...wanted, supplemental_groups: [3], supplemental_groups_policy: 'Strict' })
         .supplementalGroups,
@@ -67,6 +68,38 @@ test.each([
   ['InvalidArgument', { supplemental_groups: [-5] }, ''],
 ])('%s for %j of an image of user "%s"', (id, security, imageUser) => {
   expect(() => resolve(security, imageUser)).toThrow(expect.objectContaining({ id }));
+});
+
+describe('ids that the kernel would take for others', () => {
+  const highest = 2 ** 32 - 2;
+  const passwd = (uid: string | number, gid: string | number = 5) => ({
+    passwd: `web:x:${uid}:${gid}::/:`,
+    group: '',
+  });
+
+  test.each(['4294967295', '4294967296', '18446744073709551616', '-1'])('%s in the image', (id) => {
+    const invalid = expect.objectContaining({ id: 'InvalidArgument' });
+    expect(() => resolve(null, 'web', passwd(id))).toThrow(invalid);
+    expect(() => resolve(null, 'web', passwd(7, id))).toThrow(invalid);
+    expect(() => resolve({ run_as_username: 'web' }, '', passwd(id))).toThrow(invalid);
+    const group = { passwd: 'web:x:7:5::/:', group: `big:x:${id}:web` };
+    expect(() => resolve(null, 'web', group)).toThrow(invalid);
+    expect(() => resolve(null, 'root:big', { ...group, passwd: 'root:x:0:0::/:' })).toThrow(invalid);
+    expect(() => resolve(null, id)).toThrow(invalid);
+    expect(() => resolve(null, `7:${id}`)).toThrow(invalid);
+  });
+  test.each(['4294967295', '4294967296', '-1'])('%s in the request', (value) => {
+    const invalid = expect.objectContaining({ id: 'InvalidArgument' });
+    expect(() => resolve({ run_as_user: { value } })).toThrow(invalid);
+    expect(() => resolve({ run_as_user: { value: 1 }, run_as_group: { value } })).toThrow(invalid);
+    expect(() => resolve({ supplemental_groups: [value] })).toThrow(invalid);
+  });
+  test('the highest id is one, and a line without a number is none', () => {
+    expect(resolve(null, 'web', passwd(highest, highest))).toMatchObject({ uid: highest, gid: highest });
+    expect(resolve({ run_as_user: { value: highest } })).toMatchObject({ uid: highest });
+    for (const uid of ['', '0x0', '1e3', ' '])
+      expect(() => resolve(null, 'web', passwd(uid))).toThrow('not in the passwd file');
+  });
 });
 
 test('an image without accounts has ids, and names nobody', () => {

@@ -17,22 +17,24 @@ export interface AccountFiles {
 
 interface Account {
   name: string;
-  uid: number;
-  gid: number;
+  /** Decimal, in whatever range. */
+  uid: string;
+  gid: string;
   home: string;
 }
 interface Group {
   name: string;
-  gid: number;
+  gid: string;
   members: string[];
 }
-const maxId = 2 ** 31 - 1;
+/** The kernel's (uid_t)-1 means "as it is" (setresuid(2)), and what is above wraps around: 2^32 would be root. */
+const maxId = 2 ** 32 - 2;
 
 /**
- * The request's user, else the image's, else root; the group likewise. With
- * Merge (the default) the groups that the image gives the user come on top of
- * the request's; with Strict they do not. The primary group is always listed,
- * as the CRI wants it in ContainerStatus.user.
+ * The request's user, else the image's, else root; the group likewise. The
+ * primary group is always listed, as the CRI wants it in ContainerStatus.user.
+ * After it come the groups that the image gives the user, unless the policy is
+ * Strict, then those of the request: Kubernetes' node tests compare the order.
  * @throws UserNotFound for a name that the image lacks, InvalidArgument for an id out of range
  */
 export function resolveUser(
@@ -52,9 +54,9 @@ export function resolveUser(
   const fromRequest = security?.run_as_user?.value ?? (security?.run_as_username || undefined);
   const wanted = fromRequest ?? imageName;
   const account = wanted === '' ? findAccount(accounts, '0') : findAccount(accounts, wanted);
-  const uid = account?.uid ?? numericId(wanted || '0', 'user');
+  const uid = numericId(account?.uid ?? (wanted || '0'), 'user');
   const groupText = security?.run_as_group?.value ?? (fromRequest === undefined ? imageGroup : '');
-  const gid = groupText === '' ? (account?.gid ?? 0) : groupId(groups, groupText);
+  const gid = groupText === '' ? numericId(account?.gid ?? '0', 'group') : groupId(groups, groupText);
   const requested = (security?.supplemental_groups ?? []).map((group) =>
     numericId(group, 'supplemental group'),
   );
@@ -62,18 +64,20 @@ export function resolveUser(
   const ofImage =
     strict || !account
       ? []
-      : groups.filter((group) => group.members.includes(account.name)).map((group) => group.gid);
+      : groups
+          .filter((group) => group.members.includes(account.name))
+          .map((group) => numericId(group.gid, 'group'));
   return {
     uid,
     gid,
-    supplementalGroups: [...new Set([gid, ...requested, ...ofImage])],
+    supplementalGroups: [...new Set([gid, ...ofImage, ...requested])],
     home: account?.home || '/',
   };
 }
 
 function findAccount(accounts: readonly Account[], wanted: string): Account | undefined {
   const account = /^\d+$/.test(wanted)
-    ? accounts.find((candidate) => candidate.uid === Number(wanted))
+    ? accounts.find((candidate) => Number(candidate.uid) === Number(wanted))
     : accounts.find((candidate) => candidate.name === wanted);
   if (!account && !/^-?\d+$/.test(wanted))
     throw new CrispError('UserNotFound', `user "${wanted}" is not in the passwd file of the image`);
@@ -84,7 +88,7 @@ function groupId(groups: readonly Group[], text: string): number {
   if (/^-?\d+$/.test(text)) return numericId(text, 'group');
   const group = groups.find((candidate) => candidate.name === text);
   if (!group) throw new CrispError('UserNotFound', `group "${text}" is not in the group file of the image`);
-  return group.gid;
+  return numericId(group.gid, 'group');
 }
 
 function numericId(text: string, what: string): number {
@@ -98,21 +102,26 @@ function parsePasswd(text: string): Account[] {
   return records(text)
     .map(([name = '', , uid = '', gid = '', , home = '']) => ({
       name,
-      uid: Number(uid),
-      gid: Number(gid),
+      uid,
+      gid,
       home,
     }))
-    .filter(({ uid }) => Number.isInteger(uid));
+    .filter(({ uid, gid }) => isDecimal(uid) && isDecimal(gid));
 }
 
 function parseGroup(text: string): Group[] {
   return records(text)
     .map(([name = '', , gid = '', members = '']) => ({
       name,
-      gid: Number(gid),
+      gid,
       members: members.split(',').filter(Boolean),
     }))
-    .filter(({ gid }) => Number.isInteger(gid));
+    .filter(({ gid }) => isDecimal(gid));
+}
+
+/** Any other line is skipped: an empty id is not root's. */
+function isDecimal(text: string): boolean {
+  return /^-?\d+$/.test(text);
 }
 
 function records(text: string): string[][] {

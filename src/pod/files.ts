@@ -46,7 +46,7 @@ export function resolvConf(dns: {
   readonly options: readonly string[];
 }): string {
   for (const value of [...dns.servers, ...dns.searches, ...dns.options]) {
-    if (/\s/.test(value) || value === '')
+    if (/[\s\p{Cc}]/u.test(value) || value === '')
       throw new CrispError('InvalidArgument', `dns_config: "${value}" must be one word`);
   }
   return [

@@ -28,6 +28,8 @@ export interface DaemonOptions {
   readonly config?: Readonly<Record<string, unknown>>;
   /** false: no conflist is there yet. */
   readonly network?: boolean;
+  /** More environment of the daemon. */
+  readonly env?: Readonly<Record<string, string>>;
   /** In the host's mount namespace: for what others of the host have to see (systemd starts the CTs of Proxmox). */
   readonly onHost?: boolean;
 }
@@ -42,7 +44,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   const machine = await (options.onHost
     ? Machine.ofHost([join(folder, 'state')])
     : Machine.start([join(folder, 'state')]));
-  const daemon = new Daemon(folder, machine, network);
+  const daemon = new Daemon(folder, machine, network, options.env);
   try {
     await daemon.writeConfig(options.config ?? {});
     if (options.network !== false) await daemon.writeConflist(daemon.conflist());
@@ -77,6 +79,7 @@ export class Daemon {
     readonly folder: string,
     readonly machine: Machine,
     readonly network: PrivateNetwork,
+    private readonly env: Readonly<Record<string, string>> = {},
   ) {
     this.root = join(folder, 'root');
     this.state = join(folder, 'state');
@@ -150,7 +153,10 @@ export class Daemon {
     const [tool = '', ...args] = this.machine.enter(
       diesWithUs([process.execPath, crisp, 'serve', '--config', this.configFile]),
     );
-    const child = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(tool, args, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...this.env },
+    });
     this.process = child;
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream }).on('line', (line) => {

@@ -57,8 +57,8 @@ export async function makeImageArchive(
 }
 
 export interface SmallImage {
-  /** One layer each, bottom first: path -> content. `DIR/.wh.NAME` takes NAME of the layers below away, `DIR/.wh..wh..opq` all of DIR. */
-  readonly layers: readonly Readonly<Record<string, string | Buffer>>[];
+  /** One layer each, bottom first: path -> content, or the bytes of its archive. `DIR/.wh.NAME` takes NAME of the layers below away, `DIR/.wh..wh..opq` all of DIR. */
+  readonly layers: readonly (Readonly<Record<string, string | Buffer>> | Buffer)[];
   readonly compression?: 'gzip' | 'zstd';
   readonly config?: object;
   /** Default: this machine's. */
@@ -85,6 +85,10 @@ export async function makeLayout(
   for (const { layers, config = {}, ...one } of 'layers' in image ? [image] : image) {
     const tars: Buffer[] = [];
     for (const [index, files] of layers.entries()) {
+      if (Buffer.isBuffer(files)) {
+        tars.push(files);
+        continue;
+      }
       const rootfs = join(work, `layer${index}`);
       await mkdir(rootfs, { recursive: true });
       await writeFiles(rootfs, files);

@@ -21,6 +21,7 @@ import {
 const missing = 'f'.repeat(64);
 const unclaimedSeconds = 0.5;
 const badUserImage = 'docker.io/library/bad-user:1';
+const hugeUserImage = 'docker.io/library/huge-user:1';
 const linksImage = 'docker.io/library/links:1';
 
 let daemon: Daemon;
@@ -28,6 +29,10 @@ beforeAll(async () => {
   daemon = await startDaemon({ config: { runtime: { unclaimed_seconds: unclaimedSeconds } } });
   await daemon.addImage(testImage);
   await daemon.addImage(badUserImage, { config: { User: 'web:nogroup' } });
+  await daemon.addImage(hugeUserImage, {
+    config: { User: 'web' },
+    files: { 'etc/passwd': 'web:x:4294967296:0::/:\n' },
+  });
   await daemon.addImage(linksImage, {
     links: { out: '../../../../../../../../../..' + join(daemon.folder, 'outside') },
   });
@@ -146,6 +151,43 @@ describe('a pod', () => {
       Code.INVALID_ARGUMENT,
       /hostname/,
     ],
+    ['with two lines of hostname', { hostname: 'box\n127.0.0.1' }, '', Code.INVALID_ARGUMENT, /hostname/],
+    [
+      'with a control character in its hostname',
+      { hostname: 'b\x1bx' },
+      '',
+      Code.INVALID_ARGUMENT,
+      /hostname/,
+    ],
+    [
+      'with a NUL byte in a text',
+      { hostname: 'box\0' },
+      '',
+      Code.INVALID_ARGUMENT,
+      /config\.hostname has a NUL/,
+    ],
+    [
+      'with two lines of nameserver',
+      { dns_config: { servers: ['10.0.0.1\noptions'] } },
+      '',
+      Code.INVALID_ARGUMENT,
+      /dns_config/,
+    ],
+    ...[
+      '/crisp-test/../../../tmp/crisp-out',
+      '../crisp-out',
+      '/a/./b',
+      '/a\nb',
+      '/a b',
+      '/a:b',
+      'x'.repeat(256),
+    ].map((cgroup_parent): [string, PodSandboxConfig, string, Code, RegExp] => [
+      `with the cgroup parent ${JSON.stringify(cgroup_parent)}`,
+      { linux: { cgroup_parent } },
+      '',
+      Code.INVALID_ARGUMENT,
+      /cgroup_parent/,
+    ]),
     ['with a relative log folder', { log_directory: 'logs' }, '', Code.INVALID_ARGUMENT, /log_directory/],
   ])('%s is refused', async (_, more, handler, code, words) => {
     await expect(
@@ -263,6 +305,24 @@ describe('a container', () => {
       { linux: { security_context: { run_as_user: { value: '-1' } } } },
       Code.INVALID_ARGUMENT,
       /user/,
+    ],
+    [
+      'of a user above the highest',
+      { linux: { security_context: { run_as_user: { value: '4294967296' } } } },
+      Code.INVALID_ARGUMENT,
+      /user id 4294967296/,
+    ],
+    [
+      'of an image whose user has an id that wraps around to that of root',
+      { image: { image: hugeUserImage } },
+      Code.INVALID_ARGUMENT,
+      /user id 4294967296/,
+    ],
+    [
+      'with a NUL byte in an argument',
+      { args: ['a\0b'] },
+      Code.INVALID_ARGUMENT,
+      /config\.args\[0\] has a NUL/,
     ],
     [
       'with negative memory',

@@ -154,6 +154,23 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
     expect(await traces()).toEqual([]);
   });
 
+  test('open files are limited as they are for who runs it, though Node raises that for itself; --memory has no swap', async () => {
+    const swap =
+      'cd /sys/fs/cgroup; cat memory/memory.memsw.limit_in_bytes 2>/dev/null || cat memory.swap.max 2>/dev/null || echo none';
+    const { stdout, stderr } = await machine.run([
+      'sh',
+      '-c',
+      'ulimit -S -n 1234; exec "$0" "$@"',
+      bin,
+      ...argv(configFile, 'run', '--rm', '--handler', handler, '--memory', '64m', image).slice(2),
+      'sh',
+      '-c',
+      `ulimit -S -n; ${swap}`,
+    ]);
+    expect([stderr, stdout]).toEqual(['', expect.stringMatching(/^1234\n(67108864|0|none)\n$/)]);
+    expect(await traces()).toEqual([]);
+  });
+
   test('create, start, exec, logs, stop, delete', async () => {
     const { stdout } = await crisp(
       'create',

@@ -45,9 +45,15 @@ test.each(['crun', 'runc'])(
 
 test('crisp-default lets containers work, and guards the host even from one with all capabilities', async () => {
   const pod = await runPod(vm);
-  // As root, with the masked and read-only paths of the kubelet left out.
+  // As root, with other masked and read-only paths than those that the profile guards.
   const id = await startContainer(vm, pod, 'trap "exit 5" TERM; sleep 1000 & wait', {
-    linux: { security_context: { capabilities: { add_capabilities: ['ALL'] } } },
+    linux: {
+      security_context: {
+        capabilities: { add_capabilities: ['ALL'] },
+        masked_paths: ['/proc/acpi'],
+        readonly_paths: ['/proc/bus'],
+      },
+    },
   });
   expect(await confinement(id)).toBe('crisp-default (enforce)');
   const inside = (script: string) => vm.run(`crictl exec ${id} sh -c '${script}'`);

@@ -7,7 +7,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
-import { cgroupOfProcess, killCgroup } from '../../host/cgroup.js';
+import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
@@ -236,13 +236,15 @@ export class OciBackend implements Backend {
   }
 
   async update(container: ContainerRef, resources: Resources): Promise<void> {
+    const { endless, others } = withoutEndlessQuota(resources);
     const file = join(container.folder, 'resources.json'); // a file: crun reads no pipe here, and runc calls stdin "-"
-    await writeFile(file, JSON.stringify(resources), { mode: 0o600 });
+    await writeFile(file, JSON.stringify(others), { mode: 0o600 });
     try {
       await this.runtime.call('update', ['--resources', file, container.id]);
     } finally {
       await remove(file);
     }
+    if (endless) await writeResources(stateOf(container).cgroup, { cpu: endless });
   }
 
   reopenLog(container: ContainerRef): Promise<void> {
@@ -440,4 +442,11 @@ export function stateOf(container: ContainerRef): OciState {
       },
     );
   return data;
+}
+
+/** crun 1.8 fails on a quota of -1 with cgroup v1 (ERANGE), so there it is ours to write; v2 has a word for it, which the runtimes know. */
+function withoutEndlessQuota(resources: Resources): { endless?: Resources['cpu']; others: Resources } {
+  const { quota = 0, period, ...cpu } = resources.cpu ?? {};
+  if (quota >= 0 || cgroupLayout().version === 'v2') return { others: resources };
+  return { endless: { quota, ...(period ? { period } : {}) }, others: { ...resources, cpu } };
 }

@@ -38,7 +38,7 @@ export function lxcConfig(plan: LxcPlan): string {
     ...(guest ? [] : rights(spec)),
     ...(guest ? [] : [['lxc.environment', '']]),
     ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
-    ...(process.rlimits ?? []).map(({ type, soft, hard }) => [
+    ...(guest ? [] : (process.rlimits ?? [])).map(({ type, soft, hard }) => [
       `lxc.prlimit.${type.replace(/^RLIMIT_/, '').toLowerCase()}`,
       `${soft}:${hard}`,
     ]),

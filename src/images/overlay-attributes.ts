@@ -1,0 +1,64 @@
+// Takes overlay's own attributes (trusted.overlay.*) off the layers of images,
+// before anything is mounted over them.  A layer is an archive, and may bring any
+// attribute of a file: with trusted.overlay.redirect or .metacopy a file shows the
+// content of another one, which nobody who looks at the layers sees there. An
+// overlay that makes redirects for itself (redirect_dir=on) also follows them.
+// What an empty folder needs (opaque), containers-storage writes, and it stays.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CrispError } from '../errors.js';
+import { exists } from '../host/files.js';
+import { run } from '../host/run.js';
+import { perlProgram } from '../installed.js';
+import type { StorageLayout } from './layout.js';
+
+const program = perlProgram('overlay-attributes.pl');
+const stage = 'check layers';
+/** Some 10 µs a file. */
+const timeoutMs = 600_000;
+/** In the folder of a layer, which never changes once it is there: it has been through this. */
+const mark = 'attributes-checked';
+
+/** llistxattr, lgetxattr, lremovexattr in Linux's system call tables; the newer architectures share one. */
+const shared = [12, 9, 15];
+const numbers: Partial<Record<NodeJS.Architecture, readonly number[]>> = {
+  x64: [195, 192, 198],
+  arm64: shared,
+  riscv64: shared,
+  loong64: shared,
+  ppc64: [216, 213, 219],
+  s390x: [231, 228, 234],
+};
+
+export class OverlayAttributes {
+  private readonly working = new Map<string, Promise<void>>();
+
+  constructor(private readonly layout: StorageLayout) {}
+
+  /** Returns when each of the layers has been through it; for one that has, that costs one look. @throws StorageFailed, Unsupported */
+  async strip(layerIds: readonly string[]): Promise<void> {
+    await Promise.all(
+      layerIds.map(async (id) => {
+        if (await exists(join(this.layout.overlay, id, mark))) return;
+        let work = this.working.get(id);
+        if (!work) {
+          work = this.stripOne(id).finally(() => this.working.delete(id));
+          this.working.set(id, work);
+        }
+        await work;
+      }),
+    );
+  }
+
+  private async stripOne(id: string): Promise<void> {
+    const calls = numbers[process.arch];
+    if (!calls)
+      throw new CrispError('Unsupported', `images are not known to work on ${process.arch}`, { stage });
+    await run(['perl', program, ...calls.map(String), this.layout.diff(id)], {
+      timeoutMs,
+      stage,
+      errorId: 'StorageFailed',
+    });
+    await writeFile(join(this.layout.overlay, id, mark), '');
+  }
+}
