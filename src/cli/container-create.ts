@@ -1,10 +1,11 @@
 // `crisp create` (and the first half of `crisp run`): a container that is a pod
 // of its own, made of the same parts as a pod's.
 import { randomBytes } from 'node:crypto';
+import { realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
-import { exists, makeFolder, remove } from '../host/files.js';
+import { exists, makeClosedFolder, makeFolder, remove } from '../host/files.js';
 import { mount } from '../host/mounts.js';
 import type { Image } from '../images/store.js';
 import { bringLoopbackUp, pinNamespaces } from '../pod/namespaces.js';
@@ -13,6 +14,7 @@ import { containerSpec } from '../oci/container-spec.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import type { ImageConfig } from '../oci/image-config.js';
 import { inspectRootfs } from '../oci/inspect.js';
+import { rootGroupOf } from '../oci/namespaces.js';
 import { writePodFiles } from '../pod/files.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
 import { now } from '../records/records.js';
@@ -76,7 +78,7 @@ export async function createContainer(
   const source = await sourceOf(parts, flags, args);
   const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
-  parts.makeFolders();
+  await parts.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
   const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
     handler: flags.handler ?? '',
@@ -120,7 +122,7 @@ export async function createContainer(
     complete: false,
     createdAt: now(),
     folder,
-    logPath: join(parts.root, 'logs', `${id}.log`),
+    logPath: join(realpathSync(join(parts.root, 'logs')), `${id}.log`),
     stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty,
     plan,
@@ -132,13 +134,14 @@ export async function createContainer(
     await parts.records.takeName(name, id);
 
     // 3. Its pod: files, namespaces, shared memory.
-    makeFolder(plan.folder, 0o711);
+    const onHost = flags.network === 'host';
+    const idMaps = onHost ? undefined : handler.userNamespace?.(plan);
+    makeClosedFolder(folder, rootGroupOf(idMaps));
+    makeClosedFolder(plan.folder, rootGroupOf(idMaps));
     const config = containerConfig(wish, host.seccompProfile !== undefined);
     const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
     await writePodFiles(plan.folder, sandbox);
-    const onHost = flags.network === 'host';
     const ownNetwork = flags.network === undefined && (handler.ownNetwork?.(plan) ?? false);
-    const idMaps = onHost ? undefined : handler.userNamespace?.(plan);
     const namespaces = await pinNamespaces(
       join(plan.folder, 'ns'),
       { network: !onHost && !ownNetwork, ipc: true, uts: !onHost, user: idMaps },

@@ -10,6 +10,7 @@ import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/Contai
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { shown } from '../host/run.js';
+import { mountedRootfs } from '../images/rootfs.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { templateOf } from '../images/templates.js';
 import { checkPodSysctls } from '../pod/namespaces.js';
@@ -246,7 +247,7 @@ async function explainContainer(
       image: found.config,
       plan,
       containerId: id,
-      rootfs: join(config.state, 'rootfs', id),
+      rootfs: mountedRootfs(config.state, id),
       facts,
       host: readHostFacts(config),
       podFolder: plan.folder,

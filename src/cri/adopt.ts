@@ -7,13 +7,15 @@
 import { dirname, join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { exists, makeFolder } from '../host/files.js';
+import { exists, makeClosedFolder } from '../host/files.js';
 import { isMountPoint } from '../host/mounts.js';
 import { log } from '../log.js';
 import { repinNamespaces } from '../pod/namespaces.js';
+import { rootGroupOf } from '../oci/namespaces.js';
 import { writePodFiles } from '../pod/files.js';
 import { unpack, type Keepsake } from '../records/recovery-label.js';
 import { now, type SandboxRecord } from '../records/records.js';
+import { logPathOf } from './log-path.js';
 import { recordExit } from './container-stop.js';
 import type { Parts } from './parts.js';
 import { namespacesFolder, sharedMemory } from './sandbox-plan.js';
@@ -86,7 +88,8 @@ async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
     found,
     pid,
   } of lost) {
-    const logPath = container.logPath && join(sandbox.config.log_directory, container.config.log_path);
+    const logPath =
+      container.logPath && (await logPathOf(sandbox.config.log_directory, container.config.log_path));
     await parts.store.containers.put({
       ...container,
       complete: true,
@@ -118,7 +121,7 @@ function relocated(record: SandboxRecord, state: string): SandboxRecord {
 
 /** What sandbox-run made in the state folder, from a process that lives in it. */
 async function remake({ plan, config }: SandboxRecord, pid: number): Promise<void> {
-  makeFolder(plan.folder, 0o711);
+  makeClosedFolder(plan.folder, rootGroupOf(plan.idMaps));
   await writePodFiles(plan.folder, config);
   await repinNamespaces(namespacesFolder(plan), plan.namespaces, pid);
   // A new one, for containers to come: that of the running ones is out of reach.

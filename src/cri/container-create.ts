@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { ContainerPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { expectCgroupMove } from '../host/cgroup-move.js';
-import { makeFolder, realPathOf, remove } from '../host/files.js';
+import { makeClosedFolder, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
 import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
@@ -12,6 +12,7 @@ import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { inspectRootfs } from '../oci/inspect.js';
+import { rootGroupOf } from '../oci/namespaces.js';
 import { pack } from '../records/recovery-label.js';
 import {
   containerKey,
@@ -25,6 +26,7 @@ import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerCo
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
 import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
+import { logPathOf } from './log-path.js';
 import { removeContainerRecord } from './container-stop.js';
 import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
@@ -92,7 +94,7 @@ async function makeContainer(
   addLogContext({ containerId: id });
   const backend = backendOf(parts, sandbox);
   const folder = join(parts.config.state, 'bundles', id);
-  const logPath = await logPathOf(sandbox, config);
+  const logPath = await logPathOf(sandbox.config.log_directory, config.log_path);
   expectCgroupMove();
   return withUndo(async (undo) => {
     // 1. The image must be here: pulling is the kubelet's call to make.
@@ -124,7 +126,7 @@ async function makeContainer(
 
     // 3. The rootfs, and the images that are mounted as volumes.
     undo.push('bundle', () => remove(folder));
-    makeFolder(folder, 0o711);
+    makeClosedFolder(folder, rootGroupOf(sandbox.plan.idMaps));
     undo.push('rootfs', () => parts.rootfs.unmount(id));
     const rootfs = await parts.rootfs.provide(
       backend.rootfs(sandbox.plan, image.template),
@@ -155,7 +157,6 @@ async function makeContainer(
     });
     const notHonoured = [...made.notHonoured, ...(backend.notHonoured?.(made.spec) ?? [])];
     writeBundle(folder, made.spec);
-    if (logPath) makeFolder(join(logPath, '..'), 0o755);
 
     // 5. The container.
     const done: ContainerRecord = {
@@ -203,21 +204,6 @@ async function makeContainer(
 /** What image_ref names: the digest that was pulled where there is one, as image policies want it. */
 function imageRef(image: Image): string {
   return image.digests[0] ?? (image.template === undefined ? image.id : `pve/${image.template}`);
-}
-
-/** Where the log goes: below the pod's log folder, and never out of it, by .. or by a link. Empty: the caller wants none. */
-async function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output): Promise<string> {
-  const { log_directory: folder } = sandbox.config;
-  if (!folder || !config.log_path) return '';
-  const path = join(folder, config.log_path);
-  const escapes = new CrispError(
-    'PathEscapes',
-    `log_path "${config.log_path}" leaves the log folder of the pod`,
-  );
-  if (config.log_path.startsWith('/') || !path.startsWith(join(folder, '/'))) throw escapes;
-  makeFolder(folder, 0o755);
-  if (!(await realPathOf(path)).startsWith(join(await realPathOf(folder), '/'))) throw escapes;
-  return path;
 }
 
 /** NamespaceMode TARGET: the pid namespace of another container of the pod; of another pod's it would be a way into it. */

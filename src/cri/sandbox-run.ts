@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
-import { makeFolder, remove } from '../host/files.js';
+import { makeClosedFolder, makeFolder, remove } from '../host/files.js';
 import { mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
@@ -16,7 +16,7 @@ import {
   stopPidHolder,
   unpinNamespaces,
 } from '../pod/namespaces.js';
-import { sharesWithHost } from '../oci/namespaces.js';
+import { rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
 import { writePodFiles } from '../pod/files.js';
 import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
 import { chooseHandler } from '../config/router.js';
@@ -122,13 +122,13 @@ async function makeSandbox(
 
     // 3. Its folder, with the files that its containers will see.
     undo.push('folder', () => remove(plan.folder));
-    makeFolder(plan.folder, 0o711);
+    const idMaps =
+      userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
+    makeClosedFolder(plan.folder, rootGroupOf(idMaps));
     await writePodFiles(plan.folder, config);
 
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
-    const idMaps =
-      userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
     const namespaces: Record<string, string> = await pinNamespaces(
       namespacesFolder(plan),
       { ...wanted, user: idMaps },

@@ -94,7 +94,7 @@ async function execInTerminal(
         runtimeArgs: [...base.runtimeArgs, `--log=${words}`],
         bundle,
         exitDir: bundle,
-        logPath: undefined,
+        log: false,
         terminal: true,
         stdin: plan.io.stdin !== undefined,
         stdinOnce: true,

@@ -23,6 +23,7 @@ import {
 import {
   exists,
   fileVersion,
+  makeClosedFolder,
   makeFolder,
   readFileIfThere,
   remove,
@@ -54,7 +55,9 @@ import type {
 } from '../backend.js';
 import type { Io, TerminalSize } from '../../shapes/io.js';
 import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
+import { readTail } from '../../host/beneath.js';
 import { Exits } from '../exits.js';
+import { linkLog, tryLog } from '../log-file.js';
 import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
@@ -212,6 +215,7 @@ export class PctBackend implements Backend {
     return withUndo(async (undo) => {
       const { id, folder, logPath } = plan;
       this.made.set(id, { id, folder, logPath, state: undefined });
+      if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late for a refusal
       // 1. What is mounted, and where.
       const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
       undo.push('volumes', () => releaseBinds(plan.folder));
@@ -260,7 +264,7 @@ export class PctBackend implements Backend {
     const { vmid, config } = await this.mine(container);
     await this.onlyOneOnBridge(vmid, config);
     await tell(container, 'quit'); // one that waits for a start that a crash of crisp cut off
-    await startWatcher(this.watcherPlan(container, container.state as PctState));
+    await withLog(container, () => startWatcher(this.watcherPlan(container, container.state as PctState)));
     try {
       await this.pct.call('start', vmid);
     } catch (error) {
@@ -375,7 +379,7 @@ export class PctBackend implements Backend {
   }
 
   async reopenLog(container: ContainerRef): Promise<void> {
-    if (!(await tell(container, 'reopen')))
+    if (!(await withLog(container, () => tell(container, 'reopen'))))
       throw new CrispError('RuntimeFailed', 'the watcher of the CT did not reopen the log', {
         stage: 'reopen log',
         tool: 'watcher',
@@ -420,7 +424,7 @@ export class PctBackend implements Backend {
   /** The watcher of a CT lives as long as it, and has kept what is needed of the bundle. */
   async adopt(container: ContainerRef): Promise<number | undefined> {
     const { vmid } = await this.mine(container);
-    makeFolder(container.folder, 0o711);
+    makeClosedFolder(container.folder); // it runs: nothing more is mounted from here
     const watched = await wakeWatcher(vmid, container);
     if (!watched) await keepReadable(container);
     const pid = await this.initPid(vmid);
@@ -534,7 +538,7 @@ export class PctBackend implements Backend {
       lxcFolder: this.options.lxc.lxc_folder,
       uid,
       stdin,
-      logPath: container.logPath,
+      log: container.logPath !== '',
       exitFile: this.exits.path(container.id),
     };
   }
@@ -657,7 +661,7 @@ export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | unde
 
 /** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
 async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
-  makeFolder(folder, 0o711);
+  makeClosedFolder(folder);
   await appendFile(includeFile(folder), '', { mode: 0o600 });
 }
 
@@ -690,6 +694,15 @@ async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
 }
 
+/** The watcher opens the log meanwhile. */
+async function withLog<T>({ folder, logPath }: ContainerRef, work: () => Promise<T>): Promise<T> {
+  const close = logPath ? linkLog(folder, logPath) : undefined;
+  return work().finally(close);
+}
+
+/** Enough for what liblxc says of a start that failed. */
+const logBytes = 65_536;
+
 /** liblxc's own words say more than pct's. */
 async function withLxcLog(
   error: unknown,
@@ -698,7 +711,7 @@ async function withLxcLog(
 ): Promise<unknown> {
   const said = lxcWords(
     (await readFileIfThere(lxcLog(folder))) ?? '',
-    (await readFileIfThere(logPath)) ?? '',
+    (logPath && readTail(logPath, logBytes)) || '',
     vmid,
   );
   if (!said || !(error instanceof CrispError)) return error;

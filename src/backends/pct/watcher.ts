@@ -10,6 +10,7 @@ import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
 import { isAbsent, readFileIfThere } from '../../host/files.js';
 import { firstLine, runDetached } from '../../host/run.js';
+import { logLink } from '../log-file.js';
 import type { ContainerRef } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
 
@@ -23,7 +24,8 @@ export interface WatcherPlan {
   readonly lxcFolder: string;
   /** Of the CT's process, as the host has it. */
   readonly uid: number;
-  readonly logPath: string;
+  /** Has a log, which the link `logLink` of the bundle leads to. */
+  readonly log: boolean;
   readonly exitFile: string;
   readonly stdin: 'none' | 'open' | 'once';
   readonly terminal: boolean;
@@ -67,7 +69,7 @@ export function watcherArgv({
   vmid,
   lxcFolder,
   uid,
-  logPath,
+  log,
   exitFile,
   stdin,
   terminal,
@@ -78,7 +80,7 @@ export function watcherArgv({
     String(vmid),
     monitorSocket(lxcFolder),
     String(uid),
-    logPath,
+    log ? logLink : '',
     exitFile,
     stdin,
     terminal ? '1' : '0',
