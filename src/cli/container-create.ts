@@ -5,8 +5,7 @@ import { realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
-import { exists, makeClosedFolder, makeFolder, remove } from '../host/files.js';
-import { mount } from '../host/mounts.js';
+import { exists, makeClosedFolder, remove } from '../host/files.js';
 import type { Image } from '../images/store.js';
 import { bringLoopbackUp, pinNamespaces } from '../pod/namespaces.js';
 import { writeBundle } from '../oci/bundle.js';
@@ -15,7 +14,8 @@ import { readHostFacts } from '../oci/host-facts.js';
 import type { ImageConfig } from '../oci/image-config.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { rootGroupOf } from '../oci/namespaces.js';
-import { writePodFiles } from '../pod/files.js';
+import { podFilesOf } from '../pod/files.js';
+import { mountPodMemory, podMemory, sharedMemory } from '../pod/memory.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
 import { now } from '../records/records.js';
 import { takeApart } from '../pod/remove.js';
@@ -140,7 +140,7 @@ export async function createContainer(
     makeClosedFolder(plan.folder, rootGroupOf(idMaps));
     const config = containerConfig(wish, host.seccompProfile !== undefined);
     const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
-    await writePodFiles(plan.folder, sandbox);
+    await mountPodMemory(plan.folder, await podFilesOf(sandbox));
     const ownNetwork = flags.network === undefined && (handler.ownNetwork?.(plan) ?? false);
     const namespaces = await pinNamespaces(
       join(plan.folder, 'ns'),
@@ -148,8 +148,6 @@ export async function createContainer(
       { hostname, sysctls: {} },
     );
     if (namespaces.network) await bringLoopbackUp(namespaces.network);
-    makeFolder(join(plan.folder, 'shm'), 0o1777);
-    await mount('tmpfs', 'shm', join(plan.folder, 'shm'), 'nosuid,nodev,noexec,mode=1777,size=64m');
     const pinned: SandboxPlan = { ...plan, namespaces, ownNetwork, ...(idMaps ? { idMaps } : {}) };
 
     // 4. The rootfs, the spec, the container.
@@ -173,8 +171,8 @@ export async function createContainer(
       rootfs,
       facts,
       host,
-      podFolder: plan.folder,
-      sharedMemory: join(plan.folder, 'shm'),
+      podFolder: podMemory(plan.folder),
+      sharedMemory: sharedMemory(plan.folder),
       allowedAnnotations: parts.config.handlers[backend]?.allowed_annotations ?? [],
     });
     const notHonoured = [...left, ...(handler.notHonoured?.(spec) ?? [])];

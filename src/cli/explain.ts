@@ -15,6 +15,7 @@ import { Images, imagesOptionsOf } from '../images/store.js';
 import { templateOf } from '../images/templates.js';
 import { checkPodSysctls } from '../pod/namespaces.js';
 import { containerSpec } from '../oci/container-spec.js';
+import { podMemory, sharedMemory } from '../pod/memory.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { sharesWithHost, userMappings } from '../oci/namespaces.js';
@@ -250,8 +251,8 @@ async function explainContainer(
       rootfs: mountedRootfs(config.state, id),
       facts,
       host: readHostFacts(config),
-      podFolder: plan.folder,
-      sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined,
+      podFolder: podMemory(plan.folder),
+      sharedMemory: plan.namespaces.ipc ? sharedMemory(plan.folder) : undefined,
       targetPid: 0,
       allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
     });

@@ -7,19 +7,18 @@
 import { dirname, join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { exists, makeClosedFolder } from '../host/files.js';
-import { isMountPoint } from '../host/mounts.js';
+import { makeClosedFolder } from '../host/files.js';
 import { log } from '../log.js';
 import { repinNamespaces } from '../pod/namespaces.js';
 import { rootGroupOf } from '../oci/namespaces.js';
-import { writePodFiles } from '../pod/files.js';
+import { podFilesOf } from '../pod/files.js';
+import { mendPodMemory } from '../pod/memory.js';
 import { unpack, type Keepsake } from '../records/recovery-label.js';
 import { now, type SandboxRecord } from '../records/records.js';
 import { logPathOf } from './log-path.js';
 import { recordExit } from './container-stop.js';
 import type { Parts } from './parts.js';
-import { namespacesFolder, sharedMemory } from './sandbox-plan.js';
-import { mountSharedMemory } from './sandbox-run.js';
+import { namespacesFolder } from './sandbox-plan.js';
 
 interface Lost {
   readonly keepsake: Keepsake;
@@ -122,12 +121,6 @@ function relocated(record: SandboxRecord, state: string): SandboxRecord {
 /** What sandbox-run made in the state folder, from a process that lives in it. */
 async function remake({ plan, config }: SandboxRecord, pid: number): Promise<void> {
   makeClosedFolder(plan.folder, rootGroupOf(plan.idMaps));
-  await writePodFiles(plan.folder, config);
   await repinNamespaces(namespacesFolder(plan), plan.namespaces, pid);
-  // A new one, for containers to come: that of the running ones is out of reach.
-  if (
-    plan.namespaces.ipc &&
-    !((await exists(sharedMemory(plan))) && (await isMountPoint(sharedMemory(plan))))
-  )
-    await mountSharedMemory(plan);
+  await mendPodMemory(plan.folder, () => podFilesOf(config)); // for containers to come: that of the running ones is out of reach
 }

@@ -13,6 +13,7 @@ import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { rootGroupOf } from '../oci/namespaces.js';
+import { podMemory, sharedMemory } from '../pod/memory.js';
 import { pack } from '../records/recovery-label.js';
 import {
   containerKey,
@@ -30,7 +31,6 @@ import { logPathOf } from './log-path.js';
 import { removeContainerRecord } from './container-stop.js';
 import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
-import { sharedMemory } from './sandbox-plan.js';
 
 export async function createContainer(
   parts: Parts,
@@ -150,8 +150,8 @@ async function makeContainer(
       facts,
       host: parts.host,
       features: parts.handlers.get(sandbox.backend)?.probe.features,
-      podFolder: sandbox.plan.folder,
-      sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined,
+      podFolder: podMemory(sandbox.plan.folder),
+      sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan.folder) : undefined,
       targetPid: targetPid(parts, sandbox.id, config),
       allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
     });

@@ -15,6 +15,8 @@ import {
   type ContainerRecord,
   type SandboxRecord,
 } from '../records/records.js';
+import { podFilesOf } from '../pod/files.js';
+import { mendPodMemory } from '../pod/memory.js';
 import { removeBundle, removePod } from '../pod/remove.js';
 import { adoptLost, listed } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
@@ -95,7 +97,9 @@ async function repairContainer(
 
 async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
   if (!record.complete) return removeSandbox(parts, record.id);
-  if (record.stoppedAt !== undefined || record.bootId === parts.bootId) return;
+  if (record.stoppedAt !== undefined) return;
+  if (record.bootId === parts.bootId)
+    return mendPodMemory(record.plan.folder, () => podFilesOf(record.config)); // an earlier version made none
   // The node rebooted under it: its namespaces are gone, its address is still leased.
   await releaseSandbox(parts, record);
   await parts.store.sandboxes.change(record.id, { stoppedAt: now() });

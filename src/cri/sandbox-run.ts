@@ -4,8 +4,8 @@ import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
-import { makeClosedFolder, makeFolder, remove } from '../host/files.js';
-import { mount, unmount } from '../host/mounts.js';
+import { makeClosedFolder, remove } from '../host/files.js';
+import { unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
 import { metrics } from '../metrics.js';
@@ -17,7 +17,8 @@ import {
   unpinNamespaces,
 } from '../pod/namespaces.js';
 import { rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
-import { writePodFiles } from '../pod/files.js';
+import { podFilesOf } from '../pod/files.js';
+import { mountPodMemory, podMemory } from '../pod/memory.js';
 import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
 import { chooseHandler } from '../config/router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
@@ -32,7 +33,6 @@ import {
   ownsCgroup,
   planOf,
   podNetwork,
-  sharedMemory,
   sharesPids,
   userNamespace,
   wantedNamespaces,
@@ -125,7 +125,7 @@ async function makeSandbox(
     const idMaps =
       userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
     makeClosedFolder(plan.folder, rootGroupOf(idMaps));
-    await writePodFiles(plan.folder, config);
+    const files = await podFilesOf(config);
 
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
@@ -142,12 +142,12 @@ async function makeSandbox(
     // once its first plugin runs (each start of a process holds up this thread for some milliseconds).
     const begun = setImmediate();
     undo.push('cgroup', () => (ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined));
-    undo.push('shared memory', () => unmount(sharedMemory(plan)));
+    undo.push('memory', () => unmount(podMemory(plan.folder)));
     const [attachment, holder] = await allOf([
       wanted.network ? attachNetwork(parts, plan, config, namespaces['network'] ?? '', undo) : undefined,
       begun.then(() => (sharesPids(config) ? startHolder(plan, undo) : undefined)),
       begun.then(() => (wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined)),
-      begun.then(() => (wanted.ipc ? mountSharedMemory(plan) : undefined)),
+      begun.then(() => mountPodMemory(plan.folder, files)),
       begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined)),
     ] as const);
 
@@ -206,12 +206,6 @@ async function startHolder(
   const started = await startPidHolder(namespacesFolder(plan));
   undo.push('pid holder', () => stopPidHolder(started.holder));
   return started;
-}
-
-/** Also for pods that are found again. */
-export async function mountSharedMemory(plan: SandboxPlan): Promise<void> {
-  makeFolder(sharedMemory(plan), 0o1777);
-  await mount('tmpfs', 'shm', sharedMemory(plan), 'nosuid,nodev,noexec,mode=1777,size=64m');
 }
 
 /** Like Promise.all, but waits for all before it fails: what is still under way cannot be undone. */
