@@ -6,7 +6,9 @@ import { join, resolve } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { exists, makeClosedFolder, remove } from '../host/files.js';
+import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
+import { makeVolumes } from '../images/volumes.js';
 import { bringLoopbackUp, pinNamespaces } from '../pod/namespaces.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
@@ -162,6 +164,16 @@ export async function createContainer(
       ? await parts.rootfs.provide(form, id, source.image, pinned)
       : (source.folder ?? '');
     const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
+    const isView = form.kind === 'own';
+    const volumes = await makeVolumes({
+      mode: source.image ? parts.config.runtime.image_volumes : 'ignore',
+      image: source.config,
+      rootfs,
+      isView,
+      shift: isView ? undefined : shiftOf(pinned),
+      taken: facts.mounts.map(({ target }) => target),
+      folder: parts.rootfs.volumes(id),
+    });
     const { spec, notHonoured: left } = containerSpec({
       config,
       sandbox,
@@ -170,6 +182,7 @@ export async function createContainer(
       containerId: id,
       rootfs,
       facts,
+      volumes,
       host,
       podFolder: podMemory(plan.folder),
       sharedMemory: sharedMemory(plan.folder),
@@ -187,6 +200,7 @@ export async function createContainer(
       sandbox: pinned,
       folder,
       spec,
+      ...(isView ? {} : { shiftedSources: volumes.map(({ source: from }) => from) }),
       logPath: record.logPath,
       stdin: flags.interactive,
       stdinOnce: flags.interactive,

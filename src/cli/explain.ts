@@ -250,6 +250,13 @@ async function explainContainer(
       containerId: id,
       rootfs: mountedRootfs(config.state, id),
       facts,
+      volumes:
+        config.runtime.image_volumes === 'bind'
+          ? Object.keys(found.config.Volumes ?? {}).map((target, index) => ({
+              target,
+              source: join(config.root, 'containers', id, 'volumes', String(index)),
+            }))
+          : [],
       host: readHostFacts(config),
       podFolder: podMemory(plan.folder),
       sharedMemory: plan.namespaces.ipc ? sharedMemory(plan.folder) : undefined,

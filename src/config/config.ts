@@ -133,6 +133,18 @@ export const configSchema = z
         seccomp_profile: absolutePath
           .default('/usr/share/containers/seccomp.json')
           .describe('the profile of RuntimeDefault'),
+        image_volumes: z
+          .enum(['bind', 'mkdir', 'ignore'])
+          .default('bind')
+          .describe(
+            'what becomes of the VOLUMEs of an image. bind: a folder that can be written to, with what the image has there, gone with the container; mkdir: the folder is there, in the root filesystem; ignore: nothing',
+          ),
+        absent_mount_sources_to_reject: z
+          .array(patternText)
+          .default([])
+          .describe(
+            'host paths of mounts that are an error where they do not exist, as patterns of whole paths without a slash at the end; all others are made, as folders of root with mode 0755',
+          ),
         unclaimed_seconds: seconds
           .default(60)
           .describe(

@@ -6,8 +6,10 @@ import { CrispError } from '../errors.js';
 import { expectCgroupMove } from '../host/cgroup-move.js';
 import { makeClosedFolder, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
+import { pattern } from '../config/pattern.js';
 import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
+import { makeVolumes } from '../images/volumes.js';
 import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
@@ -128,18 +130,34 @@ async function makeContainer(
     undo.push('bundle', () => remove(folder));
     makeClosedFolder(folder, rootGroupOf(sandbox.plan.idMaps));
     undo.push('rootfs', () => parts.rootfs.unmount(id));
-    const rootfs = await parts.rootfs.provide(
-      backend.rootfs(sandbox.plan, image.template),
-      id,
-      image,
-      sandbox.plan,
-    );
+    const wish = backend.rootfs(sandbox.plan, image.template);
+    const rootfs = await parts.rootfs.provide(wish, id, image, sandbox.plan);
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
     const volumes = await mountImageVolumes(parts, id, config, shiftOf(sandbox.plan));
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
 
     // 4. The spec.
-    const facts = await inspectRootfs({ rootfs, config, imageMounts });
+    const madeMountSources: string[] = [];
+    const { absent_mount_sources_to_reject: rejected, image_volumes: mode } = parts.config.runtime;
+    const facts = await inspectRootfs({
+      rootfs,
+      config,
+      imageMounts,
+      absentSources: {
+        made: madeMountSources,
+        rejects: (path) => rejected.some((text) => pattern(text)(path)),
+      },
+    });
+    const isView = wish.kind === 'own';
+    const imageVolumes = await makeVolumes({
+      mode,
+      image: image.config,
+      rootfs,
+      isView,
+      shift: isView ? undefined : shiftOf(sandbox.plan),
+      taken: facts.mounts.map(({ target }) => target),
+      folder: parts.rootfs.volumes(id),
+    });
     const made = containerSpec({
       config,
       sandbox: sandbox.config,
@@ -148,6 +166,7 @@ async function makeContainer(
       containerId: id,
       rootfs,
       facts,
+      volumes: imageVolumes,
       host: parts.host,
       features: parts.handlers.get(sandbox.backend)?.probe.features,
       podFolder: podMemory(sandbox.plan.folder),
@@ -165,6 +184,7 @@ async function makeContainer(
       imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])),
       user: made.user,
       notHonoured,
+      ...(madeMountSources.length ? { madeMountSources } : {}),
       ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     };
     const plan: ContainerPlan = {
@@ -177,6 +197,7 @@ async function makeContainer(
       sandbox: sandbox.plan,
       folder,
       spec: made.spec,
+      ...(isView ? {} : { shiftedSources: imageVolumes.map(({ source }) => source) }),
       logPath,
       stdin: config.stdin,
       stdinOnce: config.stdin_once,

@@ -2,6 +2,7 @@
 import { basename, dirname, join, resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { realPathOf } from '../host/files.js';
+import { checkedPath } from '../oci/paths.js';
 
 /**
  * The path of a log below the pod's log folder, and never out of it by "..". Links above the log folder
@@ -12,6 +13,7 @@ import { realPathOf } from '../host/files.js';
  */
 export async function logPathOf(folder: string, path: string): Promise<string> {
   if (!folder || !path) return '';
+  checkedPath(join(folder, path), 'log_directory and log_path');
   if (path.startsWith('/') || !join(folder, path).startsWith(join(folder, '/')))
     throw new CrispError('PathEscapes', `log_path "${path}" leaves the log folder of the pod`);
   const plain = resolve(folder);

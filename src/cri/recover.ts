@@ -140,6 +140,7 @@ async function removeOrphans(parts: Parts): Promise<void> {
         ),
     ),
   );
+  await repaired('checkpoints', () => remove(join(parts.config.root, 'checkpoints'))); // what a crash cut off
   for (const id of await namesIn(pods)) {
     // after the network, whose plugins look into the namespace
     if (sandboxes.get(id) || parts.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod

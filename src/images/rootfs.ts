@@ -2,6 +2,7 @@
 // read-only views of image volumes.  One mount process, nothing else: the
 // containers-storage command would cost 50 ms here.
 //
+//   ROOT/containers/ID/volumes       the VOLUMEs of its image (volumes.ts)
 //   ROOT/containers/ID/{diff,work}   the writable layer; outlives a boot, so that
 //                                    the next start can remove it
 //   STATE/roots/ID/fs                the mount
@@ -155,21 +156,28 @@ export class Rootfs {
     this.options.images.release(volumeId);
   }
 
+  /** The folder of the image's VOLUMEs that a container gets; unmount() removes it. */
+  volumes(containerId: string): string {
+    return join(this.layer(containerId), 'volumes');
+  }
+
   /** The folder of what a container has written; undefined: its rootfs is not made here. */
   written(containerId: string): string | undefined {
     const folder = join(this.layer(containerId), 'diff');
     return existsSync(folder) ? folder : undefined;
   }
 
-  /** How much these containers have written; one that has no layer here is left out. */
+  /** How much these containers have written, with the VOLUMEs of their images; one that has no layer here is left out. */
   async usage(
     containerIds: readonly string[],
   ): Promise<Map<string, { usedBytes: number; inodesUsed: number }>> {
-    const counts = await du(containerIds.map((id) => join(this.layer(id), 'diff')));
+    const counts = await du(containerIds.flatMap((id) => [join(this.layer(id), 'diff'), this.volumes(id)]));
     return new Map(
       containerIds.flatMap((id, index) => {
-        const count = counts[index];
-        return count ? [[id, { usedBytes: count.bytes, inodesUsed: count.inodes }] as const] : [];
+        const [diff, volumes] = counts.slice(2 * index);
+        if (!diff) return [];
+        const usedBytes = diff.bytes + (volumes?.bytes ?? 0);
+        return [[id, { usedBytes, inodesUsed: diff.inodes + (volumes?.inodes ?? 0) }] as const];
       }),
     );
   }

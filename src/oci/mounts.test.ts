@@ -18,6 +18,7 @@ function of(mounts: Mount[] = [], more: Partial<MountsInput> = {}, facts: Partia
     hostNetwork: false,
     hasUserNamespace: false,
     sharedMemory: '/pod/shm',
+    volumes: [],
     hasOwnIpc: false,
     podFolder: '/pod',
     cgroup: 'v1',

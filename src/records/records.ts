@@ -71,6 +71,8 @@ export const containerRecordSchema = z.object({
   user: z.object({ uid: z.number(), gid: z.number(), supplementalGroups: z.array(z.number()) }),
   /** Paths of CRI fields ("linux.…") or of the spec ("spec.…") that were asked for and are not honoured, for the verbose status. */
   notHonoured: z.array(z.string()),
+  /** Folders of the host that were made because a mount named them, outermost first. */
+  madeMountSources: z.array(z.string()).optional(),
   resources: as<LinuxContainerResources__Output>().optional(),
   backendState: z.unknown().optional(),
   createdAt: nanoseconds,

@@ -154,6 +154,7 @@ async function generate(
     facts,
     host: { ...host, cgroup, systemdCgroup: false },
     podFolder: join(base, 'pod'),
+    volumes: [],
     sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined,
     allowedAnnotations: [],
   });

@@ -24,7 +24,7 @@ let pod: Awaited<ReturnType<typeof runPod>>;
 let running: string;
 
 beforeAll(async () => {
-  daemon = await startDaemon();
+  daemon = await startDaemon({ config: { runtime: { absent_mount_sources_to_reject: ['/nonexistent'] } } });
   fault = join(daemon.folder, 'fault');
   wrapper = join(daemon.folder, 'faulty-crun');
   await mkdir(join(daemon.folder, 'plugins'));
@@ -190,7 +190,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   },
   MountSourceMissing: {
     code: Code.FAILED_PRECONDITION,
-    words: /mounts\[0\]\.host_path: \/nonexistent does not exist/,
+    words: /mounts\[0\]\.host_path: \/nonexistent does not exist, and runtime\.absent_mount_sources/,
     provoke: () => container({ mounts: [{ host_path: '/nonexistent', container_path: '/a' }] }),
   },
   PathEscapes: {

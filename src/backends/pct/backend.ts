@@ -222,7 +222,7 @@ export class PctBackend implements Backend {
       const spec =
         plan.sandbox.namespaces.user === undefined
           ? plan.spec
-          : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
+          : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user, plan.shiftedSources);
       if (this.rootfs(plan.sandbox, plan.template).kind === 'overlay')
         await makeTargets(
           spec.root.path,
