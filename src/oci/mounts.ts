@@ -155,7 +155,8 @@ function standardMounts({
 }
 
 function podMounts({ podFolder, readOnlyRootfs }: MountsInput): Mount[] {
-  const options = ['rbind', 'rprivate', readOnlyRootfs ? 'ro' : 'rw'];
+  // The flags of the tmpfs that they lie on, which a runtime in a user namespace may not drop when it makes them read-only (mount_namespaces(7)).
+  const options = ['rbind', 'rprivate', ...safe, readOnlyRootfs ? 'ro' : 'rw'];
   return podFileNames.map((name) => ({
     destination: `/etc/${name}`,
     type: 'bind',

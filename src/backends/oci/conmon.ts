@@ -153,9 +153,23 @@ async function control(bundle: string, line: string): Promise<void> {
  */
 export async function reopenLog(bundle: string, logPath: string): Promise<void> {
   if (!logPath) return;
-  const before = reopening.get(bundle);
-  if (before) await inTimeToReopen(before);
-  if (!(await exists(join(bundle, logLink)))) return reopenLogOfOld(bundle, logPath);
+  // One after the other: a conmon that is told twice and finds one link would make a file of its own.
+  const begun = (reopening.get(bundle) ?? Promise.resolve()).then(() => beginReopening(bundle, logPath));
+  const settled = begun
+    .then(({ renamed }) => renamed)
+    .catch(() => undefined)
+    .finally(() => {
+      if (reopening.get(bundle) === settled) reopening.delete(bundle);
+    });
+  reopening.set(bundle, settled);
+  await inTimeToReopen(begun.then(({ renamed }) => renamed));
+}
+/** By bundle; never rejects. */
+const reopening = new Map<string, Promise<void>>();
+
+/** @returns "renamed" resolves when conmon has the new file */
+async function beginReopening(bundle: string, logPath: string): Promise<{ renamed: Promise<void> }> {
+  if (!(await exists(join(bundle, logLink)))) return { renamed: reopenLogOfOld(bundle, logPath) };
   const next = join(bundle, `${logLink}.tmp`);
   const close = linkLog(bundle, logPath, `${logLink}.tmp`, true);
   try {
@@ -166,14 +180,8 @@ export async function reopenLog(bundle: string, logPath: string): Promise<void> 
     throw error;
   }
   // Until it is renamed conmon has yet to open it, were it after our patience: a conmon that finds nothing there ends.
-  const renamed = untilGone(next).finally(() => {
-    close();
-    reopening.delete(bundle);
-  });
-  reopening.set(bundle, renamed);
-  await inTimeToReopen(renamed);
+  return { renamed: untilGone(next).finally(close) };
 }
-const reopening = new Map<string, Promise<void>>();
 
 async function untilGone(path: string): Promise<void> {
   for (let pauseMs = 1; await exists(path); pauseMs = Math.min(pauseMs * 2, 500))
