@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
-import { makeClosedFolder, remove } from '../host/files.js';
+import { expectPassage, makeClosedFolder, remove } from '../host/files.js';
 import { unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
@@ -124,6 +124,7 @@ async function makeSandbox(
     undo.push('folder', () => remove(plan.folder));
     const idMaps =
       userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
+    if (idMaps) await expectPassage(parts.config.state);
     makeClosedFolder(plan.folder, rootGroupOf(idMaps));
     const files = await podFilesOf(config);
 

@@ -15,6 +15,7 @@ import {
 import { lstat, readdir, readFile, realpath, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { CrispError } from '../errors.js';
 
 /**
  * Replaces a file in one step: written beside it, flushed, renamed, and the
@@ -108,16 +109,15 @@ function closeFolder(path: string, group: number | undefined): void {
 /**
  * Mounts of a user namespace are made by its root, who is no root out here and has to pass all folders above.
  * @param folder a state folder, or what is made in one
- * @throws Error that names the folder that does not let it pass
+ * @throws Unsupported, which names the folder that does not let it pass
  */
 export async function expectPassage(folder: string): Promise<void> {
   for (let at = await realPathOf(folder); at !== '/'; at = dirname(at)) {
     const mode = statSync(at, { throwIfNoEntry: false })?.mode ?? 0o001;
     if ((mode & 0o001) === 0)
-      throw new Error(
-        `${at} is closed to the ids of user namespaces, whose containers are mounted below it: ` +
-          `run \`chmod o+x ${at}\`, or move the state folder`,
-      );
+      throw new CrispError('Unsupported', `${at} is closed to the ids of a user namespace: chmod o+x ${at}`, {
+        hint: 'containers are mounted below it; or move the state folder',
+      });
   }
 }
 

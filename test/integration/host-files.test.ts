@@ -305,3 +305,16 @@ test('folders that an older version gave to all users are closed at the start, a
   expect(await execIn(second, 'ls /dev/shm')).toBe('before\n');
   await removePod(daemon, pod.id);
 });
+
+test('a pod with a user namespace is refused with the reason where a folder above the state does not let it pass', async () => {
+  chmodSync(daemon.folder, 0o700);
+  try {
+    await expect(runPod(daemon, inUserNamespace(800_000))).rejects.toMatchObject({
+      code: Code.UNIMPLEMENTED,
+      details: expect.stringContaining(`${daemon.folder} is closed to the ids of a user namespace`),
+    });
+    await removePod(daemon, (await runPod(daemon)).id);
+  } finally {
+    chmodSync(daemon.folder, 0o711);
+  }
+});
