@@ -24,7 +24,7 @@ let pod: Awaited<ReturnType<typeof runPod>>;
 let running: string;
 
 beforeAll(async () => {
-  daemon = await startDaemon({ config: { runtime: { absent_mount_sources_to_reject: ['/nonexistent'] } } });
+  daemon = await startDaemon();
   fault = join(daemon.folder, 'fault');
   wrapper = join(daemon.folder, 'faulty-crun');
   await mkdir(join(daemon.folder, 'plugins'));
@@ -44,6 +44,7 @@ exec crun "$@"
       faulty: { type: 'oci', path: wrapper },
       absent: { type: 'oci', path: '/nonexistent/runtime' },
     },
+    runtime: { absent_mount_sources_to_reject: ['/nonexistent'] },
     network: {
       conf_dir: daemon.confDir,
       bin_dirs: [join(daemon.folder, 'plugins'), '/opt/cni/bin', '/usr/lib/cni'],
