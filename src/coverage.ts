@@ -41,6 +41,7 @@ const requests = 'test/helpers/requests.ts';
 const spec = 'src/oci/container-spec.test.ts';
 const resources = 'src/oci/resources.test.ts';
 const mounts = 'src/oci/mounts.test.ts';
+const hostFiles = 'test/integration/host-files.test.ts';
 const security = 'src/oci/security.test.ts';
 const users = 'src/oci/users.test.ts';
 const namespaces = 'src/oci/namespaces.test.ts';
@@ -168,7 +169,12 @@ export const coverage: Readonly<Record<string, Fields>> = {
   },
   KeyValue: applied(bundle, 'key value'),
   Mount: {
-    ...applied(bundle, 'container_path host_path readonly'),
+    ...applied(bundle, 'container_path readonly'),
+    ...applied(
+      hostFiles,
+      'host_path',
+      'made where it does not exist, unless runtime.absent_mount_sources_to_reject has it',
+    ),
     ...applied(
       mounts,
       'propagation',
@@ -232,7 +238,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...rejected(fields, 'windows', 'a request without "linux" is refused'),
     ...none('annotations', 'no option of crisp is set this way'),
   },
-  ReopenContainerLogRequest: applied(contract, 'container_id'),
+  ReopenContainerLogRequest: applied(hostFiles, 'container_id', 'a log folder that has gone is made again'),
   CheckpointContainerRequest: applied(
     checkpoint,
     'container_id location timeout',

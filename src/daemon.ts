@@ -16,7 +16,7 @@ import { holderRuntimes } from './cri/sandbox-run.js';
 import { Samples } from './cri/samples.js';
 import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
-import { makeFolder, readFileIfThere, writeFileAtomic } from './host/files.js';
+import { makeFolder, readFileIfThere, takeFrom, tightenState, writeFileAtomic } from './host/files.js';
 import { bootId, identify, isAlive, type ProcessIdentity } from './host/proc.js';
 import { sendDatagram } from './host/syscalls.js';
 import { Rootfs } from './images/rootfs.js';
@@ -26,6 +26,7 @@ import { metrics, MetricsServer } from './metrics.js';
 import { Network } from './network/cni.js';
 import { readHostFacts } from './oci/host-facts.js';
 import { findHolderTools } from './pod/pid-holder.js';
+import { rootGroupOf } from './oci/namespaces.js';
 import { InFlight } from './records/creations.js';
 import { Locks } from './records/locks.js';
 import { containerState, sandboxState } from './records/records.js';
@@ -67,12 +68,20 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
 /** Builds all parts and opens the socket. @param closers what was opened, in order; also when a later part fails */
 async function open(config: Config, closers: (() => Promise<void> | void)[]): Promise<Parts> {
   // 1. Where things are kept.
-  for (const folder of [config.state, config.root]) makeFolder(folder, 0o711);
+  makeFolder(config.state, 0o711);
+  makeFolder(config.root);
   await claimState(config.state);
 
   // 2. The nouns.
   const store = new Store(config.state);
   await store.load();
+  takeFrom(config.root, 0o700);
+  tightenState(config.state, (id) =>
+    rootGroupOf(
+      (store.sandboxes.get(id) ?? store.sandboxes.get(store.containers.get(id)?.sandboxId ?? ''))?.plan
+        .idMaps,
+    ),
+  );
   const images = new Images(imagesOptionsOf(config));
   await images.open();
   const rootfs = new Rootfs({ root: config.root, state: config.state, images });

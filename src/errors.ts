@@ -137,7 +137,8 @@ export const catalogue = {
   },
   MountSourceMissing: {
     core: 'WrongState',
-    meaning: 'The host path of a mount does not exist.',
+    meaning:
+      'The host path of a mount does not exist, and is not to be made (runtime.absent_mount_sources_to_reject, or a command of `crisp` without a daemon).',
     hint: 'create the path on the host, or correct the mount',
   },
   PathEscapes: {

@@ -32,6 +32,8 @@ export interface ContainerPlan {
   readonly folder: string;
   /** The spec that config.json holds; root.path is the rootfs, mounted already when rootfs() wished so. */
   readonly spec: Spec;
+  /** Mount sources whose files have the owners that they have in the container: nothing is to be shifted in them. */
+  readonly shiftedSources?: readonly string[];
   readonly logPath: string;
   readonly stdin: boolean;
   readonly stdinOnce: boolean;

@@ -119,7 +119,7 @@ export async function explanationOf(
     exitDir: join(state, 'exits', name),
     id: plan.id,
     bundle: plan.folder,
-    logPath: plan.logPath || undefined,
+    log: plan.logPath !== '',
     terminal: plan.spec.process.terminal ?? false,
     stdin: plan.stdin,
     stdinOnce: plan.stdinOnce,

@@ -122,6 +122,7 @@ async function fullSpec(parts: Parts, image: Image, rootfs: string): Promise<Spe
     podFolder,
     sharedMemory: '/dev/shm',
     allowedAnnotations: [],
+    volumes: [],
     facts: await inspectRootfs({ rootfs, config, imageMounts: new Map() }),
     plan: {
       id,

@@ -1,12 +1,14 @@
 // `crisp create` (and the first half of `crisp run`): a container that is a pod
 // of its own, made of the same parts as a pod's.
 import { randomBytes } from 'node:crypto';
+import { realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
-import { exists, makeFolder, remove } from '../host/files.js';
-import { mount } from '../host/mounts.js';
+import { exists, makeClosedFolder, remove } from '../host/files.js';
+import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
+import { makeVolumes } from '../images/volumes.js';
 import { bringLoopbackUp, pinNamespaces } from '../pod/namespaces.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
@@ -14,7 +16,9 @@ import { withWorkingFolder } from '../oci/working-folder.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import type { ImageConfig } from '../oci/image-config.js';
 import { inspectRootfs } from '../oci/inspect.js';
-import { writePodFiles } from '../pod/files.js';
+import { rootGroupOf } from '../oci/namespaces.js';
+import { podFilesOf } from '../pod/files.js';
+import { mountPodMemory, podMemory, sharedMemory } from '../pod/memory.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
 import { now } from '../records/records.js';
 import { takeApart } from '../pod/remove.js';
@@ -77,7 +81,7 @@ export async function createContainer(
   const source = await sourceOf(parts, flags, args);
   const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
-  parts.makeFolders();
+  await parts.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
   const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
     handler: flags.handler ?? '',
@@ -133,21 +137,20 @@ export async function createContainer(
     await parts.records.takeName(name, id);
 
     // 3. Its pod: files, namespaces, shared memory.
-    makeFolder(plan.folder, 0o711);
+    const onHost = flags.network === 'host';
+    const idMaps = onHost ? undefined : handler.userNamespace?.(plan);
+    makeClosedFolder(folder, rootGroupOf(idMaps));
+    makeClosedFolder(plan.folder, rootGroupOf(idMaps));
     const config = containerConfig(wish, host.seccompProfile !== undefined);
     const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
-    await writePodFiles(plan.folder, sandbox);
-    const onHost = flags.network === 'host';
+    await mountPodMemory(plan.folder, await podFilesOf(sandbox));
     const ownNetwork = flags.network === undefined && (handler.ownNetwork?.(plan) ?? false);
-    const idMaps = onHost ? undefined : handler.userNamespace?.(plan);
     const namespaces = await pinNamespaces(
       join(plan.folder, 'ns'),
       { network: !onHost && !ownNetwork, ipc: true, uts: !onHost, user: idMaps },
       { hostname, sysctls: {} },
     );
     if (namespaces.network) await bringLoopbackUp(namespaces.network);
-    makeFolder(join(plan.folder, 'shm'), 0o1777);
-    await mount('tmpfs', 'shm', join(plan.folder, 'shm'), 'nosuid,nodev,noexec,mode=1777,size=64m');
     const pinned: SandboxPlan = { ...plan, namespaces, ownNetwork, ...(idMaps ? { idMaps } : {}) };
 
     // 4. The rootfs, the spec, the container.
@@ -162,6 +165,16 @@ export async function createContainer(
       ? await parts.rootfs.provide(form, id, source.image, pinned)
       : (source.folder ?? '');
     const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
+    const isView = form.kind === 'own';
+    const volumes = await makeVolumes({
+      mode: source.image ? parts.config.runtime.image_volumes : 'ignore',
+      image: source.config,
+      rootfs,
+      isView,
+      shift: isView ? undefined : shiftOf(pinned),
+      taken: facts.mounts.map(({ target }) => target),
+      folder: parts.rootfs.volumes(id),
+    });
     const { spec: made, notHonoured: left } = containerSpec({
       config,
       sandbox,
@@ -170,9 +183,10 @@ export async function createContainer(
       containerId: id,
       rootfs,
       facts,
+      volumes,
       host,
-      podFolder: plan.folder,
-      sharedMemory: join(plan.folder, 'shm'),
+      podFolder: podMemory(plan.folder),
+      sharedMemory: sharedMemory(plan.folder),
       allowedAnnotations: parts.config.handlers[backend]?.allowed_annotations ?? [],
     });
     const spec = await withWorkingFolder(made, rootfs);
@@ -188,6 +202,7 @@ export async function createContainer(
       sandbox: pinned,
       folder,
       spec,
+      ...(isView ? {} : { shiftedSources: volumes.map(({ source: from }) => from) }),
       logPath: record.logPath,
       stdin: flags.interactive,
       stdinOnce: flags.interactive,

@@ -10,10 +10,12 @@ import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/Contai
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { shown } from '../host/run.js';
+import { mountedRootfs } from '../images/rootfs.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { templateOf } from '../images/templates.js';
 import { checkPodSysctls } from '../pod/namespaces.js';
 import { containerSpec } from '../oci/container-spec.js';
+import { podMemory, sharedMemory } from '../pod/memory.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { sharesWithHost, userMappings } from '../oci/namespaces.js';
@@ -246,11 +248,18 @@ async function explainContainer(
       image: found.config,
       plan,
       containerId: id,
-      rootfs: join(config.state, 'rootfs', id),
+      rootfs: mountedRootfs(config.state, id),
       facts,
+      volumes:
+        config.runtime.image_volumes === 'bind'
+          ? Object.keys(found.config.Volumes ?? {}).map((target, index) => ({
+              target,
+              source: join(config.root, 'containers', id, 'volumes', String(index)),
+            }))
+          : [],
       host: readHostFacts(config),
-      podFolder: plan.folder,
-      sharedMemory: plan.namespaces.ipc ? join(plan.folder, 'shm') : undefined,
+      podFolder: podMemory(plan.folder),
+      sharedMemory: plan.namespaces.ipc ? sharedMemory(plan.folder) : undefined,
       targetPid: 0,
       allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
     });

@@ -163,7 +163,8 @@ async function layers(config: Config, place: Place): Promise<Thing[]> {
       owner: id,
       remove: () => rootfs.unmount(id),
     })),
-    ...(await namesIn(join(place.state, 'image-volumes')))
+    ...(await Promise.all(['views', 'image-volumes'].map((name) => namesIn(join(place.state, name)))))
+      .flat()
       .filter((name) => !isBeingCopied(name))
       .map((name): Thing => ({
         kind: 'image volume',

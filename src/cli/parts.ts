@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import type { Backend } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
-import { makeFolder } from '../host/files.js';
+import { makeFolder, takeFrom, tightenState } from '../host/files.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
+import { rootGroupOf } from '../oci/namespaces.js';
 import { StandaloneRecords, type StandaloneRecord } from '../records/standalone.js';
 import { open } from './backend.js';
 
@@ -38,8 +39,13 @@ export class Parts {
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
   }
 
-  makeFolders(): void {
-    for (const folder of [this.state, this.root, join(this.root, 'logs')]) makeFolder(folder, 0o711);
+  /** Also takes from what an older version made what it gave to all users of the host. */
+  async makeFolders(): Promise<void> {
+    makeFolder(this.state, 0o711);
+    makeFolder(join(this.root, 'logs'));
+    for (const folder of [this.config.root, this.root]) takeFrom(folder, 0o700);
+    const plans = new Map((await this.records.all()).map(({ id, plan }) => [id, plan]));
+    tightenState(this.state, (id) => rootGroupOf(plans.get(id)?.idMaps));
   }
 
   backendOf(record: StandaloneRecord): Backend {

@@ -150,6 +150,18 @@ export const configSchema = z
           .describe(
             'limits of the processes of each container, as ulimit(1) calls them: {nofile: "1024:65536"} is SOFT:HARD, one number is both; open files without a setting: as the service was given',
           ),
+        image_volumes: z
+          .enum(['bind', 'mkdir', 'ignore'])
+          .default('bind')
+          .describe(
+            'what becomes of the VOLUMEs of an image. bind: a folder that can be written to, with what the image has there, gone with the container; mkdir: the folder is there, in the root filesystem; ignore: nothing',
+          ),
+        absent_mount_sources_to_reject: z
+          .array(patternText)
+          .default([])
+          .describe(
+            'host paths of mounts that are an error where they do not exist, as patterns of whole paths without a slash at the end; all others are made, as folders of root with mode 0755',
+          ),
         unclaimed_seconds: seconds
           .default(60)
           .describe(

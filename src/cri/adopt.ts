@@ -7,19 +7,20 @@
 import { join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { exists, makeFolder } from '../host/files.js';
-import { isMountPoint } from '../host/mounts.js';
+import { makeClosedFolder } from '../host/files.js';
 import { log } from '../log.js';
 import { repinNamespaces } from '../pod/namespaces.js';
-import { writePodFiles } from '../pod/files.js';
 import { keepsakeOf, type Keepsake } from '../records/recovery-label.js';
 import { placedContainer, placedSandbox } from '../records/placed.js';
 import { now, type SandboxRecord } from '../records/records.js';
 import { setAside } from '../set-aside.js';
+import { rootGroupOf } from '../oci/namespaces.js';
+import { podFilesOf } from '../pod/files.js';
+import { mendPodMemory } from '../pod/memory.js';
+import { logPathOf } from './log-path.js';
 import { recordExit } from './container-stop.js';
 import type { Parts } from './parts.js';
-import { namespacesFolder, sharedMemory } from './sandbox-plan.js';
-import { mountSharedMemory } from './sandbox-run.js';
+import { namespacesFolder } from './sandbox-plan.js';
 
 interface Lost {
   readonly keepsake: Keepsake;
@@ -97,7 +98,8 @@ async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
     found,
     pid,
   } of lost) {
-    const logPath = container.logPath && join(sandbox.config.log_directory, container.config.log_path);
+    const logPath =
+      container.logPath && (await logPathOf(sandbox.config.log_directory, container.config.log_path));
     await parts.store.containers.put({
       ...placedContainer({ ...container, logPath }, state, sandbox),
       complete: true,
@@ -110,13 +112,7 @@ async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
 
 /** What sandbox-run made in the state folder, from a process that lives in it. */
 async function remake({ plan, config }: SandboxRecord, pid: number): Promise<void> {
-  makeFolder(plan.folder, 0o711);
-  await writePodFiles(plan.folder, config);
+  makeClosedFolder(plan.folder, rootGroupOf(plan.idMaps));
   await repinNamespaces(namespacesFolder(plan), plan.namespaces, pid);
-  // A new one, for containers to come: that of the running ones is out of reach.
-  if (
-    plan.namespaces.ipc &&
-    !((await exists(sharedMemory(plan))) && (await isMountPoint(sharedMemory(plan))))
-  )
-    await mountSharedMemory(plan);
+  await mendPodMemory(plan.folder, () => podFilesOf(config)); // for containers to come: that of the running ones is out of reach
 }

@@ -1,9 +1,10 @@
 // CheckpointContainer, and the calls for whole pods, which are refused.
-import { existsSync } from 'node:fs';
+import { existsSync, lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { writeCheckpoint } from '../images/checkpoint.js';
 import { log } from '../log.js';
+import { checkedPath } from '../oci/paths.js';
 import type { CheckpointContainerRequest__Output } from './generated/runtime/v1/CheckpointContainerRequest.js';
 import type { CheckpointContainerResponse } from './generated/runtime/v1/CheckpointContainerResponse.js';
 import type { CheckpointPodRequest__Output } from './generated/runtime/v1/CheckpointPodRequest.js';
@@ -21,16 +22,16 @@ export async function checkpointContainer(
 ): Promise<CheckpointContainerResponse> {
   const record = runningContainerOf(parts, request.container_id);
   const { location } = request;
-  if (!location.startsWith('/'))
-    throw new CrispError('InvalidArgument', `location "${location}" must be an absolute path`);
+  checkedPath(location, 'location');
   if (Number(request.timeout) < 0)
     throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
   if (!existsSync(dirname(location)))
     throw new CrispError('InvalidArgument', `location: there is no folder ${dirname(location)}`);
-  if (existsSync(location)) throw new CrispError('InvalidArgument', `location: ${location} exists already`);
+  if (lstatSync(location, { throwIfNoEntry: false }))
+    throw new CrispError('InvalidArgument', `location: ${location} exists already`);
   const timeoutMs = (Number(request.timeout) || defaultTimeoutSeconds) * 1000;
   await parts.locks.with(record.sandboxId, () =>
-    writeCheckpoint(location, {
+    writeCheckpoint(location, join(parts.config.root, 'checkpoints'), {
       dump: (folder) => backendOf(parts, record).checkpoint(refOf(record), folder, timeoutMs),
       spec: join(record.folder, 'config.json'),
       written: parts.rootfs.written(record.id),

@@ -4,15 +4,19 @@ import { isDeepStrictEqual } from 'node:util';
 import type { ContainerPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { expectCgroupMove } from '../host/cgroup-move.js';
-import { makeFolder, realPathOf, remove } from '../host/files.js';
+import { makeClosedFolder, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
+import { pattern } from '../config/pattern.js';
 import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
+import { makeVolumes } from '../images/volumes.js';
 import { addLogContext, log } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { withWorkingFolder } from '../oci/working-folder.js';
 import { inspectRootfs } from '../oci/inspect.js';
+import { rootGroupOf } from '../oci/namespaces.js';
+import { podMemory, sharedMemory } from '../pod/memory.js';
 import { pack } from '../records/recovery-label.js';
 import {
   containerKey,
@@ -26,10 +30,10 @@ import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerCo
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
 import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
+import { logPathOf } from './log-path.js';
 import { removeContainerRecord } from './container-stop.js';
 import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
-import { sharedMemory } from './sandbox-plan.js';
 
 export async function createContainer(
   parts: Parts,
@@ -93,7 +97,7 @@ async function makeContainer(
   addLogContext({ containerId: id });
   const backend = backendOf(parts, sandbox);
   const folder = join(parts.config.state, 'bundles', id);
-  const logPath = await logPathOf(sandbox, config);
+  const logPath = await logPathOf(sandbox.config.log_directory, config.log_path);
   expectCgroupMove();
   return withUndo(async (undo) => {
     // 1. The image must be here: pulling is the kubelet's call to make.
@@ -125,20 +129,36 @@ async function makeContainer(
 
     // 3. The rootfs, and the images that are mounted as volumes.
     undo.push('bundle', () => remove(folder));
-    makeFolder(folder, 0o711);
+    makeClosedFolder(folder, rootGroupOf(sandbox.plan.idMaps));
     undo.push('rootfs', () => parts.rootfs.unmount(id));
-    const rootfs = await parts.rootfs.provide(
-      backend.rootfs(sandbox.plan, image.template),
-      id,
-      image,
-      sandbox.plan,
-    );
+    const wish = backend.rootfs(sandbox.plan, image.template);
+    const rootfs = await parts.rootfs.provide(wish, id, image, sandbox.plan);
     undo.push('image volumes', () => unmountImageVolumes(parts, record));
     const volumes = await mountImageVolumes(parts, id, config, shiftOf(sandbox.plan));
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
 
     // 4. The spec.
-    const facts = await inspectRootfs({ rootfs, config, imageMounts });
+    const madeMountSources: string[] = [];
+    const { absent_mount_sources_to_reject: rejected, image_volumes: mode } = parts.config.runtime;
+    const facts = await inspectRootfs({
+      rootfs,
+      config,
+      imageMounts,
+      absentSources: {
+        made: madeMountSources,
+        rejects: (path) => rejected.some((text) => pattern(text)(path)),
+      },
+    });
+    const isView = wish.kind === 'own';
+    const imageVolumes = await makeVolumes({
+      mode,
+      image: image.config,
+      rootfs,
+      isView,
+      shift: isView ? undefined : shiftOf(sandbox.plan),
+      taken: facts.mounts.map(({ target }) => target),
+      folder: parts.rootfs.volumes(id),
+    });
     const made = containerSpec({
       config,
       sandbox: sandbox.config,
@@ -147,17 +167,17 @@ async function makeContainer(
       containerId: id,
       rootfs,
       facts,
+      volumes: imageVolumes,
       host: parts.host,
       features: parts.handlers.get(sandbox.backend)?.probe.features,
-      podFolder: sandbox.plan.folder,
-      sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan) : undefined,
+      podFolder: podMemory(sandbox.plan.folder),
+      sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan.folder) : undefined,
       targetPid: targetPid(parts, sandbox.id, config),
       allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
     });
     const notHonoured = [...made.notHonoured, ...(backend.notHonoured?.(made.spec) ?? [])];
     const spec = await withWorkingFolder(made.spec, rootfs);
     writeBundle(folder, spec);
-    if (logPath) makeFolder(join(logPath, '..'), 0o755);
 
     // 5. The container.
     const done: ContainerRecord = {
@@ -166,6 +186,7 @@ async function makeContainer(
       imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])),
       user: made.user,
       notHonoured,
+      ...(madeMountSources.length ? { madeMountSources } : {}),
       ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     };
     const plan: ContainerPlan = {
@@ -178,6 +199,7 @@ async function makeContainer(
       sandbox: sandbox.plan,
       folder,
       spec,
+      ...(isView ? {} : { shiftedSources: imageVolumes.map(({ source }) => source) }),
       logPath,
       stdin: config.stdin,
       stdinOnce: config.stdin_once,
@@ -205,21 +227,6 @@ async function makeContainer(
 /** What image_ref names: the digest that was pulled where there is one, as image policies want it. */
 function imageRef(image: Image): string {
   return image.digests[0] ?? (image.template === undefined ? image.id : `pve/${image.template}`);
-}
-
-/** Where the log goes: below the pod's log folder, and never out of it, by .. or by a link. Empty: the caller wants none. */
-async function logPathOf(sandbox: SandboxRecord, config: ContainerConfig__Output): Promise<string> {
-  const { log_directory: folder } = sandbox.config;
-  if (!folder || !config.log_path) return '';
-  const path = join(folder, config.log_path);
-  const escapes = new CrispError(
-    'PathEscapes',
-    `log_path "${config.log_path}" leaves the log folder of the pod`,
-  );
-  if (config.log_path.startsWith('/') || !path.startsWith(join(folder, '/'))) throw escapes;
-  makeFolder(folder, 0o755);
-  if (!(await realPathOf(path)).startsWith(join(await realPathOf(folder), '/'))) throw escapes;
-  return path;
 }
 
 /** NamespaceMode TARGET: the pid namespace of another container of the pod; of another pod's it would be a way into it. */

@@ -26,7 +26,7 @@ export async function containerStatusOf(
 
 /** "pid" and "runtimeSpec" are what people's scripts look for in `crictl inspect`. */
 async function verbose(record: ContainerRecord) {
-  const { sandboxId, pid, backend, backendState, folder, notHonoured, config } = record;
+  const { sandboxId, pid, backend, backendState, folder, notHonoured, madeMountSources, config } = record;
   const spec = await readFileIfThere(join(folder, 'config.json'));
   return {
     sandboxID: sandboxId,
@@ -35,6 +35,7 @@ async function verbose(record: ContainerRecord) {
     backendState,
     bundle: folder,
     notHonoured,
+    ...(madeMountSources ? { madeMountSources } : {}),
     config,
     runtimeSpec: spec ? (JSON.parse(spec) as unknown) : undefined,
   };

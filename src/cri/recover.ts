@@ -17,6 +17,8 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 import { keepsakeOf } from '../records/recovery-label.js';
+import { podFilesOf } from '../pod/files.js';
+import { mendPodMemory } from '../pod/memory.js';
 import { removeBundle, removePod } from '../pod/remove.js';
 import { adoptLost, listed } from './adopt.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
@@ -104,7 +106,9 @@ async function repairContainer(
 
 async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
   if (!record.complete) return removeSandbox(parts, record.id);
-  if (record.stoppedAt !== undefined || record.bootId === parts.bootId) return;
+  if (record.stoppedAt !== undefined) return;
+  if (record.bootId === parts.bootId)
+    return mendPodMemory(record.plan.folder, () => podFilesOf(record.config)); // an earlier version made none
   // The node rebooted under it: its namespaces are gone, its address is still leased.
   await releaseSandbox(parts, record);
   await parts.store.sandboxes.change(record.id, { stoppedAt: now() });
@@ -149,6 +153,7 @@ async function removeOrphans(parts: Parts): Promise<void> {
       (id) => namespaceFiles(join(pods, id, 'ns')).network,
     ),
   );
+  await repaired('checkpoints', () => remove(join(parts.config.root, 'checkpoints'))); // what a crash cut off
   for (const id of await namesIn(pods)) {
     // after the network, whose plugins look into the namespace
     if (sandboxes.has(id) || parts.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod

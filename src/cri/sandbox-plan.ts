@@ -89,10 +89,6 @@ export function sharesPids(config: PodSandboxConfig__Output): boolean {
 export function namespacesFolder(plan: SandboxPlan): string {
   return join(plan.folder, 'ns');
 }
-/** The pod's /dev/shm: POSIX shared memory is a tmpfs, so an ipc namespace alone does not share it. */
-export function sharedMemory(plan: SandboxPlan): string {
-  return join(plan.folder, 'shm');
-}
 
 /** A pod on the host's network keeps the host's name as well. */
 export function wantedNamespaces(config: PodSandboxConfig__Output): {

@@ -5,8 +5,8 @@ import type { Backend, OciRuntime } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
-import { makeFolder, remove } from '../host/files.js';
-import { mount, unmount } from '../host/mounts.js';
+import { expectPassage, makeClosedFolder, remove } from '../host/files.js';
+import { unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log } from '../log.js';
 import { metrics } from '../metrics.js';
@@ -18,8 +18,9 @@ import {
   stopPidHolder,
   type HolderTools,
 } from '../pod/pid-holder.js';
-import { cgroupsPath, sharesWithHost } from '../oci/namespaces.js';
-import { writePodFiles } from '../pod/files.js';
+import { cgroupsPath, rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
+import { podFilesOf } from '../pod/files.js';
+import { mountPodMemory, podMemory } from '../pod/memory.js';
 import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
 import { chooseHandler } from '../config/router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
@@ -34,7 +35,6 @@ import {
   ownsCgroup,
   planOf,
   podNetwork,
-  sharedMemory,
   sharesPids,
   userNamespace,
   wantedNamespaces,
@@ -127,13 +127,14 @@ async function makeSandbox(
 
     // 3. Its folder, with the files that its containers will see.
     undo.push('folder', () => remove(plan.folder));
-    makeFolder(plan.folder, 0o711);
-    await writePodFiles(plan.folder, config);
+    const idMaps =
+      userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
+    if (idMaps) await expectPassage(parts.config.state);
+    makeClosedFolder(plan.folder, rootGroupOf(idMaps));
+    const files = await podFilesOf(config);
 
     // 4. The namespaces, with hostname and sysctls.
     undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
-    const idMaps =
-      userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
     const namespaces: Record<string, string> = await pinNamespaces(
       namespacesFolder(plan),
       { ...wanted, user: idMaps },
@@ -147,14 +148,14 @@ async function makeSandbox(
     // once its first plugin runs (each start of a process holds up this thread for some milliseconds).
     const begun = setImmediate();
     undo.push('cgroup', () => (ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined));
-    undo.push('shared memory', () => unmount(sharedMemory(plan)));
     const cgroup = begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined));
+    undo.push('memory', () => unmount(podMemory(plan.folder)));
     const [attachment, holder] = await allOf([
       wanted.network ? attachNetwork(parts, plan, config, namespaces['network'] ?? '', undo) : undefined,
       holderTools &&
         cgroup.then(() => startHolder(parts, { ...plan, namespaces, idMaps }, holderTools, undo)),
       begun.then(() => (wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined)),
-      begun.then(() => (wanted.ipc ? mountSharedMemory(plan) : undefined)),
+      begun.then(() => mountPodMemory(plan.folder, files)),
       cgroup,
     ] as const);
 
@@ -234,12 +235,6 @@ export function holderRuntimes({ handlers }: Pick<Parts, 'handlers'>, own?: Back
     ...[...(own ? [own] : []), ...ready].flatMap(({ ociRuntime }) => ociRuntime ?? []),
     ...['crun', 'runc'].map((path) => ({ path, args: [] })),
   ];
-}
-
-/** Also for pods that are found again. */
-export async function mountSharedMemory(plan: SandboxPlan): Promise<void> {
-  makeFolder(sharedMemory(plan), 0o1777);
-  await mount('tmpfs', 'shm', sharedMemory(plan), 'nosuid,nodev,noexec,mode=1777,size=64m');
 }
 
 /** Like Promise.all, but waits for all before it fails: what is still under way cannot be undone. */

@@ -2,7 +2,7 @@
 // earlier try has begun.
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
-import { unmount } from '../host/mounts.js';
+import { unmountBelow } from '../host/mounts.js';
 import { log } from '../log.js';
 import { namespaceFiles, unpinNamespaces } from '../pod/namespaces.js';
 import { holderFolder, stopPidHolder } from '../pod/pid-holder.js';
@@ -13,7 +13,7 @@ import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopP
 import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
 import { backendOf, sandboxOf, type Parts } from './parts.js';
-import { namespacesFolder, ownsCgroup, podNetwork, sharedMemory, sharesPids } from './sandbox-plan.js';
+import { namespacesFolder, ownsCgroup, podNetwork, sharesPids } from './sandbox-plan.js';
 
 export async function stopPodSandbox(
   parts: Parts,
@@ -65,7 +65,7 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
   }
   if (sharesPids(config)) await stopPidHolder(holderFolder(plan.folder), record.holder);
   await unpinNamespaces(namespacesFolder(plan));
-  await unmount(sharedMemory(plan));
+  await unmountBelow(plan.folder); // its memory
 }
 
 /** Stops and removes the sandbox and all its containers; absent is fine. */

@@ -1,8 +1,21 @@
 // Files that must be whole or absent, and folders that must be gone.
-import { closeSync, fsync, mkdirSync, openSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  fsync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { lstat, readdir, readFile, realpath, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { CrispError } from '../errors.js';
 
 /**
  * Replaces a file in one step: written beside it, flushed, renamed, and the
@@ -72,6 +85,79 @@ export async function realPathOf(path: string): Promise<string> {
 /** Synchronous: making a folder costs less than the way to a thread and back, and every pod needs a dozen. */
 export function makeFolder(path: string, mode = 0o700): void {
   mkdirSync(path, { recursive: true, mode });
+}
+
+/**
+ * Makes a folder that only root passes, and with `group` also processes of that group: the mapped
+ * root group of a user namespace, whose root mounts what lies here. Parents that are missing can be
+ * passed by all and listed by root, so this folder is the one that protects what is in it. It is
+ * not owned by the mapped ids: a container that broke out could open it for others.
+ */
+export function makeClosedFolder(path: string, group?: number): void {
+  makeFolder(dirname(path), 0o711);
+  makeFolder(path);
+  closeFolder(path, group);
+}
+
+function closeFolder(path: string, group: number | undefined): void {
+  chmodSync(path, 0o700);
+  if (group === undefined) return;
+  chownSync(path, 0, group);
+  chmodSync(path, 0o710);
+}
+
+/**
+ * Mounts of a user namespace are made by its root, who is no root out here and has to pass all folders above.
+ * @param folder a state folder, or what is made in one
+ * @throws Unsupported, which names the folder that does not let it pass
+ */
+export async function expectPassage(folder: string): Promise<void> {
+  for (let at = await realPathOf(folder); at !== '/'; at = dirname(at)) {
+    const mode = statSync(at, { throwIfNoEntry: false })?.mode ?? 0o001;
+    if ((mode & 0o001) === 0)
+      throw new CrispError('Unsupported', `${at} is closed to the ids of a user namespace: chmod o+x ${at}`, {
+        hint: 'containers are mounted below it; or move the state folder',
+      });
+  }
+}
+
+/** What lies in a state folder with a closed folder for each pod, container or mount, and has to be passed to get there. */
+const passages = ['bundles', 'pods', 'roots', 'views', 'probe'];
+const closedToAll = [
+  'sandboxes',
+  'containers',
+  'names',
+  'rootfs',
+  'image-volumes',
+  'shifted',
+  'exits',
+  'runtimes',
+];
+
+/**
+ * Takes from the folders of a state folder what an older version gave to all users of the host.
+ * @param groupOf the group that passes the folder of a pod or a container; undefined: none
+ */
+export function tightenState(state: string, groupOf: (id: string) => number | undefined): void {
+  takeFrom(state, 0o711);
+  for (const name of closedToAll) takeFrom(join(state, name), 0o700);
+  for (const name of passages) {
+    const folder = join(state, name);
+    if (!takeFrom(folder, 0o711)) continue;
+    for (const id of readdirSync(folder)) {
+      const path = join(folder, id);
+      if (lstatSync(path).isDirectory() && (lstatSync(path).mode & 0o007) !== 0 && name !== 'probe')
+        closeFolder(path, groupOf(id));
+    }
+  }
+}
+
+/** Leaves no more than these bits; false: there is no such folder. */
+export function takeFrom(path: string, bits: number): boolean {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (!found?.isDirectory()) return false;
+  if ((found.mode & 0o777 & ~bits) !== 0) chmodSync(path, found.mode & bits);
+  return true;
 }
 
 /**

@@ -5,9 +5,17 @@
 //   spec.dump         config.json
 //   config.dump       what the container is: id, name, image, runtime, times
 //   rootfs-diff.tar   what it has written
-import { copyFileSync, writeFileSync } from 'node:fs';
-import { rename } from 'node:fs/promises';
-import { join } from 'node:path';
+import {
+  closeSync,
+  copyFileSync,
+  mkdtempSync,
+  openSync,
+  realpathSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { entryOf, openFolder, unlinkIfThere } from '../host/beneath.js';
 import { makeFolder, remove } from '../host/files.js';
 import { run } from '../host/run.js';
 import { withUndo } from '../host/undo.js';
@@ -25,11 +33,19 @@ export interface CheckpointContents {
 
 /**
  * Writes the archive to `location`, a file, readable for root alone: it holds
- * the memory of the container.  It is there whole or not at all.
+ * the memory of the container.  It is there whole or not at all.  Others may
+ * write in its folder: no link in there is followed, and what the archive is
+ * made of lies elsewhere.
+ * @param work a folder that only root passes, with room for the container's memory
  * @throws what `dump` throws, StorageFailed, ToolTimeout
  */
-export async function writeCheckpoint(location: string, contents: CheckpointContents): Promise<void> {
-  const folder = `${location}.parts`; // beside it: as large as the container's memory, and made for such a size
+export async function writeCheckpoint(
+  location: string,
+  work: string,
+  contents: CheckpointContents,
+): Promise<void> {
+  makeFolder(work);
+  const folder = mkdtempSync(join(work, 'x'));
   const tar = (...words: string[]) =>
     run(['tar', '--create', ...words], {
       timeoutMs: contents.timeoutMs,
@@ -37,16 +53,30 @@ export async function writeCheckpoint(location: string, contents: CheckpointCont
       errorId: 'StorageFailed',
     });
   await withUndo(async (undo) => {
-    undo.push('checkpoint', () => Promise.all([remove(folder), remove(`${location}.partial`)]));
+    undo.push('parts of a checkpoint', () => remove(folder));
     makeFolder(join(folder, 'checkpoint'));
     await contents.dump(join(folder, 'checkpoint'));
     copyFileSync(contents.spec, join(folder, 'spec.dump'));
     writeFileSync(join(folder, 'config.dump'), JSON.stringify(contents.config, undefined, 1));
     if (contents.written)
       await tar('--file', join(folder, 'rootfs-diff.tar'), '--xattrs', '--directory', contents.written, '.');
-    writeFileSync(`${location}.partial`, '', { mode: 0o600 });
-    await tar('--file', `${location}.partial`, '--directory', folder, '.');
-    await rename(`${location}.partial`, location);
+    const target = openFolder(realpathSync(dirname(location)));
+    const partial = entryOf(target, `${basename(location)}.partial`);
+    try {
+      unlinkIfThere(partial);
+      const archive = openSync(partial, 'wx', 0o600);
+      try {
+        await tar('--file', `/proc/${process.pid}/fd/${archive}`, '--directory', folder, '.');
+      } finally {
+        closeSync(archive);
+      }
+      renameSync(partial, entryOf(target, basename(location)));
+    } catch (error) {
+      unlinkIfThere(partial);
+      throw error;
+    } finally {
+      closeSync(target);
+    }
     await remove(folder);
   });
 }

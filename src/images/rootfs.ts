@@ -2,17 +2,19 @@
 // read-only views of image volumes.  One mount process, nothing else: the
 // containers-storage command would cost 50 ms here.
 //
+//   ROOT/containers/ID/volumes       the VOLUMEs of its image (volumes.ts)
 //   ROOT/containers/ID/{diff,work}   the writable layer; outlives a boot, so that
 //                                    the next start can remove it
-//   STATE/rootfs/ID                  the mount
+//   STATE/roots/ID/fs                the mount
+//   STATE/views/NAME/fs              the read-only view of an image volume
 //   STATE/shifted/ID                 all layers, idmapped, for a user namespace
 import { existsSync } from 'node:fs';
 import { chown, readdir, rmdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { RootfsWish } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
-import { exists, makeFolder, remove } from '../host/files.js';
+import { exists, makeClosedFolder, makeFolder, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
 import { isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
@@ -80,7 +82,7 @@ export class Rootfs {
       undo.push('rootfs', () => this.unmount(containerId));
       images.hold(image, containerId);
       const lower = await this.lowerOf(image);
-      makeFolder(target, 0o755);
+      makeMountPoint(target, shift);
       makeFolder(join(layer, 'diff'), 0o755);
       makeFolder(join(layer, 'work'));
       if (shift) {
@@ -106,7 +108,8 @@ export class Rootfs {
 
   /** Unmounts and removes the rootfs of a container; absent is fine. */
   async unmount(containerId: string): Promise<void> {
-    await this.drop(this.target(containerId));
+    await this.dropClosed(this.target(containerId));
+    await this.drop(join(this.options.state, 'rootfs', containerId)); // where versions before 0.2 had it
     await this.drop(this.shifted(containerId));
     await remove(this.layer(containerId));
     this.options.images.release(containerId);
@@ -140,7 +143,7 @@ export class Rootfs {
       undo.push('view of image', unmount);
       images.hold(image, holder);
       const lower = await this.lowerOf(image);
-      makeFolder(target, 0o755);
+      makeMountPoint(target, shift);
       const shifted = this.shifted(holder);
       if (shift) {
         undo.push('shifted layers', () => this.drop(shifted));
@@ -158,8 +161,14 @@ export class Rootfs {
   }
 
   async unmountImage(volumeId: string): Promise<void> {
-    await this.drop(this.volume(volumeId));
+    await this.dropClosed(this.volume(volumeId));
+    await this.drop(join(this.options.state, 'image-volumes', volumeId));
     this.options.images.release(volumeId);
+  }
+
+  /** The folder of the image's VOLUMEs that a container gets; unmount() removes it. */
+  volumes(containerId: string): string {
+    return join(this.layer(containerId), 'volumes');
   }
 
   /** The folder of what a container has written; undefined: its rootfs is not made here. */
@@ -168,15 +177,17 @@ export class Rootfs {
     return existsSync(folder) ? folder : undefined;
   }
 
-  /** How much these containers have written; one that has no layer here is left out. */
+  /** How much these containers have written, with the VOLUMEs of their images; one that has no layer here is left out. */
   async usage(
     containerIds: readonly string[],
   ): Promise<Map<string, { usedBytes: number; inodesUsed: number }>> {
-    const counts = await du(containerIds.map((id) => join(this.layer(id), 'diff')));
+    const counts = await du(containerIds.flatMap((id) => [join(this.layer(id), 'diff'), this.volumes(id)]));
     return new Map(
       containerIds.flatMap((id, index) => {
-        const count = counts[index];
-        return count ? [[id, { usedBytes: count.bytes, inodesUsed: count.inodes }] as const] : [];
+        const [diff, volumes] = counts.slice(2 * index);
+        if (!diff) return [];
+        const usedBytes = diff.bytes + (volumes?.bytes ?? 0);
+        return [[id, { usedBytes, inodesUsed: diff.inodes + (volumes?.inodes ?? 0) }] as const];
       }),
     );
   }
@@ -185,15 +196,15 @@ export class Rootfs {
   async list(): Promise<string[]> {
     const { root, state } = this.options;
     const names = await Promise.all(
-      [join(root, 'containers'), join(state, 'rootfs'), join(state, 'shifted')].map((folder) =>
-        readdir(folder).catch(() => [] as string[]),
+      [join(root, 'containers'), ...['roots', 'rootfs', 'shifted'].map((name) => join(state, name))].map(
+        (folder) => readdir(folder).catch(() => [] as string[]),
       ),
     );
     return [...new Set(names.flat())];
   }
 
   private target(containerId: string): string {
-    return join(this.options.state, 'rootfs', containerId);
+    return mountedRootfs(this.options.state, containerId);
   }
   private shifted(containerId: string): string {
     return join(this.options.state, 'shifted', containerId);
@@ -202,7 +213,13 @@ export class Rootfs {
     return join(this.options.root, 'containers', containerId);
   }
   private volume(volumeId: string): string {
-    return join(this.options.state, 'image-volumes', volumeId);
+    return join(this.options.state, 'views', volumeId, 'fs');
+  }
+
+  /** A mount point with its mount and the closed folder around it. */
+  private async dropClosed(target: string): Promise<void> {
+    await this.drop(target);
+    if (await exists(dirname(target))) await rmdir(dirname(target));
   }
 
   /** Removes a mount point with its mount. Never recursively: were it still mounted, that would empty the image's layers. */
@@ -220,6 +237,21 @@ export class Rootfs {
     await this.attributes.strip(ids);
     return (await images.layout.links(ids)).join(':');
   }
+}
+
+/** Where the rootfs of a container is mounted. */
+export function mountedRootfs(state: string, containerId: string): string {
+  return join(state, 'roots', containerId, 'fs');
+}
+
+/**
+ * The root of a mount has the mode and the owner that the image gives it, so it cannot keep anybody
+ * out: setuid programs of a container would run for every user of the host. The folder around it does.
+ * nosuid would hold inside the container as well.
+ */
+function makeMountPoint(target: string, shift: Shift | undefined): void {
+  makeClosedFolder(dirname(target), shift?.rootGid);
+  makeFolder(target, 0o755);
 }
 
 export function shiftOf({

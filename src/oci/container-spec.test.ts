@@ -74,6 +74,7 @@ function of(wanted: ContainerConfig = {}, sandbox: PodSandboxConfig = {}, more: 
     host,
     podFolder: '/state/pods/sandbox',
     sharedMemory: '/state/pods/sandbox/shm',
+    volumes: [],
     allowedAnnotations: [],
     ...more,
   });

@@ -12,7 +12,7 @@ import { hiddenPaths } from './hidden-paths.js';
 import type { HostFacts } from './host-facts.js';
 import type { ImageConfig } from './image-config.js';
 import type { RootfsFacts } from './inspect.js';
-import { containerMounts, type MountFeatures } from './mounts.js';
+import { containerMounts, type MountFeatures, type Volume } from './mounts.js';
 import {
   cgroupsPath,
   containerNamespaces,
@@ -37,6 +37,8 @@ export interface SpecInput {
   readonly host: HostFacts;
   /** With the pod's resolv.conf, hosts and hostname. */
   readonly podFolder: string;
+  /** The VOLUMEs of the image, made already. */
+  readonly volumes: readonly Volume[];
   /** The pod's /dev/shm; undefined: the host's. */
   readonly sharedMemory: string | undefined;
   /** A process of the target container, for pid mode TARGET. */
@@ -107,6 +109,7 @@ export function containerSpec(input: SpecInput): SpecResult {
     sharedMemory: input.sharedMemory,
     hasOwnIpc: options?.ipc === 'CONTAINER',
     podFolder: input.podFolder,
+    volumes: input.volumes,
     cgroup: host.cgroup,
     deviceMounts: facts.cdi.mounts,
     features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },

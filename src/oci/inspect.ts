@@ -1,15 +1,18 @@
 // The facts on disk that a spec depends on: the image's accounts, where mount
 // targets really lie, what mount sources and devices are, profiles.  Gathered in
 // one step, so that all after it is pure.
+import { closeSync } from 'node:fs';
 import { lstat, readFile, readlink, realpath, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
-import { isAbsent, readFileIfThere } from '../host/files.js';
+import { openFolder } from '../host/beneath.js';
+import { isAbsent, readFileIfThere, realPathOf } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
 import { readCdi, type CdiFacts } from './cdi.js';
 import type { GivenDevice } from './devices.js';
 import { devicesAt } from './host-devices.js';
+import { checkedPath } from './paths.js';
 import { parseProfile, type DockerProfile } from './seccomp.js';
 import { seccompFile } from './security.js';
 import type { Device } from '../shapes/spec.js';
@@ -44,8 +47,17 @@ export interface InspectInput {
   readonly config: ContainerConfig__Output;
   /** Where image volumes are mounted: index in config.mounts -> path. */
   readonly imageMounts: ReadonlyMap<number, string>;
+  /** What becomes of mount sources that do not exist; absent: they are an error. */
+  readonly absentSources?: AbsentSources;
   /** Where CDI specs are looked for; by default the folders of the CDI specification. */
   readonly cdiFolders?: readonly string[];
+}
+
+export interface AbsentSources {
+  /** Whether a host path that does not exist is an error; else it is made. */
+  readonly rejects: (path: string) => boolean;
+  /** Gets the folders that were made. */
+  readonly made: string[];
 }
 
 /** @throws InvalidArgument, PathEscapes, MountSourceMissing, ImageVolumeMountFailed */
@@ -53,6 +65,7 @@ export async function inspectRootfs({
   rootfs,
   config,
   imageMounts,
+  absentSources,
   cdiFolders,
 }: InspectInput): Promise<RootfsFacts> {
   const security = config.linux?.security_context ?? null;
@@ -60,29 +73,19 @@ export async function inspectRootfs({
   const [passwd, group] = await Promise.all(
     ['/etc/passwd', '/etc/group'].map((path) => readInside(rootfs, path)),
   );
-  return {
-    accounts: { passwd: passwd ?? '', group: group ?? '' },
-    mounts: await Promise.all(
-      config.mounts.map(async (mount, index): Promise<MountFacts> => {
-        const field = `mounts[${index}]`;
-        const target = await resolveInside(rootfs, mount.container_path, `${field}.container_path`);
-        const image = imageMounts.get(index);
-        const source =
-          image === undefined
-            ? await hostSource(mount.host_path, field)
-            : await subPath(image, mount.image_sub_path, field);
-        return { target, source, propagation: propagationOf(table, source) };
-      }),
+  const targets = await Promise.all(
+    config.mounts.map((mount, index) =>
+      resolveInside(rootfs, mount.container_path, `mounts[${index}].container_path`),
     ),
+  );
+  const facts = {
+    accounts: { passwd: passwd ?? '', group: group ?? '' },
     devices: (
       await Promise.all(
         config.devices.map(async (device, index): Promise<GivenDevice[]> => {
           const path = device.container_path || device.host_path;
-          if (!path.startsWith('/') || !device.host_path.startsWith('/'))
-            throw new CrispError(
-              'InvalidArgument',
-              `devices[${index}]: "${device.host_path}" and "${path}" must be absolute paths`,
-            );
+          checkedPath(device.host_path, `devices[${index}].host_path`);
+          checkedPath(path, `devices[${index}].container_path`);
           const found = await devicesAt(device.host_path, normalize(path));
           if (found.length === 0)
             throw new CrispError(
@@ -101,6 +104,18 @@ export async function inspectRootfs({
     seccompProfile: await localSeccompProfile(seccompFile(security)),
     apparmorProfiles: await loadedAppArmorProfiles(),
   };
+  // Last, since it may make folders on the host: not for a request that is refused for something else.
+  const mounts: MountFacts[] = [];
+  for (const [index, mount] of config.mounts.entries()) {
+    const field = `mounts[${index}]`;
+    const image = imageMounts.get(index);
+    const source =
+      image === undefined
+        ? await hostSource(mount.host_path, field, absentSources)
+        : await subPath(image, mount.image_sub_path, field);
+    mounts.push({ target: targets[index] ?? '', source, propagation: propagationOf(table, source) });
+  }
+  return { ...facts, mounts };
 }
 
 /**
@@ -111,8 +126,7 @@ export async function inspectRootfs({
  * @throws InvalidArgument for a relative path, PathEscapes when it climbs out
  */
 export async function resolveInside(rootfs: string, path: string, field: string): Promise<string> {
-  if (!path.startsWith('/'))
-    throw new CrispError('InvalidArgument', `${field}: "${path}" must be an absolute path`);
+  checkedPath(path, field);
   const escapes = (): CrispError =>
     new CrispError('PathEscapes', `${field}: "${path}" leaves the root filesystem of the container`);
   let resolved: string[] = [];
@@ -126,7 +140,7 @@ export async function resolveInside(rootfs: string, path: string, field: string)
       resolved.pop();
       continue;
     }
-    const link = await linkTarget(join(rootfs, ...resolved, name));
+    const link = await linkTarget(join(rootfs, ...resolved, name), field);
     if (link === undefined) {
       resolved.push(name);
       continue;
@@ -138,12 +152,14 @@ export async function resolveInside(rootfs: string, path: string, field: string)
   return `/${resolved.join('/')}`;
 }
 
-/** What a symlink points to; undefined: it is none, or there is nothing. */
-export async function linkTarget(path: string): Promise<string | undefined> {
+/** What a symlink points to; undefined: it is none, or there is nothing. @throws InvalidArgument for a path that is too long, naming the field */
+export async function linkTarget(path: string, field: string): Promise<string | undefined> {
   try {
     return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
   } catch (error) {
     if (isAbsent(error)) return undefined;
+    if ((error as NodeJS.ErrnoException).code === 'ENAMETOOLONG')
+      throw new CrispError('InvalidArgument', `${field}: the path is too long`);
     throw error;
   }
 }
@@ -181,16 +197,22 @@ async function loadedAppArmorProfiles(): Promise<string[]> {
     .filter(Boolean);
 }
 
-async function hostSource(path: string, field: string): Promise<string> {
-  if (!path.startsWith('/'))
-    throw new CrispError('InvalidArgument', `${field}.host_path: "${path}" must be an absolute path`);
+/** A source that exists is taken as the node has it, links and all. One that does not is made as containerd and CRI-O make it, but never through a link that leads nowhere. */
+async function hostSource(path: string, field: string, absent: AbsentSources | undefined): Promise<string> {
+  checkedPath(path, `${field}.host_path`);
   try {
     return await realpath(path);
   } catch (error) {
-    if (isAbsent(error))
-      throw new CrispError('MountSourceMissing', `${field}.host_path: ${path} does not exist`);
-    throw error;
+    if (!isAbsent(error)) throw error;
   }
+  const missing = (why = ''): CrispError =>
+    new CrispError('MountSourceMissing', `${field}.host_path: ${path} does not exist${why}`);
+  if (!absent) throw missing();
+  const real = await realPathOf(normalize(path).replace(/\/$/, ''));
+  if ([normalize(path).replace(/\/$/, ''), real].some(absent.rejects))
+    throw missing(', and runtime.absent_mount_sources_to_reject has it');
+  closeSync(openFolder(real, 0o755, absent.made));
+  return real;
 }
 
 async function subPath(image: string, path: string, field: string): Promise<string> {

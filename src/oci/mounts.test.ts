@@ -18,6 +18,7 @@ function of(mounts: Mount[] = [], more: Partial<MountsInput> = {}, facts: Partia
     hostNetwork: false,
     hasUserNamespace: false,
     sharedMemory: '/pod/shm',
+    volumes: [],
     hasOwnIpc: false,
     podFolder: '/pod',
     cgroup: 'v1',
@@ -106,7 +107,7 @@ test('the files of the pod are read-only with a read-only root', () => {
       destination: '/etc/resolv.conf',
       type: 'bind',
       source: '/pod/resolv.conf',
-      options: ['rbind', 'rprivate', 'ro'],
+      options: ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev', 'ro'],
     },
   ]);
 });

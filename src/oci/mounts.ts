@@ -22,6 +22,8 @@ export interface MountsInput {
   /** The folder with the pod's resolv.conf, hosts and hostname. */
   readonly podFolder: string;
   readonly cgroup: 'v1' | 'v2';
+  /** The VOLUMEs of the image. */
+  readonly volumes: readonly Volume[];
   /** What CDI devices bring. */
   readonly deviceMounts: readonly Mount[];
   /** What the runtime can do. */
@@ -30,6 +32,14 @@ export interface MountsInput {
 export interface MountFeatures {
   readonly recursiveReadOnlyMounts: boolean;
   readonly userNamespaces: boolean;
+}
+
+/** A folder that a container gets for a VOLUME of its image. */
+export interface Volume {
+  /** As the container sees it. */
+  readonly target: string;
+  /** On the host. */
+  readonly source: string;
 }
 
 export interface MountsResult {
@@ -75,7 +85,16 @@ export function containerMounts(input: MountsInput): MountsResult {
     ...input.deviceMounts,
   ];
   const taken = new Set(requested.map((mount) => mount.destination));
-  const own = [...standardMounts(input), ...podMounts(input)].filter(
+  const standard = [...standardMounts(input), ...podMounts(input)];
+  const volumes = input.volumes
+    .filter(({ target }) => !standard.some(({ destination }) => destination === target))
+    .map(({ target, source }) => ({
+      destination: target,
+      type: 'bind',
+      source,
+      options: ['rbind', 'rprivate', 'rw'],
+    }));
+  const own = [...standard, ...volumes].filter(
     ({ destination }) => !taken.has(destination) && !(taken.has('/dev') && destination.startsWith('/dev/')),
   ); // a /dev of the request's is whole
   const propagations = input.config.mounts.map((mount) => mount.propagation);
@@ -136,7 +155,8 @@ function standardMounts({
 }
 
 function podMounts({ podFolder, readOnlyRootfs }: MountsInput): Mount[] {
-  const options = ['rbind', 'rprivate', readOnlyRootfs ? 'ro' : 'rw'];
+  // The flags of the tmpfs that they lie on, which a runtime in a user namespace may not drop when it makes them read-only (mount_namespaces(7)).
+  const options = ['rbind', 'rprivate', ...safe, readOnlyRootfs ? 'ro' : 'rw'];
   return podFileNames.map((name) => ({
     destination: `/etc/${name}`,
     type: 'bind',

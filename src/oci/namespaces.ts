@@ -1,5 +1,5 @@
 // Which namespaces a container has, and where its cgroup lies. Pure.
-import type { SandboxPlan } from '../shapes/sandbox.js';
+import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { UserNamespace__Output } from '../cri/generated/runtime/v1/UserNamespace.js';
@@ -94,6 +94,11 @@ export function sharesWithHost(config: PodSandboxConfig__Output): boolean {
   const security = config.linux?.security_context;
   const { network, ipc, pid } = security?.namespace_options ?? {};
   return (security?.privileged ?? false) || [network, ipc, pid].includes('NODE');
+}
+
+/** What the root group of a user namespace is outside; undefined without one. */
+export function rootGroupOf(idMaps: IdMaps | undefined): number | undefined {
+  return idMaps?.gids[0]?.hostID;
 }
 
 type Mappings = Pick<Linux, 'uidMappings' | 'gidMappings'>;

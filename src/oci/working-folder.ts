@@ -73,7 +73,7 @@ async function resolveWorkingFolder(
       continue;
     }
     const at = place(`/${[...resolved, name].join('/')}`);
-    const link = at === undefined ? undefined : await linkTarget(at);
+    const link = at === undefined ? undefined : await linkTarget(at, 'working_dir');
     if (link === undefined) {
       if (at !== undefined && (await isProcfs(at))) throw refused(cwd);
       resolved.push(name);

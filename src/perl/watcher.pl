@@ -87,11 +87,13 @@ sub open_door {
 open_door() or give_up("socket watch: $!");
 $SIG{HUP} = sub { $lost = 1 };
 
+# Its path is a link of the bundle to a file that crisp holds open (log-file.ts).
 my $log;
 sub open_log {
-    return if $log_path eq '';
-    sysopen(my $new, $log_path, O_WRONLY | O_APPEND | O_CREAT, 0640) or return;
+    return 1 if $log_path eq '';
+    sysopen(my $new, $log_path, O_WRONLY | O_APPEND) or return 0;
     $log = $new;
+    return 1;
 }
 open_log();
 defined $log or $log_path eq '' or give_up("open $log_path: $!");
@@ -200,7 +202,7 @@ sub serve {
     return unless $client->{line} =~ s/^(\w+)(?: (\d+) (\d+))?\n//;
     if ($1 eq 'resize') { ioctl($terminal, TIOCSWINSZ, my $size = pack('S4', $2, $3, 0, 0)) if $terminal && defined $3; put($client->{socket}, "ok\n"); drop($fd) }
     elsif ($1 eq 'attach') { $client->{attached} = 1; $to_stdin .= $client->{line} if $stdin; put($client->{socket}, "ok\n") }
-    elsif ($1 eq 'reopen') { open_log(); put($client->{socket}, "ok\n"); drop($fd) }
+    elsif ($1 eq 'reopen') { put($client->{socket}, open_log() ? "ok\n" : "failed\n"); drop($fd) }
     elsif ($1 eq 'quit') { unlink 'watch'; put($client->{socket}, "ok\n"); exit 0 }
     else { drop($fd) }
 }

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { receivedPod } from '../../test/helpers/received.js';
-import { podFiles, writePodFiles } from './files.js';
+import { podFiles, podFilesOf, writePodFiles } from './files.js';
 
 const host = { 'resolv.conf': 'nameserver 192.0.2.9\n', hosts: '192.0.2.7 here\n', hostname: 'node\n' };
 
@@ -50,7 +50,7 @@ test.each(['10.0.0.1\nnameserver 6.6.6.6', 'a b', ''])('no line can be forged wi
 test('the three files are written', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-pod-files-'));
   try {
-    await writePodFiles(folder, receivedPod({ hostname: 'box' }));
+    writePodFiles(folder, await podFilesOf(receivedPod({ hostname: 'box' })));
     expect((await readdir(folder)).sort()).toEqual(['hostname', 'hosts', 'resolv.conf']);
     expect(await readFile(join(folder, 'hostname'), 'utf8')).toBe('box\n');
   } finally {

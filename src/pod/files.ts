@@ -1,4 +1,4 @@
-// resolv.conf, hosts and hostname of a pod, written once by sandbox-run and
+// resolv.conf, hosts and hostname of a pod, written once into its memory and
 // mounted into its containers where the request mounts nothing there itself.
 import { writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
@@ -10,17 +10,20 @@ import { readFileIfThere } from '../host/files.js';
 export const podFileNames = ['resolv.conf', 'hosts', 'hostname'] as const;
 export type PodFiles = Readonly<Record<(typeof podFileNames)[number], string>>;
 
-/** Writes the three files into the folder. @throws InvalidArgument */
-export async function writePodFiles(folder: string, config: PodSandboxConfig__Output): Promise<void> {
+/** The three files of a pod on this host. @throws InvalidArgument */
+export async function podFilesOf(config: PodSandboxConfig__Output): Promise<PodFiles> {
   const [resolvConf, hosts] = await Promise.all([
     readFileIfThere('/etc/resolv.conf'),
     readFileIfThere('/etc/hosts'),
   ]);
-  const files = podFiles(config, {
+  return podFiles(config, {
     'resolv.conf': resolvConf ?? '',
     hosts: hosts ?? '',
     hostname: `${hostname()}\n`,
   });
+}
+
+export function writePodFiles(folder: string, files: PodFiles): void {
   for (const name of podFileNames) writeFileSync(join(folder, name), files[name], { mode: 0o644 });
 }
 

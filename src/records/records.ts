@@ -103,6 +103,8 @@ export const storedContainerSchema = z.object({
   /** Paths of CRI fields ("linux.…") or of the spec ("spec.…") that were asked for and are not honoured, for the verbose status. */
   notHonoured: z.array(z.string()),
   resources: resources.optional(),
+  /** Folders of the host that were made because a mount named them, outermost first. */
+  madeMountSources: z.array(z.string()).optional(),
   backendState: z.unknown().optional(),
   createdAt: nanoseconds,
   startedAt: nanoseconds.optional(),

@@ -26,7 +26,14 @@ const linksImage = 'docker.io/library/links:1';
 
 let daemon: Daemon;
 beforeAll(async () => {
-  daemon = await startDaemon({ config: { runtime: { unclaimed_seconds: unclaimedSeconds } } });
+  daemon = await startDaemon({
+    config: {
+      runtime: {
+        unclaimed_seconds: unclaimedSeconds,
+        absent_mount_sources_to_reject: ['/nonexistent/*'],
+      },
+    },
+  });
   await daemon.addImage(testImage);
   await daemon.addImage(badUserImage, { config: { User: 'web:nogroup' } });
   await daemon.addImage(hugeUserImage, {
@@ -269,7 +276,7 @@ describe('a container', () => {
     ],
     ['whose log path escapes', { log_path: '../../main.log' }, Code.INVALID_ARGUMENT, /^PathEscapes: .*log/],
     [
-      'with a mount source that is not there',
+      'with a mount source that is not there, and that the configuration refuses to make',
       mounted('/data', '/nonexistent/source'),
       Code.FAILED_PRECONDITION,
       /^MountSourceMissing: .*\/nonexistent\/source/,

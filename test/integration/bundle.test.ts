@@ -23,7 +23,7 @@ import { readHostFacts } from '../../src/oci/host-facts.js';
 import type { ImageConfig } from '../../src/oci/image-config.js';
 import { inspectRootfs } from '../../src/oci/inspect.js';
 import { minimalSpec } from '../../src/oci/minimal-spec.js';
-import { writePodFiles } from '../../src/pod/files.js';
+import { podFilesOf, writePodFiles } from '../../src/pod/files.js';
 import { specSchema } from '../../src/oci/spec-schema.js';
 import type { Spec } from '../../src/shapes/spec.js';
 import { Machine, type Result } from '../helpers/machine.js';
@@ -56,7 +56,7 @@ beforeAll(async () => {
   await run(['mount', '--make-shared', shared], { timeoutMs: 5_000 });
   await writeFile(join(base, 'source/file'), 'from the host\n');
   await writeFile(join(base, 'source/sub/below'), 'below\n');
-  await writePodFiles(join(base, 'pod'), pod());
+  writePodFiles(join(base, 'pod'), await podFilesOf(pod()));
   namespaces = await pinNamespaces(
     join(base, 'pod/ns'),
     { network: true, ipc: true, uts: true },
@@ -154,6 +154,7 @@ async function generate(
     facts,
     host: { ...host, cgroup, systemdCgroup: false },
     podFolder: join(base, 'pod'),
+    volumes: [],
     sharedMemory: own.ipc ? join(base, 'pod/shm') : undefined,
     allowedAnnotations: [],
   });

@@ -83,9 +83,7 @@ async function traces(): Promise<string[]> {
     ...(await machine.mounts()).filter((path) => path.startsWith(join(folder, 'state', 'cli'))),
     ...(
       await Promise.all(
-        ['containers', 'names', 'bundles', 'rootfs', 'image-volumes'].map((name) =>
-          inside(join(state, name)),
-        ),
+        ['containers', 'names', 'bundles', 'roots', 'views'].map((name) => inside(join(state, name))),
       )
     ).flat(),
     ...(await inside(join(folder, 'root', 'cli', 'containers'))),
@@ -657,7 +655,7 @@ test('gc ends a container without a record whose handler has a root of its own',
 });
 
 test('gc lets the view of a bundle that is being written alone', async () => {
-  const views = machine.path(join(folder, 'state', 'cli', 'image-volumes'));
+  const views = machine.path(join(folder, 'state', 'cli', 'views'));
   for (const pid of [process.pid, 4_194_305]) await mkdir(join(views, `bundle-${pid}`), { recursive: true }); // above the most that pid_max can be
   expect(JSON.parse((await crisp('gc', '--json')).stdout)).toMatchObject({
     orphans: [{ kind: 'image volume', name: 'bundle-4194305' }],

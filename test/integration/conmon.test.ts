@@ -46,7 +46,7 @@ test.each<[string, (plan: MonitorPlan) => Promise<number>]>([
       id: 'c',
       bundle,
       exitDir: bundle,
-      logPath: undefined,
+      log: false,
       terminal: false,
       stdin: false,
       stdinOnce: false,

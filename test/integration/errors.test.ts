@@ -44,6 +44,7 @@ exec crun "$@"
       faulty: { type: 'oci', path: wrapper },
       absent: { type: 'oci', path: '/nonexistent/runtime' },
     },
+    runtime: { absent_mount_sources_to_reject: ['/nonexistent'] },
     network: {
       conf_dir: daemon.confDir,
       bin_dirs: [join(daemon.folder, 'plugins'), '/opt/cni/bin', '/usr/lib/cni'],
@@ -190,7 +191,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   },
   MountSourceMissing: {
     code: Code.FAILED_PRECONDITION,
-    words: /mounts\[0\]\.host_path: \/nonexistent does not exist/,
+    words: /mounts\[0\]\.host_path: \/nonexistent does not exist, and runtime\.absent_mount_sources/,
     provoke: () => container({ mounts: [{ host_path: '/nonexistent', container_path: '/a' }] }),
   },
   PathEscapes: {

@@ -47,7 +47,7 @@ async function traces(): Promise<string[]> {
   const folders = await Promise.all(
     [
       join(store.root, 'containers'),
-      ...['rootfs', 'shifted', 'image-volumes'].map((name) => join(store.state, name)),
+      ...['roots', 'shifted', 'views'].map((name) => join(store.state, name)),
     ].map((folder) => readdir(folder).catch(() => [])),
   );
   return [...mounts, ...folders.flat(), ...(await store.rootfs.list())];
@@ -56,7 +56,7 @@ async function traces(): Promise<string[]> {
 describe('a rootfs', () => {
   test('shows the topmost of each file, and not what was removed', async () => {
     const path = await store.rootfs.mount(id, image);
-    expect(path).toBe(join(store.state, 'rootfs', id));
+    expect(path).toBe(join(store.state, 'roots', id, 'fs'));
     expect(await readFile(join(path, 'etc/kept'), 'utf8')).toBe('low');
     expect(await readFile(join(path, 'etc/changed'), 'utf8')).toBe('high');
     expect(await readdir(join(path, 'etc'))).toEqual(['changed', 'kept']);

@@ -102,7 +102,7 @@ async function traces(): Promise<string[]> {
   return [
     ...(
       await Promise.all(
-        ['containers', 'names', 'bundles', 'rootfs', 'shifted', 'image-volumes', 'exits/lxc'].map((name) =>
+        ['containers', 'names', 'bundles', 'roots', 'shifted', 'views', 'exits/lxc'].map((name) =>
           inside(join(state, name)),
         ),
       )

@@ -37,6 +37,7 @@ import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
 import { exec } from './exec.js';
 import { Exits } from '../exits.js';
+import { linkLog } from '../log-file.js';
 import { probe } from './probe.js';
 import { Runtime } from './runtime.js';
 
@@ -143,11 +144,13 @@ export class OciBackend implements Backend {
       if (spec !== plan.spec && (await this.runtime.version()).startsWith('crun '))
         writeBundle(plan.folder, spec);
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
+      const tools = await this.monitorPlan(plan.id, plan.folder);
+      const closeLog = plan.logPath ? linkLog(plan.folder, plan.logPath) : undefined;
       const pid = await monitor(
         {
-          ...(await this.monitorPlan(plan.id, plan.folder)),
+          ...tools,
           exitDir: this.exits.folder,
-          logPath: plan.logPath || undefined,
+          log: closeLog !== undefined,
           terminal: plan.spec.process.terminal ?? false,
           stdinOnce: plan.stdinOnce,
           // In a user namespace crun gives its standard streams to the container's root. It must not be
@@ -155,7 +158,7 @@ export class OciBackend implements Backend {
           stdin: plan.stdin || plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
         },
         (stderr) => this.runtime.explain('create', stderr),
-      );
+      ).finally(closeLog);
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
       if (plan.spec.process.cwd !== '/') await checkProcessFolder(plan.spec.process.cwd, pid);

@@ -4,15 +4,18 @@
 //
 //   we ──► conmon ──► crun create      (the answer: one JSON line on fd 3)
 //             │            └─► first process, waiting for `crun start`
-//             └─ log file, FIFO ctl, socket attach, EXIT_DIR/ID
+//             └─ log file (by a link, see log-file.ts), FIFO ctl, socket attach, EXIT_DIR/ID
+import { closeSync } from 'node:fs';
 import { open, constants } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { CrispError } from '../../errors.js';
+import { entryOf, openFolder, unlinkIfThere } from '../../host/beneath.js';
 import { exists } from '../../host/files.js';
 import { killTree, programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import type { TerminalSize } from '../../shapes/io.js';
+import { linkLog, logLink } from '../log-file.js';
 import { verbTimeoutMs } from './runtime.js';
 
 export interface MonitorPlan {
@@ -23,8 +26,8 @@ export interface MonitorPlan {
   readonly id: string;
   readonly bundle: string;
   readonly exitDir: string;
-  /** undefined: output is only for attached clients. */
-  readonly logPath: string | undefined;
+  /** Has a log, which the link `logLink` of the bundle leads to; else output is only for attached clients. */
+  readonly log: boolean;
   readonly terminal: boolean;
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
@@ -99,7 +102,7 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     join(plan.bundle, 'pid'),
     ...(plan.exec ? [] : ['--exit-dir', plan.exitDir]),
     '--log-path',
-    plan.logPath === undefined ? 'off:' : `k8s-file:${plan.logPath}`,
+    plan.log ? `k8s-file:${logLink}` : 'off:', // in its working folder, the bundle: it would cut a path at a colon
     '--log-level',
     'error',
     '--full-attach',
@@ -141,14 +144,76 @@ async function control(bundle: string, line: string): Promise<void> {
   }
 }
 
-/** Returns when the new log file is there: the caller may look for it at once. */
+/**
+ * Has conmon write to a new file at the path of its log; the folders above it are made if need be.
+ * conmon opens LOG.tmp, through a link, and renames that to LOG (reopen_k8s_file of its ctr_logging.c):
+ * here a link to a file that we have opened, which is renamed to `logLink`.
+ * @throws PathEscapes, InvalidArgument, ToolTimeout
+ */
 export async function reopenLog(bundle: string, logPath: string): Promise<void> {
+  if (!logPath) return;
+  // One after the other: a conmon that is told twice and finds one link would make a file of its own.
+  const begun = (reopening.get(bundle) ?? Promise.resolve()).then(() => beginReopening(bundle, logPath));
+  const settled = begun
+    .then(({ renamed }) => renamed)
+    .catch(() => undefined)
+    .finally(() => {
+      if (reopening.get(bundle) === settled) reopening.delete(bundle);
+    });
+  reopening.set(bundle, settled);
+  await inTimeToReopen(begun.then(({ renamed }) => renamed));
+}
+/** By bundle; never rejects. */
+const reopening = new Map<string, Promise<void>>();
+
+/** @returns "renamed" resolves when conmon has the new file */
+async function beginReopening(bundle: string, logPath: string): Promise<{ renamed: Promise<void> }> {
+  if (!(await exists(join(bundle, logLink)))) return { renamed: reopenLogOfOld(bundle, logPath) };
+  const next = join(bundle, `${logLink}.tmp`);
+  const close = linkLog(bundle, logPath, `${logLink}.tmp`, true);
+  try {
+    await control(bundle, '2 0 0');
+  } catch (error) {
+    unlinkIfThere(next);
+    close();
+    throw error;
+  }
+  // Until it is renamed conmon has yet to open it, were it after our patience: a conmon that finds nothing there ends.
+  return { renamed: untilGone(next).finally(close) };
+}
+
+async function untilGone(path: string): Promise<void> {
+  for (let pauseMs = 1; await exists(path); pauseMs = Math.min(pauseMs * 2, 500))
+    await new Promise((resolve) => setTimeout(resolve, pauseMs).unref());
+}
+
+async function inTimeToReopen(renamed: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(reject, reopenTimeoutMs, notReopened());
+  });
+  await Promise.race([renamed, late]).finally(() => clearTimeout(timer));
+}
+const reopenTimeoutMs = 5_000;
+
+/** A conmon of an earlier version of crisp was told of the path itself: what lies at LOG.tmp is removed, and not followed. */
+async function reopenLogOfOld(bundle: string, logPath: string): Promise<void> {
+  const folder = openFolder(dirname(logPath), 0o755);
+  try {
+    unlinkIfThere(entryOf(folder, `${basename(logPath)}.tmp`));
+  } finally {
+    closeSync(folder);
+  }
   await control(bundle, '2 0 0');
-  for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 5) {
-    if (!logPath || (await exists(logPath))) return;
+  for (let waitedMs = 0; waitedMs < reopenTimeoutMs; waitedMs += 5) {
+    if (await exists(logPath)) return;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-  throw new CrispError('ToolTimeout', 'conmon did not reopen the log', {
+  throw notReopened();
+}
+
+function notReopened(): CrispError {
+  return new CrispError('ToolTimeout', 'conmon did not reopen the log', {
     stage: 'reopen log',
     tool: 'conmon',
   });

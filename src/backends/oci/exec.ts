@@ -103,7 +103,7 @@ async function execInTerminal(
         systemdCgroup: false, // the arguments say it already, where it belongs
         bundle,
         exitDir: bundle,
-        logPath: undefined,
+        log: false,
         terminal: true,
         stdin: plan.io.stdin !== undefined,
         stdinOnce: true,

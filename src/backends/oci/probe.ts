@@ -2,11 +2,12 @@
 // runtime works on this host and what it can do.  Versions tell less: a security
 // fix of the runtime, a kernel or an LXC host around us has broken pairs that
 // worked before.
-import { mkdir, stat, symlink, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { realpathSync } from 'node:fs';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { lastLines, toCrispError } from '../../errors.js';
 import { removePodCgroup } from '../../host/cgroup.js';
-import { makeFolder, readFileIfThere, remove } from '../../host/files.js';
+import { expectPassage, makeClosedFolder, readFileIfThere, remove } from '../../host/files.js';
 import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
@@ -49,17 +50,18 @@ export async function probe(backend: OciBackend, folder: string): Promise<Probe>
   }
 }
 
-/** Runs `script` in a container on the host's own /usr. @throws when it does not exit as expected */
+/** Runs `script` in a container on the host's own /usr. @param group the root group of its user namespace @throws when it does not exit as expected */
 async function runProbe(
   backend: OciBackend,
   parent: string,
   script: string,
   change: (spec: Spec, folder: string) => Promise<void> = async () => undefined,
+  group?: number,
 ): Promise<void> {
   const id = probeId(backend);
   const folder = join(parent, id);
   const rootfs = join(folder, 'rootfs');
-  makeFolder(folder, 0o755);
+  makeClosedFolder(folder, group);
   let container: ContainerRef | undefined;
   try {
     for (const name of ['usr', 'proc', 'dev', 'tmp'])
@@ -116,11 +118,7 @@ async function mountRecursivelyReadOnly(backend: OciBackend, folder: string): Pr
 
 /** A user namespace with a mount that is idmapped into it: a file of root's must be root's inside. */
 async function useUserNamespace(backend: OciBackend, folder: string): Promise<void> {
-  for (let at = folder; at !== '/'; at = dirname(at)) {
-    // Mounts are made by the root of the namespace, who is another uid out here.
-    if (((await stat(at)).mode & 0o001) === 0)
-      throw new Error(`${at} is closed to the ids of a user namespace: chmod o+x ${at}`);
-  }
+  await expectPassage(folder);
   const map = [{ containerID: 0, hostID: 200_000, size: 65_536 }];
   await runProbe(
     backend,
@@ -142,6 +140,7 @@ async function useUserNamespace(backend: OciBackend, folder: string): Promise<vo
         gidMappings: map,
       });
     },
+    map[0]?.hostID,
   );
 }
 
@@ -206,7 +205,7 @@ function probePlan(id: string, folder: string, spec: Spec): ContainerPlan {
     sandbox,
     folder,
     spec,
-    logPath: join(folder, 'log'),
+    logPath: join(realpathSync(folder), 'log'),
     stdin: true,
     stdinOnce: false,
     stopSignal: 'SIGKILL',

@@ -25,6 +25,7 @@ import {
 import {
   exists,
   fileVersion,
+  makeClosedFolder,
   makeFolder,
   readFileIfThere,
   remove,
@@ -59,7 +60,9 @@ import type {
 import type { Io, TerminalSize } from '../../shapes/io.js';
 import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
 import { whyNot } from '../../set-aside.js';
+import { readTail } from '../../host/beneath.js';
 import { Exits } from '../exits.js';
+import { linkLog, tryLog } from '../log-file.js';
 import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
@@ -228,13 +231,14 @@ export class PctBackend implements Backend {
     return withUndo(async (undo) => {
       const { id, folder, logPath } = plan;
       this.made.set(id, { id, folder, logPath, state: undefined });
+      if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late for a refusal
       // 1. What is mounted, and where.
       const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
       undo.push('volumes', () => releaseBinds(plan.folder));
       const spec =
         plan.sandbox.namespaces.user === undefined
           ? plan.spec
-          : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user);
+          : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user, plan.shiftedSources);
       if (this.rootfs(plan.sandbox, plan.template).kind === 'overlay')
         await makeTargets(
           spec.root.path,
@@ -282,7 +286,7 @@ export class PctBackend implements Backend {
     const spec = await specOf(container);
     await withWorkingFolder(spec, spec.root.path); // again: another container may have changed what is in a volume
     await tell(container, 'quit'); // one that waits for a start that a crash of crisp cut off
-    await startWatcher(this.watcherPlan(container, state));
+    await withLog(container, () => startWatcher(this.watcherPlan(container, state)));
     try {
       await this.pct.call('start', vmid);
     } catch (error) {
@@ -444,7 +448,7 @@ export class PctBackend implements Backend {
   }
 
   async reopenLog(container: ContainerRef): Promise<void> {
-    if (!(await tell(container, 'reopen')))
+    if (!(await withLog(container, () => tell(container, 'reopen'))))
       throw new CrispError('RuntimeFailed', 'the watcher of the CT did not reopen the log', {
         stage: 'reopen log',
         tool: 'watcher',
@@ -489,7 +493,7 @@ export class PctBackend implements Backend {
   /** The watcher of a CT lives as long as it, and has kept what is needed of the bundle. */
   async adopt(container: ContainerRef): Promise<number | undefined> {
     const { vmid } = await this.mine(container);
-    makeFolder(container.folder, 0o711);
+    makeClosedFolder(container.folder); // it runs: nothing more is mounted from here
     const watched = await wakeWatcher(vmid, container);
     if (!watched) await keepReadable(container);
     const pid = await this.initPid(vmid);
@@ -617,7 +621,7 @@ export class PctBackend implements Backend {
       lxcFolder: this.options.lxc.lxc_folder,
       uid,
       stdin,
-      logPath: container.logPath,
+      log: container.logPath !== '',
       exitFile: this.exits.path(container.id),
     };
   }
@@ -746,7 +750,7 @@ export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | unde
 
 /** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
 async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
-  makeFolder(folder, 0o711);
+  makeClosedFolder(folder);
   await appendFile(includeFile(folder), '', { mode: 0o600 });
 }
 
@@ -784,6 +788,15 @@ async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
 }
 
+/** The watcher opens the log meanwhile. */
+async function withLog<T>({ folder, logPath }: ContainerRef, work: () => Promise<T>): Promise<T> {
+  const close = logPath ? linkLog(folder, logPath) : undefined;
+  return work().finally(close);
+}
+
+/** Enough for what liblxc says of a start that failed. */
+const logBytes = 65_536;
+
 /** liblxc's own words say more than pct's. */
 async function withLxcLog(
   error: unknown,
@@ -792,7 +805,7 @@ async function withLxcLog(
 ): Promise<unknown> {
   const said = lxcWords(
     (await readFileIfThere(lxcLog(folder))) ?? '',
-    (await readFileIfThere(logPath)) ?? '',
+    (logPath && readTail(logPath, logBytes)) || '',
     vmid,
   );
   if (!said || !(error instanceof CrispError)) return error;

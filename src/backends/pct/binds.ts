@@ -5,7 +5,7 @@
 import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { mountIdMapped } from '../../host/idmap.js';
-import { unmountBelow } from '../../host/mounts.js';
+import { bindMount, unmountBelow } from '../../host/mounts.js';
 import type { Mount, Spec } from '../../shapes/spec.js';
 import { log } from '../../log.js';
 import { isBind } from './lxc-config.js';
@@ -19,12 +19,30 @@ function viewsOf(bundle: string): string {
  * The spec with its volumes replaced by their views.  Not for mounts with
  * propagation, since a view gets nothing of what is mounted on its source later;
  * and where a filesystem has no idmapped mounts (nfs, overlay), it stays as it is.
+ * @param shiftedSources see ContainerPlan
  */
-export async function shiftedBinds(spec: Spec, bundle: string, namespaceFile: string): Promise<Spec> {
+export async function shiftedBinds(
+  spec: Spec,
+  bundle: string,
+  namespaceFile: string,
+  shiftedSources: readonly string[] = [],
+): Promise<Spec> {
   const mounts = await Promise.all(
-    spec.mounts.map((mount, index) => shifted(mount, join(viewsOf(bundle), String(index)), namespaceFile)),
+    spec.mounts.map((mount, index) => {
+      const view = join(viewsOf(bundle), String(index));
+      return shiftedSources.includes(mount.source ?? '')
+        ? plainView(mount, view)
+        : shifted(mount, view, namespaceFile);
+    }),
   );
   return { ...spec, mounts };
+}
+
+/** The owners are right, but only root passes the folders above the source. */
+async function plainView(mount: Mount, view: string): Promise<Mount> {
+  await mkdir(view, { recursive: true });
+  await bindMount(mount.source ?? '', view);
+  return { ...mount, source: view };
 }
 
 async function shifted(mount: Mount, view: string, namespaceFile: string): Promise<Mount> {

@@ -1,10 +1,11 @@
 // The probe: whether idmapped overlays work here, which decides whether CTs share
 // the layers of their image or get a copy of it each, and one throw-away CT from
 // create to delete.  It takes about four seconds on a node, nearly all of it pct.
+import { realpathSync } from 'node:fs';
 import { chown, mkdir, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { CrispError, toCrispError } from '../../errors.js';
-import { makeFolder, remove } from '../../host/files.js';
+import { expectPassage, makeClosedFolder, remove } from '../../host/files.js';
 import { mountIdMapped } from '../../host/idmap.js';
 import { mount, unmountBelow } from '../../host/mounts.js';
 import { run } from '../../host/run.js';
@@ -13,6 +14,7 @@ import { pinNamespaces, unpinNamespaces } from '../../pod/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { ContainerPlan, ContainerRef, Exit, Features, Probe } from '../backend.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
+import { rootGroupOf } from '../../oci/namespaces.js';
 import { clearProbes, probeId } from '../probe-remains.js';
 import type { PctBackend } from './backend.js';
 import type { Volume } from './guest-options.js';
@@ -39,7 +41,8 @@ export async function probe(backend: PctBackend, options: PctBackendOptions): Pr
     version = `pve-manager ${release}`;
     backend.found.hostManaged = setsAddresses(release);
     await clearProbes(backend, join(options.state, 'probe'));
-    makeFolder(folder, 0o711);
+    if (options.lxc.unprivileged) await expectPassage(dirname(folder));
+    makeClosedFolder(folder, options.lxc.unprivileged ? rootGroupOf(unprivilegedIds) : undefined);
     const namespaces = options.lxc.unprivileged
       ? await pinNamespaces(
           join(folder, 'ns'),
@@ -154,7 +157,7 @@ async function runThrowAway(
     cgroupParent: '',
     ...(namespaces.user ? { idMaps: unprivilegedIds } : {}),
   };
-  const logPath = join(folder, 'log'); // where liblxc 6 says why a start fails
+  const logPath = join(realpathSync(folder), 'log'); // where liblxc 6 says why a start fails
   const plan: ContainerPlan = {
     id,
     name: 'probe',

@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { linkLog } from '../log-file.js';
 import { attach, monitorSocket, startWatcher, tell } from './watcher.js';
 
 const vmid = 900_001;
@@ -17,6 +18,7 @@ let folder: string;
 let container: { id: string; folder: string; logPath: string; state: undefined };
 let monitor: ChildProcess;
 let client: Socket | undefined;
+let closeLog: () => void;
 
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'crisp-w'));
@@ -33,12 +35,13 @@ beforeEach(async () => {
     { stdio: ['pipe', 'pipe', 'inherit'] },
   );
   await once(monitor.stdout as NonNullable<ChildProcess['stdout']>, 'data');
+  closeLog = linkLog(folder, container.logPath);
   await startWatcher({
     vmid,
     bundle: folder,
     lxcFolder: folder,
     uid: process.getuid?.() ?? 0,
-    logPath: container.logPath,
+    log: true,
     exitFile: join(folder, 'exits/c'),
     stdin: 'none',
     terminal: false,
@@ -49,6 +52,7 @@ afterEach(async () => {
   client?.destroy();
   await tell(container, 'quit');
   monitor.kill('SIGKILL');
+  closeLog();
   rmSync(folder, { recursive: true });
 });
 

@@ -11,6 +11,7 @@ import { CrispError } from '../../errors.js';
 import { isAbsent, readFileIfThere } from '../../host/files.js';
 import { identify, signalProcess } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
+import { logLink } from '../log-file.js';
 import type { ContainerRef } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
 
@@ -24,7 +25,8 @@ export interface WatcherPlan {
   readonly lxcFolder: string;
   /** Of the CT's process, as the host has it. */
   readonly uid: number;
-  readonly logPath: string;
+  /** Has a log, which the link `logLink` of the bundle leads to. */
+  readonly log: boolean;
   readonly exitFile: string;
   readonly stdin: 'none' | 'open' | 'once';
   readonly terminal: boolean;
@@ -68,7 +70,7 @@ export function watcherArgv({
   vmid,
   lxcFolder,
   uid,
-  logPath,
+  log,
   exitFile,
   stdin,
   terminal,
@@ -79,7 +81,7 @@ export function watcherArgv({
     String(vmid),
     monitorSocket(lxcFolder),
     String(uid),
-    logPath,
+    log ? logLink : '',
     exitFile,
     stdin,
     terminal ? '1' : '0',

@@ -18,7 +18,7 @@ export const handlerChecks: readonly Check[] = [
     async run(host, config) {
       if (host.uid !== 0) return warning('not tried: it takes root', 'sudo crisp check');
       const folder = await mkdtemp(join(tmpdir(), 'crisp-check-'));
-      await chmod(folder, 0o711); // as the state folder is: the root of a user namespace has to pass
+      await chmod(folder, 0o711); // as the state folder is
       try {
         const handlers = new Map<string, { probe: Probe }>();
         for (const name of Object.keys(config.handlers))

@@ -1,0 +1,21 @@
+// Where the log of a container is.
+import { basename, dirname, join, resolve } from 'node:path';
+import { CrispError } from '../errors.js';
+import { realPathOf } from '../host/files.js';
+import { checkedPath } from '../oci/paths.js';
+
+/**
+ * The path of a log below the pod's log folder, and never out of it by "..". Links above the log folder
+ * are the node's own (/var/log may be one) and are resolved here, once; from the log folder on, the
+ * backend follows none (backends/log-file.ts), now or later.
+ * @returns empty: the caller wants no log
+ * @throws PathEscapes
+ */
+export async function logPathOf(folder: string, path: string): Promise<string> {
+  if (!folder || !path) return '';
+  checkedPath(join(folder, path), 'log_directory and log_path');
+  if (path.startsWith('/') || !join(folder, path).startsWith(join(folder, '/')))
+    throw new CrispError('PathEscapes', `log_path "${path}" leaves the log folder of the pod`);
+  const plain = resolve(folder);
+  return join(await realPathOf(dirname(plain)), basename(plain), path);
+}

@@ -1,0 +1,67 @@
+// Opening without following links.
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { execFileSync } from 'node:child_process';
+import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { linkSync, statSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { openFolder, openToAppend, readTail } from './beneath.js';
+
+let base: string;
+beforeEach(() => {
+  base = realpathSync(mkdtempSync(join(tmpdir(), 'crisp-beneath-')));
+  mkdirSync(join(base, 'outside'));
+  writeFileSync(join(base, 'outside/file'), 'theirs\n');
+});
+afterEach(() => rmSync(base, { recursive: true }));
+
+test('a file and the folders above it are made, and what is there is appended to', () => {
+  for (const text of ['one\n', 'two\n']) {
+    const file = openToAppend(join(base, 'a/b/log'), 0o640);
+    writeSync(file, text);
+    closeSync(file);
+  }
+  expect(readFileSync(join(base, 'a/b/log'), 'utf8')).toBe('one\ntwo\n');
+  expect(statSync(join(base, 'a/b/log')).mode & 0o777).toBe(0o640);
+  expect(readTail(join(base, 'a/b/log'), 4)).toBe('two\n');
+});
+
+test('a fresh file takes the place of what was there, also of a link', () => {
+  symlinkSync(join(base, 'outside/file'), join(base, 'log'));
+  closeSync(openToAppend(join(base, 'log'), 0o640, true));
+  expect(readFileSync(join(base, 'log'), 'utf8')).toBe('');
+  expect(readFileSync(join(base, 'outside/file'), 'utf8')).toBe('theirs\n');
+});
+
+test('no link is followed, and nothing but a regular file with one name is opened', () => {
+  symlinkSync(join(base, 'outside'), join(base, 'folder'));
+  symlinkSync(join(base, 'outside/new'), join(base, 'dangling'));
+  symlinkSync(join(base, 'outside/file'), join(base, 'link'));
+  linkSync(join(base, 'outside/file'), join(base, 'hard'));
+  execFileSync('mkfifo', [join(base, 'fifo')]);
+  const refused = {
+    folder: 'PathEscapes',
+    dangling: 'PathEscapes',
+    link: 'PathEscapes',
+    'folder/x': 'PathEscapes',
+  };
+  const wrong = {
+    hard: 'InvalidArgument',
+    fifo: 'InvalidArgument',
+    outside: 'InvalidArgument',
+    'hard/x': 'InvalidArgument',
+  };
+  for (const [name, id] of Object.entries({ ...refused, ...wrong, ['a'.repeat(256)]: 'InvalidArgument' })) {
+    expect(() => openToAppend(join(base, name), 0o640)).toThrow(expect.objectContaining({ id }));
+    expect(readTail(join(base, name), 10)).toBeUndefined();
+  }
+  expect(existsSync(join(base, 'outside/new'))).toBe(false);
+  expect(existsSync(join(base, 'outside/x'))).toBe(false);
+});
+
+test('the folders that were made are told', () => {
+  const made: string[] = [];
+  closeSync(openFolder(join(base, 'outside/a/b'), 0o755, made));
+  expect(made).toEqual([join(base, 'outside/a'), join(base, 'outside/a/b')]);
+  expect(() => openFolder(join(base, 'none'))).toThrow(/ENOENT/);
+});

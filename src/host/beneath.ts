@@ -1,0 +1,147 @@
+// Files in folders that somebody else can write in, such as a log folder that a
+// pod has as a hostPath volume: opened from the root of the host downwards, one
+// name at a time, and never through a link. What stays open is the file itself,
+// so nothing that is renamed or linked afterwards changes what is used.
+//
+// Node has no openat(2); /proc/self/fd/N/NAME is the same.
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  unlinkSync,
+} from 'node:fs';
+import { basename, dirname } from 'node:path';
+import { CrispError } from '../errors.js';
+
+const { O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
+
+/**
+ * Opens a folder without following a link.
+ * @param path absolute, without ".."
+ * @param make the mode of folders that are missing and are made; undefined: they are an error
+ * @param made gets the paths of folders that were made, outermost first
+ * @returns a descriptor, for the caller to close
+ * @throws PathEscapes for a link, InvalidArgument for what is no folder or is named too long, ENOENT
+ */
+export function openFolder(path: string, make?: number, made: string[] = []): number {
+  let folder = openSync('/', O_RDONLY | O_DIRECTORY);
+  let reached = '';
+  for (const name of path.split('/').filter((each) => each !== '' && each !== '.')) {
+    reached += `/${name}`;
+    const above = folder;
+    try {
+      folder = openOne(entryOf(above, name), reached, make, made);
+    } finally {
+      closeSync(above);
+    }
+  }
+  return folder;
+}
+
+function openOne(at: string, path: string, make: number | undefined, made: string[]): number {
+  const flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+  try {
+    return openSync(at, flags);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || make === undefined)
+      throw refusal(error, at, path, 'folder');
+  }
+  try {
+    mkdirSync(at, make);
+    made.push(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw refusal(error, at, path, 'folder');
+  }
+  try {
+    return openSync(at, flags);
+  } catch (error) {
+    throw refusal(error, at, path, 'folder');
+  }
+}
+
+/** The path of a name in an open folder, for calls that do not follow a link in the last place. */
+export function entryOf(folder: number, name: string): string {
+  if (name === '..' || name.includes('/')) throw new CrispError('PathEscapes', `"${name}" is not one name`);
+  return `/proc/self/fd/${folder}/${name}`;
+}
+
+/**
+ * Opens a regular file for appending; it and the folders above it are made if need be.
+ * @param fresh a file that is there is replaced by a new one
+ * @returns a descriptor, for the caller to close
+ * @throws PathEscapes for a link, InvalidArgument for a FIFO, a folder, a file with several names and a name that is too long
+ */
+export function openToAppend(path: string, mode: number, fresh = false): number {
+  const folder = openFolder(dirname(path), 0o755);
+  try {
+    const at = entryOf(folder, basename(path));
+    if (fresh) unlinkIfThere(at);
+    // O_NONBLOCK: a FIFO would hold us up until somebody reads from it.
+    const flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | (fresh ? O_EXCL : 0);
+    return checked(openFile(at, path, flags, mode), path);
+  } finally {
+    closeSync(folder);
+  }
+}
+
+/** The last bytes of a regular file, as text; undefined: there is none, or it is not one that openToAppend() would open. */
+export function readTail(path: string, bytes: number): string | undefined {
+  try {
+    const folder = openFolder(dirname(path));
+    try {
+      const at = entryOf(folder, basename(path));
+      const file = checked(openFile(at, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK), path);
+      try {
+        const buffer = Buffer.alloc(bytes);
+        const from = Math.max(0, fstatSync(file).size - bytes);
+        return buffer.subarray(0, readSync(file, buffer, 0, bytes, from)).toString();
+      } finally {
+        closeSync(file);
+      }
+    } finally {
+      closeSync(folder);
+    }
+  } catch {
+    return undefined;
+  }
+}
+
+export function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+function openFile(at: string, path: string, flags: number, mode?: number): number {
+  try {
+    return openSync(at, flags, mode);
+  } catch (error) {
+    throw refusal(error, at, path, 'file');
+  }
+}
+
+/** A file with a second name is a file of somebody else's, as far as we can tell. */
+function checked(file: number, path: string): number {
+  const found = fstatSync(file);
+  if (found.isFile() && found.nlink === 1) return file;
+  closeSync(file);
+  throw new CrispError(
+    'InvalidArgument',
+    `${path} is ${found.isFile() ? 'a file with several names (hard links)' : 'no regular file'}`,
+  );
+}
+
+function refusal(error: unknown, at: string, path: string, wanted: 'file' | 'folder'): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === 'ENAMETOOLONG') return new CrispError('InvalidArgument', `${path}: the name is too long`);
+  if (code !== 'ELOOP' && code !== 'ENOTDIR' && code !== 'ENXIO' && code !== 'EISDIR') return error;
+  if (lstatSync(at, { throwIfNoEntry: false })?.isSymbolicLink())
+    return new CrispError('PathEscapes', `${path} is a symbolic link, and links are not followed here`);
+  return new CrispError('InvalidArgument', `${path} is no ${wanted === 'file' ? 'regular file' : 'folder'}`);
+}
