@@ -134,6 +134,11 @@ export const catalogue = {
     meaning: 'The host path of a mount does not exist.',
     hint: 'create the path on the host, or correct the mount',
   },
+  FileRefused: {
+    core: 'InvalidInput',
+    meaning: 'A file is larger than is accepted there, or is not a regular file.',
+    hint: 'see the file that the message names; one of an image needs another image',
+  },
   PathEscapes: {
     core: 'InvalidInput',
     meaning: 'A path leaves the folder that it must stay in.',

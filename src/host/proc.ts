@@ -1,9 +1,9 @@
 // Processes as /proc shows them.  A pid alone is no identity: pids are reused,
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
-import { readdir, readFile, readlink } from 'node:fs/promises';
+import { readdir, readlink } from 'node:fs/promises';
 import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isAbsent, readFileIfThere, realPathOf } from './files.js';
+import { isAbsent, readFileIfThere, readText, realPathOf } from './files.js';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -52,7 +52,7 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
   const found = await Promise.all(
     pids.map(async (pid) => {
       if ((await readlink(`/proc/${pid}/cwd`).catch(() => '')) !== path) return undefined;
-      const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
+      const environment = await readText(`/proc/${pid}/environ`).catch(() => '');
       return environment.split('\0').includes('STARTED_BY=crisp') ? identify(pid) : undefined;
     }),
   );
@@ -112,7 +112,7 @@ function readStat(pid: number): { state: string; parent: number; startTime: stri
 
 /** The id of this boot: what was alive under another one is dead. */
 export async function bootId(): Promise<string> {
-  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  return (await readText('/proc/sys/kernel/random/boot_id')).trim();
 }
 
 /** The capabilities we may hand on: the names of the bounding set (CapBnd), "CAP_CHOWN" and so on. */

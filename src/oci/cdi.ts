@@ -175,7 +175,7 @@ async function specFiles(folder: string): Promise<string[]> {
 
 async function readSpec(file: string): Promise<CdiSpec | undefined> {
   try {
-    const result = specSchema.safeParse(parse((await readFileIfThere(file)) ?? '')); // JSON is YAML
+    const result = specSchema.safeParse(parse((await readFileIfThere(file, { maxBytes: 1 << 20 })) ?? '')); // JSON is YAML
     if (!result.success)
       throw new Error(
         result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),

@@ -1,11 +1,11 @@
 // The facts on disk that a spec depends on: the image's accounts, where mount
 // targets really lie, what mount sources and devices are, profiles.  Gathered in
 // one step, so that all after it is pure.
-import { lstat, readFile, readlink, realpath, stat } from 'node:fs/promises';
+import { lstat, readlink, realpath, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
-import { isAbsent, readFileIfThere } from '../host/files.js';
+import { isAbsent, readFileIfThere, readText } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
 import { readCdi, type CdiFacts } from './cdi.js';
 import type { GivenDevice } from './devices.js';
@@ -147,14 +147,17 @@ async function linkTarget(path: string): Promise<string | undefined> {
   }
 }
 
+/** Some 20,000 accounts. They are read on the main thread, and a layer of 100 MiB of them compresses to nothing. */
+const maxAccountsBytes = 1 << 20;
+
 async function readInside(rootfs: string, path: string): Promise<string | undefined> {
   const resolved = await resolveInside(rootfs, path, path).catch(() => undefined);
   if (resolved === undefined) return undefined;
   try {
-    const file = join(rootfs, resolved);
-    return (await lstat(file)).isFile() ? await readFile(file, 'utf8') : undefined; // a FIFO would hang us
+    return await readText(join(rootfs, resolved), { maxBytes: maxAccountsBytes, followLink: false });
   } catch (error) {
     if (isAbsent(error)) return undefined;
+    if (error instanceof CrispError) throw new CrispError(error.id, `${path} of the image: ${error.message}`);
     throw error;
   }
 }
@@ -162,7 +165,7 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
 async function localSeccompProfile(path: string | undefined): Promise<DockerProfile | undefined> {
   if (path === undefined) return undefined;
   try {
-    return parseProfile(await readFile(path, 'utf8'));
+    return parseProfile(await readText(path, { maxBytes: 1 << 20 }));
   } catch (error) {
     throw new CrispError(
       'InvalidArgument',

@@ -3,10 +3,10 @@
 // A change is computed first, written (tmp, fsync, rename), and only then seen
 // in memory: no reader ever sees what a crash could take back.  Records are
 // frozen values; a change replaces them.
-import { readdir, readFile, rename } from 'node:fs/promises';
+import { readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type * as z from 'zod';
-import { makeFolder, remove, writeFileAtomic } from '../host/files.js';
+import { makeFolder, readText, remove, writeFileAtomic } from '../host/files.js';
 import { log } from '../log.js';
 import { Locks } from './locks.js';
 import {
@@ -69,7 +69,7 @@ export class RecordTable<T extends { readonly id: string }> {
       } // a write that a crash cut off
       if (!file.endsWith('.json')) continue;
       try {
-        const record = this.schema.parse(JSON.parse(await readFile(path, 'utf8')));
+        const record = this.schema.parse(JSON.parse(await readText(path)));
         this.records.set(record.id, record);
       } catch (error) {
         log.error({ err: error, path }, 'unreadable record set aside');

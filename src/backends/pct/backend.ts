@@ -9,7 +9,7 @@
 // A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so a life
 // has three of them and nothing is ever polled: what is alive is asked from
 // liblxc and the files of the kernel.  Before each act stands the guard rail.
-import { appendFile, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { appendFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
@@ -25,6 +25,7 @@ import {
   fileVersion,
   makeFolder,
   readFileIfThere,
+  readText,
   remove,
   writeFileAtomic,
 } from '../../host/files.js';
@@ -687,8 +688,11 @@ async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boo
 }
 
 async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
-  return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
+  return JSON.parse(await readText(join(folder, 'config.json'))) as Spec;
 }
+
+/** A guest's log may be of any size. */
+const lastWords = { maxBytes: 256 << 10, larger: 'end' } as const;
 
 /** liblxc's own words say more than pct's. */
 async function withLxcLog(
@@ -697,8 +701,8 @@ async function withLxcLog(
   { folder, logPath }: Pick<ContainerRef, 'folder' | 'logPath'>,
 ): Promise<unknown> {
   const said = lxcWords(
-    (await readFileIfThere(lxcLog(folder))) ?? '',
-    (await readFileIfThere(logPath)) ?? '',
+    (await readFileIfThere(lxcLog(folder), lastWords)) ?? '',
+    (await readFileIfThere(logPath, { ...lastWords, followLink: false })) ?? '',
     vmid,
   );
   if (!said || !(error instanceof CrispError)) return error;
