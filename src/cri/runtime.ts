@@ -1,4 +1,5 @@
 // Version, Status, RuntimeConfig and UpdateRuntimeConfig.
+import type { Config } from '../config/config.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { log } from '../log.js';
 import type { RuntimeConfigRequest__Output } from './generated/runtime/v1/RuntimeConfigRequest.js';
@@ -52,12 +53,19 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
     features: { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true },
     info: request.verbose
       ? {
-          config: JSON.stringify(parts.config),
+          config: JSON.stringify(withoutSecrets(parts.config)),
+          images: JSON.stringify({ setAside: await parts.images.setAside() }),
           handlers: JSON.stringify(handlers),
           network: JSON.stringify(network),
         }
       : {},
   };
+}
+
+/** The address of a proxy may hold a password. */
+function withoutSecrets(config: Config): object {
+  const environment = Object.fromEntries(Object.keys(config.images.environment).map((name) => [name, '***']));
+  return { ...config, images: { ...config.images, environment } };
 }
 
 function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolean }) {

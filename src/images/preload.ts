@@ -2,6 +2,7 @@
 // imported at start, once, and what it holds is pinned.  Called by store.ts.
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import * as z from 'zod';
 import { CrispError, toCrispError } from '../errors.js';
 import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { run } from '../host/run.js';
@@ -15,10 +16,17 @@ interface Importer {
 }
 
 /** An archive as it was imported: another size or time is another archive. */
-interface Note {
-  readonly version: string;
-  readonly names: readonly string[];
-}
+const noteSchema = z.object({ version: z.string(), names: z.array(z.string()) });
+type Note = Readonly<z.infer<typeof noteSchema>>;
+const notesSchema = z.record(z.string(), noteSchema);
+
+/** index.json of an OCI image layout. */
+const indexSchema = z.object({
+  manifests: z
+    .array(z.object({ annotations: z.record(z.string(), z.string()).nullish() }))
+    .max(1000)
+    .nullish(),
+});
 interface Content {
   readonly name: string;
   readonly imageName: string | undefined;
@@ -36,7 +44,7 @@ export class Preload {
 
   /** An archive that cannot be imported is logged, and the node starts without it. @throws InvalidConfigFile when there is no such folder */
   async read(folder: string): Promise<void> {
-    const known = JSON.parse((await readFileIfThere(this.notes)) ?? '{}') as Record<string, Note>;
+    const known = await this.known();
     const now: Record<string, Note> = {};
     for (const file of (await archivesIn(folder)).sort()) {
       try {
@@ -47,6 +55,16 @@ export class Preload {
       }
     }
     await writeFileAtomic(this.notes, JSON.stringify(now));
+  }
+
+  /** Without them, the archives are imported once more. */
+  private async known(): Promise<Record<string, Note>> {
+    try {
+      return notesSchema.parse(JSON.parse((await readFileIfThere(this.notes)) ?? '{}'));
+    } catch (error) {
+      log.error({ err: error, path: this.notes }, 'notes on imported archives not readable');
+      return {};
+    }
   }
 
   private async imported(path: string, known: Note | undefined): Promise<Note> {
@@ -93,12 +111,21 @@ async function contentsOf(path: string): Promise<Content[]> {
     ],
     { timeoutMs: 60_000, okExitCodes: 'any' },
   );
-  const index = JSON.parse(stdout || '{}') as { manifests?: { annotations?: Record<string, string> }[] };
-  return (index.manifests ?? [{}]).map(({ annotations = {} }) => {
-    const imageName = annotations['org.opencontainers.image.ref.name'];
-    const whole = annotations['io.containerd.image.name'] ?? imageName;
+  const { success, data: index } = indexSchema.safeParse(jsonOf(stdout || '{}'));
+  if (!success) throw new CrispError('ImageCorrupt', `index.json of ${path} is not valid`);
+  return (index.manifests ?? [{}]).map(({ annotations }) => {
+    const imageName = annotations?.['org.opencontainers.image.ref.name'];
+    const whole = annotations?.['io.containerd.image.name'] ?? imageName;
     return { name: parseReference(whole?.includes('/') ? whole : nameOf(path)).name, imageName };
   });
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 function nameOf(path: string): string {

@@ -154,7 +154,9 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
   const resolved = await resolveInside(rootfs, path, path).catch(() => undefined);
   if (resolved === undefined) return undefined;
   try {
-    return await readText(join(rootfs, resolved), { maxBytes: maxAccountsBytes, followLink: false });
+    const file = join(rootfs, resolved);
+    if (!(await lstat(file)).isFile()) return undefined;
+    return await readText(file, { maxBytes: maxAccountsBytes, followLink: false });
   } catch (error) {
     if (isAbsent(error)) return undefined;
     if (error instanceof CrispError) throw new CrispError(error.id, `${path} of the image: ${error.message}`);
