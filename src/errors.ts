@@ -141,6 +141,11 @@ export const catalogue = {
       'The host path of a mount does not exist, and is not to be made (runtime.absent_mount_sources_to_reject, or a command of `crisp` without a daemon).',
     hint: 'create the path on the host, or correct the mount',
   },
+  FileRefused: {
+    core: 'InvalidInput',
+    meaning: 'A file is larger than is accepted there, or is not a regular file.',
+    hint: 'see the file that the message names; one of an image needs another image',
+  },
   PathEscapes: {
     core: 'InvalidInput',
     meaning: 'A path leaves the folder that it must stay in.',

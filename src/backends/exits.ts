@@ -5,10 +5,10 @@
 // One watch for all containers.  Each exit is told once; an exit that happened
 // while we were away is found by survey().
 import { watch, type FSWatcher } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
-import { exists, isAbsent, makeFolder } from '../host/files.js';
+import { exists, isAbsent, makeFolder, readText } from '../host/files.js';
 import { log } from '../log.js';
 import { setAside } from '../set-aside.js';
 import type { Exit } from './backend.js';
@@ -49,7 +49,7 @@ export class Exits {
   async read(id: string, bundle: string): Promise<Exit | undefined> {
     try {
       const [text, info] = await Promise.all([
-        readFile(this.path(id), 'utf8'),
+        readText(this.path(id), { maxBytes: 1024 }),
         stat(this.path(id), { bigint: true }),
       ]);
       if (!/^\d{1,3}$/.test(text.trim())) return undefined;

@@ -67,6 +67,8 @@ async function follow(path: string, reader: LogReader, until: Promise<unknown>):
   }
 }
 
+/** The lines of a log are far shorter: longer output comes in parts (P). */
+const maxLineBytes = 1 << 20;
 const newline = 0x0a;
 const space = 0x20;
 
@@ -94,6 +96,11 @@ class LogReader {
       ) {
         await this.line(this.rest.subarray(0, end));
         this.rest = this.rest.subarray(end + 1);
+      }
+      if (this.rest.length > maxLineBytes) {
+        // It is no log, and would only fill the memory.
+        await this.line(this.rest);
+        this.rest = Buffer.alloc(0);
       }
     }
   }

@@ -295,6 +295,12 @@ export const configSchema = z
         pull_progress_timeout_seconds: seconds
           .default(60)
           .describe('a pull with no progress for so long ends'),
+        environment: z
+          .record(z.string().regex(/^[A-Za-z_]\w*$/), z.string())
+          .default({})
+          .describe(
+            'environment variables for skopeo and the credential helpers that it starts; they go before HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY (also in lower case), SSL_CERT_FILE and SSL_CERT_DIR of the service, which are passed on',
+          ),
         pinned: z
           .array(z.string())
           .default([])

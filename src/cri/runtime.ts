@@ -1,4 +1,5 @@
 // Version, Status, RuntimeConfig and UpdateRuntimeConfig.
+import type { Config } from '../config/config.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
@@ -57,7 +58,8 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
     features: { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true },
     info: request.verbose
       ? {
-          config: JSON.stringify(parts.config),
+          config: JSON.stringify(withoutSecrets(parts.config)),
+          images: JSON.stringify({ setAside: await parts.images.setAside() }),
           handlers: JSON.stringify(handlers),
           network: JSON.stringify(network),
           setAside: JSON.stringify(setAside.all()),
@@ -75,6 +77,12 @@ async function sharedPidCondition(parts: Parts) {
     const { id, message, hint } = toCrispError(error);
     return [{ type: 'SharedPidNamespaceReady', status: false, reason: id, message: `${message} (${hint})` }];
   }
+}
+
+/** The address of a proxy may hold a password. */
+function withoutSecrets(config: Config): object {
+  const environment = Object.fromEntries(Object.keys(config.images.environment).map((name) => [name, '***']));
+  return { ...config, images: { ...config.images, environment } };
 }
 
 function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolean }) {

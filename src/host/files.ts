@@ -3,6 +3,7 @@ import {
   chmodSync,
   chownSync,
   closeSync,
+  constants,
   fsync,
   lstatSync,
   mkdirSync,
@@ -12,7 +13,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { lstat, readdir, readFile, realpath, rm } from 'node:fs/promises';
+import { lstat, open, readdir, realpath, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { CrispError } from '../errors.js';
@@ -42,10 +43,59 @@ export async function writeFileAtomic(path: string, content: string | Buffer, mo
 }
 const flush = promisify(fsync);
 
-/** The content, or undefined where there is no such file. */
-export async function readFileIfThere(path: string): Promise<string | undefined> {
+export interface ReadLimits {
+  /** The largest content that is accepted. Default 16 MiB: more than any record, profile or file of /proc has. */
+  readonly maxBytes?: number;
+  /** What becomes of a larger file. Default 'refuse'; 'end' returns its last `maxBytes`: for logs and messages. */
+  readonly larger?: 'refuse' | 'end';
+  /** Whether a symlink in the last component is followed. Default true; false for a path that an image or a pod controls. */
+  readonly followLink?: boolean;
+}
+const defaultMaxBytes = 16 << 20;
+
+/**
+ * Reads a text file of limited size. The one way to read a file that an image,
+ * a pod, a registry, a caller or another program wrote: a file without end would
+ * fill the memory, and opening a FIFO or a device may block or act on hardware.
+ * @throws FileRefused for a larger file and for anything but a regular file; errors of the file system as they are
+ */
+export async function readText(
+  path: string,
+  { maxBytes = defaultMaxBytes, larger = 'refuse', followLink = true }: ReadLimits = {},
+): Promise<string> {
+  const notRegular = (): CrispError => new CrispError('FileRefused', `${path} is not a regular file`);
+  if (!(await (followLink ? stat : lstat)(path)).isFile()) throw notRegular();
+  const noFollow = followLink ? 0 : constants.O_NOFOLLOW;
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY | noFollow);
   try {
-    return await readFile(path, 'utf8');
+    const opened = await file.stat();
+    if (!opened.isFile()) throw notRegular(); // it was replaced in between
+    const tooLarge = new CrispError('FileRefused', `${path} is larger than ${maxBytes} bytes`);
+    if (opened.size > maxBytes && larger === 'refuse') throw tooLarge;
+    const chunks: Buffer[] = [];
+    let position = larger === 'end' ? Math.max(0, opened.size - maxBytes) : 0;
+    for (let total = 0; ;) {
+      // Files of /proc have the size 0, so the end is where nothing more comes.
+      const room = maxBytes - total;
+      const wanted = Math.min(Math.max(opened.size - position, 0) || 64 << 10, room) + 1;
+      const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(wanted), 0, wanted, position);
+      if (bytesRead === 0) break;
+      chunks.push(buffer.subarray(0, Math.min(bytesRead, room)));
+      if (bytesRead > room && larger === 'refuse') throw tooLarge;
+      if (bytesRead > room) break;
+      total += bytesRead;
+      position += bytesRead;
+    }
+    return Buffer.concat(chunks).toString('utf8');
+  } finally {
+    await file.close();
+  }
+}
+
+/** The content, or undefined where there is no such file. @throws FileRefused, see readText() */
+export async function readFileIfThere(path: string, limits?: ReadLimits): Promise<string | undefined> {
+  try {
+    return await readText(path, limits);
   } catch (error) {
     if (isAbsent(error)) return undefined;
     throw error;

@@ -1,10 +1,10 @@
 // Processes as /proc shows them.  A pid alone is no identity: pids are reused,
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
-import { readdir, readFile, readlink } from 'node:fs/promises';
+import { readdir, readlink } from 'node:fs/promises';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isAbsent, readFileIfThere, realPathOf } from './files.js';
+import { isAbsent, readFileIfThere, readText, realPathOf } from './files.js';
 import { close, openProcess, signalDescriptor, type SystemError } from './syscalls.js';
 
 export interface ProcessIdentity {
@@ -139,7 +139,7 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
   const found = await Promise.all(
     pids.map(async (pid) => {
       if ((await readlink(`/proc/${pid}/cwd`).catch(() => '')) !== path) return undefined;
-      const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
+      const environment = await readText(`/proc/${pid}/environ`).catch(() => '');
       return environment.split('\0').includes('STARTED_BY=crisp') ? identify(pid) : undefined;
     }),
   );
@@ -234,7 +234,7 @@ const ownOomScoreAdj = '/proc/self/oom_score_adj';
 
 /** The id of this boot: what was alive under another one is dead. */
 export async function bootId(): Promise<string> {
-  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  return (await readText('/proc/sys/kernel/random/boot_id')).trim();
 }
 
 /** The capabilities we may hand on: the names of the bounding set (CapBnd), "CAP_CHOWN" and so on. */

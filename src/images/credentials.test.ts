@@ -28,6 +28,11 @@ describe('authFileFor', () => {
       auths: { 'docker.io/library/busybox': { auth: base64('a:b') } },
     });
   });
+  test.each(['no base64 !', 'YTpi\u0000', base64('no colon'), 'YTpiY'])('refuses auth that is %j', (auth) => {
+    expect(() => authFileFor('busybox', { ...nothing, auth }, undefined)).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument' }),
+    );
+  });
   test('gives an identity token the user that skopeo wants beside it', () => {
     expect(parsed('quay.io/app', { ...nothing, identityToken: 'T' }, undefined)).toMatchObject({
       auths: { 'quay.io/app': { auth: base64('<token>:'), identitytoken: 'T' } },

@@ -25,7 +25,8 @@ interface AuthFile {
  * request put before it, for this one repository: a mirror must not be told
  * them, and keeps its own.
  * @returns undefined: the request brings none for this image
- * @throws UnsupportedField for a registry token, InvalidConfigFile when the node's file is no JSON
+ * @throws UnsupportedField for a registry token, InvalidArgument for an `auth` that is not base64,
+ *   InvalidConfigFile when the node's file is no JSON
  */
 export function authFileFor(
   name: string,
@@ -70,7 +71,16 @@ function isFor({ serverAddress }: RegistryAuth, repository: string): boolean {
 
 function entryOf({ auth, username, password, identityToken }: RegistryAuth): object | undefined {
   if (identityToken) return { auth: base64('<token>:'), identitytoken: identityToken };
-  if (auth) return { auth };
+  if (auth) {
+    // The CRI says base64 of "user:password"; skopeo would only say that the file is bad.
+    const plain = Buffer.from(auth, 'base64');
+    if (
+      plain.toString('base64').replace(/=+$/, '') !== auth.trim().replace(/=+$/, '') ||
+      !plain.includes(':')
+    )
+      throw new CrispError('InvalidArgument', 'auth.auth is not base64 of user:password');
+    return { auth: auth.trim() };
+  }
   return username || password ? { auth: base64(`${username}:${password}`) } : undefined;
 }
 

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { StorageLayout } from './layout.js';
@@ -87,13 +87,73 @@ describe('a config', () => {
     await writeConfig('def', '{}');
     expect(await layout.configOf({ id: 'def' })).toEqual({});
   });
-  test('that is not written yet, or is cut off, is none', async () => {
-    expect(await layout.configOf({ id: 'abc' })).toBeUndefined();
+  test('that is not written yet, or is cut off, is refused', async () => {
+    await expect(layout.configOf({ id: 'abc' })).rejects.toMatchObject({ id: 'ImageCorrupt' });
     await writeConfig('abc', '{"config": {"Us');
-    expect(await layout.configOf({ id: 'abc' })).toBeUndefined();
+    await expect(layout.configOf({ id: 'abc' })).rejects.toMatchObject({ id: 'ImageCorrupt' });
     await writeConfig('abc', '{"config": {"User": "me"}}');
     expect(await layout.configOf({ id: 'abc' })).toEqual({ User: 'me' });
   });
+  test.each([
+    ['null', 'null'],
+    ['an array', '[]'],
+    ['a number', '3'],
+    ['a config that is a list', '{"config": [1]}'],
+    ['a User that is a number', '{"config": {"User": 3}}'],
+    ['an Env that is a text', '{"config": {"Env": "A=b"}}'],
+    ['a Cmd of objects', '{"config": {"Cmd": [{}]}}'],
+    ['labels that are numbers', '{"config": {"Labels": {"a": 1}}}'],
+    ['volumes that are a list', '{"config": {"Volumes": ["/data"]}}'],
+    ['more than 4 MiB', JSON.stringify({ x: 'y'.repeat(5 << 20) })],
+  ])('that is %s is refused', async (_, text) => {
+    await writeConfig('abc', text);
+    await expect(layout.configOf({ id: 'abc' })).rejects.toMatchObject({
+      id: expect.stringMatching(/ImageCorrupt|FileRefused/),
+    });
+  });
+  test('may have null where it has nothing, and nested values are dropped', async () => {
+    const deep = '['.repeat(9000) + ']'.repeat(9000);
+    await writeConfig('abc', `{"x":${deep},"config":{"User":null,"Env":null,"Volumes":{"/v":${deep}}}}`);
+    expect(await layout.configOf({ id: 'abc' })).toEqual({ Env: null, Volumes: { '/v': {} } });
+    await writeConfig('def', '{"config":null}');
+    expect(await layout.configOf({ id: 'def' })).toEqual({});
+  });
+});
+
+test('an entry of a list that makes no sense is left out, the others stay', async () => {
+  await writeImages([
+    { id: 'a' },
+    null,
+    3,
+    { id: '../../x' },
+    { id: 'b', names: 'x' },
+    { id: 'c', names: null },
+  ] as object[]);
+  expect((await layout.readImages()).map(({ id }) => id)).toEqual(['a', 'c']);
+  await writeLayers([{ id: 'a' }, [], { id: 'b', parent: '../etc' }] as object[]);
+  expect([...(await layout.readLayers()).keys()]).toEqual(['a']);
+});
+
+test('layers that go round in a circle end', async () => {
+  await writeLayers([
+    { id: 'a', parent: 'b' },
+    { id: 'b', parent: 'a' },
+  ]);
+  await expect(layout.layersOf({ id: 'x', layer: 'a' })).rejects.toMatchObject({ id: 'RootfsMissing' });
+  expect((await layout.unusedLayers()).sort()).toEqual(['a', 'b']);
+});
+
+test('a layer without its folder, its files or its short name is lost', async () => {
+  await writeLayers([{ id: 'a' }]);
+  expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
+  await write('overlay/a/link', 'NAME');
+  await mkdir(join(folder, 'overlay/a/diff'));
+  expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
+  await mkdir(join(folder, 'overlay/l'));
+  await symlink('../a/diff', join(folder, 'overlay/l/NAME'));
+  expect(await layout.lostLayer([{ id: 'a' }])).toBeUndefined();
+  await rm(join(folder, 'overlay/a/diff'), { recursive: true });
+  expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
 });
 
 test('a layer that was pulled anew has its new link', async () => {

@@ -5,33 +5,41 @@
 //   overlay-images/ID/=BASE64(name)    the config (named by its digest), manifests
 //   overlay-layers/layers.json         [{id, parent, "diff-size", flags}]
 //   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X stands in overlay/LAYER/link)
-import { readdir, readFile } from 'node:fs/promises';
+import { readFileSync, statSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import * as z from 'zod';
 import { CrispError } from '../errors.js';
-import { fileVersion, isAbsent } from '../host/files.js';
-import type { ImageConfig } from '../oci/image-config.js';
+import { fileVersion, isAbsent, readText } from '../host/files.js';
+import { log } from '../log.js';
+import { imageConfigSchema, type ImageConfig } from '../oci/image-config.js';
 
-export interface StoredImage {
+/** 64 hex digits in truth. It becomes a part of paths. */
+const digits = z.string().regex(/^\w{1,64}$/);
+const imageSchema = z.object({
   /** 64 hex digits: the digest of the image's config. */
-  readonly id: string;
+  id: digits,
   /** The digest of what the registry calls by the name: the index of a multi-arch image, else the manifest. */
-  readonly digest?: string;
-  readonly names?: readonly string[];
-  readonly 'names-history'?: readonly string[];
+  digest: z.string().optional(),
+  names: z.array(z.string()).nullish(),
+  'names-history': z.array(z.string()).nullish(),
   /** Its topmost layer; absent: an image without layers. */
-  readonly layer?: string;
+  layer: digits.or(z.literal('')).optional(),
   /** Copies of that layer for user namespaces; others who share the store may make them. */
-  readonly 'mapped-layers'?: readonly string[];
+  'mapped-layers': z.array(z.string()).nullish(),
   /** Among them "manifest-DIGEST" for each index and manifest that it was pulled by. */
-  readonly 'big-data-names'?: readonly string[];
-}
-export interface StoredLayer {
-  readonly id: string;
-  readonly parent?: string;
-  readonly 'diff-size'?: number;
+  'big-data-names': z.array(z.string()).nullish(),
+});
+export type StoredImage = Readonly<z.infer<typeof imageSchema>>;
+
+const layerSchema = z.object({
+  id: digits,
+  parent: digits.or(z.literal('')).optional(),
+  'diff-size': z.number().optional(),
   /** Still being unpacked (or never finished). */
-  readonly flags?: { readonly incomplete?: boolean };
-}
+  flags: z.object({ incomplete: z.boolean().optional() }).nullish(),
+});
+export type StoredLayer = Readonly<z.infer<typeof layerSchema>>;
 
 interface Layers {
   readonly key: string;
@@ -39,6 +47,13 @@ interface Layers {
   /** Filled as needed; a layer that is removed and pulled again has another link. */
   readonly links: Map<string, string>;
 }
+
+/** The lists have about 1 KiB for each image and layer. */
+const maxListBytes = 256 << 20;
+/** skopeo takes no larger config either. */
+const maxConfigBytes = 4 << 20;
+/** overlay takes 500 (OVL_MAX_STACK of the kernel); a longer chain may go round in a circle. */
+export const maxLayers = 500;
 
 export class StorageLayout {
   /** The driver's folder: rootfs.ts mounts from here, with relative paths. */
@@ -61,7 +76,7 @@ export class StorageLayout {
   async readImages(): Promise<readonly StoredImage[]> {
     const key = fileVersion(this.imagesFile);
     if (this.images?.key !== key) {
-      const value = key ? (JSON.parse(await readFile(this.imagesFile, 'utf8')) as StoredImage[]) : [];
+      const value = key ? await readList(this.imagesFile, imageSchema) : [];
       this.images = { key, value };
       for (const id of this.configs.keys())
         if (!value.some((image) => image.id === id)) this.configs.delete(id);
@@ -76,7 +91,7 @@ export class StorageLayout {
   private async layers(): Promise<Layers> {
     const key = fileVersion(this.layersFile);
     if (this.known?.key !== key) {
-      const list = key ? (JSON.parse(await readFile(this.layersFile, 'utf8')) as StoredLayer[]) : [];
+      const list = key ? await readList(this.layersFile, layerSchema) : [];
       this.known = { key, byId: new Map(list.map((layer) => [layer.id, layer])), links: new Map() };
     }
     return this.known;
@@ -87,7 +102,7 @@ export class StorageLayout {
     return `${fileVersion(this.imagesFile)} ${fileVersion(this.layersFile)}`;
   }
 
-  /** The layers of an image, topmost first. @throws RootfsMissing when one is not there: a view without it would be another image */
+  /** The layers of an image, topmost first. @throws RootfsMissing when one is not in the list: a view without it would be another image */
   async layersOf(image: StoredImage): Promise<StoredLayer[]> {
     const byId = await this.readLayers();
     const chain: StoredLayer[] = [];
@@ -95,10 +110,28 @@ export class StorageLayout {
       const layer = byId.get(id);
       if (!layer)
         throw new CrispError('RootfsMissing', `layer ${id} of image ${image.id} is not in the store`);
-      chain.push(layer);
+      if (chain.push(layer) > maxLayers)
+        throw new CrispError('RootfsMissing', `image ${image.id} has more than ${maxLayers} layers`);
       id = layer.parent;
     }
     return chain;
+  }
+
+  /**
+   * The first of these layers that has lost its folder, its files (diff) or its
+   * short name; undefined: all are there.  Synchronous: two system calls for each
+   * layer, which cost less than the way to a thread and back.
+   */
+  async lostLayer(layers: readonly StoredLayer[]): Promise<string | undefined> {
+    const { links } = await this.layers();
+    return layers.find(({ id }) => {
+      try {
+        return !statSync(join(this.overlay, this.link(id, links))).isDirectory();
+      } catch {
+        links.delete(id);
+        return true;
+      }
+    })?.id;
   }
 
   /** Layers that no image stands on, each before its parent. */
@@ -111,8 +144,11 @@ export class StorageLayout {
         for (let id = top; id && !used.has(id); id = byId.get(id)?.parent) used.add(id);
       }
     }
-    const depth = (id: string | undefined): number =>
-      id === undefined ? 0 : 1 + depth(byId.get(id)?.parent);
+    const depth = (top: string): number => {
+      let count = 0;
+      for (let id: string | undefined = top; id && count <= maxLayers; id = byId.get(id)?.parent) count++;
+      return count;
+    };
     return [...byId.keys()].filter((id) => !used.has(id)).sort((a, b) => depth(b) - depth(a));
   }
 
@@ -132,23 +168,30 @@ export class StorageLayout {
     return folders.flat();
   }
 
-  /** The config of an image: what is under "config" of the OCI image configuration; undefined while the image is being written, or when it is damaged. */
-  async configOf(image: StoredImage): Promise<ImageConfig | undefined> {
-    let config = this.configs.get(image.id);
-    if (!config) {
-      const name = `=${Buffer.from(`sha256:${image.id}`).toString('base64')}`;
-      try {
-        const whole = JSON.parse(
-          await readFile(join(this.root, 'overlay-images', image.id, name), 'utf8'),
-        ) as { config?: ImageConfig };
-        config = whole.config ?? {};
-      } catch (error) {
-        if (isAbsent(error) || error instanceof SyntaxError) return undefined;
-        throw error;
-      }
-      this.configs.set(image.id, config);
+  /**
+   * The config of an image: what is under "config" of the OCI image configuration.
+   * @throws ImageCorrupt when it is absent (the image is being written), or is none: what it says
+   *   comes from a registry, and skopeo accepts even `null`
+   */
+  async configOf(image: StoredImage): Promise<ImageConfig> {
+    const known = this.configs.get(image.id);
+    if (known) return known;
+    const name = `=${Buffer.from(`sha256:${image.id}`).toString('base64')}`;
+    const corrupt = (why: string): CrispError =>
+      new CrispError('ImageCorrupt', `the configuration of image ${image.id} ${why}`);
+    try {
+      const text = await readText(join(this.root, 'overlay-images', image.id, name), {
+        maxBytes: maxConfigBytes,
+      });
+      const { config } = wholeConfigSchema.parse(JSON.parse(text));
+      this.configs.set(image.id, config ?? {});
+      return config ?? {};
+    } catch (error) {
+      if (isAbsent(error)) throw corrupt('is not there');
+      if (error instanceof SyntaxError) throw corrupt('is not JSON');
+      if (error instanceof z.ZodError) throw corrupt(`is not valid: ${reasonOf(error)}`);
+      throw error;
     }
-    return config;
   }
 
   /** The folder of a layer's files. */
@@ -159,13 +202,36 @@ export class StorageLayout {
   /** The short names of layers below l/: many of them fit the one page that mount options have. */
   async links(layerIds: readonly string[]): Promise<string[]> {
     const { links } = await this.layers();
-    return Promise.all(
-      layerIds.map(async (id) => {
-        let link = links.get(id);
-        if (link === undefined)
-          links.set(id, (link = join('l', (await readFile(join(this.overlay, id, 'link'), 'utf8')).trim())));
-        return link;
-      }),
-    );
+    return layerIds.map((id) => this.link(id, links));
   }
+
+  private link(id: string, links: Map<string, string>): string {
+    let link = links.get(id);
+    if (link === undefined) {
+      const name = readFileSync(join(this.overlay, id, 'link'), 'utf8').trim();
+      if (!/^\w{1,64}$/.test(name)) throw new CrispError('RootfsMissing', `layer ${id} has no usable link`);
+      links.set(id, (link = join('l', name)));
+    }
+    return link;
+  }
+}
+
+const wholeConfigSchema = z.object({ config: imageConfigSchema.nullish() });
+
+/** The entries of a list; one that is not as it should be is left out and logged: the others must not suffer. */
+async function readList<T>(path: string, schema: z.ZodType<T>): Promise<T[]> {
+  const whole = JSON.parse(await readText(path, { maxBytes: maxListBytes })) as unknown;
+  if (!Array.isArray(whole)) throw new CrispError('StorageFailed', `${path} is not a list`);
+  return whole.flatMap((entry: unknown, index) => {
+    const { data, error } = schema.safeParse(entry);
+    if (error) log.error({ path, index, error: reasonOf(error) }, 'entry of the image store set aside');
+    return error ? [] : [data];
+  });
+}
+
+function reasonOf(error: z.ZodError): string {
+  const [first] = error.issues;
+  return first
+    ? [first.path.join('.').slice(0, 100), first.message.slice(0, 200)].filter(Boolean).join(': ')
+    : '';
 }

@@ -17,10 +17,17 @@ interface Importer {
 }
 
 /** An archive as it was imported: another size or time is another archive. */
-interface Note {
-  readonly version: string;
-  readonly names: readonly string[];
-}
+const noteSchema = z.object({ version: z.string(), names: z.array(z.string()) });
+type Note = Readonly<z.infer<typeof noteSchema>>;
+const notesSchema = z.record(z.string(), noteSchema);
+
+/** index.json of an OCI image layout. */
+const indexSchema = z.object({
+  manifests: z
+    .array(z.object({ annotations: z.record(z.string(), z.string()).nullish() }))
+    .max(1000)
+    .nullish(),
+});
 interface Content {
   readonly name: string;
   readonly imageName: string | undefined;
@@ -67,8 +74,6 @@ export class Preload {
   }
 }
 
-const notesSchema = z.record(z.string(), z.object({ version: z.string(), names: z.array(z.string()) }));
-
 /** None where they cannot be read: the archives are then imported again. */
 function notesOf(text: string, file: string): Record<string, Note> {
   try {
@@ -107,12 +112,21 @@ async function contentsOf(path: string): Promise<Content[]> {
     ],
     { timeoutMs: 60_000, okExitCodes: 'any' },
   );
-  const index = JSON.parse(stdout || '{}') as { manifests?: { annotations?: Record<string, string> }[] };
-  return (index.manifests ?? [{}]).map(({ annotations = {} }) => {
-    const imageName = annotations['org.opencontainers.image.ref.name'];
-    const whole = annotations['io.containerd.image.name'] ?? imageName;
+  const { success, data: index } = indexSchema.safeParse(jsonOf(stdout || '{}'));
+  if (!success) throw new CrispError('ImageCorrupt', `index.json of ${path} is not valid`);
+  return (index.manifests ?? [{}]).map(({ annotations }) => {
+    const imageName = annotations?.['org.opencontainers.image.ref.name'];
+    const whole = annotations?.['io.containerd.image.name'] ?? imageName;
     return { name: parseReference(whole?.includes('/') ? whole : nameOf(path)).name, imageName };
   });
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 function nameOf(path: string): string {

@@ -6,16 +6,20 @@
 //   pull ─┘   (flock: shared)                         flock: nothing is swept while somebody copies,
 //   sweep ──► containers-storage delete-layer               be it another process
 //             (flock: exclusive)
-import { mkdtemp, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, stat, statfs, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../config/config.js';
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
-import { makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { makeFolder, readFileIfThere, readText, remove } from '../host/files.js';
 import { CommandError, run, runStreaming } from '../host/run.js';
 import { log } from '../log.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
 import type { StorageLayout } from './layout.js';
+import { innerIndex, nestedIndex } from './nested-index.js';
+import { isLoopback } from './references.js';
+import { toolEnvironment } from './tool-environment.js';
 
 export interface PullsOptions {
   readonly layout: StorageLayout;
@@ -47,6 +51,13 @@ const stage = 'pull image';
 /** What comes second waits so long for those who copy; then it leaves the sweeping to a later time. */
 const lockTimeoutSeconds = 2;
 const sweepTimeoutMs = 120_000;
+/** Between two tries of a copy that fetched nothing new. */
+const pausesMs = [1_000, 3_000];
+const maxLost = 3;
+/** The kubelet tries again within 5 minutes (its longest back-off). */
+const keepMs = 30 * 60_000;
+/** The kubelet removes images when less than 15 % of the disk are free (imageGCHighThresholdPercent). */
+const leastFree = 0.2;
 /** Else the driver would leave a bind mount of its folder on itself. */
 const storageOption = 'overlay.skip_mount_home=true';
 
@@ -54,6 +65,8 @@ export class Pulls {
   private readonly pulls = new Map<string, Pull>();
   private copying = 0;
   private failed = false;
+  /** Finished layers of failed pulls -> when they are swept (ms since the epoch). */
+  private readonly kept = new Map<string, number>();
   /** containers-storage's name of our store, for skopeo. */
   readonly storage: string;
 
@@ -61,8 +74,14 @@ export class Pulls {
     this.storage = `[overlay@${options.layout.root}+${options.runRoot}:${storageOption}]`;
   }
 
-  /** Removes what pulls that were cut off left behind. */
+  /** Whether something is being copied into the store. */
+  get busy(): boolean {
+    return this.copying > 0;
+  }
+
+  /** Removes what pulls that were cut off or have failed left behind. */
   async clean(): Promise<void> {
+    this.kept.clear();
     await this.alone([
       'rm',
       '-rf',
@@ -130,24 +149,65 @@ export class Pulls {
     await this.copy({ what: `import of ${path}`, name, source: async () => ({ reference }) });
   }
 
-  /** A failed copy leaves the layers that it had unpacked, which nothing else would ever remove. */
   private async copy(copy: Copy): Promise<void> {
     this.copying++;
     try {
-      await this.copyOnce(copy).catch((error: unknown) => {
-        // A layer that it meant to share went with the removal of another image.
-        if (error instanceof CrispError && lostLayer.test(error.message)) return this.copyOnce(copy);
-        throw error;
-      });
+      await this.copyWithRetries(copy);
     } catch (error) {
+      if (isPassing(error) && (await this.hasRoom())) await this.keepUnused();
+      else if (error instanceof CrispError && error.id === 'DiskFull') this.kept.clear();
       this.failed = true;
       throw error;
     } finally {
-      if (--this.copying === 0 && this.failed)
-        await this.sweep().catch((error: unknown) =>
-          log.error({ err: error }, 'layers of a failed pull not removed'),
-        );
+      if (--this.copying === 0 && this.failed) await this.sweepQuietly();
     }
+  }
+
+  private async copyWithRetries(copy: Copy): Promise<void> {
+    let finished = 0;
+    for (let tries = 0, lost = 0; ;) {
+      try {
+        return await this.copyOnce(copy);
+      } catch (error) {
+        if (!(error instanceof CrispError)) throw error;
+        if (lostLayer.test(error.message)) {
+          // A layer that it meant to share went with the removal of another image.
+          if (++lost > maxLost)
+            throw new CrispError('Locked', `${copy.what} failed: its layers were removed again and again`, {
+              stage,
+              hint: 'pull it again',
+            });
+          continue;
+        }
+        if (!isPassing(error)) throw error;
+        // Each layer that came is a success: a large image arrives over a bad connection, sooner or later.
+        const now = (await this.options.layout.unusedLayers()).length;
+        if (now > finished) tries = 0;
+        finished = now;
+        const pauseMs = pausesMs[tries++];
+        if (pauseMs === undefined) throw error;
+        log.info({ name: copy.name, error: error.message, pauseMs }, 'pull is tried again');
+        await delay(pauseMs, undefined, { signal: copy.signal }).catch(() => {
+          throw error; // nobody waits any more
+        });
+      }
+    }
+  }
+
+  /** Finished layers of a pull that failed are not swept for a while. */
+  private async keepUnused(): Promise<void> {
+    const until = Date.now() + keepMs;
+    for (const id of await this.options.layout.unusedLayers()) this.kept.set(id, until);
+    setTimeout(() => {
+      this.failed = true;
+      if (this.copying === 0) void this.sweepQuietly();
+    }, keepMs + 1000).unref();
+  }
+
+  /** The kubelet frees disk by removing images; what no image stands on must not be in its way. */
+  private async hasRoom(): Promise<boolean> {
+    const { bavail, blocks } = await statfs(this.options.layout.root);
+    return bavail / blocks > leastFree;
   }
 
   private async copyOnce(copy: Copy): Promise<void> {
@@ -156,22 +216,44 @@ export class Pulls {
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
       const { reference, authFile } = await copy.source(folder);
-      await this.skopeo(copy, await this.home(folder), [
+      const home = await this.home(folder);
+      const general = [
         ...(config.signature_policy ? ['--policy', config.signature_policy] : []),
         // The environment variable of this name came with a later skopeo; the flag, which its help hides, is in all.
         ...(config.registries_conf ? ['--registries-conf', config.registries_conf] : []),
         '--tmpdir',
         folder,
-        'copy',
-        '--quiet',
-        ...(authFile
-          ? ['--src-authfile', authFile]
-          : reference.startsWith('docker:')
-            ? ['--src-no-creds']
-            : []),
-        reference,
-        `containers-storage:${this.storage}${copy.name}`,
-      ]);
+      ];
+      const fromRegistry = reference.startsWith('docker:');
+      const copyFrom = (source: string, name = copy.name): Promise<void> =>
+        this.skopeo(copy, home, [
+          ...general,
+          'copy',
+          '--quiet',
+          ...(authFile ? ['--src-authfile', authFile] : fromRegistry ? ['--src-no-creds'] : []),
+          source,
+          `containers-storage:${this.storage}${name}`,
+        ]);
+      try {
+        await copyFrom(reference).catch(async (error: unknown) => {
+          if (!(await this.allowPlainHttp(error, reference, home))) throw error;
+          await copyFrom(reference);
+        });
+      } catch (error) {
+        if (!fromRegistry || !(error instanceof CrispError) || !nestedIndex.test(error.message)) throw error;
+        const { inner, outer } = await innerIndex(copy.name, (source) =>
+          this.inspect(copy, home, [
+            ...general,
+            'inspect',
+            '--raw',
+            ...(authFile ? ['--authfile', authFile] : ['--no-creds']),
+            source,
+          ]),
+        );
+        const name = copy.name.includes('@') ? inner : copy.name; // skopeo compares the digest
+        await copyFrom(`docker://${inner}`, name);
+        await this.addName(name, outer);
+      }
     } finally {
       await remove(folder);
     }
@@ -187,6 +269,71 @@ export class Pulls {
     makeFolder(settings);
     if (certsDir) await symlink(certsDir, join(settings, 'certs.d'));
     return join(folder, 'home');
+  }
+
+  /**
+   * A registry on this machine needs no TLS and no configuration, as with
+   * containerd and CRI-O: its bytes leave the machine nowhere.  Said to skopeo by
+   * an entry for this host alone, and only once it has answered in plain HTTP: a
+   * certificate that it shows is checked.
+   * @returns whether there is a reason to try again
+   */
+  private async allowPlainHttp(error: unknown, reference: string, home: string): Promise<boolean> {
+    if (!(error instanceof CrispError) || !/server gave HTTP response to HTTPS client/.test(error.message))
+      return false;
+    const host = /^docker:\/\/(\[[^\]]*\]|[^/:]+)/.exec(reference)?.[1] ?? '';
+    if (!isLoopback(host) || (await this.isConfigured(host))) return false;
+    const folder = join(home, '.config', 'containers', 'registries.conf.d');
+    makeFolder(folder);
+    await writeFile(join(folder, 'loopback.conf'), `[[registry]]\nlocation = "${host}"\ninsecure = true\n`);
+    return true;
+  }
+
+  /** A manifest or index of a registry, as it is. */
+  private async inspect(copy: Copy, home: string, args: readonly string[]): Promise<string> {
+    const { stdout } = await run(['skopeo', ...args], {
+      timeoutMs: this.options.config.pull_progress_timeout_seconds * 1000,
+      stage,
+      env: this.environment(home),
+      signal: copy.signal,
+      maxOutputBytes: 4 << 20,
+      errorId: 'RegistryUnavailable',
+    });
+    return stdout;
+  }
+
+  private async addName(name: string, more: string): Promise<void> {
+    const { layout, runRoot } = this.options;
+    await run(
+      [
+        'containers-storage',
+        '--graph',
+        layout.root,
+        '--run',
+        runRoot,
+        '--storage-driver',
+        'overlay',
+        '--storage-opt',
+        storageOption,
+        'add-names',
+        '--name',
+        more,
+        name,
+      ],
+      { timeoutMs: sweepTimeoutMs, stage, errorId: 'StorageFailed' },
+    );
+  }
+
+  /** Whether the operator says something about just this host: an entry of ours would replace theirs. */
+  private async isConfigured(host: string): Promise<boolean> {
+    const text = await readFileIfThere(
+      this.options.config.registries_conf || '/etc/containers/registries.conf',
+    );
+    return text?.includes(`"${host}"`) ?? false;
+  }
+
+  private environment(home: string): Record<string, string> {
+    return { ...toolEnvironment(process.env, this.options.config.environment), HOME: home };
   }
 
   private async skopeo({ what, signal }: Copy, home: string, args: readonly string[]): Promise<void> {
@@ -216,7 +363,7 @@ export class Pulls {
       {
         timeoutMs: 0,
         stage,
-        env: { HOME: home },
+        env: this.environment(home),
         signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal,
       },
     );
@@ -237,11 +384,19 @@ export class Pulls {
     }
   }
 
+  private async sweepQuietly(): Promise<void> {
+    await this.sweep().catch((error: unknown) =>
+      log.error({ err: error }, 'layers of a failed pull not removed'),
+    );
+  }
+
   /** Removes the layers that no image stands on. Not while we copy: a copy's layers have no image yet. */
   private async sweep(): Promise<void> {
     this.failed = false;
     const { layout, runRoot } = this.options;
-    const unused = await layout.unusedLayers();
+    const all = await layout.unusedLayers();
+    for (const [id, until] of this.kept) if (until <= Date.now() || !all.includes(id)) this.kept.delete(id);
+    const unused = all.filter((id) => !this.kept.has(id));
     if (unused.length === 0) return;
     // It may fail for one that is gone already: opening the store removes what was half unpacked.
     await this.alone([
@@ -286,15 +441,15 @@ const meanings: readonly [RegExp, ErrorId][] = [
     'RegistryDenied',
   ],
   [
-    /manifest unknown|name unknown|404 \(Not Found\)|no image found in (manifest list|image index)|does not exist/i,
+    /manifest unknown|name unknown|404 \(?Not Found|no image found in (manifest list|image index)|does not exist/i,
     'NotFoundInRegistry',
   ],
   [
-    /digest did not match|does not match (expected|provided)|digest mismatch|untarring file|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i,
+    /parsing image configuration|exceeded maximum allowed size|parsing manifest|digest did not match|does not match (expected|provided)|digest mismatch|untarring file|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i,
     'ImageCorrupt',
   ],
   [
-    /connection (refused|reset)|no such host|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i,
+    /connection (refused|reset)|no such host|name resolution|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i,
     'RegistryUnavailable',
   ],
 ];
@@ -308,6 +463,17 @@ export function explain(what: string, stderr: string): CrispError {
   return new CrispError(id, `${what} failed: ${lastLines(words, 400)}`, { stage, tool: 'skopeo' });
 }
 
+/** Whether the same pull may succeed a moment later: 429, 5xx, cut and stalled connections. Not a name that DNS does not know. */
+function isPassing(error: unknown): boolean {
+  if (!(error instanceof CrispError)) return false;
+  if (error.id === 'PullStalled') return true;
+  return (
+    error.id === 'RegistryUnavailable' && passing.test(error.message) && !/\blookup /.test(error.message)
+  );
+}
+const passing =
+  /\b(429|50[0-4])\b|too ?many ?requests|connection reset|broken pipe|EOF|i\/o timeout|timed out|TLS handshake timeout|timeout (awaiting|exceeded)|http2:/i;
+
 /** Calls `stalled` when the process has moved (almost) no bytes for `timeoutMs`: /proc/PID/io counts sockets and files. */
 function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () => void): { stop(): void } {
   const intervalMs = Math.min(5_000, timeoutMs / 4);
@@ -316,7 +482,7 @@ function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () =
   const timer = setInterval(
     () =>
       void (async () => {
-        const text = await readFile(`/proc/${pid}/io`, 'utf8').catch(() => '');
+        const text = await readText(`/proc/${pid}/io`).catch(() => '');
         const bytes = [...text.matchAll(/^[rw]char: (\d+)/gm)].reduce(
           (sum, [, count]) => sum + Number(count),
           0,

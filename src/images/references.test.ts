@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { CrispError } from '../errors.js';
-import { looksLikeId, parseReference, pinPattern } from './references.js';
+import { isLoopback, looksLikeId, parseReference, pinPattern } from './references.js';
 
 const digest = `sha256:${'a'.repeat(64)}`;
 const thrown = (work: () => unknown): unknown => {
@@ -119,4 +119,26 @@ describe('pinPattern', () => {
     expect(thrown(() => pinPattern('Not An Image'))).toBe('InvalidConfigFile');
     expect(() => pinPattern('Not An Image')).toThrow(/^images\.pinned: /);
   });
+});
+
+test.each([
+  [`quay.io/${'a'.repeat(250)}`],
+  ['a/'.repeat(2000)],
+  [`busybox:${'1'.repeat(5000)}`],
+  [`pve/local:vztmpl/${'a'.repeat(5000)}.tar`],
+])('a name that is too long is refused: %#', (text) => {
+  expect(() => parseReference(text)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+});
+
+test.each([
+  ['localhost', true],
+  ['127.0.0.1', true],
+  ['127.255.3.4', true],
+  ['[::1]', true],
+  ['127.0.0.1.example.com', false],
+  ['127.0.0.256', false],
+  ['localhost.example.com', false],
+  ['10.0.0.1', false],
+])('%s is on this machine: %s', (host, expected) => {
+  expect(isLoopback(host)).toBe(expected);
 });

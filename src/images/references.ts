@@ -18,10 +18,16 @@ const digestPattern = /^sha256:[0-9a-f]{64}$|^sha512:[0-9a-f]{128}$/;
 const domainPattern = /^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::\d+)?$/;
 const pathPattern = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*$/;
 
+/** The limit of the registries and of every client (NameTotalLengthMax of the distribution project). */
+const maxRepositoryLength = 255;
+/** A repository, a tag of 128 characters and a sha512 digest, with some room. */
+const maxReferenceLength = 640;
+
 /** Parses and normalises a reference. @throws InvalidArgument */
 export function parseReference(text: string): Reference {
   const invalid = (why: string): CrispError =>
-    new CrispError('InvalidArgument', `image reference "${text.slice(0, 300)}" is malformed: ${why}`);
+    new CrispError('InvalidArgument', `image reference "${text.slice(0, 100)}" is malformed: ${why}`);
+  if (text.length > maxReferenceLength) throw invalid(`it is longer than ${maxReferenceLength} characters`);
   const [beforeDigest = '', digest, ...more] = text.split('@');
   if (more.length > 0) throw invalid('more than one @');
   if (digest !== undefined && !digestPattern.test(digest))
@@ -32,6 +38,8 @@ export function parseReference(text: string): Reference {
   if (tag !== undefined && !tagPattern.test(tag)) throw invalid('the tag is not valid');
   const repository = normaliseRepository(hasTag ? beforeDigest.slice(0, colon) : beforeDigest);
   if (!repository) throw invalid('the repository must be lower case words joined by /, . _ or -');
+  if (repository.length > maxRepositoryLength)
+    throw invalid(`the repository is longer than ${maxRepositoryLength} characters`);
   if (digest !== undefined) return { repository, tag, digest, name: `${repository}@${digest}` };
   return { repository, tag: tag ?? 'latest', digest: undefined, name: `${repository}:${tag ?? 'latest'}` };
 }
@@ -47,6 +55,13 @@ function normaliseRepository(text: string): string | undefined {
   const path = isDomain ? text.slice(slash + 1) : text;
   if (!domainPattern.test(domain) || !pathPattern.test(path)) return undefined;
   return `${domain}/${domain === 'docker.io' && !path.includes('/') ? `library/${path}` : path}`;
+}
+
+/** Whether a registry is on this machine: its host without the port. Such a one needs no TLS, as with the other runtimes. */
+export function isLoopback(host: string): boolean {
+  return (
+    host === 'localhost' || host === '[::1]' || /^127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}$/.test(host)
+  );
 }
 
 /** Whether a text can only be an image id: "sha256:HEX", or 12 and more hex digits. */

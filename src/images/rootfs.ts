@@ -8,7 +8,7 @@
 //   STATE/roots/ID/fs                the mount
 //   STATE/views/NAME/fs              the read-only view of an image volume
 //   STATE/shifted/ID                 all layers, idmapped, for a user namespace
-import { existsSync } from 'node:fs';
+import { existsSync, symlinkSync } from 'node:fs';
 import { chown, readdir, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { RootfsWish } from '../backends/backend.js';
@@ -81,7 +81,7 @@ export class Rootfs {
     return withUndo(async (undo) => {
       undo.push('rootfs', () => this.unmount(containerId));
       images.hold(image, containerId);
-      const lower = await this.lowerOf(image);
+      const layers = await this.layersOf(image);
       makeMountPoint(target, shift);
       makeFolder(join(layer, 'diff'), 0o755);
       makeFolder(join(layer, 'work'));
@@ -92,14 +92,10 @@ export class Rootfs {
           ['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)),
         );
       }
-      const options = [
-        `lowerdir=${lower}`,
-        `upperdir=${join(layer, 'diff')}`,
-        `workdir=${join(layer, 'work')}`,
-        ...manner,
-      ].join(',');
-      await mount('overlay', 'overlay', target, options, {
-        cwd: shift ? this.shifted(containerId) : images.layout.overlay,
+      await this.mountOverlay(containerId, target, {
+        layers,
+        from: shift ? this.shifted(containerId) : images.layout.overlay,
+        options: [`upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`, ...manner],
         stage,
       });
       return target;
@@ -111,6 +107,7 @@ export class Rootfs {
     await this.dropClosed(this.target(containerId));
     await this.drop(join(this.options.state, 'rootfs', containerId)); // where versions before 0.2 had it
     await this.drop(this.shifted(containerId));
+    await remove(this.short(containerId));
     await remove(this.layer(containerId));
     this.options.images.release(containerId);
   }
@@ -142,7 +139,7 @@ export class Rootfs {
     return withUndo(async (undo) => {
       undo.push('view of image', unmount);
       images.hold(image, holder);
-      const lower = await this.lowerOf(image);
+      const layers = await this.layersOf(image);
       makeMountPoint(target, shift);
       const shifted = this.shifted(holder);
       if (shift) {
@@ -151,8 +148,11 @@ export class Rootfs {
         await mountIdMapped(images.layout.overlay, shifted, shift.namespaceFile);
       }
       // Without an upper layer overlay wants two lower ones: the empty mount point is the second.
-      await mount('overlay', 'overlay', target, `ro,lowerdir=${lower}:${target}`, {
-        cwd: shift ? shifted : images.layout.overlay,
+      await this.mountOverlay(holder, target, {
+        layers,
+        lowest: target,
+        from: shift ? shifted : images.layout.overlay,
+        options: ['ro'],
         stage: 'mount image',
       });
       if (shift) await this.drop(shifted); // overlay has clones of the mounts that its layers are on
@@ -163,6 +163,7 @@ export class Rootfs {
   async unmountImage(volumeId: string): Promise<void> {
     await this.dropClosed(this.volume(volumeId));
     await this.drop(join(this.options.state, 'image-volumes', volumeId));
+    await remove(this.short(volumeId));
     this.options.images.release(volumeId);
   }
 
@@ -209,6 +210,9 @@ export class Rootfs {
   private shifted(containerId: string): string {
     return join(this.options.state, 'shifted', containerId);
   }
+  private short(holder: string): string {
+    return join(this.options.state, 'short', holder);
+  }
   private layer(containerId: string): string {
     return join(this.options.root, 'containers', containerId);
   }
@@ -229,15 +233,57 @@ export class Rootfs {
     await rmdir(target);
   }
 
-  /** The value of overlay's lowerdir option. */
-  private async lowerOf(image: Image): Promise<string> {
-    const { images } = this.options;
-    const ids = await images.layerIds(image);
+  /** @throws ImageNotFound, RootfsMissing for an image without layers */
+  private async layersOf(image: Image): Promise<readonly string[]> {
+    const ids = await this.options.images.layerIds(image);
     if (ids.length === 0) throw new CrispError('RootfsMissing', `image ${image.id} has no layers`, { stage });
     await this.attributes.strip(ids);
-    return (await images.layout.links(ids)).join(':');
+    return ids;
+  }
+
+  /**
+   * mount(2) takes one page of options.  The short names below l/ are enough for
+   * some 135 layers; for more, the layers get names of one or two characters for
+   * the time of the call, which are enough for the 500 that overlay takes.
+   * (fsconfig(2) would take them one by one, but only since Linux 6.5.)
+   */
+  private async mountOverlay(holder: string, target: string, overlay: Overlay): Promise<void> {
+    const { layers, lowest, from, options, stage: at } = overlay;
+    const optionsWith = (names: readonly string[]): string =>
+      [`lowerdir=${[...names, ...(lowest === undefined ? [] : [lowest])].join(':')}`, ...options].join(',');
+    const usual = optionsWith(await this.options.images.layout.links(layers));
+    if (Buffer.byteLength(usual) < pageBytes) {
+      await mount('overlay', 'overlay', target, usual, { cwd: from, stage: at });
+      return;
+    }
+    const folder = this.short(holder);
+    await remove(folder); // of a start that was cut off
+    makeFolder(folder);
+    const names = layers.map((id, index) => {
+      const name = index.toString(36);
+      symlinkSync(join(from, id, 'diff'), join(folder, name));
+      return name;
+    });
+    try {
+      await mount('overlay', 'overlay', target, optionsWith(names), { cwd: folder, stage: at });
+    } finally {
+      await remove(folder);
+    }
   }
 }
+
+interface Overlay {
+  /** Topmost first. */
+  readonly layers: readonly string[];
+  /** A folder below all layers. */
+  readonly lowest?: string;
+  /** The folder of the layers: the store's, or an idmapped view of it. */
+  readonly from: string;
+  readonly options: readonly string[];
+  readonly stage: string;
+}
+/** Of all architectures that Debian has; the end of the text takes one. */
+const pageBytes = 4096;
 
 /** Where the rootfs of a container is mounted. */
 export function mountedRootfs(state: string, containerId: string): string {

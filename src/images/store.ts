@@ -5,12 +5,14 @@
 // as a format; we read its files (layout.ts) and mount its layers (rootfs.ts).
 import { join } from 'node:path';
 import type { Config } from '../config/config.js';
-import { CrispError } from '../errors.js';
+import { CrispError, toCrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { run } from '../host/run.js';
+import { log } from '../log.js';
 import type { ImageConfig } from '../oci/image-config.js';
 import type { RegistryAuth } from './credentials.js';
 import { StorageLayout, type StoredImage } from './layout.js';
+import { removeDetached, removeLost } from './lost-layers.js';
 import { Preload } from './preload.js';
 import { Pulls } from './pull.js';
 import { looksLikeId, parseReference, pinPattern } from './references.js';
@@ -44,6 +46,21 @@ export interface ImagesOptions {
   readonly pvesm: string;
 }
 
+interface Listed {
+  readonly stored: StoredImage;
+  /** undefined: set aside. */
+  readonly image: Image | undefined;
+  /** Why. */
+  readonly wrong: string | undefined;
+}
+
+/** An image that cannot be used: it is not listed, and the next pull of it replaces it. */
+export interface SetAside {
+  readonly id: string;
+  readonly names: readonly string[];
+  readonly reason: string;
+}
+
 export function imagesOptionsOf(config: Config): ImagesOptions {
   return { root: config.root, state: config.state, config: config.images, pvesm: config.lxc.tools.pvesm };
 }
@@ -60,7 +77,10 @@ export class Images {
   private readonly pinned: readonly ((name: string) => boolean)[];
   private readonly preload: Preload;
   private readonly templates: Templates;
-  private listed: { readonly key: string; readonly images: readonly Image[] } | undefined;
+  private listed: { readonly key: string; readonly images: readonly Listed[] } | undefined;
+  private mending: Promise<void> | undefined;
+  /** image id -> what is wrong with it, as it was logged. */
+  private readonly reported = new Map<string, string>();
 
   /** @throws InvalidConfigFile */
   constructor(private readonly options: ImagesOptions) {
@@ -81,23 +101,67 @@ export class Images {
   async open(): Promise<void> {
     makeFolder(this.layout.root);
     await this.pulls.clean();
+    await removeDetached(this.options.root);
+    await this.list(); // says which images cannot be used
     if (this.options.config.preload_dir) await this.preload.read(this.options.config.preload_dir);
     this.listed = undefined; // what was preloaded is pinned
   }
 
+  /** Images that can be used: their config is valid, and all their layers are there. */
   async list(): Promise<readonly Image[]> {
+    const templates = await this.templates.list();
+    return [...(await this.examined()).flatMap(({ image }) => image ?? []), ...templates];
+  }
+
+  /** Images in the store that cannot be used. One of them must not hide the others. */
+  async setAside(): Promise<SetAside[]> {
+    return (await this.examined()).flatMap(({ stored, wrong }) =>
+      wrong === undefined ? [] : [{ id: `sha256:${stored.id}`, names: stored.names ?? [], reason: wrong }],
+    );
+  }
+
+  private async examined(): Promise<readonly Listed[]> {
     const key = this.layout.version();
     if (this.listed?.key !== key) {
       const stored = await this.layout.readImages();
-      this.listed = {
-        key,
-        images: (await Promise.all(stored.map((image) => this.describe(image)))).filter(
-          (image) => image !== undefined,
-        ),
-      };
+      this.listed = { key, images: await Promise.all(stored.map((image) => this.examine(image))) };
     }
-    const templates = await this.templates.list();
-    return templates.length ? [...this.listed.images, ...templates] : this.listed.images;
+    // A folder may be lost at any time, and no list of the store changes then.
+    const now = await Promise.all(this.listed.images.map((listed) => this.withLayers(listed)));
+    this.report(now);
+    return now;
+  }
+
+  private async examine(stored: StoredImage): Promise<Listed> {
+    try {
+      return { stored, image: await this.describe(stored), wrong: undefined };
+    } catch (error) {
+      return { stored, image: undefined, wrong: toCrispError(error).message };
+    }
+  }
+
+  private async withLayers(listed: Listed): Promise<Listed> {
+    if (!listed.image) return listed;
+    const lost = await this.layout.lostLayer(await this.layout.layersOf(listed.stored));
+    return lost === undefined
+      ? listed
+      : { ...listed, image: undefined, wrong: `the folder of its layer ${lost} is lost` };
+  }
+
+  private report(images: readonly Listed[]): void {
+    // What is being written has no config yet.
+    const wrong = new Map(images.flatMap(({ stored, wrong: why }) => (why ? [[stored.id, why]] : [])));
+    for (const { stored, wrong: reason } of images)
+      if (reason && !this.pulls.busy && this.reported.get(stored.id) !== reason)
+        log.error({ image: `sha256:${stored.id}`, names: stored.names, reason }, 'image set aside');
+    this.reported.clear();
+    for (const [id, reason] of wrong) this.reported.set(id, reason);
+  }
+
+  /** How people know an image: its first tag, else its first digest reference; undefined: it is not here, or has no name. */
+  async nameOf(imageId: string): Promise<string | undefined> {
+    const image = (await this.list()).find(({ id }) => id === imageId);
+    return image?.tags[0] ?? image?.digests[0];
   }
 
   /** By id (whole, or a unique beginning of 12 digits or more), tag or digest. undefined: not here. @throws InvalidArgument for a malformed reference */
@@ -146,13 +210,41 @@ export class Images {
     const template = templateOf(reference);
     if (template !== undefined) return this.templates.pull(template);
     const { name } = parseReference(reference);
+    await this.mend();
     await this.pulls.pull(name, auth, signal);
+    return this.arrived(name, `pull of ${name}`);
+  }
+
+  /** skopeo would not fetch a layer anew that its list still has. */
+  private async mend(): Promise<void> {
+    if ((await this.setAside()).length === 0) return;
+    this.mending ??= removeLost(this.layout, this.options.root, this.pulls.storage).finally(() => {
+      this.mending = undefined;
+    });
+    await this.mending;
+  }
+
+  /** What a copy brought. An image that cannot be used leaves nothing. */
+  private async arrived(name: string, what: string): Promise<Image> {
     const image = await this.find(name);
-    if (!image)
+    if (image) return image;
+    const bad = await this.findSetAside(name);
+    if (!bad)
       throw new CrispError('ImageNotFound', `${name} was removed while it was pulled`, {
         hint: 'pull it again',
       });
-    return image;
+    await this.deleteOnce(bad.id);
+    throw new CrispError('ImageCorrupt', `${what} failed: ${bad.reason}`, { stage: 'pull image' });
+  }
+
+  private async findSetAside(reference: string): Promise<SetAside | undefined> {
+    const bad = await this.setAside();
+    if (looksLikeId(reference)) {
+      const id = `sha256:${reference.replace('sha256:', '')}`;
+      return bad.find((image) => image.id === id);
+    }
+    const { name } = parseReference(reference);
+    return bad.find(({ names }) => names.includes(name));
   }
 
   /**
@@ -162,7 +254,11 @@ export class Images {
    */
   async remove(reference: string, usedIds: readonly string[]): Promise<void> {
     const image = await this.find(reference);
-    if (!image) return;
+    if (!image) {
+      const bad = await this.findSetAside(reference);
+      if (bad && !usedIds.includes(bad.id)) await this.deleteOnce(bad.id);
+      return;
+    }
     const removing = this.removals.get(image.id);
     if (removing) return removing;
     if (usedIds.includes(image.id) || [...this.held.values()].includes(image.id))
@@ -171,6 +267,13 @@ export class Images {
       image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template)
     ).finally(() => this.removals.delete(image.id));
     this.removals.set(image.id, removal);
+    await removal;
+  }
+
+  /** Several callers may want it at once. */
+  private async deleteOnce(id: string): Promise<void> {
+    const removal = this.removals.get(id) ?? this.delete(id).finally(() => this.removals.delete(id));
+    this.removals.set(id, removal);
     await removal;
   }
 
@@ -203,12 +306,19 @@ export class Images {
     return (await this.layerIds(image)).map((id) => this.layout.diff(id));
   }
 
+  /** Topmost first. @throws ImageNotFound when the image, or the folder of one of its layers, is not there any more */
   async layerIds(image: Image): Promise<readonly string[]> {
     const stored = (await this.layout.readImages()).find(
       (candidate) => `sha256:${candidate.id}` === image.id,
     );
-    if (!stored) throw new CrispError('RootfsMissing', `image ${image.id} is not in the store any more`);
-    return (await this.layout.layersOf(stored)).map((layer) => layer.id);
+    if (!stored) throw new CrispError('ImageNotFound', `image ${image.id} is not in the store any more`);
+    const layers = await this.layout.layersOf(stored);
+    const lost = await this.layout.lostLayer(layers);
+    if (lost !== undefined)
+      throw new CrispError('ImageNotFound', `the folder of layer ${lost} of image ${image.id} is lost`, {
+        hint: 'pull the image again, which mends it',
+      });
+    return layers.map((layer) => layer.id);
   }
 
   /** What the store takes on disk, as du(1) counts. */
@@ -222,20 +332,15 @@ export class Images {
    */
   async importArchive(path: string, name: string, imageName?: string): Promise<Image> {
     const reference = parseReference(name);
+    await this.mend();
     await this.pulls.import(path, reference.name, imageName);
-    const image = await this.find(reference.name);
-    if (!image) throw new CrispError('Internal', `${path} was imported but is not in the store`);
-    return image;
+    return this.arrived(reference.name, `import of ${path}`);
   }
 
-  /** undefined: the image is being written, or damaged; to pull it again mends it. */
-  private async describe(stored: StoredImage): Promise<Image | undefined> {
+  /** @throws CrispError: the image is being written, or damaged; to pull it again mends it */
+  private async describe(stored: StoredImage): Promise<Image> {
     const config = await this.layout.configOf(stored);
-    const layers = await this.layout.layersOf(stored).catch((error: unknown) => {
-      if (error instanceof CrispError) return undefined;
-      throw error;
-    });
-    if (!config || !layers) return undefined;
+    const layers = await this.layout.layersOf(stored);
     const names = stored.names ?? [];
     const tags = names.filter((name) => !name.includes('@'));
     const pulledBy = names.filter((name) => name.includes('@'));

@@ -11,21 +11,23 @@ import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { run } from '../host/run.js';
+import { log } from '../log.js';
 import { setAside, whyNot } from '../set-aside.js';
 import type { Image } from './store.js';
 
+const maxLength = 640;
 /** The endings that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */
 const reference =
   /^pve\/([a-z][a-z0-9._-]*)[:/]vztmpl\/([\w.+-]+\.tar(?:\.(?:gz|xz|zst|bz2))?)(?::latest)?$/i;
 /** Perl's start-up, and a storage that wakes up. */
 const timeoutMs = 60_000;
 
-const schema = z.array(z.object({ volume: z.string(), path: z.string() }));
-type Known = z.infer<typeof schema>[number];
+const schema = z.object({ volume: z.string().max(maxLength), path: z.string() });
+type Known = z.infer<typeof schema>;
 
 /** The volume id that a reference of an image means ("local:vztmpl/debian.tar.zst"); undefined: it is no template. */
 export function templateOf(text: string): string | undefined {
-  const [, storage, name] = reference.exec(text) ?? [];
+  const [, storage, name] = text.length > maxLength ? [] : (reference.exec(text) ?? []);
   return storage && name ? `${storage}:vztmpl/${name}` : undefined;
 }
 
@@ -39,7 +41,13 @@ export class Templates {
   ) {}
 
   async list(): Promise<Image[]> {
-    return (await Promise.all((await this.known()).map(describe))).filter((image) => image !== undefined);
+    const images = (await this.known()).map((known) =>
+      describe(known).catch((error: unknown) => {
+        log.warn({ err: error, template: known.volume }, 'template set aside');
+        return undefined;
+      }),
+    );
+    return (await Promise.all(images)).filter((image) => image !== undefined);
   }
 
   /** @throws NotFoundInRegistry, StorageFailed */
@@ -75,15 +83,19 @@ export class Templates {
     await this.write((await this.known()).filter((one) => one.volume !== volume));
   }
 
-  /** Read once: this process alone writes it. */
+  /** Read once: this process alone writes it. Entries that make no sense are left out, and gone with the next write. */
   private async known(): Promise<readonly Known[]> {
-    return (this.loaded ??= this.parsed((await readFileIfThere(this.file)) ?? '[]'));
+    return (this.loaded ??= await this.load());
   }
 
-  /** None where the list cannot be read: they are pulled again, which costs nothing. */
-  private parsed(text: string): readonly Known[] {
+  private async load(): Promise<readonly Known[]> {
     try {
-      return schema.parse(JSON.parse(text));
+      const whole = z.array(z.unknown()).parse(JSON.parse((await readFileIfThere(this.file)) ?? '[]'));
+      return whole.flatMap((entry, index) => {
+        const { data, error } = schema.safeParse(entry);
+        if (!data) setAside.add('file', `${this.file} entry ${index}`, whyNot(error));
+        return data ? [data] : [];
+      });
     } catch (error) {
       setAside.add('file', this.file, whyNot(error));
       return [];

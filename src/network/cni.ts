@@ -6,10 +6,9 @@
 //   attach: ADD p1 ─► p2 ─► p3   each gets the result before it
 //   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, whatever stands in the folder now
 import { join } from 'node:path';
-import { readFile } from 'node:fs/promises';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
-import { makeFolder, readFileIfThere, writeFileAtomic } from '../host/files.js';
+import { makeFolder, readFileIfThere, readText, writeFileAtomic } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
 import { log } from '../log.js';
 import { ConfiguredNetwork } from './configured.js';
@@ -266,7 +265,7 @@ export class Network {
   async setPodCidr(cidr: string): Promise<void> {
     const { template, confDir } = this.options;
     if (!template) return;
-    const text = renderTemplate(await readFile(template, 'utf8'), cidr, template);
+    const text = renderTemplate(await readText(template, { maxBytes: 1 << 20 }), cidr, template);
     const path = join(confDir, renderedName);
     if ((await readFileIfThere(path)) === text) return;
     makeFolder(confDir, 0o755);

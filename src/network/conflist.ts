@@ -1,12 +1,11 @@
 // CNI network configurations: what a conflist says, and what of it each plugin
 // is told.  Called by cni.ts.  Facts: the CNI specification 1.1, sections 1 and
 // 3, and its CONVENTIONS.md.
-import { readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
-import { namesIn } from '../host/files.js';
+import { namesIn, readText } from '../host/files.js';
 
 /** The versions of the specification that we speak, oldest first. */
 export const cniVersions = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as const;
@@ -140,7 +139,7 @@ export async function findNetwork(folder: string): Promise<Found> {
     .sort()) {
     const file = join(folder, name);
     try {
-      const text = await readFile(file, 'utf8');
+      const text = await readText(file, { maxBytes: 1 << 20 });
       return { network: parseConflist(text, file), file, text, problems };
     } catch (error) {
       problems.push((error as Error).message);

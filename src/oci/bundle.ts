@@ -1,9 +1,9 @@
 // The bundle: the folder that an OCI runtime takes (runtime-spec, bundle.md).
 // Written by container-create and `crisp bundle`, checked by `crisp bundle --validate`.
 import { writeFileSync } from 'node:fs';
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { isAbsolute, join, resolve } from 'node:path';
-import { exists } from '../host/files.js';
+import { exists, readText } from '../host/files.js';
 import { resolveInside } from './inspect.js';
 import { validateSpec, type SpecIssue } from './spec-schema.js';
 import type { Spec } from '../shapes/spec.js';
@@ -17,7 +17,7 @@ export function writeBundle(folder: string, spec: Spec): void {
 export async function validateBundle(folder: string): Promise<SpecIssue[]> {
   let spec: Spec;
   try {
-    spec = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
+    spec = JSON.parse(await readText(join(folder, 'config.json'))) as Spec;
   } catch (error) {
     return [{ path: 'config.json', message: (error as Error).message }];
   }

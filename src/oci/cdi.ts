@@ -184,9 +184,8 @@ async function specFiles(folder: string): Promise<string[]> {
 
 async function readSpec(file: string): Promise<CdiSpec | undefined> {
   try {
-    const result = specSchema.safeParse(
-      parse((await readFileIfThere(file)) ?? '', { customTags: (tags) => [octal, ...tags] }), // JSON is YAML
-    );
+    const text = (await readFileIfThere(file, { maxBytes: 1 << 20 })) ?? '';
+    const result = specSchema.safeParse(parse(text, { customTags: (tags) => [octal, ...tags] })); // JSON is YAML
     if (!result.success)
       throw new Error(
         result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),

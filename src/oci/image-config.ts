@@ -1,13 +1,30 @@
 // The part of an OCI image configuration (image-spec, config.md) that a
 // container is made from. Names are the specification's own.
-export interface ImageConfig {
-  readonly User?: string;
-  readonly Env?: readonly string[] | null;
-  readonly Entrypoint?: readonly string[] | null;
-  readonly Cmd?: readonly string[] | null;
-  readonly WorkingDir?: string;
-  readonly StopSignal?: string;
-  readonly Labels?: Readonly<Record<string, string>> | null;
-  readonly Volumes?: Readonly<Record<string, unknown>> | null;
-  readonly ExposedPorts?: Readonly<Record<string, unknown>> | null;
-}
+import * as z from 'zod';
+
+const text = z
+  .string()
+  .nullish()
+  .transform((value) => value ?? undefined);
+const texts = z.array(z.string()).nullish();
+/** Only the keys count: OCI has empty objects as values, and a registry may send anything. */
+const keys = z
+  .record(z.string(), z.unknown())
+  .transform((given): Record<string, unknown> =>
+    Object.fromEntries(Object.keys(given).map((key) => [key, {}])),
+  )
+  .nullish();
+
+/** What comes from a registry is checked by this; other keys are dropped. */
+export const imageConfigSchema = z.object({
+  User: text.optional(),
+  Env: texts,
+  Entrypoint: texts,
+  Cmd: texts,
+  WorkingDir: text.optional(),
+  StopSignal: text.optional(),
+  Labels: z.record(z.string(), z.string()).nullish(),
+  Volumes: keys,
+  ExposedPorts: keys,
+});
+export type ImageConfig = Readonly<z.infer<typeof imageConfigSchema>>;

@@ -75,6 +75,16 @@ describe('accounts', () => {
   });
 });
 
+describe('accounts without end', () => {
+  test.each(['passwd', 'group'])('in /etc/%s are refused', async (name) => {
+    await writeFile(join(rootfs, 'etc', name), 'x:x:1:1::/:\n'.repeat(100_000));
+    await expect(inspect({})).rejects.toMatchObject({
+      id: 'FileRefused',
+      message: expect.stringContaining(`/etc/${name} of the image`),
+    });
+  });
+});
+
 describe('mounts', () => {
   test('have their links followed on both sides', async () => {
     await symlink('/run', join(rootfs, 'var/run'));

@@ -2,12 +2,12 @@
 // targets really lie, what mount sources and devices are, profiles.  Gathered in
 // one step, so that all after it is pure.
 import { closeSync } from 'node:fs';
-import { lstat, readFile, readlink, realpath, stat } from 'node:fs/promises';
+import { lstat, readlink, realpath, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
 import { openFolder } from '../host/beneath.js';
-import { isAbsent, readFileIfThere, realPathOf } from '../host/files.js';
+import { isAbsent, readFileIfThere, readText, realPathOf } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
 import { readCdi, type CdiFacts } from './cdi.js';
 import type { GivenDevice } from './devices.js';
@@ -164,14 +164,19 @@ export async function linkTarget(path: string, field: string): Promise<string | 
   }
 }
 
+/** Some 20,000 accounts. They are read on the main thread, and a layer of 100 MiB of them compresses to nothing. */
+const maxAccountsBytes = 1 << 20;
+
 async function readInside(rootfs: string, path: string): Promise<string | undefined> {
   const resolved = await resolveInside(rootfs, path, path).catch(() => undefined);
   if (resolved === undefined) return undefined;
   try {
     const file = join(rootfs, resolved);
-    return (await lstat(file)).isFile() ? await readFile(file, 'utf8') : undefined; // a FIFO would hang us
+    if (!(await lstat(file)).isFile()) return undefined;
+    return await readText(file, { maxBytes: maxAccountsBytes, followLink: false });
   } catch (error) {
     if (isAbsent(error)) return undefined;
+    if (error instanceof CrispError) throw new CrispError(error.id, `${path} of the image: ${error.message}`);
     throw error;
   }
 }
@@ -179,7 +184,7 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
 async function localSeccompProfile(path: string | undefined): Promise<DockerProfile | undefined> {
   if (path === undefined) return undefined;
   try {
-    return parseProfile(await readFile(path, 'utf8'));
+    return parseProfile(await readText(path, { maxBytes: 1 << 20 }));
   } catch (error) {
     throw new CrispError(
       'InvalidArgument',

@@ -7,11 +7,11 @@
 // A record that this version cannot read stays as it is, for the version that
 // wrote it (docs/adr/0011): it is known by its id, calls that name it are
 // refused, and what it speaks of is nobody's orphan.
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
-import { makeFolder, remove, writeFileAtomic } from '../host/files.js';
+import { makeFolder, readText, remove, writeFileAtomic } from '../host/files.js';
 import { setAside, whyNot, type SetAside } from '../set-aside.js';
 import { Locks } from './locks.js';
 import { placedContainer, placedSandbox } from './placed.js';
@@ -103,7 +103,7 @@ export class RecordTable<T extends { readonly id: string }> {
       let value: unknown;
       try {
         if (file.endsWith('.unreadable')) throw new Error('an earlier version of crisp could not read it');
-        value = fromJson(await readFile(path, 'utf8'));
+        value = fromJson(await readText(path));
         if (idSchema.parse((value as { id?: unknown } | null)?.id) !== id)
           throw new Error('it is called after another id');
         this.records.set(id, this.read(value));

@@ -61,6 +61,8 @@ export interface SmallImage {
   readonly layers: readonly (Readonly<Record<string, string | Buffer>> | Buffer)[];
   readonly compression?: 'gzip' | 'zstd';
   readonly config?: object;
+  /** What the config blob is instead, whatever sense it makes. */
+  readonly configBlob?: string;
   /** Default: this machine's. */
   readonly architecture?: string;
 }
@@ -73,11 +75,13 @@ export interface Made {
 
 /**
  * Makes an OCI layout of one image, or of an index of one per architecture.
+ * `nested`: so many indexes more around it.
  * @returns the folder, and the digests of what was made: the image's manifest, or the index and its manifests
  */
 export async function makeLayout(
   folder: string,
   image: SmallImage | readonly SmallImage[],
+  { nested = 0 }: { nested?: number } = {},
 ): Promise<{ path: string; digest: string; manifests: readonly Made[] }> {
   const work = await mkdtemp(join(folder, 'layout-'));
   const layout = new Layout(join(work, 'oci'));
@@ -97,8 +101,9 @@ export async function makeLayout(
     }
     manifests.push(await layout.add({ ...one, config, layers: tars }));
   }
-  const top =
+  let top: { digest: string; descriptor: object } =
     'layers' in image ? (manifests[0] as Made & { descriptor: object }) : await layout.addIndex(manifests);
+  for (let count = 0; count < nested; count++) top = await layout.addIndex([top]);
   await layout.finish(top);
   return { path: layout.folder, digest: top.digest, manifests };
 }
@@ -111,9 +116,11 @@ class Layout {
     layers,
     compression,
     config,
+    configBlob,
     architecture: of = architecture,
   }: {
     layers: readonly Buffer[];
+    configBlob?: string;
     compression?: 'gzip' | 'zstd';
     config: object;
     architecture?: string;
@@ -134,7 +141,10 @@ class Layout {
     const descriptor = await this.json('application/vnd.oci.image.manifest.v1+json', {
       schemaVersion: 2,
       mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      config: await this.json('application/vnd.oci.image.config.v1+json', whole),
+      config: {
+        mediaType: 'application/vnd.oci.image.config.v1+json',
+        ...(await this.blob(Buffer.from(configBlob ?? JSON.stringify(whole)))),
+      },
       layers: blobs,
     });
     return {

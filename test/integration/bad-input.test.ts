@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { status as Code } from '@grpc/grpc-js';
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
@@ -22,6 +22,8 @@ const missing = 'f'.repeat(64);
 const unclaimedSeconds = 0.5;
 const badUserImage = 'docker.io/library/bad-user:1';
 const hugeUserImage = 'docker.io/library/huge-user:1';
+const endlessImage = 'docker.io/library/endless:1';
+const lostImage = 'docker.io/library/lost:1';
 const linksImage = 'docker.io/library/links:1';
 
 let daemon: Daemon;
@@ -40,6 +42,11 @@ beforeAll(async () => {
     config: { User: 'web' },
     files: { 'etc/passwd': 'web:x:4294967296:0::/:\n' },
   });
+  await daemon.addImage(endlessImage, { files: { 'etc/group': 'x:x:1:y\n'.repeat(1_000_000) } });
+  await daemon.addImage(lostImage, { files: { lost: 'soon' } });
+  const { info } = await daemon.client.image.ImageStatus({ image: { image: lostImage }, verbose: true });
+  const { layers } = JSON.parse(info['info'] ?? '') as { layers: string[] };
+  await rm(layers[0] ?? '', { recursive: true });
   await daemon.addImage(linksImage, {
     links: { out: '../../../../../../../../../..' + join(daemon.folder, 'outside') },
   });
@@ -300,6 +307,24 @@ describe('a container', () => {
       { image: { image: badUserImage } },
       Code.INVALID_ARGUMENT,
       /^UserNotFound: .*nogroup/,
+    ],
+    [
+      'of an image whose accounts do not end',
+      { image: { image: endlessImage } },
+      Code.INVALID_ARGUMENT,
+      /^FileRefused: \/etc\/group of the image/,
+    ],
+    [
+      'of an image that has lost a layer',
+      { image: { image: lostImage } },
+      Code.NOT_FOUND,
+      /^ImageNotFound: .*hint: /,
+    ],
+    [
+      'of an image of a name of thousands of characters',
+      { image: { image: 'a/'.repeat(3000) + 'b' } },
+      Code.INVALID_ARGUMENT,
+      /^InvalidArgument: image reference/,
     ],
     [
       'of a group without a user',

@@ -64,6 +64,13 @@ const atManifest =
     return asked;
   };
 
+const willBeTriedAgain = [
+  'the connection is cut',
+  'nothing comes any more',
+  'nothing comes at all',
+  'the registry fails',
+];
+
 describe('a pull fails', () => {
   beforeAll(() => store.trust([registry.address, proxy.address]));
 
@@ -128,7 +135,7 @@ describe('a pull fails', () => {
           .end('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}'),
       ),
     ],
-  ])('when %s: %s', async (_, id, interception) => {
+  ])('when %s: %s', async (what, id, interception) => {
     proxy.intercept(interception);
     await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({
       id,
@@ -136,6 +143,10 @@ describe('a pull fails', () => {
       stage: 'pull image',
       message: expect.stringContaining(reference),
     });
+    if (willBeTriedAgain.includes(what)) {
+      expect(await store.images.layout.unusedLayers()).toHaveLength(1); // for the next pull
+      await store.images.open();
+    }
     await nothingLeft();
   });
 
@@ -173,7 +184,7 @@ describe('a pull fails', () => {
     });
     proxy.intercept(async (response, _request, blob) => {
       if (blob === second) {
-        response.writeHead(500).end();
+        response.writeHead(404).end();
         return true;
       }
       if (blob === layout.manifests[0]?.layers[1]) await released;
@@ -189,7 +200,7 @@ describe('a pull fails', () => {
     });
     // one that we copy ourselves, and one of another process, as a command line's import is
     for (const { images } of [patient, store]) {
-      await expect(images.pull(reference, undefined)).rejects.toMatchObject({ id: 'RegistryUnavailable' });
+      await expect(images.pull(reference, undefined)).rejects.toMatchObject({ id: 'NotFoundInRegistry' });
       expect((await unpacked()).length).toBeGreaterThanOrEqual(1);
     }
     release();
@@ -206,8 +217,11 @@ describe('a pull fails', () => {
     [
       'it speaks no TLS and is not trusted so',
       async () => {
-        await store.trust([]);
-        return reference;
+        await writeFile(
+          join(store.folder, 'registries.conf'),
+          `[[registry]]\nprefix = "registry.example"\nlocation = "${proxy.address}"\n`,
+        );
+        return 'registry.example/failing:1';
       },
       'RegistryUnavailable',
     ],

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/gl
 import { randomBytes } from 'node:crypto';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { toCrispError } from '../../src/errors.js';
 import { architecture, makeLayout, type SmallImage } from '../helpers/image.js';
 import { startProxy, type Proxy, type Registry } from '../helpers/registry.js';
 import { commandsIn, eventually, noAuth, TestStore } from '../helpers/store.js';
@@ -364,6 +365,30 @@ test('a mirror of registries.conf is asked first, without the credentials', asyn
 });
 
 describe('a removal', () => {
+  test('at the same time as pulls of the same image fails none of them as a defect would', async () => {
+    const { proxied } = await pushed('raced:1', {
+      layers: [{ low: randomBytes(1000) }, { high: randomBytes(1000) }],
+    });
+    const failures: string[] = [];
+    for (let round = 0; round < 12; round++) {
+      const note = (error: unknown): void => {
+        failures.push(toCrispError(error).id);
+      };
+      await Promise.all([
+        store.images.pull(proxied, undefined).catch(note),
+        store.images.remove(proxied, []).catch(note),
+        (async () => {
+          await new Promise((resolve) => {
+            setTimeout(resolve, round * 8);
+          });
+          await store.images.remove(proxied, []).catch(note);
+        })(),
+      ]);
+    }
+    for (const id of failures) expect(['ImageNotFound', 'Locked']).toContain(id);
+    expect((await store.images.pull(proxied, undefined)).tags).toEqual([proxied]);
+  });
+
   test('by one name takes all of them', async () => {
     const made = await makeLayout(store.folder, { layers: [{ a: 'names' }] });
     const names = [

@@ -3,7 +3,18 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { access, chown, lstat, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  access,
+  chown,
+  lstat,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { isMountPoint } from '../../src/host/mounts.js';
 import type { Image } from '../../src/images/store.js';
@@ -118,9 +129,31 @@ describe('a rootfs', () => {
     await store.images.remove(many.id, []);
   });
 
+  test('of an image with 200 layers is mounted too', async () => {
+    const layers = Array.from({ length: 200 }, (_, index) => ({
+      [`layer/${index}`]: `${index}`,
+      top: `${index}`,
+    }));
+    const many = await imported('localhost/very-many:1', { layers });
+    const path = await store.rootfs.mount(id, many);
+    expect(await readdir(join(path, 'layer'))).toHaveLength(200);
+    expect(await readFile(join(path, 'top'), 'utf8')).toBe('199');
+    await writeFile(join(path, 'layer/0'), 'mine');
+    const view = await store.rootfs.mountImage('v', many);
+    expect(await readdir(join(view, 'layer'))).toHaveLength(200);
+    expect(await readFile(join(view, 'layer/0'), 'utf8')).toBe('0');
+    await store.rootfs.unmount(id);
+    await store.rootfs.unmountImage('v');
+    await store.images.remove(many.id, []);
+    expect(await traces()).toEqual([]);
+  });
+
   test('that cannot be mounted leaves nothing', async () => {
     const { overlay } = store.images.layout;
-    await rename(join(overlay, 'l'), join(overlay, 'away'));
+    const [top = ''] = await store.images.layerIds(image);
+    const [link = ''] = await store.images.layout.links([top]);
+    await rename(join(overlay, link), join(overlay, 'away'));
+    await symlink('/proc', join(overlay, link)); // no filesystem that overlay takes as a layer
     try {
       await expect(store.rootfs.mount(id, image)).rejects.toMatchObject({
         id: 'StorageFailed',
@@ -132,7 +165,7 @@ describe('a rootfs', () => {
         stage: 'mount image',
       });
     } finally {
-      await rename(join(overlay, 'away'), join(overlay, 'l'));
+      await rename(join(overlay, 'away'), join(overlay, link));
     }
     expect(await traces()).toEqual([]);
   });
@@ -140,7 +173,7 @@ describe('a rootfs', () => {
   test('of an image that is gone, or has no layers, is refused', async () => {
     const gone = await imported('localhost/gone:1', { layers: [{ a: 'gone' }] });
     await store.images.remove(gone.id, []);
-    await expect(store.rootfs.mount(id, gone)).rejects.toMatchObject({ id: 'RootfsMissing' });
+    await expect(store.rootfs.mount(id, gone)).rejects.toMatchObject({ id: 'ImageNotFound' });
     const empty = await imported('localhost/empty:1', { layers: [] });
     await expect(store.rootfs.mount(id, empty)).rejects.toMatchObject({ id: 'RootfsMissing' });
     await store.images.remove(empty.id, []);
@@ -164,6 +197,17 @@ describe('a rootfs', () => {
       expect(await readFile(join(path, 'etc/changed'), 'utf8')).toBe('high');
       await chown(join(path, 'etc/kept'), 100_001, 100_001);
       await store.rootfs.unmount(id);
+      const layers = Array.from({ length: 150 }, (_, index) => ({ [`layer/${index}`]: `${index}` }));
+      const many = await imported('localhost/many-shifted:1', { layers });
+      await store.rootfs.mount(id, many, {
+        namespaceFile: `/proc/${holder.pid}/ns/user`,
+        rootUid: 100_000,
+        rootGid: 100_000,
+      });
+      expect(await readdir(join(path, 'layer'))).toHaveLength(150);
+      expect(await stat(join(path, 'layer/0'))).toMatchObject({ uid: 100_000, gid: 100_000 });
+      await store.rootfs.unmount(id);
+      await store.images.remove(many.id, []);
       expect(await traces()).toEqual([]);
       expect(await stat(join((await store.images.layers(image)).at(-1) ?? '', 'etc/kept'))).toMatchObject({
         uid: 0,

@@ -3,13 +3,13 @@
 // One instance per handler.  What it keeps on the machine, all below the state
 // folder: runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's
 // exit files), and its files in each bundle (FIFOs, attach socket, pid).
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
 import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
-import { fileVersion, makeFolder, remove } from '../../host/files.js';
+import { fileVersion, makeFolder, readText, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import { catches, identify, isAlive, outwait, signalProcess } from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
@@ -362,7 +362,7 @@ export class OciBackend implements Backend {
   private async processOf(container: ContainerRef): Promise<Process> {
     let process = this.processes.get(container.id);
     if (!process) {
-      ({ process } = JSON.parse(await readFile(join(container.folder, 'config.json'), 'utf8')) as Spec);
+      ({ process } = JSON.parse(await readText(join(container.folder, 'config.json'))) as Spec);
       this.processes.set(container.id, process);
     }
     return process;

@@ -4,11 +4,11 @@
 // code the process's.  With one, conmon does: Node has no pty, and conmon brings
 // the pty, the attach socket and the resize FIFO that attach uses as well.
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { mkdtemp, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
-import { isAbsent, makeFolder, readFileIfThere, remove } from '../../host/files.js';
+import { isAbsent, makeFolder, readFileIfThere, readText, remove } from '../../host/files.js';
 import { identify, killTree, withOomScoreAdj } from '../../host/proc.js';
 
 import { findProgram } from '../../host/programs.js';
@@ -67,7 +67,13 @@ async function execPlain(
     const { exitCode, signal: endedBy } = await running.ended.finally(() => limit.check());
     if (exitCode === undefined)
       throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
-    return { exitCode: exitCode === 0 ? 0 : (exitCodeOf((await readFileIfThere(words)) ?? '') ?? exitCode) };
+    return {
+      exitCode:
+        exitCode === 0
+          ? 0
+          : (exitCodeOf((await readFileIfThere(words, { maxBytes: 64 << 10, larger: 'end' })) ?? '') ??
+            exitCode),
+    };
   } finally {
     limit.clear();
     for (const path of [processFile, words]) rmSync(path, { force: true });
@@ -151,7 +157,7 @@ function processOf(own: Process, { args, env = [], io: { terminal } }: ExecPlan)
 async function exitCode(bundle: string): Promise<number> {
   for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 5) {
     try {
-      return Number(await readFile(join(bundle, 'exit'), 'utf8'));
+      return Number(await readText(join(bundle, 'exit'), { maxBytes: 1024 }));
     } catch (error) {
       if (!isAbsent(error)) throw error;
     }

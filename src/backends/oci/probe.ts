@@ -156,7 +156,9 @@ async function reasonNot(work: Promise<void>): Promise<string | undefined> {
 
 /** What the container said, without the marks of its log. */
 async function lastWords(logPath: string): Promise<string> {
-  const said = ((await readFileIfThere(logPath)) ?? '').replace(/^\S+ (stdout|stderr) [FP] /gm, '').trim();
+  const said = ((await readFileIfThere(logPath, { maxBytes: 64 << 10, larger: 'end' })) ?? '')
+    .replace(/^\S+ (stdout|stderr) [FP] /gm, '')
+    .trim();
   return said && `: ${lastLines(said, 300)}`;
 }
 

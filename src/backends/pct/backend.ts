@@ -9,7 +9,7 @@
 // A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so a life
 // has three of them and nothing is ever polled: what is alive is asked from
 // liblxc and the files of the kernel.  Before each act stands the guard rail.
-import { appendFile, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { appendFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
@@ -28,6 +28,7 @@ import {
   makeClosedFolder,
   makeFolder,
   readFileIfThere,
+  readText,
   remove,
   writeFileAtomic,
 } from '../../host/files.js';
@@ -785,7 +786,7 @@ async function forgetStart({ folder }: Pick<ContainerRef, 'folder'>): Promise<vo
 }
 
 async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
-  return JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as Spec;
+  return JSON.parse(await readText(join(folder, 'config.json'))) as Spec;
 }
 
 /** The watcher opens the log meanwhile. */

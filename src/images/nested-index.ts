@@ -1,0 +1,65 @@
+// An index whose entry for this machine is another index, which OCI allows and
+// skopeo does not follow.  Called by pull.ts.
+import { createHash } from 'node:crypto';
+import * as z from 'zod';
+import { CrispError } from '../errors.js';
+import { parseReference } from './references.js';
+
+/** What skopeo says about it. */
+export const nestedIndex = /received a manifest list instead of a manifest/;
+
+const indexTypes = [
+  'application/vnd.oci.image.index.v1+json',
+  'application/vnd.docker.distribution.manifest.list.v2+json',
+];
+const indexSchema = z.object({
+  manifests: z
+    .array(
+      z.object({
+        mediaType: z.string().optional(),
+        digest: z.string(),
+        platform: z.object({ architecture: z.string(), os: z.string() }).nullish(),
+      }),
+    )
+    .min(1)
+    .max(1000),
+});
+const maxDepth = 4;
+/** Node's names of architectures where Go has others (GOARCH). */
+const architectures: Readonly<Record<string, string>> = { x64: 'amd64', ia32: '386' };
+
+/**
+ * The innermost index, which has manifests and no other index for this machine.
+ * @param inspect fetches a manifest or index ("docker://…") as it is
+ * @returns `inner`, and `outer`, the one that the name means: REPOSITORY@DIGEST both
+ * @throws ImageCorrupt
+ */
+export async function innerIndex(
+  name: string,
+  inspect: (source: string) => Promise<string>,
+  architecture = architectures[process.arch] ?? process.arch,
+): Promise<{ inner: string; outer: string }> {
+  const { repository } = parseReference(name);
+  let current = name;
+  let outer: string | undefined;
+  for (let depth = 0; depth < maxDepth; depth++) {
+    const text = await inspect(`docker://${current}`);
+    const { manifests } = parsed(current, text);
+    outer ??= `${repository}@sha256:${createHash('sha256').update(text).digest('hex')}`;
+    const forUs = manifests.filter(
+      ({ platform }) => !platform || (platform.architecture === architecture && platform.os === 'linux'),
+    );
+    const [chosen] = forUs;
+    if (!chosen || !indexTypes.includes(chosen.mediaType ?? '')) return { inner: current, outer };
+    current = parseReference(`${repository}@${chosen.digest}`).name;
+  }
+  throw new CrispError('ImageCorrupt', `${name} has more than ${maxDepth} indexes in each other`);
+}
+
+function parsed(name: string, text: string): z.infer<typeof indexSchema> {
+  try {
+    return indexSchema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new CrispError('ImageCorrupt', `the index of ${name} is not valid`, { cause: error });
+  }
+}

@@ -1,0 +1,322 @@
+// Pulls over connections that break, through proxies, and from registries on this machine.
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
+import { createServer, request as httpRequest } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { toolEnvironment } from '../../src/images/tool-environment.js';
+import { makeLayout } from '../helpers/image.js';
+import { startProxy, type Interception, type Proxy, type Registry } from '../helpers/registry.js';
+import { TestStore } from '../helpers/store.js';
+
+const run = promisify(execFile);
+
+let store: TestStore;
+let registry: Registry;
+let proxy: Proxy;
+beforeAll(async () => {
+  store = await TestStore.open({ pull_progress_timeout_seconds: 2 });
+  registry = await store.registry();
+  proxy = await startProxy(registry);
+});
+afterEach(async () => {
+  proxy.intercept(undefined);
+  for (const image of await store.images.list()) await store.images.remove(image.id, []);
+});
+afterAll(async () => {
+  await proxy?.close();
+  await store?.destroy();
+});
+
+/** An image of five layers behind the proxy. */
+async function pushed(name: string): Promise<{ reference: string; layers: readonly string[] }> {
+  const layers = Array.from({ length: 5 }, (_, index) => ({ [`layer${index}`]: randomBytes(50_000) }));
+  const made = await makeLayout(store.folder, { layers });
+  const reference = (await registry.push(made, name)).replace(registry.address, proxy.address);
+  return { reference, layers: made.manifests[0]?.layers ?? [] };
+}
+/** How often each of these blobs was asked for since the last call. */
+function countsOf(layers: readonly string[], from: number): number[] {
+  const requests = proxy.requests.slice(from);
+  return layers.map(
+    (layer) => requests.filter((line) => line.startsWith('GET') && line.endsWith(layer)).length,
+  );
+}
+/** Cuts a blob at byte `after`, the first `times` times. Others have come by then. */
+function cutting(blob: string, times: number, others: readonly string[]): Interception {
+  let left = times;
+  const sent = new Set<string>();
+  return async (response, _request, asked) => {
+    if (asked !== undefined && asked !== blob) {
+      response.once('finish', () => sent.add(asked));
+      return false;
+    }
+    if (asked !== blob || left <= 0) return false;
+    left--;
+    while (!others.every((one) => sent.has(one) || left < times - 1))
+      await new Promise((resolve) => {
+        setTimeout(resolve, 10);
+      });
+    response.writeHead(200, { 'content-length': 51_200 + 1024 }).write(Buffer.alloc(20_000), () => {
+      response.destroy();
+    });
+    return true;
+  };
+}
+
+describe('a connection that is cut in the last of five layers', () => {
+  test('once: the pull succeeds, and only that layer is fetched again', async () => {
+    const { reference, layers } = await pushed('cut-once:1');
+    const from = proxy.requests.length;
+    proxy.intercept(cutting(layers[4] ?? '', 1, layers.slice(0, 4)));
+    await store.images.pull(reference, undefined);
+    expect(countsOf(layers, from)).toEqual([1, 1, 1, 1, 2]);
+  });
+
+  test('always: the pull fails, and the next one fetches the rest only', async () => {
+    const { reference, layers } = await pushed('cut-always:1');
+    const first = proxy.requests.length;
+    proxy.intercept(cutting(layers[4] ?? '', Infinity, layers.slice(0, 4)));
+    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({
+      id: 'RegistryUnavailable',
+    });
+    expect(countsOf(layers, first).slice(0, 4)).toEqual([1, 1, 1, 1]);
+    // what waits for the next pull is on the disk, and counted
+    expect((await store.images.usage()).usedBytes).toBe((await store.du()).usedBytes);
+    expect((await store.images.usage()).usedBytes).toBeGreaterThan(200_000);
+    proxy.intercept(undefined);
+    const second = proxy.requests.length;
+    await store.images.pull(reference, undefined);
+    expect(countsOf(layers, second)).toEqual([0, 0, 0, 0, 1]);
+  });
+
+  test('and never pulled again: what was kept goes at the next start', async () => {
+    const { reference, layers } = await pushed('cut-kept:1');
+    proxy.intercept(cutting(layers[4] ?? '', Infinity, layers.slice(0, 4)));
+    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({
+      id: 'RegistryUnavailable',
+    });
+    expect(await store.kept()).not.toEqual([]);
+    await store.reopened();
+    expect(await store.kept()).toEqual([]);
+  });
+});
+
+describe('an answer that passes', () => {
+  test.each<[string, (response: Parameters<Interception>[0]) => void]>([
+    ['429', (response) => response.writeHead(429, { 'retry-after': '1' }).end()],
+    ['500', (response) => response.writeHead(500).end()],
+    ['503', (response) => response.writeHead(503).end()],
+    ['a reset', (response) => response.destroy()],
+    ['silence', () => undefined],
+  ])('(%s) is followed by another try', async (name, answer) => {
+    const { reference, layers } = await pushed(`passing-${name.replace(' ', '-')}:1`);
+    for (const at of ['/manifests/', layers[2] ?? '']) {
+      let refused = false;
+      proxy.intercept((response, request) => {
+        if (refused || !request.url?.includes(at)) return false;
+        refused = true;
+        answer(response);
+        return true;
+      });
+      const image = await store.images.pull(reference, undefined);
+      expect(refused).toBe(true);
+      await store.images.remove(image.id, []);
+    }
+  });
+
+  test('ends with the patience of the caller', async () => {
+    const { reference } = await pushed('impatient:1');
+    const caller = new AbortController();
+    let asked = 0;
+    proxy.intercept((response, request) => {
+      if (!request.url?.includes('/manifests/')) return false;
+      if (++asked === 2) caller.abort();
+      response.writeHead(503).end();
+      return true;
+    });
+    await expect(store.images.pull(reference, undefined, caller.signal)).rejects.toMatchObject({
+      id: 'Cancelled',
+    });
+  });
+
+  test('is not expected where the answer is final', async () => {
+    await pushed('final:1');
+    const from = proxy.requests.length;
+    await expect(store.images.pull(`${proxy.address}/final:2`, undefined)).rejects.toMatchObject({
+      id: 'NotFoundInRegistry',
+    });
+    expect(proxy.requests.slice(from).filter((line) => line.includes('/manifests/'))).toHaveLength(1);
+  });
+});
+
+describe('a registry on this machine', () => {
+  test.each(['127.0.0.1', 'localhost'])('needs no TLS and no configuration: %s', async (host) => {
+    const { reference } = await pushed(`plain-${host}:1`);
+    const image = await store.images.pull(reference.replace('127.0.0.1', host), undefined);
+    expect(image.tags).toHaveLength(1);
+  });
+
+  test('by another name does: nothing else gets weaker', async () => {
+    await pushed('other-name:1');
+    await writeFile(
+      join(store.folder, 'registries.conf'),
+      `[[registry]]\nprefix = "registry.example"\nlocation = "${proxy.address}"\n`,
+    );
+    await expect(store.images.pull('registry.example/other-name:1', undefined)).rejects.toMatchObject({
+      id: 'RegistryUnavailable',
+    });
+  });
+
+  test('that the operator wants TLS of is held to it', async () => {
+    const { reference } = await pushed('with-tls:1');
+    await writeFile(
+      join(store.folder, 'registries.conf'),
+      `[[registry]]\nlocation = "127.0.0.1"\ninsecure = false\n`,
+    );
+    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({
+      id: 'RegistryUnavailable',
+    });
+    await store.trust([]);
+  });
+});
+
+test.each(['of the service', 'of the configuration'])('a proxy %s is used', async (whose) => {
+  const { reference } = await pushed(`by-proxy-${whose.split(' ').at(-1)}:1`);
+  await writeFile(
+    join(store.folder, 'registries.conf'),
+    `[[registry]]\nlocation = "registry.example"\ninsecure = true\n`,
+  );
+  // A forward proxy (RFC 9112, absolute-form) that knows where registry.example is; it refuses tunnels (CONNECT).
+  const seen: string[] = [];
+  const forward = createServer((request, response) => {
+    seen.push(request.url ?? '');
+    const [host, port] = proxy.address.split(':');
+    const path = (request.url ?? '').replace('http://registry.example', '');
+    const onward = httpRequest(
+      { host, port, method: request.method, path, headers: request.headers },
+      (answer) => {
+        response.writeHead(answer.statusCode ?? 502, answer.headers);
+        answer.pipe(response);
+      },
+    );
+    request.pipe(onward);
+  });
+  await new Promise<void>((resolve) => {
+    forward.listen(0, '127.0.0.1', resolve);
+  });
+  const address = `http://127.0.0.1:${(forward.address() as AddressInfo).port}`;
+  const name = reference.replace(proxy.address, 'registry.example');
+  const variables = { HTTP_PROXY: address, HTTPS_PROXY: address };
+  try {
+    if (whose === 'of the service') {
+      Object.assign(process.env, variables);
+      expect((await store.images.pull(name, undefined)).tags).toEqual([name]);
+    } else {
+      const { images } = await store.reopened({ environment: variables });
+      await writeFile(
+        join(store.folder, 'registries.conf'),
+        `[[registry]]\nlocation = "registry.example"\ninsecure = true\n`,
+      );
+      expect((await images.pull(name, undefined)).tags).toEqual([name]);
+    }
+    expect(seen.some((url) => url.startsWith('http://registry.example/v2/'))).toBe(true);
+  } finally {
+    for (const key of Object.keys(variables)) delete process.env[key];
+    forward.closeAllConnections();
+    forward.close();
+    await store.trust([]);
+  }
+});
+
+test('a name server that does not answer is waited for less than 10 s', async () => {
+  // A network of its own, with a name server (a socket that nobody reads) of its own.
+  const resolver = join(store.folder, 'resolv.conf');
+  await writeFile(resolver, 'nameserver 127.0.0.1\n');
+  const script = `
+    mount --make-rprivate / && mount --bind ${resolver} /etc/resolv.conf && ip link set lo up
+    perl -MIO::Socket::INET -e 'IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => 53, Proto => "udp") or die;
+      open(my $ready, ">", $ARGV[0]); close $ready; exec "sleep", 30' ${resolver}.ready &
+    while ! [ -e ${resolver}.ready ]; do sleep 0.05; done
+    timeout --preserve-status --signal KILL 10 skopeo --insecure-policy copy docker://registry.example/app:1 dir:${store.folder}/none
+    echo "exit $?"
+    kill $!`;
+  const { stdout, stderr } = await run('unshare', ['--net', '--mount', 'sh', '-c', script], {
+    env: { PATH: process.env['PATH'], ...toolEnvironment({}, {}) },
+  });
+  expect(stderr).toMatch(/lookup registry\.example/);
+  expect(stdout).toContain('exit 1');
+});
+
+test('an index in an index is followed, by tag and by digest', async () => {
+  const made = await makeLayout(store.folder, [{ layers: [{ nested: 'yes' }] }], { nested: 2 });
+  // skopeo pushes no such thing
+  for (const [digest, type] of await blobsOf(made.path)) await upload(made.path, digest, type);
+  for (const reference of [`${proxy.address}/nested:1`, `${proxy.address}/nested@${made.digest}`]) {
+    const image = await store.images.pull(reference, undefined);
+    expect(await store.images.find(reference)).toMatchObject({ id: image.id });
+    await store.images.remove(image.id, []);
+  }
+
+  /** digest -> media type; undefined: a blob. Manifests before the indexes that name them. */
+  async function blobsOf(path: string): Promise<[string, string | undefined][]> {
+    const { stdout } = await run('sh', ['-c', `cd ${path}/blobs/sha256 && grep -l '' *`]);
+    const all = await Promise.all(
+      stdout
+        .trim()
+        .split('\n')
+        .map(async (hex): Promise<[string, string | undefined, number]> => {
+          const { stdout: text } = await run('head', ['-c', '200', `${path}/blobs/sha256/${hex}`]);
+          const type = /^\{"schemaVersion":2,"mediaType":"([^"]+)"/.exec(text)?.[1];
+          const depth = type?.includes('manifest.v1')
+            ? 1
+            : type
+              ? text.includes('image.manifest')
+                ? 2
+                : 3
+              : 0;
+          return [`sha256:${hex}`, type, depth];
+        }),
+    );
+    // the outermost index, which is the last, is the one of index.json
+    return all
+      .sort(
+        ([first, , a], [second, , b]) =>
+          a - b || (first === made.digest ? 1 : second === made.digest ? -1 : 0),
+      )
+      .map(([digest, type]) => [digest, type]);
+  }
+  async function upload(path: string, digest: string, type: string | undefined): Promise<void> {
+    const file = `@${path}/blobs/${digest.replace(':', '/')}`;
+    const base = `http://${registry.address}/v2/nested`;
+    if (type === undefined) {
+      const { stdout } = await run('curl', ['-sS', '-i', '-X', 'POST', `${base}/blobs/uploads/`]);
+      const location = /^location: (\S+)/im.exec(stdout)?.[1] ?? '';
+      await run('curl', [
+        '-sSf',
+        '-X',
+        'PUT',
+        '--data-binary',
+        file,
+        '-H',
+        'content-type: application/octet-stream',
+        `${location}&digest=${digest}`,
+      ]);
+    } else {
+      for (const tag of digest === made.digest ? [digest, '1'] : [digest])
+        await run('curl', [
+          '-sSf',
+          '-X',
+          'PUT',
+          '--data-binary',
+          file,
+          '-H',
+          `content-type: ${type}`,
+          `${base}/manifests/${tag}`,
+        ]);
+    }
+  }
+});
