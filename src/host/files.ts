@@ -1,6 +1,15 @@
 // Files that must be whole or absent, and folders that must be gone.
-import { closeSync, fsync, mkdirSync, openSync, renameSync, statSync, writeFileSync } from 'node:fs';
-import { lstat, readdir, readFile, realpath, rm } from 'node:fs/promises';
+import {
+  closeSync,
+  constants,
+  fsync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { lstat, open, readdir, readFile, realpath, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 
@@ -36,6 +45,28 @@ export async function readFileIfThere(path: string): Promise<string | undefined>
   } catch (error) {
     if (isAbsent(error)) return undefined;
     throw error;
+  }
+}
+
+/**
+ * The text of a regular file that a caller names: never waits for a FIFO, starts
+ * no device, and reads no more than `maxBytes`.
+ * @throws Error that says what is wrong with it, with nothing of its content
+ */
+export async function readRegularFile(path: string, maxBytes: number): Promise<string> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+  try {
+    if (!(await file.stat()).isFile()) throw new Error('it is no regular file');
+    const content = Buffer.alloc(maxBytes + 1);
+    let length = 0;
+    for (let read; length < content.length; length += read) {
+      ({ bytesRead: read } = await file.read(content, length, content.length - length, length));
+      if (read === 0) break;
+    }
+    if (length > maxBytes) throw new Error(`it is longer than ${maxBytes} bytes`);
+    return content.toString('utf8', 0, length);
+  } finally {
+    await file.close();
   }
 }
 

@@ -70,7 +70,12 @@ function isFor({ serverAddress }: RegistryAuth, repository: string): boolean {
 
 function entryOf({ auth, username, password, identityToken }: RegistryAuth): object | undefined {
   if (identityToken) return { auth: base64('<token>:'), identitytoken: identityToken };
-  if (auth) return { auth };
+  if (auth) {
+    // Not decoded here but by skopeo, whose words would quote it.
+    if (!/^[A-Za-z0-9+/]+={0,2}$/.test(auth) || !Buffer.from(auth, 'base64').includes(':'))
+      throw new CrispError('InvalidArgument', 'auth.auth is not base64 of user:password');
+    return { auth };
+  }
   return username || password ? { auth: base64(`${username}:${password}`) } : undefined;
 }
 

@@ -13,6 +13,9 @@ export interface Reference {
   readonly name: string;
 }
 
+/** The repository (255, github.com/distribution/reference), a tag and a digest, with room to spare. */
+const longestReference = 512;
+const longestRepository = 255;
 const tagPattern = /^\w[\w.-]{0,127}$/;
 const digestPattern = /^sha256:[0-9a-f]{64}$|^sha512:[0-9a-f]{128}$/;
 const domainPattern = /^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::\d+)?$/;
@@ -31,7 +34,9 @@ export function parseReference(text: string): Reference {
   const tag = hasTag ? beforeDigest.slice(colon + 1) : undefined;
   if (tag !== undefined && !tagPattern.test(tag)) throw invalid('the tag is not valid');
   const repository = normaliseRepository(hasTag ? beforeDigest.slice(0, colon) : beforeDigest);
-  if (!repository) throw invalid('the repository must be lower case words joined by /, . _ or -');
+  if (text.length > longestReference) throw invalid(`it has more than ${longestReference} characters`);
+  if (!repository)
+    throw invalid('the repository must be lower case words joined by /, . _ or -, of at most 255 characters');
   if (digest !== undefined) return { repository, tag, digest, name: `${repository}@${digest}` };
   return { repository, tag: tag ?? 'latest', digest: undefined, name: `${repository}:${tag ?? 'latest'}` };
 }
@@ -45,7 +50,8 @@ function normaliseRepository(text: string): string | undefined {
   const isDomain = slash > 0 && (first.includes('.') || first.includes(':') || first === 'localhost');
   const domain = isDomain && first !== formerHub ? first : 'docker.io';
   const path = isDomain ? text.slice(slash + 1) : text;
-  if (!domainPattern.test(domain) || !pathPattern.test(path)) return undefined;
+  if (text.length > longestRepository || !domainPattern.test(domain) || !pathPattern.test(path))
+    return undefined;
   return `${domain}/${domain === 'docker.io' && !path.includes('/') ? `library/${path}` : path}`;
 }
 

@@ -5,7 +5,7 @@ import { lstat, readFile, readlink, realpath, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
-import { isAbsent, readFileIfThere } from '../host/files.js';
+import { isAbsent, readFileIfThere, readRegularFile } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
 import { readCdi, type CdiFacts } from './cdi.js';
 import type { GivenDevice } from './devices.js';
@@ -159,10 +159,13 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
   }
 }
 
+/** Bytes; Docker's whole profile has 13 KiB. */
+const longestProfile = 1 << 20;
+
 async function localSeccompProfile(path: string | undefined): Promise<DockerProfile | undefined> {
   if (path === undefined) return undefined;
   try {
-    return parseProfile(await readFile(path, 'utf8'));
+    return parseProfile(await readRegularFile(path, longestProfile));
   } catch (error) {
     throw new CrispError(
       'InvalidArgument',
