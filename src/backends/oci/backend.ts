@@ -5,12 +5,21 @@
 // exit files), and its files in each bundle (FIFOs, attach socket, pid).
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../../errors.js';
 import { cgroupOfProcess, killCgroup } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
-import { catches, identify, isAlive, outwait, signalProcess, type ProcessIdentity } from '../../host/proc.js';
+import {
+  catches,
+  identify,
+  isAlive,
+  outwait,
+  parentOf,
+  signalProcess,
+  type ProcessIdentity,
+} from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { log } from '../../log.js';
 import { isPodsOwnCgroup } from '../../oci/namespaces.js';
@@ -30,6 +39,7 @@ import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
 import { exec } from './exec.js';
+import { watchExit } from '../exit-watch.js';
 import { Exits } from '../exits.js';
 import { probe } from './probe.js';
 import { Runtime } from './runtime.js';
@@ -51,6 +61,8 @@ export interface OciOptions {
 /** What create() returns and the record keeps. */
 export interface OciState {
   readonly process: ProcessIdentity;
+  /** Its conmon; undefined where the first process had another parent. */
+  readonly monitor?: ProcessIdentity | undefined;
   readonly cgroup: string;
   readonly terminal: boolean;
   /** Its pid namespace is its own, so that its end is the end of all its processes. */
@@ -66,6 +78,9 @@ interface OomKills {
 const SIGKILL = 9;
 const settleMs = 100;
 const createPatienceMs = 10_000;
+/** How often conmons are looked for. One look reads one file of /proc per container: nothing of a conmon can be waited for in Node. */
+const monitorLookMs = 1_000;
+const tellMs = 500;
 
 export class OciBackend implements Backend {
   readonly name: string;
@@ -79,6 +94,9 @@ export class OciBackend implements Backend {
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
   private readonly killedByUs = new Set<string>();
+  /** Containers without a monitor: false until their end was told as well. */
+  private readonly unwatched = new Map<string, boolean>();
+  private monitorLooks: NodeJS.Timeout | undefined;
   private conmonPath: string | undefined;
 
   constructor(private readonly options: OciOptions) {
@@ -143,8 +161,10 @@ export class OciBackend implements Backend {
       );
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
+      const monitorPid = await parentOf(pid);
       const state: OciState = {
         process,
+        monitor: monitorPid === undefined || monitorPid <= 1 ? undefined : await identify(monitorPid),
         cgroup: (await cgroupOfProcess(pid)) ?? plan.spec.linux.cgroupsPath ?? '',
         terminal: plan.spec.process.terminal ?? false,
         ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
@@ -200,6 +220,7 @@ export class OciBackend implements Backend {
     this.killedByUs.delete(container.id);
     this.processes.delete(container.id);
     this.startedAtMs.delete(container.id);
+    this.unwatched.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -276,11 +297,33 @@ export class OciBackend implements Backend {
     });
   }
 
+  onMonitorLost(listener: (containerId: string) => void): void {
+    const look = async (id: string, bundle: string, { monitor, process }: OciState): Promise<void> => {
+      if (!monitor || (await isAlive(monitor)) || (await this.exits.read(id, bundle))) return; // it has done all that it is there for
+      const ended = !(await isAlive(process));
+      if (this.unwatched.get(id) === ended || !this.made.has(id)) return;
+      this.unwatched.set(id, ended);
+      if (ended)
+        await sleep(tellMs); // what took the monitor's place may be about to write the exit
+      else await watchExit(bundle, process, this.exits.path(id));
+      if (!(await this.exits.read(id, bundle))) listener(id);
+    };
+    this.monitorLooks = setInterval(() => {
+      for (const [id, { bundle, state }] of this.made)
+        if (state && !this.unwatched.get(id))
+          look(id, bundle, state).catch((error: unknown) =>
+            log.error({ err: error, containerId: id }, 'the monitor of a container cannot be looked at'),
+          );
+    }, monitorLookMs);
+    this.monitorLooks.unref();
+  }
+
   cgroup(container: ContainerRef): string {
     return stateOf(container).cgroup;
   }
 
   close(): Promise<void> {
+    clearInterval(this.monitorLooks);
     this.exits.close();
     return Promise.resolve();
   }
@@ -308,6 +351,9 @@ export class OciBackend implements Backend {
     const exit = await this.exits.read(id, bundle);
     if (exit) await this.endRest(id);
     const before = state?.podOomKills;
+    // Without a conmon nobody has looked at the container's own group.
+    if (exit && !exit.oomKilled && exit.exitCode === 128 + SIGKILL && state && this.unwatched.has(id))
+      return { ...exit, oomKilled: !this.killedByUs.has(id) && (readOomKills(state.cgroup) ?? 0) > 0 };
     if (!exit || exit.oomKilled || exit.exitCode !== 128 + SIGKILL || this.killedByUs.has(id) || !before)
       return exit;
     return { ...exit, oomKilled: (readOomKills(before.group) ?? 0) > before.count };

@@ -11,6 +11,7 @@
 // liblxc and the files of the kernel.  Before each act stands the guard rail.
 import { appendFile, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
 import {
@@ -52,6 +53,7 @@ import type {
   Probe,
   RootfsWish,
 } from '../backend.js';
+import { watchExit } from '../exit-watch.js';
 import type { Io, TerminalSize } from '../../shapes/io.js';
 import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
 import { Exits } from '../exits.js';
@@ -73,7 +75,16 @@ import { probe } from './probe.js';
 import { makeTargets } from './targets.js';
 import { dropIn, Units } from './unit.js';
 import { Vmids } from './vmids.js';
-import { attach, fifo, startWatcher, tell, wakeWatcher, watcherName, type WatcherPlan } from './watcher.js';
+import {
+  attach,
+  fifo,
+  holdWatch,
+  startWatcher,
+  tell,
+  wakeWatcher,
+  watcherName,
+  type WatcherPlan,
+} from './watcher.js';
 
 /** What create() returns and the record keeps. */
 export interface PctState {
@@ -90,6 +101,8 @@ const SIGKILL = 9;
 const lostRaces = 10;
 const infoTimeoutMs = 10_000;
 const endPatienceMs = 10_000;
+/** How often a CT without a watcher is looked at. */
+const unwatchedLookMs = 1_000;
 
 /** What the probe finds out of the node. */
 export interface Findings {
@@ -114,6 +127,9 @@ export class PctBackend implements Backend {
   /** Whose exits are told; the state is absent while they are being made. */
   private readonly made = new Map<string, ContainerRef>();
   private readonly processes = new Map<string, ProcessIdentity>();
+  /** Connections to the watchers of running CTs; each entry ends one. */
+  private readonly watched = new Map<string, () => void>();
+  private monitorLost: (containerId: string) => void = () => undefined;
 
   constructor(private readonly options: PctBackendOptions) {
     const { lxc, state } = options;
@@ -272,6 +288,7 @@ export class PctBackend implements Backend {
     }
     const pid = await this.initPid(vmid);
     await this.remember(container.id, pid);
+    await this.holdWatcher(container);
     return { pid: pid ?? 0 };
   }
 
@@ -318,6 +335,8 @@ export class PctBackend implements Backend {
     await remove(this.exits.path(container.id));
     this.made.delete(container.id);
     this.processes.delete(container.id);
+    this.watched.get(container.id)?.();
+    this.watched.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -449,7 +468,42 @@ export class PctBackend implements Backend {
     return cgroupOf(stateOf(container)?.vmid ?? 0);
   }
 
+  onMonitorLost(listener: (containerId: string) => void): void {
+    this.monitorLost = listener;
+  }
+
+  /** Hears of the end of a watcher: a connection on which nothing is said ends with it. */
+  private async holdWatcher(container: ContainerRef): Promise<void> {
+    const { id } = container;
+    if (this.watched.has(id)) return;
+    const lost = async (): Promise<void> => {
+      this.watched.delete(id);
+      // A watcher ends with its CT, when it has written the exit; delete() ends it too.
+      if (!this.made.has(id) || (await this.exits.read(id, container.folder))) return;
+      const process = this.processes.get(id);
+      if (process && (await isAlive(process)))
+        await watchExit(container.folder, process, this.exits.path(id));
+      this.monitorLost(id);
+      // Nobody tells the end of the CT now.
+      while (this.made.has(id) && !(await this.inDoubt(container))) await sleep(unwatchedLookMs);
+      await sleep(unwatchedLookMs); // what took its place may be about to write the exit
+      if (this.made.has(id) && !(await this.exits.read(id, container.folder))) this.monitorLost(id);
+    };
+    const ended = (): void => {
+      lost().catch((error: unknown) =>
+        log.error(
+          { err: error, containerId: id },
+          'the watcher of a CT has ended, and that is not dealt with',
+        ),
+      );
+    };
+    const hold = await holdWatch(container, ended);
+    if (hold) this.watched.set(id, hold);
+    else if (!(await this.exits.read(id, container.folder))) ended();
+  }
+
   close(): Promise<void> {
+    for (const hold of this.watched.values()) hold();
     this.exits.close();
     return Promise.resolve();
   }
@@ -621,6 +675,7 @@ export class PctBackend implements Backend {
     if (!found) return { status: 'missing' };
     const pid = await this.initPid(found.vmid);
     await this.remember(container.id, pid);
+    if (pid !== undefined && (await wasStarted(container))) await this.holdWatcher(container);
     if (pid !== undefined) return { status: 'running', pid };
     if (!(await wasStarted(container))) return { status: 'created', pid: 0 };
     await this.endRest(container);
