@@ -103,9 +103,4 @@ export class Store {
   containersOf(sandboxId: string): ContainerRecord[] {
     return this.containers.all().filter((container) => container.sandboxId === sandboxId);
   }
-
-  /** Without those in the making, which clients are not told of. */
-  completeContainersOf(sandboxId: string): ContainerRecord[] {
-    return this.containersOf(sandboxId).filter(({ complete }) => complete);
-  }
 }
