@@ -5,7 +5,6 @@
 // exit files), and its files in each bundle (FIFOs, attach socket, pid).
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../../errors.js';
 import { cgroupOfProcess, killCgroup } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
@@ -39,7 +38,7 @@ import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
 import { exec } from './exec.js';
-import { watchExit } from '../exit-watch.js';
+import { exitWatched, watchExit } from '../exit-watch.js';
 import { Exits } from '../exits.js';
 import { probe } from './probe.js';
 import { Runtime } from './runtime.js';
@@ -80,7 +79,6 @@ const settleMs = 100;
 const createPatienceMs = 10_000;
 /** How often conmons are looked for. One look reads one file of /proc per container: nothing of a conmon can be waited for in Node. */
 const monitorLookMs = 1_000;
-const tellMs = 500;
 
 export class OciBackend implements Backend {
   readonly name: string;
@@ -96,6 +94,7 @@ export class OciBackend implements Backend {
   private readonly killedByUs = new Set<string>();
   /** Containers without a monitor: false until their end was told as well. */
   private readonly unwatched = new Map<string, boolean>();
+  private readonly exitWatches = new Map<string, Promise<ProcessIdentity | undefined>>();
   private monitorLooks: NodeJS.Timeout | undefined;
   private conmonPath: string | undefined;
 
@@ -221,6 +220,7 @@ export class OciBackend implements Backend {
     this.processes.delete(container.id);
     this.startedAtMs.delete(container.id);
     this.unwatched.delete(container.id);
+    this.exitWatches.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -303,9 +303,9 @@ export class OciBackend implements Backend {
       const ended = !(await isAlive(process));
       if (this.unwatched.get(id) === ended || !this.made.has(id)) return;
       this.unwatched.set(id, ended);
-      if (ended)
-        await sleep(tellMs); // what took the monitor's place may be about to write the exit
-      else await watchExit(bundle, process, this.exits.path(id));
+      if (!ended) this.exitWatches.set(id, watchExit(bundle, process, this.exits.path(id)));
+      const watch = await this.exitWatches.get(id);
+      if (ended) await exitWatched(watch);
       if (!(await this.exits.read(id, bundle))) listener(id);
     };
     this.monitorLooks = setInterval(() => {

@@ -53,7 +53,7 @@ import type {
   Probe,
   RootfsWish,
 } from '../backend.js';
-import { watchExit } from '../exit-watch.js';
+import { exitWatched, watchExit } from '../exit-watch.js';
 import type { Io, TerminalSize } from '../../shapes/io.js';
 import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
 import { Exits } from '../exits.js';
@@ -308,6 +308,8 @@ export class PctBackend implements Backend {
   }
 
   async delete(container: ContainerRef): Promise<void> {
+    this.watched.get(container.id)?.(); // it ends its watcher itself
+    this.watched.delete(container.id);
     if (!stateOf(container)) await this.outwaitCreate(container);
     const found = await this.find(container);
     const vmid = found?.vmid ?? (await this.formerVmid(container));
@@ -335,8 +337,6 @@ export class PctBackend implements Backend {
     await remove(this.exits.path(container.id));
     this.made.delete(container.id);
     this.processes.delete(container.id);
-    this.watched.get(container.id)?.();
-    this.watched.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -481,12 +481,14 @@ export class PctBackend implements Backend {
       // A watcher ends with its CT, when it has written the exit; delete() ends it too.
       if (!this.made.has(id) || (await this.exits.read(id, container.folder))) return;
       const process = this.processes.get(id);
-      if (process && (await isAlive(process)))
-        await watchExit(container.folder, process, this.exits.path(id));
+      const watch =
+        process && (await isAlive(process))
+          ? await watchExit(container.folder, process, this.exits.path(id))
+          : undefined;
       this.monitorLost(id);
       // Nobody tells the end of the CT now.
       while (this.made.has(id) && !(await this.inDoubt(container))) await sleep(unwatchedLookMs);
-      await sleep(unwatchedLookMs); // what took its place may be about to write the exit
+      await exitWatched(watch);
       if (this.made.has(id) && !(await this.exits.read(id, container.folder))) this.monitorLost(id);
     };
     const ended = (): void => {
