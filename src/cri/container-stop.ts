@@ -191,12 +191,12 @@ export async function monitorLost(parts: Parts, id: string): Promise<void> {
     if (!record || containerState(record) === 'CONTAINER_EXITED') return;
     const policy = parts.config.runtime.lost_monitor;
     if (!record.unwatchedAt) {
+      metrics.monitorsLost.add({ handler: record.backend });
+      const changed = await parts.store.containers.change(id, { unwatchedAt: now() });
       log.error(
         { podId: record.sandboxId, policy },
         'the monitor of a container has ended: its log is cut, and its exit will not be told',
       );
-      metrics.monitorsLost.add({ handler: record.backend });
-      const changed = await parts.store.containers.change(id, { unwatchedAt: now() });
       // The CRI has no event for it; a listener gets the present status, as at its connection.
       if (changed && isShown(parts, changed) && containerState(changed) === 'CONTAINER_RUNNING')
         parts.events.emit('CONTAINER_STARTED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));

@@ -487,7 +487,8 @@ export class PctBackend implements Backend {
           : undefined;
       this.monitorLost(id);
       // Nobody tells the end of the CT now.
-      while (this.made.has(id) && !(await this.inDoubt(container))) await sleep(unwatchedLookMs);
+      while (this.made.has(id) && !(await this.inDoubt(container)))
+        await sleep(unwatchedLookMs, undefined, { ref: false }); // it does not hold up the end of the daemon
       await exitWatched(watch);
       if (this.made.has(id) && !(await this.exits.read(id, container.folder))) this.monitorLost(id);
     };
