@@ -65,7 +65,11 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ),
     ...none('windows', windows),
   },
-  PodSandboxMetadata: applied(requests, 'name uid namespace attempt'),
+  PodSandboxMetadata: applied(
+    requests,
+    'name uid namespace attempt',
+    'a pod without name, uid or namespace is refused',
+  ),
   DNSConfig: applied(
     'src/pod/files.test.ts',
     'servers searches options',
@@ -126,7 +130,11 @@ export const coverage: Readonly<Record<string, Fields>> = {
     windows,
   ),
   WindowsNamespaceOption: none('network', windows),
-  StopPodSandboxRequest: applied(contract, 'pod_sandbox_id'),
+  StopPodSandboxRequest: applied(
+    contract,
+    'pod_sandbox_id',
+    'in every call, the beginning of exactly one id is that id',
+  ),
   RemovePodSandboxRequest: applied(contract, 'pod_sandbox_id'),
   PodSandboxStatusRequest: applied(at('routing'), 'pod_sandbox_id verbose'),
   ListPodSandboxRequest: applied(fields, 'filter'),
@@ -163,7 +171,11 @@ export const coverage: Readonly<Record<string, Fields>> = {
   ContainerMetadata: applied(requests, 'name attempt'),
   ImageSpec: {
     ...applied(requests, 'image'),
-    ...applied(fields, 'user_specified_image', 'kept and shown'),
+    ...applied(
+      fields,
+      'user_specified_image',
+      'kept and shown; image in ContainerStatus is the first tag of the image, else its digest',
+    ),
     ...none('annotations runtime_handler', 'an image is the same for every handler'),
     ...none('image_ref', 'set in answers'),
   },
@@ -225,7 +237,11 @@ export const coverage: Readonly<Record<string, Fields>> = {
   ),
   WindowsCpuGroupAffinity: none('cpu_mask cpu_group', windows),
   WindowsContainerSecurityContext: none('run_as_username credential_spec host_process', windows),
-  StartContainerRequest: applied(contract, 'container_id'),
+  StartContainerRequest: applied(
+    contract,
+    'container_id',
+    'in every call, the beginning of exactly one id is that id',
+  ),
   StopContainerRequest: applied(contract, 'container_id timeout'),
   RemoveContainerRequest: applied(contract, 'container_id'),
   ListContainersRequest: applied(fields, 'filter'),

@@ -6,7 +6,7 @@ import { buildBackend } from './backends/build.js';
 import { probeOnce } from './backends/probe-once.js';
 import { diffConfig } from './config/reload.js';
 import type { Config } from './config/config.js';
-import { recordExit, Stops, watchForLostExits } from './cri/container-stop.js';
+import { monitorLost, recordExit, Stops, watchForLostExits } from './cri/container-stop.js';
 import { Events } from './cri/events.js';
 import { streamingHandlers } from './cri/exec.js';
 import { Handler } from './cri/handlers.js';
@@ -105,6 +105,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   });
   closers.push(() => streaming.close());
   await streaming.start();
+  const creations = new InFlight(config.runtime.unclaimed_seconds * 1000);
   const parts: Parts = {
     config,
     version,
@@ -112,14 +113,14 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
     host: readHostFacts(config),
     store,
     locks: new Locks(),
-    creations: new InFlight(config.runtime.unclaimed_seconds * 1000),
+    creations,
     stops: new Stops(),
     handlers,
     network,
     images,
     rootfs,
     samples: new Samples((ids) => rootfs.usage(ids)),
-    events: new Events(store),
+    events: new Events({ store, creations }),
     streaming,
   };
   for (const { backend } of handlers.values()) {
@@ -127,6 +128,12 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
       (id, exit) =>
         void recordExit(parts, id, exit).catch((error: unknown) =>
           log.error({ err: error, containerId: id }, 'exit not recorded'),
+        ),
+    );
+    backend.onMonitorLost(
+      (id) =>
+        void monitorLost(parts, id).catch((error: unknown) =>
+          log.error({ err: error, containerId: id }, 'the end of a monitor is not dealt with'),
         ),
     );
   }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { status } from '@grpc/grpc-js';
-import { CrispError, lastLines, toStatus } from './errors.js';
+import { CrispError, cut, lastLines, toStatus } from './errors.js';
 
 describe('toStatus', () => {
   test('the message carries id, stage, tool, stderr and hint', () => {
@@ -35,3 +35,36 @@ test('lastLines keeps the end and drops control characters', () => {
   expect(lastLines('a\u001b[31m\nb', 10)).toBe('a [31m | b');
   expect(lastLines('x'.repeat(20), 5)).toBe('…xxxxx');
 });
+
+describe('a report', () => {
+  test('has a bound, is cut between characters, and keeps its hint', () => {
+    for (const character of ['x', 'é', '日', '\u{1f642}']) {
+      const { report } = new CrispError('InvalidArgument', character.repeat(1_000_000), {
+        stderr: 'y'.repeat(100_000),
+        hint: 'shorten it',
+      });
+      expect(Buffer.byteLength(report)).toBeLessThanOrEqual(8192);
+      expect(Buffer.byteLength(report)).toBeGreaterThan(8000);
+      expect(report).toMatch(/….*; hint: shorten it$/);
+      expect(report).not.toContain('\ufffd');
+    }
+  });
+  test('escapes what would steer a terminal', () => {
+    expect(new CrispError('InvalidArgument', 'a\u001b[31m\nb\u202e\u0085', { hint: 'c\rd' }).report).toBe(
+      'InvalidArgument: a\\x1b[31m\\x0ab\\u202e\\x85; hint: c\\x0dd',
+    );
+  });
+});
+
+test('cut leaves what is short enough, and half a surrogate pair is none', () => {
+  expect(cut('short', 5)).toBe('short');
+  expect(cut('\u{1f642}\u{1f642}', 7)).toBe('\u{1f642}…');
+  expect(cut('\ud83d', 10)).toBe('\ufffd');
+});
+
+test.each(['ENAMETOOLONG', 'ENOTDIR', 'ELOOP', 'ERR_INVALID_ARG_VALUE'])(
+  '%s is about what was asked for',
+  (code) => {
+    expect(toStatus(Object.assign(new Error('open failed'), { code })).code).toBe(status.INVALID_ARGUMENT);
+  },
+);

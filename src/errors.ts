@@ -232,7 +232,7 @@ export const catalogue = {
     hint: 'its own words are above',
   },
   StartFailed: {
-    core: 'RuntimeError',
+    core: 'WrongState',
     meaning: 'The process of the container could not be started.',
     hint: 'check the command, the user and the working folder',
   },
@@ -349,16 +349,47 @@ export class CrispError extends Error {
     const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`]
       .filter(Boolean)
       .join(', ');
-    return [
-      `${this.id}: ${this.message}`,
+    const rest = [
       where && `[${where}]`,
       this.stderr && `stderr: ${lastLines(this.stderr)}`,
       `hint: ${this.hint}`,
     ]
       .filter(Boolean)
-      .join('; ')
-      .toWellFormed(); // half a surrogate pair, of a text cut short, cannot be sent
+      .map((part) => cut(escapeControls(part as string), longestPart))
+      .join('; ');
+    const message = escapeControls(`${this.id}: ${this.message}`);
+    return `${cut(message, longestReport - Buffer.byteLength(rest) - 2)}; ${rest}`;
   }
+}
+
+/**
+ * Bytes of a report, as UTF-8.  It travels in an HTTP/2 trailer, percent-encoded
+ * (up to three times as long), of which clients take 64 KiB and less.
+ */
+const longestReport = 8192;
+/** Bytes of each part of a report but its message. */
+const longestPart = 2048;
+
+/** A text of at most so many bytes of UTF-8, cut between two characters and marked where it was cut; never half a surrogate pair, which could not be sent. */
+export function cut(text: string, maxBytes: number): string {
+  const whole = text.toWellFormed();
+  if (Buffer.byteLength(whole) <= maxBytes) return whole;
+  // A character is cut as a whole: a byte that continues one (10xxxxxx) is not where the rest may start.
+  const bytes = Buffer.from(whole.slice(0, maxBytes));
+  let end = Math.min(bytes.length, maxBytes - Buffer.byteLength('…'));
+  while (end > 0 && ((bytes[end] ?? 0) & 0xc0) === 0x80) end--;
+  return `${bytes.subarray(0, end).toString()}…`;
+}
+
+/** What would steer a terminal or break a line of a log, as \xHH or \uHHHH: controls, line separators, and marks that turn the direction of text. */
+function escapeControls(text: string): string {
+  return text.replace(
+    /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+    (character) => {
+      const code = character.charCodeAt(0).toString(16);
+      return code.length > 2 ? `\\u${code.padStart(4, '0')}` : `\\x${code.padStart(2, '0')}`;
+    },
+  );
 }
 
 /** Any thrown value -> the gRPC code and the message that the client gets. */
@@ -367,14 +398,20 @@ export function toStatus(error: unknown): { code: Code; details: string } {
   return { code: known.code, details: known.report };
 }
 
+/** What the kernel and Node say of a path, or of an argument, that cannot be meant. */
+const ofBadPaths = new Set(['ENAMETOOLONG', 'ENOTDIR', 'EISDIR', 'ELOOP', 'E2BIG', 'ERR_INVALID_ARG_VALUE']);
+
 /** Any thrown value -> a CrispError; errno values find their catalogue entry here. */
 export function toCrispError(error: unknown): CrispError {
   if (error instanceof CrispError) return error;
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === 'ENOSPC' || code === 'EDQUOT') return new CrispError('DiskFull', message, { cause: error });
   if (code === 'ENOMEM') return new CrispError('OutOfMemory', message, { cause: error });
-  if (code === 'EACCES' || code === 'EPERM')
+  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')
     return new CrispError('PermissionDenied', message, { cause: error });
+  // Paths come from callers, and no earlier check knows the limits of every filesystem.
+  if (code !== undefined && ofBadPaths.has(code))
+    return new CrispError('InvalidArgument', message, { cause: error });
   if (code === 'ABORT_ERR') return new CrispError('Cancelled', 'the call was cancelled', { cause: error });
   return new CrispError('Internal', message ?? String(error), { cause: error });
 }

@@ -141,6 +141,11 @@ export const metrics = {
     'crisp_events_dropped_total',
     'Container events that a slow subscriber did not get',
   ),
+  /** handler */
+  monitorsLost: new Counter(
+    'crisp_monitors_lost_total',
+    'Monitors of running containers (conmon, the watcher of a CT) that were found dead',
+  ),
   /** handler; 1: ready */
   handlersReady: new Gauge('crisp_handler_ready', 'Whether the probe of a runtime handler succeeded'),
   /** handler, reason */

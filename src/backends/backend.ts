@@ -183,6 +183,12 @@ export interface Backend {
   adopt?(container: ContainerRef): Promise<number | undefined>;
   /** The listener hears of each exit once, also of exits while we were away (after the survey). Set before anything is created. */
   onExit(listener: (containerId: string, exit: Exit) => void): void;
+  /**
+   * The listener hears of each running container whose monitor (what writes its log
+   * and its exit) is gone: when that is found, and again when such a container ends.
+   * Also after a restart of the daemon, from the survey on. Set before anything is created.
+   */
+  onMonitorLost(listener: (containerId: string) => void): void;
   /** The cgroup of a container, relative to the cgroup root ("/kubepods/…/ID"). */
   cgroup(container: ContainerRef): string;
   /** Stops watching; containers run on. */

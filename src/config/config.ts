@@ -162,6 +162,12 @@ export const configSchema = z
           .describe(
             'host paths of mounts that are an error where they do not exist, as patterns of whole paths without a slash at the end; all others are made, as folders of root with mode 0755',
           ),
+        lost_monitor: z
+          .enum(['report', 'end'])
+          .default('report')
+          .describe(
+            'what becomes of a running container whose monitor (conmon, the watcher of a CT) has died. report: it runs on without a log, and its exit code is taken from the kernel, where that tells; end: it is killed, as with containerd, so that the kubelet makes a new one. Either is an error in the log, in crisp_monitors_lost_total and in its status',
+          ),
         unclaimed_seconds: seconds
           .default(60)
           .describe(

@@ -29,7 +29,7 @@ export async function checkpointContainer(
     throw new CrispError('InvalidArgument', `location: there is no folder ${dirname(location)}`);
   if (lstatSync(location, { throwIfNoEntry: false }))
     throw new CrispError('InvalidArgument', `location: ${location} exists already`);
-  const timeoutMs = (Number(request.timeout) || defaultTimeoutSeconds) * 1000;
+  const timeoutMs = Math.min((Number(request.timeout) || defaultTimeoutSeconds) * 1000, 2 ** 31 - 1); // what a timer can hold
   await parts.locks.with(record.sandboxId, () =>
     writeCheckpoint(location, join(parts.config.root, 'checkpoints'), {
       dump: (folder) => backendOf(parts, record).checkpoint(refOf(record), folder, timeoutMs),

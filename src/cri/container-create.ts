@@ -10,18 +10,18 @@ import { pattern } from '../config/pattern.js';
 import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../images/store.js';
 import { makeVolumes } from '../images/volumes.js';
-import { addLogContext, log } from '../log.js';
+import { addLogContext, log, withLogContext } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { withWorkingFolder } from '../oci/working-folder.js';
 import { inspectRootfs } from '../oci/inspect.js';
 import { rootGroupOf } from '../oci/namespaces.js';
 import { podMemory, sharedMemory } from '../pod/memory.js';
+import type { Unclaimed } from '../records/creations.js';
 import { pack } from '../records/recovery-label.js';
 import {
   containerKey,
   containerState,
-  newId,
   now,
   type ContainerRecord,
   type SandboxRecord,
@@ -47,19 +47,42 @@ export async function createContainer(
     key,
     request,
     call.signal,
-    () =>
+    (newId) =>
       parts.locks.with(sandbox.id, async () => {
         const present = parts.store
           .containersOf(sandbox.id)
           .find((record) => containerKey(sandbox.id, record.config) === key);
         if (present?.complete) return reused(parts, present, config);
         if (present) await removeContainerRecord(parts, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
-        return makeContainer(parts, await readySandboxOf(parts, sandbox.id), config);
+        return makeContainer(parts, newId, await readySandboxOf(parts, sandbox.id), config);
       }),
-    (made) => parts.locks.with(sandbox.id, () => removeContainerRecord(parts, made)),
+    unclaimedContainer(parts, sandbox.id),
   );
+  await claimContainer(parts, id, sandbox);
   addLogContext({ containerId: id });
   return { container_id: id };
+}
+
+/** The caller has the id of a container: from now on it is shown, and its event is told. */
+async function claimContainer(parts: Parts, id: string, sandbox: SandboxRecord): Promise<void> {
+  if (!parts.creations.claim(id)) return;
+  if (parts.store.containers.get(id)?.unclaimed)
+    await parts.store.containers.change(id, { unclaimed: undefined });
+  parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
+}
+
+/** What becomes of a container whose caller went away while it was made. Also for those of an earlier run. */
+export function unclaimedContainer(parts: Parts, sandboxId: string): Unclaimed {
+  return {
+    keep: (id) =>
+      parts.store.containers.change(id, () => (parts.creations.hides(id) ? { unclaimed: true } : {})),
+    discard: (id) =>
+      withLogContext({ containerId: id, podId: sandboxId }, () =>
+        parts.locks.with(sandboxId, async () => {
+          if (parts.creations.expired(id)) await removeContainerRecord(parts, id);
+        }),
+      ),
+  };
 }
 
 /** As with pods, the same request gets the same container. */
@@ -70,7 +93,7 @@ function reused(parts: Parts, record: ContainerRecord, config: ContainerConfig__
       `container ${config.metadata?.name} (attempt ${config.metadata?.attempt}) exists already as ${record.id} (${containerState(record)})`,
     );
   }
-  parts.creations.claim(record.id);
+  parts.creations.hold(record.id);
   return record.id;
 }
 
@@ -90,10 +113,10 @@ function checkedConfig(config: ContainerConfig__Output | null): ContainerConfig_
 
 async function makeContainer(
   parts: Parts,
+  id: string,
   sandbox: SandboxRecord,
   config: ContainerConfig__Output,
 ): Promise<string> {
-  const id = newId();
   addLogContext({ containerId: id });
   const backend = backendOf(parts, sandbox);
   const folder = join(parts.config.state, 'bundles', id);
@@ -115,6 +138,7 @@ async function makeContainer(
       complete: false,
       imageId: image.id,
       imageRef: imageRef(image),
+      imageName: image.tags[0] ?? imageRef(image),
       imageVolumes: {},
       folder,
       logPath,
@@ -219,7 +243,6 @@ async function makeContainer(
       },
       'container created',
     );
-    parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
     return id;
   });
 }

@@ -9,8 +9,11 @@ import type { StreamContainersResponse } from './generated/runtime/v1/StreamCont
 import { join } from 'node:path';
 import { readFileIfThere } from '../host/files.js';
 import { containerState, type ContainerRecord } from '../records/records.js';
+import type { HostFacts } from '../oci/host-facts.js';
+import { containerResources } from '../oci/resources.js';
+import type { Spec } from '../shapes/spec.js';
 import { containerItem, containerStatus, matches } from './convert.js';
-import { containerOf, type Parts } from './parts.js';
+import { containerOf, isShown, wholeId, type Parts } from './parts.js';
 import { inPages } from './pages.js';
 
 export async function containerStatusOf(
@@ -20,24 +23,57 @@ export async function containerStatusOf(
   const record = containerOf(parts, request.container_id);
   return {
     status: containerStatus(record),
-    info: request.verbose ? { info: JSON.stringify(await verbose(record)) } : {},
+    info: request.verbose ? { info: JSON.stringify(await verbose(parts, record)) } : {},
   };
 }
 
-/** "pid" and "runtimeSpec" are what people's scripts look for in `crictl inspect`. */
-async function verbose(record: ContainerRecord) {
+/** "pid", "runtimeSpec" and "config" are what people's scripts look for in `crictl inspect`, under containerd's names. */
+async function verbose({ host }: Parts, record: ContainerRecord) {
   const { sandboxId, pid, backend, backendState, folder, notHonoured, madeMountSources, config } = record;
   const spec = await readFileIfThere(join(folder, 'config.json'));
   return {
     sandboxID: sandboxId,
-    pid: pid ?? 0,
+    pid: record.exit ? 0 : (pid ?? 0),
     backend,
     backendState,
     bundle: folder,
     notHonoured,
     ...(madeMountSources ? { madeMountSources } : {}),
     config,
-    runtimeSpec: spec ? (JSON.parse(spec) as unknown) : undefined,
+    runtimeSpec: spec ? currentSpec(JSON.parse(spec) as Spec, record, host) : undefined,
+  };
+}
+
+/** The spec that the container was made from, with the limits that it has now (UpdateContainerResources). */
+function currentSpec(spec: Spec, { resources }: ContainerRecord, host: HostFacts): Spec {
+  if (!resources) return spec;
+  const made = spec.linux.resources ?? {};
+  const now = containerResources(resources, host);
+  return {
+    ...spec,
+    linux: {
+      ...spec.linux,
+      resources: {
+        ...made,
+        ...now,
+        ...(made.memory || now.memory ? { memory: { ...made.memory, ...now.memory } } : {}),
+        ...(made.cpu || now.cpu ? { cpu: { ...made.cpu, ...now.cpu } } : {}),
+        ...(made.unified || now.unified ? { unified: { ...made.unified, ...now.unified } } : {}),
+      },
+    },
+  };
+}
+
+/** A filter with whole ids. @throws InvalidArgument for an ambiguous one */
+export function wholeIds<T extends { readonly id: string; readonly pod_sandbox_id: string }>(
+  parts: Parts,
+  filter: T,
+): T {
+  const { containers, sandboxes } = parts.store;
+  return {
+    ...filter,
+    id: wholeId(parts, containers, filter.id, 'filter.id'),
+    pod_sandbox_id: wholeId(parts, sandboxes, filter.pod_sandbox_id, 'filter.pod_sandbox_id'),
   };
 }
 
@@ -55,12 +91,16 @@ export async function* streamContainers(
   for (const page of inPages(filtered(parts, request.filter))) yield { containers: page.map(containerItem) };
 }
 
-/** A container in the making is not listed: it may yet be undone. */
-function filtered(parts: Parts, filter: ContainerFilter__Output | null): ContainerRecord[] {
-  return parts.store.containers
+/** A container in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
+function filtered(parts: Parts, given: ContainerFilter__Output | null): ContainerRecord[] {
+  const { containers } = parts.store;
+  const filter = given && wholeIds(parts, given);
+  return containers
     .all()
-    .filter((record) => record.complete && matches({ id: record.id, labels: record.config.labels }, filter))
+    .filter(
+      (record) => isShown(parts, record) && matches({ id: record.id, labels: record.config.labels }, filter),
+    )
     .filter((record) => !filter?.state || containerState(record) === filter.state.state)
-    .filter((record) => record.sandboxId.startsWith(filter?.pod_sandbox_id ?? ''))
+    .filter((record) => !filter?.pod_sandbox_id || record.sandboxId === filter.pod_sandbox_id)
     .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
 }

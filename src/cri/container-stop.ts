@@ -2,15 +2,16 @@
 import type { Exit } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { remove } from '../host/files.js';
-import { log, withLogContext } from '../log.js';
+import { addLogContext, log, withLogContext } from '../log.js';
 import { signalNumber } from '../oci/signals.js';
-import { containerState, type ContainerRecord } from '../records/records.js';
+import { metrics } from '../metrics.js';
+import { containerState, now, type ContainerRecord } from '../records/records.js';
 import type { RemoveContainerRequest__Output } from './generated/runtime/v1/RemoveContainerRequest.js';
 import type { RemoveContainerResponse } from './generated/runtime/v1/RemoveContainerResponse.js';
 import type { StopContainerRequest__Output } from './generated/runtime/v1/StopContainerRequest.js';
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { unmountImageVolumes } from './image-volumes.js';
-import { backendOf, containerOf, refOf, type Parts } from './parts.js';
+import { backendOf, isShown, recordOf, refOf, type Parts } from './parts.js';
 
 const SIGKILL = 9;
 /** After SIGKILL, how long a process may take to die (it may be stuck in the kernel) before we say so. */
@@ -114,8 +115,10 @@ export async function stopContainer(
   parts: Parts,
   request: StopContainerRequest__Output,
 ): Promise<StopContainerResponse> {
-  if (request.container_id && !parts.store.containers.has(request.container_id)) return {}; // gone already: as good as stopped
-  const { id } = containerOf(parts, request.container_id);
+  const known = recordOf(parts, parts.store.containers, request.container_id, 'container_id');
+  if (!known) return {}; // gone already: as good as stopped
+  const { id } = known;
+  addLogContext({ containerId: id, podId: known.sandboxId });
   const timeoutMs = Number(request.timeout) * 1000;
   if (timeoutMs < 0)
     throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
@@ -177,6 +180,32 @@ async function recordIfEnded(parts: Parts, record: ContainerRecord): Promise<boo
   return true;
 }
 
+/**
+ * The monitor of a container is gone: an error in the log, in the metrics and in
+ * the status; then, by runtime.lost_monitor, the container goes on without a log,
+ * or is ended.  Of one that has ended as well, the exit is recorded.
+ */
+export async function monitorLost(parts: Parts, id: string): Promise<void> {
+  await withLogContext({ containerId: id }, async () => {
+    const record = parts.store.containers.get(id);
+    if (!record || containerState(record) === 'CONTAINER_EXITED') return;
+    const policy = parts.config.runtime.lost_monitor;
+    if (!record.unwatchedAt) {
+      metrics.monitorsLost.add({ handler: record.backend });
+      const changed = await parts.store.containers.change(id, { unwatchedAt: now() });
+      log.error(
+        { podId: record.sandboxId, policy },
+        'the monitor of a container has ended: its log is cut, and its exit will not be told',
+      );
+      // The CRI has no event for it; a listener gets the present status, as at its connection.
+      if (changed && isShown(parts, changed) && containerState(changed) === 'CONTAINER_RUNNING')
+        parts.events.emit('CONTAINER_STARTED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+    }
+    if (await recordIfEnded(parts, record)) return;
+    if (policy === 'end') await stopContainerRecord(parts, id, 0);
+  });
+}
+
 /** Until `signal` aborts: looks for exits that nobody told, every ten seconds. Never rejects. */
 export async function watchForLostExits(parts: Parts, signal: AbortSignal): Promise<void> {
   for (await after(tellPatienceMs); !signal.aborted; await after(tellPatienceMs))
@@ -230,7 +259,8 @@ export async function recordExit(parts: Parts, id: string, exit: Exit | undefine
     parts.stops.exited(id);
     if (!first) return;
     log.info({ exit: record.exit, podId: record.sandboxId }, 'container exited');
-    parts.events.emit('CONTAINER_STOPPED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+    if (isShown(parts, record))
+      parts.events.emit('CONTAINER_STOPPED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
   });
 }
 
@@ -252,8 +282,10 @@ export async function removeContainer(
   parts: Parts,
   request: RemoveContainerRequest__Output,
 ): Promise<RemoveContainerResponse> {
-  if (request.container_id && !parts.store.containers.has(request.container_id)) return {};
-  const { id, sandboxId } = containerOf(parts, request.container_id);
+  const known = recordOf(parts, parts.store.containers, request.container_id, 'container_id');
+  if (!known) return {};
+  const { id, sandboxId } = known;
+  addLogContext({ containerId: id, podId: sandboxId });
   await parts.locks.with(sandboxId, () => removeContainerRecord(parts, id));
   return {};
 }
@@ -269,7 +301,8 @@ export async function removeContainerRecord(parts: Parts, id: string): Promise<v
   await remove(record.folder);
   await parts.store.containers.delete(id); // last: until here a retry finds what is left to do
   log.info('container removed');
-  parts.events.emit('CONTAINER_DELETED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+  if (isShown(parts, record))
+    parts.events.emit('CONTAINER_DELETED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
 }
 
 function after(ms: number): Promise<void> {

@@ -62,7 +62,8 @@ export function containerStatus(record: ContainerRecord): ContainerStatus {
   return {
     id: record.id,
     metadata,
-    image,
+    // A kubelet creates containers by the id of an image, and users want to see its name.
+    image: image && { ...image, image: record.imageName ?? image.image },
     labels,
     annotations,
     // KEP-5365: which image a volume was mounted from
@@ -78,8 +79,12 @@ export function containerStatus(record: ContainerRecord): ContainerStatus {
     started_at: record.startedAt ?? '0',
     finished_at: record.exit?.finishedAt ?? '0',
     exit_code: record.exit?.exitCode ?? 0,
-    reason: record.exit?.reason ?? '',
-    message: record.exit?.message ?? '',
+    reason: record.exit?.reason ?? (record.unwatchedAt ? 'MonitorLost' : ''),
+    message:
+      record.exit?.message ??
+      (record.unwatchedAt
+        ? 'the monitor of the container has ended: its log is cut, and its exit code may be lost'
+        : ''),
     log_path: record.logPath,
     resources: record.resources ? { linux: record.resources } : null,
     user: {
@@ -93,14 +98,14 @@ export function containerStatus(record: ContainerRecord): ContainerStatus {
   };
 }
 
-/** A filter's id may be a prefix, as crictl shows short ids; a label selector must match whole. */
+/** The id of a filter is a whole one (wholeId in parts.ts); a label selector must match whole. */
 export function matches(
   item: { id: string; labels: Record<string, string> },
   filter: { id: string; label_selector: Record<string, string> } | null,
 ): boolean {
   if (!filter) return true;
   return (
-    item.id.startsWith(filter.id) &&
+    (!filter.id || item.id === filter.id) &&
     Object.entries(filter.label_selector).every(([key, value]) => item.labels[key] === value)
   );
 }

@@ -1,11 +1,13 @@
 import { expect, test } from '@jest/globals';
+import { InFlight } from '../records/creations.js';
 import type { Store } from '../records/store.js';
 import { Events } from './events.js';
 
 const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;
+const parts = { store, creations: new InFlight(1000) };
 
 test('a listener gets the events in order', async () => {
-  const events = new Events(store);
+  const events = new Events(parts);
   const listening = events.listen(new AbortController().signal);
   const first = listening.next();
   events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
@@ -17,7 +19,7 @@ test('a listener gets the events in order', async () => {
 });
 
 test('a listener that does not keep up is cut off, and told to connect again', async () => {
-  const events = new Events(store);
+  const events = new Events(parts);
   const listening = events.listen(new AbortController().signal);
   const first = listening.next();
   for (let count = 0; count < 20_000; count++)

@@ -10,9 +10,8 @@ import type { GetEventsRequest__Output } from './generated/runtime/v1/GetEventsR
 import { CrispError } from '../errors.js';
 import { metrics } from '../metrics.js';
 import { containerState, now, type SandboxRecord } from '../records/records.js';
-import type { Store } from '../records/store.js';
 import { containerStatus, sandboxStatus } from './convert.js';
-import type { Call, Parts } from './parts.js';
+import { isShown, shownContainersOf, type Call, type Parts } from './parts.js';
 
 const maxQueued = 10_000;
 
@@ -24,7 +23,7 @@ class Listener {
 export class Events {
   private readonly listeners = new Set<Listener>();
 
-  constructor(private readonly store: Store) {}
+  constructor(private readonly parts: Pick<Parts, 'store' | 'creations'>) {}
 
   /** Tells all listeners; `id` is a container's or, for the sandbox itself, the sandbox's. */
   emit(type: ContainerEventType, id: string, sandbox: SandboxRecord | undefined): void {
@@ -65,9 +64,9 @@ export class Events {
   }
 
   private snapshot(): ContainerEventResponse[] {
-    return this.store.containers
+    return this.parts.store.containers
       .all()
-      .filter(({ complete }) => complete)
+      .filter((record) => isShown(this.parts, record))
       .map((container) =>
         this.event(
           (
@@ -79,7 +78,7 @@ export class Events {
             } as const
           )[containerState(container)],
           container.id,
-          this.store.sandboxes.get(container.sandboxId),
+          this.parts.store.sandboxes.get(container.sandboxId),
         ),
       );
   }
@@ -94,7 +93,7 @@ export class Events {
       container_event_type: type,
       created_at: now(),
       pod_sandbox_status: sandbox ? sandboxStatus(sandbox) : null,
-      containers_statuses: sandbox ? this.store.completeContainersOf(sandbox.id).map(containerStatus) : [],
+      containers_statuses: sandbox ? shownContainersOf(this.parts, sandbox.id).map(containerStatus) : [],
     };
   }
 }

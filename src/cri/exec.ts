@@ -18,6 +18,8 @@ import { backendOf, readySandboxOf, refOf, runningContainerOf, type Call, type P
 
 /** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
 const maxOutputBytes = 16 << 20;
+/** What a timer can hold: 24 days. */
+const longestTimeoutMs = 2 ** 31 - 1;
 
 export async function execSync(
   parts: Parts,
@@ -35,7 +37,7 @@ export async function execSync(
     request.cmd,
     { terminal: false, stdout, stderr },
     call.signal,
-    timeoutSeconds > 0 ? timeoutSeconds * 1000 : undefined,
+    timeoutSeconds > 0 ? Math.min(timeoutSeconds * 1000, longestTimeoutMs) : undefined,
   );
   return { exit_code: exitCode, stdout: stdout.content(), stderr: stderr.content() };
 }

@@ -18,7 +18,7 @@ import {
   type ContainerRecord,
   type SandboxRecord,
 } from '../records/records.js';
-import type { Store } from '../records/store.js';
+import type { RecordTable, Store } from '../records/store.js';
 import type { StreamingServer } from '../streaming/server.js';
 import type { Events } from './events.js';
 import type { Handler } from './handlers.js';
@@ -52,14 +52,74 @@ export interface Call {
   readonly signal: AbortSignal;
 }
 
-/** The sandbox of this id. @throws InvalidArgument, SandboxNotFound, RecordUnreadable */
+/** Whether clients are told of a pod or container: it is whole, and its caller has its id. */
+export function isShown(
+  { creations }: Pick<Parts, 'creations'>,
+  record: { readonly id: string; readonly complete: boolean },
+): boolean {
+  return record.complete && !creations.hides(record.id);
+}
+
+/** The containers of a pod that clients are told of, the newest first: where a kubelet takes the first one of a name, it is the present one. */
+export function shownContainersOf(
+  parts: Pick<Parts, 'creations' | 'store'>,
+  sandboxId: string,
+): ContainerRecord[] {
+  return parts.store
+    .containersOf(sandboxId)
+    .filter((record) => isShown(parts, record))
+    .sort((one, other) => (BigInt(one.createdAt) > BigInt(other.createdAt) ? -1 : 1));
+}
+
+/** How many ids the error about an ambiguous one names. */
+const namedCandidates = 10;
+
+/**
+ * The record that an id means: a whole id, or the beginning of exactly one id of
+ * those that clients are told of (tools such as crictl print ids cut short).
+ * @param field the field of the request, for the error
+ * @returns undefined: there is none
+ * @throws InvalidArgument when the id is empty, or fits several; RecordUnreadable
+ */
+export function recordOf<T extends { readonly id: string; readonly complete: boolean }>(
+  parts: Pick<Parts, 'creations'>,
+  table: RecordTable<T>,
+  id: string,
+  field: string,
+): T | undefined {
+  if (!id) throw new CrispError('InvalidArgument', `${field} is empty`);
+  const exact = table.get(id);
+  if (exact) return exact;
+  table.checkReadable(id);
+  const fitting = table.all().filter((record) => record.id.startsWith(id) && isShown(parts, record));
+  if (fitting.length > 1) {
+    const named = fitting.slice(0, namedCandidates).map((record) => record.id);
+    const more = fitting.length > named.length ? ` and ${fitting.length - named.length} more` : '';
+    throw new CrispError(
+      'InvalidArgument',
+      `${field}: "${id}" is the beginning of ${fitting.length} ids: ${named.join(', ')}${more}`,
+      { hint: 'give more digits of the id' },
+    );
+  }
+  return fitting[0];
+}
+
+/** The whole id that the id of a filter means; one that nobody has stays as it is. @throws InvalidArgument when it fits several */
+export function wholeId<T extends { readonly id: string; readonly complete: boolean }>(
+  parts: Pick<Parts, 'creations'>,
+  table: RecordTable<T>,
+  id: string,
+  field: string,
+): string {
+  return id ? (recordOf(parts, table, id, field)?.id ?? id) : '';
+}
+
+/** The sandbox of this id; one that nobody has got yet is not there. @throws InvalidArgument, SandboxNotFound, RecordUnreadable */
 export function sandboxOf(parts: Parts, id: string): SandboxRecord {
-  if (!id) throw new CrispError('InvalidArgument', 'pod_sandbox_id is empty');
-  addLogContext({ podId: id });
-  parts.store.sandboxes.checkReadable(id);
-  const record = parts.store.sandboxes.get(id);
-  if (!record) throw new CrispError('SandboxNotFound', `there is no pod sandbox ${id}`);
-  parts.creations.claim(id);
+  const record = recordOf(parts, parts.store.sandboxes, id, 'pod_sandbox_id');
+  addLogContext({ podId: record?.id ?? id });
+  if (!record || parts.creations.hides(record.id))
+    throw new CrispError('SandboxNotFound', `there is no pod sandbox ${id}`);
   return record;
 }
 
@@ -91,15 +151,13 @@ export async function readySandboxOf(parts: Parts, id: string): Promise<SandboxR
   return record;
 }
 
-/** The container of this id. @throws InvalidArgument, ContainerNotFound, RecordUnreadable */
+/** The container of this id; one that nobody has got yet is not there. @throws InvalidArgument, ContainerNotFound, RecordUnreadable */
 export function containerOf(parts: Parts, id: string): ContainerRecord {
-  if (!id) throw new CrispError('InvalidArgument', 'container_id is empty');
-  addLogContext({ containerId: id });
-  parts.store.containers.checkReadable(id);
-  const record = parts.store.containers.get(id);
-  if (!record) throw new CrispError('ContainerNotFound', `there is no container ${id}`);
+  const record = recordOf(parts, parts.store.containers, id, 'container_id');
+  addLogContext({ containerId: record?.id ?? id });
+  if (!record || parts.creations.hides(record.id))
+    throw new CrispError('ContainerNotFound', `there is no container ${id}`);
   addLogContext({ podId: record.sandboxId });
-  parts.creations.claim(id);
   return record;
 }
 

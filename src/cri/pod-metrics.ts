@@ -16,7 +16,7 @@ import type { PodSandboxMetrics } from './generated/runtime/v1/PodSandboxMetrics
 import type { StreamPodSandboxMetricsRequest__Output } from './generated/runtime/v1/StreamPodSandboxMetricsRequest.js';
 import type { StreamPodSandboxMetricsResponse } from './generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import { containerMetrics, interfaceMetrics, type Counted, type MetricTable } from './metric-table.js';
-import type { Parts } from './parts.js';
+import { isShown, type Parts } from './parts.js';
 import { inPages } from './pages.js';
 import { cgroupOf, podInterfaces } from './stats.js';
 
@@ -52,7 +52,9 @@ export async function* streamPodSandboxMetrics(
 }
 
 function readySandboxes(parts: Parts): SandboxRecord[] {
-  return parts.store.sandboxes.all().filter((record) => sandboxState(record) === 'SANDBOX_READY');
+  return parts.store.sandboxes
+    .all()
+    .filter((record) => isShown(parts, record) && sandboxState(record) === 'SANDBOX_READY');
 }
 
 async function metricsOf(parts: Parts, record: SandboxRecord): Promise<PodSandboxMetrics> {

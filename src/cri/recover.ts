@@ -21,8 +21,10 @@ import { podFilesOf } from '../pod/files.js';
 import { mendPodMemory } from '../pod/memory.js';
 import { removeBundle, removePod } from '../pod/remove.js';
 import { adoptLost, listed } from './adopt.js';
+import { unclaimedContainer } from './container-create.js';
 import { recordExit, removeContainerRecord } from './container-stop.js';
 import { backendOf, refOf, type Parts } from './parts.js';
+import { unclaimedSandbox } from './sandbox-run.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 
 /** One record's repair must not hold up the node. */
@@ -93,6 +95,7 @@ async function repairContainer(
   alive: Alive | 'unknown' | undefined,
 ): Promise<void> {
   if (!record.complete) return removeContainerRecord(parts, record.id); // a create that a crash cut off
+  if (record.unclaimed) parts.creations.keep(record.id, unclaimedContainer(parts, record.sandboxId));
   if (record.exit) return;
   if (record.bootId !== parts.bootId) return recordExit(parts, record.id, undefined);
   if (alive === 'unknown') return;
@@ -106,6 +109,7 @@ async function repairContainer(
 
 async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
   if (!record.complete) return removeSandbox(parts, record.id);
+  if (record.unclaimed) parts.creations.keep(record.id, unclaimedSandbox(parts));
   if (record.stoppedAt !== undefined) return;
   if (record.bootId === parts.bootId)
     return mendPodMemory(record.plan.folder, () => podFilesOf(record.config)); // an earlier version made none

@@ -14,6 +14,17 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
   if (!config.metadata?.name) throw new CrispError('InvalidArgument', 'config.metadata.name is empty');
   if (!config.metadata.namespace)
     throw new CrispError('InvalidArgument', 'config.metadata.namespace is empty');
+  if (!config.metadata.uid)
+    throw new CrispError(
+      'InvalidArgument',
+      'config.metadata.uid is empty: crictl does not show such a pod, and cannot remove it',
+    );
+  for (const field of ['name', 'namespace', 'uid'] as const)
+    if (config.metadata[field].includes(';'))
+      throw new CrispError(
+        'InvalidArgument',
+        `config.metadata.${field}: it has a ";", which separates the arguments of CNI plugins (CNI_ARGS)`,
+      );
   const options = config.linux?.security_context?.namespace_options;
   for (const kind of ['network', 'ipc'] as const) {
     if (options && !['POD', 'NODE'].includes(options[kind]))

@@ -7,9 +7,18 @@ import type { PodSandboxStatusResponse } from './generated/runtime/v1/PodSandbox
 import type { StreamPodSandboxesRequest__Output } from './generated/runtime/v1/StreamPodSandboxesRequest.js';
 import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPodSandboxesResponse.js';
 import { toCrispError } from '../errors.js';
-import { containerState, now, sandboxState, type SandboxRecord } from '../records/records.js';
+import { containerState, sandboxState, type SandboxRecord } from '../records/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
-import { backendOf, lookedAt, refOf, sandboxOf, type Parts } from './parts.js';
+import {
+  backendOf,
+  isShown,
+  lookedAt,
+  refOf,
+  sandboxOf,
+  shownContainersOf,
+  wholeId,
+  type Parts,
+} from './parts.js';
 import { inPages } from './pages.js';
 import { podNetwork } from './sandbox-plan.js';
 
@@ -20,10 +29,11 @@ export async function podSandboxStatus(
   const record = await withAddresses(parts, await lookedAt(parts, sandboxOf(parts, request.pod_sandbox_id)));
   return {
     status: sandboxStatus(record),
-    timestamp: now(),
-    containers_statuses: parts.store.completeContainersOf(record.id).map(containerStatus),
+    // No timestamp, as from containerd: a kubelet with the gate EventedPLEG takes these statuses in place of
+    // ListContainers where there is one, and then does not count the containers of this sandbox as active.
+    containers_statuses: shownContainersOf(parts, record.id).map(containerStatus),
     info: request.verbose
-      ? { info: JSON.stringify({ ...verbose(record), ...(await checkedNetwork(parts, record)) }) }
+      ? { info: JSON.stringify({ ...verbose(parts, record), ...(await checkedNetwork(parts, record)) }) }
       : {},
   };
 }
@@ -59,9 +69,29 @@ async function withAddresses(parts: Parts, record: SandboxRecord): Promise<Sandb
   );
 }
 
-function verbose(record: SandboxRecord) {
+/**
+ * "pid", "runtimeSpec" and "config" are what people's scripts look for in
+ * `crictl inspectp`, under containerd's names.  There is no pause process: the
+ * pid is that of the holder of a shared pid namespace, else that of the first
+ * container that runs, else 0; the namespaces have the paths of their pins.
+ */
+function verbose(parts: Parts, record: SandboxRecord) {
   const { backend, rule, plan, attachment, config, runtimeHandler } = record;
+  const ready = sandboxState(record) === 'SANDBOX_READY';
+  const running = shownContainersOf(parts, record.id)
+    .reverse()
+    .find((container) => containerState(container) === 'CONTAINER_RUNNING');
   return {
+    pid: ready ? (record.holder?.pid ?? running?.pid ?? 0) : 0,
+    runtimeSpec: {
+      ociVersion: '1.0.2',
+      hostname: plan.hostname,
+      annotations: plan.annotations,
+      linux: {
+        cgroupsPath: plan.cgroupParent,
+        namespaces: ready ? Object.entries(plan.namespaces).map(([type, path]) => ({ type, path })) : [],
+      },
+    },
     backend,
     rule,
     runtimeHandler,
@@ -88,10 +118,13 @@ export async function* streamPodSandboxes(
     yield { pod_sandboxes: page.map(sandboxItem) };
 }
 
-/** A sandbox in the making is not listed: it may yet be undone. */
-async function filtered(parts: Parts, filter: PodSandboxFilter__Output | null): Promise<SandboxRecord[]> {
+/** A sandbox in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
+async function filtered(parts: Parts, given: PodSandboxFilter__Output | null): Promise<SandboxRecord[]> {
+  const filter = given && { ...given, id: wholeId(parts, parts.store.sandboxes, given.id, 'filter.id') };
   return (await Promise.all(parts.store.sandboxes.all().map((record) => lookedAt(parts, record))))
-    .filter((record) => record.complete && matches({ id: record.id, labels: record.config.labels }, filter))
+    .filter(
+      (record) => isShown(parts, record) && matches({ id: record.id, labels: record.config.labels }, filter),
+    )
     .filter((record) => !filter?.state || sandboxState(record) === filter.state.state)
     .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
 }

@@ -8,7 +8,7 @@ import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
 import { expectPassage, makeClosedFolder, remove } from '../host/files.js';
 import { unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
-import { addLogContext, log } from '../log.js';
+import { addLogContext, log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../pod/namespaces.js';
 import {
@@ -21,7 +21,8 @@ import {
 import { cgroupsPath, rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
 import { podFilesOf } from '../pod/files.js';
 import { mountPodMemory, podMemory } from '../pod/memory.js';
-import { newId, now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
+import type { Unclaimed } from '../records/creations.js';
+import { now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
 import { chooseHandler } from '../config/router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
@@ -52,16 +53,47 @@ export async function runPodSandbox(
     key,
     request,
     call.signal,
-    async () => {
-      const present = parts.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
-      if (present?.complete) return reused(parts, await lookedAt(parts, present), request);
-      if (present) await removeSandbox(parts, present.id); // left by a try that could not be undone, and that has ended: all of this name join it
-      return makeSandbox(parts, config, request.runtime_handler);
+    async (newId) => {
+      const found = (): SandboxRecord | undefined =>
+        parts.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
+      const present = found();
+      if (present?.complete) {
+        // Under its lock: an unclaimed one may be about to be removed.
+        const kept = await parts.locks.with(present.id, async () => {
+          const record = parts.store.sandboxes.get(present.id);
+          return record && reused(parts, await lookedAt(parts, record), request);
+        });
+        if (kept !== undefined) return kept;
+      }
+      const left = found();
+      if (left) await removeSandbox(parts, left.id); // left by a try that could not be undone, and that has ended: all of this name join it
+      return makeSandbox(parts, newId, config, request.runtime_handler);
     },
-    (made) => removeSandbox(parts, made),
+    unclaimedSandbox(parts),
   );
+  await claimSandbox(parts, id);
   addLogContext({ podId: id });
   return { pod_sandbox_id: id };
+}
+
+/** The caller has the id of a pod: from now on it is shown, and its events are told. */
+async function claimSandbox(parts: Parts, id: string): Promise<void> {
+  if (!parts.creations.claim(id)) return;
+  const record = parts.store.sandboxes.get(id)?.unclaimed
+    ? await parts.store.sandboxes.change(id, { unclaimed: undefined })
+    : parts.store.sandboxes.get(id);
+  parts.events.emit('CONTAINER_CREATED_EVENT', id, record);
+  parts.events.emit('CONTAINER_STARTED_EVENT', id, record);
+}
+
+/** What becomes of a pod whose caller went away while it was made. Also for those of an earlier run. */
+export function unclaimedSandbox(parts: Parts): Unclaimed {
+  return {
+    keep: (id) =>
+      parts.store.sandboxes.change(id, () => (parts.creations.hides(id) ? { unclaimed: true } : {})),
+    discard: (id) =>
+      withLogContext({ podId: id }, () => removeSandbox(parts, id, () => parts.creations.expired(id))),
+  };
 }
 
 /** What programs that are not root may do in a network of their own, where no port is worth more than another: listen below 1024, and ping (ip(7), icmp(7)). */
@@ -77,16 +109,16 @@ function reused(parts: Parts, record: SandboxRecord, request: RunPodSandboxReque
       `pod ${sandboxKey(record.config)} exists already as ${record.id} (${sandboxState(record)})`,
     );
   }
-  parts.creations.claim(record.id);
+  parts.creations.hold(record.id);
   return record.id;
 }
 
 async function makeSandbox(
   parts: Parts,
+  id: string,
   config: PodSandboxConfig__Output,
   runtimeHandler: string,
 ): Promise<string> {
-  const id = newId();
   addLogContext({ podId: id });
   return withUndo(async (undo) => {
     // 1. Who runs it, for all its life.
@@ -170,7 +202,7 @@ async function makeSandbox(
     undo.push('backend sandbox', () => backend.stopSandbox(finalPlan, backendState));
 
     // 7. From here on it is there.
-    const done = await parts.store.sandboxes.put({
+    await parts.store.sandboxes.put({
       ...record,
       complete: true,
       plan: finalPlan,
@@ -188,8 +220,6 @@ async function makeSandbox(
       },
       'pod sandbox runs',
     );
-    parts.events.emit('CONTAINER_CREATED_EVENT', id, done);
-    parts.events.emit('CONTAINER_STARTED_EVENT', id, done);
     return id;
   });
 }

@@ -3,7 +3,7 @@
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
-import { log } from '../log.js';
+import { addLogContext, log } from '../log.js';
 import { namespaceFiles, unpinNamespaces } from '../pod/namespaces.js';
 import { holderFolder, stopPidHolder } from '../pod/pid-holder.js';
 import { now, type SandboxRecord } from '../records/records.js';
@@ -12,15 +12,17 @@ import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodS
 import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopPodSandboxRequest.js';
 import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
-import { backendOf, sandboxOf, type Parts } from './parts.js';
+import { backendOf, isShown, recordOf, type Parts } from './parts.js';
 import { namespacesFolder, ownsCgroup, podNetwork, sharesPids } from './sandbox-plan.js';
 
 export async function stopPodSandbox(
   parts: Parts,
   request: StopPodSandboxRequest__Output,
 ): Promise<StopPodSandboxResponse> {
-  if (request.pod_sandbox_id && !parts.store.sandboxes.has(request.pod_sandbox_id)) return {}; // gone already: as good as stopped
-  const { id } = sandboxOf(parts, request.pod_sandbox_id);
+  const known = recordOf(parts, parts.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
+  if (!known) return {}; // gone already: as good as stopped
+  const { id } = known;
+  addLogContext({ podId: id });
   await parts.locks.with(id, () => stopSandbox(parts, id));
   return {};
 }
@@ -29,9 +31,10 @@ export async function removePodSandbox(
   parts: Parts,
   request: RemovePodSandboxRequest__Output,
 ): Promise<RemovePodSandboxResponse> {
-  if (request.pod_sandbox_id && !parts.store.sandboxes.has(request.pod_sandbox_id)) return {};
-  const { id } = sandboxOf(parts, request.pod_sandbox_id);
-  await removeSandbox(parts, id);
+  const known = recordOf(parts, parts.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
+  if (!known) return {};
+  addLogContext({ podId: known.id });
+  await removeSandbox(parts, known.id);
   return {};
 }
 
@@ -50,7 +53,7 @@ async function stopSandbox(parts: Parts, id: string): Promise<void> {
   // 3. It is not ready any more.
   const stopped = await parts.store.sandboxes.change(id, { stoppedAt: now() });
   log.info('pod sandbox stopped');
-  parts.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
+  if (isShown(parts, record)) parts.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
 }
 
 /** Gives back the network, the namespaces and the holder of a pod; also after a crash in the middle of making them. */
@@ -68,9 +71,14 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
   await unmountBelow(plan.folder); // its memory
 }
 
-/** Stops and removes the sandbox and all its containers; absent is fine. */
-export async function removeSandbox(parts: Parts, id: string): Promise<void> {
+/** Stops and removes the sandbox and all its containers; absent is fine. @param still asked when nobody else works on it: false leaves it as it is */
+export async function removeSandbox(
+  parts: Parts,
+  id: string,
+  still: () => boolean = () => true,
+): Promise<void> {
   await parts.locks.with(id, async () => {
+    if (!still()) return;
     await stopSandbox(parts, id);
     const record = parts.store.sandboxes.get(id);
     if (!record) return;
@@ -79,6 +87,6 @@ export async function removeSandbox(parts: Parts, id: string): Promise<void> {
     await remove(record.plan.folder);
     await parts.store.sandboxes.delete(id); // last: until here a retry finds what is left to do
     log.info('pod sandbox removed');
-    parts.events.emit('CONTAINER_DELETED_EVENT', id, record);
+    if (isShown(parts, record)) parts.events.emit('CONTAINER_DELETED_EVENT', id, record);
   });
 }

@@ -4,13 +4,13 @@ import * as grpc from '@grpc/grpc-js';
 import { randomBytes } from 'node:crypto';
 import { chmod, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { toCrispError, toStatus } from '../errors.js';
+import { CrispError, toCrispError, toStatus } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import type { Call, Parts } from './parts.js';
 import { loadProto } from './proto.js';
-import { refuseNul } from './request-text.js';
+import { RequestChecks, type MessageType } from './request-check.js';
 import { imageService, runtimeService } from './service.js';
 
 /** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
@@ -26,11 +26,17 @@ export class CriServer {
     const {
       runtime: { v1 },
     } = loadProto();
-    this.server.addService(
-      v1.RuntimeService.service,
-      wrapAll(parts, v1.RuntimeService.service, runtimeService),
-    );
-    this.server.addService(v1.ImageService.service, wrapAll(parts, v1.ImageService.service, imageService));
+    const types = v1 as unknown as Readonly<Record<string, { readonly type: MessageType }>>;
+    const checks = new RequestChecks((name) => {
+      const found = types[name];
+      if (!found) throw new Error(`the proto has no message ${name}`);
+      return found.type;
+    });
+    for (const [service, stories] of [
+      [v1.RuntimeService.service, runtimeService],
+      [v1.ImageService.service, imageService],
+    ] as const)
+      this.server.addService(tolerant(service), wrapAll(parts, checks, service, stories));
   }
 
   /** Listens on "unix:///path": for root alone, in place of a socket that an earlier run left. */
@@ -59,8 +65,45 @@ export class CriServer {
 /** A story as service.ts lists it; its types are checked there. */
 type Story = (parts: Parts, request: never, call: Call) => Promise<object> | AsyncIterable<object>;
 
+/** A request whose bytes are no message of its type. */
+class Malformed {
+  constructor(readonly why: string) {}
+}
+
+/** A service that takes any bytes for a request: gRPC would call those that it cannot read our failure (INTERNAL). */
+function tolerant(service: grpc.ServiceDefinition): grpc.ServiceDefinition {
+  return Object.fromEntries(
+    Object.entries(service).map(([method, definition]) => [
+      method,
+      {
+        ...definition,
+        requestDeserialize: (bytes: Buffer): unknown => {
+          try {
+            return definition.requestDeserialize(bytes) as unknown;
+          } catch (error) {
+            return new Malformed((error as Error).message);
+          }
+        },
+      },
+    ]),
+  );
+}
+
+/** @throws InvalidArgument */
+function checkRequest(
+  checks: RequestChecks,
+  definition: grpc.MethodDefinition<unknown, unknown>,
+  request: object,
+): void {
+  const { type } = (definition as unknown as { requestType: { type: MessageType } }).requestType;
+  if (request instanceof Malformed)
+    throw new CrispError('InvalidArgument', `the request is no ${type.name}: ${request.why}`);
+  checks.check(type, request);
+}
+
 function wrapAll(
   parts: Parts,
+  checks: RequestChecks,
   service: grpc.ServiceDefinition,
   stories: object,
 ): grpc.UntypedServiceImplementation {
@@ -68,20 +111,29 @@ function wrapAll(
     Object.entries(service).map(([method, definition]) => {
       const story = (stories as Record<string, Story>)[method];
       if (!story) throw new Error(`${method} has no story`);
+      const check = (request: object): void => checkRequest(checks, definition, request);
       return [
         method,
-        definition.responseStream ? wrapStream(parts, method, story) : wrapUnary(parts, method, story),
+        definition.responseStream
+          ? wrapStream(parts, method, story, check)
+          : wrapUnary(parts, method, story, check),
       ];
     }),
   );
 }
 
-function wrapUnary(parts: Parts, method: string, story: Story): grpc.handleUnaryCall<object, object> {
+function wrapUnary(
+  parts: Parts,
+  method: string,
+  story: Story,
+  check: (request: object) => void,
+): grpc.handleUnaryCall<object, object> {
   return (call, callback) =>
     void inCall(
       method,
       call,
       async (context) => {
+        check(call.request);
         callback(null, await (story(parts, call.request as never, context) as Promise<object>));
       },
       (status) => callback(status),
@@ -92,12 +144,14 @@ function wrapStream(
   parts: Parts,
   method: string,
   story: Story,
+  check: (request: object) => void,
 ): grpc.handleServerStreamingCall<object, object> {
   return (call) =>
     void inCall(
       method,
       call,
       async (context) => {
+        check(call.request);
         for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
           if (context.signal.aborted) return;
           if (!call.write(message))
@@ -125,7 +179,6 @@ async function inCall(
   await withLogContext({ requestId }, async () => {
     let code = grpc.status.OK;
     try {
-      refuseNul(call.request);
       await work({ requestId, signal: controller.signal });
       log[isRead(method) ? 'debug' : 'info']({ method, ms: ms(started) }, 'call');
     } catch (error) {

@@ -42,7 +42,8 @@ import type { StreamContainerStatsRequest__Output } from './generated/runtime/v1
 import type { StreamContainerStatsResponse } from './generated/runtime/v1/StreamContainerStatsResponse.js';
 import type { StreamPodSandboxStatsRequest__Output } from './generated/runtime/v1/StreamPodSandboxStatsRequest.js';
 import type { StreamPodSandboxStatsResponse } from './generated/runtime/v1/StreamPodSandboxStatsResponse.js';
-import { containerOf, refOf, sandboxOf, type Parts } from './parts.js';
+import { wholeIds } from './container-read.js';
+import { containerOf, isShown, refOf, sandboxOf, shownContainersOf, wholeId, type Parts } from './parts.js';
 import { inPages } from './pages.js';
 
 /** How long a call waits for the sizes of layers that nobody has measured yet. */
@@ -79,7 +80,7 @@ export async function podSandboxStats(
 ): Promise<PodSandboxStatsResponse> {
   const record = sandboxOf(parts, request.pod_sandbox_id);
   await parts.samples.layersMeasured(
-    parts.store.containersOf(record.id).map(({ id }) => id),
+    shownContainersOf(parts, record.id).map(({ id }) => id),
     newLayersWaitMs,
   );
   return { stats: podStatsOf(parts, record) };
@@ -104,16 +105,17 @@ export async function* streamPodSandboxStats(
 /** Exited ones too: what they have written still takes room. */
 async function containersToCount(
   parts: Parts,
-  filter: ContainerStatsFilter__Output | null,
+  given: ContainerStatsFilter__Output | null,
 ): Promise<ContainerRecord[]> {
   forgetRemoved(parts);
+  const filter = given && wholeIds(parts, given);
   const records = parts.store.containers
     .all()
     .filter(
       (record) =>
-        record.complete &&
+        isShown(parts, record) &&
         matches({ id: record.id, labels: record.config.labels }, filter) &&
-        record.sandboxId.startsWith(filter?.pod_sandbox_id ?? ''),
+        (!filter?.pod_sandbox_id || record.sandboxId === filter.pod_sandbox_id),
     );
   await parts.samples.layersMeasured(
     records.map(({ id }) => id),
@@ -124,18 +126,20 @@ async function containersToCount(
 
 async function sandboxesToCount(
   parts: Parts,
-  filter: PodSandboxStatsFilter__Output | null,
+  given: PodSandboxStatsFilter__Output | null,
 ): Promise<SandboxRecord[]> {
   forgetRemoved(parts);
+  const filter = given && { ...given, id: wholeId(parts, parts.store.sandboxes, given.id, 'filter.id') };
   const records = parts.store.sandboxes
     .all()
     .filter(
       (record) =>
+        isShown(parts, record) &&
         sandboxState(record) === 'SANDBOX_READY' &&
         matches({ id: record.id, labels: record.config.labels }, filter),
     );
   await parts.samples.layersMeasured(
-    records.flatMap(({ id }) => parts.store.containersOf(id).map((container) => container.id)),
+    records.flatMap(({ id }) => shownContainersOf(parts, id).map((container) => container.id)),
     newLayersWaitMs,
   );
   return records;
@@ -194,9 +198,10 @@ function writableLayer(parts: Parts, record: ContainerRecord): FilesystemUsage |
 function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
   const timestamp = now();
   const { metadata, labels, annotations } = record.config;
-  const containers = parts.store
-    .completeContainersOf(record.id)
-    .map((container) => ({ container, usage: usageOf(parts, container) }));
+  const containers = shownContainersOf(parts, record.id).map((container) => ({
+    container,
+    usage: usageOf(parts, container),
+  }));
   const groups = containers
     .filter((one) => one.usage)
     .flatMap(({ container }) => cgroupOf(parts, container) ?? []);

@@ -13,6 +13,7 @@ export interface Reference {
   readonly name: string;
 }
 
+/** The repository (255, github.com/distribution/reference), a tag and a digest, with room to spare. */
 const tagPattern = /^\w[\w.-]{0,127}$/;
 const digestPattern = /^sha256:[0-9a-f]{64}$|^sha512:[0-9a-f]{128}$/;
 const domainPattern = /^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::\d+)?$/;

@@ -171,7 +171,16 @@ export class Images {
       const wanted = images.filter((image) =>
         image.id.startsWith(reference.startsWith('sha256:') ? reference : `sha256:${reference}`),
       );
-      if (wanted.length === 1) return wanted[0];
+      if (wanted.length > 1)
+        throw new CrispError(
+          'InvalidArgument',
+          `image "${reference}" is the beginning of ${wanted.length} ids: ${wanted
+            .slice(0, 10)
+            .map(({ id }) => id)
+            .join(', ')}`,
+          { hint: 'give more digits of the id' },
+        );
+      if (wanted[0]) return wanted[0];
       if (reference.startsWith('sha256:')) return undefined;
     }
     const template = templateOf(reference);

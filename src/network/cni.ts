@@ -167,7 +167,12 @@ export class Network {
           });
         attachment = { ...attachment, result: result as AddResult };
       }
-      attachment = { ...attachment, ips: podAddresses(attachment.result ?? {}) };
+      attachment = { ...attachment, ips: podAddresses(attachment.result ?? {}, interfaceName) };
+      if (attachment.ips.length === 0)
+        throw new CrispError('CniFailed', `network ${network.name} gave the pod no address`, {
+          stage: 'cni add',
+          hint: 'its configuration needs a plugin that gives addresses (ipam)',
+        });
       this.leases.note(pod.id, { pod, attachment });
       return attachment;
     });

@@ -138,17 +138,36 @@ describe('what a plugin is told', () => {
 test("the addresses of a pod are those of its own interfaces, in the plugin's order", () => {
   const interfaces = [{ name: 'cni0' }, { name: 'eth0', sandbox: '/run/netns/a' }];
   expect(
-    podAddresses({
-      interfaces,
-      ips: [
-        { address: '10.0.0.1/24', interface: 0 },
-        { address: 'fd00::5/64', interface: 1 },
-        { address: '10.0.0.5/24', interface: 1 },
-        { address: '10.0.0.5/24' },
-      ],
-    }),
+    podAddresses(
+      {
+        interfaces,
+        ips: [
+          { address: '10.0.0.1/24', interface: 0 },
+          { address: 'fd00::5/64', interface: 1 },
+          { address: '10.0.0.5/24', interface: 1 },
+          { address: '10.0.0.5/24' },
+        ],
+      },
+      'eth0',
+    ),
   ).toEqual(['fd00::5', '10.0.0.5']);
-  expect(podAddresses({})).toEqual([]);
+  expect(podAddresses({}, 'eth0')).toEqual([]);
+});
+
+test('of several interfaces of a pod, the one that was asked for has its addresses', () => {
+  const [net1, eth0] = [
+    { name: 'net1', sandbox: '/run/netns/a' },
+    { name: 'eth0', sandbox: '/run/netns/a' },
+  ];
+  const ips = [
+    { address: '192.168.7.5/24', interface: 0 },
+    { address: '10.0.0.5/24', interface: 1 },
+  ];
+  expect(podAddresses({ interfaces: [net1, eth0], ips }, 'eth0')).toEqual(['10.0.0.5']);
+  expect(podAddresses({ interfaces: [net1, { ...eth0, name: 'net2' }], ips }, 'eth0')).toEqual([
+    '192.168.7.5',
+    '10.0.0.5',
+  ]);
 });
 
 describe('a conflist template', () => {

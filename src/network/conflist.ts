@@ -106,7 +106,7 @@ export function parseConflist(text: string, file: string): NetworkConfig {
   try {
     json = JSON.parse(text);
   } catch (error) {
-    throw invalid((error as Error).message);
+    throw invalid(withoutQuote(error));
   }
   const isSingle = typeof json === 'object' && json !== null && !('plugins' in json) && 'type' in json;
   const parsed = conflist.safeParse(isSingle ? { ...(json as object), plugins: [json] } : json);
@@ -119,6 +119,11 @@ export function parseConflist(text: string, file: string): NetworkConfig {
   const cniVersion = offered.at(-1);
   if (!cniVersion) throw invalid(`cniVersion: ${stated} is not one of ${cniVersions.join(', ')}`);
   return { ...network, cniVersion, offered };
+}
+
+/** What JSON.parse says without the piece of the file that it quotes: a configuration may hold secrets. */
+function withoutQuote(error: unknown): string {
+  return (error as Error).message.replace(/,? *(?:\.\.\.)?".*$/s, '');
 }
 
 export interface Found {
@@ -178,11 +183,20 @@ export function pluginInput(
   });
 }
 
-/** The addresses of the pod, without their prefix lengths, in the order of the plugin. */
-export function podAddresses(result: AddResult): string[] {
-  const ofPod = (result.ips ?? []).filter(
-    (ip) => ip.interface === undefined || Boolean(result.interfaces?.[ip.interface]?.sandbox),
-  );
+/**
+ * The addresses of the pod, without their prefix lengths, in the order of the
+ * plugin: those of the interface that CNI was asked for (and those of none),
+ * also where a plugin made more of them; where it has none, those of all.
+ */
+export function podAddresses(result: AddResult, interfaceName: string): string[] {
+  const isOf = (index: number | undefined, name?: string): boolean => {
+    if (index === undefined) return true;
+    const found = result.interfaces?.[index];
+    return Boolean(found?.sandbox) && (name === undefined || found?.name === name);
+  };
+  const all = (result.ips ?? []).filter((ip) => isOf(ip.interface));
+  const main = all.filter((ip) => isOf(ip.interface, interfaceName));
+  const ofPod = main.length > 0 ? main : all;
   return [...new Set(ofPod.map((ip) => ip.address.replace(/\/.*$/, '')))];
 }
 
@@ -208,7 +222,7 @@ export function renderTemplate(template: string, cidr: string, file: string): st
       typeof value === 'string' ? (values[value] ?? value.replaceAll('{{.PodCIDR}}', cidrs[0] ?? '')) : value,
     );
   } catch (error) {
-    throw new CrispError('CniConfigInvalid', `${file}: ${(error as Error).message}`);
+    throw new CrispError('CniConfigInvalid', `${file}: ${withoutQuote(error)}`);
   }
   const text = `${JSON.stringify(json, undefined, 2)}\n`;
   parseConflist(text, `${basename(file)} with ${cidr}`);

@@ -181,10 +181,13 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
   }
 }
 
+/** Bytes; Docker's whole profile has 13 KiB. */
+const longestProfile = 1 << 20;
+
 async function localSeccompProfile(path: string | undefined): Promise<DockerProfile | undefined> {
   if (path === undefined) return undefined;
   try {
-    return parseProfile(await readText(path, { maxBytes: 1 << 20 }));
+    return parseProfile(await readText(path, { maxBytes: longestProfile }));
   } catch (error) {
     throw new CrispError(
       'InvalidArgument',

@@ -50,7 +50,13 @@ type Conditions = z.infer<typeof conditions>;
 
 /** A profile from the text of its file. @throws Error that says what is wrong with it */
 export function parseProfile(text: string): DockerProfile {
-  const result = profileSchema.safeParse(JSON.parse(text));
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    throw new Error('it is no JSON'); // the words of JSON.parse quote the file, which may be any file of the host
+  }
+  const result = profileSchema.safeParse(json);
   if (!result.success)
     throw new Error(
       result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; '),

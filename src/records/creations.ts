@@ -4,83 +4,151 @@
 // the very same request: the repetition joins the one that is being made.  What
 // is finished when nobody waits for it any more is "unclaimed": it stays for the
 // retry for a while, and is then removed.
+//
+// Until a caller has its id, a pod or container is hidden from all clients: a
+// kubelet that saw it in a list would count it as an attempt and make another one.
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../errors.js';
 import { log } from '../log.js';
+import { newId } from './records.js';
 
 interface Creation {
   readonly request: unknown;
   readonly made: Promise<string>;
+  readonly unclaimed: Unclaimed;
   waiting: number;
+  /** The id of what was made. */
+  result?: string;
+  /** A caller has the result, or it is kept for a retry. */
+  settled?: boolean;
+}
+
+/** What becomes of a finished creation that nobody waits for. */
+export interface Unclaimed {
+  /** Called at once: notes it, so that a restart of the daemon does not show it. */
+  keep(id: string): Promise<unknown>;
+  /** Called when the retry did not come in time. Under the lock of the object it must ask expired() first: a retry may have come since. */
+  discard(id: string): Promise<unknown>;
+}
+
+/** `expired`: its time has passed, it is about to be removed. */
+interface Hidden {
+  timer?: NodeJS.Timeout;
+  expired?: boolean;
 }
 
 export class InFlight {
   private readonly creations = new Map<string, Creation>();
-  private readonly unclaimed = new Map<string, NodeJS.Timeout>();
+  private readonly hidden = new Map<string, Hidden>();
 
+  /** @param keepMs how long an unclaimed creation waits for its retry */
   constructor(private readonly keepMs: number) {}
 
   /**
    * Runs `make` for the first caller and joins the others to it.
-   * @param discard removes what was made when nobody came back for it
-   * @returns the id of what was made
+   * @param make is given the id to use; it answers with another one where the object exists already
+   * @returns the id of what was made; the caller must claim() it
    * @throws NameInUse when another request under the same name is in flight; Cancelled when the caller goes away
    */
   async join(
     key: string,
     request: unknown,
     signal: AbortSignal,
-    make: () => Promise<string>,
-    discard: (id: string) => Promise<unknown>,
+    make: (id: string) => Promise<string>,
+    unclaimed: Unclaimed,
   ): Promise<string> {
     let creation = this.creations.get(key);
     if (creation && !isDeepStrictEqual(creation.request, request)) {
       throw new CrispError('NameInUse', `${key} is being made from another request`);
     }
-    creation ??= this.begin(key, request, make, discard);
+    creation ??= this.begin(key, request, make, unclaimed);
     creation.waiting++;
     try {
-      return await Promise.race([creation.made, aborted(signal)]);
+      const id = await Promise.race([creation.made, aborted(signal)]);
+      creation.settled = true;
+      return id;
     } finally {
       creation.waiting--;
+      this.settle(creation);
     }
   }
 
   private begin(
     key: string,
     request: unknown,
-    make: () => Promise<string>,
-    discard: (id: string) => Promise<unknown>,
+    make: (id: string) => Promise<string>,
+    unclaimed: Unclaimed,
   ): Creation {
-    const made = make();
-    const creation: Creation = { request, made, waiting: 0 };
+    const id = newId();
+    this.hidden.set(id, {});
+    const made = make(id);
+    const creation: Creation = { request, made, unclaimed, waiting: 0 };
     this.creations.set(key, creation);
     made
       .then(
-        (id) => {
-          if (creation.waiting === 0) this.keepUnclaimed(id, discard);
+        (result) => {
+          if (result !== id) this.hidden.delete(id);
+          creation.result = result;
+          this.settle(creation);
         },
-        () => undefined,
+        () => this.hidden.delete(id),
       )
       .finally(() => this.creations.delete(key));
     return creation;
   }
 
-  private keepUnclaimed(id: string, discard: (id: string) => Promise<unknown>): void {
+  /** Keeps what was made for a retry, where its last caller has gone without it. */
+  private settle(creation: Creation): void {
+    const { result: id, unclaimed } = creation;
+    if (id === undefined || creation.waiting > 0 || creation.settled) return;
+    creation.settled = true;
+    if (!this.hides(id)) return; // one that was there already, and that somebody has
     log.warn({ id, keptMs: this.keepMs }, 'the caller went away while this was made; kept for its retry');
-    const timer = setTimeout(() => {
-      this.unclaimed.delete(id);
-      log.warn({ id }, 'nobody came back for this; removing it');
-      discard(id).catch((error: unknown) => log.error({ err: error, id }, 'unclaimed creation not removed'));
-    }, this.keepMs);
-    timer.unref();
-    this.unclaimed.set(id, timer);
+    this.keep(id, unclaimed);
+    unclaimed
+      .keep(id)
+      .catch((error: unknown) => log.error({ err: error, id }, 'unclaimed creation not noted'));
   }
 
-  /** Somebody knows this id: it is not removed by itself any more. */
-  claim(id: string): void {
-    clearTimeout(this.unclaimed.get(id));
-    this.unclaimed.delete(id);
+  /** Hides an unclaimed object and removes it when its retry does not come in time; also for one of an earlier run. */
+  keep(id: string, { discard }: Pick<Unclaimed, 'discard'>): void {
+    this.hold(id);
+    const entry: Hidden = {};
+    entry.timer = setTimeout(() => {
+      entry.expired = true;
+      log.warn({ id }, 'nobody came back for this; removing it');
+      discard(id)
+        .catch((error: unknown) => log.error({ err: error, id }, 'unclaimed creation not removed'))
+        .finally(() => {
+          if (this.hidden.get(id) === entry && entry.expired) this.hidden.delete(id);
+        });
+    }, this.keepMs);
+    entry.timer.unref();
+    this.hidden.set(id, entry);
+  }
+
+  /** Whether no caller has this id yet: it is not shown to anybody. */
+  hides(id: string): boolean {
+    return this.hidden.has(id);
+  }
+
+  /** Whether an unclaimed object waits for its removal. */
+  expired(id: string): boolean {
+    return this.hidden.get(id)?.expired ?? false;
+  }
+
+  /** The retry of an unclaimed object has come: it is not removed by itself any more, and still hidden until somebody claims it. */
+  hold(id: string): void {
+    const entry = this.hidden.get(id);
+    if (!entry) return;
+    clearTimeout(entry.timer);
+    entry.expired = false;
+  }
+
+  /** A caller gets this id: from now on it is shown. @returns whether it was hidden until now */
+  claim(id: string): boolean {
+    this.hold(id);
+    return this.hidden.delete(id);
   }
 }
 

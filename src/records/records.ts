@@ -63,6 +63,8 @@ export const storedSandboxSchema = z.object({
   bootId: z.string(),
   /** false from the write of the intent until the sandbox stands: recovery undoes such a one. */
   complete: z.boolean(),
+  /** Its caller went away while it was made, and has not come back: it is hidden until then. */
+  unclaimed: z.boolean().optional(),
   createdAt: nanoseconds,
   stoppedAt: nanoseconds.optional(),
   /** When the holder was found to have ended by itself: it is yet to be stopped, and nothing can be started in it. */
@@ -90,7 +92,11 @@ export const storedContainerSchema = z.object({
   backend: z.string(),
   bootId: z.string(),
   complete: z.boolean(),
+  /** Its caller went away while it was made, and has not come back: it is hidden until then. */
+  unclaimed: z.boolean().optional(),
   imageId: z.string(),
+  /** The name of the image when the container was made: its first tag, else a digest reference; for ContainerStatus.image. Absent in records of older versions. */
+  imageName: z.string().optional(),
   /** NAME@DIGEST where the image has one, for image_ref. */
   imageRef: z.string(),
   /** The images that are mounted as volumes: index in config.mounts -> image id. */
@@ -109,6 +115,8 @@ export const storedContainerSchema = z.object({
   createdAt: nanoseconds,
   startedAt: nanoseconds.optional(),
   pid: count.optional(),
+  /** When its monitor was found dead while it ran: nobody writes its log any more. */
+  unwatchedAt: nanoseconds.optional(),
   exit: z
     .object({ exitCode: z.number().int(), finishedAt: nanoseconds, reason: z.string(), message: z.string() })
     .optional(),

@@ -142,11 +142,6 @@ export class Store {
     return this.containers.all().filter((container) => container.sandboxId === sandboxId);
   }
 
-  /** Without those in the making, which clients are not told of. */
-  completeContainersOf(sandboxId: string): ContainerRecord[] {
-    return this.containersOf(sandboxId).filter(({ complete }) => complete);
-  }
-
   /** Before a pod is taken apart. @throws RecordUnreadable where a container of it has a record that cannot be read */
   checkContainersReadable(sandboxId: string): void {
     for (const [id, { sandboxId: its }] of this.containers.unreadable())

@@ -1,5 +1,6 @@
 // Whatever is asked for, the answer is clear, and a refused call leaves nothing.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import * as grpc from '@grpc/grpc-js';
 import { status as Code } from '@grpc/grpc-js';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
@@ -116,6 +117,29 @@ test('an error that quotes more than fits is cut, and the daemon lives', async (
   await removePod(daemon, pod.id);
 });
 
+test('bytes that are no message are an invalid argument, and not a failure of ours', async () => {
+  const client = new grpc.Client(`unix:${daemon.socket}`, grpc.credentials.createInsecure());
+  const same = (bytes: Buffer): Buffer => bytes;
+  const call = (bytes: Buffer) =>
+    new Promise((resolve) => {
+      client.makeUnaryRequest('/runtime.v1.RuntimeService/RunPodSandbox', same, same, bytes, (error) =>
+        resolve(error),
+      );
+    });
+  for (const bytes of [Buffer.from([0x0a, 0xff, 0xff]), Buffer.alloc(1 << 20, 0x0b)])
+    expect(await call(bytes)).toMatchObject(refusal(Code.INVALID_ARGUMENT, /no RunPodSandboxRequest/));
+  client.close();
+});
+
+test('an error is short, whatever it quotes', async () => {
+  const error = (await daemon.client.runtime
+    .ListContainers({ filter: { id: 'x'.repeat(4000) } })
+    .then(() => daemon.client.runtime.ContainerStatus({ container_id: `\u001b${'\u{1f642}'.repeat(1000)}` }))
+    .catch((refused: unknown) => refused)) as { details: string };
+  expect(Buffer.byteLength(error.details)).toBeLessThanOrEqual(8192);
+  expect(error.details).toContain('\\x1b');
+});
+
 describe('a pod', () => {
   let clean: string[];
   beforeEach(async () => {
@@ -124,6 +148,27 @@ describe('a pod', () => {
 
   test.each<[string, PodSandboxConfig, string, Code, RegExp]>([
     ['without metadata', { metadata: null }, '', Code.INVALID_ARGUMENT, /metadata/],
+    [
+      'without a uid',
+      { metadata: { name: 'nobody', namespace: 'test', uid: '', attempt: 0 } },
+      '',
+      Code.INVALID_ARGUMENT,
+      /config\.metadata\.uid is empty/,
+    ],
+    [
+      'with a port of an unknown protocol',
+      { port_mappings: [{ protocol: 9 as never, container_port: 80, host_port: 20_080 }] },
+      '',
+      Code.INVALID_ARGUMENT,
+      /config\.port_mappings\[0\]\.protocol: 9 is no value of Protocol/,
+    ],
+    [
+      'with a name that is an argument of CNI plugins',
+      { metadata: { name: 'a;K8S_POD_NAMESPACE=b', namespace: 'test', uid: 'x', attempt: 0 } },
+      '',
+      Code.INVALID_ARGUMENT,
+      /config\.metadata\.name/,
+    ],
     ['of a handler that is not configured', {}, 'gvisor', Code.INVALID_ARGUMENT, /^UnknownHandler: .*gvisor/],
     [
       'with a sysctl of the host',
@@ -397,6 +442,30 @@ describe('a container', () => {
     expect(await daemon.traces()).toEqual(before);
   });
 
+  const seccomp = (localhost_ref: string): ContainerConfig => ({
+    linux: { security_context: { seccomp: { profile_type: 'Localhost', localhost_ref } } },
+  });
+  test('whose seccomp profile is no regular file, too long or no JSON is refused, and nothing of it is told', async () => {
+    const file = (name: string) => join(daemon.folder, name);
+    await daemon.machine.must(['mkfifo', file('fifo')]);
+    await writeFile(file('huge'), `${' '.repeat(3 << 20)}{}`);
+    await writeFile(file('secret'), 'open-sesame is the password');
+    for (const [path, words] of [
+      [file('fifo'), /no regular file/],
+      ['/dev/zero', /no regular file/],
+      [daemon.folder, /no regular file/],
+      [file('huge'), /longer than/],
+      [file('secret'), /no JSON/],
+    ] as const) {
+      const error = (await createContainer(daemon, pod, containerConfig('true', seccomp(path))).catch(
+        (refused: unknown) => refused,
+      )) as { details: string };
+      expect(error).toMatchObject(refusal(Code.INVALID_ARGUMENT, words));
+      expect(error.details).not.toMatch(/open|sesame/);
+    }
+    expect(await daemon.traces()).toEqual(before);
+  });
+
   test('whose log path escapes through a symlink is refused', async () => {
     await expect(
       createContainer(daemon, pod, containerConfig('true', { log_path: 'link/main.log' })),
@@ -569,7 +638,16 @@ describe('a registry', () => {
     });
     await nothingLeft();
   });
-  test.each([['a name with spaces'], ['UPPER/case'], ['x@sha256:short'], ['']])(
+  test('is not told credentials that are none', async () => {
+    await expect(
+      strange.client.image.PullImage({
+        image: { image: 'localhost:1/x' },
+        auth: { auth: 'not base64 at all!' },
+      }),
+    ).rejects.toMatchObject(refusal(Code.INVALID_ARGUMENT, /auth\.auth is not base64/));
+    await nothingLeft();
+  });
+  test.each([['a name with spaces'], ['UPPER/case'], ['x@sha256:short'], [''], ['x'.repeat(4000)]])(
     'is not asked for "%s"',
     async (image) => {
       await expect(strange.client.image.PullImage({ image: { image } })).rejects.toMatchObject({
@@ -598,6 +676,7 @@ describe('a CNI network', () => {
       );
     await plugin('fails', 'echo \'{"code":7,"msg":"no room at the inn"}\'; exit 1');
     await plugin('hangs', 'exec sleep 1000');
+    await plugin('forgets', 'echo \'{"cniVersion":"1.0.0","interfaces":[],"ips":[]}\'');
     await strange.writeConfig({
       network: { bin_dirs: [bin, '/opt/cni/bin', '/usr/lib/cni'], plugin_timeout_seconds: 1 },
     });
@@ -620,6 +699,12 @@ describe('a CNI network', () => {
     ],
     ['whose plugin is not installed', () => then('none-such'), Code.UNAVAILABLE, /none-such/],
     ['whose plugin fails', () => then('fails'), Code.UNAVAILABLE, /^CniFailed: .*no room at the inn/],
+    [
+      'that gives no address',
+      () => then('forgets'),
+      Code.UNAVAILABLE,
+      /^CniFailed: .*gave the pod no address/,
+    ],
     ['whose plugin hangs', () => then('hangs'), Code.DEADLINE_EXCEEDED, /hangs/],
   ])('%s', async (_, conflist, code, words) => {
     await strange.writeConflist(conflist());

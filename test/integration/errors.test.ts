@@ -281,7 +281,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
       ),
   },
   StartFailed: {
-    code: Code.INTERNAL,
+    code: Code.FAILED_PRECONDITION,
     words: /\[stage: container (create|start), tool: crun\].*hint: the command is not in the image/,
     provoke: () => container({ command: ['/no/such/program'] }),
   },

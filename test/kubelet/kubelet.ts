@@ -19,11 +19,14 @@ export class Kubelet {
     private process: ChildProcess | undefined,
   ) {}
 
-  /** @param statsFromCri the gate PodAndContainerStatsFromCRI, off unless set in 1.37 */
+  /**
+   * @param statsFromCri the gate PodAndContainerStatsFromCRI, off unless set in 1.37
+   * @param eventedPleg the gate EventedPLEG: it listens to GetContainerEvents
+   */
   static async start(
     daemon: Daemon,
     binary: string,
-    { statsFromCri }: { statsFromCri: boolean },
+    { statsFromCri, eventedPleg = false }: { statsFromCri: boolean; eventedPleg?: boolean },
   ): Promise<Kubelet> {
     const folder = join(daemon.folder, 'kubelet');
     await mkdir(join(folder, 'manifests'), { recursive: true });
@@ -47,7 +50,7 @@ export class Kubelet {
         enforceNodeAllocatable: [],
         authentication: { anonymous: { enabled: true }, webhook: { enabled: false } },
         authorization: { mode: 'AlwaysAllow' },
-        featureGates: { PodAndContainerStatsFromCRI: statsFromCri },
+        featureGates: { PodAndContainerStatsFromCRI: statsFromCri, EventedPLEG: eventedPleg },
         podLogsDir: join(folder, 'logs'),
         resolvConf: '/etc/resolv.conf',
         evictionHard: { 'memory.available': '1Mi' },

@@ -11,7 +11,15 @@ import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../..
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, readText, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
-import { catches, identify, isAlive, outwait, signalProcess } from '../../host/proc.js';
+import {
+  catches,
+  identify,
+  isAlive,
+  outwait,
+  parentOf,
+  signalProcess,
+  type ProcessIdentity,
+} from '../../host/proc.js';
 import { withUndo } from '../../host/undo.js';
 import { whyNot } from '../../set-aside.js';
 import { isContainerId, probeIdPattern } from '../../shapes/id.js';
@@ -36,6 +44,7 @@ import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
 import { exec } from './exec.js';
+import { exitWatched, watchExit } from '../exit-watch.js';
 import { Exits } from '../exits.js';
 import { linkLog } from '../log-file.js';
 import { probe } from './probe.js';
@@ -61,8 +70,11 @@ const cgroupPath = z
   .refine((path) => path === '' || (path.startsWith('/') && !path.split('/').includes('..')), 'no cgroup');
 const oomKills = z.object({ group: cgroupPath, count: z.number() });
 type OomKills = z.infer<typeof oomKills>;
+const processIdentity = z.object({ pid: z.number().int().min(2), startTime: z.string().regex(/^\d+$/) });
 const stateSchema = z.object({
-  process: z.object({ pid: z.number().int().min(2), startTime: z.string().regex(/^\d+$/) }),
+  process: processIdentity,
+  /** Its conmon; undefined where the first process had another parent. */
+  monitor: processIdentity.optional(),
   cgroup: cgroupPath,
   terminal: z.boolean(),
   /** Its pid namespace is its own, so that its end is the end of all its processes. */
@@ -75,6 +87,8 @@ export type OciState = z.infer<typeof stateSchema>;
 const SIGKILL = 9;
 const settleMs = 100;
 const createPatienceMs = 10_000;
+/** How often conmons are looked for. One look reads one file of /proc per container: nothing of a conmon can be waited for in Node. */
+const monitorLookMs = 1_000;
 
 export class OciBackend implements Backend {
   readonly name: string;
@@ -88,6 +102,10 @@ export class OciBackend implements Backend {
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
   private readonly killedByUs = new Set<string>();
+  /** Containers without a monitor: false until their end was told as well. */
+  private readonly unwatched = new Map<string, boolean>();
+  private readonly exitWatches = new Map<string, Promise<ProcessIdentity | undefined>>();
+  private monitorLooks: NodeJS.Timeout | undefined;
   private conmonPath: string | undefined;
 
   constructor(private readonly options: OciOptions) {
@@ -162,8 +180,10 @@ export class OciBackend implements Backend {
       const process = await identify(pid);
       if (!process) throw this.runtime.explain('create', 'the first process ended before it was started');
       if (plan.spec.process.cwd !== '/') await checkProcessFolder(plan.spec.process.cwd, pid);
+      const monitorPid = await parentOf(pid);
       const state: OciState = {
         process,
+        monitor: monitorPid === undefined || monitorPid <= 1 ? undefined : await identify(monitorPid),
         cgroup: (await cgroupOfProcess(pid)) ?? plan.spec.linux.cgroupsPath ?? '',
         terminal: plan.spec.process.terminal ?? false,
         ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
@@ -219,6 +239,8 @@ export class OciBackend implements Backend {
     this.killedByUs.delete(container.id);
     this.processes.delete(container.id);
     this.startedAtMs.delete(container.id);
+    this.unwatched.delete(container.id);
+    this.exitWatches.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -308,11 +330,33 @@ export class OciBackend implements Backend {
     });
   }
 
+  onMonitorLost(listener: (containerId: string) => void): void {
+    const look = async (id: string, bundle: string, { monitor, process }: OciState): Promise<void> => {
+      if (!monitor || (await isAlive(monitor)) || (await this.exits.read(id, bundle))) return; // it has done all that it is there for
+      const ended = !(await isAlive(process));
+      if (this.unwatched.get(id) === ended || !this.made.has(id)) return;
+      this.unwatched.set(id, ended);
+      if (!ended) this.exitWatches.set(id, watchExit(bundle, process, this.exits.path(id)));
+      const watch = await this.exitWatches.get(id);
+      if (ended) await exitWatched(watch);
+      if (!(await this.exits.read(id, bundle))) listener(id);
+    };
+    this.monitorLooks = setInterval(() => {
+      for (const [id, { bundle, state }] of this.made)
+        if (state && !this.unwatched.get(id))
+          look(id, bundle, state).catch((error: unknown) =>
+            log.error({ err: error, containerId: id }, 'the monitor of a container cannot be looked at'),
+          );
+    }, monitorLookMs);
+    this.monitorLooks.unref();
+  }
+
   cgroup(container: ContainerRef): string {
     return stateOf(container).cgroup;
   }
 
   close(): Promise<void> {
+    clearInterval(this.monitorLooks);
     this.exits.close();
     return Promise.resolve();
   }
@@ -340,6 +384,9 @@ export class OciBackend implements Backend {
     const exit = await this.exits.read(id, bundle);
     if (exit) await this.endRest(id);
     const before = state?.podOomKills;
+    // Without a conmon nobody has looked at the container's own group.
+    if (exit && !exit.oomKilled && exit.exitCode === 128 + SIGKILL && state && this.unwatched.has(id))
+      return { ...exit, oomKilled: !this.killedByUs.has(id) && (readOomKills(state.cgroup) ?? 0) > 0 };
     if (!exit || exit.oomKilled || exit.exitCode !== 128 + SIGKILL || this.killedByUs.has(id) || !before)
       return exit;
     return { ...exit, oomKilled: (readOomKills(before.group) ?? 0) > before.count };

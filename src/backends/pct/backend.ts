@@ -58,6 +58,7 @@ import type {
   Remnant,
   RootfsWish,
 } from '../backend.js';
+import { exitWatched, watchExit } from '../exit-watch.js';
 import type { Io, TerminalSize } from '../../shapes/io.js';
 import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
 import { whyNot } from '../../set-aside.js';
@@ -84,7 +85,16 @@ import { Seal } from './seal.js';
 import { makeTargets } from './targets.js';
 import { dropIn, environmentText, Units } from './unit.js';
 import { Vmids } from './vmids.js';
-import { attach, fifo, startWatcher, tell, wakeWatcher, watcherName, type WatcherPlan } from './watcher.js';
+import {
+  attach,
+  fifo,
+  holdWatch,
+  startWatcher,
+  tell,
+  wakeWatcher,
+  watcherName,
+  type WatcherPlan,
+} from './watcher.js';
 
 /** What create() returns and the record keeps. */
 const stateSchema = z.object({
@@ -103,6 +113,8 @@ const lostRaces = 10;
 const infoTimeoutMs = 10_000;
 const endPatienceMs = 10_000;
 const atWorkPauseMs = 100;
+/** How often a CT without a watcher is looked at. */
+const unwatchedLookMs = 1_000;
 
 /** What the probe finds out of the node. */
 const findingsSchema = z.object({
@@ -131,6 +143,9 @@ export class PctBackend implements Backend {
   /** Whose exits are told; the state is absent while they are being made. */
   private readonly made = new Map<string, ContainerRef>();
   private readonly processes = new Map<string, ProcessIdentity>();
+  /** Connections to the watchers of running CTs; each entry ends one. */
+  private readonly watched = new Map<string, () => void>();
+  private monitorLost: (containerId: string) => void = () => undefined;
 
   constructor(private readonly options: PctBackendOptions) {
     const { lxc, state } = options;
@@ -301,6 +316,7 @@ export class PctBackend implements Backend {
     }
     const pid = await this.initPid(vmid);
     await this.remember(container.id, pid);
+    await this.holdWatcher(container);
     return { pid: pid ?? 0 };
   }
 
@@ -320,6 +336,8 @@ export class PctBackend implements Backend {
   }
 
   async delete(container: ContainerRef): Promise<void> {
+    this.watched.get(container.id)?.(); // it ends its watcher itself
+    this.watched.delete(container.id);
     if (!stateOf(container)) await this.outwaitCreate(container);
     await this.endRemnantsOf(container.id);
     const found = await this.find(container);
@@ -523,7 +541,45 @@ export class PctBackend implements Backend {
     return cgroupOf(stateOf(container)?.vmid ?? 0);
   }
 
+  onMonitorLost(listener: (containerId: string) => void): void {
+    this.monitorLost = listener;
+  }
+
+  /** Hears of the end of a watcher: a connection on which nothing is said ends with it. */
+  private async holdWatcher(container: ContainerRef): Promise<void> {
+    const { id } = container;
+    if (this.watched.has(id)) return;
+    const lost = async (): Promise<void> => {
+      this.watched.delete(id);
+      // A watcher ends with its CT, when it has written the exit; delete() ends it too.
+      if (!this.made.has(id) || (await this.exits.read(id, container.folder))) return;
+      const process = this.processes.get(id);
+      const watch =
+        process && (await isAlive(process))
+          ? await watchExit(container.folder, process, this.exits.path(id))
+          : undefined;
+      this.monitorLost(id);
+      // Nobody tells the end of the CT now.
+      while (this.made.has(id) && !(await this.inDoubt(container)))
+        await sleep(unwatchedLookMs, undefined, { ref: false }); // it does not hold up the end of the daemon
+      await exitWatched(watch);
+      if (this.made.has(id) && !(await this.exits.read(id, container.folder))) this.monitorLost(id);
+    };
+    const ended = (): void => {
+      lost().catch((error: unknown) =>
+        log.error(
+          { err: error, containerId: id },
+          'the watcher of a CT has ended, and that is not dealt with',
+        ),
+      );
+    };
+    const hold = await holdWatch(container, ended);
+    if (hold) this.watched.set(id, hold);
+    else if (!(await this.exits.read(id, container.folder))) ended();
+  }
+
   close(): Promise<void> {
+    for (const hold of this.watched.values()) hold();
     this.exits.close();
     return Promise.resolve();
   }
@@ -709,6 +765,7 @@ export class PctBackend implements Backend {
     if (!found) return { status: 'missing' };
     const pid = await this.initPid(found.vmid);
     await this.remember(container.id, pid);
+    if (pid !== undefined && (await wasStarted(container))) await this.holdWatcher(container);
     if (pid !== undefined) return { status: 'running', pid };
     if (!(await wasStarted(container))) return { status: 'created', pid: 0 };
     await this.endRest(container);

@@ -136,6 +136,28 @@ export async function tell(
 }
 
 /**
+ * Holds a connection to the watcher of a container, on which nothing is said.
+ * @param ended called once when the watcher ends, not when the connection is let go
+ * @returns lets it go; undefined: there is no watcher
+ */
+export async function holdWatch(
+  container: Pick<ContainerRef, 'folder'>,
+  ended: () => void,
+): Promise<(() => void) | undefined> {
+  const socket = await dial(container.folder);
+  if (!socket) return undefined;
+  socket.unref();
+  socket.once('close', ended);
+  socket.once('error', () => socket.destroy());
+  socket.once('end', () => socket.destroy());
+  socket.resume();
+  return () => {
+    socket.off('close', ended);
+    socket.destroy();
+  };
+}
+
+/**
  * Output from now on, and input; ends with the CT or with the client.  Frames:
  * a byte that names the stream (1 stdout, 2 stderr), four of length, the data.
  */

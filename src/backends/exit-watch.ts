@@ -1,0 +1,44 @@
+// The exit of a container whose monitor has died, taken from the kernel
+// (exit-watch.pl says how).  Called by the backends.
+import { basename } from 'node:path';
+import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readFileIfThere } from '../host/files.js';
+import { identify, isAlive, programsIn, type ProcessIdentity } from '../host/proc.js';
+import { firstLine, runDetached } from '../host/run.js';
+import { perlProgram } from '../installed.js';
+import { log } from '../log.js';
+
+const program = perlProgram('exit-watch.pl');
+const answerMs = 5_000;
+const tellPatienceMs = 10_000;
+
+/**
+ * Starts it for a container, unless an earlier run of the daemon has.
+ * @param bundle its working folder
+ * @returns what watches; undefined: the exit code will not be known, the reason is in the log
+ */
+export async function watchExit(
+  bundle: string,
+  { pid, startTime }: ProcessIdentity,
+  exitFile: string,
+): Promise<ProcessIdentity | undefined> {
+  for (const found of await programsIn(bundle)) {
+    const argv = (await readFileIfThere(`/proc/${found.pid}/cmdline`).catch(() => '')) ?? '';
+    if (basename(argv.split('\0')[1] ?? '') === basename(program)) return found;
+  }
+  const {
+    pid: watcher,
+    pipes: [pipe],
+  } = runDetached(['perl', program, String(pid), startTime, exitFile], { cwd: bundle, pipes: ['read'] });
+  const answer = await firstLine(pipe as Duplex, answerMs);
+  if (answer !== 'ready')
+    log.warn({ exitFile, answer }, 'the kernel does not tell the exit of a container without a monitor');
+  return identify(watcher);
+}
+
+/** Waits until the watch of a process that has ended has written the exit, and ended as well. */
+export async function exitWatched(watch: ProcessIdentity | undefined): Promise<void> {
+  for (let waitedMs = 0; watch && waitedMs < tellPatienceMs && (await isAlive(watch)); waitedMs += 20)
+    await sleep(20);
+}

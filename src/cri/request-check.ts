@@ -1,0 +1,142 @@
+// What holds for every message of every call, whatever it asks for: checked in
+// one place, before a story sees it, from the proto itself.  Called by serve.ts.
+//
+// protobuf decodes any number for an enum and any length of a string or list, so
+// a story could meet what no type in this code allows.
+import { CrispError } from '../errors.js';
+
+/** The part of a DescriptorProto (google/protobuf/descriptor.proto) that is read here. */
+export interface MessageType {
+  readonly name: string;
+  readonly field: readonly FieldType[];
+  readonly nestedType: readonly MessageType[];
+}
+interface FieldType {
+  readonly name: string;
+  readonly label: string;
+  readonly type: string;
+  readonly typeName: string;
+}
+
+/** Entries of a list or map: a pod in a namespace of 5,000 services has 35,000 environment variables. */
+const longestList = 65_536;
+/** Bytes of a path (PATH_MAX with its closing zero, limits.h). */
+const longestPath = 4095;
+/** Bytes of one argument or environment variable (MAX_ARG_STRLEN with its closing zero, linux/binfmts.h). */
+const longestArgument = 131_071;
+/** Bytes of the value of a label or annotation; the API server takes 256 KiB of annotations for a whole pod. */
+const longestMapValue = 1 << 20;
+/** Bytes of anything else: names, ids, lists of CPUs. */
+const longestWord = 4096;
+
+const paths = /(?:_path|_dir|_directory|location|localhost_ref|cgroup_parent)$/;
+const argumentFields = new Set([
+  'args',
+  'command',
+  'cmd',
+  'value',
+  'password',
+  'auth',
+  'identity_token',
+  'registry_token',
+]);
+
+type Check = (value: unknown, field: string) => void;
+
+/** Builds the check of each message type when it is first needed. */
+export class RequestChecks {
+  private readonly checks = new Map<string, Check>();
+
+  /** @param typeOf a message of the package by its name, without the package */
+  constructor(private readonly typeOf: (name: string) => MessageType) {}
+
+  /** @throws InvalidArgument naming the field: an unknown value of an enum, a zero character, what is too long */
+  check(type: MessageType, request: unknown): void {
+    this.of(type)(request, '');
+  }
+
+  private of(type: MessageType): Check {
+    let known = this.checks.get(type.name);
+    if (!known) {
+      const fields = type.field.map((field): [string, Check] => [field.name, this.ofField(type, field)]);
+      known = (value, path) => {
+        for (const [name, check] of fields)
+          check((value as Record<string, unknown>)[name], path ? `${path}.${name}` : name);
+      };
+      this.checks.set(type.name, known);
+    }
+    return known;
+  }
+
+  private ofField(parent: MessageType, field: FieldType): Check {
+    const entry = parent.nestedType.find(({ name }) => name === lastName(field.typeName));
+    if (entry) return ofMap(entry);
+    const one = this.ofOne(field);
+    if (field.label !== 'LABEL_REPEATED') return one;
+    return (value, path) => {
+      const items = value as readonly unknown[];
+      if (items.length > longestList)
+        throw invalid(path, `it has ${items.length} entries, and ${longestList} are the most`);
+      items.forEach((item, index) => one(item, `${path}[${index}]`));
+    };
+  }
+
+  private ofOne({ name, type, typeName }: FieldType): Check {
+    if (type === 'TYPE_ENUM')
+      return (value, path) => {
+        if (typeof value !== 'string')
+          throw invalid(path, `${String(value)} is no value of ${lastName(typeName)}`);
+      };
+    if (type === 'TYPE_STRING') return ofText(longestOf(name));
+    if (type === 'TYPE_BYTES')
+      return (value, path) => {
+        const bytes = value as Buffer;
+        if (bytes.length > longestArgument)
+          throw invalid(path, `it has ${bytes.length} bytes, and ${longestArgument} are the most`);
+        if (bytes.includes(0)) throw invalid(path, 'it has a zero byte, which ends every text of the kernel');
+      };
+    if (type === 'TYPE_MESSAGE')
+      return (value, path) => {
+        if (value) this.of(this.typeOf(lastName(typeName)))(value, path);
+      };
+    return () => undefined; // numbers and booleans are what their types can hold
+  }
+}
+
+/** Labels, annotations, sysctls and the like: all are maps of texts. */
+function ofMap({ field }: MessageType): Check {
+  const isText = field.some(({ name, type }) => name === 'value' && type === 'TYPE_STRING');
+  const [key, text] = [ofText(longestWord), ofText(longestMapValue)];
+  return (value, path) => {
+    const entries = Object.entries(value as Record<string, unknown>);
+    if (entries.length > longestList)
+      throw invalid(path, `it has ${entries.length} entries, and ${longestList} are the most`);
+    for (const [name, item] of entries) {
+      key(name, `a key of ${path}`);
+      if (isText) text(item, `${path}["${name}"]`);
+    }
+  };
+}
+
+function ofText(maxBytes: number): Check {
+  return (value, path) => {
+    const text = value as string;
+    if (text.length * 3 > maxBytes && Buffer.byteLength(text) > maxBytes)
+      throw invalid(path, `it has ${Buffer.byteLength(text)} bytes, and ${maxBytes} are the most`);
+    if (text.includes('\0'))
+      throw invalid(path, 'it has a zero character, which ends every text of the kernel');
+  };
+}
+
+function longestOf(field: string): number {
+  if (paths.test(field)) return longestPath;
+  return argumentFields.has(field) ? longestArgument : longestWord;
+}
+
+function lastName(typeName: string): string {
+  return typeName.slice(typeName.lastIndexOf('.') + 1);
+}
+
+function invalid(field: string, why: string): CrispError {
+  return new CrispError('InvalidArgument', `${field}: ${why}`);
+}
