@@ -72,9 +72,11 @@ class Capped extends Writable {
 export async function exec(parts: Parts, request: ExecRequest__Output): Promise<ExecResponse> {
   checkStreams(request);
   if (request.cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
-  const { id } = runningContainerOf(parts, request.container_id);
+  const { id, sandboxId } = runningContainerOf(parts, request.container_id);
   const { cmd, tty, stdin, stdout, stderr } = request;
-  return { url: parts.streaming.url({ kind: 'exec', containerId: id, cmd, tty, stdin, stdout, stderr }) };
+  return {
+    url: parts.streaming.url({ kind: 'exec', sandboxId, containerId: id, cmd, tty, stdin, stdout, stderr }),
+  };
 }
 
 export async function attach(parts: Parts, request: AttachRequest__Output): Promise<AttachResponse> {
@@ -84,6 +86,7 @@ export async function attach(parts: Parts, request: AttachRequest__Output): Prom
   return {
     url: parts.streaming.url({
       kind: 'attach',
+      sandboxId: record.sandboxId,
       containerId: record.id,
       tty: record.config.tty,
       stdin,
@@ -122,7 +125,12 @@ export function streamingHandlers(parts: () => Parts) {
       execIn(parts(), request.containerId, request.cmd, io, signal),
     attach: async (request: AttachRequest, io: Io, signal: AbortSignal): Promise<void> => {
       const record = runningContainerOf(parts(), request.containerId);
-      await backendOf(parts(), record).attach(refOf(record), io, signal);
+      const { stdin, stdin_once: once, tty } = record.config;
+      if (!stdin) io.stdin?.resume(); // nobody reads it, and it must not hold up the rest
+      // As containerd has it: the end of the client's input is that of the container's only with stdin_once and
+      // without a terminal; otherwise it ends the session, and the container's input stays open for the next.
+      const ends = { stdin: stdin ? io.stdin : undefined, endsWithStdin: !once || tty };
+      await backendOf(parts(), record).attach(refOf(record), { ...io, ...ends }, signal);
     },
     portForward: async (
       request: PortForwardRequest,

@@ -285,20 +285,29 @@ function stopOn(
   };
 }
 
-/** Closes `from` once nothing has come for a while and `to` has taken all: what keeps it open then is a grandchild. */
+/**
+ * Closes `from` once nothing has come for a while and `to` has taken all: what
+ * keeps it open then is a grandchild. Also when `to` takes nothing at all any
+ * more: the program has ended, and who does not read its last words must not
+ * keep it from being over.
+ */
 function endWhenIdle(from: Readable, to: Writable): void {
   if (from.readableEnded || from.destroyed) return;
   let idle = false;
+  let [waiting, waitedMs] = [to.writableLength, 0];
   from.on('data', () => {
     idle = false;
   });
   const timer = setInterval(() => {
-    if (idle && !to.writableNeedDrain) from.destroy();
+    waitedMs = to.writableNeedDrain && to.writableLength === waiting ? waitedMs + idleMs : 0;
+    waiting = to.writableLength;
+    if ((idle && !to.writableNeedDrain) || waitedMs >= untakenMs) from.destroy();
     idle = true;
   }, idleMs);
   from.once('close', () => clearInterval(timer));
 }
 const idleMs = 200;
+const untakenMs = 10_000;
 
 export interface DetachedOptions {
   cwd?: string;

@@ -203,18 +203,11 @@ export class OciBackend implements Backend {
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-    return exec(
-      this.runtime,
-      await this.monitorPlan(container.id, container.folder),
-      container,
-      await this.processOf(container),
-      plan,
-      signal,
-    );
+    return exec(this.runtime, container, await this.processOf(container), plan, signal);
   }
 
   attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
-    return attach(container, io, signal).ended;
+    return attach(container, io, signal);
   }
 
   async update(container: ContainerRef, resources: Resources): Promise<void> {

@@ -4,14 +4,12 @@
 // Rights, limits and environment are those of the CT's own process: lxc-attach
 // reads them from the CT.  The user and the working folder are not, so they are
 // given here.
-import { rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ExecPlan } from '../backend.js';
 import { killBelow, limited } from '../exec-limit.js';
+import { endRelay, runInTerminal } from '../relay.js';
 import { fitsLine } from './lxc-config.js';
 
 export interface AttachPlan {
@@ -33,23 +31,14 @@ export async function exec(
   signal: AbortSignal,
 ): Promise<{ exitCode: number }> {
   const { argv, env } = attachCommand(attach, plan);
-  const sizeFile = join(attach.bundle, `size-${counter++}`);
-  const running = runStreaming(plan.io.terminal ? ['perl', pty, sizeFile, ...argv] : argv, plan.io, {
-    timeoutMs: 0,
-    okExitCodes: 'any',
-    stage: 'exec',
-    env,
-    cwd: '/',
+  const options = { env, cwd: '/' };
+  const running = plan.io.terminal
+    ? runInTerminal(argv, plan.io, attach.bundle, options)
+    : runStreaming(argv, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', ...options });
+  const limit = limited(plan.timeoutMs, signal, () => {
+    if (plan.io.terminal) endRelay(running);
+    return killBelow(running);
   });
-  plan.io.onResize?.(({ width, height }) => {
-    writeFileSync(sizeFile, `${height} ${width}\n`);
-    try {
-      if (running.pid !== undefined) process.kill(running.pid, 'SIGWINCH');
-    } catch {
-      /* ESRCH: it has ended */
-    }
-  });
-  const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended;
     limit.check();
@@ -61,11 +50,8 @@ export async function exec(
     return { exitCode };
   } finally {
     limit.clear();
-    rmSync(sizeFile, { force: true });
   }
 }
-const pty = perlProgram('pty.pl');
-let counter = 0;
 
 /**
  * Variables go in lxc-attach's own environment, for /proc/PID/cmdline is open
