@@ -19,6 +19,9 @@ import { backendOf, readySandboxOf, refOf, runningContainerOf, type Call, type P
 /** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
 const maxOutputBytes = 16 << 20;
 
+/** A WebSocket has 256 channels, and each port needs two of them. */
+const maxPorts = 128;
+
 export async function execSync(
   parts: Parts,
   request: ExecSyncRequest__Output,
@@ -101,6 +104,11 @@ export async function portForward(
   request: PortForwardRequest__Output,
 ): Promise<PortForwardResponse> {
   const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
+  if (request.port.length > maxPorts)
+    throw new CrispError(
+      'InvalidArgument',
+      `port has ${request.port.length} entries; ${maxPorts} are allowed`,
+    );
   for (const port of request.port)
     if (port < 1 || port > 65535)
       throw new CrispError('InvalidArgument', `port ${port} is not between 1 and 65535`);
