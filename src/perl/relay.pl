@@ -94,17 +94,28 @@ sub run_console {
     while (!defined $status) {
         vec(my $ready = '', fileno($door), 1) = 1;
         $ready = '' if $master;
-        if (select($ready, undef, undef, 0.05) > 0 && accept(my $connection, $door)) { $master = received($connection, $recvmsg) }
+        if (select($ready, undef, undef, 0.05) > 0 && accept(my $connection, $door)) {
+            $master = eval { received($connection, $recvmsg) } or print STDERR $@;
+        }
         $status = $? if waitpid($runtime, WNOHANG) == $runtime;
-        if ($ended || $gone || time > $deadline) { kill 'KILL', -$runtime; print STDERR "timeout\n"; exit 1 }
+        if ($ended || time > $deadline) { kill 'KILL', -$runtime; print STDERR "timeout\n" unless $ended; abandon() }
     }
-    exit 1 if $status;    # it has said why
-    open(my $file, '<', 'pid') or die "pid: $!\n";
-    my ($process) = (<$file> // '') =~ /^(\d+)/ or die "no pid\n";
-    if (!$master) { kill 'KILL', $process; die "the runtime sent no terminal\n" }
+    abandon() if $status;    # it has said why
+    open(my $file, '<', 'pid');
+    my ($process) = ($file && <$file> // '') =~ /^(\d+)/;
+    if (!$master || !$process) { print STDERR "the runtime sent no terminal, or no pid\n"; abandon() }
     follow_size($master, $size_file);
     syswrite(STDERR, "started\n");
     serve($master, $process);
+}
+
+# Leaves nothing of what the runtime may have started: all of it is or becomes our child.
+sub abandon {
+    for (my $left = 100; $left && waitpid(-1, WNOHANG) >= 0; $left--) {
+        if (open(my $file, '<', "/proc/$$/task/$$/children")) { kill 'KILL', split ' ', <$file> // '' }
+        select(undef, undef, undef, 0.02);
+    }
+    exit 1;
 }
 
 # recvmsg(2) of one descriptor: struct msghdr with one cmsg of SCM_RIGHTS.
@@ -113,7 +124,9 @@ sub received {
     my ($text, $control) = ("\0" x 4096, "\0" x 24);
     my $parts = pack('P Q', $text, length $text);
     my $message = pack('Q L x4 P Q P Q l x4', 0, 0, $parts, 1, $control, length $control, 0);
-    syscall($recvmsg, fileno($connection), $message, 0) >= 0 or die "recvmsg: $!\n";
+    my $bytes;
+    do { $bytes = syscall($recvmsg, fileno($connection), $message, 0) } while $bytes < 0 && $! == EINTR;
+    die "recvmsg: $!\n" if $bytes < 0;
     my (undef, $level, $type, $number) = unpack('Q l l l', $control);
     return undef unless $level == SOL_SOCKET && $type == 1;
     open(my $master, '+<&=', $number) or die "terminal: $!\n";
