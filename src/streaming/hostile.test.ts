@@ -263,7 +263,7 @@ describe('what waits for a reader', () => {
     const stream = new WireStream(wire(), 1);
     const block = Buffer.alloc(65_536, 'x');
     for (let piece = 0; piece < 100_000; piece++)
-      stream.receive(block.subarray(piece % 1000, (piece % 1000) + 1));
+      void stream.receive(block.subarray(piece % 1000, (piece % 1000) + 1));
     stream.receiveEnd();
     let [bytes, chunks] = [0, 0];
     for await (const chunk of stream) {
@@ -281,7 +281,7 @@ describe('what waits for a reader', () => {
     let held = 0;
     while (!first.receive(data)) held += data.length;
     expect(held).toBeLessThan(readAheadBytes);
-    for (const stream of streams.slice(1)) for (let more = 0; more < 4; more++) stream.receive(data);
+    for (const stream of streams.slice(1)) for (let more = 0; more < 4; more++) void stream.receive(data);
     const busy = first.receive(data);
     expect(connection.readAhead.bytes).toBeGreaterThan(maxReadAheadBytes);
     const refused = streams[99]?.receive(Buffer.alloc(1));
@@ -482,7 +482,7 @@ describe('mutated', () => {
         const [target, protocol] =
           number % 2 ? [request, 'v4.channel.k8s.io'] : [forward, 'portforward.k8s.io'];
         return {
-          head: `POST ${path(target as ExecRequest)} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\nx-stream-protocol-version: ${protocol}\r\n\r\n`,
+          head: `POST ${path(target)} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\nx-stream-protocol-version: ${protocol}\r\n\r\n`,
           // The headers as they should be, mostly: what comes after would not be looked at else.
           data: Buffer.concat([...(next(4) ? opened : []), mutate(frames, next)]),
         };

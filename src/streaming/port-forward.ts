@@ -14,7 +14,7 @@ import { streamCreationTimeoutMs } from './session.js';
 import { SpdyConnection, type SpdyStream } from './spdy.js';
 import type { ChannelFormat } from './subprotocols.js';
 import { ChannelSocket } from './websocket.js';
-import { untilTaken, type WireStream } from './wire-stream.js';
+import type { WireStream } from './wire-stream.js';
 
 /** Serves a port-forward on a socket, or a tunnel, that has been switched to SPDY. Ends when the client hangs up. */
 export async function servePortForwardOverSpdy(

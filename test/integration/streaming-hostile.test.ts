@@ -79,10 +79,10 @@ describe.each(['crun', 'runc'])('in a pod of %s', (handler) => {
   async function exec(id: string, cmd: readonly string[], stdin = true): Promise<string> {
     return (
       await daemon.client.runtime.Exec({ container_id: id, cmd: [...cmd], tty: true, stdin, stdout: true })
-    ).url as string;
+    ).url;
   }
   async function attach(id: string, streams: object): Promise<string> {
-    return (await daemon.client.runtime.Attach({ container_id: id, ...streams })).url as string;
+    return (await daemon.client.runtime.Attach({ container_id: id, ...streams })).url;
   }
   async function logOf(id: string): Promise<string> {
     const { status } = await daemon.client.runtime.ContainerStatus({ container_id: id });
