@@ -257,6 +257,12 @@ export const catalogue = {
     hint: 'repeat the call',
   },
   Locked: { core: 'Locked', meaning: 'Something else holds a lock on the object.', hint: 'try again later' },
+  ClientTooSlow: {
+    core: 'Timeout',
+    meaning:
+      'The client of an attach did not take the output, and was left behind so that the container goes on.',
+    hint: 'attach again; what was missed is in the log of the container',
+  },
   TooManyTickets: {
     core: 'Locked',
     meaning: 'As many exec, attach or port-forward URLs as are allowed wait to be opened.',

@@ -19,5 +19,29 @@ test('the size that came last is set last', async () => {
   );
   for (const width of [30, 1, 10]) tell({ width, height: 1 });
   await sleep(80);
-  expect(set).toEqual([30, 1, 10]);
+  expect(set).toEqual([30, 10]); // one at a time, and of those that wait only the latest
+});
+
+test('sizes that come faster than they can be set do not queue up', async () => {
+  const set: number[] = [];
+  let tell = (_size: TerminalSize): void => undefined;
+  let go = (): void => undefined;
+  followSizes(
+    {
+      onResize: (listener) => {
+        tell = listener;
+      },
+    },
+    ({ width }) =>
+      new Promise((resolve) => {
+        set.push(width);
+        go = resolve;
+      }),
+  );
+  for (let width = 1; width <= 100_000; width++) tell({ width, height: 1 });
+  go();
+  await sleep(0);
+  go();
+  await sleep(0);
+  expect(set).toEqual([1, 100_000]);
 });

@@ -1,13 +1,27 @@
 // The sizes of a client's terminal, on their way to that of a process.
 import type { Io, TerminalSize } from '../shapes/io.js';
 
-/** Sets the present size and each that follows, one after the other: of two that are on their way side by side, the older may come last. */
+/**
+ * Sets the present size and those that follow, one at a time. Only the latest
+ * counts: of the sizes that come while one is being set, the last is set next,
+ * so that a client cannot queue up work. `set` must not reject.
+ */
 export function followSizes(
   { onResize }: Pick<Io, 'onResize'>,
   set: (size: TerminalSize) => Promise<void>,
 ): void {
-  let last = Promise.resolve();
+  let next: TerminalSize | undefined;
+  let setting = false;
+  const work = async (): Promise<void> => {
+    setting = true;
+    for (let size = next; size; size = next) {
+      next = undefined;
+      await set(size);
+    }
+    setting = false;
+  };
   onResize?.((size) => {
-    last = last.then(() => set(size));
+    next = size;
+    if (!setting) void work();
   });
 }

@@ -30,6 +30,7 @@ export async function runCommand(
 ): Promise<number> {
   if (flags.detach && flags.rm)
     throw new UsageError('--rm waits for the end, --detach does not: give one of them');
+  if (!flags.detach) checkTerminal(flags);
   return withParts(flags, async (parts) => {
     const signals = new Signals();
     try {
@@ -126,6 +127,7 @@ export async function execCommand(
   flags: ExecFlags,
   [id = '', ...command]: readonly string[],
 ): Promise<number> {
+  checkTerminal(flags);
   return withParts(flags, async (parts) => {
     const record = await parts.records.find(id);
     const { status } = await stateOf(parts, record);
@@ -164,6 +166,12 @@ export async function execCommand(
       if (flags.interactive) process.stdin.destroy();
     }
   });
+}
+
+/** A pipe has no keys and no size, and its end would not be that of the terminal. @throws UsageError */
+function checkTerminal({ interactive, tty }: { readonly interactive: boolean; readonly tty: boolean }): void {
+  if (interactive && tty && !process.stdin.isTTY)
+    throw new UsageError('stdin is not a terminal: drop --tty (-t)');
 }
 
 /** The person's terminal: keys go through as they are, sizes are told. */

@@ -21,6 +21,9 @@ const maxOutputBytes = 16 << 20;
 /** What a timer can hold: 24 days. */
 const longestTimeoutMs = 2 ** 31 - 1;
 
+/** A WebSocket has 256 channels, and each port needs two of them. */
+const maxPorts = 128;
+
 export async function execSync(
   parts: Parts,
   request: ExecSyncRequest__Output,
@@ -74,9 +77,11 @@ class Capped extends Writable {
 export async function exec(parts: Parts, request: ExecRequest__Output): Promise<ExecResponse> {
   checkStreams(request);
   if (request.cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
-  const { id } = runningContainerOf(parts, request.container_id);
+  const { id, sandboxId } = runningContainerOf(parts, request.container_id);
   const { cmd, tty, stdin, stdout, stderr } = request;
-  return { url: parts.streaming.url({ kind: 'exec', containerId: id, cmd, tty, stdin, stdout, stderr }) };
+  return {
+    url: parts.streaming.url({ kind: 'exec', sandboxId, containerId: id, cmd, tty, stdin, stdout, stderr }),
+  };
 }
 
 export async function attach(parts: Parts, request: AttachRequest__Output): Promise<AttachResponse> {
@@ -86,6 +91,7 @@ export async function attach(parts: Parts, request: AttachRequest__Output): Prom
   return {
     url: parts.streaming.url({
       kind: 'attach',
+      sandboxId: record.sandboxId,
       containerId: record.id,
       tty: record.config.tty,
       stdin,
@@ -100,6 +106,11 @@ export async function portForward(
   request: PortForwardRequest__Output,
 ): Promise<PortForwardResponse> {
   const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
+  if (request.port.length > maxPorts)
+    throw new CrispError(
+      'InvalidArgument',
+      `port has ${request.port.length} entries; ${maxPorts} are allowed`,
+    );
   for (const port of request.port)
     if (port < 1 || port > 65535)
       throw new CrispError('InvalidArgument', `port ${port} is not between 1 and 65535`);
@@ -124,7 +135,12 @@ export function streamingHandlers(parts: () => Parts) {
       execIn(parts(), request.containerId, request.cmd, io, signal),
     attach: async (request: AttachRequest, io: Io, signal: AbortSignal): Promise<void> => {
       const record = runningContainerOf(parts(), request.containerId);
-      await backendOf(parts(), record).attach(refOf(record), io, signal);
+      const { stdin, stdin_once: once, tty } = record.config;
+      if (!stdin) io.stdin?.resume(); // nobody reads it, and it must not hold up the rest
+      // As containerd has it: the end of the client's input is that of the container's only with stdin_once and
+      // without a terminal; otherwise it ends the session, and the container's input stays open for the next.
+      const ends = { stdin: stdin ? io.stdin : undefined, endsWithStdin: !once || tty };
+      await backendOf(parts(), record).attach(refOf(record), { ...io, ...ends }, signal);
     },
     portForward: async (
       request: PortForwardRequest,

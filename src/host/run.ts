@@ -245,7 +245,8 @@ async function exitOf(
  * soon after: what keeps a pipe open then is something that the program left
  * behind, whose words are taken for as long as they come at once, and for a
  * second at most.  All that the program itself wrote is delivered, however slow
- * the taker is.
+ * the taker is, unless it takes nothing at all any more: who does not read the
+ * last words of a program must not keep it from being over.
  */
 function readOut(child: Child, from: Socket | undefined, to: Writable | undefined): Promise<void> {
   if (!from) return Promise.resolve();
@@ -264,8 +265,11 @@ function readOut(child: Child, from: Socket | undefined, to: Writable | undefine
         owed -= chunk.length;
         idle = false;
       });
+      let [waiting, waitedMs] = [to?.writableLength ?? 0, 0];
       timer = setInterval(() => {
-        const over = owed <= 0 && (idle || performance.now() > deadline);
+        waitedMs = to?.writableNeedDrain && to.writableLength === waiting ? waitedMs + idleMs : 0;
+        waiting = to?.writableLength ?? 0;
+        const over = (owed <= 0 && (idle || performance.now() > deadline)) || waitedMs >= untakenMs;
         if (over || to?.destroyed) from.destroy();
         idle = true;
       }, idleMs);
@@ -274,6 +278,7 @@ function readOut(child: Child, from: Socket | undefined, to: Writable | undefine
 }
 const idleMs = 200;
 const remainsMs = 1_000;
+const untakenMs = 10_000;
 
 /** Ends the program at its time-out or when the caller gives up; the function that comes back says whether that was so. */
 function stopOn(

@@ -99,11 +99,12 @@ open_log();
 defined $log or $log_path eq '' or give_up("open $log_path: $!");
 
 # An attached client that is slower than the CT holds it up, as a reader of its pipe would, when this many
-# bytes wait for it; for one that takes nothing at all, only for so many seconds: then it is left behind.
+# bytes wait for it; for one that does not take half of that within so many seconds it does not: it is left
+# behind.
 use constant { FULL => 65536, PATIENCE => 10 };
 
-my (%clients, %closed, $exited, $code, $alone_since);    # clients: fd -> { socket, line, attached, unsent, took_at }
-my ($to_stdin, $heard) = ('', '');
+my (%clients, %closed, $exited, $code, $alone_since);    # clients: fd -> { socket, line, attached, unsent, took_at, full_since, deaf, ended }
+my ($to_stdin, $heard, $stdin_closes) = ('', '', 0);
 syswrite($starter, "ready\n");
 close $starter;
 
@@ -122,7 +123,10 @@ while (!$exited || !$closed{stdout} || !$closed{stderr} || behind()) {
     next if $found < 0;
     for my $fd (behind()) {
         deliver($fd);    # also where select does not say so: it does only when a socket is three quarters empty
-        drop($fd) if $clients{$fd} && ($held_up || $exited) && time - $clients{$fd}{took_at} > PATIENCE;
+        my $client = $clients{$fd} or next;
+        if (length $client->{unsent} >= FULL) { $client->{full_since} //= time }
+        elsif (length $client->{unsent} < FULL / 2) { undef $client->{full_since} }
+        drop($fd) if time - ($exited ? $client->{took_at} : $client->{full_since} // time) > PATIENCE;
     }
     for my $name (keys %fifo) { copy($name) if !$closed{$name} && vec($readable, fileno($fifo{$name}), 1) }
     for my $fd (keys %clients) { serve($fd) if vec($readable, $fd, 1) }
@@ -152,7 +156,7 @@ sub copy {
     }
     put($log, $text) if $log;
     my $frame = pack('CN', $name eq 'stdout' ? 1 : 2, $bytes) . $data;
-    for my $fd (grep { $clients{$_}{attached} } keys %clients) {
+    for my $fd (grep { $clients{$_}{attached} && !$clients{$_}{deaf} } keys %clients) {
         $clients{$fd}{took_at} = time if $clients{$fd}{unsent} eq '';
         $clients{$fd}{unsent} .= $frame;
         deliver($fd);
@@ -169,7 +173,13 @@ sub deliver {
     my $client = $clients{$fd};
     while (length $client->{unsent}) {
         my $sent = send($client->{socket}, substr($client->{unsent}, 0, 16384), MSG_DONTWAIT);
-        if (!defined $sent) { drop($fd) if $! != EAGAIN; return }
+        if (!defined $sent) {
+            return if $! == EAGAIN;
+            # It takes no more. What it has sent before is still input.
+            ($client->{unsent}, $client->{deaf}) = ('', 1);
+            drop($fd) if $client->{ended};
+            return;
+        }
         substr($client->{unsent}, 0, $sent) = '';
         $client->{took_at} = time;
     }
@@ -194,7 +204,8 @@ sub serve {
     if (!$bytes) {
         if (!$client->{attached}) { drop($fd); return }
         $client->{ended} = 1;
-        if ($stdin_mode eq 'once') { $client->{closes} = 1; feed() }
+        if ($stdin_mode eq 'once') { $stdin_closes = 1; feed() }
+        drop($fd) if $client->{deaf};
         return;
     }
     if ($client->{attached}) { $to_stdin .= $data if $stdin; return }
@@ -209,13 +220,13 @@ sub serve {
 
 sub drop { delete $clients{$_[0]} }
 
-# Input goes on as the CT takes it; after the last of it, where its client was the only one, comes its end.
+# Input goes on as the CT takes it; after the last of it, where the first client was the only one, comes its end.
 sub feed {
     if ($stdin && length $to_stdin) {
         my $written = syswrite($stdin, $to_stdin);
         substr($to_stdin, 0, $written) = '' if defined $written;
     }
-    undef $stdin if $stdin && !length $to_stdin && grep { $_->{closes} } values %clients;
+    undef $stdin if $stdin && !length $to_stdin && $stdin_closes;
 }
 
 # lxc-monitord: { int type; char name[256]; int value }; type 2 is an exit, its

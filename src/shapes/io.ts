@@ -10,6 +10,8 @@ export interface TerminalSize {
 export interface Io {
   readonly terminal: boolean;
   readonly stdin?: Readable | undefined;
+  /** An attach is over when its stdin is. */
+  readonly endsWithStdin?: boolean | undefined;
   readonly stdout?: Writable | undefined;
   /** Absent with a terminal: it has one stream. */
   readonly stderr?: Writable | undefined;

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import type { Io } from '../shapes/io.js';
 
 interface CommandIo {
+  readonly sandboxId: string;
   readonly containerId: string;
   readonly tty: boolean;
   readonly stdin: boolean;

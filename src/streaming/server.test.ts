@@ -18,6 +18,7 @@ import {
 
 const exec: ExecRequest = {
   kind: 'exec',
+  sandboxId: 'p',
   containerId: 'c',
   cmd: ['true'],
   tty: false,

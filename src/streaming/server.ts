@@ -3,7 +3,8 @@
 // the client opens it, and the handlers do the work.
 //
 //   GET or POST /{exec,attach,portforward}/TICKET, upgraded to SPDY/3.1 or WebSocket
-//   405 wrong method, 404 unknown ticket, 400 no upgrade, 403 no common subprotocol
+//   405 wrong method, 404 unknown ticket, 400 no upgrade, 403 no common subprotocol,
+//   503 too many sessions
 import { readFile } from 'node:fs/promises';
 import { createServer, STATUS_CODES, type IncomingMessage, type Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
@@ -12,6 +13,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocketServer, type WebSocket } from 'ws';
 import { CrispError } from '../errors.js';
 import { log, withLogContext } from '../log.js';
+import {
+  idleTimeoutMs,
+  keepAliveMs,
+  maxConnections,
+  maxFragments,
+  maxMessageBytes,
+  maxRequestHeaderBytes,
+  maxSessions,
+  maxSessionsPerPod,
+  refusalLingerMs,
+  requestCheckMs,
+  requestTimeoutMs,
+} from './limits.js';
 import { servePortForwardOverSpdy, servePortForwardOverWebSocket } from './port-forward.js';
 import type { StreamingHandlers, StreamingRequest } from './requests.js';
 import { serveCommandOverSpdy, serveCommandOverWebSocket } from './session.js';
@@ -43,11 +57,6 @@ export interface StreamingOptions {
   readonly handlers: StreamingHandlers;
 }
 
-/** A WebSocket message is held in memory as a whole. */
-const maxMessageBytes = 16 << 20;
-/** A host that has gone without a word is noticed on an idle connection too. */
-const keepAliveMs = 30_000;
-
 /** What an aborted handler may take: its program is killed 5 s after it was told to end. */
 const handlerEndMs = 6_000;
 
@@ -65,7 +74,8 @@ class Refusal extends Error {
 export class StreamingServer {
   private readonly tickets = new Tickets<StreamingRequest>();
   private readonly sockets = new Set<Socket>();
-  private readonly sessions = new Set<Promise<void>>();
+  /** Each with the pod that it is for. */
+  private readonly sessions = new Map<Promise<void>, string>();
   private server: Server | undefined;
   private baseUrl = '';
 
@@ -75,9 +85,24 @@ export class StreamingServer {
   async start(): Promise<void> {
     const { address, port, tls } = this.options;
     try {
+      const limits = {
+        maxHeaderSize: maxRequestHeaderBytes,
+        headersTimeout: requestTimeoutMs,
+        requestTimeout: requestTimeoutMs,
+        connectionsCheckingInterval: requestCheckMs,
+      };
       const server = tls
-        ? createTlsServer({ cert: await readFile(tls.cert), key: await readFile(tls.key) })
-        : createServer();
+        ? createTlsServer({
+            ...limits,
+            handshakeTimeout: requestTimeoutMs,
+            cert: await readFile(tls.cert),
+            key: await readFile(tls.key),
+          })
+        : createServer(limits);
+      server.maxConnections = maxConnections;
+      server.on('drop', () =>
+        log.warn({ maxConnections }, 'streaming connection refused: too many are open'),
+      );
       server.on('connection', (socket: Socket) => {
         this.sockets.add(socket);
         socket.once('close', () => this.sockets.delete(socket));
@@ -115,7 +140,7 @@ export class StreamingServer {
     const closed = new Promise((resolve) => server.close(resolve));
     for (const socket of this.sockets) socket.destroy();
     await closed;
-    await Promise.race([Promise.all(this.sessions), sleep(handlerEndMs, undefined, { ref: false })]);
+    await Promise.race([Promise.all(this.sessions.keys()), sleep(handlerEndMs, undefined, { ref: false })]);
   }
 
   /** @throws Refusal */
@@ -127,6 +152,15 @@ export class StreamingServer {
     if (found?.kind !== kind || !found)
       throw new Refusal(404, 'this URL was never valid, has been used, or is more than a minute old');
     return found;
+  }
+
+  /** @throws Refusal */
+  private checkRoom({ sandboxId }: StreamingRequest): void {
+    const ofPod = [...this.sessions.values()].filter((other) => other === sandboxId).length;
+    if (this.sessions.size >= maxSessions)
+      throw new Refusal(503, `${maxSessions} sessions are open: end some of them first`);
+    if (ofPod >= maxSessionsPerPod)
+      throw new Refusal(503, `${maxSessionsPerPod} sessions of this pod are open: end some of them first`);
   }
 
   /** For a request that asks for no upgrade. */
@@ -141,15 +175,20 @@ export class StreamingServer {
 
   private upgrade(request: IncomingMessage, socket: Socket, head: Buffer): void {
     socket.on('error', (error) => log.debug({ err: error }, 'streaming connection failed'));
+    socket.setTimeout(idleTimeoutMs, () => {
+      log.info({ idleTimeoutMs }, 'streaming connection was idle for too long');
+      socket.destroy();
+    });
     try {
       const target = this.redeem(request);
+      this.checkRoom(target);
       const ids =
         target.kind === 'portforward' ? { podId: target.sandboxId } : { containerId: target.containerId };
       withLogContext(ids, () => {
         const { protocol, ended } = this.switchTo(request, socket, head, target);
         const started = performance.now();
         log.info({ kind: target.kind, protocol }, 'streaming session');
-        this.sessions.add(ended);
+        this.sessions.set(ended, target.sandboxId);
         void ended.then(() => {
           this.sessions.delete(ended);
           log.info(
@@ -159,17 +198,23 @@ export class StreamingServer {
         });
       });
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      const { status, message, headers } = error;
+      if (!(error instanceof Refusal)) log.error({ err: error }, 'streaming session not started'); // a defect, of which the other sessions must not die
+      const { status, message, headers } =
+        error instanceof Refusal ? error : new Refusal(500, 'the session could not be started');
       const lines = Object.entries({
         connection: 'close',
         'content-type': 'text/plain',
         'content-length': String(message.length + 1),
         ...headers,
       });
-      socket.end(
-        `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n${message}\n`,
-      );
+      // A client that does not hang up when it has its answer.
+      const linger = setTimeout(() => socket.destroy(), refusalLingerMs);
+      socket.once('close', () => clearTimeout(linger));
+      socket
+        .resume()
+        .end(
+          `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n${message}\n`,
+        );
     }
   }
 
@@ -231,6 +276,8 @@ export class StreamingServer {
         noServer: true,
         perMessageDeflate: false,
         maxPayload: maxMessageBytes,
+        maxFragments,
+        autoPong: false, // websocket.ts answers, with a bound
       });
       if (agreed.name)
         server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${agreed.name}`));

@@ -15,6 +15,7 @@ import { serveCommandOverSpdy } from './session.js';
 type Exec = StreamingHandlers['exec'];
 const request: ExecRequest = {
   kind: 'exec',
+  sandboxId: 'p',
   containerId: 'c',
   cmd: ['x'],
   tty: false,

@@ -12,7 +12,7 @@ import type { CommandRequest, StreamingHandlers } from './requests.js';
 import { SpdyConnection } from './spdy.js';
 import type { ChannelFormat, CommandProtocol } from './subprotocols.js';
 import { ChannelSocket } from './websocket.js';
-import type { WireStream } from './wire-stream.js';
+import { untilTaken, type Taken, type WireStream } from './wire-stream.js';
 
 /** How long a client may take to open its streams, or the second one of a pair. */
 export const streamCreationTimeoutMs = 30_000;
@@ -21,7 +21,7 @@ const streamTypes = ['error', 'stdin', 'stdout', 'stderr', 'resize'] as const;
 type StreamType = (typeof streamTypes)[number];
 type CommandStreams = Partial<Record<StreamType, WireStream>> & { error: WireStream };
 
-interface Connection {
+interface Connection extends Taken {
   readonly closed: Promise<void>;
   close(): Promise<void>;
 }
@@ -126,10 +126,13 @@ async function runCommand(
     onResize: request.tty ? (listener) => sizes.tell(listener) : undefined,
   };
   const status = await statusOf(request, io, vanished.signal, handlers);
-  await Promise.all([streams.stdout, streams.stderr].map(async (stream) => stream?.flush()));
-  writeStatus(streams.error, protocol, status);
-  await Promise.all(streamTypes.map(async (type) => streams[type]?.flush()));
-  await connection.close();
+  const goodbye = async (): Promise<void> => {
+    await Promise.all([streams.stdout, streams.stderr].map(async (stream) => stream?.flush()));
+    writeStatus(streams.error, protocol, status);
+    await Promise.all(streamTypes.map(async (type) => streams[type]?.flush()));
+    await connection.close();
+  };
+  await untilTaken(connection, goodbye());
 }
 
 /** metav1.Status, as much of it as the clients look at. */

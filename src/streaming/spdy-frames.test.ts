@@ -111,7 +111,7 @@ describe('HeaderReader', () => {
     expect(await reader.read(await compress(block('streamtype', 'data')))).toEqual(
       new Map([['streamtype', 'data']]),
     );
-    const long = 'x'.repeat(100_000);
+    const long = 'x'.repeat(10_000);
     expect((await reader.read(await compress(block('long', long)))).get('long')).toBe(long);
     reader.close();
   });
@@ -136,7 +136,7 @@ describe('HeaderReader', () => {
     const reader = new HeaderReader();
     const bomb = await compressor()(block('bomb', 'x'.repeat(2_000_000)));
     expect(bomb.length).toBeLessThan(16_384);
-    await expect(reader.read(bomb)).rejects.toThrow('header block: too long');
+    await expect(reader.read(bomb)).rejects.toThrow('header block: more than 16384 bytes');
   });
 });
 

@@ -8,6 +8,7 @@
 // (moby/spdystream) never sends WINDOW_UPDATE, so a window would close for good
 // after 64 KiB. The socket's own back-pressure does the work.
 import { createInflate, type Inflate } from 'node:zlib';
+import { maxControlBytes, maxHeaderBytes } from './limits.js';
 
 export const frameTypes = {
   synStream: 1,
@@ -20,13 +21,14 @@ export const frameTypes = {
   windowUpdate: 9,
 } as const;
 export const flagEnd = 1;
+/** Status codes of RST_STREAM. */
+export const resetRefused = 3;
 export const resetCancel = 5;
+/** The status code of GOAWAY. */
+export const goAwayProtocolError = 1;
 
 const version = 3;
 const frameHeaderBytes = 8;
-/** The length field could say 16 MiB; a control frame of a Kubernetes client has a few hundred bytes. */
-const maxControlBytes = 64 << 10;
-const maxHeaderBytes = 256 << 10;
 
 /** What the peer sent breaks the protocol; the connection cannot go on. */
 export class ProtocolError extends Error {}
@@ -75,7 +77,8 @@ export class FrameReader {
       }
       if (first >>> 16 !== (0x8000 | version))
         throw new ProtocolError(`SPDY version ${(first >>> 16) & 0x7fff}, not ${version}`);
-      if (length > maxControlBytes) throw new ProtocolError(`a control frame of ${length} bytes`);
+      if (length > maxControlBytes)
+        throw new ProtocolError(`a control frame of ${length} bytes; ${maxControlBytes} are allowed`);
       if (rest.length < frameHeaderBytes + length) break;
       const payload = rest.subarray(frameHeaderBytes, frameHeaderBytes + length);
       rest = rest.subarray(frameHeaderBytes + length);
@@ -134,7 +137,7 @@ export class HeaderReader {
       this.output.push(chunk);
       this.outputBytes += chunk.length;
       if (this.outputBytes <= maxHeaderBytes) return;
-      refuse('too long');
+      refuse(`more than ${maxHeaderBytes} bytes`);
       this.inflate.destroy();
     });
     this.inflate.on('error', (error) => refuse(error.message));

@@ -10,13 +10,16 @@ import {
   flagEnd,
   FrameReader,
   frameTypes,
+  goAwayProtocolError,
   HeaderReader,
   ProtocolError,
   resetCancel,
+  resetRefused,
   type ControlFrame,
   type DataFrame,
 } from './spdy-frames.js';
-import { pulseMs, WireStream, type Wire } from './wire-stream.js';
+import { maxStreams, maxUnsentReplyBytes } from './limits.js';
+import { pulseMs, untilTaken, WireStream, type Taken, type Wire } from './wire-stream.js';
 
 /** Longer writes are cut, so that one stream does not hold up the others. */
 const maxFrameBytes = 256 << 10;
@@ -33,12 +36,18 @@ export class SpdyStream extends WireStream {
   }
 }
 
-export class SpdyConnection implements Wire {
+export class SpdyConnection implements Wire, Taken {
   /** Resolves when the connection is over, for whatever reason. Never rejects. */
   readonly closed: Promise<void>;
+  readonly readAhead = { bytes: 0 };
   private readonly streams = new Map<number, SpdyStream>();
   private readonly headerReader = new HeaderReader();
   private lastStreamId = 0;
+  /** The zlib stream of our header blocks has begun. */
+  private replied = false;
+  private unsentReplyBytes = 0;
+  /** There while more answers wait for the peer than it may let wait. */
+  private repliesTaken: (() => void) | undefined;
 
   /** `onStream` hears of each stream when the peer has its reply; to refuse it, destroy it. */
   constructor(
@@ -82,21 +91,53 @@ export class SpdyConnection implements Wire {
   }
 
   sendReset(streamId: number): void {
-    if (this.socket.writable) this.socket.write(controlFrame(frameTypes.reset, [streamId, resetCancel]));
+    if (this.socket.writable) this.reply(controlFrame(frameTypes.reset, [streamId, resetCancel]));
+  }
+
+  get unsentBytes(): number {
+    return this.socket.writableLength;
+  }
+
+  destroy(): void {
+    this.socket.destroy();
+  }
+
+  /** Answers what the peer has sent. A peer that sends and does not read would have us keep all of it. */
+  private reply(frame: Buffer): void {
+    this.unsentReplyBytes += frame.length;
+    this.socket.write(frame, () => {
+      this.unsentReplyBytes -= frame.length;
+      if (this.unsentReplyBytes <= maxUnsentReplyBytes) this.repliesTaken?.();
+    });
+  }
+
+  private async untilRepliesTaken(): Promise<void> {
+    const taken = new Promise<void>((resolve) => {
+      this.repliesTaken = resolve;
+    });
+    await untilTaken(this, Promise.race([taken, this.closed]));
+    this.repliesTaken = undefined;
   }
 
   private async readAll(): Promise<void> {
     const frames = new FrameReader();
     try {
       for await (const chunk of this.socket) {
-        for (const frame of frames.read(chunk as Buffer)) {
-          const busy = frame.kind === 'data' ? this.takeData(frame) : this.takeControl(frame);
-          if (busy) await this.pulsing(busy);
+        try {
+          for (const frame of frames.read(chunk as Buffer)) {
+            const busy = frame.kind === 'data' ? this.takeData(frame) : this.takeControl(frame);
+            if (busy) await this.pulsing(busy);
+            if (this.unsentReplyBytes > maxUnsentReplyBytes) await this.untilRepliesTaken();
+          }
+        } catch (error) {
+          // Now: the loop destroys the socket on its way out.
+          this.socket.write(controlFrame(frameTypes.goAway, [this.lastStreamId, goAwayProtocolError]));
+          throw error;
         }
       }
     } catch (error) {
       if (error instanceof ProtocolError)
-        log.info({ err: error }, 'streaming client broke the SPDY protocol');
+        log.info({ err: error }, 'streaming client broke the SPDY protocol, or its limits');
     }
     // A client hangs up with all it has: one that only stops sending is gone as well.
     this.socket.destroy();
@@ -123,7 +164,7 @@ export class SpdyConnection implements Wire {
       case frameTypes.ping:
         if (payload.length !== 4) throw new ProtocolError('PING of a wrong length');
         if (payload.readUInt32BE(0) % 2 === 1)
-          this.socket.write(controlFrame(frameTypes.ping, [payload.readUInt32BE(0)]));
+          this.reply(controlFrame(frameTypes.ping, [payload.readUInt32BE(0)]));
         return undefined;
       case frameTypes.synReply:
         throw new ProtocolError('SYN_REPLY to a stream that was never opened');
@@ -138,22 +179,28 @@ export class SpdyConnection implements Wire {
     const headers = await this.headerReader.read(payload.subarray(10));
     if (id % 2 === 0 || id <= this.lastStreamId)
       throw new ProtocolError(`stream ${id} after ${this.lastStreamId}`);
-    const first = this.lastStreamId === 0;
+    if (this.streams.size >= maxStreams) {
+      log.info({ maxStreams }, 'streaming client opens more streams than a connection may have');
+      this.lastStreamId = id;
+      this.reply(controlFrame(frameTypes.reset, [id, resetRefused]));
+      return;
+    }
+    const first = !this.replied;
+    this.replied = true;
     this.lastStreamId = id;
     const stream = new SpdyStream(this, id, headers);
     this.streams.set(id, stream);
     stream.once('close', () => this.streams.delete(id));
-    this.socket.write(controlFrame(frameTypes.synReply, [id], emptyHeaderBlock(first)));
+    this.reply(controlFrame(frameTypes.synReply, [id], emptyHeaderBlock(first)));
     if (flags & flagEnd) stream.receiveEnd();
     this.onStream(stream);
   }
 
   /** Waits, writing now and then what needs no answer: a WINDOW_UPDATE is one, and a PING's answer could get stuck behind the data that waits. */
   private async pulsing(busy: Promise<void>): Promise<void> {
-    const pulse = setInterval(
-      () => this.socket.write(controlFrame(frameTypes.windowUpdate, [0, 1])),
-      pulseMs,
-    );
+    const pulse = setInterval(() => {
+      if (this.socket.writableLength === 0) this.socket.write(controlFrame(frameTypes.windowUpdate, [0, 1]));
+    }, pulseMs); // what waits to be sent tells as much
     await busy.finally(() => clearInterval(pulse));
   }
 }

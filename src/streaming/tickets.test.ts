@@ -1,39 +1,54 @@
 import { afterEach, expect, jest, test } from '@jest/globals';
-import { CrispError } from '../errors.js';
-import { maxTickets, ticketLifeMs, Tickets } from './tickets.js';
+import { maxTickets, maxTicketsPerPod, ticketLifeMs } from './limits.js';
+import { Tickets } from './tickets.js';
 
 afterEach(() => {
   jest.useRealTimers();
 });
 
+function of(sandboxId: string): { sandboxId: string } {
+  return { sandboxId };
+}
+const refused: unknown = expect.objectContaining({ id: 'TooManyTickets' });
+
 test('a ticket is redeemed once', () => {
-  const tickets = new Tickets<string>();
-  const ticket = tickets.issue('exec');
+  const tickets = new Tickets();
+  const ticket = tickets.issue(of('a'));
   expect(ticket).toMatch(/^[\w-]{22}$/);
-  expect(tickets.redeem(ticket)).toBe('exec');
+  expect(tickets.redeem(ticket)).toEqual(of('a'));
   expect(tickets.redeem(ticket)).toBeUndefined();
   expect(tickets.redeem('never-issued')).toBeUndefined();
 });
 
 test('a ticket lives a minute', () => {
   jest.useFakeTimers();
-  const tickets = new Tickets<string>();
-  const [kept, lost] = [tickets.issue('kept'), tickets.issue('lost')];
+  const tickets = new Tickets();
+  const [kept, lost] = [tickets.issue(of('kept')), tickets.issue(of('lost'))];
   jest.advanceTimersByTime(ticketLifeMs - 1);
-  expect(tickets.redeem(kept)).toBe('kept');
+  expect(tickets.redeem(kept)).toEqual(of('kept'));
   jest.advanceTimersByTime(1);
   expect(tickets.redeem(lost)).toBeUndefined();
 });
 
 test('1,000 may wait; room comes with use and with time', () => {
   jest.useFakeTimers();
-  const tickets = new Tickets<number>();
-  const first = tickets.issue(0);
-  for (let number = 1; number < maxTickets; number++) tickets.issue(number);
-  expect(() => tickets.issue(1000)).toThrow(expect.objectContaining({ id: 'TooManyTickets' }));
+  const tickets = new Tickets();
+  const first = tickets.issue(of('first'));
+  for (let number = 1; number < maxTickets; number++) tickets.issue(of(String(number)));
+  expect(() => tickets.issue(of('more'))).toThrow(refused);
   tickets.redeem(first);
-  tickets.issue(1000);
-  expect(() => tickets.issue(1001)).toThrow(CrispError);
+  tickets.issue(of('more'));
+  expect(() => tickets.issue(of('too many'))).toThrow(refused);
   jest.advanceTimersByTime(ticketLifeMs);
-  expect(tickets.issue(1001)).not.toBe('');
+  expect(tickets.issue(of('later'))).not.toBe('');
+});
+
+test('one pod cannot take them all', () => {
+  const tickets = new Tickets();
+  const first = tickets.issue(of('greedy'));
+  for (let number = 1; number < maxTicketsPerPod; number++) tickets.issue(of('greedy'));
+  expect(() => tickets.issue(of('greedy'))).toThrow(/100 streaming URLs of pod sandbox greedy/);
+  tickets.issue(of('modest'));
+  tickets.redeem(first);
+  tickets.issue(of('greedy'));
 });

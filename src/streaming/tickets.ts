@@ -2,20 +2,24 @@
 // redeemed once, within a minute. Called by server.ts.
 import { randomBytes } from 'node:crypto';
 import { CrispError } from '../errors.js';
+import { maxTickets, maxTicketsPerPod, ticketLifeMs } from './limits.js';
 
-/** The client opens the URL at once; a minute covers a slow way through API server and kubelet. */
-export const ticketLifeMs = 60_000;
-export const maxTickets = 1_000;
-
-export class Tickets<T> {
+export class Tickets<T extends { readonly sandboxId: string }> {
   /** Oldest first: a Map keeps the order of insertion, and all live equally long. */
   private readonly issued = new Map<string, { value: T; expiresAt: number }>();
 
-  /** @throws TooManyTickets when 1,000 wait to be redeemed */
+  /** @throws TooManyTickets when 1,000 wait to be redeemed, or 100 of the same pod */
   issue(value: T): string {
     this.dropExpired();
     if (this.issued.size >= maxTickets)
       throw new CrispError('TooManyTickets', `${maxTickets} streaming URLs wait to be opened`);
+    let ofPod = 0;
+    for (const other of this.issued.values()) if (other.value.sandboxId === value.sandboxId) ofPod++;
+    if (ofPod >= maxTicketsPerPod)
+      throw new CrispError(
+        'TooManyTickets',
+        `${maxTicketsPerPod} streaming URLs of pod sandbox ${value.sandboxId} wait to be opened`,
+      );
     const ticket = randomBytes(16).toString('base64url');
     this.issued.set(ticket, { value, expiresAt: performance.now() + ticketLifeMs });
     return ticket;

@@ -3,17 +3,27 @@
 // connection. Used by server.ts.
 import { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
+import { log } from '../log.js';
 import type { ChannelFormat } from './subprotocols.js';
-import { pulseMs, readAheadBytes, WireStream, writeAheadBytes, type Wire } from './wire-stream.js';
+import { maxUnsentReplyBytes, readAheadBytes, writeAheadBytes } from './limits.js';
+import { pulseMs, WireStream, type Taken, type Wire } from './wire-stream.js';
 
 const closeSignal = 255;
 const normalClosure = 1000;
 const protocolErrorClosure = 1002;
 
-export class ChannelSocket implements Wire {
+/** Answers PINGs, which the server leaves to us: not those of a peer that sends and does not read (RFC 6455, 5.5.3, has only the latest answered). */
+function answerPings(socket: WebSocket): void {
+  socket.on('ping', (data: Buffer) => {
+    if (socket.bufferedAmount <= maxUnsentReplyBytes) socket.pong(data, undefined, () => undefined);
+  });
+}
+
+export class ChannelSocket implements Wire, Taken {
   /** Resolves when the connection is over, for whatever reason. Never rejects. */
   readonly closed: Promise<void>;
   readonly channels: readonly WireStream[];
+  readonly readAhead = { bytes: 0 };
   /** How many channels have a reader that lags. */
   private busy = 0;
   private pulse: NodeJS.Timeout | undefined;
@@ -24,7 +34,10 @@ export class ChannelSocket implements Wire {
     count: number,
   ) {
     this.channels = Array.from({ length: count }, (_, id) => new WireStream(this, id));
-    socket.on('error', () => undefined); // always followed by close
+    socket.on('error', (error) =>
+      log.info({ err: error }, 'streaming client broke the WebSocket protocol, or its limits'),
+    ); // always followed by close
+    answerPings(socket);
     socket.on('message', (message: Buffer) => this.take(message));
     this.closed = new Promise((resolve) =>
       socket.once('close', () => {
@@ -40,6 +53,14 @@ export class ChannelSocket implements Wire {
     for (const channel of this.channels) channel.discardInput();
     this.socket.close(normalClosure);
     await this.closed; // ws itself gives the peer 30 s for it
+  }
+
+  get unsentBytes(): number {
+    return this.socket.bufferedAmount;
+  }
+
+  destroy(): void {
+    this.socket.terminate();
   }
 
   send(channel: number, data: Buffer, done: (error?: Error | null) => void): void {
@@ -73,7 +94,9 @@ export class ChannelSocket implements Wire {
   private async pauseWhile(busy: Promise<void>): Promise<void> {
     if (this.busy++ === 0) {
       this.socket.pause();
-      this.pulse = setInterval(() => this.socket.pong(), pulseMs); // one that nobody asked for needs no answer
+      this.pulse = setInterval(() => {
+        if (this.socket.bufferedAmount === 0) this.socket.pong(); // one that nobody asked for needs no answer
+      }, pulseMs);
     }
     await busy;
     if (--this.busy > 0) return;
@@ -87,6 +110,7 @@ export class Tunnel extends Duplex {
   constructor(private readonly socket: WebSocket) {
     super({ readableHighWaterMark: readAheadBytes, writableHighWaterMark: writeAheadBytes });
     socket.on('error', () => undefined);
+    answerPings(socket);
     socket.on('message', (message: Buffer) => {
       if (!this.push(message)) socket.pause();
     });

@@ -49,10 +49,10 @@ export async function startStreamingStub(
       runtime_api_version: 'v1',
     })),
     Exec: answer(({ container_id: containerId, cmd, tty, stdin, stdout, stderr }: CommandMessage) => ({
-      url: streaming.url({ kind: 'exec', containerId, cmd, tty, stdin, stdout, stderr }),
+      url: streaming.url({ kind: 'exec', sandboxId: 'pod', containerId, cmd, tty, stdin, stdout, stderr }),
     })),
     Attach: answer(({ container_id: containerId, tty, stdin, stdout, stderr }: CommandMessage) => ({
-      url: streaming.url({ kind: 'attach', containerId, tty, stdin, stdout, stderr }),
+      url: streaming.url({ kind: 'attach', sandboxId: 'pod', containerId, tty, stdin, stdout, stderr }),
     })),
     PortForward: answer(
       ({ pod_sandbox_id: sandboxId, port: ports }: { pod_sandbox_id: string; port: number[] }) => ({

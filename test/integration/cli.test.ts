@@ -362,6 +362,24 @@ test('a terminal: its size, its keys, its exit code', async () => {
   expect(exitCode).toBe(4);
 });
 
+test('a pipe is no terminal', async () => {
+  const id = (await crisp('run', '--detach', image, 'sleep', '1000')).stdout.trim();
+  for (const words of [
+    ['run', '--rm', '-it', image, 'cat'],
+    ['exec', '-it', id, 'cat'],
+  ] as const) {
+    const [command, ...more] = words;
+    const { exitCode, stderr } = await machine.run([
+      'sh',
+      '-c',
+      'echo x | "$@"',
+      'sh',
+      ...argv(configFile, command, ...more),
+    ]);
+    expect([exitCode, stderr]).toEqual([2, expect.stringContaining('stdin is not a terminal')]);
+  }
+});
+
 test('a command that reads no more ends quietly', async () => {
   expect(
     (

@@ -4,8 +4,10 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { monitor, monitorExec, type MonitorPlan } from '../../src/backends/oci/conmon.js';
+import { monitor, type MonitorPlan } from '../../src/backends/oci/conmon.js';
+import { runOnConsole } from '../../src/backends/relay.js';
 import { verbTimeoutMs } from '../../src/backends/oci/runtime.js';
 import { outwait, programsIn } from '../../src/host/proc.js';
 
@@ -22,39 +24,43 @@ const explain = (stderr: string): never => {
   throw new Error(stderr);
 };
 
-test.each<[string, (plan: MonitorPlan) => Promise<number>]>([
-  ['create', (plan) => monitor(plan, explain)],
-  [
-    'exec',
-    (plan) =>
-      monitorExec(
-        { ...plan, terminal: true, exec: { processFile: join(bundle, 'process.json'), name: 'x' } },
-        () => Promise.resolve(),
-        explain,
-      ),
-  ],
-])('in %s', async (_, call) => {
+test('in create', async () => {
   const [runtime, begun] = [join(bundle, 'runtime'), join(bundle, 'begun')];
   await writeFile(runtime, `#!/bin/sh\nsleep 1000 &\n: >${begun}\nwait\n`, { mode: 0o755 });
   jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance', 'Date'] });
-  const outcome = expect(
-    call({
-      conmon: 'conmon',
-      runtime,
-      runtimeArgs: [],
-      systemdCgroup: false,
-      id: 'c',
-      bundle,
-      exitDir: bundle,
-      log: false,
-      terminal: false,
-      stdin: false,
-      stdinOnce: false,
-    }),
-  ).rejects.toMatchObject({ id: 'ToolTimeout', tool: 'conmon' });
+  const plan: MonitorPlan = {
+    conmon: 'conmon',
+    runtime,
+    runtimeArgs: [],
+    systemdCgroup: false,
+    id: 'c',
+    bundle,
+    exitDir: bundle,
+    log: false,
+    terminal: false,
+    stdin: false,
+    stdinOnce: false,
+  };
+  const outcome = expect(monitor(plan, explain)).rejects.toMatchObject({ id: 'ToolTimeout', tool: 'conmon' });
   while (!existsSync(begun)) await sleep(10);
   expect(await programsIn(bundle)).toHaveLength(3);
   jest.advanceTimersByTime(verbTimeoutMs);
   await outcome;
+  expect(await outwait(bundle, 5_000)).toEqual([]);
+});
+
+test('in exec with a terminal', async () => {
+  const runtime = join(bundle, 'runtime');
+  await writeFile(runtime, '#!/bin/sh\nsleep 1000 &\nwait\n', { mode: 0o755 });
+  let said = '';
+  const stderr = new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      said += chunk.toString();
+      done();
+    },
+  });
+  const { ended } = runOnConsole([runtime], { terminal: true }, bundle, 300, stderr);
+  await ended;
+  expect(said).toBe('timeout\n');
   expect(await outwait(bundle, 5_000)).toEqual([]);
 });

@@ -246,18 +246,11 @@ export class OciBackend implements Backend {
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
     const process = await this.processOf(container);
     await checkWorkingFolder(process.cwd, stateOf(container).process.pid);
-    return exec(
-      this.runtime,
-      await this.monitorPlan(container.id, container.folder),
-      container,
-      process,
-      plan,
-      signal,
-    );
+    return exec(this.runtime, container, process, plan, signal);
   }
 
   attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
-    return attach(container, io, signal).ended;
+    return attach(container, io, signal);
   }
 
   async update(container: ContainerRef, resources: Resources): Promise<void> {

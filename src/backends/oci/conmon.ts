@@ -31,8 +31,6 @@ export interface MonitorPlan {
   readonly terminal: boolean;
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
-  /** Set for a further process of the running container `id`: its process.json, and a name of its own. */
-  readonly exec?: { readonly processFile: string; readonly name: string };
 }
 
 /**
@@ -50,46 +48,16 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
   return pidOf(answer, explain);
 }
 
-/**
- * Starts a further process of a running container under a conmon of its own,
- * which waits with it until `attached` has connected to BUNDLE/attach: no
- * output is lost.
- */
-export async function monitorExec(
-  plan: MonitorPlan,
-  attached: () => Promise<void>,
-  explain: (stderr: string) => CrispError,
-): Promise<number> {
-  const {
-    pipes: [sync, start, attach],
-    exited,
-  } = runDetached(monitorArgv(plan), {
-    cwd: plan.bundle,
-    env: { _OCI_SYNCPIPE: '3', _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5' },
-    pipes: ['read', 'write', 'read'],
-  });
-  const go = start as Duplex;
-  const answer = firstLine(sync as Duplex, verbTimeoutMs);
-  go.on('error', () => undefined); // EPIPE: conmon ended; its answer, or the lack of one, says why
-  go.write('\0');
-  if (await firstLine(attach as Duplex, verbTimeoutMs)) await attached();
-  go.end('\0');
-  const pid = pidOf(await inTime(plan, answer), explain);
-  await exited;
-  return pid;
-}
-
 /** Also for `crisp explain`, which shows it and runs nothing. */
 export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
   return [
     plan.conmon,
-    ...(plan.exec ? ['--api-version', '1'] : []),
     '--cid',
     plan.id,
     '--cuuid',
-    plan.exec?.name ?? plan.id,
+    plan.id,
     '--name',
-    plan.exec?.name ?? plan.id,
+    plan.id,
     '--runtime',
     plan.runtime,
     ...plan.runtimeArgs.flatMap((arg) => ['--runtime-arg', arg]),
@@ -100,7 +68,8 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     plan.bundle,
     '--container-pidfile',
     join(plan.bundle, 'pid'),
-    ...(plan.exec ? [] : ['--exit-dir', plan.exitDir]),
+    '--exit-dir',
+    plan.exitDir,
     '--log-path',
     plan.log ? `k8s-file:${logLink}` : 'off:', // in its working folder, the bundle: it would cut a path at a colon
     '--log-level',
@@ -110,28 +79,25 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     ...(plan.terminal ? ['--terminal'] : []),
     ...(plan.stdin ? ['--stdin'] : []),
     ...(plan.stdin && !plan.stdinOnce ? ['--leave-stdin-open'] : []),
-    ...(plan.exec ? ['--exec', '--exec-attach', '--exec-process-spec', plan.exec.processFile] : []),
   ];
 }
 
 /** Ends a conmon whose runtime hangs: of its two forks nobody knows the second, so it is found by where it works. */
-async function inTime({ bundle, exec }: MonitorPlan, answer: Promise<string | undefined>): Promise<string> {
+async function inTime({ bundle }: MonitorPlan, answer: Promise<string | undefined>): Promise<string> {
   const line = await answer;
   if (line !== undefined) return line;
   for (const program of await programsIn(bundle)) await killTree(program);
   throw new CrispError('ToolTimeout', `the runtime did not answer within ${verbTimeoutMs} ms`, {
-    stage: exec ? 'exec' : 'container create',
+    stage: 'container create',
     tool: 'conmon',
   });
 }
 
-/** The answer names the pid as "pid", or as "data" from version 1 of conmon's protocol on. */
 function pidOf(answer: string, explain: (stderr: string) => CrispError): number {
   if (!answer) throw explain('conmon ended without an answer');
-  const { pid, data, message } = JSON.parse(answer) as { pid?: number; data?: number; message?: string };
-  const found = pid ?? data ?? -1;
-  if (found <= 0) throw explain(message ?? `conmon answered ${found}`);
-  return found;
+  const { pid = -1, message } = JSON.parse(answer) as { pid?: number; message?: string };
+  if (pid <= 0) throw explain(message ?? `conmon answered ${pid}`);
+  return pid;
 }
 
 /** The control FIFO understands "1 HEIGHT WIDTH" (resize) and "2 0 0" (reopen the log). */

@@ -1,27 +1,26 @@
 // One more process in a running container, to its end.
 //
 // Without a terminal the runtime's own exec does it: its stdio is ours, its exit
-// code the process's.  With one, conmon does: Node has no pty, and conmon brings
-// the pty, the attach socket and the resize FIFO that attach uses as well.
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+// code the process's.  With one, relay.pl takes the terminal from the runtime and
+// is the parent of the process.  Neither conmon nor the runtime can do that: conmon
+// 2.1 writes with blocking calls to its clients and to the terminals of its execs,
+// and crun's own loop to the terminal, so that a client that does not read, or a
+// long paste, would stop everything, also the reaping of the process, without
+// which its container cannot end.
+import { rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, writeFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
-import { isAbsent, makeFolder, readFileIfThere, readText, remove } from '../../host/files.js';
-import { identify, killTree, withOomScoreAdj } from '../../host/proc.js';
-
-import { findProgram } from '../../host/programs.js';
+import { makeFolder, readFileIfThere, remove } from '../../host/files.js';
+import { withOomScoreAdj } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
 import { killBelow, limited } from '../exec-limit.js';
-import { followSizes } from '../terminal-sizes.js';
-import { attach } from './attach.js';
-import { monitorExec, resize, type MonitorPlan } from './conmon.js';
-import { exitCodeOf, type Runtime } from './runtime.js';
-
-type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgroup' | 'id' | 'bundle'>;
+import { consoleArgument, endRelay, runOnConsole } from '../relay.js';
+import { exitCodeOf, verbTimeoutMs, type Runtime } from './runtime.js';
 
 /**
  * @param own the container's own process, the pattern of this one
@@ -29,7 +28,6 @@ type Base = Pick<MonitorPlan, 'conmon' | 'runtime' | 'runtimeArgs' | 'systemdCgr
  */
 export async function exec(
   runtime: Runtime,
-  base: Base,
   container: ContainerRef,
   own: Process,
   plan: ExecPlan,
@@ -37,7 +35,7 @@ export async function exec(
 ): Promise<{ exitCode: number }> {
   expectCgroupMove();
   return plan.io.terminal
-    ? execInTerminal(runtime, base, container, own, plan, signal)
+    ? execInTerminal(runtime, container, own, plan, signal)
     : execPlain(runtime, container, own, plan, signal);
 }
 
@@ -84,7 +82,6 @@ let counter = 0;
 
 async function execInTerminal(
   runtime: Runtime,
-  base: Base,
   container: ContainerRef,
   own: Process,
   plan: ExecPlan,
@@ -92,55 +89,66 @@ async function execInTerminal(
 ): Promise<{ exitCode: number }> {
   const parent = join(container.folder, 'execs');
   makeFolder(parent);
-  const bundle = await mkdtemp(join(parent, 'x'));
-  const processFile = join(bundle, 'process.json');
-  const inner = new AbortController();
-  let session: Promise<void> = Promise.resolve();
+  const folder = await mkdtemp(join(parent, 'x'));
   try {
+    const processFile = join(folder, 'process.json');
     await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
-    const words = join(bundle, 'runtime.log');
-    // Around the runtime, not around conmon, which gives what it starts an oom_score_adj of its own.
-    const [program, ...args] = withOomScoreAdj(own.oomScoreAdj, [base.runtime, ...base.runtimeArgs]);
-    const pid = await monitorExec(
-      {
-        ...base,
-        runtime: await findProgram(program),
-        runtimeArgs: [...args, `--log=${words}`],
-        systemdCgroup: false, // the arguments say it already, where it belongs
-        bundle,
-        exitDir: bundle,
-        log: false,
-        terminal: true,
-        stdin: plan.io.stdin !== undefined,
-        stdinOnce: true,
-        exec: { processFile, name: basename(bundle) },
-      },
-      () => {
-        const { onResize: _, ...io } = plan.io;
-        const attached = attach({ id: container.id, folder: bundle }, io, inner.signal);
-        session = attached.ended;
-        return attached.connected;
-      },
-      (stderr) => runtime.explain('exec', readFileSync(words, { encoding: 'utf8', flag: 'a+' }) || stderr),
-    ); // conmon's own say less
-    followSizes(plan.io, (size) => resize(bundle, size)); // not before: conmon loses a size that comes before the terminal
-    const process = await identify(pid);
-    const limit = limited(plan.timeoutMs, signal, async () => {
-      if (process) await killTree(process);
+    const words = join(folder, 'runtime.log');
+    const said = new Said();
+    const running = runOnConsole(
+      withOomScoreAdj(
+        own.oomScoreAdj,
+        await runtime.argvLogging(
+          words,
+          'exec',
+          '--detach',
+          ...['--console-socket', consoleArgument],
+          ...['--pid-file', join(folder, 'pid')],
+          ...['--process', processFile],
+          container.id,
+        ),
+      ),
+      plan.io,
+      folder,
+      verbTimeoutMs,
+      said,
+    );
+    const limit = limited(plan.timeoutMs, signal, () => {
+      endRelay(running);
+      return killBelow(running);
     });
     try {
-      await session;
+      const { exitCode, signal: endedBy } = await running.ended;
       limit.check();
-      return { exitCode: await exitCode(bundle) };
+      if (said.text === 'timeout\n')
+        throw new CrispError('ToolTimeout', `the runtime did not answer within ${verbTimeoutMs} ms`, {
+          stage: 'exec',
+        });
+      if (!said.text.startsWith('started\n'))
+        throw runtime.explain('exec', (await readFileIfThere(words)) || said.text);
+      if (exitCode === undefined)
+        throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, {
+          stage: 'exec',
+        });
+      return { exitCode };
     } finally {
       limit.clear();
     }
   } finally {
-    inner.abort();
-    await session.catch(() => undefined);
-    await remove(bundle);
+    await remove(folder);
   }
 }
+
+/** What the relay and the runtime say. */
+class Said extends Writable {
+  text = '';
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.text = (this.text + chunk.toString()).slice(0, maxSaid);
+    done();
+  }
+}
+const maxSaid = 8192;
 
 /** The container's own process with other arguments. */
 function processOf(own: Process, { args, env = [], io: { terminal } }: ExecPlan): Process {
@@ -151,20 +159,4 @@ function processOf(own: Process, { args, env = [], io: { terminal } }: ExecPlan)
     env: terminal && !all.some((entry) => entry.startsWith('TERM=')) ? [...all, 'TERM=xterm'] : all,
     terminal,
   };
-}
-
-/** conmon writes BUNDLE/exit after it has closed the attach socket. */
-async function exitCode(bundle: string): Promise<number> {
-  for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 5) {
-    try {
-      return Number(await readText(join(bundle, 'exit'), { maxBytes: 1024 }));
-    } catch (error) {
-      if (!isAbsent(error)) throw error;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-  throw new CrispError('RuntimeFailed', 'the exit code of the process was not recorded', {
-    stage: 'exec',
-    tool: 'conmon',
-  });
 }

@@ -4,15 +4,13 @@
 // Rights, limits and environment are those of the CT's own process: lxc-attach
 // reads them from the CT.  The user and the working folder are not, so they are
 // given here.
-import { rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
 import { withOomScoreAdj } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ExecPlan } from '../backend.js';
 import { killBelow, limited } from '../exec-limit.js';
+import { endRelay, runInTerminal } from '../relay.js';
 import { fitsLine } from './lxc-config.js';
 
 export interface AttachPlan {
@@ -34,20 +32,15 @@ export async function exec(
   signal: AbortSignal,
 ): Promise<{ exitCode: number }> {
   const { argv, env } = attachCommand(attach, plan);
-  const sizeFile = join(attach.bundle, `size-${counter++}`);
+  const options = { env, cwd: '/' };
   const command = withOomScoreAdj(attach.own.oomScoreAdj, argv); // lxc-attach hands on its own
-  const running = runStreaming(plan.io.terminal ? ['perl', pty, sizeFile, ...command] : command, plan.io, {
-    timeoutMs: 0,
-    okExitCodes: 'any',
-    stage: 'exec',
-    env,
-    cwd: '/',
+  const running = plan.io.terminal
+    ? runInTerminal(command, plan.io, attach.bundle, options)
+    : runStreaming(command, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', ...options });
+  const limit = limited(plan.timeoutMs, signal, () => {
+    if (plan.io.terminal) endRelay(running);
+    return killBelow(running);
   });
-  plan.io.onResize?.(({ width, height }) => {
-    writeFileSync(sizeFile, `${height} ${width}\n`);
-    if (running.pid !== undefined && running.present()) process.kill(running.pid, 'SIGWINCH');
-  });
-  const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended.finally(() => limit.check());
     if (exitCode === undefined)
@@ -58,11 +51,8 @@ export async function exec(
     return { exitCode };
   } finally {
     limit.clear();
-    rmSync(sizeFile, { force: true });
   }
 }
-const pty = perlProgram('pty.pl');
-let counter = 0;
 
 /**
  * Variables go in lxc-attach's own environment, for /proc/PID/cmdline is open

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { open, readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { basename, join } from 'node:path';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
@@ -158,8 +158,10 @@ export async function holdWatch(
 }
 
 /**
- * Output from now on, and input; ends with the CT or with the client.  Frames:
- * a byte that names the stream (1 stdout, 2 stderr), four of length, the data.
+ * Output from now on, and input; ends with the CT or with the client, or with
+ * its input where that was asked for.  Frames: a byte that names the stream
+ * (1 stdout, 2 stderr), four of length, the data.
+ * @throws ClientTooSlow
  */
 export async function attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
   const socket = await dial(container.folder);
@@ -176,6 +178,7 @@ export async function attach(container: ContainerRef, io: Io, signal: AbortSigna
   try {
     socket.write('attach\n');
     io.stdin?.pipe(socket);
+    if (io.endsWithStdin && io.stdin) socket.once('finish', end); // the watcher still reads what was sent
     let rest = Buffer.alloc(0);
     let greeted = false;
     for await (const chunk of socket as AsyncIterable<Buffer>) {
@@ -191,17 +194,35 @@ export async function attach(container: ContainerRef, io: Io, signal: AbortSigna
         rest = rest.subarray(5 + length)
       ) {
         const to = rest[0] === 2 ? io.stderr : io.stdout;
-        if (to && !to.write(rest.subarray(5, 5 + length))) await once(to, 'drain');
+        if (to && !to.destroyed && !to.write(rest.subarray(5, 5 + length))) await drained(to, signal);
       }
     }
   } catch (error) {
-    if (!signal.aborted) throw error;
+    if (!signal.aborted && !(io.stdin?.readableEnded && io.endsWithStdin)) throw error;
   } finally {
     signal.removeEventListener('abort', end);
     io.stdin?.unpipe(socket);
     end();
   }
 }
+
+/** @throws ClientTooSlow when the client takes nothing for as long as the watcher waits for it, Cancelled */
+async function drained(to: Writable, signal: AbortSignal): Promise<void> {
+  const patience = AbortSignal.timeout(clientPatienceMs);
+  try {
+    await once(to, 'drain', { signal: AbortSignal.any([signal, patience]) });
+  } catch (error) {
+    if (!patience.aborted) throw error;
+    throw new CrispError(
+      'ClientTooSlow',
+      `the client took none of the output of the container for ${clientPatienceMs / 1000} s`,
+      { stage: 'attach' },
+    );
+  }
+}
+/** PATIENCE of watcher.pl. */
+const clientPatienceMs = 10_000;
+
 const greeting = 'ok\n';
 
 /** Through the folder's descriptor: the path of a unix socket has room for 107 bytes. */

@@ -1,0 +1,69 @@
+// relay.pl on terminals, as the execs of CTs have it; those of OCI containers
+// have test/integration/streaming-hostile.test.ts.
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PassThrough, Writable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { childrenOf } from '../host/proc.js';
+import { endRelay, runInTerminal } from './relay.js';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'crisp-relay-'));
+});
+afterEach(() => {
+  rmSync(folder, { recursive: true });
+});
+
+/** Collects what comes. */
+class Screen extends Writable {
+  text = '';
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.text += chunk.toString();
+    done();
+  }
+}
+async function until(is: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await is())) await sleep(10);
+}
+
+test('a long paste goes through: neither direction waits for the other', async () => {
+  const [stdin, stdout] = [new PassThrough(), new Screen()];
+  const running = runInTerminal(['cat'], { terminal: true, stdin, stdout }, folder, {});
+  stdin.write(`${'x'.repeat(127)}\n`.repeat(1024));
+  stdin.end('the end\n');
+  expect((await running.ended).exitCode).toBe(0); // by the end of the input, as a terminal has it
+  expect(stdout.text.split('the end')).toHaveLength(3); // the echo, and what cat says
+});
+
+test('a program whose output nobody takes waits, and can be ended', async () => {
+  const stdout = new Writable({ highWaterMark: 1, write: () => undefined });
+  const running = runInTerminal(['yes'], { terminal: true, stdout }, folder, {});
+  const children = (): Promise<number[]> => childrenOf(running.pid as number);
+  await until(async () => (await children()).length > 0);
+  await sleep(500);
+  endRelay(running);
+  stdout.destroy(); // its client has gone
+  await running.ended;
+});
+
+test('sizes reach the terminal, the last of them at last; the exit code is that of the program', async () => {
+  const [stdin, stdout] = [new PassThrough(), new Screen()];
+  const running = runInTerminal(
+    ['sh', '-c', 'until [ "$(stty size)" = "24 5000" ]; do sleep 0.05; done; exit 7'],
+    {
+      terminal: true,
+      stdin,
+      stdout,
+      onResize: (listener) => {
+        for (let width = 1; width <= 5_000; width++) listener({ width, height: 24 });
+      },
+    },
+    folder,
+    {},
+  );
+  expect((await running.ended).exitCode).toBe(7);
+  await until(() => readdirSync(folder).length === 0);
+});
