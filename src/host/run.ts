@@ -29,6 +29,8 @@ export interface RunOptions {
   stage?: string | undefined;
   /** The catalogue id of a non-zero exit; the default is RuntimeFailed. */
   errorId?: ErrorId;
+  /** The uid that owns its standard streams, for one that becomes another user: only the owner opens /dev/stdin. */
+  streamsOwner?: number;
   /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
   wholeGroup?: boolean;
 }
@@ -167,10 +169,16 @@ export function runStreaming(
 
 function start(
   argv: readonly [string, ...string[]],
-  { cwd, env, wholeGroup = false }: RunOptions,
+  { cwd, env, streamsOwner, wholeGroup = false }: RunOptions,
   pipes: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr'>,
 ): Child {
-  return new Child(argv, { ...pipes, cwd, env: { ...baseEnvironment, ...env }, session: wholeGroup });
+  return new Child(argv, {
+    ...pipes,
+    cwd,
+    env: { ...baseEnvironment, ...env },
+    streamsOwner,
+    session: wholeGroup,
+  });
 }
 
 /** Of a program that did not come to run. @throws what is no error of the kernel's */

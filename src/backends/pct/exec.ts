@@ -20,6 +20,8 @@ export interface AttachPlan {
   readonly vmid: number;
   /** The CT's own process. */
   readonly own: Pick<Process, 'user' | 'cwd' | 'env'>;
+  /** The CT's user as the host has it, who may then open its standard streams by name. */
+  readonly hostUid: number;
   /** The folder of the CT's bundle, for a file of ours. */
   readonly bundle: string;
   /** The image has /bin/sh. */
@@ -40,6 +42,7 @@ export async function exec(
     stage: 'exec',
     env,
     cwd: '/',
+    streamsOwner: attach.hostUid,
   });
   plan.io.onResize?.(({ width, height }) => {
     writeFileSync(sizeFile, `${height} ${width}\n`);
@@ -67,7 +70,7 @@ let counter = 0;
  * to everybody; but not what the loader of lxc-attach itself would obey (ld.so(8)).
  */
 export function attachCommand(
-  { program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle'>,
+  { program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle' | 'hostUid'>,
   {
     args,
     env = [],
