@@ -36,6 +36,8 @@ export interface RunOptions {
    * break: for a tool that must come to its end also when we do not. It gets a session of its own.
    */
   outputFolder?: string | undefined;
+  /** The uid that owns its standard streams, for one that becomes another user: only the owner opens /dev/stdin. */
+  streamsOwner?: number;
   /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
   wholeGroup?: boolean;
 }
@@ -215,10 +217,16 @@ export function runStreaming(
 
 function start(
   argv: readonly [string, ...string[]],
-  { cwd, env, wholeGroup = false }: RunOptions,
+  { cwd, env, streamsOwner, wholeGroup = false }: RunOptions,
   streams: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr' | 'outputs'>,
 ): Child {
-  return new Child(argv, { ...streams, cwd, env: { ...baseEnvironment, ...env }, session: wholeGroup });
+  return new Child(argv, {
+    ...streams,
+    cwd,
+    env: { ...baseEnvironment, ...env },
+    streamsOwner,
+    session: wholeGroup,
+  });
 }
 
 /** Of a program that did not come to run. @throws what is no error of the kernel's */

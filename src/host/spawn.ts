@@ -4,7 +4,7 @@
 // Node's own spawn forks the daemon with all its page tables, which holds the
 // one thread for milliseconds, and makes socketpairs where a program expects
 // pipes: /dev/stdin and the like cannot be opened on a socket (docs/adr/0012).
-import { statSync } from 'node:fs';
+import { fchownSync, statSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { constants } from 'node:os';
 import { socketOn } from './descriptor-socket.js';
@@ -28,6 +28,8 @@ export interface SpawnOptions {
   readonly stderr?: boolean;
   /** Open files of the caller's for 1 and 2, in place of pipes. */
   readonly outputs?: readonly [stdout: number, stderr: number];
+  /** The uid that owns the pipes on 0, 1 and 2. Default: ours. */
+  readonly streamsOwner?: number | undefined;
   /** Pipes on 3 and up, by what we do with our end. */
   readonly pipes?: readonly ('read' | 'write')[];
   /** It leads a session and a process group of its own. */
@@ -70,6 +72,7 @@ export class Child {
       for (const [index, direction] of wanted.entries()) {
         const ends = direction && pipe();
         if (ends) made.push(ends);
+        if (ends && index < 3 && options.streamsOwner) fchownSync(ends.read, options.streamsOwner, 0);
         ours[index] = ends && (direction === 'read' ? ends.read : ends.write);
         theirs[index] = ends && (direction === 'read' ? ends.write : ends.read);
       }

@@ -423,6 +423,7 @@ export class PctBackend implements Backend {
         lxcFolder: lxc.lxc_folder,
         vmid,
         own,
+        hostUid: stateOf(container)?.uid ?? 0,
         bundle: container.folder,
         hasShell: await exists(join(rootfs, 'bin/sh')),
       },

@@ -19,6 +19,8 @@ export interface AttachPlan {
   readonly vmid: number;
   /** The CT's own process. */
   readonly own: Pick<Process, 'user' | 'cwd' | 'env' | 'oomScoreAdj'>;
+  /** The CT's user as the host has it, who may then open its standard streams by name. */
+  readonly hostUid: number;
   /** The folder of the CT's bundle, for a file of ours. */
   readonly bundle: string;
   /** The image has /bin/sh. */
@@ -36,7 +38,13 @@ export async function exec(
   const command = withOomScoreAdj(attach.own.oomScoreAdj, argv); // lxc-attach hands on its own
   const running = plan.io.terminal
     ? runInTerminal(command, plan.io, attach.bundle, options)
-    : runStreaming(command, plan.io, { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', ...options });
+    : runStreaming(command, plan.io, {
+        timeoutMs: 0,
+        okExitCodes: 'any',
+        stage: 'exec',
+        streamsOwner: attach.hostUid,
+        ...options,
+      });
   const limit = limited(plan.timeoutMs, signal, () => {
     if (plan.io.terminal) endRelay(running);
     return killBelow(running);
@@ -59,7 +67,7 @@ export async function exec(
  * to everybody; but not what the loader of lxc-attach itself would obey (ld.so(8)).
  */
 export function attachCommand(
-  { program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle'>,
+  { program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle' | 'hostUid'>,
   {
     args,
     env = [],
