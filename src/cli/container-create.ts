@@ -1,7 +1,6 @@
 // `crisp create` (and the first half of `crisp run`): a container that is a pod
 // of its own, made of the same parts as a pod's.
 import { randomBytes } from 'node:crypto';
-import { realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';

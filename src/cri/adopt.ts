@@ -4,7 +4,6 @@
 //
 // Only a pod of which something runs is taken back: of one that has ended
 // nothing can be saved but its name, and the kubelet makes it anew.
-import { join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { makeClosedFolder } from '../host/files.js';
