@@ -230,23 +230,23 @@ function reloadConfig(parts: Parts, read: () => Config): void {
 }
 
 async function serveMetrics({ config, store, handlers }: Parts): Promise<MetricsServer> {
-  const counted = (items: readonly { readonly backend: string; readonly state: string }[]) => {
+  const counted = (items: readonly { readonly handler: string; readonly state: string }[]) => {
     const groups = new Map<string, number>();
-    for (const { backend, state } of items)
-      groups.set(`${backend} ${state}`, (groups.get(`${backend} ${state}`) ?? 0) + 1);
+    for (const { handler, state } of items)
+      groups.set(`${handler} ${state}`, (groups.get(`${handler} ${state}`) ?? 0) + 1);
     return [...groups].map(([group, value]) => {
-      const [backend = '', state = ''] = group.split(' ');
-      return { labels: { backend, state }, value };
+      const [handler = '', state = ''] = group.split(' ');
+      return { labels: { handler, state }, value };
     });
   };
   metrics.pods.collect(() =>
     counted(
-      store.sandboxes.all().map((record) => ({ backend: record.backend, state: sandboxState(record) })),
+      store.sandboxes.all().map((record) => ({ handler: record.handler, state: sandboxState(record) })),
     ),
   );
   metrics.containers.collect(() =>
     counted(
-      store.containers.all().map((record) => ({ backend: record.backend, state: containerState(record) })),
+      store.containers.all().map((record) => ({ handler: record.handler, state: containerState(record) })),
     ),
   );
   metrics.handlersReady.collect(() =>

@@ -153,9 +153,9 @@ export const metrics = {
     'crisp_handler_broken_info',
     'Always 1; a runtime handler whose probe failed, with the reason',
   ),
-  /** backend, state */
+  /** handler, state */
   pods: new Gauge('crisp_pods', 'Pod sandboxes by backend and state'),
-  /** backend, state */
+  /** handler, state */
   containers: new Gauge('crisp_containers', 'Containers by backend and state'),
   build: new Gauge('crisp_build_info', 'Always 1; the version is in the label'),
 };

@@ -17,12 +17,12 @@ import { findProgram } from '../host/programs.js';
 import { chooseHandler, route, type Route, type RouteInput } from '../config/router.js';
 
 export interface Routed extends Route {
-  readonly handler: Backend;
+  readonly backend: Backend;
 }
 
 /** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
 export async function routeTo(config: Config, state: string, input: RouteInput): Promise<Routed> {
-  const wanted = route(config, input).backend;
+  const wanted = route(config, input).handler;
   const names = input.handler ? [wanted] : withFallbacks(config, wanted);
   const handlers = new Map<string, { backend: Backend; probe: Probe }>();
   for (const name of names) {
@@ -32,9 +32,9 @@ export async function routeTo(config: Config, state: string, input: RouteInput):
     if (probe.ready) break;
   }
   const chosen = chooseHandler({ config, handlers }, input);
-  const handler = handlers.get(chosen.backend)?.backend;
-  if (!handler) throw new CrispError('HandlerNotReady', `handler ${chosen.backend} was not probed`);
-  return { ...chosen, handler };
+  const backend = handlers.get(chosen.handler)?.backend;
+  if (!backend) throw new CrispError('HandlerNotReady', `handler ${chosen.handler} was not probed`);
+  return { ...chosen, backend };
 }
 
 /** The backend that a container was made with. @throws UnknownHandler */

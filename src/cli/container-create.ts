@@ -82,7 +82,7 @@ export async function createContainer(
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await parts.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
-  const { handler, backend, rule } = await routeTo(parts.config, parts.state, {
+  const { backend, handler, rule } = await routeTo(parts.config, parts.state, {
     handler: flags.handler ?? '',
     namespace: flags.namespace ?? '',
     name,
@@ -119,7 +119,7 @@ export async function createContainer(
     name,
     image: source.name,
     imageId: source.image?.id ?? '',
-    backend,
+    handler,
     rule,
     complete: false,
     createdAt: now(),
@@ -137,13 +137,13 @@ export async function createContainer(
 
     // 3. Its pod: files, namespaces, shared memory.
     const onHost = flags.network === 'host';
-    const idMaps = onHost ? undefined : handler.userNamespace?.(plan);
+    const idMaps = onHost ? undefined : backend.userNamespace?.(plan);
     makeClosedFolder(folder, rootGroupOf(idMaps));
     makeClosedFolder(plan.folder, rootGroupOf(idMaps));
     const config = containerConfig(wish, host.seccompProfile !== undefined);
     const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
     await mountPodMemory(plan.folder, await podFilesOf(sandbox));
-    const ownNetwork = flags.network === undefined && (handler.ownNetwork?.(plan) ?? false);
+    const ownNetwork = flags.network === undefined && (backend.ownNetwork?.(plan) ?? false);
     const namespaces = await pinNamespaces(
       join(plan.folder, 'ns'),
       { network: !onHost && !ownNetwork, ipc: true, uts: !onHost, user: idMaps },
@@ -153,11 +153,11 @@ export async function createContainer(
     const pinned: SandboxPlan = { ...plan, namespaces, ownNetwork, ...(idMaps ? { idMaps } : {}) };
 
     // 4. The rootfs, the spec, the container.
-    const form = handler.rootfs(pinned, source.image?.template);
+    const form = backend.rootfs(pinned, source.image?.template);
     if (!source.image && (form.kind === 'own' || idMaps))
       throw new CrispError(
         'Unsupported',
-        `handler ${backend} runs no folder as it is: its containers have a copy, or other ids`,
+        `handler ${handler} runs no folder as it is: its containers have a copy, or other ids`,
         { hint: 'make an OCI image of the folder, or choose another handler' },
       );
     const rootfs = source.image
@@ -186,12 +186,12 @@ export async function createContainer(
       host,
       podFolder: podMemory(plan.folder),
       sharedMemory: sharedMemory(plan.folder),
-      allowedAnnotations: parts.config.handlers[backend]?.allowed_annotations ?? [],
+      allowedAnnotations: parts.config.handlers[handler]?.allowed_annotations ?? [],
     });
     const spec = await withWorkingFolder(made, rootfs);
-    const notHonoured = [...left, ...(handler.notHonoured?.(spec) ?? [])];
+    const notHonoured = [...left, ...(backend.notHonoured?.(spec) ?? [])];
     writeBundle(folder, spec);
-    const backendState = await handler.create({
+    const backendState = await backend.create({
       id,
       name,
       attempt: 0,
@@ -214,7 +214,7 @@ export async function createContainer(
     await removeAll(parts, record);
     throw error;
   } finally {
-    await handler.close();
+    await backend.close();
   }
 }
 

@@ -152,7 +152,7 @@ async function explain(config: Config, pod: CriPod): Promise<Explained> {
     containers.push(
       await explainContainer(
         config,
-        routed.backend,
+        routed.handler,
         sandbox,
         json.container(partial, `container ${own}`),
         notes,
@@ -164,7 +164,7 @@ async function explain(config: Config, pod: CriPod): Promise<Explained> {
     pod: `${namespace}/${name}`,
     ...(refused ? { refused } : {}),
     ...routed,
-    fallbacks: pod.handler ? [] : fallbacksOf(config, routed.backend),
+    fallbacks: pod.handler ? [] : fallbacksOf(config, routed.handler),
     containers,
     unknownFields: json.unknown,
     notes,
@@ -205,7 +205,7 @@ function fallbacksOf(config: Config, first: string): string[] {
 
 async function explainContainer(
   config: Config,
-  backend: string,
+  handler: string,
   sandbox: PodSandboxConfig__Output,
   container: ContainerConfig__Output,
   notes: string[],
@@ -221,7 +221,7 @@ async function explainContainer(
       notes.push(
         `container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`,
       );
-    const plan = planOf(config, sandbox, config.handlers[backend]?.type === 'pct' && config.lxc.unprivileged);
+    const plan = planOf(config, sandbox, config.handlers[handler]?.type === 'pct' && config.lxc.unprivileged);
     // Mounts are taken as they are written: their sources may only exist when the pod runs.
     const facts = {
       ...(await inspectRootfs({
@@ -261,9 +261,9 @@ async function explainContainer(
       podFolder: podMemory(plan.folder),
       sharedMemory: plan.namespaces.ipc ? sharedMemory(plan.folder) : undefined,
       targetPid: 0,
-      allowedAnnotations: config.handlers[backend]?.allowed_annotations ?? [],
+      allowedAnnotations: config.handlers[handler]?.allowed_annotations ?? [],
     });
-    const how = await explanationOf(config, config.state, backend, {
+    const how = await explanationOf(config, config.state, handler, {
       id,
       name,
       attempt: container.metadata?.attempt ?? 0,
@@ -344,7 +344,7 @@ function inWords(pod: Explained): string {
   const lines = [
     `pod ${pod.pod}`,
     ...(pod.refused ? [`  would be refused: ${pod.refused}`] : []),
-    `  backend: ${pod.backend}`,
+    `  handler: ${pod.handler}`,
     `  decided by: ${pod.rule}`,
     ...(pod.fallbacks.length ? [`  while its probe fails: ${pod.fallbacks.join(', then ')}`] : []),
     ...pod.containers.flatMap((container) => [

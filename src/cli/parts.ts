@@ -49,9 +49,9 @@ export class Parts {
   }
 
   backendOf(record: StandaloneRecord): Backend {
-    let backend = this.backends.get(record.backend);
+    let backend = this.backends.get(record.handler);
     if (!backend)
-      this.backends.set(record.backend, (backend = open(this.config, this.state, record.backend)));
+      this.backends.set(record.handler, (backend = open(this.config, this.state, record.handler)));
     return backend;
   }
 

@@ -57,7 +57,7 @@ const explain = define({
     { what: 'a manifest', line: 'crisp explain pod.yaml' },
     { what: 'a pod of the cluster', line: 'kubectl get pod web -o yaml | crisp explain -' },
     { what: "crictl's files", line: 'crisp explain pod.json container.json' },
-    { what: 'only the choice', line: 'crisp explain --json pod.yaml | jq "{backend, rule}"' },
+    { what: 'only the choice', line: 'crisp explain --json pod.yaml | jq "{handler, rule}"' },
   ],
   run: async ({ flags, args }) => (await import('./explain.js')).explainCommand(flags, args),
 });

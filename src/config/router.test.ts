@@ -81,8 +81,8 @@ describe('route', () => {
       'routing.crun_name_patterns /coredns-[a-z0-9]+/',
     ],
     ['the default', {}, 'runc', 'default_container_type'],
-  ])('%s', (_what, input, backend, rule) => {
-    expect(route(routed, pod(input))).toEqual({ backend, rule });
+  ])('%s', (_what, input, handler, rule) => {
+    expect(route(routed, pod(input))).toEqual({ handler, rule });
   });
 
   test.each(['kata', 'constructor', '__proto__', 'toString'])('refuses the unknown handler %s', (handler) => {
@@ -91,7 +91,7 @@ describe('route', () => {
 
   test('a label of the prototype is no label', () => {
     const strange = config({ routing: { rules: [{ labels: { constructor: '*' }, handler: 'runc' }] } });
-    expect(route(strange, pod()).backend).toBe('crun');
+    expect(route(strange, pod()).handler).toBe('crun');
   });
 
   test('a value that makes an expression run on does not slip past its rule', () => {
@@ -111,14 +111,14 @@ describe('chooseHandler', () => {
 
   test('takes what routing says while it is ready', () => {
     expect(chooseHandler({ config: config({}), handlers: handlers(good, good) }, pod())).toEqual({
-      backend: 'crun',
+      handler: 'crun',
       rule: 'default_container_type',
     });
   });
 
   test('takes the fallback of a broken default, and says so', () => {
     expect(chooseHandler({ config: config({}), handlers: handlers(bad, good) }, pod())).toEqual({
-      backend: 'runc',
+      handler: 'runc',
       rule: 'default_container_type, with runc as the fallback of crun',
       insteadOf: 'crun',
     });
@@ -126,7 +126,7 @@ describe('chooseHandler', () => {
 
   test('takes the fallback of what a rule names', () => {
     const ruled = config({ routing: { crun_name_patterns: ['*'] }, default_container_type: 'runc' });
-    expect(chooseHandler({ config: ruled, handlers: handlers(bad, good) }, pod()).backend).toBe('runc');
+    expect(chooseHandler({ config: ruled, handlers: handlers(bad, good) }, pod()).handler).toBe('runc');
   });
 
   test('never replaces the handler that a pod names', () => {
@@ -176,7 +176,7 @@ describe('chooseHandler', () => {
       pod(),
     );
     expect(chosen).toEqual({
-      backend: 'runc',
+      handler: 'runc',
       rule: 'default_container_type, with runc as the fallback of youki and crun',
       insteadOf: 'youki',
     });

@@ -21,7 +21,7 @@ export interface RouteInput {
 
 export interface Route {
   /** The handler's name. */
-  readonly backend: string;
+  readonly handler: string;
   /** What decided, in words: "RuntimeClass handler crun", "default_container_type". */
   readonly rule: string;
   /** The handler that the rule names, where this one took its place. */
@@ -43,14 +43,14 @@ export function route(config: Config, input: RouteInput): Route {
         `runtime handler "${input.handler}" is not configured; there are: ${Object.keys(config.handlers).join(', ')}`,
       );
     }
-    return { backend: input.handler, rule: `RuntimeClass handler ${input.handler}` };
+    return { handler: input.handler, rule: `RuntimeClass handler ${input.handler}` };
   }
   const index = config.routing.rules.findIndex((rule) => matches(rule, input));
   const rule = config.routing.rules[index];
-  if (rule) return { backend: rule.handler, rule: `routing.rules[${index}] (${conditions(rule)})` };
+  if (rule) return { handler: rule.handler, rule: `routing.rules[${index}] (${conditions(rule)})` };
   const name = config.routing.crun_name_patterns.find((text) => pattern(text)(input.name));
-  if (name !== undefined) return { backend: 'crun', rule: `routing.crun_name_patterns ${name}` };
-  return { backend: config.default_container_type, rule: 'default_container_type' };
+  if (name !== undefined) return { handler: 'crun', rule: `routing.crun_name_patterns ${name}` };
+  return { handler: config.default_container_type, rule: 'default_container_type' };
 }
 
 /**
@@ -66,7 +66,7 @@ export function chooseHandler(
   const wanted = route(parts.config, input);
   const tried: string[] = [];
   for (
-    let name: string | undefined = wanted.backend;
+    let name: string | undefined = wanted.handler;
     name !== undefined;
     name = input.handler ? undefined : parts.config.fallback[name]
   ) {
@@ -75,9 +75,9 @@ export function chooseHandler(
       return tried.length === 0
         ? wanted
         : {
-            backend: name,
+            handler: name,
             rule: `${wanted.rule}, with ${name} as the fallback of ${tried.join(' and ')}`,
-            insteadOf: wanted.backend,
+            insteadOf: wanted.handler,
           };
     tried.push(name);
   }

@@ -71,7 +71,7 @@ async function lostPods(parts: Parts, backend: Backend): Promise<Map<string, Los
         'it has no record, and what its notes say of it was not written by this crisp',
       );
     if (keepsake === undefined || keepsake === 'unreadable') continue;
-    if (keepsake.sandbox.bootId !== parts.bootId || keepsake.sandbox.backend !== backend.name) continue;
+    if (keepsake.sandbox.bootId !== parts.bootId || keepsake.sandbox.handler !== backend.name) continue;
     const pid = await backend.adopt?.(found).catch((error: unknown) => {
       log.error({ err: error, containerId: found.id }, 'a container that has no record cannot be looked at');
       return undefined;

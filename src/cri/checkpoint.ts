@@ -42,7 +42,7 @@ export async function checkpointContainer(
         rootfsImage: record.imageId,
         rootfsImageRef: record.imageRef,
         rootfsImageName: record.config.image?.user_specified_image || record.config.image?.image,
-        runtime: record.backend,
+        runtime: record.handler,
         createdTime: new Date(Number(BigInt(record.createdAt) / 1_000_000n)).toISOString(),
         checkpointedTime: new Date().toISOString(),
       },

@@ -133,7 +133,7 @@ async function makeContainer(
       id,
       sandboxId: sandbox.id,
       config,
-      backend: sandbox.backend,
+      handler: sandbox.handler,
       bootId: parts.bootId,
       complete: false,
       imageId: image.id,
@@ -193,11 +193,11 @@ async function makeContainer(
       facts,
       volumes: imageVolumes,
       host: parts.host,
-      features: parts.handlers.get(sandbox.backend)?.probe.features,
+      features: parts.handlers.get(sandbox.handler)?.probe.features,
       podFolder: podMemory(sandbox.plan.folder),
       sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan.folder) : undefined,
       targetPid: targetPid(parts, sandbox.id, config),
-      allowedAnnotations: parts.config.handlers[sandbox.backend]?.allowed_annotations ?? [],
+      allowedAnnotations: parts.config.handlers[sandbox.handler]?.allowed_annotations ?? [],
     });
     const notHonoured = [...made.notHonoured, ...(backend.notHonoured?.(made.spec) ?? [])];
     const spec = await withWorkingFolder(made.spec, rootfs);

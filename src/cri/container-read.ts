@@ -29,12 +29,12 @@ export async function containerStatusOf(
 
 /** "pid", "runtimeSpec" and "config" are what people's scripts look for in `crictl inspect`, under containerd's names. */
 async function verbose({ host }: Parts, record: ContainerRecord) {
-  const { sandboxId, pid, backend, backendState, folder, notHonoured, madeMountSources, config } = record;
+  const { sandboxId, pid, handler, backendState, folder, notHonoured, madeMountSources, config } = record;
   const spec = await readFileIfThere(join(folder, 'config.json'));
   return {
     sandboxID: sandboxId,
     pid: record.exit ? 0 : (pid ?? 0),
-    backend,
+    handler,
     backendState,
     bundle: folder,
     notHonoured,

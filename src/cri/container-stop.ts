@@ -191,7 +191,7 @@ export async function monitorLost(parts: Parts, id: string): Promise<void> {
     if (!record || containerState(record) === 'CONTAINER_EXITED') return;
     const policy = parts.config.runtime.lost_monitor;
     if (!record.unwatchedAt) {
-      metrics.monitorsLost.add({ handler: record.backend });
+      metrics.monitorsLost.add({ handler: record.handler });
       const changed = await parts.store.containers.change(id, { unwatchedAt: now() });
       log.error(
         { podId: record.sandboxId, policy },

@@ -171,12 +171,12 @@ export function runningContainerOf(parts: Parts, id: string): ContainerRecord {
 }
 
 /** The backend that runs a pod or container; its name was checked when the record was made or loaded. */
-export function backendOf(parts: Parts, record: { readonly backend: string }): Backend {
-  const handler = parts.handlers.get(record.backend);
+export function backendOf(parts: Parts, record: { readonly handler: string }): Backend {
+  const handler = parts.handlers.get(record.handler);
   if (!handler)
     throw new CrispError(
       'UnknownHandler',
-      `the runtime handler "${record.backend}" of this pod is not configured any more`,
+      `the runtime handler "${record.handler}" of this pod is not configured any more`,
     );
   return handler.backend;
 }

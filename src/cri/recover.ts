@@ -79,7 +79,7 @@ async function surveyAll(parts: Parts): Promise<Map<string, Alive | 'unknown'>> 
           found.set(id, state);
       } catch (error) {
         log.error(
-          { handler: record.backend, containerId: record.id, error: toCrispError(error).report },
+          { handler: record.handler, containerId: record.id, error: toCrispError(error).report },
           'a container cannot be looked at: its record stays as it is',
         );
         found.set(record.id, 'unknown');

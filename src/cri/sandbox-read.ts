@@ -76,7 +76,7 @@ async function withAddresses(parts: Parts, record: SandboxRecord): Promise<Sandb
  * container that runs, else 0; the namespaces have the paths of their pins.
  */
 function verbose(parts: Parts, record: SandboxRecord) {
-  const { backend, rule, plan, attachment, config, runtimeHandler } = record;
+  const { handler, rule, plan, attachment, config, runtimeHandler } = record;
   const ready = sandboxState(record) === 'SANDBOX_READY';
   const running = shownContainersOf(parts, record.id)
     .reverse()
@@ -92,7 +92,7 @@ function verbose(parts: Parts, record: SandboxRecord) {
         namespaces: ready ? Object.entries(plan.namespaces).map(([type, path]) => ({ type, path })) : [],
       },
     },
-    backend,
+    handler,
     rule,
     runtimeHandler,
     namespaces: plan.namespaces,

@@ -130,7 +130,7 @@ async function makeSandbox(
       labels: config.labels,
       annotations: config.annotations,
     });
-    if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.backend });
+    if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.handler });
     const plan = planOf(parts.config.state, id, config, parts.host.systemdCgroup);
     const backend = backendOf(parts, chosen);
     const ownNetwork = wantedNamespaces(config).network && (backend.ownNetwork?.(plan) ?? false);
@@ -146,7 +146,7 @@ async function makeSandbox(
       id,
       config,
       runtimeHandler,
-      backend: chosen.backend,
+      handler: chosen.handler,
       rule: chosen.rule,
       bootId: parts.bootId,
       complete: false,
@@ -210,11 +210,11 @@ async function makeSandbox(
       backendState,
       ...(holder ? { holder: holder.holder } : {}),
     });
-    metrics.routed.add({ handler: chosen.backend, rule: chosen.rule });
+    metrics.routed.add({ handler: chosen.handler, rule: chosen.rule });
     log.info(
       {
         pod: `${config.metadata?.namespace}/${config.metadata?.name}`,
-        backend: chosen.backend,
+        handler: chosen.handler,
         rule: chosen.rule,
         ips: attachment?.ips,
       },

@@ -152,7 +152,7 @@ function forgetRemoved({ samples, store }: Parts): void {
 /** The cgroup of a container, while it has one. */
 export function cgroupOf(parts: Parts, record: ContainerRecord): string | undefined {
   if (!record.complete || containerState(record) === 'CONTAINER_EXITED') return undefined;
-  return parts.handlers.get(record.backend)?.backend.cgroup(refOf(record));
+  return parts.handlers.get(record.handler)?.backend.cgroup(refOf(record));
 }
 
 function usageOf(parts: Parts, record: ContainerRecord): Usage | undefined {

@@ -57,8 +57,8 @@ export const storedSandboxSchema = z.object({
   /** The request as received. */
   config: message(podSandboxConfigOf),
   runtimeHandler: z.string(),
-  /** The backend that the router chose, and why; never changed in the life of the pod. */
-  backend: z.string(),
+  /** The handler that the router chose, and why; never changed in the life of the pod. */
+  handler: z.string(),
   rule: z.string(),
   bootId: z.string(),
   /** false from the write of the intent until the sandbox stands: recovery undoes such a one. */
@@ -89,7 +89,7 @@ export const storedContainerSchema = z.object({
   id: idSchema,
   sandboxId: idSchema,
   config: message(containerConfigOf),
-  backend: z.string(),
+  handler: z.string(),
   bootId: z.string(),
   complete: z.boolean(),
   /** Its caller went away while it was made, and has not come back: it is hidden until then. */
@@ -125,14 +125,20 @@ export type StoredContainer = z.infer<typeof storedContainerSchema>;
 /** folder: its bundle. */
 export type ContainerRecord = StoredContainer & { folder: string };
 
-/** JSON as records are written, with its bytes (the values of an environment) as Buffers again. @throws SyntaxError */
+/**
+ * JSON as records are written, with its bytes (the values of an environment) as Buffers again.
+ * Version 0.1 called the handler of a record its "backend".
+ * @throws SyntaxError
+ */
 export function fromJson(text: string): unknown {
-  return JSON.parse(text, (_key, value: unknown) => {
+  const value: unknown = JSON.parse(text, (_key, value: unknown) => {
     const bytes = value as { type?: unknown; data?: unknown } | null;
     return typeof bytes === 'object' && bytes?.type === 'Buffer' && Array.isArray(bytes.data)
       ? Buffer.from(bytes.data as number[])
       : value;
   });
+  const { handler, backend } = (value ?? {}) as { handler?: unknown; backend?: unknown };
+  return handler === undefined && backend !== undefined ? { ...(value as object), handler: backend } : value;
 }
 
 /** Ids are 64 hex digits, as tools that look for container ids in paths and cgroups expect. */

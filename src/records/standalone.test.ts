@@ -24,7 +24,7 @@ function record(beginning: string, name: string, createdAt = '1'): StandaloneRec
     name,
     image: 'busybox',
     imageId: 'sha256:1',
-    backend: 'crun',
+    handler: 'crun',
     rule: 'default_container_type',
     complete: false,
     createdAt,

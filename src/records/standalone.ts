@@ -24,7 +24,7 @@ export const standaloneRecordSchema = z.object({
   image: z.string(),
   /** Empty: a folder. */
   imageId: z.string(),
-  backend: z.string(),
+  handler: z.string(),
   rule: z.string(),
   /** false while it is being made; what a crash leaves so is only good to be deleted. */
   complete: z.boolean(),

@@ -104,7 +104,7 @@ interface Shown {
   name: string;
   status: string;
   pid?: number;
-  backend: string;
+  handler: string;
   rule: string;
   exitCode?: number;
   logPath: string;
@@ -189,7 +189,7 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
     expect(await state('life')).toMatchObject({
       id: stdout.trim(),
       status: 'created',
-      backend: handler,
+      handler,
       rule: `RuntimeClass handler ${handler}`,
     });
     expect((await crisp('exec', 'life', 'true')).stderr).toMatch(/^crisp exec: WrongContainerState: /);
@@ -535,22 +535,22 @@ describe('routing', () => {
     });
     const choice = async (...words: string[]) => {
       const { stdout } = await machine.run(argv(routed, 'run', '--detach', ...words, image, 'true'));
-      const { backend, rule } = await state(stdout.trim());
-      return { backend, rule };
+      const { handler, rule } = await state(stdout.trim());
+      return { handler, rule };
     };
     expect(await choice('--label', 'tier=back')).toEqual({
-      backend: 'runc',
+      handler: 'runc',
       rule: 'routing.rules[0] (label tier "/back|front/")',
     });
     expect(await choice('--namespace', 'images')).toEqual({
-      backend: 'runc',
+      handler: 'runc',
       rule: 'routing.rules[1] (namespace "images", image "localhost/*")',
     });
     expect(await choice('--name', 'named-1')).toEqual({
-      backend: 'crun',
+      handler: 'crun',
       rule: 'routing.crun_name_patterns named-*',
     });
-    expect(await choice()).toEqual({ backend: 'runc', rule: 'default_container_type' });
+    expect(await choice()).toEqual({ handler: 'runc', rule: 'default_container_type' });
   });
 
   test('a crun that is broken gives way to runc, and takes over again when it is mended', async () => {
@@ -564,7 +564,7 @@ describe('routing', () => {
       machine.run(argv(falling, 'run', ...words, image, 'true'));
     expect(await run('--name', 'fallen')).toMatchObject({ exitCode: 0, stderr: '' });
     expect(await state('fallen')).toMatchObject({
-      backend: 'runc',
+      handler: 'runc',
       rule: 'default_container_type, with runc as the fallback of crun',
     });
     expect(await run('--handler', 'crun')).toMatchObject({
@@ -573,7 +573,7 @@ describe('routing', () => {
     });
     await breakIt(false);
     expect(await run('--name', 'risen')).toMatchObject({ exitCode: 0 });
-    expect(await state('risen')).toMatchObject({ backend: 'crun', rule: 'default_container_type' });
+    expect(await state('risen')).toMatchObject({ handler: 'crun', rule: 'default_container_type' });
   });
 });
 
@@ -704,7 +704,7 @@ describe('the commands that only look', () => {
     const [app, bad] = (JSON.parse(stdout) as { containers: Record<string, unknown>[] }).containers;
     expect(JSON.parse(stdout)).toMatchObject({
       pod: 'shop/web',
-      backend: 'crun',
+      handler: 'crun',
       rule: 'default_container_type',
       fallbacks: ['runc'],
     });
@@ -715,7 +715,7 @@ describe('the commands that only look', () => {
     });
     expect(bad).toMatchObject({ refused: expect.stringContaining('"NOPE" is no capability'), commands: [] });
     expect(await traces()).toEqual(before);
-    expect((await crisp('explain', manifest)).stdout).toMatch(/^pod shop\/web\n {2}backend: crun\n/);
+    expect((await crisp('explain', manifest)).stdout).toMatch(/^pod shop\/web\n {2}handler: crun\n/);
   });
 
   test('explain takes workloads, from stdin too, and says what it leaves out and what would be refused', async () => {
@@ -779,13 +779,13 @@ describe('the commands that only look', () => {
     );
     const { stdout } = await machine.run(argv(config, 'explain', '--json', manifest));
     const {
-      backend,
+      handler,
       containers: [app],
     } = JSON.parse(stdout) as {
-      backend: string;
+      handler: string;
       containers: { commands: { argv: string[] }[]; files: { path: string; text: string }[] }[];
     };
-    expect(backend).toBe('lxc');
+    expect(handler).toBe('lxc');
     expect(app?.commands[0]?.argv.join(' ')).toMatch(
       /^pct create VMID \S+ --rootfs .*--unprivileged 1 --hostname web-app --memory 64 .*--tags crisp;shop .*--pool kubernetes$/s,
     );

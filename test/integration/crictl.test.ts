@@ -95,7 +95,7 @@ test('the life of a pod, command by command', async () => {
         metadata: { name: 'web' },
         network: { ip: expect.stringMatching(/^10\./) },
       },
-      info: { backend: 'crun', networkCheck: 'as it was made' },
+      info: { handler: 'crun', networkCheck: 'as it was made' },
     });
 
     const id = await crictl('create', podId, containerFile, podFile);

@@ -51,10 +51,10 @@ async function figures(port: number): Promise<string[]> {
   return (await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).split('\n');
 }
 
-async function choice(id: string): Promise<{ backend: string; rule: string }> {
+async function choice(id: string): Promise<{ handler: string; rule: string }> {
   const { info } = await daemon.client.runtime.PodSandboxStatus({ pod_sandbox_id: id, verbose: true });
-  const { backend, rule } = JSON.parse(info['info'] ?? '{}') as { backend: string; rule: string };
-  return { backend, rule };
+  const { handler, rule } = JSON.parse(info['info'] ?? '{}') as { handler: string; rule: string };
+  return { handler, rule };
 }
 
 test('a rule, a name pattern and a RuntimeClass decide, and the status says which', async () => {
@@ -62,11 +62,11 @@ test('a rule, a name pattern and a RuntimeClass decide, and the status says whic
   const byName = await runPod(daemon);
   const byClass = await runPod(daemon, { labels: { tier: 'back' } }, 'crun');
   expect(await choice(byRule.id)).toEqual({
-    backend: 'runc',
+    handler: 'runc',
     rule: 'routing.rules[0] (label tier "/back|front/")',
   });
-  expect(await choice(byName.id)).toEqual({ backend: 'crun', rule: 'routing.crun_name_patterns *' });
-  expect(await choice(byClass.id)).toEqual({ backend: 'crun', rule: 'RuntimeClass handler crun' });
+  expect(await choice(byName.id)).toEqual({ handler: 'crun', rule: 'routing.crun_name_patterns *' });
+  expect(await choice(byClass.id)).toEqual({ handler: 'crun', rule: 'RuntimeClass handler crun' });
   for (const pod of [byRule, byName, byClass]) await removePod(daemon, pod.id);
   await expect(runPod(daemon, {}, 'kata')).rejects.toThrow(
     /UnknownHandler: runtime handler "kata" is not configured; there are: crun, runc/,
@@ -156,14 +156,14 @@ test('a crun that is broken for real: pods run on runc, and the pod keeps it for
   await daemon.restart();
   const pod = await runPod(daemon);
   expect(await choice(pod.id)).toEqual({
-    backend: 'runc',
+    handler: 'runc',
     rule: 'default_container_type, with runc as the fallback of crun',
   });
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
   expect(daemon.entries()).toContainEqual(
     expect.objectContaining({
       msg: 'pod sandbox runs',
-      backend: 'runc',
+      handler: 'runc',
       rule: expect.stringContaining('fallback of crun'),
     }),
   );
@@ -186,18 +186,18 @@ test('a crun that is broken for real: pods run on runc, and the pod keeps it for
   // Mended and broken again, as by a package upgrade, while the daemon runs.
   await breakCrun(false);
   const next = await runPod(daemon);
-  expect(await choice(next.id)).toEqual({ backend: 'crun', rule: 'default_container_type' });
+  expect(await choice(next.id)).toEqual({ handler: 'crun', rule: 'default_container_type' });
   expect(daemon.entries()).toContainEqual(
     expect.objectContaining({ msg: expect.stringContaining('probed again'), handler: 'crun', ready: true }),
   );
   await breakCrun(true);
   const third = await runPod(daemon);
-  expect(await choice(third.id)).toMatchObject({ backend: 'runc' });
+  expect(await choice(third.id)).toMatchObject({ handler: 'runc' });
   await breakCrun(false);
 
   // The choice is for life, also across a restart that would choose otherwise.
   await daemon.restart();
-  expect(await choice(pod.id)).toMatchObject({ backend: 'runc' });
+  expect(await choice(pod.id)).toMatchObject({ handler: 'runc' });
   await daemon.client.runtime.StopContainer({ container_id: id, timeout: '10' });
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
   for (const each of [pod, next, third]) await removePod(daemon, each.id);

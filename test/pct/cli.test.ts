@@ -77,7 +77,7 @@ async function run(...words: string[]): Promise<string> {
 interface Shown {
   id: string;
   status: string;
-  backend: string;
+  handler: string;
   rule: string;
   exitCode?: number;
   notHonoured: string[];
@@ -157,7 +157,7 @@ test('create, start, exec, kill, logs, stop, list, state, delete', async () => {
   expect(await shown('life')).toMatchObject({
     id,
     status: 'created',
-    backend: 'lxc',
+    handler: 'lxc',
     rule: 'RuntimeClass handler lxc',
     notHonoured: expect.arrayContaining(['spec.linux.seccomp']),
   });
@@ -294,15 +294,15 @@ test('a rule and the default choose CTs, and a broken one gives way where a fall
       '--label',
       'kind=guest',
     ),
-  ).toMatchObject({ backend: 'lxc', rule: 'routing.rules[0] (label kind "guest")', exitCode: 0 });
+  ).toMatchObject({ handler: 'lxc', rule: 'routing.rules[0] (label kind "guest")', exitCode: 0 });
   expect(await choice('by-default', { default_container_type: 'lxc' })).toMatchObject({
-    backend: 'lxc',
+    handler: 'lxc',
     rule: 'default_container_type',
   });
   const broken = { ...config.lxc, tools: { ...config.lxc.tools, pct: '/bin/false' } };
   expect(
     await choice('fallen', { lxc: broken, default_container_type: 'lxc', fallback: { lxc: 'crun' } }),
-  ).toMatchObject({ backend: 'crun', rule: 'default_container_type, with crun as the fallback of lxc' });
+  ).toMatchObject({ handler: 'crun', rule: 'default_container_type, with crun as the fallback of lxc' });
 });
 
 test("its network: none, the host's, or a bridge of the node", async () => {
