@@ -13,7 +13,7 @@ import { exists, makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic }
 import { namespaceFiles } from '../pod/namespaces.js';
 import { setAside, whyNot } from '../set-aside.js';
 import { bundleOf } from './placed.js';
-import { idSchema, storedPlanSchema } from './records.js';
+import { fromJson, idSchema, storedPlanSchema } from './records.js';
 
 export const standaloneRecordSchema = z.object({
   version: z.literal(1),
@@ -68,7 +68,7 @@ export class StandaloneRecords {
           try {
             const text = await readFileIfThere(path);
             if (text === undefined) return [];
-            const value: unknown = JSON.parse(text);
+            const value = fromJson(text);
             if ((value as { id?: unknown } | null)?.id !== file.slice(0, -'.json'.length))
               throw new Error('it is called after another id');
             return [take(value)];
