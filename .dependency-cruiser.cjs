@@ -10,12 +10,7 @@ const criCode = { path: '^src/cri/', pathNot: '^src/cri/(generated/|proto\\.ts$)
 
 module.exports = {
   forbidden: [
-    rule(
-      'no-cycles',
-      'A cycle has no bottom to start reading at.',
-      {},
-      { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
-    ),
+    rule('no-cycles', 'A cycle has no bottom to start reading at.', {}, { circular: true }),
     rule(
       'one-caller-of-the-kernel',
       'What Node cannot do is one module of system calls.',

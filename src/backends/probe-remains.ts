@@ -13,12 +13,12 @@ export const probeCgroup = '/crisp-probe';
 
 let counter = 0;
 /** Names the process that probes, so that what another one is at is left alone. */
-export function probeId({ name }: Backend): string {
+export function probeId({ name }: Pick<Backend, 'name'>): string {
   return `crisp-probe-${name}-${process.pid}-${counter++}`;
 }
 
 /** @param parent holds a folder for each probe, called after its id */
-export async function clearProbes(backend: Backend, parent: string): Promise<void> {
+export async function clearProbes(backend: Pick<Backend, 'name' | 'delete'>, parent: string): Promise<void> {
   for (const id of await namesIn(parent)) {
     const [, name, pid] = probeIdPattern.exec(id) ?? [];
     if (name !== backend.name || pid === undefined || pidExists(pid)) continue;

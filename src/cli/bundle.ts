@@ -5,7 +5,7 @@ import { CrispError } from '../errors.js';
 import { makeFolder, namesIn, remove } from '../host/files.js';
 import { run } from '../host/run.js';
 import { withUndo } from '../host/undo.js';
-import type { Image } from '../images/store.js';
+import type { Image } from '../shapes/image.js';
 import { validateBundle, writeBundle } from '../oci/bundle.js';
 import { containerSpec } from '../oci/container-spec.js';
 import { withWorkingFolder } from '../oci/working-folder.js';

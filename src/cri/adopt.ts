@@ -17,7 +17,7 @@ import { rootGroupOf } from '../oci/namespaces.js';
 import { podFilesOf } from '../pod/files.js';
 import { mendPodMemory } from '../pod/memory.js';
 import { logPathOf } from './log-path.js';
-import { recordExit } from './container-stop.js';
+import { recordExit } from './exits.js';
 import type { Parts } from './parts.js';
 import { namespacesFolder } from './sandbox-plan.js';
 

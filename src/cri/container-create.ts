@@ -8,7 +8,7 @@ import { makeClosedFolder, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
 import { pattern } from '../config/pattern.js';
 import { shiftOf } from '../images/rootfs.js';
-import type { Image } from '../images/store.js';
+import type { Image } from '../shapes/image.js';
 import { makeVolumes } from '../images/volumes.js';
 import { addLogContext, log, withLogContext } from '../log.js';
 import { writeBundle } from '../oci/bundle.js';

@@ -13,7 +13,8 @@ import type { HostFacts } from '../oci/host-facts.js';
 import { containerResources } from '../oci/resources.js';
 import type { Spec } from '../shapes/spec.js';
 import { containerItem, containerStatus, matches } from './convert.js';
-import { containerOf, isShown, wholeId, type Parts } from './parts.js';
+import { containerOf, wholeId, type Parts } from './parts.js';
+import { isShown } from './shown.js';
 import { inPages } from './pages.js';
 
 export async function containerStatusOf(

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { InFlight } from '../records/creations.js';
 import type { Store } from '../records/store.js';
-import { Events } from './events.js';
+import { Events } from './event-log.js';
 
 const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;
 const parts = { store, creations: new InFlight(1000) };

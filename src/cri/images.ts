@@ -14,7 +14,8 @@ import type { RemoveImageResponse } from './generated/runtime/v1/RemoveImageResp
 import type { StreamImagesRequest__Output } from './generated/runtime/v1/StreamImagesRequest.js';
 import type { StreamImagesResponse } from './generated/runtime/v1/StreamImagesResponse.js';
 import { CrispError, toCrispError } from '../errors.js';
-import type { Image, RegistryAuth } from '../images/store.js';
+import type { RegistryAuth } from '../images/store.js';
+import type { Image } from '../shapes/image.js';
 import { log } from '../log.js';
 import { metrics } from '../metrics.js';
 import { now } from '../records/records.js';

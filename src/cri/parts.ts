@@ -20,9 +20,10 @@ import {
 } from '../records/records.js';
 import type { RecordTable, Store } from '../records/store.js';
 import type { StreamingServer } from '../streaming/server.js';
-import type { Events } from './events.js';
+import type { Events } from './event-log.js';
+import { isShown } from './shown.js';
 import type { Handler } from './handlers.js';
-import type { Stops } from './container-stop.js';
+import type { Stops } from '../records/stops.js';
 import type { Samples } from './samples.js';
 
 export interface Parts {
@@ -50,25 +51,6 @@ export interface Call {
   readonly requestId: string;
   /** Aborts when the client goes away or its deadline passes. */
   readonly signal: AbortSignal;
-}
-
-/** Whether clients are told of a pod or container: it is whole, and its caller has its id. */
-export function isShown(
-  { creations }: Pick<Parts, 'creations'>,
-  record: { readonly id: string; readonly complete: boolean },
-): boolean {
-  return record.complete && !creations.hides(record.id);
-}
-
-/** The containers of a pod that clients are told of, the newest first: where a kubelet takes the first one of a name, it is the present one. */
-export function shownContainersOf(
-  parts: Pick<Parts, 'creations' | 'store'>,
-  sandboxId: string,
-): ContainerRecord[] {
-  return parts.store
-    .containersOf(sandboxId)
-    .filter((record) => isShown(parts, record))
-    .sort((one, other) => (BigInt(one.createdAt) > BigInt(other.createdAt) ? -1 : 1));
 }
 
 /** How many ids the error about an ambiguous one names. */

@@ -16,7 +16,8 @@ import type { PodSandboxMetrics } from './generated/runtime/v1/PodSandboxMetrics
 import type { StreamPodSandboxMetricsRequest__Output } from './generated/runtime/v1/StreamPodSandboxMetricsRequest.js';
 import type { StreamPodSandboxMetricsResponse } from './generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import { containerMetrics, interfaceMetrics, type Counted, type MetricTable } from './metric-table.js';
-import { isShown, type Parts } from './parts.js';
+import { type Parts } from './parts.js';
+import { isShown } from './shown.js';
 import { inPages } from './pages.js';
 import { cgroupOf, podInterfaces } from './stats.js';
 

@@ -9,16 +9,8 @@ import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPo
 import { toCrispError } from '../errors.js';
 import { containerState, sandboxState, type SandboxRecord } from '../records/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
-import {
-  backendOf,
-  isShown,
-  lookedAt,
-  refOf,
-  sandboxOf,
-  shownContainersOf,
-  wholeId,
-  type Parts,
-} from './parts.js';
+import { backendOf, lookedAt, refOf, sandboxOf, wholeId, type Parts } from './parts.js';
+import { isShown, shownContainersOf } from './shown.js';
 import { inPages } from './pages.js';
 import { podNetwork } from './sandbox-plan.js';
 

@@ -12,7 +12,8 @@ import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodS
 import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopPodSandboxRequest.js';
 import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
-import { backendOf, isShown, recordOf, type Parts } from './parts.js';
+import { backendOf, recordOf, type Parts } from './parts.js';
+import { isShown } from './shown.js';
 import { namespacesFolder, ownsCgroup, podNetwork, sharesPids } from './sandbox-plan.js';
 
 export async function stopPodSandbox(

@@ -43,7 +43,8 @@ import type { StreamContainerStatsResponse } from './generated/runtime/v1/Stream
 import type { StreamPodSandboxStatsRequest__Output } from './generated/runtime/v1/StreamPodSandboxStatsRequest.js';
 import type { StreamPodSandboxStatsResponse } from './generated/runtime/v1/StreamPodSandboxStatsResponse.js';
 import { wholeIds } from './container-read.js';
-import { containerOf, isShown, refOf, sandboxOf, shownContainersOf, wholeId, type Parts } from './parts.js';
+import { containerOf, refOf, sandboxOf, wholeId, type Parts } from './parts.js';
+import { isShown, shownContainersOf } from './shown.js';
 import { inPages } from './pages.js';
 
 /** How long a call waits for the sizes of layers that nobody has measured yet. */

@@ -12,7 +12,7 @@ import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { fileVersion, isAbsent, readText } from '../host/files.js';
 import { log } from '../log.js';
-import { imageConfigSchema, type ImageConfig } from '../oci/image-config.js';
+import { imageConfigSchema, type ImageConfig } from '../shapes/image-config.js';
 
 /** 64 hex digits in truth. It becomes a part of paths. */
 const digits = z.string().regex(/^\w{1,64}$/);

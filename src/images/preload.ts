@@ -9,7 +9,7 @@ import { run } from '../host/run.js';
 import { log } from '../log.js';
 import { whyNot } from '../set-aside.js';
 import { parseReference } from './references.js';
-import type { Image } from './store.js';
+import type { Image } from '../shapes/image.js';
 
 interface Importer {
   find(name: string): Promise<Image | undefined>;

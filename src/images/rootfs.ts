@@ -18,7 +18,8 @@ import { exists, makeClosedFolder, makeFolder, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
 import { isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
-import type { Image, Images } from './store.js';
+import type { Images } from './store.js';
+import type { Image } from '../shapes/image.js';
 import { OverlayAttributes } from './overlay-attributes.js';
 import { du } from './usage.js';
 

@@ -9,7 +9,7 @@ import { CrispError, toCrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { run } from '../host/run.js';
 import { log } from '../log.js';
-import type { ImageConfig } from '../oci/image-config.js';
+import type { Image } from '../shapes/image.js';
 import type { RegistryAuth } from './credentials.js';
 import { StorageLayout, type StoredImage } from './layout.js';
 import { removeDetached, removeLost } from './lost-layers.js';
@@ -20,23 +20,6 @@ import { templateOf, Templates } from './templates.js';
 import { Usage } from './usage.js';
 
 export type { RegistryAuth } from './credentials.js';
-
-export interface Image {
-  /** "sha256:…", the digest of its config. */
-  readonly id: string;
-  /** Full names with tag. */
-  readonly tags: readonly string[];
-  /** REPOSITORY@sha256:…, first what it was pulled by. */
-  readonly digests: readonly string[];
-  readonly sizeBytes: number;
-  /** Its config's User, as the CRI wants it: by number or by name. */
-  readonly user: { readonly uid?: number; readonly name?: string };
-  /** Not to be garbage-collected. */
-  readonly pinned: boolean;
-  readonly config: ImageConfig;
-  /** It is this template of Proxmox, and no OCI image: it has no layers. */
-  readonly template?: string;
-}
 
 export interface ImagesOptions {
   readonly root: string;

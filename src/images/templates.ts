@@ -13,7 +13,7 @@ import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
 import { run } from '../host/run.js';
 import { log } from '../log.js';
 import { setAside, whyNot } from '../set-aside.js';
-import type { Image } from './store.js';
+import type { Image } from '../shapes/image.js';
 
 const maxLength = 640;
 /** The endings that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */

@@ -10,7 +10,7 @@ import { CrispError } from '../errors.js';
 import { openFolder } from '../host/beneath.js';
 import { makeFolder, realPathOf } from '../host/files.js';
 import { run } from '../host/run.js';
-import type { ImageConfig } from '../oci/image-config.js';
+import type { ImageConfig } from '../shapes/image-config.js';
 import { resolveInside } from '../oci/inspect.js';
 import { checkedPath } from '../oci/paths.js';
 import type { Volume } from '../oci/mounts.js';

@@ -10,7 +10,7 @@ import { containerCapabilities } from './capabilities.js';
 import { containerDevices } from './devices.js';
 import { hiddenPaths } from './hidden-paths.js';
 import type { HostFacts } from './host-facts.js';
-import type { ImageConfig } from './image-config.js';
+import type { ImageConfig } from '../shapes/image-config.js';
 import type { RootfsFacts } from './inspect.js';
 import { containerMounts, type MountFeatures, type Volume } from './mounts.js';
 import {

@@ -1,7 +1,7 @@
 // The smallest spec that runs an image: the minimal profile of `crisp bundle`. Pure.
 import { defaultCapabilities } from './capabilities.js';
 import { maskedPaths, readonlyPaths } from './hidden-paths.js';
-import type { ImageConfig } from './image-config.js';
+import type { ImageConfig } from '../shapes/image-config.js';
 import { baseMounts, ownSharedMemory, sysfs } from './mounts.js';
 import { containerArgs, containerEnv, workingFolder } from './process.js';
 import type { Spec } from '../shapes/spec.js';

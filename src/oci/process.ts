@@ -1,7 +1,7 @@
 // What runs in a container: arguments, environment, working folder. Pure.
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
-import type { ImageConfig } from './image-config.js';
+import type { ImageConfig } from '../shapes/image-config.js';
 
 const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 

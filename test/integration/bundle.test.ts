@@ -20,7 +20,7 @@ import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../../src/pod/n
 import { validateBundle, writeBundle } from '../../src/oci/bundle.js';
 import { containerSpec } from '../../src/oci/container-spec.js';
 import { readHostFacts } from '../../src/oci/host-facts.js';
-import type { ImageConfig } from '../../src/oci/image-config.js';
+import type { ImageConfig } from '../../src/shapes/image-config.js';
 import { inspectRootfs } from '../../src/oci/inspect.js';
 import { minimalSpec } from '../../src/oci/minimal-spec.js';
 import { podFilesOf, writePodFiles } from '../../src/pod/files.js';

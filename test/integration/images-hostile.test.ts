@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Image } from '../../src/images/store.js';
+import type { Image } from '../../src/shapes/image.js';
 import { makeLayout } from '../helpers/image.js';
 import { startProxy, type Proxy, type Registry } from '../helpers/registry.js';
 import { TestStore } from '../helpers/store.js';

@@ -5,7 +5,7 @@ import { execFile } from 'node:child_process';
 import { readdir, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import type { Image } from '../../src/images/store.js';
+import type { Image } from '../../src/shapes/image.js';
 import { makeLayout } from '../helpers/image.js';
 import { TestStore } from '../helpers/store.js';
 

@@ -17,7 +17,7 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isMountPoint } from '../../src/host/mounts.js';
-import type { Image } from '../../src/images/store.js';
+import type { Image } from '../../src/shapes/image.js';
 import { makeLayout, type SmallImage } from '../helpers/image.js';
 import { diesWithUs } from '../helpers/machine.js';
 import { TestStore } from '../helpers/store.js';

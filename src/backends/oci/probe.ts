@@ -11,15 +11,23 @@ import { expectPassage, makeClosedFolder, readFileIfThere, remove } from '../../
 import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
-import type { ContainerPlan, ContainerRef, Exit, Probe } from '../backend.js';
+import type { Backend, ContainerPlan, ContainerRef, Exit, Probe } from '../backend.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { clearProbes, probeCgroup, probeId } from '../probe-remains.js';
-import type { OciBackend } from './backend.js';
+import type { Exits } from '../exits.js';
+import type { Runtime } from './runtime.js';
+
+/** What a probe needs of the backend. */
+type Probed = Pick<Backend, 'name' | 'create' | 'start' | 'delete'> & {
+  readonly runtime: Pick<Runtime, 'version'>;
+  readonly exits: Pick<Exits, 'read'>;
+  readonly systemdCgroup: boolean;
+};
 
 const exitCodeExpected = 42;
 const waitMs = 10_000;
 
-export async function probe(backend: OciBackend, folder: string): Promise<Probe> {
+export async function probe(backend: Probed, folder: string): Promise<Probe> {
   let version = '';
   try {
     version = await backend.runtime.version();
@@ -52,7 +60,7 @@ export async function probe(backend: OciBackend, folder: string): Promise<Probe>
 
 /** Runs `script` in a container on the host's own /usr. @param group the root group of its user namespace @throws when it does not exit as expected */
 async function runProbe(
-  backend: OciBackend,
+  backend: Probed,
   parent: string,
   script: string,
   change: (spec: Spec, folder: string) => Promise<void> = async () => undefined,
@@ -91,7 +99,7 @@ async function runProbe(
   }
 }
 
-async function exitOf(backend: OciBackend, container: ContainerRef): Promise<Exit> {
+async function exitOf(backend: Probed, container: ContainerRef): Promise<Exit> {
   for (let waited = 0; waited < waitMs; waited += 5) {
     const exit = await backend.exits.read(container.id, container.folder);
     if (exit) return exit;
@@ -100,7 +108,7 @@ async function exitOf(backend: OciBackend, container: ContainerRef): Promise<Exi
   throw new Error(`the probe container did not end within ${waitMs} ms`);
 }
 
-async function mountRecursivelyReadOnly(backend: OciBackend, folder: string): Promise<void> {
+async function mountRecursivelyReadOnly(backend: Probed, folder: string): Promise<void> {
   await runProbe(
     backend,
     folder,
@@ -117,7 +125,7 @@ async function mountRecursivelyReadOnly(backend: OciBackend, folder: string): Pr
 }
 
 /** A user namespace with a mount that is idmapped into it: a file of root's must be root's inside. */
-async function useUserNamespace(backend: OciBackend, folder: string): Promise<void> {
+async function useUserNamespace(backend: Probed, folder: string): Promise<void> {
   await expectPassage(folder);
   const map = [{ containerID: 0, hostID: 200_000, size: 65_536 }];
   await runProbe(

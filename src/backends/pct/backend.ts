@@ -64,6 +64,7 @@ import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
 import { whyNot } from '../../set-aside.js';
 import { readTail } from '../../host/beneath.js';
 import { Exits } from '../exits.js';
+import { findingsSchema, type Findings } from './findings.js';
 import { linkLog, tryLog } from '../log-file.js';
 import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';
@@ -75,7 +76,7 @@ import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
 import { keepsakeLine, type GuestConfig, type Mark } from './guest-config.js';
-import { annotationPrefix, guestOptions, storageName, type GuestOptions } from './guest-options.js';
+import { annotationPrefix, guestOptions, type GuestOptions } from './guest-options.js';
 import { Intents, isPctAtWork } from './intents.js';
 import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
@@ -115,17 +116,6 @@ const endPatienceMs = 10_000;
 const atWorkPauseMs = 100;
 /** How often a CT without a watcher is looked at. */
 const unwatchedLookMs = 1_000;
-
-/** What the probe finds out of the node. */
-const findingsSchema = z.object({
-  /** Where idmapped overlays do not work: the volumes that unprivileged CTs get instead. */
-  copies: z.object({ storage: storageName, sizeGib: z.number().nonnegative() }).optional(),
-  /** pct sets the address of a CT's net0 itself. */
-  hostManaged: z.boolean(),
-  /** liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
-  givesGroups: z.boolean(),
-});
-export type Findings = z.infer<typeof findingsSchema>;
 
 export class PctBackend implements Backend {
   readonly name: string;

@@ -12,13 +12,21 @@ import { run } from '../../host/run.js';
 import { log } from '../../log.js';
 import { pinNamespaces, unpinNamespaces } from '../../pod/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
-import type { ContainerPlan, ContainerRef, Exit, Features, Probe } from '../backend.js';
+import type { Backend, ContainerPlan, ContainerRef, Exit, Features, Probe } from '../backend.js';
+import type { Exits } from '../exits.js';
+import type { Findings } from './findings.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { rootGroupOf } from '../../oci/namespaces.js';
 import { clearProbes, probeId } from '../probe-remains.js';
-import type { PctBackend } from './backend.js';
 import type { Volume } from './guest-options.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
+
+/** What a probe needs of the backend, and where it leaves what it found. */
+type Probed = Pick<Backend, 'name' | 'create' | 'start' | 'delete'> & {
+  readonly exits: Pick<Exits, 'read'>;
+  found: Findings;
+  forgetImage(imageId: string): Promise<void>;
+};
 
 /** With the supplemental group that it was given, and without. */
 const exitCodes = { withGroup: 42, without: 41 };
@@ -31,7 +39,7 @@ const lacks = {
 };
 
 /** Sets backend.found. Never throws. */
-export async function probe(backend: PctBackend, options: PctBackendOptions): Promise<Probe> {
+export async function probe(backend: Probed, options: PctBackendOptions): Promise<Probe> {
   const id = probeId(backend);
   const folder = join(options.state, 'probe', id);
   const layers = join(options.root, 'containers', id); // where layers lie, and what a crash leaves there goes at the next start
@@ -136,7 +144,7 @@ async function storageOfCopies({ lxc }: PctBackendOptions, why: CrispError): Pro
 }
 
 async function runThrowAway(
-  backend: PctBackend,
+  backend: Probed,
   id: string,
   folder: string,
   namespaces: SandboxPlan['namespaces'],
@@ -212,7 +220,7 @@ function probeSpec(rootfs: string, namespaces: SandboxPlan['namespaces']): Spec 
   };
 }
 
-async function exitOf(backend: PctBackend, container: ContainerRef): Promise<Exit> {
+async function exitOf(backend: Probed, container: ContainerRef): Promise<Exit> {
   for (let waited = 0; waited < waitMs; waited += 20) {
     const exit = await backend.exits.read(container.id, container.folder);
     if (exit) return exit;

@@ -1,0 +1,98 @@
+// The events of containers and pods, for the listeners of GetContainerEvents.
+//
+// An event goes out after the record it speaks of is on disk.  A new listener
+// first gets one event for each container there is, so that it needs no list of
+// its own.  A listener that does not keep up is cut off (it will connect again
+// and get the present state) rather than left to fill our memory.
+import type { ContainerEventResponse } from './generated/runtime/v1/ContainerEventResponse.js';
+import type { ContainerEventType } from './generated/runtime/v1/ContainerEventType.js';
+import { CrispError } from '../errors.js';
+import { metrics } from '../metrics.js';
+import { containerState, now, type SandboxRecord } from '../records/records.js';
+import { containerStatus, sandboxStatus } from './convert.js';
+import { isShown, shownContainersOf, type Shown } from './shown.js';
+
+const maxQueued = 10_000;
+
+class Listener {
+  readonly queue: ContainerEventResponse[] = [];
+  wake: () => void = () => undefined;
+}
+
+export class Events {
+  private readonly listeners = new Set<Listener>();
+
+  constructor(private readonly parts: Shown) {}
+
+  /** Tells all listeners; `id` is a container's or, for the sandbox itself, the sandbox's. */
+  emit(type: ContainerEventType, id: string, sandbox: SandboxRecord | undefined): void {
+    if (this.listeners.size === 0) return;
+    const event = this.event(type, id, sandbox);
+    for (const listener of this.listeners) {
+      if (listener.queue.length >= maxQueued) {
+        metrics.eventsDropped.add({});
+        this.listeners.delete(listener);
+      } else listener.queue.push(event);
+      listener.wake();
+    }
+  }
+
+  /** The events from now on, after one for each container and sandbox there is. */
+  async *listen(signal: AbortSignal): AsyncGenerator<ContainerEventResponse> {
+    const listener = new Listener();
+    listener.queue.push(...this.snapshot());
+    this.listeners.add(listener);
+    const wake = (): void => listener.wake();
+    signal.addEventListener('abort', wake);
+    try {
+      while (!signal.aborted) {
+        yield* listener.queue.splice(0);
+        if (!this.listeners.has(listener))
+          throw new CrispError('Locked', 'this listener did not keep up with the events', {
+            hint: 'connect again: the present state comes first',
+          });
+        if (listener.queue.length === 0 && !signal.aborted)
+          await new Promise<void>((resolve) => {
+            listener.wake = resolve;
+          });
+      }
+    } finally {
+      this.listeners.delete(listener);
+      signal.removeEventListener('abort', wake);
+    }
+  }
+
+  private snapshot(): ContainerEventResponse[] {
+    return this.parts.store.containers
+      .all()
+      .filter((record) => isShown(this.parts, record))
+      .map((container) =>
+        this.event(
+          (
+            {
+              CONTAINER_CREATED: 'CONTAINER_CREATED_EVENT',
+              CONTAINER_RUNNING: 'CONTAINER_STARTED_EVENT',
+              CONTAINER_EXITED: 'CONTAINER_STOPPED_EVENT',
+              CONTAINER_UNKNOWN: 'CONTAINER_STOPPED_EVENT',
+            } as const
+          )[containerState(container)],
+          container.id,
+          this.parts.store.sandboxes.get(container.sandboxId),
+        ),
+      );
+  }
+
+  private event(
+    type: ContainerEventType,
+    id: string,
+    sandbox: SandboxRecord | undefined,
+  ): ContainerEventResponse {
+    return {
+      container_id: id,
+      container_event_type: type,
+      created_at: now(),
+      pod_sandbox_status: sandbox ? sandboxStatus(sandbox) : null,
+      containers_statuses: sandbox ? shownContainersOf(this.parts, sandbox.id).map(containerStatus) : [],
+    };
+  }
+}

@@ -1,0 +1,91 @@
+// The one place where exits are recorded: told by a backend, found by a stop, or
+// looked for where nobody told them.
+import type { Exit } from '../backends/backend.js';
+import { after, first } from '../host/wait.js';
+import { log, withLogContext } from '../log.js';
+import { containerState, type ContainerRecord } from '../records/records.js';
+import { backendOf, refOf, type Parts } from './parts.js';
+import { isShown } from './shown.js';
+
+/** How long a monitor may take from the end of a process to telling it, on a machine that is very busy. */
+const tellPatienceMs = 10_000;
+
+/** Asks the backend what has become of a container. */
+export async function recordIfEnded(parts: Parts, record: ContainerRecord): Promise<boolean> {
+  const alive = (await backendOf(parts, record).survey([refOf(record)])).get(record.id);
+  if (alive?.status !== 'stopped' && alive?.status !== 'missing') return false;
+  await recordExit(parts, record.id, alive.status === 'stopped' ? alive.exit : undefined);
+  return true;
+}
+
+/** Until `signal` aborts: looks for exits that nobody told, every ten seconds. Never rejects. */
+export async function watchForLostExits(parts: Parts, signal: AbortSignal): Promise<void> {
+  for (await after(tellPatienceMs); !signal.aborted; await after(tellPatienceMs))
+    await recordLostExits(parts);
+}
+
+/**
+ * Records the exits that nobody told, or that could not be read or written when
+ * they were told: where the process of a container is gone and its monitor has
+ * had its time.
+ */
+async function recordLostExits(parts: Parts): Promise<void> {
+  await Promise.all(
+    parts.store.containers.all().map(async (record) => {
+      if (containerState(record) !== 'CONTAINER_RUNNING') return;
+      const exit = parts.stops.exitOf(record.id);
+      try {
+        if (
+          !(await backendOf(parts, record).inDoubt(refOf(record))) ||
+          (await first(exit.seen, after(tellPatienceMs)))
+        )
+          return;
+        if (await recordIfEnded(parts, record))
+          log.warn({ containerId: record.id }, 'a container has ended, and its monitor has not told');
+      } catch (error) {
+        log.error(
+          { err: error, containerId: record.id },
+          'a container has ended, and its exit is not recorded',
+        );
+      } finally {
+        exit.forget();
+      }
+    }),
+  );
+}
+
+/**
+ * The one writer of exits: the backend's listener, a stop or a look that found
+ * the monitor gone, and recovery end here.  Only the first exit counts.
+ * @param exit undefined: it has ended, nobody knows how
+ */
+export async function recordExit(parts: Parts, id: string, exit: Exit | undefined): Promise<void> {
+  await parts.stops.started(id);
+  await withLogContext({ containerId: id }, async () => {
+    let first = false;
+    const record = await parts.store.containers.change(id, (present) => {
+      first = present.exit === undefined;
+      return first ? { exit: exitOf(present, exit) } : {};
+    });
+    if (!record) return;
+    parts.stops.exited(id);
+    if (!first) return;
+    log.info({ exit: record.exit, podId: record.sandboxId }, 'container exited');
+    if (isShown(parts, record))
+      parts.events.emit('CONTAINER_STOPPED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+  });
+}
+
+/** The kubelet compares times, so an exit is never before its start, whatever the file system's clock says. */
+function exitOf(record: ContainerRecord, exit: Exit | undefined): NonNullable<ContainerRecord['exit']> {
+  const earliest = BigInt(record.startedAt ?? record.createdAt) + 1n;
+  const finishedAt = exit === undefined ? BigInt(Date.now()) * 1_000_000n : exit.finishedAt;
+  return {
+    exitCode: exit?.exitCode ?? 255,
+    finishedAt: (finishedAt > earliest ? finishedAt : earliest).toString(),
+    reason: exit?.oomKilled ? 'OOMKilled' : exit?.exitCode === 0 ? 'Completed' : exit ? 'Error' : 'Unknown',
+    message: exit
+      ? ''
+      : 'the container has ended, but its exit code is lost (its monitor was killed, or the node rebooted)',
+  };
+}

@@ -1,0 +1,35 @@
+// What becomes of a running container whose monitor (conmon, the watcher of a CT)
+// has died. Called by the listeners that daemon.ts sets on the backends.
+import { log, withLogContext } from '../log.js';
+import { metrics } from '../metrics.js';
+import { containerState, now } from '../records/records.js';
+import { stopContainerRecord } from './container-stop.js';
+import { recordIfEnded } from './exits.js';
+import type { Parts } from './parts.js';
+import { isShown } from './shown.js';
+
+/**
+ * The monitor of a container is gone: an error in the log, in the metrics and in
+ * the status; then, by runtime.lost_monitor, the container goes on without a log,
+ * or is ended.  Of one that has ended as well, the exit is recorded.
+ */
+export async function monitorLost(parts: Parts, id: string): Promise<void> {
+  await withLogContext({ containerId: id }, async () => {
+    const record = parts.store.containers.get(id);
+    if (!record || containerState(record) === 'CONTAINER_EXITED') return;
+    const policy = parts.config.runtime.lost_monitor;
+    if (!record.unwatchedAt) {
+      metrics.monitorsLost.add({ handler: record.handler });
+      const changed = await parts.store.containers.change(id, { unwatchedAt: now() });
+      log.error(
+        { podId: record.sandboxId, policy },
+        'the monitor of a container has ended: its log is cut, and its exit will not be told',
+      );
+      // The CRI has no event for it; a listener gets the present status, as at its connection.
+      if (changed && isShown(parts, changed) && containerState(changed) === 'CONTAINER_RUNNING')
+        parts.events.emit('CONTAINER_STARTED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+    }
+    if (await recordIfEnded(parts, record)) return;
+    if (policy === 'end') await stopContainerRecord(parts, id, 0);
+  });
+}

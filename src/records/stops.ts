@@ -1,0 +1,92 @@
+// Which containers are being started and stopped, and who waits for their exits.
+// Kept in memory: after a restart nothing is under way. Called by cri/.
+
+/** Starts and stops under way, and who waits for which exit. */
+export class Stops {
+  private readonly starts = new Map<string, Promise<void>>();
+  private readonly stops = new Map<
+    string,
+    { readonly done: Promise<void>; shorten(deadlineMs: number): void }
+  >();
+  private readonly waiters = new Map<string, Set<() => void>>();
+
+  /** Runs a start. The container's exit is recorded after it: a process may have ended before its runtime says that it started. */
+  async whileStarting(id: string, start: () => Promise<void>): Promise<void> {
+    const done = start().finally(() => this.starts.delete(id));
+    this.starts.set(id, done);
+    return done;
+  }
+
+  isStopping(id: string): boolean {
+    return this.stops.has(id);
+  }
+  /** Resolves when no start of the container is under way. */
+  async started(id: string): Promise<void> {
+    while (this.starts.has(id)) await this.starts.get(id)?.catch(() => undefined);
+  }
+
+  /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
+  async join(id: string, timeoutMs: number, begin: (deadline: Deadline) => Promise<void>): Promise<void> {
+    const present = this.stops.get(id);
+    if (present) {
+      present.shorten(timeoutMs);
+      return present.done;
+    }
+    const deadline = new Deadline(timeoutMs);
+    const done = begin(deadline).finally(() => {
+      this.stops.delete(id);
+      deadline.clear();
+    });
+    this.stops.set(id, { done, shorten: (ms) => deadline.shorten(ms) });
+    return done;
+  }
+
+  /** Resolves at the exit of a container. */
+  exitOf(id: string): { readonly seen: Promise<void>; forget(): void } {
+    const waiters = this.waiters.get(id) ?? new Set();
+    this.waiters.set(id, waiters);
+    let wake: () => void = () => undefined;
+    const seen = new Promise<void>((resolve) => {
+      wake = resolve;
+      waiters.add(wake);
+    });
+    return {
+      seen,
+      forget: () => {
+        waiters.delete(wake);
+        if (waiters.size === 0) this.waiters.delete(id);
+      },
+    };
+  }
+
+  exited(id: string): void {
+    for (const wake of this.waiters.get(id) ?? []) wake();
+  }
+}
+
+/** A point in time that can be brought forward while somebody waits for it. */
+export class Deadline {
+  readonly passed: Promise<void>;
+  private end: () => void = () => undefined;
+  private atMs = Infinity;
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor(timeoutMs: number) {
+    this.passed = new Promise((resolve) => {
+      this.end = resolve;
+    });
+    this.shorten(timeoutMs);
+  }
+
+  shorten(timeoutMs: number): void {
+    const atMs = Date.now() + timeoutMs;
+    if (atMs >= this.atMs) return;
+    this.atMs = atMs;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(this.end, Math.min(timeoutMs, 2 ** 31 - 1)); // setTimeout's range
+  }
+
+  clear(): void {
+    clearTimeout(this.timer);
+  }
+}
