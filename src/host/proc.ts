@@ -23,7 +23,8 @@ export async function isAlive(process: ProcessIdentity): Promise<boolean> {
   return runs(process);
 }
 
-function runs(process: ProcessIdentity): boolean {
+/** isAlive(), at once: for who holds the pid meanwhile. @throws when /proc cannot be read */
+export function runs(process: ProcessIdentity): boolean {
   const stat = readStat(process.pid);
   return stat !== undefined && stat.state !== 'Z' && stat.startTime === process.startTime;
 }
