@@ -1,6 +1,7 @@
 // What the benchmarks have in common: a private folder, crisp and Debian's
 // containerd (with crun) on private networks in it, and taking all of it away.
 import { execFileSync, spawn } from 'node:child_process';
+import { connect } from 'node:net';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -23,7 +24,13 @@ export function started(child) {
   return child;
 }
 
-const bridges = { crisp: 'bench-crisp0', containerd: 'bench-contd0', floor: 'bench-floor0' };
+const networks = {
+  crisp: { bridge: 'bench-crisp0', subnet: '10.214.0.0/24' },
+  containerd: { bridge: 'bench-contd0', subnet: '10.214.1.0/24' },
+  floor: { bridge: 'bench-floor0', subnet: '10.214.2.0/24' },
+  'containerd 2': { bridge: 'bench-contd2', subnet: '10.214.3.0/24' },
+  'CRI-O': { bridge: 'bench-crio0', subnet: '10.214.4.0/24' },
+};
 
 export function conflist(name) {
   return {
@@ -32,19 +39,13 @@ export function conflist(name) {
     plugins: [
       {
         type: 'bridge',
-        bridge: bridges[name],
+        bridge: networks[name].bridge,
         isGateway: true,
         ipMasq: true,
         ipam: {
           type: 'host-local',
           dataDir: at('leases', name),
-          ranges: [
-            [
-              {
-                subnet: { crisp: '10.214.0.0/24', containerd: '10.214.1.0/24', floor: '10.214.2.0/24' }[name],
-              },
-            ],
-          ],
+          ranges: [[{ subnet: networks[name].subnet }]],
           routes: [{ dst: '0.0.0.0/0' }],
         },
       },
@@ -53,29 +54,64 @@ export function conflist(name) {
   };
 }
 
-async function start(name, argv, ready) {
+/** Starts a daemon. @returns the child, and the ms from exec to a socket that somebody listens on */
+async function start(name, argv, socket) {
+  rmSync(socket, { force: true });
+  const begin = performance.now();
   const child = started(spawn(argv[0], argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] }));
   let log = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk) => {
-      log += chunk;
+      log = (log + chunk).slice(-4000);
     });
-  for (let waited = 0; !log.includes(ready); waited += 50) {
-    if (child.exitCode !== null || waited > 60_000)
+  while (!(await listens(socket))) {
+    if (child.exitCode !== null || performance.now() - begin > 60_000)
       throw new Error(`${name} did not start:\n${log.slice(-2000)}`);
-    await sleep(50);
+    await sleep(2);
   }
-  return child;
+  return { child, startMs: performance.now() - begin };
 }
 
-/** The images of the pods, for both. */
+function listens(socket) {
+  return new Promise((resolve) => {
+    const client = connect(socket, () => {
+      client.destroy();
+      resolve(true);
+    }).once('error', () => resolve(false));
+  });
+}
+
+/** A peer: `restart()` ends its daemon and starts it again, and says how long the start took. */
+async function peer(name, argv, socket) {
+  let { child } = await start(name, argv, socket);
+  return {
+    name,
+    socket,
+    get pid() {
+      return child.pid;
+    },
+    async restart() {
+      const ended = new Promise((resolve) => {
+        child.once('exit', resolve);
+      });
+      child.kill('SIGTERM');
+      await ended;
+      const again = await start(name, argv, socket);
+      child = again.child;
+      return again.startMs;
+    },
+  };
+}
+
+/** The images of the pods, for all. */
 export function makeArchives() {
   mkdirSync(at('archives'));
   makeArchive(at('archives', 'busybox.tar'), image, ['sh']);
   makeArchive(at('archives', 'pause.tar'), pause, ['sleep', '86400']);
 }
 
-/** @returns its pid and its socket */
+export const metricsPort = 10_251 + (process.pid % 1_000);
+
 export async function startCrisp() {
   mkdirSync(at('cni-crisp'));
   mkdirSync(at('crisp-state'));
@@ -89,50 +125,103 @@ export async function startCrisp() {
       state: at('crisp-state'),
       network: { conf_dir: at('cni-crisp') },
       images: { preload_dir: at('archives') },
+      metrics: { port: metricsPort },
     }),
   );
-  const child = await start('crisp', ['bin/crisp', 'serve', '--config', at('crisp.yaml')], 'crisp is ready');
-  return { name: 'crisp', pid: child.pid, socket: at('crisp.sock') };
+  return peer('crisp', ['bin/crisp', 'serve', '--config', at('crisp.yaml')], at('crisp.sock'));
 }
 
-/** The same. */
-export async function startContainerd() {
-  mkdirSync(at('cni-containerd'));
-  writeFileSync(at('cni-containerd', '10.conflist'), JSON.stringify(conflist('containerd')));
+/** @param program containerd, of any version @param runtime crun: what 2.x writes takes a newer one than Debian 12's */
+export async function startContainerd(
+  name = 'containerd',
+  program = 'containerd',
+  runtime = '/usr/bin/crun',
+) {
+  const own = (part) => at(`${name.replace(' ', '')}${part}`);
+  mkdirSync(own('-cni'));
+  writeFileSync(own('-cni/10.conflist'), JSON.stringify(conflist(name)));
   const cri = 'plugins."io.containerd.grpc.v1.cri"';
   writeFileSync(
-    at('containerd.toml'),
+    own('.toml'),
     `version = 2
-root = "${at('containerd-root')}"
-state = "${at('containerd-state')}"
+root = "${own('-root')}"
+state = "${own('-state')}"
 [grpc]
-address = "${at('containerd.sock')}"
+address = "${own('.sock')}"
 [${cri}]
 sandbox_image = "${pause}"
 restrict_oom_score_adj = true
 [${cri}.cni]
 bin_dir = "/usr/lib/cni"
-conf_dir = "${at('cni-containerd')}"
+conf_dir = "${own('-cni')}"
 [${cri}.containerd]
 default_runtime_name = "crun"
 [${cri}.containerd.runtimes.crun]
 runtime_type = "io.containerd.runc.v2"
 [${cri}.containerd.runtimes.crun.options]
-BinaryName = "/usr/bin/crun"
+BinaryName = "${runtime}"
 `,
   );
-  const child = await start(
-    'containerd',
-    ['containerd', '--config', at('containerd.toml')],
-    'containerd successfully booted',
-  );
+  const started = await peer(name, [program, '--config', own('.toml')], own('.sock'));
   for (const file of ['busybox.tar', 'pause.tar'])
+    execFileSync('ctr', ['-a', own('.sock'), '-n', 'k8s.io', 'images', 'import', at('archives', file)], {
+      stdio: 'ignore',
+    });
+  return started;
+}
+
+/** CRI-O, which is built from source where it is wanted. */
+export async function startCrio(program, runtime = '/usr/bin/crun') {
+  mkdirSync(at('crio-cni'));
+  writeFileSync(at('crio-cni', '10.conflist'), JSON.stringify(conflist('CRI-O')));
+  writeFileSync(at('policy.json'), JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
+  writeFileSync(
+    at('crio.toml'),
+    `[crio]
+root = "${at('crio-root')}"
+runroot = "${at('crio-run')}"
+storage_driver = "overlay"
+log_dir = "${at('crio-log')}"
+version_file = "${at('crio-version')}"
+[crio.api]
+listen = "${at('crio.sock')}"
+stream_port = "0"
+[crio.runtime]
+default_runtime = "crun"
+cgroup_manager = "cgroupfs"
+conmon_cgroup = "pod"
+namespaces_dir = "${at('crio-ns')}"
+container_exits_dir = "${at('crio-exits')}"
+[crio.runtime.runtimes.crun]
+runtime_path = "${runtime}"
+runtime_root = "${at('crio-crun')}"
+monitor_path = "/usr/bin/conmon"
+[crio.image]
+pause_image = "${pause}"
+pause_command = "/bin/sleep 86400"
+signature_policy = "${at('policy.json')}"
+[crio.network]
+network_dir = "${at('crio-cni')}"
+plugin_dirs = ["/usr/lib/cni"]
+`,
+  );
+  const store = `overlay@${at('crio-root')}+${at('crio-run')}`;
+  for (const [file, name] of [
+    ['busybox.tar', image],
+    ['pause.tar', pause],
+  ])
     execFileSync(
-      'ctr',
-      ['-a', at('containerd.sock'), '-n', 'k8s.io', 'images', 'import', at('archives', file)],
+      'skopeo',
+      [
+        '--policy',
+        at('policy.json'),
+        'copy',
+        `docker-archive:${at('archives', file)}`,
+        `containers-storage:[${store}]${name}`,
+      ],
       { stdio: 'ignore' },
     );
-  return { name: 'containerd', pid: child.pid, socket: at('containerd.sock') };
+  return peer('CRI-O', [program, '--config', at('crio.toml'), '--config-dir', ''], at('crio.sock'));
 }
 
 async function cleanUp() {
@@ -164,7 +253,7 @@ async function cleanUp() {
     } catch {
       /* gone with its parent */
     }
-  for (const bridge of Object.values(bridges))
+  for (const bridge of Object.values(networks).map((network) => network.bridge))
     try {
       execFileSync('ip', ['link', 'delete', bridge], { stdio: 'ignore' });
     } catch {

@@ -70,6 +70,15 @@ describe('the server', () => {
     expect(await response.text()).toContain('# TYPE crisp_call_duration_seconds histogram');
   });
 
+  test('shows how long the event loop was held up since the last scrape', async () => {
+    await new Promise((resolve) => setTimeout(resolve, 150)); // the first tick of the measurement is none
+    for (const end = performance.now() + 200; performance.now() < end;);
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    const text = await (await fetch(`${url}/metrics`)).text();
+    const longest = /^crisp_event_loop_delay_seconds\{quantile="1"\} (.*)$/m.exec(text)?.[1];
+    expect(Number(longest)).toBeGreaterThan(0.1);
+  });
+
   test('tells whether the daemon is well', async () => {
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
     ailment = 'no handler is ready';

@@ -6,6 +6,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 
 export type Labels = Readonly<Record<string, string>>;
 export interface Sample {
@@ -157,6 +158,11 @@ export const metrics = {
   pods: new Gauge('crisp_pods', 'Pod sandboxes by backend and state'),
   /** handler, state */
   containers: new Gauge('crisp_containers', 'Containers by backend and state'),
+  /** quantile */
+  eventLoopDelay: new Gauge(
+    'crisp_event_loop_delay_seconds',
+    'How long what was due had to wait for the one thread of the daemon, by quantile, since the last scrape',
+  ),
   build: new Gauge('crisp_build_info', 'Always 1; the version is in the label'),
 };
 
@@ -196,9 +202,15 @@ export interface MetricsServerOptions {
   readonly ailment: () => string | undefined;
 }
 
+/** A wake-up each time: at 20 ms it took 0.17 % of a core in a daemon that has nothing to do. */
+const delayResolutionMs = 50;
+const delayQuantiles = [0.5, 0.9, 0.99, 1];
+
 /** GET /metrics, and GET /healthz: 200 "ok", or 503 with the reason. */
 export class MetricsServer {
   private readonly server: Server;
+  /** Runs only while somebody may ask. */
+  private readonly delays = monitorEventLoopDelay({ resolution: delayResolutionMs });
 
   constructor(private readonly options: MetricsServerOptions) {
     this.server = createServer((request, response) => {
@@ -215,10 +227,20 @@ export class MetricsServer {
       }
     });
     this.server.requestTimeout = 10_000;
+    metrics.eventLoopDelay.collect(() => {
+      // What is counted is the time from one tick to the next, in nanoseconds.
+      const samples = delayQuantiles.map((quantile) => ({
+        labels: { quantile: String(quantile) },
+        value: Math.max(0, this.delays.percentile(quantile * 100) / 1e9 - delayResolutionMs / 1000),
+      }));
+      this.delays.reset();
+      return samples;
+    });
   }
 
   /** @returns the port that it listens on */
   start(): Promise<number> {
+    this.delays.enable();
     return new Promise((resolve, reject) => {
       this.server.once('error', reject);
       this.server.listen(this.options.port, this.options.address, () =>
@@ -228,6 +250,7 @@ export class MetricsServer {
   }
 
   close(): Promise<void> {
+    this.delays.disable();
     return new Promise((resolve) => {
       this.server.close(() => resolve());
       this.server.closeAllConnections();

@@ -28,12 +28,15 @@ const systemCalls: Partial<Record<NodeJS.Architecture, { recvmsg: number; prctl:
   s390x: { recvmsg: 372, prctl: 172 },
 };
 
+/** Of RunOptions, for the relay and what it starts. */
+type RelayOptions = Pick<RunOptions, 'env' | 'cwd' | 'oomScoreAdj'>;
+
 /** Runs a program on a terminal of its own. `folder` is for a file of ours. */
 export function runInTerminal(
   argv: readonly string[],
   io: Io,
   folder: string,
-  options: Pick<RunOptions, 'env' | 'cwd'>,
+  options: RelayOptions,
 ): Running {
   return start((sizeFile) => ['terminal', sizeFile, ...argv], io, folder, undefined, options);
 }
@@ -53,6 +56,7 @@ export function runOnConsole(
   folder: string,
   timeoutMs: number,
   stderr: Writable,
+  options: Pick<RelayOptions, 'oomScoreAdj'> = {},
 ): Running {
   const numbers = systemCalls[process.arch];
   if (!numbers)
@@ -69,7 +73,7 @@ export function runOnConsole(
     io,
     folder,
     stderr,
-    { cwd: folder },
+    { cwd: folder, ...options },
   );
 }
 
@@ -78,7 +82,7 @@ function start(
   io: Io,
   folder: string,
   stderr: Writable | undefined,
-  options: Pick<RunOptions, 'env' | 'cwd'>,
+  options: RelayOptions,
 ): Running {
   const sizeFile = join(folder, `size-${counter++}`);
   const running = runStreaming(

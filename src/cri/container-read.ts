@@ -8,7 +8,7 @@ import type { StreamContainersRequest__Output } from './generated/runtime/v1/Str
 import type { StreamContainersResponse } from './generated/runtime/v1/StreamContainersResponse.js';
 import { join } from 'node:path';
 import { readFileIfThere } from '../host/files.js';
-import { containerState, type ContainerRecord } from '../records/records.js';
+import { compareTimes, containerState, type ContainerRecord } from '../records/records.js';
 import type { HostFacts } from '../oci/host-facts.js';
 import { containerResources } from '../oci/resources.js';
 import type { Spec } from '../shapes/spec.js';
@@ -103,5 +103,5 @@ function filtered(parts: Parts, given: ContainerFilter__Output | null): Containe
     )
     .filter((record) => !filter?.state || containerState(record) === filter.state.state)
     .filter((record) => !filter?.pod_sandbox_id || record.sandboxId === filter.pod_sandbox_id)
-    .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
+    .sort((one, other) => compareTimes(one.createdAt, other.createdAt));
 }

@@ -1,4 +1,5 @@
-// Records -> CRI messages.
+// Records -> CRI messages, each made of its record alone.
+import { ofRecord } from './encoded.js';
 import type { Container } from './generated/runtime/v1/Container.js';
 import type { ContainerStatus } from './generated/runtime/v1/ContainerStatus.js';
 import type { PodSandbox } from './generated/runtime/v1/PodSandbox.js';
@@ -10,7 +11,7 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 
-export function sandboxItem(record: SandboxRecord): PodSandbox {
+export const sandboxItem = ofRecord((record: SandboxRecord): PodSandbox => {
   const { metadata, labels, annotations } = record.config;
   return {
     id: record.id,
@@ -21,9 +22,9 @@ export function sandboxItem(record: SandboxRecord): PodSandbox {
     created_at: record.createdAt,
     runtime_handler: record.runtimeHandler,
   };
-}
+});
 
-export function sandboxStatus(record: SandboxRecord): PodSandboxStatus {
+export const sandboxStatus = ofRecord((record: SandboxRecord): PodSandboxStatus => {
   const ready = sandboxState(record) === 'SANDBOX_READY';
   const [ip, ...more] = ready ? (record.attachment?.ips ?? record.ips ?? []) : [];
   return {
@@ -39,9 +40,9 @@ export function sandboxStatus(record: SandboxRecord): PodSandboxStatus {
       },
     },
   };
-}
+});
 
-export function containerItem(record: ContainerRecord): Container {
+export const containerItem = ofRecord((record: ContainerRecord): Container => {
   const { metadata, image, labels, annotations } = record.config;
   return {
     id: record.id,
@@ -55,9 +56,9 @@ export function containerItem(record: ContainerRecord): Container {
     state: containerState(record),
     created_at: record.createdAt,
   };
-}
+});
 
-export function containerStatus(record: ContainerRecord): ContainerStatus {
+export const containerStatus = ofRecord((record: ContainerRecord): ContainerStatus => {
   const { metadata, image, labels, annotations, mounts } = record.config;
   return {
     id: record.id,
@@ -96,7 +97,7 @@ export function containerStatus(record: ContainerRecord): ContainerStatus {
     },
     stop_signal: record.stopSignal,
   };
-}
+});
 
 /** The id of a filter is a whole one (wholeId in parts.ts); a label selector must match whole. */
 export function matches(

@@ -7,7 +7,7 @@ import type { PodSandboxStatusResponse } from './generated/runtime/v1/PodSandbox
 import type { StreamPodSandboxesRequest__Output } from './generated/runtime/v1/StreamPodSandboxesRequest.js';
 import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPodSandboxesResponse.js';
 import { toCrispError } from '../errors.js';
-import { containerState, sandboxState, type SandboxRecord } from '../records/records.js';
+import { compareTimes, containerState, sandboxState, type SandboxRecord } from '../records/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
 import { backendOf, lookedAt, refOf, sandboxOf, wholeId, type Parts } from './parts.js';
 import { isShown, shownContainersOf } from './shown.js';
@@ -118,5 +118,5 @@ async function filtered(parts: Parts, given: PodSandboxFilter__Output | null): P
       (record) => isShown(parts, record) && matches({ id: record.id, labels: record.config.labels }, filter),
     )
     .filter((record) => !filter?.state || sandboxState(record) === filter.state.state)
-    .sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
+    .sort((one, other) => compareTimes(one.createdAt, other.createdAt));
 }

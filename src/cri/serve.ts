@@ -8,6 +8,7 @@ import { CrispError, toCrispError, toStatus } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
+import { serializerOf } from './encoded.js';
 import type { Call, Parts } from './parts.js';
 import { loadProto } from './proto.js';
 import { RequestChecks, type MessageType } from './request-check.js';
@@ -70,13 +71,17 @@ class Malformed {
   constructor(readonly why: string) {}
 }
 
-/** A service that takes any bytes for a request: gRPC would call those that it cannot read our failure (INTERNAL). */
+/**
+ * A service that takes any bytes for a request, since gRPC would call those that it
+ * cannot read our failure (INTERNAL), and that encodes what has not changed only once.
+ */
 function tolerant(service: grpc.ServiceDefinition): grpc.ServiceDefinition {
   return Object.fromEntries(
     Object.entries(service).map(([method, definition]) => [
       method,
       {
         ...definition,
+        responseSerialize: serializerOf(definition.responseSerialize),
         requestDeserialize: (bytes: Buffer): unknown => {
           try {
             return definition.requestDeserialize(bytes) as unknown;
@@ -173,7 +178,10 @@ async function inCall(
   fail: (status: { code: grpc.status; details: string }) => void,
 ): Promise<void> {
   const controller = new AbortController();
-  call.on('cancelled', () => controller.abort());
+  let isOver = false;
+  call.on('cancelled', () => {
+    if (!isOver) controller.abort(); // gRPC says it of each call, also of those that were answered
+  });
   const requestId = randomBytes(4).toString('hex');
   const started = performance.now();
   await withLogContext({ requestId }, async () => {
@@ -204,6 +212,7 @@ async function inCall(
       );
       fail(status);
     } finally {
+      isOver = true;
       metrics.calls.observe({ method, code: grpc.status[code] }, (performance.now() - started) / 1000);
     }
   });

@@ -1,7 +1,7 @@
 // What clients are told of: a pod or container that is whole, and whose caller has
 // its id. One that is being made, or whose caller went away, is hidden.
 import type { InFlight } from '../records/creations.js';
-import type { ContainerRecord } from '../records/records.js';
+import { compareTimes, type ContainerRecord } from '../records/records.js';
 import type { Store } from '../records/store.js';
 
 export interface Shown {
@@ -22,5 +22,5 @@ export function shownContainersOf(parts: Shown, sandboxId: string): ContainerRec
   return parts.store
     .containersOf(sandboxId)
     .filter((record) => isShown(parts, record))
-    .sort((one, other) => (BigInt(one.createdAt) > BigInt(other.createdAt) ? -1 : 1));
+    .sort((one, other) => compareTimes(other.createdAt, one.createdAt));
 }

@@ -1,7 +1,7 @@
 // Processes as /proc shows them.  A pid alone is no identity: pids are reused,
 // so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
 import { readdir, readlink } from 'node:fs/promises';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAbsent, readFileIfThere, readText, realPathOf } from './files.js';
@@ -23,7 +23,8 @@ export async function isAlive(process: ProcessIdentity): Promise<boolean> {
   return runs(process);
 }
 
-function runs(process: ProcessIdentity): boolean {
+/** isAlive(), at once: for who holds the pid meanwhile. @throws when /proc cannot be read */
+export function runs(process: ProcessIdentity): boolean {
   const stat = readStat(process.pid);
   return stat !== undefined && stat.state !== 'Z' && stat.startTime === process.startTime;
 }
@@ -205,32 +206,31 @@ function readStat(
 }
 
 /**
- * The command with this oom_score_adj for the program and all that it starts,
- * whatever ours is: by choom(1), which becomes the program. Where we may not give
- * that value (a lower one than ours takes CAP_SYS_RESOURCE, proc(5)) it is ours.
+ * Does something synchronous while our own oom_score_adj (proc(5)) has this
+ * value, which a program that is started meanwhile inherits, and all that it
+ * starts.  Where we may not take the value (one below what CAP_SYS_RESOURCE last
+ * set takes that capability) the work is done with ours.
  */
-export function withOomScoreAdj(
-  value: number | undefined,
-  argv: readonly [string, ...string[]],
-): [string, ...string[]] {
-  return value === undefined || !mayHaveOomScoreAdj(value)
-    ? [...argv]
-    : ['choom', '-n', String(value), '--', ...argv];
-}
-
-/** Tried on ourselves, and at once taken back: whoever may lower it may raise it again. */
-function mayHaveOomScoreAdj(value: number): boolean {
-  const own = readFileSync(ownOomScoreAdj, 'utf8').trim();
-  if (value >= Number(own)) return true;
+export function withOomScoreAdj<T>(value: number | undefined, work: () => T): T {
+  if (value === undefined) return work();
+  const own = openSync('/proc/self/oom_score_adj', 'r+'); // held: the way back must not depend on a free descriptor
   try {
-    writeFileSync(ownOomScoreAdj, String(value));
-    writeFileSync(ownOomScoreAdj, own);
-    return true;
-  } catch {
-    return false;
+    const buffer = Buffer.alloc(16);
+    const before = buffer.toString('utf8', 0, readSync(own, buffer, 0, buffer.length, 0)).trim();
+    try {
+      writeSync(own, String(value), 0);
+    } catch {
+      return work(); // EACCES
+    }
+    try {
+      return work();
+    } finally {
+      writeSync(own, before, 0); // never refused: the kernel lets everybody back to what they had
+    }
+  } finally {
+    closeSync(own);
   }
 }
-const ownOomScoreAdj = '/proc/self/oom_score_adj';
 
 /** The id of this boot: what was alive under another one is dead. */
 export async function bootId(): Promise<string> {

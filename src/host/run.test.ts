@@ -1,5 +1,6 @@
 // Real programs, mostly sh.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { readFileSync } from 'node:fs';
 import { chmod, mkdtemp, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -147,6 +148,21 @@ describe('run', () => {
     expect(await openFiles()).toBeLessThanOrEqual(before);
     expect(await childrenOf(process.pid)).toEqual([]);
   });
+});
+
+test('a program has the oom_score_adj that it is given, and ours stays as it was', async () => {
+  const own = (): string => readFileSync('/proc/self/oom_score_adj', 'utf8').trim();
+  const before = own();
+  const { stdout } = await run(['sh', '-c', 'cat /proc/self/oom_score_adj'], {
+    timeoutMs: 10_000,
+    oomScoreAdj: 777,
+  });
+  expect(stdout).toBe('777\n');
+  expect(own()).toBe(before);
+  const absent = { timeoutMs: 10_000, oomScoreAdj: 777, cwd: '/no/such/folder' };
+  await expect(run(['true'], absent)).rejects.toMatchObject({ id: 'ToolMissing' });
+  await expect(run(['true'], { ...absent, oomScoreAdj: 5_000 })).rejects.toMatchObject({ id: 'ToolMissing' }); // the kernel refuses the value
+  expect(own()).toBe(before);
 });
 
 describe('what a program leaves behind with its output', () => {

@@ -40,6 +40,8 @@ export interface RunOptions {
   streamsOwner?: number;
   /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
   wholeGroup?: boolean;
+  /** Its oom_score_adj, and that of all that it starts, where we may give it; default: ours. */
+  oomScoreAdj?: number | undefined;
 }
 
 export interface RunResult {
@@ -217,7 +219,7 @@ export function runStreaming(
 
 function start(
   argv: readonly [string, ...string[]],
-  { cwd, env, streamsOwner, wholeGroup = false }: RunOptions,
+  { cwd, env, streamsOwner, wholeGroup = false, oomScoreAdj }: RunOptions,
   streams: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr' | 'outputs'>,
 ): Child {
   return new Child(argv, {
@@ -226,6 +228,7 @@ function start(
     env: { ...baseEnvironment, ...env },
     streamsOwner,
     session: wholeGroup,
+    oomScoreAdj,
   });
 }
 

@@ -8,6 +8,7 @@ import { fchownSync, statSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { constants } from 'node:os';
 import { socketOn } from './descriptor-socket.js';
+import { withOomScoreAdj } from './proc.js';
 import {
   bytesWaiting,
   close,
@@ -34,6 +35,8 @@ export interface SpawnOptions {
   readonly pipes?: readonly ('read' | 'write')[];
   /** It leads a session and a process group of its own. */
   readonly session?: boolean;
+  /** Its oom_score_adj, and that of all that it starts, where we may give it; default: ours. */
+  readonly oomScoreAdj?: number | undefined;
 }
 
 /** A child from its start to the moment it is waited for, in which its pid is its own. */
@@ -76,14 +79,16 @@ export class Child {
         ours[index] = ends && (direction === 'read' ? ends.read : ends.write);
         theirs[index] = ends && (direction === 'read' ? ends.write : ends.read);
       }
-      pid = spawnProcess({
-        path,
-        argv,
-        env: Object.entries(options.env).map(([name, value]) => `${name}=${value}`),
-        cwd: options.cwd,
-        descriptors: theirs.map((fd, index) => options.outputs?.[index - 1] ?? fd),
-        session: options.session ?? false,
-      });
+      pid = withOomScoreAdj(options.oomScoreAdj, () =>
+        spawnProcess({
+          path,
+          argv,
+          env: Object.entries(options.env).map(([name, value]) => `${name}=${value}`),
+          cwd: options.cwd,
+          descriptors: theirs.map((fd, index) => options.outputs?.[index - 1] ?? fd),
+          session: options.session ?? false,
+        }),
+      );
       pidfd = openProcess(pid);
       this.watch = socketOn(pidfd);
     } catch (error) {

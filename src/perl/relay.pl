@@ -87,7 +87,6 @@ sub run_console {
         setpgrp(0, 0);    # what it starts can be killed with it
         open(STDIN, '<', '/dev/null');
         open(STDOUT, '>', '/dev/null');
-        if (open(my $score, '>', '/proc/self/oom_score_adj')) { syswrite($score, '0') }    # crisp's own is not for containers
         exec { $command[0] } map { $_ eq 'CONSOLE' ? $path : $_ } @command or die "$command[0]: $!\n";
     }
     my ($master, $status, $deadline) = (undef, undef, time + $patience);

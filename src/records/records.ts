@@ -152,6 +152,11 @@ export function sandboxState(record: SandboxRecord): PodSandboxState {
     : 'SANDBOX_NOTREADY';
 }
 
+/** Orders times of records, the earlier first. */
+export function compareTimes(one: string, other: string): number {
+  return one.length - other.length || (one < other ? -1 : one > other ? 1 : 0); // as numbers: there are no leading zeros
+}
+
 export function containerState(record: ContainerRecord): ContainerState {
   if (record.exit) return 'CONTAINER_EXITED';
   if (record.startedAt) return 'CONTAINER_RUNNING';

@@ -20,6 +20,7 @@ import {
   signalProcess,
   type ProcessIdentity,
 } from '../../host/proc.js';
+import { onProcessEnd } from '../../host/process-end.js';
 import { withUndo } from '../../host/undo.js';
 import { whyNot } from '../../set-aside.js';
 import { isContainerId, probeIdPattern } from '../../shapes/id.js';
@@ -87,8 +88,8 @@ export type OciState = z.infer<typeof stateSchema>;
 const SIGKILL = 9;
 const settleMs = 100;
 const createPatienceMs = 10_000;
-/** How often conmons are looked for. One look reads one file of /proc per container: nothing of a conmon can be waited for in Node. */
-const monitorLookMs = 1_000;
+/** When the watch of a process is tried again for which no descriptor was free. */
+const watchAgainMs = 10_000;
 
 export class OciBackend implements Backend {
   readonly name: string;
@@ -102,10 +103,11 @@ export class OciBackend implements Backend {
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
   private readonly killedByUs = new Set<string>();
-  /** Containers without a monitor: false until their end was told as well. */
-  private readonly unwatched = new Map<string, boolean>();
-  private readonly exitWatches = new Map<string, Promise<ProcessIdentity | undefined>>();
-  private monitorLooks: NodeJS.Timeout | undefined;
+  /** Containers whose monitor has ended before them. */
+  private readonly unwatched = new Set<string>();
+  private monitorLost: ((containerId: string) => void) | undefined;
+  /** By container: forgets the watch of its monitor or, without one, of its process. */
+  private readonly watches = new Map<string, () => void>();
   private conmonPath: string | undefined;
 
   constructor(private readonly options: OciOptions) {
@@ -197,7 +199,9 @@ export class OciBackend implements Backend {
   async start(container: ContainerRef): Promise<{ pid: number }> {
     await this.runtime.call('start', [container.id], { errorId: 'RuntimeFailed' });
     this.startedAtMs.set(container.id, performance.now());
-    return { pid: stateOf(container).process.pid };
+    const state = stateOf(container);
+    this.watchMonitor(container.id, container.folder, state); // not before: the record of one in the making is not whole
+    return { pid: state.process.pid };
   }
 
   /** Straight to the process: it is known by pid and start time, and starting the runtime for it would cost 5 ms. */
@@ -233,6 +237,7 @@ export class OciBackend implements Backend {
     if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr))
       throw this.runtime.explain('delete', result.stderr);
     if (wasAlive) await this.exitFile(container); // else conmon would write it after we have cleaned up
+    this.forgetWatch(container.id);
     await remove(this.exits.path(container.id));
     await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
     this.made.delete(container.id);
@@ -240,7 +245,6 @@ export class OciBackend implements Backend {
     this.processes.delete(container.id);
     this.startedAtMs.delete(container.id);
     this.unwatched.delete(container.id);
-    this.exitWatches.delete(container.id);
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
@@ -324,24 +328,52 @@ export class OciBackend implements Backend {
   }
 
   onMonitorLost(listener: (containerId: string) => void): void {
-    const look = async (id: string, bundle: string, { monitor, process }: OciState): Promise<void> => {
-      if (!monitor || (await isAlive(monitor)) || (await this.exits.read(id, bundle))) return; // it has done all that it is there for
-      const ended = !(await isAlive(process));
-      if (this.unwatched.get(id) === ended || !this.made.has(id)) return;
-      this.unwatched.set(id, ended);
-      if (!ended) this.exitWatches.set(id, watchExit(bundle, process, this.exits.path(id)));
-      const watch = await this.exitWatches.get(id);
-      if (ended) await exitWatched(watch);
-      if (!(await this.exits.read(id, bundle))) listener(id);
+    this.monitorLost = listener;
+  }
+
+  private watchMonitor(id: string, bundle: string, state: OciState): void {
+    if (!this.monitorLost || !state.monitor || this.watches.has(id)) return;
+    this.watch(id, state.monitor, () => this.monitorEnded(id, bundle, state));
+  }
+
+  private watch(id: string, process: ProcessIdentity, ended: () => Promise<void>): void {
+    const failed = (error: unknown): void =>
+      log.error({ err: error, containerId: id }, 'the monitor of a container cannot be watched');
+    try {
+      this.watches.set(
+        id,
+        onProcessEnd(process, () => void ended().catch(failed)),
+      );
+    } catch (error) {
+      failed(error);
+      const again = setTimeout(() => {
+        this.watch(id, process, ended);
+      }, watchAgainMs).unref();
+      this.watches.set(id, () => {
+        clearTimeout(again);
+      });
+    }
+  }
+
+  /** The monitor has ended. */
+  private async monitorEnded(id: string, bundle: string, { process }: OciState): Promise<void> {
+    if (!this.watches.has(id) || (await this.exits.read(id, bundle))) return; // it has done all that it is there for
+    const processEnded = async (watch?: ProcessIdentity): Promise<void> => {
+      this.unwatched.add(id);
+      await exitWatched(watch);
+      if (this.watches.has(id) && !(await this.exits.read(id, bundle))) this.monitorLost?.(id);
     };
-    this.monitorLooks = setInterval(() => {
-      for (const [id, { bundle, state }] of this.made)
-        if (state && !this.unwatched.get(id))
-          look(id, bundle, state).catch((error: unknown) =>
-            log.error({ err: error, containerId: id }, 'the monitor of a container cannot be looked at'),
-          );
-    }, monitorLookMs);
-    this.monitorLooks.unref();
+    if (!(await isAlive(process))) return processEnded();
+    this.unwatched.add(id);
+    const watch = await watchExit(bundle, process, this.exits.path(id));
+    if (!this.watches.has(id)) return;
+    if (!(await this.exits.read(id, bundle))) this.monitorLost?.(id);
+    this.watch(id, process, () => processEnded(watch));
+  }
+
+  private forgetWatch(id: string): void {
+    this.watches.get(id)?.();
+    this.watches.delete(id);
   }
 
   cgroup(container: ContainerRef): string {
@@ -349,18 +381,20 @@ export class OciBackend implements Backend {
   }
 
   close(): Promise<void> {
-    clearInterval(this.monitorLooks);
+    for (const id of [...this.watches.keys()]) this.forgetWatch(id);
     this.exits.close();
     return Promise.resolve();
   }
 
   private async alive(container: ContainerRef): Promise<Alive> {
-    this.made.set(container.id, { bundle: container.folder, state: stateOf(container) });
+    const state = stateOf(container);
+    this.made.set(container.id, { bundle: container.folder, state });
     const exit = await this.exitOf(container.id);
     if (exit) return { status: 'stopped', exit };
     const known = await this.runtime.state(container.id);
     if (!known) return { status: 'missing' };
     if (known.status === 'created' || known.status === 'running' || known.status === 'paused') {
+      this.watchMonitor(container.id, container.folder, state);
       return { status: known.status === 'created' ? 'created' : 'running', pid: known.pid };
     }
     await this.endRest(container.id);

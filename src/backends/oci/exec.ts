@@ -14,7 +14,6 @@ import { Writable } from 'node:stream';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { makeFolder, readFileIfThere, remove } from '../../host/files.js';
-import { withOomScoreAdj } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
@@ -52,13 +51,16 @@ async function execPlain(
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
   const running = runStreaming(
-    // crun gives it the runtime's own oom_score_adj, and not that of process.json.
-    withOomScoreAdj(
-      own.oomScoreAdj,
-      await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
-    ),
+    await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
     plan.io,
-    { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder },
+    // crun gives it the runtime's own oom_score_adj, and not that of process.json.
+    {
+      timeoutMs: 0,
+      okExitCodes: 'any',
+      stage: 'exec',
+      cwd: container.folder,
+      oomScoreAdj: own.oomScoreAdj,
+    },
   );
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
@@ -96,22 +98,20 @@ async function execInTerminal(
     const words = join(folder, 'runtime.log');
     const said = new Said();
     const running = runOnConsole(
-      withOomScoreAdj(
-        own.oomScoreAdj,
-        await runtime.argvLogging(
-          words,
-          'exec',
-          '--detach',
-          ...['--console-socket', consoleArgument],
-          ...['--pid-file', join(folder, 'pid')],
-          ...['--process', processFile],
-          container.id,
-        ),
+      await runtime.argvLogging(
+        words,
+        'exec',
+        '--detach',
+        ...['--console-socket', consoleArgument],
+        ...['--pid-file', join(folder, 'pid')],
+        ...['--process', processFile],
+        container.id,
       ),
       plan.io,
       folder,
       verbTimeoutMs,
       said,
+      { oomScoreAdj: own.oomScoreAdj },
     );
     const limit = limited(plan.timeoutMs, signal, () => {
       endRelay(running);

@@ -5,7 +5,6 @@
 // reads them from the CT.  The user and the working folder are not, so they are
 // given here.
 import { CrispError } from '../../errors.js';
-import { withOomScoreAdj } from '../../host/proc.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ExecPlan } from '../backend.js';
@@ -34,11 +33,10 @@ export async function exec(
   signal: AbortSignal,
 ): Promise<{ exitCode: number }> {
   const { argv, env } = attachCommand(attach, plan);
-  const options = { env, cwd: '/' };
-  const command = withOomScoreAdj(attach.own.oomScoreAdj, argv); // lxc-attach hands on its own
+  const options = { env, cwd: '/', oomScoreAdj: attach.own.oomScoreAdj }; // lxc-attach hands on its own
   const running = plan.io.terminal
-    ? runInTerminal(command, plan.io, attach.bundle, options)
-    : runStreaming(command, plan.io, {
+    ? runInTerminal(argv, plan.io, attach.bundle, options)
+    : runStreaming(argv, plan.io, {
         timeoutMs: 0,
         okExitCodes: 'any',
         stage: 'exec',

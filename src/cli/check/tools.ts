@@ -26,7 +26,6 @@ const tools: readonly Tool[] = [
   },
   { name: 'flock', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
   { name: 'setpriv', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
-  { name: 'choom', package: 'util-linux', version: ['--version'], without: 'exec and probes do not work' },
   {
     name: 'unshare',
     package: 'util-linux',

@@ -1,0 +1,71 @@
+// The serializer that keeps bytes against gRPC's own.
+import { expect, test } from '@jest/globals';
+import { readFileSync } from 'node:fs';
+import { placedContainer, placedSandbox } from '../records/placed.js';
+import { fromJson, storedContainerSchema, storedSandboxSchema } from '../records/records.js';
+import { containerItem, containerStatus, sandboxItem, sandboxStatus } from './convert.js';
+import { ofRecord, serializerOf } from './encoded.js';
+import { loadProto } from './proto.js';
+
+const stored = (name: string): unknown =>
+  fromJson(readFileSync(`test/fixtures/records/${name}.json`, 'utf8'));
+const sandbox = placedSandbox(storedSandboxSchema.parse(stored('sandbox')), '/run/crisp');
+const container = placedContainer(storedContainerSchema.parse(stored('container')), '/run/crisp', sandbox);
+const others = ['a', 'b'].map((id) => ({ ...container, id: id.repeat(64) }));
+
+const { service } = loadProto().runtime.v1.RuntimeService;
+type Method = keyof typeof service & string;
+const answers: readonly (readonly [Method, () => object])[] = [
+  ['ListContainers', () => ({ containers: [container, ...others].map(containerItem) })],
+  ['ListContainers', () => ({ containers: [] })],
+  ['StreamContainers', () => ({ containers: others.map(containerItem) })],
+  ['ContainerStatus', () => ({ status: containerStatus(container), info: { info: '{}' } })],
+  ['ContainerStatus', () => ({ status: containerStatus(container), info: {} })],
+  ['ListPodSandbox', () => ({ items: [sandboxItem(sandbox)] })],
+  ['StreamPodSandboxes', () => ({ pod_sandboxes: [sandboxItem(sandbox)] })],
+  [
+    'PodSandboxStatus',
+    () => ({
+      status: sandboxStatus(sandbox),
+      containers_statuses: others.map(containerStatus),
+      info: {},
+      timestamp: '5',
+    }),
+  ],
+  [
+    'GetContainerEvents',
+    () => ({
+      container_id: container.id,
+      container_event_type: 'CONTAINER_STOPPED_EVENT',
+      created_at: '7',
+      pod_sandbox_status: sandboxStatus(sandbox),
+      containers_statuses: [containerStatus(container)],
+    }),
+  ],
+  ['GetContainerEvents', () => ({ container_id: container.id, pod_sandbox_status: null })],
+  ['Status', () => ({ status: { conditions: [{ type: 'RuntimeReady', status: true }] }, info: {} })],
+];
+
+test.each(answers)('%s means the same, the first time and the next', (method, answer) => {
+  const { responseSerialize, responseDeserialize } = service[method] as unknown as {
+    responseSerialize: (message: object) => Buffer;
+    responseDeserialize: (bytes: Buffer) => object;
+  };
+  const keeping = serializerOf(responseSerialize);
+  const plain = responseDeserialize(responseSerialize(answer()));
+  expect(responseDeserialize(keeping(answer()))).toEqual(plain);
+  expect(responseDeserialize(keeping(answer()))).toEqual(plain);
+});
+
+test('what was made of a record is encoded once, and a changed record anew', () => {
+  let count = 0;
+  const item = ofRecord(({ id, exit }: typeof container) => ({ id, state: exit ? 'ended' : 'runs' }));
+  const serialize = serializerOf((message) => {
+    count++;
+    return Buffer.from(JSON.stringify(message));
+  });
+  const said = (record: typeof container): string => serialize({ items: [item(record)] }).toString();
+  expect(said(container)).toBe(said(container));
+  expect(count).toBe(3); // the item, and twice what is beside it
+  expect(said({ ...container, id: 'other' })).toContain('"other"');
+});

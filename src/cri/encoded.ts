@@ -1,0 +1,61 @@
+// Answers from records that have not changed since they were last asked for.
+//
+// A kubelet lists everything each second, and most of the time of a list would go
+// into encoding what was encoded a second ago.  A record is a frozen value, which
+// a change replaces; so what is made of a record alone is made once for each
+// record, and so are its bytes: nothing has to be thrown away when something
+// changes, and nothing can be out of date.
+
+/** What was made of a record, by ofRecord(). */
+const made = new WeakSet<object>();
+
+/** The function, which is called once for each record. It reads nothing but the record. */
+export function ofRecord<Item extends object, Kind extends object>(
+  make: (record: Kind) => Item,
+): (record: Kind) => Item {
+  const items = new WeakMap<Kind, Item>();
+  return (record) => {
+    let item = items.get(record);
+    if (!item) {
+      item = make(record);
+      items.set(record, item);
+      made.add(item);
+    }
+    return item;
+  };
+}
+
+/**
+ * The serializer of a message type which encodes what ofRecord() made only once.
+ * The encodings of the fields of a message, and of the elements of a repeated
+ * field, one after the other are the encoding of the message
+ * (protobuf.dev/programming-guides/encoding).
+ */
+export function serializerOf(serialize: (message: object) => Buffer): (message: object) => Buffer {
+  const byField = new Map<string, WeakMap<object, Uint8Array>>();
+  const encoded = (field: string, item: object, isRepeated: boolean): Uint8Array => {
+    let known = byField.get(field);
+    if (!known) byField.set(field, (known = new WeakMap()));
+    let bytes = known.get(item);
+    if (!bytes) {
+      bytes = new Uint8Array(serialize({ [field]: isRepeated ? [item] : item })); // a copy: Buffer's pool would be kept whole
+      known.set(item, bytes);
+    }
+    return bytes;
+  };
+  return (message) => {
+    const rest: Record<string, unknown> = {};
+    const parts: Uint8Array[] = [];
+    for (const [field, value] of Object.entries(message)) {
+      if (Array.isArray(value) && value.every(isMade))
+        for (const item of value) parts.push(encoded(field, item, true));
+      else if (isMade(value)) parts.push(encoded(field, value, false));
+      else rest[field] = value;
+    }
+    return parts.length ? Buffer.concat([serialize(rest), ...parts]) : serialize(message);
+  };
+}
+
+function isMade(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && made.has(value);
+}
