@@ -155,7 +155,7 @@ export class Pulls {
     try {
       await this.copyWithRetries(copy);
     } catch (error) {
-      if (isPassing(error) && (await this.hasRoom())) await this.keepUnused();
+      if ((isPassing(error) || copy.signal?.aborted) && (await this.hasRoom())) await this.keepUnused();
       else if (error instanceof CrispError && error.id === 'DiskFull') this.kept.clear();
       this.failed = true;
       throw error;
@@ -195,7 +195,7 @@ export class Pulls {
     }
   }
 
-  /** Finished layers of a pull that failed are not swept for a while. */
+  /** Finished layers of a pull that failed, or that its caller gave up (a kubelet that restarts), are not swept for a while. */
   private async keepUnused(): Promise<void> {
     const until = Date.now() + keepMs;
     for (const id of await this.options.layout.unusedLayers()) this.kept.set(id, until);
