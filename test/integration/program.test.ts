@@ -57,7 +57,7 @@ test('arguments arrive as they are, also through a link', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'crisp program-'));
   try {
     await symlink(bin, join(folder, 'crisp'));
-    const words = '--a b\n$(exit 3) "c" \' *';
+    const words = '--a b\n$(exit 3) "c" *';
     expect(await run(join(folder, 'crisp'), ['list', words])).toEqual({
       exitCode: 2,
       stdout: '',
