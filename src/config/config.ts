@@ -148,7 +148,7 @@ export const configSchema = z
           .partialRecord(z.enum(ulimitNames), ulimit)
           .default({})
           .describe(
-            'limits of the processes of each container, as ulimit(1) calls them: {nofile: "1024:65536"} is SOFT:HARD, one number is both; open files without a setting: as the service was given',
+            'limits of the processes of each container, as ulimit(1) calls them: {nofile: "1024:65536"} is SOFT:HARD, one number is both; open files without a setting: as the service was given (LimitNOFILE; 1024:1048576 in crisp.service)',
           ),
         image_volumes: z
           .enum(['bind', 'mkdir', 'ignore'])

@@ -19,6 +19,7 @@ import { authFileFor, type RegistryAuth } from './credentials.js';
 import type { StorageLayout } from './layout.js';
 import { innerIndex, nestedIndex } from './nested-index.js';
 import { isLoopback } from './references.js';
+import { isConfigured } from './registries-conf.js';
 import { toolEnvironment } from './tool-environment.js';
 
 export interface PullsOptions {
@@ -154,7 +155,7 @@ export class Pulls {
     try {
       await this.copyWithRetries(copy);
     } catch (error) {
-      if (isPassing(error) && (await this.hasRoom())) await this.keepUnused();
+      if ((isPassing(error) || copy.signal?.aborted) && (await this.hasRoom())) await this.keepUnused();
       else if (error instanceof CrispError && error.id === 'DiskFull') this.kept.clear();
       this.failed = true;
       throw error;
@@ -194,7 +195,7 @@ export class Pulls {
     }
   }
 
-  /** Finished layers of a pull that failed are not swept for a while. */
+  /** Finished layers of a pull that failed, or that its caller gave up (a kubelet that restarts), are not swept for a while. */
   private async keepUnused(): Promise<void> {
     const until = Date.now() + keepMs;
     for (const id of await this.options.layout.unusedLayers()) this.kept.set(id, until);
@@ -282,7 +283,7 @@ export class Pulls {
     if (!(error instanceof CrispError) || !/server gave HTTP response to HTTPS client/.test(error.message))
       return false;
     const host = /^docker:\/\/(\[[^\]]*\]|[^/:]+)/.exec(reference)?.[1] ?? '';
-    if (!isLoopback(host) || (await this.isConfigured(host))) return false;
+    if (!isLoopback(host) || (await isConfigured(host, this.options.config.registries_conf))) return false;
     const folder = join(home, '.config', 'containers', 'registries.conf.d');
     makeFolder(folder);
     await writeFile(join(folder, 'loopback.conf'), `[[registry]]\nlocation = "${host}"\ninsecure = true\n`);
@@ -322,14 +323,6 @@ export class Pulls {
       ],
       { timeoutMs: sweepTimeoutMs, stage, errorId: 'StorageFailed' },
     );
-  }
-
-  /** Whether the operator says something about just this host: an entry of ours would replace theirs. */
-  private async isConfigured(host: string): Promise<boolean> {
-    const text = await readFileIfThere(
-      this.options.config.registries_conf || '/etc/containers/registries.conf',
-    );
-    return text?.includes(`"${host}"`) ?? false;
   }
 
   private environment(home: string): Record<string, string> {

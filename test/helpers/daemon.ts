@@ -175,11 +175,17 @@ export class Daemon {
     }
   }
 
-  /** Waits for a new line of the log. */
-  async logged(
+  /** Waits for a new line of the log. A test that fails before it awaits this fails for that reason alone. */
+  logged(
     wanted: (line: string) => boolean,
     { signal = AbortSignal.timeout(readyTimeoutMs) }: { signal?: AbortSignal } = {},
   ): Promise<string> {
+    const found = this.nextLine(wanted, signal);
+    found.catch(() => undefined);
+    return found;
+  }
+
+  private async nextLine(wanted: (line: string) => boolean, signal: AbortSignal): Promise<string> {
     for (;;) {
       const [line] = (await once(this.onLine, 'line', { signal })) as [string];
       if (wanted(line)) return line;

@@ -225,6 +225,23 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
     expect(await traces()).toEqual([]);
   });
 
+  test('the VOLUMEs of an image are folders of the container, and go with it', async () => {
+    const volumes = await makeImageArchive(folder, 'volumes', {
+      config: { Volumes: { '/data': {} } },
+      files: { 'data/file': 'of the image\n' },
+    });
+    const id = await start('--handler', handler, volumes, 'sleep', '1000');
+    const script = 'cat /data/file; echo mine >/data/file; mount | grep -c " on /data "';
+    expect(await crisp('exec', id, 'sh', '-c', script)).toMatchObject({ stdout: 'of the image\n1\n' });
+    const own = join(folder, 'root', 'cli', 'containers', id, 'volumes', '0', 'file');
+    expect(await readFile(own, 'utf8')).toBe('mine\n');
+    expect(await crisp('delete', '--force', id)).toMatchObject({ exitCode: 0 });
+    expect(await traces()).toEqual([]);
+    expect(await crisp('run', '--rm', '--handler', handler, volumes, 'cat', '/data/file')).toMatchObject({
+      stdout: 'of the image\n',
+    });
+  });
+
   test('limits and mounts reach the container', async () => {
     await mkdir(join(folder, 'given'), { recursive: true });
     await writeFile(join(folder, 'given', 'file'), 'hello\n');

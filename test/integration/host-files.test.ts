@@ -20,10 +20,11 @@ import {
 } from '../helpers/requests.js';
 
 const withVolumes = 'docker.io/library/volumes:1';
+const settings = { runtime: { absent_mount_sources_to_reject: ['*/refused*'] } };
 
 let daemon: Daemon;
 beforeAll(async () => {
-  daemon = await startDaemon({ config: { runtime: { absent_mount_sources_to_reject: ['*/refused*'] } } });
+  daemon = await startDaemon({ config: settings });
   await daemon.addImage(testImage);
   await daemon.addImage(withVolumes, {
     config: { Volumes: { '/data': {}, '/fresh': {}, '/linked/deep': {}, '/proc/x': {} } },
@@ -256,6 +257,46 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     expect(existsSync(join(daemon.root, 'containers', id))).toBe(false);
     const again = await startContainer(daemon, pod, { ...config, metadata: { name: 'again' } });
     expect(await execIn(again, 'cat /data/sub/file')).toBe('of the image\n');
+    await removePod(daemon, pod.id);
+  });
+});
+
+describe.each([
+  ['mkdir', 'of the image\n0:0 755\n0\n'],
+  ['ignore', 'of the image\nnone\n0\n'],
+])('where image_volumes is %s', (image_volumes, expected) => {
+  beforeAll(async () => {
+    await daemon.writeConfig({ runtime: { image_volumes } });
+    await daemon.restart();
+  });
+  afterAll(async () => {
+    await daemon.writeConfig(settings);
+    await daemon.restart();
+  });
+
+  test.each([
+    ['on crun', 'crun', {}],
+    ['on runc', 'runc', {}],
+    ['in a user namespace on crun', 'crun', inUserNamespace(700_000)],
+    ['in a user namespace on runc', 'runc', inUserNamespace(700_000)],
+  ])('VOLUMEs are no mounts: %s', async (_, handler, more) => {
+    const pod = await runPod(daemon, more, handler);
+    const own = 'linux' in more ? { ...more.linux.security_context.namespace_options } : {};
+    const id = await startContainer(
+      daemon,
+      pod,
+      containerConfig(untilStopped(), {
+        image: { image: withVolumes },
+        linux: { security_context: { namespace_options: { ...own, pid: 'CONTAINER' } } },
+      }),
+    );
+    expect(
+      await execIn(
+        id,
+        'cat /data/sub/file; stat -c "%u:%g %a" /fresh 2>/dev/null || echo none; mount | grep -c -E " on /(data|fresh|real/deep) "',
+      ),
+    ).toBe(expected);
+    expect(existsSync(join(daemon.root, 'containers', id, 'volumes'))).toBe(false);
     await removePod(daemon, pod.id);
   });
 });

@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 import { toolEnvironment } from '../../src/images/tool-environment.js';
 import { makeLayout } from '../helpers/image.js';
 import { startProxy, type Interception, type Proxy, type Registry } from '../helpers/registry.js';
-import { TestStore } from '../helpers/store.js';
+import { eventually, TestStore } from '../helpers/store.js';
 
 const run = promisify(execFile);
 
@@ -91,6 +91,23 @@ describe('a connection that is cut in the last of five layers', () => {
     const second = proxy.requests.length;
     await store.images.pull(reference, undefined);
     expect(countsOf(layers, second)).toEqual([0, 0, 0, 0, 1]);
+  });
+
+  test('by the caller who goes away: the next pull fetches the rest only', async () => {
+    const { reference, layers } = await pushed('given-up:1');
+    const caller = new AbortController();
+    const from = proxy.requests.length;
+    proxy.intercept((_response, _request, blob) => blob === layers[4]); // which is never answered
+    const pull = store.images.pull(reference, undefined, caller.signal);
+    pull.catch(() => undefined);
+    await eventually(async () => {
+      expect(await store.kept()).toEqual(expect.arrayContaining([expect.stringMatching(/layer3$/)]));
+    });
+    caller.abort();
+    await expect(pull).rejects.toMatchObject({ id: 'Cancelled' });
+    proxy.intercept(undefined);
+    await store.images.pull(reference, undefined);
+    expect(countsOf(layers, from)).toEqual([1, 1, 1, 1, 2]);
   });
 
   test('and never pulled again: what was kept goes at the next start', async () => {

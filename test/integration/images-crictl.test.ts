@@ -128,3 +128,14 @@ test('pull, images, inspecti, imagefsinfo and rmi', async () => {
   await crictl('rmi', kept);
   expect(await listed()).toEqual([]);
 });
+
+test('a registry on this machine that a drop-in of registries.conf wants TLS of is held to it', async () => {
+  const name = await registry.push(await makeLayout(folder, { layers: [{ 'etc/name': 'tls' }] }), 'tls:1');
+  const dropIns = await mkdtemp(join(folder, 'drop-ins-'));
+  await writeFile(join(dropIns, 'local.conf'), "[[registry]]\nlocation = 'localhost'\ninsecure = false\n");
+  const pull = () => crictl('pull', '--creds', 'me:open-sesame', name.replace('127.0.0.1', 'localhost'));
+  await daemon.machine.must(['mount', '--bind', dropIns, '/etc/containers/registries.conf.d']);
+  await expect(pull()).rejects.toThrow(/server gave HTTP response to HTTPS client/);
+  await daemon.machine.must(['umount', '/etc/containers/registries.conf.d']);
+  expect(await pull()).toContain('up to date');
+});

@@ -18,6 +18,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { parse, stringify } from 'yaml';
 import { crisp as bin, type Daemon } from '../helpers/daemon.js';
+import { makeImageArchive } from '../helpers/image.js';
 import { diesWithUs, type Result } from '../helpers/machine.js';
 import { patience } from '../helpers/patience.js';
 import {
@@ -115,6 +116,29 @@ async function traces(): Promise<string[]> {
     ...(await daemon.traces()).filter((line) => /^(mount|process|cgroup|veth) /.test(line)),
   ].sort();
 }
+
+test('the VOLUMEs of an image are folders of the container, and go with it', async () => {
+  const volumes = await makeImageArchive(daemon.folder, 'volumes', {
+    config: { Volumes: { '/data': {} } },
+    files: { 'data/file': 'of the image\n' },
+  });
+  for (const time of ['first', 'second'])
+    expect(
+      await crisp(
+        'run',
+        '--rm',
+        '--handler',
+        'lxc',
+        '--name',
+        time,
+        volumes,
+        'sh',
+        '-c',
+        'cat /data/file; echo mine >/data/file && mount | grep -c " on /data "',
+      ),
+    ).toMatchObject({ exitCode: 0, stdout: 'of the image\n1\n' });
+  expect(await traces()).toEqual([]);
+});
 
 test('run shows both outputs, ends with the exit code, and leaves nothing', async () => {
   expect(await traces()).toEqual([]);

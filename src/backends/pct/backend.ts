@@ -133,7 +133,7 @@ export class PctBackend implements Backend {
   /** Whose exits are told; the state is absent while they are being made. */
   private readonly made = new Map<string, ContainerRef>();
   private readonly processes = new Map<string, ProcessIdentity>();
-  /** Connections to the watchers of running CTs; each entry ends one. */
+  /** Connections to the watchers of running CTs; each entry ends one. That of a lost watcher stays: it is told once. */
   private readonly watched = new Map<string, () => void>();
   private monitorLost: (containerId: string) => void = () => undefined;
 
@@ -540,8 +540,8 @@ export class PctBackend implements Backend {
   private async holdWatcher(container: ContainerRef): Promise<void> {
     const { id } = container;
     if (this.watched.has(id)) return;
+    this.watched.set(id, () => undefined);
     const lost = async (): Promise<void> => {
-      this.watched.delete(id);
       // A watcher ends with its CT, when it has written the exit; delete() ends it too.
       if (!this.made.has(id) || (await this.exits.read(id, container.folder))) return;
       const process = this.processes.get(id);
@@ -565,7 +565,9 @@ export class PctBackend implements Backend {
       );
     };
     const hold = await holdWatch(container, ended);
-    if (hold) this.watched.set(id, hold);
+    if (hold && this.watched.has(id)) this.watched.set(id, hold);
+    else if (hold)
+      hold(); // deleted meanwhile
     else if (!(await this.exits.read(id, container.folder))) ended();
   }
 

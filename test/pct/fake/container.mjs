@@ -77,7 +77,12 @@ function writeConfig(vmid, { values, raw }) {
         ? limits({ memory: 512, swap: 512, cpuunits: 100, ...values }).map(
             ([file, value]) => `lxc.cgroup2.${file} = ${value}`,
           )
-        : [`lxc.cgroup.memory.limit_in_bytes = ${Number(values.memory ?? 512) * 2 ** 20}`]),
+        : [
+            ['memory.limit_in_bytes', Number(values.memory ?? 512)],
+            ['memory.memsw.limit_in_bytes', Number(values.memory ?? 512) + Number(values.swap ?? 512)],
+          ]
+            .filter(([file]) => existsSync(`/sys/fs/cgroup/memory/${file}`)) // some kernels do not count swap
+            .map(([file, mebibytes]) => `lxc.cgroup.${file} = ${mebibytes * 2 ** 20}`)),
       `lxc.rootfs.path = dir:${folderOf(values.rootfs)}`,
       ...(values.entrypoint ? [`lxc.init.cmd = ${values.entrypoint}`] : []),
       ...nets.flatMap((key) => netLines(vmid, key.slice('net'.length), parseNet(values[key]))),

@@ -1,0 +1,44 @@
+// What the operator says of registries: containers-registries.conf(5) and its
+// drop-ins, as skopeo reads them. Called by pull.ts.
+import { join } from 'node:path';
+import { parse } from 'smol-toml';
+import * as z from 'zod';
+import { namesIn, readFileIfThere } from '../host/files.js';
+
+const defaultFile = '/etc/containers/registries.conf';
+/** Read after the file, whichever it is: there is no option for another folder. */
+const dropIns = '/etc/containers/registries.conf.d';
+
+const lists = z.object({ registries: z.array(z.string()).optional() }).optional();
+const fileSchema = z.object({
+  registry: z.array(z.object({ prefix: z.string().optional(), location: z.string().optional() })).optional(),
+  /** The first version of the format, which skopeo reads as well. */
+  registries: z.object({ insecure: lists, block: lists }).optional(),
+});
+
+/**
+ * Whether the operator has an entry for just this host, which one of ours would
+ * replace; a longer prefix ("HOST:PORT", "HOST/TEAM") takes precedence over ours anyway.
+ * @param file images.registries_conf; empty: the default of the host
+ * @returns true as well where a file cannot be read: nothing is known then
+ */
+export async function isConfigured(host: string, file: string, folder = dropIns): Promise<boolean> {
+  const names = (await namesIn(folder)).filter((name) => name.endsWith('.conf'));
+  for (const path of [file || defaultFile, ...names.map((name) => join(folder, name))]) {
+    try {
+      if (prefixesIn((await readFileIfThere(path)) ?? '').includes(host)) return true;
+    } catch {
+      return true;
+    }
+  }
+  return false;
+}
+
+function prefixesIn(text: string): string[] {
+  const { registry = [], registries } = fileSchema.parse(parse(text));
+  return [
+    ...registry.map(({ prefix, location }) => prefix || location || ''),
+    ...(registries?.insecure?.registries ?? []),
+    ...(registries?.block?.registries ?? []),
+  ].map((prefix) => prefix.replace(/\/+$/, ''));
+}
