@@ -2,10 +2,10 @@
 // time, cancellation, and errors to status.
 import * as grpc from '@grpc/grpc-js';
 import { randomBytes } from 'node:crypto';
-import { chmod, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { once } from 'node:events';
+import { chmod } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CrispError, toCrispError, toStatus } from '../errors.js';
-import { makeFolder } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import type { Call, Parts } from './parts.js';
@@ -39,14 +39,13 @@ export class CriServer {
       this.server.addService(tolerant(service), wrapAll(parts, checks, service, stories));
   }
 
-  /** Listens on "unix:///path": for root alone, in place of a socket that an earlier run left. */
-  async listen(endpoint: string): Promise<void> {
-    const path = endpoint.replace(/^unix:\/\//, '');
-    makeFolder(dirname(path), 0o755);
-    await rm(path, { force: true });
+  /** Listens on this path, for root alone. @throws InvalidConfigFile when it cannot be bound */
+  async listen(path: string): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.server.bindAsync(`unix:${path}`, grpc.ServerCredentials.createInsecure(), (error) =>
-        error ? reject(error) : resolve(),
+        error
+          ? reject(new CrispError('InvalidConfigFile', `listen: ${error.message}`, { cause: error }))
+          : resolve(),
       );
     });
     await chmod(path, 0o660);
@@ -154,11 +153,9 @@ function wrapStream(
         check(call.request);
         for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
           if (context.signal.aborted) return;
-          if (!call.write(message))
-            await new Promise<void>((resolve) => {
-              call.once('drain', resolve);
-              context.signal.addEventListener('abort', () => resolve(), { once: true });
-            });
+          // Without a turn of the event loop in between, many large messages would hold up all other calls.
+          if (call.write(message)) await nextTurn();
+          else await once(call, 'drain', { signal: context.signal }).catch(() => undefined);
         }
         call.end();
       },
