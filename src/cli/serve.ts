@@ -3,7 +3,7 @@ import { loadConfig, type Config } from '../config/config.js';
 import { log } from '../log.js';
 
 const endSignals = ['SIGTERM', 'SIGINT'] as const;
-/** From the first of them to our end: calls have 5 s of it and streaming sessions 6 s (daemon.ts, streaming/server.ts). systemd kills after 90 s. */
+/** From the first of them to our end: calls have 8 s of it and streaming sessions 6 s (cri/serve.ts, streaming/server.ts). systemd kills after 90 s. */
 const endPatienceMs = 20_000;
 
 export interface ServeFlags {
@@ -35,5 +35,5 @@ export async function serveDaemon(flags: ServeFlags): Promise<number> {
   for (const signal of endSignals) process.on(signal, end);
   const { serve } = await import('../daemon.js');
   await serve(config, read, stop.signal);
-  return 0;
+  return process.exit(0); // calls that could not be ended would keep us: the next start finds what they have made
 }

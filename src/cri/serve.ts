@@ -4,7 +4,7 @@ import * as grpc from '@grpc/grpc-js';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod } from 'node:fs/promises';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { CrispError, toCrispError, toStatus } from '../errors.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
@@ -16,7 +16,12 @@ import { imageService, runtimeService } from './service.js';
 /** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
 const maxMessageBytes = 32 << 20;
 
+/** What calls whose client is gone may take to end what they have started. */
+const cancelledCallMs = 3_000;
+
 export class CriServer {
+  /** Calls at work, also those whose client has its answer or has gone. */
+  private readonly atWork = new Set<Promise<void>>();
   private readonly server = new grpc.Server({
     'grpc.max_receive_message_length': maxMessageBytes,
     'grpc.max_send_message_length': maxMessageBytes,
@@ -36,7 +41,10 @@ export class CriServer {
       [v1.RuntimeService.service, runtimeService],
       [v1.ImageService.service, imageService],
     ] as const)
-      this.server.addService(tolerant(service), wrapAll(parts, checks, service, stories));
+      this.server.addService(
+        tolerant(service),
+        wrapAll(parts, checks, service, stories, (call) => this.track(call)),
+      );
   }
 
   /** Listens on this path, for root alone. @throws InvalidConfigFile when it cannot be bound */
@@ -51,13 +59,19 @@ export class CriServer {
     await chmod(path, 0o660);
   }
 
-  /** Lets calls in flight end, for at most `graceMs`. */
+  /** Lets calls in flight end for at most `graceMs`, and then cancels them; 3 s later it leaves them. */
   async close(graceMs: number): Promise<void> {
     await Promise.race([
       new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())),
-      new Promise<void>((resolve) => setTimeout(resolve, graceMs).unref()),
+      sleep(graceMs),
     ]);
     this.server.forceShutdown();
+    await Promise.race([Promise.all(this.atWork), sleep(cancelledCallMs)]);
+  }
+
+  private track(call: Promise<void>): void {
+    this.atWork.add(call);
+    void call.then(() => this.atWork.delete(call));
   }
 }
 
@@ -100,11 +114,14 @@ function checkRequest(
   checks.check(type, request);
 }
 
+type Track = (call: Promise<void>) => void;
+
 function wrapAll(
   parts: Parts,
   checks: RequestChecks,
   service: grpc.ServiceDefinition,
   stories: object,
+  track: Track,
 ): grpc.UntypedServiceImplementation {
   return Object.fromEntries(
     Object.entries(service).map(([method, definition]) => {
@@ -114,8 +131,8 @@ function wrapAll(
       return [
         method,
         definition.responseStream
-          ? wrapStream(parts, method, story, check)
-          : wrapUnary(parts, method, story, check),
+          ? wrapStream(parts, method, story, check, track)
+          : wrapUnary(parts, method, story, check, track),
       ];
     }),
   );
@@ -126,16 +143,19 @@ function wrapUnary(
   method: string,
   story: Story,
   check: (request: object) => void,
+  track: Track,
 ): grpc.handleUnaryCall<object, object> {
   return (call, callback) =>
-    void inCall(
-      method,
-      call,
-      async (context) => {
-        check(call.request);
-        callback(null, await (story(parts, call.request as never, context) as Promise<object>));
-      },
-      (status) => callback(status),
+    track(
+      inCall(
+        method,
+        call,
+        async (context) => {
+          check(call.request);
+          callback(null, await (story(parts, call.request as never, context) as Promise<object>));
+        },
+        (status) => callback(status),
+      ),
     );
 }
 
@@ -144,22 +164,25 @@ function wrapStream(
   method: string,
   story: Story,
   check: (request: object) => void,
+  track: Track,
 ): grpc.handleServerStreamingCall<object, object> {
   return (call) =>
-    void inCall(
-      method,
-      call,
-      async (context) => {
-        check(call.request);
-        for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
-          if (context.signal.aborted) return;
-          // Without a turn of the event loop in between, many large messages would hold up all other calls.
-          if (call.write(message)) await nextTurn();
-          else await once(call, 'drain', { signal: context.signal }).catch(() => undefined);
-        }
-        call.end();
-      },
-      (status) => call.emit('error', status),
+    track(
+      inCall(
+        method,
+        call,
+        async (context) => {
+          check(call.request);
+          for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
+            if (context.signal.aborted) return;
+            // Without a turn of the event loop in between, many large messages would hold up all other calls.
+            if (call.write(message)) await nextTurn();
+            else await once(call, 'drain', { signal: context.signal }).catch(() => undefined);
+          }
+          call.end();
+        },
+        (status) => call.emit('error', status),
+      ),
     );
 }
 
