@@ -176,14 +176,25 @@ export class Daemon {
   }
 
   /** Waits for a new line of the log. */
-  async logged(
+  logged(
     wanted: (line: string) => boolean,
     { signal = AbortSignal.timeout(readyTimeoutMs) }: { signal?: AbortSignal } = {},
   ): Promise<string> {
-    for (;;) {
-      const [line] = (await once(this.onLine, 'line', { signal })) as [string];
-      if (wanted(line)) return line;
-    }
+    // A listener for all of them: several lines may come at once, of which once() would see the first.
+    return new Promise((resolve, reject) => {
+      const look = (line: string): void => {
+        if (wanted(line)) end(() => resolve(line));
+      };
+      const abort = (): void => end(() => reject(signal.reason as Error));
+      const end = (settle: () => void): void => {
+        this.onLine.off('line', look);
+        signal.removeEventListener('abort', abort);
+        settle();
+      };
+      this.onLine.on('line', look);
+      signal.addEventListener('abort', abort);
+      if (signal.aborted) abort();
+    });
   }
 
   /** SIGTERM, and waits for its end; the exit code. */
