@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
+import { connect, createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
@@ -156,3 +156,47 @@ test('a start that hangs ends at SIGTERM', async () => {
   await daemon.writeConfig({});
   await daemon.start();
 });
+
+test('neither a long stop nor a client that says nothing keeps it from ending', async () => {
+  const pod = await runPod(daemon);
+  const id = await startContainer(daemon, pod, containerConfig("trap '' TERM; while :; do sleep 1; done"));
+  const silent = connect(daemon.socket).on('error', () => undefined);
+  await once(silent, 'connect');
+  const stopping = daemon.client.runtime
+    .StopContainer({ container_id: id, timeout: '600' })
+    .catch(() => undefined);
+  await daemon.client.runtime.Version({}); // on the same connection, so the other call has come
+  expect(await daemon.stop()).toBe(0);
+  await stopping;
+  silent.destroy();
+  await daemon.start();
+  await expect(daemon.client.runtime.ContainerStatus({ container_id: id })).resolves.toMatchObject({
+    status: { state: 'CONTAINER_RUNNING' },
+  });
+  await daemon.client.runtime.StopContainer({ container_id: id, timeout: '0' });
+  await removePod(daemon, pod.id);
+});
+
+test('a second SIGTERM ends it at once', async () => {
+  const pod = await runPod(daemon);
+  const id = await startContainer(daemon, pod, containerConfig("trap '' TERM; while :; do sleep 1; done"));
+  const stopping = daemon.client.runtime
+    .StopContainer({ container_id: id, timeout: '600' })
+    .catch(() => undefined);
+  await daemon.client.runtime.Version({});
+  const pid = daemon.pid as number;
+  const ended = daemon.stop();
+  while (!takesDefault(pid)) await sleep(5); // it has taken the first one
+  process.kill(pid, 'SIGTERM');
+  expect(await ended).toBeNull(); // by the signal
+  await stopping;
+  await daemon.start();
+  await daemon.client.runtime.StopContainer({ container_id: id, timeout: '0' });
+  await removePod(daemon, pod.id);
+});
+
+/** Whether SIGTERM has its default effect on the process again. */
+function takesDefault(pid: number): boolean {
+  const caught = /^SigCgt:\s+([0-9a-f]+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '0';
+  return (BigInt(`0x${caught}`) & (1n << 14n)) === 0n;
+}
