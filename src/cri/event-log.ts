@@ -39,7 +39,7 @@ export class Events {
     }
   }
 
-  /** The events from now on, after one for each container and sandbox there is. */
+  /** The events from now on, after one for each container and sandbox there is. @throws Locked for one listener too many, and for one that does not keep up */
   async *listen(signal: AbortSignal): AsyncGenerator<ContainerEventResponse> {
     if (this.listeners.size >= maxListeners)
       throw new CrispError('Locked', `${maxListeners} clients listen to the events already`, {
