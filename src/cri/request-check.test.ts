@@ -108,6 +108,12 @@ describe('is refused, with the field', () => {
       /^config\.labels: it has 1000020 bytes, and 524288 are the most$/,
     ],
     [
+      'ports without end',
+      'RunPodSandboxRequest',
+      pod({ port_mappings: Array.from({ length: 5000 }, () => ({ container_port: 80 })) }),
+      /^config\.port_mappings: it has 5000 entries, and 4096 are the most$/,
+    ],
+    [
       'labels without end',
       'RunPodSandboxRequest',
       pod({ labels: Object.fromEntries(Array.from({ length: 5000 }, (_, n) => [`l${n}`, ''])) }),

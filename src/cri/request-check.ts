@@ -20,6 +20,8 @@ interface FieldType {
 
 /** Entries of a list: a pod in a namespace of 5,000 services has 35,000 environment variables. */
 const longestList = 65_536;
+/** Entries of a list of mounts, devices, ports and the like: the host is asked about each, which holds up other calls. */
+const mostObjects = 4096;
 /** Bytes of a path (PATH_MAX with its closing zero, limits.h). */
 const longestPath = 4095;
 /** Bytes of one argument or environment variable (MAX_ARG_STRLEN with its closing zero, linux/binfmts.h). */
@@ -78,10 +80,11 @@ export class RequestChecks {
     if (entry) return ofMap(entry);
     const one = this.ofOne(field);
     if (field.label !== 'LABEL_REPEATED') return one;
+    const most = field.type === 'TYPE_MESSAGE' && field.name !== 'envs' ? mostObjects : longestList;
     return (value, path) => {
       const items = value as readonly unknown[];
-      if (items.length > longestList)
-        throw invalid(path, `it has ${items.length} entries, and ${longestList} are the most`);
+      if (items.length > most)
+        throw invalid(path, `it has ${items.length} entries, and ${most} are the most`);
       items.forEach((item, index) => one(item, `${path}[${index}]`));
     };
   }
