@@ -1,6 +1,6 @@
 // The composition root: builds each part once, in order, and takes them down
 // again.
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import * as z from 'zod';
 import { buildBackend } from './backends/build.js';
 import { probeOnce } from './backends/probe-once.js';
@@ -21,6 +21,7 @@ import { CrispError, toCrispError } from './errors.js';
 import { makeFolder, readFileIfThere, takeFrom, tightenState, writeFileAtomic } from './host/files.js';
 import { bootId, identify, isAlive, type ProcessIdentity } from './host/proc.js';
 import { sendDatagram } from './host/syscalls.js';
+import { freeSocketPath } from './host/unix-socket.js';
 import { Rootfs } from './images/rootfs.js';
 import { Images, imagesOptionsOf } from './images/store.js';
 import { log } from './log.js';
@@ -70,9 +71,12 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
 /** Builds all parts and opens the socket. @param closers what was opened, in order; also when a later part fails */
 async function open(config: Config, closers: (() => Promise<void> | void)[]): Promise<Parts> {
   // 1. Where things are kept.
-  makeFolder(config.state, 0o711);
-  makeFolder(config.root);
+  const socketPath = config.listen.replace(/^unix:\/\//, '');
+  makePlace('state', config.state, 0o711);
+  makePlace('root', config.root, 0o700);
+  makePlace('listen', dirname(socketPath), 0o755);
   await claimState(config.state);
+  await freeSocketPath(socketPath); // before anything is repaired: a mistake ends the start at once
 
   // 2. The nouns.
   const store = new Store(config.state);
@@ -155,7 +159,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   // 4. Open for calls.
   const server = new CriServer(parts);
   closers.push(() => server.close(closeGraceMs));
-  await server.listen(config.listen);
+  await server.listen(socketPath);
   log.info(
     {
       listen: config.listen,
@@ -169,6 +173,17 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
     'crisp is ready',
   );
   return parts;
+}
+
+/** Makes a folder that the configuration names. @throws InvalidConfigFile where none can be; DiskFull, PermissionDenied */
+function makePlace(key: 'state' | 'root' | 'listen', folder: string, mode: number): void {
+  try {
+    makeFolder(folder, mode);
+  } catch (error) {
+    const known = toCrispError(error);
+    if (known.id === 'DiskFull' || known.id === 'PermissionDenied') throw known;
+    throw new CrispError('InvalidConfigFile', `${key}: ${known.message}`, { cause: error });
+  }
 }
 
 /**

@@ -97,7 +97,10 @@ describe('the server', () => {
     const { port } = other.address() as { port: number };
     await expect(
       new MetricsServer({ address: '127.0.0.1', port, ailment: () => undefined }).start(),
-    ).rejects.toMatchObject({ code: 'EADDRINUSE' });
+    ).rejects.toMatchObject({
+      id: 'InvalidConfigFile',
+      message: expect.stringContaining('EADDRINUSE') as unknown,
+    });
     await new Promise((resolve) => other.close(resolve));
   });
 });

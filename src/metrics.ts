@@ -6,6 +6,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { CrispError } from './errors.js';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
 export type Labels = Readonly<Record<string, string>>;
@@ -238,11 +239,13 @@ export class MetricsServer {
     });
   }
 
-  /** @returns the port that it listens on */
+  /** @returns the port that it listens on @throws InvalidConfigFile when the address cannot be bound */
   start(): Promise<number> {
     this.delays.enable();
     return new Promise((resolve, reject) => {
-      this.server.once('error', reject);
+      this.server.once('error', (error) =>
+        reject(new CrispError('InvalidConfigFile', `metrics: ${error.message}`, { cause: error })),
+      );
       this.server.listen(this.options.port, this.options.address, () =>
         resolve((this.server.address() as AddressInfo).port),
       );

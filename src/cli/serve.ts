@@ -1,5 +1,10 @@
 // `crisp serve`: configuration and signals for the daemon.
 import { loadConfig, type Config } from '../config/config.js';
+import { log } from '../log.js';
+
+const endSignals = ['SIGTERM', 'SIGINT'] as const;
+/** From the first of them to our end: calls have 8 s of it and streaming sessions 6 s (cri/serve.ts, streaming/server.ts). systemd kills after 90 s. */
+const endPatienceMs = 20_000;
 
 export interface ServeFlags {
   readonly config: string | undefined;
@@ -19,8 +24,16 @@ export async function serveDaemon(flags: ServeFlags): Promise<number> {
     });
   const config = read(); // a mistake in it is told before anything is loaded
   const stop = new AbortController();
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
+  const end = (): void => {
+    for (const signal of endSignals) process.off(signal, end); // the next one ends us at once
+    stop.abort();
+    setTimeout(() => {
+      log.error({ afterMs: endPatienceMs }, 'crisp ends with work under way; the next start finds it');
+      process.exit(1);
+    }, endPatienceMs).unref();
+  };
+  for (const signal of endSignals) process.on(signal, end);
   const { serve } = await import('../daemon.js');
   await serve(config, read, stop.signal);
-  return 0;
+  return process.exit(0); // calls that could not be ended would keep us: the next start finds what they have made
 }

@@ -13,6 +13,8 @@ import { containerStatus, sandboxStatus } from './convert.js';
 import { isShown, shownContainersOf, type Shown } from './shown.js';
 
 const maxQueued = 10_000;
+/** A node has one kubelet; each listener costs a copy of every event. */
+const maxListeners = 32;
 
 class Listener {
   readonly queue: ContainerEventResponse[] = [];
@@ -37,8 +39,12 @@ export class Events {
     }
   }
 
-  /** The events from now on, after one for each container and sandbox there is. */
+  /** The events from now on, after one for each container and sandbox there is. @throws Locked for one listener too many, and for one that does not keep up */
   async *listen(signal: AbortSignal): AsyncGenerator<ContainerEventResponse> {
+    if (this.listeners.size >= maxListeners)
+      throw new CrispError('Locked', `${maxListeners} clients listen to the events already`, {
+        hint: 'end one of them first',
+      });
     const listener = new Listener();
     listener.queue.push(...this.snapshot());
     this.listeners.add(listener);

@@ -34,3 +34,16 @@ test('a listener that does not keep up is cut off, and told to connect again', a
     hint: expect.stringContaining('connect again'),
   });
 });
+
+test('there is a bound on listeners, and one that goes makes room', async () => {
+  const events = new Events(parts);
+  const listeners = Array.from({ length: 32 }, () => {
+    const gone = new AbortController();
+    return { gone, first: events.listen(gone.signal).next() };
+  });
+  const extra = (): Promise<unknown> => events.listen(AbortSignal.abort()).next();
+  await expect(extra()).rejects.toMatchObject({ id: 'Locked' });
+  listeners[0]?.gone.abort();
+  await listeners[0]?.first;
+  await expect(extra()).resolves.toMatchObject({ done: true });
+});

@@ -99,6 +99,26 @@ describe('is refused, with the field', () => {
       received('PortForward', { port: Array<number>(100_000).fill(80) }),
       /^port: it has 100000 entries, and 65536 are the most$/,
     ],
+    [
+      'labels that would fill the answer to every list',
+      'RunPodSandboxRequest',
+      pod({
+        labels: Object.fromEntries(Array.from({ length: 10 }, (_, n) => [`l${n}`, 'x'.repeat(100_000)])),
+      }),
+      /^config\.labels: it has 1000020 bytes, and 524288 are the most$/,
+    ],
+    [
+      'ports without end',
+      'RunPodSandboxRequest',
+      pod({ port_mappings: Array.from({ length: 5000 }, () => ({ container_port: 80 })) }),
+      /^config\.port_mappings: it has 5000 entries, and 4096 are the most$/,
+    ],
+    [
+      'labels without end',
+      'RunPodSandboxRequest',
+      pod({ labels: Object.fromEntries(Array.from({ length: 5000 }, (_, n) => [`l${n}`, ''])) }),
+      /^config\.labels: it has 5000 entries, and 4096 are the most$/,
+    ],
   ])('%s', (_, name, request, words) => {
     expect(check(name, request)).toThrow(
       expect.objectContaining({ id: 'InvalidArgument', message: expect.stringMatching(words) }),

@@ -18,14 +18,21 @@ interface FieldType {
   readonly typeName: string;
 }
 
-/** Entries of a list or map: a pod in a namespace of 5,000 services has 35,000 environment variables. */
+/** Entries of a list: a pod in a namespace of 5,000 services has 35,000 environment variables. */
 const longestList = 65_536;
+/** Entries of a list of mounts, devices, ports and the like: the host is asked about each, which holds up other calls. */
+const mostObjects = 4096;
 /** Bytes of a path (PATH_MAX with its closing zero, limits.h). */
 const longestPath = 4095;
 /** Bytes of one argument or environment variable (MAX_ARG_STRLEN with its closing zero, linux/binfmts.h). */
 const longestArgument = 131_071;
-/** Bytes of the value of a label or annotation; the API server takes 256 KiB of annotations for a whole pod. */
-const longestMapValue = 1 << 20;
+/**
+ * Of all keys and values of a map together (labels, annotations), and of their number. They are
+ * part of the answer to every list and of every event, and a client takes 16 MiB for a whole list.
+ * The API server takes 256 KiB of annotations for a pod.
+ */
+const mostMapBytes = 512 << 10;
+const mostMapEntries = 4096;
 /** Bytes of anything else: names, ids, lists of CPUs. */
 const longestWord = 4096;
 
@@ -73,10 +80,11 @@ export class RequestChecks {
     if (entry) return ofMap(entry);
     const one = this.ofOne(field);
     if (field.label !== 'LABEL_REPEATED') return one;
+    const most = field.type === 'TYPE_MESSAGE' && field.name !== 'envs' ? mostObjects : longestList;
     return (value, path) => {
       const items = value as readonly unknown[];
-      if (items.length > longestList)
-        throw invalid(path, `it has ${items.length} entries, and ${longestList} are the most`);
+      if (items.length > most)
+        throw invalid(path, `it has ${items.length} entries, and ${most} are the most`);
       items.forEach((item, index) => one(item, `${path}[${index}]`));
     };
   }
@@ -106,15 +114,18 @@ export class RequestChecks {
 /** Labels, annotations, sysctls and the like: all are maps of texts. */
 function ofMap({ field }: MessageType): Check {
   const isText = field.some(({ name, type }) => name === 'value' && type === 'TYPE_STRING');
-  const [key, text] = [ofText(longestWord), ofText(longestMapValue)];
+  const [key, text] = [ofText(longestWord), ofText(mostMapBytes)];
   return (value, path) => {
     const entries = Object.entries(value as Record<string, unknown>);
-    if (entries.length > longestList)
-      throw invalid(path, `it has ${entries.length} entries, and ${longestList} are the most`);
+    if (entries.length > mostMapEntries)
+      throw invalid(path, `it has ${entries.length} entries, and ${mostMapEntries} are the most`);
+    let bytes = 0;
     for (const [name, item] of entries) {
       key(name, `a key of ${path}`);
       if (isText) text(item, `${path}["${name}"]`);
+      bytes += Buffer.byteLength(name) + (isText ? Buffer.byteLength(item as string) : 0);
     }
+    if (bytes > mostMapBytes) throw invalid(path, `it has ${bytes} bytes, and ${mostMapBytes} are the most`);
   };
 }
 

@@ -2,10 +2,10 @@
 // time, cancellation, and errors to status.
 import * as grpc from '@grpc/grpc-js';
 import { randomBytes } from 'node:crypto';
-import { chmod, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { once } from 'node:events';
+import { chmod } from 'node:fs/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { CrispError, toCrispError, toStatus } from '../errors.js';
-import { makeFolder } from '../host/files.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import { serializerOf } from './encoded.js';
@@ -17,7 +17,12 @@ import { imageService, runtimeService } from './service.js';
 /** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
 const maxMessageBytes = 32 << 20;
 
+/** What calls whose client is gone may take to end what they have started. */
+const cancelledCallMs = 3_000;
+
 export class CriServer {
+  /** Calls at work, also those whose client has its answer or has gone. */
+  private readonly atWork = new Set<Promise<void>>();
   private readonly server = new grpc.Server({
     'grpc.max_receive_message_length': maxMessageBytes,
     'grpc.max_send_message_length': maxMessageBytes,
@@ -37,29 +42,37 @@ export class CriServer {
       [v1.RuntimeService.service, runtimeService],
       [v1.ImageService.service, imageService],
     ] as const)
-      this.server.addService(tolerant(service), wrapAll(parts, checks, service, stories));
+      this.server.addService(
+        tolerant(service),
+        wrapAll(parts, checks, service, stories, (call) => this.track(call)),
+      );
   }
 
-  /** Listens on "unix:///path": for root alone, in place of a socket that an earlier run left. */
-  async listen(endpoint: string): Promise<void> {
-    const path = endpoint.replace(/^unix:\/\//, '');
-    makeFolder(dirname(path), 0o755);
-    await rm(path, { force: true });
+  /** Listens on this path, for root alone. @throws InvalidConfigFile when it cannot be bound */
+  async listen(path: string): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.server.bindAsync(`unix:${path}`, grpc.ServerCredentials.createInsecure(), (error) =>
-        error ? reject(error) : resolve(),
+        error
+          ? reject(new CrispError('InvalidConfigFile', `listen: ${error.message}`, { cause: error }))
+          : resolve(),
       );
     });
     await chmod(path, 0o660);
   }
 
-  /** Lets calls in flight end, for at most `graceMs`. */
+  /** Lets calls in flight end for at most `graceMs`, and then cancels them; 3 s later it leaves them. */
   async close(graceMs: number): Promise<void> {
     await Promise.race([
       new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())),
-      new Promise<void>((resolve) => setTimeout(resolve, graceMs).unref()),
+      sleep(graceMs),
     ]);
     this.server.forceShutdown();
+    await Promise.race([Promise.all(this.atWork), sleep(cancelledCallMs)]);
+  }
+
+  private track(call: Promise<void>): void {
+    this.atWork.add(call);
+    void call.then(() => this.atWork.delete(call));
   }
 }
 
@@ -106,11 +119,14 @@ function checkRequest(
   checks.check(type, request);
 }
 
+type Track = (call: Promise<void>) => void;
+
 function wrapAll(
   parts: Parts,
   checks: RequestChecks,
   service: grpc.ServiceDefinition,
   stories: object,
+  track: Track,
 ): grpc.UntypedServiceImplementation {
   return Object.fromEntries(
     Object.entries(service).map(([method, definition]) => {
@@ -120,8 +136,8 @@ function wrapAll(
       return [
         method,
         definition.responseStream
-          ? wrapStream(parts, method, story, check)
-          : wrapUnary(parts, method, story, check),
+          ? wrapStream(parts, method, story, check, track)
+          : wrapUnary(parts, method, story, check, track),
       ];
     }),
   );
@@ -132,16 +148,19 @@ function wrapUnary(
   method: string,
   story: Story,
   check: (request: object) => void,
+  track: Track,
 ): grpc.handleUnaryCall<object, object> {
   return (call, callback) =>
-    void inCall(
-      method,
-      call,
-      async (context) => {
-        check(call.request);
-        callback(null, await (story(parts, call.request as never, context) as Promise<object>));
-      },
-      (status) => callback(status),
+    track(
+      inCall(
+        method,
+        call,
+        async (context) => {
+          check(call.request);
+          callback(null, await (story(parts, call.request as never, context) as Promise<object>));
+        },
+        (status) => callback(status),
+      ),
     );
 }
 
@@ -150,24 +169,25 @@ function wrapStream(
   method: string,
   story: Story,
   check: (request: object) => void,
+  track: Track,
 ): grpc.handleServerStreamingCall<object, object> {
   return (call) =>
-    void inCall(
-      method,
-      call,
-      async (context) => {
-        check(call.request);
-        for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
-          if (context.signal.aborted) return;
-          if (!call.write(message))
-            await new Promise<void>((resolve) => {
-              call.once('drain', resolve);
-              context.signal.addEventListener('abort', () => resolve(), { once: true });
-            });
-        }
-        call.end();
-      },
-      (status) => call.emit('error', status),
+    track(
+      inCall(
+        method,
+        call,
+        async (context) => {
+          check(call.request);
+          for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
+            if (context.signal.aborted) return;
+            // Without a turn of the event loop in between, many large messages would hold up all other calls.
+            if (call.write(message)) await nextTurn();
+            else await once(call, 'drain', { signal: context.signal }).catch(() => undefined);
+          }
+          call.end();
+        },
+        (status) => call.emit('error', status),
+      ),
     );
 }
 

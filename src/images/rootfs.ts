@@ -14,7 +14,7 @@ import { dirname, join } from 'node:path';
 import type { RootfsWish } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
-import { exists, makeClosedFolder, makeFolder, remove } from '../host/files.js';
+import { exists, isAbsent, makeClosedFolder, makeFolder, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
 import { isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
@@ -224,14 +224,14 @@ export class Rootfs {
   /** A mount point with its mount and the closed folder around it. */
   private async dropClosed(target: string): Promise<void> {
     await this.drop(target);
-    if (await exists(dirname(target))) await rmdir(dirname(target));
+    await removeEmpty(dirname(target));
   }
 
   /** Removes a mount point with its mount. Never recursively: were it still mounted, that would empty the image's layers. */
   private async drop(target: string): Promise<void> {
     if (!(await exists(target))) return;
     if (await isMountPoint(target)) await unmount(target);
-    await rmdir(target);
+    await removeEmpty(target);
   }
 
   /** @throws ImageNotFound, RootfsMissing for an image without layers */
@@ -311,4 +311,13 @@ export function shiftOf({
     rootUid: idMaps.uids[0]?.hostID ?? 0,
     rootGid: idMaps.gids[0]?.hostID ?? 0,
   };
+}
+
+/** An empty folder; another crisp that removes the same container may have been faster. */
+async function removeEmpty(folder: string): Promise<void> {
+  try {
+    await rmdir(folder);
+  } catch (error) {
+    if (!isAbsent(error)) throw error;
+  }
 }

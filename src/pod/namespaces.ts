@@ -42,6 +42,8 @@ const kinds = ['user', ...enterable] as const;
 const timeoutMs = 20_000;
 const stage = 'pin namespaces';
 const maxHostnameBytes = 64;
+/** Of what unshare says. */
+const maxWords = 2048;
 /** statfs(2)'s type of a namespace file (linux/magic.h: NSFS_MAGIC). */
 const nsfsMagic = 0x6e736673;
 
@@ -201,9 +203,16 @@ async function pinUnderUserNamespace(
       done();
     },
   });
+  let words = '';
+  const stderr = new Writable({
+    write: (chunk: Buffer, _encoding, done) => {
+      words = (words + chunk.toString()).slice(0, maxWords);
+      done();
+    },
+  });
   const process = runStreaming(
     ['unshare', ...wanted.map((kind) => `--${kernelName[kind]}`), 'cat'],
-    { stdin, stdout },
+    { stdin, stdout, stderr },
     { timeoutMs, stage, errorId: 'NamespaceFailed' },
   );
   try {
@@ -214,6 +223,8 @@ async function pinUnderUserNamespace(
       wanted.map((kind) => bindMount(`/proc/${process.pid}/ns/${kernelName[kind]}`, pinned[kind] ?? '')),
     );
   } catch (error) {
+    if (error instanceof CommandError)
+      throw new CrispError(error.id, error.message, { stage, tool: 'unshare', stderr: words, cause: error });
     if (error instanceof CrispError) throw error;
     throw new CrispError('NamespaceFailed', `cannot map the ids of the pod: ${(error as Error).message}`, {
       stage,

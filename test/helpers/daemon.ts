@@ -180,16 +180,23 @@ export class Daemon {
     wanted: (line: string) => boolean,
     { signal = AbortSignal.timeout(readyTimeoutMs) }: { signal?: AbortSignal } = {},
   ): Promise<string> {
-    const found = this.nextLine(wanted, signal);
+    // A listener for all of them: several lines may come at once, of which once() would see the first.
+    const found = new Promise<string>((resolve, reject) => {
+      const look = (line: string): void => {
+        if (wanted(line)) end(() => resolve(line));
+      };
+      const abort = (): void => end(() => reject(signal.reason as Error));
+      const end = (settle: () => void): void => {
+        this.onLine.off('line', look);
+        signal.removeEventListener('abort', abort);
+        settle();
+      };
+      this.onLine.on('line', look);
+      signal.addEventListener('abort', abort);
+      if (signal.aborted) abort();
+    });
     found.catch(() => undefined);
     return found;
-  }
-
-  private async nextLine(wanted: (line: string) => boolean, signal: AbortSignal): Promise<string> {
-    for (;;) {
-      const [line] = (await once(this.onLine, 'line', { signal })) as [string];
-      if (wanted(line)) return line;
-    }
   }
 
   /** SIGTERM, and waits for its end; the exit code. */

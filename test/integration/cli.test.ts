@@ -275,6 +275,14 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
     await crisp('delete', '--force', id);
     expect(await traces()).toEqual([]);
   });
+
+  test('is deleted once by several commands at a time', async () => {
+    await crisp('run', '--detach', '--name', 'contested', archive, 'sleep', '1000');
+    const ended = await Promise.all([1, 2, 3, 4].map(() => crisp('delete', '--force', 'contested')));
+    expect(ended.map(({ exitCode }) => exitCode)).toContain(0);
+    for (const { stderr } of ended) expect(stderr).not.toMatch(/Internal|StorageFailed/);
+    expect(await traces()).toEqual([]);
+  });
 });
 
 /** Waits until the log has a word. */

@@ -22,6 +22,8 @@ let fault: string;
 let wrapper: string;
 let pod: Awaited<ReturnType<typeof runPod>>;
 let running: string;
+const imageWithVolume = 'docker.io/library/with-volume:1';
+const idMapping = { host_id: 200_000, container_id: 0, length: 65_536 };
 
 beforeAll(async () => {
   daemon = await startDaemon();
@@ -54,6 +56,7 @@ exec crun "$@"
   });
   await daemon.restart();
   await daemon.addImage(testImage);
+  await daemon.addImage(imageWithVolume, { config: { Volumes: { '/etc': {} } } });
   pod = await runPod(daemon);
   running = await startContainer(daemon, pod, containerConfig(untilStopped()));
 });
@@ -217,7 +220,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   SysctlFailed: {
     code: Code.INVALID_ARGUMENT,
     words:
-      /cannot set net\.ipv4\.ip_forward in the pod; \[stage: pin namespaces, tool: sysctl\]; stderr: .*Invalid argument/,
+      /cannot set net\.ipv4\.ip_forward in the pod; \[stage: pin namespaces\]; stderr: .*invalid argument/,
     provoke: () => runPod(daemon, { linux: { sysctls: { 'net.ipv4.ip_forward': 'maybe' } } }),
   },
   NamespaceFailed: {
@@ -225,13 +228,23 @@ const injections: Partial<Record<ErrorId, Injection>> = {
     words:
       /unshare exited with 1; \[stage: pin namespaces, tool: unshare\]; stderr: no space for namespaces; hint: .*\/proc\/sys\/user/,
     provoke: () =>
-      withProgram('/usr/bin/unshare', 'echo no space for namespaces >&2; exit 1', () => runPod(daemon)),
+      withProgram('/usr/bin/unshare', 'echo no space for namespaces >&2; exit 1', () =>
+        runPod(daemon, {
+          linux: {
+            security_context: {
+              namespace_options: { userns_options: { mode: 'POD', uids: [idMapping], gids: [idMapping] } },
+            },
+          },
+        }),
+      ),
   },
   StorageFailed: {
     code: Code.INTERNAL,
-    words: /mount exited with 32; \[.*tool: mount\]; stderr: mount: wrong fs type/,
+    words: /cp exited with 1; \[.*tool: cp\]; stderr: cp: input\/output error/,
     provoke: () =>
-      withProgram('/usr/bin/mount', 'echo mount: wrong fs type >&2; exit 32', () => container({})),
+      withProgram('/usr/bin/cp', 'echo cp: input/output error >&2; exit 1', () =>
+        container({ image: { image: imageWithVolume } }),
+      ),
   },
   CniFailed: {
     code: Code.UNAVAILABLE,
@@ -297,7 +310,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   },
   ToolMissing: {
     code: Code.INTERNAL,
-    words: /faulty-crun is not installed; \[stage: exec, tool: faulty-crun\]; hint: .*crisp check/,
+    words: /faulty-crun is not installed; \[stage: find program, .*hint: .*crisp check/,
     provoke: async () => {
       const own = await runPod(daemon, {}, 'faulty');
       const id = await startContainer(daemon, own, containerConfig(untilStopped()));
@@ -347,6 +360,9 @@ const elsewhere: Partial<Record<ErrorId, string>> = {
   PortRefused: 'src/network/port-forward.test.ts',
   RROUnsupported: 'src/oci/mounts.test.ts',
   TooManyTickets: 'src/streaming/tickets.test.ts',
+  ClientTooSlow: 'test/integration/streaming-hostile.test.ts',
+  FileRefused: 'src/host/files.test.ts',
+  RecordUnreadable: 'test/integration/records.test.ts',
   Locked: 'src/cri/events.test.ts',
   Internal: 'src/errors.test.ts',
   NoQuorum: 'src/backends/pct/pct.test.ts',

@@ -2,10 +2,12 @@
 // it ends and says why.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { once } from 'node:events';
-import { rm, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
+import { existsSync, readFileSync } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect, createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
 import {
   containerConfig,
   removePod,
@@ -32,7 +34,7 @@ test('one that fails ends with its reason, whatever listens already', async () =
   await daemon.stop();
   await daemon.writeConfig({ metrics: { port: (taken.address() as AddressInfo).port } });
   await expect(daemon.start()).rejects.toThrow(/EADDRINUSE/);
-  expect(await daemon.stop()).toBe(1);
+  expect(await daemon.stop()).toBe(2); // a mistake in the configuration
   taken.close();
   await daemon.writeConfig({});
   await daemon.start();
@@ -68,7 +70,7 @@ test.each([
     (await daemon.client.runtime.ContainerStatus({ container_id: id })).status?.state;
   expect([await state(ownId), await state(otherId)]).toEqual(['CONTAINER_RUNNING', 'CONTAINER_RUNNING']);
   expect(daemon.entries()).toContainEqual(
-    expect.objectContaining({ msg: expect.stringContaining('records stay as they are'), handler: 'own' }),
+    expect.objectContaining({ msg: expect.stringContaining('its record stays as it is'), handler: 'own' }),
   );
   await daemon.client.runtime.StopContainer({ container_id: otherId, timeout: '10' });
   expect(await waitForExit(daemon, otherId)).toMatchObject({ exit_code: 4 });
@@ -80,3 +82,121 @@ test.each([
   expect(await waitForExit(daemon, ownId)).toMatchObject({ exit_code: 3 });
   for (const pod of [own, other]) await removePod(daemon, pod.id);
 });
+
+/** The command `crisp serve` with folders of its own, to its end. */
+async function serve(...args: string[]) {
+  const own = await mkdtemp(join(daemon.folder, 'other-'));
+  return daemon.machine.run([
+    ...[process.execPath, crisp, 'serve', '--config', daemon.configFile],
+    ...['--root', join(own, 'root'), '--state', join(own, 'state'), ...args],
+  ]);
+}
+
+test('the socket of a running daemon is not taken over', async () => {
+  const { exitCode, stderr } = await serve();
+  expect(stderr).toContain(`DaemonRunning: listen: another process listens on ${daemon.socket}`);
+  expect(exitCode).toBe(1);
+  await expect(daemon.client.runtime.Version({})).resolves.toMatchObject({ runtime_name: 'crisp' });
+});
+
+test.each<[string, () => Promise<string[]>, RegExp]>([
+  [
+    'a socket where a file lies',
+    async () => {
+      await writeFile(join(daemon.folder, 'precious'), 'text');
+      return ['--listen', `unix://${join(daemon.folder, 'precious')}`];
+    },
+    /InvalidConfigFile: listen: \S+precious exists and is not a socket/,
+  ],
+  [
+    'a socket whose path is too long',
+    () => Promise.resolve(['--listen', `unix://${join(daemon.folder, 'n'.repeat(120))}`]),
+    /InvalidConfigFile: listen: the path \S+ has \d+ bytes, and that of a unix socket may have 107/,
+  ],
+  [
+    'a socket in a folder that is a file',
+    () => Promise.resolve(['--listen', `unix://${daemon.configFile}/crisp.sock`]),
+    /InvalidConfigFile: listen: /,
+  ],
+  [
+    'a state folder that is a file',
+    () => Promise.resolve(['--state', daemon.configFile]),
+    /InvalidConfigFile: state: /,
+  ],
+  [
+    'a root folder that is a file',
+    () => Promise.resolve(['--root', daemon.configFile]),
+    /InvalidConfigFile: root: /,
+  ],
+])('%s is a mistake that is named, and nothing is lost', async (_, mistake, words) => {
+  const { exitCode, stderr } = await serve(...(await mistake()));
+  expect(stderr).toMatch(words);
+  expect(stderr).not.toMatch(/Internal|\n {4}at /);
+  expect(exitCode).toBe(2);
+  expect(await readFile(join(daemon.folder, 'precious'), 'utf8')).toBe('text');
+});
+
+test('SIGUSR1 opens no debugger', async () => {
+  const pid = daemon.pid as number;
+  process.kill(pid, 'SIGUSR1');
+  process.kill(pid, 'SIGHUP');
+  await daemon.logged((line) => line.includes('configuration reloaded')); // so the signals have been taken
+  expect(readFileSync(`/proc/${pid}/net/tcp`, 'utf8')).not.toContain('0100007F:240D'); // 127.0.0.1:9229
+});
+
+test('a start that hangs ends at SIGTERM', async () => {
+  await daemon.stop();
+  const hanging = join(daemon.folder, 'hanging-crun');
+  await writeFile(hanging, `#!/bin/sh\n: >${hanging}.begun\nexec sleep 1000\n`, { mode: 0o755 });
+  await daemon.writeConfig({ handlers: { hanging: { type: 'oci', path: hanging } } });
+  const starting = daemon.start().catch((error: Error) => error);
+  while (!existsSync(`${hanging}.begun`)) await sleep(20);
+  await daemon.stop();
+  await starting;
+  await daemon.writeConfig({});
+  await daemon.start();
+});
+
+test('neither a long stop nor a client that says nothing keeps it from ending', async () => {
+  const pod = await runPod(daemon);
+  const id = await startContainer(daemon, pod, containerConfig("trap '' TERM; while :; do sleep 1; done"));
+  const silent = connect(daemon.socket).on('error', () => undefined);
+  await once(silent, 'connect');
+  const stopping = daemon.client.runtime
+    .StopContainer({ container_id: id, timeout: '600' })
+    .catch(() => undefined);
+  await daemon.client.runtime.Version({}); // on the same connection, so the other call has come
+  expect(await daemon.stop()).toBe(0);
+  await stopping;
+  silent.destroy();
+  await daemon.start();
+  await expect(daemon.client.runtime.ContainerStatus({ container_id: id })).resolves.toMatchObject({
+    status: { state: 'CONTAINER_RUNNING' },
+  });
+  await daemon.client.runtime.StopContainer({ container_id: id, timeout: '0' });
+  await removePod(daemon, pod.id);
+});
+
+test('a second SIGTERM ends it at once', async () => {
+  const pod = await runPod(daemon);
+  const id = await startContainer(daemon, pod, containerConfig("trap '' TERM; while :; do sleep 1; done"));
+  const stopping = daemon.client.runtime
+    .StopContainer({ container_id: id, timeout: '600' })
+    .catch(() => undefined);
+  await daemon.client.runtime.Version({});
+  const pid = daemon.pid as number;
+  const ended = daemon.stop();
+  while (!takesDefault(pid)) await sleep(5); // it has taken the first one
+  process.kill(pid, 'SIGTERM');
+  expect(await ended).toBeNull(); // by the signal
+  await stopping;
+  await daemon.start();
+  await daemon.client.runtime.StopContainer({ container_id: id, timeout: '0' });
+  await removePod(daemon, pod.id);
+});
+
+/** Whether SIGTERM has its default effect on the process again. */
+function takesDefault(pid: number): boolean {
+  const caught = /^SigCgt:\s+([0-9a-f]+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '0';
+  return (BigInt(`0x${caught}`) & (1n << 14n)) === 0n;
+}

@@ -1,5 +1,6 @@
 // An OCI runtime binary (crun, runc): its verbs as argv, its words as errors.
 // Called by the OCI backend alone.
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
 import { findProgram } from '../../host/programs.js';
@@ -24,6 +25,8 @@ export class Runtime {
 
   /** The absolute path of the binary. @throws ToolMissing */
   async path(): Promise<string> {
+    // One that has gone meanwhile: choom(1) before it would end like a command that is not found.
+    if (this.binary !== undefined && !existsSync(this.binary)) this.binary = undefined;
     this.binary ??= await findProgram(this.options.path || this.options.name);
     return this.binary;
   }
