@@ -1,0 +1,21 @@
+#!/bin/sh
+# Runs inside a root that run.sh has made: a namespace with this root as its own, for
+# as long as this process lives. The cgroup v2 tree beside v1's (a hybrid host) is
+# hidden, since Debian 12's crun refuses such a host.
+#   pod.sh ROOT
+set -e
+mount --make-rprivate /
+mount --bind "$1" "$1"
+cd "$1"
+for folder in proc sys dev; do
+  mkdir -p "$folder"
+  mount --rbind "/$folder" "$folder"
+done
+if mountpoint -q sys/fs/cgroup/unified; then umount sys/fs/cgroup/unified; fi
+mount -t tmpfs -o mode=755 run run
+mkdir -p mnt
+pivot_root . mnt
+umount -l /mnt
+mount --make-rshared /
+# catatonit reaps what loses its parent.
+exec /usr/bin/catatonit -- /bin/sleep infinity
