@@ -291,5 +291,6 @@ function roff(text: string): string {
   return text
     .replaceAll('\\', '\\e')
     .replaceAll('-', '\\-')
+    .replaceAll(',"', ',\\:"') // JSON, which has no spaces: a line may break there
     .replace(/^([.'])/, '\\&$1');
 }

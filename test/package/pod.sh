@@ -15,7 +15,8 @@ if mountpoint -q sys/fs/cgroup/unified; then umount sys/fs/cgroup/unified; fi
 mount -t tmpfs -o mode=755 run run
 mkdir -p mnt
 pivot_root . mnt
-umount -l /mnt
-mount --make-rshared /
+# The new root has no mount(8), and need not have: crisp does without.
+/mnt/bin/busybox mount --make-rshared /
+/mnt/bin/busybox umount -l /mnt
 # catatonit reaps what loses its parent.
 exec /usr/bin/catatonit -- /bin/sleep infinity
