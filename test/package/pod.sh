@@ -7,13 +7,10 @@ set -e
 mount --make-rprivate /
 mount --bind "$1" "$1"
 cd "$1"
-for folder in proc sys dev; do
-  mkdir -p "$folder"
-  mount --rbind "/$folder" "$folder"
-done
+mount -t proc proc proc # of this pid namespace
+for folder in sys dev; do mount --rbind "/$folder" "$folder"; done
 if mountpoint -q sys/fs/cgroup/unified; then umount sys/fs/cgroup/unified; fi
 mount -t tmpfs -o mode=755 run run
-mkdir -p mnt
 pivot_root . mnt
 # The new root has no mount(8), and need not have: crisp does without.
 /mnt/bin/busybox mount --make-rshared /

@@ -63,8 +63,8 @@ pod_from_package() {
   in_pod() { nsenter --target "$init" --mount --net --pid --root --wd env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"; }
   daemon() { in_pod sh -c 'crisp serve >>/tmp/crisp.log 2>&1 & echo $! >/tmp/crisp.pid; for i in $(seq 600); do crictl version >/dev/null 2>&1 && exit 0; sleep 0.1; done; tail -n 5 /tmp/crisp.log; exit 1'; }
   end_daemon() { in_pod sh -c 'pid=$(cat /tmp/crisp.pid); kill $pid; for i in $(seq 200); do [ -e /proc/$pid ] || exit 0; sleep 0.1; done; exit 1'; }
-  container() { in_pod sh -c "crictl inspect -o go-template --template '{{.status.state}} {{.info.pid}}' \$(cat /tmp/container)"; }
-  still_runs() { [ -n "$state" ] && [ "$(container)" = "$state" ]; }
+  container() { in_pod sh -c "crictl inspect -o go-template --template '{{.status.state}} {{.info.pid}}' \"\$(cat /tmp/container)\""; }
+  still_runs() { [[ $state == "CONTAINER_RUNNING "* ]] && [ "$(container)" = "$state" ]; }
 
   cp "$(command -v crictl)" "$root/usr/local/bin/crictl"
   mkdir -p "$root/tmp/images"
@@ -74,17 +74,17 @@ pod_from_package() {
   echo '{"metadata":{"name":"container"},"image":{"image":"localhost/busybox:1"},"command":["sh","-c","echo started; sleep 100000"],"log_path":"log"}' >"$root/tmp/container.json"
 
   expect "$suite: starts without systemd" daemon
-  expect "$suite: runs a pod" in_pod sh -c 'crictl run /tmp/container.json /tmp/pod.json >/tmp/container'
+  expect "$suite: runs a pod" in_pod sh -c 'crictl run --no-pull /tmp/container.json /tmp/pod.json >/tmp/container'
   local state=
   state=$(container)
   expect "$suite: its container runs ($state)" grep -q '^CONTAINER_RUNNING [1-9]' <<<"$state"
-  expect "$suite: a command in it" in_pod sh -c 'crictl exec $(cat /tmp/container) hostname'
+  expect "$suite: a command in it" in_pod sh -c 'crictl exec "$(cat /tmp/container)" hostname'
   expect "$suite: upgrades while it runs" in_pod dpkg -i "/tmp/$(basename "$deb")"
   expect "$suite: the old daemon serves until it is restarted" still_runs
   expect "$suite: the daemon ends" end_daemon
   expect "$suite: the new one starts" daemon
   expect "$suite: the container has run on" still_runs
-  expect "$suite: a command in it, by the new version" in_pod sh -c 'crictl exec $(cat /tmp/container) hostname'
+  expect "$suite: a command in it, by the new version" in_pod sh -c 'crictl exec "$(cat /tmp/container)" hostname'
   expect "$suite: the daemon ends" end_daemon
   expect "$suite: a purge keeps the files of what runs, and says so" in_pod sh -c 'dpkg --purge crisp 2>&1 | grep "containers still run" && [ -e /run/crisp/containers ] && [ -d /var/lib/crisp ]'
   expect "$suite: installs again" in_pod dpkg -i "/tmp/$(basename "$deb")"
