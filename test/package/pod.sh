@@ -4,6 +4,7 @@
 # hidden, since Debian 12's crun refuses such a host.
 #   pod.sh ROOT
 set -e
+ip link set lo up # crictl exec goes through the streaming server on 127.0.0.1
 mount --make-rprivate /
 mount --bind "$1" "$1"
 cd "$1"

@@ -61,7 +61,7 @@ pod_from_package() {
   done
   holder=$unshared
   in_pod() { nsenter --target "$init" --mount --net --pid --root --wd env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"; }
-  daemon() { in_pod sh -c 'crisp serve >>/tmp/crisp.log 2>&1 & echo $! >/tmp/crisp.pid; for i in $(seq 600); do crictl version >/dev/null 2>&1 && exit 0; sleep 0.1; done; tail -n 5 /tmp/crisp.log; exit 1'; }
+  daemon() { in_pod sh -c 'crisp serve >>/tmp/crisp.log 2>&1 & echo $! >/tmp/crisp.pid; for i in $(seq 600); do crictl version >/dev/null 2>&1 && exit 0; [ -e /proc/$(cat /tmp/crisp.pid) ] || break; sleep 0.1; done; tail -n 5 /tmp/crisp.log; exit 1'; }
   end_daemon() { in_pod sh -c 'pid=$(cat /tmp/crisp.pid); kill $pid; for i in $(seq 200); do [ -e /proc/$pid ] || exit 0; sleep 0.1; done; exit 1'; }
   container() { in_pod sh -c "crictl inspect -o go-template --template '{{.status.state}} {{.info.pid}}' \"\$(cat /tmp/container)\""; }
   still_runs() { [[ $state == "CONTAINER_RUNNING "* ]] && [ "$(container)" = "$state" ]; }
