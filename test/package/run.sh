@@ -104,7 +104,7 @@ for suite in "${suites[@]}"; do
   mirror=$(awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; exit } } $1 == "URIs:" { print $2; exit }' /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null)
   archive=${CRISP_ROOTS:-$work}/$suite.tar
   if ! { [ -s "$archive" ] || mmdebstrap --quiet --variant=apt "$suite" "$archive" "${mirror:-http://deb.debian.org/debian}"; } 2>"$work/log" ||
-    ! mkdir "$root" || ! tar -xf "$archive" -C "$root" --exclude='./dev/*'; then
+    ! mkdir "$root" || ! tar -xf "$archive" -C "$root"; then
     failed=$((failed + 1))
     printf 'FAILED  %s: cannot make a root\n%s\n' "$suite" "$(tail -n 5 "$work/log")"
     continue
