@@ -5,6 +5,7 @@
 # `npm run bench -- streaming` does so with large transfers through exec and port-forward.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. deploy/need-node.sh
 [ "$(id -u)" -eq 0 ] || { echo 'bench: needs root: sudo npm run bench' >&2; exit 1; }
 bash deploy/setup.sh tests
 if ! command -v containerd >/dev/null; then

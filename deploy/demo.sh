@@ -3,6 +3,7 @@
 # network, with all set-up.  For Debian 12 and 13 with Node 20.19 or newer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. deploy/need-node.sh
 
 if [ "$(id -u)" -ne 0 ]; then
   echo "demo: needs root, for namespaces, mounts and cgroups: sudo npm run demo" >&2

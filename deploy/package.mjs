@@ -1,5 +1,6 @@
 // npm run package: builds dist/, lays out the tree that an installed crisp has and
-// packs it as a .deb (amd64) and as a tarball, both in build/.
+// packs it as a .deb (amd64) and as a tarball, both in build/. With the argument --fast
+// only the .deb, compressed little, for tests.
 //
 //   /usr/lib/crisp/            bin/crisp, bin/node, dist/, proto/, the native modules
 //   /usr/bin/crisp             link to the program
@@ -29,7 +30,7 @@ import { gzipSync } from 'node:zlib';
 const home = fileURLToPath(new URL('..', import.meta.url));
 const out = join(home, 'build');
 const tree = join(out, 'tree');
-const { version, dependencies } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
+const { version } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
 
 /** The newest release of Node's newest line with long-term support. */
 const node = {
@@ -38,9 +39,17 @@ const node = {
   integrity:
     'sha512-KHsob+Fv9YerATvYujMbiyJqnRCvLtrcr/eTNqRqiOSGp97EOiRP1yP47+knGgQ/xnc3XY8xzkW587dlZzNqRA==',
 };
-/** What the bundle cannot hold: modules with a native part. */
-const nativeModules = ['bufferutil', 'node-gyp-build', 'koffi', '@koromix/koffi-linux-x64'];
+/** What the bundle cannot hold: modules with a native part. Only the files that run; the first two are optional. */
+const nativeModules = {
+  bufferutil: ['package.json', 'index.js', 'fallback.js', 'prebuilds/linux-x64/bufferutil.node'],
+  'node-gyp-build': ['package.json', 'index.js', 'node-gyp-build.js'],
+  koffi: ['package.json', 'index.js', 'src/koffi/index.js', 'src/koffi/src/static.js'],
+  '@koromix/koffi-linux-x64': ['package.json', 'index.js', 'linux_x64/koffi.node'],
+};
+/** Where a stranger reaches who built it; as for Debian's own tools. */
+const { DEBFULLNAME: builder = 'crisp developers', DEBEMAIL: address = 'crisp@localhost' } = process.env;
 const mebibyte = 1 << 20;
+const fast = process.argv.includes('--fast');
 
 rmSync(tree, { recursive: true, force: true });
 run('npm', ['run', '--silent', 'build']);
@@ -48,8 +57,8 @@ layProgram();
 layConfiguration();
 layDocuments();
 const deb = packDeb();
-const tarball = packTarball();
-for (const file of [deb, tarball]) console.log(`${file} ${(statSync(file).size / mebibyte).toFixed(1)} MiB`);
+for (const file of fast ? [deb] : [deb, packTarball()])
+  console.log(`${file} ${(statSync(file).size / mebibyte).toFixed(1)} MiB`);
 
 function layProgram() {
   put('usr/lib/crisp/bin/node', 0o755, nodeBinary());
@@ -68,25 +77,17 @@ function layProgram() {
     0o644,
     `${JSON.stringify({ name: 'crisp', version, type: 'module', gitHead })}\n`,
   );
-  for (const name of nativeModules) layNativeModule(name);
+  for (const [name, files] of Object.entries(nativeModules)) layNativeModule(name, files);
   link('../lib/crisp/bin/crisp', 'usr/bin/crisp');
 }
 
-/** Its code and the one binary for this platform. */
-function layNativeModule(name) {
-  const from = join(home, 'node_modules', name);
-  const wanted = name in dependencies || name.startsWith('@koromix/');
-  if (!existsSync(from)) {
-    if (wanted) throw new Error(`${name} is not installed: npm ci`);
+function layNativeModule(name, files) {
+  const from = `node_modules/${name}`;
+  if (!existsSync(join(home, from))) {
+    if (name.includes('koffi')) throw new Error(`${name} is not installed: npm ci`);
     return;
   }
-  cpSync(from, join(tree, 'usr/lib/crisp/node_modules', name), {
-    recursive: true,
-    filter: (path) =>
-      !/\/(bufferutil\/src|koffi\/lib|vendor|doc|deps|musl_x64|prebuilds\/(?!linux-x64)[^/]+)$|\.(cc|hh|S|asm)$/.test(
-        path,
-      ),
-  });
+  for (const file of files) put(`usr/lib/crisp/${from}/${file}`, 0o644, readFileSync(join(home, from, file)));
 }
 
 function layConfiguration() {
@@ -97,18 +98,11 @@ function layConfiguration() {
     defaults.replace(/^(?!#|$)/gm, '#').replace(/^# A file needs only the$/m, '# A file needs only the'),
   );
   mkdirSync(join(tree, 'etc/crisp/config.d'), { recursive: true });
-  copy('deploy/apparmor/crisp-default', 'etc/apparmor.d/crisp-default');
-  copy('deploy/crisp.service', 'usr/lib/systemd/system/crisp.service');
-  put('usr/lib/modules-load.d/crisp.conf', 0o644, 'overlay\nbr_netfilter\n');
-  put(
-    'usr/lib/sysctl.d/60-crisp.conf',
-    0o644,
-    '# Pods reach each other and the outside through the host.\nnet.ipv4.ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1\n',
-  );
-  copy('deploy/cni/10-crisp.conflist', 'usr/share/crisp/cni/10-crisp.conflist');
-  copy('deploy/crictl.yaml', 'usr/share/crisp/crictl.yaml');
-  copy('deploy/kubelet-config.yaml', 'usr/share/crisp/kubelet-config.yaml');
-  copy('deploy/runtimeclass.yaml', 'usr/share/crisp/runtimeclass.yaml');
+  for (const [from, to] of listedFiles()) {
+    const content = readFileSync(join(home, from));
+    if (to.includes('/man/')) put(`${to}.gz`, 0o644, gzipSync(content, { level: 9 }));
+    else put(to, 0o644, content);
+  }
   for (const [shell, path] of [
     ['bash', 'usr/share/bash-completion/completions/crisp'],
     ['zsh', 'usr/share/zsh/vendor-completions/_crisp'],
@@ -118,22 +112,52 @@ function layConfiguration() {
 }
 
 function layDocuments() {
-  for (const name of readdirSync(join(home, 'docs/man'))) {
-    const section = name.split('.').at(-1);
-    put(
-      `usr/share/man/man${section}/${name}.gz`,
-      0o644,
-      gzipSync(readFileSync(join(home, 'docs/man', name)), { level: 9 }),
-    );
-  }
   copy('deploy/debian/copyright', 'usr/share/doc/crisp/copyright');
   put(
     'usr/share/doc/crisp/changelog.gz',
     0o644,
-    gzipSync(readFileSync(join(home, 'CHANGELOG.md')), { level: 9 }),
+    gzipSync(debianChangelog(readFileSync(join(home, 'CHANGELOG.md'), 'utf8')), { level: 9 }),
   );
   put('usr/share/doc/crisp/LICENSE.node.gz', 0o644, gzipSync(nodeLicense(), { level: 9 }));
   copy('deploy/debian/lintian-overrides', 'usr/share/lintian/overrides/crisp');
+}
+
+/** The files of deploy/files: [source, place below /]. */
+function listedFiles() {
+  return readFileSync(join(home, 'deploy/files'), 'utf8')
+    .split('\n')
+    .filter((line) => line && !line.startsWith('#'))
+    .map((line) => line.split(/\s+/));
+}
+
+/**
+ * The newest section of CHANGELOG.md in the form of deb-changelog(5).
+ * @param text with a heading of the second level for each release, of the third for its parts
+ */
+function debianChangelog(text) {
+  const [, section = ''] = text.split(/^## .*$/m);
+  const date = new Date(
+    (process.env.SOURCE_DATE_EPOCH ?? run('git', ['log', '-1', '--format=%ct'])) * 1000,
+  ).toUTCString();
+  const lines = section
+    .split('\n')
+    .filter((line) => line.trim())
+    .map((line) =>
+      line.startsWith('### ') ? `  [ ${line.slice(4)} ]` : wrap(line.replace(/^- /, ''), '  * ', '    '),
+    );
+  return `crisp (${version}) unstable; urgency=medium\n\n${lines.join('\n')}\n\n -- ${builder} <${address}>  ${date.replace('GMT', '+0000')}\n`;
+}
+
+/** Lines of at most 78 columns. */
+function wrap(text, first, next) {
+  const lines = [];
+  for (const word of text.split(' ')) {
+    const line = lines.at(-1);
+    if (line === undefined) lines.push(first + word);
+    else if (line.length + 1 + word.length > 78) lines.push(next + word);
+    else lines[lines.length - 1] = `${line} ${word}`;
+  }
+  return lines.join('\n');
 }
 
 function packDeb() {
@@ -144,6 +168,7 @@ function packDeb() {
   const installedKib = Math.ceil(sizeOf(tree) / 1024);
   const control = readFileSync(join(home, 'deploy/debian/control'), 'utf8')
     .replace('@VERSION@', version)
+    .replace('@MAINTAINER@', `${builder} <${address}>`)
     .replace('@INSTALLED_SIZE@', String(installedKib));
   writeFileSync(join(root, 'DEBIAN/control'), control);
   for (const name of ['postinst', 'prerm', 'postrm']) {
@@ -160,7 +185,7 @@ function packDeb() {
   );
   writeFileSync(join(root, 'DEBIAN/md5sums'), md5sums(root));
   const file = join(out, `crisp_${version}_amd64.deb`);
-  run('dpkg-deb', ['--build', '--root-owner-group', '-Zxz', root, file]);
+  run('dpkg-deb', ['--build', '--root-owner-group', ...(fast ? ['-Zgzip', '-z1'] : ['-Zxz']), root, file]);
   rmSync(root, { recursive: true });
   return file;
 }

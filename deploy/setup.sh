@@ -15,6 +15,7 @@ if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
     curl gcc libc6-dev criu iproute2 mount
+    groff-base                                   # the manual pages are checked
   )
   command -v pct >/dev/null || packages+=(lxc)   # the containers of the fake pct; Proxmox VE has an lxc of its own
 fi

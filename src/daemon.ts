@@ -20,7 +20,6 @@ import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
 import { makeFolder, readFileIfThere, takeFrom, tightenState, writeFileAtomic } from './host/files.js';
 import { bootId, identify, isAlive, type ProcessIdentity } from './host/proc.js';
-import { sendDatagram } from './host/syscalls.js';
 import { freeSocketPath } from './host/unix-socket.js';
 import { Rootfs } from './images/rootfs.js';
 import { Images, imagesOptionsOf } from './images/store.js';
@@ -36,6 +35,7 @@ import { containerState, sandboxState } from './records/records.js';
 import { Store } from './records/store.js';
 import { whyNot } from './set-aside.js';
 import { StreamingServer } from './streaming/server.js';
+import { feedWatchdog, notifySystemd } from './systemd.js';
 import { version } from './version.js';
 
 /** How long calls in flight may go on after SIGTERM. */
@@ -58,6 +58,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
     const parts = await open(config, closers);
     reload = () => reloadConfig(parts, read);
     notifySystemd('READY=1', `STATUS=${statusLine(parts.handlers)}`);
+    closers.push(feedWatchdog(config.listen));
     // Until we are told to go; containers, their monitors and their logs need nobody.
     await aborted(signal);
     notifySystemd('STOPPING=1', 'STATUS=containers run on');
@@ -290,17 +291,6 @@ function statusLine(handlers: ReadonlyMap<string, Handler>): string {
       .map(([name]) => name)
       .join(', ');
   return `ready: ${named(true) || 'no handler'}${named(false) ? `; not ready: ${named(false)} (see crisp check)` : ''}`;
-}
-
-/** sd_notify(3). */
-function notifySystemd(...states: string[]): void {
-  const socket = process.env['NOTIFY_SOCKET'];
-  if (!socket) return;
-  try {
-    sendDatagram(socket, states.join('\n'));
-  } catch (error) {
-    log.warn({ err: error }, 'systemd was not told');
-  }
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

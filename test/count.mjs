@@ -1,13 +1,20 @@
 // Reads jest's JSON report for run.sh.
 //   count.mjs REPORT              "passed failed skipped"
 //   count.mjs --failures REPORT   what failed, and why
+//   count.mjs --skipped REPORT    what was skipped, by the group that it is of; the names say why
 import { readFileSync } from 'node:fs';
 
-const failures = process.argv[2] === '--failures';
+const [, , mode] = process.argv;
 const report = JSON.parse(readFileSync(process.argv.at(-1), 'utf8'));
 const tests = report.testResults.flatMap((file) => file.assertionResults);
 
-if (failures) {
+if (mode === '--skipped') {
+  const groups = new Map();
+  for (const { status, ancestorTitles, title } of tests)
+    if (['pending', 'skipped', 'todo', 'disabled'].includes(status))
+      groups.set(ancestorTitles.join(' ') || title, (groups.get(ancestorTitles.join(' ') || title) ?? 0) + 1);
+  for (const [name, number] of groups) console.log(`  ${number} ${name}`);
+} else if (mode === '--failures') {
   for (const file of report.testResults) {
     if (file.assertionResults.length === 0 && file.status === 'failed')
       console.log(`\n✕ ${file.name}\n${indent(file.message)}`);

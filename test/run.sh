@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # `npm test`: sets everything up, then runs types, lint, unit, integration, pct
-# (on a fake of it) and conformance tests.  One line per step; what a failed step said is shown.  The
-# last line is "N passed, N failed, N skipped", over all tests of jest and all
-# specs of critest; a step that fails without a test of its own counts as one.
+# (on a fake of it) and conformance tests. It says first what it will do, then one line
+# per file of tests, and at the end one table of all steps; what a failed step said is
+# shown.  The last line is "N passed, N failed, N skipped", over all tests of jest and
+# all specs of critest; a step that fails without a test of its own counts as one.
 # After a failure the logs and reports of all steps are kept, and named.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+. deploy/need-node.sh
 
 if [ "$(id -u)" -ne 0 ]; then
   echo "npm test needs root: it makes namespaces, mounts and control groups (try: sudo npm test)" >&2
@@ -17,42 +19,59 @@ keep=false
 trap '$keep || rm -rf "$out"' EXIT
 passed=0 failed=0 skipped=0
 
+rows=()
+row() { # name result seconds counts
+  rows+=("$(printf '%-12s %-8s %5s  %s' "$1" "$2" "$3" "${4:-}")")
+}
+
 step() { # name command...
   local name=$1 start=$SECONDS
   shift
   log=$out/${name// /-}.log
+  printf '%s ...\n' "$name"
   if "$@" >"$log" 2>&1; then
-    printf '%-12s ok      %4d s\n' "$name" $((SECONDS - start))
-    return 0
+    result=ok
+  else
+    result=FAILED
   fi
-  printf '%-12s FAILED  %4d s\n' "$name" $((SECONDS - start))
-  return 1
+  seconds=$((SECONDS - start))
+  printf '%-12s %-8s %4d s\n' "$name" "$result" "$seconds"
+  [ "$result" = ok ]
 }
 
 # A step that must succeed for the rest to mean anything.
-need() { step "$@" || { tail -n 60 "$log"; failed=$((failed + 1)); finish; }; }
+need() { step "$@" || { tail -n 60 "$log"; failed=$((failed + 1)); row "$1" FAILED "$seconds"; finish; }; row "$1" ok "$seconds"; }
 
 # A step that is a check of its own.
-check() { step "$@" || { tail -n 60 "$log"; failed=$((failed + 1)); }; }
+check() { step "$@" || { tail -n 60 "$log"; failed=$((failed + 1)); }; row "$1" "$result" "$seconds"; }
 
 # A project of jest, counted test by test.
 suite() { # name project arguments...
   local name=$1 project=$2 report=$out/$2.json ok=true p f s
   shift 2
-  step "$name" npx jest --selectProjects "$project" --silent --json --outputFile "$report" "$@" || ok=false
+  step "$name" npx jest --selectProjects "$project" --silent --json --outputFile "$report" \
+    --reporters default --reporters ./test/progress.mjs "$@" || ok=false
   if [ -s "$report" ] && read -r p f s < <(node test/count.mjs "$report"); then
-    printf '%-12s %d passed, %d failed, %d skipped\n' '' "$p" "$f" "$s"
+    row "$name" "$result" "$seconds" "$p passed, $f failed, $s skipped"
+    node test/count.mjs --skipped "$report" >>"$out/skipped"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     $ok || node test/count.mjs --failures "$report"
     if ! $ok && [ "$f" -eq 0 ]; then failed=$((failed + 1)); tail -n 60 "$log"; fi
   else
     failed=$((failed + 1))
+    row "$name" FAILED "$seconds" 'no report'
     tail -n 60 "$log"
   fi
   grep -hE '^(critest: |crictl version)' "$log" || true
 }
 
 finish() {
+  printf '\n%-12s %-8s %5s\n' step result 's'
+  printf '%s\n' "${rows[@]}"
+  if [ -s "$out/skipped" ]; then
+    printf '\nskipped:\n'
+    cat "$out/skipped"
+  fi
   if [ "$failed" -gt 0 ]; then
     keep=true
     echo "logs and reports: $out"
@@ -61,6 +80,10 @@ finish() {
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
   exit
 }
+
+exec 3>&1 # for test/progress.mjs
+echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, documents,
+workflows, unit, integration and pct tests and critest; 20 to 40 minutes on two cores.'
 
 need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
@@ -71,7 +94,7 @@ check documents npm run --silent lint:docs
 if command -v go >/dev/null; then
   check workflows npm run --silent lint:workflows
 else
-  echo 'workflows    skipped: actionlint is built with Go, which is not installed'
+  row workflows skipped 0 'actionlint is built with Go, which is not installed'
   skipped=$((skipped + 1))
   [ -z "${CI:-}" ] || failed=$((failed + 1))
 fi

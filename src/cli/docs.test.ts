@@ -22,10 +22,13 @@ describe('the documents that are made from the code', () => {
       expect(documents().get('docs/errors.md')).toContain(`| \`${id}\` |`);
   });
 
-  test('groff finds nothing to complain of in the man page', () => {
-    const said = execFileSync('sh', ['-c', 'groff -man -ww -Tutf8 docs/man/crisp.1 2>&1 >/dev/null'], {
-      encoding: 'utf8',
-    });
-    expect(said).toBe('');
-  });
+  test.each(['crisp.1', 'crisp.yaml.5', 'crisp-serve.8'])(
+    'groff finds nothing to complain of in %s',
+    (page) => {
+      const said = execFileSync('sh', ['-c', `groff -man -ww -Tutf8 docs/man/${page} 2>&1 >/dev/null`], {
+        encoding: 'utf8',
+      });
+      expect(said).toBe('');
+    },
+  );
 });

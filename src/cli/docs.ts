@@ -169,6 +169,7 @@ function manPage(): string {
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP 1 "" "crisp ${version}" "User Commands"`,
+    '.ad l', // words that are long, such as defaults, leave nothing to stretch
     '.SH NAME',
     'crisp \\- Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers',
     '.SH SYNOPSIS',
@@ -212,6 +213,7 @@ function configurationPage(): string {
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP.YAML 5 "" "crisp ${version}" "File Formats"`,
+    '.ad l', // words that are long, such as defaults, leave nothing to stretch
     '.SH NAME',
     'crisp.yaml \\- configuration of the crisp container runtime',
     '.SH SYNOPSIS',
@@ -241,6 +243,7 @@ function daemonPage(): string {
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP\\-SERVE 8 "" "crisp ${version}" "System Administration"`,
+    '.ad l', // words that are long, such as defaults, leave nothing to stretch
     '.SH NAME',
     'crisp\\-serve \\- daemon of the crisp container runtime',
     '.SH SYNOPSIS',
@@ -288,5 +291,6 @@ function roff(text: string): string {
   return text
     .replaceAll('\\', '\\e')
     .replaceAll('-', '\\-')
+    .replaceAll(',"', ',\\:"') // JSON, which has no spaces: a line may break there
     .replace(/^([.'])/, '\\&$1');
 }

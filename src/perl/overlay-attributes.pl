@@ -1,4 +1,3 @@
-#!/usr/bin/perl
 # Takes the attributes that overlay keeps for itself off the files of layers.
 # Called by overlay-attributes.ts: overlay-attributes.pl LLISTXATTR LGETXATTR
 # LREMOVEXATTR FOLDER..., the first three the numbers of these system calls.

@@ -29,6 +29,7 @@ test('starts by systemd notify, and again with the machine', async () => {
   expect(await show('ActiveState')).toBe('active');
   expect(await show('UnitFileState')).toBe('enabled');
   expect(await show('KillMode')).toBe('process');
+  expect(await show('WatchdogUSec')).toBe('1min');
   // systemd counted it as started when the socket answered, and no sooner.
   const log = await vm.must('journalctl -u crisp -o cat');
   expect(log.indexOf('"msg":"crisp is ready"')).toBeGreaterThan(-1);
@@ -95,6 +96,21 @@ describe('containers run on', () => {
     [
       'kill -9',
       'old=$(systemctl show --value --property=MainPID crisp); kill -9 $old; until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done',
+    ],
+    [
+      'the watchdog, which ends a daemon that does not answer',
+      // The timeout of the installed unit is shortened for the test; the daemon learns of it when it starts.
+      `mkdir -p /run/systemd/system/crisp.service.d
+       printf '[Service]\\nWatchdogSec=20\\nTimeoutAbortSec=2\\n' >/run/systemd/system/crisp.service.d/test.conf
+       systemctl daemon-reload
+       systemctl restart crisp
+       old=$(systemctl show --value --property=MainPID crisp)
+       kill -STOP $old
+       until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done
+       journalctl -u crisp -o cat | grep -q 'Watchdog timeout'
+       rm -r /run/systemd/system/crisp.service.d
+       systemctl daemon-reload
+       systemctl restart crisp`,
     ],
   ])('through %s', async (_, how) => {
     const lines = async (): Promise<number> => Number(await vm.must(`crictl logs ${container} | wc -l`));

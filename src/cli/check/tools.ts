@@ -11,7 +11,7 @@ interface Tool {
   readonly version?: readonly string[];
 }
 
-const tools: readonly Tool[] = [
+export const tools: readonly Tool[] = [
   { name: 'conmon', package: 'conmon', version: ['--version'] },
   {
     name: 'skopeo',
