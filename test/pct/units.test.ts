@@ -84,7 +84,7 @@ testFake('the socket answers while CTs are being probed, and pods of them wait f
   await daemon.machine.must(['rm', join(daemon.state, 'probed/lxc.json')]);
   const delay = join(node.folder, 'delay-ms');
   await writeFile(delay, '1500');
-  await daemon.start();
+  await daemon.start({ untilProbed: false });
   expect(await ready()).toBe(false);
   await removePod(daemon, (await runPod(daemon, {}, 'crun')).id);
   expect(await ready()).toBe(false);

@@ -840,7 +840,8 @@ async function removeRemains(folder: string): Promise<void> {
   // What liblxc's DHCP client of a net0 has kept.
   for (const name of await namesIn(join(folder, 'hook')))
     if (name.startsWith('dhclient')) await rm(join(folder, 'hook', name), { force: true });
-  for (const name of ['passthrough', 'hook', 'rootfs', '']) await rmdir(join(folder, name)).catch(() => undefined); // absent, or in use
+  for (const name of ['passthrough', 'hook', 'rootfs', ''])
+    await rmdir(join(folder, name)).catch(() => undefined); // absent, or in use
 }
 
 /** The watcher makes its FIFOs, and nobody removes them before the bundle. */
