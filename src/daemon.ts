@@ -3,7 +3,7 @@
 import { dirname, join } from 'node:path';
 import * as z from 'zod';
 import { buildBackend } from './backends/build.js';
-import { probeOnce } from './backends/probe-once.js';
+import { keptProbe, probeOnce } from './backends/probe-once.js';
 import { diffConfig } from './config/reload.js';
 import type { Config } from './config/config.js';
 import { Stops } from './records/stops.js';
@@ -11,7 +11,7 @@ import { recordExit, watchForLostExits } from './cri/exits.js';
 import { monitorLost } from './cri/monitor-lost.js';
 import { Events } from './cri/event-log.js';
 import { streamingHandlers } from './cri/exec.js';
-import { Handler } from './cri/handlers.js';
+import { beingProbed, Handler, refreshHandlers } from './cri/handlers.js';
 import type { Parts } from './cri/parts.js';
 import { recover } from './cri/recover.js';
 import { holderRuntimes } from './cri/sandbox-run.js';
@@ -59,6 +59,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
     reload = () => reloadConfig(parts, read);
     notifySystemd('READY=1', `STATUS=${statusLine(parts.handlers)}`);
     closers.push(feedWatchdog(config.listen));
+    void refreshHandlers(parts.handlers).then(() => notifySystemd(`STATUS=${statusLine(parts.handlers)}`));
     // Until we are told to go; containers, their monitors and their logs need nobody.
     await aborted(signal);
     notifySystemd('STOPPING=1', 'STATUS=containers run on');
@@ -102,7 +103,11 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   closers.push(() => network.close());
   await network.start();
   const handlers = await buildHandlers(config);
-  for (const { backend } of handlers.values()) closers.push(() => backend.close());
+  for (const handler of handlers.values())
+    closers.push(async () => {
+      await handler.settled();
+      await handler.backend.close();
+    });
   const { tls_cert: cert, tls_key: key, address, port } = config.streaming;
   const streaming = new StreamingServer({
     address,
@@ -224,9 +229,14 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
   const handlers = await Promise.all(
     Object.entries(config.handlers).map(async ([name, handler]): Promise<[string, Handler]> => {
       const backend = buildBackend(config, name, handler, config.state);
-      const probe = (fingerprint: string) =>
-        probeOnce({ config, state: config.state, name, backend, fingerprint });
-      return [name, await Handler.open(backend, probe)];
+      const input = (fingerprint: string) => ({ config, state: config.state, name, backend, fingerprint });
+      const probe = (fingerprint: string) => probeOnce(input(fingerprint));
+      // That of a CT takes so long that the kubelet's first calls, and pods of other handlers, are not to wait for it.
+      const first =
+        handler.type === 'pct'
+          ? async (fingerprint: string) => (await keptProbe(input(fingerprint))) ?? beingProbed
+          : probe;
+      return [name, await Handler.open(backend, probe, first)];
     }),
   );
   return new Map(handlers);

@@ -30,14 +30,11 @@ export interface ProbeInput {
  * is not ready.
  */
 export async function probeOnce(input: ProbeInput): Promise<Probe> {
-  const { state, name, backend } = input;
-  const file = join(state, 'probed', `${name}.json`);
+  const { state, backend } = input;
   const key = await keyOf(input);
-  const known = await keptIn(file, key);
-  if (known) {
-    backend.recall?.(known);
-    return known;
-  }
+  const known = await keptProbe(input, key);
+  if (known) return known;
+  const file = fileOf(input);
   await remove(file); // first: what an interrupted probe leaves is cleared by the next one, so there must be a next one
   const probe = await backend.probe();
   if (probe.ready) {
@@ -45,6 +42,17 @@ export async function probeOnce(input: ProbeInput): Promise<Probe> {
     await writeFileAtomic(file, JSON.stringify({ key, probe }));
   }
   return probe;
+}
+
+/** What probeOnce() answers without a probe; undefined: it would probe. */
+export async function keptProbe(input: ProbeInput, key?: string): Promise<Probe | undefined> {
+  const known = await keptIn(fileOf(input), key ?? (await keyOf(input)));
+  if (known) input.backend.recall?.(known);
+  return known;
+}
+
+function fileOf({ state, name }: ProbeInput): string {
+  return join(state, 'probed', `${name}.json`);
 }
 
 async function keptIn(file: string, key: string): Promise<Probe | undefined> {

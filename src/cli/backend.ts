@@ -14,7 +14,7 @@ import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { exists } from '../host/files.js';
 import { findProgram } from '../host/programs.js';
-import { chooseHandler, route, type Route, type RouteInput } from '../config/router.js';
+import { chooseHandler, route, withFallbacks, type Route, type RouteInput } from '../config/router.js';
 
 export interface Routed extends Route {
   readonly backend: Backend;
@@ -75,13 +75,6 @@ export async function probeOf(config: Config, state: string, name: string): Prom
       lacks: {},
     };
   }
-}
-
-function withFallbacks(config: Config, first: string): string[] {
-  const names = [];
-  for (let name: string | undefined = first; name !== undefined; name = config.fallback[name])
-    names.push(name);
-  return names;
 }
 
 /** How a container would be run, for `crisp explain`. */

@@ -192,7 +192,7 @@ export const configSchema = z
         vmid_range: z
           .strictObject({
             first: vmid.default(900_000).describe('the lowest'),
-            last: vmid.default(999_999).describe('the highest'),
+            last: vmid.default(989_999).describe('the highest'),
           })
           .prefault({})
           .describe('the ids of CTs that crisp makes; it touches no other'),

@@ -53,6 +53,14 @@ export function route(config: Config, input: RouteInput): Route {
   return { handler: config.default_container_type, rule: 'default_container_type' };
 }
 
+/** The handlers that may run what is routed to the first, in their order. */
+export function withFallbacks(config: Config, first: string): string[] {
+  const names = [];
+  for (let name: string | undefined = first; name !== undefined; name = config.fallback[name])
+    names.push(name);
+  return names;
+}
+
 /**
  * The handler that runs a pod: route(), and where that handler is broken, its
  * fallback.  A pod that names its RuntimeClass gets that one or an error: it
@@ -65,11 +73,7 @@ export function chooseHandler(
 ): Route {
   const wanted = route(parts.config, input);
   const tried: string[] = [];
-  for (
-    let name: string | undefined = wanted.handler;
-    name !== undefined;
-    name = input.handler ? undefined : parts.config.fallback[name]
-  ) {
+  for (const name of input.handler ? [wanted.handler] : withFallbacks(parts.config, wanted.handler)) {
     const probe = parts.handlers.get(name)?.probe;
     if (probe?.ready)
       return tried.length === 0

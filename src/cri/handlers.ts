@@ -4,24 +4,42 @@
 import type { Backend, Probe } from '../backends/backend.js';
 import { log } from '../log.js';
 
+/** Of a handler whose first probe has not ended. */
+export const beingProbed: Probe = {
+  ready: false,
+  reason: 'it is being probed, which takes a few seconds',
+  version: '',
+  features: { recursiveReadOnlyMounts: false, userNamespaces: false },
+  lacks: {},
+};
+
 /** What a probe finds, or has found, while the programs behind a handler have this fingerprint. Never rejects. */
 type ProbeFor = (fingerprint: string) => Promise<Probe>;
 
 export class Handler {
   private probing: Promise<void> | undefined;
   private probedAt = performance.now();
-
   private constructor(
     readonly backend: Backend,
     private readonly probeNow: ProbeFor,
     private fingerprint: string,
     private found: Probe,
-  ) {}
+  ) {
+    if (found === beingProbed) this.probedAt = -Infinity;
+  }
 
-  /** @param probe probes the backend, or knows what the last probe found */
-  static async open(backend: Backend, probe: ProbeFor): Promise<Handler> {
+  /**
+   * @param probe probes the backend, or knows what the last probe found
+   * @param first what is known for now, or `beingProbed`: refresh() then begins the probe
+   */
+  static async open(backend: Backend, probe: ProbeFor, first = probe): Promise<Handler> {
     const fingerprint = await backend.fingerprint(); // before the probe: a change during it is then seen
-    return new Handler(backend, probe, fingerprint, await probe(fingerprint));
+    return new Handler(backend, probe, fingerprint, await first(fingerprint));
+  }
+
+  /** Resolves when no probe is at work. Never rejects. */
+  async settled(): Promise<void> {
+    await this.probing;
   }
 
   /** What the last probe found. */
@@ -64,7 +82,10 @@ export class Handler {
 /** A pod of a broken handler may wait so long for a probe that finds it mended. */
 const retryAfterMs = 30_000;
 
-/** Before something is decided on what the probes found. */
-export async function refreshHandlers(handlers: ReadonlyMap<string, Handler>): Promise<void> {
-  await Promise.all([...handlers.values()].map((handler) => handler.refresh()));
+/** Before something is decided on what the probes found. @param names of those that it is decided on; all if absent */
+export async function refreshHandlers(
+  handlers: ReadonlyMap<string, Handler>,
+  names: readonly string[] = [...handlers.keys()],
+): Promise<void> {
+  await Promise.all(names.map(async (name) => handlers.get(name)?.refresh()));
 }

@@ -23,7 +23,7 @@ import { podFilesOf } from '../pod/files.js';
 import { mountPodMemory, podMemory } from '../pod/memory.js';
 import type { Unclaimed } from '../records/creations.js';
 import { now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
-import { chooseHandler } from '../config/router.js';
+import { chooseHandler, route, withFallbacks } from '../config/router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
@@ -122,14 +122,15 @@ async function makeSandbox(
   addLogContext({ podId: id });
   return withUndo(async (undo) => {
     // 1. Who runs it, for all its life.
-    await refreshHandlers(parts.handlers);
-    const chosen = chooseHandler(parts, {
+    const input = {
       handler: runtimeHandler,
       namespace: config.metadata?.namespace ?? '',
       name: config.metadata?.name ?? '',
       labels: config.labels,
       annotations: config.annotations,
-    });
+    };
+    await refreshHandlers(parts.handlers, withFallbacks(parts.config, route(parts.config, input).handler));
+    const chosen = chooseHandler(parts, input);
     if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.handler });
     const plan = planOf(parts.config.state, id, config, parts.host.systemdCgroup);
     const backend = backendOf(parts, chosen);

@@ -148,8 +148,8 @@ export class Daemon {
     return this.process?.pid;
   }
 
-  /** @throws with its last words when it ends or is not ready in time */
-  async start(): Promise<void> {
+  /** @param untilProbed until all handlers are probed, which those of CTs are after it is ready @throws with its last words when it ends or is not ready in time */
+  async start({ untilProbed = true } = {}): Promise<void> {
     const [tool = '', ...args] = this.machine.enter(
       diesWithUs([process.execPath, crisp, 'serve', '--config', this.configFile]),
     );
@@ -166,10 +166,11 @@ export class Daemon {
     }
     const ended = new AbortController();
     child.once('close', () => ended.abort());
+    const signal = AbortSignal.any([ended.signal, AbortSignal.timeout(readyTimeoutMs)]);
     try {
-      await this.logged((line) => line.includes('crisp is ready'), {
-        signal: AbortSignal.any([ended.signal, AbortSignal.timeout(readyTimeoutMs)]),
-      });
+      const ready = await this.logged((line) => line.includes('crisp is ready'), { signal });
+      for (const _ of untilProbed ? ready.matchAll(/it is being probed/g) : [])
+        await this.logged((line) => line.includes('a handler that was not ready: probed again'), { signal });
     } catch (error) {
       throw new Error(`crisp is not ready:\n${this.lines.slice(-5).join('\n')}`, { cause: error });
     }

@@ -180,7 +180,7 @@ describe('start', () => {
   });
 });
 
-test('while pve-cluster restarts a CT is not gone, and nothing is done to it or made', async () => {
+test('while pve-cluster restarts a CT is not gone and can be entered, and nothing else is done to it or made', async () => {
   const { runtime } = daemon.client;
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
   const [there, away] = [join(node.folder, 'pve/lxc'), join(node.folder, 'pve/away')];
@@ -192,6 +192,10 @@ test('while pve-cluster restarts a CT is not gone, and nothing is done to it or 
     };
     await expect(runtime.StopContainer({ container_id: id, timeout: '10' })).rejects.toMatchObject(later);
     await expect(runtime.RemoveContainer({ container_id: id })).rejects.toMatchObject(later);
+    // It is known to be the one that was started.
+    expect(await runtime.ExecSync({ container_id: id, cmd: ['echo', 'in'], timeout: '0' })).toMatchObject({
+      stdout: Buffer.from('in\n'),
+    });
     await expect(
       createContainer(daemon, pod, containerConfig('true', { metadata: { name: 'other', attempt: 0 } })),
     ).rejects.toMatchObject(later);

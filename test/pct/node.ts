@@ -119,6 +119,23 @@ export class Node {
     ];
   }
 
+  /** The units of CTs that systemd has not forgotten, with their states: "900001 failed". */
+  async unitStates(): Promise<string[]> {
+    if (isReal) {
+      const { stdout } = await runFile('systemctl', [
+        ...['list-units', '--all', '--plain', '--no-legend', 'pve-container@*'],
+      ]);
+      return [...stdout.matchAll(/^pve-container@(\d+)\.service +\S+ +(\S+)/gm)]
+        .filter(([, vmid = '']) => this.isOurs(vmid))
+        .map(([, vmid, state]) => `${vmid} ${state}`);
+    }
+    const folder = join(this.folder, 'unit-states');
+    const names = (await readdir(folder).catch(() => [])).filter((name) => /^\d+$/.test(name));
+    return Promise.all(
+      names.map(async (name) => `${name} ${await readFile(join(folder, name), 'utf8').catch(() => 'gone')}`),
+    );
+  }
+
   /** A storage that takes volumes of CTs. */
   async storage(): Promise<string> {
     const { stdout } = await runFile(this.places.pvesm, ['status', '--content', 'rootdir']);

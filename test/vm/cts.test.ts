@@ -23,7 +23,7 @@ const makeNode = `
   ln -s /opt/crisp/test/pct/fake/pct /opt/crisp/test/pct/fake/pvesh /opt/crisp/test/pct/fake/pvesm ${node}/bin
   ln -s /var/lib/lxc ${node}/lxc; ln -s /run/lock/lxc ${node}/lock; ln -s /run/systemd/system ${node}/units; ln -s ${node}/pve /etc/pve
   printf 'dir: local\\n\\tpath ${node}/storage\\n\\tcontent vztmpl,rootdir,images\\n' >${node}/pve/storage.cfg
-  printf '[Service]\\nExecStart=/usr/bin/lxc-start -F -n %%i\\nDelegate=yes\\nKillMode=mixed\\nStandardOutput=null\\n' >/etc/systemd/system/pve-container@.service
+  printf '[Service]\\nExecStart=/usr/bin/lxc-start -F -n %%i\\nDelegate=yes\\nKillMode=mixed\\nExecStop=/bin/true\\nStandardOutput=null\\nStandardError=file:/run/ct-%%i.stderr\\n' >/etc/systemd/system/pve-container@.service
   mkdir -p /etc/crisp/config.d; echo 'lxc: {tools: {pct: ${node}/bin/pct, pvesh: ${node}/bin/pvesh, pvesm: ${node}/bin/pvesm}}' >/etc/crisp/config.d/lxc.yaml
   sed 's/^timeout: .*/timeout: 120/' /opt/crisp/deploy/crictl.yaml >/etc/crictl.yaml # three CTs at once
   systemctl start lxc-monitord`;

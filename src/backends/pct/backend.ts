@@ -27,6 +27,7 @@ import {
   fileVersion,
   makeClosedFolder,
   makeFolder,
+  namesIn,
   readFileIfThere,
   readText,
   remove,
@@ -69,7 +70,7 @@ import { linkLog, tryLog } from '../log-file.js';
 import { followSizes } from '../terminal-sizes.js';
 import { Archives } from './archives.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
-import { environmentFile, includeFile, includeText, isFolder, lxcLog, streamsOf } from './bundle.js';
+import { environmentFile, includeFile, includeText, isFolder, lxcLog } from './bundle.js';
 import { cgroupOf, monitorCgroupOf } from './cgroups.js';
 import { guestsOf } from './cluster.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
@@ -78,7 +79,7 @@ import { Guard } from './guard.js';
 import { keepsakeLine, type GuestConfig, type Mark } from './guest-config.js';
 import { annotationPrefix, guestOptions, type GuestOptions } from './guest-options.js';
 import { Intents, isPctAtWork } from './intents.js';
-import { foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
+import { environmentKey, foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
 import { ownerOf, thisNode, unprivilegedIds, type PctBackendOptions } from './options.js';
 import { meaningOf, Pct, type Meaning } from './pct.js';
 import { probe } from './probe.js';
@@ -120,7 +121,7 @@ const unwatchedLookMs = 1_000;
 export class PctBackend implements Backend {
   readonly name: string;
   readonly exits: Exits;
-  found: Findings = { hostManaged: false, givesGroups: true };
+  found: Findings = { hostManaged: false, givesGroups: true, environmentReachesHooks: true };
   private readonly pct: Pct;
   private readonly pctTimeoutMs: number;
   private readonly intents: Intents;
@@ -271,14 +272,17 @@ export class PctBackend implements Backend {
       };
       this.made.set(id, { id, folder, logPath, state });
       // 3. How it is started.
-      await writeFile(includeFile(plan.folder), includeText(plan, spec, vmid, this.node.cgroup), {
-        mode: 0o600,
-      });
+      const { environmentReachesHooks } = this.found;
+      await writeFile(
+        includeFile(plan.folder),
+        includeText(plan, spec, vmid, { cgroup: this.node.cgroup, environmentReachesHooks }),
+        { mode: 0o600 },
+      );
       const variables = environmentText(plan.spec.process.env);
       if (variables !== undefined) await writeFile(environmentFile(plan.folder), variables, { mode: 0o600 });
       await Promise.all([
         this.include(vmid, plan),
-        this.units.write(vmid, dropIn(plan.spec.process, streamsOf(plan), environmentFile(plan.folder))),
+        this.units.write(vmid, dropIn(plan.spec.process, plan.folder, environmentKey(this.found))),
       ]);
       return state;
     });
@@ -403,7 +407,7 @@ export class PctBackend implements Backend {
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-    const { vmid } = await this.mine(container);
+    const vmid = await this.running(container);
     const { lxc } = this.options;
     const { process: own, root } = await specOf(container);
     const rootfs = (await exists(root.path)) ? root.path : `/proc/${(await this.initPid(vmid)) ?? 0}/root`; // that of a CT that was found again is mounted for it alone
@@ -423,7 +427,7 @@ export class PctBackend implements Backend {
   }
 
   async attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
-    const { vmid } = await this.mine(container);
+    const vmid = await this.running(container);
     followSizes(io, (size) =>
       this.resize(container, vmid, size).catch((error: unknown) =>
         log.warn({ err: error, containerId: container.id }, 'terminal not resized'),
@@ -686,6 +690,19 @@ export class PctBackend implements Backend {
     return found;
   }
 
+  /** Like mine(); while /etc/pve cannot be read, the CT in which the process still runs that was the container's when it could. @throws GuestMissing, ForeignGuest, NoQuorum */
+  private async running(container: ContainerRef): Promise<number> {
+    try {
+      return (await this.mine(container)).vmid;
+    } catch (error) {
+      const vmid = stateOf(container)?.vmid;
+      const process = this.processes.get(container.id);
+      if (!(error instanceof CrispError) || error.id !== 'NoQuorum' || !vmid || !process) throw error;
+      if (!(await isAlive(process)) || (await this.initPid(vmid)) !== process.pid) throw error;
+      return vmid;
+    }
+  }
+
   /** undefined: it is gone. A container whose creation a crash cut off is found by its mark. @throws ForeignGuest */
   private async find(container: ContainerRef): Promise<{ vmid: number; config: GuestConfig } | undefined> {
     const vmid = stateOf(container)?.vmid;
@@ -822,7 +839,11 @@ async function removeAppArmor(folder: string): Promise<void> {
 /** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */
 async function removeRemains(folder: string): Promise<void> {
   for (const name of ['config', 'rules.seccomp']) await rm(join(folder, name), { force: true });
-  for (const name of ['passthrough', 'rootfs', '']) await rmdir(join(folder, name)).catch(() => undefined); // absent, or in use
+  // What liblxc's DHCP client of a net0 has kept.
+  for (const name of await namesIn(join(folder, 'hook')))
+    if (name.startsWith('dhclient')) await rm(join(folder, 'hook', name), { force: true });
+  for (const name of ['passthrough', 'hook', 'rootfs', ''])
+    await rmdir(join(folder, name)).catch(() => undefined); // absent, or in use
 }
 
 /** The watcher makes its FIFOs, and nobody removes them before the bundle. */

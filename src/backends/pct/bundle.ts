@@ -10,9 +10,8 @@ import { deviceNumbers } from '../../oci/host-devices.js';
 import type { Device, Spec } from '../../shapes/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import { cgroupOf } from './cgroups.js';
-import { lxcConfig } from './lxc-config.js';
-import type { Streams } from './unit.js';
-import { consoleLink, fifo } from './watcher.js';
+import { lxcConfig, type LxcPlan } from './lxc-config.js';
+import { consoleLink } from './watcher.js';
 
 const oomHook = perlProgram('oom.pl');
 
@@ -20,7 +19,7 @@ const oomHook = perlProgram('oom.pl');
 export function includeFile(bundle: string): string {
   return join(bundle, 'lxc.conf');
 }
-/** What environment.pl gives to lxc-start. */
+/** What ct-start.pl gives to lxc-start. */
 export function environmentFile(bundle: string): string {
   return join(bundle, 'environment');
 }
@@ -33,7 +32,7 @@ export function includeText(
   { folder, stopSignal, template }: ContainerPlan,
   spec: Spec,
   vmid: number | string,
-  cgroup: 'v1' | 'v2',
+  { cgroup, environmentReachesHooks }: Pick<LxcPlan, 'cgroup' | 'environmentReachesHooks'>,
 ): string {
   const layout = cgroupLayout();
   const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
@@ -53,20 +52,8 @@ export function includeText(
     deviceSource,
     cgroup,
     guest: template !== undefined,
+    environmentReachesHooks,
   });
-}
-
-/** The FIFOs of the drop-in; with a terminal the input comes by the console. */
-export function streamsOf({
-  folder,
-  stdin,
-  spec,
-}: Pick<ContainerPlan, 'folder' | 'stdin' | 'spec'>): Streams {
-  return {
-    stdin: stdin && !spec.process.terminal ? join(folder, fifo.stdin) : undefined,
-    stdout: join(folder, fifo.stdout),
-    stderr: join(folder, fifo.stderr),
-  };
 }
 
 /** Where it is in the CT, if the host has the same there; else by its number, where udev links all. */

@@ -196,7 +196,7 @@ test('a container of no pod says so, and is called as itself', () => {
   );
   expect(made['--hostname']).toBe('app');
   expect(made['--description']).toMatch(
-    /^Container app, of no pod\nImage [^\n]*\nMade by crisp; do not change it here\.\n/,
+    /^Container app, of no pod {2}\nImage [^\n]* {2}\nMade by crisp; do not change it here\. {2}\n/,
   );
   expect(made['--tags']).toBe('crisp');
 });

@@ -3,15 +3,17 @@
 import { join } from 'node:path';
 import type { ContainerPlan } from '../backend.js';
 import { Archives } from './archives.js';
-import { environmentFile, includeText, streamsOf } from './bundle.js';
+import { includeText } from './bundle.js';
 import { createArgs } from './create-args.js';
 import { guestOptions } from './guest-options.js';
-import { notHonoured } from './lxc-config.js';
+import { environmentKey, notHonoured } from './lxc-config.js';
 import { ownerOf, thisNode, type PctBackendOptions } from './options.js';
 import { Pct } from './pct.js';
 import { dropIn } from './unit.js';
 
 const vmid = 'VMID';
+/** As on a node with the liblxc of Proxmox VE 9.1. */
+const found = { environmentReachesHooks: false };
 
 export interface ExplainedCt {
   readonly commands: readonly { readonly what: string; readonly argv: readonly string[] }[];
@@ -43,10 +45,13 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
       { what: 'delete', argv: pct.argv('destroy', vmid, ['--force', '1', '--purge', '1']) },
     ],
     files: [
-      { path: join(plan.folder, 'lxc.conf'), text: includeText(plan, plan.spec, vmid, node.cgroup) },
+      {
+        path: join(plan.folder, 'lxc.conf'),
+        text: includeText(plan, plan.spec, vmid, { cgroup: node.cgroup, ...found }),
+      },
       {
         path: join(lxc.unit_folder, `pve-container@${vmid}.service.d/crisp.conf`),
-        text: dropIn(plan.spec.process, streamsOf(plan), environmentFile(plan.folder)),
+        text: dropIn(plan.spec.process, plan.folder, environmentKey(found)),
       },
     ],
     notHonoured: notHonoured(plan.spec, { givesGroups: true }),

@@ -102,7 +102,7 @@ export class Guard {
   private saysOurs({ tags, description }: GuestConfig): boolean {
     return (
       tags.includes(this.options.tag) &&
-      description.split('\n').includes(`${ownerKey}: ${this.options.owner}`)
+      description.split('\n').some((line) => line.trimEnd() === `${ownerKey}: ${this.options.owner}`)
     );
   }
 

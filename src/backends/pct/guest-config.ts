@@ -1,7 +1,7 @@
 // What PVE/lxc/VMID.conf says of a CT: its tags, and the mark of crisp in its
 // description.  Pure; the guard, list() and create() use it.
 //
-//   #Pod default/web, container app          description, a line each, %-escaped
+//   #Pod default/web, container app          description, a line each, %-escaped, with two blanks at its end
 //   #crisp-owner: pve1 /run/crisp
 //   #crisp-container: 4f0c…                  (facts of PVE::LXC::Config)
 //   #crisp-vmid: 900123
@@ -44,7 +44,7 @@ export const ownerKey = 'crisp-owner';
 const containerKey = 'crisp-container';
 const vmidKey = 'crisp-vmid';
 
-/** The description of a CT: words for whoever looks at it in the GUI, then the mark. */
+/** The description of a CT: words for whoever looks at it in the GUI, then the mark. The GUI shows Markdown, where two blanks keep the next line from being joined to this one. */
 export function describe(words: readonly string[], mark: Mark): string {
   return [
     ...words,
@@ -53,7 +53,7 @@ export function describe(words: readonly string[], mark: Mark): string {
     `${vmidKey}: ${mark.vmid}`,
   ]
     .map(oneLine)
-    .join('\n');
+    .join('  \n');
 }
 
 /** A line for the configuration, which PVE reads as one more of the description. It holds nothing that PVE would escape. */

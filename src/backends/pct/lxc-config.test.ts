@@ -23,7 +23,12 @@ function spec(change: (made: Spec) => void = () => undefined): Spec {
   change(made);
   return made;
 }
-function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2', guest = false): string[] {
+function lines(
+  made: Spec,
+  cgroup: 'v1' | 'v2' = 'v2',
+  guest = false,
+  environmentReachesHooks = false,
+): string[] {
   return lxcConfig({
     spec: made,
     console: '/b/console',
@@ -34,6 +39,7 @@ function lines(made: Spec, cgroup: 'v1' | 'v2' = 'v2', guest = false): string[] 
     deviceSource: ({ major, minor }) => (major === 10 ? `/dev/node-${minor}` : undefined),
     cgroup,
     guest,
+    environmentReachesHooks,
   })
     .trimEnd()
     .split('\n');
@@ -45,6 +51,24 @@ test('a whole guest keeps the rights, kernel filesystems and devices that PVE gi
     expect(found.filter((line) => line.startsWith(key))).toEqual([]);
   expect(found).not.toContain('lxc.environment = ');
   expect(found).toContain('lxc.signal.halt = 15');
+});
+
+test("no hook has a pod's variables", () => {
+  const cleared = ['pre-mount', 'mount', 'autodev', 'start'].map((name) => `lxc.hook.${name} = `);
+  const found = (environmentReachesHooks: boolean, env: string[], guest = false): string[] =>
+    lines(
+      spec(({ process }) => {
+        process.env = env;
+      }),
+      'v2',
+      guest,
+      environmentReachesHooks,
+    ).filter((line) => /^lxc\.(environment|hook\.(?!stop))/.test(line));
+  expect(found(false, ['A=b'])).toEqual(['lxc.environment = ', 'lxc.environment.runtime = A=b']);
+  expect(found(false, ['A=b\nc'])).toEqual(['lxc.environment = ', ...cleared]);
+  expect(found(true, ['A=b'])).toEqual(['lxc.environment = ', ...cleared, 'lxc.environment = A=b']);
+  expect(found(true, ['A=b'], true)).toEqual([...cleared, 'lxc.environment = A=b']);
+  expect(found(true, [], true)).toEqual([]);
 });
 
 test('the process: user, folder, environment, rights, limits', () => {
@@ -70,8 +94,8 @@ test('the process: user, folder, environment, rights, limits', () => {
       'lxc.init.gid = 1000',
       'lxc.init.groups = 5,6',
       'lxc.init.cwd = /app',
-      'lxc.environment = PATH=/bin',
-      'lxc.environment = WORDS=a b = "c"',
+      'lxc.environment.runtime = PATH=/bin',
+      'lxc.environment.runtime = WORDS=a b = "c"',
       'lxc.cap.drop = ',
       'lxc.cap.keep = chown net_raw',
       'lxc.no_new_privs = 1',
@@ -80,7 +104,9 @@ test('the process: user, folder, environment, rights, limits', () => {
       'lxc.signal.halt = 15',
     ]),
   );
-  expect(found.indexOf('lxc.environment = ')).toBeLessThan(found.indexOf('lxc.environment = PATH=/bin'));
+  expect(found.indexOf('lxc.environment = ')).toBeLessThan(
+    found.indexOf('lxc.environment.runtime = PATH=/bin'),
+  );
 });
 
 test('AppArmor: a profile by name, for what is no guest; the default is that of PVE', () => {

@@ -27,7 +27,12 @@ export interface LxcPlan {
   readonly cgroup: 'v1' | 'v2';
   /** A whole guest, which boots as Proxmox means it to: its rights, kernel filesystems and devices stay as PVE sets them. */
   readonly guest: boolean;
+  /** liblxc older than 6.0.5 gives lxc.environment to the hooks of the CT as well, and knows no lxc.environment.runtime. */
+  readonly environmentReachesHooks: boolean;
 }
+
+/** Those that liblxc runs in the CT's user namespace with the node's files before them, the CT's limits of rights still to come (start.c, do_start). */
+const hooksInTheMaking = ['pre-mount', 'mount', 'autodev', 'start'] as const;
 
 /** The text of the file. @throws InvalidArgument for what no line can hold */
 export function lxcConfig(plan: LxcPlan): string {
@@ -37,7 +42,8 @@ export function lxcConfig(plan: LxcPlan): string {
     ...namespaces(plan),
     ...(guest ? [] : rights(spec)),
     ...(guest ? [] : [['lxc.environment', '']]),
-    ...process.env.filter(fitsLine).map((entry) => ['lxc.environment', entry]),
+    ...hooks(plan),
+    ...process.env.filter(fitsLine).map((entry) => [environmentKey(plan), entry]),
     ...(guest ? [] : (process.rlimits ?? [])).map(({ type, soft, hard }) => [
       `lxc.prlimit.${type.replace(/^RLIMIT_/, '').toLowerCase()}`,
       `${soft}:${hard}`,
@@ -68,6 +74,25 @@ export function lxcConfig(plan: LxcPlan): string {
   ]
     .map(([key = '', value = '']) => line(key, value))
     .join('');
+}
+
+/** The key for a variable of the CT's process. */
+export function environmentKey({
+  environmentReachesHooks,
+}: Pick<LxcPlan, 'environmentReachesHooks'>): 'lxc.environment' | 'lxc.environment.runtime' {
+  return environmentReachesHooks ? 'lxc.environment' : 'lxc.environment.runtime';
+}
+
+/**
+ * A pod's variable (LD_PRELOAD, PERL5OPT) must not be obeyed by a hook, which has
+ * more rights than the pod: where the one would have the other, there is none.  A
+ * CT then lacks lxcfs's view of /proc, and nothing else that a pod has.
+ */
+function hooks({ spec, environmentReachesHooks }: LxcPlan): string[][] {
+  const areReached = environmentReachesHooks
+    ? spec.process.env.length > 0
+    : !spec.process.env.every(fitsLine);
+  return areReached ? hooksInTheMaking.map((name) => [`lxc.hook.${name}`, '']) : [];
 }
 
 /** What the process is and may do. */

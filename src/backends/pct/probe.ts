@@ -48,6 +48,7 @@ export async function probe(backend: Probed, options: PctBackendOptions): Promis
     const release = await releaseOf(options.lxc);
     version = `pve-manager ${release}`;
     backend.found.hostManaged = setsAddresses(release);
+    backend.found.environmentReachesHooks = !(await knowsRuntimeEnvironment(options.lxc));
     await clearProbes(backend, join(options.state, 'probe'));
     if (options.lxc.unprivileged) await expectPassage(dirname(folder));
     makeClosedFolder(folder, options.lxc.unprivileged ? rootGroupOf(unprivilegedIds) : undefined);
@@ -90,6 +91,16 @@ async function releaseOf({ tools, pct_timeout_seconds: seconds }: PctBackendOpti
 function setsAddresses(release: string): boolean {
   const [major = 0, minor = 0] = release.split('.').map(Number);
   return major > 9 || (major === 9 && minor >= 1);
+}
+
+/** lxc.environment.runtime came with liblxc 6.0.5 (lxc.container.conf(5)). */
+async function knowsRuntimeEnvironment({ tools }: PctBackendOptions['lxc']): Promise<boolean> {
+  const { stdout } = await run([tools.lxc_info, '--version'], {
+    timeoutMs: 10_000,
+    stage: 'version of liblxc',
+  });
+  const [major = 0, minor = 0, patch = 0] = (/\d+(\.\d+)*/.exec(stdout)?.[0] ?? '').split('.').map(Number);
+  return major > 6 || (major === 6 && (minor > 0 || patch >= 5));
 }
 
 /** What the probe runs on: the programs of the node itself. */
@@ -209,7 +220,8 @@ function probeSpec(rootfs: string, namespaces: SandboxPlan['namespaces']): Spec 
       args: [
         '/bin/sh',
         '-c',
-        `case " $(id -G) " in *" ${group} "*) exit ${exitCodes.withGroup};; esac; exit ${exitCodes.without}`,
+        // A CT that ends before pct has seen its process is an error in the task log.
+        `sleep 1; case " $(id -G) " in *" ${group} "*) exit ${exitCodes.withGroup};; esac; exit ${exitCodes.without}`,
       ],
       env: ['PATH=/usr/bin:/bin'],
       cwd: '/',

@@ -1,11 +1,12 @@
 // The instance drop-in of pve-container@VMID.service: what PVE's unit does not
 // say.  The command line, because lxc.init.cmd cannot hold every argument
-// (liblxc 5 splits it at each blank, 6 knows no escapes), and the standard
-// streams, because the unit throws stdout away.  The text is pure.
+// (liblxc 5 splits it at each blank, 6 knows no escapes), and before it
+// ct-start.pl, which gives lxc-start the standard streams that the unit would
+// throw away, and refuses a start that is not crisp's.  The text is pure.
 //
 // A variable with a line break fits no line of liblxc's configuration, and must
 // not stand in the arguments of lxc-start, which every user of the host can read.
-// So lxc-start itself has it in its environment (environment.pl gives it), and is
+// So lxc-start itself has it in its environment (ct-start.pl gives it), and is
 // told by name to hand it on (lxc.container.conf(5), lxc.environment).
 import { join } from 'node:path';
 import { makeFolder, remove, writeFileAtomic } from '../../host/files.js';
@@ -14,20 +15,51 @@ import { perlProgram } from '../../installed.js';
 import type { Process } from '../../shapes/spec.js';
 import { fitsLine } from './lxc-config.js';
 
-/** The FIFOs of the bundle, of which the watcher has the other ends. */
-export interface Streams {
-  readonly stdin: string | undefined;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
 const perl = '/usr/bin/perl';
-const environmentProgram = perlProgram('environment.pl');
+const starter = perlProgram('ct-start.pl');
 const lxcStart = '/usr/bin/lxc-start';
 
-/** What the loader, the C library, liblxc, and the shells and Perl programs that are its hooks obey, as root on the host: such a variable must not be in lxc-start's environment. It is a setting and no secret, so it may stand in the arguments. */
-const obeyed =
-  /^(LD_|GLIBC_|GCONV_|MALLOC_|LC_|BASH|PERL|PYTHON|LXC_|PVE_|SYSTEMD_|LISTEN_|OPENSSL_|GNUTLS_|NSS_|KRB5|SASL_|XDG_|DBUS_|LIBMOUNT_)|^(LANG|LANGUAGE|LOCPATH|NLSPATH|PATH|IFS|ENV|SHELLOPTS|PS4|CDPATH|HOME|TMPDIR|TZ|TZDIR|NOTIFY_SOCKET|RES_OPTIONS|HOSTALIASES|LOCALDOMAIN|SSLKEYLOGFILE|SSL_CERT_FILE|SSL_CERT_DIR|POSIXLY_CORRECT)$/;
+/**
+ * What root's programs obey on the host: the loader, the C library, liblxc, and the shells, the Perl programs and the
+ * tools of storages and networks that PVE's hooks start.  Such a variable must not be in lxc-start's environment.  It
+ * is a setting and no secret, so it may stand in the arguments.
+ */
+const obeyed = new RegExp(
+  `^(${[
+    ...['LD', 'GLIBC', 'GCONV', 'GETCONF', 'MALLOC', 'LC', 'NSS', 'RES', 'XDG', 'DBUS', 'LISTEN', 'SYSTEMD'],
+    ...['LXC', 'LXCFS', 'PVE', 'APPARMOR', 'LIBMOUNT', 'BLKID', 'DM', 'LVM', 'ZFS', 'ZPOOL', 'CEPH', 'RBD'],
+    ...['RADOS', 'OVS', 'E2FS', 'BTRFS', 'FUSE', 'ISCSI', 'MODPROBE', 'DHCLIENT', 'PATH', 'OPENSSL', 'SSL'],
+    ...['SSLKEYLOGFILE', 'GNUTLS', 'KRB5', 'SASL', 'LDAP', 'HTTP', 'HTTPS', 'NO', 'LWP', 'GIT', 'SSH'],
+  ].join('|')})(_|$)|^(BASH|PERL|PYTHON|RUBY|MPATH)|^(${[
+    ...[
+      'LANG',
+      'LANGUAGE',
+      'LOCPATH',
+      'NLSPATH',
+      'IFS',
+      'ENV',
+      'SHELL',
+      'SHELLOPTS',
+      'PS[0-4]',
+      'CDPATH',
+      'PWD',
+    ],
+    ...[
+      'OLDPWD',
+      'HOME',
+      'TMPDIR',
+      'TEMP',
+      'TMP',
+      'TZ',
+      'TZDIR',
+      'NOTIFY_SOCKET',
+      'HOSTALIASES',
+      'LOCALDOMAIN',
+    ],
+    ...['POSIXLY_CORRECT', 'TERM', 'TERMINFO', 'TERMCAP', 'EDITOR', 'VISUAL', 'PAGER', 'MAIL', 'MAILPATH'],
+  ].join('|')})$`,
+  'i',
+);
 
 /** The variables that no line of liblxc can hold: those that lxc-start gets, and those that are its arguments. */
 function unfitting(env: readonly string[]): { handedOn: string[]; shown: string[] } {
@@ -40,29 +72,25 @@ function nameOf(entry: string): string {
   return entry.slice(0, entry.indexOf('='));
 }
 
-/** What environment.pl reads, in a file that only root can read; undefined: there is nothing for it. */
+/** What ct-start.pl reads, in a file that only root can read; undefined: there is nothing for it. */
 export function environmentText(env: readonly string[]): string | undefined {
   const { handedOn } = unfitting(env);
   return handedOn.length === 0 ? undefined : handedOn.map((entry) => `${entry}\0`).join('');
 }
 
-/** @param environmentFile where environmentText() is */
-export function dropIn(
-  process: Pick<Process, 'args' | 'env'>,
-  { stdin, stdout, stderr }: Streams,
-  environmentFile: string,
-): string {
+/** @param bundle where the watcher has its FIFOs @param key of liblxc for a variable: environmentKey() */
+export function dropIn(process: Pick<Process, 'args' | 'env'>, bundle: string, key: string): string {
   const { handedOn, shown } = unfitting(process.env);
   const variables = [
-    ...handedOn.map((entry) => `lxc.environment=${nameOf(entry)}`),
-    ...shown.map((entry) => `lxc.environment="${entry}"`), // liblxc takes the outer quotes away, and else the blanks at the end
+    ...handedOn.map((entry) => `${key}=${nameOf(entry)}`),
+    ...shown.map((entry) => `${key}="${entry}"`), // liblxc takes the outer quotes away, and else the blanks at the end
   ].flatMap((setting) => ['-s', setting]);
-  const start = handedOn.length === 0 ? [lxcStart] : [perl, environmentProgram, environmentFile, lxcStart];
-  const [program = '', ...before] = start;
   // The colon keeps systemd from expanding $NAME in our words (systemd.service(5)).
   const command = [
-    `:${program}`,
-    ...before.map(quoted),
+    `:${perl}`,
+    quoted(starter),
+    '%i',
+    ...[bundle, lxcStart].map(quoted),
     '-F',
     '-n',
     '%i',
@@ -75,9 +103,6 @@ export function dropIn(
     '[Service]',
     'ExecStart=',
     `ExecStart=${command}`,
-    ...(stdin === undefined ? [] : [`StandardInput=file:${specifiers(stdin)}`]),
-    `StandardOutput=append:${specifiers(stdout)}`,
-    `StandardError=append:${specifiers(stderr)}`,
     '',
   ].join('\n');
 }

@@ -379,6 +379,60 @@ describe('Proxmox', () => {
   });
 });
 
+describe("what of Proxmox stands in a pod's way", () => {
+  const value = { lxc: { pool: 'pods' } };
+  const found = async (id: string, files: Readonly<Record<string, string>>): Promise<readonly Finding[]> =>
+    findings(proxmoxChecks(host({ '/etc/pve/x': '' }), config()), id, files, { value });
+
+  test('backup jobs that take its CTs', async () => {
+    const jobs = [
+      'vzdump: nightly\n\tschedule 21:00\n\tall 1\n\tenabled 1\n',
+      'vzdump: off\n\tall 1\n\tenabled 0\n',
+      'vzdump: some\n\tvmid 100,101\n',
+      'realm-sync: other\n\tall 1\n',
+      'vzdump: ours\n\tpool pods\n',
+    ].join('\n');
+    expect(await found('proxmox.backups', { '/etc/pve/jobs.cfg': jobs })).toMatchObject([
+      { level: 'warning', mend: expect.stringMatching(/^pvesh set \/cluster\/backup\/nightly --all 0/) },
+      {
+        level: 'warning',
+        message: expect.stringContaining('ours takes the CTs of pods as well (pool pods)'),
+      },
+    ]);
+    expect(await found('proxmox.backups', {})).toEqual([{ level: 'ok', message: 'there is none' }]);
+  });
+
+  test('the HA manager', async () => {
+    const resources = 'ct: 900001\n\tstate started\n\nvm: 900002\n\nct: 100\n\tgroup g\n';
+    expect(await found('proxmox.ha', { '/etc/pve/ha/resources.cfg': resources })).toMatchObject([
+      { level: 'warning', mend: 'ha-manager remove ct:900001' },
+    ]);
+    expect(await found('proxmox.ha', {})).toMatchObject([{ level: 'ok' }]);
+  });
+
+  test('a firewall without a rule for the kubelet', async () => {
+    const file = '/etc/pve/firewall/cluster.fw';
+    const on = '[OPTIONS]\n\nenable: 1\n';
+    expect(await found('proxmox.firewall', { [file]: on })).toMatchObject([
+      { level: 'warning', mend: expect.stringContaining('--dport 10250') },
+    ]);
+    const rule = `${on}\n[RULES]\n\nIN ACCEPT -p tcp -dport 10250\n`;
+    expect(await found('proxmox.firewall', { [file]: rule })).toMatchObject([{ level: 'ok' }]);
+    expect(await found('proxmox.firewall', {})).toEqual([{ level: 'ok', message: 'off' }]);
+  });
+
+  test('vnets that are not applied', async () => {
+    const files = {
+      '/etc/pve/sdn/vnets.cfg': 'vnet: blue\n\tzone z\n\nvnet: red\n\tzone z\n',
+      '/sys/class/net/blue/bridge/x': '',
+    };
+    expect(await found('proxmox.sdn', files)).toMatchObject([
+      { level: 'warning', message: expect.stringMatching(/: red$/) },
+    ]);
+    expect(await found('proxmox.sdn', {})).toEqual([]);
+  });
+});
+
 test('what people read', () => {
   const checked = [
     { id: 'a', title: 'A', findings: [{ level: 'ok' as const, message: 'fine' }] },

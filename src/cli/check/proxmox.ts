@@ -7,7 +7,9 @@ import { findTool } from './tools.js';
 /** Only where a handler wants it, or on a Proxmox host. */
 export function proxmoxChecks(host: Host, config: Config): readonly Check[] {
   const wanted = Object.values(config.handlers).some(({ type }) => type === 'pct');
-  return wanted || host.exists('/etc/pve') ? [tools, idMaps, storages, bridges, quorum] : [];
+  return wanted || host.exists('/etc/pve')
+    ? [tools, idMaps, storages, bridges, vnets, backups, ha, firewall, quorum]
+    : [];
 }
 
 const tools: Check = {
@@ -126,6 +128,97 @@ const bridges: Check = {
       : warning(
           'there is no bridge: CTs with a network of their own need one',
           `add ${bridge.name} to /etc/network/interfaces and run ifreload -a`,
+        );
+  },
+};
+
+/** Sections of a file of PVE: "TYPE: NAME", then a line "KEY VALUE" each (PVE::SectionConfig). */
+function sections(text: string | undefined): { type: string; name: string; keys: Map<string, string> }[] {
+  return [...(text ?? '').matchAll(/^(\S+): *(\S+)\n((?:[ \t].*(?:\n|$))*)/gm)].map(
+    ([, type = '', name = '', body = '']) => ({
+      type,
+      name,
+      keys: new Map(
+        [...body.matchAll(/^\s+(\S+)(?: +(.*?))?\s*$/gm)].map(([, key = '', value = '']) => [key, value]),
+      ),
+    }),
+  );
+}
+
+/** A vnet is a bridge of the node, of the vnet's name, once it is applied there. */
+const vnets: Check = {
+  id: 'proxmox.sdn',
+  title: 'Vnets',
+  run(host, { lxc }) {
+    const names = sections(host.read(join(lxc.pve_folder, 'sdn/vnets.cfg')))
+      .filter(({ type }) => type === 'vnet')
+      .map(({ name }) => name);
+    const absent = names.filter((name) => !host.exists(`/sys/class/net/${name}/bridge`));
+    return absent.length
+      ? warning(
+          `not on this node, so no bridge for a pod: ${absent.join(', ')}`,
+          'pvesh set /cluster/sdn  # applies them; a zone may also leave this node out',
+        )
+      : names.length
+        ? ok(names.join(', '))
+        : [];
+  },
+};
+
+/** A job that takes all guests would also stop or lock CTs of pods. */
+const backups: Check = {
+  id: 'proxmox.backups',
+  title: 'Backup jobs',
+  run(host, { lxc }) {
+    const jobs = sections(host.read(join(lxc.pve_folder, 'jobs.cfg'))).filter(
+      ({ type, keys }) => type === 'vzdump' && keys.get('enabled') !== '0',
+    );
+    const taking = jobs.filter(
+      ({ keys }) => keys.get('all') === '1' || (lxc.pool !== '' && keys.get('pool') === lxc.pool),
+    );
+    return taking.length
+      ? taking.flatMap(({ name, keys }) =>
+          warning(
+            `the backup job ${name} takes the CTs of pods as well (${keys.get('all') === '1' ? 'all guests' : `pool ${lxc.pool}`})`,
+            `pvesh set /cluster/backup/${name} --all 0 --pool POOL  # one of the guests that are to be saved, and not lxc.pool`,
+          ),
+        )
+      : ok(jobs.length ? 'none takes CTs of pods' : 'there is none');
+  },
+};
+
+/** The HA manager would start a CT that it has on another node, where its root filesystem is not. */
+const ha: Check = {
+  id: 'proxmox.ha',
+  title: 'HA resources',
+  run(host, { lxc }) {
+    const { first, last } = lxc.vmid_range;
+    const ours = sections(host.read(join(lxc.pve_folder, 'ha/resources.cfg'))).filter(
+      ({ type, name }) => type === 'ct' && Number(name) >= first && Number(name) <= last,
+    );
+    return ours.length
+      ? ours.flatMap(({ name }) =>
+          warning(
+            `CT ${name}, of lxc.vmid_range, is in the hands of the HA manager`,
+            `ha-manager remove ct:${name}`,
+          ),
+        )
+      : ok('none of lxc.vmid_range');
+  },
+};
+
+/** With no rule of its own PVE's firewall drops what comes in. */
+const firewall: Check = {
+  id: 'proxmox.firewall',
+  title: 'PVE firewall',
+  run(host, { lxc }) {
+    const text = host.read(join(lxc.pve_folder, 'firewall/cluster.fw')) ?? '';
+    if (!/^enable:\s*1\s*$/m.test(text)) return ok('off');
+    return /^(IN|GROUP)\b.*\b10250\b/m.test(text) || /^policy_in:\s*ACCEPT\s*$/m.test(text)
+      ? ok('on, with a rule for port 10250')
+      : warning(
+          "on, and the datacenter's rules do not name the kubelet's port 10250: logs, exec and metrics may not get through",
+          'pvesh create /cluster/firewall/rules --type in --action ACCEPT --proto tcp --dport 10250 --enable 1',
         );
   },
 };

@@ -1,24 +1,17 @@
 // CTs that run: with the liblxc of the machine, below NODE/lxc.
 //
-// What pve-container@ID.service does is done here: lxc-start in the foreground,
-// with the drop-in of NODE/units.  On a node without a fake systemctl the unit
+// What pve-container@ID.service does is done by unit.pl: lxc-start in the foreground,
+// with the drop-in of NODE/units, and an ExecStop; NODE/unit-states/ID says how it is,
+// NODE/stop-seconds how long it has for the latter (120, as PVE's unit says).  On a node without a fake systemctl the unit
 // is the real systemd's (test/vm/cts.test.ts).
 //
 // Limits are written for the control groups of the machine.  On v2 they are those
 // of PVE, and a change reaches a CT that runs; v1, which PVE has no more, gets the
 // limit of memory alone, and that at the start.
 import { execFileSync, spawn } from 'node:child_process';
-import {
-  constants,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  realpathSync,
-  writeFileSync,
-} from 'node:fs';
-import { at, die } from './place.mjs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, realpathSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { at, die, setting } from './place.mjs';
 import { parseNet } from './grammar.mjs';
 import { folderOf } from './storage.mjs';
 
@@ -70,6 +63,10 @@ function writeConfig(vmid, { values, raw }) {
       'lxc.mount.auto = sys:mixed',
       ...(unprivileged ? ['lxc.idmap = u 0 100000 65536', 'lxc.idmap = g 0 100000 65536'] : []),
       ...(values.console === '0' ? ['lxc.console.path = none'] : []),
+      // PVE has a hook of its own there. A test that makes this file (for all to write) gets what it sees.
+      ...(existsSync(at('hook-environment'))
+        ? [`lxc.hook.autodev = sh -c 'env >>${at('hook-environment')}'`]
+        : []),
       `lxc.tty.max = ${values.tty ?? 2}`,
       'lxc.environment = TERM=linux',
       `lxc.uts.name = ${values.hostname}`,
@@ -173,6 +170,14 @@ function withFolder(program, args) {
 }
 
 const pidAfterMs = 60;
+const unitProgram = fileURLToPath(new URL('unit.pl', import.meta.url));
+
+/** systemd begins no start of a unit whose stop is not over. */
+async function untilStopped(vmid) {
+  const state = at('unit-states', vmid);
+  while (existsSync(state) && readFileSync(state, 'utf8') === 'deactivating')
+    await new Promise((resolve) => setTimeout(resolve, 20));
+}
 
 /** Resolves when the CT runs. @throws in pct's words */
 export async function start(vmid, guest) {
@@ -188,26 +193,35 @@ export async function start(vmid, guest) {
     stderr,
   } = unitOf(vmid);
   const words = stderr ?? at('run', `ct-${vmid}.stderr`);
+  if (!hasSystemd) await untilStopped(vmid);
   if (!stderr) writeFileSync(words, '');
-  const append = constants.O_WRONLY | constants.O_APPEND;
+  mkdirSync(at('unit-states'), { recursive: true });
   const child = hasSystemd
     ? spawn('systemctl', ['start', '--wait', `pve-container@${vmid}`], { stdio: 'ignore' })
-    : spawn(program, withFolder(program, args), {
-        stdio: [openSync(stdin, 'r'), openSync(stdout, append), openSync(words, append)],
-        detached: true,
-        cwd: '/',
-        env: { PATH: process.env.PATH },
-      }); // as systemd starts it, not as a child of pct
+    : spawn(
+        'perl',
+        [
+          unitProgram,
+          at('unit-states', vmid),
+          setting('stop-seconds') ?? '120',
+          stdin,
+          stdout,
+          words,
+          program,
+          ...withFolder(program, args),
+        ],
+        { stdio: 'ignore', detached: true },
+      ); // as systemd starts it, not as a child of pct
   await new Promise((resolve, reject) => {
     let wasRunning = false;
     child.once('error', reject);
-    child.once('exit', () => {
+    child.once('exit', (status) => {
       const detail = stderr ? '' : readFileSync(words, 'utf8').replace(/^lxc-start: \d+: \S+: /gm, '');
       process.stdout.write(detail);
       reject(
         Object.assign(
           new Error(
-            wasRunning || !failedToStart(vmid, guest, detail)
+            wasRunning || status === 0
               ? `unable to get PID for CT ${vmid} (not running?)`
               : `startup for container '${vmid}' failed`,
           ),
@@ -230,16 +244,6 @@ export async function start(vmid, guest) {
     look.unref();
     child.once('exit', () => clearInterval(look));
   });
-}
-
-/** Whether init never came to run: liblxc says so on its stderr, or in the log that the CT's include names. */
-function failedToStart(vmid, { raw }, detail) {
-  const include = raw.find(({ key }) => key === 'lxc.include')?.value;
-  const file =
-    include && existsSync(include)
-      ? /^lxc\.log\.file = (.*)$/m.exec(readFileSync(include, 'utf8'))?.[1]
-      : undefined;
-  return /Failed to spawn/.test(detail + (file && existsSync(file) ? readFileSync(file, 'utf8') : ''));
 }
 
 /** Waits for ever for one that lxc-stop cannot stop: pct asks nobody how long it may take. */

@@ -221,12 +221,34 @@ export async function main([verb = '', ...words]) {
     const failure = JSON.parse(setting(`fail/${verb}`) ?? 'null');
     if (failure && !failure.late) return injected(failure);
     if (changing.includes(verb) && !isLocked()) return await locked(given.vmid);
-    await run[verb](given, options, command);
+    await task(verb, given.vmid, () => run[verb](given, options, command));
     if (failure) injected(failure);
   } catch (error) {
     process.stderr.write(`${error instanceof Died || error.code === 255 ? error.message : error.stack}\n`);
     process.exitCode = typeof error.code === 'number' ? error.code : 255;
   }
+}
+
+/** Those that are tasks, which the GUI lists by these types. */
+const taskTypes = {
+  create: 'vzcreate',
+  start: 'vzstart',
+  stop: 'vzstop',
+  shutdown: 'vzshutdown',
+  destroy: 'vzdestroy',
+};
+
+/** NODE/tasks has a line for each that has ended, with the last line of its log: "vzstart 900001 TASK OK". */
+async function task(verb, vmid, work) {
+  const type = taskTypes[verb];
+  const end = (state) => type && appendFileSync(at('tasks'), `${type} ${vmid} TASK ${state}\n`);
+  try {
+    await work();
+  } catch (error) {
+    end(`ERROR: ${error.message}`);
+    throw error;
+  }
+  end('OK');
 }
 
 function unknown(verb) {
