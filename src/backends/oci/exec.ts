@@ -58,7 +58,7 @@ async function execPlain(
       await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
     ),
     plan.io,
-    { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder },
+    { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', cwd: container.folder, ownStreams: true },
   );
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
