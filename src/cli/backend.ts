@@ -116,6 +116,7 @@ export async function explanationOf(
     terminal: plan.spec.process.terminal ?? false,
     stdin: plan.stdin,
     stdinOnce: plan.stdinOnce,
+    ownStreams: plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
   };
   return {
     commands: [

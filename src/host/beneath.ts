@@ -16,8 +16,9 @@ import {
 } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { CrispError } from '../errors.js';
+import { O_PATH } from './files.js';
 
-const { O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants;
+const { O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
 
 /**
  * Opens a folder without following a link.
@@ -80,9 +81,10 @@ export function openToAppend(path: string, mode: number, fresh = false): number 
   try {
     const at = entryOf(folder, basename(path));
     if (fresh) unlinkIfThere(at);
-    // O_NONBLOCK: a FIFO would hold us up until somebody reads from it.
-    const flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | (fresh ? O_EXCL : 0);
-    return checked(openFile(at, path, flags, mode), path);
+    const flags = O_WRONLY | O_APPEND;
+    return (
+      (fresh ? undefined : openThere(at, path, flags)) ?? openFile(at, path, flags | O_CREAT | O_EXCL, mode)
+    );
   } finally {
     closeSync(folder);
   }
@@ -93,8 +95,8 @@ export function readTail(path: string, bytes: number): string | undefined {
   try {
     const folder = openFolder(dirname(path));
     try {
-      const at = entryOf(folder, basename(path));
-      const file = checked(openFile(at, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK), path);
+      const file = openThere(entryOf(folder, basename(path)), path, O_RDONLY);
+      if (file === undefined) return undefined;
       try {
         const buffer = Buffer.alloc(bytes);
         const from = Math.max(0, fstatSync(file).size - bytes);
@@ -126,22 +128,44 @@ function openFile(at: string, path: string, flags: number, mode?: number): numbe
   }
 }
 
-/** A file with a second name is a file of somebody else's, as far as we can tell. */
-function checked(file: number, path: string): number {
-  const found = fstatSync(file);
-  if (found.isFile() && found.nlink === 1) return file;
-  closeSync(file);
-  throw new CrispError(
-    'InvalidArgument',
-    `${path} is ${found.isFile() ? 'a file with several names (hard links)' : 'no regular file'}`,
-  );
+/**
+ * Opens what lies there, if it is a regular file. It is looked at before, through a descriptor that
+ * opens nothing (O_PATH): to open a device is an act of its own (a watchdog starts, a tape rewinds),
+ * and every container may make device nodes. A file with a second name is a file of somebody else's,
+ * as far as we can tell.
+ * @returns undefined: there is nothing
+ */
+function openThere(at: string, path: string, flags: number): number | undefined {
+  let found: number;
+  try {
+    found = openSync(at, O_PATH | O_NOFOLLOW);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw refusal(error, at, path, 'file');
+  }
+  try {
+    const is = fstatSync(found);
+    if (is.isSymbolicLink()) throw linkRefused(path);
+    if (is.isFile() && is.nlink === 1) return openSync(`/proc/self/fd/${found}`, flags);
+    throw new CrispError(
+      'InvalidArgument',
+      `${path} is ${is.isFile() ? 'a file with several names (hard links)' : 'no regular file'}`,
+    );
+  } finally {
+    closeSync(found);
+  }
 }
 
 function refusal(error: unknown, at: string, path: string, wanted: 'file' | 'folder'): unknown {
   const { code } = error as NodeJS.ErrnoException;
   if (code === 'ENAMETOOLONG') return new CrispError('InvalidArgument', `${path}: the name is too long`);
+  if (code === 'EEXIST')
+    return new CrispError('InvalidArgument', `${path} is made by somebody else at this moment`);
   if (code !== 'ELOOP' && code !== 'ENOTDIR' && code !== 'ENXIO' && code !== 'EISDIR') return error;
-  if (lstatSync(at, { throwIfNoEntry: false })?.isSymbolicLink())
-    return new CrispError('PathEscapes', `${path} is a symbolic link, and links are not followed here`);
+  if (lstatSync(at, { throwIfNoEntry: false })?.isSymbolicLink()) return linkRefused(path);
   return new CrispError('InvalidArgument', `${path} is no ${wanted === 'file' ? 'regular file' : 'folder'}`);
+}
+
+function linkRefused(path: string): CrispError {
+  return new CrispError('PathEscapes', `${path} is a symbolic link, and links are not followed here`);
 }

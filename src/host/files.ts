@@ -4,6 +4,7 @@ import {
   chownSync,
   closeSync,
   constants,
+  fstatSync,
   fsync,
   lstatSync,
   mkdirSync,
@@ -13,7 +14,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { lstat, open, readdir, realpath, rm, stat } from 'node:fs/promises';
+import { lstat, open, readdir, realpath, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { CrispError } from '../errors.js';
@@ -53,6 +54,9 @@ export interface ReadLimits {
 }
 const defaultMaxBytes = 16 << 20;
 
+/** open(2); Node has no name for it. */
+export const O_PATH = 0o10000000;
+
 /**
  * Reads a text file of limited size. The one way to read a file that an image,
  * a pod, a registry, a caller or another program wrote: a file without end would
@@ -64,12 +68,17 @@ export async function readText(
   { maxBytes = defaultMaxBytes, larger = 'refuse', followLink = true }: ReadLimits = {},
 ): Promise<string> {
   const notRegular = (): CrispError => new CrispError('FileRefused', `${path} is not a regular file`);
-  if (!(await (followLink ? stat : lstat)(path)).isFile()) throw notRegular();
-  const noFollow = followLink ? 0 : constants.O_NOFOLLOW;
-  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY | noFollow);
+  // O_PATH opens nothing yet: what is looked at is what is read, and a device is not touched.
+  const found = openSync(path, O_PATH | (followLink ? 0 : constants.O_NOFOLLOW));
+  let file: FileHandle;
+  try {
+    if (!fstatSync(found).isFile()) throw notRegular();
+    file = await open(`/proc/self/fd/${found}`, constants.O_RDONLY);
+  } finally {
+    closeSync(found);
+  }
   try {
     const opened = await file.stat();
-    if (!opened.isFile()) throw notRegular(); // it was replaced in between
     const tooLarge = new CrispError('FileRefused', `${path} is larger than ${maxBytes} bytes`);
     if (opened.size > maxBytes && larger === 'refuse') throw tooLarge;
     const chunks: Buffer[] = [];

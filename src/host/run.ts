@@ -38,6 +38,12 @@ export interface RunOptions {
   outputFolder?: string | undefined;
   /** The uid that owns its standard streams, for one that becomes another user: only the owner opens /dev/stdin. */
   streamsOwner?: number;
+  /**
+   * runStreaming: streams that nobody has are pipes of its own (an input that is over, an output that is
+   * dropped) and not the host's /dev/null: for a tool that hands them on to a process of a container,
+   * which could change the mode of that file, and whom crun even makes its owner.
+   */
+  ownStreams?: boolean;
   /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
   wholeGroup?: boolean;
   /** Its oom_score_adj, and that of all that it starts, where we may give it; default: ours. */
@@ -186,10 +192,11 @@ export function runStreaming(
     judge(argv, options, ended, { stdout: '', stderr: '' }, performance.now() - started);
   let child: Child;
   try {
+    const own = options.ownStreams ?? false;
     child = start(argv, options, {
-      stdin: streams.stdin !== undefined,
-      stdout: streams.stdout !== undefined,
-      stderr: streams.stderr !== undefined,
+      stdin: own || streams.stdin !== undefined,
+      stdout: own || streams.stdout !== undefined,
+      stderr: own || streams.stderr !== undefined,
     });
   } catch (error) {
     const ended = notStarted(error);
@@ -201,14 +208,15 @@ export function runStreaming(
     };
   }
   const stopped = stopOn(child, options);
-  if (child.stdin) streams.stdin?.pipe(child.stdin);
-  const { stdout, endStdout } = streams;
+  const { stdin, stdout, stderr, endStdout } = streams;
+  if (child.stdin && stdin) stdin.pipe(child.stdin);
+  else child.stdin?.destroy();
   if (stdout) child.stdout?.pipe(stdout, { end: false });
+  else child.stdout?.resume();
   if (stdout && endStdout) child.stdout?.once('close', () => stdout.end());
-  if (streams.stderr) child.stderr?.pipe(streams.stderr, { end: false });
-  const ended = exitOf(child, [streams.stdout, streams.stderr]).then((exit) =>
-    judged({ ...stopped(), ...exit }),
-  );
+  if (stderr) child.stderr?.pipe(stderr, { end: false });
+  else child.stderr?.resume();
+  const ended = exitOf(child, [stdout, stderr]).then((exit) => judged({ ...stopped(), ...exit }));
   return {
     pid: child.pid,
     present: () => child.present,

@@ -5,7 +5,7 @@ import { constants, openSync, closeSync } from 'node:fs';
 import { readFile, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
-import { isAbsent } from '../host/files.js';
+import { isAbsent, O_PATH } from '../host/files.js';
 import type { Mount, Spec } from '../shapes/spec.js';
 import { linkTarget } from './inspect.js';
 
@@ -54,8 +54,6 @@ export async function checkProcessFolder(cwd: string, pid: number): Promise<void
     closeSync(folder);
   }
 }
-/** open(2); Node has no name for it. */
-const O_PATH = 0o10000000;
 
 /** @param place where a path of the container without links is found; undefined: in a mount that holds nothing yet */
 async function resolveWorkingFolder(

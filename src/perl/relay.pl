@@ -85,8 +85,10 @@ sub run_console {
     if (!$runtime) {
         $SIG{$_} = 'DEFAULT' for qw(PIPE CHLD TERM);
         setpgrp(0, 0);    # what it starts can be killed with it
-        open(STDIN, '<', '/dev/null');
-        open(STDOUT, '>', '/dev/null');
+        # Not /dev/null: crun makes the process the owner of what it begins with, and that file is the host's.
+        pipe(my $nothing, my $nobody) or die "pipe: $!\n";
+        dup2(fileno($nothing), 0);
+        dup2(fileno($nobody), 1);
         exec { $command[0] } map { $_ eq 'CONSOLE' ? $path : $_ } @command or die "$command[0]: $!\n";
     }
     my ($master, $status, $deadline) = (undef, undef, time + $patience);

@@ -4,7 +4,7 @@
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
 import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
@@ -17,6 +17,7 @@ import {
   startContainer,
   testImage,
   untilStopped,
+  waitForExit,
 } from '../helpers/requests.js';
 
 let daemon: Daemon;
@@ -53,6 +54,52 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
   test.each([
     ['', {}],
     [' in a user namespace', { userns_options }],
+  ])("no process has the host's /dev/null as a stream, or becomes its owner%s", async (_, more) => {
+    const null_ = join(daemon.folder, `null-${handler}${'userns_options' in more}`);
+    await daemon.machine.must(['mknod', '--mode=666', null_, 'c', '1', '3']);
+    await daemon.machine.must(['mount', '--bind', null_, '/dev/null']); // the host's, to this daemon
+    const { dev, ino } = await stat(null_);
+    const untouched = async () => {
+      const { uid, gid, mode } = await stat(null_);
+      expect({ uid, gid, mode }).toEqual({ uid: 0, gid: 0, mode: 0o20666 });
+    };
+    const pod = await runPod(daemon, { linux: { security_context: { namespace_options: more } } }, handler);
+    for (const tty of [false, true])
+      for (const value of ['0', '1001']) {
+        const id = await startContainer(
+          daemon,
+          pod,
+          container({ namespace_options: { pid: 'CONTAINER', ...more }, run_as_user: { value } }, { tty }),
+        );
+        await untouched();
+        const streams =
+          'for p in 1 self; do for fd in 0 1 2; do stat -L -c %d:%i /proc/$p/fd/$fd; done; done';
+        const found = (await said(id, 'sh', '-c', streams)).trim().split('\n');
+        expect(found).toHaveLength(6);
+        expect(found).not.toContain(`${dev}:${ino}`);
+        const exec = `exec crictl --config /dev/null -r unix://${daemon.socket} exec`;
+        await daemon.machine.must(['script', '-qec', `${exec} -it ${id} true`, join(daemon.folder, 'typed')]);
+        await untouched();
+        // What reads an input that is not there is at its end, also in the first process.
+        expect(await said(id, 'cat')).toBe('');
+      }
+    const reader = await startContainer(
+      daemon,
+      pod,
+      containerConfig('cat; exit 7', {
+        metadata: { name: 'reader' },
+        linux: { security_context: { namespace_options: { pid: 'CONTAINER', ...more } } },
+      }),
+    );
+    expect((await waitForExit(daemon, reader)).exit_code).toBe(7);
+    await removePod(daemon, pod.id);
+    await daemon.machine.must(['umount', '/dev/null']);
+    await rm(null_);
+  });
+
+  test.each([
+    ['', {}],
+    [' in a user namespace', { userns_options }],
   ])('the first process of a shared pid namespace leads nowhere%s', async (_, more) => {
     const namespace_options = { pid: 'POD' as const, ...more };
     const before = await daemon.traces();
@@ -81,9 +128,10 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
           'written',
         );
     }
-    expect(
-      await said(id, 'sh', '-c', 'for fd in 0 1 2; do : </proc/1/fd/$fd && echo opened; done'),
-    ).not.toContain('opened');
+    // Its streams are pipes without another end: only who may trace it opens them, and finds nothing.
+    for (const fd of [0, 1, 2])
+      expect(await said(id, 'stat', '-L', '-c', '%F', `/proc/1/fd/${fd}`)).toMatch(/^fifo\n$|denied/);
+    expect(await said(id, 'sh', '-c', 'cat </proc/1/fd/0')).toMatch(/^$|denied/);
     const status = await said(id, 'cat', '/proc/1/status');
     expect(status).toMatch(/^CapBnd:\t0{16}$/m);
     expect(status).toMatch(/^Seccomp:\t2$/m);

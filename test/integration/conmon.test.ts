@@ -40,6 +40,7 @@ test('in create', async () => {
     terminal: false,
     stdin: false,
     stdinOnce: false,
+    ownStreams: false,
   };
   const outcome = expect(monitor(plan, explain)).rejects.toMatchObject({ id: 'ToolTimeout', tool: 'conmon' });
   while (!existsSync(begun)) await sleep(10);

@@ -173,9 +173,10 @@ export class OciBackend implements Backend {
           log: closeLog !== undefined,
           terminal: plan.spec.process.terminal ?? false,
           stdinOnce: plan.stdinOnce,
-          // In a user namespace crun gives its standard streams to the container's root. It must not be
-          // the host's /dev/null that changes hands, so there is a pipe even for a container without stdin.
-          stdin: plan.stdin || plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
+          stdin: plan.stdin,
+          // In a user namespace crun gives its standard streams to the container's root: it must not be
+          // the host's /dev/null that changes hands.
+          ownStreams: plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
         },
         (stderr) => this.runtime.explain('create', stderr),
       ).finally(closeLog);

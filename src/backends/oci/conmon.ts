@@ -14,6 +14,7 @@ import { entryOf, openFolder, unlinkIfThere } from '../../host/beneath.js';
 import { exists } from '../../host/files.js';
 import { killTree, programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
+import { perlProgram } from '../../installed.js';
 import type { TerminalSize } from '../../shapes/io.js';
 import { linkLog, logLink } from '../log-file.js';
 import { verbTimeoutMs } from './runtime.js';
@@ -31,7 +32,12 @@ export interface MonitorPlan {
   readonly terminal: boolean;
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
+  /** conmon gives the runtime pipes where it would have given it the host's /dev/null. */
+  readonly ownStreams: boolean;
 }
+
+/** Puts itself between conmon and the runtime. */
+const ownStreams = perlProgram('own-streams.pl');
 
 /**
  * Starts a container under conmon.
@@ -50,6 +56,11 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
 
 /** Also for `crisp explain`, which shows it and runs nothing. */
 export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
+  const [runtime, ...runtimeArgs] = [
+    ...(plan.ownStreams ? ['/usr/bin/perl', ownStreams] : []),
+    plan.runtime,
+    ...plan.runtimeArgs,
+  ] as [string, ...string[]];
   return [
     plan.conmon,
     '--cid',
@@ -59,8 +70,8 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     '--name',
     plan.id,
     '--runtime',
-    plan.runtime,
-    ...plan.runtimeArgs.flatMap((arg) => ['--runtime-arg', arg]),
+    runtime,
+    ...runtimeArgs.flatMap((arg) => ['--runtime-arg', arg]),
     ...(plan.systemdCgroup ? ['--systemd-cgroup'] : []),
     '--bundle',
     plan.bundle,

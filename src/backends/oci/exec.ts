@@ -60,6 +60,7 @@ async function execPlain(
       stage: 'exec',
       cwd: container.folder,
       oomScoreAdj: own.oomScoreAdj,
+      ownStreams: true,
     },
   );
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));

@@ -40,6 +40,7 @@ export async function exec(
         timeoutMs: 0,
         okExitCodes: 'any',
         stage: 'exec',
+        ownStreams: true,
         streamsOwner: attach.hostUid,
         ...options,
       });
