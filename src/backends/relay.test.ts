@@ -2,12 +2,13 @@
 // have test/integration/streaming-hostile.test.ts.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { childrenOf } from '../host/proc.js';
-import { endRelay, runInTerminal } from './relay.js';
+import { endRelay, runInTerminal, runOnConsole } from './relay.js';
 
 let folder: string;
 beforeEach(() => {
@@ -66,4 +67,13 @@ test('sizes reach the terminal, the last of them at last; the exit code is that 
   );
   expect((await running.ended).exitCode).toBe(7);
   await until(() => readdirSync(folder).length === 0);
+});
+
+test('an OCI runtime has the oom_score_adj that it is given', async () => {
+  const runtime = join(folder, 'runtime');
+  await writeFile(runtime, '#!/bin/sh\ncat /proc/self/oom_score_adj >score; exit 1\n', { mode: 0o755 });
+  const io = { terminal: true, stdin: undefined, stdout: new PassThrough() };
+  const { ended } = runOnConsole([runtime], io, folder, 10_000, new PassThrough(), { oomScoreAdj: 777 });
+  await ended;
+  expect(await readFile(join(folder, 'score'), 'utf8')).toBe('777\n');
 });
