@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   atLeast,
+  attachmentSchema,
   findNetwork,
   parseConflist,
   pluginInput,
@@ -217,4 +218,23 @@ describe('a conflist template', () => {
       expect.objectContaining({ id: 'CniConfigInvalid' }),
     );
   });
+});
+
+test('an attachment is read back whose ADD has not answered yet: its DEL needs the ports', () => {
+  const noted = {
+    ips: [],
+    containerId: 'one',
+    interfaceName: 'eth0',
+    network: {
+      name: 'net',
+      cniVersion: '1.0.0',
+      offered: ['1.0.0'],
+      disableCheck: false,
+      disableGC: false,
+      plugins: [{ type: 'portmap', capabilities: { portMappings: true } }],
+    },
+    runtimeConfig: { portMappings: [{ hostPort: 80 }] },
+    result: undefined,
+  };
+  expect(attachmentSchema.parse(JSON.parse(JSON.stringify(noted)))).toEqual(noted);
 });

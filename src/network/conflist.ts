@@ -75,7 +75,7 @@ export const attachmentSchema = z
     }),
     runtimeConfig: z.record(z.string(), z.unknown()),
     /** The plugin's own, which is only handed back to it. */
-    result: z.unknown(),
+    result: z.unknown().optional(), // none yet while its ADD is at work
   })
   .transform((attachment) => attachment as Attachment);
 
