@@ -2,7 +2,7 @@
 // Node that is too old.
 import { expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -51,6 +51,21 @@ test("NODE_OPTIONS of the caller's environment does not reach Node", async () =>
     exitCode: 0,
     stderr: '',
   });
+});
+
+test('arguments arrive as they are, also through a link', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'crisp program-'));
+  try {
+    await symlink(bin, join(folder, 'crisp'));
+    const words = '--a b\n$(exit 3) "c" *';
+    expect(await run(join(folder, 'crisp'), ['list', words])).toEqual({
+      exitCode: 2,
+      stdout: '',
+      stderr: `crisp list: unknown flag ${words}; see \`crisp list --help\`\n`,
+    });
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });
 
 test('a Node that is too old is named in one line', async () => {
