@@ -1,6 +1,5 @@
 // The main job, step by step: an image, a pod, a request to it, a command in it,
 // its log, its resources, its end.  Run by demo.sh in a mount namespace.
-import * as grpc from '@grpc/grpc-js';
 import { execFileSync, spawn } from 'node:child_process';
 import {
   existsSync,
@@ -14,7 +13,7 @@ import {
 import { get } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { loadProto } from '../dist/cri/proto.js';
+import { credentials, loadProto } from '../dist/cri/proto.js';
 import { makeArchive } from './busybox-archive.mjs';
 
 const bridge = `crispdemo${process.pid % 1000}`;
@@ -246,7 +245,7 @@ function connect() {
   const {
     runtime: { v1 },
   } = loadProto();
-  const client = new v1.RuntimeService(`unix:${socket}`, grpc.credentials.createInsecure());
+  const client = new v1.RuntimeService(`unix:${socket}`, credentials.createInsecure());
   return (method, request) => {
     if (stopped && !method.startsWith('List') && !method.startsWith('Remove')) throw new Error('stopped');
     const call = new Promise((resolve, reject) => {

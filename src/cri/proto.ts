@@ -9,6 +9,9 @@ import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerCo
 import type { LinuxContainerResources__Output } from './generated/runtime/v1/LinuxContainerResources.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 
+/** For the demo, which uses the built bundle: a client takes only credentials of its own copy of gRPC. */
+export { credentials } from '@grpc/grpc-js';
+
 const protoPath = installed('proto/runtime/v1/api.proto');
 
 let loaded: ProtoGrpcType | undefined;
