@@ -25,11 +25,12 @@ my ($vmid, $bundle, @command) = @ARGV;
 sub refuse {
     my ($why) = @_;
     print STDERR "CT $vmid is a container that crisp made, and only crisp starts it: $why\n";
+    open(STDERR, '>', '/dev/null');    # of the end that follows there is nothing more to say
     my ($program, @given) = @command;
     my @options = ();
     while (@given && $given[0] ne '-s' && $given[0] ne '--') { push @options, shift @given }
     my @hooks = map { ('-s', "lxc.hook.$_=") } qw(pre-start stop post-stop);
-    exec { $program } $program, '-q', '-o', '/dev/null', @options, @hooks, '-s', 'lxc.hook.pre-start=/bin/false', '--', '/bin/false'
+    exec { $program } $program, '-o', '/dev/null', @options, @hooks, '-s', 'lxc.hook.pre-start=/bin/false', '--', '/bin/false'
       or die "exec $program: $!\n";
 }
 

@@ -1,10 +1,8 @@
 // The unit of a pod's CT: nothing waits for it, nothing of it is left, and only
 // crisp starts it.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { execFile } from 'node:child_process';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import type { Daemon } from '../helpers/daemon.js';
 import { patience } from '../helpers/patience.js';
 import {
@@ -28,19 +26,9 @@ beforeAll(async () => {
 });
 afterAll(() => node?.stop());
 
-interface Answer {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
 /** What somebody does in the GUI. */
-async function pct(...args: string[]): Promise<Answer> {
-  const runFile = promisify(execFile);
-  return runFile(isReal ? 'pct' : join(node.folder, 'bin/pct'), args).then(
-    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
-    (error: unknown) => error as Answer,
-  );
+async function pct(...args: string[]): ReturnType<Daemon['machine']['run']> {
+  return daemon.machine.run([isReal ? 'pct' : join(node.folder, 'bin/pct'), ...args]);
 }
 
 async function vmidOf(id: string): Promise<string> {
@@ -57,7 +45,7 @@ async function units(wanted: readonly string[]): Promise<string[]> {
 }
 
 const refused = {
-  code: 255,
+  exitCode: 255,
   stderr: expect.stringMatching(/startup for container '\d+' failed/) as unknown,
   stdout: expect.stringMatching(
     /^CT \d+ is a container that crisp made, and only crisp starts it.*\n$/m,
@@ -129,9 +117,9 @@ test('the GUI can stop a CT, but neither reboot it nor start one that crisp has 
   expect(await pct('start', vmid)).toMatchObject(refused);
   await daemon.client.runtime.StartContainer({ container_id: id });
   expect(await node.unitStates()).toEqual([`${vmid} active`]);
-  expect(await pct('start', vmid)).toMatchObject({ code: 255, stderr: `CT ${vmid} already running\n` });
+  expect(await pct('start', vmid)).toMatchObject({ exitCode: 255, stderr: `CT ${vmid} already running\n` });
   // PVE's reboot is this, in one task.
-  expect(await pct('stop', vmid)).toMatchObject({ code: 0 });
+  expect(await pct('stop', vmid)).toMatchObject({ exitCode: 0 });
   expect(await pct('start', vmid)).toMatchObject(refused);
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 137 });
   expect(await units([])).toEqual([]);
