@@ -278,19 +278,20 @@ function readOut(child: Child, from: Socket | undefined, to: Writable | undefine
     child.onEnd(() => {
       if (from.destroyed) return;
       let owed = child.waiting(from);
-      let idle = false;
+      let quietMs = 0;
+      let waiting = to?.writableLength ?? 0;
       const deadline = performance.now() + remainsMs;
       from.on('data', (chunk: Buffer) => {
         owed -= chunk.length;
-        idle = false;
+        quietMs = 0;
       });
-      let [waiting, waitedMs] = [to?.writableLength ?? 0, 0];
       timer = setInterval(() => {
-        waitedMs = to?.writableNeedDrain && to.writableLength === waiting ? waitedMs + idleMs : 0;
+        if (to && to.writableLength !== waiting) quietMs = 0; // it takes, however slowly
         waiting = to?.writableLength ?? 0;
-        const over = (owed <= 0 && (idle || performance.now() > deadline)) || waitedMs >= untakenMs;
-        if (over || to?.destroyed) from.destroy();
-        idle = true;
+        const silent = owed <= 0 && (quietMs > 0 || performance.now() > deadline);
+        // A taker that has failed takes nothing more, and pipe() has let go of it.
+        if (silent || quietMs >= untakenMs || to?.destroyed || to?.errored) from.destroy();
+        quietMs += idleMs;
       }, idleMs);
     });
   });
