@@ -21,8 +21,9 @@ import {
   untilStopped,
 } from '../helpers/requests.js';
 
-const seed = Number(process.env['FUZZ_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
-const messages = Number(process.env['FUZZ_MESSAGES'] ?? 3000);
+// The short form is the same each time, so that the gate is; the long form takes a seed.
+const seed = Number(process.env['FUZZ_SEED'] ?? 7);
+const messages = Number(process.env['FUZZ_MESSAGES'] ?? 500);
 /** A call that has no answer by then hangs. */
 const hangMs = 30_000 * patience;
 const atOnce = 8;

@@ -146,7 +146,7 @@ describe('a rootfs', () => {
     await store.rootfs.unmountImage('v');
     await store.images.remove(many.id, []);
     expect(await traces()).toEqual([]);
-  });
+  }, 240_000);
 
   test('that cannot be mounted leaves nothing', async () => {
     const { overlay } = store.images.layout;
