@@ -41,13 +41,15 @@ export function feedWatchdog(listen: string): () => void {
   return () => clearInterval(timer);
 }
 
+/** Loaded when there is a watchdog to feed. */
+let service: ReturnType<typeof loadProto>['runtime']['v1']['RuntimeService'] | undefined;
+
 /** Resolves when the daemon answers Version, over a connection of its own: accepting one is part of being alive. */
 function answers(listen: string, timeoutMs: number): Promise<void> {
-  const client: RuntimeServiceClient = new (loadProto().runtime.v1.RuntimeService)(
-    listen,
-    credentials.createInsecure(),
-    { 'grpc.use_local_subchannel_pool': 1 },
-  );
+  service ??= loadProto().runtime.v1.RuntimeService;
+  const client: RuntimeServiceClient = new service(listen, credentials.createInsecure(), {
+    'grpc.use_local_subchannel_pool': 1,
+  });
   return new Promise<void>((resolve, reject) => {
     client.Version({}, { deadline: Date.now() + timeoutMs }, (error) => (error ? reject(error) : resolve()));
   }).finally(() => client.close());
