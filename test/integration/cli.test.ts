@@ -816,7 +816,7 @@ describe('the commands that only look', () => {
     );
     expect(app?.files.map(({ path }) => path.replace(/.*\//, ''))).toEqual(['lxc.conf', 'crisp.conf']);
     expect(app?.files.map(({ text }) => text).join()).toMatch(
-      /lxc\.environment = A=b\n[^]*"--" "sh" "-c" "echo \\"\$A\\""/,
+      /lxc\.environment\.runtime = A=b\n[^]*"--" "sh" "-c" "echo \\"\$A\\""/,
     );
   });
 
