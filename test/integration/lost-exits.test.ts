@@ -39,7 +39,8 @@ test('of a container whose monitor was killed, and of one that could not be reco
   ];
   const [first, second] = [await pidOf(unwatched), await pidOf(unrecorded)];
 
-  process.kill((await parentOf(first)) ?? 0, 'SIGKILL');
+  const monitor = (await parentOf(first)) ?? 0;
+  process.kill(monitor, 'SIGSTOP'); // it will be gone before it has seen the end
   const records = join(daemon.state, 'containers');
   await daemon.machine.must(['mount', '--bind', '-o', 'ro', records, records]);
   const failed = daemon.logged((line) => line.includes('exit not recorded'));
@@ -58,6 +59,7 @@ test('of a container whose monitor was killed, and of one that could not be reco
     'CONTAINER_RUNNING',
     'CONTAINER_RUNNING',
   ]);
+  process.kill(monitor, 'SIGKILL');
   const deadline = Date.now() + 40_000 * patience;
   while (
     (await states()).filter((status) => status?.state === 'CONTAINER_EXITED').length < 2 &&
