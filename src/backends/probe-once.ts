@@ -89,8 +89,8 @@ async function keyOf({ config, state, name, fingerprint }: ProbeInput): Promise<
     config.runtime,
     config.lxc,
     config.root,
-    // Whether the ids of a user namespace reach a rootfs in them.
-    ...(await Promise.all([...ancestors(state), ...ancestors(config.root)].map(modeOf))),
+    // Whether the ids of a user namespace reach a rootfs in them, and which filesystems they are on.
+    ...(await Promise.all([...ancestors(state), ...ancestors(config.root)].map(kindOf))),
     fingerprint,
   ]);
 }
@@ -99,9 +99,9 @@ function ancestors(path: string): string[] {
   return path === '/' ? [path] : [...ancestors(dirname(path)), path];
 }
 
-async function modeOf(folder: string): Promise<number | undefined> {
+async function kindOf(folder: string): Promise<string | undefined> {
   return stat(folder).then(
-    ({ mode }) => mode,
+    ({ mode, dev }) => `${mode} on ${dev}`,
     () => undefined,
   );
 }

@@ -185,7 +185,7 @@ test('create, start, exec, kill, logs, stop, list, state, delete', async () => {
     rule: 'RuntimeClass handler lxc',
     notHonoured: expect.arrayContaining(['spec.linux.seccomp']),
   });
-  expect(await node.guestOf(id)).toMatch(/^#Container life, of no pod$/m);
+  expect(await node.guestOf(id)).toMatch(/^#Container life, of no pod {2}$/m);
   expect(await crisp('start', 'life')).toMatchObject({ stdout, exitCode: 0 });
   expect(await shown('life')).toMatchObject({ status: 'running', pid: expect.any(Number) });
   expect(await crisp('exec', '--env', 'B=2', 'life', 'sh', '-c', 'echo $B; exit 9')).toEqual({

@@ -168,7 +168,9 @@ export class PctBackend implements Backend {
   async fingerprint(): Promise<string> {
     const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
     const paths = await Promise.all([pct, info, attach].map((name) => findProgram(name).catch(() => '')));
-    return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
+    // The probe chooses a storage for copies of images.
+    const files = [...paths, join(this.options.lxc.pve_folder, 'storage.cfg')];
+    return files.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
   userNamespace(): IdMaps | undefined {
