@@ -271,7 +271,14 @@ function readOut(child: Child, from: Socket | undefined, to: Writable | undefine
   if (!from) return Promise.resolve();
   return new Promise((resolve) => {
     let timer: NodeJS.Timeout | undefined;
+    // A taker that has failed takes nothing more, and pipe() has let go of it. Our own stdout does not keep its error.
+    let failed = false;
+    const fail = (): void => {
+      failed = true;
+    };
+    to?.once('error', fail);
     from.once('close', () => {
+      to?.off('error', fail);
       clearInterval(timer);
       resolve();
     });
@@ -289,8 +296,7 @@ function readOut(child: Child, from: Socket | undefined, to: Writable | undefine
         if (to && to.writableLength !== waiting) quietMs = 0; // it takes, however slowly
         waiting = to?.writableLength ?? 0;
         const silent = owed <= 0 && (quietMs > 0 || performance.now() > deadline);
-        // A taker that has failed takes nothing more, and pipe() has let go of it.
-        if (silent || quietMs >= untakenMs || to?.destroyed || to?.errored) from.destroy();
+        if (silent || quietMs >= untakenMs || to?.destroyed || failed) from.destroy();
         quietMs += idleMs;
       }, idleMs);
     });
