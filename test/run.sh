@@ -84,7 +84,7 @@ finish() {
 
 exec 3>&1 # for test/progress.mjs
 echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, documents,
-workflows, unit, integration and pct tests and critest; 20 to 40 minutes on two cores.'
+workflows, unit, integration and pct tests and critest; about 25 minutes on two cores.'
 
 need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
