@@ -303,26 +303,25 @@ export class Pulls {
     return stdout;
   }
 
-  private async addName(name: string, more: string): Promise<void> {
+  /** containers-storage(1) on our store. */
+  private storageCommand(...words: readonly string[]): [string, ...string[]] {
     const { layout, runRoot } = this.options;
-    await run(
-      [
-        'containers-storage',
-        '--graph',
-        layout.root,
-        '--run',
-        runRoot,
-        '--storage-driver',
-        'overlay',
-        '--storage-opt',
-        storageOption,
-        'add-names',
-        '--name',
-        more,
-        name,
-      ],
-      { timeoutMs: sweepTimeoutMs, stage, errorId: 'StorageFailed' },
-    );
+    return [
+      'containers-storage',
+      ...['--graph', layout.root],
+      ...['--run', runRoot],
+      ...['--storage-driver', 'overlay'],
+      ...['--storage-opt', storageOption],
+      ...words,
+    ];
+  }
+
+  private async addName(name: string, more: string): Promise<void> {
+    await run(this.storageCommand('add-names', '--name', more, name), {
+      timeoutMs: sweepTimeoutMs,
+      stage,
+      errorId: 'StorageFailed',
+    });
   }
 
   private environment(home: string): Record<string, string> {
@@ -386,25 +385,13 @@ export class Pulls {
   /** Removes the layers that no image stands on. Not while we copy: a copy's layers have no image yet. */
   private async sweep(): Promise<void> {
     this.failed = false;
-    const { layout, runRoot } = this.options;
+    const { layout } = this.options;
     const all = await layout.unusedLayers();
     for (const [id, until] of this.kept) if (until <= Date.now() || !all.includes(id)) this.kept.delete(id);
     const unused = all.filter((id) => !this.kept.has(id));
     if (unused.length === 0) return;
     // It may fail for one that is gone already: opening the store removes what was half unpacked.
-    await this.alone([
-      'containers-storage',
-      '--graph',
-      layout.root,
-      '--run',
-      runRoot,
-      '--storage-driver',
-      'overlay',
-      '--storage-opt',
-      storageOption,
-      'delete-layer',
-      ...unused,
-    ]);
+    await this.alone(this.storageCommand('delete-layer', ...unused));
     const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
     this.failed = left.length > 0;
     log.info({ layers: unused, left }, 'layers of a failed pull removed');
