@@ -12,10 +12,10 @@ import { monitorLost } from './cri/monitor-lost.js';
 import { Events } from './cri/event-log.js';
 import { streamingHandlers } from './cri/exec.js';
 import { beingProbed, Handler, refreshHandlers } from './cri/handlers.js';
-import type { Parts } from './cri/parts.js';
+import type { Services } from './cri/services.js';
 import { recover } from './cri/recover.js';
 import { holderRuntimes } from './cri/sandbox-run.js';
-import { Samples } from './cri/samples.js';
+import { UsageCache } from './cri/usage-cache.js';
 import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
 import { makeFolder, readFileIfThere, takeFrom, tightenState, writeFileAtomic } from './host/files.js';
@@ -55,11 +55,13 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
   process.on('SIGHUP', () => reload());
   const closers: (() => Promise<void> | void)[] = [];
   try {
-    const parts = await open(config, closers);
-    reload = () => reloadConfig(parts, read);
-    notifySystemd('READY=1', `STATUS=${statusLine(parts.handlers)}`);
+    const services = await open(config, closers);
+    reload = () => reloadConfig(services, read);
+    notifySystemd('READY=1', `STATUS=${statusLine(services.handlers)}`);
     closers.push(feedWatchdog(config.listen));
-    void refreshHandlers(parts.handlers).then(() => notifySystemd(`STATUS=${statusLine(parts.handlers)}`));
+    void refreshHandlers(services.handlers).then(() =>
+      notifySystemd(`STATUS=${statusLine(services.handlers)}`),
+    );
     // Until we are told to go; containers, their monitors and their logs need nobody.
     await aborted(signal);
     notifySystemd('STOPPING=1', 'STATUS=containers run on');
@@ -71,7 +73,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
 }
 
 /** Builds all parts and opens the socket. @param closers what was opened, in order; also when a later part fails */
-async function open(config: Config, closers: (() => Promise<void> | void)[]): Promise<Parts> {
+async function open(config: Config, closers: (() => Promise<void> | void)[]): Promise<Services> {
   // 1. Where things are kept.
   const socketPath = config.listen.replace(/^unix:\/\//, '');
   makePlace('state', config.state, 0o711);
@@ -112,13 +114,13 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   const streaming = new StreamingServer({
     address,
     port,
-    handlers: streamingHandlers(() => parts),
+    handlers: streamingHandlers(() => services),
     ...(cert ? { tls: { cert, key } } : {}),
   });
   closers.push(() => streaming.close());
   await streaming.start();
   const creations = new InFlight(config.runtime.unclaimed_seconds * 1000);
-  const parts: Parts = {
+  const services: Services = {
     config,
     version,
     bootId: await bootId(),
@@ -131,39 +133,39 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
     network,
     images,
     rootfs,
-    samples: new Samples((ids) => rootfs.usage(ids)),
+    usageCache: new UsageCache((ids) => rootfs.usage(ids)),
     events: new Events({ store, creations }),
     streaming,
   };
   for (const { backend } of handlers.values()) {
     backend.onExit(
       (id, exit) =>
-        void recordExit(parts, id, exit).catch((error: unknown) =>
+        void recordExit(services, id, exit).catch((error: unknown) =>
           log.error({ err: error, containerId: id }, 'exit not recorded'),
         ),
     );
     backend.onMonitorLost(
       (id) =>
-        void monitorLost(parts, id).catch((error: unknown) =>
+        void monitorLost(services, id).catch((error: unknown) =>
           log.error({ err: error, containerId: id }, 'the end of a monitor is not dealt with'),
         ),
     );
   }
-  const figures = config.metrics.port === 0 ? undefined : await serveMetrics(parts);
+  const figures = config.metrics.port === 0 ? undefined : await serveMetrics(services);
   closers.push(() => figures?.close());
 
   // 3. What an earlier run left: repaired before anybody can ask.
-  await recover(parts);
+  await recover(services);
   const ended = new AbortController();
   closers.push(() => ended.abort());
-  void watchForLostExits(parts, ended.signal);
+  void watchForLostExits(services, ended.signal);
 
-  await findHolderTools(holderRuntimes(parts)).catch((error: unknown) =>
+  await findHolderTools(holderRuntimes(services)).catch((error: unknown) =>
     log.warn({ error: toCrispError(error).report }, 'pods that share one pid namespace cannot run'),
   );
 
   // 4. Open for calls.
-  const server = new CriServer(parts);
+  const server = new CriServer(services);
   closers.push(() => server.close(closeGraceMs));
   await server.listen(socketPath);
   log.info(
@@ -178,7 +180,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
     },
     'crisp is ready',
   );
-  return parts;
+  return services;
 }
 
 /** Makes a folder that the configuration names. @throws InvalidConfigFile where none can be; DiskFull, PermissionDenied */
@@ -243,10 +245,10 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
 }
 
 /** Takes over what can change in a running daemon; a configuration with a mistake changes nothing. */
-function reloadConfig(parts: Parts, read: () => Config): void {
+function reloadConfig(services: Services, read: () => Config): void {
   try {
-    const { config, applied, needRestart } = diffConfig(parts.config, read());
-    parts.config = config;
+    const { config, applied, needRestart } = diffConfig(services.config, read());
+    services.config = config;
     log.level = config.log_level;
     log.info(
       { applied, needRestart },
@@ -257,7 +259,7 @@ function reloadConfig(parts: Parts, read: () => Config): void {
   }
 }
 
-async function serveMetrics({ config, store, handlers }: Parts): Promise<MetricsServer> {
+async function serveMetrics({ config, store, handlers }: Services): Promise<MetricsServer> {
   const counted = (items: readonly { readonly handler: string; readonly state: string }[]) => {
     const groups = new Map<string, number>();
     for (const { handler, state } of items)

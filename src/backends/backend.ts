@@ -16,7 +16,7 @@ import type { Resources, Spec } from '../shapes/spec.js';
  * user namespace, where it has one) and names it in spec.root.path.
  * own: the backend makes a copy; spec.root.path is a read-only view of the image.
  */
-export type RootfsWish = { readonly kind: 'overlay' } | { readonly kind: 'own' };
+export type RootfsMode = { readonly kind: 'overlay' } | { readonly kind: 'own' };
 
 /** What a container is to a backend. */
 export interface ContainerPlan {
@@ -40,7 +40,7 @@ export interface ContainerPlan {
   /** SIGTERM and so on, for backends that keep it in a config. */
   readonly stopSignal: string;
   /** A line that tells who the container is, for backends that can keep it where it outlives our state folder; undefined: it would be too long. Absent: not worth it. */
-  keepsake?(): string | undefined;
+  recoveryLabel?(): string | undefined;
 }
 
 /** Names a container that create() made: its id, its bundle, and what create() returned. */
@@ -54,8 +54,8 @@ export interface ContainerRef {
 
 /** A container that bears our mark. */
 export interface FoundContainer extends ContainerRef {
-  /** What ContainerPlan.keepsake gave; 'forged': something is there that crisp did not put there. */
-  readonly keepsake?: string | undefined;
+  /** What ContainerPlan.recoveryLabel gave; 'forged': something is there that crisp did not put there. */
+  readonly recoveryLabel?: string | undefined;
 }
 
 /** A container that a tool which was cut off has left half made or half removed. */
@@ -145,7 +145,7 @@ export interface Backend {
   /** What of a spec the backend cannot give, as paths in it: "spec.hooks". Absent: nothing. */
   notHonoured?(spec: Spec): readonly string[];
   /** Asked before the rootfs of a container is made. @param template of Proxmox, see ContainerPlan @throws InvalidArgument where there can be none from it */
-  rootfs(plan: SandboxPlan, template?: string): RootfsWish;
+  rootfs(plan: SandboxPlan, template?: string): RootfsMode;
   /** Removes what was prepared of an image that is gone. */
   forgetImage?(imageId: string): Promise<void>;
   /** Makes the container, not yet running; the answer is kept in its record. Undoes itself on failure. */
@@ -177,10 +177,10 @@ export interface Backend {
   remnants?(): Promise<readonly Remnant[]>;
   /**
    * Takes back a container that our state folder has lost: makes anew what it had in its bundle.
-   * Absent: the backend's containers carry no keepsake.
+   * Absent: the backend's containers carry no recoveryLabel.
    * @returns its pid; undefined: it does not run
    */
-  adopt?(container: ContainerRef): Promise<number | undefined>;
+  reclaim?(container: ContainerRef): Promise<number | undefined>;
   /** The listener hears of each exit once, also of exits while we were away (after the survey). Set before anything is created. */
   onExit(listener: (containerId: string, exit: Exit) => void): void;
   /**

@@ -18,7 +18,7 @@ import { containerConfig, sandboxConfig, type ContainerWish } from './container-
 import { imageOf } from './container-create.js';
 import { printJson } from './output.js';
 import { UsageError } from './parse.js';
-import { type Parts, type PlaceFlags, withParts } from './parts.js';
+import { type Services, type PlaceFlags, withParts } from './services.js';
 import { Signals } from './signals.js';
 
 export interface BundleFlags extends PlaceFlags {
@@ -39,8 +39,8 @@ export async function bundleCommand(flags: BundleFlags, args: readonly string[])
   const profile = flags.profile ?? 'full';
   if (profile !== 'full' && profile !== 'minimal')
     throw new UsageError(`--profile must be full or minimal, not "${profile}"`);
-  return withParts(flags, async (parts) => {
-    await makeBundle(parts, await imageOf(parts, first), resolve(second), profile);
+  return withParts(flags, async (services) => {
+    await makeBundle(services, await imageOf(services, first), resolve(second), profile);
     return 0;
   });
 }
@@ -58,7 +58,7 @@ async function validate(folder: string, json: boolean): Promise<number> {
 
 /** Writes DIR/rootfs and DIR/config.json. @throws InvalidArgument when DIR has something in it */
 async function makeBundle(
-  parts: Parts,
+  services: Services,
   image: Image,
   folder: string,
   profile: 'full' | 'minimal',
@@ -74,20 +74,20 @@ async function makeBundle(
     makeFolder(rootfs, 0o755);
     const view = `bundle-${process.pid}`;
     try {
-      const source = await parts.rootfs.mountImage(view, image);
+      const source = await services.rootfs.mountImage(view, image);
       await run(['cp', '-a', '--reflink=auto', `${source}/.`, rootfs], {
         timeoutMs: copyTimeoutMs,
         stage: 'copy rootfs',
         errorId: 'StorageFailed',
       });
     } finally {
-      await parts.rootfs.unmountImage(view);
+      await services.rootfs.unmountImage(view);
     }
     signals.check();
     writeBundle(
       folder,
       await withWorkingFolder(
-        await (profile === 'full' ? fullSpec(parts, image, rootfs) : smallSpec(image, rootfs)),
+        await (profile === 'full' ? fullSpec(services, image, rootfs) : smallSpec(image, rootfs)),
         rootfs,
       ),
     );
@@ -105,8 +105,8 @@ async function smallSpec(image: Image, rootfs: string): Promise<Spec> {
 }
 
 /** The spec of a container of a pod, cut loose from the pod: namespaces of its own, its own /dev/shm, no files of a pod. */
-async function fullSpec(parts: Parts, image: Image, rootfs: string): Promise<Spec> {
-  const host = readHostFacts(parts.config);
+async function fullSpec(services: Services, image: Image, rootfs: string): Promise<Spec> {
+  const host = readHostFacts(services.config);
   const wish = wishFor(image);
   const config = containerConfig(wish, host.seccompProfile !== undefined);
   const id = 'crisp';

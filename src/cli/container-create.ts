@@ -24,7 +24,7 @@ import { takeApart } from '../pod/remove.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { routeTo } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
-import { type Parts, type PlaceFlags, withParts } from './parts.js';
+import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
 import { Signals } from './signals.js';
 
@@ -47,10 +47,10 @@ export interface CreateFlags extends PlaceFlags {
 }
 
 export async function createCommand(flags: CreateFlags, args: readonly string[]): Promise<number> {
-  return withParts(flags, async (parts) => {
+  return withParts(flags, async (services) => {
     const signals = new Signals();
     try {
-      const record = await createContainer(parts, flags, args, signals);
+      const record = await createContainer(services, flags, args, signals);
       process.stdout.write(`${record.id}\n`);
       return 0;
     } finally {
@@ -64,7 +64,7 @@ export async function createCommand(flags: CreateFlags, args: readonly string[])
  * @throws Cancelled, UsageError, ImageNotFound, NameInUse, HandlerNotReady and what a spec can be refused for
  */
 export async function createContainer(
-  parts: Parts,
+  services: Services,
   flags: CreateFlags,
   args: readonly string[],
   signals: Signals,
@@ -77,12 +77,12 @@ export async function createContainer(
     throw new UsageError(`--network must be none or host, not "${flags.network}"`);
 
   // 1. What it is made of, and who runs it.
-  const source = await sourceOf(parts, flags, args);
+  const source = await sourceOf(services, flags, args);
   const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
-  await parts.makeFolders();
+  await services.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
-  const { backend, handler, rule } = await routeTo(parts.config, parts.state, {
+  const { backend, handler, rule } = await routeTo(services.config, services.state, {
     handler: flags.handler ?? '',
     namespace: flags.namespace ?? '',
     name,
@@ -96,8 +96,8 @@ export async function createContainer(
   signals.check();
 
   // 2. The intent, before anything that could leak.
-  const host = readHostFacts(parts.config);
-  const folder = join(parts.state, 'bundles', id);
+  const host = readHostFacts(services.config);
+  const folder = join(services.state, 'bundles', id);
   const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
   const cgroupParent = host.systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`;
   const plan: SandboxPlan = {
@@ -124,7 +124,7 @@ export async function createContainer(
     complete: false,
     createdAt: now(),
     folder,
-    logPath: parts.records.logOf(id),
+    logPath: services.records.logOf(id),
     stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty,
     plan,
@@ -132,8 +132,8 @@ export async function createContainer(
     backendState: undefined,
   };
   try {
-    await parts.records.put(record); // before the name: `crisp gc` frees those of no record
-    await parts.records.takeName(name, id);
+    await services.records.put(record); // before the name: `crisp gc` frees those of no record
+    await services.records.takeName(name, id);
 
     // 3. Its pod: files, namespaces, shared memory.
     const onHost = flags.network === 'host';
@@ -161,18 +161,18 @@ export async function createContainer(
         { hint: 'make an OCI image of the folder, or choose another handler' },
       );
     const rootfs = source.image
-      ? await parts.rootfs.provide(form, id, source.image, pinned)
+      ? await services.rootfs.provide(form, id, source.image, pinned)
       : (source.folder ?? '');
     const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
     const isView = form.kind === 'own';
     const volumes = await makeVolumes({
-      mode: source.image ? parts.config.runtime.image_volumes : 'ignore',
+      mode: source.image ? services.config.runtime.image_volumes : 'ignore',
       image: source.config,
       rootfs,
       isView,
       shift: isView ? undefined : shiftOf(pinned),
       taken: facts.mounts.map(({ target }) => target),
-      folder: parts.rootfs.volumes(id),
+      folder: services.rootfs.volumes(id),
     });
     const { spec: made, notHonoured: left } = containerSpec({
       config,
@@ -186,7 +186,7 @@ export async function createContainer(
       host,
       podFolder: podMemory(plan.folder),
       sharedMemory: sharedMemory(plan.folder),
-      allowedAnnotations: parts.config.handlers[handler]?.allowed_annotations ?? [],
+      allowedAnnotations: services.config.handlers[handler]?.allowed_annotations ?? [],
     });
     const spec = await withWorkingFolder(made, rootfs);
     const notHonoured = [...left, ...(backend.notHonoured?.(spec) ?? [])];
@@ -208,10 +208,16 @@ export async function createContainer(
       stopSignal: String(signalNumber(record.stopSignal)),
     });
     signals.check();
-    record = await parts.records.put({ ...record, complete: true, plan: pinned, notHonoured, backendState });
+    record = await services.records.put({
+      ...record,
+      complete: true,
+      plan: pinned,
+      notHonoured,
+      backendState,
+    });
     return record;
   } catch (error) {
-    await removeAll(parts, record);
+    await removeAll(services, record);
     throw error;
   } finally {
     await backend.close();
@@ -228,7 +234,7 @@ interface Source {
 }
 
 /** An image of the store, an OCI archive or layout that is imported, or a folder. */
-async function sourceOf(parts: Parts, flags: CreateFlags, args: readonly string[]): Promise<Source> {
+async function sourceOf(services: Services, flags: CreateFlags, args: readonly string[]): Promise<Source> {
   const user = flags.user === undefined ? {} : { User: flags.user };
   if (flags.rootfs !== undefined) {
     const folder = resolve(flags.rootfs);
@@ -241,7 +247,7 @@ async function sourceOf(parts: Parts, flags: CreateFlags, args: readonly string[
   }
   const [text, ...command] = args;
   if (text === undefined) throw new UsageError('IMAGE is missing (or --rootfs DIR)');
-  const image = await imageOf(parts, text);
+  const image = await imageOf(services, text);
   return {
     name: image.tags[0] ?? image.digests[0] ?? image.id,
     image,
@@ -252,14 +258,14 @@ async function sourceOf(parts: Parts, flags: CreateFlags, args: readonly string[
 }
 
 /** @throws ImageNotFound */
-export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promise<Image> {
+export async function imageOf(services: Pick<Services, 'images'>, text: string): Promise<Image> {
   if (/^\.{0,2}\//.test(text)) {
     const path = resolve(text);
     if (!(await exists(path)))
       throw new CrispError('ImageNotFound', `${path} does not exist`, {
         hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crictl images`',
       });
-    return parts.images.importArchive(
+    return services.images.importArchive(
       path,
       `localhost/${path
         .replace(/^.*\//, '')
@@ -269,7 +275,7 @@ export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promi
         .replace(/^-|-$/g, '')}:latest`,
     );
   }
-  const image = (await parts.images.find(text)) ?? (await parts.images.findTemplate(text));
+  const image = (await services.images.find(text)) ?? (await services.images.findTemplate(text));
   if (!image)
     throw new CrispError('ImageNotFound', `image ${text} is not on this node`, {
       hint: `pull it with \`crictl pull ${text}\`, or name an OCI archive: ./FILE.tar`,
@@ -278,13 +284,13 @@ export async function imageOf(parts: Pick<Parts, 'images'>, text: string): Promi
 }
 
 /** Removes a container with all that was made for it; every step may find its work done. */
-export async function removeAll(parts: Parts, record: StandaloneRecord): Promise<void> {
-  await parts.backendOf(record).delete(refOf(record));
-  await parts.rootfs.unmount(record.id);
+export async function removeAll(services: Services, record: StandaloneRecord): Promise<void> {
+  await services.backendOf(record).delete(refOf(record));
+  await services.rootfs.unmount(record.id);
   await takeApart(
     record.folder,
     record.plan.cgroupParent.endsWith('.slice') ? undefined : record.plan.cgroupParent,
   );
   await remove(record.logPath);
-  await parts.records.delete(record);
+  await services.records.delete(record);
 }

@@ -10,7 +10,7 @@ import type { Writable } from 'node:stream';
 import { isAbsent } from '../host/files.js';
 import { refOf } from '../records/standalone.js';
 import { exitOf, stateOf } from './container-state.js';
-import { type PlaceFlags, withParts } from './parts.js';
+import { type PlaceFlags, withParts } from './services.js';
 
 export interface Outputs {
   readonly stdout: Writable;

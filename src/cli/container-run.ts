@@ -11,7 +11,7 @@ import { replay } from './container-log.js';
 import { exitOf, stateOf } from './container-state.js';
 import { stop } from './container-stop.js';
 import { UsageError } from './parse.js';
-import { type Parts, type PlaceFlags, withParts } from './parts.js';
+import { type Services, type PlaceFlags, withParts } from './services.js';
 import { Signals } from './signals.js';
 
 /** As shells have them. */
@@ -31,14 +31,14 @@ export async function runCommand(
   if (flags.detach && flags.rm)
     throw new UsageError('--rm waits for the end, --detach does not: give one of them');
   if (!flags.detach) checkTerminal(flags);
-  return withParts(flags, async (parts) => {
+  return withParts(flags, async (services) => {
     const signals = new Signals();
     try {
-      const created = await createContainer(parts, flags, args, signals);
-      const backend = parts.backendOf(created);
+      const created = await createContainer(services, flags, args, signals);
+      const backend = services.backendOf(created);
       const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed
-      const record = await start(parts, created).catch(async (error: unknown) => {
-        await removeAll(parts, created); // as with a create that fails: what never ran leaves nothing
+      const record = await start(services, created).catch(async (error: unknown) => {
+        await removeAll(services, created); // as with a create that fails: what never ran leaves nothing
         throw error;
       });
       if (flags.detach) {
@@ -48,7 +48,7 @@ export async function runCommand(
       try {
         return await inForeground(backend, record, flags.interactive, exit.ended, signals);
       } finally {
-        if (flags.rm) await removeAll(parts, record);
+        if (flags.rm) await removeAll(services, record);
       }
     } finally {
       signals.release();
@@ -57,25 +57,25 @@ export async function runCommand(
 }
 
 export async function startCommand(flags: PlaceFlags, [id = '']: readonly string[]): Promise<number> {
-  return withParts(flags, async (parts) => {
-    const record = await parts.records.find(id);
-    const { status } = await stateOf(parts, record);
+  return withParts(flags, async (services) => {
+    const record = await services.records.find(id);
+    const { status } = await stateOf(services, record);
     if (status !== 'created')
       throw new CrispError(
         'WrongContainerState',
         `container ${record.name} cannot be started: it is ${status}`,
         { hint: 'a container runs once; make another with `crisp create`' },
       );
-    await start(parts, record);
+    await start(services, record);
     process.stdout.write(`${record.id}\n`);
     return 0;
   });
 }
 
-async function start(parts: Parts, record: StandaloneRecord): Promise<StandaloneRecord> {
+async function start(services: Services, record: StandaloneRecord): Promise<StandaloneRecord> {
   const startedAt = now();
-  await parts.backendOf(record).start(refOf(record));
-  return parts.records.put({ ...record, startedAt });
+  await services.backendOf(record).start(refOf(record));
+  return services.records.put({ ...record, startedAt });
 }
 
 /** Shows the output, passes on input and signals, and returns the exit code. */
@@ -128,9 +128,9 @@ export async function execCommand(
   [id = '', ...command]: readonly string[],
 ): Promise<number> {
   checkTerminal(flags);
-  return withParts(flags, async (parts) => {
-    const record = await parts.records.find(id);
-    const { status } = await stateOf(parts, record);
+  return withParts(flags, async (services) => {
+    const record = await services.records.find(id);
+    const { status } = await stateOf(services, record);
     if (status !== 'running')
       throw new CrispError(
         'WrongContainerState',
@@ -152,7 +152,7 @@ export async function execCommand(
     process.stdout.once('error', () => session.abort()); // nobody reads what it says
     try {
       return (
-        await parts
+        await services
           .backendOf(record)
           .exec(refOf(record), { args: command, env: flags.env, io, timeoutMs: undefined }, session.signal)
       ).exitCode;

@@ -5,7 +5,7 @@ import type { Backend, ContainerRef, Exit } from '../backends/backend.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { setAside } from '../set-aside.js';
 import { ago, facts, printJson, table, time } from './output.js';
-import { type Parts, type PlaceFlags, withParts } from './parts.js';
+import { type Services, type PlaceFlags, withParts } from './services.js';
 
 export interface ContainerState {
   /** incomplete: a create was cut off; it can only be deleted. unknown: its backend cannot be asked. */
@@ -19,9 +19,9 @@ export interface ContainerState {
   readonly addresses?: readonly string[];
 }
 
-export async function stateOf(parts: Parts, record: StandaloneRecord): Promise<ContainerState> {
+export async function stateOf(services: Services, record: StandaloneRecord): Promise<ContainerState> {
   if (!record.complete) return { status: 'incomplete' };
-  const backend = parts.backendOf(record);
+  const backend = services.backendOf(record);
   const alive = (await backend.survey([refOf(record)])).get(record.id);
   if (!alive || alive.status === 'missing') return { status: 'stopped' };
   if (alive.status === 'running' && record.plan.ownNetwork)
@@ -68,9 +68,9 @@ export function exitOf(
 }
 
 /** One that cannot be asked does not keep the others from the list. */
-async function stateOrUnknown(parts: Parts, record: StandaloneRecord): Promise<ContainerState> {
+async function stateOrUnknown(services: Services, record: StandaloneRecord): Promise<ContainerState> {
   try {
-    return await stateOf(parts, record);
+    return await stateOf(services, record);
   } catch (error) {
     process.stderr.write(`${record.name}: ${toCrispError(error).report}\n`);
     return { status: 'unknown' };
@@ -80,11 +80,11 @@ async function stateOrUnknown(parts: Parts, record: StandaloneRecord): Promise<C
 export async function listCommand(
   flags: PlaceFlags & { readonly json: boolean; readonly quiet: boolean },
 ): Promise<number> {
-  return withParts(flags, async (parts) => {
+  return withParts(flags, async (services) => {
     const found = await Promise.all(
-      (await parts.records.all()).map(async (record) => ({
+      (await services.records.all()).map(async (record) => ({
         record,
-        state: await stateOrUnknown(parts, record),
+        state: await stateOrUnknown(services, record),
       })),
     );
     if (flags.json) printJson(found.map(({ record, state }) => shown(record, state)));
@@ -119,9 +119,9 @@ export async function stateCommand(
   flags: PlaceFlags & { readonly json: boolean },
   [id = '']: readonly string[],
 ): Promise<number> {
-  return withParts(flags, async (parts) => {
-    const record = await parts.records.find(id);
-    const state = await stateOf(parts, record);
+  return withParts(flags, async (services) => {
+    const record = await services.records.find(id);
+    const state = await stateOf(services, record);
     if (flags.json) printJson(shown(record, state));
     else {
       process.stdout.write(

@@ -7,7 +7,7 @@ import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { removeAll } from './container-create.js';
 import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
-import { type PlaceFlags, withParts } from './parts.js';
+import { type PlaceFlags, withParts } from './services.js';
 
 const defaultGraceSeconds = 10;
 /** After SIGKILL. */
@@ -19,11 +19,11 @@ export async function stopCommand(
 ): Promise<number> {
   const graceSeconds = flags.time === undefined ? defaultGraceSeconds : Number(flags.time);
   if (!(graceSeconds >= 0)) throw new UsageError(`--time must be a number of seconds, not "${flags.time}"`);
-  return withParts(flags, async (parts) => {
-    const record = await parts.records.find(id);
-    const { status } = await stateOf(parts, record);
+  return withParts(flags, async (services) => {
+    const record = await services.records.find(id);
+    const { status } = await stateOf(services, record);
     if (status === 'running' || status === 'created') {
-      const backend = parts.backendOf(record);
+      const backend = services.backendOf(record);
       await stop(
         backend,
         record,
@@ -64,16 +64,16 @@ export async function killCommand(
   [id = '']: readonly string[],
 ): Promise<number> {
   const signal = numberOf(flags.signal ?? 'KILL');
-  return withParts(flags, async (parts) => {
-    const record = await parts.records.find(id);
-    const { status } = await stateOf(parts, record);
+  return withParts(flags, async (services) => {
+    const record = await services.records.find(id);
+    const { status } = await stateOf(services, record);
     if (status !== 'running' && status !== 'created')
       throw new CrispError(
         'WrongContainerState',
         `container ${record.name} is not running (it is ${status})`,
         { hint: 'there is nothing left to send a signal to' },
       );
-    await parts.backendOf(record).kill(refOf(record), signal, flags.all);
+    await services.backendOf(record).kill(refOf(record), signal, flags.all);
     return 0;
   });
 }
@@ -82,15 +82,15 @@ export async function deleteCommand(
   flags: PlaceFlags & { readonly force: boolean },
   ids: readonly string[],
 ): Promise<number> {
-  return withParts(flags, async (parts) => {
+  return withParts(flags, async (services) => {
     for (const id of ids) {
-      const record = await parts.records.find(id);
-      const { status } = await stateOf(parts, record);
+      const record = await services.records.find(id);
+      const { status } = await stateOf(services, record);
       if (status === 'running' && !flags.force)
         throw new CrispError('WrongContainerState', `container ${record.name} is running`, {
           hint: 'stop it first, or delete it with --force',
         });
-      await removeAll(parts, record);
+      await removeAll(services, record);
       process.stdout.write(`${record.id}\n`);
     }
     return 0;

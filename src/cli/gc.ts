@@ -12,11 +12,11 @@ import { pidExists } from '../host/proc.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
-import { keepsakeOf } from '../records/recovery-label.js';
+import { recoveryLabelOf } from '../records/recovery-label.js';
 import { removeBundle, removePod } from '../pod/remove.js';
 import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
-import type { PlaceFlags } from './parts.js';
+import type { PlaceFlags } from './services.js';
 
 export interface GcFlags extends PlaceFlags {
   readonly 'dry-run': boolean;
@@ -146,7 +146,7 @@ function thingOf({ backend, container }: Found): Thing {
 
 /** The ids of a container that carries its own record, and of its pod: a daemon that starts takes it back, or removes it. One that carries what cannot be believed is left as it is. */
 function lostAndKept({ container }: Found): string[] {
-  const kept = keepsakeOf(container);
+  const kept = recoveryLabelOf(container);
   return kept === undefined
     ? []
     : kept === 'unreadable'

@@ -11,16 +11,16 @@ import type { CheckpointPodRequest__Output } from './generated/runtime/v1/Checkp
 import type { CheckpointPodResponse } from './generated/runtime/v1/CheckpointPodResponse.js';
 import type { RestorePodRequest__Output } from './generated/runtime/v1/RestorePodRequest.js';
 import type { RestorePodResponse } from './generated/runtime/v1/RestorePodResponse.js';
-import { backendOf, refOf, runningContainerOf, type Parts } from './parts.js';
+import { backendOf, refOf, runningContainerOf, type Services } from './services.js';
 
 /** Where the request leaves it to us (timeout 0). */
 const defaultTimeoutSeconds = 60;
 
 export async function checkpointContainer(
-  parts: Parts,
+  services: Services,
   request: CheckpointContainerRequest__Output,
 ): Promise<CheckpointContainerResponse> {
-  const record = runningContainerOf(parts, request.container_id);
+  const record = runningContainerOf(services, request.container_id);
   const { location } = request;
   checkedPath(location, 'location');
   if (Number(request.timeout) < 0)
@@ -30,11 +30,11 @@ export async function checkpointContainer(
   if (lstatSync(location, { throwIfNoEntry: false }))
     throw new CrispError('InvalidArgument', `location: ${location} exists already`);
   const timeoutMs = Math.min((Number(request.timeout) || defaultTimeoutSeconds) * 1000, 2 ** 31 - 1); // what a timer can hold
-  await parts.locks.with(record.sandboxId, () =>
-    writeCheckpoint(location, join(parts.config.root, 'checkpoints'), {
-      dump: (folder) => backendOf(parts, record).checkpoint(refOf(record), folder, timeoutMs),
+  await services.locks.with(record.sandboxId, () =>
+    writeCheckpoint(location, join(services.config.root, 'checkpoints'), {
+      dump: (folder) => backendOf(services, record).checkpoint(refOf(record), folder, timeoutMs),
       spec: join(record.folder, 'config.json'),
-      written: parts.rootfs.written(record.id),
+      written: services.rootfs.written(record.id),
       timeoutMs,
       config: {
         id: record.id,
@@ -53,7 +53,7 @@ export async function checkpointContainer(
 }
 
 export async function checkpointPod(
-  _parts: Parts,
+  _parts: Services,
   _request: CheckpointPodRequest__Output,
 ): Promise<CheckpointPodResponse> {
   throw new CrispError(
@@ -63,7 +63,7 @@ export async function checkpointPod(
 }
 
 export async function restorePod(
-  _parts: Parts,
+  _parts: Services,
   _request: RestorePodRequest__Output,
 ): Promise<RestorePodResponse> {
   throw new CrispError('Unsupported', 'there are no pod checkpoints to restore: see CheckpointPod');

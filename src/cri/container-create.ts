@@ -33,67 +33,67 @@ import { signalNumber, stopSignal } from '../oci/signals.js';
 import { logPathOf } from './log-path.js';
 import { removeContainerRecord } from './container-stop.js';
 import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
-import { backendOf, readySandboxOf, runningContainerOf, type Call, type Parts } from './parts.js';
+import { backendOf, readySandboxOf, runningContainerOf, type Call, type Services } from './services.js';
 
 export async function createContainer(
-  parts: Parts,
+  services: Services,
   request: CreateContainerRequest__Output,
   call: Call,
 ): Promise<CreateContainerResponse> {
-  const sandbox = await readySandboxOf(parts, request.pod_sandbox_id);
+  const sandbox = await readySandboxOf(services, request.pod_sandbox_id);
   const config = checkedConfig(request.config);
   const key = containerKey(sandbox.id, config);
-  const id = await parts.creations.join(
+  const id = await services.creations.join(
     key,
     request,
     call.signal,
     (newId) =>
-      parts.locks.with(sandbox.id, async () => {
-        const present = parts.store
+      services.locks.with(sandbox.id, async () => {
+        const present = services.store
           .containersOf(sandbox.id)
           .find((record) => containerKey(sandbox.id, record.config) === key);
-        if (present?.complete) return reused(parts, present, config);
-        if (present) await removeContainerRecord(parts, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
-        return makeContainer(parts, newId, await readySandboxOf(parts, sandbox.id), config);
+        if (present?.complete) return reused(services, present, config);
+        if (present) await removeContainerRecord(services, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
+        return makeContainer(services, newId, await readySandboxOf(services, sandbox.id), config);
       }),
-    unclaimedContainer(parts, sandbox.id),
+    unclaimedContainer(services, sandbox.id),
   );
-  await claimContainer(parts, id, sandbox);
+  await claimContainer(services, id, sandbox);
   addLogContext({ containerId: id });
   return { container_id: id };
 }
 
 /** The caller has the id of a container: from now on it is shown, and its event is told. */
-async function claimContainer(parts: Parts, id: string, sandbox: SandboxRecord): Promise<void> {
-  if (!parts.creations.claim(id)) return;
-  if (parts.store.containers.get(id)?.unclaimed)
-    await parts.store.containers.change(id, { unclaimed: undefined });
-  parts.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
+async function claimContainer(services: Services, id: string, sandbox: SandboxRecord): Promise<void> {
+  if (!services.creations.claim(id)) return;
+  if (services.store.containers.get(id)?.unclaimed)
+    await services.store.containers.change(id, { unclaimed: undefined });
+  services.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
 }
 
 /** What becomes of a container whose caller went away while it was made. Also for those of an earlier run. */
-export function unclaimedContainer(parts: Parts, sandboxId: string): Unclaimed {
+export function unclaimedContainer(services: Services, sandboxId: string): Unclaimed {
   return {
     keep: (id) =>
-      parts.store.containers.change(id, () => (parts.creations.hides(id) ? { unclaimed: true } : {})),
+      services.store.containers.change(id, () => (services.creations.hides(id) ? { unclaimed: true } : {})),
     discard: (id) =>
       withLogContext({ containerId: id, podId: sandboxId }, () =>
-        parts.locks.with(sandboxId, async () => {
-          if (parts.creations.expired(id)) await removeContainerRecord(parts, id);
+        services.locks.with(sandboxId, async () => {
+          if (services.creations.expired(id)) await removeContainerRecord(services, id);
         }),
       ),
   };
 }
 
 /** As with pods, the same request gets the same container. */
-function reused(parts: Parts, record: ContainerRecord, config: ContainerConfig__Output): string {
+function reused(services: Services, record: ContainerRecord, config: ContainerConfig__Output): string {
   if (!isDeepStrictEqual(record.config, config) || containerState(record) !== 'CONTAINER_CREATED') {
     throw new CrispError(
       'NameInUse',
       `container ${config.metadata?.name} (attempt ${config.metadata?.attempt}) exists already as ${record.id} (${containerState(record)})`,
     );
   }
-  parts.creations.hold(record.id);
+  services.creations.hold(record.id);
   return record.id;
 }
 
@@ -112,19 +112,19 @@ function checkedConfig(config: ContainerConfig__Output | null): ContainerConfig_
 }
 
 async function makeContainer(
-  parts: Parts,
+  services: Services,
   id: string,
   sandbox: SandboxRecord,
   config: ContainerConfig__Output,
 ): Promise<string> {
   addLogContext({ containerId: id });
-  const backend = backendOf(parts, sandbox);
-  const folder = join(parts.config.state, 'bundles', id);
+  const backend = backendOf(services, sandbox);
+  const folder = join(services.config.state, 'bundles', id);
   const logPath = await logPathOf(sandbox.config.log_directory, config.log_path);
   expectCgroupMove();
   return withUndo(async (undo) => {
     // 1. The image must be here: pulling is the kubelet's call to make.
-    const image = await parts.images.find(config.image?.image ?? '');
+    const image = await services.images.find(config.image?.image ?? '');
     if (!image) throw new CrispError('ImageNotFound', `image ${config.image?.image} is not on this node`);
 
     // 2. The intent, before anything that could leak.
@@ -134,7 +134,7 @@ async function makeContainer(
       sandboxId: sandbox.id,
       config,
       handler: sandbox.handler,
-      bootId: parts.bootId,
+      bootId: services.bootId,
       complete: false,
       imageId: image.id,
       imageRef: imageRef(image),
@@ -148,22 +148,22 @@ async function makeContainer(
       backendState: undefined,
       createdAt: now(),
     };
-    undo.push('record', (clean) => (clean ? parts.store.containers.delete(id) : undefined));
-    await parts.store.containers.put(record);
+    undo.push('record', (clean) => (clean ? services.store.containers.delete(id) : undefined));
+    await services.store.containers.put(record);
 
     // 3. The rootfs, and the images that are mounted as volumes.
     undo.push('bundle', () => remove(folder));
     makeClosedFolder(folder, rootGroupOf(sandbox.plan.idMaps));
-    undo.push('rootfs', () => parts.rootfs.unmount(id));
+    undo.push('rootfs', () => services.rootfs.unmount(id));
     const wish = backend.rootfs(sandbox.plan, image.template);
-    const rootfs = await parts.rootfs.provide(wish, id, image, sandbox.plan);
-    undo.push('image volumes', () => unmountImageVolumes(parts, record));
-    const volumes = await mountImageVolumes(parts, id, config, shiftOf(sandbox.plan));
+    const rootfs = await services.rootfs.provide(wish, id, image, sandbox.plan);
+    undo.push('image volumes', () => unmountImageVolumes(services, record));
+    const volumes = await mountImageVolumes(services, id, config, shiftOf(sandbox.plan));
     const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
 
     // 4. The spec.
     const madeMountSources: string[] = [];
-    const { absent_mount_sources_to_reject: rejected, image_volumes: mode } = parts.config.runtime;
+    const { absent_mount_sources_to_reject: rejected, image_volumes: mode } = services.config.runtime;
     const facts = await inspectRootfs({
       rootfs,
       config,
@@ -181,7 +181,7 @@ async function makeContainer(
       isView,
       shift: isView ? undefined : shiftOf(sandbox.plan),
       taken: facts.mounts.map(({ target }) => target),
-      folder: parts.rootfs.volumes(id),
+      folder: services.rootfs.volumes(id),
     });
     const made = containerSpec({
       config,
@@ -192,12 +192,12 @@ async function makeContainer(
       rootfs,
       facts,
       volumes: imageVolumes,
-      host: parts.host,
-      features: parts.handlers.get(sandbox.handler)?.probe.features,
+      host: services.host,
+      features: services.handlers.get(sandbox.handler)?.probe.features,
       podFolder: podMemory(sandbox.plan.folder),
       sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan.folder) : undefined,
-      targetPid: targetPid(parts, sandbox.id, config),
-      allowedAnnotations: parts.config.handlers[sandbox.handler]?.allowed_annotations ?? [],
+      targetPid: targetPid(services, sandbox.id, config),
+      allowedAnnotations: services.config.handlers[sandbox.handler]?.allowed_annotations ?? [],
     });
     const notHonoured = [...made.notHonoured, ...(backend.notHonoured?.(made.spec) ?? [])];
     const spec = await withWorkingFolder(made.spec, rootfs);
@@ -228,13 +228,13 @@ async function makeContainer(
       stdin: config.stdin,
       stdinOnce: config.stdin_once,
       stopSignal: String(signalNumber(record.stopSignal)),
-      keepsake: () => pack({ sandbox, container: done }),
+      recoveryLabel: () => pack({ sandbox, container: done }),
     };
     const backendState = await backend.create(plan);
     undo.push('container', () => backend.delete({ id, folder, logPath, state: backendState }));
 
     // 6. From here on it is there.
-    await parts.store.containers.put({ ...done, backendState });
+    await services.store.containers.put({ ...done, backendState });
     log.info(
       {
         container: config.metadata?.name,
@@ -253,10 +253,14 @@ function imageRef(image: Image): string {
 }
 
 /** NamespaceMode TARGET: the pid namespace of another container of the pod; of another pod's it would be a way into it. */
-function targetPid(parts: Parts, sandboxId: string, config: ContainerConfig__Output): number | undefined {
+function targetPid(
+  services: Services,
+  sandboxId: string,
+  config: ContainerConfig__Output,
+): number | undefined {
   const options = config.linux?.security_context?.namespace_options;
   if (options?.pid !== 'TARGET') return undefined;
-  const target = runningContainerOf(parts, options.target_id);
+  const target = runningContainerOf(services, options.target_id);
   if (target.sandboxId !== sandboxId)
     throw new CrispError(
       'InvalidArgument',

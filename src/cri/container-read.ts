@@ -13,23 +13,23 @@ import type { HostFacts } from '../oci/host-facts.js';
 import { containerResources } from '../oci/resources.js';
 import type { Spec } from '../shapes/spec.js';
 import { containerItem, containerStatus, matches } from './convert.js';
-import { containerOf, wholeId, type Parts } from './parts.js';
+import { containerOf, wholeId, type Services } from './services.js';
 import { isShown } from './shown.js';
-import { inPages } from './pages.js';
+import { paginate } from './paginate.js';
 
 export async function containerStatusOf(
-  parts: Parts,
+  services: Services,
   request: ContainerStatusRequest__Output,
 ): Promise<ContainerStatusResponse> {
-  const record = containerOf(parts, request.container_id);
+  const record = containerOf(services, request.container_id);
   return {
     status: containerStatus(record),
-    info: request.verbose ? { info: JSON.stringify(await verbose(parts, record)) } : {},
+    info: request.verbose ? { info: JSON.stringify(await verbose(services, record)) } : {},
   };
 }
 
 /** "pid", "runtimeSpec" and "config" are what people's scripts look for in `crictl inspect`, under containerd's names. */
-async function verbose({ host }: Parts, record: ContainerRecord) {
+async function verbose({ host }: Services, record: ContainerRecord) {
   const { sandboxId, pid, handler, backendState, folder, notHonoured, madeMountSources, config } = record;
   const spec = await readFileIfThere(join(folder, 'config.json'));
   return {
@@ -67,39 +67,41 @@ function currentSpec(spec: Spec, { resources }: ContainerRecord, host: HostFacts
 
 /** A filter with whole ids. @throws InvalidArgument for an ambiguous one */
 export function wholeIds<T extends { readonly id: string; readonly pod_sandbox_id: string }>(
-  parts: Parts,
+  services: Services,
   filter: T,
 ): T {
-  const { containers, sandboxes } = parts.store;
+  const { containers, sandboxes } = services.store;
   return {
     ...filter,
-    id: wholeId(parts, containers, filter.id, 'filter.id'),
-    pod_sandbox_id: wholeId(parts, sandboxes, filter.pod_sandbox_id, 'filter.pod_sandbox_id'),
+    id: wholeId(services, containers, filter.id, 'filter.id'),
+    pod_sandbox_id: wholeId(services, sandboxes, filter.pod_sandbox_id, 'filter.pod_sandbox_id'),
   };
 }
 
 export async function listContainers(
-  parts: Parts,
+  services: Services,
   request: ListContainersRequest__Output,
 ): Promise<ListContainersResponse> {
-  return { containers: filtered(parts, request.filter).map(containerItem) };
+  return { containers: filtered(services, request.filter).map(containerItem) };
 }
 
 export async function* streamContainers(
-  parts: Parts,
+  services: Services,
   request: StreamContainersRequest__Output,
 ): AsyncGenerator<StreamContainersResponse> {
-  for (const page of inPages(filtered(parts, request.filter))) yield { containers: page.map(containerItem) };
+  for (const page of paginate(filtered(services, request.filter)))
+    yield { containers: page.map(containerItem) };
 }
 
 /** A container in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
-function filtered(parts: Parts, given: ContainerFilter__Output | null): ContainerRecord[] {
-  const { containers } = parts.store;
-  const filter = given && wholeIds(parts, given);
+function filtered(services: Services, given: ContainerFilter__Output | null): ContainerRecord[] {
+  const { containers } = services.store;
+  const filter = given && wholeIds(services, given);
   return containers
     .all()
     .filter(
-      (record) => isShown(parts, record) && matches({ id: record.id, labels: record.config.labels }, filter),
+      (record) =>
+        isShown(services, record) && matches({ id: record.id, labels: record.config.labels }, filter),
     )
     .filter((record) => !filter?.state || containerState(record) === filter.state.state)
     .filter((record) => !filter?.pod_sandbox_id || record.sandboxId === filter.pod_sandbox_id)

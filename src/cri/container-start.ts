@@ -4,34 +4,34 @@ import { log } from '../log.js';
 import { containerState, now } from '../records/records.js';
 import type { StartContainerRequest__Output } from './generated/runtime/v1/StartContainerRequest.js';
 import type { StartContainerResponse } from './generated/runtime/v1/StartContainerResponse.js';
-import { backendOf, containerOf, readySandboxOf, refOf, type Parts } from './parts.js';
+import { backendOf, containerOf, readySandboxOf, refOf, type Services } from './services.js';
 
 /** By convention of the peers: the exit code of a container whose process could not be started. */
 const startErrorExitCode = 128;
 
 export async function startContainer(
-  parts: Parts,
+  services: Services,
   request: StartContainerRequest__Output,
 ): Promise<StartContainerResponse> {
-  const { id, sandboxId } = containerOf(parts, request.container_id);
-  await parts.locks.with(sandboxId, () =>
-    parts.stops.whileStarting(id, async () => {
-      const record = containerOf(parts, id);
-      const state = parts.stops.isStopping(id) ? 'being stopped' : containerState(record);
+  const { id, sandboxId } = containerOf(services, request.container_id);
+  await services.locks.with(sandboxId, () =>
+    services.stops.whileStarting(id, async () => {
+      const record = containerOf(services, id);
+      const state = services.stops.isStopping(id) ? 'being stopped' : containerState(record);
       if (state !== 'CONTAINER_CREATED')
         throw new CrispError('WrongContainerState', `container ${id} cannot be started: it is ${state}`);
-      const sandbox = await readySandboxOf(parts, sandboxId);
-      const backend = backendOf(parts, record);
+      const sandbox = await readySandboxOf(services, sandboxId);
+      const backend = backendOf(services, record);
       const startedAt = now(); // before the start: what it does at once must not come out as earlier
       try {
         const { pid } = await backend.start(refOf(record));
-        await parts.store.containers.change(id, { startedAt, pid });
+        await services.store.containers.change(id, { startedAt, pid });
       } catch (error) {
         const failure = toCrispError(error);
         // What passes (a backup has the CT, the cluster has no quorum) ends nothing: it stays CREATED, and the caller's next try may start it.
         if (failure.core === 'Locked') throw failure;
         await backend.kill(refOf(record), 9, true);
-        await parts.store.containers.change(id, {
+        await services.store.containers.change(id, {
           startedAt,
           exit: {
             exitCode: startErrorExitCode,
@@ -43,7 +43,7 @@ export async function startContainer(
         throw failure;
       }
       log.info('container started');
-      parts.events.emit('CONTAINER_STARTED_EVENT', id, sandbox);
+      services.events.emit('CONTAINER_STARTED_EVENT', id, sandbox);
     }),
   );
   return {};

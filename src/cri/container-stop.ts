@@ -12,7 +12,7 @@ import type { StopContainerRequest__Output } from './generated/runtime/v1/StopCo
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { recordIfEnded } from './exits.js';
 import { unmountImageVolumes } from './image-volumes.js';
-import { backendOf, recordOf, refOf, type Parts } from './parts.js';
+import { backendOf, recordOf, refOf, type Services } from './services.js';
 import { isShown } from './shown.js';
 
 const SIGKILL = 9;
@@ -22,17 +22,17 @@ const killPatienceMs = 10_000;
 const lookAfterMs = 2_000;
 
 export async function stopContainer(
-  parts: Parts,
+  services: Services,
   request: StopContainerRequest__Output,
 ): Promise<StopContainerResponse> {
-  const known = recordOf(parts, parts.store.containers, request.container_id, 'container_id');
+  const known = recordOf(services, services.store.containers, request.container_id, 'container_id');
   if (!known) return {}; // gone already: as good as stopped
   const { id } = known;
   addLogContext({ containerId: id, podId: known.sandboxId });
   const timeoutMs = Number(request.timeout) * 1000;
   if (timeoutMs < 0)
     throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
-  await stopContainerRecord(parts, id, timeoutMs);
+  await stopContainerRecord(services, id, timeoutMs);
   return {};
 }
 
@@ -40,23 +40,23 @@ export async function stopContainer(
  * Stops a container; one that has exited, that was never made whole, or that nobody knows, is fine.
  * A start that is under way comes first: nobody can tell yet whether there is a process to ask.
  */
-export async function stopContainerRecord(parts: Parts, id: string, timeoutMs: number): Promise<void> {
-  await parts.stops.started(id);
-  const record = parts.store.containers.get(id);
+export async function stopContainerRecord(services: Services, id: string, timeoutMs: number): Promise<void> {
+  await services.stops.started(id);
+  const record = services.store.containers.get(id);
   if (!record?.complete || record.exit) return;
-  await parts.stops.join(id, timeoutMs, (deadline) => stop(parts, record, timeoutMs, deadline));
+  await services.stops.join(id, timeoutMs, (deadline) => stop(services, record, timeoutMs, deadline));
 }
 
 async function stop(
-  parts: Parts,
+  services: Services,
   record: ContainerRecord,
   timeoutMs: number,
   deadline: Deadline,
 ): Promise<void> {
-  const backend = backendOf(parts, record);
-  const exit = parts.stops.exitOf(record.id);
+  const backend = backendOf(services, record);
+  const exit = services.stops.exitOf(record.id);
   try {
-    if (parts.store.containers.get(record.id)?.exit) return;
+    if (services.store.containers.get(record.id)?.exit) return;
     // 1. Ask, and wait for the grace period. A container that was never started has nobody to ask.
     if (timeoutMs > 0 && containerState(record) === 'CONTAINER_RUNNING') {
       await backend.kill(refOf(record), signalNumber(record.stopSignal));
@@ -67,7 +67,7 @@ async function stop(
     if (await first(exit.seen, after(lookAfterMs))) return;
     // 3. No exit was told: the monitor may be gone.
     await backend.kill(refOf(record), SIGKILL, true);
-    if (await recordIfEnded(parts, record)) return;
+    if (await recordIfEnded(services, record)) return;
     if (await first(exit.seen, after(killPatienceMs))) return;
     throw new CrispError(
       'ToolTimeout',
@@ -83,28 +83,28 @@ async function stop(
 }
 
 export async function removeContainer(
-  parts: Parts,
+  services: Services,
   request: RemoveContainerRequest__Output,
 ): Promise<RemoveContainerResponse> {
-  const known = recordOf(parts, parts.store.containers, request.container_id, 'container_id');
+  const known = recordOf(services, services.store.containers, request.container_id, 'container_id');
   if (!known) return {};
   const { id, sandboxId } = known;
   addLogContext({ containerId: id, podId: sandboxId });
-  await parts.locks.with(sandboxId, () => removeContainerRecord(parts, id));
+  await services.locks.with(sandboxId, () => removeContainerRecord(services, id));
   return {};
 }
 
 /** Stops by force and removes; absent is fine. The caller holds the sandbox's lock. */
-export async function removeContainerRecord(parts: Parts, id: string): Promise<void> {
-  await stopContainerRecord(parts, id, 0);
-  const record = parts.store.containers.get(id);
+export async function removeContainerRecord(services: Services, id: string): Promise<void> {
+  await stopContainerRecord(services, id, 0);
+  const record = services.store.containers.get(id);
   if (!record) return;
-  await backendOf(parts, record).delete(refOf(record));
-  await parts.rootfs.unmount(id);
-  await unmountImageVolumes(parts, record);
+  await backendOf(services, record).delete(refOf(record));
+  await services.rootfs.unmount(id);
+  await unmountImageVolumes(services, record);
   await remove(record.folder);
-  await parts.store.containers.delete(id); // last: until here a retry finds what is left to do
+  await services.store.containers.delete(id); // last: until here a retry finds what is left to do
   log.info('container removed');
-  if (isShown(parts, record))
-    parts.events.emit('CONTAINER_DELETED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+  if (isShown(services, record))
+    services.events.emit('CONTAINER_DELETED_EVENT', id, services.store.sandboxes.get(record.sandboxId));
 }

@@ -12,22 +12,29 @@ import type { UpdateContainerResourcesRequest__Output } from './generated/runtim
 import type { UpdateContainerResourcesResponse } from './generated/runtime/v1/UpdateContainerResourcesResponse.js';
 import type { UpdatePodSandboxResourcesRequest__Output } from './generated/runtime/v1/UpdatePodSandboxResourcesRequest.js';
 import type { UpdatePodSandboxResourcesResponse } from './generated/runtime/v1/UpdatePodSandboxResourcesResponse.js';
-import { backendOf, containerOf, readySandboxOf, refOf, runningContainerOf, type Parts } from './parts.js';
+import {
+  backendOf,
+  containerOf,
+  readySandboxOf,
+  refOf,
+  runningContainerOf,
+  type Services,
+} from './services.js';
 import { ownsCgroup } from './sandbox-plan.js';
 
 export async function updateContainerResources(
-  parts: Parts,
+  services: Services,
   request: UpdateContainerResourcesRequest__Output,
 ): Promise<UpdateContainerResourcesResponse> {
-  const { id, sandboxId } = containerOf(parts, request.container_id);
+  const { id, sandboxId } = containerOf(services, request.container_id);
   if (!request.linux) throw new CrispError('InvalidArgument', 'linux is missing: there is nothing to update');
   const wanted = request.linux;
-  await parts.locks.with(sandboxId, async () => {
-    const record = containerOf(parts, id);
+  await services.locks.with(sandboxId, async () => {
+    const record = containerOf(services, id);
     if (containerState(record) === 'CONTAINER_EXITED')
       throw new CrispError('WrongContainerState', `container ${id} has exited`);
-    await backendOf(parts, record).update(refOf(record), containerResources(wanted, parts.host));
-    await parts.store.containers.change(id, { resources: merged(record.resources, wanted) });
+    await backendOf(services, record).update(refOf(record), containerResources(wanted, services.host));
+    await services.store.containers.change(id, { resources: merged(record.resources, wanted) });
     log.info({ resources: wanted }, 'container resources updated');
   });
   return {};
@@ -51,16 +58,16 @@ function merged(
 
 /** The kubelet resizes the pod's cgroup itself and tells us; a pod whose cgroup is ours is resized by us. */
 export async function updatePodSandboxResources(
-  parts: Parts,
+  services: Services,
   request: UpdatePodSandboxResourcesRequest__Output,
 ): Promise<UpdatePodSandboxResourcesResponse> {
-  const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
-  await parts.locks.with(id, async () => {
-    const record = await readySandboxOf(parts, id);
+  const { id } = await readySandboxOf(services, request.pod_sandbox_id);
+  await services.locks.with(id, async () => {
+    const record = await readySandboxOf(services, id);
     if (request.resources && ownsCgroup(record.config)) {
-      await writeResources(record.plan.cgroupParent, containerResources(request.resources, parts.host));
+      await writeResources(record.plan.cgroupParent, containerResources(request.resources, services.host));
     }
-    await parts.store.sandboxes.change(id, {
+    await services.store.sandboxes.change(id, {
       ...(request.resources ? { resources: request.resources } : {}),
       ...(request.overhead ? { overhead: request.overhead } : {}),
     });
@@ -69,10 +76,10 @@ export async function updatePodSandboxResources(
 }
 
 export async function reopenContainerLog(
-  parts: Parts,
+  services: Services,
   request: ReopenContainerLogRequest__Output,
 ): Promise<ReopenContainerLogResponse> {
-  const record = runningContainerOf(parts, request.container_id);
-  await backendOf(parts, record).reopenLog(refOf(record));
+  const record = runningContainerOf(services, request.container_id);
+  await backendOf(services, record).reopenLog(refOf(record));
   return {};
 }

@@ -24,7 +24,7 @@ class Listener {
 export class Events {
   private readonly listeners = new Set<Listener>();
 
-  constructor(private readonly parts: Shown) {}
+  constructor(private readonly services: Shown) {}
 
   /** Tells all listeners; `id` is a container's or, for the sandbox itself, the sandbox's. */
   emit(type: ContainerEventType, id: string, sandbox: SandboxRecord | undefined): void {
@@ -69,9 +69,9 @@ export class Events {
   }
 
   private snapshot(): ContainerEventResponse[] {
-    return this.parts.store.containers
+    return this.services.store.containers
       .all()
-      .filter((record) => isShown(this.parts, record))
+      .filter((record) => isShown(this.services, record))
       .map((container) =>
         this.event(
           (
@@ -83,7 +83,7 @@ export class Events {
             } as const
           )[containerState(container)],
           container.id,
-          this.parts.store.sandboxes.get(container.sandboxId),
+          this.services.store.sandboxes.get(container.sandboxId),
         ),
       );
   }
@@ -98,7 +98,7 @@ export class Events {
       container_event_type: type,
       created_at: now(),
       pod_sandbox_status: sandbox ? sandboxStatus(sandbox) : null,
-      containers_statuses: sandbox ? shownContainersOf(this.parts, sandbox.id).map(containerStatus) : [],
+      containers_statuses: sandbox ? shownContainersOf(this.services, sandbox.id).map(containerStatus) : [],
     };
   }
 }

@@ -4,10 +4,10 @@ import type { Store } from '../records/store.js';
 import { Events } from './event-log.js';
 
 const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;
-const parts = { store, creations: new InFlight(1000) };
+const services = { store, creations: new InFlight(1000) };
 
 test('a listener gets the events in order', async () => {
-  const events = new Events(parts);
+  const events = new Events(services);
   const listening = events.listen(new AbortController().signal);
   const first = listening.next();
   events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
@@ -19,7 +19,7 @@ test('a listener gets the events in order', async () => {
 });
 
 test('a listener that does not keep up is cut off, and told to connect again', async () => {
-  const events = new Events(parts);
+  const events = new Events(services);
   const listening = events.listen(new AbortController().signal);
   const first = listening.next();
   for (let count = 0; count < 20_000; count++)
@@ -36,7 +36,7 @@ test('a listener that does not keep up is cut off, and told to connect again', a
 });
 
 test('there is a bound on listeners, and one that goes makes room', async () => {
-  const events = new Events(parts);
+  const events = new Events(services);
   const listeners = Array.from({ length: 32 }, () => {
     const gone = new AbortController();
     return { gone, first: events.listen(gone.signal).next() };

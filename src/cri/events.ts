@@ -1,12 +1,12 @@
 // GetContainerEvents: what the kubelet's evented PLEG listens to.
 import type { ContainerEventResponse } from './generated/runtime/v1/ContainerEventResponse.js';
 import type { GetEventsRequest__Output } from './generated/runtime/v1/GetEventsRequest.js';
-import type { Call, Parts } from './parts.js';
+import type { Call, Services } from './services.js';
 
 export async function* getContainerEvents(
-  parts: Parts,
+  services: Services,
   _request: GetEventsRequest__Output,
   call: Call,
 ): AsyncGenerator<ContainerEventResponse> {
-  yield* parts.events.listen(call.signal);
+  yield* services.events.listen(call.signal);
 }

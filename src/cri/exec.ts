@@ -14,7 +14,14 @@ import type { ExecSyncRequest__Output } from './generated/runtime/v1/ExecSyncReq
 import type { ExecSyncResponse } from './generated/runtime/v1/ExecSyncResponse.js';
 import type { PortForwardRequest__Output } from './generated/runtime/v1/PortForwardRequest.js';
 import type { PortForwardResponse } from './generated/runtime/v1/PortForwardResponse.js';
-import { backendOf, readySandboxOf, refOf, runningContainerOf, type Call, type Parts } from './parts.js';
+import {
+  backendOf,
+  readySandboxOf,
+  refOf,
+  runningContainerOf,
+  type Call,
+  type Services,
+} from './services.js';
 
 /** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
 const maxOutputBytes = 16 << 20;
@@ -25,7 +32,7 @@ const longestTimeoutMs = 2 ** 31 - 1;
 const maxPorts = 128;
 
 export async function execSync(
-  parts: Parts,
+  services: Services,
   request: ExecSyncRequest__Output,
   call: Call,
 ): Promise<ExecSyncResponse> {
@@ -35,7 +42,7 @@ export async function execSync(
   const stdout = new Capped();
   const stderr = new Capped();
   const { exitCode } = await execIn(
-    parts,
+    services,
     request.container_id,
     request.cmd,
     { terminal: false, stdout, stderr },
@@ -47,7 +54,7 @@ export async function execSync(
 
 /** Runs a command in a container with these ends. @throws WrongContainerState, ExecTimeout */
 async function execIn(
-  parts: Parts,
+  services: Services,
   containerId: string,
   cmd: readonly string[],
   io: Io,
@@ -55,8 +62,8 @@ async function execIn(
   timeoutMs?: number,
 ): Promise<{ exitCode: number }> {
   if (cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
-  const record = runningContainerOf(parts, containerId);
-  return backendOf(parts, record).exec(refOf(record), { args: cmd, io, timeoutMs }, signal);
+  const record = runningContainerOf(services, containerId);
+  return backendOf(services, record).exec(refOf(record), { args: cmd, io, timeoutMs }, signal);
 }
 
 class Capped extends Writable {
@@ -74,22 +81,31 @@ class Capped extends Writable {
   }
 }
 
-export async function exec(parts: Parts, request: ExecRequest__Output): Promise<ExecResponse> {
+export async function exec(services: Services, request: ExecRequest__Output): Promise<ExecResponse> {
   checkStreams(request);
   if (request.cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
-  const { id, sandboxId } = runningContainerOf(parts, request.container_id);
+  const { id, sandboxId } = runningContainerOf(services, request.container_id);
   const { cmd, tty, stdin, stdout, stderr } = request;
   return {
-    url: parts.streaming.url({ kind: 'exec', sandboxId, containerId: id, cmd, tty, stdin, stdout, stderr }),
+    url: services.streaming.url({
+      kind: 'exec',
+      sandboxId,
+      containerId: id,
+      cmd,
+      tty,
+      stdin,
+      stdout,
+      stderr,
+    }),
   };
 }
 
-export async function attach(parts: Parts, request: AttachRequest__Output): Promise<AttachResponse> {
+export async function attach(services: Services, request: AttachRequest__Output): Promise<AttachResponse> {
   checkStreams(request);
-  const record = runningContainerOf(parts, request.container_id);
+  const record = runningContainerOf(services, request.container_id);
   const { stdin, stdout, stderr } = request;
   return {
-    url: parts.streaming.url({
+    url: services.streaming.url({
       kind: 'attach',
       sandboxId: record.sandboxId,
       containerId: record.id,
@@ -102,10 +118,10 @@ export async function attach(parts: Parts, request: AttachRequest__Output): Prom
 }
 
 export async function portForward(
-  parts: Parts,
+  services: Services,
   request: PortForwardRequest__Output,
 ): Promise<PortForwardResponse> {
-  const { id } = await readySandboxOf(parts, request.pod_sandbox_id);
+  const { id } = await readySandboxOf(services, request.pod_sandbox_id);
   if (request.port.length > maxPorts)
     throw new CrispError(
       'InvalidArgument',
@@ -114,7 +130,7 @@ export async function portForward(
   for (const port of request.port)
     if (port < 1 || port > 65535)
       throw new CrispError('InvalidArgument', `port ${port} is not between 1 and 65535`);
-  return { url: parts.streaming.url({ kind: 'portforward', sandboxId: id, ports: request.port }) };
+  return { url: services.streaming.url({ kind: 'portforward', sandboxId: id, ports: request.port }) };
 }
 
 /** A terminal has one output stream (the CRI's words on ExecRequest.tty). */
@@ -128,19 +144,19 @@ function checkStreams(request: { tty: boolean; stdin: boolean; stdout: boolean; 
     throw new CrispError('InvalidArgument', 'one of stdin, stdout and stderr must be true');
 }
 
-/** What the streaming server runs when a ticket is redeemed. `parts` is asked late: the server is itself one of them. */
-export function streamingHandlers(parts: () => Parts) {
+/** What the streaming server runs when a ticket is redeemed. `services` is asked late: the server is itself one of them. */
+export function streamingHandlers(services: () => Services) {
   return {
     exec: (request: ExecRequest, io: Io, signal: AbortSignal): Promise<{ exitCode: number }> =>
-      execIn(parts(), request.containerId, request.cmd, io, signal),
+      execIn(services(), request.containerId, request.cmd, io, signal),
     attach: async (request: AttachRequest, io: Io, signal: AbortSignal): Promise<void> => {
-      const record = runningContainerOf(parts(), request.containerId);
+      const record = runningContainerOf(services(), request.containerId);
       const { stdin, stdin_once: once, tty } = record.config;
       if (!stdin) io.stdin?.resume(); // nobody reads it, and it must not hold up the rest
       // As containerd has it: the end of the client's input is that of the container's only with stdin_once and
       // without a terminal; otherwise it ends the session, and the container's input stays open for the next.
       const ends = { stdin: stdin ? io.stdin : undefined, endsWithStdin: !once || tty };
-      await backendOf(parts(), record).attach(refOf(record), { ...io, ...ends }, signal);
+      await backendOf(services(), record).attach(refOf(record), { ...io, ...ends }, signal);
     },
     portForward: async (
       request: PortForwardRequest,
@@ -148,16 +164,16 @@ export function streamingHandlers(parts: () => Parts) {
       stream: Duplex,
       signal: AbortSignal,
     ): Promise<void> => {
-      const sandbox = await readySandboxOf(parts(), request.sandboxId);
-      await forwardPort(networkOf(parts(), sandbox), port, stream, signal);
+      const sandbox = await readySandboxOf(services(), request.sandboxId);
+      await forwardPort(networkOf(services(), sandbox), port, stream, signal);
     },
   };
 }
 
 /** The pod's network namespace; undefined: the host's. @throws WrongContainerState while no container runs that would bring one */
-function networkOf(parts: Parts, { id, plan }: SandboxRecord): string | undefined {
+function networkOf(services: Services, { id, plan }: SandboxRecord): string | undefined {
   if (!plan.ownNetwork) return plan.namespaces.network;
-  const running = parts.store
+  const running = services.store
     .containersOf(id)
     .find((record) => containerState(record) === 'CONTAINER_RUNNING');
   if (!running?.pid)

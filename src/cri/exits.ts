@@ -4,24 +4,24 @@ import type { Exit } from '../backends/backend.js';
 import { after, first } from '../host/wait.js';
 import { log, withLogContext } from '../log.js';
 import { containerState, type ContainerRecord } from '../records/records.js';
-import { backendOf, refOf, type Parts } from './parts.js';
+import { backendOf, refOf, type Services } from './services.js';
 import { isShown } from './shown.js';
 
 /** How long a monitor may take from the end of a process to telling it, on a machine that is very busy. */
 const tellPatienceMs = 10_000;
 
 /** Asks the backend what has become of a container. */
-export async function recordIfEnded(parts: Parts, record: ContainerRecord): Promise<boolean> {
-  const alive = (await backendOf(parts, record).survey([refOf(record)])).get(record.id);
+export async function recordIfEnded(services: Services, record: ContainerRecord): Promise<boolean> {
+  const alive = (await backendOf(services, record).survey([refOf(record)])).get(record.id);
   if (alive?.status !== 'stopped' && alive?.status !== 'missing') return false;
-  await recordExit(parts, record.id, alive.status === 'stopped' ? alive.exit : undefined);
+  await recordExit(services, record.id, alive.status === 'stopped' ? alive.exit : undefined);
   return true;
 }
 
 /** Until `signal` aborts: looks for exits that nobody told, every ten seconds. Never rejects. */
-export async function watchForLostExits(parts: Parts, signal: AbortSignal): Promise<void> {
+export async function watchForLostExits(services: Services, signal: AbortSignal): Promise<void> {
   for (await after(tellPatienceMs); !signal.aborted; await after(tellPatienceMs))
-    await recordLostExits(parts);
+    await recordLostExits(services);
 }
 
 /**
@@ -29,18 +29,18 @@ export async function watchForLostExits(parts: Parts, signal: AbortSignal): Prom
  * they were told: where the process of a container is gone and its monitor has
  * had its time.
  */
-async function recordLostExits(parts: Parts): Promise<void> {
+async function recordLostExits(services: Services): Promise<void> {
   await Promise.all(
-    parts.store.containers.all().map(async (record) => {
+    services.store.containers.all().map(async (record) => {
       if (containerState(record) !== 'CONTAINER_RUNNING') return;
-      const exit = parts.stops.exitOf(record.id);
+      const exit = services.stops.exitOf(record.id);
       try {
         if (
-          !(await backendOf(parts, record).inDoubt(refOf(record))) ||
+          !(await backendOf(services, record).inDoubt(refOf(record))) ||
           (await first(exit.seen, after(tellPatienceMs)))
         )
           return;
-        if (await recordIfEnded(parts, record))
+        if (await recordIfEnded(services, record))
           log.warn({ containerId: record.id }, 'a container has ended, and its monitor has not told');
       } catch (error) {
         log.error(
@@ -59,20 +59,20 @@ async function recordLostExits(parts: Parts): Promise<void> {
  * the monitor gone, and recovery end here.  Only the first exit counts.
  * @param exit undefined: it has ended, nobody knows how
  */
-export async function recordExit(parts: Parts, id: string, exit: Exit | undefined): Promise<void> {
-  await parts.stops.started(id);
+export async function recordExit(services: Services, id: string, exit: Exit | undefined): Promise<void> {
+  await services.stops.started(id);
   await withLogContext({ containerId: id }, async () => {
     let first = false;
-    const record = await parts.store.containers.change(id, (present) => {
+    const record = await services.store.containers.change(id, (present) => {
       first = present.exit === undefined;
       return first ? { exit: exitOf(present, exit) } : {};
     });
     if (!record) return;
-    parts.stops.exited(id);
+    services.stops.exited(id);
     if (!first) return;
     log.info({ exit: record.exit, podId: record.sandboxId }, 'container exited');
-    if (isShown(parts, record))
-      parts.events.emit('CONTAINER_STOPPED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+    if (isShown(services, record))
+      services.events.emit('CONTAINER_STOPPED_EVENT', id, services.store.sandboxes.get(record.sandboxId));
   });
 }
 

@@ -5,7 +5,7 @@ import { CrispError, toCrispError } from '../errors.js';
 import type { Shift } from '../images/rootfs.js';
 import type { ContainerRecord } from '../records/records.js';
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
-import type { Parts } from './parts.js';
+import type { Services } from './services.js';
 
 export interface ImageVolume {
   /** Where the image is mounted on the host. */
@@ -15,7 +15,7 @@ export interface ImageVolume {
 
 /** Mounts all image volumes of a container, by their index in config.mounts; with `shift`, root's files of an image are those of the container's root. */
 export async function mountImageVolumes(
-  parts: Parts,
+  services: Services,
   containerId: string,
   config: ContainerConfig__Output,
   shift: Shift | undefined,
@@ -23,7 +23,7 @@ export async function mountImageVolumes(
   const mounted = new Map<number, ImageVolume>();
   for (const [index, { image: spec }] of config.mounts.entries()) {
     if (!spec?.image) continue;
-    const image = await parts.images.find(spec.image);
+    const image = await services.images.find(spec.image);
     if (!image)
       throw new CrispError(
         'ImageVolumeMountFailed',
@@ -31,7 +31,7 @@ export async function mountImageVolumes(
       );
     try {
       mounted.set(index, {
-        path: await parts.rootfs.mountImage(`${containerId}-${index}`, image, shift),
+        path: await services.rootfs.mountImage(`${containerId}-${index}`, image, shift),
         imageId: image.id,
       });
     } catch (error) {
@@ -46,8 +46,8 @@ export async function mountImageVolumes(
 }
 
 /** Unmounts them; those that are not mounted are fine. */
-export async function unmountImageVolumes(parts: Parts, record: ContainerRecord): Promise<void> {
+export async function unmountImageVolumes(services: Services, record: ContainerRecord): Promise<void> {
   for (const [index, { image }] of record.config.mounts.entries()) {
-    if (image?.image) await parts.rootfs.unmountImage(`${record.id}-${index}`);
+    if (image?.image) await services.rootfs.unmountImage(`${record.id}-${index}`);
   }
 }

@@ -20,36 +20,36 @@ import { log } from '../log.js';
 import { metrics } from '../metrics.js';
 import { now } from '../records/records.js';
 import { imagesOfStandalone } from '../records/standalone.js';
-import type { Call, Parts } from './parts.js';
-import { inPages } from './pages.js';
+import type { Call, Services } from './services.js';
+import { paginate } from './paginate.js';
 
 export async function listImages(
-  parts: Parts,
+  services: Services,
   request: ListImagesRequest__Output,
 ): Promise<ListImagesResponse> {
-  return { images: (await filtered(parts, request.filter?.image ?? null)).map(imageItem) };
+  return { images: (await filtered(services, request.filter?.image ?? null)).map(imageItem) };
 }
 
 export async function* streamImages(
-  parts: Parts,
+  services: Services,
   request: StreamImagesRequest__Output,
 ): AsyncGenerator<StreamImagesResponse> {
-  for (const page of inPages(await filtered(parts, request.filter?.image ?? null)))
+  for (const page of paginate(await filtered(services, request.filter?.image ?? null)))
     yield { images: page.map(imageItem) };
 }
 
-async function filtered(parts: Parts, filter: ImageSpec__Output | null): Promise<readonly Image[]> {
-  if (!filter?.image) return parts.images.list();
-  const image = await parts.images.find(filter.image);
+async function filtered(services: Services, filter: ImageSpec__Output | null): Promise<readonly Image[]> {
+  if (!filter?.image) return services.images.list();
+  const image = await services.images.find(filter.image);
   return image ? [image] : [];
 }
 
 /** An image that is not there is no error: the answer has none. */
 export async function imageStatus(
-  parts: Parts,
+  services: Services,
   request: ImageStatusRequest__Output,
 ): Promise<ImageStatusResponse> {
-  const image = await parts.images.find(named(request.image));
+  const image = await services.images.find(named(request.image));
   if (!image) return { image: null };
   return {
     image: imageItem(image),
@@ -57,7 +57,7 @@ export async function imageStatus(
       ? {
           info: JSON.stringify({
             imageSpec: { config: image.config },
-            layers: await parts.images.layers(image),
+            layers: await services.images.layers(image),
           }),
         }
       : {},
@@ -65,17 +65,19 @@ export async function imageStatus(
 }
 
 export async function pullImage(
-  parts: Parts,
+  services: Services,
   request: PullImageRequest__Output,
   call: Call,
 ): Promise<PullImageResponse> {
   const reference = named(request.image);
   const started = performance.now();
-  const image = await parts.images.pull(reference, authOf(request), call.signal).catch((error: unknown) => {
-    metrics.imagePulls.observe({ result: toCrispError(error).id }, (performance.now() - started) / 1000);
-    throw error;
-  });
-  await parts.rootfs.prepare(image).catch((error: unknown) => {
+  const image = await services.images
+    .pull(reference, authOf(request), call.signal)
+    .catch((error: unknown) => {
+      metrics.imagePulls.observe({ result: toCrispError(error).id }, (performance.now() - started) / 1000);
+      throw error;
+    });
+  await services.rootfs.prepare(image).catch((error: unknown) => {
     log.warn(
       { err: error, image: reference },
       'layers not prepared: the first container will do it, or fail',
@@ -100,23 +102,23 @@ function authOf({ auth }: PullImageRequest__Output): RegistryAuth | undefined {
 }
 
 export async function removeImage(
-  parts: Parts,
+  services: Services,
   request: RemoveImageRequest__Output,
 ): Promise<RemoveImageResponse> {
-  const image = await parts.images.find(named(request.image));
-  await parts.images.remove(named(request.image), [
-    ...parts.store.usedImages(),
-    ...(await imagesOfStandalone(parts.config.cli_state)),
+  const image = await services.images.find(named(request.image));
+  await services.images.remove(named(request.image), [
+    ...services.store.usedImages(),
+    ...(await imagesOfStandalone(services.config.cli_state)),
   ]);
-  if (image) for (const { backend } of parts.handlers.values()) await backend.forgetImage?.(image.id);
+  if (image) for (const { backend } of services.handlers.values()) await backend.forgetImage?.(image.id);
   return {};
 }
 
 export async function imageFsInfo(
-  parts: Parts,
+  services: Services,
   _request: ImageFsInfoRequest__Output,
 ): Promise<ImageFsInfoResponse> {
-  const usage = await parts.images.usage();
+  const usage = await services.images.usage();
   const filesystem = {
     timestamp: now(),
     fs_id: { mountpoint: usage.mountpoint },

@@ -5,7 +5,7 @@ import type { Filesystem } from '../host/filesystem.js';
 import type { Details, PressureLine, Usage } from '../host/cgroup-stats.js';
 import type { InterfaceCounters } from '../host/net-dev.js';
 import type { LinuxContainerResources__Output } from './generated/runtime/v1/LinuxContainerResources.js';
-import type { MeasuredLayer } from './samples.js';
+import type { MeasuredLayer } from './usage-cache.js';
 
 /** All that is known of a running container. */
 export interface Counted {

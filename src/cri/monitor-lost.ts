@@ -5,7 +5,7 @@ import { metrics } from '../metrics.js';
 import { containerState, now } from '../records/records.js';
 import { stopContainerRecord } from './container-stop.js';
 import { recordIfEnded } from './exits.js';
-import type { Parts } from './parts.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
 /**
@@ -13,23 +13,23 @@ import { isShown } from './shown.js';
  * the status; then, by runtime.lost_monitor, the container goes on without a log,
  * or is ended.  Of one that has ended as well, the exit is recorded.
  */
-export async function monitorLost(parts: Parts, id: string): Promise<void> {
+export async function monitorLost(services: Services, id: string): Promise<void> {
   await withLogContext({ containerId: id }, async () => {
-    const record = parts.store.containers.get(id);
+    const record = services.store.containers.get(id);
     if (!record || containerState(record) === 'CONTAINER_EXITED') return;
-    const policy = parts.config.runtime.lost_monitor;
+    const policy = services.config.runtime.lost_monitor;
     if (!record.unwatchedAt) {
       metrics.monitorsLost.add({ handler: record.handler });
-      const changed = await parts.store.containers.change(id, { unwatchedAt: now() });
+      const changed = await services.store.containers.change(id, { unwatchedAt: now() });
       log.error(
         { podId: record.sandboxId, policy },
         'the monitor of a container has ended: its log is cut, and its exit will not be told',
       );
       // The CRI has no event for it; a listener gets the present status, as at its connection.
-      if (changed && isShown(parts, changed) && containerState(changed) === 'CONTAINER_RUNNING')
-        parts.events.emit('CONTAINER_STARTED_EVENT', id, parts.store.sandboxes.get(record.sandboxId));
+      if (changed && isShown(services, changed) && containerState(changed) === 'CONTAINER_RUNNING')
+        services.events.emit('CONTAINER_STARTED_EVENT', id, services.store.sandboxes.get(record.sandboxId));
     }
-    if (await recordIfEnded(parts, record)) return;
-    if (policy === 'end') await stopContainerRecord(parts, id, 0);
+    if (await recordIfEnded(services, record)) return;
+    if (policy === 'end') await stopContainerRecord(services, id, 0);
   });
 }

@@ -16,9 +16,9 @@ import type { PodSandboxMetrics } from './generated/runtime/v1/PodSandboxMetrics
 import type { StreamPodSandboxMetricsRequest__Output } from './generated/runtime/v1/StreamPodSandboxMetricsRequest.js';
 import type { StreamPodSandboxMetricsResponse } from './generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import { containerMetrics, interfaceMetrics, type Counted, type MetricTable } from './metric-table.js';
-import { type Parts } from './parts.js';
+import { type Services } from './services.js';
 import { isShown } from './shown.js';
-import { inPages } from './pages.js';
+import { paginate } from './paginate.js';
 import { cgroupOf, podInterfaces } from './stats.js';
 
 /** On each series. As with cAdvisor, id is the cgroup, and name the id of the container or sandbox. */
@@ -27,7 +27,7 @@ const commonLabels = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
 const newLayersWaitMs = 2_000;
 
 export async function listMetricDescriptors(
-  _parts: Parts,
+  _parts: Services,
   _request: ListMetricDescriptorsRequest__Output,
 ): Promise<ListMetricDescriptorsResponse> {
   return {
@@ -38,57 +38,59 @@ export async function listMetricDescriptors(
 }
 
 export async function listPodSandboxMetrics(
-  parts: Parts,
+  services: Services,
   _request: ListPodSandboxMetricsRequest__Output,
 ): Promise<ListPodSandboxMetricsResponse> {
-  return { pod_metrics: await Promise.all(readySandboxes(parts).map((record) => metricsOf(parts, record))) };
+  return {
+    pod_metrics: await Promise.all(readySandboxes(services).map((record) => metricsOf(services, record))),
+  };
 }
 
 export async function* streamPodSandboxMetrics(
-  parts: Parts,
+  services: Services,
   _request: StreamPodSandboxMetricsRequest__Output,
 ): AsyncGenerator<StreamPodSandboxMetricsResponse> {
-  for (const page of inPages(readySandboxes(parts)))
-    yield { pod_sandbox_metrics: await Promise.all(page.map((record) => metricsOf(parts, record))) };
+  for (const page of paginate(readySandboxes(services)))
+    yield { pod_sandbox_metrics: await Promise.all(page.map((record) => metricsOf(services, record))) };
 }
 
-function readySandboxes(parts: Parts): SandboxRecord[] {
-  return parts.store.sandboxes
+function readySandboxes(services: Services): SandboxRecord[] {
+  return services.store.sandboxes
     .all()
-    .filter((record) => isShown(parts, record) && sandboxState(record) === 'SANDBOX_READY');
+    .filter((record) => isShown(services, record) && sandboxState(record) === 'SANDBOX_READY');
 }
 
-async function metricsOf(parts: Parts, record: SandboxRecord): Promise<PodSandboxMetrics> {
+async function metricsOf(services: Services, record: SandboxRecord): Promise<PodSandboxMetrics> {
   const { id, plan } = record;
-  const running = parts.store
+  const running = services.store
     .containersOf(id)
     .filter(({ startedAt, exit }) => startedAt !== undefined && exit === undefined);
-  await parts.samples.layersMeasured(
+  await services.usageCache.layersMeasured(
     running.map((container) => container.id),
     newLayersWaitMs,
   );
-  const filesystem = await filesystemOf(parts.config.root);
+  const filesystem = await filesystemOf(services.config.root);
   // The network is the pod's, so these series belong to no container.
   const labels = [cgroupPath(plan.cgroupParent), id, '', plan.namespace, plan.name, ''];
   return {
     pod_sandbox_id: id,
-    metrics: (podInterfaces(parts, record) ?? []).flatMap((one) =>
+    metrics: (podInterfaces(services, record) ?? []).flatMap((one) =>
       seriesOf(interfaceMetrics, one, labels, [one.name]),
     ),
     container_metrics: (
-      await Promise.all(running.map((container) => containerMetricsOf(parts, plan, container, filesystem)))
+      await Promise.all(running.map((container) => containerMetricsOf(services, plan, container, filesystem)))
     ).flat(),
   };
 }
 
 /** None when it has just ended. */
 async function containerMetricsOf(
-  parts: Parts,
+  services: Services,
   { namespace, name: pod }: SandboxRecord['plan'],
   record: ContainerRecord,
   filesystem: Filesystem,
 ): Promise<ContainerMetrics[]> {
-  const cgroup = cgroupOf(parts, record);
+  const cgroup = cgroupOf(services, record);
   const usage = cgroup === undefined ? undefined : readUsage(cgroup);
   const details = cgroup === undefined ? undefined : readDetails(cgroup);
   if (cgroup === undefined || !usage || !details) return [];
@@ -100,7 +102,7 @@ async function containerMetricsOf(
     pids,
     openFiles: await countOpenFiles(pids),
     openFilesLimit: record.pid === undefined ? undefined : await openFilesLimit(record.pid),
-    layer: parts.samples.layer(record.id),
+    layer: services.usageCache.layer(record.id),
     deviceName,
     resources: record.resources,
     startedAt: record.startedAt ?? record.createdAt,

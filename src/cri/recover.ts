@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { exists, namesIn, remove } from '../host/files.js';
-import { outwait } from '../host/proc.js';
+import { waitUntilIdle } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
 import { namespaceFiles } from '../pod/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
@@ -16,42 +16,44 @@ import {
   type ContainerRecord,
   type SandboxRecord,
 } from '../records/records.js';
-import { keepsakeOf } from '../records/recovery-label.js';
+import { recoveryLabelOf } from '../records/recovery-label.js';
 import { podFilesOf } from '../pod/files.js';
 import { mendPodMemory } from '../pod/memory.js';
 import { removeBundle, removePod } from '../pod/remove.js';
-import { adoptLost, listed } from './adopt.js';
+import { reclaimLost, listed } from './reclaim.js';
 import { unclaimedContainer } from './container-create.js';
 import { removeContainerRecord } from './container-stop.js';
 import { recordExit } from './exits.js';
-import { backendOf, refOf, type Parts } from './parts.js';
+import { backendOf, refOf, type Services } from './services.js';
 import { unclaimedSandbox } from './sandbox-run.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 
 /** One record's repair must not hold up the node. */
 const patienceMs = 10_000;
 
-export async function recover(parts: Parts): Promise<void> {
+export async function recover(services: Services): Promise<void> {
   const started = performance.now();
-  const { sandboxes, containers } = parts.store;
+  const { sandboxes, containers } = services.store;
   // 0. What an earlier run had begun, which works in the state folder as we do: a plugin would still add what we take back.
   // Not killed: what a plugin has left running (a name server of its network) is at work for long.
-  const atWork = await outwait(parts.config.state, patienceMs);
+  const atWork = await waitUntilIdle(services.config.state, patienceMs);
   if (atWork.length > 0)
     log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
   // 1. What was cut off half made or half removed; then what our state folder has lost, and what is alive, asked from each backend once.
-  await endRemnants(parts);
-  await adoptLost(parts);
-  const alive = await surveyAll(parts);
+  await endRemnants(services);
+  await reclaimLost(services);
+  const alive = await surveyAll(services);
   // 2. Containers, then the sandboxes that hold them.
   await Promise.all(
     containers
       .all()
-      .map((record) => repaired(record.id, () => repairContainer(parts, record, alive.get(record.id)))),
+      .map((record) => repaired(record.id, () => repairContainer(services, record, alive.get(record.id)))),
   );
-  await Promise.all(sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(parts, record))));
+  await Promise.all(
+    sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(services, record))),
+  );
   // 3. What nobody remembers.
-  await removeOrphans(parts);
+  await removeOrphans(services);
   log.info(
     {
       sandboxes: sandboxes.all().length,
@@ -62,21 +64,21 @@ export async function recover(parts: Parts): Promise<void> {
   );
 }
 
-async function endRemnants(parts: Parts): Promise<void> {
-  for (const { backend } of parts.handlers.values())
+async function endRemnants(services: Services): Promise<void> {
+  for (const { backend } of services.handlers.values())
     await repaired(backend.name, async () => {
       for (const { name, end } of (await backend.remnants?.()) ?? []) await repaired(name, end);
     });
 }
 
 /** "unknown": it cannot be looked at (the program of its handler is gone, its record speaks of what cannot be); nothing is concluded from that. */
-async function surveyAll(parts: Parts): Promise<Map<string, Alive | 'unknown'>> {
+async function surveyAll(services: Services): Promise<Map<string, Alive | 'unknown'>> {
   const found = new Map<string, Alive | 'unknown'>();
-  const open = parts.store.containers.all().filter((record) => record.complete && !record.exit);
+  const open = services.store.containers.all().filter((record) => record.complete && !record.exit);
   await Promise.all(
     open.map(async (record) => {
       try {
-        for (const [id, state] of await backendOf(parts, record).survey([refOf(record)]))
+        for (const [id, state] of await backendOf(services, record).survey([refOf(record)]))
           found.set(id, state);
       } catch (error) {
         log.error(
@@ -91,44 +93,44 @@ async function surveyAll(parts: Parts): Promise<Map<string, Alive | 'unknown'>> 
 }
 
 async function repairContainer(
-  parts: Parts,
+  services: Services,
   record: ContainerRecord,
   alive: Alive | 'unknown' | undefined,
 ): Promise<void> {
-  if (!record.complete) return removeContainerRecord(parts, record.id); // a create that a crash cut off
-  if (record.unclaimed) parts.creations.keep(record.id, unclaimedContainer(parts, record.sandboxId));
+  if (!record.complete) return removeContainerRecord(services, record.id); // a create that a crash cut off
+  if (record.unclaimed) services.creations.keep(record.id, unclaimedContainer(services, record.sandboxId));
   if (record.exit) return;
-  if (record.bootId !== parts.bootId) return recordExit(parts, record.id, undefined);
+  if (record.bootId !== services.bootId) return recordExit(services, record.id, undefined);
   if (alive === 'unknown') return;
-  if (!alive || alive.status === 'missing') return recordExit(parts, record.id, undefined);
-  if (alive.status === 'stopped') return recordExit(parts, record.id, alive.exit);
+  if (!alive || alive.status === 'missing') return recordExit(services, record.id, undefined);
+  if (alive.status === 'stopped') return recordExit(services, record.id, alive.exit);
   // A start whose answer was never recorded: it runs, so it was started.
   if (alive.status === 'running' && containerState(record) === 'CONTAINER_CREATED') {
-    await parts.store.containers.change(record.id, { startedAt: now(), pid: alive.pid });
+    await services.store.containers.change(record.id, { startedAt: now(), pid: alive.pid });
   }
 }
 
-async function repairSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
-  if (!record.complete) return removeSandbox(parts, record.id);
-  if (record.unclaimed) parts.creations.keep(record.id, unclaimedSandbox(parts));
+async function repairSandbox(services: Services, record: SandboxRecord): Promise<void> {
+  if (!record.complete) return removeSandbox(services, record.id);
+  if (record.unclaimed) services.creations.keep(record.id, unclaimedSandbox(services));
   if (record.stoppedAt !== undefined) return;
-  if (record.bootId === parts.bootId)
+  if (record.bootId === services.bootId)
     return mendPodMemory(record.plan.folder, () => podFilesOf(record.config)); // an earlier version made none
   // The node rebooted under it: its namespaces are gone, its address is still leased.
-  await releaseSandbox(parts, record);
-  await parts.store.sandboxes.change(record.id, { stoppedAt: now() });
+  await releaseSandbox(services, record);
+  await services.store.sandboxes.change(record.id, { stoppedAt: now() });
 }
 
-async function removeOrphans(parts: Parts): Promise<void> {
-  const { sandboxes, containers } = parts.store;
+async function removeOrphans(services: Services): Promise<void> {
+  const { sandboxes, containers } = services.store;
   for (const { id, sandboxId } of containers.all()) {
     if (sandboxes.has(sandboxId)) continue;
     log.warn({ containerId: id, podId: sandboxId }, 'removing a container whose pod has no record');
-    await repaired(id, () => removeContainerRecord(parts, id));
+    await repaired(id, () => removeContainerRecord(services, id));
   }
-  for (const { backend } of parts.handlers.values()) {
+  for (const { backend } of services.handlers.values()) {
     for (const orphan of await listed(backend)) {
-      if (containers.has(orphan.id) || keepsakeOf(orphan) === 'unreadable') continue;
+      if (containers.has(orphan.id) || recoveryLabelOf(orphan) === 'unreadable') continue;
       log.warn({ containerId: orphan.id }, 'removing a container without a record');
       await repaired(orphan.id, async () => {
         await backend.delete(orphan);
@@ -136,17 +138,17 @@ async function removeOrphans(parts: Parts): Promise<void> {
       });
     }
   }
-  const bundles = join(parts.config.state, 'bundles'),
-    pods = join(parts.config.state, 'pods');
+  const bundles = join(services.config.state, 'bundles'),
+    pods = join(services.config.state, 'pods');
   for (const id of await namesIn(bundles)) {
     if (!containers.has(id)) await repaired(id, () => removeBundle(join(bundles, id)));
   }
-  for (const id of await parts.rootfs.list()) {
+  for (const id of await services.rootfs.list()) {
     if (!containers.has(id) && !(await exists(join(bundles, id))))
-      await repaired(id, () => parts.rootfs.unmount(id)); // else it is in use
+      await repaired(id, () => services.rootfs.unmount(id)); // else it is in use
   }
   await repaired('network', () =>
-    parts.network.collectGarbage(
+    services.network.collectGarbage(
       [
         ...sandboxes
           .all()
@@ -158,12 +160,12 @@ async function removeOrphans(parts: Parts): Promise<void> {
       (id) => namespaceFiles(join(pods, id, 'ns')).network,
     ),
   );
-  await repaired('checkpoints', () => remove(join(parts.config.root, 'checkpoints'))); // what a crash cut off
+  await repaired('checkpoints', () => remove(join(services.config.root, 'checkpoints'))); // what a crash cut off
   for (const id of await namesIn(pods)) {
     // after the network, whose plugins look into the namespace
-    if (sandboxes.has(id) || parts.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod
+    if (sandboxes.has(id) || services.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod
     log.warn({ podId: id }, 'removing a pod without a record');
-    await repaired(id, () => removePod(join(pods, id), ownCgroupParent(id, parts.host.systemdCgroup)));
+    await repaired(id, () => removePod(join(pods, id), ownCgroupParent(id, services.host.systemdCgroup)));
   }
 }
 

@@ -14,27 +14,30 @@ import type { VersionRequest__Output } from './generated/runtime/v1/VersionReque
 import type { VersionResponse } from './generated/runtime/v1/VersionResponse.js';
 import { setAside } from '../set-aside.js';
 import { refreshHandlers } from './handlers.js';
-import type { Parts } from './parts.js';
+import type { Services } from './services.js';
 import { holderRuntimes } from './sandbox-run.js';
 
 /** The version of the kubelet's runtime API, which has been 0.1.0 since there is a CRI. */
 const kubeApiVersion = '0.1.0';
 
-export async function version(parts: Parts, _request: VersionRequest__Output): Promise<VersionResponse> {
+export async function version(
+  services: Services,
+  _request: VersionRequest__Output,
+): Promise<VersionResponse> {
   return {
     version: kubeApiVersion,
     runtime_name: 'crisp',
-    runtime_version: parts.version,
+    runtime_version: services.version,
     runtime_api_version: 'v1',
   };
 }
 
-export async function status(parts: Parts, request: StatusRequest__Output): Promise<StatusResponse> {
-  void refreshHandlers(parts.handlers); // for the next call: the kubelet asks every few seconds
-  const handlers = [...parts.handlers].map(([name, { probe }]) => ({ name, ...probe }));
+export async function status(services: Services, request: StatusRequest__Output): Promise<StatusResponse> {
+  void refreshHandlers(services.handlers); // for the next call: the kubelet asks every few seconds
+  const handlers = [...services.handlers].map(([name, { probe }]) => ({ name, ...probe }));
   const ready = handlers.filter((handler) => handler.ready);
-  const network = parts.network.status();
-  const fallback = parts.handlers.get(parts.config.default_container_type)?.probe;
+  const network = services.network.status();
+  const fallback = services.handlers.get(services.config.default_container_type)?.probe;
   return {
     status: {
       conditions: [
@@ -47,7 +50,7 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
               message: handlers.map((handler) => `${handler.name}: ${handler.reason}`).join('; '),
             },
         { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
-        ...(await sharedPidCondition(parts)),
+        ...(await sharedPidCondition(services)),
       ],
     },
     runtime_handlers: [
@@ -58,8 +61,8 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
     features: { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true },
     info: request.verbose
       ? {
-          config: JSON.stringify(withoutSecrets(parts.config)),
-          images: JSON.stringify({ setAside: await parts.images.setAside() }),
+          config: JSON.stringify(withoutSecrets(services.config)),
+          images: JSON.stringify({ setAside: await services.images.setAside() }),
           handlers: JSON.stringify(handlers),
           network: JSON.stringify(network),
           setAside: JSON.stringify(setAside.all()),
@@ -69,9 +72,9 @@ export async function status(parts: Parts, request: StatusRequest__Output): Prom
 }
 
 /** Told only while it is not so: the node is ready without it, for pods that do not ask for it. */
-async function sharedPidCondition(parts: Parts) {
+async function sharedPidCondition(services: Services) {
   try {
-    await findHolderTools(holderRuntimes(parts));
+    await findHolderTools(holderRuntimes(services));
     return [];
   } catch (error) {
     const { id, message, hint } = toCrispError(error);
@@ -90,23 +93,24 @@ function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolea
 }
 
 export async function runtimeConfig(
-  parts: Parts,
+  services: Services,
   _request: RuntimeConfigRequest__Output,
 ): Promise<RuntimeConfigResponse> {
   return {
     linux: {
-      cgroup_driver: cgroupDriver(parts.config.runtime.cgroup_driver) === 'systemd' ? 'SYSTEMD' : 'CGROUPFS',
+      cgroup_driver:
+        cgroupDriver(services.config.runtime.cgroup_driver) === 'systemd' ? 'SYSTEMD' : 'CGROUPFS',
     },
   };
 }
 
 export async function updateRuntimeConfig(
-  parts: Parts,
+  services: Services,
   request: UpdateRuntimeConfigRequest__Output,
 ): Promise<UpdateRuntimeConfigResponse> {
   const podCidr = request.runtime_config?.network_config?.pod_cidr;
   if (podCidr) {
-    await parts.network.setPodCidr(podCidr);
+    await services.network.setPodCidr(podCidr);
     log.info({ podCidr }, 'pod CIDR set');
   }
   return {};

@@ -9,33 +9,38 @@ import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPo
 import { toCrispError } from '../errors.js';
 import { compareTimes, containerState, sandboxState, type SandboxRecord } from '../records/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
-import { backendOf, lookedAt, refOf, sandboxOf, wholeId, type Parts } from './parts.js';
+import { backendOf, withHolderChecked, refOf, sandboxOf, wholeId, type Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
-import { inPages } from './pages.js';
+import { paginate } from './paginate.js';
 import { podNetwork } from './sandbox-plan.js';
 
 export async function podSandboxStatus(
-  parts: Parts,
+  services: Services,
   request: PodSandboxStatusRequest__Output,
 ): Promise<PodSandboxStatusResponse> {
-  const record = await withAddresses(parts, await lookedAt(parts, sandboxOf(parts, request.pod_sandbox_id)));
+  const record = await withAddresses(
+    services,
+    await withHolderChecked(services, sandboxOf(services, request.pod_sandbox_id)),
+  );
   return {
     status: sandboxStatus(record),
     // No timestamp, as from containerd: a kubelet with the gate EventedPLEG takes these statuses in place of
     // ListContainers where there is one, and then does not count the containers of this sandbox as active.
-    containers_statuses: shownContainersOf(parts, record.id).map(containerStatus),
+    containers_statuses: shownContainersOf(services, record.id).map(containerStatus),
     info: request.verbose
-      ? { info: JSON.stringify({ ...verbose(parts, record), ...(await checkedNetwork(parts, record)) }) }
+      ? {
+          info: JSON.stringify({ ...verbose(services, record), ...(await checkedNetwork(services, record)) }),
+        }
       : {},
   };
 }
 
 /** What the plugins say of the pod's network now: whoever looks into a pod wants to know. */
-async function checkedNetwork(parts: Parts, record: SandboxRecord): Promise<{ networkCheck?: string }> {
+async function checkedNetwork(services: Services, record: SandboxRecord): Promise<{ networkCheck?: string }> {
   const { attachment, plan, config } = record;
   if (!attachment || sandboxState(record) !== 'SANDBOX_READY') return {};
   try {
-    const isChecked = await parts.network.check(
+    const isChecked = await services.network.check(
       podNetwork(plan, config, plan.namespaces.network ?? ''),
       attachment,
     );
@@ -50,14 +55,14 @@ async function checkedNetwork(parts: Parts, record: SandboxRecord): Promise<{ ne
 }
 
 /** Where each container brings its own network, the pod's address is known some time after the start of one. */
-async function withAddresses(parts: Parts, record: SandboxRecord): Promise<SandboxRecord> {
+async function withAddresses(services: Services, record: SandboxRecord): Promise<SandboxRecord> {
   if (!record.plan.ownNetwork || record.ips || sandboxState(record) !== 'SANDBOX_READY') return record;
-  const running = parts.store
+  const running = services.store
     .containersOf(record.id)
     .find((container) => containerState(container) === 'CONTAINER_RUNNING');
-  const ips = running ? ((await backendOf(parts, record).addresses?.(refOf(running))) ?? []) : [];
+  const ips = running ? ((await backendOf(services, record).addresses?.(refOf(running))) ?? []) : [];
   return (
-    (ips.length ? await parts.store.sandboxes.change(record.id, { ips: [...ips] }) : undefined) ?? record
+    (ips.length ? await services.store.sandboxes.change(record.id, { ips: [...ips] }) : undefined) ?? record
   );
 }
 
@@ -67,10 +72,10 @@ async function withAddresses(parts: Parts, record: SandboxRecord): Promise<Sandb
  * pid is that of the holder of a shared pid namespace, else that of the first
  * container that runs, else 0; the namespaces have the paths of their pins.
  */
-function verbose(parts: Parts, record: SandboxRecord) {
+function verbose(services: Services, record: SandboxRecord) {
   const { handler, rule, plan, attachment, config, runtimeHandler } = record;
   const ready = sandboxState(record) === 'SANDBOX_READY';
-  const running = shownContainersOf(parts, record.id)
+  const running = shownContainersOf(services, record.id)
     .reverse()
     .find((container) => containerState(container) === 'CONTAINER_RUNNING');
   return {
@@ -96,26 +101,35 @@ function verbose(parts: Parts, record: SandboxRecord) {
 }
 
 export async function listPodSandbox(
-  parts: Parts,
+  services: Services,
   request: ListPodSandboxRequest__Output,
 ): Promise<ListPodSandboxResponse> {
-  return { items: (await filtered(parts, request.filter)).map(sandboxItem) };
+  return { items: (await filtered(services, request.filter)).map(sandboxItem) };
 }
 
 export async function* streamPodSandboxes(
-  parts: Parts,
+  services: Services,
   request: StreamPodSandboxesRequest__Output,
 ): AsyncGenerator<StreamPodSandboxesResponse> {
-  for (const page of inPages(await filtered(parts, request.filter)))
+  for (const page of paginate(await filtered(services, request.filter)))
     yield { pod_sandboxes: page.map(sandboxItem) };
 }
 
 /** A sandbox in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
-async function filtered(parts: Parts, given: PodSandboxFilter__Output | null): Promise<SandboxRecord[]> {
-  const filter = given && { ...given, id: wholeId(parts, parts.store.sandboxes, given.id, 'filter.id') };
-  return (await Promise.all(parts.store.sandboxes.all().map((record) => lookedAt(parts, record))))
+async function filtered(
+  services: Services,
+  given: PodSandboxFilter__Output | null,
+): Promise<SandboxRecord[]> {
+  const filter = given && {
+    ...given,
+    id: wholeId(services, services.store.sandboxes, given.id, 'filter.id'),
+  };
+  return (
+    await Promise.all(services.store.sandboxes.all().map((record) => withHolderChecked(services, record)))
+  )
     .filter(
-      (record) => isShown(parts, record) && matches({ id: record.id, labels: record.config.labels }, filter),
+      (record) =>
+        isShown(services, record) && matches({ id: record.id, labels: record.config.labels }, filter),
     )
     .filter((record) => !filter?.state || sandboxState(record) === filter.state.state)
     .sort((one, other) => compareTimes(one.createdAt, other.createdAt));

@@ -28,7 +28,7 @@ import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandbox
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
-import { backendOf, lookedAt, type Call, type Parts } from './parts.js';
+import { backendOf, withHolderChecked, type Call, type Services } from './services.js';
 import {
   checkedConfig,
   checkOwnNetwork,
@@ -43,56 +43,56 @@ import {
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(
-  parts: Parts,
+  services: Services,
   request: RunPodSandboxRequest__Output,
   call: Call,
 ): Promise<RunPodSandboxResponse> {
   const config = checkedConfig(request.config);
   const key = sandboxKey(config);
-  const id = await parts.creations.join(
+  const id = await services.creations.join(
     key,
     request,
     call.signal,
     async (newId) => {
       const found = (): SandboxRecord | undefined =>
-        parts.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
+        services.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
       const present = found();
       if (present?.complete) {
         // Under its lock: an unclaimed one may be about to be removed.
-        const kept = await parts.locks.with(present.id, async () => {
-          const record = parts.store.sandboxes.get(present.id);
-          return record && reused(parts, await lookedAt(parts, record), request);
+        const kept = await services.locks.with(present.id, async () => {
+          const record = services.store.sandboxes.get(present.id);
+          return record && reused(services, await withHolderChecked(services, record), request);
         });
         if (kept !== undefined) return kept;
       }
       const left = found();
-      if (left) await removeSandbox(parts, left.id); // left by a try that could not be undone, and that has ended: all of this name join it
-      return makeSandbox(parts, newId, config, request.runtime_handler);
+      if (left) await removeSandbox(services, left.id); // left by a try that could not be undone, and that has ended: all of this name join it
+      return makeSandbox(services, newId, config, request.runtime_handler);
     },
-    unclaimedSandbox(parts),
+    unclaimedSandbox(services),
   );
-  await claimSandbox(parts, id);
+  await claimSandbox(services, id);
   addLogContext({ podId: id });
   return { pod_sandbox_id: id };
 }
 
 /** The caller has the id of a pod: from now on it is shown, and its events are told. */
-async function claimSandbox(parts: Parts, id: string): Promise<void> {
-  if (!parts.creations.claim(id)) return;
-  const record = parts.store.sandboxes.get(id)?.unclaimed
-    ? await parts.store.sandboxes.change(id, { unclaimed: undefined })
-    : parts.store.sandboxes.get(id);
-  parts.events.emit('CONTAINER_CREATED_EVENT', id, record);
-  parts.events.emit('CONTAINER_STARTED_EVENT', id, record);
+async function claimSandbox(services: Services, id: string): Promise<void> {
+  if (!services.creations.claim(id)) return;
+  const record = services.store.sandboxes.get(id)?.unclaimed
+    ? await services.store.sandboxes.change(id, { unclaimed: undefined })
+    : services.store.sandboxes.get(id);
+  services.events.emit('CONTAINER_CREATED_EVENT', id, record);
+  services.events.emit('CONTAINER_STARTED_EVENT', id, record);
 }
 
 /** What becomes of a pod whose caller went away while it was made. Also for those of an earlier run. */
-export function unclaimedSandbox(parts: Parts): Unclaimed {
+export function unclaimedSandbox(services: Services): Unclaimed {
   return {
     keep: (id) =>
-      parts.store.sandboxes.change(id, () => (parts.creations.hides(id) ? { unclaimed: true } : {})),
+      services.store.sandboxes.change(id, () => (services.creations.hides(id) ? { unclaimed: true } : {})),
     discard: (id) =>
-      withLogContext({ podId: id }, () => removeSandbox(parts, id, () => parts.creations.expired(id))),
+      withLogContext({ podId: id }, () => removeSandbox(services, id, () => services.creations.expired(id))),
   };
 }
 
@@ -100,7 +100,7 @@ export function unclaimedSandbox(parts: Parts): Unclaimed {
 const openToAll = { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_group_range': '0 2147483647' };
 
 /** The caller's retry may come after the first answer was lost: the same request gets the same pod. */
-function reused(parts: Parts, record: SandboxRecord, request: RunPodSandboxRequest__Output): string {
+function reused(services: Services, record: SandboxRecord, request: RunPodSandboxRequest__Output): string {
   const same =
     isDeepStrictEqual(record.config, request.config) && record.runtimeHandler === request.runtime_handler;
   if (!same || sandboxState(record) !== 'SANDBOX_READY') {
@@ -109,12 +109,12 @@ function reused(parts: Parts, record: SandboxRecord, request: RunPodSandboxReque
       `pod ${sandboxKey(record.config)} exists already as ${record.id} (${sandboxState(record)})`,
     );
   }
-  parts.creations.hold(record.id);
+  services.creations.hold(record.id);
   return record.id;
 }
 
 async function makeSandbox(
-  parts: Parts,
+  services: Services,
   id: string,
   config: PodSandboxConfig__Output,
   runtimeHandler: string,
@@ -129,16 +129,19 @@ async function makeSandbox(
       labels: config.labels,
       annotations: config.annotations,
     };
-    await refreshHandlers(parts.handlers, withFallbacks(parts.config, route(parts.config, input).handler));
-    const chosen = chooseHandler(parts, input);
+    await refreshHandlers(
+      services.handlers,
+      withFallbacks(services.config, route(services.config, input).handler),
+    );
+    const chosen = chooseHandler(services, input);
     if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.handler });
-    const plan = planOf(parts.config.state, id, config, parts.host.systemdCgroup);
-    const backend = backendOf(parts, chosen);
+    const plan = planOf(services.config.state, id, config, services.host.systemdCgroup);
+    const backend = backendOf(services, chosen);
     const ownNetwork = wantedNamespaces(config).network && (backend.ownNetwork?.(plan) ?? false);
     if (ownNetwork) checkOwnNetwork(config);
     const wanted = { ...wantedNamespaces(config), ...(ownNetwork ? { network: false } : {}) };
     const holderTools = sharesPids(config)
-      ? await findHolderTools(holderRuntimes(parts, backend))
+      ? await findHolderTools(holderRuntimes(services, backend))
       : undefined;
 
     // 2. The intent, before anything that could leak.
@@ -149,20 +152,20 @@ async function makeSandbox(
       runtimeHandler,
       handler: chosen.handler,
       rule: chosen.rule,
-      bootId: parts.bootId,
+      bootId: services.bootId,
       complete: false,
       createdAt: now(),
       plan,
       backendState: undefined,
     };
-    undo.push('record', (clean) => (clean ? parts.store.sandboxes.delete(id) : undefined));
-    await parts.store.sandboxes.put(record);
+    undo.push('record', (clean) => (clean ? services.store.sandboxes.delete(id) : undefined));
+    await services.store.sandboxes.put(record);
 
     // 3. Its folder, with the files that its containers will see.
     undo.push('folder', () => remove(plan.folder));
     const idMaps =
       userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
-    if (idMaps) await expectPassage(parts.config.state);
+    if (idMaps) await expectPassage(services.config.state);
     makeClosedFolder(plan.folder, rootGroupOf(idMaps));
     const files = await podFilesOf(config);
 
@@ -184,9 +187,9 @@ async function makeSandbox(
     const cgroup = begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined));
     undo.push('memory', () => unmount(podMemory(plan.folder)));
     const [attachment, holder] = await allOf([
-      wanted.network ? attachNetwork(parts, plan, config, namespaces['network'] ?? '', undo) : undefined,
+      wanted.network ? attachNetwork(services, plan, config, namespaces['network'] ?? '', undo) : undefined,
       holderTools &&
-        cgroup.then(() => startHolder(parts, { ...plan, namespaces, idMaps }, holderTools, undo)),
+        cgroup.then(() => startHolder(services, { ...plan, namespaces, idMaps }, holderTools, undo)),
       begun.then(() => (wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined)),
       begun.then(() => mountPodMemory(plan.folder, files)),
       cgroup,
@@ -203,7 +206,7 @@ async function makeSandbox(
     undo.push('backend sandbox', () => backend.stopSandbox(finalPlan, backendState));
 
     // 7. From here on it is there.
-    await parts.store.sandboxes.put({
+    await services.store.sandboxes.put({
       ...record,
       complete: true,
       plan: finalPlan,
@@ -226,20 +229,20 @@ async function makeSandbox(
 }
 
 async function attachNetwork(
-  parts: Parts,
+  services: Services,
   plan: SandboxPlan,
   config: PodSandboxConfig__Output,
   netns: string,
   undo: { push(what: string, step: () => Promise<unknown>): void },
 ) {
   const pod = podNetwork(plan, config, netns);
-  const attachment = await parts.network.attach(pod); // not the caller's signal: what is begun is finished, for the retry
-  undo.push('network', () => parts.network.detach(pod, attachment));
+  const attachment = await services.network.attach(pod); // not the caller's signal: what is begun is finished, for the retry
+  undo.push('network', () => services.network.detach(pod, attachment));
   return attachment;
 }
 
 async function startHolder(
-  { host }: Parts,
+  { host }: Services,
   plan: SandboxPlan,
   tools: HolderTools,
   undo: { push(what: string, step: () => Promise<unknown>): void },
@@ -260,7 +263,7 @@ async function startHolder(
 const holderOomScoreAdj = -998;
 
 /** What may start a holder: the pod's own runtime if it is one of OCI, else another that works here. */
-export function holderRuntimes({ handlers }: Pick<Parts, 'handlers'>, own?: Backend): OciRuntime[] {
+export function holderRuntimes({ handlers }: Pick<Services, 'handlers'>, own?: Backend): OciRuntime[] {
   const ready = [...handlers.values()].filter(({ probe }) => probe.ready).map(({ backend }) => backend);
   return [
     ...[...(own ? [own] : []), ...ready].flatMap(({ ociRuntime }) => ociRuntime ?? []),

@@ -12,57 +12,57 @@ import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodS
 import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopPodSandboxRequest.js';
 import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
-import { backendOf, recordOf, type Parts } from './parts.js';
+import { backendOf, recordOf, type Services } from './services.js';
 import { isShown } from './shown.js';
 import { namespacesFolder, ownsCgroup, podNetwork, sharesPids } from './sandbox-plan.js';
 
 export async function stopPodSandbox(
-  parts: Parts,
+  services: Services,
   request: StopPodSandboxRequest__Output,
 ): Promise<StopPodSandboxResponse> {
-  const known = recordOf(parts, parts.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
+  const known = recordOf(services, services.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
   if (!known) return {}; // gone already: as good as stopped
   const { id } = known;
   addLogContext({ podId: id });
-  await parts.locks.with(id, () => stopSandbox(parts, id));
+  await services.locks.with(id, () => stopSandbox(services, id));
   return {};
 }
 
 export async function removePodSandbox(
-  parts: Parts,
+  services: Services,
   request: RemovePodSandboxRequest__Output,
 ): Promise<RemovePodSandboxResponse> {
-  const known = recordOf(parts, parts.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
+  const known = recordOf(services, services.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
   if (!known) return {};
   addLogContext({ podId: known.id });
-  await removeSandbox(parts, known.id);
+  await removeSandbox(services, known.id);
   return {};
 }
 
 /** Stops the sandbox of this id, whose lock the caller holds; done already is fine. */
-async function stopSandbox(parts: Parts, id: string): Promise<void> {
-  const record = parts.store.sandboxes.get(id);
+async function stopSandbox(services: Services, id: string): Promise<void> {
+  const record = services.store.sandboxes.get(id);
   if (!record) return;
-  parts.store.checkContainersReadable(id);
+  services.store.checkContainersReadable(id);
   if (record.stoppedAt !== undefined) return;
   // 1. Its containers, at once and by force: the grace period is StopContainer's.
   await Promise.all(
-    parts.store.containersOf(id).map((container) => stopContainerRecord(parts, container.id, 0)),
+    services.store.containersOf(id).map((container) => stopContainerRecord(services, container.id, 0)),
   );
   // 2. What it holds of the host.
-  await releaseSandbox(parts, record);
+  await releaseSandbox(services, record);
   // 3. It is not ready any more.
-  const stopped = await parts.store.sandboxes.change(id, { stoppedAt: now() });
+  const stopped = await services.store.sandboxes.change(id, { stoppedAt: now() });
   log.info('pod sandbox stopped');
-  if (isShown(parts, record)) parts.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
+  if (isShown(services, record)) services.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
 }
 
 /** Gives back the network, the namespaces and the holder of a pod; also after a crash in the middle of making them. */
-export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promise<void> {
+export async function releaseSandbox(services: Services, record: SandboxRecord): Promise<void> {
   const { plan, config } = record;
-  await backendOf(parts, record).stopSandbox(plan, record.backendState);
+  await backendOf(services, record).stopSandbox(plan, record.backendState);
   if (config.linux?.security_context?.namespace_options?.network !== 'NODE' && !plan.ownNetwork) {
-    await parts.network.detach(
+    await services.network.detach(
       podNetwork(plan, config, namespaceFiles(namespacesFolder(plan)).network),
       record.attachment,
     );
@@ -74,20 +74,21 @@ export async function releaseSandbox(parts: Parts, record: SandboxRecord): Promi
 
 /** Stops and removes the sandbox and all its containers; absent is fine. @param still asked when nobody else works on it: false leaves it as it is */
 export async function removeSandbox(
-  parts: Parts,
+  services: Services,
   id: string,
   still: () => boolean = () => true,
 ): Promise<void> {
-  await parts.locks.with(id, async () => {
+  await services.locks.with(id, async () => {
     if (!still()) return;
-    await stopSandbox(parts, id);
-    const record = parts.store.sandboxes.get(id);
+    await stopSandbox(services, id);
+    const record = services.store.sandboxes.get(id);
     if (!record) return;
-    for (const container of parts.store.containersOf(id)) await removeContainerRecord(parts, container.id);
+    for (const container of services.store.containersOf(id))
+      await removeContainerRecord(services, container.id);
     if (ownsCgroup(record.config)) await removePodCgroup(record.plan.cgroupParent);
     await remove(record.plan.folder);
-    await parts.store.sandboxes.delete(id); // last: until here a retry finds what is left to do
+    await services.store.sandboxes.delete(id); // last: until here a retry finds what is left to do
     log.info('pod sandbox removed');
-    if (isShown(parts, record)) parts.events.emit('CONTAINER_DELETED_EVENT', id, record);
+    if (isShown(services, record)) services.events.emit('CONTAINER_DELETED_EVENT', id, record);
   });
 }

@@ -9,7 +9,7 @@ import { CrispError, toCrispError, toStatus } from '../errors.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import { serializerOf } from './encoded.js';
-import type { Call, Parts } from './parts.js';
+import type { Call, Services } from './services.js';
 import { loadProto } from './proto.js';
 import { RequestChecks, type MessageType } from './request-check.js';
 import { imageService, runtimeService } from './service.js';
@@ -28,7 +28,7 @@ export class CriServer {
     'grpc.max_send_message_length': maxMessageBytes,
   });
 
-  constructor(parts: Parts) {
+  constructor(services: Services) {
     const {
       runtime: { v1 },
     } = loadProto();
@@ -44,7 +44,7 @@ export class CriServer {
     ] as const)
       this.server.addService(
         tolerant(service),
-        wrapAll(parts, checks, service, stories, (call) => this.track(call)),
+        wrapAll(services, checks, service, stories, (call) => this.track(call)),
       );
   }
 
@@ -77,7 +77,7 @@ export class CriServer {
 }
 
 /** A story as service.ts lists it; its types are checked there. */
-type Story = (parts: Parts, request: never, call: Call) => Promise<object> | AsyncIterable<object>;
+type Story = (services: Services, request: never, call: Call) => Promise<object> | AsyncIterable<object>;
 
 /** A request whose bytes are no message of its type. */
 class Malformed {
@@ -122,7 +122,7 @@ function checkRequest(
 type Track = (call: Promise<void>) => void;
 
 function wrapAll(
-  parts: Parts,
+  services: Services,
   checks: RequestChecks,
   service: grpc.ServiceDefinition,
   stories: object,
@@ -136,15 +136,15 @@ function wrapAll(
       return [
         method,
         definition.responseStream
-          ? wrapStream(parts, method, story, check, track)
-          : wrapUnary(parts, method, story, check, track),
+          ? wrapStream(services, method, story, check, track)
+          : wrapUnary(services, method, story, check, track),
       ];
     }),
   );
 }
 
 function wrapUnary(
-  parts: Parts,
+  services: Services,
   method: string,
   story: Story,
   check: (request: object) => void,
@@ -157,7 +157,7 @@ function wrapUnary(
         call,
         async (context) => {
           check(call.request);
-          callback(null, await (story(parts, call.request as never, context) as Promise<object>));
+          callback(null, await (story(services, call.request as never, context) as Promise<object>));
         },
         (status) => callback(status),
       ),
@@ -165,7 +165,7 @@ function wrapUnary(
 }
 
 function wrapStream(
-  parts: Parts,
+  services: Services,
   method: string,
   story: Story,
   check: (request: object) => void,
@@ -178,7 +178,11 @@ function wrapStream(
         call,
         async (context) => {
           check(call.request);
-          for await (const message of story(parts, call.request as never, context) as AsyncIterable<object>) {
+          for await (const message of story(
+            services,
+            call.request as never,
+            context,
+          ) as AsyncIterable<object>) {
             if (context.signal.aborted) return;
             // Without a turn of the event loop in between, many large messages would hold up all other calls.
             if (call.write(message)) await nextTurn();

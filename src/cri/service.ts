@@ -15,7 +15,7 @@ import {
 import { getContainerEvents } from './events.js';
 import { attach, exec, execSync, portForward } from './exec.js';
 import { imageFsInfo, imageStatus, listImages, pullImage, removeImage, streamImages } from './images.js';
-import type { Call, Parts } from './parts.js';
+import type { Call, Services } from './services.js';
 import { listMetricDescriptors, listPodSandboxMetrics, streamPodSandboxMetrics } from './pod-metrics.js';
 import { runtimeConfig, status, updateRuntimeConfig, version } from './runtime.js';
 import { listPodSandbox, podSandboxStatus, streamPodSandboxes } from './sandbox-read.js';
@@ -36,9 +36,9 @@ type Stories<Handlers> = {
     infer Request,
     infer Response
   >
-    ? (parts: Parts, request: Request, call: Call) => Promise<Response>
+    ? (services: Services, request: Request, call: Call) => Promise<Response>
     : Handlers[Method] extends grpc.handleServerStreamingCall<infer Request, infer Response>
-      ? (parts: Parts, request: Request, call: Call) => AsyncIterable<Response>
+      ? (services: Services, request: Request, call: Call) => AsyncIterable<Response>
       : never;
 };
 type Calls<Handlers> = Stories<{

@@ -18,9 +18,9 @@ export function isShown(
 }
 
 /** The containers of a pod that clients are told of, the newest first: where a kubelet takes the first one of a name, it is the present one. */
-export function shownContainersOf(parts: Shown, sandboxId: string): ContainerRecord[] {
-  return parts.store
+export function shownContainersOf(services: Shown, sandboxId: string): ContainerRecord[] {
+  return services.store
     .containersOf(sandboxId)
-    .filter((record) => isShown(parts, record))
+    .filter((record) => isShown(services, record))
     .sort((one, other) => compareTimes(other.createdAt, one.createdAt));
 }

@@ -43,82 +43,82 @@ import type { StreamContainerStatsResponse } from './generated/runtime/v1/Stream
 import type { StreamPodSandboxStatsRequest__Output } from './generated/runtime/v1/StreamPodSandboxStatsRequest.js';
 import type { StreamPodSandboxStatsResponse } from './generated/runtime/v1/StreamPodSandboxStatsResponse.js';
 import { wholeIds } from './container-read.js';
-import { containerOf, refOf, sandboxOf, wholeId, type Parts } from './parts.js';
+import { containerOf, refOf, sandboxOf, wholeId, type Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
-import { inPages } from './pages.js';
+import { paginate } from './paginate.js';
 
 /** How long a call waits for the sizes of layers that nobody has measured yet. */
 const newLayersWaitMs = 250;
 
 export async function containerStats(
-  parts: Parts,
+  services: Services,
   request: ContainerStatsRequest__Output,
 ): Promise<ContainerStatsResponse> {
-  const record = containerOf(parts, request.container_id);
-  await parts.samples.layersMeasured([record.id], newLayersWaitMs);
-  return { stats: statsOf(parts, record) };
+  const record = containerOf(services, request.container_id);
+  await services.usageCache.layersMeasured([record.id], newLayersWaitMs);
+  return { stats: statsOf(services, record) };
 }
 
 export async function listContainerStats(
-  parts: Parts,
+  services: Services,
   request: ListContainerStatsRequest__Output,
 ): Promise<ListContainerStatsResponse> {
-  const records = await containersToCount(parts, request.filter);
-  return { stats: records.map((record) => statsOf(parts, record)) };
+  const records = await containersToCount(services, request.filter);
+  return { stats: records.map((record) => statsOf(services, record)) };
 }
 
 export async function* streamContainerStats(
-  parts: Parts,
+  services: Services,
   request: StreamContainerStatsRequest__Output,
 ): AsyncGenerator<StreamContainerStatsResponse> {
-  for (const page of inPages(await containersToCount(parts, request.filter)))
-    yield { container_stats: page.map((record) => statsOf(parts, record)) };
+  for (const page of paginate(await containersToCount(services, request.filter)))
+    yield { container_stats: page.map((record) => statsOf(services, record)) };
 }
 
 export async function podSandboxStats(
-  parts: Parts,
+  services: Services,
   request: PodSandboxStatsRequest__Output,
 ): Promise<PodSandboxStatsResponse> {
-  const record = sandboxOf(parts, request.pod_sandbox_id);
-  await parts.samples.layersMeasured(
-    shownContainersOf(parts, record.id).map(({ id }) => id),
+  const record = sandboxOf(services, request.pod_sandbox_id);
+  await services.usageCache.layersMeasured(
+    shownContainersOf(services, record.id).map(({ id }) => id),
     newLayersWaitMs,
   );
-  return { stats: podStatsOf(parts, record) };
+  return { stats: podStatsOf(services, record) };
 }
 
 export async function listPodSandboxStats(
-  parts: Parts,
+  services: Services,
   request: ListPodSandboxStatsRequest__Output,
 ): Promise<ListPodSandboxStatsResponse> {
-  const records = await sandboxesToCount(parts, request.filter);
-  return { stats: records.map((record) => podStatsOf(parts, record)) };
+  const records = await sandboxesToCount(services, request.filter);
+  return { stats: records.map((record) => podStatsOf(services, record)) };
 }
 
 export async function* streamPodSandboxStats(
-  parts: Parts,
+  services: Services,
   request: StreamPodSandboxStatsRequest__Output,
 ): AsyncGenerator<StreamPodSandboxStatsResponse> {
-  for (const page of inPages(await sandboxesToCount(parts, request.filter)))
-    yield { pod_sandbox_stats: page.map((record) => podStatsOf(parts, record)) };
+  for (const page of paginate(await sandboxesToCount(services, request.filter)))
+    yield { pod_sandbox_stats: page.map((record) => podStatsOf(services, record)) };
 }
 
 /** Exited ones too: what they have written still takes room. */
 async function containersToCount(
-  parts: Parts,
+  services: Services,
   given: ContainerStatsFilter__Output | null,
 ): Promise<ContainerRecord[]> {
-  forgetRemoved(parts);
-  const filter = given && wholeIds(parts, given);
-  const records = parts.store.containers
+  forgetRemoved(services);
+  const filter = given && wholeIds(services, given);
+  const records = services.store.containers
     .all()
     .filter(
       (record) =>
-        isShown(parts, record) &&
+        isShown(services, record) &&
         matches({ id: record.id, labels: record.config.labels }, filter) &&
         (!filter?.pod_sandbox_id || record.sandboxId === filter.pod_sandbox_id),
     );
-  await parts.samples.layersMeasured(
+  await services.usageCache.layersMeasured(
     records.map(({ id }) => id),
     newLayersWaitMs,
   );
@@ -126,50 +126,59 @@ async function containersToCount(
 }
 
 async function sandboxesToCount(
-  parts: Parts,
+  services: Services,
   given: PodSandboxStatsFilter__Output | null,
 ): Promise<SandboxRecord[]> {
-  forgetRemoved(parts);
-  const filter = given && { ...given, id: wholeId(parts, parts.store.sandboxes, given.id, 'filter.id') };
-  const records = parts.store.sandboxes
+  forgetRemoved(services);
+  const filter = given && {
+    ...given,
+    id: wholeId(services, services.store.sandboxes, given.id, 'filter.id'),
+  };
+  const records = services.store.sandboxes
     .all()
     .filter(
       (record) =>
-        isShown(parts, record) &&
+        isShown(services, record) &&
         sandboxState(record) === 'SANDBOX_READY' &&
         matches({ id: record.id, labels: record.config.labels }, filter),
     );
-  await parts.samples.layersMeasured(
-    records.flatMap(({ id }) => shownContainersOf(parts, id).map((container) => container.id)),
+  await services.usageCache.layersMeasured(
+    records.flatMap(({ id }) => shownContainersOf(services, id).map((container) => container.id)),
     newLayersWaitMs,
   );
   return records;
 }
 
-function forgetRemoved({ samples, store }: Parts): void {
-  samples.keepOnly((id) => store.containers.get(id) !== undefined || store.sandboxes.get(id) !== undefined);
+function forgetRemoved({ usageCache, store }: Services): void {
+  usageCache.keepOnly(
+    (id) => store.containers.get(id) !== undefined || store.sandboxes.get(id) !== undefined,
+  );
 }
 
 /** The cgroup of a container, while it has one. */
-export function cgroupOf(parts: Parts, record: ContainerRecord): string | undefined {
+export function cgroupOf(services: Services, record: ContainerRecord): string | undefined {
   if (!record.complete || containerState(record) === 'CONTAINER_EXITED') return undefined;
-  return parts.handlers.get(record.handler)?.backend.cgroup(refOf(record));
+  return services.handlers.get(record.handler)?.backend.cgroup(refOf(record));
 }
 
-function usageOf(parts: Parts, record: ContainerRecord): Usage | undefined {
-  const cgroup = cgroupOf(parts, record);
+function usageOf(services: Services, record: ContainerRecord): Usage | undefined {
+  const cgroup = cgroupOf(services, record);
   return cgroup === undefined ? undefined : readUsage(cgroup);
 }
 
-function statsOf(parts: Parts, record: ContainerRecord, usage = usageOf(parts, record)): ContainerStats {
+function statsOf(
+  services: Services,
+  record: ContainerRecord,
+  usage = usageOf(services, record),
+): ContainerStats {
   const timestamp = now();
   const { metadata, labels, annotations } = record.config;
   return {
     attributes: { id: record.id, metadata, labels, annotations },
-    writable_layer: writableLayer(parts, record),
+    writable_layer: writableLayer(services, record),
     ...(usage
       ? {
-          cpu: cpu(parts, record.id, usage, timestamp),
+          cpu: cpu(services, record.id, usage, timestamp),
           memory: memory(usage.memory, usage.pressure?.memory, timestamp),
           swap: usage.swap
             ? {
@@ -184,28 +193,28 @@ function statsOf(parts: Parts, record: ContainerRecord, usage = usageOf(parts, r
   };
 }
 
-function writableLayer(parts: Parts, record: ContainerRecord): FilesystemUsage | null {
-  const layer = parts.samples.layer(record.id);
+function writableLayer(services: Services, record: ContainerRecord): FilesystemUsage | null {
+  const layer = services.usageCache.layer(record.id);
   if (!layer) return null;
   // The kubelet looks up the filesystem of this path, so it must outlive the container.
   return {
     timestamp: `${layer.measuredAtMs}000000`,
-    fs_id: { mountpoint: parts.config.root },
+    fs_id: { mountpoint: services.config.root },
     used_bytes: value(layer.usedBytes),
     inodes_used: value(layer.inodesUsed),
   };
 }
 
-function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
+function podStatsOf(services: Services, record: SandboxRecord): PodSandboxStats {
   const timestamp = now();
   const { metadata, labels, annotations } = record.config;
-  const containers = shownContainersOf(parts, record.id).map((container) => ({
+  const containers = shownContainersOf(services, record.id).map((container) => ({
     container,
-    usage: usageOf(parts, container),
+    usage: usageOf(services, container),
   }));
   const groups = containers
     .filter((one) => one.usage)
-    .flatMap(({ container }) => cgroupOf(parts, container) ?? []);
+    .flatMap(({ container }) => cgroupOf(services, container) ?? []);
   const usage = podUsage(
     record,
     groups,
@@ -216,13 +225,13 @@ function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
     linux: {
       ...(usage
         ? {
-            cpu: cpu(parts, record.id, usage, timestamp),
+            cpu: cpu(services, record.id, usage, timestamp),
             memory: memory(usage.memory, usage.pressure?.memory, timestamp),
             io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
           }
         : {}),
       network: network(
-        podInterfaces(parts, record),
+        podInterfaces(services, record),
         record.attachment?.interfaceName ?? ownInterface,
         timestamp,
       ),
@@ -230,7 +239,7 @@ function podStatsOf(parts: Parts, record: SandboxRecord): PodSandboxStats {
         timestamp,
         process_count: value(groups.reduce((sum, group) => sum + readProcesses(group).length, 0)),
       },
-      containers: containers.map((one) => statsOf(parts, one.container, one.usage)),
+      containers: containers.map((one) => statsOf(services, one.container, one.usage)),
     },
   };
 }
@@ -271,9 +280,9 @@ function podUsage(
 const ownInterface = 'eth0';
 
 /** Read through one of the pod's processes; undefined on the host's network and while none runs. */
-export function podInterfaces(parts: Parts, record: SandboxRecord): InterfaceCounters[] | undefined {
+export function podInterfaces(services: Services, record: SandboxRecord): InterfaceCounters[] | undefined {
   if (onHostNetwork(record.plan)) return undefined;
-  for (const { pid, exit } of parts.store.containersOf(record.id)) {
+  for (const { pid, exit } of services.store.containersOf(record.id)) {
     const interfaces =
       pid !== undefined && exit === undefined
         ? readInterfaces(pid, record.plan.namespaces.network ?? `/proc/${pid}/ns/net`)
@@ -308,8 +317,8 @@ function interfaceUsage({ name, receive, transmit }: InterfaceCounters): Network
   };
 }
 
-function cpu(parts: Parts, id: string, usage: Usage, timestamp: string): CpuUsage {
-  const rate = parts.samples.nanoCores(id, usage.cpuNs);
+function cpu(services: Services, id: string, usage: Usage, timestamp: string): CpuUsage {
+  const rate = services.usageCache.nanoCores(id, usage.cpuNs);
   return {
     timestamp,
     usage_core_nano_seconds: value(usage.cpuNs),

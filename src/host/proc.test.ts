@@ -5,7 +5,7 @@ import { mkdtemp, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { childrenOf, identify, outwait, programsIn } from './proc.js';
+import { childrenOf, identify, waitUntilIdle, programsIn } from './proc.js';
 import { runDetached } from './run.js';
 
 test('finds the children of every thread', async () => {
@@ -42,10 +42,10 @@ test('programs of ours are found by their folder, and somebody else there is spa
         setTimeout(resolve, 5);
       }); // between fork and exec it is still us
     expect(await programsIn(folder)).toEqual([ours]);
-    expect(await outwait(folder, 50)).toEqual([ours]);
-    expect(await outwait(folder, 10_000, 'sleep')).toEqual([ours]); // it may stay
+    expect(await waitUntilIdle(folder, 50)).toEqual([ours]);
+    expect(await waitUntilIdle(folder, 10_000, 'sleep')).toEqual([ours]); // it may stay
     setTimeout(() => process.kill(ours.pid, 'SIGKILL'), 50);
-    expect(await outwait(folder, 10_000)).toEqual([]);
+    expect(await waitUntilIdle(folder, 10_000)).toEqual([]);
   } finally {
     somebody.kill('SIGKILL');
     await rmdir(folder);

@@ -152,7 +152,11 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
  * names (/proc/PID/comm), for at most `patienceMs`.
  * @returns those that are there then
  */
-export async function outwait(folder: string, patienceMs: number, stay?: string): Promise<ProcessIdentity[]> {
+export async function waitUntilIdle(
+  folder: string,
+  patienceMs: number,
+  stay?: string,
+): Promise<ProcessIdentity[]> {
   const deadline = performance.now() + patienceMs;
   for (;;) {
     const there = await programsIn(folder);

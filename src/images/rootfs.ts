@@ -11,7 +11,7 @@
 import { existsSync, symlinkSync } from 'node:fs';
 import { chown, readdir, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { RootfsWish } from '../backends/backend.js';
+import type { RootfsMode } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import { exists, isAbsent, makeClosedFolder, makeFolder, remove } from '../host/files.js';
@@ -60,12 +60,12 @@ export class Rootfs {
 
   /** What spec.root.path names, as the backend wishes it: the rootfs, a view of the image to copy, or, for a template of Proxmox, nothing. unmount() undoes it. */
   async provide(
-    wish: RootfsWish,
+    mode: RootfsMode,
     containerId: string,
     image: Image,
     plan: Pick<SandboxPlan, 'namespaces' | 'idMaps'>,
   ): Promise<string> {
-    if (wish.kind === 'overlay') return this.mount(containerId, image, shiftOf(plan));
+    if (mode.kind === 'overlay') return this.mount(containerId, image, shiftOf(plan));
     return image.template === undefined ? this.mountView(containerId, image) : this.target(containerId);
   }
 

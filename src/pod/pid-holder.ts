@@ -15,7 +15,7 @@ import type { OciRuntime } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { cgroupPath, cgroupProcesses, killCgroup, removeCgroup } from '../host/cgroup.js';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
-import { identify, isAlive, outwait, signalProcess, type ProcessIdentity } from '../host/proc.js';
+import { identify, isAlive, waitUntilIdle, signalProcess, type ProcessIdentity } from '../host/proc.js';
 import { findProgram } from '../host/programs.js';
 import { runDetached } from '../host/run.js';
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
@@ -136,7 +136,7 @@ export async function startPidHolder(
  */
 export async function stopPidHolder(folder: string, holder?: ProcessIdentity): Promise<void> {
   // A daemon that was killed may have left the runtime at work.
-  for (const program of await outwait(folder, endPatienceMs)) await signalProcess(program, 'SIGKILL');
+  for (const program of await waitUntilIdle(folder, endPatienceMs)) await signalProcess(program, 'SIGKILL');
   const group = await cgroupOf(folder);
   const ending = [
     holder,

@@ -5,7 +5,7 @@ import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
-import { outwait } from '../host/proc.js';
+import { waitUntilIdle } from '../host/proc.js';
 import { holderFolder, stopPidHolder } from './pid-holder.js';
 
 /** How long a monitor may take to end after its container. */
@@ -22,7 +22,7 @@ export async function removePod(folder: string, cgroup: string | undefined): Pro
  * @throws WrongContainerState while its container runs, which no backend told of: its runtime is gone, or not configured any more
  */
 export async function removeBundle(folder: string, cgroup?: string): Promise<void> {
-  const monitors = await outwait(folder, monitorPatienceMs);
+  const monitors = await waitUntilIdle(folder, monitorPatienceMs);
   if (monitors.length > 0) {
     throw new CrispError(
       'WrongContainerState',

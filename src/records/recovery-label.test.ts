@@ -1,13 +1,13 @@
 import { expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import { deflateRawSync } from 'node:zlib';
-import { keepsakeOf, pack, unpack } from './recovery-label.js';
+import { recoveryLabelOf, pack, unpack } from './recovery-label.js';
 
 const [podId, containerId] = ['1'.repeat(64), '2'.repeat(64)];
 
 type Records = Parameters<typeof pack>[0];
 
-function keepsake(annotations: Record<string, string> = {}): Records {
+function recoveryLabel(annotations: Record<string, string> = {}): Records {
   const labels = { 'io.kubernetes.pod.name': 'web' };
   return {
     sandbox: {
@@ -44,7 +44,7 @@ function keepsake(annotations: Record<string, string> = {}): Records {
 }
 
 test('both records come back, without the environment', () => {
-  const line = pack(keepsake({ 'kubernetes.io/config.seen': 'today' })) ?? '';
+  const line = pack(recoveryLabel({ 'kubernetes.io/config.seen': 'today' })) ?? '';
   expect(line).toMatch(/^[\w+/=]+$/);
   const found = unpack(line);
   expect(found?.sandbox).toMatchObject({
@@ -60,21 +60,21 @@ test('both records come back, without the environment', () => {
   });
   expect(found?.container.config).toMatchObject({ envs: [], annotations: { hash: 'abc' } });
   expect(found?.container.id).toBe(containerId);
-  expect(keepsakeOf({ id: containerId, keepsake: line })).toEqual(found);
+  expect(recoveryLabelOf({ id: containerId, recoveryLabel: line })).toEqual(found);
 });
 
 test('a long annotation stays out, and what is still too long is none', () => {
   const found = unpack(
-    pack(keepsake({ manifest: randomBytes(20_000).toString('hex'), short: 'kept' })) ?? '',
+    pack(recoveryLabel({ manifest: randomBytes(20_000).toString('hex'), short: 'kept' })) ?? '',
   );
   expect(found?.sandbox.config.annotations).toEqual({ short: 'kept' });
   const many = Object.fromEntries(
     Array.from({ length: 400 }, (_, index) => [`key-${index}`, randomBytes(16).toString('hex')]),
   );
-  expect(pack(keepsake(many))).toBeUndefined();
+  expect(pack(recoveryLabel(many))).toBeUndefined();
 });
 
-test('what is no keepsake is none', () => {
+test('what is no recovery label is none', () => {
   expect(unpack('')).toBeUndefined();
   expect(unpack('AAAA')).toBeUndefined();
   expect(unpack(deflateRawSync('{"sandbox":{},"container":{}}').toString('base64'))).toBeUndefined();
@@ -82,13 +82,13 @@ test('what is no keepsake is none', () => {
 });
 
 test('what is not as it was given is not believed', () => {
-  const kept = keepsake();
+  const kept = recoveryLabel();
   const line = (change: (records: { sandbox: object; container: object }) => object): string =>
     deflateRawSync(JSON.stringify(change(kept))).toString('base64');
-  const of = (text: string | undefined) => keepsakeOf({ id: containerId, keepsake: text });
+  const of = (text: string | undefined) => recoveryLabelOf({ id: containerId, recoveryLabel: text });
   expect(of(undefined)).toBeUndefined();
   expect(of('forged')).toBe('unreadable');
-  expect(keepsakeOf({ id: podId, keepsake: line((records) => records) })).toBe('unreadable'); // another's
+  expect(recoveryLabelOf({ id: podId, recoveryLabel: line((records) => records) })).toBe('unreadable'); // another's
   for (const bad of [
     { container: { ...kept.container, id: '../../../x' } },
     { container: { ...kept.container, sandboxId: '3'.repeat(64) } },

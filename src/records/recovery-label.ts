@@ -1,7 +1,7 @@
 // What a container carries with it, so that it and its pod are found again when
 // the state folder is lost: both records, packed into one line.  Made by
 // container-create, kept by backends whose containers have a place for it (the
-// notes of a CT), read by adopt.
+// notes of a CT), read by reclaim.
 //
 // Whoever may look at a CT may read its notes: the environment stays out.
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
@@ -17,7 +17,7 @@ import {
 
 const schema = z.object({ sandbox: storedSandboxSchema, container: storedContainerSchema });
 /** Where its things are is not among it: placed.ts says. */
-export type Keepsake = z.infer<typeof schema>;
+export type RecoveryLabel = z.infer<typeof schema>;
 
 interface Records {
   readonly sandbox: SandboxRecord;
@@ -28,7 +28,7 @@ interface Records {
 const longest = 6000;
 /** An annotation above this, in characters, is no setting but a copy of something (kubectl keeps the whole manifest in one). */
 const longAnnotation = 256;
-/** Bytes that a keepsake may unfold to: anybody who edits notes could make it a bomb. */
+/** Bytes that a recovery label may unfold to: anybody who edits notes could make it a bomb. */
 const unfolded = 1 << 20;
 
 /** One line of base64; undefined: the records are too long for one. */
@@ -38,7 +38,7 @@ export function pack({ sandbox, container }: Records): string | undefined {
 }
 
 /** undefined: it is none, or one of records that this version does not read. */
-export function unpack(text: string): Keepsake | undefined {
+export function unpack(text: string): RecoveryLabel | undefined {
   try {
     return schema.parse(
       fromJson(inflateRawSync(Buffer.from(text, 'base64'), { maxOutputLength: unfolded }).toString()),
@@ -52,17 +52,17 @@ export function unpack(text: string): Keepsake | undefined {
  * What a container carries.
  * @returns undefined: nothing; 'unreadable': not what was given to it, or of another version. Such a container is left as it is.
  */
-export function keepsakeOf({
+export function recoveryLabelOf({
   id,
-  keepsake,
-}: Pick<FoundContainer, 'id' | 'keepsake'>): Keepsake | 'unreadable' | undefined {
-  if (keepsake === undefined) return undefined;
-  const found = keepsake === 'forged' ? undefined : unpack(keepsake);
+  recoveryLabel,
+}: Pick<FoundContainer, 'id' | 'recoveryLabel'>): RecoveryLabel | 'unreadable' | undefined {
+  if (recoveryLabel === undefined) return undefined;
+  const found = recoveryLabel === 'forged' ? undefined : unpack(recoveryLabel);
   return found?.container.id === id && found.container.sandboxId === found.sandbox.id ? found : 'unreadable';
 }
 
-function encode(keepsake: Records): string {
-  return deflateRawSync(JSON.stringify(keepsake)).toString('base64');
+function encode(recoveryLabel: Records): string {
+  return deflateRawSync(JSON.stringify(recoveryLabel)).toString('base64');
 }
 
 function withoutLongAnnotations({ sandbox, container }: Records): Records {

@@ -85,7 +85,7 @@ function unsent(): number {
 async function until(is: () => boolean): Promise<void> {
   while (!is()) await sleep(20);
 }
-async function dial(url: string): Promise<Socket> {
+async function connectTo(url: string): Promise<Socket> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
   socket.on('error', () => undefined);
@@ -340,13 +340,13 @@ describe('connections without a session', () => {
     try {
       const withTls = await serve(idle, makeCertificate(folder));
       const [silent, half, body] = [
-        await dial(plain['baseUrl']),
-        await dial(plain['baseUrl']),
-        await dial(plain['baseUrl']),
+        await connectTo(plain['baseUrl']),
+        await connectTo(plain['baseUrl']),
+        await connectTo(plain['baseUrl']),
       ];
       half.write('GET /exec/x HTTP/1.1\r\nhost: x\r\n');
       body.write('POST /exec/x HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf');
-      const unshaken = await dial(withTls['baseUrl']);
+      const unshaken = await connectTo(withTls['baseUrl']);
       await Promise.all([silent, half, body, unshaken].map((socket) => once(socket.resume(), 'close')));
       await until(() => sockets().length === 0 && plain['sockets'].size === 0);
     } finally {
@@ -356,7 +356,7 @@ describe('connections without a session', () => {
   }, 60_000);
 
   test('that were refused and do not hang up are closed', async () => {
-    const socket = await dial((await serve()).url(request));
+    const socket = await connectTo((await serve()).url(request));
     socket.pause();
     socket.write('GET /exec/x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\n\r\n');
     await until(() => sockets().length === 1);
@@ -364,7 +364,7 @@ describe('connections without a session', () => {
   });
 
   test('have headers of a bounded size', async () => {
-    const socket = await dial((await serve()).url(request));
+    const socket = await connectTo((await serve()).url(request));
     let answer = '';
     socket.on('data', (chunk: Buffer) => {
       answer += chunk.toString();
@@ -417,7 +417,7 @@ describe('mutated', () => {
     const queue = [...cases];
     const worker = async (): Promise<void> => {
       for (let one = queue.pop(); one; one = queue.pop()) {
-        const socket = await dial(server['baseUrl']);
+        const socket = await connectTo(server['baseUrl']);
         const closed = once(socket.resume(), 'close');
         socket.write(one.head);
         socket.end(one.data);

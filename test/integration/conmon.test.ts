@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { monitor, type MonitorPlan } from '../../src/backends/oci/conmon.js';
 import { runOnConsole } from '../../src/backends/relay.js';
 import { verbTimeoutMs } from '../../src/backends/oci/runtime.js';
-import { outwait, programsIn } from '../../src/host/proc.js';
+import { waitUntilIdle, programsIn } from '../../src/host/proc.js';
 
 let bundle: string;
 beforeEach(async () => {
@@ -47,7 +47,7 @@ test('in create', async () => {
   expect(await programsIn(bundle)).toHaveLength(3);
   jest.advanceTimersByTime(verbTimeoutMs);
   await outcome;
-  expect(await outwait(bundle, 5_000)).toEqual([]);
+  expect(await waitUntilIdle(bundle, 5_000)).toEqual([]);
 });
 
 test('in exec with a terminal', async () => {
@@ -63,5 +63,5 @@ test('in exec with a terminal', async () => {
   const { ended } = runOnConsole([runtime], { terminal: true }, bundle, 300, stderr);
   await ended;
   expect(said).toBe('timeout\n');
-  expect(await outwait(bundle, 5_000)).toEqual([]);
+  expect(await waitUntilIdle(bundle, 5_000)).toEqual([]);
 });

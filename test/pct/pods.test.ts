@@ -502,7 +502,7 @@ test('a CT of ours that no record knows goes at the next start; a foreign one st
     join(daemon.state, 'containers', `${lost}.json`),
     join(daemon.state, 'bundles', lost, 'lxc.conf'),
   ]); // without it liblxc cannot stop the CT
-  await node.writeGuest(own, (await node.guest(own)).replace(/^#.*crisp-keepsake.*\n/m, ''));
+  await node.writeGuest(own, (await node.guest(own)).replace(/^#.*crisp-recovery.*\n/m, ''));
   await daemon.start();
   expect(await node.guests()).toEqual([foreign]);
   expect(await node.guest(foreign)).toBe(text);
@@ -529,9 +529,9 @@ test('what somebody wrote into the notes of a CT is not followed, and the CT sta
     honest
       .replace(/^#crisp-container%3A .*$/m, '#crisp-container%3A ../../victim')
       .replace(/^#crisp-vmid%3A .*$/m, `#crisp-vmid%3A ${node.lastVmid}`)
-      .replace(/^#.*crisp-keepsake.*\n/m, ''),
+      .replace(/^#.*crisp-recovery.*\n/m, ''),
   );
-  // 2. A keepsake of somebody's making, whose network has a program of his.
+  // 2. A recovery label of somebody's making, whose network has a program of his.
   const program = join(daemon.folder, 'program');
   await writeFile(program, `#!/bin/sh\ntouch ${program}.ran\n`, { mode: 0o755 });
   const attachment = sandbox['attachment'] as { network: object };
@@ -545,10 +545,10 @@ test('what somebody wrote into the notes of a CT is not followed, and the CT sta
     },
     container: { ...container, config: { ...container['config'], envs: [] } },
   };
-  const line = `#<!-- crisp-keepsake ${deflateRawSync(JSON.stringify(forged)).toString('base64')} -->`;
+  const line = `#<!-- crisp-recovery ${deflateRawSync(JSON.stringify(forged)).toString('base64')} -->`;
   await daemon.kill9();
   await daemon.loseState();
-  await node.writeGuest(own, honest.replace(/^#.*crisp-keepsake.*$/m, line));
+  await node.writeGuest(own, honest.replace(/^#.*crisp-recovery.*$/m, line));
   await daemon.start();
 
   expect((await node.guests()).sort()).toEqual([own, other].sort());

@@ -15,7 +15,7 @@ import {
   catches,
   identify,
   isAlive,
-  outwait,
+  waitUntilIdle,
   parentOf,
   signalProcess,
   type ProcessIdentity,
@@ -38,7 +38,7 @@ import type {
   Exit,
   OciRuntime,
   Probe,
-  RootfsWish,
+  RootfsMode,
 } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
@@ -145,7 +145,7 @@ export class OciBackend implements Backend {
     return Promise.resolve();
   }
 
-  rootfs(_plan: SandboxPlan, template?: string): RootfsWish {
+  rootfs(_plan: SandboxPlan, template?: string): RootfsMode {
     if (template !== undefined)
       throw new CrispError(
         'InvalidArgument',
@@ -232,7 +232,11 @@ export class OciBackend implements Backend {
     const wasAlive = state !== undefined && (await isAlive(state.process));
     // A daemon that was killed in create() may have left the runtime at work: what it makes can be removed when it has made it.
     if (!state)
-      for (const program of await outwait(container.folder, createPatienceMs, basename(this.options.conmon)))
+      for (const program of await waitUntilIdle(
+        container.folder,
+        createPatienceMs,
+        basename(this.options.conmon),
+      ))
         await signalProcess(program, SIGKILL);
     const result = await this.runtime.call('delete', ['--force', container.id], { okExitCodes: 'any' });
     if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr))

@@ -13,7 +13,7 @@ import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { Backend, ContainerPlan, ContainerRef, Exit, Probe } from '../backend.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
-import { clearProbes, probeCgroup, probeId } from '../probe-remains.js';
+import { clearProbes, probeCgroup, probeId } from '../probe-teardown.js';
 import type { Exits } from '../exits.js';
 import type { Runtime } from './runtime.js';
 

@@ -36,7 +36,7 @@ import {
 import {
   identify,
   isAlive,
-  outwait,
+  waitUntilIdle,
   parentOf,
   signalProcess,
   type ProcessIdentity,
@@ -57,7 +57,7 @@ import type {
   FoundContainer,
   Probe,
   Remnant,
-  RootfsWish,
+  RootfsMode,
 } from '../backend.js';
 import { exitWatched, watchExit } from '../exit-watch.js';
 import type { Io, TerminalSize } from '../../shapes/io.js';
@@ -76,7 +76,7 @@ import { guestsOf } from './cluster.js';
 import { createArgs, updateArgs, type Node } from './create-args.js';
 import { exec } from './exec.js';
 import { Guard } from './guard.js';
-import { keepsakeLine, type GuestConfig, type Mark } from './guest-config.js';
+import { recoveryLine, type GuestConfig, type Mark } from './guest-config.js';
 import { annotationPrefix, guestOptions, type GuestOptions } from './guest-options.js';
 import { Intents, isPctAtWork } from './intents.js';
 import { environmentKey, foldersOfLxc, mountsOf, notHonoured } from './lxc-config.js';
@@ -92,7 +92,7 @@ import {
   fifo,
   holdWatch,
   startWatcher,
-  tell,
+  send,
   wakeWatcher,
   watcherName,
   type WatcherPlan,
@@ -208,7 +208,7 @@ export class PctBackend implements Backend {
       .filter((address) => address !== '' && !address.startsWith('fe80:'));
   }
 
-  rootfs(plan: SandboxPlan, template?: string): RootfsWish {
+  rootfs(plan: SandboxPlan, template?: string): RootfsMode {
     const { volume } = this.guestOptions(plan);
     if (template !== undefined && !volume)
       throw new CrispError(
@@ -297,14 +297,14 @@ export class PctBackend implements Backend {
     await this.onlyOneOnBridge(vmid, config);
     const spec = await specOf(container);
     await withWorkingFolder(spec, spec.root.path); // again: another container may have changed what is in a volume
-    await tell(container, 'quit'); // one that waits for a start that a crash of crisp cut off
+    await send(container, 'quit'); // one that waits for a start that a crash of crisp cut off
     await withLog(container, () => startWatcher(this.watcherPlan(container, state)));
     try {
       await this.pct.call('start', vmid);
     } catch (error) {
       const meaning = meaningOf(error);
       if (meaning !== 'exited at once' && meaning !== 'already running') {
-        await tell(container, 'quit');
+        await send(container, 'quit');
         // Refused, and not failed: it was never started, and may be started later.
         if (error instanceof CrispError && error.core === 'Locked') await forgetStart(container);
         throw await withLxcLog(error, vmid, container);
@@ -334,7 +334,7 @@ export class PctBackend implements Backend {
   async delete(container: ContainerRef): Promise<void> {
     this.watched.get(container.id)?.(); // it ends its watcher itself
     this.watched.delete(container.id);
-    if (!stateOf(container)) await this.outwaitCreate(container);
+    if (!stateOf(container)) await this.waitUntilCreateEnds(container);
     await this.endRemnantsOf(container.id);
     const found = await this.find(container);
     const vmid = found?.vmid ?? (await this.formerVmid(container));
@@ -351,7 +351,7 @@ export class PctBackend implements Backend {
       await this.callUnless('missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
     }
     if (vmid !== undefined) await this.clearAway(vmid);
-    await tell(container, 'quit');
+    await send(container, 'quit');
     await releaseBinds(container.folder);
     await remove(this.exits.path(container.id));
     this.made.delete(container.id);
@@ -361,7 +361,7 @@ export class PctBackend implements Backend {
   /** What a destroyed CT has beside its configuration; then nothing is left to be done for it. */
   private async clearAway(vmid: number): Promise<void> {
     await this.units.remove(vmid);
-    await removeRemains(join(this.options.lxc.lxc_folder, String(vmid)));
+    await tearDown(join(this.options.lxc.lxc_folder, String(vmid)));
     for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)])
       await removeCgroup(group).catch((error: unknown) =>
         log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup'),
@@ -464,7 +464,7 @@ export class PctBackend implements Backend {
   }
 
   async reopenLog(container: ContainerRef): Promise<void> {
-    if (!(await withLog(container, () => tell(container, 'reopen'))))
+    if (!(await withLog(container, () => send(container, 'reopen'))))
       throw new CrispError('RuntimeFailed', 'the watcher of the CT did not reopen the log', {
         stage: 'reopen log',
         tool: 'watcher',
@@ -491,14 +491,15 @@ export class PctBackend implements Backend {
   }
 
   async list(): Promise<FoundContainer[]> {
-    return [...(await this.guard.all())].flatMap(([vmid, { mark, keepsake }]): FoundContainer[] =>
+    return [...(await this.guard.all())].flatMap(([vmid, { mark, recoveryLabel }]): FoundContainer[] =>
       mark
         ? [
             {
               id: mark.containerId,
               folder: join(this.options.state, 'bundles', mark.containerId),
               logPath: '',
-              keepsake: keepsake && (this.seal.fits(mark, keepsake) ? keepsake.text : 'forged'),
+              recoveryLabel:
+                recoveryLabel && (this.seal.fits(mark, recoveryLabel) ? recoveryLabel.text : 'forged'),
               state: { vmid, uid: 0, stdin: 'none', terminal: false } satisfies PctState,
             },
           ]
@@ -507,7 +508,7 @@ export class PctBackend implements Backend {
   }
 
   /** The watcher of a CT lives as long as it, and has kept what is needed of the bundle. */
-  async adopt(container: ContainerRef): Promise<number | undefined> {
+  async reclaim(container: ContainerRef): Promise<number | undefined> {
     const { vmid } = await this.mine(container);
     makeClosedFolder(container.folder); // it runs: nothing more is mounted from here
     const watched = await wakeWatcher(vmid, container);
@@ -589,7 +590,7 @@ export class PctBackend implements Backend {
     vmid: number,
     { width, height }: TerminalSize,
   ): Promise<void> {
-    await tell(container, `resize ${height} ${width}`);
+    await send(container, `resize ${height} ${width}`);
     const pid = await this.initPid(vmid);
     const parent = pid === undefined ? undefined : await parentOf(pid);
     const process = parent === undefined ? undefined : await identify(parent);
@@ -645,10 +646,10 @@ export class PctBackend implements Backend {
     }
   }
 
-  /** More lines in the CT's configuration, under the lock that pct takes for its own changes. The keepsake too, which tells of the pod: pct's arguments are open to all. */
+  /** More lines in the CT's configuration, under the lock that pct takes for its own changes. The recovery label too, which tells of the pod: pct's arguments are open to all. */
   private async include(vmid: number, plan: ContainerPlan): Promise<void> {
     const { id, folder } = plan;
-    const carried = plan.keepsake?.();
+    const carried = plan.recoveryLabel?.();
     const { lock_folder: locks, pve_folder: pve } = this.options.lxc;
     await run(
       [
@@ -662,7 +663,7 @@ export class PctBackend implements Backend {
       ],
       {
         timeoutMs: 20_000,
-        input: `${carried === undefined ? '' : keepsakeLine(this.seal.on(this.mark(vmid, id), carried))}lxc.include: ${includeFile(folder)}\n`,
+        input: `${carried === undefined ? '' : recoveryLine(this.seal.on(this.mark(vmid, id), carried))}lxc.include: ${includeFile(folder)}\n`,
         stage: 'write CT config',
         errorId: 'Locked',
       },
@@ -725,10 +726,14 @@ export class PctBackend implements Backend {
   }
 
   /** A daemon that was killed in create() may have left pct at work, and the CT bears our mark only when it is made. It has the time that a call of pct has. */
-  private async outwaitCreate({ folder }: ContainerRef): Promise<void> {
-    for (const program of await outwait(folder, this.options.lxc.pct_timeout_seconds * 1000, watcherName))
+  private async waitUntilCreateEnds({ folder }: ContainerRef): Promise<void> {
+    for (const program of await waitUntilIdle(
+      folder,
+      this.options.lxc.pct_timeout_seconds * 1000,
+      watcherName,
+    ))
       await signalProcess(program, 'SIGTERM');
-    await outwait(folder, endPatienceMs);
+    await waitUntilIdle(folder, endPatienceMs);
   }
 
   /** undefined: it does not run. */
@@ -839,7 +844,7 @@ async function removeAppArmor(folder: string): Promise<void> {
 }
 
 /** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */
-async function removeRemains(folder: string): Promise<void> {
+async function tearDown(folder: string): Promise<void> {
   for (const name of ['config', 'rules.seccomp']) await rm(join(folder, name), { force: true });
   // What liblxc's DHCP client of a net0 has kept.
   for (const name of await namesIn(join(folder, 'hook')))

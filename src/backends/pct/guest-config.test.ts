@@ -1,5 +1,5 @@
 import { describe as group, expect, test } from '@jest/globals';
-import { describe, keepsakeLine, parseGuestConfig } from './guest-config.js';
+import { describe, recoveryLine, parseGuestConfig } from './guest-config.js';
 
 const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee'.padEnd(64, '0'), vmid: '900001' };
 /** As PVE writes a description: a comment per line, escaped. */
@@ -52,11 +52,11 @@ group('the mark in a description', () => {
   });
 });
 
-test('a keepsake is a text with a seal; what is not so has none that fits', () => {
+test('a recovery label is a text with a seal; what is not so has none that fits', () => {
   const kept = { text: 'q1ZKLC/+A==', seal: '0f'.repeat(32) };
-  const text = `tags: crisp\n${keepsakeLine(kept)}lxc.include: /x\n`;
-  expect(parseGuestConfig(text)).toMatchObject({ keepsake: kept, values: { 'lxc.include': '/x' } });
-  expect(parseGuestConfig('tags: crisp\n').keepsake).toBeUndefined();
-  for (const bad of [text + keepsakeLine(kept), '#<!-- crisp-keepsake AAAA -->\n', '#<!-- crisp-keepsake\n'])
-    expect(parseGuestConfig(bad).keepsake).toEqual({ text: '', seal: '' });
+  const text = `tags: crisp\n${recoveryLine(kept)}lxc.include: /x\n`;
+  expect(parseGuestConfig(text)).toMatchObject({ recoveryLabel: kept, values: { 'lxc.include': '/x' } });
+  expect(parseGuestConfig('tags: crisp\n').recoveryLabel).toBeUndefined();
+  for (const bad of [text + recoveryLine(kept), '#<!-- crisp-recovery AAAA -->\n', '#<!-- crisp-recovery\n'])
+    expect(parseGuestConfig(bad).recoveryLabel).toEqual({ text: '', seal: '' });
 });

@@ -5,14 +5,14 @@
 //   #crisp-owner: pve1 /run/crisp
 //   #crisp-container: 4f0c…                  (facts of PVE::LXC::Config)
 //   #crisp-vmid: 900123
-//   #<!-- crisp-keepsake q1ZKLC… 9f2a… -->   which the GUI does not show
+//   #<!-- crisp-recovery q1ZKLC… 9f2a… -->   which the GUI does not show
 //   tags: crisp;default
 //   lxc.include: /run/crisp/bundles/4f0c…/lxc.conf
 //   [snapshot]                               what follows is not the CT as it is
 //
 // Who may edit a CT's options writes these lines as he likes, without a right on
 // the host: they are data.  An id has its one shape, or the CT is nobody's; what
-// the keepsake says counts only under our seal (seal.ts).
+// the recovery label says counts only under our seal (seal.ts).
 import { isContainerId } from '../../shapes/id.js';
 
 /** Which container of which crisp a CT is. */
@@ -24,7 +24,7 @@ export interface Mark {
   readonly vmid: string;
 }
 
-export interface Keepsake {
+export interface SealedLabel {
   readonly text: string;
   readonly seal: string;
 }
@@ -34,8 +34,8 @@ export interface GuestConfig {
   readonly description: string;
   /** undefined: it does not bear one. */
   readonly mark: Mark | undefined;
-  /** The line that ContainerPlan.keepsake gave, and the seal that it bears; undefined: there is none. */
-  readonly keepsake: Keepsake | undefined;
+  /** The line that ContainerPlan.recoveryLabel gave, and the seal that it bears; undefined: there is none. */
+  readonly recoveryLabel: SealedLabel | undefined;
   /** The other keys, the first value of each. */
   readonly values: Readonly<Record<string, string>>;
 }
@@ -57,8 +57,8 @@ export function describe(words: readonly string[], mark: Mark): string {
 }
 
 /** A line for the configuration, which PVE reads as one more of the description. It holds nothing that PVE would escape. */
-export function keepsakeLine({ text, seal }: Keepsake): string {
-  return `#<!-- crisp-keepsake ${text} ${seal} -->\n`;
+export function recoveryLine({ text, seal }: SealedLabel): string {
+  return `#<!-- crisp-recovery ${text} ${seal} -->\n`;
 }
 
 /** A line break in what a pod brings must not begin a line of ours. */
@@ -84,7 +84,7 @@ export function parseGuestConfig(text: string): GuestConfig {
     tags: (values['tags'] ?? '').split(/[;, ]+/).filter(Boolean),
     description,
     mark: markOf(description),
-    keepsake: keepsakeOf(description),
+    recoveryLabel: sealedLabelOf(description),
     values,
   };
 }
@@ -102,12 +102,13 @@ function markOf(description: string): Mark | undefined {
 }
 
 /** One that is not as we write it, or that stands there twice, has no seal that fits. */
-function keepsakeOf(description: string): Keepsake | undefined {
-  const lines = description.split('\n').filter((line) => line.startsWith('<!-- crisp-keepsake'));
+function sealedLabelOf(description: string): SealedLabel | undefined {
+  const lines = description.split('\n').filter((line) => /^<!-- crisp-(?:recovery|keepsake)/.test(line));
   if (lines.length === 0) return undefined;
   const [, text = '', seal = ''] =
-    /^<!-- crisp-keepsake ([\w+/=]+) ([0-9a-f]{64}) -->$/.exec(lines.length === 1 ? (lines[0] ?? '') : '') ??
-    [];
+    /^<!-- crisp-(?:recovery|keepsake) ([\w+/=]+) ([0-9a-f]{64}) -->$/.exec(
+      lines.length === 1 ? (lines[0] ?? '') : '',
+    ) ?? [];
   return { text, seal };
 }
 

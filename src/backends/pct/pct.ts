@@ -18,7 +18,7 @@ export interface PctOptions {
 export class Pct {
   constructor(private readonly options: PctOptions) {}
 
-  /** Runs one call to its end. @param cwd where outwait() finds it @throws what its words mean */
+  /** Runs one call to its end. @param cwd where waitUntilIdle() finds it @throws what its words mean */
   async call(verb: string, vmid: number, args: readonly string[] = [], cwd?: string): Promise<RunResult> {
     makeFolder(this.options.outputFolder, 0o711);
     try {

@@ -17,7 +17,7 @@ import type { Exits } from '../exits.js';
 import type { Findings } from './findings.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { rootGroupOf } from '../../oci/namespaces.js';
-import { clearProbes, probeId } from '../probe-remains.js';
+import { clearProbes, probeId } from '../probe-teardown.js';
 import type { Volume } from './guest-options.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
 

@@ -7,7 +7,7 @@ import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { isAbsent, makeFolder } from '../../host/files.js';
-import type { Keepsake, Mark } from './guest-config.js';
+import type { SealedLabel, Mark } from './guest-config.js';
 
 const keyBytes = 32;
 
@@ -20,11 +20,11 @@ export class Seal {
   }
 
   /** What a CT of this mark may carry. */
-  on(mark: Mark, text: string): Keepsake {
+  on(mark: Mark, text: string): SealedLabel {
     return { text, seal: this.mac(mark, text).toString('hex') };
   }
 
-  fits(mark: Mark, { text, seal }: Keepsake): boolean {
+  fits(mark: Mark, { text, seal }: SealedLabel): boolean {
     const [wanted, given] = [this.mac(mark, text), Buffer.from(seal, 'hex')];
     return given.length === wanted.length && timingSafeEqual(given, wanted);
   }

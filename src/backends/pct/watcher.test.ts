@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { linkLog } from '../log-file.js';
-import { attach, monitorSocket, startWatcher, tell } from './watcher.js';
+import { attach, monitorSocket, startWatcher, send } from './watcher.js';
 
 const vmid = 900_001;
 const size = 3_000_000;
@@ -50,7 +50,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   client?.destroy();
-  await tell(container, 'quit');
+  await send(container, 'quit');
   monitor.kill('SIGKILL');
   closeLog();
   rmSync(folder, { recursive: true });
@@ -95,7 +95,7 @@ async function stalled(): Promise<ChildProcess> {
 test('a client that takes nothing holds up no command, and the log for a while only', async () => {
   const ended = once(await stalled(), 'exit');
   expect(logged()).toBeLessThan(size); // it is given time
-  expect(await tell(container, 'reopen')).toBe(true);
+  expect(await send(container, 'reopen')).toBe(true);
   await ended;
   const head = '2026-11-25T13:39:39.187000000Z stdout F '.length;
   await soon(() => logged() >= size + (size / 100) * head, 5);
@@ -112,7 +112,7 @@ test('nor the exit', async () => {
 
 test('nor a quit', async () => {
   const writer = await stalled();
-  expect(await tell(container, 'quit')).toBe(true);
+  expect(await send(container, 'quit')).toBe(true);
   writer.kill('SIGKILL');
 });
 
@@ -139,7 +139,7 @@ test('one that does not answer is given up', async () => {
   const deaf = createServer().listen(join(other, 'watch'));
   const asked = once(deaf, 'connection');
   jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance', 'Date'] });
-  const answer = tell({ folder: other }, 'quit');
+  const answer = send({ folder: other }, 'quit');
   const [socket] = (await asked) as [Socket];
   await once(socket, 'data');
   jest.advanceTimersByTime(10_000);

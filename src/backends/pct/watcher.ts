@@ -102,7 +102,7 @@ export async function wakeWatcher(
     if (basename(script) !== basename(program) || id !== String(vmid) || basename(exitFile) !== container.id)
       continue;
     for (let waitedMs = 0; waitedMs < wakeMs; waitedMs += 20) {
-      const socket = await dial(container.folder);
+      const socket = await connectTo(container.folder);
       socket?.destroy();
       if (socket) return true;
       await signalProcess(watcher, 'SIGHUP'); // again, since one that comes just before its select(2) is not seen in time
@@ -124,11 +124,11 @@ export function monitorSocket(lxcFolder: string): string {
 const longestAbstractName = 106;
 
 /** Says a word to the watcher and waits for its answer; false: there is none, or not in time. */
-export async function tell(
+export async function send(
   container: Pick<ContainerRef, 'folder'>,
   word: 'reopen' | 'quit' | `resize ${number} ${number}`,
 ): Promise<boolean> {
-  const socket = await dial(container.folder);
+  const socket = await connectTo(container.folder);
   if (!socket) return false;
   socket.write(`${word}\n`);
   const answer = await firstLine(socket, answerMs);
@@ -144,7 +144,7 @@ export async function holdWatch(
   container: Pick<ContainerRef, 'folder'>,
   ended: () => void,
 ): Promise<(() => void) | undefined> {
-  const socket = await dial(container.folder);
+  const socket = await connectTo(container.folder);
   if (!socket) return undefined;
   socket.unref();
   socket.once('close', ended);
@@ -164,7 +164,7 @@ export async function holdWatch(
  * @throws ClientTooSlow
  */
 export async function attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
-  const socket = await dial(container.folder);
+  const socket = await connectTo(container.folder);
   if (!socket)
     throw new CrispError(
       'WrongContainerState',
@@ -226,7 +226,7 @@ const clientPatienceMs = 10_000;
 const greeting = 'ok\n';
 
 /** Through the folder's descriptor: the path of a unix socket has room for 107 bytes. */
-async function dial(folder: string): Promise<Socket | undefined> {
+async function connectTo(folder: string): Promise<Socket | undefined> {
   let handle;
   try {
     handle = await open(folder);

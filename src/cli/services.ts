@@ -19,7 +19,7 @@ export interface PlaceFlags {
   readonly state: string | undefined;
 }
 
-export class Parts {
+export class Services {
   readonly config: Config;
   readonly state: string;
   /** For what a tmpfs is too small for: writable layers and logs. */
@@ -62,17 +62,20 @@ export class Parts {
 }
 
 /** Runs a command on its parts, and closes them whatever comes of it. */
-export async function withParts<T>(flags: PlaceFlags, command: (parts: Parts) => Promise<T>): Promise<T> {
+export async function withParts<T>(
+  flags: PlaceFlags,
+  command: (services: Services) => Promise<T>,
+): Promise<T> {
   if (process.geteuid?.() !== 0)
     throw new CrispError(
       'PermissionDenied',
       'this takes root: it makes namespaces, mounts and control groups',
       { hint: 'run it with sudo' },
     );
-  const parts = new Parts(flags);
+  const services = new Services(flags);
   try {
-    return await command(parts);
+    return await command(services);
   } finally {
-    await parts.close();
+    await services.close();
   }
 }

@@ -33,7 +33,7 @@ const shortestNs = 100_000_000n;
 /** A layer's size may be this old; the kubelet asks every 10 s, and evicts by what it hears. */
 const layerAgeMs = 20_000;
 
-export class Samples {
+export class UsageCache {
   private readonly cpu = new Map<string, { last: CpuReading; before: CpuReading | undefined }>();
   private readonly layers = new Map<string, Layer>();
   /** The containers whose layers are measured next. */

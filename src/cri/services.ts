@@ -24,9 +24,9 @@ import type { Events } from './event-log.js';
 import { isShown } from './shown.js';
 import type { Handler } from './handlers.js';
 import type { Stops } from '../records/stops.js';
-import type { Samples } from './samples.js';
+import type { UsageCache } from './usage-cache.js';
 
-export interface Parts {
+export interface Services {
   /** Replaced at SIGHUP. */
   config: Config;
   /** crisp's own version. */
@@ -41,7 +41,7 @@ export interface Parts {
   readonly network: Network;
   readonly images: Images;
   readonly rootfs: Rootfs;
-  readonly samples: Samples;
+  readonly usageCache: UsageCache;
   readonly events: Events;
   readonly streaming: StreamingServer;
 }
@@ -64,7 +64,7 @@ const namedCandidates = 10;
  * @throws InvalidArgument when the id is empty, or fits several; RecordUnreadable
  */
 export function recordOf<T extends { readonly id: string; readonly complete: boolean }>(
-  parts: Pick<Parts, 'creations'>,
+  services: Pick<Services, 'creations'>,
   table: RecordTable<T>,
   id: string,
   field: string,
@@ -73,7 +73,7 @@ export function recordOf<T extends { readonly id: string; readonly complete: boo
   const exact = table.get(id);
   if (exact) return exact;
   table.checkReadable(id);
-  const fitting = table.all().filter((record) => record.id.startsWith(id) && isShown(parts, record));
+  const fitting = table.all().filter((record) => record.id.startsWith(id) && isShown(services, record));
   if (fitting.length > 1) {
     const named = fitting.slice(0, namedCandidates).map((record) => record.id);
     const more = fitting.length > named.length ? ` and ${fitting.length - named.length} more` : '';
@@ -88,19 +88,19 @@ export function recordOf<T extends { readonly id: string; readonly complete: boo
 
 /** The whole id that the id of a filter means; one that nobody has stays as it is. @throws InvalidArgument when it fits several */
 export function wholeId<T extends { readonly id: string; readonly complete: boolean }>(
-  parts: Pick<Parts, 'creations'>,
+  services: Pick<Services, 'creations'>,
   table: RecordTable<T>,
   id: string,
   field: string,
 ): string {
-  return id ? (recordOf(parts, table, id, field)?.id ?? id) : '';
+  return id ? (recordOf(services, table, id, field)?.id ?? id) : '';
 }
 
 /** The sandbox of this id; one that nobody has got yet is not there. @throws InvalidArgument, SandboxNotFound, RecordUnreadable */
-export function sandboxOf(parts: Parts, id: string): SandboxRecord {
-  const record = recordOf(parts, parts.store.sandboxes, id, 'pod_sandbox_id');
+export function sandboxOf(services: Services, id: string): SandboxRecord {
+  const record = recordOf(services, services.store.sandboxes, id, 'pod_sandbox_id');
   addLogContext({ podId: record?.id ?? id });
-  if (!record || parts.creations.hides(record.id))
+  if (!record || services.creations.hides(record.id))
     throw new CrispError('SandboxNotFound', `there is no pod sandbox ${id}`);
   return record;
 }
@@ -110,10 +110,10 @@ export function sandboxOf(parts: Parts, id: string): SandboxRecord {
  * can end its holder, the kernel then ends all that runs there, and nobody tells
  * us: so whoever asks for the pod looks.
  */
-export async function lookedAt(parts: Parts, record: SandboxRecord): Promise<SandboxRecord> {
+export async function withHolderChecked(services: Services, record: SandboxRecord): Promise<SandboxRecord> {
   if (!record.holder || sandboxState(record) !== 'SANDBOX_READY' || (await isAlive(record.holder)))
     return record;
-  const ended = (await parts.store.sandboxes.change(record.id, { endedAt: now() })) ?? {
+  const ended = (await services.store.sandboxes.change(record.id, { endedAt: now() })) ?? {
     ...record,
     endedAt: now(),
   };
@@ -121,31 +121,31 @@ export async function lookedAt(parts: Parts, record: SandboxRecord): Promise<San
     { podId: record.id, holder: record.holder.pid },
     'the holder of the pid namespace of a pod has ended: the pod is not ready any more',
   );
-  parts.events.emit('CONTAINER_STOPPED_EVENT', record.id, ended);
+  services.events.emit('CONTAINER_STOPPED_EVENT', record.id, ended);
   return ended;
 }
 
 /** @throws SandboxNotReady */
-export async function readySandboxOf(parts: Parts, id: string): Promise<SandboxRecord> {
-  const record = await lookedAt(parts, sandboxOf(parts, id));
+export async function readySandboxOf(services: Services, id: string): Promise<SandboxRecord> {
+  const record = await withHolderChecked(services, sandboxOf(services, id));
   if (sandboxState(record) !== 'SANDBOX_READY')
     throw new CrispError('SandboxNotReady', `pod sandbox ${id} is not ready`);
   return record;
 }
 
 /** The container of this id; one that nobody has got yet is not there. @throws InvalidArgument, ContainerNotFound, RecordUnreadable */
-export function containerOf(parts: Parts, id: string): ContainerRecord {
-  const record = recordOf(parts, parts.store.containers, id, 'container_id');
+export function containerOf(services: Services, id: string): ContainerRecord {
+  const record = recordOf(services, services.store.containers, id, 'container_id');
   addLogContext({ containerId: record?.id ?? id });
-  if (!record || parts.creations.hides(record.id))
+  if (!record || services.creations.hides(record.id))
     throw new CrispError('ContainerNotFound', `there is no container ${id}`);
   addLogContext({ podId: record.sandboxId });
   return record;
 }
 
 /** @throws WrongContainerState */
-export function runningContainerOf(parts: Parts, id: string): ContainerRecord {
-  const record = containerOf(parts, id);
+export function runningContainerOf(services: Services, id: string): ContainerRecord {
+  const record = containerOf(services, id);
   const state = containerState(record);
   if (state !== 'CONTAINER_RUNNING')
     throw new CrispError('WrongContainerState', `container ${id} is not running (${state})`);
@@ -153,8 +153,8 @@ export function runningContainerOf(parts: Parts, id: string): ContainerRecord {
 }
 
 /** The backend that runs a pod or container; its name was checked when the record was made or loaded. */
-export function backendOf(parts: Parts, record: { readonly handler: string }): Backend {
-  const handler = parts.handlers.get(record.handler);
+export function backendOf(services: Services, record: { readonly handler: string }): Backend {
+  const handler = services.handlers.get(record.handler);
   if (!handler)
     throw new CrispError(
       'UnknownHandler',

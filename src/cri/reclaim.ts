@@ -9,7 +9,7 @@ import { toCrispError } from '../errors.js';
 import { makeClosedFolder } from '../host/files.js';
 import { log } from '../log.js';
 import { repinNamespaces } from '../pod/namespaces.js';
-import { keepsakeOf, type Keepsake } from '../records/recovery-label.js';
+import { recoveryLabelOf, type RecoveryLabel } from '../records/recovery-label.js';
 import { placedContainer, placedSandbox } from '../records/placed.js';
 import { now, type SandboxRecord } from '../records/records.js';
 import { setAside } from '../set-aside.js';
@@ -18,22 +18,22 @@ import { podFilesOf } from '../pod/files.js';
 import { mendPodMemory } from '../pod/memory.js';
 import { logPathOf } from './log-path.js';
 import { recordExit } from './exits.js';
-import type { Parts } from './parts.js';
+import type { Services } from './services.js';
 import { namespacesFolder } from './sandbox-plan.js';
 
 interface Lost {
-  readonly keepsake: Keepsake;
+  readonly recoveryLabel: RecoveryLabel;
   readonly found: FoundContainer;
   readonly pid: number | undefined;
 }
 
 /** Never throws for one pod's sake: what cannot be taken back stays without a record, and recovery removes it. */
-export async function adoptLost(parts: Parts): Promise<void> {
-  for (const { backend } of parts.handlers.values()) {
-    if (!backend.adopt) continue;
-    for (const [id, lost] of await lostPods(parts, backend)) {
+export async function reclaimLost(services: Services): Promise<void> {
+  for (const { backend } of services.handlers.values()) {
+    if (!backend.reclaim) continue;
+    for (const [id, lost] of await lostPods(services, backend)) {
       try {
-        await adoptPod(parts, lost);
+        await reclaimPod(services, lost);
         log.warn(
           { podId: id, containers: lost.map(({ found }) => found.id) },
           'a pod was found again by its containers: it had no record',
@@ -58,54 +58,58 @@ export async function listed(backend: Backend): Promise<readonly FoundContainer[
   }
 }
 
-/** By sandbox id. A container whose keepsake cannot be believed is set aside: neither taken back nor removed. */
-async function lostPods(parts: Parts, backend: Backend): Promise<Map<string, Lost[]>> {
+/** By sandbox id. A container whose recovery label cannot be believed is set aside: neither taken back nor removed. */
+async function lostPods(services: Services, backend: Backend): Promise<Map<string, Lost[]>> {
   const pods = new Map<string, Lost[]>();
   for (const found of await listed(backend)) {
-    if (parts.store.containers.has(found.id)) continue;
-    const keepsake = keepsakeOf(found);
-    if (keepsake === 'unreadable')
+    if (services.store.containers.has(found.id)) continue;
+    const recoveryLabel = recoveryLabelOf(found);
+    if (recoveryLabel === 'unreadable')
       setAside.add(
         'CT',
         found.id,
         'it has no record, and what its notes say of it was not written by this crisp',
       );
-    if (keepsake === undefined || keepsake === 'unreadable') continue;
-    if (keepsake.sandbox.bootId !== parts.bootId || keepsake.sandbox.handler !== backend.name) continue;
-    const pid = await backend.adopt?.(found).catch((error: unknown) => {
+    if (recoveryLabel === undefined || recoveryLabel === 'unreadable') continue;
+    if (recoveryLabel.sandbox.bootId !== services.bootId || recoveryLabel.sandbox.handler !== backend.name)
+      continue;
+    const pid = await backend.reclaim?.(found).catch((error: unknown) => {
       log.error({ err: error, containerId: found.id }, 'a container that has no record cannot be looked at');
       return undefined;
     });
-    pods.set(keepsake.sandbox.id, [...(pods.get(keepsake.sandbox.id) ?? []), { keepsake, found, pid }]);
+    pods.set(recoveryLabel.sandbox.id, [
+      ...(pods.get(recoveryLabel.sandbox.id) ?? []),
+      { recoveryLabel, found, pid },
+    ]);
   }
   for (const [id, lost] of pods) if (lost.every(({ pid }) => pid === undefined)) pods.delete(id);
   return pods;
 }
 
-async function adoptPod(parts: Parts, lost: readonly Lost[]): Promise<void> {
+async function reclaimPod(services: Services, lost: readonly Lost[]): Promise<void> {
   const [first] = lost.filter(({ pid }) => pid !== undefined);
   if (first?.pid === undefined) return;
-  const { state } = parts.config;
-  const sandbox = placedSandbox({ ...first.keepsake.sandbox, complete: true }, state);
-  parts.store.sandboxes.checkReadable(sandbox.id);
-  if (!parts.store.sandboxes.get(sandbox.id)) {
+  const { state } = services.config;
+  const sandbox = placedSandbox({ ...first.recoveryLabel.sandbox, complete: true }, state);
+  services.store.sandboxes.checkReadable(sandbox.id);
+  if (!services.store.sandboxes.get(sandbox.id)) {
     await remake(sandbox, first.pid);
-    await parts.store.sandboxes.put(sandbox);
+    await services.store.sandboxes.put(sandbox);
   }
   for (const {
-    keepsake: { container },
+    recoveryLabel: { container },
     found,
     pid,
   } of lost) {
     const logPath =
       container.logPath && (await logPathOf(sandbox.config.log_directory, container.config.log_path));
-    await parts.store.containers.put({
+    await services.store.containers.put({
       ...placedContainer({ ...container, logPath }, state, sandbox),
       complete: true,
       backendState: found.state,
       ...(pid === undefined ? {} : { startedAt: now(), pid }),
     });
-    if (pid === undefined) await recordExit(parts, container.id, undefined); // how it ended is lost
+    if (pid === undefined) await recordExit(services, container.id, undefined); // how it ended is lost
   }
 }
 

@@ -4,7 +4,7 @@
 const pageSize = 500;
 
 /** Splits a list for the Stream* calls; an empty list is one empty page. */
-export function* inPages<T>(items: readonly T[]): Generator<readonly T[]> {
+export function* paginate<T>(items: readonly T[]): Generator<readonly T[]> {
   for (let start = 0; start === 0 || start < items.length; start += pageSize)
     yield items.slice(start, start + pageSize);
 }
