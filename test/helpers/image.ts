@@ -219,7 +219,9 @@ function digestOf(content: Buffer): string {
 async function writeFiles(folder: string, files: Readonly<Record<string, string | Buffer>>): Promise<void> {
   for (const [path, content] of Object.entries(files)) {
     await mkdir(join(folder, path, '..'), { recursive: true });
-    await writeFile(join(folder, path), content);
+    await writeFile(join(folder, path), content, {
+      mode: content.toString().startsWith('#!') ? 0o755 : 0o644,
+    });
   }
 }
 

@@ -1,0 +1,54 @@
+// What the documents tell people to type or to configure is tested, or says why not.
+import { describe, expect, test } from '@jest/globals';
+import { existsSync, readFileSync } from 'node:fs';
+import { parse } from 'yaml';
+import { blocksOf, documents } from '../test/helpers/documents.js';
+import { checkConfig, configSchema } from './config/config.js';
+import type { Source } from './config/source.js';
+
+const blocks = documents().flatMap(blocksOf);
+
+test('there are documents with commands to look at', () => {
+  expect(blocks.filter(({ mark }) => mark === 'run').length).toBeGreaterThan(5);
+});
+
+describe('a block of commands', () => {
+  test.each(blocks.filter(({ language }) => language === 'sh'))(
+    '$document:$line is run by a test, or says why not',
+    ({ mark = 'no mark' }) => {
+      const [, file] = /^tested by (test\/\S+)$/.exec(mark) ?? [];
+      if (file !== undefined) expect(existsSync(file) ? file : `${file} is missing`).toBe(file);
+      else expect(mark).toMatch(/^(run|not run: .{10,})$/);
+    },
+  );
+
+  test.each(documents())('%s has none outside a fence', (document) => {
+    const lines = readFileSync(document, 'utf8')
+      .replace(/^( *)```.*?^\1```$/gms, '')
+      .split('\n');
+    const indented = lines.filter(
+      (line, at) => /^ {4}\S/.test(line) && lines[at - 1] === '' && !/^ *[-*\d]/.test(line),
+    );
+    expect(indented).toEqual([]);
+  });
+});
+
+describe('a block of configuration', () => {
+  const keys = Object.keys(configSchema.shape);
+  const ours = blocks.filter(({ language, text }) => {
+    if (language !== 'yaml') return false;
+    const found = parse(text) as unknown;
+    return (
+      typeof found === 'object' && found !== null && Object.keys(found).some((key) => keys.includes(key))
+    );
+  });
+
+  test('is there', () => expect(ours.length).toBeGreaterThan(1));
+
+  test.each(ours)('$document:$line is one that crisp reads', ({ text }) => {
+    const source = (value: Readonly<Record<string, unknown>>): Source => ({ value, locate: () => undefined });
+    // On a Proxmox VE node, which has the folder.
+    const node = source({ lxc: { pve_folder: '/' } });
+    expect(checkConfig([node, source(parse(text) as Record<string, unknown>)])).toBeDefined();
+  });
+});
