@@ -3,6 +3,7 @@ import { describe, expect, test } from '@jest/globals';
 import { existsSync, readFileSync } from 'node:fs';
 import { parse } from 'yaml';
 import { blocksOf, documents } from '../test/helpers/documents.js';
+import { architecture, rules } from '../test/conformance/architecture.js';
 import { checkConfig, configSchema } from './config/config.js';
 import type { Source } from './config/source.js';
 
@@ -50,5 +51,18 @@ describe('a block of configuration', () => {
     // On a Proxmox VE node, which has the folder.
     const node = source({ lxc: { pve_folder: '/' } });
     expect(checkConfig([node, source(parse(text) as Record<string, unknown>)])).toBeDefined();
+  });
+});
+
+describe('the report on the architecture', () => {
+  test('is what the rules say', () => {
+    expect(readFileSync('docs/architecture/CONFORMANCE_REPORT.md', 'utf8')).toContain(
+      architecture.join('\n'),
+    );
+  });
+
+  test.each(rules)('$rule: its place and its tests exist', ({ place: [file, text], tests }) => {
+    expect(readFileSync(file, 'utf8')).toContain(text);
+    for (const [path, name] of tests) expect(readFileSync(path, 'utf8')).toContain(`'${name}'`);
   });
 });
