@@ -88,7 +88,7 @@ finish() {
 
 exec 3>&1 # for test/progress.mjs
 echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, documents,
-workflows, unit, integration and pct tests and critest; about 15 minutes on two cores.'
+workflows, unit, integration and pct tests and critest; about 25 minutes on two cores.'
 
 need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
@@ -104,8 +104,7 @@ else
 fi
 export NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1
 suite unit unit
-# Both mostly wait, for containers to end and for time-outs to pass.
-suite integration integration --runInBand &
-(suite pct pct --runInBand; suite critest conformance) &
-wait
+suite integration integration --runInBand
+suite pct pct --runInBand
+suite critest conformance
 finish
