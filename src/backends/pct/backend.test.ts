@@ -20,8 +20,9 @@ import { log } from '../../log.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
-import { lxcWords, PctBackend } from './backend.js';
+import { PctBackend } from './backend.js';
 import { describe } from './guest-config.js';
+import { lxcWords } from './start.js';
 
 const [mine, other] = ['a'.repeat(64), 'b'.repeat(64)] as const;
 let folder: string;

@@ -12,21 +12,17 @@ import { run } from '../../host/run.js';
 import { log } from '../../log.js';
 import { pinNamespaces, unpinNamespaces } from '../../pod/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
-import type { Backend, ContainerPlan, ContainerRef, Exit, Features, Probe } from '../backend.js';
-import type { Exits } from '../exits.js';
+import type { ContainerPlan, ContainerRef, Exit, Features, Probe } from '../backend.js';
+import type { PctContext } from './context.js';
+import { create } from './create.js';
 import type { Findings } from './findings.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { rootGroupOf } from '../../oci/namespaces.js';
 import { clearProbes, probeId } from '../probe-teardown.js';
 import type { Volume } from './guest-options.js';
+import { removeContainer } from './remove.js';
+import { start } from './start.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
-
-/** What a probe needs of the backend, and where it leaves what it found. */
-type Probed = Pick<Backend, 'name' | 'create' | 'start' | 'delete'> & {
-  readonly exits: Pick<Exits, 'read'>;
-  found: Findings;
-  forgetImage(imageId: string): Promise<void>;
-};
 
 /** With the supplemental group that it was given, and without. */
 const exitCodes = { withGroup: 42, without: 41 };
@@ -38,18 +34,24 @@ const lacks = {
   userNamespaces: 'CTs have the ids that the node gives to unprivileged CTs',
 };
 
-/** Sets backend.found. Never throws. */
-export async function probe(backend: Probed, options: PctBackendOptions): Promise<Probe> {
-  const id = probeId(backend);
+/** Never throws. */
+export async function probe(ctx: PctContext): Promise<Probe> {
+  const { options } = ctx;
+  const found: Findings = { ...ctx.found };
+  const trial: PctContext = { ...ctx, found };
+  const id = probeId(options);
   const folder = join(options.state, 'probe', id);
   const layers = join(options.root, 'containers', id); // where layers lie, and what a crash leaves there goes at the next start
   let version = '';
   try {
     const release = await releaseOf(options.lxc);
     version = `pve-manager ${release}`;
-    backend.found.hostManaged = setsAddresses(release);
-    backend.found.environmentReachesHooks = !(await knowsRuntimeEnvironment(options.lxc));
-    await clearProbes(backend, join(options.state, 'probe'));
+    found.hostManaged = setsAddresses(release);
+    found.environmentReachesHooks = !(await knowsRuntimeEnvironment(options.lxc));
+    await clearProbes(
+      { name: options.name, delete: (container) => removeContainer(trial, container) },
+      join(options.state, 'probe'),
+    );
     if (options.lxc.unprivileged) await expectPassage(dirname(folder));
     makeClosedFolder(folder, options.lxc.unprivileged ? rootGroupOf(unprivilegedIds) : undefined);
     const namespaces = options.lxc.unprivileged
@@ -63,10 +65,10 @@ export async function probe(backend: Probed, options: PctBackendOptions): Promis
       namespaces.user === undefined
         ? undefined
         : await shiftedRootfs(folder, layers, namespaces.user).then(() => undefined, toCrispError);
-    backend.found.copies = why && (await storageOfCopies(options, why));
+    found.copies = why && (await storageOfCopies(options, why));
     if (why || namespaces.user === undefined) await plainRootfs(join(folder, 'rootfs'));
-    await runThrowAway(backend, id, folder, namespaces);
-    return { ready: true, reason: '', version, features, lacks, found: backend.found };
+    found.givesGroups = await runThrowAway(trial, id, folder, namespaces);
+    return { ready: true, reason: '', version, features, lacks, found };
   } catch (error) {
     return { ready: false, reason: toCrispError(error).report, version, features, lacks };
   } finally {
@@ -154,12 +156,13 @@ async function storageOfCopies({ lxc }: PctBackendOptions, why: CrispError): Pro
   return found;
 }
 
+/** @returns whether its process has the supplemental group that it was given */
 async function runThrowAway(
-  backend: Probed,
+  ctx: PctContext,
   id: string,
   folder: string,
   namespaces: SandboxPlan['namespaces'],
-): Promise<void> {
+): Promise<boolean> {
   const spec = probeSpec(join(folder, 'rootfs'), namespaces);
   await writeFile(join(folder, 'config.json'), JSON.stringify(spec));
   const sandbox: SandboxPlan = {
@@ -191,17 +194,17 @@ async function runThrowAway(
     stdinOnce: false,
     stopSignal: '15',
   };
-  const state = await backend.create(plan);
+  const state = await create(ctx, plan);
   const container: ContainerRef = { id, folder, logPath, state };
   try {
-    await backend.start(container);
-    const exit = await exitOf(backend, container);
+    await start(ctx, container);
+    const exit = await exitOf(ctx, container);
     if (!Object.values(exitCodes).includes(exit.exitCode))
       throw new Error(`the probe CT exited with ${exit.exitCode} instead of ${exitCodes.withGroup}`);
-    backend.found.givesGroups = exit.exitCode === exitCodes.withGroup;
+    return exit.exitCode === exitCodes.withGroup;
   } finally {
-    await backend.delete(container);
-    await backend.forgetImage(plan.imageId);
+    await removeContainer(ctx, container);
+    await ctx.archives.forget(plan.imageId);
   }
 }
 
@@ -232,9 +235,9 @@ function probeSpec(rootfs: string, namespaces: SandboxPlan['namespaces']): Spec 
   };
 }
 
-async function exitOf(backend: Probed, container: ContainerRef): Promise<Exit> {
+async function exitOf({ exits }: PctContext, container: ContainerRef): Promise<Exit> {
   for (let waited = 0; waited < waitMs; waited += 20) {
-    const exit = await backend.exits.read(container.id, container.folder);
+    const exit = await exits.read(container.id, container.folder);
     if (exit) return exit;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

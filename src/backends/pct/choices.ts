@@ -1,0 +1,38 @@
+// What the pods of this node get, of what they and the configuration choose.
+import { CrispError } from '../../errors.js';
+import type { RootfsMode } from '../backend.js';
+import type { SandboxPlan } from '../../shapes/sandbox.js';
+import type { PctContext } from './context.js';
+import { annotationPrefix, guestOptions, type GuestOptions } from './guest-options.js';
+
+export type Choosing = Pick<PctContext, 'options' | 'found'>;
+
+export function ownNetwork(ctx: Choosing, plan: SandboxPlan): boolean {
+  const { bridge } = guestOptions(ctx.options, plan.annotations);
+  if (bridge && !ctx.found.hostManaged)
+    throw new CrispError(
+      'Unsupported',
+      'CTs of this node can have no net0 of their own: its pct sets no addresses',
+      { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' },
+    );
+  return bridge !== undefined;
+}
+
+export function rootfsOf(ctx: Choosing, plan: SandboxPlan, template?: string): RootfsMode {
+  const { volume } = chosenOf(ctx, plan);
+  if (template !== undefined && !volume)
+    throw new CrispError(
+      'InvalidArgument',
+      `a guest made from ${template} needs a volume, and no storage is named`,
+      { hint: `set lxc.rootfs.storage, or the pod's annotation ${annotationPrefix}storage` },
+    );
+  return { kind: volume ? 'own' : 'overlay' };
+}
+
+export function chosenOf(ctx: Choosing, plan: SandboxPlan): GuestOptions {
+  const { bridge, volume } = guestOptions(ctx.options, plan.annotations);
+  return {
+    bridge: plan.ownNetwork ? bridge : undefined,
+    volume: volume ?? (plan.namespaces.user === undefined ? undefined : ctx.found.copies),
+  };
+}

@@ -1,0 +1,140 @@
+// A container -> its CT, not yet running: the mounts, `pct create`, and the files
+// by which it is started.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { makeFolder } from '../../host/files.js';
+import { run } from '../../host/run.js';
+import { withUndo } from '../../host/undo.js';
+import type { ContainerPlan } from '../backend.js';
+import { tryLog } from '../log-file.js';
+import { releaseBinds, shiftedBinds } from './binds.js';
+import { environmentFile, includeFile, includeText, isFolder } from './bundle.js';
+import { chosenOf, rootfsOf } from './choices.js';
+import type { PctContext } from './context.js';
+import { createArgs } from './create-args.js';
+import { mark } from './find.js';
+import { recoveryLine } from './guest-config.js';
+import { environmentKey, foldersOfLxc, mountsOf } from './lxc-config.js';
+import { meaningOf } from './pct.js';
+import { removeContainer } from './remove.js';
+import type { PctState } from './state.js';
+import { makeTargets } from './targets.js';
+import { dropIn, environmentText } from './unit.js';
+
+const lostRaces = 10;
+
+export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctState> {
+  for (const folder of [ctx.exits.folder, ctx.options.root]) makeFolder(folder);
+  return withUndo(async (undo) => {
+    const { id, folder, logPath } = plan;
+    ctx.made.set(id, { id, folder, logPath, state: undefined });
+    if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late for a refusal
+    // 1. What is mounted, and where.
+    const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
+    undo.push('volumes', () => releaseBinds(plan.folder));
+    const spec =
+      plan.sandbox.namespaces.user === undefined
+        ? plan.spec
+        : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user, plan.shiftedSources);
+    if (rootfsOf(ctx, plan.sandbox, plan.template).kind === 'overlay')
+      await makeTargets(
+        spec.root.path,
+        [
+          ...foldersOfLxc,
+          ...mountsOf(spec).map(({ destination, source }) => ({
+            path: destination,
+            isFolder: source === undefined || isFolder(source),
+          })),
+        ],
+        root,
+      );
+    // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
+    undo.push('CT', () => removeContainer(ctx, { ...plan, state: undefined }));
+    const vmid = await takeVmid(ctx, plan);
+    const state: PctState = {
+      vmid,
+      uid: root + plan.spec.process.user.uid,
+      stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none',
+      terminal: plan.spec.process.terminal ?? false,
+      ownPidNamespace: plan.spec.linux.namespaces.some(
+        ({ type, path }) => type === 'pid' && path === undefined,
+      ),
+    };
+    ctx.made.set(id, { id, folder, logPath, state });
+    // 3. How it is started.
+    const { environmentReachesHooks } = ctx.found;
+    await writeFile(
+      includeFile(plan.folder),
+      includeText(plan, spec, vmid, { cgroup: ctx.node.cgroup, environmentReachesHooks }),
+      { mode: 0o600 },
+    );
+    const variables = environmentText(plan.spec.process.env);
+    if (variables !== undefined) await writeFile(environmentFile(plan.folder), variables, { mode: 0o600 });
+    await Promise.all([
+      include(ctx, vmid, plan),
+      ctx.units.write(vmid, dropIn(plan.spec.process, plan.folder, environmentKey(ctx.found))),
+    ]);
+    return state;
+  });
+}
+
+/** A race that another node or another tool wins costs one more call. */
+async function takeVmid(ctx: PctContext, plan: ContainerPlan): Promise<number> {
+  const { tag, pool } = ctx.options.lxc;
+  const guest = chosenOf(ctx, plan.sandbox);
+  const archive =
+    guest.volume && plan.template === undefined
+      ? await ctx.archives.of(plan.imageId, plan.spec.root.path)
+      : await ctx.archives.empty();
+  const argsFor = (vmid: number): string[] =>
+    createArgs(plan, {
+      tag,
+      pool,
+      mark: mark(ctx, vmid, plan.id),
+      archive,
+      guest,
+      hostManaged: ctx.found.hostManaged,
+      node: ctx.node,
+    });
+  for (let lost = 0; ; lost++) {
+    try {
+      return await ctx.vmids.propose(async (vmid) => {
+        await ctx.intents.note('create', vmid, plan.id);
+        try {
+          await ctx.pct.call('create', vmid, argsFor(vmid), plan.folder);
+        } catch (error) {
+          if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // what has the id is another's
+          throw error;
+        }
+        await ctx.intents.forget(vmid); // it bears our mark from here on
+        return vmid;
+      });
+    } catch (error) {
+      if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
+    }
+  }
+}
+
+/** More lines in the CT's configuration, under the lock that pct takes for its own changes. The recovery label too, which tells of the pod: pct's arguments are open to all. */
+async function include(ctx: PctContext, vmid: number, plan: ContainerPlan): Promise<void> {
+  const { id, folder } = plan;
+  const carried = plan.recoveryLabel?.();
+  const { lock_folder: locks, pve_folder: pve } = ctx.options.lxc;
+  await run(
+    [
+      'flock',
+      '--wait',
+      '10',
+      join(locks, `pve-config-${vmid}.lock`),
+      'tee',
+      '-a',
+      join(pve, 'lxc', `${vmid}.conf`),
+    ],
+    {
+      timeoutMs: 20_000,
+      input: `${carried === undefined ? '' : recoveryLine(ctx.seal.on(mark(ctx, vmid, id), carried))}lxc.include: ${includeFile(folder)}\n`,
+      stage: 'write CT config',
+      errorId: 'Locked',
+    },
+  );
+}

@@ -1,0 +1,146 @@
+// Removes CTs, also those that an earlier try has left half removed.
+import { appendFile, readdir, rm, rmdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { killCgroup, removeCgroup } from '../../host/cgroup.js';
+import { makeClosedFolder, namesIn, remove } from '../../host/files.js';
+import { waitUntilIdle, signalProcess } from '../../host/proc.js';
+import { run } from '../../host/run.js';
+import { log } from '../../log.js';
+import type { ContainerRef, Remnant } from '../backend.js';
+import { releaseBinds } from './binds.js';
+import { includeFile } from './bundle.js';
+import { cgroupOf, monitorCgroupOf } from './cgroups.js';
+import type { PctContext } from './context.js';
+import { find, formerVmid } from './find.js';
+import { isPctAtWork } from './intents.js';
+import { meaningOf, type Meaning, type Pct } from './pct.js';
+import { stateOf } from './state.js';
+import { send, watcherName } from './watcher.js';
+
+const endPatienceMs = 10_000;
+const atWorkPauseMs = 100;
+
+export async function removeContainer(ctx: PctContext, container: ContainerRef): Promise<void> {
+  ctx.watched.get(container.id)?.(); // it ends its watcher itself
+  ctx.watched.delete(container.id);
+  if (!stateOf(container)) await waitUntilCreateEnds(ctx, container);
+  await endRemnantsOf(ctx, container.id);
+  const found = await find(ctx, container);
+  const vmid = found?.vmid ?? (await formerVmid(ctx, container));
+  if (found) {
+    // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
+    if (found.config.values['lock'] === 'create') await callUnless(ctx, 'not locked', 'unlock', found.vmid);
+    await keepReadable(container);
+    await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes outlive init
+    await removeAppArmor(join(ctx.options.lxc.lxc_folder, String(found.vmid), 'apparmor')).catch(
+      (error: unknown) =>
+        log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its AppArmor profile'),
+    );
+    await ctx.intents.note('destroy', found.vmid, container.id);
+    await callUnless(ctx, 'missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
+  }
+  if (vmid !== undefined) await clearAway(ctx, vmid);
+  await send(container, 'quit');
+  await releaseBinds(container.folder);
+  await remove(ctx.exits.path(container.id));
+  ctx.made.delete(container.id);
+  ctx.processes.delete(container.id);
+}
+
+/** What a destroyed CT has beside its configuration; then nothing is left to be done for it. */
+async function clearAway(ctx: PctContext, vmid: number): Promise<void> {
+  await ctx.units.remove(vmid);
+  await tearDown(join(ctx.options.lxc.lxc_folder, String(vmid)));
+  for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)])
+    await removeCgroup(group).catch((error: unknown) =>
+      log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup'),
+    ); // that of a killed lxc-start
+  await ctx.intents.forget(vmid);
+}
+
+export async function remnants(ctx: PctContext): Promise<readonly Remnant[]> {
+  const found: Remnant[] = [];
+  for (const intent of await ctx.intents.all()) {
+    const { vmid, containerId, notedAtMs } = intent;
+    if (await isPctAtWork(vmid)) continue;
+    if (await ctx.guard.isRemnant(vmid))
+      found.push({ name: `CT ${vmid} of ${containerId}`, end: () => endRemnant(ctx, vmid) });
+    else if (Date.now() - notedAtMs > ctx.pctTimeoutMs) await ctx.intents.forget(vmid); // done, but for the last step
+  }
+  return found;
+}
+
+/** Before a container is removed: what an earlier try has left, once the pct of it is at its end. */
+async function endRemnantsOf(ctx: PctContext, containerId: string): Promise<void> {
+  for (const { vmid } of (await ctx.intents.all()).filter((intent) => intent.containerId === containerId)) {
+    const deadline = performance.now() + ctx.pctTimeoutMs;
+    while ((await isPctAtWork(vmid)) && performance.now() < deadline) await sleep(atWorkPauseMs);
+    await endRemnant(ctx, vmid);
+  }
+}
+
+/** Unlocked, pct destroys such a CT like any other; its disks by their names, which its configuration has lost. */
+async function endRemnant(ctx: PctContext, vmid: number): Promise<void> {
+  if ((await isPctAtWork(vmid)) || !(await ctx.guard.isRemnant(vmid))) return;
+  log.warn({ vmid }, 'ending the removal of a CT that was cut off');
+  await callUnless(ctx, 'not locked', 'unlock', vmid);
+  await callUnless(ctx, 'missing', 'destroy', vmid, [
+    '--force',
+    '1',
+    '--purge',
+    '1',
+    '--destroy-unreferenced-disks',
+    '1',
+  ]);
+  await clearAway(ctx, vmid);
+}
+
+async function callUnless(
+  ctx: PctContext,
+  fine: Meaning,
+  ...[verb, vmid, args]: Parameters<Pct['call']>
+): Promise<void> {
+  try {
+    await ctx.pct.call(verb, vmid, args);
+  } catch (error) {
+    if (meaningOf(error) !== fine) throw error;
+  }
+}
+
+/** A daemon that was killed in create() may have left pct at work, and the CT bears our mark only when it is made. It has the time that a call of pct has. */
+async function waitUntilCreateEnds(ctx: PctContext, { folder }: ContainerRef): Promise<void> {
+  for (const program of await waitUntilIdle(folder, ctx.options.lxc.pct_timeout_seconds * 1000, watcherName))
+    await signalProcess(program, 'SIGTERM');
+  await waitUntilIdle(folder, endPatienceMs);
+}
+
+/** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
+export async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
+  makeClosedFolder(folder);
+  await appendFile(includeFile(folder), '', { mode: 0o600 });
+}
+
+/** What a killed lxc-start leaves in the kernel: the profile that liblxc made for its CT, and the policy namespace that the CT has below it. While the id is still ours: the profile bears it. */
+async function removeAppArmor(folder: string): Promise<void> {
+  for (const name of await readdir(folder).catch(() => [])) {
+    await rmdir(join('/sys/kernel/security/apparmor/policy/namespaces', name)).catch(() => undefined);
+    await run(['apparmor_parser', '--remove', join(folder, name)], {
+      timeoutMs: 30_000,
+      okExitCodes: 'any',
+      stage: 'remove AppArmor profile',
+    });
+    await rm(join(folder, name), { force: true });
+  }
+  await rmdir(folder).catch(() => undefined);
+}
+
+/** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */
+async function tearDown(folder: string): Promise<void> {
+  for (const name of ['config', 'rules.seccomp']) await rm(join(folder, name), { force: true });
+  // What liblxc's DHCP client of a net0 has kept.
+  for (const name of await namesIn(join(folder, 'hook')))
+    if (name.startsWith('dhclient')) await rm(join(folder, 'hook', name), { force: true });
+  for (const name of ['passthrough', 'hook', 'rootfs', ''])
+    await rmdir(join(folder, name)).catch(() => undefined); // absent, or in use
+}

@@ -1,0 +1,34 @@
+// What the record of a container keeps of its CT.
+import { join } from 'node:path';
+import * as z from 'zod';
+import { CrispError } from '../../errors.js';
+import { readText } from '../../host/files.js';
+import { whyNot } from '../../set-aside.js';
+import type { Spec } from '../../shapes/spec.js';
+import type { ContainerRef } from '../backend.js';
+
+/** What create() returns and the record keeps. */
+const stateSchema = z.object({
+  vmid: z.number().int().positive(),
+  /** Of its process, as the host has it. */
+  uid: z.number().int().nonnegative(),
+  stdin: z.enum(['none', 'open', 'once']),
+  terminal: z.boolean(),
+  /** Its end is the end of all its processes; not known of a CT that was found again. */
+  ownPidNamespace: z.boolean().optional(),
+});
+export type PctState = z.infer<typeof stateSchema>;
+
+export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined {
+  if (container.state === undefined) return undefined;
+  const { data, error } = stateSchema.safeParse(container.state);
+  if (error)
+    throw new CrispError('RecordUnreadable', `the record of a CT says what cannot be: ${whyNot(error)}`, {
+      cause: error,
+    });
+  return data;
+}
+
+export async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
+  return JSON.parse(await readText(join(folder, 'config.json'))) as Spec;
+}

@@ -1,0 +1,36 @@
+// Changes the limits of a CT.
+import { appendFile } from 'node:fs/promises';
+import { unifiedSettings, writeResources } from '../../host/cgroup.js';
+import type { Resources } from '../../shapes/spec.js';
+import type { ContainerRef } from '../backend.js';
+import { includeFile } from './bundle.js';
+import { cgroupOf } from './cgroups.js';
+import type { PctContext } from './context.js';
+import { updateArgs } from './create-args.js';
+import { initPid, mine } from './find.js';
+import { specOf } from './state.js';
+
+/** pct for what the GUI shows, the kernel's files for what pct rounds. */
+export async function update(ctx: PctContext, container: ContainerRef, resources: Resources): Promise<void> {
+  const { vmid } = await mine(ctx, container);
+  const args = updateArgs(resources, ctx.node);
+  if (args.length) await ctx.pct.call('set', vmid, args);
+  // pct sets memory.high too, next to the limit; that which the container has asked for stays.
+  const high = args.includes('--memory')
+    ? (await specOf(container)).linux.resources?.unified?.['memory.high']
+    : undefined;
+  if ((await initPid(ctx, vmid)) !== undefined)
+    await writeResources(
+      cgroupOf(vmid),
+      high === undefined
+        ? resources
+        : { ...resources, unified: { 'memory.high': high, ...resources.unified } },
+    );
+  else if (ctx.node.cgroup === 'v2')
+    await appendFile(
+      includeFile(container.folder),
+      unifiedSettings(resources)
+        .map(([file, value]) => `lxc.cgroup2.${file} = ${value}\n`)
+        .join(''),
+    );
+}

@@ -1,0 +1,88 @@
+// The ends of CTs: their exit files, and watchers that end before their CT.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { killCgroup } from '../../host/cgroup.js';
+import { identify, isAlive } from '../../host/proc.js';
+import { log } from '../../log.js';
+import type { ContainerRef, Exit } from '../backend.js';
+import { exitWatched, watchExit } from '../exit-watch.js';
+import { cgroupOf } from './cgroups.js';
+import type { PctContext } from './context.js';
+import { find } from './find.js';
+import { stateOf } from './state.js';
+import { holdWatch } from './watcher.js';
+
+/** How often a CT without a watcher is looked at. */
+const unwatchedLookMs = 1_000;
+
+export function onExit(ctx: PctContext, listener: (containerId: string, exit: Exit) => void): void {
+  ctx.exits.watch((id) => {
+    const container = ctx.made.get(id);
+    if (!container) return; // one that is being deleted
+    exitOf(ctx, container).then(
+      (exit) => {
+        if (exit) listener(id, exit);
+      },
+      (error: unknown) => log.error({ err: error, containerId: id }, 'exit file not read'),
+    );
+  });
+}
+
+/** Hears of the end of a watcher: a connection on which nothing is said ends with it. */
+export async function holdWatcher(ctx: PctContext, container: ContainerRef): Promise<void> {
+  const { id } = container;
+  if (ctx.watched.has(id)) return;
+  ctx.watched.set(id, () => undefined);
+  const lost = async (): Promise<void> => {
+    // A watcher ends with its CT, when it has written the exit; delete() ends it too.
+    if (!ctx.made.has(id) || (await ctx.exits.read(id, container.folder))) return;
+    const process = ctx.processes.get(id);
+    const watch =
+      process && (await isAlive(process))
+        ? await watchExit(container.folder, process, ctx.exits.path(id))
+        : undefined;
+    ctx.monitorLost(id);
+    // Nobody tells the end of the CT now.
+    while (ctx.made.has(id) && !(await inDoubt(ctx, container)))
+      await sleep(unwatchedLookMs, undefined, { ref: false }); // it does not hold up the end of the daemon
+    await exitWatched(watch);
+    if (ctx.made.has(id) && !(await ctx.exits.read(id, container.folder))) ctx.monitorLost(id);
+  };
+  const ended = (): void => {
+    lost().catch((error: unknown) =>
+      log.error({ err: error, containerId: id }, 'the watcher of a CT has ended, and that is not dealt with'),
+    );
+  };
+  const hold = await holdWatch(container, ended);
+  if (hold && ctx.watched.has(id)) ctx.watched.set(id, hold);
+  else if (hold)
+    hold(); // deleted meanwhile
+  else if (!(await ctx.exits.read(id, container.folder))) ended();
+}
+
+export async function inDoubt(ctx: PctContext, { id }: ContainerRef): Promise<boolean> {
+  const process = ctx.processes.get(id);
+  return process === undefined || !(await isAlive(process));
+}
+
+/** Of a CT that runs. */
+export async function remember(ctx: PctContext, id: string, pid: number | undefined): Promise<void> {
+  const process = pid === undefined ? undefined : await identify(pid);
+  if (process) ctx.processes.set(id, process);
+}
+
+export async function exitOf(ctx: PctContext, container: ContainerRef): Promise<Exit | undefined> {
+  const exit = await ctx.exits.read(container.id, container.folder);
+  if (exit) await endRest(ctx, container);
+  return exit;
+}
+
+/** What is left of a CT in a pid namespace that it shares, where its first process ends alone: it would keep its ports and its memory. */
+export async function endRest(ctx: PctContext, container: ContainerRef): Promise<void> {
+  if (stateOf(container)?.ownPidNamespace) return;
+  try {
+    const found = await find(ctx, container);
+    if (found) await killCgroup(cgroupOf(found.vmid));
+  } catch (error) {
+    log.error({ err: error, containerId: container.id }, 'a CT has ended, but not all its processes');
+  }
+}
