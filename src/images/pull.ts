@@ -6,21 +6,19 @@
 //   pull ─┘   (flock: shared)                         flock: nothing is swept while somebody copies,
 //   sweep ──► containers-storage delete-layer               be it another process
 //             (flock: exclusive)
-import { mkdtemp, stat, statfs, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, stat, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../config/config.js';
-import { CrispError, lastLines, type ErrorId } from '../errors.js';
-import { makeFolder, readFileIfThere, readText, remove } from '../host/files.js';
-import { CommandError, run, runStreaming } from '../host/run.js';
+import { CrispError } from '../errors.js';
+import { makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { run } from '../host/run.js';
 import { log } from '../log.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
 import type { StorageLayout } from './layout.js';
 import { innerIndex, nestedIndex } from './nested-index.js';
-import { isLoopback } from './references.js';
-import { isConfigured } from './registries-conf.js';
-import { toolEnvironment } from './tool-environment.js';
+import { isRegistry, Skopeo, type Source } from './skopeo.js';
+import { isPassing, lostLayer } from './skopeo-errors.js';
 
 export interface PullsOptions {
   readonly layout: StorageLayout;
@@ -35,10 +33,6 @@ interface Pull {
   readonly done: Promise<void>;
   readonly stop: AbortController;
   waiting: number;
-}
-interface Source {
-  readonly reference: string;
-  readonly authFile?: string | undefined;
 }
 interface Copy {
   /** For errors: "pull of NAME". */
@@ -212,47 +206,27 @@ export class Pulls {
   }
 
   private async copyOnce(copy: Copy): Promise<void> {
-    const { config } = this.options;
     makeFolder(this.options.folder);
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
-      const { reference, authFile } = await copy.source(folder);
-      const home = await this.home(folder);
-      const general = [
-        ...(config.signature_policy ? ['--policy', config.signature_policy] : []),
-        // The environment variable of this name came with a later skopeo; the flag, which its help hides, is in all.
-        ...(config.registries_conf ? ['--registries-conf', config.registries_conf] : []),
-        '--tmpdir',
+      const source = await copy.source(folder);
+      const skopeo = new Skopeo({
+        what: copy.what,
         folder,
-      ];
-      const fromRegistry = reference.startsWith('docker:');
-      const copyFrom = (source: string, name = copy.name): Promise<void> =>
-        this.skopeo(copy, home, [
-          ...general,
-          'copy',
-          '--quiet',
-          ...(authFile ? ['--src-authfile', authFile] : fromRegistry ? ['--src-no-creds'] : []),
-          source,
-          `containers-storage:${this.storage}${name}`,
-        ]);
+        lock: `${this.options.folder}.lock`,
+        config: this.options.config,
+        signal: copy.signal,
+      });
       try {
-        await copyFrom(reference).catch(async (error: unknown) => {
-          if (!(await this.allowPlainHttp(error, reference, home))) throw error;
-          await copyFrom(reference);
-        });
+        await skopeo.copy(source, this.destination(copy.name));
       } catch (error) {
-        if (!fromRegistry || !(error instanceof CrispError) || !nestedIndex.test(error.message)) throw error;
-        const { inner, outer } = await innerIndex(copy.name, (source) =>
-          this.inspect(copy, home, [
-            ...general,
-            'inspect',
-            '--raw',
-            ...(authFile ? ['--authfile', authFile] : ['--no-creds']),
-            source,
-          ]),
+        if (!isRegistry(source) || !(error instanceof CrispError) || !nestedIndex.test(error.message))
+          throw error;
+        const { inner, outer } = await innerIndex(copy.name, (reference) =>
+          skopeo.inspect({ ...source, reference }),
         );
         const name = copy.name.includes('@') ? inner : copy.name; // skopeo compares the digest
-        await copyFrom(`docker://${inner}`, name);
+        await skopeo.copy({ ...source, reference: `docker://${inner}` }, this.destination(name));
         await this.addName(name, outer);
       }
     } finally {
@@ -260,47 +234,8 @@ export class Pulls {
     }
   }
 
-  /**
-   * A home for skopeo, whose .config/containers/certs.d it looks into first: there
-   * is no option for such a folder, --src-cert-dir takes the files of one host.
-   */
-  private async home(folder: string): Promise<string> {
-    const { certs_dir: certsDir } = this.options.config;
-    const settings = join(folder, 'home', '.config', 'containers');
-    makeFolder(settings);
-    if (certsDir) await symlink(certsDir, join(settings, 'certs.d'));
-    return join(folder, 'home');
-  }
-
-  /**
-   * A registry on this machine needs no TLS and no configuration, as with
-   * containerd and CRI-O: its bytes leave the machine nowhere.  Said to skopeo by
-   * an entry for this host alone, and only once it has answered in plain HTTP: a
-   * certificate that it shows is checked.
-   * @returns whether there is a reason to try again
-   */
-  private async allowPlainHttp(error: unknown, reference: string, home: string): Promise<boolean> {
-    if (!(error instanceof CrispError) || !/server gave HTTP response to HTTPS client/.test(error.message))
-      return false;
-    const host = /^docker:\/\/(\[[^\]]*\]|[^/:]+)/.exec(reference)?.[1] ?? '';
-    if (!isLoopback(host) || (await isConfigured(host, this.options.config.registries_conf))) return false;
-    const folder = join(home, '.config', 'containers', 'registries.conf.d');
-    makeFolder(folder);
-    await writeFile(join(folder, 'loopback.conf'), `[[registry]]\nlocation = "${host}"\ninsecure = true\n`);
-    return true;
-  }
-
-  /** A manifest or index of a registry, as it is. */
-  private async inspect(copy: Copy, home: string, args: readonly string[]): Promise<string> {
-    const { stdout } = await run(['skopeo', ...args], {
-      timeoutMs: this.options.config.pull_progress_timeout_seconds * 1000,
-      stage,
-      env: this.environment(home),
-      signal: copy.signal,
-      maxOutputBytes: 4 << 20,
-      errorId: 'RegistryUnavailable',
-    });
-    return stdout;
+  private destination(name: string): string {
+    return `containers-storage:${this.storage}${name}`;
   }
 
   /** containers-storage(1) on our store. */
@@ -322,58 +257,6 @@ export class Pulls {
       stage,
       errorId: 'StorageFailed',
     });
-  }
-
-  private environment(home: string): Record<string, string> {
-    return { ...toolEnvironment(process.env, this.options.config.environment), HOME: home };
-  }
-
-  private async skopeo({ what, signal }: Copy, home: string, args: readonly string[]): Promise<void> {
-    const { pull_progress_timeout_seconds: patience } = this.options.config;
-    const stall = new AbortController();
-    let said = '';
-    const stderr = new Writable({
-      write(chunk: Buffer, _encoding, done) {
-        said = (said + chunk.toString()).slice(-8192);
-        done();
-      },
-    });
-    const argv = [
-      'setpriv',
-      '--pdeathsig',
-      'TERM',
-      'flock',
-      '--shared',
-      '--no-fork',
-      `${this.options.folder}.lock`,
-      'skopeo',
-      ...args,
-    ] as const;
-    const running = runStreaming(
-      argv,
-      { stderr },
-      {
-        timeoutMs: 0,
-        stage,
-        env: this.environment(home),
-        signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal,
-      },
-    );
-    const watch = watchProgress(running.pid, patience * 1000, () => stall.abort());
-    try {
-      await running.ended;
-    } catch (error) {
-      if (stall.signal.aborted)
-        throw new CrispError('PullStalled', `${what} made no progress for ${patience} s`, {
-          stage,
-          tool: 'skopeo',
-        });
-      throw error instanceof CommandError && error.id === 'RuntimeFailed'
-        ? explain(what, said || error.message)
-        : error;
-    } finally {
-      watch.stop();
-    }
   }
 
   private async sweepQuietly(): Promise<void> {
@@ -405,83 +288,6 @@ export class Pulls {
     );
   }
 }
-
-/** What skopeo's words mean. The first that matches decides: a denied request often says "not found" as well. */
-const meanings: readonly [RegExp, ErrorId][] = [
-  [/no space left on device|disk quota exceeded/i, 'DiskFull'],
-  [/failed to execute/, 'ToolMissing'],
-  [/invalid reference format/, 'InvalidArgument'],
-  [/error loading trust policy|loading registries configuration|authfile/i, 'InvalidConfigFile'],
-  [
-    /source image rejected|rejected by policy|signature (was|is) required|invalid signature/i,
-    'SignatureValidationFailed',
-  ],
-  [
-    /unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|invalid username\/password|unable to retrieve auth token/i,
-    'RegistryDenied',
-  ],
-  [
-    /manifest unknown|name unknown|404 \(?Not Found|no image found in (manifest list|image index)|does not exist/i,
-    'NotFoundInRegistry',
-  ],
-  [
-    /parsing image configuration|exceeded maximum allowed size|parsing manifest|digest did not match|does not match (expected|provided)|digest mismatch|untarring file|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i,
-    'ImageCorrupt',
-  ],
-  [
-    /connection (refused|reset)|no such host|name resolution|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i,
-    'RegistryUnavailable',
-  ],
-];
-const lostLayer = /locating layer for blob|layer not known|parent layer/;
-
-/** skopeo's last words -> an error of the catalogue. */
-export function explain(what: string, stderr: string): CrispError {
-  const fatal = /level=fatal msg="(.*)"/.exec(stderr)?.[1]?.replaceAll('\\"', '"');
-  const words = fatal ?? stderr;
-  const id = meanings.find(([pattern]) => pattern.test(words))?.[1] ?? 'StorageFailed';
-  return new CrispError(id, `${what} failed: ${lastLines(words, 400)}`, { stage, tool: 'skopeo' });
-}
-
-/** Whether the same pull may succeed a moment later: 429, 5xx, cut and stalled connections. Not a name that DNS does not know. */
-function isPassing(error: unknown): boolean {
-  if (!(error instanceof CrispError)) return false;
-  if (error.id === 'PullStalled') return true;
-  return (
-    error.id === 'RegistryUnavailable' && passing.test(error.message) && !/\blookup /.test(error.message)
-  );
-}
-const passing =
-  /\b(429|50[0-4])\b|too ?many ?requests|connection reset|broken pipe|EOF|i\/o timeout|timed out|TLS handshake timeout|timeout (awaiting|exceeded)|http2:/i;
-
-/** Calls `stalled` when the process has moved (almost) no bytes for `timeoutMs`: /proc/PID/io counts sockets and files. */
-function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () => void): { stop(): void } {
-  const intervalMs = Math.min(5_000, timeoutMs / 4);
-  let last = 0;
-  let movedAt = Date.now();
-  const timer = setInterval(
-    () =>
-      void (async () => {
-        const text = await readText(`/proc/${pid}/io`).catch(() => '');
-        const bytes = [...text.matchAll(/^[rw]char: (\d+)/gm)].reduce(
-          (sum, [, count]) => sum + Number(count),
-          0,
-        );
-        if (bytes > last + noiseBytes) {
-          last = bytes;
-          movedAt = Date.now();
-        }
-        if (Date.now() - movedAt >= timeoutMs) {
-          clearInterval(timer);
-          stalled();
-        }
-      })(),
-    intervalMs,
-  );
-  return { stop: () => clearInterval(timer) };
-}
-/** A waiting Go program still moves a few bytes for its own timers. */
-const noiseBytes = 512;
 
 function aborted(signal: AbortSignal | undefined): Promise<never> {
   return new Promise((_, reject) => {
