@@ -6,7 +6,11 @@
 //   pull ─┘   (flock: shared)                         flock: nothing is swept while somebody copies,
 //   sweep ──► containers-storage delete-layer               be it another process
 //             (flock: exclusive)
-import { mkdtemp, stat, statfs, writeFile } from 'node:fs/promises';
+//
+// Over a bad link: finished layers stay in the store, and the next try fetches
+// blobs one by one (staged.ts).  Both stay for half an hour after a failed pull, also
+// over a restart, and no longer than there is room.
+import { mkdtemp, stat, statfs, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../config/config.js';
@@ -17,8 +21,9 @@ import { log } from '../log.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
 import type { StorageLayout } from './layout.js';
 import { innerIndex, nestedIndex } from './nested-index.js';
-import { isRegistry, Skopeo, type Source } from './skopeo.js';
+import { Skopeo, type Source } from './skopeo.js';
 import { isPassing, lostLayer } from './skopeo-errors.js';
+import { Staged } from './staged.js';
 
 export interface PullsOptions {
   readonly layout: StorageLayout;
@@ -26,6 +31,8 @@ export interface PullsOptions {
   readonly runRoot: string;
   /** Where downloads and credentials are kept while they are needed; FOLDER.lock lies beside it. */
   readonly folder: string;
+  /** Where blobs wait for the next try, see staged.ts. */
+  readonly staged: string;
   readonly config: Config['images'];
 }
 
@@ -39,7 +46,16 @@ interface Copy {
   readonly what: string;
   readonly name: string;
   source(folder: string): Promise<Source>;
+  readonly fromRegistry: boolean;
   readonly signal?: AbortSignal;
+}
+
+/** A layer without an image, or blobs that are not in the store yet. */
+export interface Leftover {
+  readonly kind: 'layer' | 'blobs';
+  readonly name: string;
+  /** @throws StorageFailed where somebody pulls meanwhile */
+  readonly remove: () => Promise<void>;
 }
 
 const stage = 'pull image';
@@ -49,7 +65,7 @@ const sweepTimeoutMs = 120_000;
 /** Between two tries of a copy that fetched nothing new. */
 const pausesMs = [1_000, 3_000];
 const maxLost = 3;
-/** The kubelet tries again within 5 minutes (its longest back-off). */
+/** How long finished layers and blobs wait for the next try; the kubelet tries again within 5 minutes (its longest back-off). */
 const keepMs = 30 * 60_000;
 /** The kubelet removes images when less than 15 % of the disk are free (imageGCHighThresholdPercent). */
 const leastFree = 0.2;
@@ -60,12 +76,14 @@ export class Pulls {
   private readonly pulls = new Map<string, Pull>();
   private copying = 0;
   private failed = false;
-  /** Finished layers of failed pulls -> when they are swept (ms since the epoch). */
-  private readonly kept = new Map<string, number>();
+  /** Layers that are of no use to another try, so that they are swept at once. */
+  private readonly doomed = new Set<string>();
+  private readonly staged: Staged;
   /** containers-storage's name of our store, for skopeo. */
   readonly storage: string;
 
   constructor(private readonly options: PullsOptions) {
+    this.staged = new Staged(options.staged, options.layout);
     this.storage = `[overlay@${options.layout.root}+${options.runRoot}:${storageOption}]`;
   }
 
@@ -74,9 +92,8 @@ export class Pulls {
     return this.copying > 0;
   }
 
-  /** Removes what pulls that were cut off or have failed left behind. */
+  /** Removes what pulls that were cut off or have failed left behind, but for what another try can use. */
   async clean(): Promise<void> {
-    this.kept.clear();
     await this.alone([
       'rm',
       '-rf',
@@ -84,7 +101,9 @@ export class Pulls {
       this.options.folder,
       ...(await this.options.layout.halfWritten()),
     ]);
+    if (!(await this.hasRoom())) await this.doom();
     await this.sweep();
+    this.sweepLater();
   }
 
   /** Pulls `name` or joins the pull of it; it is stopped when nobody waits for it any more. */
@@ -108,6 +127,7 @@ export class Pulls {
       what: `pull of ${name}`,
       name,
       source: (folder) => this.registrySource(folder, name, auth),
+      fromRegistry: true,
       signal: stop.signal,
     });
     const pull = { stop, waiting: 0, done };
@@ -141,17 +161,27 @@ export class Pulls {
   async import(path: string, name: string, imageName?: string): Promise<void> {
     const transport = (await stat(path)).isDirectory() ? 'oci' : 'oci-archive';
     const reference = `${transport}:${path}${imageName === undefined ? '' : `:${imageName}`}`;
-    await this.copy({ what: `import of ${path}`, name, source: async () => ({ reference }) });
+    await this.copy({
+      what: `import of ${path}`,
+      name,
+      source: async () => ({ reference }),
+      fromRegistry: false,
+    });
   }
 
   private async copy(copy: Copy): Promise<void> {
     this.copying++;
+    const before = await this.options.layout.unusedLayers();
     try {
       await this.copyWithRetries(copy);
     } catch (error) {
-      if ((isPassing(error) || copy.signal?.aborted) && (await this.hasRoom())) await this.keepUnused();
-      else if (error instanceof CrispError && error.id === 'DiskFull') this.kept.clear();
       this.failed = true;
+      if (!(await this.hasRoom())) await this.doom();
+      else if (isPassing(error) || copy.signal?.aborted) await this.keep();
+      else {
+        await this.doom(before);
+        if (copy.fromRegistry) await this.staged.remove(copy.name);
+      }
       throw error;
     } finally {
       if (--this.copying === 0 && this.failed) await this.sweepQuietly();
@@ -160,9 +190,11 @@ export class Pulls {
 
   private async copyWithRetries(copy: Copy): Promise<void> {
     let finished = 0;
+    let canBeStaged = copy.fromRegistry;
+    let staged = canBeStaged && (await this.staged.has(copy.name));
     for (let tries = 0, lost = 0; ;) {
       try {
-        return await this.copyOnce(copy);
+        return await this.copyOnce(copy, staged);
       } catch (error) {
         if (!(error instanceof CrispError)) throw error;
         if (lostLayer.test(error.message)) {
@@ -174,14 +206,20 @@ export class Pulls {
             });
           continue;
         }
-        if (!isPassing(error)) throw error;
+        if (!isPassing(error)) {
+          if (!staged || copy.signal?.aborted) throw error;
+          staged = canBeStaged = false; // a direct copy takes more kinds of images, and its error is the one to tell
+          await this.staged.remove(copy.name);
+          continue;
+        }
+        staged = canBeStaged && (await this.hasRoom());
         // Each layer that came is a success: a large image arrives over a bad connection, sooner or later.
-        const now = (await this.options.layout.unusedLayers()).length;
+        const now = (await this.options.layout.unusedLayers()).length + (await this.staged.count(copy.name));
         if (now > finished) tries = 0;
         finished = now;
         const pauseMs = pausesMs[tries++];
         if (pauseMs === undefined) throw error;
-        log.info({ name: copy.name, error: error.message, pauseMs }, 'pull is tried again');
+        log.info({ name: copy.name, error: error.message, pauseMs, staged }, 'pull is tried again');
         await delay(pauseMs, undefined, { signal: copy.signal }).catch(() => {
           throw error; // nobody waits any more
         });
@@ -189,10 +227,21 @@ export class Pulls {
     }
   }
 
-  /** Finished layers of a pull that failed, or that its caller gave up (a kubelet that restarts), are not swept for a while. */
-  private async keepUnused(): Promise<void> {
-    const until = Date.now() + keepMs;
-    for (const id of await this.options.layout.unusedLayers()) this.kept.set(id, until);
+  /** What a pull brought that failed, or that its caller gave up (a kubelet that restarts), is not swept for a while: the stamp is the time of the folder. */
+  private async keep(): Promise<void> {
+    this.doomed.clear(); // layers of a pull that went on meanwhile may be among them
+    makeFolder(this.options.staged);
+    await utimes(this.options.staged, new Date(), new Date());
+    this.sweepLater();
+  }
+
+  /** Has unused layers swept at once; without `spared`, blobs as well. */
+  private async doom(spared?: readonly string[]): Promise<void> {
+    for (const id of await this.options.layout.unusedLayers()) if (!spared?.includes(id)) this.doomed.add(id);
+    if (!spared) await this.alone(['rm', '-rf', '--one-file-system', this.options.staged]);
+  }
+
+  private sweepLater(): void {
     setTimeout(() => {
       this.failed = true;
       if (this.copying === 0) void this.sweepQuietly();
@@ -205,7 +254,7 @@ export class Pulls {
     return bavail / blocks > leastFree;
   }
 
-  private async copyOnce(copy: Copy): Promise<void> {
+  private async copyOnce(copy: Copy, staged: boolean): Promise<void> {
     makeFolder(this.options.folder);
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
@@ -218,9 +267,15 @@ export class Pulls {
         signal: copy.signal,
       });
       try {
-        await skopeo.copy(source, this.destination(copy.name));
+        if (staged) await this.staged.copy(skopeo, source, copy.name, this.destination(copy.name), folder);
+        else await skopeo.copy(source, this.destination(copy.name));
       } catch (error) {
-        if (!isRegistry(source) || !(error instanceof CrispError) || !nestedIndex.test(error.message))
+        if (
+          staged ||
+          !copy.fromRegistry ||
+          !(error instanceof CrispError) ||
+          !nestedIndex.test(error.message)
+        )
           throw error;
         const { inner, outer } = await innerIndex(copy.name, (reference) =>
           skopeo.inspect({ ...source, reference }),
@@ -265,27 +320,60 @@ export class Pulls {
     );
   }
 
-  /** Removes the layers that no image stands on. Not while we copy: a copy's layers have no image yet. */
+  /** Removes the layers that no image stands on, and the blobs of old pulls. Not while somebody copies: a copy's layers have no image yet. */
   private async sweep(): Promise<void> {
     this.failed = false;
     const { layout } = this.options;
-    const all = await layout.unusedLayers();
-    for (const [id, until] of this.kept) if (until <= Date.now() || !all.includes(id)) this.kept.delete(id);
-    const unused = all.filter((id) => !this.kept.has(id));
+    const expired = Date.now() - keepMs;
+    const failedAt = (await stat(this.options.staged).catch(() => undefined))?.mtimeMs ?? 0; // before a removal changes it
+    const old = (await this.staged.list()).filter(({ usedAt }) => usedAt < expired);
+    if (old.length > 0) await this.alone(['rm', '-rf', '--one-file-system', ...old.map(({ path }) => path)]);
+    const layers = await layout.readLayers();
+    const unused = (await layout.unusedLayers()).filter((id) => {
+      const layer = layers.get(id);
+      const created = Date.parse(layer?.created ?? '') || 0;
+      return this.doomed.has(id) || layer?.flags?.incomplete || Math.max(failedAt, created) < expired;
+    });
     if (unused.length === 0) return;
     // It may fail for one that is gone already: opening the store removes what was half unpacked.
     await this.alone(this.storageCommand('delete-layer', ...unused));
     const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
     this.failed = left.length > 0;
+    for (const id of this.doomed) if (!left.includes(id)) this.doomed.delete(id);
     log.info({ layers: unused, left }, 'layers of a failed pull removed');
   }
 
-  /** Runs a command while nobody copies, in any process. Where somebody does for too long, it is not run. */
-  private async alone(argv: readonly [string, ...string[]]): Promise<void> {
-    await run(
+  /** See Images.leftovers(). A layer comes before its parent. */
+  async leftovers(): Promise<Leftover[]> {
+    if (!(await this.alone(['true']))) return [];
+    const remove = async (argv: readonly [string, ...string[]]): Promise<void> => {
+      if (!(await this.alone(argv)))
+        throw new CrispError('StorageFailed', 'an image is being pulled', { hint: 'try again later' });
+    };
+    return [
+      ...(await this.staged.list()).map(({ path }): Leftover => ({
+        kind: 'blobs',
+        name: path,
+        remove: () => remove(['rm', '-rf', '--one-file-system', path]),
+      })),
+      ...(await this.options.layout.unusedLayers()).map((id): Leftover => ({
+        kind: 'layer',
+        name: id,
+        remove: () => remove(this.storageCommand('delete-layer', id)),
+      })),
+    ];
+  }
+
+  /**
+   * Runs a command while nobody copies, in any process. Where somebody does for too long, it is not run.
+   * @returns whether it was run, and well
+   */
+  private async alone(argv: readonly [string, ...string[]]): Promise<boolean> {
+    const { exitCode } = await run(
       ['flock', '--timeout', String(lockTimeoutSeconds), '--no-fork', `${this.options.folder}.lock`, ...argv],
       { timeoutMs: sweepTimeoutMs, okExitCodes: 'any', stage: 'clean up after pulls' },
     );
+    return exitCode === 0;
   }
 }
 

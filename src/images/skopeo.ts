@@ -184,7 +184,7 @@ export class Skopeo {
   }
 }
 
-export function isRegistry({ reference }: Source): boolean {
+function isRegistry({ reference }: Source): boolean {
   return reference.startsWith('docker:');
 }
 

@@ -14,12 +14,13 @@ import type { RegistryAuth } from './credentials.js';
 import { StorageLayout, type StoredImage } from './layout.js';
 import { removeDetached, removeLost } from './lost-layers.js';
 import { Preload } from './preload.js';
-import { Pulls } from './pull.js';
+import { Pulls, type Leftover } from './pull.js';
 import { looksLikeId, parseReference, pinPattern } from './references.js';
 import { templateOf, Templates } from './templates.js';
 import { Usage } from './usage.js';
 
 export type { RegistryAuth } from './credentials.js';
+export type { Leftover } from './pull.js';
 
 export interface ImagesOptions {
   readonly root: string;
@@ -72,6 +73,7 @@ export class Images {
       layout: this.layout,
       runRoot: join(options.state, 'storage'),
       folder: join(options.root, 'pulls'),
+      staged: join(options.root, 'staged'),
       config: options.config,
     });
     this.usageOfStore = new Usage(this.layout);
@@ -311,6 +313,11 @@ export class Images {
         hint: 'pull the image again, which mends it',
       });
     return layers.map((layer) => layer.id);
+  }
+
+  /** What pulls that failed have left for the next try; none while something is pulled. */
+  leftovers(): Promise<readonly Leftover[]> {
+    return this.pulls.leftovers();
   }
 
   /** What the store takes on disk, as du(1) counts. */

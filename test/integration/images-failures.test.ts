@@ -145,7 +145,7 @@ describe('a pull fails', () => {
     });
     if (willBeTriedAgain.includes(what)) {
       expect(await store.images.layout.unusedLayers()).toHaveLength(1); // for the next pull
-      await store.images.open();
+      await store.removeLeftovers();
     }
     await nothingLeft();
   });
@@ -318,6 +318,7 @@ describe('a pull that is cut off', () => {
       await failed;
       await writeFile(join(store.storage, 'overlay-layers', '.tmp-cut-off.tar-split.gz1'), ''); // it is rarely cut off while it writes this one
       const { images } = await store.reopened();
+      await store.removeLeftovers(); // whole layers, if there are any
       await nothingLeft();
       await store.trust([registry.address, proxy.address]);
       await images.pull(large, undefined);
@@ -349,6 +350,9 @@ describe('a pull that is cut off', () => {
       });
       await daemon.start();
       expect(await daemon.traces()).toEqual(clean);
+      proxy.intercept(undefined);
+      await daemon.client.image.PullImage({ image: { image: reference } }); // with the layers that had come
+      await daemon.client.image.RemoveImage({ image: { image: reference } });
       expect(await readdir(join(daemon.root, 'storage', 'overlay', 'l'))).toEqual([]);
     } finally {
       await daemon.destroy();
