@@ -19,6 +19,7 @@ import { makeFolder, readFileIfThere, remove } from '../host/files.js';
 import { run } from '../host/run.js';
 import { log } from '../log.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
+import { watchDownload, type PullProgress } from './download.js';
 import type { StorageLayout } from './layout.js';
 import { innerIndex, nestedIndex } from './nested-index.js';
 import { Skopeo, type Source } from './skopeo.js';
@@ -47,6 +48,7 @@ interface Copy {
   readonly name: string;
   source(folder: string): Promise<Source>;
   readonly fromRegistry: boolean;
+  readonly onProgress?: ((progress: PullProgress) => void) | undefined;
   readonly signal?: AbortSignal;
 }
 
@@ -107,9 +109,14 @@ export class Pulls {
   }
 
   /** Pulls `name` or joins the pull of it; it is stopped when nobody waits for it any more. */
-  async pull(name: string, auth: RegistryAuth | undefined, signal: AbortSignal | undefined): Promise<void> {
+  async pull(
+    name: string,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal | undefined,
+    onProgress?: (progress: PullProgress) => void,
+  ): Promise<void> {
     const key = JSON.stringify([name, auth]);
-    const pull = this.pulls.get(key) ?? this.begin(key, name, auth);
+    const pull = this.pulls.get(key) ?? this.begin(key, name, auth, onProgress);
     pull.waiting++;
     try {
       await Promise.race([pull.done, aborted(signal)]);
@@ -121,13 +128,19 @@ export class Pulls {
     }
   }
 
-  private begin(key: string, name: string, auth: RegistryAuth | undefined): Pull {
+  private begin(
+    key: string,
+    name: string,
+    auth: RegistryAuth | undefined,
+    onProgress: ((progress: PullProgress) => void) | undefined,
+  ): Pull {
     const stop = new AbortController();
     const done = this.copy({
       what: `pull of ${name}`,
       name,
       source: (folder) => this.registrySource(folder, name, auth),
       fromRegistry: true,
+      onProgress,
       signal: stop.signal,
     });
     const pull = { stop, waiting: 0, done };
@@ -266,6 +279,15 @@ export class Pulls {
         config: this.options.config,
         signal: copy.signal,
       });
+      const watch =
+        copy.onProgress &&
+        watchDownload(
+          copy.name,
+          [folder, this.staged.path(copy.name)],
+          this.options.layout,
+          (reference) => skopeo.inspect({ ...source, reference }),
+          copy.onProgress,
+        );
       try {
         if (staged) await this.staged.copy(skopeo, source, copy.name, this.destination(copy.name), folder);
         else await skopeo.copy(source, this.destination(copy.name));
@@ -283,6 +305,8 @@ export class Pulls {
         const name = copy.name.includes('@') ? inner : copy.name; // skopeo compares the digest
         await skopeo.copy({ ...source, reference: `docker://${inner}` }, this.destination(name));
         await this.addName(name, outer);
+      } finally {
+        watch?.stop();
       }
     } finally {
       await remove(folder);

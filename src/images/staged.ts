@@ -100,7 +100,7 @@ export class Staged {
   }
 
   /** Other names may lead to the same folder, which does no harm: blobs are called by their digests. */
-  private path(name: string): string {
+  path(name: string): string {
     return join(this.folder, name.replaceAll(/[^\w.-]/g, '_').slice(-200));
   }
 

@@ -21,6 +21,9 @@ export const noAuth = {
   registryToken: '',
 };
 
+/** The ids of the images that containers use, for images.remove(). */
+export const noneUsed = async (): Promise<readonly string[]> => [];
+
 export class TestStore {
   private readonly registries: Registry[] = [];
   private constructor(

@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 import { toolEnvironment } from '../../src/images/tool-environment.js';
 import { makeLayout } from '../helpers/image.js';
 import { startProxy, type Interception, type Proxy, type Registry } from '../helpers/registry.js';
-import { eventually, TestStore } from '../helpers/store.js';
+import { noneUsed, eventually, TestStore } from '../helpers/store.js';
 
 const run = promisify(execFile);
 
@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterEach(async () => {
   proxy.intercept(undefined);
-  for (const image of await store.images.list()) await store.images.remove(image.id, []);
+  for (const image of await store.images.list()) await store.images.remove(image.id, noneUsed);
 });
 afterAll(async () => {
   await proxy?.close();
@@ -154,7 +154,7 @@ describe('a connection that is cut in a layer with others above it', () => {
     ]);
     for (const name of names.map((one) => one.replace(registry.address, proxy.address))) {
       const direct = await store.images.pull(name, undefined);
-      await store.images.remove(direct.id, []);
+      await store.images.remove(direct.id, noneUsed);
       const from = proxy.requests.length;
       let cut: string | undefined;
       proxy.intercept((response, _request, blob) => {
@@ -170,7 +170,7 @@ describe('a connection that is cut in a layer with others above it', () => {
       expect(proxy.requests.slice(from).filter((line) => line.endsWith(cut ?? ''))).toHaveLength(2);
       expect(staged).toEqual(direct);
       proxy.intercept(undefined);
-      await store.images.remove(staged.id, []);
+      await store.images.remove(staged.id, noneUsed);
     }
     expect(forUs).toHaveLength(5);
     expect(await store.images.leftovers()).toEqual([]);
@@ -220,7 +220,7 @@ describe('an answer that passes', () => {
       });
       const image = await store.images.pull(reference, undefined);
       expect(refused).toBe(true);
-      await store.images.remove(image.id, []);
+      await store.images.remove(image.id, noneUsed);
     }
   });
 
@@ -354,7 +354,7 @@ test('an index in an index is followed, by tag and by digest', async () => {
   for (const reference of [`${proxy.address}/nested:1`, `${proxy.address}/nested@${made.digest}`]) {
     const image = await store.images.pull(reference, undefined);
     expect(await store.images.find(reference)).toMatchObject({ id: image.id });
-    await store.images.remove(image.id, []);
+    await store.images.remove(image.id, noneUsed);
   }
 
   /** digest -> media type; undefined: a blob. Manifests before the indexes that name them. */

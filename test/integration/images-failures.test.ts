@@ -14,7 +14,7 @@ import {
   type Proxy,
   type Registry,
 } from '../helpers/registry.js';
-import { commandsIn, eventually, TestStore } from '../helpers/store.js';
+import { noneUsed, commandsIn, eventually, TestStore } from '../helpers/store.js';
 
 const run = promisify(execFile);
 
@@ -171,7 +171,7 @@ describe('a pull fails', () => {
     });
     proxy.intercept(undefined);
     await store.images.pull(reference, undefined);
-    await store.images.remove(reference, []);
+    await store.images.remove(reference, noneUsed);
     await nothingLeft();
   });
 
@@ -207,7 +207,7 @@ describe('a pull fails', () => {
     await other;
     expect((await store.images.list()).map(({ tags }) => tags)).toEqual([[neighbour]]);
     expect(await readdir(join(store.storage, 'overlay', 'l'))).toHaveLength(2);
-    await store.images.remove(neighbour, []);
+    await store.images.remove(neighbour, noneUsed);
     await eventually(() => nothingLeft());
   });
 
@@ -322,7 +322,7 @@ describe('a pull that is cut off', () => {
       await nothingLeft();
       await store.trust([registry.address, proxy.address]);
       await images.pull(large, undefined);
-      await images.remove(large, []);
+      await images.remove(large, noneUsed);
       await nothingLeft();
     }
   });
@@ -371,6 +371,6 @@ test('a damaged image is not there, and pulling it mends it', async () => {
   expect(await images.list()).toEqual([]);
   expect(await images.find(reference)).toBeUndefined();
   expect(await images.pull(reference, undefined)).toMatchObject({ id: image.id, tags: [reference] });
-  await images.remove(reference, []);
+  await images.remove(reference, noneUsed);
   await nothingLeft();
 });
