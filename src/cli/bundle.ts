@@ -15,7 +15,7 @@ import { minimalSpec } from '../oci/minimal-spec.js';
 import { ownSharedMemory } from '../oci/mounts.js';
 import type { Spec } from '../shapes/spec.js';
 import { containerConfig, sandboxConfig, type ContainerWish } from './container-config.js';
-import { imageOf } from './container-create.js';
+import { imageOf } from './image-of.js';
 import { printJson } from './output.js';
 import { UsageError } from './parse.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
@@ -40,7 +40,7 @@ export async function bundleCommand(flags: BundleFlags, args: readonly string[])
   if (profile !== 'full' && profile !== 'minimal')
     throw new UsageError(`--profile must be full or minimal, not "${profile}"`);
   return withParts(flags, async (services) => {
-    await makeBundle(services, await imageOf(services, first), resolve(second), profile);
+    await makeBundle(services, await imageOf(services, first, 'never'), resolve(second), profile);
     return 0;
   });
 }

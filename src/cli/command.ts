@@ -42,7 +42,7 @@ export interface Invocation<F extends Flags> {
 
 export interface Definition<F extends Flags> {
   readonly name: string;
-  readonly group: 'daemon' | 'containers' | 'operator';
+  readonly group: 'daemon' | 'containers' | 'images' | 'operator';
   /** One line, no full stop. */
   readonly summary: string;
   /** Paragraphs, plain text. */

@@ -24,6 +24,7 @@ import { takeApart } from '../pod/remove.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { routeTo } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
+import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
 import { Signals } from './signals.js';
@@ -33,6 +34,7 @@ export interface CreateFlags extends PlaceFlags {
   readonly namespace: string | undefined;
   readonly handler: string | undefined;
   readonly rootfs: string | undefined;
+  readonly pull: string | undefined;
   readonly env: readonly string[];
   readonly volume: readonly string[];
   readonly label: readonly string[];
@@ -247,7 +249,7 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
   }
   const [text, ...command] = args;
   if (text === undefined) throw new UsageError('IMAGE is missing (or --rootfs DIR)');
-  const image = await imageOf(services, text);
+  const image = await imageOf(services, text, flags.pull ?? 'missing');
   return {
     name: image.tags[0] ?? image.digests[0] ?? image.id,
     image,
@@ -255,32 +257,6 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
     config: { ...image.config, ...user },
     command,
   };
-}
-
-/** @throws ImageNotFound */
-export async function imageOf(services: Pick<Services, 'images'>, text: string): Promise<Image> {
-  if (/^\.{0,2}\//.test(text)) {
-    const path = resolve(text);
-    if (!(await exists(path)))
-      throw new CrispError('ImageNotFound', `${path} does not exist`, {
-        hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crictl images`',
-      });
-    return services.images.importArchive(
-      path,
-      `localhost/${path
-        .replace(/^.*\//, '')
-        .replace(/\.tar$/, '')
-        .toLowerCase()
-        .replace(/[^a-z0-9]+/g, '-')
-        .replace(/^-|-$/g, '')}:latest`,
-    );
-  }
-  const image = (await services.images.find(text)) ?? (await services.images.findTemplate(text));
-  if (!image)
-    throw new CrispError('ImageNotFound', `image ${text} is not on this node`, {
-      hint: `pull it with \`crictl pull ${text}\`, or name an OCI archive: ./FILE.tar`,
-    });
-  return image;
 }
 
 /** Removes a container with all that was made for it; every step may find its work done. */

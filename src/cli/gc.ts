@@ -26,7 +26,16 @@ export interface GcFlags extends PlaceFlags {
 /** One thing that crisp made, found by where it lies. */
 interface Thing {
   readonly kind:
-    'container' | 'remnant' | 'rootfs' | 'image volume' | 'bundle' | 'pod folder' | 'name' | 'log';
+    | 'container'
+    | 'remnant'
+    | 'rootfs'
+    | 'image volume'
+    | 'image layer'
+    | 'image blobs'
+    | 'bundle'
+    | 'pod folder'
+    | 'name'
+    | 'log';
   readonly name: string;
   /** The id of the record that should be there. */
   readonly owner: string;
@@ -61,6 +70,7 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
       results.push({ kind: 'folder', name: place.state, error: toCrispError(error).report }); // what a backend does not tell of is in use
     }
   }
+  orphans.push(...(await leftoversOfPulls(config)));
   const staying = new Set<string>();
   for (const { kind, name, owner, remove: removeIt } of orphans) {
     if (staying.has(owner)) continue; // what runs on needs the rest of it
@@ -92,6 +102,16 @@ async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
   const things = [...found.map(thingOf), ...(await folders(place)), ...(await layers(config, place))]; // first the things, then the records
   const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]);
   return [...remnants, ...things.filter(({ owner }) => !known.has(owner) && !isBeingProbed(owner))];
+}
+
+/** What waits for the next try of a pull that failed. */
+async function leftoversOfPulls(config: Config): Promise<Thing[]> {
+  const leftovers = await new Images(imagesOptionsOf(config)).leftovers();
+  return leftovers.map(({ kind, ...leftover }) => ({
+    kind: `image ${kind}`,
+    owner: leftover.name,
+    ...leftover,
+  }));
 }
 
 /** The container of a probe has no record, but the name of its process. */

@@ -4,6 +4,7 @@ import type { Argument, Command, Flag } from './command.js';
 export const groups: readonly [Command['group'], string][] = [
   ['daemon', 'The daemon'],
   ['containers', 'Single containers, without the daemon'],
+  ['images', 'Images, without the daemon'],
   ['operator', "The operator's"],
 ];
 export const commonExitCodes: readonly { code: string; meaning: string }[] = [

@@ -50,6 +50,13 @@ export function ago(nanoseconds: string): string {
   return `${count} ${unit} ago`;
 }
 
+/** "512 B", "1.2 MB": powers of 1000, as registries and podman count. */
+export function bytes(count: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  const power = Math.min(Math.floor(Math.log10(Math.max(count, 1)) / 3), units.length - 1);
+  return `${power === 0 ? count : (count / 1000 ** power).toFixed(1)} ${units[power]}`;
+}
+
 /** RFC 3339 with milliseconds. */
 export function time(nanoseconds: string): string {
   return new Date(Number(BigInt(nanoseconds) / 1_000_000n)).toISOString();

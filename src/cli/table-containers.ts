@@ -1,19 +1,6 @@
 // The commands on single containers, which need no daemon.
 import { define, type Command } from './command.js';
-
-const places = {
-  config: {
-    value: 'FILE',
-    complete: 'file',
-    summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)',
-  },
-  root: { value: 'DIR', complete: 'folder', summary: 'where the images are; overrides the key root' },
-  state: {
-    value: 'DIR',
-    complete: 'folder',
-    summary: 'records and bundles of standalone containers; overrides the key cli_state',
-  },
-} as const;
+import { places } from './table-places.js';
 
 const making = {
   name: { value: 'NAME', summary: 'what to call it, and its hostname (default: the beginning of its id)' },
@@ -24,6 +11,11 @@ const making = {
     complete: 'folder',
     summary:
       'run on this folder as it is instead of an image (not as an unprivileged CT); all arguments are then the command',
+  },
+  pull: {
+    value: 'missing|always|never',
+    complete: ['missing', 'always', 'never'],
+    summary: 'when to pull the image (default missing: when this node does not have it)',
   },
   env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
   volume: {
@@ -53,7 +45,7 @@ const imageArguments = [
     name: 'IMAGE',
     optional: true,
     summary:
-      'an image of this node (name, digest or id), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs',
+      'an image (name, digest, or id of one of this node), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs',
   },
   { name: 'COMMAND', optional: true, rest: true, summary: "replaces the image's Cmd" },
 ] as const;
@@ -65,7 +57,7 @@ const run = define({
   group: 'containers',
   summary: 'Make a container and run it in the foreground',
   description: [
-    'Makes a container from an image of this node, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
+    'Makes a container from an image, which is pulled if this node does not have it, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
     'When nobody reads its output any more (`| head -1`), the container is stopped, and the exit code is 141, as that of a program that SIGPIPE ends.',
     'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
   ],

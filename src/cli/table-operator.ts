@@ -67,7 +67,7 @@ const gc = define({
   group: 'operator',
   summary: 'Remove what crisp made and has no record of',
   description: [
-    'Removes containers, mounts, rootfs layers, namespaces and folders that a crash, a lost state folder or a reboot left without a record, of the daemon and of standalone containers. The daemon does the same at its start, and may run meanwhile. Addresses of pods that are gone are released at the start of the daemon. A CT that a pct which was cut off has left half made or half removed (its configuration is only a lock) is ended as well, where crisp had noted that it would make or destroy it. What cannot be read is left as it is.',
+    'Removes containers, mounts, rootfs layers, namespaces and folders that a crash, a lost state folder or a reboot left without a record, of the daemon and of standalone containers. The daemon does the same at its start, and may run meanwhile. Addresses of pods that are gone are released at the start of the daemon. A CT that a pct which was cut off has left half made or half removed (its configuration is only a lock) is ended as well, where crisp had noted that it would make or destroy it. So are layers and blobs that failed pulls left for the next try. What cannot be read is left as it is.',
   ],
   arguments: [],
   flags: {

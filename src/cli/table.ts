@@ -1,6 +1,7 @@
 // Every command of `crisp`, as data.  The code of each is loaded when it runs.
 import { define, type Command } from './command.js';
 import { containerCommands } from './table-containers.js';
+import { imageCommands } from './table-images.js';
 import { operatorCommands } from './table-operator.js';
 
 const serve = define({
@@ -52,4 +53,10 @@ const completion = define({
   run: async ({ args }) => (await import('./completion.js')).completionCommand(args, commands),
 });
 
-export const commands: readonly Command[] = [serve, ...containerCommands, ...operatorCommands, completion];
+export const commands: readonly Command[] = [
+  serve,
+  ...containerCommands,
+  ...imageCommands,
+  ...operatorCommands,
+  completion,
+];

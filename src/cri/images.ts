@@ -106,7 +106,7 @@ export async function removeImage(
   request: RemoveImageRequest__Output,
 ): Promise<RemoveImageResponse> {
   const image = await services.images.find(named(request.image));
-  await services.images.remove(named(request.image), [
+  await services.images.remove(named(request.image), async () => [
     ...services.store.usedImages(),
     ...(await imagesOfStandalone(services.config.cli_state)),
   ]);

@@ -38,6 +38,7 @@ export async function status(services: Services, request: StatusRequest__Output)
   const ready = handlers.filter((handler) => handler.ready);
   const network = services.network.status();
   const fallback = services.handlers.get(services.config.default_container_type)?.probe;
+  if (request.verbose) await services.images.list(); // says which images cannot be used now
   return {
     status: {
       conditions: [
@@ -62,7 +63,6 @@ export async function status(services: Services, request: StatusRequest__Output)
     info: request.verbose
       ? {
           config: JSON.stringify(withoutSecrets(services.config)),
-          images: JSON.stringify({ setAside: await services.images.setAside() }),
           handlers: JSON.stringify(handlers),
           network: JSON.stringify(network),
           setAside: JSON.stringify(setAside.all()),

@@ -3,7 +3,7 @@
 //
 //   overlay-images/images.json         [{id, digest, names, "names-history", layer, "big-data-names"}]
 //   overlay-images/ID/=BASE64(name)    the config (named by its digest), manifests
-//   overlay-layers/layers.json         [{id, parent, "diff-size", flags}]
+//   overlay-layers/layers.json         [{id, parent, created, "diff-size", "diff-digest", "compressed-diff-digest", flags}]
 //   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X stands in overlay/LAYER/link)
 import { readFileSync, statSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
@@ -36,6 +36,12 @@ const layerSchema = z.object({
   id: digits,
   parent: digits.or(z.literal('')).optional(),
   'diff-size': z.number().optional(),
+  /** RFC 3339. */
+  created: z.string().optional(),
+  /** The digest of the archive that it came as. */
+  'compressed-diff-digest': z.string().optional(),
+  /** The digest of that archive without its compression. */
+  'diff-digest': z.string().optional(),
   /** Still being unpacked (or never finished). */
   flags: z.object({ incomplete: z.boolean().optional() }).nullish(),
 });

@@ -24,9 +24,21 @@ const indexSchema = z.object({
     .min(1)
     .max(1000),
 });
+type Index = Readonly<z.infer<typeof indexSchema>>;
 const maxDepth = 4;
 /** Node's names of architectures where Go has others (GOARCH). */
 const architectures: Readonly<Record<string, string>> = { x64: 'amd64', ia32: '386' };
+const ownArchitecture = architectures[process.arch] ?? process.arch;
+
+/** The entries of an index that this machine can run. */
+export function forThisMachine(
+  manifests: Index['manifests'],
+  architecture = ownArchitecture,
+): Index['manifests'] {
+  return manifests.filter(
+    ({ platform }) => !platform || (platform.architecture === architecture && platform.os === 'linux'),
+  );
+}
 
 /**
  * The innermost index, which has manifests and no other index for this machine.
@@ -37,26 +49,24 @@ const architectures: Readonly<Record<string, string>> = { x64: 'amd64', ia32: '3
 export async function innerIndex(
   name: string,
   inspect: (source: string) => Promise<string>,
-  architecture = architectures[process.arch] ?? process.arch,
+  architecture = ownArchitecture,
 ): Promise<{ inner: string; outer: string }> {
   const { repository } = parseReference(name);
   let current = name;
   let outer: string | undefined;
   for (let depth = 0; depth < maxDepth; depth++) {
     const text = await inspect(`docker://${current}`);
-    const { manifests } = parsed(current, text);
+    const { manifests } = parsedIndex(current, text);
     outer ??= `${repository}@sha256:${createHash('sha256').update(text).digest('hex')}`;
-    const forUs = manifests.filter(
-      ({ platform }) => !platform || (platform.architecture === architecture && platform.os === 'linux'),
-    );
-    const [chosen] = forUs;
+    const [chosen] = forThisMachine(manifests, architecture);
     if (!chosen || !indexTypes.includes(chosen.mediaType ?? '')) return { inner: current, outer };
     current = parseReference(`${repository}@${chosen.digest}`).name;
   }
   throw new CrispError('ImageCorrupt', `${name} has more than ${maxDepth} indexes in each other`);
 }
 
-function parsed(name: string, text: string): z.infer<typeof indexSchema> {
+/** @throws ImageCorrupt */
+export function parsedIndex(name: string, text: string): Index {
   try {
     return indexSchema.parse(JSON.parse(text));
   } catch (error) {

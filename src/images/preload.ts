@@ -5,10 +5,9 @@ import { join } from 'node:path';
 import * as z from 'zod';
 import { CrispError, toCrispError } from '../errors.js';
 import { isAbsent, readFileIfThere, writeFileAtomic } from '../host/files.js';
-import { run } from '../host/run.js';
 import { log } from '../log.js';
 import { whyNot } from '../set-aside.js';
-import { parseReference } from './references.js';
+import { contentsOf } from './archives.js';
 import type { Image } from '../shapes/image.js';
 
 interface Importer {
@@ -20,18 +19,6 @@ interface Importer {
 const noteSchema = z.object({ version: z.string(), names: z.array(z.string()) });
 type Note = Readonly<z.infer<typeof noteSchema>>;
 const notesSchema = z.record(z.string(), noteSchema);
-
-/** index.json of an OCI image layout. */
-const indexSchema = z.object({
-  manifests: z
-    .array(z.object({ annotations: z.record(z.string(), z.string()).nullish() }))
-    .max(1000)
-    .nullish(),
-});
-interface Content {
-  readonly name: string;
-  readonly imageName: string | undefined;
-}
 
 export class Preload {
   /** The images that are pinned because an archive holds them. */
@@ -93,48 +80,4 @@ async function archivesIn(folder: string): Promise<string[]> {
       hint: 'make the folder, or leave the key out',
     });
   }
-}
-
-/** The images of an archive. One that its index gives no whole name is called after the file. */
-async function contentsOf(path: string): Promise<Content[]> {
-  // tar -C FOLDER . writes ./index.json
-  const { stdout } = await run(
-    [
-      'tar',
-      '--extract',
-      '--to-stdout',
-      '--file',
-      path,
-      '--wildcards',
-      '--no-wildcards-match-slash',
-      'index.json',
-      './index.json',
-    ],
-    { timeoutMs: 60_000, okExitCodes: 'any' },
-  );
-  const { success, data: index } = indexSchema.safeParse(jsonOf(stdout || '{}'));
-  if (!success) throw new CrispError('ImageCorrupt', `index.json of ${path} is not valid`);
-  return (index.manifests ?? [{}]).map(({ annotations }) => {
-    const imageName = annotations?.['org.opencontainers.image.ref.name'];
-    const whole = annotations?.['io.containerd.image.name'] ?? imageName;
-    return { name: parseReference(whole?.includes('/') ? whole : nameOf(path)).name, imageName };
-  });
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
-
-function nameOf(path: string): string {
-  const words = path
-    .replace(/^.*\//, '')
-    .replace(/\.tar$/, '')
-    .toLowerCase()
-    .replace(/[^a-z0-9]+/g, (others) => (others === '.' || others === '_' ? others : '-'))
-    .replace(/^[-._]|[-._]$/g, '');
-  return `localhost/${words || 'image'}:latest`;
 }

@@ -8,18 +8,21 @@ import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { run } from '../host/run.js';
-import { log } from '../log.js';
+import { setAside } from '../set-aside.js';
 import type { Image } from '../shapes/image.js';
 import type { RegistryAuth } from './credentials.js';
+import type { PullProgress } from './download.js';
 import { StorageLayout, type StoredImage } from './layout.js';
 import { removeDetached, removeLost } from './lost-layers.js';
 import { Preload } from './preload.js';
-import { Pulls } from './pull.js';
+import { Pulls, type Leftover } from './pull.js';
+import { RemovalMarks } from './removal-marks.js';
 import { looksLikeId, parseReference, pinPattern } from './references.js';
 import { templateOf, Templates } from './templates.js';
 import { Usage } from './usage.js';
 
 export type { RegistryAuth } from './credentials.js';
+export type { Leftover } from './pull.js';
 
 export interface ImagesOptions {
   readonly root: string;
@@ -37,13 +40,6 @@ interface Listed {
   readonly wrong: string | undefined;
 }
 
-/** An image that cannot be used: it is not listed, and the next pull of it replaces it. */
-export interface SetAside {
-  readonly id: string;
-  readonly names: readonly string[];
-  readonly reason: string;
-}
-
 export function imagesOptionsOf(config: Config): ImagesOptions {
   return { root: config.root, state: config.state, config: config.images, pvesm: config.lxc.tools.pvesm };
 }
@@ -55,6 +51,7 @@ export class Images {
   private readonly pulls: Pulls;
   private readonly usageOfStore: Usage;
   private readonly removals = new Map<string, Promise<void>>();
+  private readonly marks: RemovalMarks;
   /** holder -> image id, see hold(). */
   private readonly held = new Map<string, string>();
   private readonly pinned: readonly ((name: string) => boolean)[];
@@ -62,8 +59,6 @@ export class Images {
   private readonly templates: Templates;
   private listed: { readonly key: string; readonly images: readonly Listed[] } | undefined;
   private mending: Promise<void> | undefined;
-  /** image id -> what is wrong with it, as it was logged. */
-  private readonly reported = new Map<string, string>();
 
   /** @throws InvalidConfigFile */
   constructor(private readonly options: ImagesOptions) {
@@ -72,9 +67,11 @@ export class Images {
       layout: this.layout,
       runRoot: join(options.state, 'storage'),
       folder: join(options.root, 'pulls'),
+      staged: join(options.root, 'staged'),
       config: options.config,
     });
     this.usageOfStore = new Usage(this.layout);
+    this.marks = new RemovalMarks(join(options.state, 'image-removals'));
     this.pinned = options.config.pinned.map(pinPattern);
     this.templates = new Templates(join(options.root, 'templates.json'), options.pvesm);
     this.preload = new Preload(join(options.root, 'preloaded.json'), this);
@@ -96,8 +93,8 @@ export class Images {
     return [...(await this.examined()).flatMap(({ image }) => image ?? []), ...templates];
   }
 
-  /** Images in the store that cannot be used. One of them must not hide the others. */
-  async setAside(): Promise<SetAside[]> {
+  /** Images in the store that cannot be used: they are not listed, and the next pull of one replaces it. */
+  private async unusable(): Promise<{ id: string; names: readonly string[]; reason: string }[]> {
     return (await this.examined()).flatMap(({ stored, wrong }) =>
       wrong === undefined ? [] : [{ id: `sha256:${stored.id}`, names: stored.names ?? [], reason: wrong }],
     );
@@ -131,14 +128,15 @@ export class Images {
       : { ...listed, image: undefined, wrong: `the folder of its layer ${lost} is lost` };
   }
 
+  /** What is being written has no config yet. */
   private report(images: readonly Listed[]): void {
-    // What is being written has no config yet.
-    const wrong = new Map(images.flatMap(({ stored, wrong: why }) => (why ? [[stored.id, why]] : [])));
-    for (const { stored, wrong: reason } of images)
-      if (reason && !this.pulls.busy && this.reported.get(stored.id) !== reason)
-        log.error({ image: `sha256:${stored.id}`, names: stored.names, reason }, 'image set aside');
-    this.reported.clear();
-    for (const [id, reason] of wrong) this.reported.set(id, reason);
+    if (this.pulls.busy) return;
+    setAside.replace(
+      'image',
+      images.flatMap(({ stored, wrong: reason }) =>
+        reason ? [{ name: [`sha256:${stored.id}`, ...(stored.names ?? [])].join(' '), reason }] : [],
+      ),
+    );
   }
 
   /** How people know an image: its first tag, else its first digest reference; undefined: it is not here, or has no name. */
@@ -198,18 +196,23 @@ export class Images {
    * @throws RegistryUnavailable, NotFoundInRegistry, RegistryDenied, SignatureValidationFailed, ImageCorrupt, PullStalled,
    *   DiskFull, InvalidArgument, UnsupportedField, Cancelled
    */
-  async pull(reference: string, auth: RegistryAuth | undefined, signal?: AbortSignal): Promise<Image> {
+  async pull(
+    reference: string,
+    auth: RegistryAuth | undefined,
+    signal?: AbortSignal,
+    onProgress?: (progress: PullProgress) => void,
+  ): Promise<Image> {
     const template = templateOf(reference);
     if (template !== undefined) return this.templates.pull(template);
     const { name } = parseReference(reference);
     await this.mend();
-    await this.pulls.pull(name, auth, signal);
+    await this.pulls.pull(name, auth, signal, onProgress);
     return this.arrived(name, `pull of ${name}`);
   }
 
   /** skopeo would not fetch a layer anew that its list still has. */
   private async mend(): Promise<void> {
-    if ((await this.setAside()).length === 0) return;
+    if ((await this.unusable()).length === 0) return;
     this.mending ??= removeLost(this.layout, this.options.root, this.pulls.storage).finally(() => {
       this.mending = undefined;
     });
@@ -220,7 +223,7 @@ export class Images {
   private async arrived(name: string, what: string): Promise<Image> {
     const image = await this.find(name);
     if (image) return image;
-    const bad = await this.findSetAside(name);
+    const bad = await this.findUnusable(name);
     if (!bad)
       throw new CrispError('ImageNotFound', `${name} was removed while it was pulled`, {
         hint: 'pull it again',
@@ -229,8 +232,8 @@ export class Images {
     throw new CrispError('ImageCorrupt', `${what} failed: ${bad.reason}`, { stage: 'pull image' });
   }
 
-  private async findSetAside(reference: string): Promise<SetAside | undefined> {
-    const bad = await this.setAside();
+  private async findUnusable(reference: string): Promise<{ id: string; reason: string } | undefined> {
+    const bad = await this.unusable();
     if (looksLikeId(reference)) {
       const id = `sha256:${reference.replace('sha256:', '')}`;
       return bad.find((image) => image.id === id);
@@ -241,25 +244,35 @@ export class Images {
 
   /**
    * Removes an image with all its names; absent is fine.
-   * @param usedIds the ids of images that containers use
+   * @param usedIds reads the ids of images that containers use, of this process and of others
+   * @returns whether there was one
    * @throws ImageInUse
    */
-  async remove(reference: string, usedIds: readonly string[]): Promise<void> {
+  async remove(reference: string, usedIds: () => Promise<readonly string[]>): Promise<boolean> {
     const image = await this.find(reference);
     if (!image) {
-      const bad = await this.findSetAside(reference);
-      if (bad && !usedIds.includes(bad.id)) await this.deleteOnce(bad.id);
-      return;
+      const bad = await this.findUnusable(reference);
+      if (bad && !(await usedIds()).includes(bad.id)) await this.deleteOnce(bad.id);
+      return bad !== undefined;
     }
-    const removing = this.removals.get(image.id);
-    if (removing) return removing;
-    if (usedIds.includes(image.id) || [...this.held.values()].includes(image.id))
-      throw new CrispError('ImageInUse', `image ${reference} is used by a container`);
-    const removal = (
-      image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template)
-    ).finally(() => this.removals.delete(image.id));
-    this.removals.set(image.id, removal);
-    await removal;
+    const refuseIfUsed = async (): Promise<void> => {
+      if ((await usedIds()).includes(image.id) || [...this.held.values()].includes(image.id))
+        throw new CrispError('ImageInUse', `image ${reference} is used by a container`);
+    };
+    if (!this.removals.has(image.id)) await refuseIfUsed();
+    const removal =
+      this.removals.get(image.id) ??
+      this.marks.while(image.id, async () => {
+        // Another process may have put its record before it could see the mark; whoever comes later sees it.
+        await refuseIfUsed();
+        await (image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template));
+      });
+    this.removals.set(
+      image.id,
+      removal.finally(() => this.removals.delete(image.id)),
+    );
+    await this.removals.get(image.id);
+    return true;
   }
 
   /** Several callers may want it at once. */
@@ -278,12 +291,13 @@ export class Images {
   }
 
   /**
-   * Keeps an image from removal until `holder` is released: a container's record
-   * and its mount are made in several steps, and a removal may fall between them.
+   * Keeps an image from removal by this process until `holder` is released: a
+   * container's record and its mount are made in several steps, and a removal may
+   * fall between them.  Another process sees the record, which comes first.
    * @throws ImageNotFound while it is being removed
    */
   hold(image: Image, holder: string): void {
-    if (this.removals.has(image.id))
+    if (this.removals.has(image.id) || this.marks.has(image.id))
       throw new CrispError('ImageNotFound', `image ${image.id} is being removed`);
     this.held.set(holder, image.id);
   }
@@ -311,6 +325,11 @@ export class Images {
         hint: 'pull the image again, which mends it',
       });
     return layers.map((layer) => layer.id);
+  }
+
+  /** What pulls that failed have left for the next try; none while something is pulled. */
+  leftovers(): Promise<readonly Leftover[]> {
+    return this.pulls.leftovers();
   }
 
   /** What the store takes on disk, as du(1) counts. */

@@ -11,7 +11,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
-import { makeFolder, readText, remove, writeFileAtomic } from '../host/files.js';
+import { makeFolder, namesIn, readFileIfThere, readText, remove, writeFileAtomic } from '../host/files.js';
 import { setAside, whyNot, type SetAside } from '../set-aside.js';
 import { Locks } from './locks.js';
 import { placedContainer, placedSandbox } from './placed.js';
@@ -119,6 +119,25 @@ export class RecordTable<T extends { readonly id: string }> {
   }
 }
 
+/** The ids of the images that the containers of a state folder use, read from its files: for another process than the daemon. */
+export async function imagesOfRecords(stateFolder: string): Promise<string[]> {
+  const folder = join(stateFolder, 'containers');
+  const files = (await namesIn(folder)).filter((file) => /^[^.].*\.json(\.unreadable)?$/.test(file));
+  const gists = files.map(async (file) => {
+    const text = await readFileIfThere(join(folder, file)); // the container may be removed meanwhile
+    try {
+      return gist.catch({}).parse(fromJson(text ?? '{}'));
+    } catch {
+      return {}; // it is no JSON, and tells nothing
+    }
+  });
+  return (await Promise.all(gists)).flatMap(imagesOf);
+}
+
+function imagesOf({ imageId, imageVolumes }: Pick<Gist, 'imageId' | 'imageVolumes'>): string[] {
+  return [...(imageId ? [imageId] : []), ...Object.values(imageVolumes ?? {})];
+}
+
 export class Store {
   readonly sandboxes: RecordTable<SandboxRecord>;
   readonly containers: RecordTable<ContainerRecord>;
@@ -150,8 +169,6 @@ export class Store {
 
   /** The ids of the images that containers use, those of unreadable records among them. */
   usedImages(): string[] {
-    return [...this.containers.all(), ...this.containers.unreadable().values()].flatMap(
-      ({ imageId, imageVolumes }) => [...(imageId ? [imageId] : []), ...Object.values(imageVolumes ?? {})],
-    );
+    return [...this.containers.all(), ...this.containers.unreadable().values()].flatMap(imagesOf);
   }
 }

@@ -21,6 +21,9 @@ export const noAuth = {
   registryToken: '',
 };
 
+/** The ids of the images that containers use, for images.remove(). */
+export const noneUsed = async (): Promise<readonly string[]> => [];
+
 export class TestStore {
   private readonly registries: Registry[] = [];
   private constructor(
@@ -104,11 +107,16 @@ export class TestStore {
     return names
       .filter(
         (name) =>
-          !/(\.lock|\.json|\.has-mount-program)$|^storage(\/(overlay|overlay-\w+|overlay\/l|mounts|tmp))?$|^pulls$|^containers$/.test(
+          !/(\.lock|\.json|\.has-mount-program)$|^storage(\/(overlay|overlay-\w+|overlay\/l|mounts|tmp))?$|^(pulls|staged|containers)$/.test(
             name,
           ),
       )
       .sort();
+  }
+
+  /** Removes what failed pulls left for the next try, as `crisp gc` does. */
+  async removeLeftovers(): Promise<void> {
+    for (const { remove } of await this.images.leftovers()) await remove();
   }
 
   /** As du(1) counts the store. */

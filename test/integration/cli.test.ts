@@ -462,7 +462,7 @@ describe('kill', () => {
 
 describe('what cannot be run is refused, with 125 and nothing left', () => {
   test.each<[string, string[], string]>([
-    ['an unknown image', ['nosuch'], 'ImageNotFound: image nosuch is not on this node'],
+    ['an unknown image', ['--pull', 'never', 'nosuch'], 'ImageNotFound: image nosuch is not on this node'],
     ['an archive that is not there', ['./nosuch.tar'], 'ImageNotFound: '],
     ['an unknown handler', ['--handler', 'kata', image], 'UnknownHandler: '],
     ['an unknown user', ['--user', 'nobody', image], 'UserNotFound: '],

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/gl
 import { cp, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeArchiveOf, makeLayout } from '../helpers/image.js';
-import { TestStore } from '../helpers/store.js';
+import { noneUsed, TestStore } from '../helpers/store.js';
 
 let store: TestStore;
 beforeAll(async () => {
@@ -13,7 +13,7 @@ afterEach(() => removeAll());
 afterAll(() => store?.destroy());
 
 async function removeAll(): Promise<void> {
-  for (const { id } of await store.images.list()) await store.images.remove(id, []);
+  for (const { id } of await store.images.list()) await store.images.remove(id, noneUsed);
 }
 /** What a file holds in the topmost layer of an image. */
 async function fileOf(reference: string, path: string): Promise<string> {
@@ -65,7 +65,7 @@ describe('an archive', () => {
     const third = await open();
     expect(await tagsOf(third)).toEqual(both);
     expect(await fileOf('registry.example.invalid/named:1', 'a')).toBe('newer');
-    for (const { id } of await third.images.list()) await third.images.remove(id, []);
+    for (const { id } of await third.images.list()) await third.images.remove(id, noneUsed);
   });
 
   test('cannot be preloaded from a folder that is not there', async () => {

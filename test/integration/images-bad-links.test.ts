@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { writeFile } from 'node:fs/promises';
+import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { createServer, request as httpRequest } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 import { toolEnvironment } from '../../src/images/tool-environment.js';
 import { makeLayout } from '../helpers/image.js';
 import { startProxy, type Interception, type Proxy, type Registry } from '../helpers/registry.js';
-import { eventually, TestStore } from '../helpers/store.js';
+import { noneUsed, eventually, TestStore } from '../helpers/store.js';
 
 const run = promisify(execFile);
 
@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterEach(async () => {
   proxy.intercept(undefined);
-  for (const image of await store.images.list()) await store.images.remove(image.id, []);
+  for (const image of await store.images.list()) await store.images.remove(image.id, noneUsed);
 });
 afterAll(async () => {
   await proxy?.close();
@@ -109,15 +109,94 @@ describe('a connection that is cut in the last of five layers', () => {
     await store.images.pull(reference, undefined);
     expect(countsOf(layers, from)).toEqual([1, 1, 1, 1, 2]);
   });
+});
 
-  test('and never pulled again: what was kept goes at the next start', async () => {
-    const { reference, layers } = await pushed('cut-kept:1');
-    proxy.intercept(cutting(layers[4] ?? '', Infinity, layers.slice(0, 4)));
-    await expect(store.images.pull(reference, undefined)).rejects.toMatchObject({
+describe('a connection that is cut in a layer with others above it', () => {
+  /** Fails in the second of five layers, again and again, after all others have come. */
+  async function failed(name: string): Promise<{ reference: string; layers: readonly string[] }> {
+    const image = await pushed(name);
+    const [first = '', cut = '', ...above] = image.layers;
+    proxy.intercept(cutting(cut, Infinity, [first, ...above]));
+    await expect(store.images.pull(image.reference, undefined)).rejects.toMatchObject({
       id: 'RegistryUnavailable',
     });
-    expect(await store.kept()).not.toEqual([]);
+    proxy.intercept(undefined);
+    return image;
+  }
+
+  test('the next pull fetches that layer only, also after a restart', async () => {
+    const first = proxy.requests.length;
+    const { reference, layers } = await failed('middle:1');
+    expect(countsOf(layers, first)).toEqual([1, expect.any(Number), 2, 2, 2]); // a second time into the folder, then no more
+    const second = proxy.requests.length;
+    const { images } = await store.reopened({ pull_progress_timeout_seconds: 2 });
+    await images.pull(reference, undefined);
+    expect(countsOf(layers, second)).toEqual([0, 1, 0, 0, 0]);
+    expect(await images.leftovers()).toEqual([]);
+  });
+
+  test('the image is the same as by a direct pull: id, tags and digests', async () => {
+    const layers = Array.from({ length: 5 }, (_, index) => ({ [`layer${index}`]: randomBytes(50_000) }));
+    const made = await makeLayout(store.folder, [
+      { layers },
+      { layers: [{ other: 'machine' }], architecture: 's390x' },
+    ]);
+    const forUs = made.manifests[0]?.layers ?? [];
+    const names = [
+      await registry.push(made, 'index:1'), // an index of OCI
+      `${registry.address}/index@${made.digest}`,
+      `${registry.address}/docker:1`, // a manifest of Docker's
+    ];
+    await run('skopeo', [
+      ...['--insecure-policy', 'copy', '--quiet', '--format', 'v2s2'],
+      ...['--src-tls-verify=false', '--dest-tls-verify=false'],
+      ...[`docker://${names[0]}`, `docker://${names[2]}`],
+    ]);
+    for (const name of names.map((one) => one.replace(registry.address, proxy.address))) {
+      const direct = await store.images.pull(name, undefined);
+      await store.images.remove(direct.id, noneUsed);
+      const from = proxy.requests.length;
+      let cut: string | undefined;
+      proxy.intercept((response, _request, blob) => {
+        if (blob === undefined || cut !== undefined || blob === direct.id) return false;
+        cut = blob;
+        response.writeHead(200, { 'content-length': 51_200 }).write(Buffer.alloc(20_000), () => {
+          response.destroy();
+        });
+        return true;
+      });
+      const staged = await store.images.pull(name, undefined);
+      expect(cut).toBeDefined();
+      expect(proxy.requests.slice(from).filter((line) => line.endsWith(cut ?? ''))).toHaveLength(2);
+      expect(staged).toEqual(direct);
+      proxy.intercept(undefined);
+      await store.images.remove(staged.id, noneUsed);
+    }
+    expect(forUs).toHaveLength(5);
+    expect(await store.images.leftovers()).toEqual([]);
+  });
+
+  test('and never pulled again: what was kept is swept after half an hour', async () => {
+    await failed('old:1');
     await store.reopened();
+    const left = await store.images.leftovers();
+    expect(left.map(({ kind }) => kind).sort()).toEqual(['blobs', 'layer']);
+    const [layers, staged] = [
+      join(store.storage, 'overlay-layers', 'layers.json'),
+      join(store.root, 'staged'),
+    ];
+    const hourAgo = new Date(Date.now() - 3_600_000);
+    for (const name of await readdir(staged)) await utimes(join(staged, name), hourAgo, hourAgo);
+    await utimes(staged, hourAgo, hourAgo);
+    await writeFile(
+      layers,
+      (await readFile(layers, 'utf8')).replaceAll(
+        /"created":"[^"]*"/g,
+        `"created":"${hourAgo.toISOString()}"`,
+      ),
+    );
+    const { images } = await store.reopened();
+    expect(await images.leftovers()).toEqual([]);
     expect(await store.kept()).toEqual([]);
   });
 });
@@ -141,7 +220,7 @@ describe('an answer that passes', () => {
       });
       const image = await store.images.pull(reference, undefined);
       expect(refused).toBe(true);
-      await store.images.remove(image.id, []);
+      await store.images.remove(image.id, noneUsed);
     }
   });
 
@@ -275,7 +354,7 @@ test('an index in an index is followed, by tag and by digest', async () => {
   for (const reference of [`${proxy.address}/nested:1`, `${proxy.address}/nested@${made.digest}`]) {
     const image = await store.images.pull(reference, undefined);
     expect(await store.images.find(reference)).toMatchObject({ id: image.id });
-    await store.images.remove(image.id, []);
+    await store.images.remove(image.id, noneUsed);
   }
 
   /** digest -> media type; undefined: a blob. Manifests before the indexes that name them. */

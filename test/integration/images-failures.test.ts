@@ -14,7 +14,7 @@ import {
   type Proxy,
   type Registry,
 } from '../helpers/registry.js';
-import { commandsIn, eventually, TestStore } from '../helpers/store.js';
+import { noneUsed, commandsIn, eventually, TestStore } from '../helpers/store.js';
 
 const run = promisify(execFile);
 
@@ -145,7 +145,7 @@ describe('a pull fails', () => {
     });
     if (willBeTriedAgain.includes(what)) {
       expect(await store.images.layout.unusedLayers()).toHaveLength(1); // for the next pull
-      await store.images.open();
+      await store.removeLeftovers();
     }
     await nothingLeft();
   });
@@ -171,7 +171,7 @@ describe('a pull fails', () => {
     });
     proxy.intercept(undefined);
     await store.images.pull(reference, undefined);
-    await store.images.remove(reference, []);
+    await store.images.remove(reference, noneUsed);
     await nothingLeft();
   });
 
@@ -207,7 +207,7 @@ describe('a pull fails', () => {
     await other;
     expect((await store.images.list()).map(({ tags }) => tags)).toEqual([[neighbour]]);
     expect(await readdir(join(store.storage, 'overlay', 'l'))).toHaveLength(2);
-    await store.images.remove(neighbour, []);
+    await store.images.remove(neighbour, noneUsed);
     await eventually(() => nothingLeft());
   });
 
@@ -318,10 +318,11 @@ describe('a pull that is cut off', () => {
       await failed;
       await writeFile(join(store.storage, 'overlay-layers', '.tmp-cut-off.tar-split.gz1'), ''); // it is rarely cut off while it writes this one
       const { images } = await store.reopened();
+      await store.removeLeftovers(); // whole layers, if there are any
       await nothingLeft();
       await store.trust([registry.address, proxy.address]);
       await images.pull(large, undefined);
-      await images.remove(large, []);
+      await images.remove(large, noneUsed);
       await nothingLeft();
     }
   });
@@ -349,6 +350,9 @@ describe('a pull that is cut off', () => {
       });
       await daemon.start();
       expect(await daemon.traces()).toEqual(clean);
+      proxy.intercept(undefined);
+      await daemon.client.image.PullImage({ image: { image: reference } }); // with the layers that had come
+      await daemon.client.image.RemoveImage({ image: { image: reference } });
       expect(await readdir(join(daemon.root, 'storage', 'overlay', 'l'))).toEqual([]);
     } finally {
       await daemon.destroy();
@@ -367,6 +371,6 @@ test('a damaged image is not there, and pulling it mends it', async () => {
   expect(await images.list()).toEqual([]);
   expect(await images.find(reference)).toBeUndefined();
   expect(await images.pull(reference, undefined)).toMatchObject({ id: image.id, tags: [reference] });
-  await images.remove(reference, []);
+  await images.remove(reference, noneUsed);
   await nothingLeft();
 });

@@ -3,9 +3,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/gl
 import { readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Image } from '../../src/shapes/image.js';
+import { setAside } from '../../src/set-aside.js';
 import { makeLayout } from '../helpers/image.js';
 import { startProxy, type Proxy, type Registry } from '../helpers/registry.js';
-import { TestStore } from '../helpers/store.js';
+import { noneUsed, TestStore } from '../helpers/store.js';
 
 const id = 'c'.repeat(64);
 let store: TestStore;
@@ -21,7 +22,7 @@ beforeAll(async () => {
 });
 afterEach(async () => {
   await store.rootfs.unmount(id);
-  for (const image of await store.images.list()) await store.images.remove(image.id, []);
+  for (const image of await store.images.list()) await store.images.remove(image.id, noneUsed);
 });
 afterAll(async () => {
   await proxy?.close();
@@ -90,11 +91,12 @@ describe('an image whose configuration', () => {
     expect((await images.list()).map(({ tags }) => tags)).toEqual([[good]]);
     expect(await images.find(name)).toBeUndefined();
     expect(await images.find(good)).toBeDefined();
-    expect(await images.setAside()).toEqual([
-      { id: image.id, names: [name], reason: expect.stringContaining('is not valid') },
+    expect(setAside.all()).toEqual([
+      { kind: 'image', name: `${image.id} ${name}`, reason: expect.stringContaining('is not valid') },
     ]);
-    await images.remove(name, []);
-    expect(await images.setAside()).toEqual([]);
+    await images.remove(name, noneUsed);
+    await images.list();
+    expect(setAside.all()).toEqual([]);
     expect((await images.usage()).usedBytes).toBe((await store.du()).usedBytes);
   });
 

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { toCrispError } from '../../src/errors.js';
 import { architecture, makeLayout, type SmallImage } from '../helpers/image.js';
 import { startProxy, type Proxy, type Registry } from '../helpers/registry.js';
-import { commandsIn, eventually, noAuth, TestStore } from '../helpers/store.js';
+import { noneUsed, commandsIn, eventually, noAuth, TestStore } from '../helpers/store.js';
 
 const other = architecture === 'arm64' ? 'amd64' : 'arm64';
 
@@ -51,7 +51,7 @@ async function fileOf(reference: string, path: string): Promise<string> {
   }
 }
 async function removeAll(): Promise<void> {
-  for (const image of await store.images.list()) await store.images.remove(image.id, []);
+  for (const image of await store.images.list()) await store.images.remove(image.id, noneUsed);
 }
 
 describe('a pull', () => {
@@ -376,12 +376,12 @@ describe('a removal', () => {
       };
       await Promise.all([
         store.images.pull(proxied, undefined).catch(note),
-        store.images.remove(proxied, []).catch(note),
+        store.images.remove(proxied, noneUsed).catch(note),
         (async () => {
           await new Promise((resolve) => {
             setTimeout(resolve, round * 8);
           });
-          await store.images.remove(proxied, []).catch(note);
+          await store.images.remove(proxied, noneUsed).catch(note);
         })(),
       ]);
     }
@@ -398,27 +398,29 @@ describe('a removal', () => {
     ];
     for (const name of names) await store.images.pull(name, undefined);
     expect((await store.images.list()).map(({ tags }) => [...tags].sort())).toEqual([[...names].sort()]);
-    await store.images.remove(names[1] ?? '', []);
+    await store.images.remove(names[1] ?? '', noneUsed);
     for (const name of names) expect(await store.images.find(name)).toBeUndefined();
     expect(await store.kept()).toEqual([]);
   });
 
   test('of what is not there is fine, and of what makes no sense is not', async () => {
     for (const reference of ['none', `none@sha256:${'0'.repeat(64)}`, `sha256:${'0'.repeat(64)}`])
-      await store.images.remove(reference, []);
-    await expect(store.images.remove('No Image', [])).rejects.toMatchObject({ id: 'InvalidArgument' });
+      await store.images.remove(reference, noneUsed);
+    await expect(store.images.remove('No Image', noneUsed)).rejects.toMatchObject({ id: 'InvalidArgument' });
   });
 
   test('waits for nobody who uses the image: it is refused', async () => {
     const { reference } = await pushed('used:1', { layers: [{ a: 'used' }] });
     const image = await store.images.pull(reference, undefined);
-    await expect(store.images.remove(reference, ['sha256:other', image.id])).rejects.toMatchObject({
+    await expect(
+      store.images.remove(reference, async () => ['sha256:other', image.id]),
+    ).rejects.toMatchObject({
       id: 'ImageInUse',
     });
     await store.rootfs.mount('c1', image);
-    await expect(store.images.remove(reference, [])).rejects.toMatchObject({ id: 'ImageInUse' });
+    await expect(store.images.remove(reference, noneUsed)).rejects.toMatchObject({ id: 'ImageInUse' });
     await store.rootfs.unmount('c1');
-    await Promise.all([store.images.remove(reference, []), store.images.remove(image.id, [])]);
+    await Promise.all([store.images.remove(reference, noneUsed), store.images.remove(image.id, noneUsed)]);
     expect(await store.kept()).toEqual([]);
   });
 
@@ -427,7 +429,7 @@ describe('a removal', () => {
     const outcomes: string[] = [];
     for (const later of [0, 1, 2, 3]) {
       const image = await store.images.pull(reference, undefined);
-      const removal = store.images.remove(image.id, []);
+      const removal = store.images.remove(image.id, noneUsed);
       for (let time = 0; time < later; time++) await store.images.find(image.id);
       const [removed, mounted] = await Promise.allSettled([removal, store.rootfs.mount('c', image)]);
       const failures = [removed, mounted].flatMap((one) =>
@@ -451,9 +453,9 @@ describe('a removal', () => {
     const above = await pushed('above:1', { layers: [base, { 'etc/top': 'own' }] });
     await store.images.pull(below.reference, undefined);
     await store.images.pull(above.reference, undefined);
-    await store.images.remove(below.reference, []);
+    await store.images.remove(below.reference, noneUsed);
     expect(await fileOf(above.reference, 'etc/base')).toBe('shared');
-    await store.images.remove(above.reference, []);
+    await store.images.remove(above.reference, noneUsed);
     expect(await store.kept()).toEqual([]);
   });
 
@@ -466,7 +468,7 @@ describe('a removal', () => {
     proxy.intercept(async (_response, _request, blob) => {
       if (blob === above.manifests[0]?.layers[1] && !shared) {
         shared = true;
-        await store.images.remove(below.reference, []);
+        await store.images.remove(below.reference, noneUsed);
       }
       return false;
     });
@@ -493,7 +495,7 @@ test('the usage agrees with du, whatever happens', async () => {
   );
   await agrees();
   expect((await store.images.usage()).usedBytes - before.usedBytes).toBeGreaterThan(90_000);
-  await store.images.remove(reference, []);
+  await store.images.remove(reference, noneUsed);
   await agrees();
   // with half of an image there, and without it again
   let release: () => void = () => undefined;

@@ -20,7 +20,7 @@ import { isMountPoint } from '../../src/host/mounts.js';
 import type { Image } from '../../src/shapes/image.js';
 import { makeLayout, type SmallImage } from '../helpers/image.js';
 import { diesWithUs } from '../helpers/machine.js';
-import { TestStore } from '../helpers/store.js';
+import { noneUsed, TestStore } from '../helpers/store.js';
 
 const id = 'c'.repeat(64);
 let store: TestStore;
@@ -126,7 +126,7 @@ describe('a rootfs', () => {
     expect(await readFile(join(view, 'layer/7'), 'utf8')).toBe('7');
     await store.rootfs.unmount(id);
     await store.rootfs.unmountImage('v');
-    await store.images.remove(many.id, []);
+    await store.images.remove(many.id, noneUsed);
   });
 
   test('of an image with 200 layers is mounted too', async () => {
@@ -144,7 +144,7 @@ describe('a rootfs', () => {
     expect(await readFile(join(view, 'layer/0'), 'utf8')).toBe('0');
     await store.rootfs.unmount(id);
     await store.rootfs.unmountImage('v');
-    await store.images.remove(many.id, []);
+    await store.images.remove(many.id, noneUsed);
     expect(await traces()).toEqual([]);
   }, 240_000);
 
@@ -172,11 +172,11 @@ describe('a rootfs', () => {
 
   test('of an image that is gone, or has no layers, is refused', async () => {
     const gone = await imported('localhost/gone:1', { layers: [{ a: 'gone' }] });
-    await store.images.remove(gone.id, []);
+    await store.images.remove(gone.id, noneUsed);
     await expect(store.rootfs.mount(id, gone)).rejects.toMatchObject({ id: 'ImageNotFound' });
     const empty = await imported('localhost/empty:1', { layers: [] });
     await expect(store.rootfs.mount(id, empty)).rejects.toMatchObject({ id: 'RootfsMissing' });
-    await store.images.remove(empty.id, []);
+    await store.images.remove(empty.id, noneUsed);
     expect(await traces()).toEqual([]);
   });
 
@@ -207,7 +207,7 @@ describe('a rootfs', () => {
       expect(await readdir(join(path, 'layer'))).toHaveLength(150);
       expect(await stat(join(path, 'layer/0'))).toMatchObject({ uid: 100_000, gid: 100_000 });
       await store.rootfs.unmount(id);
-      await store.images.remove(many.id, []);
+      await store.images.remove(many.id, noneUsed);
       expect(await traces()).toEqual([]);
       expect(await stat(join((await store.images.layers(image)).at(-1) ?? '', 'etc/kept'))).toMatchObject({
         uid: 0,
@@ -242,11 +242,11 @@ describe('a view of an image', () => {
     expect(await readFile(join(view, 'etc/kept'), 'utf8')).toBe('low');
     await expect(writeFile(join(view, 'etc/kept'), 'x')).rejects.toMatchObject({ code: 'EROFS' });
     await expect(access(join(view, 'etc/removed'))).rejects.toMatchObject({ code: 'ENOENT' });
-    await expect(store.images.remove(some.id, [])).rejects.toMatchObject({ id: 'ImageInUse' });
+    await expect(store.images.remove(some.id, noneUsed)).rejects.toMatchObject({ id: 'ImageInUse' });
     await store.rootfs.unmountImage('v');
     await store.rootfs.unmountImage('v');
     await expect(lstat(view)).rejects.toMatchObject({ code: 'ENOENT' });
-    if (count === 1) await store.images.remove(some.id, []);
+    if (count === 1) await store.images.remove(some.id, noneUsed);
   });
 });
 

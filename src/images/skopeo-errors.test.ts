@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { explain } from './pull.js';
+import { explain } from './skopeo-errors.js';
 
 const fatal = (words: string): string =>
   `time="2026-01-01T00:00:00Z" level=fatal msg="${words.replaceAll('"', '\\"')}"\n`;

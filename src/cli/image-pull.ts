@@ -1,0 +1,37 @@
+// `crisp pull`, and the pull of `crisp run` and `crisp create`.
+import { CrispError } from '../errors.js';
+import type { Images } from '../images/store.js';
+import type { Image } from '../shapes/image.js';
+import { PullDisplay } from './pull-display.js';
+import { type PlaceFlags, withParts } from './services.js';
+import { Signals } from './signals.js';
+
+export async function pullCommand(flags: PlaceFlags, references: readonly string[]): Promise<number> {
+  return withParts(flags, async ({ images }) => {
+    for (const reference of references) process.stdout.write(`${(await pullShown(images, reference)).id}\n`);
+    return 0;
+  });
+}
+
+/** Pulls an image and shows on stderr how far it is. A signal ends it, with nothing left but finished layers. @throws what Images.pull() does */
+export async function pullShown(images: Images, reference: string): Promise<Image> {
+  const stop = new AbortController();
+  const signals = new Signals();
+  signals.hold();
+  signals.forward(() => stop.abort());
+  const display = new PullDisplay(process.stderr, reference);
+  try {
+    const image = await images.pull(reference, undefined, stop.signal, (progress) => display.show(progress));
+    display.end(`pulled ${reference}`);
+    return image;
+  } catch (error) {
+    display.end();
+    throw stop.signal.aborted
+      ? new CrispError('Cancelled', `the pull of ${reference} was interrupted`, {
+          hint: 'pull it again: layers that have come are kept for half an hour',
+        })
+      : error;
+  } finally {
+    signals.release();
+  }
+}

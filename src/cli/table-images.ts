@@ -1,0 +1,75 @@
+// The commands on images, which need no daemon; one may run beside them.
+import { define, type Command } from './command.js';
+import { places } from './table-places.js';
+
+const image = { name: 'IMAGE', rest: true, summary: 'a name, a digest reference or an id' } as const;
+
+const pull = define({
+  name: 'pull',
+  group: 'images',
+  summary: 'Pull images from registries',
+  description: [
+    'Pulls images and prints the id of each. How far a pull is goes to stderr: a bar on a terminal, lines elsewhere. Registries, credentials, certificates and signatures are as the section images of the configuration says.',
+    'After a failure, layers that have come are kept for half an hour, so that the next pull fetches the rest only.',
+  ],
+  arguments: [
+    { name: 'IMAGE', rest: true, summary: 'a name or a digest reference; without a registry: of docker.io' },
+  ],
+  flags: places,
+  examples: [
+    { what: 'by tag', line: 'crisp pull busybox' },
+    { what: 'by digest', line: 'crisp pull quay.io/app@sha256:DIGEST' },
+  ],
+  run: async ({ flags, args }) => (await import('./image-pull.js')).pullCommand(flags, args),
+});
+
+const images = define({
+  name: 'images',
+  group: 'images',
+  summary: 'List the images of this node',
+  description: ['Lists the images that pods and single containers can be made from.'],
+  arguments: [],
+  flags: {
+    json: { summary: 'as JSON: a list of {id, tags, digests, sizeBytes, pinned}' },
+    quiet: { short: 'q', summary: 'ids only' },
+    ...places,
+  },
+  examples: [{ what: 'for a script', line: 'crisp images --json | jq -r ".[].tags[]"' }],
+  run: async ({ flags }) => (await import('./image-list.js')).imagesCommand(flags),
+});
+
+const rmi = define({
+  name: 'rmi',
+  group: 'images',
+  summary: 'Remove images',
+  description: [
+    'Removes images with all their names, and prints their ids. An image that a container uses, of a pod or a single one, is refused.',
+  ],
+  arguments: [image],
+  flags: places,
+  exitCodes: [{ code: '1', meaning: 'failed for one of them; the others are removed' }],
+  examples: [{ what: 'by name', line: 'crisp rmi busybox' }],
+  run: async ({ flags, args }) => (await import('./image-remove.js')).rmiCommand(flags, args),
+});
+
+const load = define({
+  name: 'load',
+  group: 'images',
+  summary: 'Import images from OCI archives',
+  description: [
+    'Imports the images of OCI archives or OCI layout folders, and prints their names: those that the archive gives them, else localhost/FILE:latest.',
+  ],
+  arguments: [
+    { name: 'FILE', rest: true, complete: 'file', summary: 'an OCI archive (.tar) or an OCI layout folder' },
+  ],
+  flags: places,
+  examples: [
+    {
+      what: 'one of podman',
+      line: 'podman save --format oci-archive -o app.tar app && crisp load app.tar',
+    },
+  ],
+  run: async ({ flags, args }) => (await import('./image-load.js')).loadCommand(flags, args),
+});
+
+export const imageCommands: readonly Command[] = [pull, images, rmi, load];

@@ -1,0 +1,14 @@
+// The flags of all commands on single containers and images.
+export const places = {
+  config: {
+    value: 'FILE',
+    complete: 'file',
+    summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)',
+  },
+  root: { value: 'DIR', complete: 'folder', summary: 'where the images are; overrides the key root' },
+  state: {
+    value: 'DIR',
+    complete: 'folder',
+    summary: 'records and bundles of standalone containers; overrides the key cli_state',
+  },
+} as const;

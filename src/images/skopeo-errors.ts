@@ -1,0 +1,54 @@
+// What skopeo says when it fails, as errors of the catalogue.  Pure; called by
+// skopeo.ts and pull.ts.
+import { CrispError, lastLines, type ErrorId } from '../errors.js';
+
+const stage = 'pull image';
+
+/** What skopeo's words mean. The first that matches decides: a denied request often says "not found" as well. */
+const meanings: readonly [RegExp, ErrorId][] = [
+  [/no space left on device|disk quota exceeded/i, 'DiskFull'],
+  [/failed to execute/, 'ToolMissing'],
+  [/invalid reference format/, 'InvalidArgument'],
+  [/error loading trust policy|loading registries configuration|authfile/i, 'InvalidConfigFile'],
+  [
+    /source image rejected|rejected by policy|signature (was|is) required|invalid signature/i,
+    'SignatureValidationFailed',
+  ],
+  [
+    /unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|invalid username\/password|unable to retrieve auth token/i,
+    'RegistryDenied',
+  ],
+  [
+    /manifest unknown|name unknown|404 \(?Not Found|no image found in (manifest list|image index)|does not exist/i,
+    'NotFoundInRegistry',
+  ],
+  [
+    /parsing image configuration|exceeded maximum allowed size|parsing manifest|digest did not match|does not match (expected|provided)|digest mismatch|untarring file|error (processing|unpacking|applying) .*(tar|layer)|invalid (checksum|tar header)|(gzip|zstd|flate|magic number).*(invalid|corrupt|mismatch)/i,
+    'ImageCorrupt',
+  ],
+  [
+    /connection (refused|reset)|no such host|name resolution|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i,
+    'RegistryUnavailable',
+  ],
+];
+/** A layer that the copy meant to share went with the removal of another image. */
+export const lostLayer = /locating layer for blob|layer not known|parent layer/;
+
+/** skopeo's last words -> an error of the catalogue. */
+export function explain(what: string, stderr: string): CrispError {
+  const fatal = /level=fatal msg="(.*)"/.exec(stderr)?.[1]?.replaceAll('\\"', '"');
+  const words = fatal ?? stderr;
+  const id = meanings.find(([pattern]) => pattern.test(words))?.[1] ?? 'StorageFailed';
+  return new CrispError(id, `${what} failed: ${lastLines(words, 400)}`, { stage, tool: 'skopeo' });
+}
+
+/** Whether the same pull may succeed a moment later: 429, 5xx, cut and stalled connections. Not a name that DNS does not know. */
+export function isPassing(error: unknown): boolean {
+  if (!(error instanceof CrispError)) return false;
+  if (error.id === 'PullStalled') return true;
+  return (
+    error.id === 'RegistryUnavailable' && passing.test(error.message) && !/\blookup /.test(error.message)
+  );
+}
+const passing =
+  /\b(429|50[0-4])\b|too ?many ?requests|connection reset|broken pipe|EOF|i\/o timeout|timed out|TLS handshake timeout|timeout (awaiting|exceeded)|http2:/i;
