@@ -9,13 +9,14 @@ packages=(
   skopeo containers-storage                   # pull images, and keep them
   golang-github-containers-common             # the policy that images are checked against (policy.json)
   containernetworking-plugins iptables
-  util-linux procps perl-base ca-certificates  # user namespaces and their sysctls, attach, registries
+  util-linux procps perl ca-certificates       # user namespaces and their sysctls, attach, registries
 )
 if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
     curl gcc libc6-dev criu iproute2 mount
     groff-base                                   # the manual pages are checked
+    prometheus                                   # the alerts and the dashboard of deploy/monitoring
   )
   command -v pct >/dev/null || packages+=(lxc)   # the containers of the fake pct; Proxmox VE has an lxc of its own
 fi

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# npm run test:package [-- SUITE...]: builds the Debian package and installs, upgrades,
-# removes and purges it in a minimal root of each Debian release (bookworm and trixie,
-# or those named), made by mmdebstrap, and runs a pod there. The roots have no Node and
-# no systemd; crisp under systemd is tested in the VM. Prints "N passed, N failed".
-# With CRISP_ROOTS=FOLDER the roots are unpacked from FOLDER/SUITE.tar, which is made
-# where it is missing.
+# npm run test:package [-- SUITE...]: makes a release and checks its files; then installs,
+# upgrades, removes and purges the Debian package in a minimal root of each Debian
+# release (bookworm and trixie, or those named), made by mmdebstrap, and runs a pod
+# there. The roots have no Node and no systemd; crisp under systemd is tested in the VM.
+# Prints "N passed, N failed". With CRISP_ROOTS=FOLDER the roots are unpacked from
+# FOLDER/SUITE.tar, which is made where it is missing.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" -eq 0 ] || { echo 'test:package needs root: it makes root file systems' >&2; exit 1; }
@@ -19,7 +19,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || exit 1
 fi
 [ -d node_modules/.bin ] || npm ci --loglevel=error
-npm run --silent package -- --fast || exit 1
+npm run --silent release -- --fast || exit 1
 version=$(node -p 'require("./package.json").version')
 deb=build/crisp_${version}_amd64.deb
 
@@ -49,6 +49,21 @@ dpkg-deb --raw-extract "$deb" "$work/before"
 sed -i 's/^Version: .*/Version: 0.0.1/' "$work/before/DEBIAN/control"
 dpkg-deb --build --root-owner-group -Zgzip -z1 "$work/before" "$work/crisp_0.0.1_amd64.deb" >/dev/null
 rm -rf "$work/before"
+# Stand-ins for packages of Proxmox VE, empty, with the conflicts that the real ones have
+# with packages of Debian.
+stand_in() { # name conflicts
+  mkdir -p "$work/stand-ins/$1/DEBIAN"
+  printf 'Package: %s\nVersion: 1\nArchitecture: all\nMaintainer: tests <tests@localhost>\nDescription: stand-in\n%s' "$1" "${2:+Conflicts: $2
+Provides: $2
+}" >"$work/stand-ins/$1/DEBIAN/control"
+  dpkg-deb --build --root-owner-group -Zgzip "$work/stand-ins/$1" "$work/stand-ins/$1.deb" >/dev/null
+  rm -r "$work/stand-ins/$1"
+}
+stand_in lxc-pve 'lxc, liblxc1'
+stand_in pve-qemu-kvm 'qemu-system-x86, qemu-utils'
+stand_in ifupdown2 ifupdown
+stand_in pve-container
+stand_in pve-manager
 
 # A pod of the installed command, which an upgrade and a purge do not touch.
 pod_from_package() {
@@ -119,6 +134,7 @@ for suite in "${suites[@]}"; do
   expect "$suite: the command runs" in_root crisp version
   expect "$suite: a changed configuration is read" in_root sh -c 'echo "log_level: warn" >/etc/crisp/config.d/mine.yaml && crisp config | grep "log_level: warn"'
   expect "$suite: the shipped configuration is valid and changes nothing" in_root sh -c 'rm /etc/crisp/config.d/mine.yaml; crisp config >/dev/null && ! grep -v "^#" /etc/crisp/config.yaml | grep .'
+  expect "$suite: the Perl programs find their modules" in_root sh -c 'for program in /usr/lib/crisp/dist/perl/*.pl; do perl -c "$program" || exit 1; done'
   expect "$suite: the manual pages are there" in_root sh -c 'for page in 1/crisp.1 5/crisp.yaml.5 8/crisp-serve.8; do [ -s /usr/share/man/man$page.gz ] || exit 1; done'
   pod_from_package
   expect "$suite: downgrades" in_root dpkg -i /tmp/crisp_0.0.1_amd64.deb
@@ -128,9 +144,14 @@ for suite in "${suites[@]}"; do
   expect "$suite: removes" in_root apt-get remove -y -qq crisp
   expect "$suite: leaves only configuration" sh -c "! (cd '$root' && find usr -iname '*crisp*' | grep .)"
   expect "$suite: purges" in_root apt-get purge -y -qq crisp
+  for file in "$work"/stand-ins/*.deb; do cp "$file" "$root/tmp/" && in_root dpkg -i "/tmp/$(basename "$file")" >/dev/null; done
+  expect "$suite: beside packages of Proxmox VE, with all that is recommended, it removes none" in_root sh -c "apt-get install --simulate --install-recommends '/tmp/$(basename "$deb")' >/tmp/plan && grep '^Inst crisp ' /tmp/plan && ! grep ^Remv /tmp/plan"
   left=$(files)
   expect "$suite: leaves nothing (${left//$'\n'/ })" test -z "$left"
 done
+expect 'release: the checksums are those of the files' sh -c 'cd build/release && sha256sum --check --strict SHA256SUMS && [ "$(ls | wc -l)" -eq 5 ]'
+expect 'release: the tarball has the tree of the package' diff <(dpkg-deb --fsys-tarfile "$deb" | tar -t | sort) <(tar -tzf "build/release/crisp-$version-linux-amd64.tar.gz" | sort)
+expect 'release: the bills of materials list what is shipped' node test/package/bills-of-materials.mjs build/release
 expect 'lintian has nothing to say' lintian --allow-root --fail-on error,warning "$deb"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
