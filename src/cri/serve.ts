@@ -1,7 +1,7 @@
 // The gRPC server.  Every handler is wrapped once, here: request id, log line,
 // time, cancellation, and errors to status.
 import * as grpc from '@grpc/grpc-js';
-import { randomBytes } from 'node:crypto';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod } from 'node:fs/promises';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
@@ -26,6 +26,7 @@ export class CriServer {
   private readonly server = new grpc.Server({
     'grpc.max_receive_message_length': maxMessageBytes,
     'grpc.max_send_message_length': maxMessageBytes,
+    'grpc.enable_channelz': 0, // counts of each call for a service that we do not offer
   });
 
   constructor(services: Services) {
@@ -201,17 +202,16 @@ async function inCall(
   work: (context: Call) => Promise<void>,
   fail: (status: { code: grpc.status; details: string }) => void,
 ): Promise<void> {
-  const controller = new AbortController();
+  const context = new CallContext();
   let isOver = false;
   call.on('cancelled', () => {
-    if (!isOver) controller.abort(); // gRPC says it of each call, also of those that were answered
+    if (!isOver) context.cancel(); // gRPC says it of each call, also of those that were answered
   });
-  const requestId = randomBytes(4).toString('hex');
   const started = performance.now();
-  await withLogContext({ requestId }, async () => {
+  await withLogContext({ requestId: context.requestId }, async () => {
     let code = grpc.status.OK;
     try {
-      await work({ requestId, signal: controller.signal });
+      await work(context);
       log[isRead(method) ? 'debug' : 'info']({ method, ms: ms(started) }, 'call');
     } catch (error) {
       const known = toCrispError(error);
@@ -242,11 +242,31 @@ async function inCall(
   });
 }
 
+/** The signal is made when it is first asked for: a read never does, and it costs as much as the read. */
+class CallContext implements Call {
+  readonly requestId = (lastRequest = (lastRequest + 1) >>> 0).toString(16).padStart(8, '0');
+  private controller: AbortController | undefined;
+  private isCancelled = false;
+
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    if (this.isCancelled) this.controller.abort();
+    return this.controller.signal;
+  }
+
+  cancel(): void {
+    this.isCancelled = true;
+    this.controller?.abort();
+  }
+}
+/** A random beginning tells the calls of two runs apart. */
+let lastRequest = randomInt(2 ** 32);
+
 /** The kubelet repeats these every second. */
+const reads =
+  /^(List|Stream|Version|Status|RuntimeConfig|ImageFsInfo|ImageStatus|\w+Status|\w+Stats|GetContainerEvents|ExecSync)/;
 function isRead(method: string): boolean {
-  return /^(List|Stream|Version|Status|RuntimeConfig|ImageFsInfo|ImageStatus|\w+Status|\w+Stats|GetContainerEvents|ExecSync)/.test(
-    method,
-  );
+  return reads.test(method);
 }
 
 function ms(started: number): number {

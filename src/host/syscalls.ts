@@ -6,7 +6,7 @@
 // process.  A call that fails throws a SystemError with the name of its errno.
 // Structures are those of 64-bit Linux, numbers those of linux/*.h.
 import koffi from 'koffi';
-import { constants } from 'node:os';
+import { constants, setPriority } from 'node:os';
 
 // The symbols of the C library that Node itself is linked with.
 const libc = koffi.load(null);
@@ -75,6 +75,13 @@ export function replaceDescriptor(from: number, to: number): void {
 /** fcntl(2), F_DUPFD_CLOEXEC: the same under the lowest free number from `minimum` on. */
 export function duplicateFrom(fd: number, minimum: number): number {
   return check(cFcntl(fd, 1030, minimum) as number, 'fcntl');
+}
+
+const cMemfdCreate = libc.func('int memfd_create(const char *name, unsigned int flags)');
+
+/** memfd_create(2): a file in memory that goes with its last descriptor. */
+export function memoryFile(name: string): number {
+  return check(cMemfdCreate(name, 1) as number, 'memfd_create'); // MFD_CLOEXEC
 }
 
 /** The bytes that wait in a pipe (FIONREAD of pipe(7)). */
@@ -195,6 +202,19 @@ export function signalDescriptor(pidfd: number, signal: number): void {
     Number(cSyscall(424, 'int', pidfd, 'int', signal, 'void *', null, 'unsigned int', 0)),
     'pidfd_send_signal',
   );
+}
+
+const cSchedSetscheduler = libc.func('int sched_setscheduler(int pid, int policy, const void *parameters)');
+
+/**
+ * Gives the calling thread precedence over others, and not what it starts: processes and threads begin
+ * at nice 0 again (SCHED_RESET_ON_FORK of sched(7)).
+ * @throws without CAP_SYS_NICE
+ */
+export function preferThread(nice: number): void {
+  const priority = Buffer.alloc(4); // struct sched_param
+  check(cSchedSetscheduler(0, 0x4000_0000, priority) as number, 'sched_setscheduler'); // SCHED_OTHER | SCHED_RESET_ON_FORK
+  setPriority(0, nice); // of Linux's threads: the caller's
 }
 
 // ------------------------------------------------------------------- mounts

@@ -2,10 +2,11 @@
 // by each of the faces that the machine has, and says what the kernel answers.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import type { Spec } from '../../src/shapes/spec.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import {
   containerConfig,
@@ -326,4 +327,45 @@ describe.each(['crun', 'runc'])('RuntimeDefault on %s', (handler) => {
       ).toBe('perl\n1\nbash\na\nb\n1970\n');
     });
   });
+});
+
+/** The test of compileSeccomp() is crun itself, which compiles the profile where no program comes with it. */
+test('crun gets the program of the filter that it would compile, and each exec has it', async () => {
+  const pod = await runPod(daemon);
+  const id = await startContainer(
+    daemon,
+    pod,
+    containerConfig(untilStopped(), { linux: { security_context: RuntimeDefault } }),
+  );
+  const config = await readFile(
+    daemon.machine.path(join(daemon.state, 'bundles', id, 'config.json')),
+    'utf8',
+  );
+  const spec = JSON.parse(config) as Spec;
+  const { 'run.oci.seccomp_bpf_data': program = '', ...annotations } = spec.annotations ?? {};
+  expect(program).not.toBe('');
+
+  const bundle = join(daemon.folder, 'uncompiled');
+  await mkdir(bundle);
+  const linux = { ...spec.linux, cgroupsPath: `${spec.linux.cgroupsPath}-2` };
+  await writeFile(join(bundle, 'config.json'), JSON.stringify({ ...spec, annotations, linux }));
+  const quiet = 'exec crun "$@" </dev/null >/dev/null 2>&1'; // its process would hold the pipes of the test
+  const crun = (...args: string[]) =>
+    daemon.machine.must(['sh', '-c', quiet, 'crun', `--root=${bundle}/root`, ...args]);
+  await crun('create', '--bundle', bundle, 'uncompiled');
+  try {
+    const compiled = await readFile(join(bundle, 'root', 'uncompiled', 'seccomp.bpf'));
+    expect(compiled.length).toBeGreaterThan(1000);
+    expect(program).toBe(compiled.toString('base64'));
+  } finally {
+    await crun('delete', '--force', 'uncompiled');
+  }
+
+  const { stdout } = await daemon.client.runtime.ExecSync({
+    container_id: id,
+    cmd: ['sh', '-c', 'grep ^Seccomp: /proc/1/status /proc/self/status'],
+    timeout: '20',
+  });
+  expect(String(stdout)).toBe('/proc/1/status:Seccomp:\t2\n/proc/self/status:Seccomp:\t2\n');
+  await removePod(daemon, pod.id);
 });

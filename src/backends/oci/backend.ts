@@ -7,6 +7,7 @@ import { writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
+import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersion, makeFolder, readText, remove } from '../../host/files.js';
@@ -28,7 +29,7 @@ import { log } from '../../log.js';
 import { isPodsOwnCgroup } from '../../oci/namespaces.js';
 import { checkProcessFolder, checkWorkingFolder } from '../../oci/working-folder.js';
 import { writeBundle } from '../../oci/bundle.js';
-import type { IdMapping, Process, Resources, Spec } from '../../shapes/spec.js';
+import type { Process, Resources, Spec } from '../../shapes/spec.js';
 import type {
   Alive,
   Backend,
@@ -44,6 +45,7 @@ import type { Io } from '../../shapes/io.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { attach } from './attach.js';
 import { monitor, reopenLog } from './conmon.js';
+import { forCrun } from './crun.js';
 import { exec } from './exec.js';
 import { exitWatched, watchExit } from '../exit-watch.js';
 import { Exits } from '../exits.js';
@@ -160,9 +162,10 @@ export class OciBackend implements Backend {
     const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
     return withUndo(async (undo) => {
       this.made.set(plan.id, { bundle: plan.folder });
-      const spec = withOwnIdMaps(plan.spec);
-      if (spec !== plan.spec && (await this.runtime.version()).startsWith('crun '))
-        writeBundle(plan.folder, spec);
+      if (await this.runtime.isCrun()) {
+        const spec = await forCrun(plan.spec);
+        if (spec !== plan.spec) writeBundle(plan.folder, spec);
+      }
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
       const tools = await this.monitorPlan(plan.id, plan.folder);
       const closeLog = plan.logPath ? linkLog(plan.folder, plan.logPath) : undefined;
@@ -253,6 +256,7 @@ export class OciBackend implements Backend {
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
+    expectCgroupMove(); // first: what follows takes a part of the time that it saves
     const process = await this.processOf(container);
     await checkWorkingFolder(process.cwd, stateOf(container).process.pid);
     return exec(this.runtime, container, process, plan, signal);
@@ -482,30 +486,6 @@ export function runtimeRoot({
   readonly root: string;
 }): string {
   return root || join(state, 'runtimes', name);
-}
-
-/**
- * crun maps the ids of a mount into the user namespace of the process that it has
- * started, which for one that is to join a pid namespace is not yet in the
- * container's: the kernel refuses the host's (mount_setattr(2), EPERM). Written
- * out as crun's own option (crun(1), idmap) the mapping needs no process.
- */
-function withOwnIdMaps(spec: Spec): Spec {
-  const joinsPids = spec.linux.namespaces.some(({ type, path }) => type === 'pid' && path !== undefined);
-  if (!joinsPids || !spec.mounts.some(({ options }) => options?.includes('idmap'))) return spec;
-  const written = (maps: readonly IdMapping[] = []): string =>
-    maps.map(({ containerID, hostID, size }) => `${containerID}-${hostID}-${size}`).join('#');
-  const mounts = spec.mounts.map(({ uidMappings, gidMappings, ...mount }) =>
-    mount.options?.includes('idmap')
-      ? {
-          ...mount,
-          options: mount.options.map((option) =>
-            option === 'idmap' ? `idmap=uids=${written(uidMappings)};gids=${written(gidMappings)}` : option,
-          ),
-        }
-      : mount,
-  );
-  return { ...spec, mounts };
 }
 
 function oomKillsOf(sandbox: SandboxPlan): OomKills | undefined {

@@ -12,7 +12,6 @@ import { mkdtemp, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { CrispError } from '../../errors.js';
-import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { makeFolder, readFileIfThere, remove } from '../../host/files.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
@@ -32,7 +31,6 @@ export async function exec(
   plan: ExecPlan,
   signal: AbortSignal,
 ): Promise<{ exitCode: number }> {
-  expectCgroupMove();
   return plan.io.terminal
     ? execInTerminal(runtime, container, own, plan, signal)
     : execPlain(runtime, container, own, plan, signal);

@@ -3,6 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
+import { fileVersion } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import { CommandError, run, type RunOptions, type RunResult } from '../../host/run.js';
 
@@ -20,6 +21,7 @@ export interface RuntimeOptions {
 
 export class Runtime {
   private binary: string | undefined;
+  private crun: { readonly file: string; readonly is: boolean } | undefined;
 
   constructor(private readonly options: RuntimeOptions) {}
 
@@ -89,6 +91,13 @@ export class Runtime {
   async version(): Promise<string> {
     const { stdout } = await run([await this.path(), '--version'], { timeoutMs: verbTimeoutMs });
     return stdout.split('\n')[0]?.trim() ?? '';
+  }
+
+  /** Whether it is crun, which has options of its own; asked once for each version of the binary. */
+  async isCrun(): Promise<boolean> {
+    const file = fileVersion(await this.path());
+    if (this.crun?.file !== file) this.crun = { file, is: (await this.version()).startsWith('crun ') };
+    return this.crun.is;
   }
 
   /** The containers that the runtime knows, whoever made them under this root. */

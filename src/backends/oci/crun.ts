@@ -1,0 +1,65 @@
+// What crun is told in its own words, in the config.json that it gets.
+import { compileSeccomp } from '../../host/seccomp.js';
+import { log } from '../../log.js';
+import type { IdMapping, Seccomp, Spec } from '../../shapes/spec.js';
+
+/** The spec as crun takes it best; the same object where there is nothing to change. */
+export async function forCrun(spec: Spec): Promise<Spec> {
+  return withSeccompProgram(withOwnIdMaps(spec));
+}
+
+/** Of crun(1): the program of the filter, which it then does not compile from the profile. */
+const programAnnotation = 'run.oci.seccomp_bpf_data';
+
+async function withSeccompProgram(spec: Spec): Promise<Spec> {
+  const profile = spec.linux.seccomp;
+  if (!profile || spec.annotations?.[programAnnotation] !== undefined) return spec;
+  const program = await programOf(profile);
+  return program ? { ...spec, annotations: { ...spec.annotations, [programAnnotation]: program } } : spec;
+}
+
+/** In base64, by the profile as JSON: a program depends on that alone. The oldest goes when there are too many. */
+const programs = new Map<string, Promise<string | undefined>>();
+const mostPrograms = 32;
+
+function programOf(profile: Seccomp): Promise<string | undefined> {
+  const key = JSON.stringify(profile);
+  let program = programs.get(key);
+  if (!program) {
+    program = compileSeccomp(profile).then(
+      (bytes) => bytes?.toString('base64'),
+      (error: unknown) => {
+        log.warn({ err: error }, 'a seccomp profile is left to the runtime to compile');
+        return undefined;
+      },
+    );
+    programs.set(key, program);
+    const [oldest] = programs.keys();
+    if (programs.size > mostPrograms && oldest !== undefined) programs.delete(oldest);
+  }
+  return program;
+}
+
+/**
+ * crun maps the ids of a mount into the user namespace of the process that it has
+ * started, which for one that is to join a pid namespace is not yet in the
+ * container's: the kernel refuses the host's (mount_setattr(2), EPERM). Written
+ * out as crun's own option (crun(1), idmap) the mapping needs no process.
+ */
+function withOwnIdMaps(spec: Spec): Spec {
+  const joinsPids = spec.linux.namespaces.some(({ type, path }) => type === 'pid' && path !== undefined);
+  if (!joinsPids || !spec.mounts.some(({ options }) => options?.includes('idmap'))) return spec;
+  const written = (maps: readonly IdMapping[] = []): string =>
+    maps.map(({ containerID, hostID, size }) => `${containerID}-${hostID}-${size}`).join('#');
+  const mounts = spec.mounts.map(({ uidMappings, gidMappings, ...mount }) =>
+    mount.options?.includes('idmap')
+      ? {
+          ...mount,
+          options: mount.options.map((option) =>
+            option === 'idmap' ? `idmap=uids=${written(uidMappings)};gids=${written(gidMappings)}` : option,
+          ),
+        }
+      : mount,
+  );
+  return { ...spec, mounts };
+}
