@@ -1,7 +1,7 @@
 // From the router to a backend: the one file of the command line that knows
 // concrete backends (architecture.test.ts holds the others to it).
 import { join } from 'node:path';
-import type { Backend, ContainerPlan, Probe } from '../backends/backend.js';
+import type { Backend, ContainerPlan, Features, Probe } from '../backends/backend.js';
 import { buildBackend } from '../backends/build.js';
 import { probeOnce } from '../backends/probe-once.js';
 import { runtimeRoot } from '../backends/oci/backend.js';
@@ -13,11 +13,14 @@ import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { exists } from '../host/files.js';
+import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import { findProgram } from '../host/programs.js';
 import { chooseHandler, route, withFallbacks, type Route, type RouteInput } from '../config/router.js';
 
 export interface Routed extends Route {
   readonly backend: Backend;
+  /** What its probe found. */
+  readonly features: Features;
 }
 
 /** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
@@ -32,9 +35,9 @@ export async function routeTo(config: Config, state: string, input: RouteInput):
     if (probe.ready) break;
   }
   const chosen = chooseHandler({ config, handlers }, input);
-  const backend = handlers.get(chosen.handler)?.backend;
-  if (!backend) throw new CrispError('HandlerNotReady', `handler ${chosen.handler} was not probed`);
-  return { ...chosen, backend };
+  const routed = handlers.get(chosen.handler);
+  if (!routed) throw new CrispError('HandlerNotReady', `handler ${chosen.handler} was not probed`);
+  return { ...chosen, backend: routed.backend, features: routed.probe.features };
 }
 
 /** The backend that a container was made with. @throws UnknownHandler */
@@ -75,6 +78,16 @@ export async function probeOf(config: Config, state: string, name: string): Prom
       lacks: {},
     };
   }
+}
+
+/** What Backend.userNamespace() answers, for `crisp explain`; nothing is run. */
+export function userNamespaceOf(
+  config: Config,
+  state: string,
+  name: string,
+  plan: SandboxPlan,
+): IdMaps | undefined {
+  return Object.hasOwn(config.handlers, name) ? open(config, state, name).userNamespace?.(plan) : undefined;
 }
 
 /** How a container would be run, for `crisp explain`. */
