@@ -297,7 +297,7 @@ export const catalogue = {
   DiskFull: {
     core: 'DiskFull',
     meaning: 'The filesystem is full.',
-    hint: 'free space under the root folder of crisp',
+    hint: 'free space on the filesystem of the path that the message names: see `df -h`',
   },
   StorageFailed: { core: 'StorageError', meaning: 'A filesystem operation failed.', hint: 'see the detail' },
   Unsupported: {
@@ -352,12 +352,13 @@ export class CrispError extends Error {
 
   /** The whole story in one line, as the client sees it. */
   get report(): string {
+    const said = this.stderr && lastLines(this.stderr);
     const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`]
       .filter(Boolean)
       .join(', ');
     const rest = [
       where && `[${where}]`,
-      this.stderr && `stderr: ${lastLines(this.stderr)}`,
+      said && !this.message.includes(said) && `stderr: ${said}`,
       `hint: ${this.hint}`,
     ]
       .filter(Boolean)
@@ -388,7 +389,7 @@ export function cut(text: string, maxBytes: number): string {
 }
 
 /** What would steer a terminal or break a line of a log, as \xHH or \uHHHH: controls, line separators, and marks that turn the direction of text. */
-function escapeControls(text: string): string {
+export function escapeControls(text: string): string {
   return text.replace(
     /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
     (character) => {

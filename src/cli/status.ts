@@ -114,14 +114,18 @@ function checkSocket(path: string): Promise<void> {
     });
     socket.once('error', (error: NodeJS.ErrnoException) =>
       reject(
-        unreachable(
-          path,
-          error.code === 'ENOENT'
-            ? 'there is no such socket'
-            : error.code === 'ECONNREFUSED'
-              ? 'nobody listens there'
-              : error.message,
-        ),
+        error.code === 'EACCES'
+          ? new CrispError('PermissionDenied', `the socket ${path} is for root`, {
+              hint: 'run it with sudo',
+            })
+          : unreachable(
+              path,
+              error.code === 'ENOENT'
+                ? 'there is no such socket'
+                : error.code === 'ECONNREFUSED'
+                  ? 'nobody listens there'
+                  : error.message,
+            ),
       ),
     );
   });
@@ -151,7 +155,7 @@ function inWords(status: DaemonStatus): string {
     ['crisp', `${status.version} at ${status.socket}`],
     ...status.conditions.map(({ type, status: good, message }): [string, string] => [
       type,
-      good ? 'yes' : type === 'RuntimeReady' ? 'no handler is' : `no: ${message}`,
+      good ? 'yes' : type === 'RuntimeReady' ? 'no: no runtime handler is ready' : `no: ${message}`,
     ]), // why not, the handlers say
     ...status.handlers.map(({ name, ready, reason, version, lacks }): [string, string] => [
       `handler ${name}`,

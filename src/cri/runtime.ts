@@ -1,5 +1,5 @@
 // Version, Status, RuntimeConfig and UpdateRuntimeConfig.
-import type { Config } from '../config/config.js';
+import { withoutSecrets } from '../config/config.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
@@ -80,12 +80,6 @@ async function sharedPidCondition(services: Services) {
     const { id, message, hint } = toCrispError(error);
     return [{ type: 'SharedPidNamespaceReady', status: false, reason: id, message: `${message} (${hint})` }];
   }
-}
-
-/** The address of a proxy may hold a password. */
-function withoutSecrets(config: Config): object {
-  const environment = Object.fromEntries(Object.keys(config.images.environment).map((name) => [name, '***']));
-  return { ...config, images: { ...config.images, environment } };
 }
 
 function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolean }) {

@@ -265,7 +265,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   RuntimeFailed: {
     code: Code.INTERNAL,
     words:
-      /faulty create failed: something odd; \[stage: container create, tool: faulty\]; stderr: .*something odd; hint: its own words are above/,
+      /faulty create failed: something odd; \[stage: container create, tool: faulty\]; hint: its own words are above/,
     provoke: () =>
       withFault('create something odd', (own) => createContainer(daemon, own, containerConfig('true'))),
   },
