@@ -33,7 +33,7 @@ interface CatalogueEntry {
   readonly core: CoreError;
   /** What it means, for docs/errors.md. */
   readonly meaning: string;
-  /** What a person can do about it; the default hint of such an error. */
+  /** What a person can do about it; the default hint of such an error. Empty: no more than the message says. */
   readonly hint: string;
 }
 
@@ -45,7 +45,7 @@ export const catalogue = {
   InvalidArgument: {
     core: 'InvalidInput',
     meaning: 'A field of the request is missing, malformed or out of range.',
-    hint: 'correct the field that the message names',
+    hint: '',
   },
   UnsupportedField: {
     core: 'InvalidInput',
@@ -209,7 +209,7 @@ export const catalogue = {
   CniFailed: {
     core: 'NetworkError',
     meaning: 'A CNI plugin failed.',
-    hint: 'the plugin and its message are above',
+    hint: '',
   },
   PortRefused: {
     core: 'NetworkError',
@@ -229,7 +229,7 @@ export const catalogue = {
   RuntimeFailed: {
     core: 'RuntimeError',
     meaning: 'The OCI runtime (or pct) failed.',
-    hint: 'its own words are above',
+    hint: '',
   },
   StartFailed: {
     core: 'WrongState',
@@ -299,7 +299,7 @@ export const catalogue = {
     meaning: 'The filesystem is full.',
     hint: 'free space on the filesystem of the path that the message names: see `df -h`',
   },
-  StorageFailed: { core: 'StorageError', meaning: 'A filesystem operation failed.', hint: 'see the detail' },
+  StorageFailed: { core: 'StorageError', meaning: 'A filesystem operation failed.', hint: '' },
   Unsupported: {
     core: 'UnsupportedOperation',
     meaning: 'This call or field is not supported here.',
@@ -359,13 +359,13 @@ export class CrispError extends Error {
     const rest = [
       where && `[${where}]`,
       said && !this.message.includes(said) && `stderr: ${said}`,
-      `hint: ${this.hint}`,
+      this.hint && `hint: ${this.hint}`,
     ]
       .filter(Boolean)
       .map((part) => cut(escapeControls(part as string), longestPart))
       .join('; ');
     const message = escapeControls(`${this.id}: ${this.message}`);
-    return `${cut(message, longestReport - Buffer.byteLength(rest) - 2)}; ${rest}`;
+    return [cut(message, longestReport - Buffer.byteLength(rest) - 2), rest].filter(Boolean).join('; ');
   }
 }
 

@@ -39,9 +39,9 @@ const check = define({
 const explain = define({
   name: 'explain',
   group: 'operator',
-  summary: 'Show what would become of a pod here, without running it',
+  summary: 'Dry run: how this node would run a pod',
   description: [
-    "Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod's, and any number of containers'), and shows the backend and the rule that chose it, the commands that would run, the config.json of each container and the fields that are not honoured. Nothing is run or changed.",
+    "Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod's, and any number of containers'), and shows the handler, the rule that chose it and the fields that are unknown or not honoured; with --full also the commands that would run and the config.json of each container. Nothing is run or changed.",
     'What only a cluster knows (ConfigMaps, Secrets, most volumes) is left out, with a note.',
   ],
   arguments: [
@@ -50,6 +50,7 @@ const explain = define({
   flags: {
     config: configFlag,
     handler: { value: 'NAME', summary: "as if the pod's RuntimeClass had this handler" },
+    full: { summary: 'also the commands, and config.json of each container' },
     json: { summary: 'as JSON, with the whole config.json' },
   },
   exitCodes: [{ code: '1', meaning: 'the pod or a container would be refused, or the files cannot be read' }],

@@ -4,7 +4,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Probe } from '../../backends/backend.js';
 import type { Config } from '../../config/config.js';
-import { catalogue } from '../../errors.js';
 import { remove } from '../../host/files.js';
 import { chooseHandler } from '../../config/router.js';
 import { probeOf } from '../backend.js';
@@ -43,7 +42,7 @@ function fixOf(config: Config, name: string, what: string, hint: string | undefi
   const isPackaged = type === 'oci' && !path && ['crun', 'runc'].includes(name);
   const missing = /(\S+) is not installed/.exec(what)?.[1];
   if (missing === undefined) {
-    if (hint !== catalogue.RuntimeFailed.hint) return hint;
+    if (hint !== undefined) return hint;
     return isPackaged ? `apt install --reinstall ${name}` : undefined;
   }
   if (missing.includes('/'))
