@@ -105,6 +105,52 @@ const status = define({
   run: async ({ flags }) => (await import('./status.js')).statusCommand(flags),
 });
 
+const top = define({
+  name: 'top',
+  group: 'operator',
+  summary: 'Show what pods and containers use, live',
+  description: [
+    'Shows the CPU (in percent of one core), memory (working set), network and disk (writable layers) of the pods of the daemon, of their containers, and of standalone containers. On a terminal the list is drawn again every 2 seconds until Ctrl-C; elsewhere it is written once.',
+    'The processes of a container: `crisp exec CONTAINER ps`.',
+  ],
+  arguments: [],
+  flags: {
+    sort: {
+      value: 'KEY',
+      complete: ['cpu', 'memory', 'network', 'disk', 'name'],
+      summary: 'cpu (default), memory, network, disk or name',
+    },
+    json: { summary: 'as JSON, once: a list of pods with their containers' },
+    config: configFlag,
+    root: { value: 'DIR', complete: 'folder', summary: 'overrides the key root' },
+    state: {
+      value: 'DIR',
+      complete: 'folder',
+      summary: 'of standalone containers; overrides the key cli_state',
+    },
+  },
+  examples: [{ what: 'the largest first', line: 'crisp top --sort memory' }],
+  run: async ({ flags }) => (await import('./top.js')).topCommand(flags),
+});
+
+const events = define({
+  name: 'events',
+  group: 'operator',
+  summary: 'Show what happens to pods and containers',
+  description: [
+    'Shows a line for each pod and container of the daemon that is created, started, stopped or deleted, until Ctrl-C. The present state of each container comes first.',
+  ],
+  arguments: [],
+  flags: {
+    json: { summary: 'as JSON lines: {time, event, pod, container, id, exitCode, reason}' },
+    config: configFlag,
+    listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' },
+  },
+  exitCodes: [{ code: '1', meaning: 'the daemon does not answer, or has ended' }],
+  examples: [{ what: 'what ends badly', line: 'crisp events --json | jq "select(.exitCode > 0)"' }],
+  run: async ({ flags }) => (await import('./events.js')).eventsCommand(flags),
+});
+
 const config = define({
   name: 'config',
   group: 'operator',
@@ -137,4 +183,13 @@ const version = define({
   run: async ({ flags }) => (await import('./version.js')).showVersion(flags),
 });
 
-export const operatorCommands: readonly Command[] = [check, explain, status, gc, config, version];
+export const operatorCommands: readonly Command[] = [
+  status,
+  top,
+  events,
+  check,
+  explain,
+  gc,
+  config,
+  version,
+];

@@ -63,9 +63,12 @@ export async function status(services: Services, request: StatusRequest__Output)
       ? {
           config: JSON.stringify(withoutSecrets(services.config)),
           images: JSON.stringify({ setAside: await services.images.setAside() }),
-          handlers: JSON.stringify(handlers),
+          // Objects: crictl shows the JSON of a list as one string.
+          handlers: JSON.stringify(
+            Object.fromEntries([...services.handlers].map(([name, { probe }]) => [name, probe])),
+          ),
           network: JSON.stringify(network),
-          setAside: JSON.stringify(setAside.all()),
+          setAside: JSON.stringify({ records: setAside.all() }),
         }
       : {},
   };
