@@ -234,7 +234,7 @@ async function startDaemon() {
   const ended = new Promise((resolve) => {
     daemon.once('exit', (code) => resolve(code ?? 1));
   });
-  for (let waited = 0; !log.includes('crisp is ready'); waited += 50) {
+  for (let waited = 0; !/crisp is ready|cannot run pods/.test(log); waited += 50) {
     const code = await Promise.race([ended, sleep(50)]);
     if (code !== undefined || waited > 60_000) throw new Error(`crisp did not start:\n${log}`);
   }

@@ -5,7 +5,7 @@ import * as z from 'zod';
 import { buildBackend } from './backends/build.js';
 import { keptProbe, probeOnce } from './backends/probe-once.js';
 import { diffConfig } from './config/reload.js';
-import type { Config } from './config/config.js';
+import { withoutSecrets, type Config } from './config/config.js';
 import { Stops } from './records/stops.js';
 import { recordExit, watchForLostExits } from './cri/exits.js';
 import { monitorLost } from './cri/monitor-lost.js';
@@ -48,7 +48,8 @@ const closeGraceMs = 5_000;
  */
 export async function serve(config: Config, read: () => Config, signal: AbortSignal): Promise<void> {
   log.level = config.log_level;
-  log.info({ version, config }, 'crisp starts');
+  log.info({ version, root: config.root, state: config.state }, 'crisp starts');
+  log.debug({ config: withoutSecrets(config) }, 'configuration');
   goFirst();
   // A defect that loses an error ends a call at the most, not everybody's; the containers do not need us, but the kubelet does.
   process.on('unhandledRejection', (error) => log.error({ err: error }, 'an error that nobody handled'));
@@ -61,9 +62,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
     reload = () => reloadConfig(services, read);
     notifySystemd('READY=1', `STATUS=${statusLine(services.handlers)}`);
     closers.push(feedWatchdog(config.listen));
-    void refreshHandlers(services.handlers).then(() =>
-      notifySystemd(`STATUS=${statusLine(services.handlers)}`),
-    );
+    void probeTheRest(services.handlers);
     // Until we are told to go; containers, their monitors and their logs need nobody.
     await aborted(signal);
     notifySystemd('STOPPING=1', 'STATUS=containers run on');
@@ -182,19 +181,35 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   const server = new CriServer(services);
   closers.push(() => server.close(closeGraceMs));
   await server.listen(socketPath);
+  logReadiness(config.listen, handlers);
+  return services;
+}
+
+/** Logs first, each at its own level, the handlers that cannot run pods. */
+function logReadiness(listen: string, handlers: ReadonlyMap<string, Handler>): void {
+  const probes = [...handlers].map(([name, { probe }]) => ({ name, ...probe }));
+  const broken = probes.filter(({ ready, reason }) => !ready && reason !== beingProbed.reason);
+  for (const { name, reason } of broken)
+    log.warn({ handler: name, reason }, 'a runtime handler is not ready');
+  if (broken.length === probes.length) return log.error({ listen }, cannotRunPods);
   log.info(
     {
-      listen: config.listen,
-      handlers: [...handlers].map(([name, { probe }]) => ({
-        name,
-        ready: probe.ready,
-        version: probe.version,
-        ...(probe.ready ? { lacks: probe.lacks } : { reason: probe.reason }),
-      })),
+      listen,
+      handlers: probes.map(({ name, ready, version: own, lacks, reason }) =>
+        ready ? { name, ready, version: own, lacks } : { name, ready, reason },
+      ),
     },
     'crisp is ready',
   );
-  return services;
+}
+const cannotRunPods = 'crisp serves, but cannot run pods: no runtime handler is ready; see `crisp check`';
+
+/** Waits for the handlers whose first probe takes long. Never rejects. */
+async function probeTheRest(handlers: ReadonlyMap<string, Handler>): Promise<void> {
+  const wasPending = [...handlers.values()].some(({ probe }) => probe === beingProbed);
+  await refreshHandlers(handlers);
+  notifySystemd(`STATUS=${statusLine(handlers)}`);
+  if (wasPending && ![...handlers.values()].some(({ probe }) => probe.ready)) log.error(cannotRunPods);
 }
 
 /** Makes a folder that the configuration names. @throws InvalidConfigFile where none can be; DiskFull, PermissionDenied */
@@ -320,7 +335,8 @@ function statusLine(handlers: ReadonlyMap<string, Handler>): string {
       .filter(([, { probe }]) => probe.ready === ready)
       .map(([name]) => name)
       .join(', ');
-  return `ready: ${named(true) || 'no handler'}${named(false) ? `; not ready: ${named(false)} (see crisp check)` : ''}`;
+  if (!named(true)) return `cannot run pods: no runtime handler is ready (see crisp check)`;
+  return `ready: ${named(true)}${named(false) ? `; not ready: ${named(false)} (see crisp check)` : ''}`;
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -49,6 +49,12 @@ describe('a report', () => {
       expect(report).not.toContain('\ufffd');
     }
   });
+  test('has neither a hint that says nothing nor the words of a tool twice', () => {
+    expect(new CrispError('InvalidArgument', 'x is missing').report).toBe('InvalidArgument: x is missing');
+    expect(
+      new CrispError('RuntimeFailed', 'crun failed: no\n', { tool: 'crun', stderr: 'no\n' }).report,
+    ).toBe('RuntimeFailed: crun failed: no\\x0a; [tool: crun]');
+  });
   test('escapes what would steer a terminal', () => {
     expect(new CrispError('InvalidArgument', 'a\u001b[31m\nb\u202e\u0085', { hint: 'c\rd' }).report).toBe(
       'InvalidArgument: a\\x1b[31m\\x0ab\\u202e\\x85; hint: c\\x0dd',

@@ -33,7 +33,7 @@ interface CatalogueEntry {
   readonly core: CoreError;
   /** What it means, for docs/errors.md. */
   readonly meaning: string;
-  /** What a person can do about it; the default hint of such an error. */
+  /** What a person can do about it; the default hint of such an error. Empty: no more than the message says. */
   readonly hint: string;
 }
 
@@ -45,7 +45,7 @@ export const catalogue = {
   InvalidArgument: {
     core: 'InvalidInput',
     meaning: 'A field of the request is missing, malformed or out of range.',
-    hint: 'correct the field that the message names',
+    hint: '',
   },
   UnsupportedField: {
     core: 'InvalidInput',
@@ -209,7 +209,7 @@ export const catalogue = {
   CniFailed: {
     core: 'NetworkError',
     meaning: 'A CNI plugin failed.',
-    hint: 'the plugin and its message are above',
+    hint: '',
   },
   PortRefused: {
     core: 'NetworkError',
@@ -229,7 +229,7 @@ export const catalogue = {
   RuntimeFailed: {
     core: 'RuntimeError',
     meaning: 'The OCI runtime (or pct) failed.',
-    hint: 'its own words are above',
+    hint: '',
   },
   StartFailed: {
     core: 'WrongState',
@@ -297,9 +297,9 @@ export const catalogue = {
   DiskFull: {
     core: 'DiskFull',
     meaning: 'The filesystem is full.',
-    hint: 'free space under the root folder of crisp',
+    hint: 'free space on the filesystem of the path that the message names: see `df -h`',
   },
-  StorageFailed: { core: 'StorageError', meaning: 'A filesystem operation failed.', hint: 'see the detail' },
+  StorageFailed: { core: 'StorageError', meaning: 'A filesystem operation failed.', hint: '' },
   Unsupported: {
     core: 'UnsupportedOperation',
     meaning: 'This call or field is not supported here.',
@@ -352,19 +352,20 @@ export class CrispError extends Error {
 
   /** The whole story in one line, as the client sees it. */
   get report(): string {
+    const said = this.stderr && lastLines(this.stderr);
     const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`]
       .filter(Boolean)
       .join(', ');
     const rest = [
       where && `[${where}]`,
-      this.stderr && `stderr: ${lastLines(this.stderr)}`,
-      `hint: ${this.hint}`,
+      said && !this.message.includes(said) && `stderr: ${said}`,
+      this.hint && `hint: ${this.hint}`,
     ]
       .filter(Boolean)
       .map((part) => cut(escapeControls(part as string), longestPart))
       .join('; ');
     const message = escapeControls(`${this.id}: ${this.message}`);
-    return `${cut(message, longestReport - Buffer.byteLength(rest) - 2)}; ${rest}`;
+    return [cut(message, longestReport - Buffer.byteLength(rest) - 2), rest].filter(Boolean).join('; ');
   }
 }
 
@@ -388,7 +389,7 @@ export function cut(text: string, maxBytes: number): string {
 }
 
 /** What would steer a terminal or break a line of a log, as \xHH or \uHHHH: controls, line separators, and marks that turn the direction of text. */
-function escapeControls(text: string): string {
+export function escapeControls(text: string): string {
   return text.replace(
     /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
     (character) => {

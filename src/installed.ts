@@ -17,6 +17,11 @@ export function perlProgram(name: string): string {
   return join(here.startsWith(join(home, 'dist')) ? join(home, 'dist') : here, 'perl', name);
 }
 
+/** Where a file of deploy/ lies for whoever runs crisp: the place of the package (deploy/files), else this checkout. */
+export function deployed(path: string, packaged: string): string {
+  return existsSync(packaged) ? packaged : installed(path);
+}
+
 /** What package.json says of the program. */
 export function packageFile(): { readonly version: string; readonly gitHead?: string } {
   return JSON.parse(readFileSync(installed('package.json'), 'utf8')) as { version: string; gitHead?: string };

@@ -135,7 +135,12 @@ export async function execCommand(
       throw new CrispError(
         'WrongContainerState',
         `container ${record.name} is not running (it is ${status})`,
-        { hint: 'start it with `crisp start`' },
+        {
+          hint:
+            status === 'created'
+              ? `start it with \`crisp start ${record.name}\``
+              : 'a container runs once; run another with `crisp run`',
+        },
       );
     const terminal = flags.tty ? ownTerminal() : undefined;
     const io: Io = {

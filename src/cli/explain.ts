@@ -1,9 +1,8 @@
 // `crisp explain FILE...`: what would become of a pod or a container here: the
 // backend and the rule that chose it, the commands, config.json, what is not
 // honoured.  Reads; runs nothing and changes nothing.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseAllDocuments } from 'yaml';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { loadConfig, type Config } from '../config/config.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
@@ -27,12 +26,13 @@ import { conditions, route, type Route } from '../config/router.js';
 import { explanationOf, userNamespaceOf, type Explanation } from './backend.js';
 import { CriJson } from './cri-json.js';
 import { printJson } from './output.js';
-import { podsOf, type CriPod, type Manifest } from './pod-manifest.js';
+import { readPods, type PodOfFile } from './pod-files.js';
 
 export interface ExplainFlags {
   readonly config: string | undefined;
   readonly handler: string | undefined;
   readonly json: boolean;
+  readonly full: boolean;
 }
 
 interface ContainerExplained {
@@ -63,81 +63,35 @@ export async function explainCommand(flags: ExplainFlags, files: readonly string
   const config = loadConfig(flags.config);
   const pods = readPods(files);
   const explained: Explained[] = [];
-  for (const pod of pods)
-    explained.push(await explain(config, { ...pod, handler: flags.handler ?? pod.handler }));
+  for (const pod of pods) explained.push(await explainOrRefuse(config, pod, flags.handler));
   if (flags.json) printJson(explained.length === 1 ? explained[0] : explained);
-  else process.stdout.write(explained.map(inWords).join('\n'));
+  else process.stdout.write(explained.map((pod) => inWords(pod, flags.full)).join('\n'));
   return explained.some((pod) => pod.refused ?? pod.containers.some((container) => container.refused))
     ? 1
     : 0;
 }
 
-/** The pods of Kubernetes manifests, or one pod of crictl's two kinds of file: its sandbox's, and its containers'. */
-function readPods(files: readonly string[]): CriPod[] {
-  const values = files.flatMap((file) => readValues(file).map((value) => ({ file, value })));
-  const manifests = values.filter(({ value }) => 'kind' in value);
-  const messages = values.filter(({ value }) => !('kind' in value));
-  const found = manifests.map(({ value }) => ({
-    kind: String(value['kind']),
-    pods: podsOf(value as unknown as Manifest),
-  }));
-  const pods = found.flatMap((one) => one.pods);
-  if (messages.length > 0) pods.push(fromMessages(messages));
-  const [first, ...others] = pods;
-  if (!first)
-    throw new CrispError('InvalidArgument', `there is no pod in ${files.join(', ')}`, {
-      hint: 'give a manifest of a Pod or of what makes pods (Deployment, Job, …), or the JSON files of crictl',
-    });
-  const without = found.filter((one) => one.pods.length === 0).map(({ kind }) => kind);
-  return without.length === 0
-    ? pods
-    : [
-        { ...first, notes: [`left out, since it makes no pod: ${without.join(', ')}`, ...first.notes] },
-        ...others,
-      ];
-}
-
-function readValues(file: string): Record<string, unknown>[] {
-  let text: string;
-  try {
-    text = readFileSync(file === '-' ? 0 : file, 'utf8');
-  } catch (error) {
-    throw new CrispError('InvalidArgument', `${file}: ${(error as Error).message}`);
-  }
-  const documents = parseAllDocuments(text); // JSON is YAML
-  return [...documents].flatMap((document) => {
-    const [wrong] = document.errors;
-    if (wrong) throw new CrispError('InvalidArgument', `${file}: ${wrong.message}`);
-    const value: unknown = document.toJS();
-    if (value === null || value === undefined) return [];
-    if (!isMap(value))
-      throw new CrispError('InvalidArgument', `${file}: neither a Pod nor a message of the CRI`);
-    return [value];
-  });
-}
-
-function isMap(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-/** A container's config has an image; a sandbox's has none. */
-function fromMessages(messages: readonly { file: string; value: Record<string, unknown> }[]): CriPod {
-  const containers = messages.filter(({ value }) => 'image' in value);
-  const [sandbox, ...more] = messages.filter(({ value }) => !('image' in value));
-  if (more.length > 0)
-    throw new CrispError('InvalidArgument', `${more[0]?.file}: a second pod; explain one at a time`);
-  return {
+/** A pod that cannot be explained does not hide the others. */
+async function explainOrRefuse(config: Config, pod: PodOfFile, handler?: string): Promise<Explained> {
+  const refused = (why: string): Explained => ({
+    pod: pod.title,
+    refused: why,
     handler: '',
-    sandbox: sandbox?.value ?? { metadata: { name: 'pod', namespace: 'default', uid: 'UID' } },
-    notes: [],
-    containers: containers.map(({ file, value }) => ({
-      name: (value['metadata'] as { name?: string } | undefined)?.name ?? file,
-      config: value,
-    })),
-  };
+    rule: '',
+    fallbacks: [],
+    containers: [],
+    unknownFields: pod.unknownFields,
+    notes: pod.notes,
+  });
+  if (pod.mistakes.length > 0) return refused(pod.mistakes.join('; '));
+  try {
+    return await explain(config, { ...pod, handler: handler ?? pod.handler });
+  } catch (error) {
+    return refused(toCrispError(error).report);
+  }
 }
 
-async function explain(config: Config, pod: CriPod): Promise<Explained> {
+async function explain(config: Config, pod: PodOfFile): Promise<Explained> {
   const json = new CriJson();
   const sandbox = json.sandbox(pod.sandbox, 'pod');
   const { name = '', namespace = '' } = sandbox.metadata ?? {};
@@ -168,7 +122,7 @@ async function explain(config: Config, pod: CriPod): Promise<Explained> {
     ...routed,
     fallbacks: pod.handler ? [] : fallbacksOf(config, routed.handler),
     containers,
-    unknownFields: json.unknown,
+    unknownFields: [...pod.unknownFields, ...json.unknown],
     notes,
   };
 }
@@ -310,41 +264,45 @@ function podPlan(config: Config, handler: string, sandbox: PodSandboxConfig__Out
   return expectedPlan(plan, sandbox, userNamespaceOf(config, config.state, handler, plan));
 }
 
-function inWords(pod: Explained): string {
+/** A summary; in full with the commands and the files that they read. */
+function inWords(pod: Explained, inFull: boolean): string {
   const lines = [
     `pod ${pod.pod}`,
     ...(pod.refused ? [`  would be refused: ${pod.refused}`] : []),
-    `  handler: ${pod.handler}`,
-    `  decided by: ${pod.rule}`,
+    ...(pod.handler ? [`  handler: ${pod.handler}`, `  decided by: ${pod.rule}`] : []),
     ...(pod.fallbacks.length ? [`  while its probe fails: ${pod.fallbacks.join(', then ')}`] : []),
+    ...pod.unknownFields.map((field) => `  unknown field: ${field}`),
     ...pod.containers.flatMap((container) => [
-      '',
-      `container ${container.name} (${container.image})`,
-      ...(container.refused ? [`  would be refused: ${container.refused}`] : []),
-      ...container.commands.map(({ what, argv }) => `  ${what}: ${shown(argv)}`),
-      ...(container.spec
-        ? [
-            `  not honoured: ${container.notHonoured.join(', ') || 'nothing'}`,
-            '  config.json:',
-            ...JSON.stringify(shortened(container.spec), undefined, 2)
-              .split('\n')
-              .map((line) => `    ${line}`),
-          ]
-        : []),
-      ...container.files.flatMap(({ path, text }) => [
-        `  ${path}:`,
-        ...text
-          .trimEnd()
-          .split('\n')
-          .map((line) => `    ${line}`),
-      ]),
+      `  container ${container.name} (${container.image})`,
+      container.refused
+        ? `    would be refused: ${container.refused}`
+        : `    not honoured: ${container.notHonoured.join(', ') || 'nothing'}`,
     ]),
-    ...(pod.unknownFields.length
-      ? ['', 'fields that the CRI does not have:', ...pod.unknownFields.map((field) => `  ${field}`)]
-      : []),
-    ...(pod.notes.length ? ['', 'notes:', ...pod.notes.map((note) => `  ${note}`)] : []),
+    ...pod.notes.map((note) => `  note: ${note}`),
+    ...(inFull ? pod.containers.flatMap(details) : []),
   ];
   return `${lines.join('\n')}\n`;
+}
+
+function details(container: ContainerExplained): string[] {
+  const files = [
+    ...(container.spec
+      ? [{ path: 'config.json', text: JSON.stringify(shortened(container.spec), undefined, 2) }]
+      : []),
+    ...container.files,
+  ];
+  return [
+    '',
+    `container ${container.name} (${container.image})`,
+    ...container.commands.map(({ what, argv }) => `  ${what}: ${shown(argv)}`),
+    ...files.flatMap(({ path, text }) => [
+      `  ${path}:`,
+      ...text
+        .trimEnd()
+        .split('\n')
+        .map((line) => `    ${line}`),
+    ]),
+  ];
 }
 
 /** Without the hundreds of system calls of a seccomp profile; --json has them. */

@@ -61,3 +61,10 @@ export function bytes(count: number): string {
 export function time(nanoseconds: string): string {
   return new Date(Number(BigInt(nanoseconds) / 1_000_000n)).toISOString();
 }
+
+/** "12.3 MiB" */
+export function size(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const power = Math.min(bytes < 1 ? 0 : Math.floor(Math.log2(bytes) / 10), units.length - 1);
+  return `${(bytes / 1024 ** power).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
+}

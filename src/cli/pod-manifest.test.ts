@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { CriJson } from './cri-json.js';
-import { criPod, podsOf, quantity, type Pod } from './pod-manifest.js';
+import { criPod, keyText, podsOf, quantity, type Pod } from './pod-manifest.js';
 
 const pod: Pod = {
   metadata: { name: 'web', namespace: 'shop', labels: { app: 'web' } },
@@ -163,24 +163,46 @@ test('hostUsers: false is a user namespace, in the pod and in its containers', (
   expect(made.notes.join()).toContain('hostUsers');
 });
 
-describe('a manifest with a mistake is refused with its place', () => {
+describe('a manifest with a mistake names its place', () => {
   test.each([
-    ['no containers', { containers: null }, 'Pod: spec.containers: is missing'],
-    ['a word for a list', { containers: 'app' }, 'Pod: spec.containers: expected array'],
+    ['no containers', { containers: null }, 'spec.containers: is missing'],
+    ['a word for a list', { containers: 'app' }, 'spec.containers: expected array'],
     [
       'a map for env',
-      { containers: [{ name: 'app', env: { A: 'b' } }] },
-      'Pod: spec.containers.0.env: expected array',
+      { containers: [{ name: 'app', image: 'a', env: { A: 'b' } }] },
+      'spec.containers[0].env: expected array',
     ],
-    ['no name', { containers: [{ image: 'nginx' }] }, 'Pod: spec.containers.0.name: is missing'],
+    ['no name', { containers: [{ image: 'nginx' }] }, 'spec.containers[0].name: is missing'],
   ])('%s', (_what, spec, words) => {
-    expect(() => podsOf({ kind: 'Pod', spec })).toThrow(words);
+    const [{ mistakes: [mistake] = [] } = {}] = podsOf({ kind: 'Pod', spec });
+    expect(`${keyText(mistake?.path ?? [])}: ${mistake?.message}`).toContain(words);
+  });
+
+  test('a misspelt field is named, and so is the one that is missing for it', () => {
+    const spec = { containers: [{ name: 'app', imagee: 'nginx' }], volumes: [{ name: 'a', nfs: {} }] };
+    const template = { spec };
+    for (const [document, before] of [
+      [{ kind: 'Pod', spec }, ''],
+      [{ kind: 'List', items: [{ kind: 'Pod', spec }] }, 'items[0].'],
+      [{ kind: 'Job', spec: { template } }, 'spec.template.'],
+      [{ kind: 'CronJob', spec: { jobTemplate: { spec: { template } } } }, 'spec.jobTemplate.spec.template.'],
+    ] as const) {
+      const [pod] = podsOf(document);
+      expect(pod?.unknownFields.map(keyText)).toEqual([`${before}spec.containers[0].imagee`]);
+      expect(pod?.mistakes.map(({ path }) => keyText(path))).toEqual([`${before}spec.containers[0].image`]);
+    }
+  });
+
+  test('a field that is unknown and stands for nothing leaves the pod as it is', () => {
+    const [pod] = podsOf({ kind: 'Pod', spec: { containers: [{ name: 'a', image: 'b', colour: 'red' }] } });
+    expect(pod?.unknownFields.map(keyText)).toEqual(['spec.containers[0].colour']);
+    expect(pod?.containers).toMatchObject([{ name: 'a', config: { image: { image: 'b' } } }]);
   });
 
   test('but a key with nothing behind it is none', () => {
     expect(
-      podsOf({ kind: 'Pod', spec: { hostname: null, containers: [{ name: 'app', env: null }] } }),
-    ).toHaveLength(1);
+      podsOf({ kind: 'Pod', spec: { hostname: null, containers: [{ name: 'app', image: 'a', env: null }] } }),
+    ).toMatchObject([{ mistakes: [], unknownFields: [] }]);
   });
 });
 

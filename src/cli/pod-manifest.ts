@@ -3,7 +3,8 @@
 // only known in a cluster (ConfigMaps, Secrets, volumes other than hostPath,
 // the mapping of RuntimeClass names) is said in `notes`.
 import * as z from 'zod';
-import { CrispError } from '../errors.js';
+import type { KeyPath } from '../config/source.js';
+import { CrispError, toCrispError } from '../errors.js';
 import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
 
 /** A document of a manifest. */
@@ -16,31 +17,50 @@ export interface Manifest {
 const text = z.string();
 const texts = z.record(text, text);
 const amounts = z.record(text, z.union([text, z.number()]));
-const profile = z.object({ type: text.optional(), localhostProfile: text.optional() });
-const security = z.object({
+/** A field of Kubernetes that does not reach a runtime: it is known, and not read. */
+const unread = z.unknown().optional();
+const unreadFields = <Name extends string>(...names: Name[]) =>
+  Object.fromEntries(names.map((name) => [name, unread])) as Record<Name, typeof unread>;
+const profile = z.strictObject({ type: text.optional(), localhostProfile: text.optional() });
+const security = z.strictObject({
+  ...unreadFields('runAsNonRoot', 'windowsOptions'),
   runAsUser: z.number().optional(),
   runAsGroup: z.number().optional(),
   seccompProfile: profile.optional(),
   appArmorProfile: profile.optional(),
   seLinuxOptions: texts.optional(),
 });
-const container = z.object({
+const container = z.strictObject({
+  ...unreadFields(
+    'imagePullPolicy',
+    'livenessProbe',
+    'ports',
+    'readinessProbe',
+    'resizePolicy',
+    'restartPolicy',
+    'restartPolicyRules',
+    'startupProbe',
+    'terminationMessagePath',
+    'terminationMessagePolicy',
+    'volumeDevices',
+  ),
   name: text.min(1),
-  image: text.optional(),
+  image: text.min(1),
   command: z.array(text).optional(),
   args: z.array(text).optional(),
   workingDir: text.optional(),
   stdin: z.boolean().optional(),
   stdinOnce: z.boolean().optional(),
   tty: z.boolean().optional(),
-  lifecycle: z.object({ stopSignal: text.optional() }).optional(),
-  env: z
-    .array(z.object({ name: text, value: text.optional(), valueFrom: z.unknown().optional() }))
+  lifecycle: z
+    .strictObject({ ...unreadFields('postStart', 'preStop'), stopSignal: text.optional() })
     .optional(),
+  env: z.array(z.strictObject({ name: text, value: text.optional(), valueFrom: unread })).optional(),
   envFrom: z.array(z.unknown()).optional(),
   volumeMounts: z
     .array(
-      z.object({
+      z.strictObject({
+        ...unreadFields('subPathExpr'),
         name: text,
         mountPath: text,
         readOnly: z.boolean().optional(),
@@ -50,21 +70,39 @@ const container = z.object({
       }),
     )
     .optional(),
-  resources: z.object({ limits: amounts.optional(), requests: amounts.optional() }).optional(),
+  resources: z
+    .strictObject({ ...unreadFields('claims'), limits: amounts.optional(), requests: amounts.optional() })
+    .optional(),
   securityContext: security
     .extend({
       privileged: z.boolean().optional(),
       readOnlyRootFilesystem: z.boolean().optional(),
       allowPrivilegeEscalation: z.boolean().optional(),
       procMount: text.optional(),
-      capabilities: z.object({ add: z.array(text).optional(), drop: z.array(text).optional() }).optional(),
+      capabilities: z
+        .strictObject({ add: z.array(text).optional(), drop: z.array(text).optional() })
+        .optional(),
     })
     .optional(),
 });
-/** What of a Pod has to do with a runtime. */
-const podSchema = z.object({
+/** What of a Pod has to do with a runtime, and the names of all other fields (API reference of core/v1, PodSpec). */
+const podSchema = z.strictObject({
+  ...unreadFields('apiVersion', 'status'),
+  kind: text.optional(),
   metadata: z
-    .object({
+    .strictObject({
+      ...unreadFields(
+        'creationTimestamp',
+        'deletionGracePeriodSeconds',
+        'deletionTimestamp',
+        'finalizers',
+        'generateName',
+        'generation',
+        'managedFields',
+        'ownerReferences',
+        'resourceVersion',
+        'selfLink',
+      ),
       name: text.optional(),
       namespace: text.optional(),
       uid: text.optional(),
@@ -72,7 +110,40 @@ const podSchema = z.object({
       annotations: texts.optional(),
     })
     .optional(),
-  spec: z.object({
+  spec: z.strictObject({
+    ...unreadFields(
+      'activeDeadlineSeconds',
+      'affinity',
+      'automountServiceAccountToken',
+      'dnsConfig',
+      'dnsPolicy',
+      'enableServiceLinks',
+      'ephemeralContainers',
+      'hostAliases',
+      'hostnameOverride',
+      'imagePullSecrets',
+      'nodeName',
+      'nodeSelector',
+      'os',
+      'overhead',
+      'preemptionPolicy',
+      'priority',
+      'priorityClassName',
+      'readinessGates',
+      'resourceClaims',
+      'resources',
+      'restartPolicy',
+      'schedulerName',
+      'schedulingGates',
+      'serviceAccount',
+      'serviceAccountName',
+      'setHostnameAsFQDN',
+      'subdomain',
+      'terminationGracePeriodSeconds',
+      'tolerations',
+      'topologySpreadConstraints',
+      'workloadRef',
+    ),
     runtimeClassName: text.optional(),
     hostNetwork: z.boolean().optional(),
     hostPID: z.boolean().optional(),
@@ -82,7 +153,8 @@ const podSchema = z.object({
     hostname: text.optional(),
     securityContext: security
       .extend({
-        sysctls: z.array(z.object({ name: text, value: text })).optional(),
+        ...unreadFields('fsGroupChangePolicy', 'seLinuxChangePolicy'),
+        sysctls: z.array(z.strictObject({ name: text, value: text })).optional(),
         supplementalGroups: z.array(z.number()).optional(),
         supplementalGroupsPolicy: text.optional(),
         fsGroup: z.number().optional(),
@@ -109,12 +181,25 @@ type Security = z.infer<typeof security>;
 type Profile = z.infer<typeof profile>;
 type Volume = NonNullable<PodSpec['volumes']>[number];
 
+/** Something in a manifest that a cluster would refuse. */
+export interface Mistake {
+  /** From the top of the document. */
+  readonly path: KeyPath;
+  readonly message: string;
+}
+
 export interface CriPod {
+  /** "NAMESPACE/NAME" */
+  readonly title: string;
   /** The RuntimeClass, which mostly has the name of its handler. */
   readonly handler: string;
   readonly sandbox: object;
   readonly containers: readonly { readonly name: string; readonly config: object }[];
   readonly notes: readonly string[];
+  /** With any, there is no message. */
+  readonly mistakes: readonly Mistake[];
+  /** Fields that Kubernetes does not have. */
+  readonly unknownFields: readonly KeyPath[];
 }
 
 /** What the cluster appends to the name of a workload for its pods. */
@@ -128,21 +213,27 @@ const suffixes: Readonly<Record<string, string>> = {
   StatefulSet: '-0',
 };
 
-/** The pods that a document stands for: itself, one of its template, or those of its items. None: it makes no pods. @throws InvalidArgument */
-export function podsOf(document: Manifest): CriPod[] {
-  if (document.kind === 'Pod') return [criPod(checked(document, 'Pod'))];
+/**
+ * The pods that a document stands for: itself, one of its template, or those of its items. None: it makes no pods.
+ * @param path where the document is in its file: that of an item of a list
+ */
+export function podsOf(document: Manifest, path: KeyPath = []): CriPod[] {
+  if (document.kind === 'Pod') return [readPod(document, path)];
   if (document.kind === 'List' || document.kind === 'PodList')
-    return (document.items ?? []).flatMap((item) => podsOf({ ...item, kind: item.kind ?? 'Pod' }));
+    return (document.items ?? []).flatMap((item, index) =>
+      podsOf({ ...item, kind: item.kind ?? 'Pod' }, [...path, 'items', index]),
+    );
   const suffix = suffixes[document.kind];
   if (suffix === undefined) return [];
   const own = document.spec as
     { template?: unknown; jobTemplate?: { spec?: { template?: unknown } } } | undefined;
-  const { metadata, spec } = checked(
-    own?.jobTemplate?.spec?.template ?? own?.template,
-    `the template of the ${document.kind}`,
-  );
+  const ofJob = own?.jobTemplate?.spec?.template;
   const { name = '', namespace = 'default' } = document.metadata ?? {};
-  const pod = criPod({ metadata: { ...metadata, name: `${name}${suffix}`, namespace }, spec });
+  const pod = readPod(
+    ofJob ?? own?.template,
+    [...path, 'spec', ...(ofJob === undefined ? [] : ['jobTemplate', 'spec']), 'template'],
+    { name: `${name}${suffix}`, namespace },
+  );
   return [
     {
       ...pod,
@@ -151,17 +242,65 @@ export function podsOf(document: Manifest): CriPod[] {
   ];
 }
 
-function checked(value: unknown, what: string): Pod {
-  const result = podSchema.safeParse(withoutNulls(value));
-  if (result.success) return result.data;
-  const wrong = result.error.issues.map(({ path, message }) =>
-    [path.join('.'), message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing')]
-      .filter(Boolean)
-      .join(': '),
+/** @param identity of a template, which has none of its own */
+function readPod(value: unknown, path: KeyPath, identity?: { name: string; namespace: string }): CriPod {
+  const { pod, mistakes, unknownFields } = checked(value);
+  const { name, namespace = 'default' } =
+    identity ?? (value as { metadata?: { name?: string; namespace?: string } } | undefined)?.metadata ?? {};
+  const found = {
+    unknownFields: unknownFields.map((field) => [...path, ...field]),
+    mistakes: mistakes.map((mistake): Mistake => ({ ...mistake, path: [...path, ...mistake.path] })),
+  };
+  if (pod)
+    try {
+      return { ...criPod(identity ? { ...pod, metadata: { ...pod.metadata, ...identity } } : pod), ...found };
+    } catch (error) {
+      found.mistakes.push({ path, message: toCrispError(error).message });
+    }
+  return {
+    title: `${namespace}/${name ?? ''}`,
+    handler: '',
+    sandbox: {},
+    containers: [],
+    notes: [],
+    ...found,
+  };
+}
+
+function checked(value: unknown): {
+  pod?: Pod;
+  mistakes: readonly Mistake[];
+  unknownFields: readonly KeyPath[];
+} {
+  const given = withoutNulls(value);
+  const { data, error } = podSchema.safeParse(given);
+  if (data) return { pod: data, mistakes: [], unknownFields: [] };
+  const unknownFields = error.issues.flatMap((issue) =>
+    issue.code === 'unrecognized_keys'
+      ? issue.keys.map((key): KeyPath => [...(issue.path as (string | number)[]), key])
+      : [],
   );
-  throw new CrispError('InvalidArgument', `${what}: ${wrong.join('; ')}`, {
-    hint: 'correct the manifest; `kubectl apply --dry-run=server` checks all of it',
-  });
+  const mistakes = error.issues
+    .filter(({ code }) => code !== 'unrecognized_keys')
+    .map(({ path, message }) => ({
+      path: path as KeyPath,
+      message: message.replace(/^Invalid \w+: /, '').replace(/^.* received undefined$/, 'is missing'),
+    }));
+  if (mistakes.length) return { mistakes, unknownFields };
+  for (const path of unknownFields) removeAt(given, path);
+  return { ...checked(given), unknownFields };
+}
+
+function removeAt(value: unknown, path: KeyPath): void {
+  const parent = path.slice(0, -1).reduce((one, key) => (one as Record<string, unknown>)[key], value);
+  delete (parent as Record<string, unknown>)[path.at(-1) ?? ''];
+}
+
+/** "spec.containers[0].image" */
+export function keyText(path: KeyPath): string {
+  return path
+    .map((key, index) => (typeof key === 'number' ? `[${key}]` : index === 0 ? key : `.${key}`))
+    .join('');
 }
 
 /** A key with nothing behind it is a key that is not there, as the API server reads it. */
@@ -203,7 +342,10 @@ export function criPod(pod: Pod): CriPod {
   };
   const all = [...(spec.initContainers ?? []), ...spec.containers];
   return {
+    title: `${namespace}/${name}`,
     handler: spec.runtimeClassName ?? '',
+    mistakes: [],
+    unknownFields: [],
     sandbox,
     containers: all.map((one) => ({ name: one.name, config: containerConfig(one, spec, namespaces, notes) })),
     notes,
@@ -236,7 +378,7 @@ function containerConfig(container: Container, pod: PodSpec, namespaces: object,
   ];
   return {
     metadata: { name: container.name, attempt: 0 },
-    image: { image: container.image ?? '', user_specified_image: container.image ?? '' },
+    image: { image: container.image, user_specified_image: container.image },
     command: container.command ?? [],
     args: container.args ?? [],
     working_dir: container.workingDir ?? '',

@@ -1,5 +1,6 @@
 // `crisp serve`: configuration and signals for the daemon.
 import { loadConfig, type Config } from '../config/config.js';
+import { CrispError } from '../errors.js';
 import { log } from '../log.js';
 
 const endSignals = ['SIGTERM', 'SIGINT'] as const;
@@ -22,6 +23,14 @@ export async function serveDaemon(flags: ServeFlags): Promise<number> {
       state: flags.state,
       log_level: flags['log-level'] as Config['log_level'] | undefined,
     });
+  if (process.geteuid?.() !== 0)
+    throw new CrispError(
+      'PermissionDenied',
+      'the daemon needs root: it makes namespaces, mounts and cgroups',
+      {
+        hint: 'run it with sudo, or as the service: `sudo systemctl start crisp`',
+      },
+    );
   const config = read(); // a mistake in it is told before anything is loaded
   const stop = new AbortController();
   const end = (): void => {

@@ -39,9 +39,9 @@ const check = define({
 const explain = define({
   name: 'explain',
   group: 'operator',
-  summary: 'Show what would become of a pod here, without running it',
+  summary: 'Dry run: how this node would run a pod',
   description: [
-    "Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod's, and any number of containers'), and shows the backend and the rule that chose it, the commands that would run, the config.json of each container and the fields that are not honoured. Nothing is run or changed.",
+    "Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod's, and any number of containers'), and shows the handler, the rule that chose it and the fields that are unknown or not honoured; with --full also the commands that would run and the config.json of each container. Nothing is run or changed.",
     'What only a cluster knows (ConfigMaps, Secrets, most volumes) is left out, with a note.',
   ],
   arguments: [
@@ -50,6 +50,7 @@ const explain = define({
   flags: {
     config: configFlag,
     handler: { value: 'NAME', summary: "as if the pod's RuntimeClass had this handler" },
+    full: { summary: 'also the commands, and config.json of each container' },
     json: { summary: 'as JSON, with the whole config.json' },
   },
   exitCodes: [{ code: '1', meaning: 'the pod or a container would be refused, or the files cannot be read' }],
@@ -104,6 +105,52 @@ const status = define({
   run: async ({ flags }) => (await import('./status.js')).statusCommand(flags),
 });
 
+const top = define({
+  name: 'top',
+  group: 'operator',
+  summary: 'Show what pods and containers use, live',
+  description: [
+    'Shows the CPU (in percent of one core), memory (working set), network and disk (writable layers) of the pods of the daemon, of their containers, and of standalone containers. On a terminal the list is drawn again every 2 seconds until Ctrl-C; elsewhere it is written once.',
+    'The processes of a container: `crisp exec CONTAINER ps`.',
+  ],
+  arguments: [],
+  flags: {
+    sort: {
+      value: 'KEY',
+      complete: ['cpu', 'memory', 'network', 'disk', 'name'],
+      summary: 'cpu (default), memory, network, disk or name',
+    },
+    json: { summary: 'as JSON, once: a list of pods with their containers' },
+    config: configFlag,
+    root: { value: 'DIR', complete: 'folder', summary: 'overrides the key root' },
+    state: {
+      value: 'DIR',
+      complete: 'folder',
+      summary: 'of standalone containers; overrides the key cli_state',
+    },
+  },
+  examples: [{ what: 'the largest first', line: 'crisp top --sort memory' }],
+  run: async ({ flags }) => (await import('./top.js')).topCommand(flags),
+});
+
+const events = define({
+  name: 'events',
+  group: 'operator',
+  summary: 'Show what happens to pods and containers',
+  description: [
+    'Shows a line for each pod and container of the daemon that is created, started, stopped or deleted, until Ctrl-C. The present state of each container comes first.',
+  ],
+  arguments: [],
+  flags: {
+    json: { summary: 'as JSON lines: {time, event, pod, container, id, exitCode, reason}' },
+    config: configFlag,
+    listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' },
+  },
+  exitCodes: [{ code: '1', meaning: 'the daemon does not answer, or has ended' }],
+  examples: [{ what: 'what ends badly', line: 'crisp events --json | jq "select(.exitCode > 0)"' }],
+  run: async ({ flags }) => (await import('./events.js')).eventsCommand(flags),
+});
+
 const config = define({
   name: 'config',
   group: 'operator',
@@ -136,4 +183,13 @@ const version = define({
   run: async ({ flags }) => (await import('./version.js')).showVersion(flags),
 });
 
-export const operatorCommands: readonly Command[] = [check, explain, status, gc, config, version];
+export const operatorCommands: readonly Command[] = [
+  status,
+  top,
+  events,
+  check,
+  explain,
+  gc,
+  config,
+  version,
+];

@@ -92,7 +92,7 @@ export const configSchema = z
       .regex(/^unix:\/\/\//, 'must be unix:///path')
       .default('unix:///run/crisp/crisp.sock')
       .describe('the socket of RuntimeService and ImageService'),
-    root: absolutePath.default('/var/lib/crisp').describe('what outlives a boot: images and rootfs layers'),
+    root: absolutePath.default('/var/lib/crisp').describe('persistent data: images and rootfs layers'),
     state: absolutePath
       .default('/run/crisp')
       .describe('records, bundles and pinned namespaces; best on a tmpfs'),
@@ -451,4 +451,10 @@ function isFolder(path: unknown): boolean {
 function deepFreeze<T>(value: T): T {
   if (typeof value === 'object' && value !== null) Object.values(Object.freeze(value)).forEach(deepFreeze);
   return value;
+}
+
+/** For logs and answers: the address of a proxy may hold a password. */
+export function withoutSecrets(config: Config): object {
+  const environment = Object.fromEntries(Object.keys(config.images.environment).map((name) => [name, '***']));
+  return { ...config, images: { ...config.images, environment } };
 }

@@ -91,7 +91,12 @@ export function placeOf(sources: readonly Source[], path: KeyPath): string | und
 }
 
 /** Of a key, where the key stands; of an item of a list, where the item does. */
-function locate(document: Document, lines: LineCounter, file: string, path: KeyPath): string | undefined {
+export function locate(
+  document: Document,
+  lines: LineCounter,
+  file: string,
+  path: KeyPath,
+): string | undefined {
   const parent: unknown = path.length > 1 ? document.getIn(path.slice(0, -1), true) : document.contents;
   const last = path.at(-1);
   const key = isMapping(parent)

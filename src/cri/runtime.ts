@@ -1,5 +1,5 @@
 // Version, Status, RuntimeConfig and UpdateRuntimeConfig.
-import type { Config } from '../config/config.js';
+import { withoutSecrets } from '../config/config.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
@@ -63,9 +63,12 @@ export async function status(services: Services, request: StatusRequest__Output)
     info: request.verbose
       ? {
           config: JSON.stringify(withoutSecrets(services.config)),
-          handlers: JSON.stringify(handlers),
+          // Objects: crictl shows the JSON of a list as one string.
+          handlers: JSON.stringify(
+            Object.fromEntries([...services.handlers].map(([name, { probe }]) => [name, probe])),
+          ),
           network: JSON.stringify(network),
-          setAside: JSON.stringify(setAside.all()),
+          setAside: JSON.stringify({ records: setAside.all() }),
         }
       : {},
   };
@@ -80,12 +83,6 @@ async function sharedPidCondition(services: Services) {
     const { id, message, hint } = toCrispError(error);
     return [{ type: 'SharedPidNamespaceReady', status: false, reason: id, message: `${message} (${hint})` }];
   }
-}
-
-/** The address of a proxy may hold a password. */
-function withoutSecrets(config: Config): object {
-  const environment = Object.fromEntries(Object.keys(config.images.environment).map((name) => [name, '***']));
-  return { ...config, images: { ...config.images, environment } };
 }
 
 function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolean }) {

@@ -31,6 +31,8 @@ export async function writeFileAtomic(path: string, content: string | Buffer, mo
   try {
     writeFileSync(file, content);
     await flush(file);
+  } catch (error) {
+    throw withPath(error, path);
   } finally {
     closeSync(file);
   }
@@ -43,6 +45,20 @@ export async function writeFileAtomic(path: string, content: string | Buffer, mo
   }
 }
 const flush = promisify(fsync);
+
+/** Writes a file that a crash may take. A full filesystem is told with the path, which write(2) does not know. */
+export function writeFile(path: string, content: string, mode = 0o600): void {
+  try {
+    writeFileSync(path, content, { mode });
+  } catch (error) {
+    throw withPath(error, path);
+  }
+}
+
+function withPath(error: unknown, path: string): unknown {
+  if (error instanceof Error && !(error as NodeJS.ErrnoException).path) error.message += ` '${path}'`;
+  return error;
+}
 
 export interface ReadLimits {
   /** The largest content that is accepted. Default 16 MiB: more than any record, profile or file of /proc has. */

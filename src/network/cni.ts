@@ -133,8 +133,9 @@ export class Network {
    */
   async attach(pod: PodNetwork, signal?: AbortSignal): Promise<Attachment> {
     if (!this.configured.network) await this.configured.load();
-    const { network, problem } = this.configured;
-    if (!network) throw new CrispError('NetworkNotReady', problem, { stage: 'cni add' });
+    const { network, problem, hint } = this.configured;
+    if (!network)
+      throw new CrispError('NetworkNotReady', problem, { stage: 'cni add', ...(hint ? { hint } : {}) });
     const parameters = { ...callParameters(pod), netns: pod.netns };
     let attachment: Attachment = {
       ips: [],

@@ -12,6 +12,8 @@ export class ConfiguredNetwork {
   network: NetworkConfig | undefined;
   /** Why the network is not ready, for a person; empty when it is. */
   problem = 'the CNI configuration is not loaded yet';
+  /** What to do where there are configurations, and none is valid. */
+  hint: string | undefined;
 
   private readonly watch: FolderWatch;
   /** File and text of the last look, to tell whether they changed. */
@@ -42,10 +44,8 @@ export class ConfiguredNetwork {
       const before = this.problem;
       this.problem = await this.look().catch((error: Error) => error.message);
       if (this.problem === before) continue;
-      log.info(
-        { network: this.network?.name, problem: this.problem || undefined },
-        this.problem ? 'the pod network is not ready' : 'the pod network is ready',
-      );
+      if (this.problem) log.warn({ problem: this.problem }, 'the pod network is not ready');
+      else log.info({ network: this.network?.name }, 'the pod network is ready');
     }
     this.loading = undefined;
   }
@@ -56,8 +56,13 @@ export class ConfiguredNetwork {
     const found = await findNetwork(this.confDir);
     if (!found.network) {
       this.network = undefined;
-      return [`no CNI configuration in ${this.confDir}`, ...found.problems].join('; ');
+      const [first] = found.problems;
+      this.hint = first === undefined ? undefined : 'correct the file that the message names';
+      return first === undefined
+        ? `no CNI configuration in ${this.confDir}`
+        : `no valid CNI configuration in ${this.confDir}: ${found.problems.join('; ')}`;
     }
+    this.hint = undefined;
     const seen = `${found.file}\n${found.text}`;
     if (!this.network || seen !== this.seen || this.problem) {
       this.plugins.forget();

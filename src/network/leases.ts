@@ -2,11 +2,10 @@
 // boot (host-local keeps them under /var/lib/cni), while our records may not;
 // so each attachment is noted under the root folder, from before its ADD until
 // after its DEL.  Called by cni.ts.
-import { writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type * as z from 'zod';
-import { makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { makeFolder, readFileIfThere, remove, writeFile } from '../host/files.js';
 import { setAside } from '../set-aside.js';
 
 /** The container ids of CNI (its specification, section 2): no path. */
@@ -28,7 +27,7 @@ export class Leases<T> {
    * at the least.
    */
   note(id: string, lease: object): void {
-    writeFileSync(this.path(id), JSON.stringify(lease), { mode: 0o600 });
+    writeFile(this.path(id), JSON.stringify(lease));
   }
 
   /** undefined: not noted; 'unreadable': noted, but what exactly is lost. */

@@ -1,16 +1,15 @@
 // The bundle: the folder that an OCI runtime takes (runtime-spec, bundle.md).
 // Written by container-create and `crisp bundle`, checked by `crisp bundle --validate`.
-import { writeFileSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { isAbsolute, join, resolve } from 'node:path';
-import { exists, readText } from '../host/files.js';
+import { exists, readText, writeFile } from '../host/files.js';
 import { resolveInside } from './inspect.js';
 import { validateSpec, type SpecIssue } from './spec-schema.js';
 import type { Spec } from '../shapes/spec.js';
 
 /** Writes FOLDER/config.json. Not flushed: a crash before the container's record makes the whole folder go. */
 export function writeBundle(folder: string, spec: Spec): void {
-  writeFileSync(join(folder, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+  writeFile(join(folder, 'config.json'), JSON.stringify(spec));
 }
 
 /** Everything that is wrong with a bundle: its config.json, its rootfs, and what the one needs of the other. */

@@ -1,11 +1,10 @@
 // resolv.conf, hosts and hostname of a pod, written once into its memory and
 // mounted into its containers where the request mounts nothing there itself.
-import { writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
-import { readFileIfThere } from '../host/files.js';
+import { readFileIfThere, writeFile } from '../host/files.js';
 
 export const podFileNames = ['resolv.conf', 'hosts', 'hostname'] as const;
 export type PodFiles = Readonly<Record<(typeof podFileNames)[number], string>>;
@@ -24,7 +23,7 @@ export async function podFilesOf(config: PodSandboxConfig__Output): Promise<PodF
 }
 
 export function writePodFiles(folder: string, files: PodFiles): void {
-  for (const name of podFileNames) writeFileSync(join(folder, name), files[name], { mode: 0o644 });
+  for (const name of podFileNames) writeFile(join(folder, name), files[name], 0o644);
 }
 
 /**

@@ -168,7 +168,7 @@ export class Daemon {
     child.once('close', () => ended.abort());
     const signal = AbortSignal.any([ended.signal, AbortSignal.timeout(readyTimeoutMs)]);
     try {
-      const ready = await this.logged((line) => line.includes('crisp is ready'), { signal });
+      const ready = await this.logged((line) => /crisp is ready|cannot run pods/.test(line), { signal });
       for (const _ of untilProbed ? ready.matchAll(/it is being probed/g) : [])
         await this.logged((line) => line.includes('a handler that was not ready: probed again'), { signal });
     } catch (error) {

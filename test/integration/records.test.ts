@@ -84,9 +84,9 @@ describe.each<[string, (text: string) => string]>([
     ])
       await expect(call()).rejects.toMatchObject(refused);
     const { info } = await runtime.Status({ verbose: true });
-    expect(JSON.parse(info['setAside'] ?? '')).toEqual([
-      { kind: 'container record', name: expect.stringContaining(id), reason: expect.any(String) },
-    ]);
+    expect(JSON.parse(info['setAside'] ?? '')).toEqual({
+      records: [{ kind: 'container record', name: expect.stringContaining(id), reason: expect.any(String) }],
+    });
     expect(await gc()).toEqual([]);
     if (change === ofNextVersion) {
       await expect(runtime.RemovePodSandbox({ pod_sandbox_id: pod.id })).rejects.toMatchObject(refused);

@@ -95,9 +95,9 @@ test('what a handler cannot do is said with the reason, to the kubelet and to pe
   const told = async () => {
     const { runtime_handlers: handlers, info } = await daemon.client.runtime.Status({ verbose: true });
     const lacks = new Map(
-      (JSON.parse(info['handlers'] ?? '[]') as { name: string; lacks: { userNamespaces?: string } }[]).map(
-        (handler) => [handler.name, handler.lacks.userNamespaces],
-      ),
+      Object.entries(
+        JSON.parse(info['handlers'] ?? '{}') as Record<string, { lacks: { userNamespaces?: string } }>,
+      ).map(([name, handler]) => [name, handler.lacks.userNamespaces]),
     );
     return handlers
       .filter(({ name }) => name !== '')

@@ -554,9 +554,8 @@ test('what somebody wrote into the notes of a CT is not followed, and the CT sta
   expect((await node.guests()).sort()).toEqual([own, other].sort());
   expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
   const { info } = await daemon.client.runtime.Status({ verbose: true });
-  const named = (JSON.parse(info['setAside'] ?? '[]') as { kind: string; name: string }[]).map(
-    ({ name }) => name,
-  );
+  const { records } = JSON.parse(info['setAside'] ?? '{}') as { records: { name: string }[] };
+  const named = records.map(({ name }) => name);
   expect(named).toEqual(expect.arrayContaining([String(node.lastVmid), id]));
   expect(existsSync(victim)).toBe(true);
   expect(existsSync(`${program}.ran`)).toBe(false);

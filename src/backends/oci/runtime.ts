@@ -75,13 +75,15 @@ export class Runtime {
   explain(verb: string, stderr: string, cause?: unknown): CrispError {
     const [id, hint] = (meanings.find(([pattern]) => pattern.test(stderr))?.slice(1) as
       [ErrorId, string?] | undefined) ?? ['RuntimeFailed'];
+    const failed = `${this.options.name} ${verb} failed: `;
+    const words = withoutPrefix(stderr);
     return new CrispError(
       id,
-      `${this.options.name} ${verb} failed: ${lastLines(withoutPrefix(stderr), 300)}`,
+      `${failed}${lastLines(words.startsWith(failed) ? words.slice(failed.length) : words, 300)}`,
       {
         stage: `container ${verb}`,
         tool: this.options.name,
-        stderr,
+        stderr: stderr.trim().includes('\n') ? stderr : words,
         cause,
         ...(hint ? { hint } : {}),
       },
@@ -148,6 +150,11 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
     /cgroups? in hybrid mode/i,
     'RuntimeFailed',
     'this crun cannot use cgroup v1 with a v2 tree beside it: boot with systemd.unified_cgroup_hierarchy=1, or use runc',
+  ],
+  [
+    /sd-bus|systemd not running|(dbus|d-bus).*(connect|no such file)/i,
+    'RuntimeFailed',
+    'systemd does not answer: where it does not run, set runtime.cgroup_driver to cgroupfs',
   ],
   [/operation not permitted/i, 'PermissionDenied'],
 ];

@@ -51,6 +51,11 @@ describe('a handler that is broken, and what mends it', () => {
   test.each([
     ['crun', 'ToolMissing: crun is not installed; hint: `crisp check` names the package', 'apt install crun'],
     [
+      'runc',
+      'ToolMissing: conmon is not installed; hint: `crisp check` names the package',
+      'apt install conmon',
+    ],
+    [
       'kata',
       'ToolMissing: /opt/kata is not installed; hint: `crisp check` names the package',
       'set handlers.kata.path to the binary',
@@ -60,7 +65,7 @@ describe('a handler that is broken, and what mends it', () => {
       'ToolMissing: pvesh is not installed; hint: `crisp check` names the package',
       'run crisp on a Proxmox VE node',
     ],
-    ['crun', 'RuntimeFailed: odd; hint: its own words are above', 'apt install --reinstall crun'],
+    ['crun', 'RuntimeFailed: odd', 'apt install --reinstall crun'],
     ['crun', 'RuntimeFailed: hybrid; hint: boot otherwise', 'boot otherwise'],
   ])('%s: %s', (name, reason, mend) => {
     const [found] = judge(
@@ -216,14 +221,7 @@ describe('each finding and its mending command', () => {
     ['two cgroup writers', cgroupChecks, 'cgroup.driver', { '/run/systemd/system': '' }, 'ok', ''],
     ['conmon', toolChecks, 'tool.conmon', {}, 'failure', 'apt install conmon'],
     ['a tool that some pods need', toolChecks, 'tool.catatonit', {}, 'warning', 'apt install catatonit'],
-    [
-      'no conflist',
-      networkChecks,
-      'cni.config',
-      {},
-      'warning',
-      'cp deploy/cni/10-crisp.conflist /etc/cni/net.d/',
-    ],
+    ['no conflist', networkChecks, 'cni.config', {}, 'failure', 'install -D -m 644 -t /etc/cni/net.d /'],
     [
       'a broken conflist',
       networkChecks,

@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Probe } from '../../backends/backend.js';
 import type { Config } from '../../config/config.js';
-import { catalogue } from '../../errors.js';
 import { remove } from '../../host/files.js';
 import { chooseHandler } from '../../config/router.js';
 import { probeOf } from '../backend.js';
 import { lacking } from '../output.js';
 import { failure, ok, warning, type Check, type Finding } from './check.js';
+import { tools } from './tools.js';
 
 export const handlerChecks: readonly Check[] = [
   {
@@ -31,24 +31,29 @@ export const handlerChecks: readonly Check[] = [
   },
 ];
 
-/** The reason ends with the hint of its error, which is the way to mend it, if it says more than where to look. */
+/** The reason ends with the hint of its error, which is the way to fix it, if it says more than where to look. */
 function broken(config: Config, name: string, reason: string): Finding[] {
   const [what = '', hint] = reason.split('; hint: ');
+  return warning(`${name}: its probe failed: ${what}`, fixOf(config, name, what, hint));
+}
+
+function fixOf(config: Config, name: string, what: string, hint: string | undefined): string | undefined {
   const { type, path } = config.handlers[name] ?? {};
-  const packaged = type === 'oci' && !path && ['crun', 'runc'].includes(name);
-  const mend =
-    type === 'pct' && /not installed/.test(what)
-      ? 'run crisp on a Proxmox VE node, or take this handler out of the configuration'
-      : /not installed/.test(what)
-        ? packaged
-          ? `apt install ${name}`
-          : `set handlers.${name}.path to the binary, or take this handler out of the configuration`
-        : hint !== catalogue.RuntimeFailed.hint
-          ? hint
-          : packaged
-            ? `apt install --reinstall ${name}`
-            : undefined;
-  return warning(`${name}: its probe failed: ${what}`, mend);
+  const isPackaged = type === 'oci' && !path && ['crun', 'runc'].includes(name);
+  const missing = /(\S+) is not installed/.exec(what)?.[1];
+  if (missing === undefined) {
+    if (hint !== undefined) return hint;
+    return isPackaged ? `apt install --reinstall ${name}` : undefined;
+  }
+  if (missing.includes('/'))
+    return missing === config.runtime.conmon
+      ? 'set runtime.conmon to the program'
+      : `set handlers.${name}.path to the binary, or take this handler out of the configuration`;
+  const packaged = tools.find((tool) => tool.name === missing)?.package ?? (isPackaged ? name : undefined);
+  if (packaged !== undefined) return `apt install ${packaged}`;
+  return type === 'pct'
+    ? 'run crisp on a Proxmox VE node, or take this handler out of the configuration'
+    : `set handlers.${name}.path to the binary, or take this handler out of the configuration`;
 }
 
 /** Each handler by itself, and whether a pod that asks for nothing would find one. */

@@ -1,5 +1,6 @@
 // Checks of the kernel and of what it lets us do.
 import { capabilityNames } from '../../host/proc.js';
+import { deployed } from '../../installed.js';
 import { defaultAppArmorProfile } from '../../oci/security.js';
 import { failure, ok, warning, type Check, type Finding, type Host } from './check.js';
 
@@ -128,7 +129,7 @@ const apparmor: Check = {
       ? ok(`profile ${defaultAppArmorProfile} is loaded`)
       : warning(
           `profile ${defaultAppArmorProfile} is not loaded: containers run without one, and those that ask for RuntimeDefault are refused`,
-          `apparmor_parser --replace /etc/apparmor.d/${defaultAppArmorProfile}  # deploy/apparmor has it`,
+          `apparmor_parser --replace ${deployed(`deploy/apparmor/${defaultAppArmorProfile}`, `/etc/apparmor.d/${defaultAppArmorProfile}`)}`,
         );
   },
 };

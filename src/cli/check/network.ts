@@ -1,6 +1,7 @@
 // Checks of the pod network: conflists and plugins.
 import { join } from 'node:path';
 import { toCrispError } from '../../errors.js';
+import { deployed } from '../../installed.js';
 import { parseConflist } from '../../network/conflist.js';
 import { failure, ok, warning, type Check, type Finding, type Host } from './check.js';
 
@@ -12,15 +13,17 @@ function conflists(host: Host, folder: string): string[] {
     .map((name) => join(folder, name));
 }
 
+const example = deployed('deploy/cni/10-crisp.conflist', '/usr/share/crisp/cni/10-crisp.conflist');
+
 const conflist: Check = {
   id: 'cni.config',
   title: 'CNI configuration',
   run(host, { network }) {
     const files = conflists(host, network.conf_dir);
     if (files.length === 0)
-      return warning(
-        `there is no conflist in ${network.conf_dir}: pods cannot run until a network add-on puts one there`,
-        `cp deploy/cni/10-crisp.conflist ${network.conf_dir}/  # or install the add-on of your cluster`,
+      return failure(
+        `there is no conflist in ${network.conf_dir}: only pods on the network of the host can run`,
+        `install -D -m 644 -t ${network.conf_dir} ${example}  # or install the network add-on of your cluster`,
       );
     const read = (file: string): Finding[] => {
       try {

@@ -1,0 +1,73 @@
+// A connection of a command to the daemon, over its socket.
+import { credentials, type ServiceError } from '@grpc/grpc-js';
+import { connect } from 'node:net';
+import type { ImageServiceClient } from '../cri/generated/runtime/v1/ImageService.js';
+import type { RuntimeServiceClient } from '../cri/generated/runtime/v1/RuntimeService.js';
+import { loadProto } from '../cri/proto.js';
+import { CrispError } from '../errors.js';
+
+const timeoutMs = 5_000;
+
+export interface DaemonClient {
+  readonly runtime: RuntimeServiceClient;
+  readonly images: ImageServiceClient;
+  /** Makes a call that has one answer. @throws DaemonUnreachable */
+  ask<T>(call: (options: { deadline: number }, done: Answer<T>) => unknown): Promise<T>;
+}
+type Answer<T> = (error: ServiceError | null, response?: T) => void;
+
+/** Connects to the daemon for the time of some work. @throws DaemonUnreachable, PermissionDenied */
+export async function withDaemon<T>(listen: string, work: (daemon: DaemonClient) => Promise<T>): Promise<T> {
+  await checkSocket(listen.replace('unix://', ''));
+  const { v1 } = loadProto().runtime;
+  const runtime: RuntimeServiceClient = new v1.RuntimeService(listen, credentials.createInsecure());
+  const images: ImageServiceClient = new v1.ImageService(listen, credentials.createInsecure());
+  try {
+    return await work({
+      runtime,
+      images,
+      ask: (call) =>
+        new Promise((resolve, reject) => {
+          call({ deadline: Date.now() + timeoutMs }, (error, response) => {
+            if (error || response === undefined) reject(unreachable(listen, error?.details ?? 'no answer'));
+            else resolve(response);
+          });
+        }),
+    });
+  } finally {
+    runtime.close();
+    images.close();
+  }
+}
+
+/** Tells what is wrong with the socket; gRPC would only say that it is unavailable. */
+function checkSocket(path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve();
+    });
+    socket.once('error', ({ code, message }: NodeJS.ErrnoException) => {
+      if (code === 'EACCES')
+        reject(
+          new CrispError('PermissionDenied', `the socket ${path} is for root`, { hint: 'run it with sudo' }),
+        );
+      else
+        reject(
+          unreachable(
+            path,
+            code === 'ENOENT'
+              ? 'there is no such socket'
+              : code === 'ECONNREFUSED'
+                ? 'nobody listens there'
+                : message,
+          ),
+        );
+    });
+  });
+}
+
+function unreachable(listen: string, why: string): CrispError {
+  return new CrispError('DaemonUnreachable', `the daemon does not answer at ${listen}: ${why}`);
+}
