@@ -99,7 +99,11 @@ test("the cgroup of a pod that the kubelet made is the kubelet's to change; what
     resources: { memory_limit_in_bytes: '1' },
     overhead: { cpu_shares: '2' },
   });
-  await updatePodSandboxResources(bench.services, { pod_sandbox_id: pod.id, resources: null, overhead: null });
+  await updatePodSandboxResources(bench.services, {
+    pod_sandbox_id: pod.id,
+    resources: null,
+    overhead: null,
+  });
   expect(bench.services.store.sandboxes.get(pod.id)).toMatchObject({
     resources: { memory_limit_in_bytes: '1' },
     overhead: { cpu_shares: '2' },

@@ -91,7 +91,9 @@ test('Exec, Attach and PortForward answer with a URL that stands for the request
   expect(await exec(bench.services, { container_id: id, cmd: ['sh'], ...streams, stdin: true })).toEqual({
     url: 'url 1',
   });
-  expect(await attach(bench.services, { container_id: id, ...streams, stderr: true })).toEqual({ url: 'url 2' });
+  expect(await attach(bench.services, { container_id: id, ...streams, stderr: true })).toEqual({
+    url: 'url 2',
+  });
   expect(await attach(bench.services, { container_id: terminal.id, ...streams, stderr: true })).toEqual({
     url: 'url 3',
   });

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Alive, Backend, ContainerRef, Exit } from '../../src/backends/backend.js';
 import type { ContainerEventResponse } from '../../src/cri/generated/runtime/v1/ContainerEventResponse.js';
+import { configSchema } from '../../src/config/config.js';
 import { Events } from '../../src/cri/event-log.js';
 import type { Services } from '../../src/cri/services.js';
 import { containerConfigOf, podSandboxConfigOf } from '../../src/cri/proto.js';
@@ -61,16 +62,14 @@ export class Bench {
     });
     const probe = { ready: true, reason: '', version: '1', features: {}, lacks: {} };
     this.services = {
-      config: {
+      config: configSchema.parse({
         state: this.folder,
         root: join(this.folder, 'root'),
         default_container_type: 'fake',
         fallback: {},
-        routing: { rules: [] },
-        handlers: { fake: { type: 'oci', path: 'fake', allowed_annotations: [] } },
-        runtime: { absent_mount_sources_to_reject: [], image_volumes: 'bind', cgroup_driver: 'cgroupfs' },
-        images: { environment: {} },
-      },
+        handlers: { fake: { type: 'oci', path: '/usr/bin/false' } },
+        routing: { crun_name_patterns: [] },
+      }),
       version: '0',
       bootId,
       host: {
@@ -259,7 +258,6 @@ export function gate(): { passed: Promise<void>; open: () => void } {
 
 function shortly(value: unknown): string {
   if (typeof value === 'string') return value;
-  if (typeof value === 'object' && value !== null && 'id' in value)
-    return String((value as { id: unknown }).id);
+  if (typeof value === 'object' && value !== null && 'id' in value) return String(value.id);
   return JSON.stringify(value) ?? '';
 }
