@@ -1,6 +1,8 @@
-import { expect, test } from '@jest/globals';
+import { afterEach, expect, test } from '@jest/globals';
 import { InFlight } from '../records/creations.js';
+import { removePodSandbox } from './sandbox-stop.js';
 import type { Store } from '../records/store.js';
+import { Bench, until } from '../../test/helpers/services.js';
 import { Events } from './event-log.js';
 
 const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;
@@ -46,4 +48,87 @@ test('there is a bound on listeners, and one that goes makes room', async () => 
   listeners[0]?.gone.abort();
   await listeners[0]?.first;
   await expect(extra()).resolves.toMatchObject({ done: true });
+});
+
+let bench: Bench | undefined;
+afterEach(() => bench?.end());
+
+test('a listener first gets the present state of each container that is told of', async () => {
+  bench = new Bench();
+  const pod = await bench.pod({ attachment: { ips: ['10.1.2.3', 'fd00::1'] } as never });
+  const ended = { exitCode: 7, finishedAt: '9', reason: 'Error', message: '' };
+  const created = await bench.container(pod);
+  const running = await bench.running(pod);
+  const exited = await bench.running(pod, { exit: ended });
+  await bench.container(pod, { complete: false });
+  const hidden = await bench.container(pod);
+  bench.services.creations.keep(hidden.id, { discard: () => Promise.resolve() });
+  const heard = bench.listen();
+  await until('the present state is told', () => heard.length >= 3);
+  expect(heard.map(({ container_id: id, container_event_type: type }) => [id, type])).toEqual([
+    [created.id, 'CONTAINER_CREATED_EVENT'],
+    [running.id, 'CONTAINER_STARTED_EVENT'],
+    [exited.id, 'CONTAINER_STOPPED_EVENT'],
+  ]);
+  for (const { pod_sandbox_status: status, containers_statuses: statuses, created_at: at } of heard) {
+    expect(status).toMatchObject({
+      id: pod.id,
+      state: 'SANDBOX_READY',
+      metadata: pod.config.metadata,
+      network: { ip: '10.1.2.3', additional_ips: [{ ip: 'fd00::1' }] },
+    });
+    // The newest first, and none that is hidden.
+    expect(statuses?.map(({ id, state, exit_code: code }) => [id, state, code])).toEqual([
+      [exited.id, 'CONTAINER_EXITED', 7],
+      [running.id, 'CONTAINER_RUNNING', 0],
+      [created.id, 'CONTAINER_CREATED', 0],
+    ]);
+    expect(at).toMatch(/^\d{19}$/);
+  }
+});
+
+test('an event has the state of its pod and of the containers of it, and of no other pod', async () => {
+  bench = new Bench();
+  const [pod, other] = [await bench.pod(), await bench.pod()];
+  const heard = bench.listen();
+  const { id } = await bench.running(pod);
+  await bench.running(other);
+  bench.services.events.emit('CONTAINER_STARTED_EVENT', id, pod);
+  bench.services.events.emit('CONTAINER_DELETED_EVENT', 'gone', undefined);
+  await until('both are told', () => heard.length === 2);
+  expect(heard).toMatchObject([
+    {
+      container_id: id,
+      pod_sandbox_status: { id: pod.id },
+      containers_statuses: [{ id, state: 'CONTAINER_RUNNING' }],
+    },
+    { container_id: 'gone', pod_sandbox_status: null, containers_statuses: [] },
+  ]);
+});
+
+test('a pod that is stopped and removed is told of, in this order, with its last state', async () => {
+  bench = new Bench();
+  const pod = await bench.pod();
+  const heard = bench.listen();
+  await removePodSandbox(bench.services, { pod_sandbox_id: pod.id });
+  await until('both are told', () => heard.length === 2);
+  expect(heard).toMatchObject([
+    {
+      container_id: pod.id,
+      container_event_type: 'CONTAINER_STOPPED_EVENT',
+      pod_sandbox_status: { state: 'SANDBOX_NOTREADY' },
+    },
+    {
+      container_id: pod.id,
+      container_event_type: 'CONTAINER_DELETED_EVENT',
+      pod_sandbox_status: { state: 'SANDBOX_NOTREADY' },
+    },
+  ]);
+});
+
+test('each listener gets all events, and one that went gets none', async () => {
+  bench = new Bench();
+  const both = [bench.listen(), bench.listen()];
+  bench.services.events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
+  await until('both have it', () => both.every(({ length }) => length === 1));
 });

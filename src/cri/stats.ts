@@ -166,7 +166,7 @@ function usageOf(services: Services, record: ContainerRecord): Usage | undefined
   return cgroup === undefined ? undefined : readUsage(cgroup);
 }
 
-function statsOf(
+export function statsOf(
   services: Services,
   record: ContainerRecord,
   usage = usageOf(services, record),
@@ -249,7 +249,7 @@ function podStatsOf(services: Services, record: SandboxRecord): PodSandboxStats 
  * where it is a parent that several pods share, and of CTs, which are not in it.
  * @param groups those of its containers
  */
-function podUsage(
+export function podUsage(
   { plan }: SandboxRecord,
   groups: readonly string[],
   containers: readonly Usage[],
@@ -292,7 +292,7 @@ export function podInterfaces(services: Services, record: SandboxRecord): Interf
   return undefined;
 }
 
-function network(
+export function network(
   interfaces: InterfaceCounters[] | undefined,
   defaultName: string | undefined,
   timestamp: string,

@@ -1,10 +1,33 @@
-import { expect, test } from '@jest/globals';
-import { readFileSync } from 'node:fs';
-import { expectCgroupMove } from './cgroup-move.js';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { until } from '../../test/helpers/services.js';
+import { expectCgroupMove, ownProcessesFile } from './cgroup-move.js';
 
-test('leaves us in the cgroups that we are in, and never throws', async () => {
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'crisp-cgroup-move-'));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+test('the file is that of the group that we are in', () => {
+  const pids = readFileSync(ownProcessesFile() ?? 'there is none', 'utf8').split('\n');
+  expect(pids).toContain(String(process.pid));
+});
+
+test('moves whoever writes, which is us, and leaves us where we are', async () => {
   const before = readFileSync('/proc/self/cgroup', 'utf8');
+  const file = join(folder, 'cgroup.procs');
+  writeFileSync(file, '');
+  expectCgroupMove(file);
+  await until('it is written', () => readFileSync(file, 'utf8') !== '');
+  expect(readFileSync(file, 'utf8')).toBe('0'); // cgroups(7): the process that writes
   expectCgroupMove();
-  await new Promise((resolve) => setTimeout(resolve, 100)); // the write is not awaited by anybody: it takes about 10 ms
   expect(readFileSync('/proc/self/cgroup', 'utf8')).toBe(before);
+});
+
+test('never throws', () => {
+  expectCgroupMove(join(folder, 'not', 'there'));
+  expectCgroupMove(undefined);
 });

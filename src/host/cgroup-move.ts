@@ -13,8 +13,7 @@ import { cgroupLayout } from './cgroup.js';
  * the runtime is still being prepared.  Returns at once; it cannot fail, only be
  * of no use.
  */
-export function expectCgroupMove(): void {
-  const path = ownProcessesFile();
+export function expectCgroupMove(path = ownProcessesFile()): void {
   if (path === undefined) return;
   try {
     const file = openSync(path, 'w');
@@ -25,7 +24,7 @@ export function expectCgroupMove(): void {
 }
 
 /** cgroup.procs of the group that we are in now, of any tree; undefined where it cannot be told. */
-function ownProcessesFile(): string | undefined {
+export function ownProcessesFile(): string | undefined {
   const { version, controllers, unified } = cgroupLayout();
   for (const line of readFileSync('/proc/self/cgroup', 'utf8').split('\n')) {
     const [, names = '', path] = line.split(':'); // "9:pids:/a/b"; v2's line is "0::/a/b" (cgroups(7))

@@ -1,0 +1,264 @@
+// The order of things in a stop, on a stand-in for the backend and with timers that stand still.
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
+import { mkdirSync, existsSync } from 'node:fs';
+import type { Alive } from '../backends/backend.js';
+import {
+  Bench,
+  exitedWell,
+  fakeTimeouts,
+  gate,
+  settled,
+  until,
+  type StandIns,
+} from '../../test/helpers/services.js';
+import { removeContainer, removeContainerRecord, stopContainer } from './container-stop.js';
+import { startContainer } from './container-start.js';
+import { recordExit } from './exits.js';
+
+let bench: Bench;
+beforeEach(() => fakeTimeouts());
+afterEach(async () => {
+  jest.useRealTimers();
+  await bench?.end();
+});
+
+async function set(standIns: StandIns = {}, change: object = {}) {
+  bench = new Bench(standIns);
+  const pod = await bench.pod();
+  const { id } = await bench.running(pod, { stopSignal: 'SIGNAL_SIGUSR1', ...change });
+  let isOver = false;
+  let failure: unknown;
+  const stop = (timeout: string) => {
+    const stopping = stopContainer(bench.services, { container_id: id, timeout });
+    stopping.then(
+      () => (isOver = true),
+      (error: unknown) => (failure = error),
+    );
+    return stopping;
+  };
+  return {
+    id,
+    stop,
+    isOver: () => isOver,
+    failure: () => failure,
+    exit: () => recordExit(bench.services, id, exitedWell),
+  };
+}
+const kills = (): string[] =>
+  bench.toldOf('backend.kill').map((line) => line.replace(/^backend.kill \w+ /, ''));
+const told = (count: number) => until(`${count} signals are sent`, () => kills().length >= count);
+
+test('a container is asked by its stop signal, and not killed when it ends in its time', async () => {
+  const { stop, exit } = await set();
+  const stopping = stop('10');
+  await told(1);
+  jest.advanceTimersByTime(9_999);
+  await settled();
+  await exit();
+  await stopping;
+  expect(kills()).toEqual(['10']); // SIGUSR1
+});
+
+test('it is killed when its time is over, and the stop ends with its exit, at once', async () => {
+  const { stop, exit, isOver } = await set();
+  const stopping = stop('10');
+  await told(1);
+  jest.advanceTimersByTime(9_999);
+  await settled();
+  expect(kills()).toEqual(['10']);
+  jest.advanceTimersByTime(1);
+  await told(2);
+  expect([kills(), isOver()]).toEqual([['10', '9'], false]);
+  await exit();
+  await stopping; // no timer is needed any more
+});
+
+test('one without a time to end in is killed and not asked', async () => {
+  const { stop, exit } = await set();
+  const stopping = stop('0');
+  await told(1);
+  await exit();
+  await stopping;
+  expect(kills()).toEqual(['9']);
+});
+
+test('one that was never started is killed and not asked', async () => {
+  const { stop, exit } = await set({}, { startedAt: undefined, pid: undefined });
+  const stopping = stop('30');
+  await told(1);
+  await exit();
+  await stopping;
+  expect(kills()).toEqual(['9']);
+});
+
+test('a second stop brings the end of the first one forward, and a later end does not put it off', async () => {
+  const { id, stop, exit } = await set();
+  const first = stop('1000');
+  await told(1);
+  const sooner = stopContainer(bench.services, { container_id: id, timeout: '5' });
+  const later = stopContainer(bench.services, { container_id: id, timeout: '2000' });
+  await settled();
+  jest.advanceTimersByTime(4_900);
+  await settled();
+  expect(kills()).toEqual(['10']);
+  jest.advanceTimersByTime(200);
+  await told(2);
+  expect(kills()).toEqual(['10', '9']);
+  await exit();
+  await Promise.all([first, later, sooner]);
+});
+
+test('a stop by force does not wait for the one that asks', async () => {
+  const { id, stop, exit } = await set();
+  const first = stop('1000');
+  await told(1);
+  const removed = removeContainerRecord(bench.services, id);
+  await settled();
+  jest.advanceTimersByTime(1);
+  await told(2);
+  await exit();
+  await Promise.all([first, removed]);
+  expect(kills()).toEqual(['10', '9']);
+});
+
+test('where no exit is told, all processes are killed, and the backend is asked', async () => {
+  const { id, stop, isOver } = await set({
+    backend: {
+      survey: async ([{ id: asked } = { id: '' }]) =>
+        new Map<string, Alive>([[asked, { status: 'stopped', exit: { ...exitedWell, exitCode: 137 } }]]),
+    },
+  });
+  const stopping = stop('0');
+  await told(1);
+  jest.advanceTimersByTime(1_999);
+  await settled();
+  expect([kills(), isOver()]).toEqual([['9'], false]);
+  jest.advanceTimersByTime(1);
+  await stopping;
+  expect(kills()).toEqual(['9', '9 true']);
+  expect(bench.services.store.containers.get(id)?.exit?.exitCode).toBe(137);
+});
+
+test('one that does not die is said to be stuck after 12 s, and a next stop tries again', async () => {
+  const { id, stop, failure } = await set({
+    backend: {
+      survey: async ([{ id: asked } = { id: '' }]) =>
+        new Map<string, Alive>([[asked, { status: 'running', pid: 2 }]]),
+    },
+  });
+  stop('0').catch(() => undefined);
+  await told(1);
+  jest.advanceTimersByTime(2_000);
+  await told(2);
+  await until('the backend is asked', () => bench.toldOf('backend.survey').length > 0);
+  await settled();
+  jest.advanceTimersByTime(9_999);
+  await settled();
+  expect(failure()).toBeUndefined();
+  jest.advanceTimersByTime(1);
+  await until('it fails', () => failure() !== undefined);
+  expect(failure()).toMatchObject({ id: 'ToolTimeout', message: expect.stringContaining(id) });
+  const again = stopContainer(bench.services, { container_id: id, timeout: '0' });
+  await told(3);
+  await recordExit(bench.services, id, exitedWell);
+  await again;
+});
+
+test('a stop of one that has exited, or that is not there, tells nobody anything', async () => {
+  const { stop, exit } = await set();
+  await exit();
+  await stop('10');
+  await stopContainer(bench.services, { container_id: 'f'.repeat(64), timeout: '0' });
+  expect(bench.toldOf('backend')).toEqual([]);
+});
+
+test('a negative time is refused', async () => {
+  const { stop } = await set();
+  await expect(stop('-1')).rejects.toMatchObject({
+    id: 'InvalidArgument',
+    message: expect.stringContaining('-1 s'),
+  });
+  expect(bench.toldOf('backend')).toEqual([]);
+});
+
+test('a stop waits for a start that is under way, and then asks what was started', async () => {
+  const start = gate();
+  bench = new Bench({ backend: { start: async () => (await start.passed, { pid: 9 }) } });
+  const { id } = await bench.container(await bench.pod());
+  const starting = startContainer(bench.services, { container_id: id });
+  await until('it is being started', () => bench.toldOf('backend.start').length > 0);
+  const stopping = stopContainer(bench.services, { container_id: id, timeout: '10' });
+  await settled();
+  expect(kills()).toEqual([]);
+  start.open();
+  await starting;
+  await told(1);
+  await recordExit(bench.services, id, exitedWell);
+  await stopping;
+  expect(kills()).toEqual(['15']);
+});
+
+test('a container that is being stopped cannot be started', async () => {
+  const { id, stop, exit } = await set({}, { startedAt: undefined, pid: undefined });
+  const stopping = stop('0');
+  await told(1);
+  await expect(startContainer(bench.services, { container_id: id })).rejects.toMatchObject({
+    id: 'WrongContainerState',
+    message: expect.stringContaining('being stopped'),
+  });
+  await exit();
+  await stopping;
+});
+
+test('a removal stops, deletes, unmounts, and takes the record last', async () => {
+  const { id, exit } = await set();
+  const heard = bench.listen();
+  const { folder } = bench.services.store.containers.get(id) ?? { folder: '' };
+  mkdirSync(folder, { recursive: true });
+  bench.backend.delete = async () => {
+    expect(bench.services.store.containers.get(id)?.exit).toBeDefined();
+  };
+  const removing = removeContainer(bench.services, { container_id: id });
+  await told(1);
+  await exit();
+  await removing;
+  expect(bench.told.map((line) => line.split(' ')[0])).toEqual([
+    'backend.kill',
+    'backend.delete',
+    'rootfs.unmount',
+  ]);
+  expect([bench.services.store.containers.get(id), existsSync(folder)]).toEqual([undefined, false]);
+  await until('its end is told', () =>
+    heard.some((event) => event.container_event_type === 'CONTAINER_DELETED_EVENT'),
+  );
+  expect(heard.at(-1)).toMatchObject({ container_id: id, containers_statuses: [] });
+});
+
+test.each(['delete', 'unmount'])(
+  'a removal whose %s fails keeps the record for the next try',
+  async (step) => {
+    const fails = () => Promise.reject(new Error('busy'));
+    const { id, exit } = await set(
+      step === 'delete' ? { backend: { delete: fails } } : { rootfs: { unmount: fails } },
+    );
+    await exit();
+    await expect(removeContainer(bench.services, { container_id: id })).rejects.toThrow('busy');
+    expect(bench.services.store.containers.get(id)).toBeDefined();
+  },
+);
+
+test('a removal unmounts the images that are mounted as volumes', async () => {
+  bench = new Bench();
+  const { id } = await bench.container(
+    await bench.pod(),
+    { exit: { exitCode: 0, finishedAt: '1', reason: '', message: '' } },
+    {
+      mounts: [
+        { container_path: '/a', host_path: '/a' },
+        { container_path: '/b', image: { image: 'data' } },
+      ],
+    },
+  );
+  await removeContainer(bench.services, { container_id: id });
+  expect(bench.toldOf('rootfs.unmountImage')).toEqual([`rootfs.unmountImage ${id}-1`]);
+});

@@ -1,0 +1,269 @@
+// What a start of the daemon makes of the records that it finds, on a stand-in for the backend and the network.
+import { afterEach, expect, jest, test } from '@jest/globals';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Alive } from '../backends/backend.js';
+import {
+  Bench,
+  bootId,
+  exitedWell,
+  fakeTimeouts,
+  settled,
+  until,
+  type StandIns,
+} from '../../test/helpers/services.js';
+import { now } from '../records/records.js';
+import { Store } from '../records/store.js';
+import { recover } from './recover.js';
+
+const benches: Bench[] = [];
+afterEach(async () => {
+  jest.useRealTimers();
+  for (const bench of benches.splice(0)) await bench.end();
+});
+function benchWith(standIns: StandIns = {}): Bench {
+  const bench = new Bench(standIns);
+  benches.push(bench);
+  return bench;
+}
+const survey = (found: Record<string, Alive>): StandIns => ({
+  backend: { survey: () => Promise.resolve(new Map(Object.entries(found))) },
+});
+const onNetwork = { linux: { security_context: { namespace_options: { network: 'POD', ipc: 'NODE' } } } };
+
+test('after a reboot every container has exited, and every pod has given its network back', async () => {
+  const id = 'a'.repeat(64);
+  const bench = benchWith(survey({ [id]: { status: 'running', pid: 2 } }));
+  const pod = await bench.pod({ bootId: 'the boot before' }, onNetwork);
+  mkdirSync(pod.plan.folder, { recursive: true });
+  await bench.running(pod, { id, bootId: 'the boot before' });
+  await recover(bench.services);
+  expect(bench.services.store.containers.get(id)?.exit).toMatchObject({ exitCode: 255, reason: 'Unknown' });
+  expect(bench.services.store.containers.get(id)?.exit?.message).toMatch(/rebooted/);
+  expect(bench.toldOf('network.detach')).toEqual([expect.stringContaining(`network.detach ${pod.id}`)]);
+  expect(bench.toldOf('backend.stopSandbox')).toEqual([expect.stringContaining(pod.id)]);
+  expect(bench.services.store.sandboxes.get(pod.id)?.stoppedAt).toMatch(/^\d+$/);
+  // The next start reads the same.
+  const again = new Store(bench.folder);
+  await again.load();
+  expect(again.containers.get(id)?.exit?.exitCode).toBe(255);
+  expect(again.sandboxes.get(pod.id)?.stoppedAt).toMatch(/^\d+$/);
+});
+
+test('a pod of this boot keeps its network, and its running container its record', async () => {
+  const id = 'b'.repeat(64);
+  const bench = benchWith(survey({ [id]: { status: 'running', pid: 2 } }));
+  const pod = await bench.pod({ stoppedAt: undefined }, onNetwork);
+  const before = await bench.running(pod, { id });
+  await recover(bench.services);
+  expect(bench.toldOf('network.detach')).toEqual([]);
+  expect(bench.toldOf('backend.delete')).toEqual([]);
+  expect(bench.services.store.containers.get(id)).toEqual(before);
+  expect(bench.services.store.sandboxes.get(pod.id)?.stoppedAt).toBeUndefined();
+});
+
+test('a pod that was stopped before the reboot is not given back a second time', async () => {
+  const bench = benchWith();
+  const pod = await bench.pod({ bootId: 'the boot before', stoppedAt: '7' }, onNetwork);
+  await recover(bench.services);
+  expect(bench.toldOf('network.detach')).toEqual([]);
+  expect(bench.services.store.sandboxes.get(pod.id)?.stoppedAt).toBe('7');
+});
+
+test.each<[string, Alive | undefined, object | undefined]>([
+  [
+    'has stopped with an exit that is known',
+    { status: 'stopped', exit: { ...exitedWell, exitCode: 3 } },
+    { exitCode: 3, reason: 'Error' },
+  ],
+  [
+    'was killed for memory',
+    { status: 'stopped', exit: { ...exitedWell, exitCode: 137, oomKilled: true } },
+    { exitCode: 137, reason: 'OOMKilled' },
+  ],
+  [
+    'has stopped, nobody knows how',
+    { status: 'stopped', exit: undefined },
+    { exitCode: 255, reason: 'Unknown' },
+  ],
+  ['is missing', { status: 'missing' }, { exitCode: 255, reason: 'Unknown' }],
+  ['is not told of', undefined, { exitCode: 255, reason: 'Unknown' }],
+  ['runs', { status: 'running', pid: 5 }, undefined],
+])('a running container that %s', async (_, alive, exit) => {
+  const id = 'c'.repeat(64);
+  const bench = benchWith(survey(alive ? { [id]: alive } : {}));
+  await bench.running(await bench.pod(), { id });
+  await recover(bench.services);
+  const record = bench.services.store.containers.get(id);
+  if (exit) expect(record?.exit).toMatchObject(exit);
+  else expect(record?.exit).toBeUndefined();
+});
+
+test('a start whose answer was never recorded is recorded', async () => {
+  const id = 'd'.repeat(64);
+  const bench = benchWith(survey({ [id]: { status: 'running', pid: 77 } }));
+  await bench.container(await bench.pod(), { id });
+  await recover(bench.services);
+  expect(bench.services.store.containers.get(id)).toMatchObject({
+    pid: 77,
+    startedAt: expect.stringMatching(/^\d+$/),
+  });
+});
+
+test('nothing is concluded of a container that cannot be looked at', async () => {
+  const bench = benchWith({ backend: { survey: () => Promise.reject(new Error('no program')) } });
+  const before = await bench.running(await bench.pod());
+  await recover(bench.services);
+  expect(bench.services.store.containers.get(before.id)).toEqual(before);
+});
+
+test('what was half made is undone', async () => {
+  const bench = benchWith();
+  const pod = await bench.pod();
+  const half = await bench.container(pod, { complete: false });
+  mkdirSync(half.folder, { recursive: true });
+  const halfPod = await bench.pod({ complete: false });
+  mkdirSync(halfPod.plan.folder, { recursive: true });
+  await recover(bench.services);
+  expect(bench.services.store.containers.get(half.id)).toBeUndefined();
+  expect(bench.services.store.sandboxes.get(halfPod.id)).toBeUndefined();
+  expect(bench.services.store.sandboxes.get(pod.id)).toBeDefined();
+  expect([existsSync(half.folder), existsSync(halfPod.plan.folder)]).toEqual([false, false]);
+  expect(bench.toldOf('backend.delete')).toEqual([`backend.delete ${half.id}`]);
+});
+
+test('what nobody has asked for again waits for its retry, hidden, and goes after its time', async () => {
+  fakeTimeouts();
+  const bench = benchWith({ keepMs: 5_000, ...survey({ ['e'.repeat(64)]: { status: 'created', pid: 3 } }) });
+  const pod = await bench.pod({ unclaimed: true });
+  const other = await bench.pod();
+  const exit = { exitCode: 0, finishedAt: '1', reason: '', message: '' };
+  const container = await bench.container(other, { id: 'e'.repeat(64), unclaimed: true, exit });
+  const recovered = recover(bench.services);
+  await recovered;
+  expect([pod.id, container.id, other.id].map((id) => bench.services.creations.hides(id))).toEqual([
+    true,
+    true,
+    false,
+  ]);
+  jest.advanceTimersByTime(5_001);
+  await until('the pod is removed', () => !bench.services.store.sandboxes.get(pod.id));
+  await until('the container is removed', () => !bench.services.store.containers.get(container.id));
+  expect(bench.services.store.sandboxes.get(other.id)).toBeDefined();
+});
+
+test('a record that cannot be read keeps nobody from starting, and stays', async () => {
+  const bench = benchWith();
+  const broken = 'f'.repeat(64);
+  for (const kind of ['sandboxes', 'containers'])
+    writeFileSync(join(bench.folder, kind, `${broken}.json`), '{"id":');
+  for (const kind of ['pods', 'bundles']) mkdirSync(join(bench.folder, kind, broken), { recursive: true });
+  const pod = await bench.pod();
+  const store = new Store(bench.folder);
+  await store.load();
+  Object.assign(bench.services, { store });
+  await recover(bench.services);
+  expect(bench.services.store.sandboxes.get(pod.id)).toBeDefined();
+  expect(existsSync(join(bench.folder, 'sandboxes', `${broken}.json`))).toBe(true);
+  // It is nobody's orphan.
+  for (const kind of ['pods', 'bundles']) expect(existsSync(join(bench.folder, kind, broken))).toBe(true);
+  expect(bench.toldOf('network.collectGarbage')).toEqual([expect.stringContaining(broken)]);
+});
+
+test('a repair that hangs holds up the others for ten seconds at the most', async () => {
+  fakeTimeouts();
+  const [hanging, other] = ['1'.repeat(64), '2'.repeat(64)];
+  const bench = benchWith({
+    backend: { delete: ({ id }) => (id === hanging ? new Promise(() => undefined) : Promise.resolve()) },
+  });
+  const pod = await bench.pod();
+  await bench.container(pod, { id: hanging, complete: false });
+  await bench.container(pod, { id: other, complete: false });
+  let isOver = false;
+  const recovering = recover(bench.services).then(() => {
+    isOver = true;
+  });
+  await until('the other one is removed', () => !bench.services.store.containers.get(other));
+  await settled();
+  expect(isOver).toBe(false);
+  jest.advanceTimersByTime(9_000);
+  await settled();
+  expect(isOver).toBe(false);
+  jest.advanceTimersByTime(1_001);
+  await recovering;
+  expect(bench.services.store.containers.get(hanging)).toBeDefined();
+  expect(bench.services.store.containers.get(other)).toBeUndefined();
+});
+
+test('a repair that fails leaves its record, and the others are repaired', async () => {
+  const [failing, other] = ['1'.repeat(64), '2'.repeat(64)];
+  const bench = benchWith({
+    backend: { delete: ({ id }) => (id === failing ? Promise.reject(new Error('busy')) : Promise.resolve()) },
+  });
+  const pod = await bench.pod();
+  await bench.container(pod, { id: failing, complete: false });
+  await bench.container(pod, { id: other, complete: false });
+  await recover(bench.services);
+  expect(bench.services.store.containers.all().map(({ id }) => id)).toEqual([failing]);
+});
+
+test('what a tool that was cut off has left is ended first, one by one', async () => {
+  const ended: string[] = [];
+  const bench = benchWith({
+    backend: {
+      remnants: async () => [
+        { name: 'broken', end: () => Promise.reject(new Error('busy')) },
+        { name: 'CT 1', end: async () => void ended.push('CT 1') },
+      ],
+    },
+  });
+  await recover(bench.services);
+  expect(ended).toEqual(['CT 1']);
+});
+
+test('what has no record is removed, and what has one is not', async () => {
+  const [known, lost] = ['3'.repeat(64), '4'.repeat(64)];
+  const bench = benchWith({
+    ...survey({ [known]: { status: 'running', pid: 2 } }),
+    rootfs: { list: () => Promise.resolve([known, lost]) },
+  });
+  const found = (id: string) => ({
+    id,
+    folder: join(bench.folder, 'bundles', id),
+    logPath: '',
+    state: undefined,
+  });
+  bench.backend.list = () => Promise.resolve([found(known), found(lost)]);
+  const pod = await bench.pod();
+  await bench.running(pod, { id: known });
+  for (const id of [known, lost]) mkdirSync(join(bench.folder, 'bundles', id), { recursive: true });
+  for (const id of [pod.id, lost]) mkdirSync(join(bench.folder, 'pods', id), { recursive: true });
+  await recover(bench.services);
+  expect(bench.toldOf('backend.delete')).toEqual([`backend.delete ${lost}`]);
+  expect(bench.toldOf('rootfs.unmount')).toEqual([`rootfs.unmount ${lost}`]); // that of the running one is in use
+  expect([known, lost].map((id) => existsSync(join(bench.folder, 'bundles', id)))).toEqual([true, false]);
+  expect([pod.id, lost].map((id) => existsSync(join(bench.folder, 'pods', id)))).toEqual([true, false]);
+});
+
+test('a container whose pod has no record goes, with its record', async () => {
+  const bench = benchWith();
+  const record = await bench.container(
+    { id: '5'.repeat(64) },
+    { exit: { exitCode: 0, finishedAt: '1', reason: '', message: '' } },
+  );
+  await recover(bench.services);
+  expect(bench.services.store.containers.get(record.id)).toBeUndefined();
+  expect(bench.toldOf('backend.delete')).toEqual([`backend.delete ${record.id}`]);
+});
+
+test('the network keeps what ready pods have', async () => {
+  const bench = benchWith();
+  const attachment = { ips: ['10.0.0.2'], interfaceName: 'eth0' } as never;
+  const ready = await bench.pod({ attachment }, onNetwork);
+  const stopped = await bench.pod({ attachment, stoppedAt: now() }, onNetwork);
+  await recover(bench.services);
+  const [collected = ''] = bench.toldOf('network.collectGarbage');
+  expect(collected).toContain(ready.id);
+  expect(collected).not.toContain(stopped.id);
+  expect(bootId).toBe(bench.services.bootId);
+});

@@ -1,0 +1,206 @@
+import { describe, expect, test } from '@jest/globals';
+import { podSandboxConfigOf } from './proto.js';
+import {
+  checkedConfig,
+  checkOwnNetwork,
+  ownsCgroup,
+  planOf,
+  podNetwork,
+  sharesPids,
+  userNamespace,
+  wantedNamespaces,
+} from './sandbox-plan.js';
+
+const id = 'a'.repeat(64);
+const metadata = { name: 'web', namespace: 'shop', uid: 'u1', attempt: 3 };
+const configOf = (more: object = {}) => podSandboxConfigOf({ metadata, ...more });
+const withOptions = (options: object) =>
+  configOf({ linux: { security_context: { namespace_options: options } } });
+const networkOf = (more: object) =>
+  podNetwork(planOf('/state', id, configOf(more), false), configOf(more), '/netns');
+
+describe('the network of a pod', () => {
+  test('has who the pod is, and where it is', () => {
+    expect(networkOf({ annotations: { a: 'b' }, linux: { cgroup_parent: '/theirs' } })).toEqual({
+      id,
+      name: 'web',
+      namespace: 'shop',
+      uid: 'u1',
+      netns: '/netns',
+      annotations: { a: 'b' },
+      cgroupParent: '/theirs',
+      portMappings: [],
+    });
+  });
+
+  test('maps each port with its own protocol, to the address that is asked for', () => {
+    const port_mappings = [
+      { protocol: 'TCP', container_port: 80, host_port: 8080, host_ip: '127.0.0.1' },
+      { protocol: 'UDP', container_port: 53, host_port: 5353, host_ip: '' },
+      { protocol: 'SCTP', container_port: 9, host_port: 9009, host_ip: '::1' },
+      { protocol: 'TCP', container_port: 81, host_port: 0, host_ip: '' },
+    ];
+    expect(networkOf({ port_mappings }).portMappings).toEqual([
+      { protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIp: '127.0.0.1' },
+      { protocol: 'udp', containerPort: 53, hostPort: 5353, hostIp: '' },
+      { protocol: 'sctp', containerPort: 9, hostPort: 9009, hostIp: '::1' },
+    ]);
+  });
+
+  test.each([
+    ['10M', 10e6],
+    ['1k', 1e3],
+    ['2G', 2e9],
+    ['3T', 3e12],
+    ['1Ki', 1024],
+    ['1.5Mi', 1.5 * 1024 ** 2],
+    ['2Gi', 2 * 1024 ** 3],
+    ['1Ti', 1024 ** 4],
+    ['1500000', 1_500_000],
+    ['0.5', 1],
+  ])('has a bandwidth of %s', (text, bits) => {
+    const ingress = networkOf({ annotations: { 'kubernetes.io/ingress-bandwidth': text } });
+    expect(ingress.bandwidth).toEqual({ ingressBitsPerSecond: bits });
+    const egress = networkOf({ annotations: { 'kubernetes.io/egress-bandwidth': text } });
+    expect(egress.bandwidth).toEqual({ egressBitsPerSecond: bits });
+  });
+
+  test('can have another bandwidth each way, and none is none', () => {
+    const annotations = { 'kubernetes.io/ingress-bandwidth': '1M', 'kubernetes.io/egress-bandwidth': '2M' };
+    expect(networkOf({ annotations }).bandwidth).toEqual({
+      ingressBitsPerSecond: 1e6,
+      egressBitsPerSecond: 2e6,
+    });
+    expect(networkOf({}).bandwidth).toBeUndefined();
+  });
+
+  test.each(['', 'fast', '-1M', '1MB', '1e6'])('refuses a bandwidth of "%s"', (text) => {
+    expect(() => networkOf({ annotations: { 'kubernetes.io/egress-bandwidth': text } })).toThrow(
+      expect.objectContaining({
+        id: 'InvalidArgument',
+        message: expect.stringContaining('egress-bandwidth'),
+      }),
+    );
+  });
+
+  test('has the DNS settings of the pod', () => {
+    const dns_config = { servers: ['10.0.0.1'], searches: ['a.b'], options: ['ndots:5'] };
+    expect(networkOf({ dns_config }).dns).toMatchObject(dns_config);
+  });
+});
+
+describe('ids of a user namespace', () => {
+  const uids = [{ host_id: 100_000, container_id: 0, length: 65_536 }];
+  const gids = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
+  test('are those of users for users, and those of groups for groups', () => {
+    expect(userNamespace(withOptions({ userns_options: { mode: 'POD', uids, gids } }))).toEqual({
+      uids: [{ hostID: 100_000, containerID: 0, size: 65_536 }],
+      gids: [{ hostID: 300_000, containerID: 0, size: 65_536 }],
+    });
+  });
+  test('are none where none is asked for', () => {
+    expect(userNamespace(configOf())).toBeUndefined();
+    expect(userNamespace(withOptions({ userns_options: { mode: 'NODE' } }))).toBeUndefined();
+  });
+});
+
+test('a pod has the namespaces that it does not share with the node', () => {
+  expect(wantedNamespaces(configOf())).toEqual({ network: true, ipc: true, uts: true });
+  expect(wantedNamespaces(withOptions({ network: 'NODE', ipc: 'POD' }))).toEqual({
+    network: false,
+    ipc: true,
+    uts: false,
+  });
+  expect(wantedNamespaces(withOptions({ network: 'POD', ipc: 'NODE' }))).toEqual({
+    network: true,
+    ipc: false,
+    uts: true,
+  });
+});
+
+test.each([
+  ['POD', true],
+  ['CONTAINER', false],
+  ['NODE', false],
+])('with pid %s its containers see each other: %s', (pid, shares) => {
+  expect(sharesPids(withOptions({ pid }))).toBe(shares);
+});
+
+test('a plan is what follows from the request and its id', () => {
+  const config = configOf({ hostname: 'box', labels: { a: '1' }, annotations: { b: '2' } });
+  expect(planOf('/state', id, config, false)).toEqual({
+    id,
+    ...metadata,
+    labels: { a: '1' },
+    annotations: { b: '2' },
+    hostname: 'box',
+    folder: `/state/pods/${id}`,
+    namespaces: {},
+    cgroupParent: `/crisp/${id}`,
+  });
+  expect(planOf('/state', id, config, true).cgroupParent).toMatch(/\.slice$/);
+});
+
+test("the cgroup that the request names is somebody else's", () => {
+  const theirs = configOf({ linux: { cgroup_parent: '/kubepods/pod1' } });
+  expect(planOf('/state', id, theirs, false).cgroupParent).toBe('/kubepods/pod1');
+  expect([ownsCgroup(theirs), ownsCgroup(configOf())]).toEqual([false, true]);
+});
+
+describe('a request is refused', () => {
+  const own = (more: object) => configOf({ log_directory: '/var/log/x', ...more });
+  test.each<[string, object, RegExp]>([
+    ['without a name', { metadata: { ...metadata, name: '' } }, /metadata\.name/],
+    ['without a namespace', { metadata: { ...metadata, namespace: '' } }, /metadata\.namespace/],
+    ['without a uid', { metadata: { ...metadata, uid: '' } }, /metadata\.uid/],
+    ['with an argument of plugins in its uid', { metadata: { ...metadata, uid: 'a;B=c' } }, /metadata\.uid/],
+    [
+      'with an argument of plugins in its namespace',
+      { metadata: { ...metadata, namespace: 'a;B=c' } },
+      /metadata\.namespace/,
+    ],
+    ['with a relative log folder', { log_directory: 'logs' }, /log_directory/],
+    ['with a hostname that ends with a dash', { hostname: 'box-' }, /hostname/],
+    ['with a hostname that begins with a dot', { hostname: '.box' }, /hostname/],
+    ['with a cgroup outside', { linux: { cgroup_parent: '/a/../..' } }, /cgroup_parent/],
+    [
+      'with a cgroup that is too long',
+      { linux: { cgroup_parent: `/${'a/'.repeat(1537)}` } },
+      /cgroup_parent/,
+    ],
+    ['with a sysctl of the node', { linux: { sysctls: { 'vm.swappiness': '1' } } }, /swappiness/],
+  ])('%s', (_, more, words) => {
+    expect(() => checkedConfig(own(more))).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument', message: expect.stringMatching(words) }),
+    );
+  });
+  test.each<[string, object, RegExp]>([
+    ['with a network of a container', { network: 'CONTAINER' }, /network/],
+    ['with an ipc of a container', { ipc: 'CONTAINER' }, /ipc/],
+    ['with the pids of another', { pid: 'TARGET' }, /pid/],
+  ])('%s', (_, options, words) => {
+    expect(() => checkedConfig(withOptions(options))).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument', message: expect.stringMatching(words) }),
+    );
+  });
+  test('and one that is whole is not', () => {
+    const config = own({ hostname: 'a_b-c.d', linux: { cgroup_parent: '/kubepods.slice/a-b@1' } });
+    expect(checkedConfig(config)).toBe(config);
+    expect(() => checkedConfig(null)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+  });
+});
+
+test('what a network of the containers themselves cannot give is refused', () => {
+  const refused = (field: RegExp) =>
+    expect.objectContaining({ id: 'UnsupportedField', message: expect.stringMatching(field) });
+  expect(() => checkOwnNetwork(configOf({ port_mappings: [{ container_port: 80, host_port: 80 }] }))).toThrow(
+    refused(/host_port/),
+  );
+  for (const name of ['net.ipv4.ip_forward', 'net/ipv4/ip_forward'])
+    expect(() => checkOwnNetwork(configOf({ linux: { sysctls: { [name]: '1' } } }))).toThrow(
+      refused(/sysctls/),
+    );
+  checkOwnNetwork(
+    configOf({ port_mappings: [{ container_port: 80 }], linux: { sysctls: { 'kernel.msgmax': '1' } } }),
+  );
+});

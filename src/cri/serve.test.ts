@@ -1,0 +1,35 @@
+import { afterEach, expect, test } from '@jest/globals';
+import { chmodSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { Bench } from '../../test/helpers/services.js';
+import { CriServer } from './serve.js';
+
+const ends: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const end of ends.splice(0).reverse()) await end();
+});
+
+test('the socket is open to root and its group alone, in a folder that anybody may enter', async () => {
+  const bench = new Bench();
+  ends.push(() => bench.end());
+  chmodSync(bench.folder, 0o755);
+  const server = new CriServer(bench.services);
+  ends.push(() => server.close(0));
+  const path = join(bench.folder, 'crisp.sock');
+  const mask = process.umask(0);
+  try {
+    await server.listen(path);
+  } finally {
+    process.umask(mask);
+  }
+  const { mode, uid, gid } = statSync(path);
+  expect([(mode & 0o777).toString(8), uid, gid]).toEqual(['660', process.getuid?.(), process.getgid?.()]);
+});
+
+test('a path that cannot be bound is an error that names it', async () => {
+  const bench = new Bench();
+  ends.push(() => bench.end());
+  const server = new CriServer(bench.services);
+  ends.push(() => server.close(0));
+  await expect(server.listen('/nonexistent/crisp.sock')).rejects.toMatchObject({ id: 'InvalidConfigFile' });
+});

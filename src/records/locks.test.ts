@@ -1,0 +1,68 @@
+import { expect, test } from '@jest/globals';
+import { gate, settled } from '../../test/helpers/services.js';
+import { Locks } from './locks.js';
+
+/** Work that notes its begin and its end, and ends when it is let. */
+function work(name: string, noted: string[]) {
+  const { passed, open } = gate();
+  return {
+    open,
+    run: async (): Promise<string> => {
+      noted.push(`${name} begins`);
+      await passed;
+      noted.push(`${name} ends`);
+      return name;
+    },
+  };
+}
+
+test('work on the same id is done one after the other, in the order in which it came', async () => {
+  const locks = new Locks();
+  const noted: string[] = [];
+  const [first, second, third] = ['1', '2', '3'].map((name) => work(name, noted)) as [
+    ReturnType<typeof work>,
+    ReturnType<typeof work>,
+    ReturnType<typeof work>,
+  ];
+  const all = [first, second, third].map(({ run }) => locks.with('a', run));
+  third.open();
+  second.open();
+  await settled();
+  expect(noted).toEqual(['1 begins']);
+  first.open();
+  expect(await Promise.all(all)).toEqual(['1', '2', '3']);
+  expect(noted).toEqual(['1 begins', '1 ends', '2 begins', '2 ends', '3 begins', '3 ends']);
+});
+
+test('work on another id does not wait', async () => {
+  const locks = new Locks();
+  const { run, open } = work('slow', []);
+  const slow = locks.with('a', run);
+  expect(await locks.with('b', async () => 'done')).toBe('done');
+  open();
+  await slow;
+});
+
+test('work that fails tells its caller alone, and lets the next one go on', async () => {
+  const locks = new Locks();
+  const failing = locks.with('a', () => Promise.reject(new Error('broken')));
+  const next = locks.with('a', async () => 'done');
+  await expect(failing).rejects.toThrow('broken');
+  await expect(next).resolves.toBe('done');
+});
+
+test('work that comes while the last of the queue is done waits for it', async () => {
+  const locks = new Locks();
+  const noted: string[] = [];
+  const [first, second, third] = [work('1', noted), work('2', noted), work('3', noted)];
+  const all = [locks.with('a', first.run), locks.with('a', second.run)];
+  first.open();
+  await all[0];
+  await settled();
+  all.push(locks.with('a', third.run));
+  third.open();
+  await settled();
+  expect(noted).toEqual(['1 begins', '1 ends', '2 begins']);
+  second.open();
+  await Promise.all(all);
+});
