@@ -264,8 +264,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   },
   RuntimeFailed: {
     code: Code.INTERNAL,
-    words:
-      /faulty create failed: something odd; \[stage: container create, tool: faulty\]$/,
+    words: /faulty create failed: something odd; \[stage: container create, tool: faulty\]$/,
     provoke: () =>
       withFault('create something odd', (own) => createContainer(daemon, own, containerConfig('true'))),
   },

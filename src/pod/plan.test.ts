@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { podSandboxConfigOf } from './proto.js';
+import { podSandboxConfigOf } from '../cri/proto.js';
 import {
   checkedConfig,
   checkOwnNetwork,
@@ -9,7 +9,7 @@ import {
   sharesPids,
   userNamespace,
   wantedNamespaces,
-} from './sandbox-plan.js';
+} from './plan.js';
 
 const id = 'a'.repeat(64);
 const metadata = { name: 'web', namespace: 'shop', uid: 'u1', attempt: 3 };
