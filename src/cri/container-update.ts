@@ -20,7 +20,7 @@ import {
   runningContainerOf,
   type Services,
 } from './services.js';
-import { ownsCgroup } from './sandbox-plan.js';
+import { ownsCgroup } from '../pod/plan.js';
 
 export async function updateContainerResources(
   services: Services,

@@ -19,7 +19,7 @@ import { mendPodMemory } from '../pod/memory.js';
 import { logPathOf } from './log-path.js';
 import { recordExit } from './exits.js';
 import type { Services } from './services.js';
-import { namespacesFolder } from './sandbox-plan.js';
+import { namespacesFolder } from '../pod/plan.js';
 
 interface Lost {
   readonly recoveryLabel: RecoveryLabel;

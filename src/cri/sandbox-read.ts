@@ -12,7 +12,7 @@ import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.
 import { backendOf, withHolderChecked, refOf, sandboxOf, wholeId, type Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
 import { paginate } from './paginate.js';
-import { podNetwork } from './sandbox-plan.js';
+import { podNetwork } from '../pod/plan.js';
 
 export async function podSandboxStatus(
   services: Services,

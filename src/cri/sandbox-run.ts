@@ -39,7 +39,7 @@ import {
   sharesPids,
   userNamespace,
   wantedNamespaces,
-} from './sandbox-plan.js';
+} from '../pod/plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(

@@ -14,7 +14,7 @@ import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandb
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
 import { backendOf, recordOf, type Services } from './services.js';
 import { isShown } from './shown.js';
-import { namespacesFolder, ownsCgroup, podNetwork, sharesPids } from './sandbox-plan.js';
+import { namespacesFolder, ownsCgroup, podNetwork, sharesPids } from '../pod/plan.js';
 
 export async function stopPodSandbox(
   services: Services,

@@ -1,5 +1,5 @@
 // What a pod is to whoever makes a part of it: its namespaces, its network, its
-// containers. Made by cri/sandbox-plan, kept in the pod's record.
+// containers. Made by pod/plan, kept in the pod's record.
 import type { IdMapping } from './spec.js';
 
 /** What a pod is to a backend. */

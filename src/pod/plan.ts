@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import type { PodNetwork } from '../network/cni.js';
-import { checkPodSysctls } from '../pod/namespaces.js';
+import { checkPodSysctls } from './namespaces.js';
 import { ownCgroupParent, userMappings } from '../oci/namespaces.js';
 import { identityOf } from '../records/placed.js';
-import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
+import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 
 export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfig__Output {
   if (!config) throw new CrispError('InvalidArgument', 'config is missing');
