@@ -20,7 +20,7 @@ import { podFilesOf } from '../pod/files.js';
 import { mountPodMemory, podMemory, sharedMemory } from '../pod/memory.js';
 import { signalNumber, stopSignal } from '../oci/signals.js';
 import { now } from '../records/records.js';
-import { takeApart } from '../pod/remove.js';
+import { takeApart } from '../pod/pod.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { routeTo } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';

@@ -6,20 +6,15 @@
 // nothing can be saved but its name, and the kubelet makes it anew.
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { makeClosedFolder } from '../host/files.js';
 import { log } from '../log.js';
-import { repinNamespaces } from '../pod/namespaces.js';
+import { remakePod } from '../pod/pod.js';
 import { recoveryLabelOf, type RecoveryLabel } from '../records/recovery-label.js';
 import { placedContainer, placedSandbox } from '../records/placed.js';
-import { now, type SandboxRecord } from '../records/records.js';
+import { now } from '../records/records.js';
 import { setAside } from '../set-aside.js';
-import { rootGroupOf } from '../oci/namespaces.js';
-import { podFilesOf } from '../pod/files.js';
-import { mendPodMemory } from '../pod/memory.js';
 import { logPathOf } from './log-path.js';
 import { recordExit } from './exits.js';
 import type { Services } from './services.js';
-import { namespacesFolder } from '../pod/plan.js';
 
 interface Lost {
   readonly recoveryLabel: RecoveryLabel;
@@ -93,7 +88,7 @@ async function reclaimPod(services: Services, lost: readonly Lost[]): Promise<vo
   const sandbox = placedSandbox({ ...first.recoveryLabel.sandbox, complete: true }, state);
   services.store.sandboxes.checkReadable(sandbox.id);
   if (!services.store.sandboxes.get(sandbox.id)) {
-    await remake(sandbox, first.pid);
+    await remakePod(sandbox.plan, sandbox.config, first.pid);
     await services.store.sandboxes.put(sandbox);
   }
   for (const {
@@ -111,11 +106,4 @@ async function reclaimPod(services: Services, lost: readonly Lost[]): Promise<vo
     });
     if (pid === undefined) await recordExit(services, container.id, undefined); // how it ended is lost
   }
-}
-
-/** What sandbox-run made in the state folder, from a process that lives in it. */
-async function remake({ plan, config }: SandboxRecord, pid: number): Promise<void> {
-  makeClosedFolder(plan.folder, rootGroupOf(plan.idMaps));
-  await repinNamespaces(namespacesFolder(plan), plan.namespaces, pid);
-  await mendPodMemory(plan.folder, () => podFilesOf(config)); // for containers to come: that of the running ones is out of reach
 }

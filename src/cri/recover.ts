@@ -17,9 +17,8 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 import { recoveryLabelOf } from '../records/recovery-label.js';
-import { podFilesOf } from '../pod/files.js';
-import { mendPodMemory } from '../pod/memory.js';
-import { removeBundle, removePod } from '../pod/remove.js';
+import { removePod, repairPod } from '../pod/pod.js';
+import { removeBundle } from '../pod/remove.js';
 import { reclaimLost, listed } from './reclaim.js';
 import { unclaimedContainer } from './container-create.js';
 import { removeContainerRecord } from './container-stop.js';
@@ -114,8 +113,7 @@ async function repairSandbox(services: Services, record: SandboxRecord): Promise
   if (!record.complete) return removeSandbox(services, record.id);
   if (record.unclaimed) services.creations.keep(record.id, unclaimedSandbox(services));
   if (record.stoppedAt !== undefined) return;
-  if (record.bootId === services.bootId)
-    return mendPodMemory(record.plan.folder, () => podFilesOf(record.config)); // an earlier version made none
+  if (record.bootId === services.bootId) return repairPod(record.plan, record.config);
   // The node rebooted under it: its namespaces are gone, its address is still leased.
   await releaseSandbox(services, record);
   await services.store.sandboxes.change(record.id, { stoppedAt: now() });

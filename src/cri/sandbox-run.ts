@@ -1,45 +1,20 @@
-// RunPodSandbox: route, namespaces, network, record.
-import { setImmediate } from 'node:timers/promises';
+// RunPodSandbox: route, record, pod.
 import { isDeepStrictEqual } from 'node:util';
 import type { Backend, OciRuntime } from '../backends/backend.js';
-import type { SandboxPlan } from '../shapes/sandbox.js';
+import { chooseHandler, route, withFallbacks } from '../config/router.js';
 import { CrispError } from '../errors.js';
-import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
-import { expectPassage, makeClosedFolder, remove } from '../host/files.js';
-import { unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import { addLogContext, log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
-import { bringLoopbackUp, pinNamespaces, unpinNamespaces } from '../pod/namespaces.js';
-import {
-  findHolderTools,
-  holderFolder,
-  startPidHolder,
-  stopPidHolder,
-  type HolderTools,
-} from '../pod/pid-holder.js';
-import { cgroupsPath, rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
-import { podFilesOf } from '../pod/files.js';
-import { mountPodMemory, podMemory } from '../pod/memory.js';
+import { checkedConfig, planOf } from '../pod/plan.js';
+import { makePod } from '../pod/pod.js';
 import type { Unclaimed } from '../records/creations.js';
 import { now, sandboxKey, sandboxState, type SandboxRecord } from '../records/records.js';
-import { chooseHandler, route, withFallbacks } from '../config/router.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
 import { backendOf, withHolderChecked, type Call, type Services } from './services.js';
-import {
-  checkedConfig,
-  checkOwnNetwork,
-  namespacesFolder,
-  ownsCgroup,
-  planOf,
-  podNetwork,
-  sharesPids,
-  userNamespace,
-  wantedNamespaces,
-} from '../pod/plan.js';
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(
@@ -96,9 +71,6 @@ export function unclaimedSandbox(services: Services): Unclaimed {
   };
 }
 
-/** What programs that are not root may do in a network of their own, where no port is worth more than another: listen below 1024, and ping (ip(7), icmp(7)). */
-const openToAll = { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_group_range': '0 2147483647' };
-
 /** The caller's retry may come after the first answer was lost: the same request gets the same pod. */
 function reused(services: Services, record: SandboxRecord, request: RunPodSandboxRequest__Output): string {
   const same =
@@ -137,12 +109,6 @@ async function makeSandbox(
     if (chosen.insteadOf) metrics.fallbacks.add({ from: chosen.insteadOf, to: chosen.handler });
     const plan = planOf(services.config.state, id, config, services.host.systemdCgroup);
     const backend = backendOf(services, chosen);
-    const ownNetwork = wantedNamespaces(config).network && (backend.ownNetwork?.(plan) ?? false);
-    if (ownNetwork) checkOwnNetwork(config);
-    const wanted = { ...wantedNamespaces(config), ...(ownNetwork ? { network: false } : {}) };
-    const holderTools = sharesPids(config)
-      ? await findHolderTools(holderRuntimes(services, backend))
-      : undefined;
 
     // 2. The intent, before anything that could leak.
     const record: SandboxRecord = {
@@ -161,58 +127,24 @@ async function makeSandbox(
     undo.push('record', (clean) => (clean ? services.store.sandboxes.delete(id) : undefined));
     await services.store.sandboxes.put(record);
 
-    // 3. Its folder, with the files that its containers will see.
-    undo.push('folder', () => remove(plan.folder));
-    const idMaps =
-      userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
-    if (idMaps) await expectPassage(services.config.state);
-    makeClosedFolder(plan.folder, rootGroupOf(idMaps));
-    const files = await podFilesOf(config);
+    // 3. The pod.
+    const made = await makePod(undo, {
+      config,
+      plan,
+      backend,
+      host: services.host,
+      network: services.network,
+      holderRuntimes: holderRuntimes(services, backend),
+    });
 
-    // 4. The namespaces, with hostname and sysctls.
-    undo.push('namespaces', () => unpinNamespaces(namespacesFolder(plan)));
-    const namespaces: Record<string, string> = await pinNamespaces(
-      namespacesFolder(plan),
-      { ...wanted, user: idMaps },
-      {
-        hostname: wanted.uts ? config.hostname : '',
-        sysctls: { ...(wanted.network && !idMaps ? openToAll : {}), ...config.linux?.sysctls },
-      },
-    );
-
-    // 5. What needs no order among itself: the network takes longest, so the rest costs no time beside it
-    // once its first plugin runs (each start of a process holds up this thread for some milliseconds).
-    const begun = setImmediate();
-    undo.push('cgroup', () => (ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined));
-    const cgroup = begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined));
-    undo.push('memory', () => unmount(podMemory(plan.folder)));
-    const [attachment, holder] = await allOf([
-      wanted.network ? attachNetwork(services, plan, config, namespaces['network'] ?? '', undo) : undefined,
-      holderTools &&
-        cgroup.then(() => startHolder(services, { ...plan, namespaces, idMaps }, holderTools, undo)),
-      begun.then(() => (wanted.network ? bringLoopbackUp(namespaces['network'] ?? '') : undefined)),
-      begun.then(() => mountPodMemory(plan.folder, files)),
-      cgroup,
-    ] as const);
-
-    // 6. What the backend needs once per pod.
-    const finalPlan: SandboxPlan = {
-      ...plan,
-      ...(idMaps ? { idMaps } : {}),
-      ...(ownNetwork ? { ownNetwork } : {}),
-      namespaces: { ...namespaces, ...(holder ? { pid: holder.path } : {}) },
-    };
-    const backendState = await backend.startSandbox(finalPlan);
-    undo.push('backend sandbox', () => backend.stopSandbox(finalPlan, backendState));
-
-    // 7. From here on it is there.
+    // 4. From here on it is there.
     await services.store.sandboxes.put({
       ...record,
       complete: true,
-      plan: finalPlan,
-      attachment,
-      backendState,
-      ...(holder ? { holder: holder.holder } : {}),
+      plan: made.plan,
+      attachment: made.attachment,
+      backendState: made.backendState,
+      ...(made.holder ? { holder: made.holder } : {}),
     });
     metrics.routed.add({ handler: chosen.handler, rule: chosen.rule });
     log.info(
@@ -220,47 +152,13 @@ async function makeSandbox(
         pod: `${config.metadata?.namespace}/${config.metadata?.name}`,
         handler: chosen.handler,
         rule: chosen.rule,
-        ips: attachment?.ips,
+        ips: made.attachment?.ips,
       },
       'pod sandbox runs',
     );
     return id;
   });
 }
-
-async function attachNetwork(
-  services: Services,
-  plan: SandboxPlan,
-  config: PodSandboxConfig__Output,
-  netns: string,
-  undo: { push(what: string, step: () => Promise<unknown>): void },
-) {
-  const pod = podNetwork(plan, config, netns);
-  const attachment = await services.network.attach(pod); // not the caller's signal: what is begun is finished, for the retry
-  undo.push('network', () => services.network.detach(pod, attachment));
-  return attachment;
-}
-
-async function startHolder(
-  { host }: Services,
-  plan: SandboxPlan,
-  tools: HolderTools,
-  undo: { push(what: string, step: () => Promise<unknown>): void },
-) {
-  const folder = holderFolder(plan.folder);
-  undo.push('pid holder', () => stopPidHolder(folder));
-  return startPidHolder({
-    tools,
-    folder,
-    namespaces: plan.namespaces,
-    idMaps: plan.idMaps,
-    cgroupsPath: cgroupsPath(plan.cgroupParent, `holder-${plan.id}`, host.systemdCgroup),
-    systemdCgroup: host.systemdCgroup,
-    oomScoreAdj: Math.max(holderOomScoreAdj, host.lowestOomScoreAdj),
-  });
-}
-/** With it the whole pod ends: of its processes it is the last that the kernel should choose. */
-const holderOomScoreAdj = -998;
 
 /** What may start a holder: the pod's own runtime if it is one of OCI, else another that works here. */
 export function holderRuntimes({ handlers }: Pick<Services, 'handlers'>, own?: Backend): OciRuntime[] {
@@ -269,14 +167,4 @@ export function holderRuntimes({ handlers }: Pick<Services, 'handlers'>, own?: B
     ...[...(own ? [own] : []), ...ready].flatMap(({ ociRuntime }) => ociRuntime ?? []),
     ...['crun', 'runc'].map((path) => ({ path, args: [] })),
   ];
-}
-
-/** Like Promise.all, but waits for all before it fails: what is still under way cannot be undone. */
-export async function allOf<T extends readonly unknown[]>(
-  work: T,
-): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
-  const results = await Promise.allSettled(work);
-  const failed = results.find((result) => result.status === 'rejected');
-  if (failed) throw failed.reason;
-  return results.map((result) => (result as PromiseFulfilledResult<unknown>).value) as never;
 }

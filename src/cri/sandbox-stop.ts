@@ -1,11 +1,8 @@
 // StopPodSandbox and RemovePodSandbox: both idempotent, both finish what an
 // earlier try has begun.
-import { removePodCgroup } from '../host/cgroup.js';
-import { remove } from '../host/files.js';
-import { unmountBelow } from '../host/mounts.js';
 import { addLogContext, log } from '../log.js';
-import { namespaceFiles, unpinNamespaces } from '../pod/namespaces.js';
-import { holderFolder, stopPidHolder } from '../pod/pid-holder.js';
+import { ownsCgroup } from '../pod/plan.js';
+import { releasePod, removePod } from '../pod/pod.js';
 import { now, type SandboxRecord } from '../records/records.js';
 import type { RemovePodSandboxRequest__Output } from './generated/runtime/v1/RemovePodSandboxRequest.js';
 import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodSandboxResponse.js';
@@ -14,7 +11,6 @@ import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandb
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
 import { backendOf, recordOf, type Services } from './services.js';
 import { isShown } from './shown.js';
-import { namespacesFolder, ownsCgroup, podNetwork, sharesPids } from '../pod/plan.js';
 
 export async function stopPodSandbox(
   services: Services,
@@ -59,17 +55,16 @@ async function stopSandbox(services: Services, id: string): Promise<void> {
 
 /** Gives back the network, the namespaces and the holder of a pod; also after a crash in the middle of making them. */
 export async function releaseSandbox(services: Services, record: SandboxRecord): Promise<void> {
-  const { plan, config } = record;
-  await backendOf(services, record).stopSandbox(plan, record.backendState);
-  if (config.linux?.security_context?.namespace_options?.network !== 'NODE' && !plan.ownNetwork) {
-    await services.network.detach(
-      podNetwork(plan, config, namespaceFiles(namespacesFolder(plan)).network),
-      record.attachment,
-    );
-  }
-  if (sharesPids(config)) await stopPidHolder(holderFolder(plan.folder), record.holder);
-  await unpinNamespaces(namespacesFolder(plan));
-  await unmountBelow(plan.folder); // its memory
+  const { plan, config, attachment, holder, backendState } = record;
+  await releasePod({
+    plan,
+    config,
+    attachment,
+    holder,
+    backendState,
+    backend: backendOf(services, record),
+    network: services.network,
+  });
 }
 
 /** Stops and removes the sandbox and all its containers; absent is fine. @param still asked when nobody else works on it: false leaves it as it is */
@@ -85,8 +80,7 @@ export async function removeSandbox(
     if (!record) return;
     for (const container of services.store.containersOf(id))
       await removeContainerRecord(services, container.id);
-    if (ownsCgroup(record.config)) await removePodCgroup(record.plan.cgroupParent);
-    await remove(record.plan.folder);
+    await removePod(record.plan.folder, ownsCgroup(record.config) ? record.plan.cgroupParent : undefined);
     await services.store.sandboxes.delete(id); // last: until here a retry finds what is left to do
     log.info('pod sandbox removed');
     if (isShown(services, record)) services.events.emit('CONTAINER_DELETED_EVENT', id, record);

@@ -1,5 +1,5 @@
 // The container network: joins pods to it and lets them go, through CNI
-// plugins.  Called by sandbox-run, sandbox-stop, runtime (Status,
+// plugins.  Called by pod/pod, sandbox-read, runtime (Status,
 // UpdateRuntimeConfig) and recovery.
 //
 //   conflist dropped in ──► ready          (watched; no restart)

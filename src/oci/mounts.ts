@@ -65,7 +65,7 @@ export const baseMounts: readonly Mount[] = [
   },
   { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: safe },
 ];
-/** As big as Docker makes it, and as the pod's is (cri/sandbox-run.ts). */
+/** As big as Docker makes it, and as the pod's is (pod/memory.ts). */
 export const ownSharedMemory: Mount = {
   destination: '/dev/shm',
   type: 'tmpfs',

@@ -1,6 +1,5 @@
 // The namespaces of a pod, pinned as files so that no process has to hold them,
-// and the kernel settings that live in them.  Called by sandbox-run,
-// sandbox-stop and recovery.
+// and the kernel settings that live in them.  Called by pod.ts and recovery.
 //
 //   FOLDER/net, ipc, uts, user   bind mounts of /proc/PID/ns/*
 //

@@ -1,6 +1,5 @@
 // The holder of a pod-wide pid namespace: its first process, which keeps it and
-// reaps its orphans (catatonit -P).  Called by sandbox-run, sandbox-stop and the
-// removal of pods without a record.
+// reaps its orphans (catatonit -P).  Called by pod.ts.
 //
 // Every container of the pod sees it as process 1, so it must be worth nothing to
 // them: it is a container of its own, started by an OCI runtime (docs/adr/0010).

@@ -2,20 +2,11 @@
 // there: for recovery and `crisp gc`, which find them without a record, and for
 // the removal of a standalone container.
 import { CrispError } from '../errors.js';
-import { removePodCgroup } from '../host/cgroup.js';
-import { remove } from '../host/files.js';
-import { unmountBelow } from '../host/mounts.js';
 import { waitUntilIdle } from '../host/proc.js';
-import { holderFolder, stopPidHolder } from './pid-holder.js';
+import { takeApart } from './pod.js';
 
 /** How long a monitor may take to end after its container. */
 const monitorPatienceMs = 2_000;
-
-/** A pod without a record, whose containers and network are gone. @param cgroup the one that crisp makes for it */
-export async function removePod(folder: string, cgroup: string | undefined): Promise<void> {
-  await stopPidHolder(holderFolder(folder));
-  await takeApart(folder, cgroup);
-}
 
 /**
  * A bundle without a record; that of a standalone container has its pod in it.
@@ -33,11 +24,4 @@ export async function removeBundle(folder: string, cgroup?: string): Promise<voi
     );
   }
   await takeApart(folder, cgroup);
-}
-
-/** A folder with all that is mounted in it (namespaces are), and the cgroup beside it. Idempotent; the folder goes last, so that a retry finds it. */
-export async function takeApart(folder: string, cgroup: string | undefined): Promise<void> {
-  await unmountBelow(folder);
-  if (cgroup !== undefined) await removePodCgroup(cgroup);
-  await remove(folder);
 }
