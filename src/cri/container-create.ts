@@ -1,22 +1,12 @@
-// CreateContainer: image, rootfs, bundle, backend, record.
+// CreateContainer: image, record, bundle, backend.
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { ContainerPlan } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { expectCgroupMove } from '../host/cgroup-move.js';
-import { makeClosedFolder, remove } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
-import { pattern } from '../config/pattern.js';
-import { shiftOf } from '../images/rootfs.js';
 import type { Image } from '../shapes/image.js';
-import { makeVolumes } from '../images/volumes.js';
 import { addLogContext, log, withLogContext } from '../log.js';
-import { writeBundle } from '../oci/bundle.js';
-import { containerSpec } from '../oci/container-spec.js';
-import { withWorkingFolder } from '../oci/working-folder.js';
-import { inspectRootfs } from '../oci/inspect.js';
-import { rootGroupOf } from '../oci/namespaces.js';
-import { podMemory, sharedMemory } from '../pod/memory.js';
+import { prepareContainer } from '../pod/container.js';
 import type { Unclaimed } from '../records/creations.js';
 import { pack } from '../records/recovery-label.js';
 import {
@@ -29,10 +19,9 @@ import {
 import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
 import type { CreateContainerRequest__Output } from './generated/runtime/v1/CreateContainerRequest.js';
 import type { CreateContainerResponse } from './generated/runtime/v1/CreateContainerResponse.js';
-import { signalNumber, stopSignal } from '../oci/signals.js';
+import { stopSignal } from '../oci/signals.js';
 import { logPathOf } from './log-path.js';
 import { removeContainerRecord } from './container-stop.js';
-import { mountImageVolumes, unmountImageVolumes } from './image-volumes.js';
 import { backendOf, readySandboxOf, runningContainerOf, type Call, type Services } from './services.js';
 
 export async function createContainer(
@@ -151,95 +140,51 @@ async function makeContainer(
     undo.push('record', (clean) => (clean ? services.store.containers.delete(id) : undefined));
     await services.store.containers.put(record);
 
-    // 3. The rootfs, and the images that are mounted as volumes.
-    undo.push('bundle', () => remove(folder));
-    makeClosedFolder(folder, rootGroupOf(sandbox.plan.idMaps));
-    undo.push('rootfs', () => services.rootfs.unmount(id));
-    const wish = backend.rootfs(sandbox.plan, image.template);
-    const rootfs = await services.rootfs.provide(wish, id, image, sandbox.plan);
-    undo.push('image volumes', () => unmountImageVolumes(services, record));
-    const volumes = await mountImageVolumes(services, id, config, shiftOf(sandbox.plan));
-    const imageMounts = new Map([...volumes].map(([index, { path }]) => [index, path]));
-
-    // 4. The spec.
-    const madeMountSources: string[] = [];
-    const { absent_mount_sources_to_reject: rejected, image_volumes: mode } = services.config.runtime;
-    const facts = await inspectRootfs({
-      rootfs,
-      config,
-      imageMounts,
-      absentSources: {
-        made: madeMountSources,
-        rejects: (path) => rejected.some((text) => pattern(text)(path)),
+    // 3. Its bundle.
+    const made = await prepareContainer(
+      undo,
+      services,
+      {
+        id,
+        config,
+        sandbox,
+        source: { name: imageRef(image), config: image.config, image },
+        handler: sandbox.handler,
+        folder,
+        logPath,
+        stopSignal: record.stopSignal,
+        targetPid: targetPid(services, sandbox.id, config),
       },
-    });
-    const isView = wish.kind === 'own';
-    const imageVolumes = await makeVolumes({
-      mode,
-      image: image.config,
-      rootfs,
-      isView,
-      shift: isView ? undefined : shiftOf(sandbox.plan),
-      taken: facts.mounts.map(({ target }) => target),
-      folder: services.rootfs.volumes(id),
-    });
-    const made = containerSpec({
-      config,
-      sandbox: sandbox.config,
-      image: image.config,
-      plan: sandbox.plan,
-      containerId: id,
-      rootfs,
-      facts,
-      volumes: imageVolumes,
-      host: services.host,
-      features: services.handlers.get(sandbox.handler)?.probe.features,
-      podFolder: podMemory(sandbox.plan.folder),
-      sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(sandbox.plan.folder) : undefined,
-      targetPid: targetPid(services, sandbox.id, config),
-      allowedAnnotations: services.config.handlers[sandbox.handler]?.allowed_annotations ?? [],
-    });
-    const notHonoured = [...made.notHonoured, ...(backend.notHonoured?.(made.spec) ?? [])];
-    const spec = await withWorkingFolder(made.spec, rootfs);
-    writeBundle(folder, spec);
+      {
+        backend,
+        features: services.handlers.get(sandbox.handler)?.probe.features,
+        absentMountSources: 'make',
+      },
+    );
 
-    // 5. The container.
+    // 4. The container.
     const done: ContainerRecord = {
       ...record,
       complete: true,
-      imageVolumes: Object.fromEntries([...volumes].map(([index, { imageId }]) => [index, imageId])),
+      imageVolumes: Object.fromEntries(
+        [...made.imageVolumes].map(([index, { imageId }]) => [index, imageId]),
+      ),
       user: made.user,
-      notHonoured,
-      ...(madeMountSources.length ? { madeMountSources } : {}),
+      notHonoured: [...made.notHonoured],
+      ...(made.madeMountSources.length ? { madeMountSources: [...made.madeMountSources] } : {}),
       ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     };
-    const plan: ContainerPlan = {
-      id,
-      name: config.metadata?.name ?? '',
-      attempt: config.metadata?.attempt ?? 0,
-      image: imageRef(image),
-      imageId: image.id,
-      template: image.template,
-      sandbox: sandbox.plan,
-      folder,
-      spec,
-      ...(isView ? {} : { shiftedSources: imageVolumes.map(({ source }) => source) }),
-      logPath,
-      stdin: config.stdin,
-      stdinOnce: config.stdin_once,
-      stopSignal: String(signalNumber(record.stopSignal)),
-      recoveryLabel: () => pack({ sandbox, container: done }),
-    };
-    const backendState = await backend.create(plan);
+    const recoveryLabel = (): string | undefined => pack({ sandbox, container: done });
+    const backendState = await backend.create({ ...made.plan, recoveryLabel });
     undo.push('container', () => backend.delete({ id, folder, logPath, state: backendState }));
 
-    // 6. From here on it is there.
+    // 5. From here on it is there.
     await services.store.containers.put({ ...done, backendState });
     log.info(
       {
         container: config.metadata?.name,
         image: config.image?.image,
-        notHonoured: notHonoured.length ? notHonoured : undefined,
+        notHonoured: made.notHonoured.length ? made.notHonoured : undefined,
       },
       'container created',
     );

@@ -11,7 +11,7 @@ import type { RemoveContainerResponse } from './generated/runtime/v1/RemoveConta
 import type { StopContainerRequest__Output } from './generated/runtime/v1/StopContainerRequest.js';
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { recordIfEnded } from './exits.js';
-import { unmountImageVolumes } from './image-volumes.js';
+import { unmountImageVolumes } from '../pod/image-volumes.js';
 import { backendOf, recordOf, refOf, type Services } from './services.js';
 import { isShown } from './shown.js';
 

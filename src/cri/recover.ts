@@ -17,8 +17,8 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 import { recoveryLabelOf } from '../records/recovery-label.js';
+import { removeBundle } from '../pod/container.js';
 import { removePod, repairPod } from '../pod/pod.js';
-import { removeBundle } from '../pod/remove.js';
 import { reclaimLost, listed } from './reclaim.js';
 import { unclaimedContainer } from './container-create.js';
 import { removeContainerRecord } from './container-stop.js';

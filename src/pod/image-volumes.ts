@@ -2,10 +2,9 @@
 // One view per mount, named CONTAINER-INDEX, so that two users of an image never
 // depend on each other.
 import { CrispError, toCrispError } from '../errors.js';
-import type { Shift } from '../images/rootfs.js';
-import type { ContainerRecord } from '../records/records.js';
-import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerConfig.js';
-import type { Services } from './services.js';
+import type { Rootfs, Shift } from '../images/rootfs.js';
+import type { Images } from '../images/store.js';
+import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 
 export interface ImageVolume {
   /** Where the image is mounted on the host. */
@@ -15,7 +14,7 @@ export interface ImageVolume {
 
 /** Mounts all image volumes of a container, by their index in config.mounts; with `shift`, root's files of an image are those of the container's root. */
 export async function mountImageVolumes(
-  services: Services,
+  { images, rootfs }: { readonly images: Pick<Images, 'find'>; readonly rootfs: Rootfs },
   containerId: string,
   config: ContainerConfig__Output,
   shift: Shift | undefined,
@@ -23,7 +22,7 @@ export async function mountImageVolumes(
   const mounted = new Map<number, ImageVolume>();
   for (const [index, { image: spec }] of config.mounts.entries()) {
     if (!spec?.image) continue;
-    const image = await services.images.find(spec.image);
+    const image = await images.find(spec.image);
     if (!image)
       throw new CrispError(
         'ImageVolumeMountFailed',
@@ -31,7 +30,7 @@ export async function mountImageVolumes(
       );
     try {
       mounted.set(index, {
-        path: await services.rootfs.mountImage(`${containerId}-${index}`, image, shift),
+        path: await rootfs.mountImage(`${containerId}-${index}`, image, shift),
         imageId: image.id,
       });
     } catch (error) {
@@ -46,8 +45,11 @@ export async function mountImageVolumes(
 }
 
 /** Unmounts them; those that are not mounted are fine. */
-export async function unmountImageVolumes(services: Services, record: ContainerRecord): Promise<void> {
-  for (const [index, { image }] of record.config.mounts.entries()) {
-    if (image?.image) await services.rootfs.unmountImage(`${record.id}-${index}`);
+export async function unmountImageVolumes(
+  { rootfs }: { readonly rootfs: Rootfs },
+  { id, config }: { readonly id: string; readonly config: ContainerConfig__Output },
+): Promise<void> {
+  for (const [index, { image }] of config.mounts.entries()) {
+    if (image?.image) await rootfs.unmountImage(`${id}-${index}`);
   }
 }
