@@ -1,7 +1,7 @@
 // From the router to a backend: the one file of the command line that knows
 // concrete backends (architecture.test.ts holds the others to it).
 import { join } from 'node:path';
-import type { Backend, ContainerPlan, Probe } from '../backends/backend.js';
+import type { Backend, ContainerPlan, Features, Probe } from '../backends/backend.js';
 import { buildBackend } from '../backends/build.js';
 import { probeOnce } from '../backends/probe-once.js';
 import { runtimeRoot } from '../backends/oci/backend.js';
@@ -18,6 +18,8 @@ import { chooseHandler, route, withFallbacks, type Route, type RouteInput } from
 
 export interface Routed extends Route {
   readonly backend: Backend;
+  /** What its probe found. */
+  readonly features: Features;
 }
 
 /** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
@@ -32,9 +34,9 @@ export async function routeTo(config: Config, state: string, input: RouteInput):
     if (probe.ready) break;
   }
   const chosen = chooseHandler({ config, handlers }, input);
-  const backend = handlers.get(chosen.handler)?.backend;
-  if (!backend) throw new CrispError('HandlerNotReady', `handler ${chosen.handler} was not probed`);
-  return { ...chosen, backend };
+  const routed = handlers.get(chosen.handler);
+  if (!routed) throw new CrispError('HandlerNotReady', `handler ${chosen.handler} was not probed`);
+  return { ...chosen, backend: routed.backend, features: routed.probe.features };
 }
 
 /** The backend that a container was made with. @throws UnknownHandler */

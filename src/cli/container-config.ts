@@ -3,6 +3,7 @@
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
+import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
 import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
@@ -61,13 +62,7 @@ export function containerConfig(wish: ContainerWish, hasSeccompProfile: boolean)
         run_as_user: null,
         run_as_username: '',
         run_as_group: null,
-        namespace_options: {
-          network: wish.network === 'host' ? 'NODE' : 'POD',
-          pid: 'CONTAINER',
-          ipc: 'POD',
-          target_id: '',
-          userns_options: null,
-        },
+        namespace_options: namespacesOf(wish),
         readonly_rootfs: false,
         supplemental_groups: [],
         supplemental_groups_policy: 'Merge',
@@ -101,11 +96,34 @@ export function sandboxConfig(
     windows: null,
     linux: {
       cgroup_parent: cgroupParent,
-      security_context: null,
+      security_context: {
+        namespace_options: namespacesOf(wish),
+        selinux_options: null,
+        run_as_user: null,
+        run_as_group: null,
+        readonly_rootfs: false,
+        supplemental_groups: [],
+        supplemental_groups_policy: 'Merge',
+        privileged: false,
+        seccomp_profile_path: '',
+        seccomp: null,
+        apparmor: null,
+      },
       sysctls: {},
       overhead: null,
       resources: null,
     },
+  };
+}
+
+/** The same of a container and of its pod. */
+function namespacesOf({ network }: ContainerWish): NamespaceOption__Output {
+  return {
+    network: network === 'host' ? 'NODE' : 'POD',
+    pid: 'CONTAINER',
+    ipc: 'POD',
+    target_id: '',
+    userns_options: null,
   };
 }
 

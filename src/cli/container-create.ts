@@ -1,27 +1,20 @@
 // `crisp create` (and the first half of `crisp run`): a container that is a pod
 // of its own, made of the same parts as a pod's.
 import { randomBytes } from 'node:crypto';
-import { join, resolve } from 'node:path';
-import type { SandboxPlan } from '../shapes/sandbox.js';
+import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
-import { exists, makeClosedFolder, remove } from '../host/files.js';
-import { shiftOf } from '../images/rootfs.js';
-import type { Image } from '../shapes/image.js';
-import { makeVolumes } from '../images/volumes.js';
-import { bringLoopbackUp, pinNamespaces } from '../pod/namespaces.js';
-import { writeBundle } from '../oci/bundle.js';
-import { containerSpec } from '../oci/container-spec.js';
-import { withWorkingFolder } from '../oci/working-folder.js';
-import { readHostFacts } from '../oci/host-facts.js';
-import type { ImageConfig } from '../shapes/image-config.js';
-import { inspectRootfs } from '../oci/inspect.js';
-import { rootGroupOf } from '../oci/namespaces.js';
-import { podFilesOf } from '../pod/files.js';
-import { mountPodMemory, podMemory, sharedMemory } from '../pod/memory.js';
-import { signalNumber, stopSignal } from '../oci/signals.js';
+import { removePodCgroup } from '../host/cgroup.js';
+import { exists, remove } from '../host/files.js';
+import { withUndo } from '../host/undo.js';
+import { stopSignal } from '../oci/signals.js';
+import { prepareContainer, type ContainerSource } from '../pod/container.js';
+import { planOf } from '../pod/plan.js';
+import { makePod, releasePod, removePod, takeApart } from '../pod/pod.js';
+import { bundleOf } from '../records/placed.js';
 import { now } from '../records/records.js';
-import { takeApart } from '../pod/pod.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
+import type { Image } from '../shapes/image.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import { routeTo } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
@@ -82,7 +75,7 @@ export async function createContainer(
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
-  const { backend, handler, rule } = await routeTo(services.config, services.state, {
+  const { backend, handler, rule, features } = await routeTo(services.config, services.state, {
     handler: flags.handler ?? '',
     namespace: flags.namespace ?? '',
     name,
@@ -95,25 +88,15 @@ export async function createContainer(
   }); // a probe that a signal has spoilt proves nothing
   signals.check();
 
-  // 2. The intent, before anything that could leak.
-  const host = readHostFacts(services.config);
-  const folder = join(services.state, 'bundles', id);
+  const { systemdCgroup } = services.host;
   const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
-  const cgroupParent = host.systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`;
+  const sandbox = sandboxConfig(id, wish, hostname, systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`);
   const plan: SandboxPlan = {
-    id,
-    name,
+    ...planOf(services.state, id, sandbox, systemdCgroup),
     namespace: flags.namespace ?? '',
-    uid: id,
-    attempt: 0,
-    labels,
-    annotations,
-    folder: join(folder, 'pod'),
-    hostname: hostname || undefined,
-    namespaces: {},
-    cgroupParent,
   };
-  let record: StandaloneRecord = {
+  const folder = bundleOf(services.state, id);
+  const record: StandaloneRecord = {
     version: 1,
     id,
     name,
@@ -131,105 +114,58 @@ export async function createContainer(
     notHonoured: [],
     backendState: undefined,
   };
-  try {
+  return withUndo(async (undo) => {
+    // 2. The intent, before anything that could leak.
+    undo.push('record', (clean) => (clean ? services.records.delete(record) : undefined));
     await services.records.put(record); // before the name: `crisp gc` frees those of no record
     await services.records.takeName(name, id);
 
-    // 3. Its pod: files, namespaces, shared memory.
-    const onHost = flags.network === 'host';
-    const idMaps = onHost ? undefined : backend.userNamespace?.(plan);
-    makeClosedFolder(folder, rootGroupOf(idMaps));
-    makeClosedFolder(plan.folder, rootGroupOf(idMaps));
-    const config = containerConfig(wish, host.seccompProfile !== undefined);
-    const sandbox = sandboxConfig(id, wish, hostname, cgroupParent);
-    await mountPodMemory(plan.folder, await podFilesOf(sandbox));
-    const ownNetwork = flags.network === undefined && (backend.ownNetwork?.(plan) ?? false);
-    const namespaces = await pinNamespaces(
-      join(plan.folder, 'ns'),
-      { network: !onHost && !ownNetwork, ipc: true, uts: !onHost, user: idMaps },
-      { hostname, sysctls: {} },
-    );
-    if (namespaces.network) await bringLoopbackUp(namespaces.network);
-    const pinned: SandboxPlan = { ...plan, namespaces, ownNetwork, ...(idMaps ? { idMaps } : {}) };
+    // 3. Its pod.
+    undo.push('cgroup', () => removeCgroupOf(plan));
+    const pod = await makePod(undo, {
+      config: sandbox,
+      plan,
+      backend,
+      host: services.host,
+      holderRuntimes: [],
+    });
 
-    // 4. The rootfs, the spec, the container.
-    const form = backend.rootfs(pinned, source.image?.template);
-    if (!source.image && (form.kind === 'own' || idMaps))
-      throw new CrispError(
-        'Unsupported',
-        `handler ${handler} runs no folder as it is: its containers have a copy, or other ids`,
-        { hint: 'make an OCI image of the folder, or choose another handler' },
-      );
-    const rootfs = source.image
-      ? await services.rootfs.provide(form, id, source.image, pinned)
-      : (source.folder ?? '');
-    const facts = await inspectRootfs({ rootfs, config, imageMounts: new Map() });
-    const isView = form.kind === 'own';
-    const volumes = await makeVolumes({
-      mode: source.image ? services.config.runtime.image_volumes : 'ignore',
-      image: source.config,
-      rootfs,
-      isView,
-      shift: isView ? undefined : shiftOf(pinned),
-      taken: facts.mounts.map(({ target }) => target),
-      folder: services.rootfs.volumes(id),
-    });
-    const { spec: made, notHonoured: left } = containerSpec({
-      config,
-      sandbox,
-      image: source.config,
-      plan: pinned,
-      containerId: id,
-      rootfs,
-      facts,
-      volumes,
-      host,
-      podFolder: podMemory(plan.folder),
-      sharedMemory: sharedMemory(plan.folder),
-      allowedAnnotations: services.config.handlers[handler]?.allowed_annotations ?? [],
-    });
-    const spec = await withWorkingFolder(made, rootfs);
-    const notHonoured = [...left, ...(backend.notHonoured?.(spec) ?? [])];
-    writeBundle(folder, spec);
-    const backendState = await backend.create({
-      id,
-      name,
-      attempt: 0,
-      image: source.name,
-      imageId: source.image?.id ?? '',
-      template: source.image?.template,
-      sandbox: pinned,
-      folder,
-      spec,
-      ...(isView ? {} : { shiftedSources: volumes.map(({ source: from }) => from) }),
-      logPath: record.logPath,
-      stdin: flags.interactive,
-      stdinOnce: flags.interactive,
-      stopSignal: String(signalNumber(record.stopSignal)),
-    });
-    signals.check();
-    record = await services.records.put({
+    // 4. Its bundle.
+    const made = await prepareContainer(
+      undo,
+      services,
+      {
+        id,
+        config: containerConfig(wish, services.host.seccompProfile !== undefined),
+        sandbox: { config: sandbox, plan: pod.plan },
+        source,
+        handler,
+        folder,
+        logPath: record.logPath,
+        stopSignal: record.stopSignal,
+      },
+      { backend, features, absentMountSources: 'refuse' },
+    );
+
+    // 5. The container.
+    undo.push('log', () => remove(record.logPath));
+    const backendState = await backend.create(made.plan);
+    const done: StandaloneRecord = {
       ...record,
       complete: true,
-      plan: pinned,
-      notHonoured,
+      plan: pod.plan,
+      podState: pod.backendState,
+      notHonoured: [...made.notHonoured],
       backendState,
-    });
-    return record;
-  } catch (error) {
-    await removeAll(services, record);
-    throw error;
-  } finally {
-    await backend.close();
-  }
+    };
+    undo.push('container', () => backend.delete(refOf(done)));
+    signals.check();
+    return services.records.put(done);
+  }).finally(() => backend.close());
 }
 
-interface Source {
-  readonly name: string;
-  /** undefined: a folder. */
-  readonly image: Image | undefined;
-  readonly folder: string | undefined;
-  readonly config: ImageConfig;
+interface Source extends ContainerSource {
+  readonly image?: Image;
   readonly command: readonly string[];
 }
 
@@ -243,7 +179,7 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
         hint: 'name a folder that holds a root filesystem',
       });
     if (args.length === 0) throw new UsageError('with --rootfs, COMMAND is missing');
-    return { name: folder, image: undefined, folder, config: user, command: args };
+    return { name: folder, folder, config: user, command: args };
   }
   const [text, ...command] = args;
   if (text === undefined) throw new UsageError('IMAGE is missing (or --rootfs DIR)');
@@ -251,7 +187,6 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
   return {
     name: image.tags[0] ?? image.digests[0] ?? image.id,
     image,
-    folder: undefined,
     config: { ...image.config, ...user },
     command,
   };
@@ -285,12 +220,19 @@ export async function imageOf(services: Pick<Services, 'images'>, text: string):
 
 /** Removes a container with all that was made for it; every step may find its work done. */
 export async function removeAll(services: Services, record: StandaloneRecord): Promise<void> {
-  await services.backendOf(record).delete(refOf(record));
-  await services.rootfs.unmount(record.id);
-  await takeApart(
-    record.folder,
-    record.plan.cgroupParent.endsWith('.slice') ? undefined : record.plan.cgroupParent,
-  );
+  const { id, plan, podState } = record;
+  const backend = services.backendOf(record);
+  await backend.delete(refOf(record));
+  await services.rootfs.unmount(id);
+  await releasePod({ plan, backendState: podState }, backend);
+  await removePod(plan.folder, undefined);
+  await takeApart(record.folder, undefined); // an older version had the pod in it
+  await removeCgroupOf(plan);
   await remove(record.logPath);
   await services.records.delete(record);
+}
+
+/** The group that the runtime has made for the container's own: no other is in it. */
+async function removeCgroupOf({ cgroupParent }: SandboxPlan): Promise<void> {
+  if (!cgroupParent.endsWith('.slice')) await removePodCgroup(cgroupParent);
 }

@@ -8,6 +8,7 @@ import { CrispError } from '../errors.js';
 import { makeFolder, takeFrom, tightenState } from '../host/files.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
+import { readHostFacts, type HostFacts } from '../oci/host-facts.js';
 import { rootGroupOf } from '../oci/namespaces.js';
 import { StandaloneRecords, type StandaloneRecord } from '../records/standalone.js';
 import { open } from './backend.js';
@@ -28,6 +29,7 @@ export class Services {
   readonly images: Images;
   readonly rootfs: Rootfs;
   private readonly backends = new Map<string, Backend>();
+  private facts: HostFacts | undefined;
 
   constructor(flags: PlaceFlags) {
     this.config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
@@ -37,6 +39,10 @@ export class Services {
     // With the daemon's own state folder: one store has one run-time folder.
     this.images = new Images(imagesOptionsOf(this.config));
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
+  }
+
+  get host(): HostFacts {
+    return (this.facts ??= readHostFacts(this.config));
   }
 
   /** Also takes from what an older version made what it gave to all users of the host. */

@@ -55,16 +55,8 @@ async function stopSandbox(services: Services, id: string): Promise<void> {
 
 /** Gives back the network, the namespaces and the holder of a pod; also after a crash in the middle of making them. */
 export async function releaseSandbox(services: Services, record: SandboxRecord): Promise<void> {
-  const { plan, config, attachment, holder, backendState } = record;
-  await releasePod({
-    plan,
-    config,
-    attachment,
-    holder,
-    backendState,
-    backend: backendOf(services, record),
-    network: services.network,
-  });
+  const { config, attachment } = record;
+  await releasePod(record, backendOf(services, record), { of: services.network, config, attachment });
 }
 
 /** Stops and removes the sandbox and all its containers; absent is fine. @param still asked when nobody else works on it: false leaves it as it is */

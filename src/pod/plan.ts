@@ -6,7 +6,7 @@ import { CrispError } from '../errors.js';
 import type { PodNetwork } from '../network/cni.js';
 import { checkPodSysctls } from './namespaces.js';
 import { ownCgroupParent, userMappings } from '../oci/namespaces.js';
-import { identityOf } from '../records/placed.js';
+import { identityOf, podOf } from '../records/placed.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 
 export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfig__Output {
@@ -81,7 +81,7 @@ export function planOf(
 ): SandboxPlan {
   return {
     ...identityOf(id, config),
-    folder: join(stateFolder, 'pods', id),
+    folder: podOf(stateFolder, id),
     namespaces: {},
     // The kubelet makes and limits the pod's cgroup and names it; for anybody else there is one of our own.
     cgroupParent: config.linux?.cgroup_parent || ownCgroupParent(id, systemdCgroup),

@@ -183,21 +183,31 @@ export async function repairPod(plan: SandboxPlan, config: PodSandboxConfig__Out
 /**
  * Gives back the network, the holder, the namespaces and the memory of a pod whose
  * containers have ended; also after a crash in the middle of makePod(). Idempotent.
+ * @param network what it has an address of; absent: the pod has none
  */
 export async function releasePod(
-  pod: Pick<PodRequest, 'config' | 'plan' | 'backend' | 'network'> &
-    Pick<MadePod, 'backendState'> &
-    Partial<Pick<MadePod, 'attachment' | 'holder'>>,
+  pod: {
+    readonly plan: SandboxPlan;
+    readonly holder?: ProcessIdentity | undefined;
+    readonly backendState?: unknown;
+  },
+  backend: Pick<Backend, 'stopSandbox'>,
+  network?: {
+    readonly of: Pick<Network, 'detach'>;
+    readonly config: PodSandboxConfig__Output;
+    readonly attachment: Attachment | undefined;
+  },
 ): Promise<void> {
-  const { config, plan, backend, network } = pod;
+  const { plan, holder } = pod;
   await backend.stopSandbox(plan, pod.backendState);
-  if (network && wantedNamespaces(config).network && !plan.ownNetwork) {
-    await network.detach(
-      podNetwork(plan, config, namespaceFiles(namespacesFolder(plan)).network),
-      pod.attachment,
+  if (network && wantedNamespaces(network.config).network && !plan.ownNetwork) {
+    await network.of.detach(
+      podNetwork(plan, network.config, namespaceFiles(namespacesFolder(plan)).network),
+      network.attachment,
     );
   }
-  if (sharesPids(config)) await stopPidHolder(holderFolder(plan.folder), pod.holder);
+  const folder = holderFolder(plan.folder);
+  if (holder || existsSync(folder)) await stopPidHolder(folder, holder);
   await unpinNamespaces(namespacesFolder(plan));
   await unmountBelow(plan.folder); // its memory
 }

@@ -16,7 +16,7 @@ export function placedSandbox(stored: StoredSandbox, state: string): SandboxReco
     ? [config.linux.cgroup_parent]
     : [false, true].map((systemd) => ownCgroupParent(id, systemd));
   if (!possible.includes(cgroupParent)) throw new Error(`plan.cgroupParent: ${cgroupParent} is not its own`);
-  const folder = join(state, 'pods', id);
+  const folder = podOf(state, id);
   const pinned = namespaceFiles(join(folder, 'ns'));
   const namespaces: Record<string, string> = Object.fromEntries(
     Object.entries(pinned).filter(([kind]) => kind in plan.namespaces),
@@ -70,4 +70,9 @@ export function placedContainer(
 /** The bundle of a container. @param id of the shape of an id, or the name of a file */
 export function bundleOf(state: string, id: string): string {
   return join(state, 'bundles', id);
+}
+
+/** The folder of a pod. @param id of the shape of an id, or the name of a file */
+export function podOf(state: string, id: string): string {
+  return join(state, 'pods', id);
 }

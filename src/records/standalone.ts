@@ -12,7 +12,7 @@ import { CrispError } from '../errors.js';
 import { exists, makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic } from '../host/files.js';
 import { namespaceFiles } from '../pod/namespaces.js';
 import { setAside, whyNot } from '../set-aside.js';
-import { bundleOf } from './placed.js';
+import { bundleOf, podOf } from './placed.js';
 import { fromJson, idSchema, storedPlanSchema } from './records.js';
 
 export const standaloneRecordSchema = z.object({
@@ -40,6 +40,8 @@ export const standaloneRecordSchema = z.object({
     hostname: z.string().optional(),
   }),
   notHonoured: z.array(z.string()),
+  /** What backend.startSandbox() returned. */
+  podState: z.unknown().optional(),
   backendState: z.unknown().optional(),
 });
 type Stored = z.infer<typeof standaloneRecordSchema>;
@@ -86,11 +88,11 @@ export class StandaloneRecords {
     const { id, plan } = stored;
     if (!['/system.slice', `/crisp-cli/${id}`].includes(plan.cgroupParent))
       throw new Error(`plan.cgroupParent: ${plan.cgroupParent} is not its own`);
-    const folder = bundleOf(this.stateFolder, id);
-    const pinned = namespaceFiles(join(folder, 'pod', 'ns'));
+    const folder = podOf(this.stateFolder, id);
+    const pinned = namespaceFiles(join(folder, 'ns'));
     return {
       ...stored,
-      folder,
+      folder: bundleOf(this.stateFolder, id),
       logPath: this.logOf(id),
       plan: {
         ...plan,
@@ -98,7 +100,7 @@ export class StandaloneRecords {
         uid: id,
         attempt: 0,
         hostname: plan.hostname,
-        folder: join(folder, 'pod'),
+        folder,
         namespaces: Object.fromEntries(Object.entries(pinned).filter(([kind]) => kind in plan.namespaces)),
       },
     };
