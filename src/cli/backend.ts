@@ -13,6 +13,7 @@ import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { exists } from '../host/files.js';
+import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import { findProgram } from '../host/programs.js';
 import { chooseHandler, route, withFallbacks, type Route, type RouteInput } from '../config/router.js';
 
@@ -77,6 +78,16 @@ export async function probeOf(config: Config, state: string, name: string): Prom
       lacks: {},
     };
   }
+}
+
+/** What Backend.userNamespace() answers, for `crisp explain`; nothing is run. */
+export function userNamespaceOf(
+  config: Config,
+  state: string,
+  name: string,
+  plan: SandboxPlan,
+): IdMaps | undefined {
+  return Object.hasOwn(config.handlers, name) ? open(config, state, name).userNamespace?.(plan) : undefined;
 }
 
 /** How a container would be run, for `crisp explain`. */

@@ -9,20 +9,22 @@ import { loadConfig, type Config } from '../config/config.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError, toCrispError } from '../errors.js';
+import { cgroupDriver } from '../host/cgroup.js';
 import { shown } from '../host/run.js';
 import { mountedRootfs } from '../images/rootfs.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { templateOf } from '../images/templates.js';
 import { checkPodSysctls } from '../pod/namespaces.js';
-import { containerSpec } from '../oci/container-spec.js';
-import { podMemory, sharedMemory } from '../pod/memory.js';
+import { assembleContainer } from '../pod/container.js';
+import { expectedPlan, planOf } from '../pod/plan.js';
+import { bundleOf } from '../records/placed.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { inspectRootfs } from '../oci/inspect.js';
-import { sharesWithHost, userMappings } from '../oci/namespaces.js';
-import { signalNumber, stopSignal } from '../oci/signals.js';
+import { userMappings } from '../oci/namespaces.js';
+import { stopSignal } from '../oci/signals.js';
 import type { Spec } from '../shapes/spec.js';
 import { conditions, route, type Route } from '../config/router.js';
-import { explanationOf, type Explanation } from './backend.js';
+import { explanationOf, userNamespaceOf, type Explanation } from './backend.js';
 import { CriJson } from './cri-json.js';
 import { printJson } from './output.js';
 import { podsOf, type CriPod, type Manifest } from './pod-manifest.js';
@@ -212,7 +214,6 @@ async function explainContainer(
 ): Promise<ContainerExplained> {
   const name = container.metadata?.name ?? '';
   const id = `ID-OF-${name}`;
-  const bundle = join(config.state, 'bundles', id);
   const image = container.image?.image ?? '';
   const common = { name, image };
   try {
@@ -221,7 +222,6 @@ async function explainContainer(
       notes.push(
         `container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`,
       );
-    const plan = planOf(config, sandbox, config.handlers[handler]?.type === 'pct' && config.lxc.unprivileged);
     // Mounts are taken as they are written: their sources may only exist when the pod runs.
     const facts = {
       ...(await inspectRootfs({
@@ -235,54 +235,42 @@ async function explainContainer(
         propagation: 'shared' as const,
       })),
     };
-    const { spec, notHonoured } = containerSpec({
-      config: found.present
-        ? container
-        : {
-            ...container,
-            ...(container.command.length + container.args.length
-              ? {}
-              : { command: ['COMMAND OF THE IMAGE'] }),
-          },
-      sandbox,
-      image: found.config,
-      plan,
-      containerId: id,
-      rootfs: mountedRootfs(config.state, id),
-      facts,
-      volumes:
-        config.runtime.image_volumes === 'bind'
-          ? Object.keys(found.config.Volumes ?? {}).map((target, index) => ({
-              target,
-              source: join(config.root, 'containers', id, 'volumes', String(index)),
-            }))
-          : [],
-      host: readHostFacts(config),
-      podFolder: podMemory(plan.folder),
-      sharedMemory: plan.namespaces.ipc ? sharedMemory(plan.folder) : undefined,
-      targetPid: 0,
-      allowedAnnotations: config.handlers[handler]?.allowed_annotations ?? [],
-    });
-    const how = await explanationOf(config, config.state, handler, {
-      id,
-      name,
-      attempt: container.metadata?.attempt ?? 0,
-      image,
-      imageId: found.id,
-      template: found.template,
-      sandbox: plan,
-      folder: bundle,
-      spec,
-      logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : '',
-      stdin: container.stdin,
-      stdinOnce: container.stdin_once,
-      stopSignal: String(signalNumber(stopSignal(container.stop_signal, found.config.StopSignal))),
-    });
+    const { plan, notHonoured } = assembleContainer(
+      config,
+      {
+        id,
+        config:
+          found.present || container.command.length + container.args.length > 0
+            ? container
+            : { ...container, command: ['COMMAND OF THE IMAGE'] },
+        sandbox: { config: sandbox, plan: podPlan(config, handler, sandbox) },
+        source: { name: image, config: found.config, image: found },
+        handler,
+        folder: bundleOf(config.state, id),
+        logPath: container.log_path ? join(sandbox.log_directory, container.log_path) : '',
+        stopSignal: stopSignal(container.stop_signal, found.config.StopSignal),
+        targetPid: 0,
+      },
+      {
+        rootfs: mountedRootfs(config.state, id),
+        isView: false,
+        facts,
+        volumes:
+          config.runtime.image_volumes === 'bind'
+            ? Object.keys(found.config.Volumes ?? {}).map((target, index) => ({
+                target,
+                source: join(config.root, 'containers', id, 'volumes', String(index)),
+              }))
+            : [],
+        host: readHostFacts(config),
+      },
+    );
+    const how = await explanationOf(config, config.state, handler, plan);
     return {
       ...common,
       commands: how.commands,
       files: how.files,
-      spec,
+      spec: plan.spec,
       notHonoured: [...notHonoured, ...how.notHonoured],
     };
   } catch (error) {
@@ -312,32 +300,14 @@ async function lookUp(config: Config, reference: string) {
   };
 }
 
-/** @param shifts pods of the backend get a user namespace that they do not ask for */
-function planOf(config: Config, sandbox: PodSandboxConfig__Output, shifts: boolean): SandboxPlan {
-  const options = sandbox.linux?.security_context?.namespace_options;
-  const folder = join(config.state, 'pods', 'POD-ID');
-  const pinned = (name: string): string => join(folder, 'ns', name);
-  const { name = '', namespace = '', uid = '', attempt = 0 } = sandbox.metadata ?? {};
-  return {
-    id: 'POD-ID',
-    name,
-    namespace,
-    uid,
-    attempt,
-    labels: sandbox.labels,
-    annotations: sandbox.annotations,
-    folder,
-    hostname: sandbox.hostname || undefined,
-    namespaces: {
-      ...(options?.network === 'NODE' ? {} : { network: pinned('net'), uts: pinned('uts') }),
-      ...(options?.ipc === 'NODE' ? {} : { ipc: pinned('ipc') }),
-      ...(options?.pid === 'POD' ? { pid: pinned('pid') } : {}),
-      ...(options?.userns_options?.mode === 'POD' || (shifts && !sharesWithHost(sandbox))
-        ? { user: pinned('user') }
-        : {}),
-    },
-    cgroupParent: sandbox.linux?.cgroup_parent || '/crisp/POD-ID',
-  };
+function podPlan(config: Config, handler: string, sandbox: PodSandboxConfig__Output): SandboxPlan {
+  const plan = planOf(
+    config.state,
+    'POD-ID',
+    sandbox,
+    cgroupDriver(config.runtime.cgroup_driver) === 'systemd',
+  );
+  return expectedPlan(plan, sandbox, userNamespaceOf(config, config.state, handler, plan));
 }
 
 function inWords(pod: Explained): string {

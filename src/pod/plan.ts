@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import type { PodNetwork } from '../network/cni.js';
-import { checkPodSysctls } from './namespaces.js';
-import { ownCgroupParent, userMappings } from '../oci/namespaces.js';
+import { checkPodSysctls, namespaceFiles } from './namespaces.js';
+import { ownCgroupParent, sharesWithHost, userMappings } from '../oci/namespaces.js';
 import { identityOf, podOf } from '../records/placed.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 
@@ -110,6 +110,28 @@ export function wantedNamespaces(config: PodSandboxConfig__Output): {
   const options = config.linux?.security_context?.namespace_options;
   const network = options?.network !== 'NODE';
   return { network, ipc: options?.ipc !== 'NODE', uts: network };
+}
+
+/** The plan as makePod() will make it of planOf()'s, for `crisp explain`. @param idMaps of the backend, see Backend.userNamespace */
+export function expectedPlan(
+  plan: SandboxPlan,
+  config: PodSandboxConfig__Output,
+  idMaps: IdMaps | undefined,
+): SandboxPlan {
+  const wanted = wantedNamespaces(config);
+  const maps = userNamespace(config) ?? (sharesWithHost(config) ? undefined : idMaps);
+  const files = namespaceFiles(namespacesFolder(plan));
+  return {
+    ...plan,
+    namespaces: {
+      ...(wanted.network ? { network: files.network } : {}),
+      ...(wanted.ipc ? { ipc: files.ipc } : {}),
+      ...(wanted.uts ? { uts: files.uts } : {}),
+      ...(sharesPids(config) ? { pid: '/proc/PID-OF-HOLDER/ns/pid' } : {}),
+      ...(maps ? { user: files.user } : {}),
+    },
+    ...(maps ? { idMaps: maps } : {}),
+  };
 }
 
 /** What a network that the containers bring themselves cannot give. @throws UnsupportedField */

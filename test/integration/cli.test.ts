@@ -83,7 +83,7 @@ async function traces(): Promise<string[]> {
     ...(await machine.mounts()).filter((path) => path.startsWith(join(folder, 'state', 'cli'))),
     ...(
       await Promise.all(
-        ['containers', 'names', 'bundles', 'roots', 'views'].map((name) => inside(join(state, name))),
+        ['containers', 'names', 'bundles', 'pods', 'roots', 'views'].map((name) => inside(join(state, name))),
       )
     ).flat(),
     ...(await inside(join(folder, 'root', 'cli', 'containers'))),
@@ -140,6 +140,15 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
       ),
     ).toEqual({ stdout: 'out\nbox\npart', stderr: 'err\n', exitCode: 7 });
     expect(await traces()).toEqual([]);
+  });
+
+  test('has a pod as those of Kubernetes: ports and ping for users, the names of the host on its network', async () => {
+    const setting = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
+    expect(await crisp('run', '--rm', image, 'cat', setting)).toMatchObject({ exitCode: 0, stdout: '0\n' });
+    expect(await crisp('run', '--rm', '--network', 'host', image, 'cat', '/etc/hosts')).toMatchObject({
+      exitCode: 0,
+      stdout: await readFile('/etc/hosts', 'utf8'),
+    });
   });
 
   test('one that ends before anybody could attach is no failure', async () => {

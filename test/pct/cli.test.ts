@@ -103,7 +103,7 @@ async function traces(): Promise<string[]> {
   return [
     ...(
       await Promise.all(
-        ['containers', 'names', 'bundles', 'roots', 'shifted', 'views', 'exits/lxc'].map((name) =>
+        ['containers', 'names', 'bundles', 'pods', 'roots', 'shifted', 'views', 'exits/lxc'].map((name) =>
           inside(join(state, name)),
         ),
       )
