@@ -9,17 +9,18 @@
 //   STATE/views/NAME/fs              the read-only view of an image volume
 //   STATE/shifted/ID                 all layers, idmapped, for a user namespace
 import { existsSync, symlinkSync } from 'node:fs';
-import { chown, readdir, rmdir } from 'node:fs/promises';
+import { readdir, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { RootfsMode } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
-import { exists, isAbsent, makeClosedFolder, makeFolder, remove } from '../host/files.js';
+import { exists, isAbsent, makeFolder, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
 import { isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
 import type { Images } from './store.js';
 import type { Image } from '../shapes/image.js';
+import { makeMountPoint, mountWritable, shiftOf, type Shift } from './overlay.js';
 import { OverlayAttributes } from './overlay-attributes.js';
 import { du } from './usage.js';
 
@@ -29,23 +30,7 @@ export interface RootfsOptions {
   readonly images: Images;
 }
 
-/** Into which user namespace a rootfs is shifted. */
-export interface Shift {
-  /** The namespace's file. */
-  readonly namespaceFile: string;
-  /** Root's ids outside, who owns what is new in the writable layer. */
-  readonly rootUid: number;
-  readonly rootGid: number;
-}
-
 const stage = 'mount rootfs';
-/**
- * volatile (Linux 5.10): what a container wrote dies with it, so neither its
- * fsync nor the unmount waits for the disk.  redirect_dir: without it, to rename
- * a folder of the image fails with EXDEV.
- */
-const manner = ['volatile', 'redirect_dir=on'];
-
 export class Rootfs {
   private readonly attributes: OverlayAttributes;
 
@@ -78,27 +63,20 @@ export class Rootfs {
   async mount(containerId: string, image: Image, shift?: Shift): Promise<string> {
     const { images } = this.options;
     const target = this.target(containerId);
-    const layer = this.layer(containerId);
     return withUndo(async (undo) => {
       undo.push('rootfs', () => this.unmount(containerId));
       images.hold(image, containerId);
       const layers = await this.layersOf(image);
-      makeMountPoint(target, shift);
-      makeFolder(join(layer, 'diff'), 0o755);
-      makeFolder(join(layer, 'work'));
-      if (shift) {
-        makeFolder(this.shifted(containerId));
-        await mountIdMapped(images.layout.overlay, this.shifted(containerId), shift.namespaceFile);
-        await Promise.all(
-          ['diff', 'work'].map((name) => chown(join(layer, name), shift.rootUid, shift.rootGid)),
-        );
-      }
-      await this.mountOverlay(containerId, target, {
-        layers,
-        from: shift ? this.shifted(containerId) : images.layout.overlay,
-        options: [`upperdir=${join(layer, 'diff')}`, `workdir=${join(layer, 'work')}`, ...manner],
-        stage,
-      });
+      await mountWritable(
+        {
+          target,
+          store: images.layout.overlay,
+          layer: this.layer(containerId),
+          shifted: this.shifted(containerId),
+          shift,
+        },
+        (from, options) => this.mountOverlay(containerId, target, { layers, from, options, stage }),
+      );
       return target;
     });
   }
@@ -289,28 +267,6 @@ const pageBytes = 4096;
 /** Where the rootfs of a container is mounted. */
 export function mountedRootfs(state: string, containerId: string): string {
   return join(state, 'roots', containerId, 'fs');
-}
-
-/**
- * The root of a mount has the mode and the owner that the image gives it, so it cannot keep anybody
- * out: setuid programs of a container would run for every user of the host. The folder around it does.
- * nosuid would hold inside the container as well.
- */
-function makeMountPoint(target: string, shift: Shift | undefined): void {
-  makeClosedFolder(dirname(target), shift?.rootGid);
-  makeFolder(target, 0o755);
-}
-
-export function shiftOf({
-  namespaces,
-  idMaps,
-}: Pick<SandboxPlan, 'namespaces' | 'idMaps'>): Shift | undefined {
-  if (!namespaces.user || !idMaps) return undefined;
-  return {
-    namespaceFile: namespaces.user,
-    rootUid: idMaps.uids[0]?.hostID ?? 0,
-    rootGid: idMaps.gids[0]?.hostID ?? 0,
-  };
 }
 
 /** An empty folder; another crisp that removes the same container may have been faster. */

@@ -14,7 +14,7 @@ import type { ImageConfig } from '../shapes/image-config.js';
 import { resolveInside } from '../oci/inspect.js';
 import { checkedPath } from '../oci/paths.js';
 import type { Volume } from '../oci/mounts.js';
-import type { Shift } from './rootfs.js';
+import type { Shift } from './overlay.js';
 
 export interface VolumesWish {
   readonly mode: Config['runtime']['image_volumes'];

@@ -2,7 +2,8 @@
 // One view per mount, named CONTAINER-INDEX, so that two users of an image never
 // depend on each other.
 import { CrispError, toCrispError } from '../errors.js';
-import type { Rootfs, Shift } from '../images/rootfs.js';
+import type { Shift } from '../images/overlay.js';
+import type { Rootfs } from '../images/rootfs.js';
 import type { Images } from '../images/store.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 

@@ -2,13 +2,13 @@
 // the layers of their image or get a copy of it each, and one throw-away CT from
 // create to delete.  It takes about four seconds on a node, nearly all of it pct.
 import { realpathSync } from 'node:fs';
-import { chown, mkdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CrispError, toCrispError } from '../../errors.js';
 import { expectPassage, makeClosedFolder, remove } from '../../host/files.js';
-import { mountIdMapped } from '../../host/idmap.js';
 import { mount, unmountBelow } from '../../host/mounts.js';
 import { run } from '../../host/run.js';
+import { mountWritable, shiftOf } from '../../images/overlay.js';
 import { log } from '../../log.js';
 import { pinNamespaces, unpinNamespaces } from '../../pod/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
@@ -62,7 +62,7 @@ export async function probe(backend: Probed, options: PctBackendOptions): Promis
     const why =
       namespaces.user === undefined
         ? undefined
-        : await shiftedRootfs(folder, layers, namespaces.user).then(() => undefined, toCrispError);
+        : await shiftedRootfs(folder, layers, namespaces).then(() => undefined, toCrispError);
     backend.found.copies = why && (await storageOfCopies(options, why));
     if (why || namespaces.user === undefined) await plainRootfs(join(folder, 'rootfs'));
     await runThrowAway(backend, id, folder, namespaces);
@@ -110,20 +110,19 @@ async function plainRootfs(path: string): Promise<void> {
   for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(path, name));
 }
 
-/** As images/rootfs.ts makes one for a pod, on the filesystems of pods. @throws where the kernel or one of these cannot do it */
-async function shiftedRootfs(folder: string, layers: string, userNamespace: string): Promise<void> {
-  const [shifted, rootfs] = [join(folder, 'shifted'), join(folder, 'rootfs')];
-  const [lower, upper, work] = ['lower', 'diff', 'work'].map((name) => join(layers, name)) as [
-    string,
-    string,
-    string,
-  ];
-  await plainRootfs(lower);
-  for (const path of [shifted, rootfs, upper, work]) await mkdir(path, { mode: 0o755 });
-  await mountIdMapped(lower, shifted, userNamespace);
-  const root = unprivilegedIds.uids[0]?.hostID ?? 0;
-  for (const path of [upper, work]) await chown(path, root, root);
-  await mount('overlay', 'overlay', rootfs, `lowerdir=${shifted},upperdir=${upper},workdir=${work}`);
+/** As a container has it, on the filesystems of containers. @throws where the kernel or one of these cannot do it */
+async function shiftedRootfs(
+  folder: string,
+  layer: string,
+  namespaces: SandboxPlan['namespaces'],
+): Promise<void> {
+  const store = join(layer, 'store');
+  await plainRootfs(join(store, 'lower'));
+  const [target, shifted] = [join(folder, 'rootfs'), join(folder, 'shifted')];
+  const shift = shiftOf({ namespaces, idMaps: unprivilegedIds });
+  await mountWritable({ target, store, layer, shifted, shift }, (from, options) =>
+    mount('overlay', 'overlay', target, ['lowerdir=lower', ...options].join(','), { cwd: from }),
+  );
 }
 
 /** Where idmapped overlays do not work each CT has a volume: a plain folder, if a storage has such. @param why they do not @throws Unsupported where no storage takes any */
