@@ -7,14 +7,12 @@ import type { Backend, FoundContainer } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config/config.js';
 import { toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
-import { namesIn, readFileIfThere, remove } from '../host/files.js';
-import { pidExists } from '../host/proc.js';
+import { namesIn } from '../host/files.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
+import { containerThing, removeOrphans, thingsIn, type Place, type Thing } from '../orphans.js';
 import { recoveryLabelOf } from '../records/recovery-label.js';
-import { removeBundle } from '../pod/container.js';
-import { removePod } from '../pod/pod.js';
 import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
 import type { PlaceFlags } from './services.js';
@@ -24,65 +22,40 @@ export interface GcFlags extends PlaceFlags {
   readonly json: boolean;
 }
 
-/** One thing that crisp made, found by where it lies. */
-interface Thing {
-  readonly kind:
-    | 'container'
-    | 'remnant'
-    | 'rootfs'
-    | 'image volume'
-    | 'image layer'
-    | 'image blobs'
-    | 'bundle'
-    | 'pod folder'
-    | 'name'
-    | 'log';
-  readonly name: string;
-  /** The id of the record that should be there. */
-  readonly owner: string;
-  readonly remove: () => Promise<unknown>;
-}
-
-interface Place {
-  readonly root: string;
-  readonly state: string;
-  /** The cgroup that it makes for an id, which outlives the containers; undefined: none. */
-  readonly cgroup: (id: string) => string | undefined;
-}
-
 /** @returns 1 when something could not be removed */
 export async function gcCommand(flags: GcFlags): Promise<number> {
   const config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
   const systemd = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
-  const places: Place[] = [
-    { root: config.root, state: config.state, cgroup: (id) => ownCgroupParent(id, systemd) },
-    {
-      root: join(config.root, 'cli'),
-      state: config.cli_state,
-      cgroup: (id) => (systemd ? undefined : `/crisp-cli/${id}`),
-    },
+  const place = (root: string, state: string, cgroup: Place['cgroup']): Place => ({
+    root,
+    state,
+    rootfs: new Rootfs({ root, state, images: new Images(imagesOptionsOf(config)) }),
+    cgroup,
+  });
+  const places = [
+    place(config.root, config.state, (id) => ownCgroupParent(id, systemd)),
+    place(join(config.root, 'cli'), config.cli_state, (id) => (systemd ? undefined : `/crisp-cli/${id}`)),
   ];
   const results: { kind: string; name: string; error?: string }[] = [];
-  const orphans: Thing[] = [];
-  for (const place of places) {
+  const removing = async ({ kind, name, remove }: Thing): Promise<boolean> => {
     try {
-      orphans.push(...(await orphansOf(config, place)));
-    } catch (error) {
-      results.push({ kind: 'folder', name: place.state, error: toCrispError(error).report }); // what a backend does not tell of is in use
-    }
-  }
-  orphans.push(...(await leftoversOfPulls(config)));
-  const staying = new Set<string>();
-  for (const { kind, name, owner, remove: removeIt } of orphans) {
-    if (staying.has(owner)) continue; // what runs on needs the rest of it
-    try {
-      if (!flags['dry-run']) await removeIt();
+      if (!flags['dry-run']) await remove();
       results.push({ kind, name });
+      return true;
     } catch (error) {
-      staying.add(owner);
       results.push({ kind, name, error: toCrispError(error).report });
+      return false;
+    }
+  };
+  for (const each of places) {
+    try {
+      const { things, known } = await lookAt(config, each);
+      await removeOrphans(things, (owner) => known.has(owner), removing);
+    } catch (error) {
+      results.push({ kind: 'folder', name: each.state, error: toCrispError(error).report }); // what a backend does not tell of is in use
     }
   }
+  for (const leftover of await leftoversOfPulls(config)) await removing(leftover);
   if (flags.json) printJson({ dryRun: flags['dry-run'], orphans: results });
   else {
     const verb = flags['dry-run'] ? 'would remove' : 'removed';
@@ -97,12 +70,16 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
   return results.some(({ error }) => error) ? 1 : 0;
 }
 
-async function orphansOf(config: Config, place: Place): Promise<Thing[]> {
+async function lookAt(config: Config, place: Place): Promise<{ things: Thing[]; known: Set<string> }> {
   const remnants = await remnantsOf(config, place); // first: where pct is at work on one, it has come to its end meanwhile
   const found = await containers(config, place);
-  const things = [...found.map(thingOf), ...(await folders(place)), ...(await layers(config, place))]; // first the things, then the records
-  const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]);
-  return [...remnants, ...things.filter(({ owner }) => !known.has(owner) && !isBeingProbed(owner))];
+  const things = [
+    ...remnants,
+    ...found.map(({ backend, container }) => containerThing(backend, container)),
+    ...(await thingsIn(place)),
+  ];
+  const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]); // after the things
+  return { things, known };
 }
 
 /** What waits for the next try of a pull that failed. */
@@ -113,11 +90,6 @@ async function leftoversOfPulls(config: Config): Promise<Thing[]> {
     owner: leftover.name,
     ...leftover,
   }));
-}
-
-/** The container of a probe has no record, but the name of its process. */
-function isBeingProbed(owner: string): boolean {
-  return livesOn(/^crisp-probe-.*-(\d+)-\d+$/.exec(owner)?.[1]);
 }
 
 /** Ids of the records, by the names of their files: what cannot be read is a record all the same. */
@@ -156,15 +128,6 @@ async function remnantsOf(config: Config, { state }: Place): Promise<Thing[]> {
   return [...things.values()];
 }
 
-function thingOf({ backend, container }: Found): Thing {
-  return {
-    kind: 'container',
-    name: `${container.id} (${backend.name})`,
-    owner: container.id,
-    remove: () => backend.delete(container),
-  };
-}
-
 /** The ids of a container that carries its own record, and of its pod: a daemon that starts takes it back, or removes it. One that carries what cannot be believed is left as it is. */
 function lostAndKept({ container }: Found): string[] {
   const kept = recoveryLabelOf(container);
@@ -173,73 +136,4 @@ function lostAndKept({ container }: Found): string[] {
     : kept === 'unreadable'
       ? [container.id]
       : [kept.container.id, kept.sandbox.id];
-}
-
-async function layers(config: Config, place: Place): Promise<Thing[]> {
-  const rootfs = new Rootfs({ ...place, images: new Images(imagesOptionsOf(config)) });
-  return [
-    ...(await rootfs.list()).map((id): Thing => ({
-      kind: 'rootfs',
-      name: id,
-      owner: id,
-      remove: () => rootfs.unmount(id),
-    })),
-    ...(await Promise.all(['views', 'image-volumes'].map((name) => namesIn(join(place.state, name)))))
-      .flat()
-      .filter((name) => !isBeingCopied(name))
-      .map((name): Thing => ({
-        kind: 'image volume',
-        name,
-        owner: name.replace(/-\d+$/, ''),
-        remove: () => rootfs.unmountImage(name),
-      })),
-  ];
-}
-
-/** So has the view that a `crisp bundle` copies from. */
-function isBeingCopied(name: string): boolean {
-  return livesOn(/^bundle-(\d+)$/.exec(name)?.[1]);
-}
-
-function livesOn(pid: string | undefined): boolean {
-  return pid !== undefined && pidExists(pid);
-}
-
-async function folders({ root, state, cgroup }: Place): Promise<Thing[]> {
-  const folder = async (
-    kind: Thing['kind'],
-    parent: string,
-    removeIt: (path: string, cgroup: string | undefined) => Promise<void>,
-  ): Promise<Thing[]> =>
-    (await namesIn(join(state, parent))).map((id) => ({
-      kind,
-      name: id,
-      owner: id,
-      remove: () => removeIt(join(state, parent, id), cgroup(id)),
-    }));
-  return [
-    ...(await folder('bundle', 'bundles', removeBundle)),
-    ...(await folder('pod folder', 'pods', removePod)),
-    ...(await namesIn(join(root, 'logs'))).map((file): Thing => ({
-      kind: 'log',
-      name: file,
-      owner: file.replace(/\.log$/, ''),
-      remove: () => remove(join(root, 'logs', file)),
-    })),
-    ...(await Promise.all((await namesIn(join(state, 'names'))).map((name) => takenName(state, name)))),
-  ];
-}
-
-/** A name is a file that holds the id of its container; for a moment, when it is made, it holds none. */
-async function takenName(state: string, name: string): Promise<Thing> {
-  const path = join(state, 'names', name);
-  const owner = (await readFileIfThere(path).catch(() => undefined)) ?? '';
-  return {
-    kind: 'name',
-    name,
-    owner,
-    remove: async () => {
-      if ((await readFileIfThere(path)) === owner) await remove(path);
-    },
-  };
 }

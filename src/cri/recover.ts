@@ -4,7 +4,7 @@
 import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { exists, namesIn, remove } from '../host/files.js';
+import { remove } from '../host/files.js';
 import { waitUntilIdle } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
 import { namespaceFiles } from '../pod/namespaces.js';
@@ -17,8 +17,9 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 import { recoveryLabelOf } from '../records/recovery-label.js';
-import { removeBundle } from '../pod/container.js';
-import { removePod, repairPod } from '../pod/pod.js';
+import { containerThing, removeOrphans, thingsIn, type Thing } from '../orphans.js';
+import { repairPod } from '../pod/pod.js';
+import { podOf } from '../records/placed.js';
 import { reclaimLost, listed } from './reclaim.js';
 import { unclaimedContainer } from './container-create.js';
 import { removeContainerRecord } from './container-stop.js';
@@ -52,7 +53,7 @@ export async function recover(services: Services): Promise<void> {
     sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(services, record))),
   );
   // 3. What nobody remembers.
-  await removeOrphans(services);
+  await removeUnowned(services);
   log.info(
     {
       sandboxes: sandboxes.all().length,
@@ -119,31 +120,31 @@ async function repairSandbox(services: Services, record: SandboxRecord): Promise
   await services.store.sandboxes.change(record.id, { stoppedAt: now() });
 }
 
-async function removeOrphans(services: Services): Promise<void> {
+async function removeUnowned(services: Services): Promise<void> {
   const { sandboxes, containers } = services.store;
+  const { root, state } = services.config;
   for (const { id, sandboxId } of containers.all()) {
     if (sandboxes.has(sandboxId)) continue;
     log.warn({ containerId: id, podId: sandboxId }, 'removing a container whose pod has no record');
     await repaired(id, () => removeContainerRecord(services, id));
   }
+  const left = new Set<string>(); // on purpose, or since they could not be removed
+  const isKnown = (id: string): boolean =>
+    left.has(id) || containers.has(id) || sandboxes.has(id) || services.store.containersOf(id).length > 0; // a container that could not be removed needs its pod
+  const removing = async ({ kind, name, owner, remove: removeIt }: Thing): Promise<boolean> => {
+    log.warn({ kind, name }, 'removing what has no record');
+    const removed = await repaired(name, removeIt);
+    if (!removed) left.add(owner);
+    return removed;
+  };
   for (const { backend } of services.handlers.values()) {
-    for (const orphan of await listed(backend)) {
-      if (containers.has(orphan.id) || recoveryLabelOf(orphan) === 'unreadable') continue;
-      log.warn({ containerId: orphan.id }, 'removing a container without a record');
-      await repaired(orphan.id, async () => {
-        await backend.delete(orphan);
-        await remove(orphan.folder);
-      });
-    }
-  }
-  const bundles = join(services.config.state, 'bundles'),
-    pods = join(services.config.state, 'pods');
-  for (const id of await namesIn(bundles)) {
-    if (!containers.has(id)) await repaired(id, () => removeBundle(join(bundles, id)));
-  }
-  for (const id of await services.rootfs.list()) {
-    if (!containers.has(id) && !(await exists(join(bundles, id))))
-      await repaired(id, () => services.rootfs.unmount(id)); // else it is in use
+    const found = await listed(backend);
+    for (const container of found) if (recoveryLabelOf(container) === 'unreadable') left.add(container.id);
+    await removeOrphans(
+      found.map((container) => containerThing(backend, container)),
+      isKnown,
+      removing,
+    );
   }
   await repaired('network', () =>
     services.network.collectGarbage(
@@ -155,21 +156,26 @@ async function removeOrphans(services: Services): Promise<void> {
           ),
         ...sandboxes.unreadable().keys(),
       ],
-      (id) => namespaceFiles(join(pods, id, 'ns')).network,
+      (id) => namespaceFiles(join(podOf(state, id), 'ns')).network,
     ),
   );
-  await repaired('checkpoints', () => remove(join(services.config.root, 'checkpoints'))); // what a crash cut off
-  for (const id of await namesIn(pods)) {
-    // after the network, whose plugins look into the namespace
-    if (sandboxes.has(id) || services.store.containersOf(id).length > 0) continue; // one that could not be removed needs its pod
-    log.warn({ podId: id }, 'removing a pod without a record');
-    await repaired(id, () => removePod(join(pods, id), ownCgroupParent(id, services.host.systemdCgroup)));
-  }
+  await repaired('checkpoints', () => remove(join(root, 'checkpoints'))); // what a crash cut off
+  // After the network, whose plugins look into the namespaces of pods.
+  await removeOrphans(
+    await thingsIn({
+      root,
+      state,
+      rootfs: services.rootfs,
+      cgroup: (id) => ownCgroupParent(id, services.host.systemdCgroup),
+    }),
+    isKnown,
+    removing,
+  );
 }
 
 /** A repair that fails or hangs is logged, and the node goes on: its pod stays as it is. */
-async function repaired(id: string, repair: () => Promise<unknown>): Promise<void> {
-  await withLogContext({}, async () => {
+async function repaired(id: string, repair: () => Promise<unknown>): Promise<boolean> {
+  return withLogContext({}, async () => {
     try {
       await Promise.race([
         repair(),
@@ -177,8 +183,10 @@ async function repaired(id: string, repair: () => Promise<unknown>): Promise<voi
           setTimeout(() => reject(new Error(`not repaired within ${patienceMs} ms`)), patienceMs).unref();
         }),
       ]);
+      return true;
     } catch (error) {
       log.error({ id, error: toCrispError(error).report }, 'recovery of a record failed');
+      return false;
     }
   });
 }

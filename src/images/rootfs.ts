@@ -14,7 +14,7 @@ import { dirname, join } from 'node:path';
 import type { RootfsMode } from '../backends/backend.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
-import { exists, isAbsent, makeFolder, remove } from '../host/files.js';
+import { exists, isAbsent, makeFolder, namesIn, remove } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
 import { isMountPoint, mount, unmount } from '../host/mounts.js';
 import { withUndo } from '../host/undo.js';
@@ -181,6 +181,14 @@ export class Rootfs {
       ),
     );
     return [...new Set(names.flat())];
+  }
+
+  /** The names of mountImage() that have something here; `image-volumes` is where versions before 0.2 had them. */
+  async images(): Promise<string[]> {
+    const { state } = this.options;
+    return (
+      await Promise.all(['views', 'image-volumes'].map((folder) => namesIn(join(state, folder))))
+    ).flat();
   }
 
   private target(containerId: string): string {

@@ -678,6 +678,7 @@ test('gc removes what has no record, and nothing else', async () => {
     'container',
     'log',
     'name',
+    'pod folder',
     'rootfs',
   ]);
   expect((await crisp('gc', '--dry-run', '--json')).stdout).toBe(JSON.stringify(looked) + '\n');

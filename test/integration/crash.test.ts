@@ -4,6 +4,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import {
   containerConfig,
@@ -13,6 +14,8 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+
+const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
 
 let daemon: Daemon;
 beforeAll(async () => {
@@ -94,6 +97,31 @@ test.each<[string, number, (answered: Answered) => boolean]>([
   );
   for (const { id } of items) await removePod(daemon, id);
   await expect(daemon.traces()).resolves.toEqual(before);
+});
+
+/** Whoever removes what has no record: while the daemon works, and at its start. */
+test.each<[string, () => Promise<unknown>]>([
+  ['crisp gc', () => daemon.machine.must([process.execPath, crisp, 'gc', '--config', daemon.configFile])],
+  ['the next start', () => daemon.restart()],
+])('an image volume without its container is removed by %s', async (_, collect) => {
+  const before = await daemon.traces();
+  const used = await runPod(daemon);
+  const id = await createContainer(daemon, used, {
+    ...containerConfig(untilStopped()),
+    mounts: [{ container_path: '/image', readonly: true, image: { image: testImage } }],
+  });
+  const view = (name: string): string => join(daemon.state, 'views', name, 'fs');
+  const lost = `${'0'.repeat(64)}-0`;
+  await daemon.machine.must(['mkdir', '-p', view(lost)]);
+  await daemon.machine.must(['mount', '-t', 'tmpfs', 'tmpfs', view(lost)]);
+  const views = async (): Promise<string[]> =>
+    (await daemon.machine.mounts()).filter((path) => path.startsWith(join(daemon.state, 'views')));
+  expect((await views()).sort()).toEqual([view(lost), view(`${id}-0`)].sort());
+  await collect();
+  expect(await views()).toEqual([view(`${id}-0`)]);
+  expect(readdirSync(daemon.machine.path(join(daemon.state, 'views')))).toEqual([`${id}-0`]);
+  await removePod(daemon, used.id);
+  expect(await daemon.traces()).toEqual(before);
 });
 
 /** What the probes have made by the time of the kill. */
