@@ -90,7 +90,7 @@ export function textLine(json: string, coloured: boolean): string {
   const words = [
     paint(new Date(String(time)).toTimeString().slice(0, 8) + String(time).slice(19, 23), 90),
     paint(name.toUpperCase().padEnd(5), levels[name]?.colour ?? 0),
-    escapeControls(String(msg ?? error?.message ?? '')),
+    escapeControls(typeof msg === 'string' ? msg : (error?.message ?? '')),
     ...Object.entries(fields).map(([key, value]) => `${paint(`${key}=`, 36)}${fieldText(value)}`),
     ...(error?.stack
       ? error.stack.split('\n').map((line) => `\n    ${escapeControls(line)}`)

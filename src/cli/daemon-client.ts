@@ -12,7 +12,7 @@ export interface DaemonClient {
   readonly runtime: RuntimeServiceClient;
   readonly images: ImageServiceClient;
   /** Makes a call that has one answer. @throws DaemonUnreachable */
-  ask<T>(call: (options: { deadline: number }, done: Answer<T>) => unknown): Promise<T>;
+  readonly ask: <T>(call: (options: { deadline: number }, done: Answer<T>) => unknown) => Promise<T>;
 }
 type Answer<T> = (error: ServiceError | null, response?: T) => void;
 

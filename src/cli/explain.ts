@@ -7,7 +7,7 @@ import type { SandboxPlan } from '../shapes/sandbox.js';
 import { loadConfig, type Config } from '../config/config.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
-import { CrispError, toCrispError } from '../errors.js';
+import { toCrispError } from '../errors.js';
 import { cgroupDriver } from '../host/cgroup.js';
 import { shown } from '../host/run.js';
 import { mountedRootfs } from '../images/rootfs.js';

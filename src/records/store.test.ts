@@ -67,12 +67,12 @@ describe('records of the release before', () => {
   test('of a standalone container as well', async () => {
     write(`containers/${standaloneId}.json`, fixture('standalone'));
     const [record] = await new StandaloneRecords(state, '/var/lib/crisp/cli').all();
-    const folder = join(state, 'bundles', standaloneId);
+    const pod = join(state, 'pods', standaloneId); // it had its pod in the bundle
     expect(record).toMatchObject({
       name: 'web',
-      folder,
+      folder: join(state, 'bundles', standaloneId),
       logPath: fixture('standalone')['logPath'],
-      plan: { folder: join(folder, 'pod'), namespaces: { network: join(folder, 'pod/ns/net') } },
+      plan: { folder: pod, namespaces: { network: join(pod, 'ns/net') } },
     });
   });
 });

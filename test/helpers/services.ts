@@ -87,7 +87,11 @@ export class Bench {
       handlers: new Map([['fake', { backend: this.backend, probe, refresh: () => Promise.resolve() }]]),
       network: this.standIn('network', { collectGarbage: () => Promise.resolve(), ...standIns.network }),
       images: this.standIn('images', standIns.images ?? {}),
-      rootfs: this.standIn('rootfs', { list: () => Promise.resolve([]), ...standIns.rootfs }),
+      rootfs: this.standIn('rootfs', {
+        list: () => Promise.resolve([]),
+        images: () => Promise.resolve([]),
+        ...standIns.rootfs,
+      }),
       usageCache: {
         layersMeasured: () => Promise.resolve(),
         layer: () => undefined,
