@@ -2,6 +2,7 @@
 // daemon with each runtime.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { cgroupVersion } from '../../src/host/cgroup.js';
 import type { LinuxContainerResources } from '../../src/cri/generated/runtime/v1/LinuxContainerResources.js';
 import { givenNofileVariable } from '../../src/oci/ulimits.js';
@@ -93,6 +94,14 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     expect(await output(id, quota)).toBe('50000\n');
     await update(id, { cpu_quota: -1, cpu_period: 100_000 });
     expect(await output(id, quota)).toBe('-1\n');
+  });
+
+  test('the daemon goes before other processes, and a container does not', async () => {
+    const niceOf = (stat: string): string | undefined => stat.slice(stat.lastIndexOf(')')).split(' ')[17]; // proc_pid_stat(5)
+    expect(niceOf(await readFile(`/proc/${daemon.pid}/stat`, 'utf8'))).toBe('-10');
+    const id = await started({});
+    expect(niceOf(await output(id, 'cat /proc/1/stat'))).toBe('0');
+    expect(niceOf(await output(id, 'cat /proc/self/stat'))).toBe('0');
   });
 
   test('open files are what the service was given, and ulimits what is set, also for exec', async () => {
