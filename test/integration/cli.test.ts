@@ -151,6 +151,15 @@ describe.each(['crun', 'runc'])('on %s', (handler) => {
     });
   });
 
+  test('one of an older version, which has its pod in the bundle, leaves nothing either', async () => {
+    const { stdout } = await crisp('create', image, 'true');
+    const memory = join(folder, 'state', 'cli', 'bundles', stdout.trim(), 'pod', 'memory');
+    await machine.must(['mkdir', '-p', memory]);
+    await machine.must(['mount', '-t', 'tmpfs', 'tmpfs', memory]);
+    expect(await crisp('delete', stdout.trim())).toMatchObject({ exitCode: 0 });
+    expect(await traces()).toEqual([]);
+  });
+
   test('one that ends before anybody could attach is no failure', async () => {
     for (let time = 0; time < 3; time++)
       expect(await crisp('run', '--rm', '--tty', '--handler', handler, image, 'true')).toEqual({
