@@ -82,6 +82,7 @@ export function unclaimedContainer(services: Services, sandboxId: string): Uncla
           if (services.creations.expired(id)) await removeContainerRecord(services, id);
         }),
       ),
+    remains: (id) => services.store.containers.has(id),
   };
 }
 

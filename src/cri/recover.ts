@@ -9,6 +9,7 @@ import { waitUntilIdle } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
 import { namespaceFiles } from '../pod/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
+import type { Unclaimed } from '../records/creations.js';
 import {
   containerState,
   now,
@@ -97,8 +98,10 @@ async function repairContainer(
   record: ContainerRecord,
   alive: Alive | 'unknown' | undefined,
 ): Promise<void> {
-  if (!record.complete) return removeContainerRecord(services, record.id); // a create that a crash cut off
-  if (record.unclaimed) services.creations.keep(record.id, unclaimedContainer(services, record.sandboxId));
+  const unclaimed = unclaimedContainer(services, record.sandboxId);
+  if (!record.complete)
+    return removedOrKept(services, record.id, unclaimed, () => removeContainerRecord(services, record.id)); // a create that a crash cut off
+  if (record.unclaimed) services.creations.keep(record.id, unclaimed);
   if (record.exit) return;
   if (record.bootId !== services.bootId) return recordExit(services, record.id, undefined);
   if (alive === 'unknown') return;
@@ -111,14 +114,31 @@ async function repairContainer(
 }
 
 async function repairSandbox(services: Services, record: SandboxRecord): Promise<void> {
-  if (!record.complete) return removeSandbox(services, record.id);
-  if (record.unclaimed) services.creations.keep(record.id, unclaimedSandbox(services));
+  const unclaimed = unclaimedSandbox(services);
+  if (!record.complete)
+    return removedOrKept(services, record.id, unclaimed, () => removeSandbox(services, record.id));
+  if (record.unclaimed) services.creations.keep(record.id, unclaimed);
   if (record.stoppedAt !== undefined) return;
   if (record.bootId === services.bootId)
     return mendPodMemory(record.plan.folder, () => podFilesOf(record.config)); // an earlier version made none
   // The node rebooted under it: its namespaces are gone, its address is still leased.
   await releaseSandbox(services, record);
   await services.store.sandboxes.change(record.id, { stoppedAt: now() });
+}
+
+/** Removes what is half made; where that fails, it is tried again later, as no client knows of it. */
+async function removedOrKept(
+  services: Services,
+  id: string,
+  unclaimed: Unclaimed,
+  removal: () => Promise<void>,
+): Promise<void> {
+  try {
+    await removal();
+  } catch (error) {
+    services.creations.keep(id, unclaimed);
+    throw error;
+  }
 }
 
 async function removeOrphans(services: Services): Promise<void> {

@@ -93,6 +93,7 @@ export function unclaimedSandbox(services: Services): Unclaimed {
       services.store.sandboxes.change(id, () => (services.creations.hides(id) ? { unclaimed: true } : {})),
     discard: (id) =>
       withLogContext({ podId: id }, () => removeSandbox(services, id, () => services.creations.expired(id))),
+    remains: (id) => services.store.sandboxes.has(id),
   };
 }
 
