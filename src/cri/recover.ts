@@ -7,6 +7,7 @@ import { toCrispError } from '../errors.js';
 import { exists, namesIn, remove } from '../host/files.js';
 import { waitUntilIdle } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
+import { step } from '../steps.js';
 import { namespaceFiles } from '../pod/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
 import type { Unclaimed } from '../records/creations.js';
@@ -37,24 +38,28 @@ export async function recover(services: Services): Promise<void> {
   const { sandboxes, containers } = services.store;
   // 0. What an earlier run had begun, which works in the state folder as we do: a plugin would still add what we take back.
   // Not killed: what a plugin has left running (a name server of its network) is at work for long.
-  const atWork = await waitUntilIdle(services.config.state, patienceMs);
+  const atWork = await step('recover: programs of an earlier run', () =>
+    waitUntilIdle(services.config.state, patienceMs),
+  );
   if (atWork.length > 0)
     log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
   // 1. What was cut off half made or half removed; then what our state folder has lost, and what is alive, asked from each backend once.
-  await endRemnants(services);
-  await reclaimLost(services);
-  const alive = await surveyAll(services);
+  await step('recover: remnants', () => endRemnants(services));
+  await step('recover: lost records', () => reclaimLost(services));
+  const alive = await step('recover: survey', () => surveyAll(services));
   // 2. Containers, then the sandboxes that hold them.
-  await Promise.all(
-    containers
-      .all()
-      .map((record) => repaired(record.id, () => repairContainer(services, record, alive.get(record.id)))),
+  await step('recover: containers', () =>
+    Promise.all(
+      containers
+        .all()
+        .map((record) => repaired(record.id, () => repairContainer(services, record, alive.get(record.id)))),
+    ),
   );
-  await Promise.all(
-    sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(services, record))),
+  await step('recover: pods', () =>
+    Promise.all(sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(services, record)))),
   );
   // 3. What nobody remembers.
-  await removeOrphans(services);
+  await step('recover: orphans', () => removeOrphans(services));
   log.info(
     {
       sandboxes: sandboxes.all().length,

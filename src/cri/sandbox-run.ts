@@ -121,7 +121,7 @@ async function makeSandbox(
   runtimeHandler: string,
 ): Promise<string> {
   addLogContext({ podId: id });
-  return withUndo(async (undo) => {
+  return withUndo('RunPodSandbox', async (undo) => {
     // 1. Who runs it, for all its life.
     const input = {
       handler: runtimeHandler,

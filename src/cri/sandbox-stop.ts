@@ -4,6 +4,7 @@ import { removePodCgroup } from '../host/cgroup.js';
 import { remove } from '../host/files.js';
 import { unmountBelow } from '../host/mounts.js';
 import { addLogContext, log } from '../log.js';
+import { step } from '../steps.js';
 import { namespaceFiles, unpinNamespaces } from '../pod/namespaces.js';
 import { holderFolder, stopPidHolder } from '../pod/pid-holder.js';
 import { now, type SandboxRecord } from '../records/records.js';
@@ -52,7 +53,9 @@ async function stopSandbox(services: Services, id: string): Promise<void> {
   // 2. What it holds of the host.
   await releaseSandbox(services, record);
   // 3. It is not ready any more.
-  const stopped = await services.store.sandboxes.change(id, { stoppedAt: now() });
+  const stopped = await step('stop pod: record', () =>
+    services.store.sandboxes.change(id, { stoppedAt: now() }),
+  );
   log.info('pod sandbox stopped');
   if (isShown(services, record)) services.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
 }
@@ -60,16 +63,19 @@ async function stopSandbox(services: Services, id: string): Promise<void> {
 /** Gives back the network, the namespaces and the holder of a pod; also after a crash in the middle of making them. */
 export async function releaseSandbox(services: Services, record: SandboxRecord): Promise<void> {
   const { plan, config } = record;
-  await backendOf(services, record).stopSandbox(plan, record.backendState);
+  await step('stop pod: backend', () => backendOf(services, record).stopSandbox(plan, record.backendState));
   if (config.linux?.security_context?.namespace_options?.network !== 'NODE' && !plan.ownNetwork) {
-    await services.network.detach(
-      podNetwork(plan, config, namespaceFiles(namespacesFolder(plan)).network),
-      record.attachment,
+    await step('stop pod: network', () =>
+      services.network.detach(
+        podNetwork(plan, config, namespaceFiles(namespacesFolder(plan)).network),
+        record.attachment,
+      ),
     );
   }
-  if (sharesPids(config)) await stopPidHolder(holderFolder(plan.folder), record.holder);
-  await unpinNamespaces(namespacesFolder(plan));
-  await unmountBelow(plan.folder); // its memory
+  if (sharesPids(config))
+    await step('stop pod: pid holder', () => stopPidHolder(holderFolder(plan.folder), record.holder));
+  await step('stop pod: namespaces', () => unpinNamespaces(namespacesFolder(plan)));
+  await step('stop pod: memory', () => unmountBelow(plan.folder));
 }
 
 /** Stops and removes the sandbox and all its containers; absent is fine. @param still asked when nobody else works on it: false leaves it as it is */
@@ -85,9 +91,10 @@ export async function removeSandbox(
     if (!record) return;
     for (const container of services.store.containersOf(id))
       await removeContainerRecord(services, container.id);
-    if (ownsCgroup(record.config)) await removePodCgroup(record.plan.cgroupParent);
-    await remove(record.plan.folder);
-    await services.store.sandboxes.delete(id); // last: until here a retry finds what is left to do
+    if (ownsCgroup(record.config))
+      await step('remove pod: cgroup', () => removePodCgroup(record.plan.cgroupParent));
+    await step('remove pod: folder', () => remove(record.plan.folder));
+    await step('remove pod: record', () => services.store.sandboxes.delete(id)); // last: until here a retry finds what is left to do
     log.info('pod sandbox removed');
     if (isShown(services, record)) services.events.emit('CONTAINER_DELETED_EVENT', id, record);
   });

@@ -15,6 +15,7 @@ import { CrispError, lastLines, type ErrorId } from '../errors.js';
 import { makeFolder, readFileIfThere, readText, remove } from '../host/files.js';
 import { CommandError, run, runStreaming } from '../host/run.js';
 import { log } from '../log.js';
+import { step } from '../steps.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
 import type { StorageLayout } from './layout.js';
 import { innerIndex, nestedIndex } from './nested-index.js';
@@ -216,7 +217,7 @@ export class Pulls {
     makeFolder(this.options.folder);
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
-      const { reference, authFile } = await copy.source(folder);
+      const { reference, authFile } = await step('pull image: credentials', () => copy.source(folder));
       const home = await this.home(folder);
       const general = [
         ...(config.signature_policy ? ['--policy', config.signature_policy] : []),
@@ -256,7 +257,7 @@ export class Pulls {
         await this.addName(name, outer);
       }
     } finally {
-      await remove(folder);
+      await step('pull image: clean', () => remove(folder));
     }
   }
 
@@ -361,7 +362,7 @@ export class Pulls {
     );
     const watch = watchProgress(running.pid, patience * 1000, () => stall.abort());
     try {
-      await running.ended;
+      await step('pull image: copy', () => running.ended, { hasOwnLimit: true });
     } catch (error) {
       if (stall.signal.aborted)
         throw new CrispError('PullStalled', `${what} made no progress for ${patience} s`, {
@@ -391,7 +392,7 @@ export class Pulls {
     const unused = all.filter((id) => !this.kept.has(id));
     if (unused.length === 0) return;
     // It may fail for one that is gone already: opening the store removes what was half unpacked.
-    await this.alone(this.storageCommand('delete-layer', ...unused));
+    await step('pull image: sweep', () => this.alone(this.storageCommand('delete-layer', ...unused)));
     const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
     this.failed = left.length > 0;
     log.info({ layers: unused, left }, 'layers of a failed pull removed');

@@ -79,7 +79,7 @@ export class Rootfs {
     const { images } = this.options;
     const target = this.target(containerId);
     const layer = this.layer(containerId);
-    return withUndo(async (undo) => {
+    return withUndo('mount rootfs', async (undo) => {
       undo.push('rootfs', () => this.unmount(containerId));
       images.hold(image, containerId);
       const layers = await this.layersOf(image);
@@ -137,7 +137,7 @@ export class Rootfs {
     shift?: Shift,
   ): Promise<string> {
     const { images } = this.options;
-    return withUndo(async (undo) => {
+    return withUndo('mount view', async (undo) => {
       undo.push('view of image', unmount);
       images.hold(image, holder);
       const layers = await this.layersOf(image);

@@ -237,7 +237,7 @@ export class PctBackend implements Backend {
 
   async create(plan: ContainerPlan): Promise<PctState> {
     for (const folder of [this.exits.folder, this.options.root]) makeFolder(folder);
-    return withUndo(async (undo) => {
+    return withUndo('create CT', async (undo) => {
       const { id, folder, logPath } = plan;
       this.made.set(id, { id, folder, logPath, state: undefined });
       if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late for a refusal
