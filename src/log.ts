@@ -42,6 +42,11 @@ export function withLogContext<T>(context: LogContext, work: () => T): T {
   return storage.run({ ...storage.getStore(), ...context }, work);
 }
 
+/** The context of the running call; ids that are added later appear in it. */
+export function logContext(): LogContext | undefined {
+  return storage.getStore();
+}
+
 /** Adds ids to the context of the running call, once they are known. */
 export function addLogContext(context: LogContext): void {
   const current = storage.getStore();

@@ -69,7 +69,7 @@ async function makeBundle(
   const rootfs = join(folder, 'rootfs');
   const signals = new Signals();
   signals.hold();
-  await withUndo(async (undo) => {
+  await withUndo('write bundle', async (undo) => {
     undo.push('bundle', () => Promise.all([remove(rootfs), remove(join(folder, 'config.json'))]));
     makeFolder(rootfs, 0o755);
     const view = `bundle-${process.pid}`;

@@ -116,7 +116,7 @@ export async function createContainer(
     notHonoured: [],
     backendState: undefined,
   };
-  return withUndo(async (undo) => {
+  return withUndo('create standalone container', async (undo) => {
     // 2. The intent, before anything that could leak.
     undo.push('record', (clean) => (clean ? services.records.delete(record) : undefined));
     await services.records.put(record); // before the name: `crisp gc` frees those of no record

@@ -71,6 +71,7 @@ export function unclaimedContainer(services: Services, sandboxId: string): Uncla
           if (services.creations.expired(id)) await removeContainerRecord(services, id);
         }),
       ),
+    remains: (id) => services.store.containers.has(id),
   };
 }
 
@@ -111,7 +112,7 @@ async function makeContainer(
   const folder = join(services.config.state, 'bundles', id);
   const logPath = await logPathOf(sandbox.config.log_directory, config.log_path);
   expectCgroupMove();
-  return withUndo(async (undo) => {
+  return withUndo('CreateContainer', async (undo) => {
     // 1. The image must be here: pulling is the kubelet's call to make.
     const image = await services.images.find(config.image?.image ?? '');
     if (!image) throw new CrispError('ImageNotFound', `image ${config.image?.image} is not on this node`);

@@ -1,6 +1,7 @@
 // StartContainer.
 import { toCrispError, CrispError } from '../errors.js';
 import { log } from '../log.js';
+import { step } from '../steps.js';
 import { containerState, now } from '../records/records.js';
 import type { StartContainerRequest__Output } from './generated/runtime/v1/StartContainerRequest.js';
 import type { StartContainerResponse } from './generated/runtime/v1/StartContainerResponse.js';
@@ -24,8 +25,8 @@ export async function startContainer(
       const backend = backendOf(services, record);
       const startedAt = now(); // before the start: what it does at once must not come out as earlier
       try {
-        const { pid } = await backend.start(refOf(record));
-        await services.store.containers.change(id, { startedAt, pid });
+        const { pid } = await step('start container: start', () => backend.start(refOf(record)));
+        await step('start container: record', () => services.store.containers.change(id, { startedAt, pid }));
       } catch (error) {
         const failure = toCrispError(error);
         // What passes (a backup has the CT, the cluster has no quorum) ends nothing: it stays CREATED, and the caller's next try may start it.

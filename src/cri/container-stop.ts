@@ -3,6 +3,7 @@ import { CrispError } from '../errors.js';
 import { remove } from '../host/files.js';
 import { after, first } from '../host/wait.js';
 import { addLogContext, log } from '../log.js';
+import { step } from '../steps.js';
 import { signalNumber } from '../oci/signals.js';
 import { containerState, type ContainerRecord } from '../records/records.js';
 import type { Deadline } from '../records/stops.js';
@@ -59,11 +60,13 @@ async function stop(
     if (services.store.containers.get(record.id)?.exit) return;
     // 1. Ask, and wait for the grace period. A container that was never started has nobody to ask.
     if (timeoutMs > 0 && containerState(record) === 'CONTAINER_RUNNING') {
-      await backend.kill(refOf(record), signalNumber(record.stopSignal));
+      await step('stop container: signal', () =>
+        backend.kill(refOf(record), signalNumber(record.stopSignal)),
+      );
       if (await first(exit.seen, deadline.passed)) return;
     }
     // 2. Kill.
-    await backend.kill(refOf(record), SIGKILL);
+    await step('stop container: kill', () => backend.kill(refOf(record), SIGKILL));
     if (await first(exit.seen, after(lookAfterMs))) return;
     // 3. No exit was told: the monitor may be gone.
     await backend.kill(refOf(record), SIGKILL, true);
@@ -99,11 +102,11 @@ export async function removeContainerRecord(services: Services, id: string): Pro
   await stopContainerRecord(services, id, 0);
   const record = services.store.containers.get(id);
   if (!record) return;
-  await backendOf(services, record).delete(refOf(record));
-  await services.rootfs.unmount(id);
-  await unmountImageVolumes(services, record);
-  await remove(record.folder);
-  await services.store.containers.delete(id); // last: until here a retry finds what is left to do
+  await step('remove container: container', () => backendOf(services, record).delete(refOf(record)));
+  await step('remove container: rootfs', () => services.rootfs.unmount(id));
+  await step('remove container: image volumes', () => unmountImageVolumes(services, record));
+  await step('remove container: bundle', () => remove(record.folder));
+  await step('remove container: record', () => services.store.containers.delete(id)); // last: until here a retry finds what is left to do
   log.info('container removed');
   if (isShown(services, record))
     services.events.emit('CONTAINER_DELETED_EVENT', id, services.store.sandboxes.get(record.sandboxId));

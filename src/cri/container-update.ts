@@ -3,6 +3,7 @@
 import { CrispError } from '../errors.js';
 import { writeResources } from '../host/cgroup.js';
 import { log } from '../log.js';
+import { step } from '../steps.js';
 import { containerResources } from '../oci/resources.js';
 import { containerState } from '../records/records.js';
 import type { LinuxContainerResources__Output } from './generated/runtime/v1/LinuxContainerResources.js';
@@ -33,8 +34,12 @@ export async function updateContainerResources(
     const record = containerOf(services, id);
     if (containerState(record) === 'CONTAINER_EXITED')
       throw new CrispError('WrongContainerState', `container ${id} has exited`);
-    await backendOf(services, record).update(refOf(record), containerResources(wanted, services.host));
-    await services.store.containers.change(id, { resources: merged(record.resources, wanted) });
+    await step('update container: limits', () =>
+      backendOf(services, record).update(refOf(record), containerResources(wanted, services.host)),
+    );
+    await step('update container: record', () =>
+      services.store.containers.change(id, { resources: merged(record.resources, wanted) }),
+    );
     log.info({ resources: wanted }, 'container resources updated');
   });
   return {};

@@ -7,8 +7,10 @@ import { toCrispError } from '../errors.js';
 import { remove } from '../host/files.js';
 import { waitUntilIdle } from '../host/proc.js';
 import { log, withLogContext } from '../log.js';
+import { step } from '../steps.js';
 import { namespaceFiles } from '../pod/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
+import type { Unclaimed } from '../records/creations.js';
 import {
   containerState,
   now,
@@ -36,24 +38,28 @@ export async function recover(services: Services): Promise<void> {
   const { sandboxes, containers } = services.store;
   // 0. What an earlier run had begun, which works in the state folder as we do: a plugin would still add what we take back.
   // Not killed: what a plugin has left running (a name server of its network) is at work for long.
-  const atWork = await waitUntilIdle(services.config.state, patienceMs);
+  const atWork = await step('recover: programs of an earlier run', () =>
+    waitUntilIdle(services.config.state, patienceMs),
+  );
   if (atWork.length > 0)
     log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
   // 1. What was cut off half made or half removed; then what our state folder has lost, and what is alive, asked from each backend once.
-  await endRemnants(services);
-  await reclaimLost(services);
-  const alive = await surveyAll(services);
+  await step('recover: remnants', () => endRemnants(services));
+  await step('recover: lost records', () => reclaimLost(services));
+  const alive = await step('recover: survey', () => surveyAll(services));
   // 2. Containers, then the sandboxes that hold them.
-  await Promise.all(
-    containers
-      .all()
-      .map((record) => repaired(record.id, () => repairContainer(services, record, alive.get(record.id)))),
+  await step('recover: containers', () =>
+    Promise.all(
+      containers
+        .all()
+        .map((record) => repaired(record.id, () => repairContainer(services, record, alive.get(record.id)))),
+    ),
   );
-  await Promise.all(
-    sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(services, record))),
+  await step('recover: pods', () =>
+    Promise.all(sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(services, record)))),
   );
   // 3. What nobody remembers.
-  await removeUnowned(services);
+  await step('recover: orphans', () => removeUnowned(services));
   log.info(
     {
       sandboxes: sandboxes.all().length,
@@ -97,8 +103,10 @@ async function repairContainer(
   record: ContainerRecord,
   alive: Alive | 'unknown' | undefined,
 ): Promise<void> {
-  if (!record.complete) return removeContainerRecord(services, record.id); // a create that a crash cut off
-  if (record.unclaimed) services.creations.keep(record.id, unclaimedContainer(services, record.sandboxId));
+  const unclaimed = unclaimedContainer(services, record.sandboxId);
+  if (!record.complete)
+    return removedOrKept(services, record.id, unclaimed, () => removeContainerRecord(services, record.id)); // a create that a crash cut off
+  if (record.unclaimed) services.creations.keep(record.id, unclaimed);
   if (record.exit) return;
   if (record.bootId !== services.bootId) return recordExit(services, record.id, undefined);
   if (alive === 'unknown') return;
@@ -111,13 +119,30 @@ async function repairContainer(
 }
 
 async function repairSandbox(services: Services, record: SandboxRecord): Promise<void> {
-  if (!record.complete) return removeSandbox(services, record.id);
-  if (record.unclaimed) services.creations.keep(record.id, unclaimedSandbox(services));
+  const unclaimed = unclaimedSandbox(services);
+  if (!record.complete)
+    return removedOrKept(services, record.id, unclaimed, () => removeSandbox(services, record.id));
+  if (record.unclaimed) services.creations.keep(record.id, unclaimed);
   if (record.stoppedAt !== undefined) return;
   if (record.bootId === services.bootId) return repairPod(record.plan, record.config);
   // The node rebooted under it: its namespaces are gone, its address is still leased.
   await releaseSandbox(services, record);
   await services.store.sandboxes.change(record.id, { stoppedAt: now() });
+}
+
+/** Removes what is half made; where that fails, it is tried again later, as no client knows of it. */
+async function removedOrKept(
+  services: Services,
+  id: string,
+  unclaimed: Unclaimed,
+  removal: () => Promise<void>,
+): Promise<void> {
+  try {
+    await removal();
+  } catch (error) {
+    services.creations.keep(id, unclaimed);
+    throw error;
+  }
 }
 
 async function removeUnowned(services: Services): Promise<void> {

@@ -68,6 +68,7 @@ export function unclaimedSandbox(services: Services): Unclaimed {
       services.store.sandboxes.change(id, () => (services.creations.hides(id) ? { unclaimed: true } : {})),
     discard: (id) =>
       withLogContext({ podId: id }, () => removeSandbox(services, id, () => services.creations.expired(id))),
+    remains: (id) => services.store.sandboxes.has(id),
   };
 }
 
@@ -92,7 +93,7 @@ async function makeSandbox(
   runtimeHandler: string,
 ): Promise<string> {
   addLogContext({ podId: id });
-  return withUndo(async (undo) => {
+  return withUndo('RunPodSandbox', async (undo) => {
     // 1. Who runs it, for all its life.
     const input = {
       handler: runtimeHandler,

@@ -3,6 +3,7 @@
 import { addLogContext, log } from '../log.js';
 import { ownsCgroup } from '../pod/plan.js';
 import { releasePod, removePod } from '../pod/pod.js';
+import { step } from '../steps.js';
 import { now, type SandboxRecord } from '../records/records.js';
 import type { RemovePodSandboxRequest__Output } from './generated/runtime/v1/RemovePodSandboxRequest.js';
 import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodSandboxResponse.js';
@@ -48,7 +49,9 @@ async function stopSandbox(services: Services, id: string): Promise<void> {
   // 2. What it holds of the host.
   await releaseSandbox(services, record);
   // 3. It is not ready any more.
-  const stopped = await services.store.sandboxes.change(id, { stoppedAt: now() });
+  const stopped = await step('stop pod: record', () =>
+    services.store.sandboxes.change(id, { stoppedAt: now() }),
+  );
   log.info('pod sandbox stopped');
   if (isShown(services, record)) services.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
 }
@@ -73,7 +76,7 @@ export async function removeSandbox(
     for (const container of services.store.containersOf(id))
       await removeContainerRecord(services, container.id);
     await removePod(record.plan.folder, ownsCgroup(record.config) ? record.plan.cgroupParent : undefined);
-    await services.store.sandboxes.delete(id); // last: until here a retry finds what is left to do
+    await step('remove pod: record', () => services.store.sandboxes.delete(id)); // last: until here a retry finds what is left to do
     log.info('pod sandbox removed');
     if (isShown(services, record)) services.events.emit('CONTAINER_DELETED_EVENT', id, record);
   });

@@ -8,7 +8,7 @@ beforeAll(() => {
 
 test('steps are undone newest first, and one that fails keeps no other from it', async () => {
   const undone: string[] = [];
-  const story = withUndo(async (undo) => {
+  const story = withUndo('story', async (undo) => {
     undo.push('first', (clean) => undone.push(`first ${clean}`));
     undo.push('second', () => {
       throw new Error('stuck');
@@ -23,9 +23,9 @@ test('steps are undone newest first, and one that fails keeps no other from it',
 test('a story knows what a part of it has left behind', async () => {
   const undone: boolean[] = [];
   const outer = (stuck: boolean) =>
-    withUndo(async (undo) => {
+    withUndo('story', async (undo) => {
       undo.push('record', (clean) => undone.push(clean));
-      await withUndo(async (inner) => {
+      await withUndo('story', async (inner) => {
         inner.push('made', () => {
           if (stuck) throw new Error('stuck');
         });

@@ -52,7 +52,7 @@ export async function writeCheckpoint(
       stage: 'write checkpoint',
       errorId: 'StorageFailed',
     });
-  await withUndo(async (undo) => {
+  await withUndo('write checkpoint', async (undo) => {
     undo.push('parts of a checkpoint', () => remove(folder));
     makeFolder(join(folder, 'checkpoint'));
     await contents.dump(join(folder, 'checkpoint'));

@@ -18,6 +18,7 @@ import { CrispError } from '../errors.js';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
 import { run } from '../host/run.js';
 import { log } from '../log.js';
+import { step } from '../steps.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
 import { watchDownload, type PullProgress } from './download.js';
 import type { StorageLayout } from './layout.js';
@@ -271,7 +272,7 @@ export class Pulls {
     makeFolder(this.options.folder);
     const folder = await mkdtemp(join(this.options.folder, 'p'));
     try {
-      const source = await copy.source(folder);
+      const source = await step('pull image: credentials', () => copy.source(folder));
       const skopeo = new Skopeo({
         what: copy.what,
         folder,
@@ -309,7 +310,7 @@ export class Pulls {
         watch?.stop();
       }
     } finally {
-      await remove(folder);
+      await step('pull image: clean', () => remove(folder));
     }
   }
 
@@ -360,7 +361,7 @@ export class Pulls {
     });
     if (unused.length === 0) return;
     // It may fail for one that is gone already: opening the store removes what was half unpacked.
-    await this.alone(this.storageCommand('delete-layer', ...unused));
+    await step('pull image: sweep', () => this.alone(this.storageCommand('delete-layer', ...unused)));
     const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
     this.failed = left.length > 0;
     for (const id of this.doomed) if (!left.includes(id)) this.doomed.delete(id);

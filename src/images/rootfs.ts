@@ -63,7 +63,7 @@ export class Rootfs {
   async mount(containerId: string, image: Image, shift?: Shift): Promise<string> {
     const { images } = this.options;
     const target = this.target(containerId);
-    return withUndo(async (undo) => {
+    return withUndo('mount rootfs', async (undo) => {
       undo.push('rootfs', () => this.unmount(containerId));
       images.hold(image, containerId);
       const layers = await this.layersOf(image);
@@ -115,7 +115,7 @@ export class Rootfs {
     shift?: Shift,
   ): Promise<string> {
     const { images } = this.options;
-    return withUndo(async (undo) => {
+    return withUndo('mount view', async (undo) => {
       undo.push('view of image', unmount);
       images.hold(image, holder);
       const layers = await this.layersOf(image);

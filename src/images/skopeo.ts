@@ -8,6 +8,7 @@ import type { Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder, readText } from '../host/files.js';
 import { CommandError, run, runStreaming } from '../host/run.js';
+import { step } from '../steps.js';
 import { isLoopback } from './references.js';
 import { isConfigured } from './registries-conf.js';
 import { explain } from './skopeo-errors.js';
@@ -170,7 +171,7 @@ export class Skopeo {
     );
     const watch = watchProgress(running.pid, patience * 1000, () => stall.abort());
     try {
-      await running.ended;
+      await step('pull image: copy', () => running.ended, { hasOwnLimit: true });
     } catch (error) {
       if (stall.signal.aborted)
         throw new CrispError('PullStalled', `${what} made no progress for ${patience} s`, {

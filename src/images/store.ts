@@ -9,6 +9,7 @@ import { CrispError, toCrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { run } from '../host/run.js';
 import { setAside } from '../set-aside.js';
+import { step } from '../steps.js';
 import type { Image } from '../shapes/image.js';
 import type { RegistryAuth } from './credentials.js';
 import type { PullProgress } from './download.js';
@@ -207,7 +208,7 @@ export class Images {
     const { name } = parseReference(reference);
     await this.mend();
     await this.pulls.pull(name, auth, signal, onProgress);
-    return this.arrived(name, `pull of ${name}`);
+    return step('pull image: check', () => this.arrived(name, `pull of ${name}`));
   }
 
   /** skopeo would not fetch a layer anew that its list still has. */
@@ -283,11 +284,13 @@ export class Images {
   }
 
   private async delete(id: string): Promise<void> {
-    await run(['skopeo', 'delete', `containers-storage:${this.pulls.storage}@${id.replace('sha256:', '')}`], {
-      timeoutMs: deleteTimeoutMs,
-      stage: 'remove image',
-      errorId: 'StorageFailed',
-    });
+    await step('remove image: delete', () =>
+      run(['skopeo', 'delete', `containers-storage:${this.pulls.storage}@${id.replace('sha256:', '')}`], {
+        timeoutMs: deleteTimeoutMs,
+        stage: 'remove image',
+        errorId: 'StorageFailed',
+      }),
+    );
   }
 
   /**

@@ -146,7 +146,7 @@ export class Network {
       result: undefined,
     };
 
-    return withUndo(async (undo) => {
+    return withUndo('attach network', async (undo) => {
       this.held.add(pod.id);
       const called: (typeof network.plugins)[number][] = []; // the others have nothing to take back, and one may not even be installed
       undo.push('cni del', () =>

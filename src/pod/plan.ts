@@ -1,5 +1,6 @@
 // What a RunPodSandbox request means: its checks, and what follows from it for
 // the backend, the namespaces and the network.  Pure.
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
@@ -38,6 +39,7 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
     throw new CrispError('InvalidArgument', 'namespace_options.pid of a pod cannot be TARGET');
   if (config.log_directory && !config.log_directory.startsWith('/'))
     throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
+  checkPorts(config.port_mappings);
   checkHostname(config.hostname);
   checkCgroupParent(config.linux?.cgroup_parent ?? '');
   checkPodSysctls(config.linux?.sysctls ?? {}, {
@@ -45,6 +47,23 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
     hostIpc: options?.ipc === 'NODE',
   });
   return config;
+}
+
+/** The portmap plugin of CNI refuses others both in ADD and in DEL: such a pod could not be removed. */
+function checkPorts(mappings: PodSandboxConfig__Output['port_mappings']): void {
+  for (const [
+    index,
+    { host_port: hostPort, container_port: containerPort, host_ip: hostIp },
+  ] of mappings.entries()) {
+    if (hostPort <= 0) continue; // the port is not mapped: the kubelet lists it all the same
+    const field = `config.port_mappings[${index}]`;
+    if (hostPort > 65_535)
+      throw new CrispError('InvalidArgument', `${field}.host_port: ${hostPort} is no port`);
+    if (containerPort < 1 || containerPort > 65_535)
+      throw new CrispError('InvalidArgument', `${field}.container_port: ${containerPort} is no port`);
+    if (hostIp && !isIP(hostIp))
+      throw new CrispError('InvalidArgument', `${field}.host_ip: "${hostIp}" is no IP address`);
+  }
 }
 
 /** It stands as a line in /etc/hostname, as a word in environments and in the configuration of CTs. */

@@ -13,6 +13,7 @@ import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSa
 import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
 import { expectPassage, makeClosedFolder, remove } from '../host/files.js';
 import { unmount, unmountBelow } from '../host/mounts.js';
+import { step } from '../steps.js';
 import type { ProcessIdentity } from '../host/proc.js';
 import type { Undo } from '../host/undo.js';
 import type { Network } from '../network/cni.js';
@@ -199,17 +200,19 @@ export async function releasePod(
   },
 ): Promise<void> {
   const { plan, holder } = pod;
-  await backend.stopSandbox(plan, pod.backendState);
+  await step('stop pod: backend', () => backend.stopSandbox(plan, pod.backendState));
   if (network && wantedNamespaces(network.config).network && !plan.ownNetwork) {
-    await network.of.detach(
-      podNetwork(plan, network.config, namespaceFiles(namespacesFolder(plan)).network),
-      network.attachment,
+    await step('stop pod: network', () =>
+      network.of.detach(
+        podNetwork(plan, network.config, namespaceFiles(namespacesFolder(plan)).network),
+        network.attachment,
+      ),
     );
   }
   const folder = holderFolder(plan.folder);
-  if (holder || existsSync(folder)) await stopPidHolder(folder, holder);
-  await unpinNamespaces(namespacesFolder(plan));
-  await unmountBelow(plan.folder); // its memory
+  if (holder || existsSync(folder)) await step('stop pod: pid holder', () => stopPidHolder(folder, holder));
+  await step('stop pod: namespaces', () => unpinNamespaces(namespacesFolder(plan)));
+  await step('stop pod: memory', () => unmountBelow(plan.folder));
 }
 
 /**
@@ -226,8 +229,8 @@ export async function removePod(folder: string, cgroup: string | undefined): Pro
 /** A folder with all that is mounted in it, namespaces too, and the cgroup beside it. */
 export async function takeApart(folder: string, cgroup: string | undefined): Promise<void> {
   await unmountBelow(folder);
-  if (cgroup !== undefined) await removePodCgroup(cgroup);
-  await remove(folder);
+  if (cgroup !== undefined) await step('remove pod: cgroup', () => removePodCgroup(cgroup));
+  await step('remove pod: folder', () => remove(folder));
 }
 
 /** Like Promise.all, but waits for all before it fails: what is still under way cannot be undone. */

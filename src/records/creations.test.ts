@@ -8,7 +8,9 @@ function setUp() {
   const inFlight = new InFlight(keepMs);
   const keep = jest.fn((_id: string) => Promise.resolve());
   const discard = jest.fn((_id: string) => Promise.resolve());
+  const remains = jest.fn((_id: string) => false);
   let finish: () => void = () => undefined;
+  let fail: (error: Error) => void = () => undefined;
   let id = '';
   const join = (signal: AbortSignal, key = 'key') =>
     inFlight.join(
@@ -17,14 +19,24 @@ function setUp() {
       signal,
       async (given) => {
         id = given;
-        await new Promise<void>((resolve) => {
+        await new Promise<void>((resolve, reject) => {
           finish = resolve;
+          fail = reject;
         });
         return given;
       },
-      { keep, discard },
+      { keep, discard, remains },
     );
-  return { inFlight, keep, discard, join, finish: () => finish(), id: () => id };
+  return {
+    inFlight,
+    keep,
+    discard,
+    remains,
+    join,
+    finish: () => finish(),
+    fail: () => fail(new Error('not made')),
+    id: () => id,
+  };
 }
 
 describe('what is made', () => {
@@ -87,6 +99,7 @@ describe('what is made', () => {
     const joined = inFlight.join('key', {}, caller.signal, async () => (await pause(10), 'old'), {
       keep,
       discard: keep,
+      remains: () => false,
     });
     caller.abort();
     await expect(joined).rejects.toMatchObject({ id: 'Cancelled' });
@@ -105,10 +118,27 @@ describe('what is made', () => {
         id = given;
         return Promise.reject(new Error('no'));
       },
-      { keep: () => Promise.resolve(), discard: () => Promise.resolve() },
+      { keep: () => Promise.resolve(), discard: () => Promise.resolve(), remains: () => false },
     );
     await expect(joined).rejects.toThrow('no');
     await pause(0);
     expect(inFlight.hides(id)).toBe(false);
+  });
+
+  test('is removed later where it failed and could not be taken back, with further tries until that succeeds', async () => {
+    const { inFlight, discard, remains, join, fail, id } = setUp();
+    remains.mockReturnValue(true);
+    discard.mockRejectedValueOnce(new Error('not yet'));
+    const joined = join(new AbortController().signal);
+    fail();
+    await expect(joined).rejects.toThrow('not made');
+    await pause(0);
+    expect(inFlight.hides(id())).toBe(true);
+    while (discard.mock.calls.length < 2) {
+      expect(inFlight.hides(id())).toBe(true);
+      await pause(5);
+    }
+    await pause(0);
+    expect(inFlight.hides(id())).toBe(false);
   });
 });

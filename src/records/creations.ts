@@ -29,7 +29,12 @@ export interface Unclaimed {
   keep(id: string): Promise<unknown>;
   /** Called when the retry did not come in time. Under the lock of the object it must ask expired() first: a retry may have come since. */
   discard(id: string): Promise<unknown>;
+  /** Whether a creation that failed has left its record, because it could not be taken back. */
+  remains(id: string): boolean;
 }
+
+/** Between two tries of a removal. */
+const leastRetryMs = 1_000;
 
 /** `expired`: its time has passed, it is about to be removed. */
 interface Hidden {
@@ -91,7 +96,11 @@ export class InFlight {
           creation.result = result;
           this.settle(creation);
         },
-        () => this.hidden.delete(id),
+        () => {
+          // The fault may go away: the removal is tried again, also where no retry of the caller comes.
+          if (unclaimed.remains(id)) this.keep(id, unclaimed);
+          else this.hidden.delete(id);
+        },
       )
       .finally(() => this.creations.delete(key));
     return creation;
@@ -110,19 +119,27 @@ export class InFlight {
       .catch((error: unknown) => log.error({ err: error, id }, 'unclaimed creation not noted'));
   }
 
-  /** Hides an unclaimed object and removes it when its retry does not come in time; also for one of an earlier run. */
-  keep(id: string, { discard }: Pick<Unclaimed, 'discard'>): void {
+  /**
+   * Hides an unclaimed object and removes it when its retry does not come in time; also for one of an earlier
+   * run. A removal that fails is tried again later.
+   */
+  keep(id: string, unclaimed: Pick<Unclaimed, 'discard'>, afterMs = this.keepMs): void {
     this.hold(id);
     const entry: Hidden = {};
     entry.timer = setTimeout(() => {
       entry.expired = true;
       log.warn({ id }, 'nobody came back for this; removing it');
-      discard(id)
-        .catch((error: unknown) => log.error({ err: error, id }, 'unclaimed creation not removed'))
-        .finally(() => {
-          if (this.hidden.get(id) === entry && entry.expired) this.hidden.delete(id);
-        });
-    }, this.keepMs);
+      const isOurs = (): boolean => this.hidden.get(id) === entry && entry.expired === true;
+      unclaimed.discard(id).then(
+        () => {
+          if (isOurs()) this.hidden.delete(id);
+        },
+        (error: unknown) => {
+          log.error({ err: error, id }, 'unclaimed creation not removed');
+          if (isOurs()) this.keep(id, unclaimed, Math.max(this.keepMs, leastRetryMs));
+        },
+      );
+    }, afterMs);
     entry.timer.unref();
     this.hidden.set(id, entry);
   }

@@ -207,6 +207,21 @@ export class Daemon {
   async kill9(): Promise<void> {
     await this.end('SIGKILL');
   }
+  /** Whether its process runs. */
+  isAlive(): boolean {
+    return this.process?.exitCode === null && this.process.signalCode === null;
+  }
+
+  /** Until a call comes through: the client, which has seen the socket refuse, may wait before it tries again. */
+  async untilAnswers(): Promise<void> {
+    const answers = (): Promise<boolean> =>
+      this.client.runtime.Version({}).then(
+        () => true,
+        () => false,
+      );
+    while (!(await answers())) await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+
   async restart(): Promise<void> {
     await this.stop();
     await this.start();

@@ -163,6 +163,27 @@ describe('a pod', () => {
       /config\.port_mappings\[0\]\.protocol: 9 is no value of Protocol/,
     ],
     [
+      'with a host port above 65535',
+      { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 65_536 }] },
+      '',
+      Code.INVALID_ARGUMENT,
+      /config\.port_mappings\[0\]\.host_port: 65536/,
+    ],
+    [
+      'with a mapped container port of 0',
+      { port_mappings: [{ protocol: 'TCP', container_port: 0, host_port: 20_080 }] },
+      '',
+      Code.INVALID_ARGUMENT,
+      /config\.port_mappings\[0\]\.container_port: 0/,
+    ],
+    [
+      'with a host IP that is no address',
+      { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 20_080, host_ip: '%s' }] },
+      '',
+      Code.INVALID_ARGUMENT,
+      /config\.port_mappings\[0\]\.host_ip: "%s"/,
+    ],
+    [
       'with a name that is an argument of CNI plugins',
       { metadata: { name: 'a;K8S_POD_NAMESPACE=b', namespace: 'test', uid: 'x', attempt: 0 } },
       '',

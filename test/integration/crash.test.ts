@@ -44,16 +44,9 @@ async function makePod(answered: Answered): Promise<void> {
   answered.started.push(container);
 }
 
-/** Starts it again; the client, which has seen the socket refuse, may wait before it tries again. */
 async function restart(): Promise<void> {
   await daemon.start();
-  while (
-    await daemon.client.runtime.Version({}).then(
-      () => false,
-      () => true,
-    )
-  )
-    await sleep(50);
+  await daemon.untilAnswers();
 }
 
 /** The probes are kept for the boot; without them the next start probes again. */

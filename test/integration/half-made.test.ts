@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import {
   containerConfig,
@@ -18,6 +19,7 @@ import {
 let daemon: Daemon;
 let runtimeFault: string;
 let pluginFault: string;
+let config: Record<string, unknown>;
 beforeAll(async () => {
   daemon = await startDaemon();
   runtimeFault = join(daemon.folder, 'runtime-fault');
@@ -42,11 +44,12 @@ if [ "$CNI_COMMAND" = ADD ]; then echo '{"cniVersion":"1.0.0","interfaces":[],"i
   );
   const { plugins, ...rest } = daemon.conflist() as { plugins: object[] };
   await daemon.writeConflist({ ...rest, plugins: [{ type: 'faulty' }, ...plugins] });
-  await daemon.writeConfig({
+  config = {
     handlers: { faulty: { type: 'oci', path: join(bin, 'faulty-crun') } },
     default_container_type: 'faulty',
     network: { bin_dirs: [bin, '/opt/cni/bin', '/usr/lib/cni'] },
-  });
+  };
+  await daemon.writeConfig(config);
   await daemon.restart();
   await daemon.addImage(testImage);
 });
@@ -138,4 +141,26 @@ test('a pod that could not be taken off its network is made anew, or removed by 
   await writeFile(pluginFault, '');
   await removePod(daemon, other);
   expect([await records('sandboxes'), await daemon.traces()]).toEqual([[], clean]);
+});
+
+test('what could not be taken back is removed by itself once the fault has gone', async () => {
+  const clean = await daemon.traces();
+  await daemon.writeConfig({ ...config, runtime: { unclaimed_seconds: 1 } });
+  await daemon.restart();
+  const pod = await runPod(daemon);
+  await writeFile(runtimeFault, 'create delete');
+  await expect(createContainer(daemon, pod, containerConfig(untilStopped()))).rejects.toThrow(
+    /cannot create/,
+  );
+  await writeFile(pluginFault, 'ADD DEL');
+  await expect(runPod(daemon)).rejects.toThrow(/cannot ADD/);
+  // A restart finds them, and cannot remove them either.
+  await daemon.restart();
+  expect([(await records('containers')).length, (await records('sandboxes')).length]).toEqual([1, 2]);
+
+  await writeFile(runtimeFault, '');
+  await writeFile(pluginFault, '');
+  while ((await records('containers')).length > 0 || (await records('sandboxes')).length > 1) await sleep(50);
+  await removePod(daemon, pod.id);
+  expect(await daemon.traces()).toEqual(clean);
 });

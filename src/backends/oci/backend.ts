@@ -160,7 +160,7 @@ export class OciBackend implements Backend {
   async create(plan: ContainerPlan): Promise<OciState> {
     for (const folder of [runtimeRoot(this.options), this.exits.folder]) makeFolder(folder);
     const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
-    return withUndo(async (undo) => {
+    return withUndo('create OCI container', async (undo) => {
       this.made.set(plan.id, { bundle: plan.folder });
       if (await this.runtime.isCrun()) {
         const spec = await forCrun(plan.spec);

@@ -111,9 +111,19 @@ function pidOf(answer: string, explain: (stderr: string) => CrispError): number 
   return pid;
 }
 
-/** The control FIFO understands "1 HEIGHT WIDTH" (resize) and "2 0 0" (reopen the log). */
+/**
+ * The control FIFO understands "1 HEIGHT WIDTH" (resize) and "2 0 0" (reopen the log).
+ * @throws WrongContainerState when conmon has ended, as it does with its container
+ */
 async function control(bundle: string, line: string): Promise<void> {
-  const fifo = await open(join(bundle, 'ctl'), constants.O_WRONLY | constants.O_NONBLOCK); // ENXIO: conmon is gone
+  const fifo = await open(join(bundle, 'ctl'), constants.O_WRONLY | constants.O_NONBLOCK).catch(
+    (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENXIO' && error.code !== 'ENOENT') throw error;
+      throw new CrispError('WrongContainerState', 'the container has ended, and its monitor with it', {
+        cause: error,
+      });
+    },
+  );
   try {
     await fifo.write(`${line}\n`);
   } finally {

@@ -142,7 +142,7 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
   [/container .* does not exist|container does not exist|error opening file.*status/i, 'ContainerNotFound'],
   [/no space left on device/i, 'DiskFull'],
   [
-    /cannot allocate memory|memory\.limit_in_bytes.*(busy|invalid)|memory\.max/i,
+    /cannot allocate memory|memory limit could be too low|memory\.limit_in_bytes.*(busy|invalid)|memory\.max/i,
     'OutOfMemory',
     'the memory limit is too small to start the container',
   ],

@@ -25,7 +25,7 @@ const lostRaces = 10;
 
 export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctState> {
   for (const folder of [ctx.exits.folder, ctx.options.root]) makeFolder(folder);
-  return withUndo(async (undo) => {
+  return withUndo('create CT', async (undo) => {
     const { id, folder, logPath } = plan;
     ctx.made.set(id, { id, folder, logPath, state: undefined });
     if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late for a refusal

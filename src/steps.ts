@@ -1,0 +1,83 @@
+// The steps of stories: what each of them is doing at this moment.  Their names
+// are those of the debug log; by them the watchdog knows what does not end, the
+// state dump shows it, and the tests kill the daemon in between.
+import { readFileSync } from 'node:fs';
+import { log, logContext, type LogContext } from './log.js';
+
+export interface StepOptions {
+  /** It has a limit of its own, or none: what waits for a registry is watched there. */
+  readonly hasOwnLimit?: boolean;
+}
+
+interface UnderWay {
+  name: string;
+  since: number;
+  hasOwnLimit: boolean;
+  readonly context: LogContext | undefined;
+}
+const underWay = new Set<UnderWay>();
+
+/** Longer than all programs of a step together may take by their own limits. */
+const limitMs = 10 * 60_000;
+
+/** Runs `work` as a step of this name, "STORY: STEP". */
+export async function step<T>(
+  name: string,
+  work: () => Promise<T> | T,
+  options: StepOptions = {},
+): Promise<T> {
+  const story = new Story(options);
+  try {
+    story.reaches(name);
+    return await work();
+  } finally {
+    story.ends();
+  }
+}
+
+/** A story that goes from step to step. */
+export class Story {
+  private readonly present: UnderWay;
+  constructor({ hasOwnLimit = false }: StepOptions = {}) {
+    this.present = { name: '', since: performance.now(), hasOwnLimit, context: logContext() };
+  }
+
+  /** Its next step begins. */
+  reaches(name: string): void {
+    Object.assign(this.present, { name, since: performance.now() });
+    underWay.add(this.present);
+    log.debug({ step: name }, 'step');
+    dieHere(name);
+  }
+  ends(): void {
+    underWay.delete(this.present);
+  }
+}
+
+export interface StepUnderWay extends LogContext {
+  readonly step: string;
+  readonly seconds: number;
+  /** It takes longer than a step may. */
+  readonly isOverdue: boolean;
+}
+
+/** All steps under way, the oldest first. */
+export function stepsUnderWay(): StepUnderWay[] {
+  const now = performance.now();
+  return [...underWay]
+    .sort((one, other) => one.since - other.since)
+    .map(({ name, since, hasOwnLimit, context }) => ({
+      step: name,
+      seconds: Math.round((now - since) / 100) / 10,
+      isOverdue: !hasOwnLimit && now - since > limitMs,
+      ...context,
+    }));
+}
+
+/** Tests set the variable: the daemon kills itself at the step that the file names. */
+const failpoint = process.env['CRISP_FAILPOINT'];
+
+function dieHere(name: string): void {
+  if (failpoint === undefined) return;
+  if (readFileSync(failpoint, 'utf8') === name) process.kill(process.pid, 'SIGKILL');
+}

@@ -1,0 +1,31 @@
+// The names of the steps as the source has them, for the tests that walk them.
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const source = fileURLToPath(new URL('../../src', import.meta.url));
+/** step('STORY: STEP', …), withUndo('STORY', …) and the undo.push('STEP', …) that come after it. */
+const name = /\b(step|withUndo|undo\.push)\(\s*'([^']+)'/g;
+
+/** Files whose functions take steps of a story that begins elsewhere, and the one that the tests walk. */
+const storyOf = new Map([
+  ['pod/pod.ts', 'RunPodSandbox'],
+  ['pod/container.ts', 'CreateContainer'],
+]);
+
+/** "STORY: STEP" each. @throws where a step has no story, or two have one name */
+export async function stepsOfSource(): Promise<string[]> {
+  const found: string[] = [];
+  for (const file of await readdir(source, { recursive: true })) {
+    if (!file.endsWith('.ts') || file.endsWith('.test.ts')) continue;
+    let story = storyOf.get(file);
+    for (const [, kind, text = ''] of (await readFile(join(source, file), 'utf8')).matchAll(name)) {
+      if (kind === 'withUndo') story = text;
+      if (kind === 'undo.push' && story === undefined) throw new Error(`${file}: "${text}" has no story`);
+      found.push(kind === 'step' ? text : kind === 'withUndo' ? `${text}: done` : `${story}: ${text}`);
+    }
+  }
+  const twice = found.filter((step, index) => found.indexOf(step) !== index);
+  if (twice.length > 0) throw new Error(`steps of one name: ${twice.join(', ')}`);
+  return found;
+}
