@@ -8,12 +8,12 @@ import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_pro
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
+import { freePort } from '../helpers/port.js';
 import { Node } from '../pct/node.js';
 
 const run = promisify(execFile);
@@ -259,14 +259,4 @@ async function answers(url: string): Promise<void> {
 
 async function pathOf(tool: string): Promise<string> {
   return tool.includes('/') ? tool : (await run('sh', ['-c', 'command -v "$0"', tool])).stdout.trim();
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => {
-    server.close(resolve);
-  });
-  return port;
 }

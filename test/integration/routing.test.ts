@@ -2,12 +2,11 @@
 // with its rule, and a broken crun gives way to runc; and a standalone
 // container beside the daemon is in nobody's way.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { once } from 'node:events';
 import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import { freePort } from '../helpers/port.js';
 import {
   containerConfig,
   removePod,
@@ -37,14 +36,6 @@ const breakCrun = (broken: boolean) =>
   writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`, {
     mode: 0o755,
   });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
-}
 
 /** The lines of /metrics. */
 async function figures(port: number): Promise<string[]> {

@@ -3,10 +3,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:https';
-import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
+import { freePort } from '../helpers/port.js';
 
 export const nodeName = 'crisp-node';
 
@@ -179,16 +179,4 @@ interface ContainerStatus {
     readonly running?: object;
   };
   readonly lastState: { readonly terminated?: { readonly exitCode: number; readonly reason: string } };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => {
-    server.listen(0, '127.0.0.1', resolve);
-  });
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => {
-    server.close(resolve);
-  });
-  return port;
 }

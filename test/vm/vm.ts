@@ -11,7 +11,6 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -19,6 +18,7 @@ import { promisify } from 'node:util';
 import { connectTo, type Client } from '../helpers/client.js';
 import { makeImageArchive } from '../helpers/image.js';
 import { diesWithUs, type Result } from '../helpers/machine.js';
+import { freePort } from '../helpers/port.js';
 
 const runFile = promisify(execFile);
 const checkout = fileURLToPath(new URL('../..', import.meta.url));
@@ -255,16 +255,4 @@ async function makePayload(folder: string): Promise<string> {
   await runFile('tar', ['-C', tree, '--owner=0', '--group=0', '-cf', join(folder, 'crisp.tar'), '.']);
   await rm(tree, { recursive: true });
   return join(folder, 'crisp.tar');
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => {
-    server.listen(0, '127.0.0.1', resolve);
-  });
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => {
-    server.close(resolve);
-  });
-  return port;
 }
