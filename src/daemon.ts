@@ -288,6 +288,10 @@ async function serveMetrics({ config, store, handlers }: Services): Promise<Metr
       .map(([handler, { probe }]) => ({ labels: { handler, reason: probe.reason }, value: 1 })),
   );
   metrics.build.collect(() => [{ labels: { version }, value: 1 }]);
+  // These are rare: from a series that begins at 1, Prometheus' increase() counts nothing.
+  metrics.eventsDropped.add({}, 0);
+  for (const handler of handlers.keys()) metrics.monitorsLost.add({ handler }, 0);
+  for (const [from, to] of Object.entries(config.fallback)) metrics.fallbacks.add({ from, to }, 0);
   const ailment = (): string | undefined =>
     [...handlers.values()].some(({ probe }) => probe.ready) ? undefined : 'no runtime handler is ready';
   const server = new MetricsServer({ ...config.metrics, ailment });
