@@ -12,7 +12,7 @@ import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
+import { basename, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { connectTo, type Client } from '../helpers/client.js';
@@ -26,6 +26,15 @@ const checkout = fileURLToPath(new URL('../..', import.meta.url));
 const commandTimeoutMs = 300_000;
 const bootTimeoutMs = 300_000;
 
+export interface VmOptions {
+  /** A script that makes the machine what crisp is to find. */
+  readonly prepare?: string;
+  /** A script that installs crisp. */
+  readonly install?: string;
+  /** Files that it finds in /opt/files. */
+  readonly files?: readonly string[];
+}
+
 export class Vm {
   private constructor(
     private readonly folder: string,
@@ -33,24 +42,28 @@ export class Vm {
     private readonly qemu: ChildProcess,
   ) {}
 
-  /** Boots one and installs crisp in it. @param prepare a script that makes the machine what crisp is to find */
-  static async start(prepare = ''): Promise<Vm> {
+  /** Boots one and installs crisp in it. */
+  static async start(options: VmOptions = {}): Promise<Vm> {
     const disk = process.env['CRISP_VM'];
     if (!disk) throw new Error('CRISP_VM names no disk: run the tests with `npm run test:vm`');
     const folder = await mkdtemp(join(tmpdir(), 'crisp-vm-'));
     try {
-      return await Vm.boot(folder, disk, prepare);
+      return await Vm.boot(folder, disk, options);
     } catch (error) {
       await rm(folder, { recursive: true, force: true });
       throw error;
     }
   }
 
-  private static async boot(folder: string, disk: string, prepare: string): Promise<Vm> {
+  private static async boot(
+    folder: string,
+    disk: string,
+    { prepare = '', install = 'bash /opt/crisp/deploy/install.sh', files = [] }: VmOptions,
+  ): Promise<Vm> {
     await copyFile(join(disk, 'key'), join(folder, 'key'));
     await chmod(join(folder, 'key'), 0o600);
     const port = await freePort();
-    const [tool = '', ...args] = diesWithUs(qemuArgv(disk, await makePayload(folder), port));
+    const [tool = '', ...args] = diesWithUs(qemuArgv(disk, await makePayload(folder, files), port));
     const qemu = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     const consoleLog = createWriteStream(join(folder, 'console.log'));
     qemu.stdout.pipe(consoleLog);
@@ -58,7 +71,7 @@ export class Vm {
     const vm = new Vm(folder, port, qemu);
     try {
       await vm.booted();
-      await vm.must(`tar -xf /dev/vdb -C /\n${prepare}\nbash /opt/crisp/deploy/install.sh`);
+      await vm.must(`tar -xf /dev/vdb -C /\n${prepare}\n${install}`);
     } catch (error) {
       const said = (await readFile(join(folder, 'console.log'), 'utf8')).slice(-2_000);
       await vm.stop();
@@ -218,7 +231,7 @@ function qemuArgv(disk: string, payload: string, port: number): string[] {
  * /opt/crisp, Node (Debian 12's own is too old), crictl, and, in place of a
  * registry, an image to preload; and the fake of pct, which only cts.test.ts uses.
  */
-async function makePayload(folder: string): Promise<string> {
+async function makePayload(folder: string, files: readonly string[]): Promise<string> {
   const tree = join(folder, 'tree');
   const crisp = join(tree, 'opt/crisp');
   const { stdout: modules } = await runFile('npm', ['ls', '--omit=dev', '--all', '--parseable'], {
@@ -248,10 +261,12 @@ async function makePayload(folder: string): Promise<string> {
     process.env['CRICTL'] ?? 'crictl',
   ]);
   await copyFile(crictl.trim(), join(tree, 'usr/local/bin/crictl'));
-  await mkdir(join(tree, 'etc/crisp'), { recursive: true });
-  await writeFile(join(tree, 'etc/crisp/config.yaml'), 'images:\n  preload_dir: /opt/images\n');
+  await mkdir(join(tree, 'etc/crisp/config.d'), { recursive: true });
+  await writeFile(join(tree, 'etc/crisp/config.d/images.yaml'), 'images:\n  preload_dir: /opt/images\n');
   await mkdir(join(tree, 'opt/images'), { recursive: true });
   await makeImageArchive(join(tree, 'opt/images'), 'busybox');
+  await mkdir(join(tree, 'opt/files'));
+  for (const file of files) await copyFile(file, join(tree, 'opt/files', basename(file)));
   await runFile('tar', ['-C', tree, '--owner=0', '--group=0', '-cf', join(folder, 'crisp.tar'), '.']);
   await rm(tree, { recursive: true });
   return join(folder, 'crisp.tar');
