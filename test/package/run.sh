@@ -49,6 +49,21 @@ dpkg-deb --raw-extract "$deb" "$work/before"
 sed -i 's/^Version: .*/Version: 0.0.1/' "$work/before/DEBIAN/control"
 dpkg-deb --build --root-owner-group -Zgzip -z1 "$work/before" "$work/crisp_0.0.1_amd64.deb" >/dev/null
 rm -rf "$work/before"
+# Stand-ins for packages of Proxmox VE, empty, with the conflicts that the real ones have
+# with packages of Debian.
+stand_in() { # name conflicts
+  mkdir -p "$work/stand-ins/$1/DEBIAN"
+  printf 'Package: %s\nVersion: 1\nArchitecture: all\nMaintainer: tests <tests@localhost>\nDescription: stand-in\n%s' "$1" "${2:+Conflicts: $2
+Provides: $2
+}" >"$work/stand-ins/$1/DEBIAN/control"
+  dpkg-deb --build --root-owner-group -Zgzip "$work/stand-ins/$1" "$work/stand-ins/$1.deb" >/dev/null
+  rm -r "$work/stand-ins/$1"
+}
+stand_in lxc-pve 'lxc, liblxc1'
+stand_in pve-qemu-kvm 'qemu-system-x86, qemu-utils'
+stand_in ifupdown2 ifupdown
+stand_in pve-container
+stand_in pve-manager
 
 # A pod of the installed command, which an upgrade and a purge do not touch.
 pod_from_package() {
@@ -128,6 +143,8 @@ for suite in "${suites[@]}"; do
   expect "$suite: removes" in_root apt-get remove -y -qq crisp
   expect "$suite: leaves only configuration" sh -c "! (cd '$root' && find usr -iname '*crisp*' | grep .)"
   expect "$suite: purges" in_root apt-get purge -y -qq crisp
+  for file in "$work"/stand-ins/*.deb; do cp "$file" "$root/tmp/" && in_root dpkg -i "/tmp/$(basename "$file")" >/dev/null; done
+  expect "$suite: beside packages of Proxmox VE, with all that is recommended, it removes none" in_root sh -c "apt-get install --simulate --install-recommends '/tmp/$(basename "$deb")' >/tmp/plan && grep '^Inst crisp ' /tmp/plan && ! grep ^Remv /tmp/plan"
   left=$(files)
   expect "$suite: leaves nothing (${left//$'\n'/ })" test -z "$left"
 done

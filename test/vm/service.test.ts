@@ -24,6 +24,36 @@ const traces = (): Promise<string> =>
   ip -o link show type veth | cut -d: -f2
   pgrep -a conmon || true`);
 
+/** A script that blocks the event loop of a daemon with Node's debugger. */
+const block = `
+import { WebSocket } from '/opt/crisp/node_modules/ws/wrapper.mjs';
+const [{ webSocketDebuggerUrl }] = await (await fetch('http://127.0.0.1:9229/json')).json();
+const socket = new WebSocket(webSocketDebuggerUrl);
+socket.on('open', () => {
+  const evaluate = { id: 1, method: 'Runtime.evaluate', params: { expression: 'for (;;);' } };
+  socket.send(JSON.stringify(evaluate), () => setTimeout(() => process.exit(), 1000));
+});`;
+
+/**
+ * Stalls the daemon ($old) and waits for the next one. The timeout of the installed
+ * unit is shortened for the test; the daemon learns of it when it starts.
+ * @param start lines of the unit
+ */
+function untilWatchdogEnds(stall: string, start = ''): string {
+  return `mkdir -p /run/systemd/system/crisp.service.d
+    printf '[Service]\\nWatchdogSec=20\\nTimeoutAbortSec=2\\n${start}' >/run/systemd/system/crisp.service.d/test.conf
+    systemctl daemon-reload
+    systemctl restart crisp
+    old=$(systemctl show --value --property=MainPID crisp)
+    since=$(date +%s)
+    ${stall}
+    until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done
+    journalctl -u crisp -o cat --since "@$since" | grep -q "Watchdog timeout"
+    rm -r /run/systemd/system/crisp.service.d
+    systemctl daemon-reload
+    systemctl restart crisp`;
+}
+
 test('starts by systemd notify, and again with the machine', async () => {
   expect(await show('Type')).toBe('notify');
   expect(await show('ActiveState')).toBe('active');
@@ -88,6 +118,7 @@ describe('containers run on', () => {
       'trap "exit 7" TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done',
     );
     ({ pid } = await containerStatus(vm, container));
+    await vm.must('cat >/run/block.mjs', block);
   });
   afterAll(() => removePods(vm));
 
@@ -97,20 +128,13 @@ describe('containers run on', () => {
       'kill -9',
       'old=$(systemctl show --value --property=MainPID crisp); kill -9 $old; until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done',
     ],
+    ['the watchdog, which ends a stopped daemon', untilWatchdogEnds('kill -STOP $old')],
     [
-      'the watchdog, which ends a daemon that does not answer',
-      // The timeout of the installed unit is shortened for the test; the daemon learns of it when it starts.
-      `mkdir -p /run/systemd/system/crisp.service.d
-       printf '[Service]\\nWatchdogSec=20\\nTimeoutAbortSec=2\\n' >/run/systemd/system/crisp.service.d/test.conf
-       systemctl daemon-reload
-       systemctl restart crisp
-       old=$(systemctl show --value --property=MainPID crisp)
-       kill -STOP $old
-       until [ "$(systemctl show --value --property=MainPID crisp)" != "$old" ] && systemctl -q is-active crisp; do sleep 0.2; done
-       journalctl -u crisp -o cat | grep -q 'Watchdog timeout'
-       rm -r /run/systemd/system/crisp.service.d
-       systemctl daemon-reload
-       systemctl restart crisp`,
+      'the watchdog, which ends a daemon whose loop is blocked',
+      untilWatchdogEnds(
+        'node /run/block.mjs',
+        'ExecStart=\\nExecStart=/usr/local/bin/node --inspect -- /usr/bin/crisp serve\\n',
+      ),
     ],
   ])('through %s', async (_, how) => {
     const lines = async (): Promise<number> => Number(await vm.must(`crictl logs ${container} | wc -l`));
