@@ -9,7 +9,7 @@ packages=(
   skopeo containers-storage                   # pull images, and keep them
   golang-github-containers-common             # the policy that images are checked against (policy.json)
   containernetworking-plugins iptables
-  util-linux procps perl-base ca-certificates  # user namespaces and their sysctls, attach, registries
+  util-linux procps perl ca-certificates       # user namespaces and their sysctls, attach, registries
 )
 if [ "${1:-}" = tests ]; then
   packages+=(

@@ -134,6 +134,7 @@ for suite in "${suites[@]}"; do
   expect "$suite: the command runs" in_root crisp version
   expect "$suite: a changed configuration is read" in_root sh -c 'echo "log_level: warn" >/etc/crisp/config.d/mine.yaml && crisp config | grep "log_level: warn"'
   expect "$suite: the shipped configuration is valid and changes nothing" in_root sh -c 'rm /etc/crisp/config.d/mine.yaml; crisp config >/dev/null && ! grep -v "^#" /etc/crisp/config.yaml | grep .'
+  expect "$suite: the Perl programs find their modules" in_root sh -c 'for program in /usr/lib/crisp/dist/perl/*.pl; do perl -c "$program" || exit 1; done'
   expect "$suite: the manual pages are there" in_root sh -c 'for page in 1/crisp.1 5/crisp.yaml.5 8/crisp-serve.8; do [ -s /usr/share/man/man$page.gz ] || exit 1; done'
   pod_from_package
   expect "$suite: downgrades" in_root dpkg -i /tmp/crisp_0.0.1_amd64.deb
