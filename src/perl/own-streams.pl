@@ -1,4 +1,3 @@
-#!/usr/bin/perl
 # Runs a program that hands its standard streams on to a container, such as an OCI
 # runtime, with pipes that have no other end where it would have /dev/null: that
 # file is the host's, the process could change its mode, and crun makes the root of
