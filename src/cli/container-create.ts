@@ -130,6 +130,7 @@ export async function createContainer(
       backend,
       host: services.host,
       holderRuntimes: [],
+      mayHaveOwnNetwork: flags.network === undefined,
     });
 
     // 4. Its bundle.

@@ -58,6 +58,8 @@ export interface PodRequest {
   readonly network?: Pick<Network, 'attach' | 'detach'>;
   /** What may start the holder of a shared pid namespace, the preferred one first. */
   readonly holderRuntimes: readonly OciRuntime[];
+  /** false: the caller named the network of the pod, whatever its annotations say. */
+  readonly mayHaveOwnNetwork?: boolean;
 }
 
 /** What a pod's record keeps of it. */
@@ -82,7 +84,10 @@ const holderOomScoreAdj = -998;
 export async function makePod(undo: Undo, request: PodRequest): Promise<MadePod> {
   const { config, plan, backend, network } = request;
   // 1. What it takes, before anything is made.
-  const ownNetwork = wantedNamespaces(config).network && (backend.ownNetwork?.(plan) ?? false);
+  const ownNetwork =
+    wantedNamespaces(config).network &&
+    request.mayHaveOwnNetwork !== false &&
+    (backend.ownNetwork?.(plan) ?? false);
   if (ownNetwork) checkOwnNetwork(config);
   const wanted = { ...wantedNamespaces(config), ...(ownNetwork ? { network: false } : {}) };
   const holderTools = sharesPids(config) ? await findHolderTools(request.holderRuntimes) : undefined;

@@ -111,7 +111,7 @@ test('an error that quotes more than fits is cut, and the daemon lives', async (
       metadata: { name, attempt: 0 },
     });
     await expect(startContainer(daemon, pod, long)).rejects.toMatchObject({
-      details: expect.stringContaining('hint:'),
+      details: expect.stringContaining('[stage: container create'),
     });
   }
   await removePod(daemon, pod.id);

@@ -248,8 +248,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   },
   CniFailed: {
     code: Code.UNAVAILABLE,
-    words:
-      /CNI plugin full failed ADD: no room at the inn \(code 7\); \[stage: cni add, tool: full\]; hint: /,
+    words: /CNI plugin full failed ADD: no room at the inn \(code 7\); \[stage: cni add, tool: full\]$/,
     provoke: () => podWithPlugin('full', 'echo \'{"code":7,"msg":"no room at the inn"}\'; exit 1'),
   },
   CniConfigInvalid: {

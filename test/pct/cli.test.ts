@@ -592,6 +592,7 @@ describe('beside the daemon', () => {
       'container',
       'log',
       'name',
+      'pod folder',
       'rootfs',
     ]);
     expect(await gc()).toEqual([]);

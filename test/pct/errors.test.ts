@@ -74,7 +74,7 @@ describe('create', () => {
     try {
       await expect(create()).rejects.toMatchObject({
         code: status.UNAVAILABLE,
-        details: expect.stringMatching(/NoQuorum.*stage: pct create, tool: pct.*no quorum\?.*hint: /s),
+        details: expect.stringMatching(/NoQuorum.*no quorum\?.*stage: pct create, tool: pct.*hint: /s),
       });
     } finally {
       await rm(sign);
