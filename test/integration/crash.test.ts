@@ -56,13 +56,13 @@ async function forgetProbes(): Promise<void> {
 
 /** What has been answered when the daemon is killed; the other pods are then somewhere in between. */
 test.each<[string, number, (answered: Answered) => boolean]>([
-  ['its first pod', 3, ({ pods }) => pods.length > 0],
-  ['its first container', 3, ({ containers }) => containers.length > 0],
-  ['its first start', 3, ({ started }) => started.length > 0],
-  ['two pods', 4, ({ pods }) => pods.length > 1],
-  ['two containers', 4, ({ containers }) => containers.length > 1],
-  ['two starts', 4, ({ started }) => started.length > 1],
-  ['four pods and a start', 6, ({ pods, started }) => pods.length > 3 && started.length > 0],
+  ['its first pod', 6, ({ pods }) => pods.length > 0],
+  ['its first container', 6, ({ containers }) => containers.length > 0],
+  ['its first start', 8, ({ started }) => started.length > 0],
+  ['two pods', 6, ({ pods }) => pods.length > 1],
+  ['two containers', 8, ({ containers }) => containers.length > 1],
+  ['two starts', 8, ({ started }) => started.length > 1],
+  ['four pods and a start', 8, ({ pods, started }) => pods.length > 3 && started.length > 0],
 ])('after the answer to %s', async (_, count, isTime) => {
   const before = await daemon.traces();
   const answered: Answered = { pods: [], containers: [], started: [] };
