@@ -30,3 +30,13 @@ test('variables that no line of liblxc can hold are in a file, and not in the ar
   );
   expect(environmentText(['A=b'])).toBeUndefined();
 });
+
+test('a key under the name of a tool is no setting of that tool, and not in the arguments', () => {
+  const keys = ['SSH_PRIVATE_KEY', 'SSL_CERT', 'GIT_DEPLOY_KEY', 'LDAP_BIND_KEY', 'HTTPS_KEY', 'NO_KEY'];
+  const settings = ['SSH_AUTH_SOCK', 'SSL_CERT_FILE', 'LDAPURI', 'HTTPS_PROXY', 'http_proxy', 'NO_PROXY'];
+  const env = [...keys, ...settings].map((name) => `${name}=one\ntwo`);
+  const text = dropIn({ args: ['/x'], env }, '/run/b', 'lxc.environment');
+  for (const name of keys) expect(text).toContain(`"lxc.environment=${name}"`);
+  for (const name of settings) expect(text).toContain(`"lxc.environment=\\"${name}=one\\ntwo\\""`);
+  expect(environmentText(env)).toBe(keys.map((name) => `${name}=one\ntwo\0`).join(''));
+});

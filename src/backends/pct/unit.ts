@@ -28,8 +28,8 @@ const obeyed = new RegExp(
   `^(${[
     ...['LD', 'GLIBC', 'GCONV', 'GETCONF', 'MALLOC', 'LC', 'NSS', 'RES', 'XDG', 'DBUS', 'LISTEN', 'SYSTEMD'],
     ...['LXC', 'LXCFS', 'PVE', 'APPARMOR', 'LIBMOUNT', 'BLKID', 'DM', 'LVM', 'ZFS', 'ZPOOL', 'CEPH', 'RBD'],
-    ...['RADOS', 'OVS', 'E2FS', 'BTRFS', 'FUSE', 'ISCSI', 'MODPROBE', 'DHCLIENT', 'PATH', 'OPENSSL', 'SSL'],
-    ...['SSLKEYLOGFILE', 'GNUTLS', 'KRB5', 'SASL', 'LDAP', 'HTTP', 'HTTPS', 'NO', 'LWP', 'GIT', 'SSH'],
+    ...['RADOS', 'OVS', 'E2FS', 'BTRFS', 'FUSE', 'ISCSI', 'MODPROBE', 'DHCLIENT', 'PATH', 'OPENSSL'],
+    ...['SSLKEYLOGFILE', 'GNUTLS', 'KRB5', 'SASL', 'LWP'],
   ].join('|')})(_|$)|^(BASH|PERL|PYTHON|RUBY|MPATH)|^(${[
     ...[
       'LANG',
@@ -56,6 +56,10 @@ const obeyed = new RegExp(
       'HOSTALIASES',
       'LOCALDOMAIN',
     ],
+    // One by one, since applications keep keys under such names: SSH_PRIVATE_KEY, SSL_CERT.
+    ...['SSH_(ASKPASS|ASKPASS_REQUIRE|AUTH_SOCK|SK_PROVIDER|SK_HELPER)', 'SSL_CERT_(FILE|DIR)', 'NO_PROXY'],
+    ...['HTTPS?_PROXY\\w*', 'HTTPS_(CA_FILE|CA_DIR|CERT_FILE|KEY_FILE|PKCS12_\\w+|DEBUG|VERSION)'],
+    ...['LDAP[A-Z]\\w*'], // ldap.conf(5): LDAP and the name of an option, as in LDAPURI
     ...['POSIXLY_CORRECT', 'TERM', 'TERMINFO', 'TERMCAP', 'EDITOR', 'VISUAL', 'PAGER', 'MAIL', 'MAILPATH'],
   ].join('|')})$`,
   'i',
