@@ -11,7 +11,8 @@ import type { CheckpointPodRequest__Output } from './generated/runtime/v1/Checkp
 import type { CheckpointPodResponse } from './generated/runtime/v1/CheckpointPodResponse.js';
 import type { RestorePodRequest__Output } from './generated/runtime/v1/RestorePodRequest.js';
 import type { RestorePodResponse } from './generated/runtime/v1/RestorePodResponse.js';
-import { backendOf, refOf, runningContainerOf, type Services } from './services.js';
+import { backendOf, refOf, runningContainerOf } from './lookup.js';
+import type { Services } from './services.js';
 
 /** Where the request leaves it to us (timeout 0). */
 const defaultTimeoutSeconds = 60;

@@ -13,7 +13,8 @@ import type { HostFacts } from '../oci/host-facts.js';
 import { containerResources } from '../oci/resources.js';
 import type { Spec } from '../shapes/spec.js';
 import { containerItem, containerStatus, matches } from './convert.js';
-import { containerOf, wholeId, type Services } from './services.js';
+import { containerOf, wholeIds } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 import { paginate } from './paginate.js';
 
@@ -62,19 +63,6 @@ function currentSpec(spec: Spec, { resources }: ContainerRecord, host: HostFacts
         ...(made.unified || now.unified ? { unified: { ...made.unified, ...now.unified } } : {}),
       },
     },
-  };
-}
-
-/** A filter with whole ids. @throws InvalidArgument for an ambiguous one */
-export function wholeIds<T extends { readonly id: string; readonly pod_sandbox_id: string }>(
-  services: Services,
-  filter: T,
-): T {
-  const { containers, sandboxes } = services.store;
-  return {
-    ...filter,
-    id: wholeId(services, containers, filter.id, 'filter.id'),
-    pod_sandbox_id: wholeId(services, sandboxes, filter.pod_sandbox_id, 'filter.pod_sandbox_id'),
   };
 }
 

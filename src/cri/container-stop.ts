@@ -2,7 +2,7 @@
 import { CrispError } from '../errors.js';
 import { remove } from '../host/files.js';
 import { after, first } from '../host/wait.js';
-import { addLogContext, log } from '../log.js';
+import { log } from '../log.js';
 import { step } from '../steps.js';
 import { signalNumber } from '../oci/signals.js';
 import { containerState, type ContainerRecord } from '../records/records.js';
@@ -13,7 +13,8 @@ import type { StopContainerRequest__Output } from './generated/runtime/v1/StopCo
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { recordIfEnded } from './exits.js';
 import { unmountImageVolumes } from '../pod/image-volumes.js';
-import { backendOf, recordOf, refOf, type Services } from './services.js';
+import { backendOf, containerIfThere, refOf } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
 const SIGKILL = 9;
@@ -26,14 +27,12 @@ export async function stopContainer(
   services: Services,
   request: StopContainerRequest__Output,
 ): Promise<StopContainerResponse> {
-  const known = recordOf(services, services.store.containers, request.container_id, 'container_id');
+  const known = containerIfThere(services, request.container_id);
   if (!known) return {}; // gone already: as good as stopped
-  const { id } = known;
-  addLogContext({ containerId: id, podId: known.sandboxId });
   const timeoutMs = Number(request.timeout) * 1000;
   if (timeoutMs < 0)
     throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
-  await stopContainerRecord(services, id, timeoutMs);
+  await stopContainerRecord(services, known.id, timeoutMs);
   return {};
 }
 
@@ -89,11 +88,9 @@ export async function removeContainer(
   services: Services,
   request: RemoveContainerRequest__Output,
 ): Promise<RemoveContainerResponse> {
-  const known = recordOf(services, services.store.containers, request.container_id, 'container_id');
+  const known = containerIfThere(services, request.container_id);
   if (!known) return {};
-  const { id, sandboxId } = known;
-  addLogContext({ containerId: id, podId: sandboxId });
-  await services.locks.with(sandboxId, () => removeContainerRecord(services, id));
+  await services.locks.with(known.sandboxId, () => removeContainerRecord(services, known.id));
   return {};
 }
 

@@ -13,14 +13,8 @@ import type { UpdateContainerResourcesRequest__Output } from './generated/runtim
 import type { UpdateContainerResourcesResponse } from './generated/runtime/v1/UpdateContainerResourcesResponse.js';
 import type { UpdatePodSandboxResourcesRequest__Output } from './generated/runtime/v1/UpdatePodSandboxResourcesRequest.js';
 import type { UpdatePodSandboxResourcesResponse } from './generated/runtime/v1/UpdatePodSandboxResourcesResponse.js';
-import {
-  backendOf,
-  containerOf,
-  readySandboxOf,
-  refOf,
-  runningContainerOf,
-  type Services,
-} from './services.js';
+import { backendOf, containerOf, readySandboxOf, refOf, runningContainerOf } from './lookup.js';
+import type { Services } from './services.js';
 import { ownsCgroup } from '../pod/plan.js';
 
 export async function updateContainerResources(

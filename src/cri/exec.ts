@@ -14,14 +14,8 @@ import type { ExecSyncRequest__Output } from './generated/runtime/v1/ExecSyncReq
 import type { ExecSyncResponse } from './generated/runtime/v1/ExecSyncResponse.js';
 import type { PortForwardRequest__Output } from './generated/runtime/v1/PortForwardRequest.js';
 import type { PortForwardResponse } from './generated/runtime/v1/PortForwardResponse.js';
-import {
-  backendOf,
-  readySandboxOf,
-  refOf,
-  runningContainerOf,
-  type Call,
-  type Services,
-} from './services.js';
+import { backendOf, readySandboxOf, refOf, runningContainerOf } from './lookup.js';
+import type { Call, Services } from './services.js';
 
 /** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
 const maxOutputBytes = 16 << 20;

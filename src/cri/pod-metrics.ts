@@ -16,7 +16,7 @@ import type { PodSandboxMetrics } from './generated/runtime/v1/PodSandboxMetrics
 import type { StreamPodSandboxMetricsRequest__Output } from './generated/runtime/v1/StreamPodSandboxMetricsRequest.js';
 import type { StreamPodSandboxMetricsResponse } from './generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import { containerMetrics, interfaceMetrics, type Counted, type MetricTable } from './metric-table.js';
-import { type Services } from './services.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 import { paginate } from './paginate.js';
 import { cgroupOf, podInterfaces } from './stats.js';

@@ -26,7 +26,8 @@ import { reclaimLost, listed } from './reclaim.js';
 import { unclaimedContainer } from './container-create.js';
 import { removeContainerRecord } from './container-stop.js';
 import { recordExit } from './exits.js';
-import { backendOf, refOf, type Services } from './services.js';
+import { backendOf, refOf } from './lookup.js';
+import type { Services } from './services.js';
 import { unclaimedSandbox } from './sandbox-run.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 

@@ -9,7 +9,9 @@ import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPo
 import { toCrispError } from '../errors.js';
 import { compareTimes, containerState, sandboxState, type SandboxRecord } from '../records/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
-import { backendOf, withHolderChecked, refOf, sandboxOf, wholeId, type Services } from './services.js';
+import { withHolderChecked } from './holder-lost.js';
+import { backendOf, refOf, sandboxOf, wholeId } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
 import { paginate } from './paginate.js';
 import { podNetwork } from '../pod/plan.js';

@@ -42,8 +42,8 @@ import type { StreamContainerStatsRequest__Output } from './generated/runtime/v1
 import type { StreamContainerStatsResponse } from './generated/runtime/v1/StreamContainerStatsResponse.js';
 import type { StreamPodSandboxStatsRequest__Output } from './generated/runtime/v1/StreamPodSandboxStatsRequest.js';
 import type { StreamPodSandboxStatsResponse } from './generated/runtime/v1/StreamPodSandboxStatsResponse.js';
-import { wholeIds } from './container-read.js';
-import { containerOf, refOf, sandboxOf, wholeId, type Services } from './services.js';
+import { containerOf, refOf, sandboxOf, wholeId, wholeIds } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
 import { paginate } from './paginate.js';
 
