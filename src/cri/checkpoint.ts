@@ -32,7 +32,7 @@ export async function checkpointContainer(
     throw new CrispError('InvalidArgument', `location: ${location} exists already`);
   const timeoutMs = Math.min((Number(request.timeout) || defaultTimeoutSeconds) * 1000, 2 ** 31 - 1); // what a timer can hold
   await services.locks.with(record.sandboxId, () =>
-    writeCheckpoint(location, join(services.config.root, 'checkpoints'), {
+    writeCheckpoint(location, services.config.root, {
       dump: (folder) => backendOf(services, record).checkpoint(refOf(record), folder, timeoutMs),
       spec: join(record.folder, 'config.json'),
       written: services.rootfs.written(record.id),

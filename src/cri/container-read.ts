@@ -6,9 +6,8 @@ import type { ListContainersRequest__Output } from './generated/runtime/v1/ListC
 import type { ListContainersResponse } from './generated/runtime/v1/ListContainersResponse.js';
 import type { StreamContainersRequest__Output } from './generated/runtime/v1/StreamContainersRequest.js';
 import type { StreamContainersResponse } from './generated/runtime/v1/StreamContainersResponse.js';
-import { join } from 'node:path';
-import { readFileIfThere } from '../host/files.js';
 import { compareTimes, containerState, type ContainerRecord } from '../records/records.js';
+import { readBundle } from '../oci/bundle.js';
 import type { HostFacts } from '../oci/host-facts.js';
 import { containerResources } from '../oci/resources.js';
 import type { Spec } from '../shapes/spec.js';
@@ -32,7 +31,7 @@ export async function containerStatusOf(
 /** "pid", "runtimeSpec" and "config" are what people's scripts look for in `crictl inspect`, under containerd's names. */
 async function verbose({ host }: Services, record: ContainerRecord) {
   const { sandboxId, pid, handler, backendState, folder, notHonoured, madeMountSources, config } = record;
-  const spec = await readFileIfThere(join(folder, 'config.json'));
+  const spec = await readBundle(folder);
   return {
     sandboxID: sandboxId,
     pid: record.exit ? 0 : (pid ?? 0),
@@ -42,7 +41,7 @@ async function verbose({ host }: Services, record: ContainerRecord) {
     notHonoured,
     ...(madeMountSources ? { madeMountSources } : {}),
     config,
-    runtimeSpec: spec ? currentSpec(JSON.parse(spec) as Spec, record, host) : undefined,
+    runtimeSpec: spec ? currentSpec(spec, record, host) : undefined,
   };
 }
 

@@ -1,6 +1,5 @@
 // StopContainer and RemoveContainer.
 import { CrispError } from '../errors.js';
-import { remove } from '../host/files.js';
 import { after, first } from '../host/wait.js';
 import { log } from '../log.js';
 import { step } from '../steps.js';
@@ -12,7 +11,7 @@ import type { RemoveContainerResponse } from './generated/runtime/v1/RemoveConta
 import type { StopContainerRequest__Output } from './generated/runtime/v1/StopContainerRequest.js';
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { recordIfEnded } from './exits.js';
-import { unmountImageVolumes } from '../pod/image-volumes.js';
+import { releaseContainer } from '../pod/container.js';
 import { backendOf, containerIfThere, refOf } from './lookup.js';
 import type { Services } from './services.js';
 import { isShown } from './shown.js';
@@ -100,9 +99,7 @@ export async function removeContainerRecord(services: Services, id: string): Pro
   const record = services.store.containers.get(id);
   if (!record) return;
   await step('remove container: container', () => backendOf(services, record).delete(refOf(record)));
-  await step('remove container: rootfs', () => services.rootfs.unmount(id));
-  await step('remove container: image volumes', () => unmountImageVolumes(services, record));
-  await step('remove container: bundle', () => remove(record.folder));
+  await releaseContainer(services, record);
   await step('remove container: record', () => services.store.containers.delete(id)); // last: until here a retry finds what is left to do
   log.info('container removed');
   if (isShown(services, record))

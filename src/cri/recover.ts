@@ -4,8 +4,8 @@
 import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { remove } from '../host/files.js';
 import { waitUntilIdle } from '../host/proc.js';
+import { removeUnfinishedCheckpoints } from '../images/checkpoint.js';
 import { log, withLogContext } from '../log.js';
 import { step } from '../steps.js';
 import { namespaceFiles } from '../pod/namespaces.js';
@@ -185,7 +185,7 @@ async function removeUnowned(services: Services): Promise<void> {
       (id) => namespaceFiles(join(podOf(state, id), 'ns')).network,
     ),
   );
-  await repaired('checkpoints', () => remove(join(root, 'checkpoints'))); // what a crash cut off
+  await repaired('checkpoints', () => removeUnfinishedCheckpoints(root));
   // After the network, whose plugins look into the namespaces of pods.
   await removeOrphans(
     await thingsIn({

@@ -1,6 +1,5 @@
 // Version, Status, RuntimeConfig and UpdateRuntimeConfig.
 import { withoutSecrets } from '../config/config.js';
-import { cgroupDriver } from '../host/cgroup.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
 import { findHolderTools } from '../pod/pid-holder.js';
@@ -95,8 +94,7 @@ export async function runtimeConfig(
 ): Promise<RuntimeConfigResponse> {
   return {
     linux: {
-      cgroup_driver:
-        cgroupDriver(services.config.runtime.cgroup_driver) === 'systemd' ? 'SYSTEMD' : 'CGROUPFS',
+      cgroup_driver: services.host.systemdCgroup ? 'SYSTEMD' : 'CGROUPFS',
     },
   };
 }

@@ -36,14 +36,15 @@ export interface CheckpointContents {
  * the memory of the container.  It is there whole or not at all.  Others may
  * write in its folder: no link in there is followed, and what the archive is
  * made of lies elsewhere.
- * @param work a folder that only root passes, with room for the container's memory
+ * @param root the root folder: that only root passes, with room for the container's memory
  * @throws what `dump` throws, StorageFailed, ToolTimeout
  */
 export async function writeCheckpoint(
   location: string,
-  work: string,
+  root: string,
   contents: CheckpointContents,
 ): Promise<void> {
+  const work = workFolder(root);
   makeFolder(work);
   const folder = mkdtempSync(join(work, 'x'));
   const tar = (...words: string[]) =>
@@ -79,4 +80,13 @@ export async function writeCheckpoint(
     }
     await remove(folder);
   });
+}
+
+/** Removes the parts of checkpoints that an earlier run was writing. */
+export async function removeUnfinishedCheckpoints(root: string): Promise<void> {
+  await remove(workFolder(root));
+}
+
+function workFolder(root: string): string {
+  return join(root, 'checkpoints');
 }
