@@ -14,11 +14,14 @@ import type { RestorePodResponse } from './generated/runtime/v1/RestorePodRespon
 import { backendOf, refOf, runningContainerOf } from './lookup.js';
 import type { Services } from './services.js';
 
+/** What these calls use. */
+type Used = Pick<Services, 'config' | 'store' | 'creations' | 'locks' | 'handlers' | 'rootfs'>;
+
 /** Where the request leaves it to us (timeout 0). */
 const defaultTimeoutSeconds = 60;
 
 export async function checkpointContainer(
-  services: Services,
+  services: Used,
   request: CheckpointContainerRequest__Output,
 ): Promise<CheckpointContainerResponse> {
   const record = runningContainerOf(services, request.container_id);
@@ -54,7 +57,7 @@ export async function checkpointContainer(
 }
 
 export async function checkpointPod(
-  _parts: Services,
+  _services: Used,
   _request: CheckpointPodRequest__Output,
 ): Promise<CheckpointPodResponse> {
   throw new CrispError(
@@ -64,7 +67,7 @@ export async function checkpointPod(
 }
 
 export async function restorePod(
-  _parts: Services,
+  _services: Used,
   _request: RestorePodRequest__Output,
 ): Promise<RestorePodResponse> {
   throw new CrispError('Unsupported', 'there are no pod checkpoints to restore: see CheckpointPod');

@@ -17,8 +17,11 @@ import type { Services } from './services.js';
 import { isShown } from './shown.js';
 import { paginate } from './paginate.js';
 
+/** What these calls use. */
+type Used = Pick<Services, 'host' | 'store' | 'creations'>;
+
 export async function containerStatusOf(
-  services: Services,
+  services: Used,
   request: ContainerStatusRequest__Output,
 ): Promise<ContainerStatusResponse> {
   const record = containerOf(services, request.container_id);
@@ -29,7 +32,7 @@ export async function containerStatusOf(
 }
 
 /** "pid", "runtimeSpec" and "config" are what people's scripts look for in `crictl inspect`, under containerd's names. */
-async function verbose({ host }: Services, record: ContainerRecord) {
+async function verbose({ host }: Used, record: ContainerRecord) {
   const { sandboxId, pid, handler, backendState, folder, notHonoured, madeMountSources, config } = record;
   const spec = await readBundle(folder);
   return {
@@ -66,14 +69,14 @@ function currentSpec(spec: Spec, { resources }: ContainerRecord, host: HostFacts
 }
 
 export async function listContainers(
-  services: Services,
+  services: Used,
   request: ListContainersRequest__Output,
 ): Promise<ListContainersResponse> {
   return { containers: filtered(services, request.filter).map(containerItem) };
 }
 
 export async function* streamContainers(
-  services: Services,
+  services: Used,
   request: StreamContainersRequest__Output,
 ): AsyncGenerator<StreamContainersResponse> {
   for (const page of paginate(filtered(services, request.filter)))
@@ -81,7 +84,7 @@ export async function* streamContainers(
 }
 
 /** A container in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
-function filtered(services: Services, given: ContainerFilter__Output | null): ContainerRecord[] {
+function filtered(services: Used, given: ContainerFilter__Output | null): ContainerRecord[] {
   const { containers } = services.store;
   const filter = given && wholeIds(services, given);
   return containers

@@ -16,8 +16,11 @@ import { backendOf, containerOf, readySandboxOf, refOf, runningContainerOf } fro
 import type { Services } from './services.js';
 import { limitPod } from '../pod/pod.js';
 
+/** What these calls use. */
+type Used = Pick<Services, 'host' | 'store' | 'creations' | 'locks' | 'handlers' | 'events'>;
+
 export async function updateContainerResources(
-  services: Services,
+  services: Used,
   request: UpdateContainerResourcesRequest__Output,
 ): Promise<UpdateContainerResourcesResponse> {
   const { id, sandboxId } = containerOf(services, request.container_id);
@@ -56,7 +59,7 @@ function merged(
 
 /** The kubelet resizes the pod's cgroup itself and tells us; a pod whose cgroup is ours is resized by us. */
 export async function updatePodSandboxResources(
-  services: Services,
+  services: Used,
   request: UpdatePodSandboxResourcesRequest__Output,
 ): Promise<UpdatePodSandboxResourcesResponse> {
   const { id } = await readySandboxOf(services, request.pod_sandbox_id);
@@ -73,7 +76,7 @@ export async function updatePodSandboxResources(
 }
 
 export async function reopenContainerLog(
-  services: Services,
+  services: Used,
   request: ReopenContainerLogRequest__Output,
 ): Promise<ReopenContainerLogResponse> {
   const record = runningContainerOf(services, request.container_id);
