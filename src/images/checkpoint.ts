@@ -36,15 +36,16 @@ export interface CheckpointContents {
  * memory of the container. The file appears only when it is complete. Other users
  * may be able to write in its folder: no link in it is followed, and the parts of
  * the archive are kept elsewhere.
- * @param work a folder that only root can access, with room for the container's
+ * @param root the root folder, which only root can access, with room for the container's
  * memory
  * @throws the errors of `dump`, StorageFailed, ToolTimeout
  */
 export async function writeCheckpoint(
   location: string,
-  work: string,
+  root: string,
   contents: CheckpointContents,
 ): Promise<void> {
+  const work = workFolder(root);
   makeFolder(work);
   const folder = mkdtempSync(join(work, 'x'));
   const tar = (...words: string[]) =>
@@ -80,4 +81,13 @@ export async function writeCheckpoint(
     }
     await remove(folder);
   });
+}
+
+/** Removes the parts of checkpoints that an earlier run was writing. */
+export async function removeUnfinishedCheckpoints(root: string): Promise<void> {
+  await remove(workFolder(root));
+}
+
+function workFolder(root: string): string {
+  return join(root, 'checkpoints');
 }

@@ -2,7 +2,7 @@
 // Written by container-create and `crisp bundle`, checked by `crisp bundle --validate`.
 import { readdir, stat } from 'node:fs/promises';
 import { isAbsolute, join, resolve } from 'node:path';
-import { exists, readText, writeFile } from '../host/files.js';
+import { exists, readFileIfThere, readText, writeFile } from '../host/files.js';
 import { resolveInside } from './inspect.js';
 import { validateSpec, type SpecIssue } from './spec-schema.js';
 import type { Spec } from '../shapes/spec.js';
@@ -10,6 +10,12 @@ import type { Spec } from '../shapes/spec.js';
 /** Writes FOLDER/config.json. Not flushed: a crash before the container's record makes the whole folder go. */
 export function writeBundle(folder: string, spec: Spec): void {
   writeFile(join(folder, 'config.json'), JSON.stringify(spec));
+}
+
+/** FOLDER/config.json; undefined: there is none. @throws SyntaxError */
+export async function readBundle(folder: string): Promise<Spec | undefined> {
+  const text = await readFileIfThere(join(folder, 'config.json'));
+  return text === undefined ? undefined : (JSON.parse(text) as Spec);
 }
 
 /** Everything that is wrong with a bundle: its config.json, its rootfs, and what the one needs of the other. */

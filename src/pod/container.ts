@@ -27,6 +27,7 @@ import { withWorkingFolder } from '../oci/working-folder.js';
 import type { ImageConfig } from '../shapes/image-config.js';
 import type { Image } from '../shapes/image.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
+import { step } from '../steps.js';
 import { mountImageVolumes, unmountImageVolumes, type ImageVolume } from './image-volumes.js';
 import { podMemory, sharedMemory } from './memory.js';
 import { takeApart } from './pod.js';
@@ -206,6 +207,16 @@ export async function prepareContainer(
     imageVolumes,
     madeMountSources: made,
   };
+}
+
+/** Undoes prepareContainer() for a container that its backend has deleted. Idempotent. */
+export async function releaseContainer(
+  services: Pick<ContainerServices, 'rootfs'>,
+  container: Pick<ContainerRequest, 'id' | 'config' | 'folder'>,
+): Promise<void> {
+  await step('remove container: rootfs', () => services.rootfs.unmount(container.id));
+  await step('remove container: image volumes', () => unmountImageVolumes(services, container));
+  await step('remove container: bundle', () => remove(container.folder));
 }
 
 /** How long a monitor may take to end after its container. */

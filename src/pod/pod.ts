@@ -10,7 +10,7 @@ import { dirname } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Backend, OciRuntime } from '../backends/backend.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
-import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
+import { makePodCgroup, removePodCgroup, writeResources } from '../host/cgroup.js';
 import { expectPassage, makeClosedFolder, remove } from '../host/files.js';
 import { unmount, unmountBelow } from '../host/mounts.js';
 import { step } from '../steps.js';
@@ -21,6 +21,7 @@ import type { Attachment } from '../network/conflist.js';
 import type { HostFacts } from '../oci/host-facts.js';
 import { cgroupsPath, rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
+import type { Resources } from '../shapes/spec.js';
 import { podFilesOf } from './files.js';
 import { mendPodMemory, mountPodMemory, podMemory } from './memory.js';
 import {
@@ -184,6 +185,15 @@ export async function remakePod(
 /** Gives a pod its memory if it has none, as one that an earlier version of crisp made. */
 export async function repairPod(plan: SandboxPlan, config: PodSandboxConfig__Output): Promise<void> {
   await mendPodMemory(plan.folder, () => podFilesOf(config));
+}
+
+/** Sets the limits of a pod whose cgroup makePod() made; that of any other pod is its owner's to limit. @throws InvalidArgument for a value that the kernel refuses */
+export async function limitPod(
+  { cgroupParent }: SandboxPlan,
+  config: PodSandboxConfig__Output,
+  resources: Resources,
+): Promise<void> {
+  if (ownsCgroup(config)) await writeResources(cgroupParent, resources);
 }
 
 /**
