@@ -4,8 +4,9 @@ import * as grpc from '@grpc/grpc-js';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod } from 'node:fs/promises';
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CrispError, toCrispError, toStatus } from '../errors.js';
+import { after } from '../host/wait.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import { serializerOf } from './encoded.js';
@@ -65,10 +66,10 @@ export class CriServer {
   async close(graceMs: number): Promise<void> {
     await Promise.race([
       new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())),
-      sleep(graceMs),
+      after(graceMs),
     ]);
     this.server.forceShutdown();
-    await Promise.race([Promise.all(this.atWork), sleep(cancelledCallMs)]);
+    await Promise.race([Promise.all(this.atWork), after(cancelledCallMs)]);
   }
 
   private track(call: Promise<void>): void {

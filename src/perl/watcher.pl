@@ -65,7 +65,7 @@ listen_to_monitor() or give_up("lxc-monitord does not answer on \@$monitor_name:
 # 3. Where crisp finds us.  At SIGHUP the bundle was lost and is a new, empty
 # folder: who comes to the running CT finds there what was in the old one.
 my $bundle = readlink('/proc/self/cwd');
-my (%kept, $door, $lost);
+my (%kept, $door, $door_is, $lost);
 for my $name ('config.json', 'lxc.conf') {
     open(my $file, '<', $name) or next;
     local $/;
@@ -78,12 +78,16 @@ sub restore {
         open(my $file, '>', $name) or next;
         print $file $kept{$name};
     }
-    open_door();
+    # A second SIGHUP may come when it is there again: a new one would reset the connections that wait at this one.
+    open_door() if door() ne $door_is;
 }
 sub open_door {
     unlink 'watch';
-    return socket($door, AF_UNIX, SOCK_STREAM, 0) && bind($door, pack_sockaddr_un('watch')) && listen($door, 16);
+    socket($door, AF_UNIX, SOCK_STREAM, 0) && bind($door, pack_sockaddr_un('watch')) && listen($door, 16) or return 0;
+    $door_is = door();
+    return 1;
 }
+sub door { return join ':', (stat 'watch')[0, 1, 10] }    # device, inode and ctime, since an inode is used again
 open_door() or give_up("socket watch: $!");
 $SIG{HUP} = sub { $lost = 1 };
 
