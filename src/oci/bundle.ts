@@ -1,5 +1,6 @@
-// The bundle: the folder that an OCI runtime takes (runtime-spec, bundle.md).
-// Written by container-create and `crisp bundle`, checked by `crisp bundle --validate`.
+// The bundle: the folder from which an OCI runtime makes a container (runtime-spec,
+// bundle.md). Written by container-create and `crisp bundle`, checked by `crisp bundle
+// --validate`.
 import { readdir, stat } from 'node:fs/promises';
 import { isAbsolute, join, resolve } from 'node:path';
 import { exists, readText, writeFile } from '../host/files.js';
@@ -7,12 +8,18 @@ import { resolveInside } from './inspect.js';
 import { validateSpec, type SpecIssue } from './spec-schema.js';
 import type { Spec } from '../shapes/spec.js';
 
-/** Writes FOLDER/config.json. Not flushed: a crash before the container's record makes the whole folder go. */
+/**
+ * Writes FOLDER/config.json. Not flushed: after a crash before the container's record is written, the whole
+ * folder is removed.
+ */
 export function writeBundle(folder: string, spec: Spec): void {
   writeFile(join(folder, 'config.json'), JSON.stringify(spec));
 }
 
-/** Everything that is wrong with a bundle: its config.json, its rootfs, and what the one needs of the other. */
+/**
+ * All problems of a bundle: of its config.json, its rootfs, and files of the rootfs that config.json
+ * requires.
+ */
 export async function validateBundle(folder: string): Promise<SpecIssue[]> {
   let spec: Spec;
   try {
@@ -21,7 +28,7 @@ export async function validateBundle(folder: string): Promise<SpecIssue[]> {
     return [{ path: 'config.json', message: (error as Error).message }];
   }
   const issues = validateSpec(spec);
-  if (issues.length) return issues; // what follows trusts the types
+  if (issues.length) return issues; // the following code relies on the types
   const rootfs = resolve(folder, spec.root.path);
   const entries = await readdir(rootfs).catch((error: Error) => error.message);
   if (typeof entries === 'string') return [{ path: 'root.path', message: entries }];
@@ -46,7 +53,7 @@ async function mountIssues(folder: string, spec: Spec): Promise<SpecIssue[]> {
   return missing.flat();
 }
 
-/** Looks where execvp(3) would. What lies in a mount cannot be seen from here and is taken to be there. */
+/** Searches like execvp(3). Files in a mount cannot be checked here and are assumed to exist. */
 async function programIssue(
   rootfs: string,
   {
