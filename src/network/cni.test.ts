@@ -175,7 +175,7 @@ describe('attach', () => {
   test.each([
     ['exit 3', /exit code 3/],
     ['echo oops; exit 1', /exit code 1/],
-    ['echo oops', /no JSON: oops/],
+    ['echo oops', /invalid JSON: oops/],
     ['true', /nothing/],
     ['kill -9 $$', /SIGKILL/],
   ])('tells of a plugin that does not keep the protocol: %s', async (script, message) => {
@@ -392,7 +392,7 @@ describe('status', () => {
     expect((await network.attach(pod('p1'))).network.cniVersion).toBe('1.0.0');
     await conflist([{ type: 'new' }, { type: 'old' }], { cniVersion: '1.1.0' });
     await network.start();
-    expect(network.status().message).toBe('network pods is of CNI version 1.1.0, which old cannot');
+    expect(network.status().message).toBe('network pods is of CNI version 1.1.0, which old cannot use');
   });
 });
 
