@@ -1,9 +1,34 @@
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { readFileIfThere, readText } from './files.js';
+import {
+  exists,
+  expectPassage,
+  fileVersion,
+  makeClosedFolder,
+  makeFolder,
+  namesIn,
+  readFileIfThere,
+  readText,
+  realPathOf,
+  remove,
+  takeFrom,
+  tightenState,
+  writeFile,
+  writeFileAtomic,
+} from './files.js';
 
 let folder: string;
 beforeAll(() => {
@@ -43,4 +68,145 @@ test('a link is followed unless it must not be', async () => {
 
 test('what is absent is undefined', async () => {
   expect(await readFileIfThere(join(folder, 'none'))).toBeUndefined();
+});
+
+describe('what is made', () => {
+  let mask: number;
+  let made: string;
+  beforeEach(() => {
+    mask = process.umask(0); // so that the mode is ours alone
+    made = mkdtempSync(join(tmpdir(), 'files-made-'));
+  });
+  afterEach(() => {
+    process.umask(mask);
+    rmSync(made, { recursive: true });
+  });
+  const at = (...path: string[]): string => join(made, ...path);
+  const modeOf = (...path: string[]): string => (statSync(at(...path)).mode & 0o7777).toString(8);
+  const closed = 40_000;
+
+  test('files and folders are for root alone, unless another mode is asked for', async () => {
+    writeFile(at('plain'), 'a');
+    await writeFileAtomic(at('whole'), 'b');
+    makeFolder(at('folder', 'inner'));
+    expect([modeOf('plain'), modeOf('whole'), modeOf('folder'), modeOf('folder', 'inner')]).toEqual([
+      '600',
+      '600',
+      '700',
+      '700',
+    ]);
+    writeFile(at('open'), '', 0o644);
+    await writeFileAtomic(at('open whole'), '', 0o644);
+    makeFolder(at('open folder'), 0o711);
+    expect([modeOf('open'), modeOf('open whole'), modeOf('open folder')]).toEqual(['644', '644', '711']);
+  });
+
+  test('a closed folder is passed by its group alone, and what is above it by all', () => {
+    makeClosedFolder(at('above', 'alone'));
+    makeClosedFolder(at('above', 'grouped'), closed);
+    expect([modeOf('above'), modeOf('above', 'alone'), modeOf('above', 'grouped')]).toEqual([
+      '711',
+      '700',
+      '710',
+    ]);
+    expect(statSync(at('above', 'grouped'))).toMatchObject({ uid: 0, gid: closed });
+    chmodSync(at('above', 'alone'), 0o777);
+    makeClosedFolder(at('above', 'alone'));
+    expect(modeOf('above', 'alone')).toBe('700');
+  });
+
+  test('a state folder keeps no mode that was wider, and none gets wider', () => {
+    for (const folder of ['sandboxes', 'exits', 'bundles/b', 'pods/p', 'probe/q', 'roots/narrow', 'other'])
+      mkdirSync(at(folder), { recursive: true, mode: 0o777 });
+    writeFileSync(at('views'), 'no folder', { mode: 0o666 });
+    writeFileSync(at('pods', 'file'), '', { mode: 0o666 });
+    chmodSync(at('roots', 'narrow'), 0o750);
+    chmodSync(at('exits'), 0o500);
+    tightenState(made, (id) => (id === 'p' ? closed : undefined));
+    expect(
+      ['.', 'sandboxes', 'exits', 'bundles', 'bundles/b', 'pods', 'pods/p', 'probe', 'probe/q'].map(
+        (name) => [name, modeOf(name)],
+      ),
+    ).toEqual([
+      ['.', '700'], // mkdtemp(3) made it so
+      ['sandboxes', '700'],
+      ['exits', '500'],
+      ['bundles', '711'],
+      ['bundles/b', '700'],
+      ['pods', '711'],
+      ['pods/p', '710'],
+      ['probe', '711'],
+      ['probe/q', '777'],
+    ]);
+    expect(['roots/narrow', 'other', 'views', 'pods/file'].map((name) => modeOf(name))).toEqual([
+      '750',
+      '777',
+      '666',
+      '666',
+    ]);
+    expect(statSync(at('pods', 'p')).gid).toBe(closed);
+  });
+
+  test('what is taken from a folder is told; a file and nothing are no folder', () => {
+    makeFolder(at('wide'), 0o777);
+    expect([takeFrom(at('wide'), 0o711), modeOf('wide')]).toEqual([true, '711']);
+    expect([takeFrom(at('wide'), 0o777), modeOf('wide')]).toEqual([true, '711']);
+    writeFile(at('file'), '', 0o644);
+    expect([takeFrom(at('file'), 0o600), modeOf('file')]).toEqual([false, '644']);
+    expect(takeFrom(at('none'), 0o700)).toBe(false);
+  });
+
+  test('a file is replaced as a whole, and nothing lies beside it afterwards', async () => {
+    writeFileSync(at('record'), 'a longer text from before');
+    await writeFileAtomic(at('record'), 'new');
+    expect(readFileSync(at('record'), 'utf8')).toBe('new');
+    expect(readdirSync(made)).toEqual(['record']);
+  });
+
+  test('mounts of a user namespace need every folder above to be passable', async () => {
+    makeFolder(at('a', 'b'), 0o711);
+    chmodSync(made, 0o711);
+    await expectPassage(at('a', 'b'));
+    await expectPassage(at('a', 'b', 'not there yet'));
+    chmodSync(at('a'), 0o710);
+    await expect(expectPassage(at('a', 'b'))).rejects.toMatchObject({
+      id: 'Unsupported',
+      message: expect.stringContaining(at('a')),
+    });
+  });
+
+  test('what is there and what is not', async () => {
+    symlinkSync('nowhere', at('dangling'));
+    writeFile(at('file'), 'x');
+    const paths = [at('file'), at('dangling'), at('none'), at('file', 'x')];
+    expect(await Promise.all(paths.map(exists))).toEqual([true, true, false, false]);
+    expect(await Promise.all([made, at('none')].map(namesIn))).toEqual([
+      expect.arrayContaining(['dangling', 'file']),
+      [],
+    ]);
+    await expect(namesIn(`${made}/\0`)).rejects.toThrow();
+    await expect(exists(`${made}/\0`)).rejects.toThrow();
+    expect(await realPathOf(at('none', 'deeper'))).toBe(at('none', 'deeper'));
+    symlinkSync(made, at('link'));
+    expect(await realPathOf(at('link', 'none'))).toBe(at('none'));
+  });
+
+  test('a removal takes a folder with all in it, and absent is fine', async () => {
+    makeFolder(at('a', 'b'));
+    await remove(at('a'));
+    await remove(at('a'));
+    expect(readdirSync(made)).toEqual([]);
+  });
+
+  test('a version is another one when the file is replaced or written to', async () => {
+    expect(fileVersion(at('file'))).toBe('');
+    writeFile(at('file'), 'x');
+    const first = fileVersion(at('file'));
+    expect(fileVersion(at('file'))).toBe(first);
+    await writeFileAtomic(at('file'), 'x');
+    const second = fileVersion(at('file'));
+    expect(second).not.toBe(first);
+    writeFile(at('file'), 'longer');
+    expect(fileVersion(at('file'))).not.toBe(second);
+  });
 });

@@ -1,0 +1,108 @@
+// Execs with a stand-in for the runtime: a shell that tells what the real one would find.
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import { text } from 'node:stream/consumers';
+import { CrispError } from '../../errors.js';
+import type { Process } from '../../shapes/spec.js';
+import type { ContainerRef, ExecPlan } from '../backend.js';
+import { exec } from './exec.js';
+import type { Runtime } from './runtime.js';
+
+let folder: string;
+let mask: number;
+beforeEach(() => {
+  mask = process.umask(0); // so that the modes are ours alone
+  folder = mkdtempSync(join(tmpdir(), 'crisp-exec-'));
+  mkdirSync(join(folder, 'bundle'));
+});
+afterEach(() => {
+  process.umask(mask);
+  rmSync(folder, { recursive: true });
+});
+
+/** Runs this script in place of the runtime, with its words' file as $words and the process's as $process. */
+function runtime(script: string): Runtime {
+  return {
+    argvLogging: async (words: string, ...args: string[]) => [
+      'env',
+      `words=${words}`,
+      `process=${args[args.indexOf('--process') + 1]}`,
+      'sh',
+      '-c',
+      script,
+      ...args,
+    ],
+    explain: (verb: string, words: string) => new CrispError('RuntimeFailed', `${verb}: ${words}`),
+  } as unknown as Runtime;
+}
+const own = { args: ['own'], env: ['SECRET=word'], cwd: '/', user: { uid: 7, gid: 8 } } as unknown as Process;
+const container = () => ({ id: 'c', folder: join(folder, 'bundle') }) as unknown as ContainerRef;
+const run = async (script: string, terminal: boolean, more: Partial<ExecPlan> = {}) => {
+  const stdout = new PassThrough();
+  const said = text(stdout);
+  const plan = { args: ['sh', '-c', 'x'], io: { terminal, stdout }, ...more } as ExecPlan;
+  const { exitCode } = await exec(runtime(script), container(), own, plan, new AbortController().signal);
+  stdout.end();
+  return { exitCode, said: await said };
+};
+
+test('the files of an exec, which hold the environment, are for root alone, and go with it', async () => {
+  const { exitCode, said } = await run('stat -c %a "$process"; cat "$process"; exit 7', false);
+  const [mode, ...content] = said.split('\n');
+  expect([exitCode, mode]).toEqual([7, '600']);
+  expect(JSON.parse(content.join(''))).toEqual({
+    ...own,
+    args: ['sh', '-c', 'x'],
+    env: ['SECRET=word'],
+    terminal: false,
+  });
+  expect(readdirSync(join(folder, 'bundle'))).toEqual([]);
+});
+
+test('so are those of an exec with a terminal, and the folder around them', async () => {
+  const look = 'stat -c %a "$process" "${process%/*}" "${process%/*/*}" >"$words"; cat "$process" >>"$words"';
+  const failed = (await run(`${look}; exit 1`, true).catch((error: unknown) => error)) as CrispError;
+  const [file, its, all, ...content] = failed.message.replace('exec: ', '').split('\n');
+  expect([file, its, all]).toEqual(['600', '700', '700']);
+  expect(JSON.parse(content.join(''))).toMatchObject({ env: ['SECRET=word', 'TERM=xterm'], terminal: true });
+  expect(readdirSync(join(folder, 'bundle', 'execs'))).toEqual([]);
+});
+
+test('an exec gets more environment, and a terminal that is named stays', async () => {
+  const { said } = await run('cat "$process"', false, { env: ['A=b'] });
+  expect((JSON.parse(said) as Process).env).toEqual(['SECRET=word', 'A=b']);
+  const failed = (await run('cat "$process" >"$words"; exit 1', true, { env: ['TERM=vt100'] }).catch(
+    (error: unknown) => error,
+  )) as CrispError;
+  expect(JSON.parse(failed.message.replace('exec: ', ''))).toMatchObject({
+    env: ['SECRET=word', 'TERM=vt100'],
+  });
+});
+
+test.each([
+  ['exec sh: executable file not found in $PATH', 127],
+  ['exec sh: permission denied', 126],
+  ['something else', 1],
+])('a runtime that says "%s" has the exit code %i', async (words, code) => {
+  expect((await run(`echo '${words}' >"$words"; exit 1`, false)).exitCode).toBe(code);
+});
+
+test('a command that succeeds has done so, whatever the runtime says', async () => {
+  expect((await run('echo "exec sh: permission denied" >"$words"', false)).exitCode).toBe(0);
+});
+
+test.each([false, true])('a command that does not end in time is killed (terminal: %p)', async (terminal) => {
+  await expect(run('exec sleep 60', terminal, { timeoutMs: 50 })).rejects.toMatchObject({
+    id: 'ExecTimeout',
+  });
+});
+
+test('a runtime that is killed says so', async () => {
+  await expect(run('kill -9 $$', false)).rejects.toMatchObject({
+    id: 'RuntimeFailed',
+    message: expect.stringContaining('SIGKILL'),
+  });
+});
