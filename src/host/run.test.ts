@@ -96,6 +96,37 @@ describe('run', () => {
     expect(stdout).not.toMatch(/^HOME=/m);
   });
 
+  test('nothing of our own environment reaches a tool, however it is started', async () => {
+    const wanted = [
+      'LANG=C.UTF-8',
+      'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+      'STARTED_BY=crisp',
+      'X=y',
+    ];
+    const argv: [string, ...string[]] = ['env'];
+    const env = { X: 'y' };
+    const sorted = (text: string): string[] => text.trim().split('\n').sort();
+    process.env['CRISP_TEST_SECRET'] = 'of the daemon';
+    try {
+      expect(sorted((await run(argv, { timeoutMs, env })).stdout)).toEqual(wanted);
+      expect(sorted((await run(argv, { timeoutMs, env, outputFolder: folder })).stdout)).toEqual(wanted);
+      let streamed = '';
+      const stdout = new Writable({
+        write: (chunk: Buffer, _, done) => {
+          streamed += String(chunk);
+          done();
+        },
+      });
+      await runStreaming(argv, { stdout }, { timeoutMs, env }).ended;
+      expect(sorted(streamed)).toEqual(wanted);
+      const file = join(folder, 'environment');
+      await runDetached(['sh', '-c', 'env -u PWD -u SHLVL -u _ >"$0"', file], { env }).exited;
+      expect(sorted(await readFile(file, 'utf8'))).toEqual(wanted);
+    } finally {
+      delete process.env['CRISP_TEST_SECRET'];
+    }
+  });
+
   test('its standard streams are pipes or /dev/null, which can be opened by name', async () => {
     const { stdout, stderr } = await run(
       sh(

@@ -46,6 +46,21 @@ test('our own CT passes, for its own container', async () => {
   expect([...(await guard.all()).keys()]).toEqual([1000]);
 });
 
+test('the first and the last id of the range are in it, their neighbours are not', async () => {
+  for (const vmid of [999, 1000, 1999, 2000]) seed(`lxc/${vmid}.conf`);
+  writeFileSync(join(pveFolder, 'lxc/999.conf'), 'lock: create\n');
+  expect([...(await guard.all()).keys()].sort()).toEqual([1000, 1999]);
+  for (const vmid of [1000, 1999]) expect(await guard.owned(vmid, mine)).toBeDefined();
+  for (const vmid of [999, 2000])
+    await expect(guard.owned(vmid, mine)).rejects.toMatchObject({ id: 'ForeignGuest' });
+  for (const vmid of [1999, 2000]) writeFileSync(join(pveFolder, `lxc/${vmid}.conf`), 'lock: create\n');
+  expect(await Promise.all([999, 1999, 2000].map((vmid) => guard.isRemnant(vmid)))).toEqual([
+    false,
+    true,
+    false,
+  ]);
+});
+
 test('a CT that is not on this node is gone, not foreign', async () => {
   seed('nodes/other/lxc/1001.conf');
   writeFileSync(join(pveFolder, 'qemu-server/1002.conf'), 'tags: crisp\n');
