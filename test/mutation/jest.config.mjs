@@ -1,0 +1,15 @@
+// The unit tests, as run.mjs runs them in its copy of the tree.
+import config from '../../jest.config.mjs';
+
+const unit = config.projects.find(({ displayName }) => displayName === 'unit');
+export default {
+  ...unit,
+  displayName: undefined,
+  rootDir: '../..',
+  runner: '<rootDir>/test/mutation/runner.mjs',
+  testEnvironment: '<rootDir>/test/mutation/environment.mjs',
+  reporters: [],
+  silent: true,
+  // A test that waits for what a mutant does not bring about fails by its own name.
+  testTimeout: 5_000,
+};
