@@ -54,8 +54,7 @@ test('images are listed with all that is known of them, or the one that is asked
 
 test('the status of an image tells its layers when more is asked for; one that is not there has none', async () => {
   withImages(has(image('a', { config: { Cmd: ['sh'] } })));
-  const ask = (name: string, verbose: boolean) =>
-    imageStatus(bench.services, { ...named(name), verbose });
+  const ask = (name: string, verbose: boolean) => imageStatus(bench.services, { ...named(name), verbose });
   expect(await ask('a', false)).toEqual({ image: item('a'), info: {} });
   const { info } = await ask('a', true);
   expect(JSON.parse(String(info?.['info']))).toEqual({
