@@ -1,5 +1,9 @@
 import { afterEach, expect, test } from '@jest/globals';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { createServer, type AddressInfo } from 'node:net';
+import { duplexPair } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import type { ExecPlan } from '../backends/backend.js';
 import { Bench, call, type StandIns } from '../../test/helpers/services.js';
 import { attach, exec, execSync, portForward, streamingHandlers } from './exec.js';
@@ -166,6 +170,85 @@ test('a ticket is worth nothing when its container or pod does not run any more'
   ).rejects.toMatchObject({ id: 'SandboxNotReady' });
   expect(bench.toldOf('backend')).toEqual([]);
 });
+
+test('a port is forwarded into the network of the pod: the host\'s, its own, or that of its container', async () => {
+  const server = createServer((socket) => socket.end('of the host')).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const other = spawn('unshare', ['--net', 'sh', '-c', 'echo up; exec sleep 600'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  await once(other.stdout, 'data');
+  bench = new Bench();
+  const pod = await bench.pod();
+  const forwarded = async () => {
+    const [client, stream] = duplexPair();
+    const answer = text(client);
+    client.end();
+    await streamingHandlers(() => bench.services).portForward(
+      { kind: 'portforward', sandboxId: pod.id, ports: [port] },
+      port,
+      stream,
+      call.signal,
+    );
+    return answer;
+  };
+  try {
+    expect(await forwarded()).toBe('of the host');
+    const change = (plan: object) =>
+      bench.services.store.sandboxes.change(pod.id, { plan: { ...pod.plan, ...plan } });
+    await change({ namespaces: { network: `/proc/${other.pid}/ns/net` } });
+    await expect(forwarded()).rejects.toMatchObject({ id: 'PortRefused' });
+    await change({ namespaces: {}, ownNetwork: true });
+    await expect(forwarded()).rejects.toMatchObject({ id: 'WrongContainerState' });
+    await bench.container(pod, { pid: process.pid });
+    await expect(forwarded()).rejects.toMatchObject({ id: 'WrongContainerState' });
+    const { id } = await bench.running(pod, { pid: process.pid });
+    expect(await forwarded()).toBe('of the host');
+    await bench.services.store.containers.change(id, { pid: other.pid });
+    await expect(forwarded()).rejects.toMatchObject({ id: 'PortRefused' });
+  } finally {
+    other.kill('SIGKILL');
+    server.close();
+  }
+});
+
+test('an attach lasts until the backend has ended it', async () => {
+  const ended: string[] = [];
+  bench = new Bench({
+    backend: {
+      attach: async () => {
+        await new Promise((resolve) => setImmediate(resolve));
+        ended.push('attach');
+      },
+    },
+  });
+  const { id } = await bench.running(await bench.pod());
+  const request = { kind: 'attach' as const, containerId: id, sandboxId: '', ...streams };
+  await streamingHandlers(() => bench.services).attach(request, { terminal: false }, call.signal);
+  expect(ended).toEqual(['attach']);
+});
+
+test('as many ports as a WebSocket has channels for are forwarded', async () => {
+  const { urls } = withUrls();
+  const pod = await bench.pod();
+  await portForward(bench.services, {
+    pod_sandbox_id: pod.id,
+    port: Array.from({ length: 128 }, () => 80),
+  });
+  expect(urls).toHaveLength(1);
+});
+
+test.each([{ stdin: true }, { stdout: true }, { stderr: true }])(
+  'one stream is enough: %j',
+  async (only) => {
+    const { urls } = withUrls();
+    const { id } = await bench.running(await bench.pod());
+    const none = { stdin: false, stdout: false, stderr: false, tty: false };
+    await exec(bench.services, { container_id: id, cmd: ['sh'], ...none, ...only });
+    expect(urls).toMatchObject([{ ...none, ...only }]);
+  },
+);
 
 test.each([
   [

@@ -11,5 +11,5 @@ export default {
   reporters: [],
   silent: true,
   // A test that waits for what a mutant does not bring about fails by its own name.
-  testTimeout: 5_000,
+  testTimeout: 10_000,
 };

@@ -73,8 +73,8 @@ if (chosen.length === 0) process.exit(0);
 copyTree();
 const start = performance.now();
 const reachedBy = await baseline();
-const survivors = [];
-const counts = { noticed: 0, timedOut: 0, unreached: 0, missed: 0 };
+const survivors = new Set();
+const counts = { done: 0, timedOut: 0, unreached: 0 };
 const queue = [...chosen];
 await Promise.all(Array.from({ length: Number(options.jobs) }, work));
 report();
@@ -82,35 +82,33 @@ report();
 /** Takes mutants from the queue until there is none. */
 async function work() {
   let worker = await Worker.start(tree, files);
+  const renew = async () => {
+    worker.end();
+    worker = await Worker.start(tree, files);
+  };
   for (let mutant = queue.shift(); mutant; mutant = queue.shift()) {
     const tests = inOrder(mutant, reachedBy.get(mutant.id) ?? []);
-    if (tests.length === 0) {
-      counts.unreached++;
-      survivors.push({ ...mutant, why: 'no test reaches it' });
-      continue;
-    }
+    const paths = tests.map(({ path }) => path);
     const limitMs = 10_000 + 5 * tests.reduce((sum, { ms }) => sum + ms, 0);
-    const outcome = await worker.run(
-      mutant.id,
-      tests.map(({ path }) => path),
-      limitMs,
-    );
-    const failed = outcome.results?.find((result) => result.failed);
+    const judge = () => worker.run(mutant.id, paths, limitMs);
+    let outcome = tests.length > 0 ? await judge() : { results: [] };
+    if (outcome.died) {
+      await renew(); // it may have been for what an earlier mutant has left
+      outcome = await judge();
+    }
     if (outcome.timedOut) {
       counts.timedOut++;
-      console.log(`timed out after ${Math.round(limitMs / 1000)} s: ${told(mutant)} (${outcome.running})`);
-    } else if (failed || outcome.died) counts.noticed++;
-    else {
-      counts.missed++;
-      survivors.push({ ...mutant, why: tests.map(({ path }) => basename(path, '.test.ts')).join(', ') });
+      console.log(
+        `timed out: ${told(mutant)}: ${basename(outcome.running)}, ${Math.round(limitMs / 1000)} s`,
+      );
+    } else if (!outcome.died && !outcome.results.some(({ failed }) => failed)) {
+      survivors.add(mutant);
+      const by = paths.map((path) => basename(path, '.test.ts')).join(', ');
+      console.log(`not noticed: ${told(mutant)}  [${by || 'no test reaches it'}]`);
+      if (tests.length === 0) counts.unreached++;
     }
-    if (outcome.timedOut || outcome.died || outcome.bytes > largestBytes) {
-      worker.end();
-      worker = await Worker.start(tree, files);
-    }
-    const done = counts.noticed + counts.timedOut + counts.unreached + counts.missed;
-    if (process.env.CRISP_MUTATION_VERBOSE && failed) console.log(`${told(mutant)}  BY ${failed.failed}`);
-    if (done % 50 === 0) console.log(`  ${done}/${chosen.length}, ${survivors.length} not noticed`);
+    if (outcome.timedOut || outcome.died || outcome.bytes > largestBytes) await renew();
+    if (++counts.done % 100 === 0) console.log(`  ${counts.done} of ${chosen.length}`);
   }
   worker.end();
 }
@@ -171,26 +169,22 @@ function told({ file, line, where, before, after }) {
 }
 
 function report() {
-  survivors.sort((a, b) => a.id - b.id);
-  console.log('\nnot noticed:');
-  for (const mutant of survivors) console.log(`${told(mutant)}  [${mutant.why}]`);
-  const byFile = new Map();
-  for (const { file, id } of chosen) {
-    const folder = file.split('/').slice(0, 2).join('/');
-    const [missed, total] = byFile.get(folder) ?? [0, 0];
-    byFile.set(folder, [missed + (survivors.some((survivor) => survivor.id === id) ? 1 : 0), total + 1]);
+  const byFolder = new Map();
+  for (const mutant of chosen) {
+    const folder = mutant.file.split('/').slice(0, 2).join('/');
+    const [noticed, total] = byFolder.get(folder) ?? [0, 0];
+    byFolder.set(folder, [noticed + (survivors.has(mutant) ? 0 : 1), total + 1]);
   }
   console.log('');
-  for (const [name, [missed, total]] of byFile)
+  byFolder.set('all', [chosen.length - survivors.size, chosen.length]);
+  for (const [name, [noticed, total]] of byFolder)
     console.log(
-      `${name.padEnd(16)} ${String(total - missed).padStart(5)} of ${total} (${percent(total - missed, total)} %)`,
+      `${name.padEnd(16)} ${String(noticed).padStart(5)} of ${String(total).padStart(5)}  ${percent(noticed, total)} %`,
     );
-  const noticed = chosen.length - survivors.length;
   console.log(
-    `${noticed} of ${chosen.length} mutants noticed (${percent(noticed, chosen.length)} %), ${counts.timedOut} of them by the time limit; ` +
-      `${counts.unreached} reached by no test; ${seconds()} s`,
+    `noticed by the time limit: ${counts.timedOut}; reached by no test: ${counts.unreached}; ${seconds()} s`,
   );
-  process.exitCode = percent(noticed, chosen.length) >= wantedScore ? 0 : 1;
+  process.exitCode = percent(chosen.length - survivors.size, chosen.length) >= wantedScore ? 0 : 1;
 }
 
 function percent(part, whole) {
