@@ -1,7 +1,8 @@
-import { expect, test } from '@jest/globals';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { mkdirSync, mkdtempSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setAside } from '../set-aside.js';
 import { Exits } from './exits.js';
 
 test('a folder that cannot be watched is an error at once', () => {
@@ -9,4 +10,62 @@ test('a folder that cannot be watched is an error at once', () => {
   writeFileSync(join(folder, 'file'), '');
   expect(() => new Exits(join(folder, 'file')).watch(() => undefined)).toThrow(/cannot watch .*file: /);
   rmSync(folder, { recursive: true });
+});
+
+describe('an exit', () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'crisp-exits-'));
+  });
+  afterEach(() => rmSync(folder, { recursive: true }));
+
+  test.each([
+    ['0', 0],
+    ['137\n', 137],
+    ['', undefined],
+    ['x', undefined],
+    ['1000', undefined],
+    ['-1', undefined],
+  ])('of the text %j has the code %p', async (text, code) => {
+    writeFileSync(join(folder, 'id'), text);
+    expect((await new Exits(folder).read('id', folder))?.exitCode).toBe(code);
+  });
+
+  test('has the time of its file, and says whether memory was the reason', async () => {
+    const exits = new Exits(folder);
+    expect(exits.path('id')).toBe(join(folder, 'id'));
+    expect(await exits.read('id', folder)).toBeUndefined();
+    writeFileSync(join(folder, 'id'), '1');
+    utimesSync(join(folder, 'id'), 5, 7);
+    expect(await exits.read('id', folder)).toEqual({
+      exitCode: 1,
+      finishedAt: 7_000_000_000n,
+      oomKilled: false,
+    });
+    writeFileSync(join(folder, 'oom'), '');
+    expect(await exits.read('id', folder)).toMatchObject({ oomKilled: true });
+  });
+
+  test('that is a folder is set aside, and none', async () => {
+    mkdirSync(join(folder, 'id'));
+    expect(await new Exits(folder).read('id', folder)).toBeUndefined();
+    expect(setAside.all().map(({ name }) => name)).toContain(join(folder, 'id'));
+    setAside.replace('file', []);
+  });
+
+  test('is told when its file is whole, and nothing else is', async () => {
+    const exits = new Exits(join(folder, 'made'));
+    const told: string[] = [];
+    const last = new Promise<void>((resolve) => {
+      exits.watch((id) => {
+        told.push(id);
+        if (id === 'last') resolve();
+      });
+    });
+    expect((statSync(join(folder, 'made')).mode & 0o777).toString(8)).toBe('700');
+    for (const name of ['.half', 'id.tmp', 'id', 'last']) writeFileSync(join(folder, 'made', name), '0');
+    await last;
+    exits.close();
+    expect(new Set(told)).toEqual(new Set(['id', 'last']));
+  });
 });

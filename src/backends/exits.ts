@@ -57,7 +57,7 @@ export class Exits {
       return { exitCode, finishedAt: info.mtimeNs, oomKilled: await exists(join(bundle, 'oom')) };
     } catch (error) {
       if (isAbsent(error)) return undefined;
-      if ((error as NodeJS.ErrnoException).code !== 'EISDIR') throw error;
+      if (!(error instanceof CrispError && error.id === 'FileRefused')) throw error;
       setAside.add('file', this.path(id), 'it is no file with an exit code');
       return undefined;
     }
