@@ -1,0 +1,157 @@
+// conmon's arguments, answers and control FIFO, on a shell script in its place.
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, lstatSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CrispError } from '../../errors.js';
+import { monitor, monitorArgv, reopenLog, resize, type MonitorPlan } from './conmon.js';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'crisp-conmon-'));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const plan = (more: Partial<MonitorPlan> = {}): MonitorPlan => ({
+  conmon: '/usr/bin/conmon',
+  runtime: '/usr/bin/crun',
+  runtimeArgs: ['--root=/state', '--x'],
+  systemdCgroup: false,
+  id: 'the-id',
+  bundle: folder,
+  exitDir: '/exits',
+  log: true,
+  terminal: false,
+  stdin: false,
+  stdinOnce: false,
+  ownStreams: false,
+  ...more,
+});
+
+test('its arguments name the container, its folders, its runtime and its log', () => {
+  expect(monitorArgv(plan())).toEqual([
+    '/usr/bin/conmon',
+    ...['--cid', 'the-id', '--cuuid', 'the-id', '--name', 'the-id'],
+    ...['--runtime', '/usr/bin/crun', '--runtime-arg', '--root=/state', '--runtime-arg', '--x'],
+    ...['--bundle', folder, '--persist-dir', folder, '--container-pidfile', join(folder, 'pid')],
+    ...['--exit-dir', '/exits', '--log-path', 'k8s-file:logfile', '--log-level', 'error'],
+    ...['--full-attach', '--no-sync-log'],
+  ]);
+});
+
+test.each<[Partial<MonitorPlan>, string[]]>([
+  [{ terminal: true }, ['--terminal']],
+  [{ stdin: true }, ['--stdin', '--leave-stdin-open']],
+  [{ stdin: true, stdinOnce: true }, ['--stdin']],
+  [{ stdinOnce: true }, []],
+])('with %j it gets %j', (more, options) => {
+  expect(monitorArgv(plan(more)).slice(monitorArgv(plan()).length)).toEqual(options);
+});
+
+test('systemd, no log, and streams of its own are arguments too', () => {
+  expect(monitorArgv(plan({ systemdCgroup: true }))).toContain('--systemd-cgroup');
+  const argv = monitorArgv(plan({ log: false, ownStreams: true }));
+  expect(argv[argv.indexOf('--log-path') + 1]).toBe('off:');
+  const runtime = argv.indexOf('--runtime');
+  expect(argv.slice(runtime, runtime + 5)).toEqual([
+    '--runtime',
+    '/usr/bin/perl',
+    '--runtime-arg',
+    expect.stringMatching(/own-streams\.pl$/),
+    '--runtime-arg',
+  ]);
+  expect(argv[runtime + 5]).toBe('/usr/bin/crun');
+});
+
+describe('the answer', () => {
+  const explain = (words: string) => new CrispError('StartFailed', words);
+  const answered = (script: string) => {
+    const conmon = join(folder, 'conmon');
+    writeFileSync(conmon, `#!/bin/sh\npwd >cwd\n${script}\n`, { mode: 0o755 });
+    return monitor(plan({ conmon }), explain);
+  };
+
+  test('is the pid of the first process; conmon works in the bundle', async () => {
+    expect(await answered(`echo '{"pid": 77}' >&$_OCI_SYNCPIPE`)).toBe(77);
+    expect(readFileSync(join(folder, 'cwd'), 'utf8')).toBe(`${folder}\n`);
+  });
+
+  test.each([
+    [`echo '{"pid": -1, "message": "it failed"}' >&3`, 'it failed'],
+    [`echo '{"message": "it failed"}' >&3`, 'it failed'],
+    [`echo '{"pid": 0}' >&3`, 'conmon answered 0'],
+    ['exit 1', 'conmon ended without an answer'],
+  ])('of %s is an error', async (script, message) => {
+    await expect(answered(script)).rejects.toMatchObject({ id: 'StartFailed', message });
+  });
+});
+
+describe('the control FIFO', () => {
+  const fifo = () => join(folder, 'ctl');
+  beforeEach(() => {
+    execFileSync('mkfifo', [fifo()]);
+  });
+
+  /** What is written to it, as soon as there is a line. */
+  async function listening(): Promise<{ line: Promise<string>; end: () => void }> {
+    const reader = spawn('sh', ['-c', 'exec 3<>"$0"; echo up; read -r line <&3; echo "$line"', fifo()], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    await once(reader.stdout, 'data');
+    const line = once(reader.stdout, 'data').then(([data]) => String(data).trim());
+    return { line, end: () => reader.kill('SIGKILL') };
+  }
+
+  test('takes the size of a terminal as height and width', async () => {
+    const { line, end } = await listening();
+    await resize(folder, { width: 80, height: 24 });
+    expect(await line).toBe('1 24 80');
+    end();
+  });
+
+  test('of a container that has ended has no reader: there is nothing to resize, and no log to reopen', async () => {
+    await resize(folder, { width: 80, height: 24 });
+    writeFileSync(join(folder, 'logfile'), '');
+    const log = join(folder, 'new.log');
+    await expect(reopenLog(folder, log)).rejects.toMatchObject({ id: 'WrongContainerState' });
+    expect(existsSync(join(folder, 'logfile.tmp'))).toBe(false);
+    rmSync(fifo());
+    await expect(reopenLog(folder, log)).rejects.toMatchObject({ id: 'WrongContainerState' });
+    writeFileSync(fifo(), 'no FIFO');
+    await resize(folder, { width: 80, height: 24 });
+  });
+
+  test('has the log reopened: a new file, behind a link that conmon renames', async () => {
+    writeFileSync(join(folder, 'logfile'), '');
+    const log = join(folder, 'new.log');
+    writeFileSync(log, 'rotated away by then');
+    const { line, end } = await listening();
+    let reopened = false;
+    const done = reopenLog(folder, log).then(() => (reopened = true));
+    expect(await line).toBe('2 0 0');
+    expect(reopened).toBe(false);
+    const link = join(folder, 'logfile.tmp');
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    writeFileSync(link, 'of conmon'); // through the link
+    expect(readFileSync(log, 'utf8')).toBe('of conmon');
+    renameSync(link, join(folder, 'logfile'));
+    await done;
+    end();
+  });
+
+  test('a conmon of an earlier version reopens its log by its path', async () => {
+    const log = join(folder, 'logs', 'old.log');
+    const { line, end } = await listening();
+    const done = reopenLog(folder, log);
+    expect(await line).toBe('2 0 0');
+    writeFileSync(log, '');
+    await done;
+    end();
+  });
+
+  test('without a log there is nothing to reopen', async () => {
+    await reopenLog(folder, '');
+  });
+});
