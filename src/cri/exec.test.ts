@@ -171,7 +171,7 @@ test('a ticket is worth nothing when its container or pod does not run any more'
   expect(bench.toldOf('backend')).toEqual([]);
 });
 
-test('a port is forwarded into the network of the pod: the host\'s, its own, or that of its container', async () => {
+test("a port is forwarded into the network of the pod: the host's, its own, or that of its container", async () => {
   const server = createServer((socket) => socket.end('of the host')).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -239,16 +239,13 @@ test('as many ports as a WebSocket has channels for are forwarded', async () => 
   expect(urls).toHaveLength(1);
 });
 
-test.each([{ stdin: true }, { stdout: true }, { stderr: true }])(
-  'one stream is enough: %j',
-  async (only) => {
-    const { urls } = withUrls();
-    const { id } = await bench.running(await bench.pod());
-    const none = { stdin: false, stdout: false, stderr: false, tty: false };
-    await exec(bench.services, { container_id: id, cmd: ['sh'], ...none, ...only });
-    expect(urls).toMatchObject([{ ...none, ...only }]);
-  },
-);
+test.each([{ stdin: true }, { stdout: true }, { stderr: true }])('one stream is enough: %j', async (only) => {
+  const { urls } = withUrls();
+  const { id } = await bench.running(await bench.pod());
+  const none = { stdin: false, stdout: false, stderr: false, tty: false };
+  await exec(bench.services, { container_id: id, cmd: ['sh'], ...none, ...only });
+  expect(urls).toMatchObject([{ ...none, ...only }]);
+});
 
 test.each([
   [

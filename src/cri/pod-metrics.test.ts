@@ -29,8 +29,22 @@ test('every series is described, with its labels in their order', async () => {
     expect(help).toBeTruthy();
     expect(labels?.slice(0, 6)).toEqual(['id', 'name', 'image', 'namespace', 'pod', 'container']);
   }
-  const network = descriptors.find(({ name }) => name === 'container_network_receive_bytes_total');
-  expect(network?.label_keys?.slice(6)).toEqual(['interface']);
+  const more = descriptors.flatMap(({ name = '', label_keys: labels = [] }) =>
+    labels.length > 6 ? [[name.replace(/^container_/, ''), labels.slice(6).join()]] : [],
+  );
+  expect(Object.fromEntries(more)).toMatchObject({
+    cpu_usage_seconds_total: 'cpu',
+    fs_limit_bytes: 'device',
+    fs_inodes_free: 'device',
+    fs_inodes_total: 'device',
+    fs_usage_bytes: 'device',
+    hugetlb_usage_bytes: 'pagesize',
+    hugetlb_max_usage_bytes: 'pagesize',
+    memory_failures_total: 'failure_type,scope',
+    blkio_device_usage_total: 'device,major,minor,operation',
+    network_receive_bytes_total: 'interface',
+    network_transmit_errors_total: 'interface',
+  });
 });
 
 test('a container that runs has series, with as many labels as are described', async () => {

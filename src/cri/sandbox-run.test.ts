@@ -2,7 +2,15 @@
 import { afterEach, expect, test } from '@jest/globals';
 import { existsSync, readdirSync } from 'node:fs';
 import { mountPoints } from '../host/mounts.js';
-import { Bench, call, podConfigOf, until, type StandIns } from '../../test/helpers/services.js';
+import {
+  Bench,
+  call,
+  gate,
+  podConfigOf,
+  settled,
+  until,
+  type StandIns,
+} from '../../test/helpers/services.js';
 import { runPodSandbox } from './sandbox-run.js';
 import { removePodSandbox } from './sandbox-stop.js';
 
@@ -104,4 +112,29 @@ test('a handler that is not configured is refused before anything is made', asyn
   bench = new Bench();
   await expect(run(onNetwork, 'gvisor')).rejects.toMatchObject({ id: 'UnknownHandler' });
   await nothingIsLeft();
+});
+
+test('a retry that comes while its pod is being removed waits, and gets a new one', async () => {
+  const { passed, open } = gate();
+  let begun = false;
+  bench = new Bench({
+    backend: {
+      stopSandbox: () => {
+        begun = true;
+        return passed;
+      },
+    },
+  });
+  const { pod_sandbox_id: first = '' } = await run({});
+  const removed = removePodSandbox(bench.services, { pod_sandbox_id: first });
+  await until('it is being removed', () => begun);
+  let answered = false;
+  const again = run({}).finally(() => (answered = true));
+  await settled();
+  expect(answered).toBe(false);
+  open();
+  await removed;
+  const { pod_sandbox_id: second } = await again;
+  expect(second).not.toBe(first);
+  expect(bench.services.store.sandboxes.all().map(({ id }) => id)).toEqual([second]);
 });
