@@ -80,7 +80,7 @@ export function mutate(program, file, firstId) {
   };
 
   function visit(node) {
-    if (isNoCode(node)) return;
+    if (isNoCode(node) || isLogging(node)) return;
     if (isPartOfChain(node)) {
       ts.forEachChild(node, visit);
       return;
@@ -125,8 +125,14 @@ export function mutate(program, file, firstId) {
   function mutateOperator(node) {
     const operator = textOf(node.operatorToken);
     const [left, right] = [textOf(node.left), textOf(node.right)];
-    if (operator === '??') replace(node, left);
-    else if (operators[operator] && !(operator.startsWith('+') && (isText(node.left) || isText(node.right))))
+    if (operator === '??') {
+      const wanted = checker.getContextualType(node);
+      const given = checker.getTypeAtLocation(node.left);
+      if (!wanted || checker.isTypeAssignableTo(given, wanted)) replace(node, left);
+    } else if (
+      operators[operator] &&
+      !(operator.startsWith('+') && (isText(node.left) || isText(node.right)))
+    )
       replace(node, `${left} ${operators[operator]} ${right}`);
   }
 
@@ -234,15 +240,20 @@ export function mutate(program, file, firstId) {
       ts.isAwaitExpression(expression) || ts.isVoidExpression(expression)
         ? expression.expression
         : expression;
-    if (ts.isCallExpression(inner)) return !/^(log|this\.log)\.|^super$/.test(textOf(inner.expression));
+    if (ts.isCallExpression(inner)) return !isLogging(inner) && textOf(inner.expression) !== 'super';
     if (ts.isDeleteExpression(inner)) return true;
     return ts.isBinaryExpression(inner) && ts.isAssignmentOperator(inner.operatorToken.kind);
   }
 
-  /** Whether it is of a message of a log, an error or an undo step, other than the id of an error. */
-  function isMessage(node) {
-    const call = node.parent;
-    return ts.isCallExpression(call) && /^(log|undo)\.|\.push$|^step$/.test(textOf(call.expression));
+  /** Whether it is the name of a step, or the stage or hint of an error. */
+  function isMessage({ parent }) {
+    if (ts.isPropertyAssignment(parent)) return ['stage', 'hint'].includes(textOf(parent.name));
+    return ts.isCallExpression(parent) && /^undo\.push$|^(step|withUndo)$/.test(textOf(parent.expression));
+  }
+
+  /** Nothing in a line of the log is tried. */
+  function isLogging(node) {
+    return ts.isCallExpression(node) && /^(log|this\.log)\.|^addLogContext$/.test(textOf(node.expression));
   }
 }
 
