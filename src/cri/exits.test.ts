@@ -131,7 +131,7 @@ test('a monitor that is lost is noted once, and its container goes on', async ()
 test('of a container that has ended with its monitor the exit is recorded; of one that is gone nothing is', async () => {
   open();
   Object.assign(bench.services.config.runtime, { lost_monitor: 'end' });
-  alive = { status: 'stopped', exit: exitedWell } as Alive;
+  alive = { status: 'stopped', exit: exitedWell };
   const { id } = await bench.running(await bench.pod());
   await monitorLost(bench.services, id);
   expect(exitOf(id)).toMatchObject({ exitCode: 0 });

@@ -10,15 +10,14 @@ afterEach(async () => {
   await bench?.end();
 });
 
-const probe = (more: Partial<Probe> = {}): Probe =>
-  ({
-    ready: true,
-    reason: '',
-    version: '1',
-    features: { recursiveReadOnlyMounts: false, userNamespaces: true },
-    lacks: {},
-    ...more,
-  }) as Probe;
+const probe = (more: Partial<Probe> = {}): Probe => ({
+  ready: true,
+  reason: '',
+  version: '1',
+  features: { recursiveReadOnlyMounts: false, userNamespaces: true },
+  lacks: {},
+  ...more,
+});
 function open(probes: Record<string, Probe>, standIns: StandIns = {}): void {
   bench = new Bench({
     ...standIns,
@@ -37,8 +36,11 @@ function open(probes: Record<string, Probe>, standIns: StandIns = {}): void {
   Object.assign(bench.services, { handlers, version: '9.9' });
 }
 const ask = (verbose = false) => status(bench.services, { verbose });
-const conditions = async () =>
-  Object.fromEntries((await ask()).status?.conditions?.map(({ type, ...rest }) => [type, rest]) ?? []);
+const conditions = async (): Promise<Record<string, object>> => {
+  const told: Record<string, object> = {};
+  for (const { type = '', ...rest } of (await ask()).status?.conditions ?? []) told[type] = rest;
+  return told;
+};
 
 test('the version is that of the API and ours', async () => {
   open({});
@@ -52,7 +54,7 @@ test('the version is that of the API and ours', async () => {
 
 test('a node is ready with one handler that is, and names those only', async () => {
   const broken = probe({ ready: false, reason: 'no crun' });
-  const other = probe({ features: { recursiveReadOnlyMounts: true, userNamespaces: false } as never });
+  const other = probe({ features: { recursiveReadOnlyMounts: true, userNamespaces: false } });
   open({ fake: probe(), broken, other });
   expect((await conditions())['RuntimeReady']).toEqual({ status: true, reason: '', message: '' });
   expect((await ask()).runtime_handlers).toEqual([
