@@ -35,3 +35,22 @@ test.each(['', 'x', 'rwmx', 'r w'])('permissions "%s" are refused', (permissions
     'must be made of r, w and m',
   );
 });
+
+test('the standard devices are those of the runtime specification, and no others', () => {
+  const { rules } = containerDevices([], [], false);
+  const device = (major: number, minor?: number) => ({
+    allow: true,
+    type: 'c',
+    major,
+    ...(minor === undefined ? {} : { minor }),
+    access: 'rwm',
+  });
+  expect(rules).toEqual([
+    { allow: false, access: 'rwm' },
+    { allow: true, type: 'c', access: 'm' },
+    { allow: true, type: 'b', access: 'm' },
+    ...[3, 5, 7, 8, 9].map((minor) => device(1, minor)), // null, zero, full, random, urandom
+    ...[0, 1, 2].map((minor) => device(5, minor)), // tty, console, ptmx
+    device(136), // pts
+  ]);
+});

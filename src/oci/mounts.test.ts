@@ -177,3 +177,35 @@ describe('one mount of the request', () => {
     );
   });
 });
+
+test('the standard mounts have the types, sources and options of the runtimes', () => {
+  const safe = ['nosuid', 'noexec', 'nodev'];
+  const all = of([], { volumes: [{ target: '/data', source: '/volumes/0' }] }).mounts;
+  const found = Object.fromEntries(all.map(({ destination, ...rest }) => [destination, rest]));
+  expect(found).toMatchObject({
+    '/proc': { type: 'proc', source: 'proc', options: safe },
+    '/dev': {
+      type: 'tmpfs',
+      source: 'tmpfs',
+      options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'],
+    },
+    '/dev/pts': {
+      type: 'devpts',
+      source: 'devpts',
+      options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'],
+    },
+    '/dev/mqueue': { type: 'mqueue', source: 'mqueue', options: safe },
+    '/dev/shm': { type: 'bind', source: '/pod/shm', options: ['rbind', 'rw'] },
+    '/sys': { type: 'sysfs', source: 'sysfs', options: [...safe, 'ro'] },
+    '/sys/fs/cgroup': { type: 'cgroup', source: 'cgroup', options: [...safe, 'relatime', 'ro'] },
+    '/data': { type: 'bind', source: '/volumes/0', options: ['rbind', 'rprivate', 'rw'] },
+  });
+  expect(at('/dev/shm', of([], { hasOwnIpc: true }))[0]).toMatchObject({
+    type: 'tmpfs',
+    source: 'shm',
+    options: [...safe, 'mode=1777', 'size=65536k'],
+  });
+  const shared = of([], { hasUserNamespace: true, hostNetwork: true, privileged: true, cgroup: 'v2' });
+  for (const path of ['/sys', '/sys/fs/cgroup'])
+    expect(at(path, shared)[0]).toMatchObject({ source: path, options: ['rbind', ...safe, 'rw'] });
+});

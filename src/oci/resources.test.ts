@@ -128,3 +128,23 @@ test.each([
 ])('the list %j', (text, expected) => {
   expect(parseNumberList(text)).toEqual(expected);
 });
+
+test.each<[LinuxContainerResources, boolean]>([
+  [{ cpu_shares: 2 }, true],
+  [{ cpu_shares: 1 }, false],
+  [{ cpu_shares: 262_144 }, true],
+  [{ cpu_shares: 262_145 }, false],
+  [{ cpu_period: 1_000 }, true],
+  [{ cpu_period: 999 }, false],
+  [{ cpu_period: 1_000_000 }, true],
+  [{ cpu_period: 1_000_001 }, false],
+  [{ cpu_quota: 1_000 }, true],
+  [{ cpu_quota: 999 }, false],
+  [{ cpu_quota: -1 }, true],
+  [{ cpu_quota: -2 }, false],
+  [{ memory_limit_in_bytes: 4096 }, true],
+  [{ memory_limit_in_bytes: 4095 }, false],
+])('the bounds are those of the kernel: %j', (wanted, isValid) => {
+  if (isValid) expect(() => of(wanted)).not.toThrow();
+  else expect(() => of(wanted)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+});

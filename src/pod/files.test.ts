@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { receivedPod } from '../../test/helpers/received.js';
@@ -56,4 +56,17 @@ test('the three files are written', async () => {
   } finally {
     await rm(folder, { recursive: true });
   }
+});
+
+test('the files of a pod are read by all users in it, and written by root alone', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'pod-files-'));
+  const mask = process.umask(0);
+  try {
+    writePodFiles(folder, host);
+  } finally {
+    process.umask(mask);
+  }
+  for (const name of ['resolv.conf', 'hosts', 'hostname'])
+    expect([name, ((await stat(join(folder, name))).mode & 0o777).toString(8)]).toEqual([name, '644']);
+  await rm(folder, { recursive: true });
 });

@@ -204,3 +204,30 @@ test('what a network of the containers themselves cannot give is refused', () =>
     configOf({ port_mappings: [{ container_port: 80 }], linux: { sysctls: { 'kernel.msgmax': '1' } } }),
   );
 });
+
+test.each<[object, boolean]>([
+  [{ container_port: 1, host_port: 1 }, true],
+  [{ container_port: 65_535, host_port: 65_535 }, true],
+  [{ container_port: 0, host_port: 80 }, false],
+  [{ container_port: 65_536, host_port: 80 }, false],
+  [{ container_port: 80, host_port: 65_536 }, false],
+  [{ container_port: 0, host_port: 0 }, true], // listed, and not mapped
+  [{ container_port: 80, host_port: 80, host_ip: '::1' }, true],
+  [{ container_port: 80, host_port: 80, host_ip: 'localhost' }, false],
+])('the port mapping %j is a valid one: %p', (mapping, isValid) => {
+  const check = () => checkedConfig(configOf({ port_mappings: [{ protocol: 'TCP', ...mapping }] }));
+  if (isValid) expect(check).not.toThrow();
+  else expect(check).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+});
+
+test.each([
+  ['net.ipv4.ip_forward', { network: 'POD', ipc: 'POD' }, true],
+  ['net.ipv4.ip_forward', { network: 'NODE', ipc: 'POD' }, false],
+  ['kernel.shmmax', { network: 'POD', ipc: 'POD' }, true],
+  ['kernel.shmmax', { network: 'POD', ipc: 'NODE' }, false],
+])('the sysctl %s with the namespaces %j is allowed: %p', (name, namespace_options, isAllowed) => {
+  const check = () =>
+    checkedConfig(configOf({ linux: { sysctls: { [name]: '1' }, security_context: { namespace_options } } }));
+  if (isAllowed) expect(check).not.toThrow();
+  else expect(check).toThrow();
+});
