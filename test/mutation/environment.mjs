@@ -1,13 +1,8 @@
-// Where the code with its mutants runs: jest's environment with the switch in it.
-import { createRequire } from 'node:module';
+// Where the code with its mutants runs: the environment of the tests with the switch in it.
+import Watched from '../environment.mjs';
 import { trial } from './runner.mjs';
 
-const require = createRequire(import.meta.url);
-const { TestEnvironment } = require(
-  require.resolve('jest-environment-node', { paths: [require.resolve('jest')] }),
-);
-
-export default class MutationEnvironment extends TestEnvironment {
+export default class MutationEnvironment extends Watched {
   async setup() {
     await super.setup();
     const { active, reached } = trial;
@@ -21,7 +16,9 @@ export default class MutationEnvironment extends TestEnvironment {
   }
 
   /** The first failure says enough: the rest of the file is skipped. */
-  handleTestEvent({ name, test }) {
+  handleTestEvent(event) {
+    super.handleTestEvent(event);
+    const { name, test } = event;
     if (name === 'test_done' && test.errors.length > 0) trial.failed ||= nameOf(test);
     if (name === 'test_start' && trial.failed && trial.active >= 0) test.mode = 'skip';
   }
@@ -29,6 +26,6 @@ export default class MutationEnvironment extends TestEnvironment {
 
 function nameOf(test) {
   const names = [];
-  for (let at = test; at && at.name !== 'ROOT_DESCRIBE_BLOCK'; at = at.parent) names.unshift(at.name);
+  for (let at = test; at.parent; at = at.parent) names.unshift(at.name);
   return names.join(' ');
 }

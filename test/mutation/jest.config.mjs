@@ -10,6 +10,7 @@ export default {
   testEnvironment: '<rootDir>/test/mutation/environment.mjs',
   reporters: [],
   silent: true,
+  setupFilesAfterEnv: [],
   // A test that waits for what a mutant does not bring about fails by its own name.
   testTimeout: 10_000,
 };

@@ -29,6 +29,5 @@ findmnt -rno TARGET | while read -r target; do
 done
 mount -t tmpfs tmpfs /tmp
 ip link set lo up
-# Not by exec: the first process of the namespace has to reap what tests leave, as bash does.
 TMPDIR=/tmp NODE_NO_WARNINGS=1 nice -n 10 node test/mutation/run.mjs "$@"
-exit $?
+exit $? # not by exec: a signal to the first process of a namespace has no effect without a handler

@@ -1,5 +1,5 @@
 // A process of jest with runner.mjs in it, told by messages what to run.
-import { fork } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 
@@ -11,15 +11,18 @@ export class Worker {
   /** @param {string} tree a copy of the project @param {string[]} sources */
   static async start(tree, sources) {
     const worker = new Worker();
-    worker.process = fork(
-      join(tree, 'node_modules/jest/bin/jest.js'),
-      ['--config', 'test/mutation/jest.config.mjs', '--runInBand', '--findRelatedTests', ...sources],
-      {
-        cwd: tree,
-        execArgv: ['--experimental-vm-modules'],
-        stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-        detached: true,
-      },
+    const jest = [
+      ...['--experimental-vm-modules', join(tree, 'node_modules/jest/bin/jest.js')],
+      ...['--config', 'test/mutation/jest.config.mjs', '--runInBand', '--findRelatedTests', ...sources],
+    ];
+    // Its processes are its own as well: a mutant may end them all, and bash as the first of them reaps what tests leave.
+    worker.process = spawn(
+      'unshare',
+      [
+        ...['--pid', '--mount', '--fork', '--kill-child', '--mount-proc'],
+        ...['bash', '-c', '"$@"; exit $?', 'bash', process.execPath, ...jest],
+      ],
+      { cwd: tree, stdio: ['ignore', 'ignore', 'pipe', 'ipc'] },
     );
     let said = '';
     worker.process.stderr.on('data', (text) => (said = (said + text).slice(-4000)));
@@ -56,10 +59,6 @@ export class Worker {
   }
 
   end() {
-    try {
-      process.kill(-this.process.pid, 'SIGKILL');
-    } catch {
-      // It has ended.
-    }
+    this.process.kill('SIGKILL');
   }
 }
