@@ -114,7 +114,7 @@ test.each([
   ['cgroupfs', 'CGROUPFS'],
 ] as const)('the cgroup driver is told: %s', async (driver, told) => {
   open({});
-  Object.assign(bench.services.config.runtime, { cgroup_driver: driver });
+  Object.assign(bench.services.host, { systemdCgroup: driver === 'systemd' });
   expect(await runtimeConfig(bench.services, {})).toEqual({ linux: { cgroup_driver: told } });
 });
 
