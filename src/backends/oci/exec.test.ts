@@ -94,10 +94,8 @@ test('a command that succeeds has done so, whatever the runtime says', async () 
   expect((await run('echo "exec sh: permission denied" >"$words"', false)).exitCode).toBe(0);
 });
 
-test.each([false, true])('a command that does not end in time is killed (terminal: %p)', async (terminal) => {
-  await expect(run('exec sleep 60', terminal, { timeoutMs: 50 })).rejects.toMatchObject({
-    id: 'ExecTimeout',
-  });
+test('a command that does not end in time is killed', async () => {
+  await expect(run('exec sleep 60', false, { timeoutMs: 50 })).rejects.toMatchObject({ id: 'ExecTimeout' });
 });
 
 test('a runtime that is killed says so', async () => {
