@@ -51,6 +51,11 @@ import { update } from './update.js';
 import { inDoubt, onExit } from './watch.js';
 import { send } from './watcher.js';
 
+/** Where Debian has it, and Proxmox with it. */
+const liblxc = `/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu/liblxc.so.1`;
+/** The code of pct (package pve-container). */
+const pveContainer = '/usr/share/perl5/PVE/LXC.pm';
+
 export class PctBackend implements Backend {
   readonly name: string;
   readonly exits: Exits;
@@ -75,8 +80,8 @@ export class PctBackend implements Backend {
   async fingerprint(): Promise<string> {
     const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
     const paths = await Promise.all([pct, info, attach].map((name) => findProgram(name).catch(() => '')));
-    // The probe chooses a storage for copies of images.
-    const files = [...paths, join(this.options.lxc.pve_folder, 'storage.cfg')];
+    // pct and the programs of liblxc are small, and seldom change with the code behind them; the probe chooses a storage for copies of images.
+    const files = [...paths, liblxc, pveContainer, join(this.options.lxc.pve_folder, 'storage.cfg')];
     return files.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
