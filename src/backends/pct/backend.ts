@@ -39,6 +39,7 @@ import { create } from './create.js';
 import { attach, exec } from './enter.js';
 import { addresses } from './find.js';
 import { findingsSchema } from './findings.js';
+import { makeGuest } from './guest.js';
 import { kill } from './kill.js';
 import { notHonoured } from './lxc-config.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
@@ -124,6 +125,10 @@ export class PctBackend implements Backend {
 
   async create(plan: ContainerPlan): Promise<PctState> {
     return create(this.ctx, plan);
+  }
+
+  async makeGuest(plan: ContainerPlan, starts: boolean): Promise<number> {
+    return makeGuest(this.ctx, plan, starts);
   }
 
   async start(container: ContainerRef): Promise<{ pid: number }> {
