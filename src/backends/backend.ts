@@ -150,6 +150,8 @@ export interface Backend {
   forgetImage?(imageId: string): Promise<void>;
   /** Makes the container, not yet running; the answer is kept in its record. Undoes itself on failure. */
   create(plan: ContainerPlan): Promise<unknown>;
+  /** Makes something of the plan that is no container of ours, and that its own platform looks after. Absent: the backend has no such. @returns its number */
+  makeGuest?(plan: ContainerPlan, starts: boolean): Promise<number>;
   /** Runs the container's process. @throws StartFailed when the process cannot be executed. */
   start(container: ContainerRef): Promise<{ pid: number }>;
   /** Sends a signal (a number) to the container's first process; `all`: to every process in it. */

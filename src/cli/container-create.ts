@@ -5,7 +5,7 @@ import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { exists, remove } from '../host/files.js';
-import { withUndo } from '../host/undo.js';
+import { Undo, withUndo } from '../host/undo.js';
 import { stopSignal } from '../oci/signals.js';
 import { prepareContainer, type ContainerSource } from '../pod/container.js';
 import { planOf } from '../pod/plan.js';
@@ -15,7 +15,7 @@ import { now } from '../records/records.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import type { Image } from '../shapes/image.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
-import { routeTo } from './backend.js';
+import { routeTo, type Routed } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
 import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
@@ -39,14 +39,17 @@ export interface CreateFlags extends PlaceFlags {
   readonly network: string | undefined;
   readonly interactive: boolean;
   readonly tty: boolean;
+  readonly guest: boolean;
 }
 
 export async function createCommand(flags: CreateFlags, args: readonly string[]): Promise<number> {
   return withParts(flags, async (services) => {
     const signals = new Signals();
     try {
-      const record = await createContainer(services, flags, args, signals);
-      process.stdout.write(`${record.id}\n`);
+      const made = flags.guest
+        ? await createGuest(services, flags, args, signals, false)
+        : (await createContainer(services, flags, args, signals)).id;
+      process.stdout.write(`${made}\n`);
       return 0;
     } finally {
       signals.release();
@@ -64,6 +67,145 @@ export async function createContainer(
   args: readonly string[],
   signals: Signals,
 ): Promise<StandaloneRecord> {
+  const begun = await begin(services, flags, args, signals);
+  const { id, name, source, wish, backend, handler, rule, features, sandbox, plan, folder } = begun;
+  const record: StandaloneRecord = {
+    version: 1,
+    id,
+    name,
+    image: source.name,
+    imageId: source.image?.id ?? '',
+    handler,
+    rule,
+    complete: false,
+    createdAt: now(),
+    folder,
+    logPath: services.records.logOf(id),
+    stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
+    terminal: flags.tty,
+    plan,
+    notHonoured: [],
+    backendState: undefined,
+  };
+  return withUndo('create standalone container', async (undo) => {
+    // 1. The intent, before anything that could leak.
+    undo.push('record', (clean) => (clean ? services.records.delete(record) : undefined));
+    await services.records.put(record); // before the name: `crisp gc` frees those of no record
+    await services.records.takeName(name, id);
+
+    // 2. Its pod.
+    undo.push('cgroup', () => removeCgroupOf(plan));
+    const pod = await makePod(undo, {
+      config: sandbox,
+      plan,
+      backend,
+      host: services.host,
+      holderRuntimes: [],
+      mayHaveOwnNetwork: flags.network === undefined,
+    });
+
+    // 3. Its bundle.
+    const made = await prepareContainer(
+      undo,
+      services,
+      {
+        id,
+        config: containerConfig(wish, services.host.seccompProfile !== undefined),
+        sandbox: { config: sandbox, plan: pod.plan },
+        source,
+        handler,
+        folder,
+        logPath: record.logPath,
+        stopSignal: record.stopSignal,
+      },
+      { backend, features, absentMountSources: 'refuse' },
+    );
+
+    // 4. The container.
+    undo.push('log', () => remove(record.logPath));
+    const backendState = await backend.create(made.plan);
+    const done: StandaloneRecord = {
+      ...record,
+      complete: true,
+      plan: pod.plan,
+      podState: pod.backendState,
+      notHonoured: [...made.notHonoured],
+      backendState,
+    };
+    undo.push('container', () => backend.delete(refOf(done)));
+    signals.check();
+    return services.records.put(done);
+  }).finally(() => backend.close());
+}
+
+/**
+ * Makes an ordinary guest of Proxmox, and nothing else that stays.
+ * @returns its VMID
+ * @throws Unsupported for other handlers, and what createContainer() throws
+ */
+export async function createGuest(
+  services: Services,
+  flags: CreateFlags,
+  args: readonly string[],
+  signals: Signals,
+  starts: boolean,
+): Promise<number> {
+  const given = {
+    rootfs: flags.rootfs !== undefined,
+    volume: flags.volume.length > 0,
+    interactive: flags.interactive,
+    tty: flags.tty,
+  };
+  for (const [name, isGiven] of Object.entries(given))
+    if (isGiven) throw new UsageError(`--guest: a guest of Proxmox has no --${name}`);
+  if (flags.network === 'host') throw new UsageError('--guest: a guest has a network of its own, or none');
+  const begun = await begin(services, flags, args, signals);
+  const { id, source, wish, backend, handler, features, sandbox, folder } = begun;
+  const undo = new Undo('create guest');
+  try {
+    if (!backend.makeGuest)
+      throw new CrispError('Unsupported', `--guest: the handler ${handler} makes no guests of Proxmox`);
+    const plan = { ...begun.plan, ownNetwork: flags.network === undefined };
+    const made = await prepareContainer(
+      undo,
+      services,
+      {
+        id,
+        config: containerConfig(wish, false),
+        sandbox: { config: sandbox, plan },
+        source,
+        handler,
+        folder,
+        logPath: '',
+        stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
+      },
+      { backend, features, absentMountSources: 'refuse' },
+    );
+    signals.check();
+    return await backend.makeGuest(made.plan, starts);
+  } finally {
+    await undo.run(); // the files are in the guest's volume
+    await backend.close();
+  }
+}
+
+interface Begun extends Routed {
+  readonly id: string;
+  readonly name: string;
+  readonly source: Source;
+  readonly wish: ContainerWish;
+  readonly sandbox: ReturnType<typeof sandboxConfig>;
+  readonly plan: SandboxPlan;
+  readonly folder: string;
+}
+
+/** What a container is made of, and who runs it: nothing is made yet but folders and, at first, a probe. */
+async function begin(
+  services: Services,
+  flags: CreateFlags,
+  args: readonly string[],
+  signals: Signals,
+): Promise<Begun> {
   const id = randomBytes(32).toString('hex');
   const name = flags.name ?? id.slice(0, 12);
   if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name))
@@ -71,13 +213,12 @@ export async function createContainer(
   if (flags.network !== undefined && flags.network !== 'none' && flags.network !== 'host')
     throw new UsageError(`--network must be none or host, not "${flags.network}"`);
 
-  // 1. What it is made of, and who runs it.
   const source = await sourceOf(services, flags, args);
   const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
-  const { backend, handler, rule, features } = await routeTo(services.config, services.state, {
+  const routed = await routeTo(services.config, services.state, {
     handler: flags.handler ?? '',
     namespace: flags.namespace ?? '',
     name,
@@ -98,73 +239,7 @@ export async function createContainer(
     namespace: flags.namespace ?? '',
   };
   const folder = bundleOf(services.state, id);
-  const record: StandaloneRecord = {
-    version: 1,
-    id,
-    name,
-    image: source.name,
-    imageId: source.image?.id ?? '',
-    handler,
-    rule,
-    complete: false,
-    createdAt: now(),
-    folder,
-    logPath: services.records.logOf(id),
-    stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
-    terminal: flags.tty,
-    plan,
-    notHonoured: [],
-    backendState: undefined,
-  };
-  return withUndo('create standalone container', async (undo) => {
-    // 2. The intent, before anything that could leak.
-    undo.push('record', (clean) => (clean ? services.records.delete(record) : undefined));
-    await services.records.put(record); // before the name: `crisp gc` frees those of no record
-    await services.records.takeName(name, id);
-
-    // 3. Its pod.
-    undo.push('cgroup', () => removeCgroupOf(plan));
-    const pod = await makePod(undo, {
-      config: sandbox,
-      plan,
-      backend,
-      host: services.host,
-      holderRuntimes: [],
-      mayHaveOwnNetwork: flags.network === undefined,
-    });
-
-    // 4. Its bundle.
-    const made = await prepareContainer(
-      undo,
-      services,
-      {
-        id,
-        config: containerConfig(wish, services.host.seccompProfile !== undefined),
-        sandbox: { config: sandbox, plan: pod.plan },
-        source,
-        handler,
-        folder,
-        logPath: record.logPath,
-        stopSignal: record.stopSignal,
-      },
-      { backend, features, absentMountSources: 'refuse' },
-    );
-
-    // 5. The container.
-    undo.push('log', () => remove(record.logPath));
-    const backendState = await backend.create(made.plan);
-    const done: StandaloneRecord = {
-      ...record,
-      complete: true,
-      plan: pod.plan,
-      podState: pod.backendState,
-      notHonoured: [...made.notHonoured],
-      backendState,
-    };
-    undo.push('container', () => backend.delete(refOf(done)));
-    signals.check();
-    return services.records.put(done);
-  }).finally(() => backend.close());
+  return { ...routed, id, name, source, wish, sandbox, plan, folder };
 }
 
 interface Source extends ContainerSource {

@@ -6,7 +6,7 @@ import type { Io, TerminalSize } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
 import { now } from '../records/records.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
-import { createContainer, removeAll, type CreateFlags } from './container-create.js';
+import { createContainer, createGuest, removeAll, type CreateFlags } from './container-create.js';
 import { replay } from './container-log.js';
 import { exitOf, stateOf } from './container-state.js';
 import { stop } from './container-stop.js';
@@ -30,10 +30,16 @@ export async function runCommand(
 ): Promise<number> {
   if (flags.detach && flags.rm)
     throw new UsageError('--rm waits for the end, --detach does not: give one of them');
+  if (flags.guest && (flags.rm || flags.detach))
+    throw new UsageError('--guest: Proxmox runs and removes a guest; give it without --rm and --detach');
   if (!flags.detach) checkTerminal(flags);
   return withParts(flags, async (services) => {
     const signals = new Signals();
     try {
+      if (flags.guest) {
+        process.stdout.write(`${await createGuest(services, flags, args, signals, true)}\n`);
+        return 0;
+      }
       const created = await createContainer(services, flags, args, signals);
       const backend = services.backendOf(created);
       const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed

@@ -38,6 +38,10 @@ const making = {
   annotation: { value: 'KEY=VALUE', multiple: true, summary: 'an annotation, for routing rules' },
   interactive: { short: 'i', summary: 'pass our standard input on' },
   tty: { short: 't', summary: 'give it a terminal' },
+  guest: {
+    summary:
+      'make an ordinary guest of Proxmox instead, on a storage, which Proxmox starts, saves and removes and crisp forgets, and print its VMID (handlers of type pct)',
+  },
 } as const;
 
 const imageArguments = [
@@ -84,6 +88,10 @@ const run = define({
       line: 'crisp run --rm --handler runc --memory 64m --cpus 0.5 ./app.tar',
     },
     { what: 'as a Proxmox CT', line: 'crisp run --rm --handler lxc busybox hostname' },
+    {
+      what: 'as a guest that lives on in Proxmox',
+      line: 'crisp run --guest --handler lxc --annotation io.crisp.lxc.storage=local-lvm --name web nginx',
+    },
     { what: 'on a folder', line: 'crisp run --rm --rootfs /srv/debian /bin/cat /etc/os-release' },
   ],
   run: async ({ flags, args }) => (await import('./container-run.js')).runCommand(flags, args),

@@ -252,6 +252,20 @@ export const configSchema = z
           })
           .prefault({})
           .describe('the location of the root filesystems of CTs'),
+        choices: z
+          .strictObject({
+            bridges: z.array(patternText).default(['*']).describe('bridges and SDN vnets, as patterns'),
+            storages: z.array(patternText).default(['*']).describe('storages for volumes, as patterns'),
+            max_size_gib: z.number().positive().default(1024).describe('the largest volume'),
+            features: z
+              .array(z.enum(['nesting', 'fuse', 'keyctl', 'tun']))
+              .default([])
+              .describe('features of CTs; tun is the device /dev/net/tun'),
+          })
+          .prefault({})
+          .describe(
+            'the allowed values of the annotations of pods, if allowed_annotations of the handler allows them; bridge.name and rootfs.storage are always allowed',
+          ),
         unprivileged: z
           .boolean()
           .default(true)

@@ -71,8 +71,11 @@ export async function removeSandbox(
     await stopSandbox(services, id);
     const record = services.store.sandboxes.get(id);
     if (!record) return;
+    // One that cannot be removed keeps its pod, and none of the others.
+    const failures: unknown[] = [];
     for (const container of services.store.containersOf(id))
-      await removeContainerRecord(services, container.id);
+      await removeContainerRecord(services, container.id).catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw failures[0];
     await removePod(record.plan.folder, ownsCgroup(record.config) ? record.plan.cgroupParent : undefined);
     await step('remove pod: record', () => services.store.sandboxes.delete(id)); // last: until here a retry finds what is left to do
     log.info('pod sandbox removed');

@@ -6,7 +6,7 @@
 // Several runs share the machine, so only that is touched whose owner is known
 // and gone: a folder says who made it, by pid and start time.
 import { execFile } from 'node:child_process';
-import { readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { readdir, readFile, readlink, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -47,6 +47,7 @@ async function removeDaemon(folder: string, bridge?: string): Promise<void> {
   await endCommandsIn(folder, processes);
   for (const group of (await cgroupsOf(ids)).sort().reverse()) await rmdir(group).catch(() => undefined); // it went with another one
   if (bridge) await removeNetwork(bridge);
+  for (const path of await mountsBelow(folder)) await runFile('umount', ['--lazy', path]); // of one in the host's own mount namespace
   await rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
 }
 
@@ -92,10 +93,13 @@ async function processesOf(folder: string): Promise<ProcessIdentity[]> {
     found.set(pid, known);
     for (const child of await childrenOf(pid)) await add(child);
   };
+  const ours = await readlink('/proc/self/ns/mnt');
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
+    // In our own namespace that folder may be mounted as well (a daemon with onHost), and all the host's processes are in it.
+    const namespace = await readlink(`/proc/${name}/ns/mnt`).catch(() => ours);
     if (
-      (await text(`/proc/${name}/mountinfo`)).includes(` ${folder}/state `) ||
+      (namespace !== ours && (await text(`/proc/${name}/mountinfo`)).includes(` ${folder}/state `)) ||
       (await text(`/proc/${name}/cmdline`)).includes(`${folder}/`)
     )
       await add(Number(name));
@@ -121,6 +125,15 @@ async function removeNetwork(bridge: string): Promise<void> {
     await iptables('-X', chain);
   }
   await runFile('ip', ['link', 'del', bridge]).catch(() => undefined); // there is none before the first pod
+}
+
+/** In our own namespace, the last one first. */
+async function mountsBelow(folder: string): Promise<string[]> {
+  const lines = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n');
+  return lines
+    .map((line) => line.split(' ')[4] ?? '')
+    .filter((path) => path.startsWith(`${folder}/`))
+    .reverse();
 }
 
 async function text(path: string): Promise<string> {

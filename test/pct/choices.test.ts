@@ -214,7 +214,7 @@ describe('a template of Proxmox', () => {
   const name = 'crisp-test-1_amd64.tar';
   beforeAll(async () => {
     const root = join(node.folder, 'guest');
-    for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'tmp'])
+    for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'run', 'tmp'])
       await mkdir(join(root, folder), { recursive: true });
     await copyFile('/bin/busybox', join(root, 'bin/busybox'));
     for (const tool of ['sh', 'hostname', 'cat', 'sleep', 'grep'])

@@ -2,6 +2,7 @@
 // node, range of ids, tag and owner, and each with its own.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import {
   access,
@@ -408,7 +409,7 @@ test('a volume of its own, with the image copied to it', async () => {
 test('a template of Proxmox, which nobody pulled', async () => {
   const name = 'crisp-cli-1_amd64.tar';
   const guest = join(node.folder, 'guest');
-  for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'tmp'])
+  for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'run', 'tmp'])
     await mkdir(join(guest, folder), { recursive: true });
   await copyFile('/bin/busybox', join(guest, 'bin/busybox'));
   for (const tool of ['sh', 'cat', 'sleep']) await symlink('busybox', join(guest, 'bin', tool));
@@ -445,6 +446,64 @@ test('a template of Proxmox, which nobody pulled', async () => {
   } finally {
     await rm(path);
   }
+});
+
+describe('an ordinary guest of Proxmox', () => {
+  // Its id is the next that is free, and not one of the tests'.
+  testFake('lives on: Proxmox stops, starts and removes it, and crisp forgets it', async () => {
+    const config = parse(await readFile(daemon.configFile, 'utf8')) as { lxc: object };
+    const file = join(await mkdtemp(join(daemon.folder, 'guest-')), 'config.yaml');
+    await writeFile(file, stringify({ ...config, lxc: { ...config.lxc, unprivileged: false } })); // the other kind starts with ids of the machine
+    await writeFile(join(node.folder, 'next-id'), String(randomInt(1_000, 800_000))); // the control group of a CT is called after its id, and is no other test's
+    const pct = (...args: string[]): Promise<Result> =>
+      daemon.machine.run([join(node.folder, 'bin/pct'), ...args]);
+    const words = [
+      ...['--handler', 'lxc', '--name', 'web', '--env', 'A=b c', '--memory', '64m'],
+      ...[`storage=${await node.storage()}`, 'size-gib=1', 'address=198.18.78.6/24'].flatMap((choice) => [
+        '--annotation',
+        `io.crisp.lxc.${choice}`,
+      ]),
+    ];
+    const { stdout, stderr, exitCode } = await daemon.machine.run(
+      [
+        ...[process.execPath, bin, 'run', '--config', file, '--state', state, '--guest'],
+        ...[...words, image, '/bin/sleep', '1000'],
+      ],
+      60_000 * patience,
+    );
+    expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 0 });
+    const vmid = stdout.trim();
+    try {
+      const text = await readFile(join(node.folder, `pve/lxc/${vmid}.conf`), 'utf8');
+      expect(text).toMatch(/^entrypoint: \/bin\/sleep 1000$/m);
+      expect(text).toMatch(/^lxc\.environment(\.runtime)?: A=b c$/m);
+      expect(text).toMatch(/^memory: 64$/m);
+      expect(text).toMatch(new RegExp(`^net0: name=eth0,bridge=${bridge.name},.*ip=198.18.78.6/24`, 'm'));
+      expect(text).not.toMatch(/crisp-(owner|container)|lxc\.include|^tags|^onboot: 0/m);
+      expect(await crisp('list', '--quiet')).toMatchObject({ stdout: '' });
+      expect((await daemon.machine.run(argv('gc', '--json'))).stdout).toContain('"orphans":[]');
+      expect((await traces()).filter((line) => !line.endsWith(`/${vmid}`))).toEqual([]);
+      for (const verb of ['stop', 'start']) expect(await pct(verb, vmid)).toMatchObject({ exitCode: 0 });
+      expect(await pct('exec', vmid, '--keep-env', '0', '--', '/bin/hostname')).toMatchObject({
+        stdout: 'web\n',
+      });
+    } finally {
+      await pct('destroy', vmid, '--force', '1');
+    }
+  });
+
+  test.each<[string, string[], RegExp]>([
+    ['with a folder of the host', ['--volume', '/srv:/srv', image], /no --volume/],
+    ['that is deleted when it ends', ['--rm', image], /without --rm/],
+    ['of another handler', ['--handler', 'crun', image], /crun makes no guests of Proxmox/],
+    ['without a storage', [image, 'true'], /no storage is named/],
+    ['on a folder', ['--annotation', 'io.crisp.lxc.storage=/srv', image], /name of a storage/],
+  ])('%s is refused, and leaves nothing', async (_, words, complaint) => {
+    const { stdout, stderr, exitCode } = await crisp('run', '--guest', '--handler', 'lxc', ...words);
+    expect([stdout, exitCode === 0]).toEqual(['', false]);
+    expect(stderr).toMatch(complaint);
+    expect(await traces()).toEqual([]);
+  });
 });
 
 describe('what cannot be run leaves nothing', () => {

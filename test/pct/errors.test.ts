@@ -15,7 +15,7 @@ import {
 } from '../helpers/requests.js';
 import { isReal, Node } from './node.js';
 
-// A real node does not fail when a test wishes it to.
+// A real node does not fail when a test wishes it to; a lock can be put on a CT of both.
 const test = isReal ? testAll.skip : testAll;
 
 let node: Node;
@@ -131,7 +131,7 @@ test('a create that is ended when the CT is there already leaves no CT', async (
 });
 
 describe('start', () => {
-  test('of a CT that a backup holds', async () => {
+  testAll('of a CT that a backup holds', async () => {
     const id = await create();
     const [guest = ''] = await node.guests();
     const before = await node.guest(guest);
@@ -143,23 +143,26 @@ describe('start', () => {
     await node.writeGuest(guest, before);
   });
 
-  test('that passes ends nothing: the container is CREATED, also for the next crisp, and starts later', async () => {
-    const id = await create();
-    const [guest = ''] = await node.guests();
-    const before = await node.guest(guest);
-    const state = async () =>
-      (await daemon.client.runtime.ContainerStatus({ container_id: id })).status?.state;
-    await node.writeGuest(guest, `${before}lock: backup\n`);
-    await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({
-      code: status.UNAVAILABLE,
-    });
-    expect(await state()).toBe('CONTAINER_CREATED');
-    await daemon.restart();
-    expect(await state()).toBe('CONTAINER_CREATED');
-    await node.writeGuest(guest, before);
-    await daemon.client.runtime.StartContainer({ container_id: id });
-    expect(await state()).toBe('CONTAINER_RUNNING');
-  });
+  testAll(
+    'that passes ends nothing: the container is CREATED, also for the next crisp, and starts later',
+    async () => {
+      const id = await create();
+      const [guest = ''] = await node.guests();
+      const before = await node.guest(guest);
+      const state = async () =>
+        (await daemon.client.runtime.ContainerStatus({ container_id: id })).status?.state;
+      await node.writeGuest(guest, `${before}lock: backup\n`);
+      await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({
+        code: status.UNAVAILABLE,
+      });
+      expect(await state()).toBe('CONTAINER_CREATED');
+      await daemon.restart();
+      expect(await state()).toBe('CONTAINER_CREATED');
+      await node.writeGuest(guest, before);
+      await daemon.client.runtime.StartContainer({ container_id: id });
+      expect(await state()).toBe('CONTAINER_RUNNING');
+    },
+  );
 
   test("that fails has liblxc's reason in its error", async () => {
     const id = await create();
@@ -209,7 +212,7 @@ test('while pve-cluster restarts a CT is not gone and can be entered, and nothin
 });
 
 describe('destroy', () => {
-  test('of a locked CT fails, keeps the container, and works once the lock is gone', async () => {
+  testAll('of a locked CT fails, keeps the container, and works once the lock is gone', async () => {
     const id = await startContainer(daemon, pod, containerConfig('exit 0'));
     const [guest = ''] = await node.guests();
     const before = await node.guest(guest);

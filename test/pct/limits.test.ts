@@ -98,6 +98,18 @@ async function memoryOf(id: string): Promise<(number | 'max')[]> {
   },
 );
 
+(v1 ? test.skip : test)(
+  'the CPUs that a CT is bound to are named in its own configuration, where pvestatd looks',
+  async () => {
+    const id = await started({ cpuset_cpus: '0' });
+    expect(await node.guestOf(id)).toMatch(/^lxc\.cgroup2\.cpuset\.cpus: 0$/m);
+    const free = await started({}, 'free');
+    await daemon.client.runtime.UpdateContainerResources({ container_id: free, linux: { cpuset_cpus: '0' } });
+    expect(await node.guestOf(free)).toMatch(/^lxc\.cgroup2\.cpuset\.cpus: 0$/m);
+    expect(await cgroupFile(free, 'cpuset', 'cpuset.cpus')).toBe('0');
+  },
+);
+
 test('open files are what the service was given, and ulimits what is set, also for exec', async () => {
   const limits = 'ulimit -S -n; ulimit -S -c; ulimit -H -c; ulimit -S -s; ulimit -H -s';
   const expected = '1000\n0\n0\n4096\n8192\n';

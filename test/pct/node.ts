@@ -6,13 +6,24 @@
 // nobody else has, so that the tests touch no other guest.
 import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  chmod,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { monitorSocket } from '../../src/backends/pct/watcher.js';
-import { cgroupsOfCts, cgroupsOfFakes, claim, endCommandsIn } from '../helpers/abandoned.js';
+import { identify, isAlive } from '../../src/host/proc.js';
+import { cgroupsOfCts, cgroupsOfFakes, claim, endCommandsIn, removeAbandoned } from '../helpers/abandoned.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
 import { patience } from '../helpers/patience.js';
@@ -22,6 +33,9 @@ const fakes = fileURLToPath(new URL('fake/', import.meta.url));
 const tools = ['pct', 'pvesh', 'pvesm', 'systemctl'] as const;
 
 export const isReal = process.env['CRISP_REAL_PCT'] === '1';
+
+/** Nobody else's, by docs/proxmox.md. */
+const realRange = { first: 990_000, last: 990_999 };
 
 interface Places {
   /** For files of the tests. */
@@ -37,8 +51,8 @@ interface Places {
 
 export class Node {
   /** The last of the range: the daemon takes it last as well, so that a test may have it. */
-  readonly lastVmid = isReal ? 990_999 : 999_999;
-  private readonly range = { first: isReal ? 990_000 : 900_000, last: this.lastVmid };
+  readonly lastVmid = isReal ? realRange.last : 999_999;
+  private readonly range = isReal ? realRange : { first: 900_000, last: this.lastVmid };
 
   private readonly daemons: Daemon[] = [];
 
@@ -190,17 +204,50 @@ export class Node {
 export async function addBridge(
   address: string,
 ): Promise<{ readonly name: string; remove(): Promise<void> }> {
+  await removeAbandonedBridges();
   const name = `crt${randomBytes(4).toString('hex')}`;
   const link = async (...words: string[]): Promise<void> => {
     await runFile('ip', ['link', ...words]);
   };
-  await link('add', name, 'type', 'bridge');
+  const { pid, startTime } = (await identify(process.pid)) ?? {};
+  await link('add', name, 'alias', `${pid} ${startTime}`, 'type', 'bridge');
   await runFile('ip', ['address', 'add', address, 'dev', name]);
   await link('set', name, 'up');
   return { name, remove: () => link('del', name) };
 }
 
+/** Those of test runs that were killed: each says whose it is, by pid and start time. */
+async function removeAbandonedBridges(): Promise<void> {
+  for (const name of (await readdir('/sys/class/net')).filter((one) => one.startsWith('crt'))) {
+    const alias = await readFile(`/sys/class/net/${name}/ifalias`, 'utf8').catch(() => '');
+    const [, pid = '', startTime = ''] = /^(\d+) (\d+)\n$/.exec(alias) ?? [];
+    if (pid && !(await isAlive({ pid: Number(pid), startTime })))
+      await runFile('ip', ['link', 'del', name]).catch(() => undefined);
+  }
+}
+
+/** The CTs of test runs that were killed. What they included may be gone with their daemon, and liblxc stops none that it cannot read. */
+async function removeAbandonedGuests(isOurs: (vmid: string) => boolean): Promise<void> {
+  const pct = async (...args: string[]): Promise<void> => {
+    await runFile('pct', args);
+  };
+  for (const name of await readdir('/etc/pve/lxc')) {
+    const vmid = name.replace('.conf', '');
+    const text = isOurs(vmid) ? await readFile(join('/etc/pve/lxc', name), 'utf8') : '';
+    if (!/^tags: .*\bcrisp-test\b/m.test(text) && !/^lock: (create|destroyed)\s*$/.test(text)) continue;
+    const [, included] = /^lxc\.include: (\S+)$/m.exec(text) ?? [];
+    const made = included && (await mkdir(dirname(included), { recursive: true }));
+    if (included) await appendFile(included, '');
+    if (/^lock: /m.test(text)) await pct('unlock', vmid);
+    await pct('destroy', vmid, '--force', '1', '--purge', '1', '--destroy-unreferenced-disks', '1');
+    await rm(`/run/systemd/system/pve-container@${vmid}.service.d`, { recursive: true, force: true });
+    if (made) await rm(made, { recursive: true });
+  }
+}
+
 async function realPlaces(): Promise<Places> {
+  await removeAbandoned(); // first: a daemon that lives on would see its CTs go
+  await removeAbandonedGuests((vmid) => Number(vmid) >= realRange.first && Number(vmid) <= realRange.last);
   const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
   await chmod(folder, 0o711);
   return {

@@ -593,7 +593,8 @@ test('no variable of a CT stands in the arguments of a process', async () => {
       .filter((name) => /^\d+$/.test(name))
       .map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')),
   );
-  expect(lines.filter((text) => text.includes('lxc-start') && text.includes(node.folder))).not.toEqual([]);
+  const [, vmid = ''] = /^#crisp-vmid%3A (\d+)$/m.exec(await node.guestOf(id)) ?? [];
+  expect(lines.filter((text) => text.includes('lxc-start') && text.includes(`\0${vmid}\0`))).not.toEqual([]);
   expect(lines.filter((text) => text.includes(secret))).toEqual([]);
   await removePod(daemon, pod.id);
 });

@@ -87,6 +87,16 @@ testFake('the socket answers while CTs are being probed, and pods of them wait f
   expect(await calls()).toBe(made); // what was found is kept
 });
 
+testFake('the task log of a start that is refused says why', async () => {
+  const pod = await runPod(daemon, {}, 'lxc');
+  const vmid = await vmidOf(await createContainer(daemon, pod, containerConfig(untilStopped())));
+  expect(await pct('start', vmid)).toMatchObject(refused);
+  expect(await readFile(join(node.folder, `task-logs/vzstart-${vmid}`), 'utf8')).toMatch(
+    /^CT \d+ is a container that crisp made, and only crisp starts it.*\nTASK ERROR: startup for container '\d+' failed\n$/,
+  );
+  await removePod(daemon, pod.id);
+});
+
 test('a CT that has ended by itself leaves no unit, and cannot be started again', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const ids = [];

@@ -71,6 +71,15 @@ function seed(
   writeFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), `${marked}tags: ${tags}\nhostname: x\n`);
 }
 
+test('what a probe found holds for one version of pct, of pve-container and of liblxc, and for these storages', async () => {
+  const before = await backend.fingerprint();
+  expect(before).toMatch(/\/tool \d.*\/liblxc\.so\.1 .*\/PVE\/LXC\.pm .*\/storage\.cfg/);
+  writeFileSync(join(folder, 'pve/storage.cfg'), 'dir: local\n');
+  expect(await backend.fingerprint()).not.toBe(before);
+  rmSync(join(folder, 'pve/storage.cfg'));
+  expect(await backend.fingerprint()).toBe(before);
+});
+
 const io = { terminal: false };
 const never = new AbortController().signal;
 const calls: [string, (vmid: number) => Promise<unknown>][] = [

@@ -39,6 +39,7 @@ import { create } from './create.js';
 import { attach, exec } from './enter.js';
 import { addresses } from './find.js';
 import { findingsSchema } from './findings.js';
+import { makeGuest } from './guest.js';
 import { kill } from './kill.js';
 import { notHonoured } from './lxc-config.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
@@ -50,6 +51,11 @@ import { stateOf, type PctState } from './state.js';
 import { update } from './update.js';
 import { inDoubt, onExit } from './watch.js';
 import { send } from './watcher.js';
+
+/** Where Debian has it, and Proxmox with it. */
+const liblxc = `/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu/liblxc.so.1`;
+/** The code of pct (package pve-container). */
+const pveContainer = '/usr/share/perl5/PVE/LXC.pm';
 
 export class PctBackend implements Backend {
   readonly name: string;
@@ -75,8 +81,8 @@ export class PctBackend implements Backend {
   async fingerprint(): Promise<string> {
     const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
     const paths = await Promise.all([pct, info, attach].map((name) => findProgram(name).catch(() => '')));
-    // The probe chooses a storage for copies of images.
-    const files = [...paths, join(this.options.lxc.pve_folder, 'storage.cfg')];
+    // pct and the programs of liblxc are small, and seldom change with the code behind them; the probe chooses a storage for copies of images.
+    const files = [...paths, liblxc, pveContainer, join(this.options.lxc.pve_folder, 'storage.cfg')];
     return files.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
   }
 
@@ -119,6 +125,10 @@ export class PctBackend implements Backend {
 
   async create(plan: ContainerPlan): Promise<PctState> {
     return create(this.ctx, plan);
+  }
+
+  async makeGuest(plan: ContainerPlan, starts: boolean): Promise<number> {
+    return makeGuest(this.ctx, plan, starts);
   }
 
   async start(container: ContainerRef): Promise<{ pid: number }> {

@@ -32,7 +32,7 @@ export function includeText(
   { folder, stopSignal, template }: ContainerPlan,
   spec: Spec,
   vmid: number | string,
-  { cgroup, environmentReachesHooks }: Pick<LxcPlan, 'cgroup' | 'environmentReachesHooks'>,
+  { cgroup, environmentReachesHooks, passed }: Pick<LxcPlan, 'cgroup' | 'environmentReachesHooks' | 'passed'>,
 ): string {
   const layout = cgroupLayout();
   const group = cgroupFolder(layout, 'memory', cgroupOf(vmid));
@@ -53,11 +53,12 @@ export function includeText(
     cgroup,
     guest: template !== undefined,
     environmentReachesHooks,
+    passed,
   });
 }
 
 /** Where it is in the CT, if the host has the same there; else by its number, where udev links all. */
-function deviceSource({ type, path, major, minor }: Device): string | undefined {
+export function deviceSource({ type, path, major, minor }: Device): string | undefined {
   const numbered = `/dev/${type === 'b' ? 'block' : 'char'}/${major}:${minor}`;
   const found = [path, numbered].find((candidate) => {
     const info = statSync(candidate, { throwIfNoEntry: false });

@@ -8,14 +8,14 @@ import { annotationPrefix, guestOptions, type GuestOptions } from './guest-optio
 export type Choosing = Pick<PctContext, 'options' | 'found'>;
 
 export function ownNetwork(ctx: Choosing, plan: SandboxPlan): boolean {
-  const { bridge } = guestOptions(ctx.options, plan.annotations);
-  if (bridge && !ctx.found.hostManaged)
+  const { bridges } = guestOptions(ctx.options, plan.annotations);
+  if (bridges.length > 0 && !ctx.found.hostManaged)
     throw new CrispError(
       'Unsupported',
       'CTs of this node can have no net0 of their own: its pct sets no addresses',
       { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' },
     );
-  return bridge !== undefined;
+  return bridges.length > 0;
 }
 
 export function rootfsOf(ctx: Choosing, plan: SandboxPlan, template?: string): RootfsMode {
@@ -30,9 +30,10 @@ export function rootfsOf(ctx: Choosing, plan: SandboxPlan, template?: string): R
 }
 
 export function chosenOf(ctx: Choosing, plan: SandboxPlan): GuestOptions {
-  const { bridge, volume } = guestOptions(ctx.options, plan.annotations);
+  const { bridges, volume, ...others } = guestOptions(ctx.options, plan.annotations);
   return {
-    bridge: plan.ownNetwork ? bridge : undefined,
+    ...others,
+    bridges: plan.ownNetwork ? bridges : [],
     volume: volume ?? (plan.namespaces.user === undefined ? undefined : ctx.found.copies),
   };
 }

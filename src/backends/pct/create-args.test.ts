@@ -1,9 +1,16 @@
 import { describe, expect, test } from '@jest/globals';
 import type { ContainerPlan } from '../backend.js';
 import type { GuestOptions } from './guest-options.js';
-import { createArgs, updateArgs } from './create-args.js';
+import { createArgs, pinLines, updateArgs } from './create-args.js';
+import { mountPointsOf, withoutMountPoints } from './mount-points.js';
 
-const node = { arch: 'x64', hostname: 'pve1.example', memoryBytes: 4 * 2 ** 30, cgroup: 'v2' as const };
+const node = {
+  arch: 'x64',
+  hostname: 'pve1.example',
+  memoryBytes: 4 * 2 ** 30,
+  cpus: 8,
+  cgroup: 'v2' as const,
+};
 function plan(
   change: (made: { -readonly [K in keyof ContainerPlan]: ContainerPlan[K] }) => void = () => undefined,
 ): ContainerPlan {
@@ -45,14 +52,16 @@ function plan(
 function args(
   made: ContainerPlan,
   pool = '',
-  guest: GuestOptions = { bridge: undefined, volume: undefined },
+  guest: Partial<GuestOptions> = {},
+  devices: Parameters<typeof createArgs>[1]['devices'] = [],
 ): Record<string, string> {
   const [template = '', ...rest] = createArgs(made, {
     tag: 'crisp',
     pool,
     mark: { owner: 'pve1 /run/crisp', containerId: made.id, vmid: '900001' },
     archive: '/empty.tar.gz',
-    guest,
+    guest: { bridges: [], volume: undefined, mountPoints: [], features: [], ...guest },
+    devices,
     hostManaged: true,
     node,
   });
@@ -90,29 +99,30 @@ test('a CT that the GUI shows for what it is', () => {
 });
 
 describe('what a pod may choose', () => {
-  const bridge = { name: 'vmbr1', vlan: 0, rate: 0, firewall: false, address: 'dhcp', gateway: '' };
+  const bridge = { index: 0, name: 'vmbr1', vlan: 0, rate: 0, firewall: false, address: 'dhcp', gateway: '' };
   test("a net0 of its own, with an address that stays the pod's", () => {
-    expect(args(plan(), '', { bridge, volume: undefined })['--net0']).toBe(
+    expect(args(plan(), '', { bridges: [bridge] })['--net0']).toBe(
       'name=eth0,bridge=vmbr1,hwaddr=02:0F:87:21:B0:AE,ip=dhcp,type=veth,host-managed=1',
     );
     expect(
       args(plan(), '', {
-        bridge: {
-          ...bridge,
-          vlan: 7,
-          rate: 1.5,
-          firewall: true,
-          address: '10.0.0.5/24',
-          gateway: '10.0.0.1',
-        },
-        volume: undefined,
+        bridges: [
+          {
+            ...bridge,
+            vlan: 7,
+            rate: 1.5,
+            firewall: true,
+            address: '10.0.0.5/24',
+            gateway: '10.0.0.1',
+          },
+        ],
       })['--net0'],
     ).toMatch(/,ip=10\.0\.0\.5\/24,type=veth,gw=10\.0\.0\.1,tag=7,rate=1\.5,firewall=1,host-managed=1$/);
     expect(args(plan())).not.toHaveProperty('--net0');
   });
   test('a volume of its own, and a template on one', () => {
     const volume = { storage: 'tank', sizeGib: 0.5 };
-    expect(args(plan(), '', { bridge: undefined, volume })).toMatchObject({
+    expect(args(plan(), '', { volume })).toMatchObject({
       '--rootfs': 'tank:0.5',
       '--ostype': 'unmanaged',
     });
@@ -121,7 +131,7 @@ describe('what a pod may choose', () => {
         made.template = 'local:vztmpl/debian.tar.zst';
       }),
       '',
-      { bridge, volume },
+      { bridges: [bridge], volume },
     );
     expect(guest).toMatchObject({
       template: 'local:vztmpl/debian.tar.zst',
@@ -156,6 +166,58 @@ test.each([
   expect(args(made)['--hostname']).toBe(expected);
 });
 
+describe('beyond the first network', () => {
+  const bridge = { vlan: 0, rate: 0, firewall: false, address: 'dhcp', gateway: '' };
+  test('each card has its place and a hardware address that stays', () => {
+    const made = args(plan(), '', {
+      bridges: [
+        { ...bridge, index: 0, name: 'vmbr0' },
+        { ...bridge, index: 2, name: 'vnet1', vlan: 7, address: '10.0.0.5/24' },
+      ],
+    });
+    expect(made['--net0']).toMatch(/^name=eth0,bridge=vmbr0,hwaddr=02:0F:87:21:B0:AE,/);
+    expect(made['--net2']).toMatch(
+      /^name=eth2,bridge=vnet1,hwaddr=02:[0-9A-F:]{14},ip=10\.0\.0\.5\/24,type=veth,tag=7,/,
+    );
+    expect(made['--net2']).not.toContain('02:0F:87:21:B0:AE');
+    expect(made).not.toHaveProperty('--net1');
+  });
+  test('a mount point takes the place of what this container mounts there, and of nothing else', () => {
+    const points = [
+      { index: 0, path: '/data', storage: 'tank', sizeGib: 8, backup: false },
+      { index: 3, path: '/keep', storage: 'tank', sizeGib: 0.5, backup: true },
+      { index: 4, path: '/other', storage: 'tank', sizeGib: 1, backup: false },
+    ];
+    const made = plan((one) => {
+      one.spec.mounts = [
+        { destination: '/data/', type: 'bind', source: '/var/lib/kubelet/x', options: ['rbind', 'rw'] },
+        { destination: '/keep', type: 'bind', source: '/srv', options: ['rbind', 'ro'] },
+        { destination: '/dev/shm', type: 'tmpfs', source: 'shm' },
+      ];
+    });
+    expect(args(made, '', { mountPoints: points })).toMatchObject({
+      '--mp0': 'tank:8,mp=/data,backup=0',
+      '--mp3': 'tank:0.5,mp=/keep,backup=1,ro=1',
+    });
+    expect(args(made, '', { mountPoints: points })).not.toHaveProperty('--mp4');
+    const mine = mountPointsOf(made, { mountPoints: points });
+    expect(withoutMountPoints(made.spec, mine).mounts).toEqual([made.spec.mounts[2]]);
+  });
+  test('features and devices', () => {
+    expect(args(plan())).not.toHaveProperty('--features');
+    expect(
+      args(plan(), '', { features: ['fuse', 'tun'] }, [
+        { path: '/dev/dri/card0', mode: 0o660, uid: 0, gid: 44, denyWrite: false },
+        { path: '/dev/null1', mode: 0o44, uid: 1, gid: 2, denyWrite: true },
+      ]),
+    ).toMatchObject({
+      '--features': 'fuse=1',
+      '--dev0': '/dev/dri/card0,mode=0660,uid=0,gid=44',
+      '--dev1': '/dev/null1,mode=0044,uid=1,gid=2,deny-write=1',
+    });
+  });
+});
+
 describe('limits', () => {
   const of = (resources: object) =>
     args(
@@ -168,8 +230,13 @@ describe('limits', () => {
       '--memory': '4096',
       '--swap': '0',
       '--cpulimit': '0',
+      '--cores': '8',
       '--cpuunits': '100',
     }));
+  test('more than the node has is what the node has', () =>
+    expect(
+      of({ memory: { limit: 2 ** 40, swap: 2 ** 41 }, cpu: { quota: 6_400_000, period: 100_000 } }),
+    ).toMatchObject({ '--memory': '4096', '--cpulimit': '64', '--cores': '8' }));
   test('are rounded up, never down', () =>
     expect(
       of({
@@ -181,9 +248,17 @@ describe('limits', () => {
     expect(of({ memory: { limit: 4096 } })).toMatchObject({ '--memory': '16', '--swap': '0' }));
   test('CPUs by name need no number of them', () =>
     expect(of({ cpu: { quota: 100_000, cpus: '1' } })).not.toHaveProperty('--cores'));
+  test('the CPUs that a CT is bound to are named in its own configuration, where pvestatd looks', () => {
+    expect(pinLines({ cpu: { cpus: '0-1,3' } }, node)).toEqual(['lxc.cgroup2.cpuset.cpus: 0-1,3']);
+    expect(pinLines({ cpu: { quota: 1 } }, node)).toEqual([]);
+    expect(pinLines(undefined, node)).toEqual([]);
+    expect(pinLines({ cpu: { cpus: '0\nlxc.hook.start: /x' } }, node)).toEqual([]);
+    expect(pinLines({ cpu: { cpus: '0' } }, { cgroup: 'v1' })).toEqual([]);
+  });
   test('an update names what it changes', () => {
     expect(updateArgs({ memory: { limit: 32 * 2 ** 20 } }, node)).toEqual(['--memory', '32']);
-    expect(updateArgs({ cpu: { quota: -1 } }, node)).toEqual(['--cpulimit', '0']);
+    expect(updateArgs({ cpu: { quota: -1 } }, node)).toEqual(['--cpulimit', '0', '--cores', '8']);
+    expect(updateArgs({ cpu: { quota: -1, cpus: '1' } }, node)).toEqual(['--cpulimit', '0']);
     expect(updateArgs({}, node)).toEqual([]);
   });
 });

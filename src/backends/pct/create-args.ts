@@ -5,13 +5,17 @@ import { weightOfShares } from '../../host/cgroup.js';
 import type { Resources } from '../../shapes/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import { describe, type Mark } from './guest-config.js';
-import type { Bridge, GuestOptions } from './guest-options.js';
+import type { Bridge, GuestOptions, MountPoint } from './guest-options.js';
+import { isAt, mountPointsOf } from './mount-points.js';
+import type { PassedDevice } from './passthrough.js';
 
 export interface Node {
   /** As Node has it: "x64". */
   readonly arch: string;
   readonly hostname: string;
   readonly memoryBytes: number;
+  /** How many it has. */
+  readonly cpus: number;
   readonly cgroup: 'v1' | 'v2';
 }
 
@@ -22,6 +26,8 @@ export interface CreateOptions {
   /** What pct unpacks: nothing, for a rootfs that is mounted already, or the image. Templates of Proxmox name themselves. */
   readonly archive: string;
   readonly guest: GuestOptions;
+  /** Those that PVE makes in the CT, as devN. */
+  readonly devices: readonly PassedDevice[];
   /** pct 6.0.15 and newer: the host sets the address of a CT whose image knows of no network. */
   readonly hostManaged: boolean;
   readonly node: Node;
@@ -42,7 +48,10 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
   const isOfPod = sandbox.id !== plan.id; // a standalone container is a pod of its own
   return [
     ...rootfsArgs(plan, options),
-    ...(options.guest.bridge ? ['--net0', net0(plan, options.guest.bridge, options.hostManaged)] : []),
+    ...cardArgs(plan, options.guest, options.hostManaged),
+    ...mountPointsOf(plan, options.guest).flatMap((point) => [`--mp${point.index}`, mountPoint(plan, point)]),
+    ...options.devices.flatMap((device, index) => [`--dev${index}`, passed(device)]),
+    ...featureArgs(plan, options.guest),
     '--unprivileged',
     spec.linux.namespaces.some(({ type }) => type === 'user') ? '1' : '0',
     '--hostname',
@@ -80,14 +89,14 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
 
 /**
  * unmanaged: else pct would edit the rootfs for the distribution that it finds;
- * for a whole guest it is to do that.  nesting: systemd in a guest wants it.
+ * for a whole guest it is to do that.
  */
-function rootfsArgs(
+export function rootfsArgs(
   { spec, template }: ContainerPlan,
-  { archive, guest: { volume }, node }: CreateOptions,
+  { archive, guest: { volume }, node }: Pick<CreateOptions, 'archive' | 'guest' | 'node'>,
 ): string[] {
   const rootfs = volume ? `${volume.storage}:${volume.sizeGib}` : spec.root.path;
-  if (template !== undefined) return [template, '--rootfs', rootfs, '--features', 'nesting=1'];
+  if (template !== undefined) return [template, '--rootfs', rootfs];
   return [
     archive,
     '--rootfs',
@@ -99,22 +108,58 @@ function rootfsArgs(
   ];
 }
 
+/** tun is a device, and no feature of PVE. nesting: systemd in a whole guest wants it. */
+export function featureArgs({ template }: ContainerPlan, { features }: GuestOptions): string[] {
+  const all = new Set([...(template === undefined ? [] : ['nesting']), ...features]);
+  all.delete('tun');
+  return all.size === 0 ? [] : ['--features', [...all].map((name) => `${name}=1`).join(',')];
+}
+
+function mountPoint({ spec }: ContainerPlan, { storage, sizeGib, path, backup }: MountPoint): string {
+  const isReadOnly = spec.mounts.some((mount) => isAt(mount, path) && mount.options?.includes('ro'));
+  return [
+    `${storage}:${sizeGib}`,
+    `mp=${path}`,
+    `backup=${backup ? 1 : 0}`,
+    ...(isReadOnly ? ['ro=1'] : []),
+  ].join(',');
+}
+
+function passed({ path, mode, uid, gid, denyWrite }: PassedDevice): string {
+  return [
+    path,
+    `mode=${mode.toString(8).padStart(4, '0')}`,
+    `uid=${uid}`,
+    `gid=${gid}`,
+    ...(denyWrite ? ['deny-write=1'] : []),
+  ].join(',');
+}
+
 /** The same hardware address for each container of a pod: DHCP then gives the next one the address of the last. */
-export function hardwareAddress(sandboxId: string): string {
-  return ['02', ...(createHash('sha256').update(sandboxId).digest('hex').slice(0, 10).match(/../g) ?? [])]
+export function hardwareAddress(sandboxId: string, index = 0): string {
+  const seed = index === 0 ? sandboxId : `${sandboxId}/net${index}`;
+  return ['02', ...(createHash('sha256').update(seed).digest('hex').slice(0, 10).match(/../g) ?? [])]
     .join(':')
     .toUpperCase();
 }
 
-function net0(
+export function cardArgs(
+  plan: ContainerPlan,
+  { bridges }: Pick<GuestOptions, 'bridges'>,
+  hostManaged: boolean,
+): string[] {
+  return bridges.flatMap((bridge) => [`--net${bridge.index}`, network(plan, bridge, hostManaged)]);
+}
+
+function network(
   { sandbox, template }: ContainerPlan,
-  { name, vlan, rate, firewall, address, gateway }: Bridge,
+  { index, name, vlan, rate, firewall, address, gateway }: Bridge,
   hostManaged: boolean,
 ): string {
   return [
-    'name=eth0',
+    `name=eth${index}`,
     `bridge=${name}`,
-    `hwaddr=${hardwareAddress(sandbox.id)}`,
+    `hwaddr=${hardwareAddress(sandbox.id, index)}`,
     `ip=${address}`,
     'type=veth',
     ...(gateway ? [`gw=${gateway}`] : []),
@@ -132,21 +177,23 @@ const smallestMemoryMib = 16;
  * All limits, also where there is none: pct would take 512 MiB for memory and
  * for swap.  Swap that nobody speaks of is none, which is Kubernetes' default.
  */
-function resourceArgs({ cpu, memory }: Resources, node: Node): string[] {
+export function resourceArgs({ cpu, memory }: Resources, node: Node): string[] {
   return updateArgs(
     { cpu: { shares: 1024, quota: -1, ...cpu }, memory: { limit: -1, swap: memory?.limit ?? 0, ...memory } },
     node,
   );
 }
 
-/** The limits that are named; what is not stays as it is. -1 is "no limit": the memory of the node. */
+/** The limits that are named; what is not stays as it is. -1 is "no limit": what the node has, as is more than that. */
 export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): string[] {
   const all = Math.ceil(node.memoryBytes / mib);
   const args: string[] = [];
   if (memory.limit !== undefined)
     args.push(
       '--memory',
-      String(memory.limit < 0 ? all : Math.max(smallestMemoryMib, Math.ceil(memory.limit / mib))),
+      String(
+        memory.limit < 0 ? all : Math.min(all, Math.max(smallestMemoryMib, Math.ceil(memory.limit / mib))),
+      ),
     );
   if (memory.swap !== undefined)
     args.push(
@@ -158,11 +205,22 @@ export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): st
   if (cpu.quota !== undefined) {
     const cpus = cpu.quota < 0 ? 0 : cpu.quota / (cpu.period ?? 100_000);
     args.push('--cpulimit', String(Math.round(cpus * 1000) / 1000));
-    if (cpus > 0 && !cpu.cpus) args.push('--cores', String(Math.ceil(cpus)));
+    // pct binds a CT to so many CPUs, so an update must say when it may have all again.
+    if (!cpu.cpus) args.push('--cores', String(Math.min(node.cpus, Math.ceil(cpus) || node.cpus)));
   }
   if (cpu.shares !== undefined) args.push('--cpuunits', String(cpuUnits(cpu.shares, node.cgroup)));
   return args;
 }
+
+/**
+ * The CPUs that a CT is bound to, for its own configuration: pvestatd spreads each
+ * CT whose configuration does not name them over the CPUs of the node, every few
+ * seconds, and looks into no included file (PVE::Service::pvestatd, rebalance_lxc_containers).
+ */
+export function pinLines({ cpu }: Resources = {}, { cgroup }: Pick<Node, 'cgroup'>): string[] {
+  return cgroup === 'v2' && /^[\d,-]+$/.test(cpu?.cpus ?? '') ? [`${pinKey}: ${cpu?.cpus}`] : [];
+}
+export const pinKey = 'lxc.cgroup2.cpuset.cpus';
 
 /** cgroup v2: cpu.weight; v1: cpu.shares. */
 function cpuUnits(shares: number, cgroup: 'v1' | 'v2'): number {
@@ -170,7 +228,7 @@ function cpuUnits(shares: number, cgroup: 'v1' | 'v2'): number {
 }
 
 /** A DNS name as pct takes it, of one label, for whatever a pod is called. */
-function hostname(text: string): string {
+export function hostname(text: string): string {
   const label = text
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, '-')

@@ -1,9 +1,7 @@
 // A container -> its CT, not yet running: the mounts, `pct create`, and the files
 // by which it is started.
 import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { makeFolder } from '../../host/files.js';
-import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
 import type { ContainerPlan } from '../backend.js';
 import { tryLog } from '../log-file.js';
@@ -11,10 +9,13 @@ import { releaseBinds, shiftedBinds } from './binds.js';
 import { environmentFile, includeFile, includeText, isFolder } from './bundle.js';
 import { chosenOf, rootfsOf } from './choices.js';
 import type { PctContext } from './context.js';
-import { createArgs } from './create-args.js';
+import { createArgs, pinLines, type CreateOptions } from './create-args.js';
 import { mark } from './find.js';
+import { appendLines } from './guest-file.js';
+import { guestPlan } from './guest-plan.js';
 import { recoveryLine } from './guest-config.js';
 import { environmentKey, foldersOfLxc, mountsOf } from './lxc-config.js';
+import { checkMountPoints } from './mount-points.js';
 import { meaningOf } from './pct.js';
 import { removeContainer } from './remove.js';
 import type { PctState } from './state.js';
@@ -23,7 +24,10 @@ import { dropIn, environmentText } from './unit.js';
 
 const lostRaces = 10;
 
-export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctState> {
+export async function create(ctx: PctContext, given: ContainerPlan): Promise<PctState> {
+  const guest = chosenOf(ctx, given.sandbox);
+  const { plan, devices, spec: mounted } = guestPlan(given, guest, ctx.found);
+  await checkMountPoints(ctx.made.values(), plan, guest);
   for (const folder of [ctx.exits.folder, ctx.options.root]) makeFolder(folder);
   return withUndo('create CT', async (undo) => {
     const { id, folder, logPath } = plan;
@@ -34,14 +38,14 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
     undo.push('volumes', () => releaseBinds(plan.folder));
     const spec =
       plan.sandbox.namespaces.user === undefined
-        ? plan.spec
-        : await shiftedBinds(plan.spec, plan.folder, plan.sandbox.namespaces.user, plan.shiftedSources);
+        ? mounted
+        : await shiftedBinds(mounted, plan.folder, plan.sandbox.namespaces.user, plan.shiftedSources);
     if (rootfsOf(ctx, plan.sandbox, plan.template).kind === 'overlay')
       await makeTargets(
         spec.root.path,
         [
           ...foldersOfLxc,
-          ...mountsOf(spec).map(({ destination, source }) => ({
+          ...mountsOf(plan.spec).map(({ destination, source }) => ({
             path: destination,
             isFolder: source === undefined || isFolder(source),
           })),
@@ -50,9 +54,11 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
       );
     // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
     undo.push('CT', () => removeContainer(ctx, { ...plan, state: undefined }));
-    const vmid = await takeVmid(ctx, plan);
+    const vmid = await takeVmid(ctx, plan, { guest, devices });
     const state: PctState = {
       vmid,
+      sandboxId: plan.sandbox.id,
+      name: plan.name,
       uid: root + plan.spec.process.user.uid,
       stdin: plan.stdin ? (plan.stdinOnce ? 'once' : 'open') : 'none',
       terminal: plan.spec.process.terminal ?? false,
@@ -65,7 +71,11 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
     const { environmentReachesHooks } = ctx.found;
     await writeFile(
       includeFile(plan.folder),
-      includeText(plan, spec, vmid, { cgroup: ctx.node.cgroup, environmentReachesHooks }),
+      includeText(plan, spec, vmid, {
+        cgroup: ctx.node.cgroup,
+        environmentReachesHooks,
+        passed: devices.map(({ path }) => path),
+      }),
       { mode: 0o600 },
     );
     const variables = environmentText(plan.spec.process.env);
@@ -79,9 +89,12 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
 }
 
 /** A race that another node or another tool wins costs one more call. */
-async function takeVmid(ctx: PctContext, plan: ContainerPlan): Promise<number> {
+async function takeVmid(
+  ctx: PctContext,
+  plan: ContainerPlan,
+  { guest, devices }: Pick<CreateOptions, 'guest' | 'devices'>,
+): Promise<number> {
   const { tag, pool } = ctx.options.lxc;
-  const guest = chosenOf(ctx, plan.sandbox);
   const archive =
     guest.volume && plan.template === undefined
       ? await ctx.archives.of(plan.imageId, plan.spec.root.path)
@@ -93,6 +106,7 @@ async function takeVmid(ctx: PctContext, plan: ContainerPlan): Promise<number> {
       mark: mark(ctx, vmid, plan.id),
       archive,
       guest,
+      devices,
       hostManaged: ctx.found.hostManaged,
       node: ctx.node,
     });
@@ -115,26 +129,13 @@ async function takeVmid(ctx: PctContext, plan: ContainerPlan): Promise<number> {
   }
 }
 
-/** More lines in the CT's configuration, under the lock that pct takes for its own changes. The recovery label too, which tells of the pod: pct's arguments are open to all. */
+/** What else the CT's configuration says. The recovery label too, which tells of the pod: pct's arguments are open to all. */
 async function include(ctx: PctContext, vmid: number, plan: ContainerPlan): Promise<void> {
-  const { id, folder } = plan;
+  const { id, folder, spec } = plan;
   const carried = plan.recoveryLabel?.();
-  const { lock_folder: locks, pve_folder: pve } = ctx.options.lxc;
-  await run(
-    [
-      'flock',
-      '--wait',
-      '10',
-      join(locks, `pve-config-${vmid}.lock`),
-      'tee',
-      '-a',
-      join(pve, 'lxc', `${vmid}.conf`),
-    ],
-    {
-      timeoutMs: 20_000,
-      input: `${carried === undefined ? '' : recoveryLine(ctx.seal.on(mark(ctx, vmid, id), carried))}lxc.include: ${includeFile(folder)}\n`,
-      stage: 'write CT config',
-      errorId: 'Locked',
-    },
-  );
+  await appendLines(ctx, vmid, [
+    ...(carried === undefined ? [] : [recoveryLine(ctx.seal.on(mark(ctx, vmid, id), carried))]),
+    ...pinLines(spec.linux.resources, ctx.node), // before the file, which has the value of later updates
+    `lxc.include: ${includeFile(folder)}`,
+  ]);
 }

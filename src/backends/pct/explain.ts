@@ -6,6 +6,7 @@ import { Archives } from './archives.js';
 import { includeText } from './bundle.js';
 import { createArgs } from './create-args.js';
 import { guestOptions } from './guest-options.js';
+import { guestPlan } from './guest-plan.js';
 import { environmentKey, notHonoured } from './lxc-config.js';
 import { ownerOf, thisNode, type PctBackendOptions } from './options.js';
 import { Pct } from './pct.js';
@@ -22,11 +23,12 @@ export interface ExplainedCt {
   readonly notHonoured: readonly string[];
 }
 
-export function explainCt(options: PctBackendOptions, plan: ContainerPlan): ExplainedCt {
+export function explainCt(options: PctBackendOptions, given: ContainerPlan): ExplainedCt {
   const { lxc, root } = options;
   const node = thisNode();
   const pct = new Pct({ program: lxc.tools.pct, timeoutMs: 0, outputFolder: options.state });
-  const guest = guestOptions(options, plan.sandbox.annotations);
+  const guest = guestOptions(options, given.sandbox.annotations);
+  const { plan, devices, spec } = guestPlan(given, guest, found);
   const archives = new Archives(join(root, 'archives'));
   const archive = guest.volume ? archives.pathOf(plan.imageId) : archives.emptyPath;
   const args = createArgs(plan, {
@@ -35,6 +37,7 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
     mark: { owner: ownerOf(options), containerId: plan.id, vmid },
     archive,
     guest,
+    devices,
     hostManaged: true,
     node,
   });
@@ -47,7 +50,11 @@ export function explainCt(options: PctBackendOptions, plan: ContainerPlan): Expl
     files: [
       {
         path: join(plan.folder, 'lxc.conf'),
-        text: includeText(plan, plan.spec, vmid, { cgroup: node.cgroup, ...found }),
+        text: includeText(plan, spec, vmid, {
+          cgroup: node.cgroup,
+          passed: devices.map(({ path }) => path),
+          ...found,
+        }),
       },
       {
         path: join(lxc.unit_folder, `pve-container@${vmid}.service.d/crisp.conf`),

@@ -54,9 +54,13 @@ group('the mark in a description', () => {
 
 test('a recovery label is a text with a seal; what is not so has none that fits', () => {
   const kept = { text: 'q1ZKLC/+A==', seal: '0f'.repeat(32) };
-  const text = `tags: crisp\n${recoveryLine(kept)}lxc.include: /x\n`;
+  const text = `tags: crisp\n${recoveryLine(kept)}\nlxc.include: /x\n`;
   expect(parseGuestConfig(text)).toMatchObject({ recoveryLabel: kept, values: { 'lxc.include': '/x' } });
   expect(parseGuestConfig('tags: crisp\n').recoveryLabel).toBeUndefined();
-  for (const bad of [text + recoveryLine(kept), '#<!-- crisp-recovery AAAA -->\n', '#<!-- crisp-recovery\n'])
+  for (const bad of [
+    `${text}${recoveryLine(kept)}\n`,
+    '#<!-- crisp-recovery AAAA -->\n',
+    '#<!-- crisp-recovery\n',
+  ])
     expect(parseGuestConfig(bad).recoveryLabel).toEqual({ text: '', seal: '' });
 });

@@ -58,7 +58,7 @@ export function describe(words: readonly string[], mark: Mark): string {
 
 /** A line for the configuration, which PVE reads as one more of the description. It holds nothing that PVE would escape. */
 export function recoveryLine({ text, seal }: SealedLabel): string {
-  return `#<!-- crisp-recovery ${text} ${seal} -->\n`;
+  return `#<!-- crisp-recovery ${text} ${seal} -->`;
 }
 
 /** A line break in what a pod brings must not begin a line of ours. */

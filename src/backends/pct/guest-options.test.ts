@@ -1,8 +1,9 @@
 import { expect, test } from '@jest/globals';
 import { guestOptions } from './guest-options.js';
 
+const choices = { bridges: ['*'], storages: ['*'], max_size_gib: 1024, features: [] };
 const bridge = { name: 'vmbr0', vlan: 0, rate: 0, firewall: false };
-const cni = { network: 'cni' as const, bridge, rootfs: { storage: '', size_gib: 8 } };
+const cni = { network: 'cni' as const, bridge, rootfs: { storage: '', size_gib: 8 }, choices };
 const key = (name: string): string => `io.crisp.lxc.${name}`;
 function of(
   annotations: Record<string, string>,
@@ -13,7 +14,12 @@ function of(
 }
 
 test('as the configuration has it', () => {
-  expect(of({ 'some.other/annotation': 'x' })).toEqual({ bridge: undefined, volume: undefined });
+  expect(of({ 'some.other/annotation': 'x' })).toEqual({
+    bridges: [],
+    volume: undefined,
+    mountPoints: [],
+    features: [],
+  });
   expect(
     of(
       {},
@@ -21,10 +27,11 @@ test('as the configuration has it', () => {
         network: 'bridge',
         bridge: { name: 'vmbr1', vlan: 7, rate: 1.5, firewall: true },
         rootfs: { storage: 'local-lvm', size_gib: 4 },
+        choices,
       },
     ),
-  ).toEqual({
-    bridge: { name: 'vmbr1', vlan: 7, rate: 1.5, firewall: true, address: 'dhcp', gateway: '' },
+  ).toMatchObject({
+    bridges: [{ index: 0, name: 'vmbr1', vlan: 7, rate: 1.5, firewall: true, address: 'dhcp', gateway: '' }],
     volume: { storage: 'local-lvm', sizeGib: 4 },
   });
 });
@@ -38,11 +45,11 @@ test('as the pod has it, key by key', () => {
     [key('storage')]: 'tank',
     [key('size-gib')]: '0.5',
   };
-  expect(of(annotations)).toEqual({
-    bridge: { ...bridge, vlan: 20, address: '10.0.0.5/24', gateway: '10.0.0.1' },
+  expect(of(annotations)).toMatchObject({
+    bridges: [{ index: 0, ...bridge, vlan: 20, address: '10.0.0.5/24', gateway: '10.0.0.1' }],
     volume: { storage: 'tank', sizeGib: 0.5 },
   });
-  expect(of({ [key('network')]: 'cni' }, { ...cni, network: 'bridge' }).bridge).toBeUndefined();
+  expect(of({ [key('network')]: 'cni' }, { ...cni, network: 'bridge' }).bridges).toEqual([]);
   expect(
     of({ [key('storage')]: '' }, { ...cni, rootfs: { storage: 'tank', size_gib: 1 } }).volume,
   ).toBeUndefined();
@@ -52,8 +59,8 @@ test('nothing that the handler does not allow', () => {
   expect(() => of({ [key('vlan')]: '20' }, cni, [])).toThrow('not allowed');
   expect(() => of({ [key('vlan')]: '20' }, cni, [key('bridge')])).toThrow('not allowed');
   expect(
-    of({ [key('network')]: 'bridge', [key('bridge')]: 'vmbr9' }, cni, [key('bridge'), key('network')]).bridge
-      ?.name,
+    of({ [key('network')]: 'bridge', [key('bridge')]: 'vmbr9' }, cni, [key('bridge'), key('network')])
+      .bridges[0]?.name,
   ).toBe('vmbr9');
 });
 
@@ -73,4 +80,95 @@ test.each([
   ['unknown', 'x'],
 ])('%s cannot be "%s"', (name, value) => {
   expect(() => of({ [key(name)]: value })).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+});
+
+test('more networks, volumes and features', () => {
+  const lxc = { ...cni, choices: { ...choices, features: ['fuse' as const, 'tun' as const] } };
+  expect(
+    of(
+      {
+        [key('network')]: 'bridge',
+        [key('net3')]: 'address=10.0.0.5/24,bridge=vnet1',
+        [key('net1')]: 'bridge=vmbr1,vlan=20,rate=2,firewall=true',
+        [key('mp1')]: 'path=/data,storage=tank,size-gib=8,backup=true',
+        [key('mp0')]: 'path=/var/cache/x-1,storage=tank,size-gib=0.5',
+        [key('features')]: 'tun,fuse',
+      },
+      lxc,
+    ),
+  ).toEqual({
+    bridges: [
+      { ...bridge, index: 0, address: 'dhcp', gateway: '' },
+      { index: 1, name: 'vmbr1', vlan: 20, rate: 2, firewall: true, address: 'dhcp', gateway: '' },
+      { ...bridge, index: 3, name: 'vnet1', address: '10.0.0.5/24', gateway: '' },
+    ],
+    volume: undefined,
+    mountPoints: [
+      { index: 0, path: '/var/cache/x-1', storage: 'tank', sizeGib: 0.5, backup: false },
+      { index: 1, path: '/data', storage: 'tank', sizeGib: 8, backup: true },
+    ],
+    features: ['fuse', 'tun'],
+  });
+});
+
+test.each<[string, Record<string, string>, RegExp]>([
+  ['another bridge', { network: 'bridge', bridge: 'vmbr9' }, /"vmbr9" is not in lxc\.choices\.bridges/],
+  ['another bridge for net1', { network: 'bridge', net1: 'bridge=vmbr9' }, /net1: "vmbr9"/],
+  ['another storage', { storage: 'ceph' }, /"ceph" is not in lxc\.choices\.storages/],
+  ['another storage for mp0', { mp0: 'path=/x,storage=ceph,size-gib=1' }, /mp0: "ceph"/],
+  ['a root filesystem that is too large', { storage: 'tank', 'size-gib': '10.1' }, /max_size_gib/],
+  ['a volume that is too large', { mp7: 'path=/x,storage=tank,size-gib=11' }, /max_size_gib/],
+  ['a feature', { features: 'nesting' }, /nesting is not in lxc\.choices\.features/],
+])('%s is not given where lxc.choices does not have it', (_, chosen, words) => {
+  const lxc = {
+    ...cni,
+    rootfs: { storage: 'here', size_gib: 20 },
+    choices: {
+      bridges: ['vmbr1', 'vnet*'],
+      storages: ['tank'],
+      max_size_gib: 10,
+      features: ['tun' as const],
+    },
+  };
+  const annotations = (given: Record<string, string>) =>
+    Object.fromEntries(Object.entries(given).map(([name, value]) => [key(name), value]));
+  expect(() => of(annotations(chosen), lxc)).toThrow(
+    expect.objectContaining({ id: 'PermissionDenied', message: expect.stringMatching(words) as unknown }),
+  );
+  expect(of(annotations({ network: 'bridge', bridge: 'vmbr0', storage: 'here' }), lxc).volume?.storage).toBe(
+    'here',
+  );
+});
+
+test.each([
+  ['net1', 'bridge=vmbr1'], // on the CNI network
+  ['net0', 'bridge=vmbr1'],
+  ['net8', 'bridge=vmbr1'],
+  ['mp8', 'path=/x,storage=tank,size-gib=1'],
+  ['mp0', 'path=/x,storage=tank'],
+  ['mp0', 'path=/x,path=/y,storage=tank,size-gib=1'],
+  ['mp0', 'path=/x,storage=tank,size-gib=1,shared=1'],
+  ['mp0', '/srv,path=/x,storage=tank,size-gib=1'],
+  ['mp0', 'path=/x/../../etc,storage=tank,size-gib=1'],
+  ['mp0', 'path=/proc/x,storage=tank,size-gib=1'],
+  ['mp0', 'path=/,storage=tank,size-gib=1'],
+  ['mp0', 'path=x,storage=tank,size-gib=1'],
+  ['mp0', `path=/${'x'.repeat(2000)},storage=tank,size-gib=1`],
+  ['mp0', 'path=/x,storage=tank,size-gib=-1'],
+  ['mp0', 'path=/x,storage=/dev/sda,size-gib=1'],
+  ['mp0', 'constructor=1'],
+  ['features', 'mknod'],
+  ['features', ''],
+])('%s cannot be "%.60s" either', (name, value) => {
+  expect(() => of({ [key(name)]: value })).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+});
+
+test('one card needs a bridge, one path has one volume', () => {
+  const onBridge = { [key('network')]: 'bridge' };
+  expect(() => of({ ...onBridge, [key('net1')]: 'vlan=7' })).toThrow('bridge is missing');
+  expect(() => of({ ...onBridge, [key('net1')]: 'bridge=vmbr1,gateway=10.0.0.1' })).toThrow(
+    'may be there once',
+  );
+  const volume = 'path=/x,storage=tank,size-gib=1';
+  expect(() => of({ [key('mp0')]: volume, [key('mp1')]: volume })).toThrow('another one has /x');
 });

@@ -1,13 +1,15 @@
-// What can be chosen of a pod's CTs: its network and where their root filesystems
-// lie.  From the configuration, or, where the handler allows it, from the pod's
-// annotations.  Pure.
+// What can be chosen of a pod's CTs: networks, where the root filesystem lies,
+// volumes, features.  From the configuration, or, where the handler allows it,
+// from the pod's annotations, within the bounds of lxc.choices.  Pure.
 import * as z from 'zod';
 import type { Config } from '../../config/config.js';
 import { CrispError } from '../../errors.js';
 import { pattern } from '../../config/pattern.js';
 
-/** The CT's own net0, on a bridge of the node. */
+/** A network card of the CT, on a bridge or an SDN vnet of the node. */
 export interface Bridge {
+  /** 0: net0 in Proxmox, eth0 in the CT. */
+  readonly index: number;
   readonly name: string;
   /** 0: untagged. */
   readonly vlan: number;
@@ -26,100 +28,249 @@ export interface Volume {
   readonly sizeGib: number;
 }
 
+/** A volume in the place of one that the container mounts at this path. */
+export interface MountPoint extends Volume {
+  /** N of mpN. */
+  readonly index: number;
+  /** Absolute, without "." and "..". */
+  readonly path: string;
+  /** vzdump saves it. */
+  readonly backup: boolean;
+}
+
+/** As PVE names them (PVE::LXC::Config, features); tun is the device /dev/net/tun. */
+export const features = ['nesting', 'fuse', 'keyctl', 'tun'] as const;
+export type Feature = (typeof features)[number];
+
 export interface GuestOptions {
-  /** undefined: the pod's CNI network. */
-  readonly bridge: Bridge | undefined;
+  /** net0 and those after it; empty: the pod's CNI network. */
+  readonly bridges: readonly Bridge[];
   /** undefined: an overlay over the image's layers. */
   readonly volume: Volume | undefined;
+  readonly mountPoints: readonly MountPoint[];
+  readonly features: readonly Feature[];
 }
 
 /** As PVE names one (PVE::JSONSchema, pve-storage-id). */
-export const storageName = z.string().regex(/^[a-z][a-z0-9._-]*$/i);
+const storageForm = /^[a-z][a-z0-9._-]*$/i;
+export const storageName = z.string().regex(storageForm);
 
 export const annotationPrefix = 'io.crisp.lxc.';
-const keys = [
-  'network',
-  'bridge',
-  'vlan',
-  'rate',
-  'firewall',
-  'address',
-  'gateway',
-  'storage',
-  'size-gib',
-] as const;
-type Key = (typeof keys)[number];
 
+type Form = readonly [RegExp, string];
 const ipv4 = /^(25[0-5]|2[0-4]\d|1?\d?\d)(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}$/;
-const forms: Readonly<Record<Key, readonly [RegExp, string]>> = {
-  network: [/^(cni|bridge)$/, 'cni or bridge'],
-  bridge: [/^[\w.-]{1,15}$/, 'the name of a bridge'],
+const yesOrNo: Form = [/^(true|false)$/, 'true or false'];
+const size: Form = [/^\d{1,6}(\.\d{1,3})?$/, 'a size in GiB'];
+const card = {
+  bridge: [/^[\w.-]{1,15}$/, 'the name of a bridge or vnet'],
   vlan: [/^(0|[1-9]\d{0,2}|[1-3]\d{3}|40([0-8]\d|9[0-4]))$/, 'a VLAN id, 1 to 4094, or 0 for none'],
   rate: [/^\d{1,6}(\.\d{1,3})?$/, 'megabytes per second'],
-  firewall: [/^(true|false)$/, 'true or false'],
+  firewall: yesOrNo,
   address: [
     new RegExp(`^(dhcp|${ipv4.source.slice(1, -1)}/(3[0-2]|[12]?\\d))$`),
     'dhcp, or an IPv4 address with its prefix length (10.0.0.5/24)',
   ],
+} satisfies Record<string, Form>;
+/** Annotations of one value. */
+const forms = {
+  network: [/^(cni|bridge)$/, 'cni or bridge'],
+  ...card,
   gateway: [new RegExp(`^(${ipv4.source.slice(1, -1)})?$`), 'an IPv4 address'],
   storage: [/^([a-z][a-z0-9._-]*)?$/i, 'the name of a storage, or nothing'],
-  'size-gib': [/^\d{1,6}(\.\d{1,3})?$/, 'a size in GiB'],
-};
+  'size-gib': size,
+  features: [
+    new RegExp(`^(${features.join('|')})(,(${features.join('|')})){0,${features.length - 1}}$`),
+    `a list of ${features.join(', ')}`,
+  ],
+} satisfies Record<string, Form>;
+/** The fields of mpN. A path has no comma, no blank, and nothing that PVE would take for an option. */
+const mountPoint = {
+  path: [
+    /^(?!\/(proc|sys|dev)(\/|$))(\/(?!\.{1,2}(\/|$))[\w.+-]{1,255}){1,16}$/,
+    'an absolute path in the container, outside /proc, /sys and /dev',
+  ],
+  storage: [storageForm, 'the name of a storage'],
+  'size-gib': size,
+  backup: yesOrNo,
+} satisfies Record<string, Form>;
+
+type Key = keyof typeof forms;
+/** Annotations of several fields: net1 to net7 beside net0, and mp0 to mp7. */
+const numbered = /^(?:net([1-7])|mp([0-7]))$/;
+const choices = [...Object.keys(forms), 'net1 to net7', 'mp0 to mp7'];
+
+export interface GuestChoices {
+  readonly lxc: Pick<Config['lxc'], 'network' | 'bridge' | 'rootfs' | 'choices'>;
+  readonly allowedAnnotations: readonly string[];
+}
 
 /**
  * @param annotations of the pod
- * @throws PermissionDenied for one of ours that the handler does not allow, InvalidArgument for one that makes no sense
+ * @throws PermissionDenied for one of ours that the handler or lxc.choices does not allow, InvalidArgument for one that makes no sense
  */
 export function guestOptions(
-  {
-    lxc,
-    allowedAnnotations,
-  }: {
-    readonly lxc: Pick<Config['lxc'], 'network' | 'bridge' | 'rootfs'>;
-    readonly allowedAnnotations: readonly string[];
-  },
+  options: GuestChoices,
   annotations: Readonly<Record<string, string>>,
 ): GuestOptions {
-  const chosen = chosenBy(annotations, allowedAnnotations);
-  const { bridge, rootfs } = lxc;
-  const storage = chosen.storage ?? rootfs.storage;
+  const { single, cards, mountPoints } = chosenBy(annotations, options.allowedAnnotations);
+  const { bridge, rootfs, choices } = options.lxc;
+  const storage = single.storage ?? rootfs.storage;
+  const onBridge = (single.network ?? options.lxc.network) === 'bridge';
+  if (!onBridge && cards.length > 0)
+    throw new CrispError(
+      'InvalidArgument',
+      `annotation ${annotationPrefix}net${cards[0]?.index}: a pod on the CNI network has no other networks`,
+      { hint: `add the annotation ${annotationPrefix}network: bridge` },
+    );
+  const limits = new Limits(choices);
+  if (single.bridge !== undefined && single.bridge !== bridge.name) limits.bridge('bridge', single.bridge);
+  if (storage !== '' && storage !== rootfs.storage) limits.storage('storage', storage);
+  if (single['size-gib'] !== undefined) limits.size('size-gib', Number(single['size-gib']));
+  const wanted = features.filter((name) => single.features?.split(',').includes(name));
+  limits.features(wanted);
+  for (const { index, fields } of cards) limits.bridge(`net${index}`, fields.bridge ?? '');
+  for (const { index, storage: name, sizeGib } of mountPoints) {
+    limits.storage(`mp${index}`, name);
+    limits.size(`mp${index}`, sizeGib);
+  }
   return {
-    bridge:
-      (chosen.network ?? lxc.network) === 'cni'
-        ? undefined
-        : {
-            name: chosen.bridge ?? bridge.name,
-            vlan: Number(chosen.vlan ?? bridge.vlan),
-            rate: Number(chosen.rate ?? bridge.rate),
-            firewall: chosen.firewall === undefined ? bridge.firewall : chosen.firewall === 'true',
-            address: chosen.address ?? 'dhcp',
-            gateway: chosen.gateway ?? '',
+    bridges: onBridge
+      ? [
+          {
+            index: 0,
+            name: single.bridge ?? bridge.name,
+            vlan: Number(single.vlan ?? bridge.vlan),
+            rate: Number(single.rate ?? bridge.rate),
+            firewall: single.firewall === undefined ? bridge.firewall : single.firewall === 'true',
+            address: single.address ?? 'dhcp',
+            gateway: single.gateway ?? '',
           },
-    volume: storage === '' ? undefined : { storage, sizeGib: Number(chosen['size-gib'] ?? rootfs.size_gib) },
+          ...cards.map(({ index, fields }) => ({
+            index,
+            name: fields.bridge ?? '',
+            vlan: Number(fields.vlan ?? 0),
+            rate: Number(fields.rate ?? bridge.rate),
+            firewall: fields.firewall === undefined ? bridge.firewall : fields.firewall === 'true',
+            address: fields.address ?? 'dhcp',
+            gateway: '', // there is one default route
+          })),
+        ]
+      : [],
+    volume: storage === '' ? undefined : { storage, sizeGib: Number(single['size-gib'] ?? rootfs.size_gib) },
+    mountPoints,
+    features: wanted,
   };
 }
 
-function chosenBy(
-  annotations: Readonly<Record<string, string>>,
-  allowed: readonly string[],
-): Partial<Record<Key, string>> {
-  const chosen: Partial<Record<Key, string>> = {};
+/** What the node's administrator lets pods name. */
+class Limits {
+  constructor(private readonly choices: Config['lxc']['choices']) {}
+
+  bridge(key: string, name: string): void {
+    this.oneOf(key, 'bridges', name);
+  }
+  storage(key: string, name: string): void {
+    this.oneOf(key, 'storages', name);
+  }
+  size(key: string, gib: number): void {
+    if (gib > this.choices.max_size_gib)
+      throw this.denied(key, `${gib} GiB is above lxc.choices.max_size_gib (${this.choices.max_size_gib})`);
+  }
+  features(wanted: readonly Feature[]): void {
+    const not = wanted.find((name) => !this.choices.features.includes(name));
+    if (not) throw this.denied('features', `${not} is not in lxc.choices.features`);
+  }
+
+  private oneOf(key: string, list: 'bridges' | 'storages', name: string): void {
+    if (!this.choices[list].some((text) => pattern(text)(name)))
+      throw this.denied(key, `"${name}" is not in lxc.choices.${list}`);
+  }
+  private denied(key: string, why: string): CrispError {
+    return new CrispError('PermissionDenied', `annotation ${annotationPrefix}${key}: ${why}`);
+  }
+}
+
+interface Chosen {
+  readonly single: Partial<Record<Key, string>>;
+  readonly cards: readonly { readonly index: number; readonly fields: Fields<typeof card> }[];
+  readonly mountPoints: readonly MountPoint[];
+}
+type Fields<T> = Partial<Record<keyof T, string>>;
+
+function chosenBy(annotations: Readonly<Record<string, string>>, allowed: readonly string[]): Chosen {
+  const single: Partial<Record<Key, string>> = {};
+  const cards: { index: number; fields: Fields<typeof card> }[] = [];
+  const mountPoints: MountPoint[] = [];
   for (const [name, value] of Object.entries(annotations)) {
     if (!name.startsWith(annotationPrefix)) continue;
-    const key = keys.find((known) => known === name.slice(annotationPrefix.length));
-    if (!key)
+    const key = name.slice(annotationPrefix.length);
+    const [isNumbered, net, mp] = numbered.exec(key) ?? [];
+    if (!isNumbered && !isKey(key))
       throw new CrispError(
         'InvalidArgument',
-        `annotation ${name}: there is no such choice; there are: ${keys.map((known) => annotationPrefix + known).join(', ')}`,
+        `annotation ${name}: there is no such choice; there are, after ${annotationPrefix}: ${choices.join(', ')}`,
       );
     if (!allowed.some((text) => pattern(text)(name)))
       throw new CrispError('PermissionDenied', `annotation ${name} is not allowed to pods on this node`, {
         hint: 'name it, or a pattern of it, in allowed_annotations of the handler',
       });
-    const [form, what] = forms[key];
-    if (!form.test(value))
-      throw new CrispError('InvalidArgument', `annotation ${name}: "${value}" is not ${what}`);
-    chosen[key] = value;
+    if (net !== undefined)
+      cards.push({ index: Number(net), fields: fieldsOf(name, value, card, ['bridge']) });
+    else if (mp !== undefined) mountPoints.push(mountPointOf(Number(mp), name, value));
+    else if (isKey(key)) single[key] = checked(name, value, forms[key]);
   }
-  return chosen;
+  const inOrder = (a: { index: number }, b: { index: number }): number => a.index - b.index;
+  const twice = mountPoints.find(({ path }, at) => mountPoints.findIndex((one) => one.path === path) < at);
+  if (twice)
+    throw new CrispError(
+      'InvalidArgument',
+      `annotation ${annotationPrefix}mp${twice.index}: another one has ${twice.path}`,
+    );
+  return { single, cards: cards.sort(inOrder), mountPoints: mountPoints.sort(inOrder) };
+}
+
+function isKey(key: string): key is Key {
+  return Object.hasOwn(forms, key);
+}
+
+function checked(name: string, value: string, [form, words]: Form): string {
+  if (!form.test(value))
+    throw new CrispError('InvalidArgument', `annotation ${name}: "${value.slice(0, 100)}" is not ${words}`);
+  return value;
+}
+
+const longestValue = 1024;
+
+/** "key=value,key=value". */
+function fieldsOf<T extends Readonly<Record<string, Form>>>(
+  name: string,
+  value: string,
+  known: T,
+  required: readonly (keyof T & string)[],
+): Fields<T> {
+  const found: Partial<Record<string, string>> = {};
+  for (const field of value.slice(0, longestValue + 1).split(',')) {
+    const at = field.indexOf('=');
+    const key = field.slice(0, Math.max(at, 0));
+    const form = Object.hasOwn(known, key) ? known[key] : undefined;
+    if (!form || found[key] !== undefined || value.length > longestValue)
+      throw new CrispError(
+        'InvalidArgument',
+        `annotation ${name}: each of ${Object.keys(known).join(', ')} may be there once, as KEY=VALUE, with a comma between them`,
+      );
+    found[key] = checked(name, field.slice(at + 1), form);
+  }
+  const missing = required.find((key) => found[key] === undefined);
+  if (missing) throw new CrispError('InvalidArgument', `annotation ${name}: ${missing} is missing`);
+  return found as Fields<T>;
+}
+
+function mountPointOf(index: number, name: string, value: string): MountPoint {
+  const {
+    path = '',
+    storage = '',
+    backup,
+    ...rest
+  } = fieldsOf(name, value, mountPoint, ['path', 'storage', 'size-gib']);
+  return { index, path, storage, sizeGib: Number(rest['size-gib']), backup: backup === 'true' };
 }

@@ -28,6 +28,7 @@ function lines(
   cgroup: 'v1' | 'v2' = 'v2',
   guest = false,
   environmentReachesHooks = false,
+  passed: readonly string[] = [],
 ): string[] {
   return lxcConfig({
     spec: made,
@@ -40,6 +41,7 @@ function lines(
     cgroup,
     guest,
     environmentReachesHooks,
+    passed,
   })
     .trimEnd()
     .split('\n');
@@ -305,4 +307,18 @@ test('what a CT cannot give is said', () => {
     [],
     ['spec.process.user.additionalGids'],
   ]);
+});
+
+test('a device that PVE puts into the CT is not bound as well, and keeps its rule', () => {
+  const made = spec();
+  made.linux.devices = [
+    { type: 'c', path: '/dev/fuse', major: 10, minor: 229 },
+    { type: 'c', path: '/dev/net/tun', major: 10, minor: 200 },
+  ];
+  made.linux.resources = { devices: [{ allow: true, type: 'c', major: 10, minor: 229, access: 'rw' }] };
+  const found = lines(made, 'v2', false, false, ['/dev/fuse']);
+  expect(found.filter((line) => / dev\/(fuse|net\/tun) /.test(line))).toEqual([
+    'lxc.mount.entry = /dev/node-200 dev/net/tun none bind,create=file,optional 0 0',
+  ]);
+  expect(found).toContain('lxc.cgroup2.devices.allow = c 10:229 rw');
 });

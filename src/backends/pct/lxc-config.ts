@@ -23,6 +23,8 @@ export interface LxcPlan {
   readonly isFolder: (path: string) => boolean;
   /** The node on the host that is this very device; undefined: there is none. */
   readonly deviceSource: (device: Device) => string | undefined;
+  /** The paths of the devices that PVE puts into the CT. */
+  readonly passed: readonly string[];
   /** v1 has no keys of its own here: no Proxmox VE since 7 has it. */
   readonly cgroup: 'v1' | 'v2';
   /** A whole guest, which boots as Proxmox means it to: its rights, kernel filesystems and devices stay as PVE sets them. */
@@ -88,11 +90,16 @@ export function environmentKey({
  * more rights than the pod: where the one would have the other, there is none.  A
  * CT then lacks lxcfs's view of /proc, and nothing else that a pod has.
  */
-function hooks({ spec, environmentReachesHooks }: LxcPlan): string[][] {
-  const areReached = environmentReachesHooks
-    ? spec.process.env.length > 0
-    : !spec.process.env.every(fitsLine);
-  return areReached ? hooksInTheMaking.map((name) => [`lxc.hook.${name}`, '']) : [];
+function hooks(plan: LxcPlan): string[][] {
+  return hooksAreCleared(plan) ? hooksInTheMaking.map((name) => [`lxc.hook.${name}`, '']) : [];
+}
+
+/** Among them is PVE's, which puts the devices of devN into the CT. */
+export function hooksAreCleared({
+  spec,
+  environmentReachesHooks,
+}: Pick<LxcPlan, 'spec' | 'environmentReachesHooks'>): boolean {
+  return environmentReachesHooks ? spec.process.env.length > 0 : !spec.process.env.every(fitsLine);
 }
 
 /** What the process is and may do. */
@@ -203,12 +210,12 @@ export function isBind({ type, options = [] }: Mount): boolean {
 }
 
 /** The nodes that the base configuration of every CT has. */
-const devicesOfLxc = /^\/dev\/(null|zero|full|random|urandom|tty|console|ptmx|pts\/.*)$/;
+export const devicesOfLxc = /^\/dev\/(null|zero|full|random|urandom|tty|console|ptmx|pts\/.*)$/;
 
 /** By the device's numbers, and never by its path in the CT, which could name any file of the host. @throws UnsupportedField */
-function deviceEntries({ spec: { linux }, deviceSource }: LxcPlan): string[] {
+function deviceEntries({ spec: { linux }, deviceSource, passed }: LxcPlan): string[] {
   return (linux.devices ?? [])
-    .filter(({ path }) => !devicesOfLxc.test(path))
+    .filter(({ path }) => !devicesOfLxc.test(path) && !passed.includes(path))
     .map((device) => {
       const source = deviceSource(device);
       if (source === undefined)

@@ -1,6 +1,6 @@
 // What the pct backend is built from: its section of the configuration and the
 // node it runs on.
-import { hostname, totalmem } from 'node:os';
+import { cpus, hostname, totalmem } from 'node:os';
 import type { Config } from '../../config/config.js';
 import { cgroupVersion } from '../../host/cgroup.js';
 import type { IdMaps } from '../../shapes/sandbox.js';
@@ -29,7 +29,13 @@ export function optionsOf(config: Config, name: string, state: string): PctBacke
 }
 
 export function thisNode(): Node {
-  return { arch: process.arch, hostname: hostname(), memoryBytes: totalmem(), cgroup: cgroupVersion() };
+  return {
+    arch: process.arch,
+    hostname: hostname(),
+    memoryBytes: totalmem(),
+    cpus: cpus().length,
+    cgroup: cgroupVersion(),
+  };
 }
 
 /** The owner mark: a daemon and a command line on one node are two owners, each with a state folder of its own. */

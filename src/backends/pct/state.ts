@@ -10,6 +10,9 @@ import type { ContainerRef } from '../backend.js';
 /** What create() returns and the record keeps. */
 const stateSchema = z.object({
   vmid: z.number().int().positive(),
+  /** Its pod, and its name in that; not known of a CT that was found again, or that an earlier version made. */
+  sandboxId: z.string().optional(),
+  name: z.string().optional(),
   /** Of its process, as the host has it. */
   uid: z.number().int().nonnegative(),
   stdin: z.enum(['none', 'open', 'once']),

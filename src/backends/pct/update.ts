@@ -6,15 +6,18 @@ import type { ContainerRef } from '../backend.js';
 import { includeFile } from './bundle.js';
 import { cgroupOf } from './cgroups.js';
 import type { PctContext } from './context.js';
-import { updateArgs } from './create-args.js';
+import { pinKey, pinLines, updateArgs } from './create-args.js';
 import { initPid, mine } from './find.js';
+import { appendLines } from './guest-file.js';
 import { specOf } from './state.js';
 
 /** pct for what the GUI shows, the kernel's files for what pct rounds. */
 export async function update(ctx: PctContext, container: ContainerRef, resources: Resources): Promise<void> {
-  const { vmid } = await mine(ctx, container);
+  const { vmid, config } = await mine(ctx, container);
   const args = updateArgs(resources, ctx.node);
   if (args.length) await ctx.pct.call('set', vmid, args);
+  const pinned = config.values[pinKey] === undefined ? pinLines(resources, ctx.node) : [];
+  if (pinned.length) await appendLines(ctx, vmid, pinned);
   // pct sets memory.high too, next to the limit; that which the container has asked for stays.
   const high = args.includes('--memory')
     ? (await specOf(container)).linux.resources?.unified?.['memory.high']

@@ -389,6 +389,7 @@ describe("what of Proxmox stands in a pod's way", () => {
       'vzdump: some\n\tvmid 100,101\n',
       'realm-sync: other\n\tall 1\n',
       'vzdump: ours\n\tpool pods\n',
+      'vzdump: named\n\tvmid 100,900001,101\n',
     ].join('\n');
     expect(await found('proxmox.backups', { '/etc/pve/jobs.cfg': jobs })).toMatchObject([
       { level: 'warning', mend: expect.stringMatching(/^pvesh set \/cluster\/backup\/nightly --all 0/) },
@@ -396,8 +397,18 @@ describe("what of Proxmox stands in a pod's way", () => {
         level: 'warning',
         message: expect.stringContaining('ours takes the CTs of pods as well (pool pods)'),
       },
+      { level: 'warning', mend: 'pvesh set /cluster/backup/named --vmid 100,101' },
     ]);
     expect(await found('proxmox.backups', {})).toEqual([{ level: 'ok', message: 'there is none' }]);
+  });
+
+  test('a pool that is not there', async () => {
+    expect(await found('proxmox.pool', { '/etc/pve/user.cfg': 'pool:others:::\n' })).toMatchObject([
+      { level: 'failure', mend: 'pvesh create /pools --poolid pods' },
+    ]);
+    expect(await found('proxmox.pool', { '/etc/pve/user.cfg': 'user:a\npool:pods::900001::\n' })).toEqual([
+      { level: 'ok', message: 'pods' },
+    ]);
   });
 
   test('the HA manager', async () => {

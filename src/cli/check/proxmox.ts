@@ -8,7 +8,7 @@ import { findTool } from './tools.js';
 export function proxmoxChecks(host: Host, config: Config): readonly Check[] {
   const wanted = Object.values(config.handlers).some(({ type }) => type === 'pct');
   return wanted || host.exists('/etc/pve')
-    ? [tools, idMaps, storages, bridges, vnets, backups, ha, firewall, quorum]
+    ? [tools, idMaps, pool, storages, bridges, vnets, backups, ha, firewall, quorum]
     : [];
 }
 
@@ -50,6 +50,21 @@ const idMaps: Check = {
           missing.map((path) => `echo root:100000:65536 >> ${path}`).join(' && '),
         )
       : ok('root:100000:65536');
+  },
+};
+
+/** Of user.cfg: "pool:NAME:COMMENT:GUESTS:STORAGES:" (PVE::AccessControl). */
+const pool: Check = {
+  id: 'proxmox.pool',
+  title: 'Pool',
+  run(host, { lxc }) {
+    if (lxc.pool === '') return [];
+    const known = [...(host.read(join(lxc.pve_folder, 'user.cfg')) ?? '').matchAll(/^pool:([^:\n]+):/gm)].map(
+      ([, name]) => name,
+    );
+    return known.includes(lxc.pool)
+      ? ok(lxc.pool)
+      : failure(`lxc.pool is ${lxc.pool}, which does not exist`, `pvesh create /pools --poolid ${lxc.pool}`);
   },
 };
 
@@ -173,14 +188,25 @@ const backups: Check = {
     const jobs = sections(host.read(join(lxc.pve_folder, 'jobs.cfg'))).filter(
       ({ type, keys }) => type === 'vzdump' && keys.get('enabled') !== '0',
     );
-    const taking = jobs.filter(
-      ({ keys }) => keys.get('all') === '1' || (lxc.pool !== '' && keys.get('pool') === lxc.pool),
-    );
+    const { first, last } = lxc.vmid_range;
+    const isOurs = (id: string): boolean => Number(id) >= first && Number(id) <= last;
+    const taking = jobs.flatMap(({ name, keys }) => {
+      const ids = (keys.get('vmid') ?? '').split(',').filter(Boolean);
+      const [ours, others] = [ids.filter(isOurs), ids.filter((id) => !isOurs(id))];
+      const byPool = '--all 0 --pool POOL  # one of the guests that are to be saved, and not lxc.pool';
+      if (keys.get('all') === '1') return [{ name, why: 'all guests', change: byPool }];
+      if (lxc.pool !== '' && keys.get('pool') === lxc.pool)
+        return [{ name, why: `pool ${lxc.pool}`, change: byPool }];
+      if (ours.length === 0) return [];
+      return [
+        { name, why: ours.join(', '), change: others.length ? `--vmid ${others.join(',')}` : '--enabled 0' },
+      ];
+    });
     return taking.length
-      ? taking.flatMap(({ name, keys }) =>
+      ? taking.flatMap(({ name, why, change }) =>
           warning(
-            `the backup job ${name} takes the CTs of pods as well (${keys.get('all') === '1' ? 'all guests' : `pool ${lxc.pool}`})`,
-            `pvesh set /cluster/backup/${name} --all 0 --pool POOL  # one of the guests that are to be saved, and not lxc.pool`,
+            `the backup job ${name} takes the CTs of pods as well (${why})`,
+            `pvesh set /cluster/backup/${name} ${change}`,
           ),
         )
       : ok(jobs.length ? 'none takes CTs of pods' : 'there is none');

@@ -9,10 +9,20 @@
 // of PVE, and a change reaches a CT that runs; v1, which PVE has no more, gets the
 // limit of memory alone, and that at the start.
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, readdirSync, realpathSync, writeFileSync } from 'node:fs';
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { at, die, setting } from './place.mjs';
-import { parseNet } from './grammar.mjs';
+import { parseFirst, parseNet } from './grammar.mjs';
 import { folderOf } from './storage.mjs';
 
 const lxc = () => realpathSync(at('lxc'));
@@ -46,9 +56,6 @@ export function addresses(vmid) {
 function writeConfig(vmid, { values, raw }) {
   const shared = '/usr/share/lxc/config';
   const unprivileged = values.unprivileged === '1';
-  const nets = Object.keys(values)
-    .filter((key) => /^net\d+$/.test(key))
-    .sort();
   mkdirSync(at('lxc', vmid, 'rootfs'), { recursive: true });
   writeFileSync(at('lxc', vmid, 'rules.seccomp'), '2\ndenylist\nreject_force_umount\n');
   writeFileSync(
@@ -81,12 +88,57 @@ function writeConfig(vmid, { values, raw }) {
             .filter(([file]) => existsSync(`/sys/fs/cgroup/memory/${file}`)) // some kernels do not count swap
             .map(([file, mebibytes]) => `lxc.cgroup.${file} = ${mebibytes * 2 ** 20}`)),
       `lxc.rootfs.path = dir:${folderOf(values.rootfs)}`,
+      ...valuesOf(values, 'mp').map(([, value]) => mountLine(parseFirst(value, 'volume'))),
+      ...(values.ostype === 'alpine'
+        ? ['lxc.mount.entry = run run tmpfs rw,nodev,relatime,mode=755 0 0']
+        : []), // alpine.common.conf of lxc-pve, whose folder the image must have
+      ...(/\bfuse=1\b/.test(values.features ?? '')
+        ? ['lxc.mount.entry = /dev/fuse dev/fuse none bind,create=file 0 0']
+        : []),
+      ...passthrough(
+        vmid,
+        valuesOf(values, 'dev').map(([, value]) => parseFirst(value, 'path')),
+        unprivileged,
+      ),
       ...(values.entrypoint ? [`lxc.init.cmd = ${values.entrypoint}`] : []),
-      ...nets.flatMap((key) => netLines(vmid, key.slice('net'.length), parseNet(values[key]))),
+      ...valuesOf(values, 'net').flatMap(([index, value]) => netLines(vmid, index, parseNet(value))),
       ...raw.map(({ key, value }) => `${key} = ${value}`),
       '',
     ].join('\n'),
   );
+}
+
+/** The options NAME0, NAME1, ... with their numbers. */
+function valuesOf(values, name) {
+  return Object.keys(values)
+    .flatMap((key) => new RegExp(`^${name}(\\d+)$`).exec(key)?.[1] ?? [])
+    .sort((a, b) => a - b)
+    .map((index) => [index, values[`${name}${index}`]]);
+}
+
+/** PVE mounts it before liblxc is there, into a root filesystem that it then hands on; here liblxc does, first of all. */
+function mountLine({ volume, mp, ro }) {
+  return `lxc.mount.entry = ${folderOf(volume)} ${mp.slice(1)} none bind,create=dir${ro === '1' ? ',ro' : ''} 0 0`;
+}
+
+/** As PVE does it: a node with an owner and a mode beside the CT, which a hook binds into it. */
+function passthrough(vmid, devices, unprivileged) {
+  const folder = at('passthrough', vmid);
+  rmSync(folder, { recursive: true, force: true });
+  const rules = devices.map(({ path, mode = '0660', uid = '0', gid = '0', 'deny-write': denyWrite }) => {
+    const [type, major, minor] = execFileSync('stat', ['-L', '-c', '%F %Hr %Lr', path], { encoding: 'utf8' })
+      .replace(/^(.).* (\d+) (\d+)\n$/, '$1 $2 $3')
+      .split(' ');
+    const copy = `${folder}${path}`;
+    mkdirSync(dirname(copy), { recursive: true });
+    execFileSync('mknod', ['-m', mode, copy, type, major, minor]);
+    const shift = unprivileged ? 100_000 : 0;
+    chownSync(copy, Number(uid) + shift, Number(gid) + shift);
+    return `lxc.cgroup${isUnified ? '2' : ''}.devices.allow = ${type} ${major}:${minor} ${denyWrite === '1' ? 'r' : 'rw'}`;
+  });
+  return devices.length === 0
+    ? []
+    : [`lxc.hook.autodev = sh ${fileURLToPath(new URL('autodev.sh', import.meta.url))} ${folder}`, ...rules];
 }
 
 /** Options that are set -> files of cgroup v2. */
@@ -181,9 +233,14 @@ async function untilStopped(vmid) {
 
 /** Resolves when the CT runs. @throws in pct's words */
 export async function start(vmid, guest) {
-  for (const key of Object.keys(guest.values).filter((name) => /^net\d+$/.test(name))) {
-    const { bridge } = parseNet(guest.values[key]);
+  for (const [, value] of valuesOf(guest.values, 'net')) {
+    const { bridge, ip, 'host-managed': hostManaged } = parseNet(value);
     if (bridge && !existsSync(`/sys/class/net/${bridge}`)) die(`bridge '${bridge}' does not exist`);
+    if (ip === 'dhcp' && hostManaged === '1') {
+      // What the DHCP client of the host leaves (found on pve-container 6.1.10); nobody answers it here.
+      mkdirSync(at('lxc', vmid, 'hook'), { recursive: true });
+      writeFileSync(at('lxc', vmid, 'hook/dhclient.leases'), '');
+    }
   }
   writeConfig(vmid, guest);
   const {

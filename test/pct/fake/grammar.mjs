@@ -55,6 +55,12 @@ export function parseNet(text) {
   );
 }
 
+/** A volume or device first, then "key=value". */
+export function parseFirst(text, key) {
+  const [first = '', ...rest] = text.split(',');
+  return { ...parseNet(rest.join(',')), [key]: first.replace(`${key}=`, '') };
+}
+
 function net(text) {
   const fields = parseNet(text);
   for (const [key, value] of Object.entries(fields)) {
@@ -68,6 +74,51 @@ function net(text) {
     : 'invalid format - format error\nnet0.name: property is missing and it is not optional';
 }
 
+/** The fields of a value, in which the first may stand without its name; and what PVE says of one that it does not know. */
+const fieldsOf = (known, first) => (text) => {
+  for (const field of text.split(',')) {
+    const [, key = first, value = ''] = /^(?:([\w-]+)=)?(.*)$/.exec(field) ?? [];
+    if (!known[key])
+      return `invalid format - format error\n${key}: property is not defined in schema and the schema does not allow additional properties`;
+    if (!known[key].test(value))
+      return `invalid format - format error\n${key}: value does not match the regex pattern`;
+  }
+  const isThere = (key) =>
+    text.split(',').some((field) => field.startsWith(`${key}=`) || (key === first && !field.includes('=')));
+  const missing = [first, ...(known.mp ? ['mp'] : [])].find((key) => key && !isThere(key));
+  return missing
+    ? `invalid format - format error\n${missing}: property is missing and it is not optional`
+    : undefined;
+};
+const bit = /^[01]$/;
+const mp = fieldsOf(
+  {
+    volume: /^[^\s,]+$/,
+    mp: /^\/(?!.*\.\.(\/|$)).+$/,
+    backup: bit,
+    ro: bit,
+    size: /^\d+[TGMK]?$/,
+    acl: bit,
+    replicate: bit,
+    shared: bit,
+    keepattrs: bit,
+    mountoptions: /^[\w;]+$/,
+  },
+  'volume',
+);
+const dev = fieldsOf(
+  { path: /^\/dev\/(?!.*\.\.(\/|$)).+$/, mode: /^0[0-7]{3}$/, uid: /^\d+$/, gid: /^\d+$/, 'deny-write': bit },
+  'path',
+);
+const features = fieldsOf({
+  nesting: bit,
+  keyctl: bit,
+  fuse: bit,
+  mknod: bit,
+  force_rw_sys: bit,
+  mount: /^[\w;]+$/,
+});
+
 const options = {
   arch: oneOf('amd64', 'i386', 'arm64', 'armhf', 'riscv32', 'riscv64'),
   bwlimit: decimal(0, Infinity),
@@ -80,7 +131,7 @@ const options = {
   description: longest(8192),
   entrypoint: form(/^[^\p{Cc}]*$/u, 'one line'),
   env: any,
-  features: any,
+  features,
   force: flag,
   'ha-managed': flag,
   hookscript: any,
@@ -157,7 +208,15 @@ export const verbs = {
 function check(name, known) {
   return (
     known[name] ??
-    (/^net([0-9]|[12]\d|3[01])$/.test(name) ? net : /^(mp|dev|unused)\d+$/.test(name) ? any : undefined)
+    (/^net([0-9]|[12]\d|3[01])$/.test(name)
+      ? net
+      : /^mp\d+$/.test(name)
+        ? mp
+        : /^dev\d+$/.test(name)
+          ? dev
+          : /^unused\d+$/.test(name)
+            ? any
+            : undefined)
   );
 }
 

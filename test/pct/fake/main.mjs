@@ -7,13 +7,14 @@ import {
   readFileSync,
   readdirSync,
   unlinkSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
-import { at, checkQuorum, Died, die, setting } from './place.mjs';
+import { at, checkQuorum, Died, die, setting, wait } from './place.mjs';
 import { attach, hotplug, initPid, isRunning, kill, shutdown, start } from './container.mjs';
-import { parse, parseNet, verbs } from './grammar.mjs';
+import { parse, parseFirst, parseNet, verbs } from './grammar.mjs';
 import { confOf, kindOf, readGuest, shownConfig, tagsOf, writeGuest } from './guest.mjs';
-import { allocate, free, templatePath, unpack } from './storage.mjs';
+import { allocate, free, freeAll, templatePath, unpack } from './storage.mjs';
 
 const missing = (vmid, code) => die(`Configuration file 'nodes/pve/lxc/${vmid}.conf' does not exist`, code);
 /** Its codes differ from verb to verb; nobody should look at them. */
@@ -37,6 +38,8 @@ const run = {
       ...values
     } = options;
     const unprivileged = (values.unprivileged ?? '1') === '1';
+    if (values.pool && !pools().includes(values.pool))
+      die(`403 Permission check failed (pool '${values.pool}' does not exist)`);
     const archive = templatePath(ostemplate);
     try {
       writeGuest(vmid, { description: '', values: { lock: 'create' }, raw: [], sections: '' }, 'wx');
@@ -44,12 +47,22 @@ const run = {
       if (error.code !== 'EEXIST') throw error;
       die(`unable to create CT ${vmid} - CT ${vmid} already exists on node 'pve'`, 2);
     }
-    mkdirSync(at('lxc', vmid), { recursive: true });
+    mkdirSync(at('lxc', vmid, 'rootfs'), { recursive: true });
     wait('create-ms');
-    let volume = { undo: () => undefined };
+    const owner = unprivileged ? 100_000 : 0;
+    const made = [];
+    const allocated = (text) => {
+      made.push(allocate(vmid, text, owner, made.length));
+      return made.at(-1);
+    };
     try {
-      volume = allocate(vmid, values.rootfs ?? `${storage}:4`, unprivileged ? 100_000 : 0);
-      unpack(archive, volume.folder, unprivileged && volume.isOurs ? 100_000 : 0, ostemplate);
+      const volume = allocated(values.rootfs ?? `${storage}:4`);
+      for (const key of Object.keys(values).filter(isMountPoint))
+        values[key] = mountPointAsWritten(values[key], allocated);
+      for (const key of Object.keys(values).filter(isDevice))
+        if (!existsSync(parseFirst(values[key], 'path').path))
+          die(`Device ${parseFirst(values[key], 'path').path} does not exist`);
+      unpack(archive, volume.folder, volume.isOurs ? owner : 0, ostemplate);
       const { description = '', pool, ...kept } = values;
       void pool; // a file of the cluster's, not the CT's
       for (const key of Object.keys(kept).filter((name) => /^net\d+$/.test(name)))
@@ -71,7 +84,7 @@ const run = {
         },
       });
     } catch (error) {
-      volume.undo();
+      for (const { undo } of made) undo();
       unlinkSync(confOf(vmid));
       throw error;
     }
@@ -100,7 +113,7 @@ const run = {
     die('container did not stop');
   },
 
-  async destroy({ vmid }, { force, purge }) {
+  async destroy({ vmid }, { force, purge, 'destroy-unreferenced-disks': unreferenced }) {
     checkQuorum();
     const guest = guestOf(vmid);
     if (guest.values.protection === '1') die(`can't remove CT ${vmid} - protection mode enabled`);
@@ -110,7 +123,9 @@ const run = {
       process.stdout.write(`forced to stop CT ${vmid} before destroying!\n`);
       await kill(vmid);
     }
-    if (guest.values.rootfs) free(guest.values.rootfs);
+    for (const [key, value] of Object.entries(guest.values))
+      if (key === 'rootfs' || isMountPoint(key)) free(value);
+    if (unreferenced === '1') freeAll(vmid);
     // pct puts this line in the place of the configuration while it works, and dies of a pipe that nobody reads
     // (found on pve-container 6.1.10). When exactly it prints is a guess: here, in between.
     writeGuest(vmid, { description: '', values: { lock: 'destroyed' }, raw: [], sections: '' });
@@ -238,10 +253,27 @@ const taskTypes = {
   destroy: 'vzdestroy',
 };
 
-/** NODE/tasks has a line for each that has ended, with the last line of its log: "vzstart 900001 TASK OK". */
+/**
+ * NODE/tasks has a line for each that has ended, with the last line of its log: "vzstart 900001 TASK OK".
+ * NODE/task-logs/TYPE-VMID is the log of the last one of a kind: what it printed, which programs that it ran do not, and that line.
+ */
 async function task(verb, vmid, work) {
   const type = taskTypes[verb];
-  const end = (state) => type && appendFileSync(at('tasks'), `${type} ${vmid} TASK ${state}\n`);
+  const log = at('task-logs', `${type}-${vmid}`);
+  const end = (state) => {
+    if (!type) return;
+    appendFileSync(log, `TASK ${state}\n`);
+    appendFileSync(at('tasks'), `${type} ${vmid} TASK ${state}\n`);
+  };
+  if (type) {
+    mkdirSync(at('task-logs'), { recursive: true });
+    writeFileSync(log, '');
+    const print = process.stdout.write.bind(process.stdout);
+    process.stdout.write = (text, ...more) => {
+      appendFileSync(log, text);
+      return print(text, ...more);
+    };
+  }
   try {
     await work();
   } catch (error) {
@@ -309,12 +341,6 @@ function pause() {
   if (!isLocked()) wait('delay-ms');
 }
 
-/** As long as a test wishes. */
-function wait(name) {
-  const ms = Number(setting(name) ?? 0);
-  if (ms > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-}
-
 /** At once, and deadly where nobody reads it, as in Perl. */
 function say(text) {
   try {
@@ -323,6 +349,25 @@ function say(text) {
     if (error.code !== 'EPIPE') throw error;
     process.exit(255);
   }
+}
+
+/** Of /etc/pve/user.cfg: "pool:NAME:COMMENT:GUESTS:STORAGES:". */
+function pools() {
+  return [...(setting('pve/user.cfg') ?? '').matchAll(/^pool:([^:]+):/gm)].map(([, name]) => name);
+}
+
+const isMountPoint = (key) => /^mp\d+$/.test(key);
+const isDevice = (key) => /^dev\d+$/.test(key);
+
+/** What is unpacked below its path comes into the root filesystem here, and not into the volume. */
+function mountPointAsWritten(text, allocated) {
+  const { volume, mp, ...others } = parseFirst(text, 'volume');
+  const [value, size] = allocated(volume).value.split(',');
+  return [
+    value,
+    `mp=${mp}`,
+    ...[...Object.keys(others).map((key) => `${key}=${others[key]}`), ...(size ? [size] : [])].sort(),
+  ].join(',');
 }
 
 /** With a hardware address; the name comes first, the other keys in their order. */

@@ -29,6 +29,12 @@ export function setting(name) {
   return existsSync(at(name)) ? readFileSync(at(name), 'utf8').trim() : undefined;
 }
 
+/** As long as a test wishes. */
+export function wait(name) {
+  const ms = Number(setting(name) ?? 0);
+  if (ms > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
+
 export function checkQuorum() {
   if (setting('no-quorum') !== undefined) die('cluster not ready - no quorum?');
 }

@@ -56,8 +56,8 @@ export function templatePath(text) {
   return pathOf(text);
 }
 
-/** @returns the value for the configuration, the folder, and whether it is ours to remove */
-export function allocate(vmid, rootfs, owner) {
+/** @param disk its number among those of the CT @returns the value for the configuration, the folder, and whether it is ours to remove */
+export function allocate(vmid, rootfs, owner, disk = 0) {
   if (rootfs.startsWith('/')) return { value: rootfs, folder: rootfs, isOurs: false, undo: () => undefined };
   const [, name = 'local', size] =
     /^(?:([^:\s]+):)?(\d+(?:\.\d+)?)$/.exec(rootfs) ??
@@ -67,7 +67,7 @@ export function allocate(vmid, rootfs, owner) {
     die(
       `400 Parameter verification failed.\nstorage: storage '${name}' does not support container directories`,
     );
-  const value = `${name}:${vmid}/subvol-${vmid}-disk-0.subvol`;
+  const value = `${name}:${vmid}/subvol-${vmid}-disk-${disk}.subvol`;
   const folder = pathOf(value);
   mkdirSync(folder, { recursive: true, mode: 0o755 });
   chownSync(folder, owner, owner);
@@ -89,6 +89,12 @@ export function free(rootfs) {
   } catch {
     /* others are in it */
   }
+}
+
+/** All that any storage has of a CT (--destroy-unreferenced-disks). */
+export function freeAll(vmid) {
+  for (const { path } of Object.values(storages()))
+    rmSync(join(path, 'images', vmid), { recursive: true, force: true });
 }
 
 export function folderOf(rootfs) {

@@ -1,0 +1,30 @@
+// More lines in PVE/lxc/VMID.conf than pct takes as options.
+import { join } from 'node:path';
+import { run } from '../../host/run.js';
+import type { PctContext } from './context.js';
+
+/** Under the lock that pct takes for its own changes. @param lines as PVE reads them, each without its line break @throws Locked */
+export async function appendLines(
+  { options }: Pick<PctContext, 'options'>,
+  vmid: number,
+  lines: readonly string[],
+): Promise<void> {
+  const { lock_folder: locks, pve_folder: pve } = options.lxc;
+  await run(
+    [
+      'flock',
+      '--wait',
+      '10',
+      join(locks, `pve-config-${vmid}.lock`),
+      'tee',
+      '-a',
+      join(pve, 'lxc', `${vmid}.conf`),
+    ],
+    {
+      timeoutMs: 20_000,
+      input: lines.map((line) => `${line}\n`).join(''),
+      stage: 'write CT config',
+      errorId: 'Locked',
+    },
+  );
+}

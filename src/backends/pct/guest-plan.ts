@@ -1,0 +1,32 @@
+// A container as the CT that it becomes, with what its pod has chosen.  Used by
+// the backend and by `crisp explain`.
+import type { ContainerPlan } from '../backend.js';
+import type { Spec } from '../../shapes/spec.js';
+import { deviceSource } from './bundle.js';
+import type { GuestOptions } from './guest-options.js';
+import type { LxcPlan } from './lxc-config.js';
+import { mountPointsOf, withoutMountPoints } from './mount-points.js';
+import { passedDevices, withTun, type PassedDevice } from './passthrough.js';
+
+export interface GuestPlan {
+  /** Its spec has the devices of its features. */
+  readonly plan: ContainerPlan;
+  /** What pct makes. */
+  readonly devices: readonly PassedDevice[];
+  /** What is left to liblxc: without the mounts that are mount points. */
+  readonly spec: Spec;
+}
+
+export function guestPlan(
+  given: ContainerPlan,
+  guest: GuestOptions,
+  { environmentReachesHooks }: Pick<LxcPlan, 'environmentReachesHooks'>,
+): GuestPlan {
+  const plan = guest.features.includes('tun') ? { ...given, spec: withTun(given.spec) } : given;
+  const { spec, template } = plan;
+  return {
+    plan,
+    devices: passedDevices({ spec, deviceSource, environmentReachesHooks, guest: template !== undefined }),
+    spec: withoutMountPoints(spec, mountPointsOf(plan, guest)),
+  };
+}
