@@ -36,7 +36,7 @@ export class Counter extends Metric {
   }
 
   add(labels: Labels = {}, amount = 1): void {
-    const key = shown(labels);
+    const key = keyOf(labels);
     this.values.set(key, { labels, value: (this.values.get(key)?.value ?? 0) + amount });
   }
 
@@ -76,7 +76,7 @@ export class Histogram extends Metric {
   }
 
   observe(labels: Labels, seconds: number): void {
-    const key = shown(labels);
+    const key = keyOf(labels);
     let value = this.values.get(key);
     if (!value)
       this.values.set(key, (value = { labels, counts: this.bounds.map(() => 0), sum: 0, count: 0 }));
@@ -106,6 +106,11 @@ export class Histogram extends Metric {
 
 function line(name: string, { labels, value }: Sample): string {
   return `${name}${shown(labels)} ${value}`;
+}
+
+/** Of a sample among those of its metric, which all have the same names of labels. */
+function keyOf(labels: Labels): string {
+  return Object.values(labels).join('\0');
 }
 
 function shown(labels: Labels): string {

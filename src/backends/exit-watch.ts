@@ -30,7 +30,10 @@ export async function watchExit(
   const {
     pid: watcher,
     pipes: [pipe],
-  } = runDetached(['perl', program, String(pid), startTime, exitFile], { cwd: bundle, pipes: ['read'] });
+  } = await runDetached(['perl', program, String(pid), startTime, exitFile], {
+    cwd: bundle,
+    pipes: ['read'],
+  });
   const answer = await firstLine(pipe as Duplex, answerMs);
   if (answer !== 'ready')
     log.warn({ exitFile, answer }, 'the kernel does not tell the exit of a container without a monitor');

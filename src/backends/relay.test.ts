@@ -32,7 +32,7 @@ async function until(is: () => boolean | Promise<boolean>): Promise<void> {
 
 test('a long paste goes through: neither direction waits for the other', async () => {
   const [stdin, stdout] = [new PassThrough(), new Screen()];
-  const running = runInTerminal(['cat'], { terminal: true, stdin, stdout }, folder, {});
+  const running = await runInTerminal(['cat'], { terminal: true, stdin, stdout }, folder, {});
   stdin.write(`${'x'.repeat(127)}\n`.repeat(1024));
   stdin.end('the end\n');
   expect((await running.ended).exitCode).toBe(0); // by the end of the input, as a terminal has it
@@ -41,7 +41,7 @@ test('a long paste goes through: neither direction waits for the other', async (
 
 test('a program whose output nobody takes waits, and can be ended', async () => {
   const stdout = new Writable({ highWaterMark: 1, write: () => undefined });
-  const running = runInTerminal(['yes'], { terminal: true, stdout }, folder, {});
+  const running = await runInTerminal(['yes'], { terminal: true, stdout }, folder, {});
   const children = (): Promise<number[]> => childrenOf(running.pid as number);
   await until(async () => (await children()).length > 0);
   await sleep(500);
@@ -52,7 +52,7 @@ test('a program whose output nobody takes waits, and can be ended', async () => 
 
 test('sizes reach the terminal, the last of them at last; the exit code is that of the program', async () => {
   const [stdin, stdout] = [new PassThrough(), new Screen()];
-  const running = runInTerminal(
+  const running = await runInTerminal(
     ['sh', '-c', 'until [ "$(stty size)" = "24 5000" ]; do sleep 0.05; done; exit 7'],
     {
       terminal: true,
@@ -73,7 +73,9 @@ test('an OCI runtime has the oom_score_adj that it is given', async () => {
   const runtime = join(folder, 'runtime');
   await writeFile(runtime, '#!/bin/sh\ncat /proc/self/oom_score_adj >score; exit 1\n', { mode: 0o755 });
   const io = { terminal: true, stdin: undefined, stdout: new PassThrough() };
-  const { ended } = runOnConsole([runtime], io, folder, 10_000, new PassThrough(), { oomScoreAdj: 777 });
+  const { ended } = await runOnConsole([runtime], io, folder, 10_000, new PassThrough(), {
+    oomScoreAdj: 777,
+  });
   await ended;
   expect(await readFile(join(folder, 'score'), 'utf8')).toBe('777\n');
 });

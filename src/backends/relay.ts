@@ -37,7 +37,7 @@ export function runInTerminal(
   io: Io,
   folder: string,
   options: RelayOptions,
-): Running {
+): Promise<Running> {
   return start((sizeFile) => ['terminal', sizeFile, ...argv], io, folder, undefined, options);
 }
 
@@ -50,14 +50,14 @@ export function runInTerminal(
  * @param folder of this process alone
  * @throws Unsupported on an architecture whose system calls are not known
  */
-export function runOnConsole(
+export async function runOnConsole(
   argv: readonly string[],
   io: Io,
   folder: string,
   timeoutMs: number,
   stderr: Writable,
   options: Pick<RelayOptions, 'oomScoreAdj'> = {},
-): Running {
+): Promise<Running> {
   const numbers = systemCalls[process.arch];
   if (!numbers)
     throw new CrispError('Unsupported', `exec with a terminal is not known to work on ${process.arch}`, {
@@ -77,15 +77,15 @@ export function runOnConsole(
   );
 }
 
-function start(
+async function start(
   argv: (sizeFile: string) => string[],
   io: Io,
   folder: string,
   stderr: Writable | undefined,
   options: RelayOptions,
-): Running {
+): Promise<Running> {
   const sizeFile = join(folder, `size-${counter++}`);
-  const running = runStreaming(
+  const running = await runStreaming(
     ['perl', relay, ...argv(sizeFile)],
     { stdin: io.stdin, stdout: io.stdout, stderr },
     { timeoutMs: 0, okExitCodes: 'any', stage: 'exec', ...options },

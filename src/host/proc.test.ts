@@ -35,7 +35,7 @@ test('programs of ours are found by their folder, and somebody else there is spa
   const folder = await mkdtemp(join(tmpdir(), 'proc-'));
   const somebody = spawn('sleep', ['1000'], { cwd: folder });
   try {
-    const ours = await identify(runDetached(['sleep', '1000'], { cwd: folder }).pid);
+    const ours = await identify((await runDetached(['sleep', '1000'], { cwd: folder })).pid);
     if (!ours) throw new Error('it has not started');
     while ((await programsIn(folder)).length === 0)
       await new Promise((resolve) => {

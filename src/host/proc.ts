@@ -224,13 +224,12 @@ function readStat(
 }
 
 /**
- * Runs synchronous `work` while crisp's own oom_score_adj (proc(5)) has this
- * value, which programs that are started meanwhile inherit. If crisp may not set
- * the value (lowering it requires CAP_SYS_RESOURCE), the work is done with
- * crisp's own.
+ * Runs `work` while crisp's own oom_score_adj (proc(5)) has this value, which
+ * all programs that are started meanwhile inherit; the caller starts no others.
+ * If crisp may not set the value (lowering it requires CAP_SYS_RESOURCE), the
+ * work is done with crisp's own.
  */
-export function withOomScoreAdj<T>(value: number | undefined, work: () => T): T {
-  if (value === undefined) return work();
+export async function withOomScoreAdj<T>(value: number, work: () => Promise<T>): Promise<T> {
   const own = openSync('/proc/self/oom_score_adj', 'r+'); // kept open: restoring must not depend on a free descriptor
   try {
     const buffer = Buffer.alloc(16);
@@ -238,10 +237,10 @@ export function withOomScoreAdj<T>(value: number | undefined, work: () => T): T 
     try {
       writeSync(own, String(value), 0);
     } catch {
-      return work(); // EACCES
+      return await work(); // EACCES
     }
     try {
-      return work();
+      return await work();
     } finally {
       writeSync(own, before, 0); // never refused: the kernel always allows the previous value
     }

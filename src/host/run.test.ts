@@ -153,7 +153,7 @@ describe('run', () => {
     const script = `sh -c 'trap "" TERM; echo $$ >${folder}/left; while :; do sleep 1; done' & while ! [ -s ${folder}/left ]; do sleep 0.01; done; echo up >&2; wait`;
     const stop = new AbortController();
     const stderr = new PassThrough();
-    const running = runStreaming(
+    const running = await runStreaming(
       sh(script),
       { stderr },
       { timeoutMs, signal: stop.signal, wholeGroup: true },
@@ -213,7 +213,7 @@ describe('what a program leaves behind with its output', () => {
     } else {
       const stdout = new PassThrough();
       const said = text(stdout);
-      const running = runStreaming(
+      const running = await runStreaming(
         sh(loop()),
         { stdout, endStdout: true },
         { timeoutMs: 0, okExitCodes: [7] },
@@ -235,13 +235,14 @@ describe('what a program leaves behind with its output', () => {
       },
     });
     const script = `sleep 1000 & echo $! >${folder}/left; head -c 60000 /dev/zero`; // fits the pipe, so that it is gone at once
-    expect((await runStreaming(sh(script), { stdout }, { timeoutMs: 0 }).ended).exitCode).toBe(0);
+    const running = await runStreaming(sh(script), { stdout }, { timeoutMs: 0 });
+    expect((await running.ended).exitCode).toBe(0);
     expect(bytes).toBe(60_000);
   });
 
   test('a taker that is gone ends it', async () => {
     const stdout = new PassThrough({ highWaterMark: 1 });
-    const running = runStreaming(
+    const running = await runStreaming(
       sh(`sleep 1000 & echo $! >${folder}/left; head -c 60000 /dev/zero`),
       { stdout },
       { timeoutMs: 0 },
@@ -251,9 +252,40 @@ describe('what a program leaves behind with its output', () => {
   });
 });
 
+describe('the start of a program', () => {
+  test('leaves the thread to others until the program runs', async () => {
+    let hasStarted = false;
+    const starting = runDetached(['true']).then(({ exited }) => {
+      hasStarted = true;
+      return exited;
+    });
+    for (let turn = 0; turn < 100; turn++) await Promise.resolve();
+    expect(hasStarted).toBe(false);
+    expect(await starting).toBe(0);
+  });
+
+  test('waits where hundreds are started at once', async () => {
+    const all = await Promise.all(Array.from({ length: 400 }, () => run(['true'], { timeoutMs })));
+    expect(all).toHaveLength(400);
+  });
+
+  test('with an oom_score_adj of its own does not give it to those beside it', async () => {
+    const own = (await readFile('/proc/self/oom_score_adj', 'utf8')).trim();
+    const scores = await Promise.all(
+      Array.from({ length: 40 }, async (_, index) => {
+        const oomScoreAdj = [undefined, 777, undefined, 888][index % 4];
+        const { stdout } = await run(['cat', '/proc/self/oom_score_adj'], { timeoutMs, oomScoreAdj });
+        return [stdout.trim(), String(oomScoreAdj ?? own)];
+      }),
+    );
+    for (const [score, wanted] of scores) expect(score).toBe(wanted);
+    expect((await readFile('/proc/self/oom_score_adj', 'utf8')).trim()).toBe(own);
+  });
+});
+
 describe('a detached program', () => {
   test('leads a session of its own, with pipes each way, and its end is told', async () => {
-    const { pid, pipes, exited } = runDetached(
+    const { pid, pipes, exited } = await runDetached(
       sh('read word <&4; ps -o sid= -p $$ | tr -d " " >&3; echo $word >&3; exit 5'),
       {
         pipes: ['read', 'write'],
@@ -265,13 +297,13 @@ describe('a detached program', () => {
     expect(await exited).toBe(5);
   });
 
-  test('a missing one is told at once', () => {
-    expect(() => runDetached(['no-such-program'])).toThrow(expect.objectContaining({ id: 'ToolMissing' }));
+  test('a missing one is told at once', async () => {
+    await expect(runDetached(['no-such-program'])).rejects.toMatchObject({ id: 'ToolMissing' });
   });
 });
 
 test('a signal for a list spares who has left it by the time that it is sent', async () => {
-  const [stays, leaves] = [runDetached(['sleep', '1000']), runDetached(['sleep', '1000'])];
+  const [stays, leaves] = [await runDetached(['sleep', '1000']), await runDetached(['sleep', '1000'])];
   const lists = [[stays.pid, leaves.pid, 2 ** 22 + 1], [stays.pid]];
   expect(await signalListed(() => Promise.resolve(lists.shift() ?? []), 'SIGKILL')).toBe(1);
   await stays.exited;

@@ -101,7 +101,11 @@ export async function run(argv: readonly [string, ...string[]], options: RunOpti
   const output = { stdout: '', stderr: '' };
   let ended: Ended;
   try {
-    const child = start(argv, options, { stdin: options.input !== undefined, stdout: true, stderr: true });
+    const child = await start(argv, options, {
+      stdin: options.input !== undefined,
+      stdout: true,
+      stderr: true,
+    });
     const stopped = stopOn(child, options);
     if (options.input !== undefined) child.stdin?.end(options.input);
     const most = options.maxOutputBytes ?? 1 << 20;
@@ -126,7 +130,7 @@ async function runOnFiles(
   try {
     let ended: Ended;
     try {
-      const child = start(argv, { ...options, wholeGroup: true }, { outputs: [stdout, stderr] });
+      const child = await start(argv, { ...options, wholeGroup: true }, { outputs: [stdout, stderr] });
       const stopped = stopOn(child, options);
       const exit = await exitOf(child, []);
       ended = { ...stopped(), ...exit };
@@ -188,18 +192,18 @@ export interface Running {
 }
 
 /** Starts a program with live streams. Back-pressure comes from the streams. */
-export function runStreaming(
+export async function runStreaming(
   argv: readonly [string, ...string[]],
   streams: Streams,
   options: RunOptions,
-): Running {
+): Promise<Running> {
   const started = performance.now();
   const judged = (ended: Ended): RunResult =>
     judge(argv, options, ended, { stdout: '', stderr: '' }, performance.now() - started);
   let child: Child;
   try {
     const own = options.ownStreams ?? false;
-    child = start(argv, options, {
+    child = await start(argv, options, {
       stdin: own || streams.stdin !== undefined,
       stdout: own || streams.stdout !== undefined,
       stderr: own || streams.stderr !== undefined,
@@ -235,8 +239,8 @@ function start(
   argv: readonly [string, ...string[]],
   { cwd, env, streamsOwner, wholeGroup = false, oomScoreAdj }: RunOptions,
   streams: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr' | 'outputs'>,
-): Child {
-  return new Child(argv, {
+): Promise<Child> {
+  return Child.start(argv, {
     ...streams,
     cwd,
     env: { ...baseEnvironment, ...env },
@@ -375,10 +379,13 @@ export interface Detached {
 }
 
 /** Starts a program that outlives crisp: in a session of its own, without pipes to crisp on its stdio. */
-export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): Detached {
+export async function runDetached(
+  argv: readonly [string, ...string[]],
+  options: DetachedOptions = {},
+): Promise<Detached> {
   let child: Child;
   try {
-    child = new Child(argv, {
+    child = await Child.start(argv, {
       cwd: options.cwd,
       env: { ...baseEnvironment, ...options.env },
       stdin: options.ownStreams ?? false,

@@ -39,25 +39,24 @@ export interface SpawnOptions {
   readonly oomScoreAdj?: number | undefined;
 }
 
+/** What crisp does with its end of a pipe. */
+type Direction = 'read' | 'write' | undefined;
+
 /** A child from its start until it is waited for; during this time its pid cannot be reused. */
 export class Child {
-  stdin: Socket | undefined;
-  stdout: Socket | undefined;
-  stderr: Socket | undefined;
-  readonly pipes: Socket[] = [];
+  readonly stdin: Socket | undefined;
+  readonly stdout: Socket | undefined;
+  readonly stderr: Socket | undefined;
+  readonly pipes: readonly Socket[];
   /** How it ended; it has then been waited for, and its pid may be reused. */
   readonly exited: Promise<Exit>;
   private gone = false;
   /** crisp's ends of its outputs, while they are open. */
   private readonly reading = new Map<Socket, number>();
-  private readonly watch: Socket;
   private readonly atEnd: (() => void)[] = [];
 
   /** @throws SystemError, also for a missing program (ENOENT); leaves nothing behind */
-  constructor(
-    argv: readonly [string, ...string[]],
-    private readonly options: SpawnOptions,
-  ) {
+  static async start(argv: readonly [string, ...string[]], options: SpawnOptions): Promise<Child> {
     const path = locate(argv[0], options.env['PATH'] ?? '');
     if (path === undefined) throw new SystemError('posix_spawn', constants.errno.ENOENT, argv[0]);
     const wanted = [
@@ -70,7 +69,7 @@ export class Child {
     const ours: (number | undefined)[] = [];
     const theirs: (number | undefined)[] = [];
     let pid: number | undefined;
-    let pidfd: number;
+    let watch: Socket;
     try {
       for (const [index, direction] of wanted.entries()) {
         const ends = direction && pipe();
@@ -79,7 +78,7 @@ export class Child {
         ours[index] = ends && (direction === 'read' ? ends.read : ends.write);
         theirs[index] = ends && (direction === 'read' ? ends.write : ends.read);
       }
-      pid = withOomScoreAdj(options.oomScoreAdj, () =>
+      pid = await inTurn(options.oomScoreAdj, () =>
         spawnProcess({
           path,
           argv,
@@ -89,8 +88,7 @@ export class Child {
           session: options.session ?? false,
         }),
       );
-      pidfd = openProcess(pid);
-      this.watch = socketOn(pidfd);
+      watch = socketOn(openProcess(pid));
     } catch (error) {
       for (const { read, write } of made) {
         close(read);
@@ -99,8 +97,17 @@ export class Child {
       if (pid !== undefined) killUnwatched(pid);
       throw error;
     }
-    this.pid = pid;
     for (const fd of theirs) if (fd !== undefined) close(fd);
+    return new Child(pid, watch, ours, wanted, options.session ?? false);
+  }
+
+  private constructor(
+    readonly pid: number,
+    private readonly watch: Socket,
+    ours: readonly (number | undefined)[],
+    wanted: readonly Direction[],
+    private readonly session: boolean,
+  ) {
     const [stdin, stdout, stderr, ...others] = ours.map((fd, index) => this.end(fd, wanted[index]));
     [this.stdin, this.stdout, this.stderr] = [stdin, stdout, stderr];
     this.pipes = others.filter((socket) => socket !== undefined);
@@ -113,8 +120,6 @@ export class Child {
       });
     });
   }
-
-  readonly pid: number;
 
   /** Waiting for its end does not keep crisp running. */
   unref(): void {
@@ -130,7 +135,7 @@ export class Child {
   kill(signal: NodeJS.Signals, group: boolean): void {
     if (this.gone) return;
     try {
-      process.kill(group && this.options.session ? -this.pid : this.pid, signal);
+      process.kill(group && this.session ? -this.pid : this.pid, signal);
     } catch {
       /* ESRCH: it is just ending, and its group is empty */
     }
@@ -147,7 +152,7 @@ export class Child {
     return output.readableLength + (fd === undefined ? 0 : bytesWaiting(fd));
   }
 
-  private end(fd: number | undefined, direction: 'read' | 'write' | undefined): Socket | undefined {
+  private end(fd: number | undefined, direction: Direction): Socket | undefined {
     if (fd === undefined || direction === undefined) return undefined;
     const socket = new Socket({ fd, readable: direction === 'read', writable: direction === 'write' });
     socket.on('error', () => undefined); // EPIPE: it does not read its input
@@ -173,6 +178,39 @@ export class Child {
     resolve(exit);
   }
 }
+
+/**
+ * Starts a program when it is its turn. Up to `mostStarts` programs start at the same time. A start with an
+ * oom_score_adj of its own sets that value for the whole daemon, so no other program starts meanwhile.
+ */
+async function inTurn<T>(oomScoreAdj: number | undefined, start: () => Promise<T>): Promise<T> {
+  const weight = oomScoreAdj === undefined ? 1 : mostStarts;
+  await new Promise<void>((begin) => {
+    waiting.push({ weight, begin });
+    letBegin();
+  });
+  try {
+    return await (oomScoreAdj === undefined ? start() : withOomScoreAdj(oomScoreAdj, start));
+  } finally {
+    starting -= weight;
+    letBegin();
+  }
+}
+
+function letBegin(): void {
+  for (let [next] = waiting; next && starting + next.weight <= mostStarts; [next] = waiting) {
+    waiting.shift();
+    starting += next.weight;
+    next.begin();
+  }
+}
+
+/** Each start occupies a thread of the pool and memory of koffi, which refuses more than 256 calls at a time. */
+const mostStarts = 8;
+/** The sum of the weights of the starts that have begun. */
+let starting = 0;
+/** The starts that wait for their turn, in order. */
+const waiting: { readonly weight: number; readonly begin: () => void }[] = [];
 
 /** For a child without a pidfd (no descriptor was free): it is killed and waited for at once. */
 function killUnwatched(pid: number): void {

@@ -143,10 +143,19 @@ export interface SpawnPlan {
 /**
  * posix_spawn(3), which shares the daemon's memory with the child until its exec instead of
  * copying the page tables, so that its duration does not depend on the daemon's size. The
- * caller has to wait for the child (reap).
+ * calling thread is suspended until that exec, for which the child needs a CPU; therefore a
+ * thread of the pool makes the call. The caller keeps the descriptors open until then, and
+ * has to wait for the child (reap).
  * @throws SystemError: ENOENT also for a missing working folder or interpreter
  */
-export function spawnProcess({ path, argv, env, cwd, descriptors, session }: SpawnPlan): number {
+export async function spawnProcess({
+  path,
+  argv,
+  env,
+  cwd,
+  descriptors,
+  session,
+}: SpawnPlan): Promise<number> {
   for (const text of [path, cwd ?? '', ...argv, ...env])
     if (text.includes('\0')) throw new SystemError('posix_spawn', 22, 'with a zero byte in an argument'); // C would truncate the string there
   const actions = Buffer.alloc(opaqueBytes);
@@ -172,7 +181,15 @@ export function spawnProcess({ path, argv, env, cwd, descriptors, session }: Spa
     act(cActionsCloseFrom(actions, descriptors.length));
     const pid = [0];
     const attribute = attributes[session ? 1 : 0];
-    const error = cSpawn(pid, path, actions, attribute, [...argv, null], [...env, null]) as number;
+    const error = await new Promise<number>((resolve, reject) => {
+      cSpawn.async(
+        ...[pid, path, actions, attribute, [...argv, null], [...env, null]],
+        (failure: Error | null, result: number) => {
+          if (failure) reject(failure);
+          else resolve(result);
+        },
+      );
+    });
     if (error !== 0) throw new SystemError('posix_spawn', error, path);
     return pid[0] ?? 0;
   } finally {

@@ -162,7 +162,7 @@ export class Skopeo {
         done();
       },
     });
-    const running = runStreaming(
+    const running = await runStreaming(
       ['setpriv', '--pdeathsig', 'TERM', 'flock', '--shared', '--no-fork', lock, 'skopeo', ...args],
       { stderr },
       {

@@ -223,7 +223,7 @@ async function pinUnderUserNamespace(
       done();
     },
   });
-  const process = runStreaming(
+  const process = await runStreaming(
     ['unshare', ...wanted.map((kind) => `--${kernelName[kind]}`), 'cat'],
     { stdin, stdout, stderr },
     { timeoutMs, stage, errorId: 'NamespaceFailed' },

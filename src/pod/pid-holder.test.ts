@@ -103,7 +103,7 @@ test.each(['with a user namespace', 'without one'])('is confined as a container 
 
 test('takes what runs in the namespace along', async () => {
   const { path } = await startPidHolder(await plan());
-  const other = runDetached(['nsenter', `--pid=${path}`, 'sleep', '60']);
+  const other = await runDetached(['nsenter', `--pid=${path}`, 'sleep', '60']);
   await stopPidHolder(folder);
   await other.exited;
 });

@@ -94,7 +94,7 @@ export async function startPidHolder(
   for (const name of ['', 'proc', 'dev']) mkdirSync(join(folder, 'rootfs', name), { mode: 0o755 });
   writeFileSync(join(folder, 'rootfs/catatonit'), '', { mode: 0o444 });
   writeFileSync(join(folder, 'config.json'), JSON.stringify(holderSpec(plan)), { mode: 0o600 });
-  const starter = runDetached(
+  const starter = await runDetached(
     [
       tools.runtime.path,
       ...tools.runtime.args,

@@ -60,7 +60,7 @@ test('in exec with a terminal', async () => {
       done();
     },
   });
-  const { ended } = runOnConsole([runtime], { terminal: true }, bundle, 300, stderr);
+  const { ended } = await runOnConsole([runtime], { terminal: true }, bundle, 300, stderr);
   await ended;
   expect(said).toBe('timeout\n');
   expect(await waitUntilIdle(bundle, 5_000)).toEqual([]);

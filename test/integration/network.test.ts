@@ -148,7 +148,7 @@ async function greet(pod: PodNetwork, port: number): Promise<() => Promise<void>
       done();
     },
   });
-  const server = runStreaming(
+  const server = await runStreaming(
     ['nsenter', `--net=${pod.netns}`, process.execPath, '-e', script],
     { stdin, stdout },
     { timeoutMs },

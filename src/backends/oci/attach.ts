@@ -41,7 +41,7 @@ export async function attach(
       else io.stderr.write(chunk, () => done());
     },
   });
-  const running = runStreaming(
+  const running = await runStreaming(
     ['perl', relay, 'attach', 'attach', io.endsWithStdin ? '1' : '0'],
     { stdin: io.stdin, stdout: io.stdout ?? nowhere(), stderr },
     { timeoutMs: 0, cwd: container.folder, signal, okExitCodes: 'any', stage: 'attach' },

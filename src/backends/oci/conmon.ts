@@ -48,7 +48,11 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
   const {
     pipes: [sync],
     exited,
-  } = runDetached(monitorArgv(plan), { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: ['read'] });
+  } = await runDetached(monitorArgv(plan), {
+    cwd: plan.bundle,
+    env: { _OCI_SYNCPIPE: '3' },
+    pipes: ['read'],
+  });
   const answer = await inTime(plan, firstLine(sync as Duplex, verbTimeoutMs));
   await exited; // the first of conmon's two forks: reaped here, so that no zombie stays
   return pidOf(answer, explain);

@@ -48,7 +48,7 @@ async function execPlain(
   const words = `${processFile}.log`;
   // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
-  const running = runStreaming(
+  const running = await runStreaming(
     await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
     plan.io,
     // crun gives it the runtime's own oom_score_adj, and not that of process.json.
@@ -96,7 +96,7 @@ async function execInTerminal(
     await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
     const words = join(folder, 'runtime.log');
     const said = new Said();
-    const running = runOnConsole(
+    const running = await runOnConsole(
       await runtime.argvLogging(
         words,
         'exec',

@@ -35,8 +35,8 @@ export async function exec(
   const { argv, env } = attachCommand(attach, plan);
   const options = { env, cwd: '/', oomScoreAdj: attach.own.oomScoreAdj }; // lxc-attach hands on its own
   const running = plan.io.terminal
-    ? runInTerminal(argv, plan.io, attach.bundle, options)
-    : runStreaming(argv, plan.io, {
+    ? await runInTerminal(argv, plan.io, attach.bundle, options)
+    : await runStreaming(argv, plan.io, {
         timeoutMs: 0,
         okExitCodes: 'any',
         stage: 'exec',

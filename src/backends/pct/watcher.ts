@@ -44,7 +44,7 @@ export async function startWatcher(plan: WatcherPlan): Promise<void> {
   const {
     kill,
     pipes: [pipe],
-  } = runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: ['read'] });
+  } = await runDetached(watcherArgv(plan), { cwd: plan.bundle, pipes: ['read'] });
   const answer = await firstLine(pipe as Duplex, answerMs);
   if (answer === undefined) {
     kill();
