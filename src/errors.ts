@@ -4,7 +4,8 @@
 // and becomes a gRPC status in one place, toStatus(), which cri/serve.ts calls.
 // All details (id, stage, tool, the tail of its stderr, hint) are in the status
 // message, because `kubectl describe pod` shows nothing else.
-import { status as Code } from '@grpc/grpc-js';
+// Only this file of the package: the whole of it takes a tenth of a second to load, and most commands use no gRPC.
+import { Status as Code } from '@grpc/grpc-js/build/src/constants.js';
 
 /** The core errors and their gRPC status codes. */
 export const coreErrors = {

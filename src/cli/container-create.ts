@@ -5,31 +5,44 @@ import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { exists, remove } from '../host/files.js';
+import { findProgram } from '../host/programs.js';
 import { withUndo } from '../host/undo.js';
+import type { Network } from '../network/cni.js';
 import { stopSignal } from '../oci/signals.js';
 import { prepareContainer, type ContainerSource } from '../pod/container.js';
-import { planOf } from '../pod/plan.js';
+import { namespaceFiles } from '../pod/namespaces.js';
+import { checkHostname, namespacesFolder, planOf } from '../pod/plan.js';
 import { makePod, releasePod, removePod, takeApart } from '../pod/pod.js';
 import { bundleOf } from '../records/placed.js';
-import { now } from '../records/records.js';
+import { now } from '../records/stored.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import type { Image } from '../shapes/image.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { routeTo } from './backend.js';
-import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
+import { containerConfig, pairs, sandboxConfig, tmpfsMount, type ContainerWish } from './container-config.js';
+import { environmentOf, type EnvironmentFlags } from './environment.js';
 import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
 import { Signals } from './signals.js';
 
-export interface CreateFlags extends PlaceFlags {
+export interface CreateFlags extends PlaceFlags, EnvironmentFlags {
   readonly name: string | undefined;
   readonly namespace: string | undefined;
   readonly handler: string | undefined;
   readonly rootfs: string | undefined;
   readonly pull: string | undefined;
-  readonly env: readonly string[];
+  readonly entrypoint: string | undefined;
+  readonly init: boolean;
   readonly volume: readonly string[];
+  readonly tmpfs: readonly string[];
+  readonly 'read-only': boolean;
+  readonly 'cap-add': readonly string[];
+  readonly 'cap-drop': readonly string[];
+  readonly privileged: boolean;
+  readonly hostname: string | undefined;
+  readonly publish: readonly string[];
+  readonly restart: string | undefined;
   readonly label: readonly string[];
   readonly annotation: readonly string[];
   readonly user: string | undefined;
@@ -68,12 +81,23 @@ export async function createContainer(
   const name = flags.name ?? id.slice(0, 12);
   if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name))
     throw new CrispError('InvalidArgument', `--name "${name}" must be made of letters, digits, _ . and -`);
-  if (flags.network !== undefined && flags.network !== 'none' && flags.network !== 'host')
-    throw new UsageError(`--network must be none or host, not "${flags.network}"`);
+  const network = networkOf(flags);
+  checkRestart(flags);
+  if (flags.hostname !== undefined) checkHostname(flags.hostname, '--hostname');
+  const moreMounts = flags.tmpfs.map(tmpfsMount);
 
   // 1. What it is made of, and who runs it.
   const source = await sourceOf(services, flags, args);
-  const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
+  const wish: ContainerWish = {
+    ...flags,
+    name,
+    image: source.name,
+    command: source.command,
+    env: await environmentOf(flags),
+    network,
+    initProgram: flags.init ? await initProgram() : undefined,
+  };
+  const config = containerConfig(wish, source.config, services.host.seccompProfile !== undefined);
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
@@ -91,7 +115,8 @@ export async function createContainer(
   signals.check();
 
   const { systemdCgroup } = services.host;
-  const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
+  const hostname =
+    network === 'host' ? '' : (flags.hostname ?? name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63));
   const sandbox = sandboxConfig(id, wish, hostname, systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`);
   const plan: SandboxPlan = {
     ...planOf(services.state, id, sandbox, systemdCgroup),
@@ -113,6 +138,7 @@ export async function createContainer(
     stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty,
     plan,
+    ...(flags.publish.length ? { ports: [...flags.publish] } : {}),
     notHonoured: [],
     backendState: undefined,
   };
@@ -130,7 +156,8 @@ export async function createContainer(
       backend,
       host: services.host,
       holderRuntimes: [],
-      mayHaveOwnNetwork: flags.network === undefined,
+      mayHaveOwnNetwork: network === undefined,
+      ...(network === 'cni' ? { network: await networkFor(services, flags) } : {}),
     });
 
     // 4. Its bundle.
@@ -139,13 +166,14 @@ export async function createContainer(
       services,
       {
         id,
-        config: containerConfig(wish, services.host.seccompProfile !== undefined),
+        config,
         sandbox: { config: sandbox, plan: pod.plan },
         source,
         handler,
         folder,
         logPath: record.logPath,
         stopSignal: record.stopSignal,
+        moreMounts,
       },
       { backend, features, absentMountSources: 'refuse' },
     );
@@ -158,6 +186,7 @@ export async function createContainer(
       complete: true,
       plan: pod.plan,
       podState: pod.backendState,
+      ...(pod.attachment ? { addresses: [...pod.attachment.ips] } : {}),
       notHonoured: [...made.notHonoured],
       backendState,
     };
@@ -165,6 +194,44 @@ export async function createContainer(
     signals.check();
     return services.records.put(done);
   }).finally(() => backend.close());
+}
+
+/** @throws UsageError */
+function networkOf({ network, publish }: CreateFlags): string | undefined {
+  if (network !== undefined && !['none', 'host', 'cni'].includes(network))
+    throw new UsageError(`--network must be none, host or cni, not "${network}"`);
+  if (publish.length === 0) return network;
+  if (network === undefined || network === 'cni') return 'cni';
+  throw new UsageError(
+    `--publish needs --network cni: a container of --network ${network} has no address of its own`,
+  );
+}
+
+/** @throws UsageError */
+function checkRestart({ restart }: CreateFlags): void {
+  if (restart !== undefined && restart !== 'no')
+    throw new UsageError(
+      `--restart ${restart}: nothing watches single containers; run it as a pod, or as a systemd service with \`crisp run\` and Restart=`,
+    );
+}
+
+async function initProgram(): Promise<string> {
+  return findProgram('catatonit').catch(() => {
+    throw new CrispError('ToolMissing', '--init needs catatonit, which is not installed', {
+      tool: 'catatonit',
+      hint: 'apt install catatonit',
+    });
+  });
+}
+
+/** @throws UnsupportedField */
+async function networkFor(services: Services, { publish }: CreateFlags): Promise<Network> {
+  const network = await services.network;
+  if (publish.length > 0 && network.status().ready && !network.mapsPorts)
+    throw new CrispError('UnsupportedField', '--publish: no plugin of the pod network maps ports', {
+      hint: `add {"type": "portmap", "capabilities": {"portMappings": true}} to the plugins of the conflist in ${services.config.network.conf_dir}`,
+    });
+  return network;
 }
 
 interface Source extends ContainerSource {
@@ -201,6 +268,14 @@ export async function removeAll(services: Services, record: StandaloneRecord): P
   const backend = services.backendOf(record);
   await backend.delete(refOf(record));
   await services.rootfs.unmount(id);
+  if (record.addresses || !record.complete)
+    // one that was cut off may have one as well
+    await (
+      await services.network
+    ).detach({
+      ...{ id, name: plan.name, namespace: plan.namespace, uid: plan.uid },
+      netns: namespaceFiles(namespacesFolder(plan)).network,
+    });
   await releasePod({ plan, backendState: podState }, backend);
   await removePod(plan.folder, undefined);
   await takeApart(record.folder, undefined); // an older version had the pod in it

@@ -107,6 +107,7 @@ const status = define({
 
 const top = define({
   name: 'top',
+  aliases: ['stats'],
   group: 'operator',
   summary: 'Show what pods and containers use, live',
   description: [
