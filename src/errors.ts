@@ -56,7 +56,7 @@ export const catalogue = {
   UnknownHandler: {
     core: 'InvalidInput',
     meaning: 'The runtime handler (RuntimeClass) of the pod is not configured here.',
-    hint: 'use one of the handlers that `crictl info` lists, or add it to the config',
+    hint: 'use a handler that is there, or add one of this name to handlers in the configuration',
   },
   HandlerNotReady: {
     core: 'WrongState',
@@ -199,7 +199,7 @@ export const catalogue = {
   NetworkNotReady: {
     core: 'NetworkError',
     meaning: 'There is no usable CNI configuration.',
-    hint: 'put a conflist into the CNI folder that `crictl info` names',
+    hint: 'put a conflist into network.conf_dir; `crisp check` gives a command for it',
   },
   CniConfigInvalid: {
     core: 'InvalidConfig',
