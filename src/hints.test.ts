@@ -66,7 +66,7 @@ const programs = new Set(
 
 test('they are found', () => {
   expect(hints.length).toBeGreaterThan(100);
-  expect(hints).toContain('see `crisp check` for what is wrong with it');
+  expect(hints).toContain('see `crisp check` for the reason');
 });
 
 /** The commands in backticks, each as it would be typed. */

@@ -26,7 +26,8 @@ afterEach(async () => {
 afterAll(() => daemon?.destroy());
 
 function crisp(command: string, ...words: string[]): Promise<Result> {
-  return daemon.machine.run([process.execPath, bin, command, '--config', daemon.configFile, ...words]);
+  // As a person runs it: Node itself would take --env-file out of the arguments.
+  return daemon.machine.run([bin, command, '--config', daemon.configFile, ...words]);
 }
 async function started(...words: string[]): Promise<string> {
   const { stdout, stderr, exitCode } = await crisp('run', '-d', ...words);
@@ -124,7 +125,7 @@ test('what a container may and sees', async () => {
     '-c',
     `cd '${daemon.folder}' && OWN=2 ALSO=3 exec "$@"`,
     'sh',
-    ...[process.execPath, bin, 'run', '--rm', '--config', daemon.configFile, ...words],
+    ...[bin, 'run', '--rm', '--config', daemon.configFile, ...words],
     ...[image, 'sh', '-c', script],
   ]);
   expect([stderr, stdout]).toEqual([
@@ -193,14 +194,16 @@ test('Ctrl-P Ctrl-Q leaves a container running', async () => {
   ]
     .concat(['sh', '-c', '"echo ready; exec cat"'])
     .join(' ');
-  const { stdout, exitCode } = await daemon.machine.run(
-    // Keys are typed once the container is up: what comes before it waits in the terminal's line.
-    [
-      'sh',
-      '-c',
-      `(sleep 5; printf 'word\\n'; sleep 1; printf '\\020\\021'; sleep 5) | timeout 50 script -qec '${line}' /dev/null`,
-    ],
-  );
+  const logs = `${bin} logs --config '${daemon.configFile}' left 2>/dev/null`;
+  const keys = [
+    `until ${logs} | grep -q ready; do sleep 0.2; done; sleep 1; printf 'word\\n'`,
+    `until ${logs} | grep -q word; do sleep 0.2; done; printf '\\020\\021'; sleep 3`,
+  ].join('; ');
+  const { stdout, exitCode } = await daemon.machine.run([
+    'sh',
+    '-c',
+    `(${keys}) | timeout 50 script -qec '${line}' /dev/null`,
+  ]);
   expect([stdout, exitCode]).toEqual([expect.stringContaining('detached from left, which runs on'), 0]);
   expect(await state('left')).toMatchObject({ status: 'running' });
   expect((await crisp('logs', '--tail', '1', 'left')).stdout.trim()).toBe('word');

@@ -19,12 +19,6 @@ beforeAll(async () => {
   archive = await makeImageArchive(daemon.folder, 'box');
   expect(await crisp(['load', archive])).toMatchObject({ exitCode: 0 });
 });
-afterEach(async () => {
-  await configure({});
-  await daemon.writeConflist(daemon.conflist());
-  const ids = (await crisp(['ps', '-q'])).stdout.split('\n').filter(Boolean);
-  if (ids.length) await crisp(['rm', '-f', ...ids]);
-});
 afterAll(() => daemon?.destroy());
 
 function configure(more: Readonly<Record<string, unknown>>): Promise<void> {
@@ -32,7 +26,8 @@ function configure(more: Readonly<Record<string, unknown>>): Promise<void> {
 }
 
 function crisp([command = '', ...words]: readonly string[]): Promise<Result> {
-  return daemon.machine.run([process.execPath, bin, command, '--config', daemon.configFile, ...words]);
+  // As a person runs it: Node itself would take --env-file out of the arguments.
+  return daemon.machine.run([bin, command, '--config', daemon.configFile, ...words]);
 }
 
 interface Mistake {
@@ -83,6 +78,7 @@ const mistakes: Readonly<Record<string, Mistake>> = {
   'an image that is not to be pulled': {
     command: ['run', '--rm', '--pull', 'never', 'nosuch', 'true'],
     hint: /name an archive: \.\/FILE\.tar/,
+    follow: async () => undefined,
     then: ['run', '--rm', '--pull', 'never', 'ARCHIVE', 'true'],
   },
   'a mount source that is not there': {
@@ -149,6 +145,12 @@ const given: Readonly<Record<string, () => Promise<unknown>>> = {
 };
 
 describe('the hint mends it', () => {
+  afterEach(async () => {
+    await configure({});
+    await daemon.writeConflist(daemon.conflist());
+    const ids = (await crisp(['ps', '-q'])).stdout.split('\n').filter(Boolean);
+    if (ids.length) await crisp(['rm', '-f', ...ids]);
+  });
   test.each(Object.entries(mistakes))('%s', async (name, { before = [], command, hint, follow, then }) => {
     const words = (line: readonly string[]): string[] =>
       line.map((word) =>
@@ -195,7 +197,7 @@ describe('a mistake of a person is none of ours', () => {
     ['a manifest that is none', ['explain', '/etc/passwd'], 1],
     ['a bundle on a file', ['bundle', image, '/etc/passwd'], 1],
     ['no bundle', ['bundle', '--validate', '/etc'], 1],
-    ['a state folder that is a file', ['list', '--state', '/etc/passwd'], 1],
+    ['a state folder that is a file', ['create', '--state', '/etc/passwd', image, 'true'], 1],
     ['a root folder that is a file', ['images', '--root', '/etc/passwd'], 1],
     ['a socket that is a file', ['status', '--listen', 'unix:///etc/passwd'], 1],
     ['a socket with a long path', ['status', '--listen', `unix:///${'x'.repeat(200)}`], 1],
@@ -206,7 +208,11 @@ describe('a mistake of a person is none of ours', () => {
     const result = await crisp(words.map((word) => word.replace('FOLDER', daemon.folder)));
     expect(result.stderr + result.stdout).not.toMatch(/Internal|please report|\n {4}at /);
     expect(result).toMatchObject({ exitCode });
+  });
+
+  test('and leaves nothing', async () => {
     expect((await crisp(['ps', '-q'])).stdout).toBe('');
+    expect((await crisp(['gc'])).stdout).toBe('nothing to remove\n');
   });
 });
 
@@ -218,12 +224,10 @@ describe('a node that cannot run pods', () => {
     const check = await crisp(['check']);
     expect(check.exitCode).toBe(1);
     expect(check.stdout).toMatch(/FAILURE .*\d+ failures?, \d+ warnings?\n$/s);
-    const { stdout } = await daemon.machine.run([
-      ...['timeout', '--preserve-status', '--signal', 'TERM', '5'],
-      ...[process.execPath, bin, 'serve', '--config', daemon.configFile],
-    ]);
-    expect(stdout).toContain('cannot run pods: no runtime handler is ready');
-    expect(stdout).not.toContain('crisp is ready');
+    const told = daemon.logged((line) => /cannot run pods|crisp is ready/.test(line));
+    await daemon.start({ untilProbed: false });
+    expect(await told).toContain('cannot run pods: no runtime handler is ready');
+    await daemon.stop();
   });
 
   test('serve is refused to a user who is not root, before anything is made', async () => {
@@ -231,7 +235,7 @@ describe('a node that cannot run pods', () => {
     await writeFile(join(daemon.folder, 'plain.yaml'), '{}', { mode: 0o644 });
     expect(
       await daemon.machine.run([
-        ...['setpriv', '--reuid', '1000', '--regid', '1000', '--clear-groups', process.execPath, bin],
+        ...['setpriv', '--reuid', '1000', '--regid', '1000', '--clear-groups', bin],
         ...['serve', '--state', state, '--root', state],
       ]),
     ).toEqual({
