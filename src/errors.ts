@@ -411,8 +411,16 @@ export function toStatus(error: unknown): { code: Code; details: string } {
   return { code: known.code, details: known.report };
 }
 
-/** Error codes of the kernel and Node for an invalid path or argument. */
-const ofBadPaths = new Set(['ENAMETOOLONG', 'ENOTDIR', 'EISDIR', 'ELOOP', 'E2BIG', 'ERR_INVALID_ARG_VALUE']);
+/** Error codes of the kernel and Node for an invalid path or argument. EEXIST: a file instead of a folder. */
+const ofBadPaths = new Set([
+  'EEXIST',
+  'ENAMETOOLONG',
+  'ENOTDIR',
+  'EISDIR',
+  'ELOOP',
+  'E2BIG',
+  'ERR_INVALID_ARG_VALUE',
+]);
 
 /** Any thrown value -> a CrispError; errno values are mapped to their catalogue entry here. */
 export function toCrispError(error: unknown): CrispError {
