@@ -26,7 +26,7 @@ import { Rootfs } from './images/rootfs.js';
 import { Images, imagesOptionsOf } from './images/store.js';
 import { log } from './log.js';
 import { metrics, MetricsServer } from './metrics.js';
-import { Network } from './network/cni.js';
+import { Network, networkOptionsOf } from './network/cni.js';
 import { readHostFacts } from './oci/host-facts.js';
 import { findHolderTools } from './pod/pid-holder.js';
 import { rootGroupOf } from './oci/namespaces.js';
@@ -112,13 +112,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   const images = new Images(imagesOptionsOf(config));
   await images.open();
   const rootfs = new Rootfs({ root: config.root, state: config.state, images });
-  const network = new Network({
-    confDir: config.network.conf_dir,
-    binDirs: config.network.bin_dirs,
-    pluginTimeoutMs: config.network.plugin_timeout_seconds * 1000,
-    root: config.root,
-    template: config.network.template,
-  });
+  const network = new Network(networkOptionsOf(config, config.root));
   closers.push(() => network.close());
   await network.start();
   const handlers = await buildHandlers(config);

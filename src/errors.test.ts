@@ -68,7 +68,7 @@ test('cut leaves what is short enough, and half a surrogate pair is none', () =>
   expect(cut('\ud83d', 10)).toBe('\ufffd');
 });
 
-test.each(['ENAMETOOLONG', 'ENOTDIR', 'ELOOP', 'ERR_INVALID_ARG_VALUE'])(
+test.each(['EEXIST', 'ENAMETOOLONG', 'ENOTDIR', 'ELOOP', 'ERR_INVALID_ARG_VALUE'])(
   '%s is about what was asked for',
   (code) => {
     expect(toStatus(Object.assign(new Error('open failed'), { code })).code).toBe(status.INVALID_ARGUMENT);

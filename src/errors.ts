@@ -4,7 +4,8 @@
 // and becomes a gRPC status in one place, toStatus(), which cri/serve.ts calls.
 // All details (id, stage, tool, the tail of its stderr, hint) are in the status
 // message, because `kubectl describe pod` shows nothing else.
-import { status as Code } from '@grpc/grpc-js';
+// Only this file of the package: the whole of it takes a tenth of a second to load, and most commands use no gRPC.
+import { Status as Code } from '@grpc/grpc-js/build/src/constants.js';
 
 /** The core errors and their gRPC status codes. */
 export const coreErrors = {
@@ -55,7 +56,7 @@ export const catalogue = {
   UnknownHandler: {
     core: 'InvalidInput',
     meaning: 'The runtime handler (RuntimeClass) of the pod is not configured here.',
-    hint: 'use one of the handlers that `crictl info` lists, or add it to the config',
+    hint: 'use a handler that is there, or add one of this name to handlers in the configuration',
   },
   HandlerNotReady: {
     core: 'WrongState',
@@ -198,7 +199,7 @@ export const catalogue = {
   NetworkNotReady: {
     core: 'NetworkError',
     meaning: 'There is no usable CNI configuration.',
-    hint: 'put a conflist into the CNI folder that `crictl info` names',
+    hint: 'put a conflist into network.conf_dir; `crisp check` gives a command for it',
   },
   CniConfigInvalid: {
     core: 'InvalidConfig',
@@ -410,8 +411,16 @@ export function toStatus(error: unknown): { code: Code; details: string } {
   return { code: known.code, details: known.report };
 }
 
-/** Error codes of the kernel and Node for an invalid path or argument. */
-const ofBadPaths = new Set(['ENAMETOOLONG', 'ENOTDIR', 'EISDIR', 'ELOOP', 'E2BIG', 'ERR_INVALID_ARG_VALUE']);
+/** Error codes of the kernel and Node for an invalid path or argument. EEXIST: a file instead of a folder. */
+const ofBadPaths = new Set([
+  'EEXIST',
+  'ENAMETOOLONG',
+  'ENOTDIR',
+  'EISDIR',
+  'ELOOP',
+  'E2BIG',
+  'ERR_INVALID_ARG_VALUE',
+]);
 
 /** Any thrown value -> a CrispError; errno values are mapped to their catalogue entry here. */
 export function toCrispError(error: unknown): CrispError {

@@ -1,9 +1,11 @@
 // The program `crisp`: finds and runs the command, and maps its result to an
 // exit code. It loads only the modules that the command needs, so that `crisp
 // version` and completions are fast.
+import { commandNamed } from './cli/command.js';
 import { helpOf, overview } from './cli/help.js';
+import { meant } from './cli/meant.js';
 import { parse, UsageError } from './cli/parse.js';
-import { commands } from './cli/table.js';
+import { commands, leftOut } from './cli/table.js';
 
 /** The exit codes of every command; run, exec and start --attach exit with the container's own code. */
 const failed = 1;
@@ -17,8 +19,8 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   if (word === 'help' || word === '--help' || word === '-h') return help(rest[0]);
   if (word === '--version') return main(['version', ...rest]);
-  const command = commands.find((candidate) => candidate.name === word);
-  if (!command) return complain(`unknown command "${word}"; see \`crisp help\``);
+  const command = commandNamed(commands, word);
+  if (!command) return unknown(word);
   try {
     const call = parse(command, rest);
     if (call === 'help') return help(command.name);
@@ -37,10 +39,17 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 function help(name: string | undefined): number {
-  const command = commands.find((candidate) => candidate.name === name);
-  if (name !== undefined && !command) return complain(`unknown command "${name}"; see \`crisp help\``);
+  const command = name === undefined ? undefined : commandNamed(commands, name);
+  if (name !== undefined && !command) return unknown(name);
   process.stdout.write(command ? helpOf(command) : overview(commands));
   return 0;
+}
+
+function unknown(word: string): number {
+  const instead = Object.hasOwn(leftOut, word) ? leftOut[word] : undefined;
+  if (instead) return complain(`there is no command "${word}" on purpose: ${instead}`);
+  const names = [...commands.flatMap(({ name, aliases }) => [name, ...(aliases ?? [])]), 'help'];
+  return complain(`unknown command "${word}"${meant(word, names)}; see \`crisp help\``);
 }
 
 function complain(message: string, command?: string): number {

@@ -24,6 +24,7 @@ export interface Thing {
     | 'bundle'
     | 'pod folder'
     | 'name'
+    | 'address'
     | 'log';
   readonly name: string;
   /** The id of the record that it belongs to. */

@@ -15,15 +15,18 @@ import type { Exit } from './backend.js';
 
 export class Exits {
   private watcher: FSWatcher | undefined;
+  private readonly listeners: ((id: string) => void)[] = [];
 
   constructor(readonly folder: string) {}
 
   /** Calls `changed` with the name of each file that appears. Monitors write beside and rename, so a name is a whole file. @throws StorageFailed */
   watch(changed: (id: string) => void): void {
+    this.listeners.push(changed);
+    if (this.watcher) return; // a second one would be left open by close()
     try {
       makeFolder(this.folder);
       this.watcher = watch(this.folder, (_event, name) => {
-        if (name && !name.includes('.')) changed(name);
+        if (name && !name.includes('.')) for (const listener of this.listeners) listener(name);
       });
     } catch (error) {
       throw new CrispError('StorageFailed', `cannot watch ${this.folder}: ${(error as Error).message}`, {

@@ -97,7 +97,7 @@ async function makeBundle(
 }
 
 async function smallSpec(image: Image, rootfs: string): Promise<Spec> {
-  const config = containerConfig(wishFor(image), false);
+  const config = containerConfig(wishFor(image), image.config, false);
   return minimalSpec(
     image.config,
     (await inspectRootfs({ rootfs, config, imageMounts: new Map() })).accounts,
@@ -108,7 +108,7 @@ async function smallSpec(image: Image, rootfs: string): Promise<Spec> {
 async function fullSpec(services: Services, image: Image, rootfs: string): Promise<Spec> {
   const host = readHostFacts(services.config);
   const wish = wishFor(image);
-  const config = containerConfig(wish, host.seccompProfile !== undefined);
+  const config = containerConfig(wish, image.config, host.seccompProfile !== undefined);
   const id = 'crisp';
   const pinned = { network: '/', ipc: '/', uts: '/' };
   const podFolder = '/nonexistent';
@@ -155,8 +155,15 @@ function wishFor(image: Image): ContainerWish {
     name: 'crisp',
     image: image.tags[0] ?? image.id,
     command: [],
+    entrypoint: undefined,
+    initProgram: undefined,
     env: [],
     volume: [],
+    'read-only': false,
+    'cap-add': [],
+    'cap-drop': [],
+    privileged: false,
+    publish: [],
     label: [],
     annotation: [],
     workdir: undefined,

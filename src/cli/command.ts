@@ -10,8 +10,8 @@ export interface Flag {
   /** May be given several times. */
   readonly multiple?: true;
   readonly summary: string;
-  /** What a shell offers for the value. */
-  readonly complete?: 'file' | 'folder' | readonly string[];
+  /** What a shell offers for the value: files, folders, names of containers or images of this node, or these words. */
+  readonly complete?: 'file' | 'folder' | 'container' | 'image' | readonly string[];
 }
 export type Flags = Readonly<Record<string, Flag>>;
 
@@ -42,6 +42,8 @@ export interface Invocation<F extends Flags> {
 
 export interface Definition<F extends Flags> {
   readonly name: string;
+  /** Other names, as podman and nerdctl have them. */
+  readonly aliases?: readonly string[];
   readonly group: 'daemon' | 'containers' | 'images' | 'operator';
   /** One line, no full stop. */
   readonly summary: string;
@@ -49,6 +51,8 @@ export interface Definition<F extends Flags> {
   readonly description: readonly string[];
   readonly arguments: readonly Argument[];
   readonly flags: F;
+  /** Flags of podman and nerdctl that are left out on purpose ("--device", "-a") -> what to use instead. */
+  readonly leftOut?: Readonly<Record<string, string>>;
   /** Flags end at the first argument: what follows belongs to another program. */
   readonly passesOn?: true;
   /** Exit codes besides 0 and the two that all commands have (1 failed, 2 wrong usage). */
@@ -61,6 +65,11 @@ export interface Definition<F extends Flags> {
 
 /** A command whose flag types the table need not know. */
 export type Command = Definition<Flags>;
+
+/** By its name or another name of it. */
+export function commandNamed(commands: readonly Command[], word: string): Command | undefined {
+  return commands.find(({ name, aliases }) => name === word || aliases?.includes(word));
+}
 
 /** Checks the definition of a command, and forgets its flag types. */
 export function define<const F extends Flags>(definition: Definition<F>): Command {

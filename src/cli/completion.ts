@@ -25,6 +25,20 @@ function flagsOf(command: Command): [string, Flag][] {
   return [...Object.entries(command.flags), ['help', { short: 'h', summary: 'show help' }]];
 }
 
+/** What lists the names that these stand for; for a user who may not, nothing. */
+const listing = {
+  container: "crisp list 2>/dev/null | awk 'NR > 1 { print $2 }'",
+  image: "crisp images 2>/dev/null | awk 'NR > 1 { print $1 }'",
+} as const;
+
+function listingOf(complete: Flag['complete']): string | undefined {
+  return complete === 'container' || complete === 'image' ? listing[complete] : undefined;
+}
+
+function namesOf({ name, aliases }: Command): string[] {
+  return [name, ...(aliases ?? [])];
+}
+
 function words(complete: Flag['complete']): readonly string[] | undefined {
   return typeof complete === 'object' ? complete : undefined;
 }
@@ -39,7 +53,7 @@ function bash(commands: readonly Command[]): string {
       )
       .join('\n');
   const cases = commands.map(
-    (command) => `    ${command.name})
+    (command) => `    ${namesOf(command).join('|')})
       case "$previous" in
 ${values(command) || '        "") ;;'}
       esac
@@ -68,6 +82,8 @@ complete -F _crisp crisp
 function bashValues(complete: Flag['complete']): string {
   if (complete === 'file') return 'COMPREPLY=($(compgen -f -- "$current"))';
   if (complete === 'folder') return 'COMPREPLY=($(compgen -d -- "$current"))';
+  const list = listingOf(complete);
+  if (list) return `COMPREPLY=($(compgen -W "$(${list})" -- "$current"))`;
   return words(complete) ? `COMPREPLY=($(compgen -W "${words(complete)?.join(' ')}" -- "$current"))` : ':';
 }
 
@@ -83,10 +99,12 @@ function zsh(commands: readonly Command[]): string {
       (argument, index) =>
         `'${argument.rest ? '*' : index + 1}:${zshText(argument.name)}:${zshValues(argument.complete)}'`,
     );
-    return `    ${command.name}) _arguments ${[...specs, ...args].join(' \\\n      ')} ;;`;
+    return `    ${namesOf(command).join('|')}) _arguments ${[...specs, ...args].join(' \\\n      ')} ;;`;
   });
   return `#compdef crisp
 # zsh completion for crisp; made by \`crisp completion zsh\`.
+_crisp_containers() { compadd -- \${(f)"$(${listing.container})"} }
+_crisp_images() { compadd -- \${(f)"$(${listing.image})"} }
 _crisp() {
   local -a commands
   commands=(
@@ -112,6 +130,8 @@ if [[ $funcstack[1] = _crisp ]]; then _crisp "$@"; else compdef _crisp crisp; fi
 function zshValues(complete: Flag['complete']): string {
   if (complete === 'file') return '_files';
   if (complete === 'folder') return '_files -/';
+  if (complete === 'container') return '_crisp_containers';
+  if (complete === 'image') return '_crisp_images';
   return words(complete) ? `(${words(complete)?.join(' ')})` : ' ';
 }
 
@@ -126,7 +146,7 @@ function fish(commands: readonly Command[]): string {
     `complete -c crisp -n __fish_use_subcommand -f -a ${command.name} -d ${quote(command.summary)}`,
     ...flagsOf(command).map(([name, flag]) =>
       [
-        `complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -l ${name}`,
+        `complete -c crisp -n '__fish_seen_subcommand_from ${namesOf(command).join(' ')}' -l ${name}`,
         flag.short ? `-s ${flag.short}` : '',
         fishValues(flag.complete, flag.value !== undefined),
         `-d ${quote(flag.summary)}`,
@@ -137,11 +157,11 @@ function fish(commands: readonly Command[]): string {
     ...(command.arguments.some(({ complete }) => complete === 'file' || complete === 'folder') ||
     command.passesOn
       ? []
-      : [`complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f`]),
+      : [`complete -c crisp -n '__fish_seen_subcommand_from ${namesOf(command).join(' ')}' -f`]),
     ...command.arguments.flatMap(({ complete }) =>
-      words(complete)
+      fishWords(complete)
         ? [
-            `complete -c crisp -n '__fish_seen_subcommand_from ${command.name}' -f -a ${quote(words(complete)?.join(' ') ?? '')}`,
+            `complete -c crisp -n '__fish_seen_subcommand_from ${namesOf(command).join(' ')}' -f -a ${quote(fishWords(complete) ?? '')}`,
           ]
         : [],
     ),
@@ -152,9 +172,14 @@ complete -c crisp -n '__fish_seen_subcommand_from help' -f -a '${commands.map(({
 `;
 }
 
+function fishWords(complete: Flag['complete']): string | undefined {
+  const list = listingOf(complete);
+  return list ? `(${list})` : words(complete)?.join(' ');
+}
+
 function fishValues(complete: Flag['complete'], takesValue: boolean): string {
   if (!takesValue) return '-f';
   if (complete === 'file') return '-r -F';
   if (complete === 'folder') return "-x -a '(__fish_complete_directories)'";
-  return words(complete) ? `-x -a '${words(complete)?.join(' ')}'` : '-x';
+  return fishWords(complete) ? `-x -a '${fishWords(complete)}'` : '-x';
 }

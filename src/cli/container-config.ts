@@ -1,20 +1,35 @@
 // The flags of `crisp run` and `crisp create` -> the CRI's words, so that a
 // standalone container is made by the same functions as one of a pod.  Pure.
+import { isIP } from 'node:net';
+import { resolve } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
+import type { Capability__Output } from '../cri/generated/runtime/v1/Capability.js';
 import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
 import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
+import type { PortMapping__Output } from '../cri/generated/runtime/v1/PortMapping.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
 import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
+import type { ImageConfig } from '../shapes/image-config.js';
+import type { Mount } from '../shapes/spec.js';
 
 /** What a person says of a container. */
 export interface ContainerWish {
   readonly name: string;
   readonly image: string;
   readonly command: readonly string[];
+  readonly entrypoint: string | undefined;
+  /** catatonit on this host, as --init wants it. */
+  readonly initProgram: string | undefined;
+  /** KEY=VALUE. */
   readonly env: readonly string[];
   readonly volume: readonly string[];
+  readonly 'read-only': boolean;
+  readonly 'cap-add': readonly string[];
+  readonly 'cap-drop': readonly string[];
+  readonly privileged: boolean;
+  readonly publish: readonly string[];
   readonly label: readonly string[];
   readonly annotation: readonly string[];
   readonly workdir: string | undefined;
@@ -26,7 +41,12 @@ export interface ContainerWish {
 }
 
 /** @throws InvalidArgument */
-export function containerConfig(wish: ContainerWish, hasSeccompProfile: boolean): ContainerConfig__Output {
+export function containerConfig(
+  wish: ContainerWish,
+  image: ImageConfig,
+  hasSeccompProfile: boolean,
+): ContainerConfig__Output {
+  const { privileged, initProgram } = wish;
   return {
     metadata: { name: wish.name, attempt: 0 },
     image: {
@@ -36,13 +56,15 @@ export function containerConfig(wish: ContainerWish, hasSeccompProfile: boolean)
       runtime_handler: '',
       image_ref: '',
     },
-    command: [],
-    args: [...wish.command],
+    ...commandOf(wish, image),
     working_dir: wish.workdir ?? '',
     envs: wish.env
       .map((text) => pair(text, '--env'))
       .map(([key, value]) => ({ key, value: Buffer.from(value) })),
-    mounts: wish.volume.map(mount),
+    mounts: [
+      ...wish.volume.map(mount),
+      ...(initProgram === undefined ? [] : [bind(initProgram, initPath, 'ro')]),
+    ],
     devices: [],
     labels: pairs(wish.label, '--label'),
     annotations: pairs(wish.annotation, '--annotation'),
@@ -56,23 +78,26 @@ export function containerConfig(wish: ContainerWish, hasSeccompProfile: boolean)
     linux: {
       resources: resources(wish),
       security_context: {
-        capabilities: null,
-        privileged: false,
+        capabilities: capabilities(wish),
+        privileged,
         selinux_options: null,
         run_as_user: null,
         run_as_username: '',
         run_as_group: null,
         namespace_options: namespacesOf(wish),
-        readonly_rootfs: false,
+        readonly_rootfs: wish['read-only'],
         supplemental_groups: [],
         supplemental_groups_policy: 'Merge',
         no_new_privs: false,
         apparmor_profile: '',
         apparmor: null,
         seccomp_profile_path: '',
-        seccomp: { profile_type: hasSeccompProfile ? 'RuntimeDefault' : 'Unconfined', localhost_ref: '' },
-        masked_paths: [...maskedPaths],
-        readonly_paths: [...readonlyPaths],
+        seccomp: {
+          profile_type: hasSeccompProfile && !privileged ? 'RuntimeDefault' : 'Unconfined',
+          localhost_ref: '',
+        },
+        masked_paths: privileged ? [] : [...maskedPaths],
+        readonly_paths: privileged ? [] : [...readonlyPaths],
       },
     },
   };
@@ -90,7 +115,7 @@ export function sandboxConfig(
     hostname,
     log_directory: '',
     dns_config: null,
-    port_mappings: [],
+    port_mappings: wish.publish.map(portMapping),
     labels: pairs(wish.label, '--label'),
     annotations: pairs(wish.annotation, '--annotation'),
     windows: null,
@@ -104,7 +129,7 @@ export function sandboxConfig(
         readonly_rootfs: false,
         supplemental_groups: [],
         supplemental_groups_policy: 'Merge',
-        privileged: false,
+        privileged: wish.privileged,
         seccomp_profile_path: '',
         seccomp: null,
         apparmor: null,
@@ -138,19 +163,97 @@ function pair(text: string, flag: string): [string, string] {
   return [text.slice(0, equals), text.slice(equals + 1)];
 }
 
+/** Where --init has its program in the container. */
+const initPath = '/run/crisp-init';
+
+/** --entrypoint drops the image's Cmd as well. @throws InvalidArgument */
+function commandOf(
+  { entrypoint, command, initProgram }: ContainerWish,
+  image: ImageConfig,
+): Pick<ContainerConfig__Output, 'command' | 'args'> {
+  const own = entrypoint === undefined ? undefined : entrypointWords(entrypoint);
+  const program = own ?? image.Entrypoint ?? [];
+  const args = command.length > 0 || own ? command : (image.Cmd ?? []);
+  const words = [...program, ...args];
+  if (own && words.length === 0)
+    throw new CrispError('InvalidArgument', 'with --entrypoint "", COMMAND is missing');
+  if (initProgram !== undefined) return { command: [initPath, '--'], args: words };
+  return own ? { command: words, args: [] } : { command: [], args: [...command] };
+}
+
+/** A program, or a JSON list of words. */
+function entrypointWords(text: string): string[] {
+  if (!text.startsWith('[')) return text === '' ? [] : [text];
+  try {
+    const words = JSON.parse(text) as unknown;
+    if (Array.isArray(words) && words.every((word) => typeof word === 'string')) return words;
+  } catch {
+    /* not JSON */
+  }
+  throw new CrispError('InvalidArgument', `--entrypoint '${text}' must be a program or a JSON list of words`);
+}
+
+function capabilities({ 'cap-add': add, 'cap-drop': drop }: ContainerWish): Capability__Output | null {
+  if (add.length === 0 && drop.length === 0) return null;
+  return { add_capabilities: [...add], drop_capabilities: [...drop], add_ambient_capabilities: [] };
+}
+
+/** "8080:80", "127.0.0.1:8080:80/udp", "[::1]:8080:80". @throws InvalidArgument */
+export function portMapping(text: string): PortMapping__Output {
+  const [, , inBrackets, plain, host = '', container = '', protocol = 'tcp'] =
+    /^((?:\[([^\]]+)\]|([^:[\]]+)):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp|sctp))?$/.exec(text) ?? [];
+  const ip = inBrackets ?? plain ?? '';
+  const isPort = (port: string): boolean => Number(port) >= 1 && Number(port) <= 65_535;
+  if (!isPort(host) || !isPort(container) || (ip !== '' && !isIP(ip)))
+    throw new CrispError(
+      'InvalidArgument',
+      `--publish "${text}" must be PORT:CONTAINERPORT or IP:PORT:CONTAINERPORT, with /udp or /sctp behind it where it is not TCP`,
+    );
+  return {
+    protocol: protocol.toUpperCase() as PortMapping__Output['protocol'],
+    host_ip: ip,
+    host_port: Number(host),
+    container_port: Number(container),
+  };
+}
+
+/** --tmpfs. Its options are those of tmpfs(5) and mount(8). @throws InvalidArgument */
+export function tmpfsMount(text: string): Mount {
+  const [target = '', options, ...more] = text.split(':');
+  if (!target.startsWith('/') || target.split('/').includes('..') || more.length > 0)
+    throw new CrispError(
+      'InvalidArgument',
+      `--tmpfs "${text}" must be /CONTAINER/PATH or /CONTAINER/PATH:OPTION,OPTION`,
+    );
+  const own = options ? options.split(',').filter(Boolean) : [];
+  return {
+    destination: target,
+    type: 'tmpfs',
+    source: 'tmpfs',
+    options: ['nosuid', 'nodev', ...(own.includes('exec') ? [] : ['noexec']), ...own],
+  };
+}
+
+/** A folder of the host is named by a path: with a name alone podman and Docker make a volume of their own. */
 function mount(text: string): Mount__Output {
   const [source = '', target = '', mode, ...more] = text.split(':');
+  if (source !== '' && !/^[./]/.test(source) && target.startsWith('/'))
+    throw new CrispError(
+      'InvalidArgument',
+      `--volume "${text}": crisp keeps no named volumes; name a folder: ./${source}:${target}`,
+    );
   if (
-    !source.startsWith('/') ||
+    source === '' ||
     !target.startsWith('/') ||
     more.length > 0 ||
     (mode !== undefined && mode !== 'ro' && mode !== 'rw')
   ) {
-    throw new CrispError(
-      'InvalidArgument',
-      `--volume "${text}" must be /HOST/PATH:/CONTAINER/PATH or /HOST/PATH:/CONTAINER/PATH:ro`,
-    );
+    throw new CrispError('InvalidArgument', `--volume "${text}" must be SOURCE:/CONTAINER/PATH[:ro]`);
   }
+  return bind(resolve(source), target, mode);
+}
+
+function bind(source: string, target: string, mode: string | undefined): Mount__Output {
   return {
     container_path: target,
     host_path: source,

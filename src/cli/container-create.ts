@@ -5,31 +5,44 @@ import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { removePodCgroup } from '../host/cgroup.js';
 import { exists, remove } from '../host/files.js';
+import { findProgram } from '../host/programs.js';
 import { Undo, withUndo } from '../host/undo.js';
+import type { Network } from '../network/cni.js';
 import { stopSignal } from '../oci/signals.js';
 import { prepareContainer, type ContainerSource } from '../pod/container.js';
-import { planOf } from '../pod/plan.js';
+import { namespaceFiles } from '../pod/namespaces.js';
+import { checkHostname, namespacesFolder, planOf } from '../pod/plan.js';
 import { makePod, releasePod, removePod, takeApart } from '../pod/pod.js';
 import { bundleOf } from '../records/placed.js';
-import { now } from '../records/records.js';
+import { now } from '../records/stored.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import type { Image } from '../shapes/image.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { routeTo, type Routed } from './backend.js';
-import { containerConfig, pairs, sandboxConfig, type ContainerWish } from './container-config.js';
+import { containerConfig, pairs, sandboxConfig, tmpfsMount, type ContainerWish } from './container-config.js';
+import { environmentOf, type EnvironmentFlags } from './environment.js';
 import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
 import { Signals } from './signals.js';
 
-export interface CreateFlags extends PlaceFlags {
+export interface CreateFlags extends PlaceFlags, EnvironmentFlags {
   readonly name: string | undefined;
   readonly namespace: string | undefined;
   readonly handler: string | undefined;
   readonly rootfs: string | undefined;
   readonly pull: string | undefined;
-  readonly env: readonly string[];
+  readonly entrypoint: string | undefined;
+  readonly init: boolean;
   readonly volume: readonly string[];
+  readonly tmpfs: readonly string[];
+  readonly 'read-only': boolean;
+  readonly 'cap-add': readonly string[];
+  readonly 'cap-drop': readonly string[];
+  readonly privileged: boolean;
+  readonly hostname: string | undefined;
+  readonly publish: readonly string[];
+  readonly restart: string | undefined;
   readonly label: readonly string[];
   readonly annotation: readonly string[];
   readonly user: string | undefined;
@@ -69,6 +82,7 @@ export async function createContainer(
 ): Promise<StandaloneRecord> {
   const begun = await begin(services, flags, args, signals);
   const { id, name, source, wish, backend, handler, rule, features, sandbox, plan, folder } = begun;
+  const { network } = wish;
   const record: StandaloneRecord = {
     version: 1,
     id,
@@ -84,6 +98,7 @@ export async function createContainer(
     stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty,
     plan,
+    ...(flags.publish.length ? { ports: [...flags.publish] } : {}),
     notHonoured: [],
     backendState: undefined,
   };
@@ -101,7 +116,8 @@ export async function createContainer(
       backend,
       host: services.host,
       holderRuntimes: [],
-      mayHaveOwnNetwork: flags.network === undefined,
+      mayHaveOwnNetwork: network === undefined,
+      ...(network === 'cni' ? { network: await networkFor(services, flags) } : {}),
     });
 
     // 3. Its bundle.
@@ -110,13 +126,14 @@ export async function createContainer(
       services,
       {
         id,
-        config: containerConfig(wish, services.host.seccompProfile !== undefined),
+        config: containerConfig(wish, source.config, services.host.seccompProfile !== undefined),
         sandbox: { config: sandbox, plan: pod.plan },
         source,
         handler,
         folder,
         logPath: record.logPath,
         stopSignal: record.stopSignal,
+        moreMounts: flags.tmpfs.map(tmpfsMount),
       },
       { backend, features, absentMountSources: 'refuse' },
     );
@@ -129,6 +146,7 @@ export async function createContainer(
       complete: true,
       plan: pod.plan,
       podState: pod.backendState,
+      ...(pod.attachment ? { addresses: [...pod.attachment.ips] } : {}),
       notHonoured: [...made.notHonoured],
       backendState,
     };
@@ -153,12 +171,20 @@ export async function createGuest(
   const given = {
     rootfs: flags.rootfs !== undefined,
     volume: flags.volume.length > 0,
+    tmpfs: flags.tmpfs.length > 0,
+    publish: flags.publish.length > 0,
+    'cap-add': flags['cap-add'].length > 0,
+    'cap-drop': flags['cap-drop'].length > 0,
+    privileged: flags.privileged,
+    'read-only': flags['read-only'],
+    init: flags.init,
     interactive: flags.interactive,
     tty: flags.tty,
   };
   for (const [name, isGiven] of Object.entries(given))
     if (isGiven) throw new UsageError(`--guest: a guest of Proxmox has no --${name}`);
-  if (flags.network === 'host') throw new UsageError('--guest: a guest has a network of its own, or none');
+  if (flags.network === 'host' || flags.network === 'cni')
+    throw new UsageError('--guest: a guest has a network of its own, or none');
   const begun = await begin(services, flags, args, signals);
   const { id, source, wish, backend, handler, features, sandbox, folder } = begun;
   const undo = new Undo('create guest');
@@ -171,7 +197,7 @@ export async function createGuest(
       services,
       {
         id,
-        config: containerConfig(wish, false),
+        config: containerConfig(wish, source.config, false),
         sandbox: { config: sandbox, plan },
         source,
         handler,
@@ -210,11 +236,22 @@ async function begin(
   const name = flags.name ?? id.slice(0, 12);
   if (!/^[a-zA-Z0-9][\w.-]{0,62}$/.test(name))
     throw new CrispError('InvalidArgument', `--name "${name}" must be made of letters, digits, _ . and -`);
-  if (flags.network !== undefined && flags.network !== 'none' && flags.network !== 'host')
-    throw new UsageError(`--network must be none or host, not "${flags.network}"`);
+  const network = networkOf(flags);
+  checkRestart(flags);
+  if (flags.hostname !== undefined) checkHostname(flags.hostname, '--hostname');
 
   const source = await sourceOf(services, flags, args);
-  const wish: ContainerWish = { ...flags, name, image: source.name, command: source.command };
+  const wish: ContainerWish = {
+    ...flags,
+    name,
+    image: source.name,
+    command: source.command,
+    env: await environmentOf(flags),
+    network,
+    initProgram: flags.init ? await initProgram() : undefined,
+  };
+  containerConfig(wish, source.config, false); // a mistake in it is told before anything is made
+  flags.tmpfs.forEach(tmpfsMount);
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
   signals.hold(); // the first choice of a handler is a probe, which makes a container as well
@@ -232,7 +269,8 @@ async function begin(
   signals.check();
 
   const { systemdCgroup } = services.host;
-  const hostname = flags.network === 'host' ? '' : name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63);
+  const hostname =
+    network === 'host' ? '' : (flags.hostname ?? name.replace(/[^a-zA-Z0-9-]/g, '-').slice(0, 63));
   const sandbox = sandboxConfig(id, wish, hostname, systemdCgroup ? '/system.slice' : `/crisp-cli/${id}`);
   const plan: SandboxPlan = {
     ...planOf(services.state, id, sandbox, systemdCgroup),
@@ -240,6 +278,44 @@ async function begin(
   };
   const folder = bundleOf(services.state, id);
   return { ...routed, id, name, source, wish, sandbox, plan, folder };
+}
+
+/** @throws UsageError */
+function networkOf({ network, publish }: CreateFlags): string | undefined {
+  if (network !== undefined && !['none', 'host', 'cni'].includes(network))
+    throw new UsageError(`--network must be none, host or cni, not "${network}"`);
+  if (publish.length === 0) return network;
+  if (network === undefined || network === 'cni') return 'cni';
+  throw new UsageError(
+    `--publish needs --network cni: a container of --network ${network} has no address of its own`,
+  );
+}
+
+/** @throws UsageError */
+function checkRestart({ restart }: CreateFlags): void {
+  if (restart !== undefined && restart !== 'no')
+    throw new UsageError(
+      `--restart ${restart}: nothing watches single containers; run it as a pod, or as a systemd service with \`crisp run\` and Restart=`,
+    );
+}
+
+async function initProgram(): Promise<string> {
+  return findProgram('catatonit').catch(() => {
+    throw new CrispError('ToolMissing', '--init needs catatonit, which is not installed', {
+      tool: 'catatonit',
+      hint: 'apt install catatonit',
+    });
+  });
+}
+
+/** @throws UnsupportedField */
+async function networkFor(services: Services, { publish }: CreateFlags): Promise<Network> {
+  const network = await services.network;
+  if (publish.length > 0 && network.status().ready && !network.mapsPorts)
+    throw new CrispError('UnsupportedField', '--publish: no plugin of the pod network maps ports', {
+      hint: `add {"type": "portmap", "capabilities": {"portMappings": true}} to the plugins of the conflist in ${services.config.network.conf_dir}`,
+    });
+  return network;
 }
 
 interface Source extends ContainerSource {
@@ -276,6 +352,14 @@ export async function removeAll(services: Services, record: StandaloneRecord): P
   const backend = services.backendOf(record);
   await backend.delete(refOf(record));
   await services.rootfs.unmount(id);
+  if (record.addresses || !record.complete)
+    // one that was cut off may have one as well
+    await (
+      await services.network
+    ).detach({
+      ...{ id, name: plan.name, namespace: plan.namespace, uid: plan.uid },
+      netns: namespaceFiles(namespacesFolder(plan)).network,
+    });
   await releasePod({ plan, backendState: podState }, backend);
   await removePod(plan.folder, undefined);
   await takeApart(record.folder, undefined); // an older version had the pod in it

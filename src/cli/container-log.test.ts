@@ -3,7 +3,7 @@ import { appendFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
-import { replay } from './container-log.js';
+import { replay, timeOf, type LogView } from './container-log.js';
 
 let folder = '';
 let path = '';
@@ -88,3 +88,50 @@ async function kept(stream: Kept, wanted: string): Promise<void> {
       stream.once('kept', resolve);
     });
 }
+
+describe('a part of a log', () => {
+  const time = (seconds: number): string => `2026-01-01T00:00:0${seconds}.000000000Z`;
+  const text = `${time(1)} stdout F one\n${time(2)} stdout P tw\n${time(3)} stdout F o\n${time(4)} stderr F bad\n${time(5)} stdout F three\n`;
+  const shown = async (view: LogView): Promise<[string, string]> => {
+    await writeFile(path, text);
+    const [stdout, stderr] = [new Kept(), new Kept()];
+    await replay(path, { stdout, stderr }, undefined, view);
+    return [stdout.content.toString(), stderr.content.toString()];
+  };
+
+  test.each<[string, LogView, [string, string]]>([
+    ['the last line', { tail: 1 }, ['three\n', '']],
+    ['the last lines, with all parts', { tail: 3 }, ['two\nthree\n', 'bad\n']],
+    ['more than there is', { tail: 9 }, ['one\ntwo\nthree\n', 'bad\n']],
+    ['nothing', { tail: 0 }, ['', '']],
+    ['what is younger', { since: Date.parse(time(4)) }, ['three\n', 'bad\n']],
+    [
+      'with times, one for each line',
+      { timestamps: true, tail: 3 },
+      [`${time(2)} two\n${time(5)} three\n`, `${time(4)} bad\n`],
+    ],
+  ])('%s', async (_, view, content) => {
+    expect(await shown(view)).toEqual(content);
+  });
+
+  test('what comes later follows the last lines', async () => {
+    await writeFile(path, text);
+    const [stdout, stderr] = [new Kept(), new Kept()];
+    const until = new Promise<void>((resolve) => {
+      stdout.once('kept', () => {
+        void appendFile(path, `${time(6)} stdout F four\n`).then(resolve);
+      });
+    });
+    await replay(path, { stdout, stderr }, until, { tail: 1 });
+    expect(stdout.content.toString()).toBe('three\nfour\n');
+  });
+
+  test('times of --since', () => {
+    const now = Date.parse('2026-01-01T12:00:00Z');
+    expect(timeOf('1h30m', now)).toBe(Date.parse('2026-01-01T10:30:00Z'));
+    expect(timeOf('0.5s', now)).toBe(now - 500);
+    expect(timeOf('2026-01-01T10:30:00Z', now)).toBe(Date.parse('2026-01-01T10:30:00Z'));
+    expect(timeOf('1767225600')).toBe(Date.parse('2026-01-01T00:00:00Z'));
+    expect(() => timeOf('yesterday')).toThrow(/--since/);
+  });
+});

@@ -10,7 +10,18 @@ import type { Writable } from 'node:stream';
 import { isAbsent } from '../host/files.js';
 import { refOf } from '../records/standalone.js';
 import { exitOf, stateOf } from './container-state.js';
+import { UsageError } from './parse.js';
 import { type PlaceFlags, withParts } from './services.js';
+
+/** What of a log is shown; absent: all of it. */
+export interface LogView {
+  /** Only so many lines of what is there already, from the end. */
+  readonly tail?: number | undefined;
+  /** Only lines of this time and younger: milliseconds since the epoch. */
+  readonly since?: number | undefined;
+  /** The time before each line. */
+  readonly timestamps?: boolean | undefined;
+}
 
 export interface Outputs {
   readonly stdout: Writable;
@@ -21,7 +32,12 @@ export interface Outputs {
  * Writes what the log has; with `until`, also what comes before it settles, and what is there then.
  * @returns false: there was more, but nobody reads it (`crisp logs -f … | head` ends with head)
  */
-export async function replay(path: string, outputs: Outputs, until?: Promise<unknown>): Promise<boolean> {
+export async function replay(
+  path: string,
+  outputs: Outputs,
+  until?: Promise<unknown>,
+  view: LogView = {},
+): Promise<boolean> {
   let file: FileHandle;
   try {
     file = await open(path, 'r');
@@ -32,7 +48,7 @@ export async function replay(path: string, outputs: Outputs, until?: Promise<unk
     }
     throw error;
   }
-  const reader = new LogReader(file, outputs);
+  const reader = new LogReader(file, outputs, view);
   try {
     if (until) await follow(path, reader, until);
     await reader.read();
@@ -72,22 +88,39 @@ const maxLineBytes = 1 << 20;
 const newline = 0x0a;
 const space = 0x20;
 
+/** A line of a log, or a part of one. */
+interface Entry {
+  readonly time: string;
+  readonly stream: 'stdout' | 'stderr';
+  readonly whole: boolean;
+  readonly content: Buffer;
+}
+
 class LogReader {
   /** A write has failed: who read our output has gone. */
   unheard = false;
   private rest: Buffer = Buffer.alloc(0);
   private readonly chunk = Buffer.alloc(64 << 10);
 
+  /** The last lines until the first look has come to the end of the log: what --tail shows. */
+  private last: Entry[] | undefined;
+  private lines = 0;
+  /** What comes next begins a line. */
+  private atStart = { stdout: true, stderr: true };
+
   constructor(
     private readonly file: FileHandle,
     private readonly outputs: Outputs,
-  ) {}
+    private readonly view: LogView,
+  ) {
+    if (view.tail !== undefined) this.last = [];
+  }
 
   /** Reads to the present end, and writes out the whole lines. */
   async read(): Promise<void> {
     while (!this.unheard) {
       const { bytesRead } = await this.file.read(this.chunk, 0, this.chunk.length, null);
-      if (bytesRead === 0) return;
+      if (bytesRead === 0) return this.writeLast();
       this.rest = Buffer.concat([this.rest, this.chunk.subarray(0, bytesRead)]);
       for (
         let end = this.rest.indexOf(newline);
@@ -117,13 +150,33 @@ class LogReader {
     const afterStream = line.indexOf(space, afterTime + 1);
     const afterTag = line.indexOf(space, afterStream + 1);
     if (afterTime < 0 || afterStream < 0 || afterTag < 0) return;
-    const stream =
-      line.toString('latin1', afterTime + 1, afterStream) === 'stderr'
-        ? this.outputs.stderr
-        : this.outputs.stdout;
+    const time = line.toString('latin1', 0, afterTime);
+    if (this.view.since !== undefined && !(Date.parse(time) >= this.view.since)) return;
+    const stream = line.toString('latin1', afterTime + 1, afterStream) === 'stderr' ? 'stderr' : 'stdout';
     const whole = line[afterStream + 1] === 0x46; // F
-    const content = line.subarray(afterTag + 1);
-    await this.write(stream, whole ? Buffer.concat([content, Buffer.from([newline])]) : Buffer.from(content));
+    const entry = { time, stream, whole, content: Buffer.from(line.subarray(afterTag + 1)) } as const;
+    if (this.last) this.keep(this.last, entry);
+    else await this.show(entry);
+  }
+
+  /** Of the lines, with their parts, as many as are to be shown. */
+  private keep(last: Entry[], entry: Entry): void {
+    last.push(entry);
+    if (entry.whole) this.lines++;
+    while (this.lines > (this.view.tail ?? 0)) if (last.shift()?.whole) this.lines--;
+  }
+
+  private async writeLast(): Promise<void> {
+    const last = this.last ?? [];
+    this.last = undefined;
+    for (const entry of last) await this.show(entry);
+  }
+
+  private async show({ time, stream, whole, content }: Entry): Promise<void> {
+    const before = this.view.timestamps && this.atStart[stream] ? Buffer.from(`${time} `) : Buffer.alloc(0);
+    this.atStart[stream] = whole;
+    const after = whole ? Buffer.from([newline]) : Buffer.alloc(0);
+    await this.write(this.outputs[stream], Buffer.concat([before, content, after]));
   }
 
   private write(stream: Writable, content: Buffer): Promise<void> {
@@ -136,10 +189,19 @@ class LogReader {
   }
 }
 
-export async function logsCommand(
-  flags: PlaceFlags & { readonly follow: boolean },
-  [id = '']: readonly string[],
-): Promise<number> {
+export interface LogsFlags extends PlaceFlags {
+  readonly follow: boolean;
+  readonly tail: string | undefined;
+  readonly since: string | undefined;
+  readonly timestamps: boolean;
+}
+
+export async function logsCommand(flags: LogsFlags, [id = '']: readonly string[]): Promise<number> {
+  const view: LogView = {
+    tail: linesOf(flags.tail),
+    since: timeOf(flags.since),
+    timestamps: flags.timestamps,
+  };
   return withParts(flags, async (parts) => {
     const record = await parts.records.find(id);
     const state = await stateOf(parts, record);
@@ -148,7 +210,27 @@ export async function logsCommand(
       record.logPath,
       process,
       goesOn ? exitOf(parts.backendOf(record), refOf(record)).ended : undefined,
+      view,
     );
     return 0;
   });
+}
+
+/** @throws UsageError */
+function linesOf(text: string | undefined): number | undefined {
+  if (text === undefined || text === 'all') return undefined;
+  if (!/^\d{1,9}$/.test(text)) throw new UsageError(`--tail must be a number of lines, not "${text}"`);
+  return Number(text);
+}
+
+/** "90s", "10m", "2h", "1d" ago, or a time. @throws UsageError */
+export function timeOf(text: string | undefined, now = Date.now()): number | undefined {
+  if (text === undefined) return undefined;
+  const parts = /^(?:\d+(?:\.\d+)?[smhd])+$/.test(text) ? [...text.matchAll(/([\d.]+)([smhd])/g)] : [];
+  const seconds = { s: 1, m: 60, h: 3600, d: 86_400 };
+  const ago = parts.reduce((sum, [, number, unit]) => sum + Number(number) * seconds[unit as 's'], 0);
+  const time = parts.length ? now - ago * 1000 : /\D/.test(text) ? Date.parse(text) : Number(text) * 1000;
+  if (Number.isNaN(time))
+    throw new UsageError(`--since must be 10m, 2h, or a time such as 2026-01-02T15:04:05Z, not "${text}"`);
+  return time;
 }

@@ -4,10 +4,12 @@ import { constants } from 'node:os';
 import type { Backend } from '../backends/backend.js';
 import type { Io, TerminalSize } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
-import { now } from '../records/records.js';
+import { now } from '../records/stored.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { createContainer, createGuest, removeAll, type CreateFlags } from './container-create.js';
 import { replay } from './container-log.js';
+import { DetachKeys } from './detach-keys.js';
+import { environmentOf, type EnvironmentFlags } from './environment.js';
 import { exitOf, stateOf } from './container-state.js';
 import { stop } from './container-stop.js';
 import { UsageError } from './parse.js';
@@ -35,6 +37,7 @@ export async function runCommand(
   if (!flags.detach) checkTerminal(flags);
   return withParts(flags, async (services) => {
     const signals = new Signals();
+    let detached = false;
     try {
       if (flags.guest) {
         process.stdout.write(`${await createGuest(services, flags, args, signals, true)}\n`);
@@ -52,10 +55,14 @@ export async function runCommand(
         return 0;
       }
       try {
-        return await inForeground(backend, record, flags.interactive, exit.ended, signals);
+        const exitCode = await inForeground(backend, record, flags.interactive, exit.ended, signals);
+        detached = exitCode === undefined;
+        return exitCode ?? 0;
       } finally {
-        if (flags.rm) await removeAll(services, record);
+        if (flags.rm && !detached) await removeAll(services, record);
       }
+    } catch (error) {
+      return startFailure('run', error);
     } finally {
       signals.release();
     }
@@ -84,18 +91,40 @@ async function start(services: Services, record: StandaloneRecord): Promise<Stan
   return services.records.put({ ...record, startedAt });
 }
 
-/** Shows the output, passes on input and signals, and returns the exit code. */
+/** A command that is not in the container, or cannot be executed, has the exit codes of shells. @throws any other error */
+function startFailure(command: string, error: unknown): number {
+  if (!(error instanceof CrispError) || error.id !== 'StartFailed') throw error;
+  process.stderr.write(`crisp ${command}: ${error.report}\n`);
+  return /not found|no such file/i.test(error.message) ? notFoundCode : notExecutableCode;
+}
+
+/** Shows the output, passes on input and signals. @returns the exit code; undefined: the person has detached */
 async function inForeground(
   backend: Backend,
   record: StandaloneRecord,
   interactive: boolean,
   ended: ReturnType<typeof exitOf>['ended'],
   signals: Signals,
-): Promise<number> {
+): Promise<number | undefined> {
   const container = refOf(record);
   signals.forward((signal) => backend.kill(container, signal));
   const session = new AbortController();
   const terminal = record.terminal ? ownTerminal() : undefined;
+  let detached = false;
+  let detach: (exit: undefined) => void = () => undefined;
+  const left = new Promise<undefined>((resolve) => {
+    detach = resolve;
+  });
+  const stdin = !interactive
+    ? undefined
+    : !terminal
+      ? process.stdin
+      : process.stdin.pipe(
+          new DetachKeys(() => {
+            detached = true;
+            detach(undefined);
+          }),
+        );
   // Output comes from the log; the attached session is for input and the terminal's size.
   const attached =
     interactive || record.terminal
@@ -104,7 +133,7 @@ async function inForeground(
             container,
             {
               terminal: record.terminal,
-              ...(interactive ? { stdin: process.stdin } : {}),
+              ...(stdin ? { stdin } : {}),
               ...(terminal ? { onResize: terminal.onResize } : {}),
             },
             session.signal,
@@ -112,7 +141,12 @@ async function inForeground(
           .catch(() => undefined) // it ends when the container does
       : undefined;
   try {
-    if (await replay(record.logPath, process, ended)) return (await ended)?.exitCode ?? unknownExitCode;
+    const read = await replay(record.logPath, process, Promise.race([ended, left]));
+    if (detached) {
+      process.stderr.write(`\r\ndetached from ${record.name}, which runs on\r\n`);
+      return undefined;
+    }
+    if (read) return (await ended)?.exitCode ?? unknownExitCode;
     await stop(backend, record, ended, unheardGraceSeconds); // else its log would grow for nobody, as long as it likes
     return unheardCode;
   } finally {
@@ -123,10 +157,9 @@ async function inForeground(
   }
 }
 
-export interface ExecFlags extends PlaceFlags {
+export interface ExecFlags extends PlaceFlags, EnvironmentFlags {
   readonly interactive: boolean;
   readonly tty: boolean;
-  readonly env: readonly string[];
 }
 
 export async function execCommand(
@@ -148,6 +181,7 @@ export async function execCommand(
               : 'a container runs once; run another with `crisp run`',
         },
       );
+    const env = await environmentOf(flags);
     const terminal = flags.tty ? ownTerminal() : undefined;
     const io: Io = {
       terminal: flags.tty,
@@ -165,12 +199,10 @@ export async function execCommand(
       return (
         await services
           .backendOf(record)
-          .exec(refOf(record), { args: command, env: flags.env, io, timeoutMs: undefined }, session.signal)
+          .exec(refOf(record), { args: command, env, io, timeoutMs: undefined }, session.signal)
       ).exitCode;
     } catch (error) {
-      if (!(error instanceof CrispError) || error.id !== 'StartFailed') throw error;
-      process.stderr.write(`crisp exec: ${error.report}\n`);
-      return /not found|no such file/i.test(error.message) ? notFoundCode : notExecutableCode;
+      return startFailure('exec', error);
     } finally {
       terminal?.restore();
       signals.release();

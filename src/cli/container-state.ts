@@ -26,6 +26,7 @@ export async function stateOf(services: Services, record: StandaloneRecord): Pro
   if (!alive || alive.status === 'missing') return { status: 'stopped' };
   if (alive.status === 'running' && record.plan.ownNetwork)
     return { ...alive, addresses: (await backend.addresses?.(refOf(record))) ?? [] };
+  if (alive.status === 'running' && record.addresses) return { ...alive, addresses: record.addresses };
   if (alive.status !== 'stopped') return alive;
   return alive.exit ? { status: 'stopped', ...ended(alive.exit) } : { status: 'stopped' };
 }
@@ -131,6 +132,7 @@ export async function stateCommand(
           ['status', inWords(state)],
           ['pid', state.pid === undefined ? undefined : String(state.pid)],
           ['address', state.addresses?.join(', ') || undefined],
+          ['ports', record.ports?.join(', ')],
           ['image', record.image],
           ['backend', `${record.handler} (${record.rule})`],
           ['bundle', record.folder],
@@ -166,6 +168,7 @@ function shown(record: StandaloneRecord, state: ContainerState): object {
     ...(state.finishedAt ? { finishedAt: time(state.finishedAt) } : {}),
     ...(state.exitCode === undefined ? {} : { exitCode: state.exitCode, oomKilled: state.oomKilled }),
     ...(state.addresses ? { addresses: state.addresses } : {}),
+    ...(record.ports ? { ports: record.ports } : {}),
     notHonoured: record.notHonoured,
   };
 }

@@ -1,13 +1,13 @@
 // `crisp stop`, `crisp kill` and `crisp delete`.
 import { constants } from 'node:os';
 import type { Backend } from '../backends/backend.js';
-import { CrispError } from '../errors.js';
+import { CrispError, toCrispError } from '../errors.js';
 import { signalNumber } from '../oci/signals.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { removeAll } from './container-create.js';
 import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
-import { type PlaceFlags, withParts } from './services.js';
+import { type PlaceFlags, type Services, withParts } from './services.js';
 
 const defaultGraceSeconds = 10;
 /** After SIGKILL. */
@@ -15,12 +15,11 @@ const killPatienceMs = 10_000;
 
 export async function stopCommand(
   flags: PlaceFlags & { readonly time: string | undefined },
-  [id = '']: readonly string[],
+  ids: readonly string[],
 ): Promise<number> {
   const graceSeconds = flags.time === undefined ? defaultGraceSeconds : Number(flags.time);
   if (!(graceSeconds >= 0)) throw new UsageError(`--time must be a number of seconds, not "${flags.time}"`);
-  return withParts(flags, async (services) => {
-    const record = await services.records.find(id);
+  return forEach('stop', flags, ids, async (services, record) => {
     const { status } = await stateOf(services, record);
     if (status === 'running' || status === 'created') {
       const backend = services.backendOf(record);
@@ -31,8 +30,32 @@ export async function stopCommand(
         status === 'running' ? graceSeconds : 0,
       );
     }
-    process.stdout.write(`${record.id}\n`);
-    return 0;
+  });
+}
+
+/**
+ * Does a thing to each of these containers and prints its id. One that fails keeps no other from it.
+ * @returns 1 when one has failed
+ */
+async function forEach(
+  command: string,
+  flags: PlaceFlags,
+  ids: readonly string[],
+  act: (services: Services, record: StandaloneRecord) => Promise<void>,
+): Promise<number> {
+  return withParts(flags, async (services) => {
+    let exitCode = 0;
+    for (const id of ids) {
+      try {
+        const record = await services.records.find(id);
+        await act(services, record);
+        process.stdout.write(`${record.id}\n`);
+      } catch (error) {
+        process.stderr.write(`crisp ${command}: ${toCrispError(error).report}\n`);
+        exitCode = 1;
+      }
+    }
+    return exitCode;
   });
 }
 
@@ -82,18 +105,13 @@ export async function deleteCommand(
   flags: PlaceFlags & { readonly force: boolean },
   ids: readonly string[],
 ): Promise<number> {
-  return withParts(flags, async (services) => {
-    for (const id of ids) {
-      const record = await services.records.find(id);
-      const { status } = await stateOf(services, record);
-      if (status === 'running' && !flags.force)
-        throw new CrispError('WrongContainerState', `container ${record.name} is running`, {
-          hint: 'stop it first, or delete it with --force',
-        });
-      await removeAll(services, record);
-      process.stdout.write(`${record.id}\n`);
-    }
-    return 0;
+  return forEach('delete', flags, ids, async (services, record) => {
+    const { status } = await stateOf(services, record);
+    if (status === 'running' && !flags.force)
+      throw new CrispError('WrongContainerState', `container ${record.name} is running`, {
+        hint: `stop it first (\`crisp stop ${record.name}\`), or delete it with --force`,
+      });
+    await removeAll(services, record);
   });
 }
 

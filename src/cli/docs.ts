@@ -6,8 +6,8 @@ import { catalogue, coreErrors } from '../errors.js';
 import { version } from '../version.js';
 import type { Command } from './command.js';
 import { configKeys, type ConfigKey } from './config-keys.js';
-import { commonExitCodes, exitCodes, flagRows, groups, usage } from './help.js';
-import { commands } from './table.js';
+import { alsoNamed, commonExitCodes, exitCodes, flagRows, groups, usage } from './help.js';
+import { commands, leftOut } from './table.js';
 
 const generated = '<!-- Made by `npm run docs`; do not edit. -->';
 
@@ -39,7 +39,29 @@ function cliReference(): string {
     )}`,
     'The log of commands other than `serve` is off; `CRISP_LOG_LEVEL=debug` in the environment shows, on stderr, each program that is run.',
     ...sections,
+    '## Left out on purpose',
+    'Commands and flags that podman or nerdctl have and crisp does not; the command line says the same when one is used.',
+    table(
+      ['Command', 'Instead'],
+      Object.entries(leftOut).map(([name, instead]) => [`\`${name}\``, instead]),
+    ),
+    table(
+      ['Flag', 'Of', 'Instead'],
+      leftOutFlags().map(([flag, of, instead]) => [`\`${flag}\``, of, instead]),
+    ),
   ].join('\n\n')}\n`;
+}
+
+/** [flag, commands, what to use instead] */
+function leftOutFlags(): [string, string, string][] {
+  const rows = new Map<string, [string, string[], string]>();
+  for (const { name, leftOut: flags = {} } of commands)
+    for (const [flag, instead] of Object.entries(flags)) {
+      const row = rows.get(`${flag} ${instead}`) ?? [flag, [], instead];
+      row[1].push(`\`crisp ${name}\``);
+      rows.set(`${flag} ${instead}`, row);
+    }
+  return [...rows.values()].map(([flag, of, instead]) => [flag, of.join(', '), instead]);
 }
 
 function commandSection(command: Command): string {
@@ -53,6 +75,7 @@ function commandSection(command: Command): string {
     `### crisp ${command.name}`,
     `\`${usage(command).replace('Usage: ', '')}\``,
     ...command.description,
+    alsoNamed(command).replace(/crisp \w+/g, '`$&`'),
     command.arguments.length
       ? table(
           ['Argument', 'Meaning'],
@@ -272,7 +295,7 @@ function daemonPage(): string {
 function manCommand(command: Command): string[] {
   return [
     `.SS "${roff(usage(command).replace('Usage: ', ''))}"`,
-    ...command.description.flatMap((text) => [roff(text), '.PP']),
+    ...[...command.description, alsoNamed(command)].filter(Boolean).flatMap((text) => [roff(text), '.PP']),
     ...command.arguments.flatMap(({ name, summary }) => manItem(name, summary)),
     ...flagRows(command).flatMap(([word, meaning]) => manItem(word, meaning)),
     ...(command.exitCodes ?? []).flatMap(({ code, meaning }) => manItem(`exit ${code}`, meaning)),

@@ -12,10 +12,11 @@ import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
 import { containerThing, removeOrphans, thingsIn, type Place, type Thing } from '../orphans.js';
+import type { Network } from '../network/cni.js';
 import { recoveryLabelOf } from '../records/recovery-label.js';
 import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
-import type { PlaceFlags } from './services.js';
+import { startNetwork, type PlaceFlags } from './services.js';
 
 export interface GcFlags extends PlaceFlags {
   readonly 'dry-run': boolean;
@@ -48,11 +49,14 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
     }
   };
   for (const each of places) {
+    const network = each.state === config.cli_state ? await startNetwork(config, each.root) : undefined;
     try {
-      const { things, known } = await lookAt(config, each);
+      const { things, known } = await lookAt(config, each, network);
       await removeOrphans(things, (owner) => known.has(owner), removing);
     } catch (error) {
       results.push({ kind: 'folder', name: each.state, error: toCrispError(error).report }); // what a backend does not tell of is in use
+    } finally {
+      network?.close();
     }
   }
   for (const leftover of await leftoversOfPulls(config)) await removing(leftover);
@@ -70,16 +74,32 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
   return results.some(({ error }) => error) ? 1 : 0;
 }
 
-async function lookAt(config: Config, place: Place): Promise<{ things: Thing[]; known: Set<string> }> {
+/** @param network whose addresses are looked at as well: the daemon releases those of pods at its start */
+async function lookAt(
+  config: Config,
+  place: Place,
+  network: Network | undefined,
+): Promise<{ things: Thing[]; known: Set<string> }> {
   const remnants = await remnantsOf(config, place); // first: where pct is at work on one, it has come to its end meanwhile
   const found = await containers(config, place);
   const things = [
     ...remnants,
     ...found.map(({ backend, container }) => containerThing(backend, container)),
     ...(await thingsIn(place)),
+    ...(network ? await addressesOf(network) : []),
   ];
   const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]); // after the things
   return { things, known };
+}
+
+/** The places that standalone containers have on the pod network. */
+async function addressesOf(network: Network): Promise<Thing[]> {
+  return (await network.noted()).map((id) => ({
+    kind: 'address',
+    name: id,
+    owner: id,
+    remove: () => network.detach({ id, name: '', namespace: '', uid: '', netns: '' }),
+  }));
 }
 
 /** What waits for the next try of a pull that failed. */

@@ -14,13 +14,14 @@ export const commonExitCodes: readonly { code: string; meaning: string }[] = [
 ];
 
 export function overview(commands: readonly Command[]): string {
-  const width = Math.max(...commands.map(({ name }) => name.length));
+  const names = ({ name, aliases }: Command): string => [name, ...(aliases ?? [])].join(', ');
+  const width = Math.max(...commands.map((command) => names(command).length));
   const sections = groups.map(([group, title]) =>
     [
       `${title}:`,
       ...commands
         .filter((command) => command.group === group)
-        .map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`),
+        .map((command) => `  ${names(command).padEnd(width)}  ${command.summary}`),
     ].join('\n'),
   );
   return `crisp: a Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers\n\nUsage: crisp COMMAND [FLAGS] [ARGUMENTS]\n\n${sections.join('\n\n')}\n\nMore: crisp COMMAND --help, man crisp, docs/CLI_REFERENCE.md\n`;
@@ -28,7 +29,7 @@ export function overview(commands: readonly Command[]): string {
 
 export function helpOf(command: Command): string {
   const sections = [
-    `${usage(command)}\n\n${command.description.join('\n\n')}`,
+    [usage(command), ...command.description, alsoNamed(command)].filter(Boolean).join('\n\n'),
     section(
       'Arguments',
       command.arguments.map((argument) => [argument.name, argument.summary]),
@@ -48,6 +49,11 @@ export function helpOf(command: Command): string {
 export function usage(command: Command): string {
   const words = ['Usage: crisp', command.name, '[FLAGS]', ...command.arguments.map(argumentWord)];
   return words.join(' ');
+}
+
+/** "Also: crisp ps"; empty where it has one name. */
+export function alsoNamed({ aliases }: Command): string {
+  return aliases ? `Also: ${aliases.map((alias) => `crisp ${alias}`).join(', ')}` : '';
 }
 
 function argumentWord(argument: Argument): string {

@@ -1,20 +1,19 @@
-// `crisp load`: imports OCI archives and layout folders, each image by the name
-// that its index gives it.
+// `crisp load`: imports archives and OCI layout folders, each image by the name that
+// the archive gives it.
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists } from '../host/files.js';
-import { contentsOf } from '../images/archives.js';
+import { archivePath, contentsOf } from '../images/archives.js';
 import { type PlaceFlags, withParts } from './services.js';
 
 export async function loadCommand(flags: PlaceFlags, files: readonly string[]): Promise<number> {
   return withParts(flags, async ({ images }) => {
     for (const file of files) {
-      const path = resolve(file);
+      const path = resolve(archivePath(file) ?? file);
       if (!(await exists(path)))
         throw new CrispError('ImageNotFound', `${path} does not exist`, { hint: '' });
-      const contents = await contentsOf(path);
-      for (const { name, imageName } of contents) {
-        await images.importArchive(path, name, contents.length > 1 ? imageName : undefined);
+      for (const { name, reference } of await contentsOf(path)) {
+        await images.importArchive(path, name, reference);
         process.stdout.write(`${name}\n`);
       }
     }

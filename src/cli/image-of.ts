@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists } from '../host/files.js';
+import { archivePath, contentsOf } from '../images/archives.js';
 import { looksLikeId } from '../images/references.js';
 import type { Images } from '../images/store.js';
 import type { Image } from '../shapes/image.js';
@@ -19,11 +20,17 @@ export async function imageOf(
 ): Promise<Image> {
   if (!['missing', 'always', 'never'].includes(pull))
     throw new UsageError(`--pull must be missing, always or never, not "${pull}"`);
-  if (/^\.{0,2}\//.test(text)) {
-    const path = resolve(text);
+  const archive = archivePath(text);
+  if (archive !== undefined) {
+    const path = resolve(archive);
     if (!(await exists(path)))
       throw new CrispError('ImageNotFound', `${path} does not exist`, {
-        hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crisp images`',
+        hint: 'name an archive (.tar), an OCI layout folder, or an image of `crisp images`',
+      });
+    const [content, ...others] = await contentsOf(path);
+    if (others.length > 0)
+      throw new CrispError('InvalidArgument', `${path} holds ${others.length + 1} images`, {
+        hint: `import them with \`crisp load ${text}\`, which prints their names`,
       });
     return images.importArchive(
       path,
@@ -33,6 +40,7 @@ export async function imageOf(
         .toLowerCase()
         .replace(/[^a-z0-9]+/g, '-')
         .replace(/^-|-$/g, '')}:latest`,
+      content?.reference,
     );
   }
   const found = (await images.find(text)) ?? (await images.findTemplate(text));
@@ -42,7 +50,7 @@ export async function imageOf(
     throw new CrispError('ImageNotFound', `image ${text} is not on this node`, {
       hint: looksLikeId(text)
         ? 'see `crisp images` for what is here'
-        : `pull it with \`crisp pull ${text}\`, or name an OCI archive: ./FILE.tar`,
+        : `pull it with \`crisp pull ${text}\`, or name an archive: ./FILE.tar`,
     });
   return found;
 }

@@ -2,6 +2,7 @@
 // what the table does not know is an error that names it.
 import { parseArgs } from 'node:util';
 import type { Command, Flags, Invocation } from './command.js';
+import { meant } from './meant.js';
 
 /** A wrong command line: one clear line, exit code 2, nothing done. */
 export class UsageError extends Error {}
@@ -44,14 +45,20 @@ function read(
       options: { ...options, help: { type: 'boolean', short: 'h' } },
     });
   } catch (error) {
-    throw new UsageError(plain(error as Error & { code?: string }));
+    throw new UsageError(plain(command, error as Error & { code?: string }));
   }
 }
 
 /** Node's messages advise how to escape; ours say what is wrong. */
-function plain(error: Error & { code?: string }): string {
+function plain(command: Command, error: Error & { code?: string }): string {
   const word = /'([^']*)'/.exec(error.message)?.[1]?.replace(/^-\w, /, '') ?? '';
-  if (error.code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') return `unknown flag ${word}`;
+  if (error.code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') {
+    const instead = command.leftOut?.[word];
+    const flags = [...Object.keys(command.flags), 'help'].map((name) => `--${name}`);
+    return instead
+      ? `crisp ${command.name} has no ${word} on purpose: ${instead}`
+      : `unknown flag ${word}${meant(word, flags)}`;
+  }
   if (error.code === 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE') {
     return /does not take/.test(error.message)
       ? `${word.replace(/[ =].*/, '')} takes no value`

@@ -8,6 +8,7 @@ import { CrispError } from '../errors.js';
 import { makeFolder, takeFrom, tightenState } from '../host/files.js';
 import { Images, imagesOptionsOf } from '../images/store.js';
 import { Rootfs } from '../images/rootfs.js';
+import { Network, networkOptionsOf } from '../network/cni.js';
 import { readHostFacts, type HostFacts } from '../oci/host-facts.js';
 import { rootGroupOf } from '../oci/namespaces.js';
 import { StandaloneRecords, type StandaloneRecord } from '../records/standalone.js';
@@ -30,6 +31,7 @@ export class Services {
   readonly rootfs: Rootfs;
   private readonly backends = new Map<string, Backend>();
   private facts: HostFacts | undefined;
+  private started: Promise<Network> | undefined;
 
   constructor(flags: PlaceFlags) {
     this.config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
@@ -39,6 +41,11 @@ export class Services {
     // With the daemon's own state folder: one store has one run-time folder.
     this.images = new Images(imagesOptionsOf(this.config));
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
+  }
+
+  /** The pod network, for containers that are to have an address. */
+  get network(): Promise<Network> {
+    return (this.started ??= startNetwork(this.config, this.root));
   }
 
   get host(): HostFacts {
@@ -64,7 +71,15 @@ export class Services {
   /** Stops watching, so that the process can end. */
   async close(): Promise<void> {
     await Promise.all([...this.backends.values()].map((backend) => backend.close()));
+    (await this.started)?.close();
   }
+}
+
+/** With notes of its own: the daemon knows nothing of these containers. */
+export async function startNetwork(config: Config, root: string): Promise<Network> {
+  const network = new Network(networkOptionsOf(config, root));
+  await network.start();
+  return network;
 }
 
 /** Runs a command on its parts, and closes them whatever comes of it. */

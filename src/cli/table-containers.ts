@@ -2,6 +2,21 @@
 import { define, type Command } from './command.js';
 import { places } from './table-places.js';
 
+const environment = {
+  env: {
+    value: 'KEY[=VALUE]',
+    short: 'e',
+    multiple: true,
+    summary: 'an environment variable; without a value, the one of this shell',
+  },
+  'env-file': {
+    value: 'FILE',
+    complete: 'file',
+    multiple: true,
+    summary: 'a file with a line KEY[=VALUE] for each environment variable; # begins a comment',
+  },
+} as const;
+
 const making = {
   name: { value: 'NAME', summary: 'what to call it, and its hostname (default: the beginning of its id)' },
   namespace: { value: 'NAME', summary: 'the namespace that routing rules see (default: empty)' },
@@ -17,25 +32,50 @@ const making = {
     complete: ['missing', 'always', 'never'],
     summary: 'when to pull the image (default missing: when this node does not have it)',
   },
-  env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
+  entrypoint: {
+    value: 'PROGRAM',
+    summary:
+      'replaces the image\'s Entrypoint and Cmd: a program, a JSON list of words, or "" for COMMAND alone',
+  },
+  init: { summary: 'run catatonit as the first process, which passes signals on and reaps zombies' },
+  ...environment,
   volume: {
     value: 'SOURCE:TARGET[:ro]',
     short: 'v',
     multiple: true,
-    summary: 'bind mount a path of the host',
+    summary: 'bind mount a path of the host (./PATH: from here)',
   },
+  tmpfs: {
+    value: 'TARGET[:OPTIONS]',
+    multiple: true,
+    summary: 'mount memory there, with options of tmpfs(5): size=64m,mode=1777',
+  },
+  'read-only': { summary: 'mount the rootfs read-only; see --tmpfs for what must be writable' },
   user: { value: 'USER[:GROUP]', short: 'u', summary: "names of the image or ids (default: the image's)" },
   workdir: { value: 'DIR', short: 'w', summary: "the working folder (default: the image's)" },
   memory: { value: 'BYTES', short: 'm', summary: 'memory limit: 64m, 2g' },
   cpus: { value: 'NUMBER', summary: 'CPU limit: 0.5, 2' },
+  'cap-add': { value: 'NAME', multiple: true, summary: 'give it a capability: NET_ADMIN, ALL' },
+  'cap-drop': { value: 'NAME', multiple: true, summary: 'take a capability from it: CHOWN, ALL' },
+  privileged: {
+    summary: 'give it all capabilities and devices, with no seccomp filter: it can take over the host',
+  },
+  hostname: { value: 'NAME', summary: 'its hostname (default: its name)' },
   network: {
-    value: 'none|host',
-    complete: ['none', 'host'],
+    value: 'none|host|cni',
+    complete: ['none', 'host', 'cni'],
     summary:
-      "none: loopback only (default, but for CTs where lxc.network is bridge); host: the host's network",
+      "none: loopback only (default, but for CTs where lxc.network is bridge); host: the host's network; cni: the pod network of this node",
+  },
+  publish: {
+    value: '[IP:]PORT:CONTAINERPORT[/udp]',
+    short: 'p',
+    multiple: true,
+    summary: 'pass a port of the host on to the container, by the portmap plugin; implies --network cni',
   },
   label: { value: 'KEY=VALUE', short: 'l', multiple: true, summary: 'a label, for routing rules' },
   annotation: { value: 'KEY=VALUE', multiple: true, summary: 'an annotation, for routing rules' },
+  restart: { value: 'no', complete: ['no'], summary: 'only no: nothing watches single containers' },
   interactive: { short: 'i', summary: 'pass our standard input on' },
   tty: { short: 't', summary: 'give it a terminal' },
   guest: {
@@ -44,17 +84,53 @@ const making = {
   },
 } as const;
 
+/** Of podman and nerdctl. */
+const leftOut = {
+  '--device': 'run it as a pod with CDI devices, or with --privileged, which has all devices',
+  '--mount': 'use --volume or --tmpfs',
+  '--publish-all': 'name each port with --publish',
+  '-P': 'name each port with --publish',
+  '--net': 'use --network',
+  '--dns': 'run it as a pod with a dnsConfig, or mount a file with --volume FILE:/etc/resolv.conf',
+  '--add-host': 'mount a file with --volume FILE:/etc/hosts',
+  '--pid': 'run it as a pod with hostPID or shareProcessNamespace',
+  '--ipc': 'run it as a pod with hostIPC',
+  '--userns': 'run it as a pod with hostUsers: false',
+  '--security-opt': 'run it as a pod with a securityContext',
+  '--sysctl': 'run it as a pod with sysctls in its securityContext',
+  '--ulimit': 'use the limits of the shell: `ulimit -n 4096; crisp run …`',
+  '--gpus': 'run it as a pod with CDI devices',
+  '--pod': 'run a pod with crictl or a kubelet',
+  '--platform': 'pull the image of another architecture by its digest',
+  '--volumes-from': 'name the folder with --volume in both',
+  '--memory-swap': 'use --memory: the container has no swap beyond it',
+  '-a': 'without --detach the output is shown',
+  '--health-cmd': 'run it as a pod with probes',
+} as const;
+
 const imageArguments = [
   {
     name: 'IMAGE',
     optional: true,
+    complete: 'image',
     summary:
       'an image (name, digest, or id of one of this node), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs',
   },
   { name: 'COMMAND', optional: true, rest: true, summary: "replaces the image's Cmd" },
 ] as const;
 
-const id = { name: 'CONTAINER', summary: 'a name, an id, or the unique beginning of an id' } as const;
+const id = {
+  name: 'CONTAINER',
+  complete: 'container',
+  summary: 'a name, an id, or the unique beginning of an id',
+} as const;
+const ids = { ...id, rest: true } as const;
+const oneFailed = [{ code: '1', meaning: 'failed for one of them; the others are done' }] as const;
+
+const startCodes = [
+  { code: '126', meaning: 'the command cannot be executed' },
+  { code: '127', meaning: 'the container has no such command' },
+] as const;
 
 const run = define({
   name: 'run',
@@ -62,10 +138,12 @@ const run = define({
   summary: 'Make a container and run it in the foreground',
   description: [
     'Makes a container from an image, which is pulled if this node does not have it, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
+    'On a terminal (-it), Ctrl-P Ctrl-Q leaves the container running and ends crisp; `crisp logs -f` shows what it writes from then on.',
     'When nobody reads its output any more (`| head -1`), the container is stopped, and the exit code is 141, as that of a program that SIGPIPE ends.',
     'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
   ],
   arguments: imageArguments,
+  leftOut,
   flags: {
     ...making,
     detach: { short: 'd', summary: 'leave it running in the background and print its id' },
@@ -79,6 +157,7 @@ const run = define({
       code: '125',
       meaning: "crisp itself failed; any other code is the container's (128+N: ended by signal N)",
     },
+    ...startCodes,
   ],
   examples: [
     { what: 'one command', line: 'crisp run --rm busybox echo hello' },
@@ -86,6 +165,10 @@ const run = define({
     {
       what: 'on runc, from an archive, with limits',
       line: 'crisp run --rm --handler runc --memory 64m --cpus 0.5 ./app.tar',
+    },
+    {
+      what: 'a web server on port 8080 of the host',
+      line: 'crisp run -d --name web -p 8080:80 -v ./site:/www nginx',
     },
     { what: 'as a Proxmox CT', line: 'crisp run --rm --handler lxc busybox hostname' },
     {
@@ -103,6 +186,7 @@ const create = define({
   summary: 'Make a container without starting it',
   description: ['Makes a container as `crisp run` does, leaves it created, and prints its id.'],
   arguments: imageArguments,
+  leftOut,
   flags: { ...making, ...places },
   passesOn: true,
   examples: [
@@ -128,13 +212,22 @@ const start = define({
 const stop = define({
   name: 'stop',
   group: 'containers',
-  summary: 'Stop a container: ask, then kill',
+  summary: 'Stop containers: ask, then kill',
   description: [
     'Sends the stop signal of the image (SIGTERM by default), waits, sends SIGKILL. One that has ended is fine.',
   ],
-  arguments: [id],
+  arguments: [ids],
+  exitCodes: oneFailed,
+  leftOut: {
+    '-a': 'name them: `crisp stop $(crisp list --quiet)`',
+    '--all': 'name them: `crisp stop $(crisp list --quiet)`',
+  },
   flags: {
-    time: { value: 'SECONDS', summary: 'how long it may take after the stop signal (default 10)' },
+    time: {
+      value: 'SECONDS',
+      short: 't',
+      summary: 'how long it may take after the stop signal (default 10)',
+    },
     ...places,
   },
   examples: [{ what: 'with half a minute of grace', line: 'crisp stop --time 30 web' }],
@@ -163,12 +256,20 @@ const kill = define({
 
 const remove = define({
   name: 'delete',
+  aliases: ['rm'],
   group: 'containers',
   summary: 'Delete containers with all that was made for them',
   description: [
     'Deletes containers that are created or stopped, with --force also running ones: rootfs, mounts, namespaces, cgroup, log and record.',
   ],
-  arguments: [{ ...id, rest: true }],
+  arguments: [ids],
+  exitCodes: oneFailed,
+  leftOut: {
+    '-a': 'name them: `crisp delete $(crisp list --quiet)`',
+    '--all': 'name them: `crisp delete $(crisp list --quiet)`',
+    '-v': 'the VOLUMEs of the image go with the container',
+    '--volumes': 'the VOLUMEs of the image go with the container',
+  },
   flags: { force: { short: 'f', summary: 'also one that is running' }, ...places },
   examples: [{ what: 'all of them', line: 'crisp delete --force $(crisp list --quiet)' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).deleteCommand(flags, args),
@@ -176,12 +277,20 @@ const remove = define({
 
 const list = define({
   name: 'list',
+  aliases: ['ps'],
   group: 'containers',
   summary: 'List the standalone containers',
   description: [
     'Lists the containers that `crisp run` and `crisp create` made. Containers of pods are listed by `crictl ps -a`.',
   ],
   arguments: [],
+  leftOut: {
+    '-a': 'the list has the stopped ones too',
+    '--all': 'the list has the stopped ones too',
+    '--filter': 'filter with jq: `crisp list --json | jq …`',
+    '-f': 'filter with jq: `crisp list --json | jq …`',
+    '--format': 'format with jq: `crisp list --json | jq …`',
+  },
   flags: {
     json: { summary: 'as JSON: a list of what `crisp state --json` shows' },
     quiet: { short: 'q', summary: 'ids only' },
@@ -193,12 +302,17 @@ const list = define({
 
 const state = define({
   name: 'state',
+  aliases: ['inspect'],
   group: 'containers',
   summary: 'Show the state of a container',
   description: [
     'Shows what a container is and does, with the backend that runs it and the rule that chose it.',
   ],
   arguments: [id],
+  leftOut: {
+    '--format': 'format with jq: `crisp state --json NAME | jq …`',
+    '-f': 'format with jq: `crisp state --json NAME | jq …`',
+  },
   flags: { json: { summary: 'as JSON: the state of the OCI runtime-spec, and more' }, ...places },
   examples: [{ what: 'its exit code', line: 'crisp state --json web | jq .exitCode' }],
   run: async ({ flags, args }) => (await import('./container-state.js')).stateCommand(flags, args),
@@ -215,15 +329,23 @@ const exec = define({
   flags: {
     interactive: { short: 'i', summary: 'pass our standard input on' },
     tty: { short: 't', summary: 'give it a terminal' },
-    env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
+    ...environment,
     ...places,
+  },
+  leftOut: {
+    '-u': 'use a program of the image: `crisp exec NAME su USER -c COMMAND`',
+    '--user': 'use a program of the image: `crisp exec NAME su USER -c COMMAND`',
+    '-w': 'use a shell: `crisp exec NAME sh -c "cd DIR && COMMAND"`',
+    '--workdir': 'use a shell: `crisp exec NAME sh -c "cd DIR && COMMAND"`',
+    '-d': 'use a shell: `crisp exec NAME sh -c "COMMAND &"`',
+    '--detach': 'use a shell: `crisp exec NAME sh -c "COMMAND &"`',
+    '--privileged': 'run the container with --privileged',
   },
   passesOn: true,
   ownFailure: 125,
   exitCodes: [
     { code: '125', meaning: "crisp itself failed; any other code is the command's" },
-    { code: '126', meaning: 'the command cannot be executed' },
-    { code: '127', meaning: 'the container has no such command' },
+    ...startCodes,
   ],
   examples: [{ what: 'a shell', line: 'crisp exec -it web sh' }],
   run: async ({ flags, args }) => (await import('./container-run.js')).execCommand(flags, args),
@@ -235,8 +357,20 @@ const logs = define({
   summary: 'Show what a container has written',
   description: ['Shows the output of a container, its stdout on ours and its stderr on ours.'],
   arguments: [id],
-  flags: { follow: { short: 'f', summary: 'go on until it ends' }, ...places },
-  examples: [{ what: 'from now on as well', line: 'crisp logs --follow web' }],
+  flags: {
+    follow: { short: 'f', summary: 'go on until it ends' },
+    tail: { value: 'LINES', short: 'n', summary: 'only so many lines from the end' },
+    since: {
+      value: 'TIME',
+      summary: 'only what is younger: 10m, 2h, or a time such as 2026-01-02T15:04:05Z',
+    },
+    timestamps: { short: 't', summary: 'the time before each line' },
+    ...places,
+  },
+  examples: [
+    { what: 'from now on', line: 'crisp logs --follow --tail 0 web' },
+    { what: 'the last ten minutes', line: 'crisp logs --since 10m --timestamps web' },
+  ],
   run: async ({ flags, args }) => (await import('./container-log.js')).logsCommand(flags, args),
 });
 

@@ -2,7 +2,12 @@
 import { define, type Command } from './command.js';
 import { places } from './table-places.js';
 
-const image = { name: 'IMAGE', rest: true, summary: 'a name, a digest reference or an id' } as const;
+const image = {
+  name: 'IMAGE',
+  rest: true,
+  complete: 'image',
+  summary: 'a name, a digest reference or an id',
+} as const;
 
 const pull = define({
   name: 'pull',
@@ -55,20 +60,21 @@ const rmi = define({
 const load = define({
   name: 'load',
   group: 'images',
-  summary: 'Import images from OCI archives',
+  summary: 'Import images from archives',
   description: [
-    'Imports the images of OCI archives or OCI layout folders, and prints their names: those that the archive gives them, else localhost/FILE:latest.',
+    'Imports the images of OCI archives, OCI layout folders and archives of `docker save` or `podman save`, and prints their names: those that the archive gives them, else localhost/FILE:latest.',
   ],
   arguments: [
-    { name: 'FILE', rest: true, complete: 'file', summary: 'an OCI archive (.tar) or an OCI layout folder' },
-  ],
-  flags: places,
-  examples: [
     {
-      what: 'one of podman',
-      line: 'podman save --format oci-archive -o app.tar app && crisp load app.tar',
+      name: 'FILE',
+      rest: true,
+      complete: 'file',
+      summary:
+        'an archive (.tar; compressed or not) or an OCI layout folder; oci-archive:FILE and docker-archive:FILE name the same',
     },
   ],
+  flags: places,
+  examples: [{ what: 'one of docker', line: 'docker save -o app.tar app && crisp load app.tar' }],
   run: async ({ flags, args }) => (await import('./image-load.js')).loadCommand(flags, args),
 });
 

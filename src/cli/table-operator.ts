@@ -107,20 +107,28 @@ const status = define({
 
 const top = define({
   name: 'top',
+  aliases: ['stats'],
   group: 'operator',
   summary: 'Show what pods and containers use, live',
   description: [
     'Shows the CPU (in percent of one core), memory (working set), network and disk (writable layers) of the pods of the daemon, of their containers, and of standalone containers. On a terminal the list is drawn again every 2 seconds until Ctrl-C; elsewhere it is written once.',
-    'The processes of a container: `crisp exec CONTAINER ps`.',
+    'With a standalone container, its processes, once: their ids and users are those of the host.',
   ],
-  arguments: [],
+  arguments: [
+    {
+      name: 'CONTAINER',
+      optional: true,
+      complete: 'container',
+      summary: 'a standalone container: show its processes instead',
+    },
+  ],
   flags: {
     sort: {
       value: 'KEY',
       complete: ['cpu', 'memory', 'network', 'disk', 'name'],
       summary: 'cpu (default), memory, network, disk or name',
     },
-    json: { summary: 'as JSON, once: a list of pods with their containers' },
+    json: { summary: 'as JSON, once: a list of pods with their containers, or of processes' },
     config: configFlag,
     root: { value: 'DIR', complete: 'folder', summary: 'overrides the key root' },
     state: {
@@ -129,8 +137,11 @@ const top = define({
       summary: 'of standalone containers; overrides the key cli_state',
     },
   },
-  examples: [{ what: 'the largest first', line: 'crisp top --sort memory' }],
-  run: async ({ flags }) => (await import('./top.js')).topCommand(flags),
+  examples: [
+    { what: 'the largest first', line: 'crisp top --sort memory' },
+    { what: 'the processes of a container', line: 'crisp top web' },
+  ],
+  run: async ({ flags, args }) => (await import('./top.js')).topCommand(flags, args),
 });
 
 const events = define({

@@ -53,6 +53,32 @@ const completion = define({
   run: async ({ args }) => (await import('./completion.js')).completionCommand(args, commands),
 });
 
+/** Commands of podman and nerdctl that are left out on purpose -> what to use instead. */
+export const leftOut: Readonly<Record<string, string>> = {
+  attach: '`crisp logs --follow NAME` shows its output, `crisp exec -it NAME sh` opens a shell beside it',
+  build: 'build with buildah or podman, then `crisp load` the archive',
+  commit: 'build the image anew, with buildah or podman',
+  compose: 'run it as pods: `kompose convert` makes manifests of a compose file',
+  cp: '`tar -c FILE | crisp exec -i NAME tar -x -C DIR`, or share a folder with --volume',
+  login: '`skopeo login REGISTRY`, with --authfile as images.auth_file names it',
+  logout: '`skopeo logout REGISTRY`',
+  network: 'the pod network is the first conflist in /etc/cni/net.d',
+  pause: '`crisp kill --signal STOP NAME`, and CONT to go on',
+  unpause: '`crisp kill --signal CONT NAME`',
+  pod: 'run pods with a kubelet or `crictl runp`',
+  push: '`skopeo copy`',
+  rename: 'name it when it is made: `crisp run --name NAME`',
+  restart: 'a container runs once: `crisp delete` it and `crisp run` it again, or run it as a pod',
+  save: '`skopeo copy docker://IMAGE oci-archive:FILE`',
+  search: '`skopeo list-tags docker://NAME` lists the tags of an image',
+  tag: '`crisp load` takes the names of the archive; `skopeo copy` gives others',
+  info: '`crisp status` and `crisp check`',
+  system: '`crisp status`, `crisp check` and `crisp gc`',
+  prune: '`crisp gc`, and `crisp delete $(crisp list --quiet)`',
+  volume: 'name a folder of the host: --volume ./data:/data',
+  wait: 'run it in the foreground, or `crisp logs --follow NAME` and then `crisp state --json NAME`',
+};
+
 export const commands: readonly Command[] = [
   serve,
   ...containerCommands,

@@ -11,6 +11,7 @@ import { stateOf } from './container-state.js';
 import { withDaemon } from './daemon-client.js';
 import { printJson, size, table } from './output.js';
 import { UsageError } from './parse.js';
+import { showProcesses } from './processes.js';
 import { type PlaceFlags, type Services, withParts } from './services.js';
 
 export interface TopFlags extends PlaceFlags {
@@ -41,11 +42,15 @@ const intervalMs = 2_000;
 /** Between two looks at a standalone container, for its CPU. */
 const sampleMs = 500;
 
-export async function topCommand(flags: TopFlags): Promise<number> {
+export async function topCommand(flags: TopFlags, [id]: readonly string[]): Promise<number> {
   const key = (flags.sort ?? 'cpu') as SortKey;
   if (!sortKeys.includes(key))
     throw new UsageError(`--sort must be ${sortKeys.join(', ')}, not "${flags.sort}"`);
   return withParts(flags, async (services) => {
+    if (id !== undefined) {
+      await showProcesses(services, id, flags.json);
+      return 0;
+    }
     const standalone = new StandaloneUse(services);
     const look = async (): Promise<PodUse[]> =>
       sorted([...(await podsOfDaemon(services.config.listen)), ...(await standalone.look())], key);

@@ -18,6 +18,7 @@ import {
   type ContainerRecord,
   type SandboxRecord,
 } from '../records/records.js';
+import { idsOfStandalone } from '../records/standalone.js';
 import { recoveryLabelOf } from '../records/recovery-label.js';
 import { containerThing, removeOrphans, thingsIn, type Thing } from '../orphans.js';
 import { repairPod } from '../pod/pod.js';
@@ -172,7 +173,7 @@ async function removeUnowned(services: Services): Promise<void> {
       removing,
     );
   }
-  await repaired('network', () =>
+  await repaired('network', async () =>
     services.network.collectGarbage(
       [
         ...sandboxes
@@ -181,6 +182,7 @@ async function removeUnowned(services: Services): Promise<void> {
             record.attachment && sandboxState(record) === 'SANDBOX_READY' ? [record.id] : [],
           ),
         ...sandboxes.unreadable().keys(),
+        ...(await idsOfStandalone(services.config.cli_state)), // on the same network, with notes of their own
       ],
       (id) => namespaceFiles(join(podOf(state, id), 'ns')).network,
     ),

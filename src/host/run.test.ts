@@ -117,10 +117,14 @@ describe('run', () => {
           done();
         },
       });
-      await runStreaming(argv, { stdout }, { timeoutMs, env }).ended;
+      await (
+        await runStreaming(argv, { stdout }, { timeoutMs, env })
+      ).ended;
       expect(sorted(streamed)).toEqual(wanted);
       const file = join(folder, 'environment');
-      await runDetached(['sh', '-c', 'env -u PWD -u SHLVL -u _ >"$0"', file], { env }).exited;
+      await (
+        await runDetached(['sh', '-c', 'env -u PWD -u SHLVL -u _ >"$0"', file], { env })
+      ).exited;
       expect(sorted(await readFile(file, 'utf8'))).toEqual(wanted);
     } finally {
       delete process.env['CRISP_TEST_SECRET'];

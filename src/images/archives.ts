@@ -1,5 +1,5 @@
-// The images of an OCI archive or layout folder, and their names.  Called by
-// preload.ts and the command line.
+// The images of an archive (OCI, or of `docker save`) or an OCI layout folder, and
+// their names.  Called by preload.ts and the command line.
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
@@ -15,23 +15,59 @@ const indexSchema = z.object({
     .max(1000)
     .nullish(),
 });
+/** manifest.json of an archive of `docker save` (github.com/moby/docker-image-spec). */
+const manifestSchema = z.array(z.object({ RepoTags: z.array(z.string()).nullish() })).max(1000);
+
 /** An image of an archive. */
 export interface Content {
   readonly name: string;
-  /** org.opencontainers.image.ref.name, which distinguishes it from others. */
-  readonly imageName: string | undefined;
+  /** containers-transports(5) */
+  readonly reference: string;
 }
 
-/** The images of an archive. An image without a full name in the index is named after the file. */
+/**
+ * The images of an archive. An image without a full name in the archive is named after the file.
+ * @throws ImageCorrupt
+ */
 export async function contentsOf(path: string): Promise<Content[]> {
-  const text = await indexOf(path);
+  const index = await textIn(path, 'index.json');
+  const manifest = index === undefined ? await textIn(path, 'manifest.json') : undefined;
+  return manifest === undefined ? ociContents(path, index ?? '{}') : dockerContents(path, manifest);
+}
+
+/** What skopeo calls an OCI archive or layout folder. */
+export async function ociReference(path: string): Promise<string> {
+  return `${(await stat(path)).isDirectory() ? 'oci' : 'oci-archive'}:${path}`;
+}
+
+async function ociContents(path: string, text: string): Promise<Content[]> {
   const { success, data: index } = indexSchema.safeParse(jsonOf(text));
   if (!success) throw new CrispError('ImageCorrupt', `index.json of ${path} is not valid`);
-  return (index.manifests ?? [{}]).map(({ annotations }) => {
+  const reference = await ociReference(path);
+  const manifests = index.manifests ?? [{}];
+  return manifests.map(({ annotations }) => {
     const imageName = annotations?.['org.opencontainers.image.ref.name'];
     const whole = annotations?.['io.containerd.image.name'] ?? imageName;
-    return { name: parseReference(whole?.includes('/') ? whole : nameOf(path)).name, imageName };
+    return {
+      name: parseReference(whole?.includes('/') ? whole : nameOf(path)).name,
+      reference: manifests.length > 1 && imageName !== undefined ? `${reference}:${imageName}` : reference,
+    };
   });
+}
+
+function dockerContents(path: string, text: string): Content[] {
+  const { success, data: images } = manifestSchema.safeParse(jsonOf(text));
+  if (!success) throw new CrispError('ImageCorrupt', `manifest.json of ${path} is not valid`);
+  return images.map(({ RepoTags: tags }, index) => ({
+    name: parseReference(tags?.[0] ?? nameOf(path)).name,
+    reference: `docker-archive:${path}:@${index}`,
+  }));
+}
+
+/** The path of an archive or layout folder: ./FILE, /FILE, or oci-archive:FILE and the like. undefined: it is the name of an image. */
+export function archivePath(text: string): string | undefined {
+  const [, path] = /^(?:oci|oci-archive|docker-archive):(.+)$/.exec(text) ?? [];
+  return path ?? (/^\.{0,2}\//.test(text) ? text : undefined);
 }
 
 function jsonOf(text: string): unknown {
@@ -52,9 +88,9 @@ function nameOf(path: string): string {
   return `localhost/${words || 'image'}:latest`;
 }
 
-/** index.json unparsed; "{}" if there is none. */
-async function indexOf(path: string): Promise<string> {
-  if ((await stat(path)).isDirectory()) return (await readFileIfThere(join(path, 'index.json'))) ?? '{}';
+/** A file at the top of an archive or layout folder, unparsed; undefined if there is none. */
+async function textIn(path: string, file: string): Promise<string | undefined> {
+  if ((await stat(path)).isDirectory()) return readFileIfThere(join(path, file));
   // tar -C FOLDER . writes ./index.json
   const { stdout } = await run(
     [
@@ -65,10 +101,10 @@ async function indexOf(path: string): Promise<string> {
       path,
       '--wildcards',
       '--no-wildcards-match-slash',
-      'index.json',
-      './index.json',
+      file,
+      `./${file}`,
     ],
     { timeoutMs: 60_000, okExitCodes: 'any' },
   );
-  return stdout || '{}';
+  return stdout || undefined;
 }

@@ -13,7 +13,7 @@ import type { Image } from '../shapes/image.js';
 
 interface Importer {
   find(name: string): Promise<Image | undefined>;
-  importArchive(path: string, name: string, imageName?: string): Promise<Image>;
+  importArchive(path: string, name: string, source?: string): Promise<Image>;
 }
 
 /** An archive as it was imported: a different size or time means a different archive. */
@@ -57,8 +57,8 @@ export class Preload {
       if (present.every((image) => image)) return known;
     }
     const contents = await contentsOf(path);
-    for (const { name, imageName } of contents) {
-      const { id } = await this.images.importArchive(path, name, contents.length > 1 ? imageName : undefined);
+    for (const { name, reference } of contents) {
+      const { id } = await this.images.importArchive(path, name, reference);
       log.info({ archive: path, image: name, id }, 'archive imported');
     }
     return { version, names: contents.map(({ name }) => name) };

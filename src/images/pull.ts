@@ -175,9 +175,7 @@ export class Pulls {
    * Copies the image of an OCI archive or layout folder into the store.
    * @param imageName org.opencontainers.image.ref.name, if it holds several
    */
-  async import(path: string, name: string, imageName?: string): Promise<void> {
-    const transport = (await stat(path)).isDirectory() ? 'oci' : 'oci-archive';
-    const reference = `${transport}:${path}${imageName === undefined ? '' : `:${imageName}`}`;
+  async import(path: string, name: string, reference: string): Promise<void> {
     await this.copy({
       what: `import of ${path}`,
       name,

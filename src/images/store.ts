@@ -12,6 +12,7 @@ import { run } from '../host/run.js';
 import { setAside } from '../set-aside.js';
 import { step } from '../steps.js';
 import type { Image } from '../shapes/image.js';
+import { ociReference } from './archives.js';
 import type { RegistryAuth } from './credentials.js';
 import type { PullProgress } from './download.js';
 import { StorageLayout, type StoredImage } from './layout.js';
@@ -354,13 +355,13 @@ export class Images {
   }
 
   /**
-   * Imports an OCI archive or an OCI layout folder under `name`.
-   * @param imageName which one (org.opencontainers.image.ref.name), if it holds several
+   * Imports an image of an archive or an OCI layout folder under `name`.
+   * @param source Content.reference; absent: the one image of an OCI archive or layout folder
    */
-  async importArchive(path: string, name: string, imageName?: string): Promise<Image> {
+  async importArchive(path: string, name: string, source?: string): Promise<Image> {
     const reference = parseReference(name);
     await this.mend();
-    await this.pulls.import(path, reference.name, imageName);
+    await this.pulls.import(path, reference.name, source ?? (await ociReference(path)));
     return this.arrived(reference.name, `import of ${path}`);
   }
 

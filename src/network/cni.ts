@@ -6,6 +6,7 @@
 //   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, whatever is in the folder now
 import { join } from 'node:path';
 import * as z from 'zod';
+import type { Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder, readFileIfThere, readText, writeFileAtomic } from '../host/files.js';
 import { withUndo } from '../host/undo.js';
@@ -76,6 +77,17 @@ export interface NetworkOptions {
   readonly root: string;
   /** The file that setPodCidr() renders; empty or absent: none. */
   readonly template?: string | undefined;
+}
+
+/** @param root where its notes are, ROOT/network */
+export function networkOptionsOf({ network }: Pick<Config, 'network'>, root: string): NetworkOptions {
+  return {
+    confDir: network.conf_dir,
+    binDirs: network.bin_dirs,
+    pluginTimeoutMs: network.plugin_timeout_seconds * 1000,
+    root,
+    template: network.template,
+  };
 }
 
 /** The names of the pod, and its attachment. The caller provides the path of its namespace. */
@@ -179,6 +191,18 @@ export class Network {
       this.leases.note(pod.id, { pod, attachment });
       return attachment;
     });
+  }
+
+  /** Whether a pod can have ports of the host: some plugin of the network takes them (portmap). */
+  get mapsPorts(): boolean {
+    return (
+      this.configured.network?.plugins.some(({ capabilities }) => capabilities?.['portMappings']) ?? false
+    );
+  }
+
+  /** The ids of all attachments that are noted here. */
+  async noted(): Promise<string[]> {
+    return this.leases.ids();
   }
 
   /**

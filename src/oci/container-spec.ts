@@ -23,7 +23,7 @@ import {
 import { containerArgs, containerEnv, workingFolder } from './process.js';
 import { containerResources, resourcesNotHonoured } from './resources.js';
 import { containerAppArmor, containerSeccomp, selinuxLabels } from './security.js';
-import type { Resources, Spec } from '../shapes/spec.js';
+import type { Mount, Resources, Spec } from '../shapes/spec.js';
 import { resolveUser } from './users.js';
 
 export interface SpecInput {
@@ -43,6 +43,8 @@ export interface SpecInput {
   readonly sharedMemory: string | undefined;
   /** A process of the target container, for pid mode TARGET. */
   readonly targetPid?: number | undefined;
+  /** Mounts that the CRI has no words for (`crisp run --tmpfs`). */
+  readonly moreMounts?: readonly Mount[];
   /** The keys of the annotations that the runtime may see (allowed_annotations of its handler). */
   readonly allowedAnnotations: readonly string[];
   /**
@@ -114,7 +116,7 @@ export function containerSpec(input: SpecInput): SpecResult {
     podFolder: input.podFolder,
     volumes: input.volumes,
     cgroup: host.cgroup,
-    deviceMounts: facts.cdi.mounts,
+    moreMounts: [...facts.cdi.mounts, ...(input.moreMounts ?? [])],
     features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },
   });
 

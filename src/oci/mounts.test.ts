@@ -22,7 +22,7 @@ function of(mounts: Mount[] = [], more: Partial<MountsInput> = {}, facts: Partia
     hasOwnIpc: false,
     podFolder: '/pod',
     cgroup: 'v1',
-    deviceMounts: [],
+    moreMounts: [],
     features: { recursiveReadOnlyMounts: true, userNamespaces: true },
     ...more,
   });
@@ -92,7 +92,7 @@ test('parents come before what lies in them', () => {
   const order = destinations(
     of(
       paths.map((container_path) => ({ container_path, host_path: '/x' })),
-      { deviceMounts: [{ destination: '/a/b/d', source: '/y' }] },
+      { moreMounts: [{ destination: '/a/b/d', source: '/y' }] },
     ),
   );
   for (const path of order)

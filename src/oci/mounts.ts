@@ -24,8 +24,8 @@ export interface MountsInput {
   readonly cgroup: 'v1' | 'v2';
   /** The VOLUMEs of the image. */
   readonly volumes: readonly Volume[];
-  /** The mounts of CDI devices. */
-  readonly deviceMounts: readonly Mount[];
+  /** The mounts of CDI devices, and of --tmpfs of the command line. */
+  readonly moreMounts: readonly Mount[];
   /** The features of the runtime. */
   readonly features: MountFeatures;
 }
@@ -82,7 +82,7 @@ export function containerMounts(input: MountsInput): MountsResult {
     ...input.config.mounts.map((mount, index) =>
       requestedMount(mount, input.facts[index] as MountFacts, `mounts[${index}]`, input.features),
     ),
-    ...input.deviceMounts,
+    ...input.moreMounts,
   ];
   const taken = new Set(requested.map((mount) => mount.destination));
   const standard = [...standardMounts(input), ...podMounts(input)];

@@ -27,6 +27,7 @@ import { withWorkingFolder } from '../oci/working-folder.js';
 import type { ImageConfig } from '../shapes/image-config.js';
 import type { Image } from '../shapes/image.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
+import type { Mount } from '../shapes/spec.js';
 import { step } from '../steps.js';
 import { mountImageVolumes, unmountImageVolumes, type ImageVolume } from './image-volumes.js';
 import { podMemory, sharedMemory } from './memory.js';
@@ -46,6 +47,8 @@ export interface ContainerRequest {
   readonly stopSignal: Signal;
   /** A process of the target container, for pid mode TARGET. */
   readonly targetPid?: number | undefined;
+  /** Mounts that the CRI has no words for: see SpecInput. */
+  readonly moreMounts?: readonly Mount[];
 }
 
 /** The root filesystem and the image of a container. */
@@ -101,6 +104,7 @@ export function assembleContainer(
     podFolder: podMemory(podFolder),
     sharedMemory: sandbox.plan.namespaces.ipc ? sharedMemory(podFolder) : undefined,
     targetPid: request.targetPid,
+    moreMounts: request.moreMounts ?? [],
     allowedAnnotations: handlers[request.handler]?.allowed_annotations ?? [],
   });
   const plan: ContainerPlan = {

@@ -40,7 +40,7 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
   if (config.log_directory && !config.log_directory.startsWith('/'))
     throw new CrispError('InvalidArgument', 'config.log_directory must be an absolute path');
   checkPorts(config.port_mappings);
-  checkHostname(config.hostname);
+  checkHostname(config.hostname, 'config.hostname');
   checkCgroupParent(config.linux?.cgroup_parent ?? '');
   checkPodSysctls(config.linux?.sysctls ?? {}, {
     hostNetwork: options?.network === 'NODE',
@@ -67,11 +67,11 @@ function checkPorts(mappings: PodSandboxConfig__Output['port_mappings']): void {
 }
 
 /** It is a line in /etc/hostname, and a word in environments and in the configuration of CTs. */
-function checkHostname(hostname: string): void {
+export function checkHostname(hostname: string, field: string): void {
   if (hostname && !/^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(hostname))
     throw new CrispError(
       'InvalidArgument',
-      'config.hostname must be made of letters, digits, "-", "_" and ".", and neither begin nor end with "-" or "."',
+      `${field} must be made of letters, digits, "-", "_" and ".", and neither begin nor end with "-" or "."`,
     );
 }
 

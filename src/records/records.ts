@@ -21,10 +21,10 @@ import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signa
 import { containerConfigOf, linuxResourcesOf, podSandboxConfigOf } from '../cri/proto.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import { attachmentSchema } from '../network/conflist.js';
-import { idPattern } from '../shapes/id.js';
+import { idSchema, storedPlanSchema } from './stored.js';
 
-/** The format of an id, as made by newId(): safe as the name of a file. */
-export const idSchema = z.string().regex(idPattern, 'not an id');
+export { fromJson, idSchema, now } from './stored.js';
+
 const nanoseconds = z.string().regex(/^\d{1,20}$/);
 const count = z.number().int().nonnegative();
 
@@ -40,16 +40,6 @@ function message<T>(of: (value: unknown) => T): z.ZodType<T> {
   });
 }
 const resources = message(linuxResourcesOf);
-
-const idMappings = z.array(z.object({ containerID: count, hostID: count, size: count }));
-/** The parts of a plan that do not follow from the id and the request; placed.ts makes the rest. */
-export const storedPlanSchema = z.object({
-  /** The keys are the pinned namespaces. */
-  namespaces: z.partialRecord(z.enum(['network', 'ipc', 'uts', 'pid', 'user']), z.string()),
-  idMaps: z.object({ uids: idMappings, gids: idMappings }).optional(),
-  ownNetwork: z.boolean().optional(),
-  cgroupParent: z.string(),
-});
 
 export const storedSandboxSchema = z.object({
   version: z.literal(1),
@@ -134,22 +124,6 @@ export type StoredContainer = z.infer<typeof storedContainerSchema>;
 /** folder: its bundle. */
 export type ContainerRecord = StoredContainer & { folder: string };
 
-/**
- * Parses the JSON of a record, with bytes (the values of an environment) as Buffers. Version
- * 0.1 called the handler of a record its "backend".
- * @throws SyntaxError
- */
-export function fromJson(text: string): unknown {
-  const value: unknown = JSON.parse(text, (_key, value: unknown) => {
-    const bytes = value as { type?: unknown; data?: unknown } | null;
-    return typeof bytes === 'object' && bytes?.type === 'Buffer' && Array.isArray(bytes.data)
-      ? Buffer.from(bytes.data as number[])
-      : value;
-  });
-  const { handler, backend } = (value ?? {}) as { handler?: unknown; backend?: unknown };
-  return handler === undefined && backend !== undefined ? { ...(value as object), handler: backend } : value;
-}
-
 /** Ids are 64 hex digits, as expected by tools that find container ids in paths and cgroups. */
 export function newId(): string {
   return randomBytes(32).toString('hex');
@@ -186,16 +160,3 @@ export function sandboxKey(config: PodSandboxConfig__Output): string {
 export function containerKey(sandboxId: string, config: ContainerConfig__Output): string {
   return [sandboxId, config.metadata?.name ?? '', config.metadata?.attempt ?? 0].join('_');
 }
-
-/**
- * Nanoseconds since the epoch, in the format of records; never the same twice, and increasing unless the
- * clock is set back.
- */
-export function now(): string {
-  const wall = BigInt(Date.now()) * 1_000_000n;
-  last = wall > last || last - wall > setBackNs ? wall : last + 1n;
-  return last.toString();
-}
-let last = 0n;
-/** More than the calls within one millisecond could add. */
-const setBackNs = 1_000_000_000n;

@@ -14,7 +14,7 @@ import { exists, makeFolder, namesIn, readFileIfThere, remove, writeFileAtomic }
 import { namespaceFiles } from '../pod/namespaces.js';
 import { setAside, whyNot } from '../set-aside.js';
 import { bundleOf, podOf } from './placed.js';
-import { fromJson, idSchema, storedPlanSchema } from './records.js';
+import { fromJson, idSchema, storedPlanSchema } from './stored.js';
 
 export const standaloneRecordSchema = z.object({
   version: z.literal(1),
@@ -40,6 +40,10 @@ export const standaloneRecordSchema = z.object({
     annotations: z.record(z.string(), z.string()),
     hostname: z.string().optional(),
   }),
+  /** On the pod network: its addresses there. */
+  addresses: z.array(z.string()).optional(),
+  /** As they were asked for (--publish). */
+  ports: z.array(z.string()).optional(),
   notHonoured: z.array(z.string()),
   /** The result of backend.startSandbox(). */
   podState: z.unknown().optional(),
@@ -172,6 +176,13 @@ export class StandaloneRecords {
 
 export function refOf(record: StandaloneRecord): ContainerRef {
   return { id: record.id, folder: record.folder, logPath: record.logPath, state: record.backendState };
+}
+
+/** The ids of all standalone containers, which the daemon must not remove as its own leftovers. */
+export async function idsOfStandalone(stateFolder: string): Promise<string[]> {
+  return (await namesIn(join(stateFolder, 'containers'))).flatMap((file) =>
+    /^[0-9a-f]{64}\.json$/.test(file) ? [file.slice(0, 64)] : [],
+  );
 }
 
 /**

@@ -484,7 +484,6 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
     ['an archive that is not there', ['./nosuch.tar'], 'ImageNotFound: '],
     ['an unknown handler', ['--handler', 'kata', image], 'UnknownHandler: '],
     ['an unknown user', ['--user', 'nobody', image], 'UserNotFound: '],
-    ['a command that is not in the image', [image, 'nosuch'], 'StartFailed: '],
     ['a mount source that is not there', ['--volume', '/nosuch:/mnt', image], 'MountSourceMissing: '],
     ['a bad limit', ['--memory', 'much', image], 'InvalidArgument: --memory'],
     ['a bad name', ['--name', '../x', image], 'InvalidArgument: --name'],

@@ -139,7 +139,8 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   },
   UnknownHandler: {
     code: Code.INVALID_ARGUMENT,
-    words: /"kata" is not configured; there are: crun, runc, faulty, absent; hint: .*crictl info/,
+    words:
+      /"kata" is not configured; there are: crun, runc, faulty, absent; hint: use a handler that is there/,
     provoke: () => runPod(daemon, {}, 'kata'),
   },
   HandlerNotReady: {
