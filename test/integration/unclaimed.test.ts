@@ -171,7 +171,7 @@ test('goes when nobody comes back', async () => {
 
   const own = await runPod(daemon, {}, 'slow');
   const made = await daemon.traces();
-  const request = { pod_sandbox_id: own.id, config: containerConfig('true'), sandbox_config: own.config };
+  const inIt = { pod_sandbox_id: own.id, config: containerConfig('true'), sandbox_config: own.config };
   await removed('containers', await abandon((signal) => runtime().CreateContainer(inIt, { signal })));
   expect(await daemon.traces()).toEqual(made);
   await removePod(daemon, own.id);
