@@ -1,6 +1,6 @@
 // The support of every field of every request, on each kind of backend. docs/cri-coverage.md is generated
 // from it; coverage.test.ts checks it against the proto (no field without a verdict) and against the tests
-// (for each "applied" field a test sends it).
+// (for each "applied" field a test that runs and expects something sends it).
 //
 //   applied    it takes effect, or is returned where the CRI requires it
 //   rejected   a request with it is refused, with the reason

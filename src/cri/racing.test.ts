@@ -1,5 +1,6 @@
 // Calls on the same pod that come together, on a stand-in for the backend that holds each of its steps until it is let go.
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   Bench,
@@ -213,6 +214,11 @@ describe('two of the same', () => {
   });
 });
 
+function makeFolder(path: string): string {
+  mkdirSync(path, { recursive: true });
+  return path;
+}
+
 describe('what was made for a caller that went away', () => {
   const keepMs = 1_000;
   const request = (pod: { readonly id: string; readonly config: object }, name: string) => ({
@@ -294,7 +300,8 @@ describe('what was made for a caller that went away', () => {
     const { open, step } = held();
     bench = new Bench({
       backend: { create: step, kill: async ({ id }) => void recordExit(bench.services, id, exitedWell) },
-      images: { find: async () => ({ id: 'image', tags: [], digests: [], config: {} }) },
+      images: { find: async () => ({ id: 'image', tags: [], digests: [], config: { Cmd: ['sh'] } }) },
+      rootfs: { mount: async () => makeFolder(join(bench.folder, 'rootfs')) },
     });
     const gone = new AbortController();
     const pod = await bench.pod();
@@ -305,6 +312,15 @@ describe('what was made for a caller that went away', () => {
     gone.abort();
     await expect(made).rejects.toMatchObject({ id: 'Cancelled' });
     open();
+    const record = () => bench.services.store.containers.all()[0];
+    await until('it is made', () => record()?.complete === true);
+    await until('its record says that nobody has it', () => record()?.unclaimed !== undefined);
+    await settled();
     expect(heard).toEqual([]);
+    const again = await createContainer(bench.services, request(pod, 'new'), call);
+    expect(again).toEqual({ container_id: record()?.id });
+    expect(record()?.unclaimed).toBeUndefined();
+    await until('it is told of', () => heard.length > 0);
+    expect(heard).toMatchObject([{ container_event_type: 'CONTAINER_CREATED_EVENT' }]);
   });
 });

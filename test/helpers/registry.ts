@@ -187,6 +187,8 @@ export async function startProxy(registry: Registry, first?: Interception): Prom
 
 export interface BadRegistry {
   readonly address: string;
+  /** Until a client waits for a blob that does not come. */
+  readonly hanging: Promise<void>;
   close(): Promise<void>;
 }
 
@@ -210,6 +212,10 @@ export async function startBadRegistry(manner: 'denies' | 'lies' | 'hangs'): Pro
     config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: config.length },
     layers: [],
   });
+  let hangs = (): void => undefined;
+  const hanging = new Promise<void>((resolve) => {
+    hangs = resolve;
+  });
   const server = createServer((request, response) => {
     if (manner === 'denies') {
       response
@@ -220,11 +226,12 @@ export async function startBadRegistry(manner: 'denies' | 'lies' | 'hangs'): Pro
     } else if (request.url?.includes('/blobs/')) {
       if (manner === 'lies')
         response.writeHead(200, { 'content-length': config.length }).end(Buffer.alloc(config.length, 'x'));
+      else hangs();
     } else {
       response.writeHead(200).end('{}');
     }
   });
-  return { address: await listening(server), close: () => closed(server) };
+  return { address: await listening(server), hanging, close: () => closed(server) };
 }
 
 async function listening(server: Server): Promise<string> {

@@ -2,12 +2,12 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import * as grpc from '@grpc/grpc-js';
 import { status as Code } from '@grpc/grpc-js';
-import { existsSync } from 'node:fs';
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
 import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
+import { patience } from '../helpers/patience.js';
 import { closedAddress, startBadRegistry } from '../helpers/registry.js';
 import {
   containerConfig,
@@ -18,9 +18,9 @@ import {
   startContainer,
   testImage,
 } from '../helpers/requests.js';
+import { writePlugin } from '../helpers/stand-ins.js';
 
 const missing = 'f'.repeat(64);
-const unclaimedSeconds = 0.5;
 const badUserImage = 'docker.io/library/bad-user:1';
 const hugeUserImage = 'docker.io/library/huge-user:1';
 const endlessImage = 'docker.io/library/endless:1';
@@ -32,7 +32,6 @@ beforeAll(async () => {
   daemon = await startDaemon({
     config: {
       runtime: {
-        unclaimed_seconds: unclaimedSeconds,
         absent_mount_sources_to_reject: ['/nonexistent/*'],
       },
     },
@@ -296,23 +295,6 @@ describe('a pod', () => {
     await removePod(daemon, pod.id);
     expect(await daemon.traces()).toEqual(clean);
   });
-
-  test('whose caller goes away is handed to the retry, and else removed', async () => {
-    const config = podConfig(daemon);
-    await expect(daemon.client.runtime.RunPodSandbox({ config }, { deadlineMs: 20 })).rejects.toMatchObject({
-      code: Code.DEADLINE_EXCEEDED,
-    });
-    const { pod_sandbox_id: id } = await daemon.client.runtime.RunPodSandbox({ config });
-    await removePod(daemon, id);
-    expect(await daemon.traces()).toEqual(clean);
-
-    const removed = daemon.logged((line) => line.includes('no retry came'));
-    await expect(
-      daemon.client.runtime.RunPodSandbox({ config }, { signal: AbortSignal.timeout(20) }),
-    ).rejects.toMatchObject({ code: Code.CANCELLED });
-    await removed;
-    await eventually(clean);
-  });
 });
 
 describe('a container', () => {
@@ -495,40 +477,27 @@ describe('a container', () => {
     expect(await readdir(join(daemon.folder, 'elsewhere'))).toEqual([]);
   });
 
-  test('whose mount target is a symlink out of the rootfs stays in the rootfs', async () => {
+  test('whose mount target is a symlink out of the rootfs is refused', async () => {
     const config = containerConfig('sleep 1000', { image: { image: linksImage }, ...mounted('/out/data') });
-    const made = await startContainer(daemon, pod, config).catch((error: { code: Code }) => error);
-    if (typeof made === 'string') await daemon.client.runtime.RemoveContainer({ container_id: made });
-    else expect(made).toMatchObject({ code: Code.INVALID_ARGUMENT });
-    expect(existsSync(daemon.machine.path(join(daemon.folder, 'outside')))).toBe(false);
+    await expect(createContainer(daemon, pod, config)).rejects.toMatchObject(
+      refusal(Code.INVALID_ARGUMENT, /^PathEscapes: mounts\[0\]\.container_path/),
+    );
+    expect(await readdir(daemon.machine.path(daemon.folder))).not.toContain('outside');
     expect(await daemon.traces()).toEqual(before);
   });
 
   test('whose command is not there says so, and keeps saying so', async () => {
-    const id = await createContainer(
-      daemon,
-      pod,
-      containerConfig('', { command: ['/no/such/program'] }),
-    ).catch((error: { code: Code; details: string }) => error);
-    if (typeof id === 'string') {
-      await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({
-        details: expect.stringMatching(/\/no\/such\/program/),
-      });
-      expect((await daemon.client.runtime.ContainerStatus({ container_id: id })).status).toMatchObject({
-        state: 'CONTAINER_EXITED',
-        reason: 'StartError',
-        exit_code: 128,
-      });
-      await daemon.client.runtime.RemoveContainer({ container_id: id });
-    } else {
-      expect(id.details).toMatch(/\/no\/such\/program/);
+    for (let attempt = 0; attempt < 2; attempt++) {
+      await expect(
+        createContainer(daemon, pod, containerConfig('', { command: ['/no/such/program'] })),
+      ).rejects.toMatchObject(refusal(Code.FAILED_PRECONDITION, /\/no\/such\/program/));
+      expect(await daemon.traces()).toEqual(before);
     }
-    expect(await daemon.traces()).toEqual(before);
   });
 
   test('is not started twice', async () => {
     const id = await startContainer(daemon, pod, containerConfig('sleep 1000'));
-    const running = await daemon.traces();
+    const running = await tracesOfStarted();
     await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject(
       refusal(Code.FAILED_PRECONDITION, /^WrongContainerState: .*CONTAINER_RUNNING/),
     );
@@ -552,26 +521,9 @@ describe('a container', () => {
     expect(await daemon.traces()).toEqual(before);
   });
 
-  test('whose caller goes away is handed to the retry, and else removed', async () => {
-    const request = { pod_sandbox_id: pod.id, config: containerConfig('true'), sandbox_config: pod.config };
-    await expect(daemon.client.runtime.CreateContainer(request, { deadlineMs: 10 })).rejects.toMatchObject({
-      code: Code.DEADLINE_EXCEEDED,
-    });
-    const { container_id: id } = await daemon.client.runtime.CreateContainer(request);
-    await daemon.client.runtime.RemoveContainer({ container_id: id });
-    expect(await daemon.traces()).toEqual(before);
-
-    const removed = daemon.logged((line) => line.includes('no retry came'));
-    await expect(
-      daemon.client.runtime.CreateContainer(request, { signal: AbortSignal.timeout(10) }),
-    ).rejects.toMatchObject({ code: Code.CANCELLED });
-    await removed;
-    await eventually(before);
-  });
-
   test('whose resources cannot be meant is not updated', async () => {
     const id = await startContainer(daemon, pod, containerConfig('sleep 1000'));
-    const running = await daemon.traces();
+    const running = await tracesOfStarted();
     for (const linux of [
       { memory_limit_in_bytes: '-5' },
       { memory_limit_in_bytes: '1' },
@@ -618,11 +570,13 @@ describe('a registry', () => {
   afterEach(() => close());
   afterAll(() => strange?.destroy());
 
-  async function pullFrom(address: string, options = {}) {
+  async function pullFrom(address: string, options = {}, progressSeconds = 1) {
     const registries = join(strange.folder, 'registries.conf');
     await writeFile(registries, `[[registry]]\nlocation = "${address}"\ninsecure = true\n`);
     await strange.stop();
-    await strange.writeConfig({ images: { registries_conf: registries, pull_progress_timeout_seconds: 1 } });
+    await strange.writeConfig({
+      images: { registries_conf: registries, pull_progress_timeout_seconds: progressSeconds },
+    });
     await strange.start();
     return strange.client.image.PullImage(
       { image: { image: `${address}/box:1` }, auth: { username: 'me', password: 'open-sesame' } },
@@ -654,9 +608,11 @@ describe('a registry', () => {
   test('whose client goes away', async () => {
     const registry = await startBadRegistry('hangs');
     close = registry.close;
-    await expect(pullFrom(registry.address, { deadlineMs: 300 })).rejects.toMatchObject({
-      code: Code.DEADLINE_EXCEEDED,
-    });
+    const caller = new AbortController();
+    void registry.hanging.then(() => caller.abort());
+    await expect(pullFrom(registry.address, { signal: caller.signal }, 600 * patience)).rejects.toMatchObject(
+      { code: Code.CANCELLED },
+    );
     await nothingLeft();
   });
   test('is not told credentials that are none', async () => {
@@ -689,15 +645,12 @@ describe('a CNI network', () => {
     await strange.stop();
     const bin = join(strange.folder, 'bin');
     await mkdir(bin, { recursive: true });
-    const plugin = (name: string, add: string) =>
-      writeFile(
-        join(bin, name),
-        `#!/bin/sh\ncat > /dev/null\n[ "$CNI_COMMAND" = ADD ] || { echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'; exit 0; }\n${add}\n`,
-        { mode: 0o755 },
-      );
-    await plugin('fails', 'echo \'{"code":7,"msg":"no room at the inn"}\'; exit 1');
-    await plugin('hangs', 'exec sleep 1000');
-    await plugin('forgets', 'echo \'{"cniVersion":"1.0.0","interfaces":[],"ips":[]}\'');
+    for (const [name, add] of [
+      ['fails', 'echo \'{"code":7,"msg":"no room at the inn"}\'; exit 1'],
+      ['hangs', 'exec sleep 1000'],
+      ['forgets', 'echo \'{"cniVersion":"1.0.0","interfaces":[],"ips":[]}\'; exit'],
+    ] as const)
+      await writePlugin(join(bin, name), { add });
     await strange.writeConfig({
       network: { bin_dirs: [bin, '/opt/cni/bin', '/usr/lib/cni'], plugin_timeout_seconds: 1 },
     });
@@ -773,9 +726,17 @@ describe('a config file', () => {
   });
 });
 
+/** The traces once the program of each container runs in place of the runtime that started it. */
+async function tracesOfStarted(): Promise<string[]> {
+  for (;;) {
+    const found = await daemon.traces();
+    if (!found.some((line) => /^process \d+ \S*crun .* create /.test(line))) return found;
+  }
+}
+
 /** What goes on after the answer is given time: 10 s. */
 async function eventually(wanted: readonly string[], of: Daemon = daemon): Promise<void> {
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + 10_000 * patience;
   while (Date.now() < deadline && JSON.stringify(await of.traces()) !== JSON.stringify(wanted))
     await new Promise((resolve) => setTimeout(resolve, 100));
   expect(await of.traces()).toEqual(wanted);

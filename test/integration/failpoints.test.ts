@@ -15,6 +15,7 @@ import { makeLayout } from '../helpers/image.js';
 import { patience } from '../helpers/patience.js';
 import { startRegistry, type Registry } from '../helpers/registry.js';
 import { containerConfig, podConfig, removePod, testImage, untilStopped } from '../helpers/requests.js';
+import { writePlugin } from '../helpers/stand-ins.js';
 import { stepsOfSource } from '../helpers/steps.js';
 
 /** Steps that no scenario here goes through, with the reason. */
@@ -43,13 +44,9 @@ beforeAll(async () => {
   await writeFile(pluginFault, '');
   const bin = join(folder, 'bin');
   await mkdir(bin);
-  await writeFile(
-    join(bin, 'faulty'),
-    `#!/bin/sh
-case "$CNI_COMMAND$(cat ${pluginFault})" in ADDADD) echo '{"code":7,"msg":"cannot ADD"}'; exit 1 ;; ADD) exec jq -c .prevResult ;; esac
-`,
-    { mode: 0o755 },
-  );
+  await writePlugin(join(bin, 'faulty'), {
+    add: `[ "$(cat ${pluginFault})" != ADD ] || { echo '{"code":7,"msg":"cannot ADD"}'; exit 1; }`,
+  });
   registry = await startRegistry(join(folder, 'registry'));
   pulled = await registry.push(await makeLayout(folder, { layers: [{ file: 'content' }] }), 'pulled:1');
   daemon = await startDaemon({

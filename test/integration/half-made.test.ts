@@ -15,6 +15,7 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { writePlugin, writeRuntime } from '../helpers/stand-ins.js';
 
 let daemon: Daemon;
 let runtimeFault: string;
@@ -27,21 +28,14 @@ beforeAll(async () => {
   const bin = join(daemon.folder, 'bin');
   await mkdir(bin);
   for (const fault of [runtimeFault, pluginFault]) await writeFile(fault, '');
-  // Fails in the verbs, or the commands, that its file names; not for the probe.
-  await writeFile(
+  // Each fails in the verbs, or the commands, that its file names.
+  await writeRuntime(
     join(bin, 'faulty-crun'),
-    `#!/bin/sh\nfor verb in $(cat ${runtimeFault}); do case " $* " in *crisp-probe*) ;; *" $verb "*) echo "cannot $verb" >&2; exit 1 ;; esac; done\nexec crun "$@"\n`,
-    { mode: 0o755 },
+    `for verb in $(cat ${runtimeFault}); do case " $* " in *" $verb "*) echo "cannot $verb" >&2; exit 1 ;; esac; done`,
   );
-  await writeFile(
-    join(bin, 'faulty'),
-    `#!/bin/sh
-input=$(cat)
-case "$(cat ${pluginFault})" in *$CNI_COMMAND*) echo "{\\"code\\":7,\\"msg\\":\\"cannot $CNI_COMMAND\\"}"; exit 1 ;; esac
-if [ "$CNI_COMMAND" = ADD ]; then echo '{"cniVersion":"1.0.0","interfaces":[],"ips":[{"address":"10.1.2.3/24"}]}'; else echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'; fi
-`,
-    { mode: 0o755 },
-  );
+  await writePlugin(join(bin, 'faulty'), {
+    always: `case "$(cat ${pluginFault})" in *$CNI_COMMAND*) echo "{\\"code\\":7,\\"msg\\":\\"cannot $CNI_COMMAND\\"}"; exit 1 ;; esac`,
+  });
   const { plugins, ...rest } = daemon.conflist() as { plugins: object[] };
   await daemon.writeConflist({ ...rest, plugins: [{ type: 'faulty' }, ...plugins] });
   config = {

@@ -2,12 +2,12 @@
 // until the same request comes again: a kubelet that saw it would make another.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { existsSync } from 'node:fs';
-import { rm, writeFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContainerEventResponse } from '../../src/cri/generated/runtime/v1/ContainerEventResponse.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
+import { patience } from '../helpers/patience.js';
 import {
   containerConfig,
   podConfig,
@@ -17,36 +17,27 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { Gate, writePlugin, writeRuntime } from '../helpers/stand-ins.js';
 
 let daemon: Daemon;
-/** The programs that are slow make this file when they begin. */
-let begun: string;
+let config: Record<string, object>;
+/** Where the runtime of the handler "slow" waits in create, and the first CNI plugin in ADD. */
+let gate: Gate;
 beforeAll(async () => {
   daemon = await startDaemon();
-  begun = join(daemon.folder, 'begun');
+  gate = new Gate(join(daemon.folder, 'gate'));
+  await gate.open();
   const slow = join(daemon.folder, 'slow-crun');
-  await writeFile(
-    slow,
-    `#!/bin/sh\ncase " $* " in *crisp-probe*) ;; *" create "*) : >${begun}; sleep 0.5 ;; esac\nexec crun "$@"\n`,
-    { mode: 0o755 },
-  );
-  await writeFile(
-    join(daemon.folder, 'slowly'),
-    `#!/bin/sh
-cat >/dev/null
-[ "$CNI_COMMAND" = ADD ] || { echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'; exit 0; }
-: >${begun}; sleep 0.5
-echo '{"cniVersion":"1.0.0","interfaces":[],"ips":[]}'
-`,
-    { mode: 0o755 },
-  );
+  await writeRuntime(slow, `case " $* " in *" create "*) ${gate.script} ;; esac`);
+  await writePlugin(join(daemon.folder, 'slowly'), { add: gate.script });
   const { plugins, ...rest } = daemon.conflist() as { plugins: object[] };
   await daemon.writeConflist({ ...rest, plugins: [{ type: 'slowly' }, ...plugins] });
-  await daemon.writeConfig({
+  config = {
     network: { bin_dirs: [daemon.folder, '/opt/cni/bin', '/usr/lib/cni'] },
     handlers: { slow: { type: 'oci', path: slow } },
-    runtime: { unclaimed_seconds: 8 },
-  });
+    runtime: { unclaimed_seconds: 8 * patience },
+  };
+  await daemon.writeConfig(config);
   await daemon.restart();
   await daemon.addImage(testImage);
 });
@@ -56,16 +47,23 @@ const runtime = () => daemon.client.runtime;
 const kept = () => daemon.logged((line) => line.includes('kept for its retry'));
 /** Goes away in the middle of a call. @returns the id of what is made all the same */
 async function abandon(call: (signal: AbortSignal) => Promise<object>): Promise<string> {
-  await rm(begun, { force: true });
+  await gate.close();
   const line = kept();
   const caller = new AbortController();
   const called = expect(call(caller.signal)).rejects.toMatchObject({ code: Code.CANCELLED });
-  while (!existsSync(begun)) await sleep(5);
+  await gate.reached();
   caller.abort();
   await called;
+  await runtime().Version({}); // on the same connection, so that the daemon has heard of the end of the call
+  await gate.open();
   return idIn(await line);
 }
 const idIn = (line: string): string => (JSON.parse(line) as { id: string }).id;
+/** Until this pod or container has no record, which goes last. */
+async function removed(table: 'sandboxes' | 'containers', id: string): Promise<void> {
+  const folder = daemon.machine.path(join(daemon.state, table));
+  while ((await readdir(folder)).some((name) => name.includes(id))) await sleep(50);
+}
 async function collect<T>(call: AsyncIterable<T>): Promise<T[]> {
   const all = [];
   for await (const item of call) all.push(item);
@@ -132,10 +130,7 @@ test('a container', async () => {
   events.cancel();
   await daemon.restart();
   expect(await told(pod.id)).not.toContain(second);
-  const removed = daemon.logged((line) => line.includes('container removed') && line.includes(second), {
-    signal: AbortSignal.timeout(60_000),
-  });
-  await removed;
+  await removed('containers', second);
   await removePod(daemon, pod.id);
   expect(await daemon.traces()).toEqual(clean);
 });
@@ -163,4 +158,21 @@ test('a pod', async () => {
   events.cancel();
   await removePod(daemon, id);
   expect(await daemon.traces()).toEqual(clean);
+});
+
+test('goes when nobody comes back', async () => {
+  await daemon.writeConfig({ ...config, runtime: { unclaimed_seconds: 0.5 } });
+  await daemon.restart();
+  const clean = await daemon.traces();
+  const request = { config: podConfig(daemon) };
+  const pod = await abandon((signal) => runtime().RunPodSandbox(request, { signal }));
+  await removed('sandboxes', pod);
+  expect(await daemon.traces()).toEqual(clean);
+
+  const own = await runPod(daemon, {}, 'slow');
+  const made = await daemon.traces();
+  const inIt = { pod_sandbox_id: own.id, config: containerConfig('true'), sandbox_config: own.config };
+  await removed('containers', await abandon((signal) => runtime().CreateContainer(inIt, { signal })));
+  expect(await daemon.traces()).toEqual(made);
+  await removePod(daemon, own.id);
 });

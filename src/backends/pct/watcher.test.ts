@@ -162,7 +162,7 @@ test('a slow client gets every byte, also those that the CT wrote last', async (
   exits(0);
   await session;
   expect(received).toBe(size);
-});
+}, 60_000);
 
 test('a client that waits to be heard is heard after a SIGHUP, which may come twice', async () => {
   const watcher = pidOf(join(folder, 'exits/c'));
