@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { waitUntilIdle } from '../host/proc.js';
+import { within } from '../host/wait.js';
 import { removeUnfinishedCheckpoints } from '../images/checkpoint.js';
 import { log, withLogContext } from '../log.js';
 import { step } from '../steps.js';
@@ -203,12 +204,7 @@ async function removeUnowned(services: Services): Promise<void> {
 async function repaired(id: string, repair: () => Promise<unknown>): Promise<boolean> {
   return withLogContext({}, async () => {
     try {
-      await Promise.race([
-        repair(),
-        new Promise((_, reject) => {
-          setTimeout(() => reject(new Error(`not repaired within ${patienceMs} ms`)), patienceMs).unref();
-        }),
-      ]);
+      if (!(await within(repair(), patienceMs))) throw new Error(`not repaired within ${patienceMs} ms`);
       return true;
     } catch (error) {
       log.error({ id, error: toCrispError(error).report }, 'recovery of a record failed');

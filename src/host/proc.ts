@@ -4,9 +4,9 @@
 import { readdir, readlink } from 'node:fs/promises';
 import { closeSync, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { isAbsent, readFileIfThere, readText, realPathOf } from './files.js';
 import { close, openProcess, signalDescriptor, type SystemError } from './syscalls.js';
+import { waitUntil } from './wait.js';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -165,15 +165,21 @@ export async function waitUntilIdle(
   patienceMs: number,
   stay?: string,
 ): Promise<ProcessIdentity[]> {
-  const deadline = performance.now() + patienceMs;
-  for (;;) {
-    const there = await programsIn(folder);
+  let there: ProcessIdentity[] = [];
+  const isIdle = async (): Promise<boolean> => {
+    there = await programsIn(folder);
     const names = await Promise.all(
       there.map(async ({ pid }) => (await readFileIfThere(`/proc/${pid}/comm`).catch(() => ''))?.trim()),
     );
-    if (names.every((name) => name === stay) || performance.now() > deadline) return there;
-    await sleep(10);
-  }
+    return names.every((name) => name === stay);
+  };
+  await waitUntil(isIdle, { everyMs: 10, withinMs: patienceMs });
+  return there;
+}
+
+/** Waits for the end of a process, for at most `patienceMs`. */
+export async function waitUntilEnded(process: ProcessIdentity, patienceMs: number): Promise<void> {
+  await waitUntil(() => !runs(process), { everyMs: 2, withinMs: patienceMs });
 }
 
 /** Whether a process has a handler for a signal (SigCgt of proc(5)); true if it is gone. */

@@ -23,6 +23,7 @@ import {
 } from '../../host/proc.js';
 import { onProcessEnd } from '../../host/process-end.js';
 import { withUndo } from '../../host/undo.js';
+import { waitUntil } from '../../host/wait.js';
 import { whyNot } from '../../set-aside.js';
 import { isContainerId, probeIdPattern } from '../../shapes/id.js';
 import { log } from '../../log.js';
@@ -226,8 +227,8 @@ export class OciBackend implements Backend {
    */
   private async settled(id: string, pid: number, signal: number): Promise<void> {
     const startedAtMs = this.startedAtMs.get(id) ?? -Infinity;
-    while (performance.now() - startedAtMs < settleMs && !(await catches(pid, signal)))
-      await new Promise((resolve) => setTimeout(resolve, 2));
+    const leftMs = startedAtMs + settleMs - performance.now();
+    if (leftMs > 0) await waitUntil(() => catches(pid, signal), { everyMs: 2, withinMs: leftMs });
   }
 
   async delete(container: ContainerRef): Promise<void> {
@@ -468,10 +469,7 @@ export class OciBackend implements Backend {
 
   /** Waits for conmon's last act, for at most two seconds: a conmon that was killed never does it. */
   private async exitFile(container: ContainerRef): Promise<void> {
-    for (let waitedMs = 0; waitedMs < 2_000; waitedMs += 10) {
-      if (await this.exits.read(container.id, container.folder)) return;
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
+    await this.exits.wait(container.id, container.folder, 2_000);
   }
 }
 

@@ -20,7 +20,7 @@ import type { Runtime } from './runtime.js';
 /** What a probe needs of the backend. */
 type Probed = Pick<Backend, 'name' | 'create' | 'start' | 'delete'> & {
   readonly runtime: Pick<Runtime, 'version'>;
-  readonly exits: Pick<Exits, 'read'>;
+  readonly exits: Pick<Exits, 'wait'>;
   readonly systemdCgroup: boolean;
 };
 
@@ -100,11 +100,8 @@ async function runProbe(
 }
 
 async function exitOf(backend: Probed, container: ContainerRef): Promise<Exit> {
-  for (let waited = 0; waited < waitMs; waited += 5) {
-    const exit = await backend.exits.read(container.id, container.folder);
-    if (exit) return exit;
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
+  const exit = await backend.exits.wait(container.id, container.folder, waitMs);
+  if (exit) return exit;
   throw new Error(`the probe container did not end within ${waitMs} ms`);
 }
 

@@ -235,10 +235,7 @@ function probeSpec(rootfs: string, namespaces: SandboxPlan['namespaces']): Spec 
 }
 
 async function exitOf({ exits }: PctContext, container: ContainerRef): Promise<Exit> {
-  for (let waited = 0; waited < waitMs; waited += 20) {
-    const exit = await exits.read(container.id, container.folder);
-    if (exit) return exit;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+  const exit = await exits.wait(container.id, container.folder, waitMs);
+  if (exit) return exit;
   throw new Error(`the probe CT did not end within ${waitMs} ms`);
 }
