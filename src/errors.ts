@@ -72,12 +72,6 @@ export const catalogue = {
     meaning: 'Another crisp runs with the same state folder.',
     hint: 'stop it first (`systemctl stop crisp`), or give this one a socket, a root and a state folder of its own',
   },
-  RuleTimeout: {
-    core: 'Timeout',
-    meaning:
-      'A regular expression of a routing rule took too long on a value of the pod, so the pod is not routed.',
-    hint: 'rewrite the expression without nested repetition; docs/configuration.md shows how rules match',
-  },
   InvalidConfigFile: {
     core: 'InvalidConfig',
     meaning: 'The configuration has an unknown key or a value of a wrong type.',

@@ -41,7 +41,6 @@ exec crun "$@"
     { mode: 0o755 },
   );
   await daemon.writeConfig({
-    routing: { rules: [{ labels: { careless: '/(a|a)+b/' }, handler: 'runc' }] },
     handlers: {
       faulty: { type: 'oci', path: wrapper },
       absent: { type: 'oci', path: '/nonexistent/runtime' },
@@ -147,11 +146,6 @@ const injections: Partial<Record<ErrorId, Injection>> = {
     words:
       /RuntimeClass handler absent\): absent: ToolMissing: \/nonexistent\/runtime is not installed.*hint: .*crisp check/,
     provoke: () => runPod(daemon, {}, 'absent'),
-  },
-  RuleTimeout: {
-    code: Code.DEADLINE_EXCEEDED,
-    words: /\/\(a\|a\)\+b\/ took longer than/,
-    provoke: () => runPod(daemon, { labels: { careless: 'a'.repeat(60) } }),
   },
   SandboxNotFound: {
     code: Code.NOT_FOUND,
