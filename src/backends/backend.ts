@@ -170,7 +170,7 @@ export interface Backend {
   /** Whether a container that runs by all we know may have ended all the same: cheap, no program is run for it; survey() then tells. */
   inDoubt(container: ContainerRef): Promise<boolean>;
   /** What is alive of these containers now; used at start and when a state is in doubt. */
-  survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>>;
+  survey(container: ContainerRef): Promise<Alive>;
   /** The ids of all containers that bear our mark, recorded or not; recovery removes the ones without a record. */
   list(): Promise<readonly FoundContainer[]>;
   /** What an earlier run had begun to make or to remove, and nothing works on any more: recovery and `crisp gc` end it. Absent: there can be none. */

@@ -23,8 +23,8 @@ export interface ContainerState {
 export async function stateOf(services: Services, record: StandaloneRecord): Promise<ContainerState> {
   if (!record.complete) return { status: 'incomplete' };
   const backend = services.backendOf(record);
-  const alive = (await backend.survey([refOf(record)])).get(record.id);
-  if (!alive || alive.status === 'missing') return { status: 'stopped' };
+  const alive = await backend.survey(refOf(record));
+  if (alive.status === 'missing') return { status: 'stopped' };
   if (alive.status === 'running' && record.plan.ownNetwork)
     return { ...alive, addresses: (await backend.addresses?.(refOf(record))) ?? [] };
   if (alive.status !== 'stopped') return alive;
@@ -55,9 +55,9 @@ export function exitOf(
   const looked = async (): Promise<Exit | undefined> => {
     const known = await waitUntil(
       async () => {
-        const alive = (await backend.survey([container])).get(container.id);
-        if (alive?.status === 'stopped' && alive.exit) return { exit: alive.exit };
-        return alive?.status === 'created' || alive?.status === 'running' || told
+        const alive = await backend.survey(container);
+        if (alive.status === 'stopped' && alive.exit) return { exit: alive.exit };
+        return alive.status === 'created' || alive.status === 'running' || told
           ? { exit: await heard }
           : undefined;
       },

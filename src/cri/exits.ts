@@ -13,8 +13,8 @@ const tellPatienceMs = 10_000;
 
 /** Asks the backend what has become of a container. */
 export async function recordIfEnded(services: Services, record: ContainerRecord): Promise<boolean> {
-  const alive = (await backendOf(services, record).survey([refOf(record)])).get(record.id);
-  if (alive?.status !== 'stopped' && alive?.status !== 'missing') return false;
+  const alive = await backendOf(services, record).survey(refOf(record));
+  if (alive.status !== 'stopped' && alive.status !== 'missing') return false;
   await recordExit(services, record.id, alive.status === 'stopped' ? alive.exit : undefined);
   return true;
 }

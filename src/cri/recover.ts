@@ -86,8 +86,7 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
   await Promise.all(
     open.map(async (record) => {
       try {
-        for (const [id, state] of await backendOf(services, record).survey([refOf(record)]))
-          found.set(id, state);
+        found.set(record.id, await backendOf(services, record).survey(refOf(record)));
       } catch (error) {
         log.error(
           { handler: record.handler, containerId: record.id, error: toCrispError(error).report },

@@ -262,10 +262,8 @@ export async function bootId(): Promise<string> {
 }
 
 /** The capabilities that crisp may grant: the names of the bounding set (CapBnd), "CAP_CHOWN" and so on. */
-export function boundingCapabilities(): string[] {
-  const mask = BigInt(
-    `0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`,
-  );
+export function boundingCapabilities(status = readFileSync('/proc/self/status', 'utf8')): string[] {
+  const mask = BigInt(`0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
   return capabilityNames.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
 }
 

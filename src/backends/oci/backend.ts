@@ -10,7 +10,7 @@ import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
-import { fileVersion, makeFolder, readText, remove } from '../../host/files.js';
+import { fileVersions, makeFolder, readText, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import {
   catches,
@@ -123,7 +123,7 @@ export class OciBackend implements Backend {
     const paths = await Promise.all(
       [this.runtime.path(), this.findConmon()].map((path) => path.catch(() => '')),
     );
-    return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
+    return fileVersions(paths);
   }
 
   get ociRuntime(): OciRuntime {
@@ -299,16 +299,6 @@ export class OciBackend implements Backend {
     return !(await isAlive(stateOf(container).process));
   }
 
-  async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
-    const found = new Map<string, Alive>();
-    await Promise.all(
-      containers.map(async (container) => {
-        found.set(container.id, await this.alive(container));
-      }),
-    );
-    return found;
-  }
-
   async list(): Promise<ContainerRef[]> {
     const all = await this.runtime.list().catch(() => []);
     // Others may use the same --root: ours is what lies where we put what is called so.
@@ -396,7 +386,7 @@ export class OciBackend implements Backend {
     return Promise.resolve();
   }
 
-  private async alive(container: ContainerRef): Promise<Alive> {
+  async survey(container: ContainerRef): Promise<Alive> {
     const state = stateOf(container);
     this.made.set(container.id, { bundle: container.folder, state });
     const exit = await this.exitOf(container.id);
