@@ -345,6 +345,15 @@ export class CrispError extends Error {
 
   /** All details in one line, as the client sees it. */
   get report(): string {
+    return this.describe(this.hint);
+  }
+
+  /** The report without its hint. */
+  get finding(): string {
+    return this.describe('');
+  }
+
+  private describe(hint: string): string {
     const said = this.stderr && lastLines(this.stderr);
     const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`]
       .filter(Boolean)
@@ -352,7 +361,7 @@ export class CrispError extends Error {
     const rest = [
       where && `[${where}]`,
       said && !this.message.includes(said) && `stderr: ${said}`,
-      this.hint && `hint: ${this.hint}`,
+      hint && `hint: ${hint}`,
     ]
       .filter(Boolean)
       .map((part) => cut(escapeControls(part as string), longestPart))

@@ -100,12 +100,22 @@ export interface Probe {
   readonly ready: boolean;
   /** Why not, in words for a person; empty when ready. */
   readonly reason: string;
+  /** The same for a program that looks for a fix; absent when ready, and before the first probe. */
+  readonly failure?: ProbeFailure;
   readonly version: string;
   readonly features: Features;
   /** Why a feature is not there, in words for a person. */
   readonly lacks: Readonly<Partial<Record<keyof Features, string>>>;
   /** What else the backend found, as its own JSON; see Backend.recall. */
   readonly found?: unknown;
+}
+
+export interface ProbeFailure {
+  /** The reason without its hint. */
+  readonly finding: string;
+  readonly hint: string;
+  /** The name or path of the program that is not installed, where that is the reason. */
+  readonly missing: string | undefined;
 }
 
 /** An OCI runtime: its name or path, and the arguments before the verb. */

@@ -12,6 +12,7 @@ import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { Backend, ContainerPlan, ContainerRef, Exit, Probe } from '../backend.js';
+import { notReady } from '../probe-failure.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { clearProbes, probeCgroup, probeId } from '../probe-teardown.js';
 import type { Exits } from '../exits.js';
@@ -49,8 +50,7 @@ export async function probe(backend: Probed, folder: string): Promise<Probe> {
     };
   } catch (error) {
     return {
-      ready: false,
-      reason: toCrispError(error).report,
+      ...notReady(error),
       version,
       features: { recursiveReadOnlyMounts: false, userNamespaces: false },
       lacks: {},
