@@ -18,6 +18,7 @@ import {
   startContainer,
   testImage,
 } from '../helpers/requests.js';
+import { eventually } from '../helpers/wait.js';
 
 const missing = 'f'.repeat(64);
 const unclaimedSeconds = 0.5;
@@ -311,7 +312,7 @@ describe('a pod', () => {
       daemon.client.runtime.RunPodSandbox({ config }, { signal: AbortSignal.timeout(20) }),
     ).rejects.toMatchObject({ code: Code.CANCELLED });
     await removed;
-    await eventually(clean);
+    await leaves(clean);
   });
 });
 
@@ -566,7 +567,7 @@ describe('a container', () => {
       daemon.client.runtime.CreateContainer(request, { signal: AbortSignal.timeout(10) }),
     ).rejects.toMatchObject({ code: Code.CANCELLED });
     await removed;
-    await eventually(before);
+    await leaves(before);
   });
 
   test('whose resources cannot be meant is not updated', async () => {
@@ -630,7 +631,7 @@ describe('a registry', () => {
     );
   }
   async function nothingLeft(): Promise<void> {
-    await eventually(clean, strange);
+    await leaves(clean, strange);
     expect((await strange.client.image.ListImages({})).images).toEqual([]);
     expect(strange.logs()).not.toContain('open-sesame');
   }
@@ -774,9 +775,6 @@ describe('a config file', () => {
 });
 
 /** What goes on after the answer is given time: 10 s. */
-async function eventually(wanted: readonly string[], of: Daemon = daemon): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (Date.now() < deadline && JSON.stringify(await of.traces()) !== JSON.stringify(wanted))
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  expect(await of.traces()).toEqual(wanted);
+async function leaves(wanted: readonly string[], of: Daemon = daemon): Promise<void> {
+  await eventually(async () => expect(await of.traces()).toEqual(wanted));
 }
