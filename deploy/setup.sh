@@ -15,6 +15,7 @@ if [ "${1:-}" = tests ]; then
     busybox-static docker-registry zstd openssl  # images for the tests, and a registry for them
     curl gcc libc6-dev criu iproute2 mount
     groff-base                                   # the manual pages are checked
+    libperl-critic-perl                          # so is the Perl
     prometheus                                   # the alerts and the dashboard of deploy/monitoring
   )
   command -v pct >/dev/null || packages+=(lxc)   # the containers of the fake pct; Proxmox VE has an lxc of its own

@@ -73,12 +73,6 @@ export const catalogue = {
     meaning: 'Another crisp runs with the same state folder.',
     hint: 'stop it first (`systemctl stop crisp`), or give this one a socket, a root and a state folder of its own',
   },
-  RuleTimeout: {
-    core: 'Timeout',
-    meaning:
-      'A regular expression of a routing rule took too long on a value of the pod, so the pod is not routed.',
-    hint: 'rewrite the expression without nested repetition; docs/configuration.md shows how rules match',
-  },
   InvalidConfigFile: {
     core: 'InvalidConfig',
     meaning: 'The configuration has an unknown key or a value of a wrong type.',
@@ -352,6 +346,15 @@ export class CrispError extends Error {
 
   /** All details in one line, as the client sees it. */
   get report(): string {
+    return this.describe(this.hint);
+  }
+
+  /** The report without its hint. */
+  get finding(): string {
+    return this.describe('');
+  }
+
+  private describe(hint: string): string {
     const said = this.stderr && lastLines(this.stderr);
     const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`]
       .filter(Boolean)
@@ -359,7 +362,7 @@ export class CrispError extends Error {
     const rest = [
       where && `[${where}]`,
       said && !this.message.includes(said) && `stderr: ${said}`,
-      this.hint && `hint: ${this.hint}`,
+      hint && `hint: ${hint}`,
     ]
       .filter(Boolean)
       .map((part) => cut(escapeControls(part as string), longestPart))

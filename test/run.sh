@@ -87,14 +87,15 @@ finish() {
 }
 
 exec 3>&1 # for test/progress.mjs
-echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, documents,
-workflows, unit, integration and pct tests and critest; about 20 minutes on two cores.'
+echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, Perl,
+documents, workflows, unit, integration and pct tests and critest; about 20 minutes on two cores.'
 
 need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
 need build npm run --silent build
 check types npm run --silent types
 check lint npm run --silent lint
+check perl npm run --silent lint:perl
 check documents npm run --silent lint:docs
 if command -v go >/dev/null; then
   check workflows npm run --silent lint:workflows

@@ -100,12 +100,22 @@ export interface Probe {
   readonly ready: boolean;
   /** Why not, in words for a person; empty when ready. */
   readonly reason: string;
+  /** The same for a program that looks for a fix; absent when ready, and before the first probe. */
+  readonly failure?: ProbeFailure;
   readonly version: string;
   readonly features: Features;
   /** Why a feature is not there, in words for a person. */
   readonly lacks: Readonly<Partial<Record<keyof Features, string>>>;
   /** What else the backend found, as its own JSON; see Backend.recall. */
   readonly found?: unknown;
+}
+
+export interface ProbeFailure {
+  /** The reason without its hint. */
+  readonly finding: string;
+  readonly hint: string;
+  /** The name or path of the program that is not installed, where that is the reason. */
+  readonly missing: string | undefined;
 }
 
 /** An OCI runtime: its name or path, and the arguments before the verb. */
@@ -172,7 +182,7 @@ export interface Backend {
   /** Whether a container that runs by all we know may have ended all the same: cheap, no program is run for it; survey() then tells. */
   inDoubt(container: ContainerRef): Promise<boolean>;
   /** What is alive of these containers now; used at start and when a state is in doubt. */
-  survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>>;
+  survey(container: ContainerRef): Promise<Alive>;
   /** The ids of all containers that bear our mark, recorded or not; recovery removes the ones without a record. */
   list(): Promise<readonly FoundContainer[]>;
   /** What an earlier run had begun to make or to remove, and nothing works on any more: recovery and `crisp gc` end it. Absent: there can be none. */

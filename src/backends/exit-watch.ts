@@ -2,9 +2,8 @@
 // (exit-watch.pl says how).  Called by the backends.
 import { basename } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { readFileIfThere } from '../host/files.js';
-import { identify, isAlive, programsIn, type ProcessIdentity } from '../host/proc.js';
+import { identify, programsIn, waitUntilEnded, type ProcessIdentity } from '../host/proc.js';
 import { firstLine, runDetached } from '../host/run.js';
 import { perlProgram } from '../installed.js';
 import { log } from '../log.js';
@@ -42,6 +41,5 @@ export async function watchExit(
 
 /** Waits until the watch of a process that has ended has written the exit, and ended as well. */
 export async function exitWatched(watch: ProcessIdentity | undefined): Promise<void> {
-  for (let waitedMs = 0; watch && waitedMs < tellPatienceMs && (await isAlive(watch)); waitedMs += 20)
-    await sleep(20);
+  if (watch) await waitUntilEnded(watch, tellPatienceMs);
 }

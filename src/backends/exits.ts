@@ -9,6 +9,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists, isAbsent, makeFolder, readText } from '../host/files.js';
+import { waitUntil } from '../host/wait.js';
 import { log } from '../log.js';
 import { setAside } from '../set-aside.js';
 import type { Exit } from './backend.js';
@@ -46,6 +47,11 @@ export class Exits {
 
   path(id: string): string {
     return join(this.folder, id);
+  }
+
+  /** Waits for the exit, for at most `withinMs`. undefined: the monitor has written none. */
+  async wait(id: string, bundle: string, withinMs: number): Promise<Exit | undefined> {
+    return waitUntil(() => this.read(id, bundle), { everyMs: 10, withinMs });
   }
 
   /** undefined: the monitor has written no exit (yet). */

@@ -9,6 +9,7 @@ import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { childrenOf } from '../host/proc.js';
 import { endRelay, runInTerminal, runOnConsole } from './relay.js';
+import { until } from '../../test/helpers/wait.js';
 
 let folder: string;
 beforeEach(() => {
@@ -26,10 +27,6 @@ class Screen extends Writable {
     done();
   }
 }
-async function until(is: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await is())) await sleep(10);
-}
-
 test('a long paste goes through: neither direction waits for the other', async () => {
   const [stdin, stdout] = [new PassThrough(), new Screen()];
   const running = await runInTerminal(['cat'], { terminal: true, stdin, stdout }, folder, {});

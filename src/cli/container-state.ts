@@ -1,6 +1,7 @@
 // What a standalone container is doing now: asked from its backend, since other
 // commands come and go.  Also `crisp list` and `crisp state`.
 import { toCrispError } from '../errors.js';
+import { waitUntil } from '../host/wait.js';
 import type { Backend, ContainerRef, Exit } from '../backends/backend.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { setAside } from '../set-aside.js';
@@ -22,8 +23,8 @@ export interface ContainerState {
 export async function stateOf(services: Services, record: StandaloneRecord): Promise<ContainerState> {
   if (!record.complete) return { status: 'incomplete' };
   const backend = services.backendOf(record);
-  const alive = (await backend.survey([refOf(record)])).get(record.id);
-  if (!alive || alive.status === 'missing') return { status: 'stopped' };
+  const alive = await backend.survey(refOf(record));
+  if (alive.status === 'missing') return { status: 'stopped' };
   if (alive.status === 'running' && record.plan.ownNetwork)
     return { ...alive, addresses: (await backend.addresses?.(refOf(record))) ?? [] };
   if (alive.status === 'running' && record.addresses) return { ...alive, addresses: record.addresses };
@@ -53,17 +54,17 @@ export function exitOf(
     });
   });
   const looked = async (): Promise<Exit | undefined> => {
-    const deadline = Date.now() + exitFilePatienceMs;
-    for (;;) {
-      const alive = (await backend.survey([container])).get(container.id);
-      if (alive?.status === 'created' || alive?.status === 'running') return heard;
-      if (alive?.status === 'stopped' && alive.exit) return alive.exit;
-      if (told) return heard;
-      if (Date.now() > deadline) return undefined;
-      await new Promise((resolve) => {
-        setTimeout(resolve, 50);
-      });
-    }
+    const known = await waitUntil(
+      async () => {
+        const alive = await backend.survey(container);
+        if (alive.status === 'stopped' && alive.exit) return { exit: alive.exit };
+        return alive.status === 'created' || alive.status === 'running' || told
+          ? { exit: await heard }
+          : undefined;
+      },
+      { everyMs: 50, withinMs: exitFilePatienceMs },
+    );
+    return known?.exit;
   };
   return { ended: Promise.race([heard, looked()]) };
 }

@@ -2,6 +2,7 @@
 import { constants } from 'node:os';
 import type { Backend } from '../backends/backend.js';
 import { CrispError, toCrispError } from '../errors.js';
+import { within } from '../host/wait.js';
 import { signalNumber } from '../oci/signals.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { removeAll } from './container-create.js';
@@ -122,19 +123,4 @@ function numberOf(text: string): number {
   if (number === undefined || number < 1 || number > 64)
     throw new UsageError(`--signal "${text}" is no signal`);
   return number;
-}
-
-/** Whether it settles in time. */
-async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  try {
-    return await Promise.race([
-      work.then(() => true),
-      new Promise<boolean>((resolve) => {
-        timer = setTimeout(() => resolve(false), ms);
-      }),
-    ]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -128,7 +128,7 @@ const routingGuide = [
     '4. `default_container_type`.',
   ].join('\n'),
   'If the probe of that handler failed and `fallback` names another, the other one takes its place, and the log and the verbose status say so. A pod that names a RuntimeClass gets that handler or an error: it may have been chosen for what only it can do.',
-  'A pattern is a glob (`*` any text, `?` one character) or, between slashes, a JavaScript regular expression (with the flags `s` and `u`). Both must match the whole value. A match by regular expression is stopped after 50 ms and the pod is then refused with RuleTimeout, so that no label or annotation can hold up the node or slip past a rule. A condition on a label or annotation that the pod does not have never matches.',
+  'A pattern is a glob (`*` any text, `?` one character) or, between slashes, a regular expression in the [syntax of RE2](https://github.com/google/re2/wiki/Syntax), where `.` is also a line break. Both must match the whole value. The time of a match is linear in the length of the value, so that no label or annotation can hold up the node; lookaround and backreferences are therefore refused. A condition on a label or annotation that the pod does not have never matches.',
   'The kubelet makes a pod before it says which images run in it. So a rule with `image` decides only where the image is known at that time, which is on `crisp run` and `crisp create`; for pods, use labels, annotations or the namespace.',
   `\`\`\`yaml
 routing:

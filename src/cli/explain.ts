@@ -22,7 +22,7 @@ import { inspectRootfs } from '../oci/inspect.js';
 import { userMappings } from '../oci/namespaces.js';
 import { stopSignal } from '../oci/signals.js';
 import type { Spec } from '../shapes/spec.js';
-import { conditions, route, type Route } from '../config/router.js';
+import { conditions, route, withFallbacks, type Route } from '../config/router.js';
 import { explanationOf, userNamespaceOf, type Explanation } from './backend.js';
 import { CriJson } from './cri-json.js';
 import { printJson } from './output.js';
@@ -120,7 +120,7 @@ async function explain(config: Config, pod: PodOfFile): Promise<Explained> {
     pod: `${namespace}/${name}`,
     ...(refused ? { refused } : {}),
     ...routed,
-    fallbacks: pod.handler ? [] : fallbacksOf(config, routed.handler),
+    fallbacks: pod.handler ? [] : withFallbacks(config, routed.handler).slice(1),
     containers,
     unknownFields: [...pod.unknownFields, ...json.unknown],
     notes,
@@ -151,12 +151,6 @@ function skippedImageRules(config: Config, handler: string): string[] {
           `routing.rules[${index}] (${conditions(rule)}) does not count: a pod is routed before its images are named`,
         ],
   );
-}
-
-function fallbacksOf(config: Config, first: string): string[] {
-  const names = [];
-  for (let name = config.fallback[first]; name !== undefined; name = config.fallback[name]) names.push(name);
-  return names;
 }
 
 async function explainContainer(

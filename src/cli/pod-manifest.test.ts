@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { CriJson } from './cri-json.js';
-import { criPod, keyText, podsOf, quantity, type Pod } from './pod-manifest.js';
+import { quantity } from '../pod/quantity.js';
+import { criPod, keyText, podsOf, type Pod } from './pod-manifest.js';
 
 const pod: Pod = {
   metadata: { name: 'web', namespace: 'shop', labels: { app: 'web' } },

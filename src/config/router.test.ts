@@ -94,9 +94,10 @@ describe('route', () => {
     expect(route(strange, pod()).handler).toBe('crun');
   });
 
-  test('a value that makes an expression run on does not slip past its rule', () => {
+  test('a value that would make a backtracking expression run on is matched all the same', () => {
     const slow = config({ routing: { rules: [{ labels: { app: '/(a+)+b/' }, handler: 'runc' }] } });
-    expect(idOf(() => route(slow, pod({ labels: { app: 'a'.repeat(60) } })))).toBe('RuleTimeout');
+    expect(route(slow, pod({ labels: { app: 'a'.repeat(60) } })).handler).toBe('crun');
+    expect(route(slow, pod({ labels: { app: `${'a'.repeat(60)}b` } })).handler).toBe('runc');
   });
 });
 

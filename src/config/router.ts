@@ -34,7 +34,7 @@ export interface Readiness {
   readonly reason: string;
 }
 
-/** The handler by configuration, whether it is ready or not. @throws UnknownHandler, RuleTimeout */
+/** The handler by configuration, whether it is ready or not. @throws UnknownHandler */
 export function route(config: Config, input: RouteInput): Route {
   if (input.handler) {
     if (!Object.hasOwn(config.handlers, input.handler)) {
@@ -65,7 +65,7 @@ export function withFallbacks(config: Config, first: string): string[] {
  * The handler that runs a pod: the result of route(), or its fallback if that
  * handler is not ready. A pod with a RuntimeClass gets that handler or an
  * error: it may have been chosen for a feature that only it has.
- * @throws UnknownHandler, RuleTimeout, HandlerNotReady
+ * @throws UnknownHandler, HandlerNotReady
  */
 export function chooseHandler(
   parts: { readonly config: Config; readonly handlers: ReadonlyMap<string, { readonly probe: Readiness }> },

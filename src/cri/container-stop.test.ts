@@ -124,8 +124,7 @@ test('a stop by force does not wait for the one that asks', async () => {
 test('where no exit is told, all processes are killed, and the backend is asked', async () => {
   const { id, stop, isOver } = await set({
     backend: {
-      survey: async ([{ id: asked } = { id: '' }]) =>
-        new Map<string, Alive>([[asked, { status: 'stopped', exit: { ...exitedWell, exitCode: 137 } }]]),
+      survey: () => Promise.resolve<Alive>({ status: 'stopped', exit: { ...exitedWell, exitCode: 137 } }),
     },
   });
   const stopping = stop('0');
@@ -142,8 +141,7 @@ test('where no exit is told, all processes are killed, and the backend is asked'
 test('one that does not die is said to be stuck after 12 s, and a next stop tries again', async () => {
   const { id, stop, failure } = await set({
     backend: {
-      survey: async ([{ id: asked } = { id: '' }]) =>
-        new Map<string, Alive>([[asked, { status: 'running', pid: 2 }]]),
+      survey: () => Promise.resolve<Alive>({ status: 'running', pid: 2 }),
     },
   });
   stop('0').catch(() => undefined);

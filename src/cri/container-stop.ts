@@ -1,6 +1,6 @@
 // StopContainer and RemoveContainer.
 import { CrispError } from '../errors.js';
-import { after, first } from '../host/wait.js';
+import { first, within } from '../host/wait.js';
 import { log } from '../log.js';
 import { step } from '../steps.js';
 import { signalNumber } from '../oci/signals.js';
@@ -65,11 +65,11 @@ async function stop(
     }
     // 2. Kill.
     await step('stop container: kill', () => backend.kill(refOf(record), SIGKILL));
-    if (await first(exit.seen, after(lookAfterMs))) return;
+    if (await within(exit.seen, lookAfterMs)) return;
     // 3. No exit was told: the monitor may be gone.
     await backend.kill(refOf(record), SIGKILL, true);
     if (await recordIfEnded(services, record)) return;
-    if (await first(exit.seen, after(killPatienceMs))) return;
+    if (await within(exit.seen, killPatienceMs)) return;
     throw new CrispError(
       'ToolTimeout',
       `container ${record.id} did not end ${killPatienceMs / 1000} s after SIGKILL`,

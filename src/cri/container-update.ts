@@ -14,6 +14,7 @@ import type { UpdatePodSandboxResourcesRequest__Output } from './generated/runti
 import type { UpdatePodSandboxResourcesResponse } from './generated/runtime/v1/UpdatePodSandboxResourcesResponse.js';
 import { backendOf, containerOf, readySandboxOf, refOf, runningContainerOf } from './lookup.js';
 import type { Services } from './services.js';
+import { ownsCgroup } from '../pod/plan.js';
 import { limitPod } from '../pod/pod.js';
 
 /** What these calls use. */
@@ -65,8 +66,8 @@ export async function updatePodSandboxResources(
   const { id } = await readySandboxOf(services, request.pod_sandbox_id);
   await services.locks.with(id, async () => {
     const record = await readySandboxOf(services, id);
-    if (request.resources)
-      await limitPod(record.plan, record.config, containerResources(request.resources, services.host));
+    if (request.resources && ownsCgroup(record.config))
+      await limitPod(record.plan, containerResources(request.resources, services.host));
     await services.store.sandboxes.change(id, {
       ...(request.resources ? { resources: request.resources } : {}),
       ...(request.overhead ? { overhead: request.overhead } : {}),

@@ -1,7 +1,7 @@
 // The one place where exits are recorded: told by a backend, found by a stop, or
 // looked for where nobody told them.
 import type { Exit } from '../backends/backend.js';
-import { after, first } from '../host/wait.js';
+import { after, within } from '../host/wait.js';
 import { log, withLogContext } from '../log.js';
 import { containerState, type ContainerRecord } from '../records/records.js';
 import { backendOf, refOf } from './lookup.js';
@@ -13,8 +13,8 @@ const tellPatienceMs = 10_000;
 
 /** Asks the backend what has become of a container. */
 export async function recordIfEnded(services: Services, record: ContainerRecord): Promise<boolean> {
-  const alive = (await backendOf(services, record).survey([refOf(record)])).get(record.id);
-  if (alive?.status !== 'stopped' && alive?.status !== 'missing') return false;
+  const alive = await backendOf(services, record).survey(refOf(record));
+  if (alive.status !== 'stopped' && alive.status !== 'missing') return false;
   await recordExit(services, record.id, alive.status === 'stopped' ? alive.exit : undefined);
   return true;
 }
@@ -38,7 +38,7 @@ async function recordLostExits(services: Services): Promise<void> {
       try {
         if (
           !(await backendOf(services, record).inDoubt(refOf(record))) ||
-          (await first(exit.seen, after(tellPatienceMs)))
+          (await within(exit.seen, tellPatienceMs))
         )
           return;
         if (await recordIfEnded(services, record))

@@ -27,7 +27,7 @@ function benchWith(standIns: StandIns = {}): Bench {
   return bench;
 }
 const survey = (found: Record<string, Alive>): StandIns => ({
-  backend: { survey: () => Promise.resolve(new Map(Object.entries(found))) },
+  backend: { survey: ({ id }) => Promise.resolve(found[id] ?? { status: 'missing' }) },
 });
 const onNetwork = { linux: { security_context: { namespace_options: { network: 'POD', ipc: 'NODE' } } } };
 

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { waitUntilIdle } from '../host/proc.js';
+import { within } from '../host/wait.js';
 import { removeUnfinishedCheckpoints } from '../images/checkpoint.js';
 import { log, withLogContext } from '../log.js';
 import { step } from '../steps.js';
@@ -86,8 +87,7 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
   await Promise.all(
     open.map(async (record) => {
       try {
-        for (const [id, state] of await backendOf(services, record).survey([refOf(record)]))
-          found.set(id, state);
+        found.set(record.id, await backendOf(services, record).survey(refOf(record)));
       } catch (error) {
         log.error(
           { handler: record.handler, containerId: record.id, error: toCrispError(error).report },
@@ -205,12 +205,7 @@ async function removeUnowned(services: Services): Promise<void> {
 async function repaired(id: string, repair: () => Promise<unknown>): Promise<boolean> {
   return withLogContext({}, async () => {
     try {
-      await Promise.race([
-        repair(),
-        new Promise((_, reject) => {
-          setTimeout(() => reject(new Error(`not repaired within ${patienceMs} ms`)), patienceMs).unref();
-        }),
-      ]);
+      if (!(await within(repair(), patienceMs))) throw new Error(`not repaired within ${patienceMs} ms`);
       return true;
     } catch (error) {
       log.error({ id, error: toCrispError(error).report }, 'recovery of a record failed');

@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { chmod } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CrispError, toCrispError, toStatus } from '../errors.js';
-import { after } from '../host/wait.js';
+import { within } from '../host/wait.js';
 import { log, withLogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import { serializerOf } from './encoded.js';
@@ -64,12 +64,9 @@ export class CriServer {
 
   /** Lets calls in flight end for at most `graceMs`, and then cancels them; 3 s later it leaves them. */
   async close(graceMs: number): Promise<void> {
-    await Promise.race([
-      new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())),
-      after(graceMs),
-    ]);
+    await within(new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())), graceMs);
     this.server.forceShutdown();
-    await Promise.race([Promise.all(this.atWork), after(cancelledCallMs)]);
+    await within(Promise.all(this.atWork), cancelledCallMs);
   }
 
   private track(call: Promise<void>): void {

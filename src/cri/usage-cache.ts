@@ -2,6 +2,7 @@
 // because a rate takes two of them, and the sizes of writable layers, because
 // counting one walks a tree.  Filled by the calls themselves: no timer runs on
 // a node that nobody asks.
+import { within } from '../host/wait.js';
 import { log } from '../log.js';
 
 export interface LayerUsage {
@@ -80,14 +81,7 @@ export class UsageCache {
   async layersMeasured(containerIds: readonly string[], waitMs: number): Promise<void> {
     for (const id of containerIds) this.layer(id);
     if (containerIds.every((id) => this.layers.has(id))) return;
-    let timer: NodeJS.Timeout | undefined;
-    await Promise.race([
-      this.measuring,
-      new Promise((resolve) => {
-        timer = setTimeout(resolve, waitMs);
-      }),
-    ]);
-    clearTimeout(timer);
+    if (this.measuring) await within(this.measuring, waitMs);
   }
 
   /** Forgets all but these pods and containers. */

@@ -326,7 +326,7 @@ function readHugePages(
 }
 
 /** "hugepages-2048kB" of sysfs is "2MB" in the names of cgroup files. */
-function hugePageSizes(): string[] {
+export function hugePageSizes(): string[] {
   const names = ifThere(() => readdirSync('/sys/kernel/mm/hugepages')) ?? [];
   return names
     .map((name) => Number(/(\d+)kB/.exec(name)?.[1] ?? 0))

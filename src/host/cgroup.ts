@@ -8,11 +8,11 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, normalize } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import type { Resources } from '../shapes/spec.js';
 import { isAbsent, readFileIfThere, remove } from './files.js';
 import { signalListed } from './proc.js';
+import { waitUntil } from './wait.js';
 import { setSliceProperties, startSlice, stopSlice } from './slices.js';
 
 export interface CgroupLayout {
@@ -241,16 +241,13 @@ export async function cgroupsIn(path: string, layout = cgroupLayout()): Promise<
 
 async function removeTree(folder: string): Promise<void> {
   for (const child of await subgroups(folder)) await removeTree(child);
-  for (let attempt = 1; !(await rmdirIfEmpty(folder)); attempt++) {
-    if (attempt === removeAttempts)
-      throw new CrispError('Internal', `the cgroup ${folder} cannot be removed: processes are left in it`, {
-        stage: 'remove cgroup',
-      });
-    await sleep(attempt * 10);
-  }
+  if (!(await waitUntil(() => rmdirIfEmpty(folder), { everyMs: 10, withinMs: reapMs })))
+    throw new CrispError('Internal', `the cgroup ${folder} cannot be removed: processes are left in it`, {
+      stage: 'remove cgroup',
+    });
 }
-/** About half a second: a process that has ended leaves its group only when it is reaped. */
-const removeAttempts = 10;
+/** A process that has ended leaves its group only when it is reaped. */
+const reapMs = 500;
 
 /** false: it is in use. */
 async function rmdirIfEmpty(folder: string): Promise<boolean> {
@@ -293,18 +290,18 @@ export async function killCgroup(name: string, layout = cgroupLayout()): Promise
   const folder = processFolder(layout, name);
   if (folder === undefined || !existsSync(folder)) return;
   if (existsSync(join(folder, 'cgroup.kill'))) await writeFile(join(folder, 'cgroup.kill'), '1'); // v2 since Linux 5.14; a fork cannot escape it
-  for (let waitedMs = 0; ; waitedMs += 10) {
-    const pids = await processesOf(folder);
-    if (pids.length === 0) return;
-    if (waitedMs >= 5_000)
-      throw new CrispError(
-        'Internal',
-        `processes ${pids.slice(0, 5).join(', ')} of cgroup ${folder} survive SIGKILL`,
-        { stage: 'kill cgroup' },
-      );
-    await signalListed(() => processesOf(folder), 'SIGKILL');
-    await sleep(10);
-  }
+  let pids: number[] = [];
+  const isEmpty = async (): Promise<boolean> => {
+    pids = await processesOf(folder);
+    if (pids.length > 0) await signalListed(() => processesOf(folder), 'SIGKILL');
+    return pids.length === 0;
+  };
+  if (await waitUntil(isEmpty, { everyMs: 10, withinMs: 5_000 })) return;
+  throw new CrispError(
+    'Internal',
+    `processes ${pids.slice(0, 5).join(', ')} of cgroup ${folder} survive SIGKILL`,
+    { stage: 'kill cgroup' },
+  );
 }
 
 /** The pids in a group and in the groups below it; empty if it does not exist. */

@@ -272,6 +272,11 @@ export function fileVersion(path: string): string {
   return found ? `${found.ino}-${found.size}-${found.mtimeNs}` : '';
 }
 
+/** The paths of files with their versions, as text; an empty path stands for a file that is missing. */
+export function fileVersions(paths: readonly string[]): string {
+  return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
+}
+
 export function isAbsent(error: unknown): boolean {
   const code = (error as NodeJS.ErrnoException).code;
   return code === 'ENOENT' || code === 'ENOTDIR';

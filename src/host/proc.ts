@@ -4,9 +4,9 @@
 import { readdir, readlink } from 'node:fs/promises';
 import { closeSync, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { isAbsent, readFileIfThere, readText, realPathOf } from './files.js';
 import { close, openProcess, signalDescriptor, type SystemError } from './syscalls.js';
+import { waitUntil } from './wait.js';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -165,15 +165,21 @@ export async function waitUntilIdle(
   patienceMs: number,
   stay?: string,
 ): Promise<ProcessIdentity[]> {
-  const deadline = performance.now() + patienceMs;
-  for (;;) {
-    const there = await programsIn(folder);
+  let there: ProcessIdentity[] = [];
+  const isIdle = async (): Promise<boolean> => {
+    there = await programsIn(folder);
     const names = await Promise.all(
       there.map(async ({ pid }) => (await readFileIfThere(`/proc/${pid}/comm`).catch(() => ''))?.trim()),
     );
-    if (names.every((name) => name === stay) || performance.now() > deadline) return there;
-    await sleep(10);
-  }
+    return names.every((name) => name === stay);
+  };
+  await waitUntil(isIdle, { everyMs: 10, withinMs: patienceMs });
+  return there;
+}
+
+/** Waits for the end of a process, for at most `patienceMs`. */
+export async function waitUntilEnded(process: ProcessIdentity, patienceMs: number): Promise<void> {
+  await waitUntil(() => !runs(process), { everyMs: 2, withinMs: patienceMs });
 }
 
 /** Whether a process has a handler for a signal (SigCgt of proc(5)); true if it is gone. */
@@ -255,10 +261,8 @@ export async function bootId(): Promise<string> {
 }
 
 /** The capabilities that crisp may grant: the names of the bounding set (CapBnd), "CAP_CHOWN" and so on. */
-export function boundingCapabilities(): string[] {
-  const mask = BigInt(
-    `0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`,
-  );
+export function boundingCapabilities(status = readFileSync('/proc/self/status', 'utf8')): string[] {
+  const mask = BigInt(`0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
   return capabilityNames.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
 }
 

@@ -17,6 +17,7 @@ import type { Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
 import { run } from '../host/run.js';
+import { unlessAborted } from '../host/wait.js';
 import { log } from '../log.js';
 import { step } from '../steps.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
@@ -123,7 +124,7 @@ export class Pulls {
     const pull = this.pulls.get(key) ?? this.begin(key, name, auth, onProgress);
     pull.waiting++;
     try {
-      await Promise.race([pull.done, aborted(signal)]);
+      await unlessAborted(pull.done, signal, 'the caller disconnected during the pull');
     } finally {
       if (--pull.waiting === 0) {
         pull.stop.abort();
@@ -408,12 +409,4 @@ export class Pulls {
     );
     return exitCode === 0;
   }
-}
-
-function aborted(signal: AbortSignal | undefined): Promise<never> {
-  return new Promise((_, reject) => {
-    const fail = (): void => reject(new CrispError('Cancelled', 'the caller disconnected during the pull'));
-    if (signal?.aborted) fail();
-    else signal?.addEventListener('abort', fail, { once: true });
-  });
 }

@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import type { Config } from '../config/config.js';
 import { cgroupDriver, cgroupVersion } from '../host/cgroup.js';
+import { hugePageSizes } from '../host/cgroup-stats.js';
 import { boundingCapabilities, capabilityNames } from '../host/proc.js';
 import { log } from '../log.js';
 import type { Process } from '../shapes/spec.js';
@@ -65,7 +66,7 @@ export function readHostFacts(config: Config): HostFacts {
       cgroup === 'v2'
         ? countsSwap('/sys/fs/cgroup')
         : existsSync('/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes'),
-    hugepageSizes: hasHugetlb(cgroup) ? hugepageSizes() : [],
+    hugepageSizes: hasHugetlb(cgroup) ? hugePageSizes() : [],
     cpus: onlineList('/sys/devices/system/cpu/online'),
     memoryNodes: onlineList('/sys/devices/system/node/online'),
   };
@@ -94,21 +95,6 @@ function hasHugetlb(cgroup: 'v1' | 'v2'): boolean {
   return cgroup === 'v2'
     ? readFileSync('/sys/fs/cgroup/cgroup.controllers', 'utf8').split(/\s+/).includes('hugetlb')
     : existsSync('/sys/fs/cgroup/hugetlb');
-}
-
-/** "hugepages-2048kB" is "2MB" in the CRI and the runtime-spec. */
-function hugepageSizes(): string[] {
-  const folder = '/sys/kernel/mm/hugepages';
-  if (!existsSync(folder)) return [];
-  return readdirSync(folder)
-    .map((name) => Number(/\d+/.exec(name)?.[0] ?? 0))
-    .map((kilobytes) =>
-      kilobytes >= 1 << 20
-        ? `${kilobytes >> 20}GB`
-        : kilobytes >= 1 << 10
-          ? `${kilobytes >> 10}MB`
-          : `${kilobytes}KB`,
-    );
 }
 
 /** Without NUMA there is no node folder: all memory is then node 0. */

@@ -114,7 +114,7 @@ sub run_console {
 sub abandon {
     for (my $left = 100; $left && waitpid(-1, WNOHANG) >= 0; $left--) {
         if (open(my $file, '<', "/proc/$$/task/$$/children")) { kill 'KILL', split ' ', <$file> // '' }
-        select(undef, undef, undef, 0.02);
+        select(undef, undef, undef, 0.02);    ## no critic (ProhibitSleepViaSelect): Time::HiRes would be loaded for this alone
     }
     exit 1;
 }
@@ -129,7 +129,7 @@ sub received {
     do { $bytes = syscall($recvmsg, fileno($connection), $message, 0) } while $bytes < 0 && $! == EINTR;
     die "recvmsg: $!\n" if $bytes < 0;
     my (undef, $level, $type, $number) = unpack('Q l l l', $control);
-    return undef unless $level == SOL_SOCKET && $type == 1;
+    return unless $level == SOL_SOCKET && $type == 1;
     open(my $master, '+<&=', $number) or die "terminal: $!\n";
     return $master;
 }
@@ -214,7 +214,12 @@ sub run_attach {
 
 sub non_blocking { for my $handle (@_) { fcntl($handle, F_SETFL, fcntl($handle, F_GETFL, 0) | O_NONBLOCK) } }
 
-sub held { my $bytes = 0; $bytes += length $_->{buffer} for @{ $_[0]{sinks} }; return $bytes }
+sub held {
+    my ($source) = @_;
+    my $bytes = 0;
+    $bytes += length $_->{buffer} for @{ $source->{sinks} };
+    return $bytes;
+}
 
 # Waits up to the given number of seconds until data can be copied, and copies it.
 sub turn {

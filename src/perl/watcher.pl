@@ -40,14 +40,14 @@ for my $name (qw(stdout stderr), $stdin_mode eq 'none' || $wants_terminal ? () :
 
 # linux/ioctls.h; the same on all architectures that Proxmox has.
 use constant { TIOCSWINSZ => 0x5414, TIOCGPTN => 0x80045430, TIOCSPTLCK => 0x40045431 };
-my $terminal;
+my ($terminal, $held);
 if ($wants_terminal) {
     sysopen($terminal, '/dev/ptmx', O_RDWR | O_NOCTTY | O_NONBLOCK) or give_up("ptmx: $!");
     ioctl($terminal, TIOCSPTLCK, my $unlock = pack('i', 0)) && ioctl($terminal, TIOCGPTN, my $number = pack('I', 0)) or give_up("terminal: $!");
     unlink 'console';
     symlink('/dev/pts/' . unpack('I', $number), 'console') or give_up("console: $!");
     # Kept open: otherwise opening the CT's end first would be an error.
-    sysopen(our $held, 'console', O_RDWR | O_NOCTTY) or give_up("console: $!");
+    sysopen($held, 'console', O_RDWR | O_NOCTTY) or give_up("console: $!");
     $fifo{terminal} = $terminal;
     $stdin = $terminal if $stdin_mode ne 'none';
 }

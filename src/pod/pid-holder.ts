@@ -9,15 +9,21 @@
 //   FOLDER/runtime       the runtime's --root, separate from that of containers
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { OciRuntime } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { cgroupPath, cgroupProcesses, killCgroup, removeCgroup } from '../host/cgroup.js';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
-import { identify, isAlive, waitUntilIdle, signalProcess, type ProcessIdentity } from '../host/proc.js';
+import {
+  identify,
+  waitUntilEnded,
+  waitUntilIdle,
+  signalProcess,
+  type ProcessIdentity,
+} from '../host/proc.js';
 import { findProgram } from '../host/programs.js';
 import { runDetached } from '../host/run.js';
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
+import { within } from '../host/wait.js';
 import type { Spec } from '../shapes/spec.js';
 
 /** The programs for a holder, as absolute paths. */
@@ -111,12 +117,7 @@ export async function startPidHolder(
     // changed.
     { cwd: folder, ownStreams: true },
   );
-  const late = new AbortController();
-  const exitCode = await Promise.race([
-    starter.exited,
-    sleep(startPatienceMs, 'late', { signal: late.signal }).catch(() => undefined),
-  ]);
-  late.abort();
+  const exitCode = (await within(starter.exited, startPatienceMs)) ? await starter.exited : 'late';
   const pid = exitCode === 0 ? Number(await readFileIfThere(pidFile)) : NaN;
   const holder = Number.isInteger(pid) && pid > 0 ? await identify(pid) : undefined;
   if (holder) return { path: `/proc/${holder.pid}/ns/pid`, holder };
@@ -150,7 +151,7 @@ export async function stopPidHolder(folder: string, holder?: ProcessIdentity): P
     ...(group === undefined ? [] : await Promise.all((await cgroupProcesses(group)).map(identify))),
   ].filter((process) => process !== undefined);
   for (const each of ending) await signalProcess(each, 'SIGKILL');
-  for (const each of ending) await untilEnded(each);
+  for (const each of ending) await waitUntilEnded(each, endPatienceMs); // the whole namespace ends with the holder; its group is empty before that (pid_namespaces(7))
   if (group !== undefined) {
     await killCgroup(group);
     await removeCgroup(cgroupPath(group));
@@ -167,12 +168,6 @@ async function cgroupOf(folder: string): Promise<string | undefined> {
   } catch {
     return undefined; // the write was interrupted, before anything was started
   }
-}
-
-/** The whole namespace ends with it; its group is empty before that (pid_namespaces(7)). */
-async function untilEnded(process: ProcessIdentity): Promise<void> {
-  const deadline = performance.now() + endPatienceMs;
-  while ((await isAlive(process)) && performance.now() < deadline) await sleep(1);
 }
 
 /** The folder of a pod's holder. @param pod the pod's folder */

@@ -6,6 +6,7 @@ import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import { CrispError } from '../errors.js';
 import type { PodNetwork } from '../network/cni.js';
 import { checkPodSysctls, namespaceFiles } from './namespaces.js';
+import { quantity } from './quantity.js';
 import { ownCgroupParent, sharesWithHost, userMappings } from '../oci/namespaces.js';
 import { identityOf, podOf } from '../records/placed.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
@@ -186,7 +187,7 @@ export function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefi
 export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string): PodNetwork {
   const bits = (annotation: string): number | undefined => {
     const text = config.annotations[annotation];
-    return text === undefined ? undefined : parseQuantity(text, annotation);
+    return text === undefined ? undefined : bitsPerSecond(text, annotation);
   };
   const ingressBitsPerSecond = bits('kubernetes.io/ingress-bandwidth');
   const egressBitsPerSecond = bits('kubernetes.io/egress-bandwidth');
@@ -218,10 +219,10 @@ export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, 
   };
 }
 
-/** A Kubernetes quantity of bits per second: "10M", "1Gi", "1500000". */
-function parseQuantity(text: string, what: string): number {
-  const [, number, suffix = ''] = /^(\d+(?:\.\d+)?)(k|M|G|T|Ki|Mi|Gi|Ti)?$/.exec(text) ?? [];
-  if (number === undefined) throw new CrispError('InvalidArgument', `${what}: "${text}" is not a quantity`);
-  const factor = suffix.endsWith('i') ? 1024 : 1000;
-  return Math.round(Number(number) * factor ** ' kMGT'.indexOf(suffix[0]?.replace('K', 'k') ?? ' '));
+/** A Kubernetes quantity of bits per second: "10M", "1Gi", "1500000". @throws InvalidArgument, which names the annotation `what` */
+function bitsPerSecond(text: string, what: string): number {
+  const number = quantity(text);
+  if (!Number.isSafeInteger(Math.round(number)))
+    throw new CrispError('InvalidArgument', `${what}: "${text}" is not a quantity`);
+  return Math.round(number);
 }

@@ -193,13 +193,9 @@ export async function repairPod(plan: SandboxPlan, config: PodSandboxConfig__Out
   await mendPodMemory(plan.folder, () => podFilesOf(config));
 }
 
-/** Sets the limits of a pod whose cgroup makePod() made; that of any other pod is its owner's to limit. @throws InvalidArgument for a value that the kernel refuses */
-export async function limitPod(
-  { cgroupParent }: SandboxPlan,
-  config: PodSandboxConfig__Output,
-  resources: Resources,
-): Promise<void> {
-  if (ownsCgroup(config)) await writeResources(cgroupParent, resources);
+/** Sets the limits of a pod whose cgroup is its own: see ownsCgroup(). @throws InvalidArgument for a value that the kernel refuses */
+export async function limitPod({ cgroupParent }: SandboxPlan, resources: Resources): Promise<void> {
+  await writeResources(cgroupParent, resources);
 }
 
 /**

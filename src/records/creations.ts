@@ -9,6 +9,7 @@
 // kubelet that saw it in a list would count it as an attempt and make another one.
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../errors.js';
+import { unlessAborted } from '../host/wait.js';
 import { log } from '../log.js';
 import { newId } from './records.js';
 
@@ -72,7 +73,7 @@ export class InFlight {
     creation ??= this.begin(key, request, make, unclaimed);
     creation.waiting++;
     try {
-      const id = await Promise.race([creation.made, aborted(signal)]);
+      const id = await unlessAborted(creation.made, signal, 'the caller disconnected while this was made');
       creation.settled = true;
       return id;
     } finally {
@@ -173,13 +174,4 @@ export class InFlight {
     this.hold(id);
     return this.hidden.delete(id);
   }
-}
-
-function aborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    const fail = (): void =>
-      reject(new CrispError('Cancelled', 'the caller disconnected while this was made'));
-    if (signal.aborted) fail();
-    else signal.addEventListener('abort', fail, { once: true });
-  });
 }

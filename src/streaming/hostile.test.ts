@@ -23,6 +23,7 @@ import {
 } from './limits.js';
 import { StreamingServer, type ExecRequest, type PortForwardRequest } from './server.js';
 import { untilTaken, WireStream, type Wire } from './wire-stream.js';
+import { until } from '../../test/helpers/wait.js';
 
 const request: ExecRequest = {
   kind: 'exec',
@@ -81,9 +82,6 @@ function sockets(): readonly Socket[] {
 }
 function unsent(): number {
   return sockets().reduce((bytes, socket) => bytes + socket.writableLength, 0);
-}
-async function until(is: () => boolean): Promise<void> {
-  while (!is()) await sleep(20);
 }
 async function connectTo(url: string): Promise<Socket> {
   const { hostname, port } = new URL(url);

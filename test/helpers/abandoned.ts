@@ -11,7 +11,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { cgroupsIn, removeCgroup } from '../../src/host/cgroup.js';
-import { childrenOf, identify, isAlive, signalProcess, type ProcessIdentity } from '../../src/host/proc.js';
+import {
+  childrenOf,
+  identify,
+  isAlive,
+  waitUntilEnded,
+  signalProcess,
+  type ProcessIdentity,
+} from '../../src/host/proc.js';
 import { cgroupsOf, natRulesOf } from './leftovers.js';
 
 const runFile = promisify(execFile);
@@ -53,10 +60,7 @@ async function removeDaemon(folder: string, bridge?: string): Promise<void> {
 
 async function end(processes: readonly ProcessIdentity[]): Promise<void> {
   for (const target of processes) await signalProcess(target, 'SIGKILL');
-  while ((await Promise.all(processes.map(isAlive))).some(Boolean))
-    await new Promise((resolve) => {
-      setTimeout(resolve, 20);
-    });
+  for (const target of processes) await waitUntilEnded(target, 60_000);
 }
 
 /** Ends the commands that name a file in the folder, with what they have started; a lxc-start that is killed leaves its CT's cgroups. */

@@ -5,6 +5,7 @@ import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/Contain
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { Daemon } from './daemon.js';
 import { patience } from './patience.js';
+import { waitUntil } from '../../src/host/wait.js';
 
 export const testImage = 'docker.io/library/busybox:1';
 
@@ -81,11 +82,13 @@ export async function removePod(daemon: Daemon, id: string): Promise<void> {
 
 /** Asks until the container has ended; its status. */
 export async function waitForExit(daemon: Daemon, id: string, timeoutMs = 15_000 * patience) {
-  const deadline = Date.now() + timeoutMs;
-  for (;;) {
+  let state = '';
+  const exited = async () => {
     const { status } = await daemon.client.runtime.ContainerStatus({ container_id: id });
-    if (status?.state === 'CONTAINER_EXITED') return status;
-    if (Date.now() > deadline) throw new Error(`container ${id} is ${status?.state} after ${timeoutMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+    state = status?.state ?? '';
+    return state === 'CONTAINER_EXITED' && (status ?? false);
+  };
+  const status = await waitUntil(exited, { everyMs: 50, withinMs: timeoutMs });
+  if (!status) throw new Error(`container ${id} is ${state} after ${timeoutMs} ms`);
+  return status;
 }

@@ -48,7 +48,7 @@ export class Bench {
       name: 'fake',
       fingerprint: () => Promise.resolve('a'),
       rootfs: () => ({ kind: 'overlay' }),
-      survey: () => Promise.resolve(new Map<string, Alive>()),
+      survey: () => Promise.resolve<Alive>({ status: 'missing' }),
       list: () => Promise.resolve([]),
       inDoubt: () => Promise.resolve(false),
       cgroup: ({ id }: ContainerRef) => `/crisp-test-none/${id}`,

@@ -145,22 +145,6 @@ export class TestStore {
   }
 }
 
-/** Tries until it does not throw: for what ends by itself a moment later. */
-export async function eventually(check: () => Promise<void>, patienceMs = 10_000): Promise<void> {
-  const until = Date.now() + patienceMs;
-  for (;;) {
-    try {
-      await check();
-      return;
-    } catch (error) {
-      if (Date.now() > until) throw error;
-    }
-    await new Promise((resolve) => {
-      setTimeout(resolve, 50);
-    });
-  }
-}
-
 /** Pids of the commands whose argv names a folder. */
 export async function commandsIn(folder: string): Promise<{ pid: number; argv: string }[]> {
   const { stdout } = await run('ps', ['-e', '-ww', '-o', 'pid=,args=']);

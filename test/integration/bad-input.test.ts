@@ -19,6 +19,7 @@ import {
   testImage,
 } from '../helpers/requests.js';
 import { writePlugin } from '../helpers/stand-ins.js';
+import { eventually } from '../helpers/wait.js';
 
 const missing = 'f'.repeat(64);
 const badUserImage = 'docker.io/library/bad-user:1';
@@ -584,7 +585,7 @@ describe('a registry', () => {
     );
   }
   async function nothingLeft(): Promise<void> {
-    await eventually(clean, strange);
+    await leaves(clean, strange);
     expect((await strange.client.image.ListImages({})).images).toEqual([]);
     expect(strange.logs()).not.toContain('open-sesame');
   }
@@ -735,9 +736,6 @@ async function tracesOfStarted(): Promise<string[]> {
 }
 
 /** What goes on after the answer is given time: 10 s. */
-async function eventually(wanted: readonly string[], of: Daemon = daemon): Promise<void> {
-  const deadline = Date.now() + 10_000 * patience;
-  while (Date.now() < deadline && JSON.stringify(await of.traces()) !== JSON.stringify(wanted))
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  expect(await of.traces()).toEqual(wanted);
+async function leaves(wanted: readonly string[], of: Daemon = daemon): Promise<void> {
+  await eventually(async () => expect(await of.traces()).toEqual(wanted));
 }

@@ -9,7 +9,8 @@ import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { makeArchiveOf, makeImageArchive, makeLayout } from '../helpers/image.js';
 import { Machine, type Result } from '../helpers/machine.js';
 import { startProxy, type Proxy, type Registry } from '../helpers/registry.js';
-import { eventually, noneUsed, TestStore } from '../helpers/store.js';
+import { noneUsed, TestStore } from '../helpers/store.js';
+import { eventually } from '../helpers/wait.js';
 
 const bin = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
 

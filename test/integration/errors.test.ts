@@ -39,7 +39,6 @@ beforeAll(async () => {
 for word in "$@"; do if [ "$word" = "$verb" ]; then echo "$words" >&2; exit 1; fi; done`,
   );
   await daemon.writeConfig({
-    routing: { rules: [{ labels: { careless: '/(a|a)+b/' }, handler: 'runc' }] },
     handlers: {
       faulty: { type: 'oci', path: wrapper },
       absent: { type: 'oci', path: '/nonexistent/runtime' },
@@ -142,11 +141,6 @@ const injections: Partial<Record<ErrorId, Injection>> = {
     words:
       /RuntimeClass handler absent\): absent: ToolMissing: \/nonexistent\/runtime is not installed.*hint: .*crisp check/,
     provoke: () => runPod(daemon, {}, 'absent'),
-  },
-  RuleTimeout: {
-    code: Code.DEADLINE_EXCEEDED,
-    words: /\/\(a\|a\)\+b\/ took longer than/,
-    provoke: () => runPod(daemon, { labels: { careless: 'a'.repeat(60) } }),
   },
   SandboxNotFound: {
     code: Code.NOT_FOUND,

@@ -10,7 +10,8 @@ import { promisify } from 'node:util';
 import { toolEnvironment } from '../../src/images/tool-environment.js';
 import { makeLayout } from '../helpers/image.js';
 import { startProxy, type Interception, type Proxy, type Registry } from '../helpers/registry.js';
-import { noneUsed, eventually, TestStore } from '../helpers/store.js';
+import { noneUsed, TestStore } from '../helpers/store.js';
+import { eventually } from '../helpers/wait.js';
 
 const run = promisify(execFile);
 

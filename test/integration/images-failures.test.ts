@@ -14,7 +14,8 @@ import {
   type Proxy,
   type Registry,
 } from '../helpers/registry.js';
-import { noneUsed, commandsIn, eventually, TestStore } from '../helpers/store.js';
+import { noneUsed, commandsIn, TestStore } from '../helpers/store.js';
+import { eventually } from '../helpers/wait.js';
 
 const run = promisify(execFile);
 

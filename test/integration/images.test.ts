@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { toCrispError } from '../../src/errors.js';
 import { architecture, makeLayout, type SmallImage } from '../helpers/image.js';
 import { startProxy, type Proxy, type Registry } from '../helpers/registry.js';
-import { noneUsed, commandsIn, eventually, noAuth, TestStore } from '../helpers/store.js';
+import { noneUsed, commandsIn, noAuth, TestStore } from '../helpers/store.js';
+import { eventually } from '../helpers/wait.js';
 
 const other = architecture === 'arm64' ? 'amd64' : 'arm64';
 

@@ -6,7 +6,6 @@ import { readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { patience } from '../helpers/patience.js';
 import {
   containerConfig,
   runPod,
@@ -16,6 +15,7 @@ import {
   waitForExit,
 } from '../helpers/requests.js';
 import { SpdyClient, type ClientStream } from '../helpers/spdy-client.js';
+import { until } from '../helpers/wait.js';
 
 let daemon: Daemon;
 beforeAll(async () => {
@@ -34,13 +34,6 @@ async function open(
   const streams = {} as Record<Streams, ClientStream>;
   for (const streamtype of types) streams[streamtype] = await client.createStream({ streamtype });
   return { client, streams };
-}
-async function until(isSo: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 30_000 * patience;
-  while (!(await isSo())) {
-    if (Date.now() > deadline) throw new Error('not within 30 s');
-    await sleep(50);
-  }
 }
 /** Processes of this machine whose command line contains the words. */
 function running(words: string): number {

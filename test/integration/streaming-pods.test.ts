@@ -8,9 +8,7 @@ import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { patience } from '../helpers/patience.js';
 import {
   containerConfig,
   runPod,
@@ -19,6 +17,7 @@ import {
   untilStopped,
   waitForExit,
 } from '../helpers/requests.js';
+import { until } from '../helpers/wait.js';
 
 let daemon: Daemon;
 let pod: Awaited<ReturnType<typeof runPod>>;
@@ -270,12 +269,4 @@ function hundredMegabytes(): Buffer {
 /** script(1) gives it a terminal of its own; `first` is done there before. */
 function underTerminal(argv: readonly string[], first = ''): string[] {
   return ['script', '-qec', `${first}exec ${argv.join(' ')}`, '/dev/null'];
-}
-
-async function until(isSo: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 20_000 * patience;
-  while (!(await isSo())) {
-    if (Date.now() > deadline) throw new Error('not within 20 s');
-    await sleep(100);
-  }
 }

@@ -31,6 +31,7 @@ import {
   untilStopped,
 } from '../helpers/requests.js';
 import { addBridge, isReal, Node } from './node.js';
+import { until } from '../helpers/wait.js';
 
 // A real node does not fail when a test wishes it to.
 const testFake = isReal ? test.skip : test;
@@ -88,15 +89,6 @@ interface Shown {
 async function shown(name: string): Promise<Shown> {
   return JSON.parse((await crisp('state', '--json', name)).stdout) as Shown;
 }
-async function until(what: () => Promise<boolean>): Promise<void> {
-  for (const deadline = Date.now() + 20_000 * patience; !(await what());) {
-    if (Date.now() > deadline) throw new Error('never');
-    await new Promise((resolve) => {
-      setTimeout(resolve, 20);
-    });
-  }
-}
-
 /** What standalone containers have on the machine. */
 async function traces(): Promise<string[]> {
   const inside = async (path: string): Promise<string[]> =>

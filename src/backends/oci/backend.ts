@@ -10,7 +10,7 @@ import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
-import { fileVersion, makeFolder, readText, remove } from '../../host/files.js';
+import { fileVersions, makeFolder, readText, remove } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import {
   catches,
@@ -23,6 +23,7 @@ import {
 } from '../../host/proc.js';
 import { onProcessEnd } from '../../host/process-end.js';
 import { withUndo } from '../../host/undo.js';
+import { waitUntil } from '../../host/wait.js';
 import { whyNot } from '../../set-aside.js';
 import { isContainerId, probeIdPattern } from '../../shapes/id.js';
 import { log } from '../../log.js';
@@ -122,7 +123,7 @@ export class OciBackend implements Backend {
     const paths = await Promise.all(
       [this.runtime.path(), this.findConmon()].map((path) => path.catch(() => '')),
     );
-    return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
+    return fileVersions(paths);
   }
 
   get ociRuntime(): OciRuntime {
@@ -226,8 +227,8 @@ export class OciBackend implements Backend {
    */
   private async settled(id: string, pid: number, signal: number): Promise<void> {
     const startedAtMs = this.startedAtMs.get(id) ?? -Infinity;
-    while (performance.now() - startedAtMs < settleMs && !(await catches(pid, signal)))
-      await new Promise((resolve) => setTimeout(resolve, 2));
+    const leftMs = startedAtMs + settleMs - performance.now();
+    if (leftMs > 0) await waitUntil(() => catches(pid, signal), { everyMs: 2, withinMs: leftMs });
   }
 
   async delete(container: ContainerRef): Promise<void> {
@@ -296,16 +297,6 @@ export class OciBackend implements Backend {
 
   async inDoubt(container: ContainerRef): Promise<boolean> {
     return !(await isAlive(stateOf(container).process));
-  }
-
-  async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
-    const found = new Map<string, Alive>();
-    await Promise.all(
-      containers.map(async (container) => {
-        found.set(container.id, await this.alive(container));
-      }),
-    );
-    return found;
   }
 
   async list(): Promise<ContainerRef[]> {
@@ -395,7 +386,7 @@ export class OciBackend implements Backend {
     return Promise.resolve();
   }
 
-  private async alive(container: ContainerRef): Promise<Alive> {
+  async survey(container: ContainerRef): Promise<Alive> {
     const state = stateOf(container);
     this.made.set(container.id, { bundle: container.folder, state });
     const exit = await this.exitOf(container.id);
@@ -468,10 +459,7 @@ export class OciBackend implements Backend {
 
   /** Waits for conmon's last act, for at most two seconds: a conmon that was killed never does it. */
   private async exitFile(container: ContainerRef): Promise<void> {
-    for (let waitedMs = 0; waitedMs < 2_000; waitedMs += 10) {
-      if (await this.exits.read(container.id, container.folder)) return;
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
+    await this.exits.wait(container.id, container.folder, 2_000);
   }
 }
 

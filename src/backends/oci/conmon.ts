@@ -14,6 +14,7 @@ import { entryOf, openFolder, unlinkIfThere } from '../../host/beneath.js';
 import { exists } from '../../host/files.js';
 import { killTree, programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
+import { waitUntil, within } from '../../host/wait.js';
 import { perlProgram } from '../../installed.js';
 import type { TerminalSize } from '../../shapes/io.js';
 import { linkLog, logLink } from '../log-file.js';
@@ -174,16 +175,13 @@ async function beginReopening(bundle: string, logPath: string): Promise<{ rename
 }
 
 async function untilGone(path: string): Promise<void> {
-  for (let pauseMs = 1; await exists(path); pauseMs = Math.min(pauseMs * 2, 500))
-    await new Promise((resolve) => setTimeout(resolve, pauseMs).unref());
+  const isGone = async (): Promise<boolean> => !(await exists(path));
+  if (!(await waitUntil(isGone, { everyMs: 2, withinMs: reopenTimeoutMs })))
+    await waitUntil(isGone, { everyMs: 500 });
 }
 
 async function inTimeToReopen(renamed: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(reject, reopenTimeoutMs, notReopened());
-  });
-  await Promise.race([renamed, late]).finally(() => clearTimeout(timer));
+  if (!(await within(renamed, reopenTimeoutMs))) throw notReopened();
 }
 const reopenTimeoutMs = 5_000;
 
@@ -196,11 +194,8 @@ async function reopenLogOfOld(bundle: string, logPath: string): Promise<void> {
     closeSync(folder);
   }
   await control(bundle, '2 0 0');
-  for (let waitedMs = 0; waitedMs < reopenTimeoutMs; waitedMs += 5) {
-    if (await exists(logPath)) return;
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-  throw notReopened();
+  if (!(await waitUntil(() => exists(logPath), { everyMs: 5, withinMs: reopenTimeoutMs })))
+    throw notReopened();
 }
 
 function notReopened(): CrispError {

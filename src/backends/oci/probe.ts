@@ -12,6 +12,7 @@ import { bindMount, mount, unmountBelow } from '../../host/mounts.js';
 import { cgroupsPath } from '../../oci/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { Backend, ContainerPlan, ContainerRef, Exit, Probe } from '../backend.js';
+import { notReady } from '../probe-failure.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { clearProbes, probeCgroup, probeId } from '../probe-teardown.js';
 import type { Exits } from '../exits.js';
@@ -20,7 +21,7 @@ import type { Runtime } from './runtime.js';
 /** What a probe needs of the backend. */
 type Probed = Pick<Backend, 'name' | 'create' | 'start' | 'delete'> & {
   readonly runtime: Pick<Runtime, 'version'>;
-  readonly exits: Pick<Exits, 'read'>;
+  readonly exits: Pick<Exits, 'wait'>;
   readonly systemdCgroup: boolean;
 };
 
@@ -49,8 +50,7 @@ export async function probe(backend: Probed, folder: string): Promise<Probe> {
     };
   } catch (error) {
     return {
-      ready: false,
-      reason: toCrispError(error).report,
+      ...notReady(error),
       version,
       features: { recursiveReadOnlyMounts: false, userNamespaces: false },
       lacks: {},
@@ -100,11 +100,8 @@ async function runProbe(
 }
 
 async function exitOf(backend: Probed, container: ContainerRef): Promise<Exit> {
-  for (let waited = 0; waited < waitMs; waited += 5) {
-    const exit = await backend.exits.read(container.id, container.folder);
-    if (exit) return exit;
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
+  const exit = await backend.exits.wait(container.id, container.folder, waitMs);
+  if (exit) return exit;
   throw new Error(`the probe container did not end within ${waitMs} ms`);
 }
 

@@ -14,7 +14,7 @@
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../../errors.js';
-import { fileVersion } from '../../host/files.js';
+import { fileVersions } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import type { Io } from '../../shapes/io.js';
 import type { IdMaps, SandboxPlan } from '../../shapes/sandbox.js';
@@ -81,9 +81,9 @@ export class PctBackend implements Backend {
   async fingerprint(): Promise<string> {
     const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
     const paths = await Promise.all([pct, info, attach].map((name) => findProgram(name).catch(() => '')));
-    // pct and the programs of liblxc are small, and seldom change with the code behind them; the probe chooses a storage for copies of images.
-    const files = [...paths, liblxc, pveContainer, join(this.options.lxc.pve_folder, 'storage.cfg')];
-    return files.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
+    // pct and the programs of liblxc are small, and seldom change with the code behind them; the probe chooses a
+    // storage for copies of images.
+    return fileVersions([...paths, liblxc, pveContainer, join(this.options.lxc.pve_folder, 'storage.cfg')]);
   }
 
   userNamespace(): IdMaps | undefined {
@@ -175,8 +175,8 @@ export class PctBackend implements Backend {
     return inDoubt(this.ctx, container);
   }
 
-  async survey(containers: readonly ContainerRef[]): Promise<Map<string, Alive>> {
-    return survey(this.ctx, containers);
+  survey(container: ContainerRef): Promise<Alive> {
+    return survey(this.ctx, container);
   }
 
   async list(): Promise<FoundContainer[]> {

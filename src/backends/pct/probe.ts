@@ -13,6 +13,7 @@ import { log } from '../../log.js';
 import { pinNamespaces, unpinNamespaces } from '../../pod/namespaces.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { ContainerPlan, ContainerRef, Exit, Features, Probe } from '../backend.js';
+import { notReady } from '../probe-failure.js';
 import type { PctContext } from './context.js';
 import { create } from './create.js';
 import type { Findings } from './findings.js';
@@ -70,7 +71,7 @@ export async function probe(ctx: PctContext): Promise<Probe> {
     found.givesGroups = await runThrowAway(trial, id, folder, namespaces);
     return { ready: true, reason: '', version, features, lacks, found };
   } catch (error) {
-    return { ready: false, reason: toCrispError(error).report, version, features, lacks };
+    return { ...notReady(error), version, features, lacks };
   } finally {
     await unmountBelow(join(folder, 'rootfs'));
     await unmountBelow(join(folder, 'shifted'));
@@ -235,10 +236,7 @@ function probeSpec(rootfs: string, namespaces: SandboxPlan['namespaces']): Spec 
 }
 
 async function exitOf({ exits }: PctContext, container: ContainerRef): Promise<Exit> {
-  for (let waited = 0; waited < waitMs; waited += 20) {
-    const exit = await exits.read(container.id, container.folder);
-    if (exit) return exit;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+  const exit = await exits.wait(container.id, container.folder, waitMs);
+  if (exit) return exit;
   throw new Error(`the probe CT did not end within ${waitMs} ms`);
 }

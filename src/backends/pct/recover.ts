@@ -12,20 +12,7 @@ import type { PctState } from './state.js';
 import { exitOf, holdWatcher, remember, endRest } from './watch.js';
 import { wakeWatcher } from './watcher.js';
 
-export async function survey(
-  ctx: PctContext,
-  containers: readonly ContainerRef[],
-): Promise<Map<string, Alive>> {
-  const found = new Map<string, Alive>();
-  await Promise.all(
-    containers.map(async (container) => {
-      found.set(container.id, await alive(ctx, container));
-    }),
-  );
-  return found;
-}
-
-async function alive(ctx: PctContext, container: ContainerRef): Promise<Alive> {
+export async function survey(ctx: PctContext, container: ContainerRef): Promise<Alive> {
   ctx.made.set(container.id, container);
   const exit = await exitOf(ctx, container);
   if (exit) return { status: 'stopped', exit };

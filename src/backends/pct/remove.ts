@@ -1,11 +1,11 @@
 // Removes CTs, also those that an earlier try has left half removed.
 import { appendFile, readdir, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { killCgroup, removeCgroup } from '../../host/cgroup.js';
 import { makeClosedFolder, namesIn, remove } from '../../host/files.js';
 import { waitUntilIdle, signalProcess } from '../../host/proc.js';
 import { run } from '../../host/run.js';
+import { waitUntil } from '../../host/wait.js';
 import { log } from '../../log.js';
 import type { ContainerRef, Remnant } from '../backend.js';
 import { releaseBinds } from './binds.js';
@@ -74,8 +74,8 @@ export async function remnants(ctx: PctContext): Promise<readonly Remnant[]> {
 /** Before a container is removed: what an earlier try has left, once the pct of it is at its end. */
 async function endRemnantsOf(ctx: PctContext, containerId: string): Promise<void> {
   for (const { vmid } of (await ctx.intents.all()).filter((intent) => intent.containerId === containerId)) {
-    const deadline = performance.now() + ctx.pctTimeoutMs;
-    while ((await isPctAtWork(vmid)) && performance.now() < deadline) await sleep(atWorkPauseMs);
+    const hasEnded = async (): Promise<boolean> => !(await isPctAtWork(vmid));
+    await waitUntil(hasEnded, { everyMs: atWorkPauseMs, withinMs: ctx.pctTimeoutMs });
     await endRemnant(ctx, vmid);
   }
 }

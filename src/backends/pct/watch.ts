@@ -1,7 +1,7 @@
 // The ends of CTs: their exit files, and watchers that end before their CT.
-import { setTimeout as sleep } from 'node:timers/promises';
 import { killCgroup } from '../../host/cgroup.js';
 import { identify, isAlive } from '../../host/proc.js';
+import { waitUntil } from '../../host/wait.js';
 import { log } from '../../log.js';
 import type { ContainerRef, Exit } from '../backend.js';
 import { exitWatched, watchExit } from '../exit-watch.js';
@@ -42,8 +42,7 @@ export async function holdWatcher(ctx: PctContext, container: ContainerRef): Pro
         : undefined;
     ctx.monitorLost(id);
     // Nobody tells the end of the CT now.
-    while (ctx.made.has(id) && !(await inDoubt(ctx, container)))
-      await sleep(unwatchedLookMs, undefined, { ref: false }); // it does not hold up the end of the daemon
+    await waitUntil(async () => !ctx.made.has(id) || inDoubt(ctx, container), { everyMs: unwatchedLookMs });
     await exitWatched(watch);
     if (ctx.made.has(id) && !(await ctx.exits.read(id, container.folder))) ctx.monitorLost(id);
   };

@@ -5,12 +5,12 @@ import { open, readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { basename, join } from 'node:path';
 import type { Duplex, Writable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { perlProgram } from '../../installed.js';
 import { CrispError } from '../../errors.js';
 import { isAbsent, readFileIfThere } from '../../host/files.js';
 import { identify, signalProcess } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
+import { waitUntil } from '../../host/wait.js';
 import { logLink } from '../log-file.js';
 import type { ContainerRef } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
@@ -101,13 +101,13 @@ export async function wakeWatcher(
     ).split('\0');
     if (basename(script) !== basename(program) || id !== String(vmid) || basename(exitFile) !== container.id)
       continue;
-    for (let waitedMs = 0; waitedMs < wakeMs; waitedMs += 20) {
+    const listens = async (): Promise<boolean> => {
       const socket = await connectTo(container.folder);
       socket?.destroy();
-      if (socket) return true;
-      await signalProcess(watcher, 'SIGHUP'); // again, since one that comes just before its select(2) is not seen in time
-      await sleep(20);
-    }
+      if (!socket) await signalProcess(watcher, 'SIGHUP'); // again, since one that comes just before its select(2) is not seen in time
+      return socket !== undefined;
+    };
+    if (await waitUntil(listens, { everyMs: 20, withinMs: wakeMs })) return true;
   }
   return false;
 }

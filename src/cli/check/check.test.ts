@@ -1,7 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
 import type { Probe } from '../../backends/backend.js';
+import { notReady } from '../../backends/probe-failure.js';
 import { checkConfig } from '../../config/config.js';
 import { flagSource } from '../../config/source.js';
+import { CrispError } from '../../errors.js';
 import { cgroupChecks } from './cgroups.js';
 import { runChecks, type Check, type Finding, type Host } from './check.js';
 import { inWords } from './command.js';
@@ -48,35 +50,24 @@ async function findings(
 describe('a handler that is broken, and what mends it', () => {
   const features = { recursiveReadOnlyMounts: false, userNamespaces: false };
   const value = { handlers: { kata: { type: 'oci', path: '/opt/kata' }, lxc: { type: 'pct' } } };
+  const missing = (tool: string): CrispError =>
+    new CrispError('ToolMissing', `${tool} is not installed`, { stage: 'find program', tool });
   test.each([
-    ['crun', 'ToolMissing: crun is not installed; hint: `crisp check` names the package', 'apt install crun'],
-    [
-      'runc',
-      'ToolMissing: conmon is not installed; hint: `crisp check` names the package',
-      'apt install conmon',
-    ],
-    [
-      'kata',
-      'ToolMissing: /opt/kata is not installed; hint: `crisp check` names the package',
-      'set handlers.kata.path to the binary',
-    ],
-    [
-      'lxc',
-      'ToolMissing: pvesh is not installed; hint: `crisp check` names the package',
-      'run crisp on a Proxmox VE node',
-    ],
-    ['crun', 'RuntimeFailed: odd', 'apt install --reinstall crun'],
-    ['crun', 'RuntimeFailed: hybrid; hint: boot otherwise', 'boot otherwise'],
-  ])('%s: %s', (name, reason, mend) => {
-    const [found] = judge(
-      config(value),
-      new Map([[name, { probe: { ready: false, reason, version: '', features, lacks: {} } }]]),
-    );
+    ['crun', missing('crun'), 'apt install crun'],
+    ['runc', missing('conmon'), 'apt install conmon'],
+    ['kata', missing('/opt/kata'), 'set handlers.kata.path to the binary'],
+    ['lxc', missing('pvesh'), 'run crisp on a Proxmox VE node'],
+    ['crun', new CrispError('RuntimeFailed', 'odd', { hint: '' }), 'apt install --reinstall crun'],
+    ['crun', new CrispError('RuntimeFailed', 'hybrid', { hint: 'boot otherwise' }), 'boot otherwise'],
+  ])('%s: %s', (name, error, mend) => {
+    const probe = { ...notReady(error), version: '', features, lacks: {} };
+    const [found] = judge(config(value), new Map([[name, { probe }]]));
     expect(found).toMatchObject({
       level: 'warning',
-      message: `${name}: its probe failed: ${reason.split('; hint')[0]}`,
+      message: `${name}: its probe failed: ${error.finding}`,
       mend: expect.stringContaining(mend),
     });
+    expect(error.finding).not.toContain('hint');
   });
 });
 

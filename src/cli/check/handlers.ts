@@ -2,7 +2,7 @@
 import { chmod, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Probe } from '../../backends/backend.js';
+import type { Probe, ProbeFailure } from '../../backends/backend.js';
 import type { Config } from '../../config/config.js';
 import { remove } from '../../host/files.js';
 import { chooseHandler } from '../../config/router.js';
@@ -31,20 +31,15 @@ export const handlerChecks: readonly Check[] = [
   },
 ];
 
-/** The reason ends with the hint of its error, which is the way to fix it, if it says more than where to look. */
-function broken(config: Config, name: string, reason: string): Finding[] {
-  const [what = '', hint] = reason.split('; hint: ');
-  return warning(`${name}: its probe failed: ${what}`, fixOf(config, name, what, hint));
+function broken(config: Config, name: string, { reason, failure: why }: Probe): Finding[] {
+  return warning(`${name}: its probe failed: ${why?.finding ?? reason}`, why && fixOf(config, name, why));
 }
 
-function fixOf(config: Config, name: string, what: string, hint: string | undefined): string | undefined {
+/** Where nothing is missing, the fix is the hint of the error, if it says more than where to look. */
+function fixOf(config: Config, name: string, { hint, missing }: ProbeFailure): string | undefined {
   const { type, path } = config.handlers[name] ?? {};
   const isPackaged = type === 'oci' && !path && ['crun', 'runc'].includes(name);
-  const missing = /(\S+) is not installed/.exec(what)?.[1];
-  if (missing === undefined) {
-    if (hint !== undefined) return hint;
-    return isPackaged ? `apt install --reinstall ${name}` : undefined;
-  }
+  if (missing === undefined) return hint || (isPackaged ? `apt install --reinstall ${name}` : undefined);
   if (missing.includes('/'))
     return missing === config.runtime.conmon
       ? 'set runtime.conmon to the program'
@@ -61,7 +56,7 @@ export function judge(config: Config, handlers: ReadonlyMap<string, { readonly p
   const each = [...handlers].flatMap(([name, { probe }]) =>
     probe.ready
       ? ok(`${name}: ${probe.version}; ${['a container ran', ...lacking(probe.lacks)].join('; ')}`)
-      : broken(config, name, probe.reason),
+      : broken(config, name, probe),
   );
   try {
     chooseHandler(

@@ -1,8 +1,8 @@
 // Checks of the kernel and of what it lets us do.
-import { capabilityNames } from '../../host/proc.js';
+import { boundingCapabilities } from '../../host/proc.js';
 import { deployed } from '../../installed.js';
 import { defaultAppArmorProfile } from '../../oci/security.js';
-import { failure, ok, warning, type Check, type Finding, type Host } from './check.js';
+import { failure, ok, warning, type Check, type Finding } from './check.js';
 
 /** Modules and sysctls set now and at each boot. */
 function persist(kind: 'modules-load.d' | 'sysctl.d', line: string): string {
@@ -16,7 +16,7 @@ const root: Check = {
   title: 'Rights of crisp',
   run(host) {
     if (host.uid !== 0) return failure('crisp does not run as root', 'sudo crisp check');
-    const held = capabilities(host);
+    const held = boundingCapabilities(host.read('/proc/self/status') ?? '');
     const missing = [
       'CAP_SYS_ADMIN',
       'CAP_NET_ADMIN',
@@ -38,13 +38,6 @@ const root: Check = {
     return ok('root, with the capabilities it needs');
   },
 };
-
-function capabilities(host: Host): string[] {
-  const mask = BigInt(
-    `0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(host.read('/proc/self/status') ?? '')?.[1] ?? '0'}`,
-  );
-  return capabilityNames.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
-}
 
 /** Idmapped mounts on overlay came with 5.19 (mount_setattr(2)). */
 const idmappedOverlay = [5, 19] as const;

@@ -27,13 +27,14 @@ sub execute {
     my $append = O_WRONLY | O_APPEND | O_CREAT;
     my @streams = ([$stdin, O_RDONLY, 0], [$stdout, $append, 1], [$stderr, $append, 2]);
     for my $stream (@streams) {
-        sysopen(my $file, $stream->[0], $stream->[1], 0640) or _exit(209);
-        dup2(fileno($file), $stream->[2]);
+        my ($path, $flags, $number) = @$stream;
+        sysopen(my $file, $path, $flags, 0640) or _exit(209);
+        dup2(fileno($file), $number);
     }
     exec { $words[0] } @words or _exit(203);
 }
 
-sub state {
+sub note {
     my ($state) = @_;
     open(my $file, '>', "$state_file.new") or die "$state_file: $!\n";
     print $file $state;
@@ -41,13 +42,13 @@ sub state {
     rename("$state_file.new", $state_file) or die "$state_file: $!\n";
 }
 
-state('active');
+note('active');
 waitpid(execute(@command), 0);
 my $failed = $? != 0;
-state('deactivating');
+note('deactivating');
 exit $failed if fork();
 my $stop = execute('/bin/true');
-local $SIG{ALRM} = sub { kill 'KILL', $stop; state('failed'); exit 1 };
+local $SIG{ALRM} = sub { kill 'KILL', $stop; note('failed'); exit 1 };
 alarm $stop_seconds;
 waitpid($stop, 0);
 unlink $state_file;

@@ -1,0 +1,12 @@
+// The part of a probe's outcome that an error gives. Called by the backends.
+import { toCrispError } from '../errors.js';
+import type { Probe } from './backend.js';
+
+export function notReady(error: unknown): Pick<Probe, 'ready' | 'reason' | 'failure'> {
+  const { id, report, finding, hint, tool } = toCrispError(error);
+  return {
+    ready: false,
+    reason: report,
+    failure: { finding, hint, missing: id === 'ToolMissing' ? tool : undefined },
+  };
+}

@@ -1,0 +1,69 @@
+import { describe, expect, test } from '@jest/globals';
+import { setImmediate } from 'node:timers/promises';
+import { unlessAborted, waitUntil, within } from './wait.js';
+
+const never = new Promise<never>(() => undefined);
+
+describe('waitUntil()', () => {
+  test('asks until there is an answer, and returns it', async () => {
+    const answers = [undefined, false, 0] as const;
+    let asked = 0;
+    expect(await waitUntil(() => Promise.resolve(answers[asked++]), { everyMs: 1, withinMs: 60_000 })).toBe(
+      0,
+    );
+    expect(asked).toBe(3);
+  });
+
+  test('asks at least once, and returns undefined where no answer comes in time', async () => {
+    let asked = 0;
+    expect(await waitUntil(() => asked++ < 0, { everyMs: 1, withinMs: 0 })).toBeUndefined();
+    expect(asked).toBe(1);
+  });
+
+  test('fails with the question', async () => {
+    await expect(waitUntil(() => Promise.reject(new Error('no answer')), { everyMs: 1 })).rejects.toThrow(
+      'no answer',
+    );
+  });
+});
+
+describe('within()', () => {
+  test('tells whether the work was done in time', async () => {
+    expect(await within(Promise.resolve('done'), 60_000)).toBe(true);
+    expect(await within(never, 1)).toBe(false);
+  });
+
+  test('fails with the work', async () => {
+    await expect(within(Promise.reject(new Error('broken')), 60_000)).rejects.toThrow('broken');
+  });
+
+  test('a failure that comes too late is nobody’s', async () => {
+    let fail = (_error: Error): void => undefined;
+    const work = new Promise<never>((_, reject) => {
+      fail = reject;
+    });
+    expect(await within(work, 1)).toBe(false);
+    fail(new Error('late'));
+    await setImmediate(); // an unhandled rejection would end this test file
+  });
+});
+
+describe('unlessAborted()', () => {
+  test('gives what the work gives, and lets go of the signal', async () => {
+    const { signal } = new AbortController();
+    let listeners = 0;
+    signal.addEventListener = () => void listeners++;
+    signal.removeEventListener = () => void listeners--;
+    expect(await unlessAborted(Promise.resolve(5), signal, 'gone')).toBe(5);
+    expect(listeners).toBe(0);
+    expect(await unlessAborted(Promise.resolve(5), undefined, 'gone')).toBe(5);
+  });
+
+  test.each(['before', 'while'])('is cancelled by a caller that goes away %s it waits', async (when) => {
+    const caller = new AbortController();
+    if (when === 'before') caller.abort();
+    const waiting = unlessAborted(never, caller.signal, 'the caller went away');
+    caller.abort();
+    await expect(waiting).rejects.toMatchObject({ id: 'Cancelled', message: 'the caller went away' });
+  });
+});
