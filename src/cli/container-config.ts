@@ -1,5 +1,6 @@
-// The flags of `crisp run` and `crisp create` -> the CRI's words, so that a
-// standalone container is made by the same functions as one of a pod.  Pure.
+// The flags of `crisp run` and `crisp create` -> CRI messages, so that a
+// standalone container is made by the same functions as a container of a pod.
+// Pure.
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
@@ -8,7 +9,7 @@ import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSa
 import { CrispError } from '../errors.js';
 import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
 
-/** What a person says of a container. */
+/** The flags of a container. */
 export interface ContainerWish {
   readonly name: string;
   readonly image: string;
@@ -78,7 +79,7 @@ export function containerConfig(wish: ContainerWish, hasSeccompProfile: boolean)
   };
 }
 
-/** The pod that a standalone container is alone in. */
+/** The pod of a standalone container, which contains only this container. */
 export function sandboxConfig(
   id: string,
   wish: ContainerWish,
@@ -116,7 +117,7 @@ export function sandboxConfig(
   };
 }
 
-/** The same of a container and of its pod. */
+/** The fields that are the same for a container and its pod. */
 function namespacesOf({ network }: ContainerWish): NamespaceOption__Output {
   return {
     network: network === 'host' ? 'NODE' : 'POD',
@@ -196,7 +197,7 @@ export function bytes(text: string): number {
   if (number === undefined)
     throw new CrispError(
       'InvalidArgument',
-      `--memory "${text}" must be a number with k, m, g or t behind it, or none`,
+      `--memory "${text}" must be a number, optionally followed by k, m, g or t`,
     );
   return Math.round(
     Number(number) * 1024 ** ' kmgt'.trimEnd().indexOf(unit === '' ? ' ' : unit.toLowerCase()),

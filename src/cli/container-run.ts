@@ -1,5 +1,5 @@
-// `crisp run`, `crisp start` and `crisp exec`: processes that run, with our
-// terminal on them where that is wanted.
+// `crisp run`, `crisp start` and `crisp exec`: running processes, attached to
+// the terminal if requested.
 import { constants } from 'node:os';
 import type { Backend } from '../backends/backend.js';
 import type { Io, TerminalSize } from '../shapes/io.js';
@@ -14,13 +14,16 @@ import { UsageError } from './parse.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { Signals } from './signals.js';
 
-/** As shells have them. */
+/** The same as in shells. */
 const [notExecutableCode, notFoundCode] = [126, 127];
 
-/** The exit code of a container that nobody can tell any more. */
+/** Shown if the exit code of a container is not known. */
 const unknownExitCode = 255;
 
-/** Who read our output has gone: a program of the host would end of SIGPIPE, which the first process of a container need not notice. */
+/**
+ * Grace period after the reader of stdout has closed its end: a program on the host would end by SIGPIPE,
+ * which the first process of a container does not get.
+ */
 const unheardCode = 128 + constants.signals.SIGPIPE;
 const unheardGraceSeconds = 1;
 
@@ -29,16 +32,16 @@ export async function runCommand(
   args: readonly string[],
 ): Promise<number> {
   if (flags.detach && flags.rm)
-    throw new UsageError('--rm waits for the end, --detach does not: give one of them');
+    throw new UsageError('--rm waits for the end, --detach does not: give only one of them');
   if (!flags.detach) checkTerminal(flags);
   return withParts(flags, async (services) => {
     const signals = new Signals();
     try {
       const created = await createContainer(services, flags, args, signals);
       const backend = services.backendOf(created);
-      const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed
+      const exit = exitOf(backend, refOf(created)); // before the start, so that no exit is missed
       const record = await start(services, created).catch(async (error: unknown) => {
-        await removeAll(services, created); // as with a create that fails: what never ran leaves nothing
+        await removeAll(services, created); // as after a failed create: a container that never ran leaves nothing behind
         throw error;
       });
       if (flags.detach) {
@@ -103,11 +106,11 @@ async function inForeground(
             },
             session.signal,
           )
-          .catch(() => undefined) // it ends when the container does
+          .catch(() => undefined) // it ends with the container
       : undefined;
   try {
     if (await replay(record.logPath, process, ended)) return (await ended)?.exitCode ?? unknownExitCode;
-    await stop(backend, record, ended, unheardGraceSeconds); // else its log would grow for nobody, as long as it likes
+    await stop(backend, record, ended, unheardGraceSeconds); // otherwise its log would grow without a reader
     return unheardCode;
   } finally {
     session.abort();
@@ -154,7 +157,7 @@ export async function execCommand(
     const signals = new Signals();
     signals.hold();
     signals.forward(() => session.abort());
-    process.stdout.once('error', () => session.abort()); // nobody reads what it says
+    process.stdout.once('error', () => session.abort()); // the reader has closed its end
     try {
       return (
         await services
@@ -173,13 +176,13 @@ export async function execCommand(
   });
 }
 
-/** A pipe has no keys and no size, and its end would not be that of the terminal. @throws UsageError */
+/** A pipe has no keys and no size, and its end would not be the end of the terminal. @throws UsageError */
 function checkTerminal({ interactive, tty }: { readonly interactive: boolean; readonly tty: boolean }): void {
   if (interactive && tty && !process.stdin.isTTY)
     throw new UsageError('stdin is not a terminal: drop --tty (-t)');
 }
 
-/** The person's terminal: keys go through as they are, sizes are told. */
+/** The user's terminal in raw mode: keys and sizes are passed on. */
 function ownTerminal(): { onResize: (listener: (size: TerminalSize) => void) => void; restore(): void } {
   const { stdin, stdout } = process;
   let resized: (() => void) | undefined;

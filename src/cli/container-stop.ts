@@ -36,7 +36,10 @@ export async function stopCommand(
   });
 }
 
-/** Ends a container: by its stop signal, and by SIGKILL after the grace period, or at once where there is none. @throws ToolTimeout */
+/**
+ * Ends a container: by its stop signal, and by SIGKILL after the grace period, or by SIGKILL at once without
+ * a grace period. @throws ToolTimeout
+ */
 export async function stop(
   backend: Backend,
   record: StandaloneRecord,
@@ -71,7 +74,7 @@ export async function killCommand(
       throw new CrispError(
         'WrongContainerState',
         `container ${record.name} is not running (it is ${status})`,
-        { hint: 'there is nothing left to send a signal to' },
+        { hint: 'signals can only be sent to running containers' },
       );
     await services.backendOf(record).kill(refOf(record), signal, flags.all);
     return 0;
@@ -102,11 +105,11 @@ function numberOf(text: string): number {
   const name = text.toUpperCase().replace(/^SIG/, '');
   const number = /^\d+$/.test(text) ? Number(text) : constants.signals[`SIG${name}` as NodeJS.Signals];
   if (number === undefined || number < 1 || number > 64)
-    throw new UsageError(`--signal "${text}" is no signal`);
+    throw new UsageError(`--signal "${text}" is not a signal`);
   return number;
 }
 
-/** Whether it settles in time. */
+/** Whether the promise settles in time. */
 async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   try {

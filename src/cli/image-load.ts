@@ -1,5 +1,5 @@
-// `crisp load`: imports OCI archives and layout folders, each image by the name
-// that its index gives it.
+// `crisp load`: imports OCI archives and layout folders, each image with its
+// name in the index.
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists } from '../host/files.js';

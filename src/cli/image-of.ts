@@ -1,4 +1,4 @@
-// The image that a command line names: of this node, pulled, or imported.
+// The image of a command line: from this node, pulled, or imported.
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists } from '../host/files.js';
@@ -9,8 +9,9 @@ import { pullShown } from './image-pull.js';
 import { UsageError } from './parse.js';
 
 /**
- * @param pull `missing`, `always` or `never`; an archive is imported and a template of Proxmox is found whatever it says
- * @throws UsageError, ImageNotFound, and what a pull can fail with
+ * @param pull `missing`, `always` or `never`; it does not apply to archives, which are imported, and to
+ * templates of Proxmox
+ * @throws UsageError, ImageNotFound, and the errors of a pull
  */
 export async function imageOf(
   { images }: { readonly images: Images },
@@ -23,7 +24,7 @@ export async function imageOf(
     const path = resolve(text);
     if (!(await exists(path)))
       throw new CrispError('ImageNotFound', `${path} does not exist`, {
-        hint: 'name an OCI archive (.tar), an OCI layout folder, or an image of `crisp images`',
+        hint: 'give an OCI archive (.tar), an OCI layout folder, or an image of `crisp images`',
       });
     return images.importArchive(
       path,
@@ -41,8 +42,8 @@ export async function imageOf(
   if (!found)
     throw new CrispError('ImageNotFound', `image ${text} is not on this node`, {
       hint: looksLikeId(text)
-        ? 'see `crisp images` for what is here'
-        : `pull it with \`crisp pull ${text}\`, or name an OCI archive: ./FILE.tar`,
+        ? '`crisp images` lists the images of this node'
+        : `pull it with \`crisp pull ${text}\`, or give an OCI archive: ./FILE.tar`,
     });
   return found;
 }

@@ -1,9 +1,9 @@
-// Words of the command line -> the flags and arguments of a command, strictly:
-// what the table does not know is an error that names it.
+// Parses the command line into the flags and arguments of a command, strictly:
+// an unknown flag or argument is an error that names it.
 import { parseArgs } from 'node:util';
 import type { Command, Flags, Invocation } from './command.js';
 
-/** A wrong command line: one clear line, exit code 2, nothing done. */
+/** An invalid command line: one line, exit code 2, nothing is done. */
 export class UsageError extends Error {}
 
 /** @throws UsageError */
@@ -48,19 +48,19 @@ function read(
   }
 }
 
-/** Node's messages advise how to escape; ours say what is wrong. */
+/** Replaces Node's messages, which explain how to escape arguments. */
 function plain(error: Error & { code?: string }): string {
   const word = /'([^']*)'/.exec(error.message)?.[1]?.replace(/^-\w, /, '') ?? '';
   if (error.code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') return `unknown flag ${word}`;
   if (error.code === 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE') {
     return /does not take/.test(error.message)
-      ? `${word.replace(/[ =].*/, '')} takes no value`
+      ? `${word.replace(/[ =].*/, '')} does not have a value`
       : `${word.replace(/ <value>$/, '')} needs a value`;
   }
   return error.message;
 }
 
-/** Parts a line at its first argument: `crisp run --rm IMAGE ls -l` passes -l on. */
+/** Splits a command line at its first argument: `crisp run --rm IMAGE ls -l` passes -l on. */
 function split(command: Command, words: readonly string[]): [readonly string[], readonly string[]] {
   for (let index = 0; index < words.length; index++) {
     const word = words[index] ?? '';

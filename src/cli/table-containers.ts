@@ -3,19 +3,19 @@ import { define, type Command } from './command.js';
 import { places } from './table-places.js';
 
 const making = {
-  name: { value: 'NAME', summary: 'what to call it, and its hostname (default: the beginning of its id)' },
-  namespace: { value: 'NAME', summary: 'the namespace that routing rules see (default: empty)' },
-  handler: { value: 'NAME', summary: 'the runtime handler, as a RuntimeClass names it (default: as routed)' },
+  name: { value: 'NAME', summary: 'its name and hostname (default: the beginning of its id)' },
+  namespace: { value: 'NAME', summary: 'the namespace for routing rules (default: empty)' },
+  handler: { value: 'NAME', summary: 'the runtime handler, as in a RuntimeClass (default: as routed)' },
   rootfs: {
     value: 'DIR',
     complete: 'folder',
     summary:
-      'run on this folder as it is instead of an image (not as an unprivileged CT); all arguments are then the command',
+      'use this folder as root filesystem instead of an image (not for unprivileged CTs); all arguments are then the command',
   },
   pull: {
     value: 'missing|always|never',
     complete: ['missing', 'always', 'never'],
-    summary: 'when to pull the image (default missing: when this node does not have it)',
+    summary: 'when to pull the image (default missing: if this node does not have it)',
   },
   env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
   volume: {
@@ -24,7 +24,7 @@ const making = {
     multiple: true,
     summary: 'bind mount a path of the host',
   },
-  user: { value: 'USER[:GROUP]', short: 'u', summary: "names of the image or ids (default: the image's)" },
+  user: { value: 'USER[:GROUP]', short: 'u', summary: "names in the image, or ids (default: the image's)" },
   workdir: { value: 'DIR', short: 'w', summary: "the working folder (default: the image's)" },
   memory: { value: 'BYTES', short: 'm', summary: 'memory limit: 64m, 2g' },
   cpus: { value: 'NUMBER', summary: 'CPU limit: 0.5, 2' },
@@ -32,11 +32,11 @@ const making = {
     value: 'none|host',
     complete: ['none', 'host'],
     summary:
-      "none: loopback only (default, but for CTs where lxc.network is bridge); host: the host's network",
+      "none: loopback only (default, except for CTs if lxc.network is bridge); host: the host's network",
   },
   label: { value: 'KEY=VALUE', short: 'l', multiple: true, summary: 'a label, for routing rules' },
   annotation: { value: 'KEY=VALUE', multiple: true, summary: 'an annotation, for routing rules' },
-  interactive: { short: 'i', summary: 'pass our standard input on' },
+  interactive: { short: 'i', summary: 'pass standard input on' },
   tty: { short: 't', summary: 'give it a terminal' },
 } as const;
 
@@ -45,27 +45,27 @@ const imageArguments = [
     name: 'IMAGE',
     optional: true,
     summary:
-      'an image (name, digest, or id of one of this node), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs',
+      'an image (name, digest, or the id of a local image), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); not with --rootfs',
   },
   { name: 'COMMAND', optional: true, rest: true, summary: "replaces the image's Cmd" },
 ] as const;
 
-const id = { name: 'CONTAINER', summary: 'a name, an id, or the unique beginning of an id' } as const;
+const id = { name: 'CONTAINER', summary: 'a name, an id, or a unique prefix of an id' } as const;
 
 const run = define({
   name: 'run',
   group: 'containers',
   summary: 'Make a container and run it in the foreground',
   description: [
-    'Makes a container from an image, which is pulled if this node does not have it, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
-    'When nobody reads its output any more (`| head -1`), the container is stopped, and the exit code is 141, as that of a program that SIGPIPE ends.',
-    'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
+    'Makes a container from an image, which is pulled if this node does not have it, runs it, shows its output, passes signals on, and exits with its exit code. Works with or without a running daemon.',
+    'If the reader of its output exits (`| head -1`), the container is stopped, and the exit code is 141, as for a program that is ended by SIGPIPE.',
+    'The container is routed like a pod with its name, labels, annotations and image (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
   ],
   arguments: imageArguments,
   flags: {
     ...making,
     detach: { short: 'd', summary: 'leave it running in the background and print its id' },
-    rm: { summary: 'delete it when it has ended' },
+    rm: { summary: 'delete it after it has ended' },
     ...places,
   },
   passesOn: true,
@@ -73,7 +73,7 @@ const run = define({
   exitCodes: [
     {
       code: '125',
-      meaning: "crisp itself failed; any other code is the container's (128+N: ended by signal N)",
+      meaning: "error of crisp itself; any other code is the container's (128+N: ended by signal N)",
     },
   ],
   examples: [
@@ -93,7 +93,7 @@ const create = define({
   name: 'create',
   group: 'containers',
   summary: 'Make a container without starting it',
-  description: ['Makes a container as `crisp run` does, leaves it created, and prints its id.'],
+  description: ['Makes a container like `crisp run`, does not start it, and prints its id.'],
   arguments: imageArguments,
   flags: { ...making, ...places },
   passesOn: true,
@@ -120,16 +120,16 @@ const start = define({
 const stop = define({
   name: 'stop',
   group: 'containers',
-  summary: 'Stop a container: ask, then kill',
+  summary: 'Stop a container',
   description: [
-    'Sends the stop signal of the image (SIGTERM by default), waits, sends SIGKILL. One that has ended is fine.',
+    'Sends the stop signal of the image (SIGTERM by default), waits, and then sends SIGKILL. A container that has ended already is not an error.',
   ],
   arguments: [id],
   flags: {
-    time: { value: 'SECONDS', summary: 'how long it may take after the stop signal (default 10)' },
+    time: { value: 'SECONDS', summary: 'how long to wait after the stop signal (default 10)' },
     ...places,
   },
-  examples: [{ what: 'with half a minute of grace', line: 'crisp stop --time 30 web' }],
+  examples: [{ what: 'with a grace period of 30 seconds', line: 'crisp stop --time 30 web' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).stopCommand(flags, args),
 });
 
@@ -146,22 +146,22 @@ const kill = define({
       complete: ['HUP', 'INT', 'QUIT', 'KILL', 'USR1', 'USR2', 'TERM'],
       summary: 'by name or number (default KILL)',
     },
-    all: { summary: 'to all of its processes' },
+    all: { summary: 'send it to all processes of the container' },
     ...places,
   },
-  examples: [{ what: 'have it read its configuration again', line: 'crisp kill --signal HUP web' }],
+  examples: [{ what: 'reload the configuration of a server', line: 'crisp kill --signal HUP web' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).killCommand(flags, args),
 });
 
 const remove = define({
   name: 'delete',
   group: 'containers',
-  summary: 'Delete containers with all that was made for them',
+  summary: 'Delete containers and everything made for them',
   description: [
     'Deletes containers that are created or stopped, with --force also running ones: rootfs, mounts, namespaces, cgroup, log and record.',
   ],
   arguments: [{ ...id, rest: true }],
-  flags: { force: { short: 'f', summary: 'also one that is running' }, ...places },
+  flags: { force: { short: 'f', summary: 'also delete running containers' }, ...places },
   examples: [{ what: 'all of them', line: 'crisp delete --force $(crisp list --quiet)' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).deleteCommand(flags, args),
 });
@@ -175,7 +175,7 @@ const list = define({
   ],
   arguments: [],
   flags: {
-    json: { summary: 'as JSON: a list of what `crisp state --json` shows' },
+    json: { summary: 'as JSON: a list with the fields of `crisp state --json`' },
     quiet: { short: 'q', summary: 'ids only' },
     ...places,
   },
@@ -187,9 +187,7 @@ const state = define({
   name: 'state',
   group: 'containers',
   summary: 'Show the state of a container',
-  description: [
-    'Shows what a container is and does, with the backend that runs it and the rule that chose it.',
-  ],
+  description: ['Shows the state of a container, its backend and the rule that chose it.'],
   arguments: [id],
   flags: { json: { summary: 'as JSON: the state of the OCI runtime-spec, and more' }, ...places },
   examples: [{ what: 'its exit code', line: 'crisp state --json web | jq .exitCode' }],
@@ -199,13 +197,13 @@ const state = define({
 const exec = define({
   name: 'exec',
   group: 'containers',
-  summary: 'Run one more process in a running container',
+  summary: 'Run a command in a running container',
   description: [
-    'Runs a command in a running container, as its user and with its environment and rights, and ends with the exit code of the command.',
+    'Runs a command in a running container, with its user, environment and privileges, and exits with the exit code of the command.',
   ],
   arguments: [id, { name: 'COMMAND', rest: true, summary: 'the command and its arguments' }],
   flags: {
-    interactive: { short: 'i', summary: 'pass our standard input on' },
+    interactive: { short: 'i', summary: 'pass standard input on' },
     tty: { short: 't', summary: 'give it a terminal' },
     env: { value: 'KEY=VALUE', short: 'e', multiple: true, summary: 'an environment variable' },
     ...places,
@@ -213,9 +211,9 @@ const exec = define({
   passesOn: true,
   ownFailure: 125,
   exitCodes: [
-    { code: '125', meaning: "crisp itself failed; any other code is the command's" },
+    { code: '125', meaning: "error of crisp itself; any other code is the command's" },
     { code: '126', meaning: 'the command cannot be executed' },
-    { code: '127', meaning: 'the container has no such command' },
+    { code: '127', meaning: 'the command is not found in the container' },
   ],
   examples: [{ what: 'a shell', line: 'crisp exec -it web sh' }],
   run: async ({ flags, args }) => (await import('./container-run.js')).execCommand(flags, args),
@@ -224,11 +222,11 @@ const exec = define({
 const logs = define({
   name: 'logs',
   group: 'containers',
-  summary: 'Show what a container has written',
-  description: ['Shows the output of a container, its stdout on ours and its stderr on ours.'],
+  summary: 'Show the output of a container',
+  description: ['Shows the output of a container: its stdout on stdout and its stderr on stderr.'],
   arguments: [id],
-  flags: { follow: { short: 'f', summary: 'go on until it ends' }, ...places },
-  examples: [{ what: 'from now on as well', line: 'crisp logs --follow web' }],
+  flags: { follow: { short: 'f', summary: 'follow the output until the container ends' }, ...places },
+  examples: [{ what: 'and follow it', line: 'crisp logs --follow web' }],
   run: async ({ flags, args }) => (await import('./container-log.js')).logsCommand(flags, args),
 });
 
@@ -237,19 +235,19 @@ const bundle = define({
   group: 'containers',
   summary: 'Write an image as an OCI bundle, or check one',
   description: [
-    'Writes DIR/rootfs and DIR/config.json from an image, so that `crun run --bundle DIR NAME` and the same of runc run it as it is.',
+    'Writes DIR/rootfs and DIR/config.json from an image, so that `crun run --bundle DIR NAME` or `runc run` can run it.',
     'With --validate, checks a bundle: config.json against the runtime-spec, the rootfs, the program and the sources of its mounts.',
   ],
   arguments: [
     {
       name: 'IMAGE',
       optional: true,
-      summary: 'an image of this node, an OCI archive or layout (./FILE.tar, ./DIR); none with --validate',
+      summary: 'a local image, an OCI archive or layout (./FILE.tar, ./DIR); not with --validate',
     },
     {
       name: 'DIR',
       complete: 'folder',
-      summary: 'the bundle: a new folder, or with --validate the one to check',
+      summary: 'the bundle: a new folder, or with --validate the bundle to check',
     },
   ],
   flags: {
@@ -257,16 +255,16 @@ const bundle = define({
       value: 'full|minimal',
       complete: ['full', 'minimal'],
       summary:
-        'full (default): as a container of a pod, with seccomp, devices and limits; minimal: the least that runs',
+        'full (default): as a container of a pod, with seccomp, devices and limits; minimal: the minimum to run',
     },
-    validate: { summary: 'say what is wrong with the bundle DIR' },
+    validate: { summary: 'show the problems of the bundle DIR' },
     json: { summary: 'with --validate: as JSON, a list of {path, message}' },
     ...places,
   },
   exitCodes: [{ code: '1', meaning: 'failed, or the bundle is not valid' }],
   examples: [
-    { what: 'write one and run it', line: 'crisp bundle busybox ./b && crun run --bundle ./b try' },
-    { what: 'check one', line: 'crisp bundle --validate ./b' },
+    { what: 'write a bundle and run it', line: 'crisp bundle busybox ./b && crun run --bundle ./b try' },
+    { what: 'check a bundle', line: 'crisp bundle --validate ./b' },
   ],
   run: async ({ flags, args }) => (await import('./bundle.js')).bundleCommand(flags, args),
 });
