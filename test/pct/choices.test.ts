@@ -274,7 +274,7 @@ describe('a template of Proxmox', () => {
 
   test('needs a storage, and a handler that knows Proxmox', async () => {
     const pod = await runPod(daemon, {}, 'lxc');
-    await expect(createContainer(daemon, pod, config())).rejects.toThrow(/no storage is named/);
+    await expect(createContainer(daemon, pod, config())).rejects.toThrow(/no storage is set/);
     await removePod(daemon, pod.id);
     const oci = await runPod(daemon, {}, 'crun');
     await expect(createContainer(daemon, oci, config())).rejects.toThrow(/template of Proxmox VE/);

@@ -1,5 +1,5 @@
-// What `pct create` and `pct set` get on their command line: what the GUI shows
-// and counts with.  Exact limits, where pct rounds, are in lxc-config.ts.  Pure.
+// The command lines of `pct create` and `pct set`, with the values that the GUI
+// shows. The exact limits, which pct rounds, are in lxc-config.ts. Pure.
 import { createHash } from 'node:crypto';
 import { weightOfShares } from '../../host/cgroup.js';
 import type { Resources } from '../../shapes/spec.js';
@@ -19,10 +19,13 @@ export interface CreateOptions {
   readonly tag: string;
   readonly pool: string;
   readonly mark: Mark;
-  /** What pct unpacks: nothing, for a rootfs that is mounted already, or the image. Templates of Proxmox name themselves. */
+  /**
+   * The archive that pct unpacks: an empty one for a rootfs that is mounted already, or the image. Templates
+   * of Proxmox are given by name.
+   */
   readonly archive: string;
   readonly guest: GuestOptions;
-  /** pct 6.0.15 and newer: the host sets the address of a CT whose image knows of no network. */
+  /** pct 6.0.15 and newer: the host sets the address of a CT if its image has no network tools. */
   readonly hostManaged: boolean;
   readonly node: Node;
 }
@@ -35,7 +38,7 @@ const architectures: Readonly<Record<string, string>> = {
   riscv64: 'riscv64',
 };
 
-/** console and tty 0: else liblxc would put the process on a terminal. */
+/** console and tty 0: otherwise liblxc would run the process on a terminal. */
 export function createArgs(plan: ContainerPlan, options: CreateOptions): string[] {
   const { node, tag, pool, mark } = options;
   const { sandbox, spec } = plan;
@@ -79,8 +82,9 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
 }
 
 /**
- * unmanaged: else pct would edit the rootfs for the distribution that it finds;
- * for a whole guest it is to do that.  nesting: systemd in a guest wants it.
+ * unmanaged: otherwise pct would edit the rootfs for the distribution that it
+ * detects, which is wanted only for a complete guest. nesting: required by
+ * systemd in a guest.
  */
 function rootfsArgs(
   { spec, template }: ContainerPlan,
@@ -99,7 +103,7 @@ function rootfsArgs(
   ];
 }
 
-/** The same hardware address for each container of a pod: DHCP then gives the next one the address of the last. */
+/** The same hardware address for each container of a pod: so DHCP gives the next one the same address. */
 export function hardwareAddress(sandboxId: string): string {
   return ['02', ...(createHash('sha256').update(sandboxId).digest('hex').slice(0, 10).match(/../g) ?? [])]
     .join(':')
@@ -121,7 +125,7 @@ function net0(
     ...(vlan ? [`tag=${vlan}`] : []),
     ...(rate ? [`rate=${rate}`] : []),
     ...(firewall ? ['firewall=1'] : []),
-    ...(hostManaged && template === undefined ? ['host-managed=1'] : []), // a whole guest sets its own up
+    ...(hostManaged && template === undefined ? ['host-managed=1'] : []), // a complete guest configures its own network
   ].join(',');
 }
 
@@ -129,8 +133,8 @@ const mib = 1 << 20;
 const smallestMemoryMib = 16;
 
 /**
- * All limits, also where there is none: pct would take 512 MiB for memory and
- * for swap.  Swap that nobody speaks of is none, which is Kubernetes' default.
+ * All limits, even if none is set: the default of pct is 512 MiB for memory
+ * and for swap. The default for swap is none, as in Kubernetes.
  */
 function resourceArgs({ cpu, memory }: Resources, node: Node): string[] {
   return updateArgs(
@@ -139,7 +143,7 @@ function resourceArgs({ cpu, memory }: Resources, node: Node): string[] {
   );
 }
 
-/** The limits that are named; what is not stays as it is. -1 is "no limit": the memory of the node. */
+/** The given limits; others are unchanged. -1 is "no limit": the memory of the node. */
 export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): string[] {
   const all = Math.ceil(node.memoryBytes / mib);
   const args: string[] = [];
@@ -169,7 +173,7 @@ function cpuUnits(shares: number, cgroup: 'v1' | 'v2'): number {
   return cgroup === 'v2' ? weightOfShares(shares) : shares;
 }
 
-/** A DNS name as pct takes it, of one label, for whatever a pod is called. */
+/** A valid DNS name of one label for pct, from any pod name. */
 function hostname(text: string): string {
   const label = text
     .toLowerCase()

@@ -1,5 +1,5 @@
-// A container -> its CT, not yet running: the mounts, `pct create`, and the files
-// by which it is started.
+// Makes the CT of a container without starting it: the mounts, `pct create`, and
+// the files for its start.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder } from '../../host/files.js';
@@ -28,8 +28,8 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
   return withUndo('create CT', async (undo) => {
     const { id, folder, logPath } = plan;
     ctx.made.set(id, { id, folder, logPath, state: undefined });
-    if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late for a refusal
-    // 1. What is mounted, and where.
+    if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late to refuse it
+    // 1. The mounts.
     const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
     undo.push('volumes', () => releaseBinds(plan.folder));
     const spec =
@@ -48,7 +48,7 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
         ],
         root,
       );
-    // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
+    // 2. The CT, with an unused id. Found by its mark, since a killed pct may have made it nevertheless.
     undo.push('CT', () => removeContainer(ctx, { ...plan, state: undefined }));
     const vmid = await takeVmid(ctx, plan);
     const state: PctState = {
@@ -61,7 +61,7 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
       ),
     };
     ctx.made.set(id, { id, folder, logPath, state });
-    // 3. How it is started.
+    // 3. The files for its start.
     const { environmentReachesHooks } = ctx.found;
     await writeFile(
       includeFile(plan.folder),
@@ -78,7 +78,7 @@ export async function create(ctx: PctContext, plan: ContainerPlan): Promise<PctS
   });
 }
 
-/** A race that another node or another tool wins costs one more call. */
+/** If another node or another tool takes the id first, one more call is needed. */
 async function takeVmid(ctx: PctContext, plan: ContainerPlan): Promise<number> {
   const { tag, pool } = ctx.options.lxc;
   const guest = chosenOf(ctx, plan.sandbox);
@@ -103,10 +103,10 @@ async function takeVmid(ctx: PctContext, plan: ContainerPlan): Promise<number> {
         try {
           await ctx.pct.call('create', vmid, argsFor(vmid), plan.folder);
         } catch (error) {
-          if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // what has the id is another's
+          if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // the id belongs to another guest
           throw error;
         }
-        await ctx.intents.forget(vmid); // it bears our mark from here on
+        await ctx.intents.forget(vmid); // from here on it has crisp's mark
         return vmid;
       });
     } catch (error) {
@@ -115,7 +115,10 @@ async function takeVmid(ctx: PctContext, plan: ContainerPlan): Promise<number> {
   }
 }
 
-/** More lines in the CT's configuration, under the lock that pct takes for its own changes. The recovery label too, which tells of the pod: pct's arguments are open to all. */
+/**
+ * More lines in the CT's configuration, under the lock that pct takes for its own changes. Includes the
+ * recovery label, which has data of the pod: all users can read pct's arguments.
+ */
 async function include(ctx: PctContext, vmid: number, plan: ContainerPlan): Promise<void> {
   const { id, folder } = plan;
   const carried = plan.recoveryLabel?.();

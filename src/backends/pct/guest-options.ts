@@ -1,6 +1,6 @@
-// What can be chosen of a pod's CTs: its network and where their root filesystems
-// lie.  From the configuration, or, where the handler allows it, from the pod's
-// annotations.  Pure.
+// The options of a pod's CTs: the network and the location of the root
+// filesystems. From the configuration, or, if the handler allows it, from the
+// pod's annotations. Pure.
 import * as z from 'zod';
 import type { Config } from '../../config/config.js';
 import { CrispError } from '../../errors.js';
@@ -16,7 +16,7 @@ export interface Bridge {
   readonly firewall: boolean;
   /** "dhcp" or ADDRESS/BITS. */
   readonly address: string;
-  /** Empty: none, or what DHCP says. */
+  /** Empty: none, or from DHCP. */
   readonly gateway: string;
 }
 
@@ -33,7 +33,7 @@ export interface GuestOptions {
   readonly volume: Volume | undefined;
 }
 
-/** As PVE names one (PVE::JSONSchema, pve-storage-id). */
+/** The format of PVE (PVE::JSONSchema, pve-storage-id). */
 export const storageName = z.string().regex(/^[a-z][a-z0-9._-]*$/i);
 
 export const annotationPrefix = 'io.crisp.lxc.';
@@ -68,7 +68,8 @@ const forms: Readonly<Record<Key, readonly [RegExp, string]>> = {
 
 /**
  * @param annotations of the pod
- * @throws PermissionDenied for one of ours that the handler does not allow, InvalidArgument for one that makes no sense
+ * @throws PermissionDenied for an annotation that the handler does not allow, InvalidArgument for an invalid
+ * one
  */
 export function guestOptions(
   {
@@ -110,11 +111,11 @@ function chosenBy(
     if (!key)
       throw new CrispError(
         'InvalidArgument',
-        `annotation ${name}: there is no such choice; there are: ${keys.map((known) => annotationPrefix + known).join(', ')}`,
+        `annotation ${name}: unknown annotation; there are: ${keys.map((known) => annotationPrefix + known).join(', ')}`,
       );
     if (!allowed.some((text) => pattern(text)(name)))
-      throw new CrispError('PermissionDenied', `annotation ${name} is not allowed to pods on this node`, {
-        hint: 'name it, or a pattern of it, in allowed_annotations of the handler',
+      throw new CrispError('PermissionDenied', `annotation ${name} is not allowed for pods on this node`, {
+        hint: 'add it, or a pattern for it, to allowed_annotations of the handler',
       });
     const [form, what] = forms[key];
     if (!form.test(value))

@@ -1,5 +1,5 @@
-// What the pct backend is built from: its section of the configuration and the
-// node it runs on.
+// The options of the pct backend: its section of the configuration, and the
+// node.
 import { hostname, totalmem } from 'node:os';
 import type { Config } from '../../config/config.js';
 import { cgroupVersion } from '../../host/cgroup.js';
@@ -10,7 +10,7 @@ export interface PctBackendOptions {
   /** The runtime handler. */
   readonly name: string;
   readonly lxc: Config['lxc'];
-  /** What pods may choose themselves: see guest-options.ts. */
+  /** The annotations that pods may use: see guest-options.ts. */
   readonly allowedAnnotations: readonly string[];
   /** The state folder of the daemon (or of the command line). */
   readonly state: string;
@@ -32,7 +32,10 @@ export function thisNode(): Node {
   return { arch: process.arch, hostname: hostname(), memoryBytes: totalmem(), cgroup: cgroupVersion() };
 }
 
-/** The owner mark: a daemon and a command line on one node are two owners, each with a state folder of its own. */
+/**
+ * The owner mark: the daemon and the command line on a node are different owners, each with a state folder of
+ * its own.
+ */
 export function ownerOf({ lxc, state }: Pick<PctBackendOptions, 'lxc' | 'state'>): string {
   return `${lxc.owner || hostname()} ${state}`;
 }

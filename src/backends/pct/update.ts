@@ -10,12 +10,12 @@ import { updateArgs } from './create-args.js';
 import { initPid, mine } from './find.js';
 import { specOf } from './state.js';
 
-/** pct for what the GUI shows, the kernel's files for what pct rounds. */
+/** pct for the values in the GUI, the kernel's files for the exact values that pct rounds. */
 export async function update(ctx: PctContext, container: ContainerRef, resources: Resources): Promise<void> {
   const { vmid } = await mine(ctx, container);
   const args = updateArgs(resources, ctx.node);
   if (args.length) await ctx.pct.call('set', vmid, args);
-  // pct sets memory.high too, next to the limit; that which the container has asked for stays.
+  // pct sets memory.high too, next to the limit; that which the container has requested is kept.
   const high = args.includes('--memory')
     ? (await specOf(container)).linux.resources?.unified?.['memory.high']
     : undefined;
