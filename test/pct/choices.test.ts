@@ -1,4 +1,4 @@
-// What pods choose of their CTs: a bridge of the node, a volume, a template.
+// The options of pods for their CTs: a bridge of the node, a volume, a template.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { copyFile, mkdir, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';

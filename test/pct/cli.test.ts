@@ -96,7 +96,7 @@ async function until(what: () => Promise<boolean>): Promise<void> {
   }
 }
 
-/** What standalone containers have on the machine. */
+/** The traces of standalone containers on the machine. */
 async function traces(): Promise<string[]> {
   const inside = async (path: string): Promise<string[]> =>
     (await readdir(daemon.machine.path(path)).catch(() => [])).map((name) => join(path, name));
@@ -552,7 +552,7 @@ describe('beside the daemon', () => {
       state: 'CONTAINER_RUNNING',
     });
 
-    // What one removes, the other keeps.
+    // The removal by one must not affect the other.
     await removePod(daemon, pod.id);
     expect(await shown('ours')).toMatchObject({ status: 'running' });
     expect(await node.guests()).toHaveLength(2);
