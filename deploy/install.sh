@@ -1,9 +1,10 @@
-# !/usr/bin/env bash Installs the built checkout of this script on this machine: the
-# command, its manual and completions, an AppArmor profile, and a systemd service that
-# is started now and at each boot. Files and places are the same as in the package
-# (deploy/files), but the program is the checkout itself. Existing configuration is
-# not changed. With the argument "remove" it removes all of this again; configuration,
-# images and records are kept.
+#!/usr/bin/env bash
+# Installs the built checkout of this script on this machine: the command, its manual
+# and completions, an AppArmor profile, and a systemd service that is started now and
+# at each boot. Files and places are the same as in the package (deploy/files), but
+# the program is the checkout itself. Existing configuration is not changed. With the
+# argument "remove" it removes all of this again; configuration, images and records
+# are kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then

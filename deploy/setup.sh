@@ -1,6 +1,6 @@
-# !/usr/bin/env bash Installs the missing Debian packages that crisp needs; with
-# the argument "tests" also those of the tests, the demo and the benchmark.  For
-# Debian 12 and 13.
+#!/usr/bin/env bash
+# Installs the missing Debian packages that crisp needs; with the argument "tests"
+# also those of the tests, the demo and the benchmark. For Debian 12 and 13.
 set -euo pipefail
 
 packages=(

@@ -1,5 +1,5 @@
-// From a handler of the configuration to its backend: the one place that knows
-// which types of handlers there are.  Called by daemon.ts and, for the command
+// From a handler of the configuration to its backend: the only place that
+// depends on the types of handlers.  Called by daemon.ts and, for the command
 // line, by cli/backend.ts.
 import type { Config, HandlerConfig } from '../config/config.js';
 import { cgroupDriver } from '../host/cgroup.js';

@@ -1,12 +1,12 @@
-// What ends an exec before its own end: the deadline, or a client that goes
-// away.  The tool between us and the command (crun exec, lxc-attach) does not
-// pass its own death on, so what dies is the tree below it.
+// Ends an exec early: at the deadline, or when the client disconnects. If the
+// tool (crun exec, lxc-attach) is killed, the command keeps running, so the
+// processes below the tool are killed.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CrispError } from '../errors.js';
 import { killTree, offspringOf } from '../host/proc.js';
 import type { Running } from '../host/run.js';
 
-/** Kills at the deadline or when the client goes; check() then throws which it was: ExecTimeout or Cancelled. */
+/** Kills at the deadline or when the client disconnects; check() then throws ExecTimeout or Cancelled. */
 export function limited(
   timeoutMs: number | undefined,
   signal: AbortSignal,
@@ -24,7 +24,7 @@ export function limited(
       }),
   );
   const cancelled = end(
-    () => new CrispError('Cancelled', 'the client went away; the command was killed', { stage: 'exec' }),
+    () => new CrispError('Cancelled', 'the client disconnected; the command was killed', { stage: 'exec' }),
   );
   const timer = timeoutMs === undefined ? undefined : setTimeout(timedOut, timeoutMs);
   if (signal.aborted) cancelled();
@@ -41,11 +41,11 @@ export function limited(
 }
 
 /**
- * Kills what is below a tool, which then ends by itself: killing the tool would
- * leave it.  Again and again, since at the first time the tool may not have come
- * to start the process yet, or be between two of its own.  A tool that has had
- * nothing below it for a while only waits for output that others hold open (runc
- * does), or hangs: then it is killed.
+ * Kills the processes below a tool, which then ends by itself: they would
+ * survive if the tool were killed. Repeated, since at first the tool may not
+ * have started the process yet, or be between two of its own. A tool without
+ * children for a while only waits for output that other processes hold open
+ * (runc does), or hangs: then it is killed.
  */
 export async function killBelow({ pid, present, kill }: Running): Promise<void> {
   let aloneSince: number | undefined;

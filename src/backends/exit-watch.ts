@@ -1,5 +1,5 @@
-// The exit of a container whose monitor has died, taken from the kernel
-// (exit-watch.pl says how).  Called by the backends.
+// Gets the exit of a container with a dead monitor from the kernel (see
+// exit-watch.pl). Called by the backends.
 import { basename } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { readFileIfThere } from '../host/files.js';
@@ -13,9 +13,10 @@ const answerMs = 5_000;
 const tellPatienceMs = 10_000;
 
 /**
- * Starts it for a container, unless an earlier run of the daemon has.
+ * Starts it for a container, unless an earlier run of the daemon has done so.
  * @param bundle its working folder
- * @returns what watches; undefined: the exit code will not be known, the reason is in the log
+ * @returns the watching process; undefined: the exit code will not be known, the reason is in
+ * the log
  */
 export async function watchExit(
   bundle: string,
@@ -35,7 +36,10 @@ export async function watchExit(
   });
   const answer = await firstLine(pipe as Duplex, answerMs);
   if (answer !== 'ready')
-    log.warn({ exitFile, answer }, 'the kernel does not tell the exit of a container without a monitor');
+    log.warn(
+      { exitFile, answer },
+      'the exit of a container without a monitor cannot be read from the kernel',
+    );
   return identify(watcher);
 }
 

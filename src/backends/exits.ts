@@ -1,9 +1,9 @@
-// Exits, as monitors (conmon, and the watcher of a CT) leave them: EXIT_DIR/ID
-// holds the exit code, its time is the file's, and BUNDLE/oom exists when the
-// kernel killed for memory.
+// Exits, as written by monitors (conmon, and the watcher of a CT): EXIT_DIR/ID
+// contains the exit code, its mtime is the time of the exit, and BUNDLE/oom
+// exists after an OOM kill.
 //
-// One watch for all containers.  Each exit is told once; an exit that happened
-// while we were away is found by survey().
+// One watch for all containers. Each exit is reported once; exits while crisp
+// was not running are found by survey().
 import { watch, type FSWatcher } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -20,7 +20,10 @@ export class Exits {
 
   constructor(readonly folder: string) {}
 
-  /** Calls `changed` with the name of each file that appears. Monitors write beside and rename, so a name is a whole file. @throws StorageFailed */
+  /**
+   * Calls `changed` with the name of each file that appears. Monitors write a temporary file and rename it,
+   * so each file is complete. @throws StorageFailed
+   */
   watch(changed: (id: string) => void): void {
     this.listeners.push(changed);
     if (this.watcher) return; // a second one would be left open by close()
@@ -37,7 +40,7 @@ export class Exits {
       });
     }
     this.watcher.on('error', (error) =>
-      log.error({ err: error, folder: this.folder }, 'the watch of the exit folder broke'),
+      log.error({ err: error, folder: this.folder }, 'the watch of the exit folder failed'),
     );
   }
 

@@ -1,13 +1,14 @@
 // The log of a container, which a monitor (conmon, the watcher of a CT) writes.
 //
-// Its folder may be one that a pod can write in, and a monitor opens what it is
-// told by its path, through any link that lies there. So we open the file (see
-// host/beneath.ts), and the monitor is told of a link in the bundle, where only
-// root can write, that leads to our descriptor:
+// A pod may be able to write to its folder, and a monitor opens a log by its
+// path, through any link in it. So crisp opens the file (see host/beneath.ts),
+// and the monitor gets the path of a link in the bundle, where only root can
+// write, that points to crisp's descriptor:
 //
 //   BUNDLE/logfile ──► /proc/OUR-PID/fd/N ──► the file
 //
-// Once the monitor has it open, our descriptor is closed and the link is dead.
+// Once the monitor has opened it, crisp's descriptor is closed and the link is
+// dangling.
 import { closeSync, renameSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { openToAppend, unlinkIfThere } from '../host/beneath.js';
@@ -17,10 +18,10 @@ export const logLink = 'logfile';
 const mode = 0o640;
 
 /**
- * Opens a log, and makes it if need be.
- * @param name of the link in the bundle that leads to it while it is open here
- * @param fresh a file that is there is replaced by a new one
- * @returns closes our descriptor
+ * Opens a log, and creates it if needed.
+ * @param name the link in the bundle that points to it while it is open here
+ * @param fresh an existing file is replaced by a new one
+ * @returns a function that closes the descriptor
  * @throws PathEscapes, InvalidArgument
  */
 export function linkLog(bundle: string, logPath: string, name = logLink, fresh = false): () => void {
@@ -37,7 +38,7 @@ export function linkLog(bundle: string, logPath: string, name = logLink, fresh =
   return () => closeSync(file);
 }
 
-/** Whether there can be such a log. @throws PathEscapes, InvalidArgument */
+/** Checks the path of a log. @throws PathEscapes, InvalidArgument */
 export function tryLog(logPath: string): void {
   closeSync(openToAppend(logPath, mode));
 }

@@ -1,6 +1,6 @@
-// The result of a handler's probe, kept for the boot. A probe runs containers and
-// takes a moment (with CTs: seconds), which neither each command nor each start of
-// the daemon is worth. Called by cri/handlers and cli/backend.
+// The result of a handler's probe, kept until the next boot. A probe runs
+// containers, which takes too long (with CTs: seconds) for each command and each
+// start of the daemon. Called by cri/handlers and cli/backend.
 //
 //   STATE/probed/NAME.json   { key, probe }: valid while the key is the same
 import { stat } from 'node:fs/promises';
@@ -19,15 +19,15 @@ export interface ProbeInput {
   /** The handler. */
   readonly name: string;
   readonly backend: Backend;
-  /** What backend.fingerprint() answered. */
+  /** The result of backend.fingerprint(). */
   readonly fingerprint: string;
 }
 
 /**
- * What the last probe found, if the machine, its programs and the configuration
- * are the same since; else a new probe. Only a probe that found the handler ready
- * is kept: what was missing may come at any time. Never rejects for a handler that
- * is not ready.
+ * The result of the last probe, if the machine, its programs and the configuration
+ * have not changed; otherwise that of a new probe. Only the result of a successful
+ * probe is kept: the cause of a failure may disappear at any time. Never rejects
+ * for a handler that is not ready.
  */
 export async function probeOnce(input: ProbeInput): Promise<Probe> {
   const { state, backend } = input;
@@ -35,7 +35,7 @@ export async function probeOnce(input: ProbeInput): Promise<Probe> {
   const known = await keptProbe(input, key);
   if (known) return known;
   const file = fileOf(input);
-  await remove(file); // first: what an interrupted probe leaves is cleared by the next one, so there must be a next one
+  await remove(file); // first: the leftovers of an interrupted probe are removed by the next probe, so there must be one
   const probe = await backend.probe();
   if (probe.ready) {
     makeFolder(join(state, 'probed'));
@@ -44,7 +44,7 @@ export async function probeOnce(input: ProbeInput): Promise<Probe> {
   return probe;
 }
 
-/** What probeOnce() answers without a probe; undefined: it would probe. */
+/** The stored result of probeOnce(); undefined: it would probe. */
 export async function keptProbe(input: ProbeInput, key?: string): Promise<Probe | undefined> {
   const known = await keptIn(fileOf(input), key ?? (await keyOf(input)));
   if (known) input.backend.recall?.(known);
@@ -60,7 +60,7 @@ async function keptIn(file: string, key: string): Promise<Probe | undefined> {
     const known = schema.parse(JSON.parse((await readFileIfThere(file)) ?? 'null'));
     return known.key === key ? known.probe : undefined;
   } catch {
-    return undefined; // damaged: as good as none
+    return undefined; // damaged: the same as none
   }
 }
 
@@ -79,7 +79,7 @@ const schema = z.object({
   }),
 });
 
-/** All that the outcome of a probe depends on, as text. */
+/** Everything that the result of a probe depends on, as text. */
 async function keyOf({ config, state, name, fingerprint }: ProbeInput): Promise<string> {
   return JSON.stringify([
     version,
@@ -89,7 +89,7 @@ async function keyOf({ config, state, name, fingerprint }: ProbeInput): Promise<
     config.runtime,
     config.lxc,
     config.root,
-    // Whether the ids of a user namespace reach a rootfs in them, and which filesystems they are on.
+    // Whether the ids of a user namespace can access a rootfs in them, and their filesystems.
     ...(await Promise.all([...ancestors(state), ...ancestors(config.root)].map(kindOf))),
     fingerprint,
   ]);

@@ -1,5 +1,6 @@
-// What probes leave that a crash of the daemon cut off: throw-away containers
-// with their mounts, folders and cgroups.  Each probe clears those before it.
+// Removes the leftovers of probes that a crash interrupted: temporary
+// containers with their mounts, folders and cgroups. Each probe does this
+// first.
 import { join } from 'node:path';
 import { removePodCgroup } from '../host/cgroup.js';
 import { namesIn, remove } from '../host/files.js';
@@ -8,16 +9,16 @@ import { pidExists } from '../host/proc.js';
 import { probeIdPattern } from '../shapes/id.js';
 import type { Backend } from './backend.js';
 
-/** The cgroup that probes have theirs in, where no systemd keeps them. */
+/** The parent cgroup of probes without systemd. */
 export const probeCgroup = '/crisp-probe';
 
 let counter = 0;
-/** Names the process that probes, so that what another one is at is left alone. */
+/** Contains the pid of the probing process, so that a running probe of another process is not touched. */
 export function probeId({ name }: Pick<Backend, 'name'>): string {
   return `crisp-probe-${name}-${process.pid}-${counter++}`;
 }
 
-/** @param parent holds a folder for each probe, called after its id */
+/** @param parent contains a folder for each probe, named by its id */
 export async function clearProbes(backend: Pick<Backend, 'name' | 'delete'>, parent: string): Promise<void> {
   for (const id of await namesIn(parent)) {
     const [, name, pid] = probeIdPattern.exec(id) ?? [];

@@ -1,5 +1,6 @@
-// relay.pl: what Node cannot do with terminals, and with conmon's attach socket.
-// Called by the execs and the attach of the backends.
+// Runs relay.pl, for the operations on terminals and on conmon's attach socket
+// that Node does not support. Called by the execs and the attach of the
+// backends.
 import { rmSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,7 +13,7 @@ import { followSizes } from './terminal-sizes.js';
 
 export const relay = perlProgram('relay.pl');
 
-/** The exit code of an attach whose client did not take the output. */
+/** The exit code of an attach if its client did not read the output. */
 export const laggedCode = 3;
 
 /** Stands for the path of the console socket in the arguments of an OCI runtime. */
@@ -28,10 +29,10 @@ const systemCalls: Partial<Record<NodeJS.Architecture, { recvmsg: number; prctl:
   s390x: { recvmsg: 372, prctl: 172 },
 };
 
-/** Of RunOptions, for the relay and what it starts. */
+/** Fields of RunOptions, for the relay and its children. */
 type RelayOptions = Pick<RunOptions, 'env' | 'cwd' | 'oomScoreAdj'>;
 
-/** Runs a program on a terminal of its own. `folder` is for a file of ours. */
+/** Runs a program on a terminal of its own. `folder` is for a file of the relay. */
 export function runInTerminal(
   argv: readonly string[],
   io: Io,
@@ -42,13 +43,13 @@ export function runInTerminal(
 }
 
 /**
- * Has an OCI runtime start a process on a terminal and runs it to its end.
- * `argv` contains consoleArgument, and the options that detach the process and
- * write its pid into FOLDER/pid. `stderr` gets "started" in a line once the
- * process runs; without it, the exit code is not the process's. "timeout" says
- * that the runtime was killed after `timeoutMs`.
- * @param folder of this process alone
- * @throws Unsupported on an architecture whose system calls are not known
+ * Runs a process on a terminal through an OCI runtime. `argv` contains
+ * consoleArgument, and the options that detach the process and write its pid
+ * into FOLDER/pid. `stderr` gets "started" in a line once the process is
+ * running; without it, the exit code is not that of the process. "timeout"
+ * means that the runtime was killed after `timeoutMs`.
+ * @param folder a folder for this process only
+ * @throws Unsupported on an architecture with unknown system call numbers
  */
 export async function runOnConsole(
   argv: readonly string[],
@@ -98,7 +99,7 @@ async function start(
   running.ended.then(finish, finish);
   followSizes(io, async ({ width, height }) => {
     if (over) return;
-    await writeFile(sizeFile, `${height} ${width}\n`).catch(() => undefined); // the folder goes with the process
+    await writeFile(sizeFile, `${height} ${width}\n`).catch(() => undefined); // the folder is removed with the process
     if (over) rmSync(sizeFile, { force: true });
     else signal(running, 'SIGWINCH');
   });
@@ -106,7 +107,7 @@ async function start(
 }
 let counter = 0;
 
-/** Tells the relay to end its process, and to deliver no more. */
+/** Makes the relay end its process without delivering more output. */
 export function endRelay(running: Running): void {
   signal(running, 'SIGTERM');
 }

@@ -1,10 +1,10 @@
-// The sizes of a client's terminal, on their way to that of a process.
+// Applies the sizes of a client's terminal to that of a process.
 import type { Io, TerminalSize } from '../shapes/io.js';
 
 /**
- * Sets the present size and those that follow, one at a time. Only the latest
- * counts: of the sizes that come while one is being set, the last is set next,
- * so that a client cannot queue up work. `set` must not reject.
+ * Sets the current size and the following ones, one at a time. Of several
+ * sizes that come while one is being set, only the last is set next, so that a
+ * client cannot queue up work. `set` must not reject.
  */
 export function followSizes(
   { onResize }: Pick<Io, 'onResize'>,

@@ -1,5 +1,5 @@
-// From the router to a backend: the one file of the command line that knows
-// concrete backends (architecture.test.ts holds the others to it).
+// From the router to a backend: the only file of the command line that
+// imports concrete backends (checked by architecture.test.ts).
 import { join } from 'node:path';
 import type { Backend, ContainerPlan, Features, Probe } from '../backends/backend.js';
 import { buildBackend } from '../backends/build.js';
@@ -19,11 +19,14 @@ import { chooseHandler, route, withFallbacks, type Route, type RouteInput } from
 
 export interface Routed extends Route {
   readonly backend: Backend;
-  /** What its probe found. */
+  /** The result of its probe. */
   readonly features: Features;
 }
 
-/** The backend that runs a container, as the daemon would choose it: rules, then a fallback where the wanted one is broken. */
+/**
+ * The backend for a container, chosen like in the daemon: rules, then a fallback if the chosen handler is not
+ * ready.
+ */
 export async function routeTo(config: Config, state: string, input: RouteInput): Promise<Routed> {
   const wanted = route(config, input).handler;
   const names = input.handler ? [wanted] : withFallbacks(config, wanted);
@@ -40,7 +43,7 @@ export async function routeTo(config: Config, state: string, input: RouteInput):
   return { ...chosen, backend: routed.backend, features: routed.probe.features };
 }
 
-/** The backend that a container was made with. @throws UnknownHandler */
+/** The backend with which a container was made. @throws UnknownHandler */
 export function open(config: Config, state: string, name: string): Backend {
   const handler = Object.hasOwn(config.handlers, name) ? config.handlers[name] : undefined;
   if (!handler)
@@ -51,7 +54,7 @@ export function open(config: Config, state: string, name: string): Backend {
   return buildBackend(config, name, handler, state);
 }
 
-/** Whether it may have containers: an OCI handler that was never used has no folder for what it knows. */
+/** Whether it may have containers: an OCI handler that was never used has no folder for its containers. */
 export async function mayHaveContainers(config: Config, state: string, name: string): Promise<boolean> {
   const handler = config.handlers[name];
   return (
@@ -60,7 +63,7 @@ export async function mayHaveContainers(config: Config, state: string, name: str
   );
 }
 
-/** Runs a throw-away container on a handler now, whatever is remembered. Never throws. */
+/** Runs a temporary container on a handler, without using a stored result. Never throws. */
 export async function probeOf(config: Config, state: string, name: string): Promise<Probe> {
   try {
     const backend = open(config, state, name);
@@ -80,7 +83,7 @@ export async function probeOf(config: Config, state: string, name: string): Prom
   }
 }
 
-/** What Backend.userNamespace() answers, for `crisp explain`; nothing is run. */
+/** The result of Backend.userNamespace(), for `crisp explain`; nothing is run. */
 export function userNamespaceOf(
   config: Config,
   state: string,
@@ -93,12 +96,12 @@ export function userNamespaceOf(
 /** How a container would be run, for `crisp explain`. */
 export interface Explanation {
   readonly commands: readonly { readonly what: string; readonly argv: readonly string[] }[];
-  /** What the backend would write beside config.json. */
+  /** Other files that the backend would write beside config.json. */
   readonly files: readonly { readonly path: string; readonly text: string }[];
   readonly notHonoured: readonly string[];
 }
 
-/** Nothing is run. A program that is missing has its bare name. */
+/** Nothing is run. A missing program is shown by its name only. */
 export async function explanationOf(
   config: Config,
   state: string,

@@ -1,5 +1,5 @@
-// `crisp bundle IMAGE DIR`: an image as an OCI bundle that crun and runc run as
-// it is.  `crisp bundle --validate DIR`: what is wrong with one.
+// `crisp bundle IMAGE DIR`: writes an image as an OCI bundle that crun and runc
+// can run. `crisp bundle --validate DIR`: shows the problems of a bundle.
 import { join, resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { makeFolder, namesIn, remove } from '../host/files.js';
@@ -56,7 +56,7 @@ async function validate(folder: string, json: boolean): Promise<number> {
   return issues.length ? 1 : 0;
 }
 
-/** Writes DIR/rootfs and DIR/config.json. @throws InvalidArgument when DIR has something in it */
+/** Writes DIR/rootfs and DIR/config.json. @throws InvalidArgument if DIR is not empty */
 async function makeBundle(
   services: Services,
   image: Image,
@@ -64,7 +64,7 @@ async function makeBundle(
   profile: 'full' | 'minimal',
 ): Promise<void> {
   if ((await namesIn(folder)).length > 0) {
-    throw new CrispError('InvalidArgument', `${folder} is not empty`, { hint: 'name a new folder' });
+    throw new CrispError('InvalidArgument', `${folder} is not empty`, { hint: 'give a new folder' });
   }
   const rootfs = join(folder, 'rootfs');
   const signals = new Signals();
@@ -104,7 +104,7 @@ async function smallSpec(image: Image, rootfs: string): Promise<Spec> {
   );
 }
 
-/** The spec of a container of a pod, cut loose from the pod: namespaces of its own, its own /dev/shm, no files of a pod. */
+/** The spec of a container without its pod: namespaces of its own, its own /dev/shm, no files of a pod. */
 async function fullSpec(services: Services, image: Image, rootfs: string): Promise<Spec> {
   const host = readHostFacts(services.config);
   const wish = wishFor(image);

@@ -1,9 +1,9 @@
-// What a command of the command line is.  The table of them (table.ts) is the
-// one source of the parser, --help, completions, the man page and
-// docs/CLI_REFERENCE.md.
+// The definition of a command. The parser, --help, completions, the man page
+// and docs/CLI_REFERENCE.md are all generated from the table of commands
+// (table.ts).
 
 export interface Flag {
-  /** The name of its value in texts ("FILE"); absent: a switch. */
+  /** The name of its value for help texts ("FILE"); absent: a switch. */
   readonly value?: string;
   /** One letter. */
   readonly short?: string;
@@ -15,7 +15,7 @@ export interface Flag {
 }
 export type Flags = Readonly<Record<string, Flag>>;
 
-/** The values of flags, as a command gets them. */
+/** The values of flags, for the code of a command. */
 export type Values<F extends Flags> = {
   readonly [Name in keyof F]: F[Name] extends { readonly value: string }
     ? F[Name] extends { readonly multiple: true }
@@ -29,14 +29,14 @@ export interface Argument {
   readonly name: string;
   readonly summary: string;
   readonly optional?: true;
-  /** Takes all that is left. Only the last one may. */
+  /** Takes all remaining arguments. Only allowed for the last one. */
   readonly rest?: true;
   readonly complete?: Flag['complete'];
 }
 
 export interface Invocation<F extends Flags> {
   readonly flags: Values<F>;
-  /** Checked for number: each argument that is not optional is there. */
+  /** The arguments; all that are not optional are present. */
   readonly args: readonly string[];
 }
 
@@ -45,7 +45,7 @@ export interface Definition<F extends Flags> {
   /** Other names, as podman and nerdctl have them. */
   readonly aliases?: readonly string[];
   readonly group: 'daemon' | 'containers' | 'images' | 'operator';
-  /** One line, no full stop. */
+  /** One line, without a full stop. */
   readonly summary: string;
   /** Paragraphs, plain text. */
   readonly description: readonly string[];
@@ -55,15 +55,15 @@ export interface Definition<F extends Flags> {
   readonly leftOut?: Readonly<Record<string, string>>;
   /** Flags end at the first argument: what follows belongs to another program. */
   readonly passesOn?: true;
-  /** Exit codes besides 0 and the two that all commands have (1 failed, 2 wrong usage). */
+  /** Exit codes other than 0 and those of all commands (1 failed, 2 wrong usage). */
   readonly exitCodes?: readonly { readonly code: string; readonly meaning: string }[];
-  /** The exit code of crisp's own failure, where 1 could be the container's. */
+  /** The exit code for an error of crisp itself, if 1 could be the container's. */
   readonly ownFailure?: number;
   readonly examples: readonly { readonly what: string; readonly line: string }[];
   run(call: Invocation<F>): Promise<number>;
 }
 
-/** A command whose flag types the table need not know. */
+/** A command without its flag types, for the table. */
 export type Command = Definition<Flags>;
 
 /** By its name or another name of it. */

@@ -135,7 +135,7 @@ function zshValues(complete: Flag['complete']): string {
   return words(complete) ? `(${words(complete)?.join(' ')})` : ' ';
 }
 
-/** Inside single quotes, where : [ and ] have a meaning of zsh's. */
+/** Inside single quotes, where : [ and ] have a special meaning in zsh. */
 function zshText(text: string): string {
   return text.replaceAll("'", "'\\''").replace(/[[\]:]/g, '\\$&');
 }

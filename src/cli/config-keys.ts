@@ -1,11 +1,11 @@
-// The keys of the configuration as documents show them, from the schema.
-// For docs/configuration.md and `crisp config --default`.
+// The keys of the configuration for documents, from the schema. For
+// docs/configuration.md and `crisp config --default`.
 import * as z from 'zod';
 import { configSchema } from '../config/config.js';
 import { reloadable } from '../config/reload.js';
 
 export interface ConfigKey {
-  /** ["images", "pinned"]; a part in capitals stands for a name of the reader's. */
+  /** ["images", "pinned"]; a part in capitals is a placeholder for a name. */
   readonly path: readonly string[];
   /** "text", "whole number", "list of text", "one of a, b". */
   readonly type: string;
@@ -14,7 +14,7 @@ export interface ConfigKey {
   readonly description: string;
   /** Takes effect at SIGHUP. */
   readonly reload: boolean;
-  /** A section of further keys, with no value of its own. */
+  /** A section of keys, without a value of its own. */
   readonly section: boolean;
 }
 
@@ -30,7 +30,7 @@ interface Schema {
   readonly items?: Schema;
 }
 
-/** What stands for the names in maps of named things. */
+/** The placeholders for the names in maps. */
 const names: Readonly<Record<string, string>> = {
   handlers: 'NAME',
   fallback: 'HANDLER',
@@ -62,7 +62,7 @@ function below(schema: Schema, path: readonly string[]): ConfigKey[] {
   });
 }
 
-/** Keys of a section, of each thing in a map of things, of each item of a list of things. */
+/** The keys of a section, of the values of a map, or of the items of a list. */
 function inner(schema: Schema, path: readonly string[], name: string): ConfigKey[] {
   if (schema.properties) return below(schema, path);
   if (schema.additionalProperties && schema.additionalProperties.properties)

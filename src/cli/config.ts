@@ -1,4 +1,4 @@
-// `crisp config`: what is in force, what the defaults are, what the schema is.
+// `crisp config`: shows the effective configuration, the defaults or the schema.
 import { stringify } from 'yaml';
 import { checkConfig, loadConfig } from '../config/config.js';
 import { configKeys, jsonSchema, type ConfigKey } from './config-keys.js';
@@ -26,15 +26,18 @@ export function configCommand(flags: ConfigFlags): number {
   return 0;
 }
 
-/** The whole default configuration as a file, with a comment for each key. What a user has to name is shown as a comment. */
+/**
+ * The complete default configuration as a file, with a comment for each key. Keys that need a name are
+ * commented out.
+ */
 export function documentedDefault(): string {
   const lines = [
     '# The configuration of crisp: every key with its default. A file needs only the',
-    '# keys that it changes; more files (*.yaml) may lie in config.d beside it.',
+    '# keys that it changes; more files (*.yaml) may be in config.d beside it.',
   ];
   for (const key of configKeys()) {
     const depth = key.path.length - 1;
-    if (key.path.some((name) => name === '[]' || name === name.toUpperCase())) continue; // keys of rules and handlers: shown by the description of their parent
+    if (key.path.some((name) => name === '[]' || name === name.toUpperCase())) continue; // keys of rules and handlers: documented by their parent
     const indent = '  '.repeat(depth);
     lines.push('', ...wrap(comment(key), 92 - indent.length).map((line) => `${indent}# ${line}`));
     lines.push(

@@ -14,7 +14,7 @@ import { maskedPaths, readonlyPaths } from '../oci/hidden-paths.js';
 import type { ImageConfig } from '../shapes/image-config.js';
 import type { Mount } from '../shapes/spec.js';
 
-/** What a person says of a container. */
+/** The flags of a container. */
 export interface ContainerWish {
   readonly name: string;
   readonly image: string;
@@ -103,7 +103,7 @@ export function containerConfig(
   };
 }
 
-/** The pod that a standalone container is alone in. */
+/** The pod of a standalone container, which contains only this container. */
 export function sandboxConfig(
   id: string,
   wish: ContainerWish,
@@ -141,7 +141,7 @@ export function sandboxConfig(
   };
 }
 
-/** The same of a container and of its pod. */
+/** The fields that are the same for a container and its pod. */
 function namespacesOf({ network }: ContainerWish): NamespaceOption__Output {
   return {
     network: network === 'host' ? 'NODE' : 'POD',
@@ -299,7 +299,7 @@ export function bytes(text: string): number {
   if (number === undefined)
     throw new CrispError(
       'InvalidArgument',
-      `--memory "${text}" must be a number with k, m, g or t behind it, or none`,
+      `--memory "${text}" must be a number, optionally followed by k, m, g or t`,
     );
   return Math.round(
     Number(number) * 1024 ** ' kmgt'.trimEnd().indexOf(unit === '' ? ' ' : unit.toLowerCase()),

@@ -1,5 +1,5 @@
 // `crisp create` (and the first half of `crisp run`): a container that is a pod
-// of its own, made of the same parts as a pod's.
+// of its own, made by the same code as a pod's.
 import { randomBytes } from 'node:crypto';
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
@@ -71,8 +71,8 @@ export async function createCommand(flags: CreateFlags, args: readonly string[])
 }
 
 /**
- * Makes a container, not yet running. Nothing is left of it when this fails, or when a signal comes meanwhile.
- * @throws Cancelled, UsageError, ImageNotFound, NameInUse, HandlerNotReady and what a spec can be refused for
+ * Makes a container without starting it. Leaves nothing behind if this fails, or if a signal comes meanwhile.
+ * @throws Cancelled, UsageError, ImageNotFound, NameInUse, HandlerNotReady and the errors of a refused spec
  */
 export async function createContainer(
   services: Services,
@@ -105,7 +105,7 @@ export async function createContainer(
   return withUndo('create standalone container', async (undo) => {
     // 1. The intent, before anything that could leak.
     undo.push('record', (clean) => (clean ? services.records.delete(record) : undefined));
-    await services.records.put(record); // before the name: `crisp gc` frees those of no record
+    await services.records.put(record); // before the name: `crisp gc` frees names without a record
     await services.records.takeName(name, id);
 
     // 2. Its pod.
@@ -330,7 +330,7 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
     const folder = resolve(flags.rootfs);
     if (!(await exists(folder)))
       throw new CrispError('RootfsMissing', `--rootfs: ${folder} does not exist`, {
-        hint: 'name a folder that holds a root filesystem',
+        hint: 'give a folder with a root filesystem',
       });
     if (args.length === 0) throw new UsageError('with --rootfs, COMMAND is missing');
     return { name: folder, folder, config: user, command: args };
@@ -346,7 +346,7 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
   };
 }
 
-/** Removes a container with all that was made for it; every step may find its work done. */
+/** Removes a container with everything that was made for it; every step is idempotent. */
 export async function removeAll(services: Services, record: StandaloneRecord): Promise<void> {
   const { id, plan, podState } = record;
   const backend = services.backendOf(record);
@@ -362,13 +362,13 @@ export async function removeAll(services: Services, record: StandaloneRecord): P
     });
   await releasePod({ plan, backendState: podState }, backend);
   await removePod(plan.folder, undefined);
-  await takeApart(record.folder, undefined); // an older version had the pod in it
+  await takeApart(record.folder, undefined); // in older versions it contained the pod
   await removeCgroupOf(plan);
   await remove(record.logPath);
   await services.records.delete(record);
 }
 
-/** The group that the runtime has made for the container's own: no other is in it. */
+/** The group that the runtime has made above the container's own; it contains no others. */
 async function removeCgroupOf({ cgroupParent }: SandboxPlan): Promise<void> {
   if (!cgroupParent.endsWith('.slice')) await removePodCgroup(cgroupParent);
 }

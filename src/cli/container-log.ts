@@ -1,6 +1,6 @@
-// A container's log in the CRI's format -> the bytes that it wrote, on the
-// stream that it wrote them to.  For `crisp logs`, and for the output of
-// `crisp run`: the log has it from the first byte on.
+// A container's log in the CRI's format -> the bytes that it wrote, on stdout
+// or stderr as it wrote them. For `crisp logs`, and for the output of `crisp
+// run`: the log is complete from the first byte on.
 //
 //   2016-10-06T00:17:09.669794202Z stdout P part of a line, no newline
 //   2016-10-06T00:17:10.113242941Z stdout F the rest of it and a newline
@@ -29,8 +29,8 @@ export interface Outputs {
 }
 
 /**
- * Writes what the log has; with `until`, also what comes before it settles, and what is there then.
- * @returns false: there was more, but nobody reads it (`crisp logs -f … | head` ends with head)
+ * Writes the content of the log; with `until`, also new lines until it settles.
+ * @returns false: the reader has closed its end (`crisp logs -f … | head` ends with head)
  */
 export async function replay(
   path: string,
@@ -83,7 +83,7 @@ async function follow(path: string, reader: LogReader, until: Promise<unknown>):
   }
 }
 
-/** The lines of a log are far shorter: longer output comes in parts (P). */
+/** The lines of a log are far shorter: longer output is split into parts (P). */
 const maxLineBytes = 1 << 20;
 const newline = 0x0a;
 const space = 0x20;
@@ -97,7 +97,7 @@ interface Entry {
 }
 
 class LogReader {
-  /** A write has failed: who read our output has gone. */
+  /** A write has failed: the reader of stdout has closed its end. */
   unheard = false;
   private rest: Buffer = Buffer.alloc(0);
   private readonly chunk = Buffer.alloc(64 << 10);
@@ -116,7 +116,7 @@ class LogReader {
     if (view.tail !== undefined) this.last = [];
   }
 
-  /** Reads to the present end, and writes out the whole lines. */
+  /** Reads to the current end, and writes the complete lines. */
   async read(): Promise<void> {
     while (!this.unheard) {
       const { bytesRead } = await this.file.read(this.chunk, 0, this.chunk.length, null);
@@ -131,14 +131,14 @@ class LogReader {
         this.rest = this.rest.subarray(end + 1);
       }
       if (this.rest.length > maxLineBytes) {
-        // It is no log, and would only fill the memory.
+        // It is not a log, and would only fill the memory.
         await this.line(this.rest);
         this.rest = Buffer.alloc(0);
       }
     }
   }
 
-  /** A reader of ours must have all before we end. */
+  /** All output must be written before the process exits. */
   async finish(): Promise<void> {
     await Promise.all(
       [this.outputs.stdout, this.outputs.stderr].map((stream) => this.write(stream, Buffer.alloc(0))),

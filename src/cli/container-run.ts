@@ -1,5 +1,5 @@
-// `crisp run`, `crisp start` and `crisp exec`: processes that run, with our
-// terminal on them where that is wanted.
+// `crisp run`, `crisp start` and `crisp exec`: running processes, attached to
+// the terminal if requested.
 import { constants } from 'node:os';
 import type { Backend } from '../backends/backend.js';
 import type { Io, TerminalSize } from '../shapes/io.js';
@@ -16,13 +16,16 @@ import { UsageError } from './parse.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { Signals } from './signals.js';
 
-/** As shells have them. */
+/** The same as in shells. */
 const [notExecutableCode, notFoundCode] = [126, 127];
 
-/** The exit code of a container that nobody can tell any more. */
+/** Shown if the exit code of a container is not known. */
 const unknownExitCode = 255;
 
-/** Who read our output has gone: a program of the host would end of SIGPIPE, which the first process of a container need not notice. */
+/**
+ * Grace period after the reader of stdout has closed its end: a program on the host would end by SIGPIPE,
+ * which the first process of a container does not get.
+ */
 const unheardCode = 128 + constants.signals.SIGPIPE;
 const unheardGraceSeconds = 1;
 
@@ -45,9 +48,9 @@ export async function runCommand(
       }
       const created = await createContainer(services, flags, args, signals);
       const backend = services.backendOf(created);
-      const exit = exitOf(backend, refOf(created)); // listens before the start, so that no end is missed
+      const exit = exitOf(backend, refOf(created)); // before the start, so that no exit is missed
       const record = await start(services, created).catch(async (error: unknown) => {
-        await removeAll(services, created); // as with a create that fails: what never ran leaves nothing
+        await removeAll(services, created); // as after a failed create: a container that never ran leaves nothing behind
         throw error;
       });
       if (flags.detach) {
@@ -138,7 +141,7 @@ async function inForeground(
             },
             session.signal,
           )
-          .catch(() => undefined) // it ends when the container does
+          .catch(() => undefined) // it ends with the container
       : undefined;
   try {
     const read = await replay(record.logPath, process, Promise.race([ended, left]));
@@ -194,7 +197,7 @@ export async function execCommand(
     const signals = new Signals();
     signals.hold();
     signals.forward(() => session.abort());
-    process.stdout.once('error', () => session.abort()); // nobody reads what it says
+    process.stdout.once('error', () => session.abort()); // the reader has closed its end
     try {
       return (
         await services
@@ -211,13 +214,13 @@ export async function execCommand(
   });
 }
 
-/** A pipe has no keys and no size, and its end would not be that of the terminal. @throws UsageError */
+/** A pipe has no keys and no size, and its end would not be the end of the terminal. @throws UsageError */
 function checkTerminal({ interactive, tty }: { readonly interactive: boolean; readonly tty: boolean }): void {
   if (interactive && tty && !process.stdin.isTTY)
     throw new UsageError('stdin is not a terminal: drop --tty (-t)');
 }
 
-/** The person's terminal: keys go through as they are, sizes are told. */
+/** The user's terminal in raw mode: keys and sizes are passed on. */
 function ownTerminal(): { onResize: (listener: (size: TerminalSize) => void) => void; restore(): void } {
   const { stdin, stdout } = process;
   let resized: (() => void) | undefined;

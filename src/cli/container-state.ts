@@ -1,5 +1,5 @@
-// What a standalone container is doing now: asked from its backend, since other
-// commands come and go.  Also `crisp list` and `crisp state`.
+// The current state of a standalone container, read from its backend, since
+// other commands may change it. Also `crisp list` and `crisp state`.
 import { toCrispError } from '../errors.js';
 import { waitUntil } from '../host/wait.js';
 import type { Backend, ContainerRef, Exit } from '../backends/backend.js';
@@ -9,14 +9,16 @@ import { ago, facts, printJson, table, time } from './output.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 
 export interface ContainerState {
-  /** incomplete: a create was cut off; it can only be deleted. unknown: its backend cannot be asked. */
+  /**
+   * incomplete: its creation was interrupted; it can only be deleted. unknown: its backend cannot be reached.
+   */
   readonly status: 'incomplete' | 'created' | 'running' | 'stopped' | 'unknown';
   readonly pid?: number;
   readonly exitCode?: number;
   /** Nanoseconds since the epoch. */
   readonly finishedAt?: string;
   readonly oomKilled?: boolean;
-  /** Of a running container with a network of its own. */
+  /** The address of a running container with a network of its own. */
   readonly addresses?: readonly string[];
 }
 
@@ -36,10 +38,13 @@ function ended(exit: Exit): Pick<ContainerState, 'exitCode' | 'finishedAt' | 'oo
   return { exitCode: exit.exitCode, finishedAt: String(exit.finishedAt), oomKilled: exit.oomKilled };
 }
 
-/** How long conmon may take from the end of a process to its exit file, on a machine that is very busy. */
+/** How long conmon may take from the end of a process to its exit file, on a very busy machine. */
 const exitFilePatienceMs = 10_000;
 
-/** Waits for the end of a container. undefined: it has ended, nobody knows how (its monitor was killed). */
+/**
+ * Waits for the end of a container. undefined: it has ended with an unknown exit code (its monitor was
+ * killed).
+ */
 export function exitOf(
   backend: Backend,
   container: ContainerRef,
@@ -69,7 +74,7 @@ export function exitOf(
   return { ended: Promise.race([heard, looked()]) };
 }
 
-/** One that cannot be asked does not keep the others from the list. */
+/** An error of one container does not hide the others. */
 async function stateOrUnknown(services: Services, record: StandaloneRecord): Promise<ContainerState> {
   try {
     return await stateOf(services, record);
@@ -149,7 +154,7 @@ export async function stateCommand(
   });
 }
 
-/** The state of the runtime-spec (runtime.md, "State"), and what we know beyond it. */
+/** The state of the runtime-spec (runtime.md, "State"), and additional fields of crisp. */
 function shown(record: StandaloneRecord, state: ContainerState): object {
   return {
     ociVersion: '1.0.2',

@@ -60,7 +60,10 @@ async function forEach(
   });
 }
 
-/** Ends a container: by its stop signal, and by SIGKILL after the grace period, or at once where there is none. @throws ToolTimeout */
+/**
+ * Ends a container: by its stop signal, and by SIGKILL after the grace period, or by SIGKILL at once without
+ * a grace period. @throws ToolTimeout
+ */
 export async function stop(
   backend: Backend,
   record: StandaloneRecord,
@@ -95,7 +98,7 @@ export async function killCommand(
       throw new CrispError(
         'WrongContainerState',
         `container ${record.name} is not running (it is ${status})`,
-        { hint: 'there is nothing left to send a signal to' },
+        { hint: 'signals can only be sent to running containers' },
       );
     await services.backendOf(record).kill(refOf(record), signal, flags.all);
     return 0;
@@ -121,6 +124,6 @@ function numberOf(text: string): number {
   const name = text.toUpperCase().replace(/^SIG/, '');
   const number = /^\d+$/.test(text) ? Number(text) : constants.signals[`SIG${name}` as NodeJS.Signals];
   if (number === undefined || number < 1 || number > 64)
-    throw new UsageError(`--signal "${text}" is no signal`);
+    throw new UsageError(`--signal "${text}" is not a signal`);
   return number;
 }

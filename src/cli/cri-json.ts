@@ -1,11 +1,12 @@
-// JSON of CRI messages as people write it (crictl's files) -> whole messages,
-// as a server would receive them: what is not there has its default.
+// JSON of CRI messages as written by users (crictl's files) -> complete
+// messages, as a server would receive them: absent fields have their
+// defaults.
 import { loadProto } from '../cri/proto.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { CrispError } from '../errors.js';
 
-/** Reads messages; remembers the fields that no message has. */
+/** Reads messages; collects unknown fields. */
 export class CriJson {
   /** "container app: linux.resources.cpu" */
   readonly unknown: string[] = [];
@@ -29,7 +30,7 @@ export class CriJson {
     return config;
   }
 
-  /** Over the wire and back: that is where defaults and enum names come from. */
+  /** Encodes and decodes the message: this sets defaults and enum names. */
   private whole(
     call: { requestSerialize(value: never): Buffer; requestDeserialize(bytes: Buffer): unknown },
     request: object,
@@ -38,7 +39,7 @@ export class CriJson {
     try {
       return call.requestDeserialize(call.requestSerialize(request as never));
     } catch (error) {
-      throw new CrispError('InvalidArgument', `${what} is no CRI message: ${(error as Error).message}`);
+      throw new CrispError('InvalidArgument', `${what} is not a CRI message: ${(error as Error).message}`);
     }
   }
 

@@ -11,12 +11,12 @@ const timeoutMs = 5_000;
 export interface DaemonClient {
   readonly runtime: RuntimeServiceClient;
   readonly images: ImageServiceClient;
-  /** Makes a call that has one answer. @throws DaemonUnreachable */
+  /** Makes a call with a single answer. @throws DaemonUnreachable */
   readonly ask: <T>(call: (options: { deadline: number }, done: Answer<T>) => unknown) => Promise<T>;
 }
 type Answer<T> = (error: ServiceError | null, response?: T) => void;
 
-/** Connects to the daemon for the time of some work. @throws DaemonUnreachable, PermissionDenied */
+/** Connects to the daemon for the duration of `work`. @throws DaemonUnreachable, PermissionDenied */
 export async function withDaemon<T>(listen: string, work: (daemon: DaemonClient) => Promise<T>): Promise<T> {
   await checkSocket(listen.replace('unix://', ''));
   const { v1 } = loadProto().runtime;
@@ -40,7 +40,7 @@ export async function withDaemon<T>(listen: string, work: (daemon: DaemonClient)
   }
 }
 
-/** Tells what is wrong with the socket; gRPC would only say that it is unavailable. */
+/** Finds the problem of the socket; the error of gRPC is only that it is unavailable. */
 function checkSocket(path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const socket = connect(path);
@@ -51,16 +51,18 @@ function checkSocket(path: string): Promise<void> {
     socket.once('error', ({ code, message }: NodeJS.ErrnoException) => {
       if (code === 'EACCES')
         reject(
-          new CrispError('PermissionDenied', `the socket ${path} is for root`, { hint: 'run it with sudo' }),
+          new CrispError('PermissionDenied', `only root can use the socket ${path}`, {
+            hint: 'run it with sudo',
+          }),
         );
       else
         reject(
           unreachable(
             path,
             code === 'ENOENT'
-              ? 'there is no such socket'
+              ? 'the socket does not exist'
               : code === 'ECONNREFUSED'
-                ? 'nobody listens there'
+                ? 'no process listens on the socket'
                 : message,
           ),
         );

@@ -1,5 +1,5 @@
-// The documents that are made from tables in the code: `npm run docs` writes
-// them, docs.test.ts holds them to what the tables say.
+// The documents that are generated from tables in the code: `npm run docs`
+// writes them, docs.test.ts checks that they are current.
 import { status as Code } from '@grpc/grpc-js';
 import { coverageDocument } from '../coverage.js';
 import { catalogue, coreErrors } from '../errors.js';
@@ -32,12 +32,12 @@ function cliReference(): string {
   return `${[
     '# Command line',
     generated,
-    '`crisp COMMAND [FLAGS] [ARGUMENTS]`. Flags may be written `--flag value` or `--flag=value`; `--help` works on every command. What people read goes to a terminal in columns; `--json`, where a command has it, is for machines. Errors are one line on stderr, with an id that [errors.md](errors.md) explains.',
+    '`crisp COMMAND [FLAGS] [ARGUMENTS]`. Flags may be written `--flag value` or `--flag=value`; `--help` works on every command. The output is in columns for people; `--json`, if a command has it, is for machines. Errors are one line on stderr, with an id that [errors.md](errors.md) explains.',
     `Exit codes, unless a command says otherwise:\n\n${table(
       ['Code', 'Meaning'],
       commonExitCodes.map(({ code, meaning }) => [code, meaning]),
     )}`,
-    'The log of commands other than `serve` is off; `CRISP_LOG_LEVEL=debug` in the environment shows, on stderr, each program that is run.',
+    'Commands other than `serve` do not log; `CRISP_LOG_LEVEL=debug` in the environment shows each program that is run, on stderr.',
     ...sections,
     '## Left out on purpose',
     'Commands and flags that podman or nerdctl have and crisp does not; the command line says the same when one is used.',
@@ -104,10 +104,10 @@ function configuration(): string {
   return `${[
     '# Configuration',
     generated,
-    'crisp reads `/etc/crisp/config.yaml` (or the file of `--config`), then the files `config.d/*.yaml` beside it in the order of their names, then the flags of the command line. Maps merge key by key; lists and values replace what was there. No file is needed: every key has a default.',
-    'An unknown key, a wrong type or a rule that cannot work is refused at start, with file, line and key. `crisp config` shows what is in force and checks a file without starting anything; `crisp config --default` prints the defaults as a file; `crisp config --schema` prints the JSON Schema, which editors understand.',
+    'crisp reads `/etc/crisp/config.yaml` (or the file of `--config`), then the files `config.d/*.yaml` beside it in the order of their names, then the flags of the command line. Maps are merged key by key; lists and values are replaced. No file is needed: every key has a default.',
+    'An unknown key, a wrong type or an invalid rule is refused at the start, with file, line and key. `crisp config` shows the effective configuration and checks a file without starting anything; `crisp config --default` prints the defaults as a file; `crisp config --schema` prints the JSON Schema, for editors.',
     '## Reload',
-    'On SIGHUP the daemon reads the configuration again. Keys marked *reload* take effect at once, for pods that are made from then on; what else has changed is logged and waits for a restart (containers run on through it). A configuration with a mistake changes nothing.',
+    'On SIGHUP the daemon reads the configuration again. Keys marked *reload* take effect at once, for pods that are made afterwards; other changed keys are logged and need a restart (containers keep running). An invalid configuration changes nothing.',
     '## Keys',
     keyTable(keys.filter((key) => !isInner(key))),
     ...sections.flatMap((section) => [
@@ -119,12 +119,12 @@ function configuration(): string {
 }
 
 const routingGuide = [
-  '## How a pod finds its handler',
-  'The choice is made once, when the pod is made, and stays for its life. The first of these that has an answer decides:',
+  '## How the handler of a pod is chosen',
+  'The handler is chosen once, when the pod is made, and does not change. The first of these that applies decides:',
   [
-    '1. The RuntimeClass of the pod: its `handler` is the name of a handler here. An unknown name is refused.',
-    '2. `routing.rules`, in order: the first one whose conditions all match.',
-    '3. `routing.crun_name_patterns`: a pod with such a name runs on crun.',
+    '1. The RuntimeClass of the pod: its `handler` is the name of a handler of the configuration. An unknown name is refused.',
+    '2. `routing.rules`, in order: the first rule of which all conditions match.',
+    '3. `routing.crun_name_patterns`: a pod with a matching name runs on crun.',
     '4. `default_container_type`.',
   ].join('\n'),
   'If the probe of that handler failed and `fallback` names another, the other one takes its place, and the log and the verbose status say so. A pod that names a RuntimeClass gets that handler or an error: it may have been chosen for what only it can do.',
@@ -162,9 +162,9 @@ function errors(): string {
   return `${[
     '# Errors',
     generated,
-    'Every failure has an id that does not change. The message that a client gets, and that `kubectl describe pod` shows, is built like this:',
+    'Every error has an id that does not change. The message that a client gets, and that `kubectl describe pod` shows, has this form:',
     '```text\nCniFailed: bridge failed: no address left; [stage: cni add, tool: bridge]; stderr: ...; hint: the plugin and its message are above\n```',
-    'id: what happened; the step and the program that failed; the end of what the program wrote to stderr; what to do. Where a part is not known it is left out.',
+    'That is: the id and the message; the step and the program that failed; the end of the stderr of the program; how to fix it. Unknown parts are left out.',
     table(
       ['Id', 'gRPC code', 'Meaning', 'What to do'],
       Object.entries(catalogue).map(([id, { core, meaning, hint }]) => [
@@ -192,7 +192,7 @@ function manPage(): string {
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP 1 "" "crisp ${version}" "User Commands"`,
-    '.ad l', // words that are long, such as defaults, leave nothing to stretch
+    '.ad l', // long words, such as defaults, would cause wide gaps in justified text
     '.SH NAME',
     'crisp \\- Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers',
     '.SH SYNOPSIS',
@@ -212,7 +212,7 @@ function manPage(): string {
       'trace, debug, info, warn or error: shows the log of commands other than serve on stderr',
     ),
     '.SH FILES',
-    ...manItem('/etc/crisp/config.yaml', 'the configuration; more files lie in /etc/crisp/config.d'),
+    ...manItem('/etc/crisp/config.yaml', 'the configuration; more files are in /etc/crisp/config.d'),
     '.SH "SEE ALSO"',
     '.BR crun (1),',
     '.BR runc (8),',
@@ -236,7 +236,7 @@ function configurationPage(): string {
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP.YAML 5 "" "crisp ${version}" "File Formats"`,
-    '.ad l', // words that are long, such as defaults, leave nothing to stretch
+    '.ad l', // long words, such as defaults, would cause wide gaps in justified text
     '.SH NAME',
     'crisp.yaml \\- configuration of the crisp container runtime',
     '.SH SYNOPSIS',
@@ -245,7 +245,7 @@ function configurationPage(): string {
     '/etc/crisp/config.d/*.yaml',
     '.SH DESCRIPTION',
     roff(
-      'YAML. The files of config.d are read after config.yaml, in the order of their names; maps merge key by key, lists and values replace what was there. No file is needed: every key has a default. An unknown key or a wrong value is refused with its file and line.',
+      'YAML. The files of config.d are read after config.yaml, in the order of their names; maps are merged key by key, lists and values are replaced. No file is needed: every key has a default. An unknown key or a wrong value is refused with its file and line.',
     ),
     '.SH KEYS',
     ...configKeys().flatMap((key) =>
@@ -266,7 +266,7 @@ function daemonPage(): string {
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP\\-SERVE 8 "" "crisp ${version}" "System Administration"`,
-    '.ad l', // words that are long, such as defaults, leave nothing to stretch
+    '.ad l', // long words, such as defaults, would cause wide gaps in justified text
     '.SH NAME',
     'crisp\\-serve \\- daemon of the crisp container runtime',
     '.SH SYNOPSIS',
@@ -309,11 +309,11 @@ function manItem(term: string, meaning: string): string[] {
   return ['.TP', `.B ${roff(term)}`, roff(meaning)];
 }
 
-/** Hyphens that people copy must stay hyphens; a line must not begin as a macro does. */
+/** Hyphens must stay hyphens when they are copied; a line must not begin like a macro. */
 function roff(text: string): string {
   return text
     .replaceAll('\\', '\\e')
     .replaceAll('-', '\\-')
-    .replaceAll(',"', ',\\:"') // JSON, which has no spaces: a line may break there
+    .replaceAll(',"', ',\\:"') // JSON without spaces: allow a line break there
     .replace(/^([.'])/, '\\&$1');
 }

@@ -1,4 +1,4 @@
-// `crisp events`: what happens to the pods and containers of the daemon, a line each.
+// `crisp events`: the events of the daemon's pods and containers, one per line.
 import type { ContainerEventResponse__Output } from '../cri/generated/runtime/v1/ContainerEventResponse.js';
 import { loadConfig } from '../config/config.js';
 import { CrispError } from '../errors.js';
@@ -11,7 +11,7 @@ export interface EventsFlags {
   readonly json: boolean;
 }
 
-/** Until Ctrl-C, the end of the daemon (1), or the end of whoever reads. */
+/** Until Ctrl-C, the end of the daemon (1), or the end of the reader. */
 export async function eventsCommand(flags: EventsFlags): Promise<number> {
   const { listen } = loadConfig(flags.config, { listen: flags.listen });
   return withDaemon(
@@ -48,7 +48,7 @@ export interface ShownEvent {
   readonly event: 'created' | 'started' | 'stopped' | 'deleted';
   /** "NAMESPACE/NAME" */
   readonly pod: string;
-  /** Absent: the event is the pod's own. */
+  /** Absent: an event of the pod itself. */
   readonly container?: string;
   readonly id: string;
   readonly exitCode?: number;

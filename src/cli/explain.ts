@@ -1,6 +1,6 @@
-// `crisp explain FILE...`: what would become of a pod or a container here: the
-// backend and the rule that chose it, the commands, config.json, what is not
-// honoured.  Reads; runs nothing and changes nothing.
+// `crisp explain FILE...`: a dry run of a pod or a container on this node: the
+// backend and the rule that chose it, the commands, config.json, and the
+// fields that are not honoured. Only reads; runs nothing and changes nothing.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';
@@ -38,10 +38,10 @@ export interface ExplainFlags {
 interface ContainerExplained {
   readonly name: string;
   readonly image: string;
-  /** Why it would be refused; then there is no spec. */
+  /** The reason why it would be refused; there is no spec then. */
   readonly refused?: string;
   readonly commands: Explanation['commands'];
-  /** What the backend writes beside config.json. */
+  /** Other files that the backend writes beside config.json. */
   readonly files: Explanation['files'];
   readonly spec?: Spec;
   readonly notHonoured: readonly string[];
@@ -49,16 +49,16 @@ interface ContainerExplained {
 
 interface Explained extends Route {
   readonly pod: string;
-  /** Why the pod itself would be refused. */
+  /** The reason why the pod itself would be refused. */
   readonly refused?: string;
-  /** Handlers that would take over while the probe of the one before fails. */
+  /** The fallbacks, in order: each is used while the probe of the one before fails. */
   readonly fallbacks: readonly string[];
   readonly containers: readonly ContainerExplained[];
   readonly unknownFields: readonly string[];
   readonly notes: readonly string[];
 }
 
-/** @returns 0, or 1 when something would be refused */
+/** @returns 0, or 1 if something would be refused */
 export async function explainCommand(flags: ExplainFlags, files: readonly string[]): Promise<number> {
   const config = loadConfig(flags.config);
   const pods = readPods(files);
@@ -141,14 +141,14 @@ function refusal({ linux }: PodSandboxConfig__Output): string | undefined {
   }
 }
 
-/** The honest word about rules that cannot decide for a pod. */
+/** Notes about rules that never apply to a pod. */
 function skippedImageRules(config: Config, handler: string): string[] {
   if (handler) return [];
   return config.routing.rules.flatMap((rule, index) =>
     rule.image === undefined
       ? []
       : [
-          `routing.rules[${index}] (${conditions(rule)}) does not count: a pod is routed before its images are named`,
+          `routing.rules[${index}] (${conditions(rule)}) does not apply: a pod is routed before its images are known`,
         ],
   );
 }
@@ -170,7 +170,7 @@ async function explainContainer(
       notes.push(
         `container ${name}: the image ${image} is not on this node, so its command, environment and users are not known`,
       );
-    // Mounts are taken as they are written: their sources may only exist when the pod runs.
+    // Mounts are used as written: their sources may exist only when the pod runs.
     const facts = {
       ...(await inspectRootfs({
         rootfs: found.accounts,
@@ -226,7 +226,7 @@ async function explainContainer(
   }
 }
 
-/** The image's config, and the layer that holds its passwd file. */
+/** The image's config, and the layer with its passwd file. */
 async function lookUp(config: Config, reference: string) {
   const images = new Images(imagesOptionsOf(config));
   const image = reference ? await images.find(reference) : undefined;
@@ -258,7 +258,7 @@ function podPlan(config: Config, handler: string, sandbox: PodSandboxConfig__Out
   return expectedPlan(plan, sandbox, userNamespaceOf(config, config.state, handler, plan));
 }
 
-/** A summary; in full with the commands and the files that they read. */
+/** A summary; with `full` also the commands and the files that they read. */
 function inWords(pod: Explained, inFull: boolean): string {
   const lines = [
     `pod ${pod.pod}`,
@@ -299,7 +299,7 @@ function details(container: ContainerExplained): string[] {
   ];
 }
 
-/** Without the hundreds of system calls of a seccomp profile; --json has them. */
+/** Without the system calls of the seccomp profile; --json has them. */
 function shortened(spec: Spec): object {
   const { seccomp, ...linux } = spec.linux;
   return {

@@ -1,7 +1,7 @@
-// `crisp gc`: removes what bears our mark and has no record, of the daemon and
-// of standalone containers.  Safe while the daemon works: it writes a record
-// before it makes anything, and removes the record last; so what is found first
-// and then has no record belongs to nobody.
+// `crisp gc`: removes orphans, which have crisp's mark but no record, of the
+// daemon and of standalone containers. Safe while the daemon is running: it
+// writes a record before it makes anything, and removes the record last; so an
+// object that is found first and then has no record is an orphan.
 import { join } from 'node:path';
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config/config.js';
@@ -23,7 +23,7 @@ export interface GcFlags extends PlaceFlags {
   readonly json: boolean;
 }
 
-/** @returns 1 when something could not be removed */
+/** @returns 1 if something could not be removed */
 export async function gcCommand(flags: GcFlags): Promise<number> {
   const config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
   const systemd = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
@@ -88,7 +88,7 @@ async function lookAt(
     ...(await thingsIn(place)),
     ...(network ? await addressesOf(network) : []),
   ];
-  const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]); // after the things
+  const known = new Set([...(await recordIds(place)), ...found.flatMap(lostAndKept)]); // after the objects
   return { things, known };
 }
 
@@ -112,7 +112,7 @@ async function leftoversOfPulls(config: Config): Promise<Thing[]> {
   }));
 }
 
-/** Ids of the records, by the names of their files: what cannot be read is a record all the same. */
+/** Ids of the records, by the names of their files: an unreadable record also counts. */
 async function recordIds({ state }: Place): Promise<Set<string>> {
   const files = [...(await namesIn(join(state, 'containers'))), ...(await namesIn(join(state, 'sandboxes')))];
   return new Set(
@@ -127,19 +127,19 @@ interface Found {
   readonly container: FoundContainer;
 }
 
-/** What the backends know: processes may still run. */
+/** The containers that the backends list: their processes may still be running. */
 async function containers(config: Config, { state }: Place): Promise<Found[]> {
   const found = Object.keys(config.handlers).map(async (name): Promise<[string, Found][]> => {
     if (!(await mayHaveContainers(config, state, name))) return [];
     const backend = open(config, state, name);
     return (await backend.list()).map((container) => [container.id, { backend, container }]);
   });
-  return [...new Map((await Promise.all(found)).flat()).values()]; // each handler of type pct knows the CTs of all
+  return [...new Map((await Promise.all(found)).flat()).values()]; // each handler of type pct lists the CTs of all
 }
 
-/** Containers that were cut off half made or half removed: they go, whether there is a record or not. */
+/** Containers with an interrupted creation or removal: they are removed, with or without a record. */
 async function remnantsOf(config: Config, { state }: Place): Promise<Thing[]> {
-  const things = new Map<string, Thing>(); // each handler of type pct knows those of all
+  const things = new Map<string, Thing>(); // each handler of type pct lists those of all
   for (const handler of Object.keys(config.handlers)) {
     if (!(await mayHaveContainers(config, state, handler))) continue;
     for (const { name, end } of (await open(config, state, handler).remnants?.()) ?? [])
@@ -148,7 +148,10 @@ async function remnantsOf(config: Config, { state }: Place): Promise<Thing[]> {
   return [...things.values()];
 }
 
-/** The ids of a container that carries its own record, and of its pod: a daemon that starts takes it back, or removes it. One that carries what cannot be believed is left as it is. */
+/**
+ * The ids of a container with a recovery label, and of its pod: the daemon reclaims or removes it at its
+ * start. A container with an invalid label is left as it is.
+ */
 function lostAndKept({ container }: Found): string[] {
   const kept = recoveryLabelOf(container);
   return kept === undefined

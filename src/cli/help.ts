@@ -61,7 +61,7 @@ function argumentWord(argument: Argument): string {
   return argument.optional ? `[${word}]` : word;
 }
 
-/** [how it is written, what it does] of each flag. */
+/** [syntax, summary] of each flag. */
 export function flagRows(command: Command): [string, string][] {
   return Object.entries(command.flags).map(([name, flag]) => [
     flagWord(name, flag),
@@ -73,7 +73,7 @@ function flagWord(name: string, flag: Flag): string {
   return `${flag.short ? `-${flag.short}, ` : ''}--${name}${flag.value === undefined ? '' : ` ${flag.value}`}`;
 }
 
-/** Where a command gives 1 another meaning, its own line stands. */
+/** If a command gives 1 another meaning, its own line is shown. */
 export function exitCodes(command: Command): readonly { code: string; meaning: string }[] {
   const own = command.exitCodes ?? [];
   return [...commonExitCodes.filter(({ code }) => !own.some((other) => other.code === code)), ...own].filter(

@@ -1,4 +1,4 @@
-// The image that a command line names: of this node, pulled, or imported.
+// The image of a command line: from this node, pulled, or imported.
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists } from '../host/files.js';
@@ -10,8 +10,9 @@ import { pullShown } from './image-pull.js';
 import { UsageError } from './parse.js';
 
 /**
- * @param pull `missing`, `always` or `never`; an archive is imported and a template of Proxmox is found whatever it says
- * @throws UsageError, ImageNotFound, and what a pull can fail with
+ * @param pull `missing`, `always` or `never`; it does not apply to archives, which are imported, and to
+ * templates of Proxmox
+ * @throws UsageError, ImageNotFound, and the errors of a pull
  */
 export async function imageOf(
   { images }: { readonly images: Images },

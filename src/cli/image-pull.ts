@@ -13,7 +13,10 @@ export async function pullCommand(flags: PlaceFlags, references: readonly string
   });
 }
 
-/** Pulls an image and shows on stderr how far it is. A signal ends it, with nothing left but finished layers. @throws what Images.pull() does */
+/**
+ * Pulls an image and shows the progress on stderr. A signal ends it, and only finished layers are kept.
+ * @throws the errors of Images.pull()
+ */
 export async function pullShown(images: Images, reference: string): Promise<Image> {
   const stop = new AbortController();
   const signals = new Signals();
@@ -28,7 +31,7 @@ export async function pullShown(images: Images, reference: string): Promise<Imag
     display.end();
     throw stop.signal.aborted
       ? new CrispError('Cancelled', `the pull of ${reference} was interrupted`, {
-          hint: 'pull it again: layers that have come are kept for half an hour',
+          hint: 'pull it again: finished layers are kept for half an hour',
         })
       : error;
   } finally {

@@ -1,12 +1,12 @@
-// `crisp rmi`: removes images that no container uses, of the daemon or of the
-// command line.
+// `crisp rmi`: removes images that are not used by a container of the daemon
+// or of the command line.
 import { CrispError, toCrispError } from '../errors.js';
 import { imagesOfRecords } from '../records/store.js';
 import { imagesOfStandalone } from '../records/standalone.js';
 import { open } from './backend.js';
 import { type PlaceFlags, type Services, withParts } from './services.js';
 
-/** @returns 1 when one of them could not be removed */
+/** @returns 1 if one of them could not be removed */
 export async function rmiCommand(flags: PlaceFlags, references: readonly string[]): Promise<number> {
   return withParts(flags, async (services) => {
     let exitCode = 0;
@@ -28,10 +28,10 @@ async function removeImage({ config, state, images }: Services, reference: strin
     ...(await imagesOfRecords(config.state)),
     ...(await imagesOfStandalone(state)),
   ];
-  // One that is set aside is not found, and is removed all the same.
+  // An image that is set aside is not found, but removed nevertheless.
   if (!(await images.remove(reference, used)) && !image)
     throw new CrispError('ImageNotFound', `image ${reference} is not on this node`, {
-      hint: 'see `crisp images` for what is here',
+      hint: '`crisp images` lists the images of this node',
     });
   if (image)
     for (const handler of Object.keys(config.handlers))

@@ -1,11 +1,11 @@
-// What commands print: JSON for machines, aligned columns for people.
+// The output of commands: JSON for machines, aligned columns for people.
 import type { Probe } from '../backends/backend.js';
 
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, undefined, process.stdout.isTTY ? 2 : undefined)}\n`);
 }
 
-/** Columns as wide as their widest cell; the last one runs free. */
+/** Columns as wide as their widest cell; the last one is not padded. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = head.map((title, column) =>
     Math.max(title.length, ...rows.map((row) => (row[column] ?? '').length)),
@@ -18,7 +18,7 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
     .join('');
 }
 
-/** Lines of "name: value", the values aligned; what is undefined is left out. */
+/** Lines of "name: value", the values aligned; undefined values are left out. */
 export function facts(rows: readonly (readonly [string, string | undefined])[]): string {
   const width = Math.max(...rows.map(([name]) => name.length)) + 1;
   return rows
@@ -27,7 +27,7 @@ export function facts(rows: readonly (readonly [string, string | undefined])[]):
     .join('');
 }
 
-/** What a handler cannot do, each with the reason. */
+/** The missing features of a handler, each with the reason. */
 export function lacking(lacks: Probe['lacks']): string[] {
   const names = { userNamespaces: 'user namespaces', recursiveReadOnlyMounts: 'recursive read-only mounts' };
   return Object.entries(names).flatMap(([feature, name]) => {

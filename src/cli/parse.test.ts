@@ -73,7 +73,7 @@ describe('parse', () => {
     [['a', '-x'], 'unknown flag -x'],
     [['a', '--file'], '--file needs a value'],
     [['a', '-e'], '--env needs a value'],
-    [['a', '--json=1'], '--json takes no value'],
+    [['a', '--json=1'], '--json does not have a value'],
     [[], 'ONE is missing'],
     [['a', 'b', 'c'], 'unexpected argument "c"'],
   ])('%j: %s', (words, message) => {

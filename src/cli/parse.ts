@@ -1,10 +1,10 @@
-// Words of the command line -> the flags and arguments of a command, strictly:
-// what the table does not know is an error that names it.
+// Parses the command line into the flags and arguments of a command, strictly:
+// an unknown flag or argument is an error that names it.
 import { parseArgs } from 'node:util';
 import type { Command, Flags, Invocation } from './command.js';
 import { meant } from './meant.js';
 
-/** A wrong command line: one clear line, exit code 2, nothing done. */
+/** An invalid command line: one line, exit code 2, nothing is done. */
 export class UsageError extends Error {}
 
 /** @throws UsageError */
@@ -61,13 +61,13 @@ function plain(command: Command, error: Error & { code?: string }): string {
   }
   if (error.code === 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE') {
     return /does not take/.test(error.message)
-      ? `${word.replace(/[ =].*/, '')} takes no value`
+      ? `${word.replace(/[ =].*/, '')} does not have a value`
       : `${word.replace(/ <value>$/, '')} needs a value`;
   }
   return error.message;
 }
 
-/** Parts a line at its first argument: `crisp run --rm IMAGE ls -l` passes -l on. */
+/** Splits a command line at its first argument: `crisp run --rm IMAGE ls -l` passes -l on. */
 function split(command: Command, words: readonly string[]): [readonly string[], readonly string[]] {
   for (let index = 0; index < words.length; index++) {
     const word = words[index] ?? '';

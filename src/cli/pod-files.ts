@@ -1,6 +1,6 @@
-// The files that `crisp explain` is given: manifests of Kubernetes (YAML or JSON)
-// or the JSON files of crictl, as pods.  A mistake in one pod is kept with it,
-// so that the others are explained.
+// The files for `crisp explain`: manifests of Kubernetes (YAML or JSON) or the
+// JSON files of crictl, as pods. A mistake in a pod is kept with it, so that the
+// others can be explained.
 import { readFileSync } from 'node:fs';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import { locate, type KeyPath } from '../config/source.js';
@@ -8,7 +8,7 @@ import { CrispError, toCrispError } from '../errors.js';
 import { keyText, podsOf, type CriPod, type Manifest } from './pod-manifest.js';
 
 export interface PodOfFile extends Pick<CriPod, 'title' | 'handler' | 'sandbox' | 'containers' | 'notes'> {
-  /** "pod.yaml:7: spec.containers[0].image: is missing"; with any, there are no messages. */
+  /** "pod.yaml:7: spec.containers[0].image: is missing"; if there are any, there are no messages. */
   readonly mistakes: readonly string[];
   /** "pod.yaml:7: spec.containers[0].imagee" */
   readonly unknownFields: readonly string[];
@@ -21,7 +21,10 @@ interface Document {
   readonly place: (path: KeyPath) => string;
 }
 
-/** The pods of Kubernetes manifests, or one pod of crictl's two kinds of file: its sandbox's, and its containers'. @throws InvalidArgument when there is none */
+/**
+ * The pods of Kubernetes manifests, or one pod from crictl's files: one for the sandbox, and one for each
+ * container. @throws InvalidArgument if there is none
+ */
 export function readPods(files: readonly string[]): PodOfFile[] {
   const documents: Document[] = [];
   const pods: PodOfFile[] = [];
@@ -56,7 +59,7 @@ export function readPods(files: readonly string[]): PodOfFile[] {
   return without.length === 0
     ? pods
     : [
-        { ...first, notes: [`left out, since it makes no pod: ${without.join(', ')}`, ...first.notes] },
+        { ...first, notes: [`ignored, since it makes no pod: ${without.join(', ')}`, ...first.notes] },
         ...others,
       ];
 }
@@ -83,7 +86,7 @@ function readDocuments(file: string): Document[] {
     const { code, message } = error as NodeJS.ErrnoException;
     throw new CrispError(
       'InvalidArgument',
-      `${name}: ${code === 'ENOENT' ? 'there is no such file' : code === 'EISDIR' ? 'it is a folder' : message}`,
+      `${name}: ${code === 'ENOENT' ? 'the file does not exist' : code === 'EISDIR' ? 'it is a folder' : message}`,
     );
   }
   const lines = new LineCounter();
@@ -113,7 +116,7 @@ function isMap(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** A container's config has an image; a sandbox's has none. */
+/** A container's config has an image, a sandbox's does not. */
 function fromMessages(messages: readonly Document[]): PodOfFile {
   const containers = messages.filter(({ value }) => 'image' in value);
   const [sandbox, ...more] = messages.filter(({ value }) => !('image' in value));

@@ -126,7 +126,7 @@ describe('the pods of a document', () => {
       sandbox: { metadata: { name, namespace: 'shop' }, labels: { app: 'web' } },
       containers: [{ name: 'app' }],
     });
-    expect(one?.notes[0]).toBe(`a pod of the ${kind} web, whose name the cluster completes`);
+    expect(one?.notes[0]).toBe(`a pod of the ${kind} web, with a name that the cluster completes`);
   });
 
   test('CronJob: of the template of its jobs', () => {
@@ -210,7 +210,9 @@ describe('a manifest with a mistake names its place', () => {
 test('a limit that is no quantity is refused, not left out', () => {
   const limited = (limits: Record<string, string>) =>
     criPod({ spec: { containers: [{ name: 'app', image: 'nginx', resources: { limits } }] } });
-  expect(() => limited({ memory: '64mb' })).toThrow('container app: resources: memory "64mb" is no quantity');
+  expect(() => limited({ memory: '64mb' })).toThrow(
+    'container app: resources: memory "64mb" is not a quantity',
+  );
   expect(limited({ 'hugepages-2Mi': '4Mi' }).containers[0]?.config).toMatchObject({
     linux: { resources: { hugepage_limits: [{ page_size: '2MB', limit: String(4 << 20) }] } },
   });

@@ -1,7 +1,7 @@
 // A Kubernetes Pod -> the CRI messages that a kubelet would send for it, as far
-// as they can be known without a cluster.  Pure; for `crisp explain`.  What is
-// only known in a cluster (ConfigMaps, Secrets, volumes other than hostPath,
-// the mapping of RuntimeClass names) is said in `notes`.
+// as this is possible without a cluster. Pure; for `crisp explain`. Data that
+// only a cluster has (ConfigMaps, Secrets, volumes other than hostPath, the
+// mapping of RuntimeClass names) is mentioned in `notes`.
 import * as z from 'zod';
 import type { KeyPath } from '../config/source.js';
 import { CrispError, toCrispError } from '../errors.js';
@@ -18,7 +18,7 @@ export interface Manifest {
 const text = z.string();
 const texts = z.record(text, text);
 const amounts = z.record(text, z.union([text, z.number()]));
-/** A field of Kubernetes that does not reach a runtime: it is known, and not read. */
+/** A field of Kubernetes that is not passed to a runtime: it is known, but not read. */
 const unread = z.unknown().optional();
 const unreadFields = <Name extends string>(...names: Name[]) =>
   Object.fromEntries(names.map((name) => [name, unread])) as Record<Name, typeof unread>;
@@ -86,7 +86,10 @@ const container = z.strictObject({
     })
     .optional(),
 });
-/** What of a Pod has to do with a runtime, and the names of all other fields (API reference of core/v1, PodSpec). */
+/**
+ * The fields of a Pod that concern a runtime, and the names of all other fields (API reference of core/v1,
+ * PodSpec).
+ */
 const podSchema = z.strictObject({
   ...unreadFields('apiVersion', 'status'),
   kind: text.optional(),
@@ -182,7 +185,7 @@ type Security = z.infer<typeof security>;
 type Profile = z.infer<typeof profile>;
 type Volume = NonNullable<PodSpec['volumes']>[number];
 
-/** Something in a manifest that a cluster would refuse. */
+/** A mistake in a manifest, for which a cluster would refuse it. */
 export interface Mistake {
   /** From the top of the document. */
   readonly path: KeyPath;
@@ -192,18 +195,18 @@ export interface Mistake {
 export interface CriPod {
   /** "NAMESPACE/NAME" */
   readonly title: string;
-  /** The RuntimeClass, which mostly has the name of its handler. */
+  /** The RuntimeClass, which usually has the name of its handler. */
   readonly handler: string;
   readonly sandbox: object;
   readonly containers: readonly { readonly name: string; readonly config: object }[];
   readonly notes: readonly string[];
-  /** With any, there is no message. */
+  /** If there are any, there is no message. */
   readonly mistakes: readonly Mistake[];
   /** Fields that Kubernetes does not have. */
   readonly unknownFields: readonly KeyPath[];
 }
 
-/** What the cluster appends to the name of a workload for its pods. */
+/** Stands for the suffix that the cluster appends to the name of a workload for its pods. */
 const suffixes: Readonly<Record<string, string>> = {
   Deployment: '-hash-id',
   ReplicaSet: '-id',
@@ -215,8 +218,8 @@ const suffixes: Readonly<Record<string, string>> = {
 };
 
 /**
- * The pods that a document stands for: itself, one of its template, or those of its items. None: it makes no pods.
- * @param path where the document is in its file: that of an item of a list
+ * The pods of a document: itself, one of its template, or those of its items. Empty: it makes no pods.
+ * @param path the path of the document in its file, for an item of a list
  */
 export function podsOf(document: Manifest, path: KeyPath = []): CriPod[] {
   if (document.kind === 'Pod') return [readPod(document, path)];
@@ -238,7 +241,7 @@ export function podsOf(document: Manifest, path: KeyPath = []): CriPod[] {
   return [
     {
       ...pod,
-      notes: [`a pod of the ${document.kind} ${name}, whose name the cluster completes`, ...pod.notes],
+      notes: [`a pod of the ${document.kind} ${name}, with a name that the cluster completes`, ...pod.notes],
     },
   ];
 }
@@ -304,7 +307,7 @@ export function keyText(path: KeyPath): string {
     .join('');
 }
 
-/** A key with nothing behind it is a key that is not there, as the API server reads it. */
+/** A key without a value is treated as absent, as by the API server. */
 function withoutNulls(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(withoutNulls);
   if (typeof value !== 'object' || value === null) return value ?? undefined;
@@ -320,9 +323,9 @@ export function criPod(pod: Pod): CriPod {
   const { name = '', namespace = 'default', uid = 'UID', labels = {}, annotations = {} } = pod.metadata ?? {};
   const notes: string[] = [];
   if (spec.runtimeClassName)
-    notes.push(`the RuntimeClass ${spec.runtimeClassName} is taken to have a handler of the same name`);
+    notes.push(`the RuntimeClass ${spec.runtimeClassName} is assumed to have a handler of the same name`);
   if (spec.securityContext?.fsGroup !== undefined)
-    notes.push("fsGroup is the kubelet's work on volumes; the runtime sees it as a supplemental group");
+    notes.push('the kubelet applies fsGroup to volumes; the runtime gets it as a supplemental group');
   if (spec.hostUsers === false)
     notes.push('hostUsers: the kubelet chooses the ids on the host; these are a guess');
   const namespaces = namespaceOptions(spec);
@@ -354,7 +357,7 @@ export function criPod(pod: Pod): CriPod {
 }
 
 function namespaceOptions(spec: PodSpec): object {
-  const ids = [{ container_id: 0, host_id: 65_536, length: 65_536 }]; // the first that a kubelet gives
+  const ids = [{ container_id: 0, host_id: 65_536, length: 65_536 }]; // the first ids that a kubelet assigns
   return {
     network: spec.hostNetwork ? 'NODE' : 'POD',
     ipc: spec.hostIPC ? 'NODE' : 'POD',
@@ -422,7 +425,7 @@ function containerConfig(container: Container, pod: PodSpec, namespaces: object,
   };
 }
 
-/** Without one a kubelet asks for seccomp Unconfined (unless it has --seccomp-default). */
+/** Without a profile a kubelet requests seccomp Unconfined (unless it has --seccomp-default). */
 function profileOf(wanted: Profile | undefined, otherwise: string, folder: string): object {
   return {
     profile_type: wanted?.type ?? otherwise,
@@ -467,7 +470,10 @@ function volumeMount(
   return [{ ...common, host_path: `/var/lib/kubelet/pods/UID/volumes/${mount.name}` }];
 }
 
-/** As the kubelet counts: shares from the request, quota from the limit, memory in bytes. @throws InvalidArgument */
+/**
+ * Converts like the kubelet: shares from the request, quota from the limit, memory in bytes. @throws
+ * InvalidArgument
+ */
 function resources(
   { resources: { limits = {}, requests = {} } = {} }: Container,
   who: string,
@@ -477,7 +483,7 @@ function resources(
     if (value === undefined) return undefined;
     const number = quantity(value);
     if (Number.isNaN(number))
-      throw new CrispError('InvalidArgument', `${who}: resources: ${name} "${value}" is no quantity`, {
+      throw new CrispError('InvalidArgument', `${who}: resources: ${name} "${value}" is not a quantity`, {
         hint: 'write it as 500m, 64Mi or 2',
       });
     return number;
@@ -487,7 +493,7 @@ function resources(
   const memory = amount('memory', limits['memory']);
   const ofPlugins = Object.keys(limits).filter((name) => name.includes('/'));
   if (ofPlugins.length)
-    notes.push(`${who}: what ${ofPlugins.join(', ')} brings is known to its device plugin`);
+    notes.push(`${who}: only its device plugin knows the devices and mounts of ${ofPlugins.join(', ')}`);
   return {
     cpu_shares: String(Math.max(2, Math.floor((cpuRequest ?? 0) * 1024))),
     ...(cpuLimit === undefined

@@ -1,5 +1,4 @@
-// How far a pull is: a bar that is drawn again and again on a terminal, a line
-// now and then elsewhere.
+// Shows the progress of a pull: as a bar on a terminal, otherwise as lines.
 import type { PullProgress } from '../images/download.js';
 import { bytes } from './output.js';
 
@@ -23,13 +22,13 @@ export class PullDisplay {
     this.draw(this.stream.isTTY ? `${words} ${this.name}` : `pulling ${this.name}: ${words}`);
   }
 
-  /** @param line the last one; absent: an error follows */
+  /** @param line the last line; absent: an error follows */
   end(line = ''): void {
     if (this.stream.isTTY) this.stream.write('\r\x1b[K');
     if (line) this.stream.write(`${line}\n`);
   }
 
-  /** On a terminal in the place of the line before, and no longer than it. */
+  /** On a terminal it replaces the previous line, and is cut to the width. */
   private draw(line: string): void {
     this.stream.write(
       this.stream.isTTY ? `\r${line.slice(0, (this.stream.columns || 80) - 1)}\x1b[K` : `${line}\n`,

@@ -4,7 +4,10 @@ import { CrispError } from '../errors.js';
 import { log } from '../log.js';
 
 const endSignals = ['SIGTERM', 'SIGINT'] as const;
-/** From the first of them to our end: calls have 8 s of it and streaming sessions 6 s (cri/serve.ts, streaming/server.ts). systemd kills after 90 s. */
+/**
+ * From the first signal to the exit: calls have 8 s and streaming sessions 6 s (cri/serve.ts,
+ * streaming/server.ts). systemd kills after 90 s.
+ */
 const endPatienceMs = 20_000;
 
 export interface ServeFlags {
@@ -31,18 +34,18 @@ export async function serveDaemon(flags: ServeFlags): Promise<number> {
         hint: 'run it with sudo, or as the service: `sudo systemctl start crisp`',
       },
     );
-  const config = read(); // a mistake in it is told before anything is loaded
+  const config = read(); // mistakes in it are reported before anything is loaded
   const stop = new AbortController();
   const end = (): void => {
-    for (const signal of endSignals) process.off(signal, end); // the next one ends us at once
+    for (const signal of endSignals) process.off(signal, end); // the next one ends the process at once
     stop.abort();
     setTimeout(() => {
-      log.error({ afterMs: endPatienceMs }, 'crisp ends with work under way; the next start finds it');
+      log.error({ afterMs: endPatienceMs }, 'crisp exits with unfinished work; the next start cleans it up');
       process.exit(1);
     }, endPatienceMs).unref();
   };
   for (const signal of endSignals) process.on(signal, end);
   const { serve } = await import('../daemon.js');
   await serve(config, read, stop.signal);
-  return process.exit(0); // calls that could not be ended would keep us: the next start finds what they have made
+  return process.exit(0); // unfinished calls would keep the process running: the next start cleans up
 }

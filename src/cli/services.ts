@@ -1,5 +1,5 @@
-// What the standalone commands speak to, built once per command.  The daemon
-// may run beside them: the images are shared and only read, everything else has
+// The services of the standalone commands, made once per command. The daemon
+// may be running: the images are shared and only read, everything else has
 // folders of its own (STATE, /run/crisp-cli by default, and ROOT/cli).
 import { join } from 'node:path';
 import type { Backend } from '../backends/backend.js';
@@ -14,7 +14,7 @@ import { rootGroupOf } from '../oci/namespaces.js';
 import { StandaloneRecords, type StandaloneRecord } from '../records/standalone.js';
 import { open } from './backend.js';
 
-/** The flags that all of them have. */
+/** The flags of all these commands. */
 export interface PlaceFlags {
   readonly config: string | undefined;
   readonly root: string | undefined;
@@ -24,7 +24,7 @@ export interface PlaceFlags {
 export class Services {
   readonly config: Config;
   readonly state: string;
-  /** For what a tmpfs is too small for: writable layers and logs. */
+  /** For data that does not fit on a tmpfs: writable layers and logs. */
   readonly root: string;
   readonly records: StandaloneRecords;
   readonly images: Images;
@@ -38,7 +38,7 @@ export class Services {
     this.state = this.config.cli_state;
     this.root = join(this.config.root, 'cli');
     this.records = new StandaloneRecords(this.state, this.root);
-    // With the daemon's own state folder: one store has one run-time folder.
+    // With the daemon's own state folder: a store has only one runtime folder.
     this.images = new Images(imagesOptionsOf(this.config));
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
   }
@@ -52,7 +52,7 @@ export class Services {
     return (this.facts ??= readHostFacts(this.config));
   }
 
-  /** Also takes from what an older version made what it gave to all users of the host. */
+  /** Also removes the permissions for all users of the host from folders of older versions. */
   async makeFolders(): Promise<void> {
     makeFolder(this.state, 0o711);
     makeFolder(join(this.root, 'logs'));
@@ -90,7 +90,7 @@ export async function withParts<T>(
   if (process.geteuid?.() !== 0)
     throw new CrispError(
       'PermissionDenied',
-      'this takes root: it makes namespaces, mounts and control groups',
+      'this requires root: it makes namespaces, mounts and control groups',
       { hint: 'run it with sudo' },
     );
   const services = new Services(flags);

@@ -1,5 +1,5 @@
-// Signals that come to a command in the foreground: kept while there is
-// something half made, then handed to the container.
+// Signals to a command in the foreground: held while a container is being
+// made, then passed to the container.
 import { constants } from 'node:os';
 import { CrispError } from '../errors.js';
 
@@ -14,21 +14,21 @@ export class Signals {
     this.take(name);
   };
 
-  /** From now on a signal is not our end: what is being made can be undone. */
+  /** From now on a signal does not end this process, so that a creation can be undone. */
   hold(): void {
     for (const name of names) process.on(name, this.listener);
   }
 
-  /** @throws Cancelled when one has come since hold() */
+  /** @throws Cancelled if a signal has come since hold() */
   check(): void {
     const [first] = this.kept;
     if (first)
-      throw new CrispError('Cancelled', `${first} came; what was made is removed again`, {
+      throw new CrispError('Cancelled', `interrupted by ${first}; the container is removed again`, {
         hint: 'run it again',
       });
   }
 
-  /** Hands on those that were kept and those that come. */
+  /** Passes on the held signals and all later ones. */
   forward(to: (signal: number) => unknown): void {
     this.take = (name) => void to(constants.signals[name]);
     this.kept.splice(0).forEach(this.take);

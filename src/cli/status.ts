@@ -1,4 +1,4 @@
-// `crisp status`: is the daemon there, is it well, what does it run.
+// `crisp status`: the state of the daemon.
 import type { Probe } from '../backends/backend.js';
 import { loadConfig } from '../config/config.js';
 import type { ListContainersResponse__Output } from '../cri/generated/runtime/v1/ListContainersResponse.js';
@@ -32,7 +32,7 @@ export interface DaemonStatus {
   readonly pods: Readonly<Record<'ready' | 'notReady', number>>;
   readonly containers: Readonly<Record<'created' | 'running' | 'exited', number>>;
   readonly images: number;
-  /** What it found, cannot read and leaves alone. */
+  /** Items that were set aside because they cannot be read. */
   readonly setAside: readonly SetAside[];
 }
 
@@ -98,7 +98,7 @@ function inWords(status: DaemonStatus): string {
     ...status.conditions.map(({ type, status: good, message }): [string, string] => [
       type,
       good ? 'yes' : type === 'RuntimeReady' ? 'no: no runtime handler is ready' : `no: ${message}`,
-    ]), // why not, the handlers say
+    ]), // the handlers show the reason
     ...status.handlers.map(({ name, ready, reason, version, lacks }): [string, string] => [
       `handler ${name}`,
       ready ? [`ready (${version})`, ...lacking(lacks)].join('; ') : `not ready: ${reason}`,

@@ -18,19 +18,19 @@ const environment = {
 } as const;
 
 const making = {
-  name: { value: 'NAME', summary: 'what to call it, and its hostname (default: the beginning of its id)' },
-  namespace: { value: 'NAME', summary: 'the namespace that routing rules see (default: empty)' },
-  handler: { value: 'NAME', summary: 'the runtime handler, as a RuntimeClass names it (default: as routed)' },
+  name: { value: 'NAME', summary: 'its name and hostname (default: the beginning of its id)' },
+  namespace: { value: 'NAME', summary: 'the namespace for routing rules (default: empty)' },
+  handler: { value: 'NAME', summary: 'the runtime handler, as in a RuntimeClass (default: as routed)' },
   rootfs: {
     value: 'DIR',
     complete: 'folder',
     summary:
-      'run on this folder as it is instead of an image (not as an unprivileged CT); all arguments are then the command',
+      'use this folder as root filesystem instead of an image (not for unprivileged CTs); all arguments are then the command',
   },
   pull: {
     value: 'missing|always|never',
     complete: ['missing', 'always', 'never'],
-    summary: 'when to pull the image (default missing: when this node does not have it)',
+    summary: 'when to pull the image (default missing: if this node does not have it)',
   },
   entrypoint: {
     value: 'PROGRAM',
@@ -114,7 +114,7 @@ const imageArguments = [
     optional: true,
     complete: 'image',
     summary:
-      'an image (name, digest, or id of one of this node), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); none with --rootfs',
+      'an image (name, digest, or the id of a local image), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); not with --rootfs',
   },
   { name: 'COMMAND', optional: true, rest: true, summary: "replaces the image's Cmd" },
 ] as const;
@@ -147,7 +147,7 @@ const run = define({
   flags: {
     ...making,
     detach: { short: 'd', summary: 'leave it running in the background and print its id' },
-    rm: { summary: 'delete it when it has ended' },
+    rm: { summary: 'delete it after it has ended' },
     ...places,
   },
   passesOn: true,
@@ -155,7 +155,7 @@ const run = define({
   exitCodes: [
     {
       code: '125',
-      meaning: "crisp itself failed; any other code is the container's (128+N: ended by signal N)",
+      meaning: "error of crisp itself; any other code is the container's (128+N: ended by signal N)",
     },
     ...startCodes,
   ],
@@ -184,7 +184,7 @@ const create = define({
   name: 'create',
   group: 'containers',
   summary: 'Make a container without starting it',
-  description: ['Makes a container as `crisp run` does, leaves it created, and prints its id.'],
+  description: ['Makes a container like `crisp run`, does not start it, and prints its id.'],
   arguments: imageArguments,
   leftOut,
   flags: { ...making, ...places },
@@ -214,7 +214,7 @@ const stop = define({
   group: 'containers',
   summary: 'Stop containers: ask, then kill',
   description: [
-    'Sends the stop signal of the image (SIGTERM by default), waits, sends SIGKILL. One that has ended is fine.',
+    'Sends the stop signal of the image (SIGTERM by default), waits, and then sends SIGKILL. A container that has ended already is not an error.',
   ],
   arguments: [ids],
   exitCodes: oneFailed,
@@ -230,7 +230,7 @@ const stop = define({
     },
     ...places,
   },
-  examples: [{ what: 'with half a minute of grace', line: 'crisp stop --time 30 web' }],
+  examples: [{ what: 'with a grace period of 30 seconds', line: 'crisp stop --time 30 web' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).stopCommand(flags, args),
 });
 
@@ -247,10 +247,10 @@ const kill = define({
       complete: ['HUP', 'INT', 'QUIT', 'KILL', 'USR1', 'USR2', 'TERM'],
       summary: 'by name or number (default KILL)',
     },
-    all: { summary: 'to all of its processes' },
+    all: { summary: 'send it to all processes of the container' },
     ...places,
   },
-  examples: [{ what: 'have it read its configuration again', line: 'crisp kill --signal HUP web' }],
+  examples: [{ what: 'reload the configuration of a server', line: 'crisp kill --signal HUP web' }],
   run: async ({ flags, args }) => (await import('./container-stop.js')).killCommand(flags, args),
 });
 
@@ -258,7 +258,7 @@ const remove = define({
   name: 'delete',
   aliases: ['rm'],
   group: 'containers',
-  summary: 'Delete containers with all that was made for them',
+  summary: 'Delete containers and everything made for them',
   description: [
     'Deletes containers that are created or stopped, with --force also running ones: rootfs, mounts, namespaces, cgroup, log and record.',
   ],
@@ -292,7 +292,7 @@ const list = define({
     '--format': 'format with jq: `crisp list --json | jq …`',
   },
   flags: {
-    json: { summary: 'as JSON: a list of what `crisp state --json` shows' },
+    json: { summary: 'as JSON: a list with the fields of `crisp state --json`' },
     quiet: { short: 'q', summary: 'ids only' },
     ...places,
   },
@@ -305,9 +305,7 @@ const state = define({
   aliases: ['inspect'],
   group: 'containers',
   summary: 'Show the state of a container',
-  description: [
-    'Shows what a container is and does, with the backend that runs it and the rule that chose it.',
-  ],
+  description: ['Shows the state of a container, its backend and the rule that chose it.'],
   arguments: [id],
   leftOut: {
     '--format': 'format with jq: `crisp state --json NAME | jq …`',
@@ -321,13 +319,13 @@ const state = define({
 const exec = define({
   name: 'exec',
   group: 'containers',
-  summary: 'Run one more process in a running container',
+  summary: 'Run a command in a running container',
   description: [
-    'Runs a command in a running container, as its user and with its environment and rights, and ends with the exit code of the command.',
+    'Runs a command in a running container, with its user, environment and privileges, and exits with the exit code of the command.',
   ],
   arguments: [id, { name: 'COMMAND', rest: true, summary: 'the command and its arguments' }],
   flags: {
-    interactive: { short: 'i', summary: 'pass our standard input on' },
+    interactive: { short: 'i', summary: 'pass standard input on' },
     tty: { short: 't', summary: 'give it a terminal' },
     ...environment,
     ...places,
@@ -354,8 +352,8 @@ const exec = define({
 const logs = define({
   name: 'logs',
   group: 'containers',
-  summary: 'Show what a container has written',
-  description: ['Shows the output of a container, its stdout on ours and its stderr on ours.'],
+  summary: 'Show the output of a container',
+  description: ['Shows the output of a container: its stdout on stdout and its stderr on stderr.'],
   arguments: [id],
   flags: {
     follow: { short: 'f', summary: 'go on until it ends' },
@@ -379,19 +377,19 @@ const bundle = define({
   group: 'containers',
   summary: 'Write an image as an OCI bundle, or check one',
   description: [
-    'Writes DIR/rootfs and DIR/config.json from an image, so that `crun run --bundle DIR NAME` and the same of runc run it as it is.',
+    'Writes DIR/rootfs and DIR/config.json from an image, so that `crun run --bundle DIR NAME` or `runc run` can run it.',
     'With --validate, checks a bundle: config.json against the runtime-spec, the rootfs, the program and the sources of its mounts.',
   ],
   arguments: [
     {
       name: 'IMAGE',
       optional: true,
-      summary: 'an image of this node, an OCI archive or layout (./FILE.tar, ./DIR); none with --validate',
+      summary: 'a local image, an OCI archive or layout (./FILE.tar, ./DIR); not with --validate',
     },
     {
       name: 'DIR',
       complete: 'folder',
-      summary: 'the bundle: a new folder, or with --validate the one to check',
+      summary: 'the bundle: a new folder, or with --validate the bundle to check',
     },
   ],
   flags: {
@@ -399,16 +397,16 @@ const bundle = define({
       value: 'full|minimal',
       complete: ['full', 'minimal'],
       summary:
-        'full (default): as a container of a pod, with seccomp, devices and limits; minimal: the least that runs',
+        'full (default): as a container of a pod, with seccomp, devices and limits; minimal: the minimum to run',
     },
-    validate: { summary: 'say what is wrong with the bundle DIR' },
+    validate: { summary: 'show the problems of the bundle DIR' },
     json: { summary: 'with --validate: as JSON, a list of {path, message}' },
     ...places,
   },
   exitCodes: [{ code: '1', meaning: 'failed, or the bundle is not valid' }],
   examples: [
-    { what: 'write one and run it', line: 'crisp bundle busybox ./b && crun run --bundle ./b try' },
-    { what: 'check one', line: 'crisp bundle --validate ./b' },
+    { what: 'write a bundle and run it', line: 'crisp bundle busybox ./b && crun run --bundle ./b try' },
+    { what: 'check a bundle', line: 'crisp bundle --validate ./b' },
   ],
   run: async ({ flags, args }) => (await import('./bundle.js')).bundleCommand(flags, args),
 });

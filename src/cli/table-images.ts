@@ -1,4 +1,4 @@
-// The commands on images, which need no daemon; one may run beside them.
+// The commands on images, which work with or without a running daemon.
 import { define, type Command } from './command.js';
 import { places } from './table-places.js';
 
@@ -14,11 +14,11 @@ const pull = define({
   group: 'images',
   summary: 'Pull images from registries',
   description: [
-    'Pulls images and prints the id of each. How far a pull is goes to stderr: a bar on a terminal, lines elsewhere. Registries, credentials, certificates and signatures are as the section images of the configuration says.',
-    'After a failure, layers that have come are kept for half an hour, so that the next pull fetches the rest only.',
+    'Pulls images and prints the id of each. The progress is shown on stderr: as a bar on a terminal, otherwise as lines. Registries, credentials, certificates and signatures are set in the section images of the configuration.',
+    'After a failure, finished layers are kept for half an hour, so that the next pull only fetches the rest.',
   ],
   arguments: [
-    { name: 'IMAGE', rest: true, summary: 'a name or a digest reference; without a registry: of docker.io' },
+    { name: 'IMAGE', rest: true, summary: 'a name or a digest reference; the default registry is docker.io' },
   ],
   flags: places,
   examples: [
@@ -32,7 +32,7 @@ const images = define({
   name: 'images',
   group: 'images',
   summary: 'List the images of this node',
-  description: ['Lists the images that pods and single containers can be made from.'],
+  description: ['Lists the images for pods and single containers.'],
   arguments: [],
   flags: {
     json: { summary: 'as JSON: a list of {id, tags, digests, sizeBytes, pinned}' },
@@ -48,7 +48,7 @@ const rmi = define({
   group: 'images',
   summary: 'Remove images',
   description: [
-    'Removes images with all their names, and prints their ids. An image that a container uses, of a pod or a single one, is refused.',
+    'Removes images with all their names, and prints their ids. An image that is used by a container, of a pod or a single one, is refused.',
   ],
   arguments: [image],
   flags: places,

@@ -10,26 +10,26 @@ const configFlag = {
 const check = define({
   name: 'check',
   group: 'operator',
-  summary: 'Check whether this host can run pods, and say how to mend it',
+  summary: 'Check whether this host can run pods, and show how to fix problems',
   description: [
-    'Looks at the kernel, control groups, tools, runtime handlers (by running a throw-away container on each), pod network, storage and, on Proxmox VE, at storages, bridges and id ranges. Each finding comes with the command that mends it. Nothing stays changed.',
+    'Checks the kernel, control groups, tools, runtime handlers (by running a temporary container on each), pod network, storage and, on Proxmox VE, storages, bridges and id ranges. Each finding has the command to fix it. No changes are left behind.',
   ],
   arguments: [],
   flags: {
     config: configFlag,
-    quiet: { short: 'q', summary: 'only what is wrong' },
+    quiet: { short: 'q', summary: 'show only problems' },
     json: {
       summary: 'as JSON: {failures, warnings, checks: [{id, title, findings: [{level, message, mend}]}]}',
     },
   },
   exitCodes: [
-    { code: '0', meaning: 'nothing fails; there may be warnings' },
-    { code: '1', meaning: 'something fails: pods will not run' },
+    { code: '0', meaning: 'no failures; there may be warnings' },
+    { code: '1', meaning: 'there are failures: pods will not run' },
   ],
   examples: [
     { what: 'before the first start', line: 'crisp check' },
     {
-      what: 'the commands that mend failures',
+      what: 'the commands to fix failures',
       line: 'crisp check --json | jq -r ".checks[].findings[] | select(.level == \\"failure\\") | .mend"',
     },
   ],
@@ -41,8 +41,8 @@ const explain = define({
   group: 'operator',
   summary: 'Dry run: how this node would run a pod',
   description: [
-    "Reads manifests (YAML or JSON) of Pods and of what makes them (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files that crictl takes (a pod's, and any number of containers'), and shows the handler, the rule that chose it and the fields that are unknown or not honoured; with --full also the commands that would run and the config.json of each container. Nothing is run or changed.",
-    'What only a cluster knows (ConfigMaps, Secrets, most volumes) is left out, with a note.',
+    'Reads manifests (YAML or JSON) of Pods and workloads (Deployment, StatefulSet, DaemonSet, Job, CronJob, List), or the JSON files of crictl (for a pod and any number of containers), and shows the handler, the rule that chose it and the fields that are unknown or not honoured; with --full also the commands that would run and the config.json of each container. Nothing is run or changed.',
+    'Data of the cluster (ConfigMaps, Secrets, most volumes) is left out, with a note.',
   ],
   arguments: [
     { name: 'FILE', rest: true, complete: 'file', summary: 'a manifest, or files for crictl; - is stdin' },
@@ -50,15 +50,15 @@ const explain = define({
   flags: {
     config: configFlag,
     handler: { value: 'NAME', summary: "as if the pod's RuntimeClass had this handler" },
-    full: { summary: 'also the commands, and config.json of each container' },
-    json: { summary: 'as JSON, with the whole config.json' },
+    full: { summary: 'also show the commands, and config.json of each container' },
+    json: { summary: 'as JSON, with the complete config.json' },
   },
   exitCodes: [{ code: '1', meaning: 'the pod or a container would be refused, or the files cannot be read' }],
   examples: [
     { what: 'a manifest', line: 'crisp explain pod.yaml' },
     { what: 'a pod of the cluster', line: 'kubectl get pod web -o yaml | crisp explain -' },
     { what: "crictl's files", line: 'crisp explain pod.json container.json' },
-    { what: 'only the choice', line: 'crisp explain --json pod.yaml | jq "{handler, rule}"' },
+    { what: 'only the handler and the rule', line: 'crisp explain --json pod.yaml | jq "{handler, rule}"' },
   ],
   run: async ({ flags, args }) => (await import('./explain.js')).explainCommand(flags, args),
 });
@@ -66,13 +66,13 @@ const explain = define({
 const gc = define({
   name: 'gc',
   group: 'operator',
-  summary: 'Remove what crisp made and has no record of',
+  summary: 'Remove orphans: objects that crisp made and has no record of',
   description: [
-    'Removes containers, mounts, rootfs layers, namespaces and folders that a crash, a lost state folder or a reboot left without a record, of the daemon and of standalone containers. The daemon does the same at its start, and may run meanwhile. Addresses of pods that are gone are released at the start of the daemon. A CT that a pct which was cut off has left half made or half removed (its configuration is only a lock) is ended as well, where crisp had noted that it would make or destroy it. So are layers and blobs that failed pulls left for the next try. What cannot be read is left as it is.',
+    'Removes containers, mounts, rootfs layers, namespaces and folders without a record, which are left behind by a crash, a lost state folder or a reboot, of the daemon and of standalone containers. The daemon does the same at its start, and may be running meanwhile. Addresses of pods that are gone are released at the start of the daemon. Also removes CTs after an interrupted creation or removal (their configuration is only a lock), if crisp had noted that it would make or destroy them, and the layers and blobs of failed pulls that are kept for the next attempt. Records and notes that cannot be read are left as they are.',
   ],
   arguments: [],
   flags: {
-    'dry-run': { short: 'n', summary: 'only say what would be removed' },
+    'dry-run': { short: 'n', summary: 'only show what would be removed' },
     json: { summary: 'as JSON: {dryRun, orphans: [{kind, name, error}]}' },
     config: configFlag,
     root: { value: 'DIR', complete: 'folder', summary: 'overrides the key root' },
@@ -83,16 +83,16 @@ const gc = define({
     },
   },
   exitCodes: [{ code: '1', meaning: 'something could not be removed' }],
-  examples: [{ what: 'look first', line: 'crisp gc --dry-run' }],
+  examples: [{ what: 'check first', line: 'crisp gc --dry-run' }],
   run: async ({ flags }) => (await import('./gc.js')).gcCommand(flags),
 });
 
 const status = define({
   name: 'status',
   group: 'operator',
-  summary: 'Ask the daemon how it is and what it runs',
+  summary: 'Show the state of the daemon',
   description: [
-    'Asks the daemon over its socket: conditions, runtime handlers with the outcome of their probe, how many pods, containers and images there are, and what crisp found, cannot read and leaves alone.',
+    'Shows the conditions of the daemon, the runtime handlers with the result of their probe, the numbers of pods, containers and images, and the items that were set aside because they cannot be read.',
   ],
   arguments: [],
   flags: {
@@ -109,7 +109,7 @@ const top = define({
   name: 'top',
   aliases: ['stats'],
   group: 'operator',
-  summary: 'Show what pods and containers use, live',
+  summary: 'Show the resource usage of pods and containers, live',
   description: [
     'Shows the CPU (in percent of one core), memory (working set), network and disk (writable layers) of the pods of the daemon, of their containers, and of standalone containers. On a terminal the list is drawn again every 2 seconds until Ctrl-C; elsewhere it is written once.',
     'With a standalone container, its processes, once: their ids and users are those of the host.',
@@ -147,9 +147,9 @@ const top = define({
 const events = define({
   name: 'events',
   group: 'operator',
-  summary: 'Show what happens to pods and containers',
+  summary: 'Show events of pods and containers',
   description: [
-    'Shows a line for each pod and container of the daemon that is created, started, stopped or deleted, until Ctrl-C. The present state of each container comes first.',
+    'Shows a line for each pod and container of the daemon that is created, started, stopped or deleted, until Ctrl-C. The current state of each container comes first.',
   ],
   arguments: [],
   flags: {
@@ -158,16 +158,18 @@ const events = define({
     listen: { value: 'unix:///PATH', summary: 'the socket; overrides the key listen' },
   },
   exitCodes: [{ code: '1', meaning: 'the daemon does not answer, or has ended' }],
-  examples: [{ what: 'what ends badly', line: 'crisp events --json | jq "select(.exitCode > 0)"' }],
+  examples: [
+    { what: 'containers that end with an error', line: 'crisp events --json | jq "select(.exitCode > 0)"' },
+  ],
   run: async ({ flags }) => (await import('./events.js')).eventsCommand(flags),
 });
 
 const config = define({
   name: 'config',
   group: 'operator',
-  summary: 'Show the configuration that is in force',
+  summary: 'Show the effective configuration',
   description: [
-    'Reads the configuration as the daemon would (file, then drop-ins by name), checks it, and shows what is in force. A mistake is shown with its file, line and key.',
+    'Reads the configuration as the daemon would (file, then drop-ins by name), checks it, and shows the effective values. A mistake is reported with its file, line and key.',
   ],
   arguments: [],
   flags: {
@@ -178,7 +180,7 @@ const config = define({
   },
   examples: [
     { what: 'check a file before a restart', line: 'crisp config --config ./config.yaml > /dev/null' },
-    { what: 'begin a file of your own', line: 'crisp config --default > /etc/crisp/config.yaml' },
+    { what: 'start a configuration file', line: 'crisp config --default > /etc/crisp/config.yaml' },
   ],
   run: async ({ flags }) => (await import('./config.js')).configCommand(flags),
 });
@@ -186,8 +188,8 @@ const config = define({
 const version = define({
   name: 'version',
   group: 'operator',
-  summary: 'Show the version of crisp, of Node and the commit',
-  description: ['Shows in one line which crisp this is.'],
+  summary: 'Show the versions of crisp and Node, and the commit',
+  description: ['Shows the version in one line.'],
   arguments: [],
   flags: { json: { summary: 'as JSON: {"crisp", "commit", "node"}' } },
   examples: [{ what: 'for a bug report', line: 'crisp version' }],

@@ -5,7 +5,7 @@ export const places = {
     complete: 'file',
     summary: 'the configuration (default /etc/crisp/config.yaml, with config.d beside it)',
   },
-  root: { value: 'DIR', complete: 'folder', summary: 'where the images are; overrides the key root' },
+  root: { value: 'DIR', complete: 'folder', summary: 'the folder of images; overrides the key root' },
   state: {
     value: 'DIR',
     complete: 'folder',

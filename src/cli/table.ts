@@ -9,8 +9,8 @@ const serve = define({
   group: 'daemon',
   summary: 'Run the daemon: the CRI for a kubelet or crictl',
   description: [
-    'Serves RuntimeService and ImageService (CRI v1) on one unix socket until SIGTERM or SIGINT. Containers run on after it; the next start finds them again.',
-    'SIGHUP reads the configuration again and applies what can change while it runs; see docs/configuration.md.',
+    'Serves RuntimeService and ImageService (CRI v1) on one unix socket until SIGTERM or SIGINT. Containers keep running afterwards; the next start finds them again.',
+    'SIGHUP reads the configuration again and applies the keys that can change at run time; see docs/configuration.md.',
   ],
   arguments: [],
   flags: {
@@ -31,7 +31,7 @@ const serve = define({
   examples: [
     { what: 'as the systemd unit runs it', line: 'crisp serve' },
     {
-      what: 'one for trying out, on folders of its own',
+      what: 'for a test, with folders of its own',
       line: 'crisp serve --listen unix:///tmp/c/crisp.sock --root /tmp/c/root --state /tmp/c/state --log-level debug',
     },
   ],

@@ -1,5 +1,5 @@
-// `crisp top`: what pods and containers use: those of the daemon, and standalone
-// containers.  Live on a terminal, else once.
+// `crisp top`: the resource usage of the daemon's pods and containers, and of
+// standalone containers. Live on a terminal, otherwise once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContainerStats__Output } from '../cri/generated/runtime/v1/ContainerStats.js';
 import type { ListPodSandboxStatsResponse__Output } from '../cri/generated/runtime/v1/ListPodSandboxStatsResponse.js';
@@ -22,7 +22,7 @@ export interface TopFlags extends PlaceFlags {
 export const sortKeys = ['cpu', 'memory', 'network', 'disk', 'name'] as const;
 type SortKey = (typeof sortKeys)[number];
 
-/** What a pod or container uses; undefined: it is not known (yet). */
+/** The usage of a pod or container; undefined: not known (yet). */
 export interface Use {
   readonly name: string;
   /** Of one core. */
@@ -39,7 +39,7 @@ export interface PodUse extends Use {
 }
 
 const intervalMs = 2_000;
-/** Between two looks at a standalone container, for its CPU. */
+/** Between two measurements of a standalone container, for its CPU usage. */
 const sampleMs = 500;
 
 export async function topCommand(flags: TopFlags, [id]: readonly string[]): Promise<number> {
@@ -74,7 +74,7 @@ async function live(look: () => Promise<PodUse[]>): Promise<void> {
   process.stdout.write('\n');
 }
 
-/** None where no daemon runs. */
+/** Empty if no daemon is running. */
 async function podsOfDaemon(listen: string): Promise<PodUse[]> {
   try {
     const { stats } = await withDaemon(listen, ({ runtime, ask }) =>
@@ -94,7 +94,7 @@ function amount(from: Amount): number | undefined {
   return from ? Number(from.value) : undefined;
 }
 
-/** Leaves out what is not known. */
+/** Leaves out unknown values. */
 function use(name: string, known: { [Key in keyof Omit<Use, 'name'>]: number | undefined }): Use {
   return { name, ...Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined)) };
 }
@@ -128,7 +128,7 @@ function percent(nanoCores: number | undefined): number | undefined {
   return nanoCores === undefined ? undefined : nanoCores / 1e7;
 }
 
-/** The standalone containers that run; their CPU is known from the second look on. */
+/** The running standalone containers; their CPU usage is known from the second measurement on. */
 class StandaloneUse {
   private readonly before = new Map<string, { cpuNs: bigint; at: number }>();
 

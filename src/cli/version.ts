@@ -12,7 +12,10 @@ export function showVersion({ json }: { readonly json: boolean }): number {
   return 0;
 }
 
-/** npm writes gitHead into a package it publishes; a checkout knows its own; else it is not known. */
+/**
+ * npm writes gitHead into a package that it publishes; in a checkout it is read from git; otherwise it is not
+ * known.
+ */
 function commit(): string | undefined {
   const at = (path: string) => readFileSync(installed(path), 'utf8').trim();
   const packed = packageFile().gitHead;

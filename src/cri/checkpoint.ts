@@ -17,7 +17,7 @@ import type { Services } from './services.js';
 /** What these calls use. */
 type Used = Pick<Services, 'config' | 'store' | 'creations' | 'locks' | 'handlers' | 'rootfs'>;
 
-/** Where the request leaves it to us (timeout 0). */
+/** The default (timeout 0). */
 const defaultTimeoutSeconds = 60;
 
 export async function checkpointContainer(
@@ -33,7 +33,7 @@ export async function checkpointContainer(
     throw new CrispError('InvalidArgument', `location: there is no folder ${dirname(location)}`);
   if (lstatSync(location, { throwIfNoEntry: false }))
     throw new CrispError('InvalidArgument', `location: ${location} exists already`);
-  const timeoutMs = Math.min((Number(request.timeout) || defaultTimeoutSeconds) * 1000, 2 ** 31 - 1); // what a timer can hold
+  const timeoutMs = Math.min((Number(request.timeout) || defaultTimeoutSeconds) * 1000, 2 ** 31 - 1); // the range of a timer
   await services.locks.with(record.sandboxId, () =>
     writeCheckpoint(location, services.config.root, {
       dump: (folder) => backendOf(services, record).checkpoint(refOf(record), folder, timeoutMs),

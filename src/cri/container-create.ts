@@ -43,7 +43,7 @@ export async function createContainer(
           .containersOf(sandbox.id)
           .find((record) => containerKey(sandbox.id, record.config) === key);
         if (present?.complete) return reused(services, present, config);
-        if (present) await removeContainerRecord(services, present.id); // left by a try that could not be undone, and that has ended: we hold the lock
+        if (present) await removeContainerRecord(services, present.id); // left by an attempt that could not be undone, and has ended, since this call has the lock
         return makeContainer(services, newId, await readySandboxOf(services, sandbox.id), config);
       }),
     unclaimedContainer(services, sandbox.id),
@@ -53,7 +53,7 @@ export async function createContainer(
   return { container_id: id };
 }
 
-/** The caller has the id of a container: from now on it is shown, and its event is told. */
+/** The caller has the id of a container: from now on it is visible, and its event is sent. */
 async function claimContainer(services: Services, id: string, sandbox: SandboxRecord): Promise<void> {
   if (!services.creations.claim(id)) return;
   if (services.store.containers.get(id)?.unclaimed)
@@ -61,7 +61,9 @@ async function claimContainer(services: Services, id: string, sandbox: SandboxRe
   services.events.emit('CONTAINER_CREATED_EVENT', id, sandbox);
 }
 
-/** What becomes of a container whose caller went away while it was made. Also for those of an earlier run. */
+/**
+ * Handles a container if its caller disconnected while it was made. Also for containers of an earlier run.
+ */
 export function unclaimedContainer(services: Services, sandboxId: string): Unclaimed {
   return {
     keep: (id) =>
@@ -76,7 +78,7 @@ export function unclaimedContainer(services: Services, sandboxId: string): Uncla
   };
 }
 
-/** As with pods, the same request gets the same container. */
+/** As with pods, the same request returns the same container. */
 function reused(services: Services, record: ContainerRecord, config: ContainerConfig__Output): string {
   if (!isDeepStrictEqual(record.config, config) || containerState(record) !== 'CONTAINER_CREATED') {
     throw new CrispError(
@@ -114,11 +116,11 @@ async function makeContainer(
   const logPath = await logPathOf(sandbox.config.log_directory, config.log_path);
   expectCgroupMove();
   return withUndo('CreateContainer', async (undo) => {
-    // 1. The image must be here: pulling is the kubelet's call to make.
+    // 1. The image must be on the node: the kubelet pulls it with a call of its own.
     const image = await services.images.find(config.image?.image ?? '');
     if (!image) throw new CrispError('ImageNotFound', `image ${config.image?.image} is not on this node`);
 
-    // 2. The intent, before anything that could leak.
+    // 2. The intent, before anything that could be left behind.
     const record: ContainerRecord = {
       version: 1,
       id,
@@ -180,7 +182,7 @@ async function makeContainer(
     const backendState = await backend.create({ ...made.plan, recoveryLabel });
     undo.push('container', () => backend.delete({ id, folder, logPath, state: backendState }));
 
-    // 5. From here on it is there.
+    // 5. The complete record: from here on the container exists.
     await services.store.containers.put({ ...done, backendState });
     log.info(
       {
@@ -194,12 +196,15 @@ async function makeContainer(
   });
 }
 
-/** What image_ref names: the digest that was pulled where there is one, as image policies want it. */
+/** The value of image_ref: the pulled digest if there is one, as image policies require. */
 function imageRef(image: Image): string {
   return image.digests[0] ?? (image.template === undefined ? image.id : `pve/${image.template}`);
 }
 
-/** NamespaceMode TARGET: the pid namespace of another container of the pod; of another pod's it would be a way into it. */
+/**
+ * NamespaceMode TARGET: the pid namespace of another container of the pod; a container of another pod would
+ * give access to that pod.
+ */
 function targetPid(
   services: Services,
   sandboxId: string,

@@ -8,7 +8,7 @@ import type { StartContainerResponse } from './generated/runtime/v1/StartContain
 import { backendOf, containerOf, readySandboxOf, refOf } from './lookup.js';
 import type { Services } from './services.js';
 
-/** By convention of the peers: the exit code of a container whose process could not be started. */
+/** The exit code of a container if its process could not be started, the same as in other runtimes. */
 const startErrorExitCode = 128;
 
 export async function startContainer(
@@ -24,13 +24,14 @@ export async function startContainer(
         throw new CrispError('WrongContainerState', `container ${id} cannot be started: it is ${state}`);
       const sandbox = await readySandboxOf(services, sandboxId);
       const backend = backendOf(services, record);
-      const startedAt = now(); // before the start: what it does at once must not come out as earlier
+      const startedAt = now(); // before the start: events right after it must not have an earlier time
       try {
         const { pid } = await step('start container: start', () => backend.start(refOf(record)));
         await step('start container: record', () => services.store.containers.change(id, { startedAt, pid }));
       } catch (error) {
         const failure = toCrispError(error);
-        // What passes (a backup has the CT, the cluster has no quorum) ends nothing: it stays CREATED, and the caller's next try may start it.
+        // After a temporary error (a backup locks the CT, the cluster has no quorum) it stays CREATED, and
+        // the caller's next attempt may start it.
         if (failure.core === 'Locked') throw failure;
         await backend.kill(refOf(record), 9, true);
         await services.store.containers.change(id, {

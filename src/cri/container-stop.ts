@@ -17,9 +17,9 @@ import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
 const SIGKILL = 9;
-/** After SIGKILL, how long a process may take to die (it may be stuck in the kernel) before we say so. */
+/** After SIGKILL, how long a process may take to end before an error (it may be stuck in the kernel). */
 const killPatienceMs = 10_000;
-/** After SIGKILL, when we stop to rely on the monitor and look for ourselves. */
+/** After SIGKILL, how long to wait for the report of the monitor before checking directly. */
 const lookAfterMs = 2_000;
 
 export async function stopContainer(
@@ -27,7 +27,7 @@ export async function stopContainer(
   request: StopContainerRequest__Output,
 ): Promise<StopContainerResponse> {
   const known = containerIfThere(services, request.container_id);
-  if (!known) return {}; // gone already: as good as stopped
+  if (!known) return {}; // removed already: counts as stopped
   const timeoutMs = Number(request.timeout) * 1000;
   if (timeoutMs < 0)
     throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
@@ -36,8 +36,8 @@ export async function stopContainer(
 }
 
 /**
- * Stops a container; one that has exited, that was never made whole, or that nobody knows, is fine.
- * A start that is under way comes first: nobody can tell yet whether there is a process to ask.
+ * Stops a container; no error if it has exited, is incomplete or does not exist. A start in
+ * progress is awaited first: until then it is not known whether there is a process.
  */
 export async function stopContainerRecord(services: Services, id: string, timeoutMs: number): Promise<void> {
   await services.stops.started(id);
@@ -56,7 +56,7 @@ async function stop(
   const exit = services.stops.exitOf(record.id);
   try {
     if (services.store.containers.get(record.id)?.exit) return;
-    // 1. Ask, and wait for the grace period. A container that was never started has nobody to ask.
+    // 1. Send the stop signal, and wait for the grace period. A container that was never started has no process.
     if (timeoutMs > 0 && containerState(record) === 'CONTAINER_RUNNING') {
       await step('stop container: signal', () =>
         backend.kill(refOf(record), signalNumber(record.stopSignal)),
@@ -93,14 +93,14 @@ export async function removeContainer(
   return {};
 }
 
-/** Stops by force and removes; absent is fine. The caller holds the sandbox's lock. */
+/** Kills and removes it; no error if it does not exist. The caller has the sandbox's lock. */
 export async function removeContainerRecord(services: Services, id: string): Promise<void> {
   await stopContainerRecord(services, id, 0);
   const record = services.store.containers.get(id);
   if (!record) return;
   await step('remove container: container', () => backendOf(services, record).delete(refOf(record)));
   await releaseContainer(services, record);
-  await step('remove container: record', () => services.store.containers.delete(id)); // last: until here a retry finds what is left to do
+  await step('remove container: record', () => services.store.containers.delete(id)); // last: until here a retry finds the rest
   log.info('container removed');
   if (isShown(services, record))
     services.events.emit('CONTAINER_DELETED_EVENT', id, services.store.sandboxes.get(record.sandboxId));

@@ -1,5 +1,5 @@
 // UpdateContainerResources, UpdatePodSandboxResources and ReopenContainerLog:
-// changes to what runs.
+// changes to running containers and pods.
 import { CrispError } from '../errors.js';
 import { log } from '../log.js';
 import { step } from '../steps.js';
@@ -42,7 +42,7 @@ export async function updateContainerResources(
   return {};
 }
 
-/** A zero or empty value of an update means "as it is". */
+/** A zero or empty value in an update means "unchanged". */
 function merged(
   old: LinuxContainerResources__Output | undefined,
   update: LinuxContainerResources__Output,
@@ -58,7 +58,10 @@ function merged(
   return { ...old, ...Object.fromEntries(set) };
 }
 
-/** The kubelet resizes the pod's cgroup itself and tells us; a pod whose cgroup is ours is resized by us. */
+/**
+ * The kubelet itself resizes its pods' cgroups and then makes this call; crisp resizes cgroups that it made
+ * itself.
+ */
 export async function updatePodSandboxResources(
   services: Used,
   request: UpdatePodSandboxResourcesRequest__Output,

@@ -1,4 +1,4 @@
-// Records -> CRI messages, each made of its record alone.
+// Records -> CRI messages, each made from its record alone.
 import { ofRecord } from './encoded.js';
 import type { Container } from './generated/runtime/v1/Container.js';
 import type { ContainerStatus } from './generated/runtime/v1/ContainerStatus.js';
@@ -67,7 +67,7 @@ export const containerStatus = ofRecord((record: ContainerRecord): ContainerStat
     image: image && { ...image, image: record.imageName ?? image.image },
     labels,
     annotations,
-    // KEP-5365: which image a volume was mounted from
+    // KEP-5365: the image from which a volume was mounted
     mounts: mounts.map((mount, index) =>
       record.imageVolumes[index]
         ? { ...mount, image: { ...mount.image, image_ref: record.imageVolumes[index] } }
@@ -99,7 +99,7 @@ export const containerStatus = ofRecord((record: ContainerRecord): ContainerStat
   };
 });
 
-/** The id of a filter is a whole one (wholeId in parts.ts); a label selector must match whole. */
+/** The id of a filter is a full id (wholeId in services.ts); a label selector must match completely. */
 export function matches(
   item: { id: string; labels: Record<string, string> },
   filter: { id: string; label_selector: Record<string, string> } | null,

@@ -1,15 +1,15 @@
-// Answers from records that have not changed since they were last asked for.
+// Cached answers from unchanged records.
 //
-// A kubelet lists everything each second, and most of the time of a list would go
-// into encoding what was encoded a second ago.  A record is a frozen value, which
-// a change replaces; so what is made of a record alone is made once for each
-// record, and so are its bytes: nothing has to be thrown away when something
-// changes, and nothing can be out of date.
+// A kubelet lists everything each second, and most of the time of a list would be
+// spent on encoding the same data again. A record is a frozen value, which a
+// change replaces; so a message that depends only on a record is made once for
+// each record, and so is its encoding: no invalidation is needed, and nothing can
+// be out of date.
 
-/** What was made of a record, by ofRecord(). */
+/** The messages made by ofRecord(). */
 const made = new WeakSet<object>();
 
-/** The function, which is called once for each record. It reads nothing but the record. */
+/** The function, called once for each record. It must depend only on the record. */
 export function ofRecord<Item extends object, Kind extends object>(
   make: (record: Kind) => Item,
 ): (record: Kind) => Item {
@@ -26,7 +26,7 @@ export function ofRecord<Item extends object, Kind extends object>(
 }
 
 /**
- * The serializer of a message type which encodes what ofRecord() made only once.
+ * A serializer for a message type that encodes messages of ofRecord() only once.
  * The encodings of the fields of a message, and of the elements of a repeated
  * field, one after the other are the encoding of the message
  * (protobuf.dev/programming-guides/encoding).
@@ -38,7 +38,7 @@ export function serializerOf(serialize: (message: object) => Buffer): (message: 
     if (!known) byField.set(field, (known = new WeakMap()));
     let bytes = known.get(item);
     if (!bytes) {
-      bytes = new Uint8Array(serialize({ [field]: isRepeated ? [item] : item })); // a copy: Buffer's pool would be kept whole
+      bytes = new Uint8Array(serialize({ [field]: isRepeated ? [item] : item })); // a copy: otherwise Buffer's whole pool would be kept in memory
       known.set(item, bytes);
     }
     return bytes;

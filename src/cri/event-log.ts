@@ -1,9 +1,9 @@
 // The events of containers and pods, for the listeners of GetContainerEvents.
 //
-// An event goes out after the record it speaks of is on disk.  A new listener
-// first gets one event for each container there is, so that it needs no list of
-// its own.  A listener that does not keep up is cut off (it will connect again
-// and get the present state) rather than left to fill our memory.
+// An event is sent after its record is on disk. A new listener first gets one
+// event for each existing container, so that it needs no separate list. A
+// listener that is too slow is disconnected (it can connect again and get the
+// current state), since pending events would fill the memory.
 import type { ContainerEventResponse } from './generated/runtime/v1/ContainerEventResponse.js';
 import type { ContainerEventType } from './generated/runtime/v1/ContainerEventType.js';
 import { CrispError } from '../errors.js';
@@ -26,7 +26,7 @@ export class Events {
 
   constructor(private readonly services: Shown) {}
 
-  /** Tells all listeners; `id` is a container's or, for the sandbox itself, the sandbox's. */
+  /** Notifies all listeners; `id` is that of a container or, for the sandbox itself, of the sandbox. */
   emit(type: ContainerEventType, id: string, sandbox: SandboxRecord | undefined): void {
     if (this.listeners.size === 0) return;
     const event = this.event(type, id, sandbox);
@@ -39,7 +39,10 @@ export class Events {
     }
   }
 
-  /** The events from now on, after one for each container and sandbox there is. @throws Locked for one listener too many, and for one that does not keep up */
+  /**
+   * All future events, after one for each existing container and sandbox. @throws Locked for too many
+   * listeners, and for a listener that is too slow
+   */
   async *listen(signal: AbortSignal): AsyncGenerator<ContainerEventResponse> {
     if (this.listeners.size >= maxListeners)
       throw new CrispError('Locked', `${maxListeners} clients listen to the events already`, {
@@ -54,8 +57,8 @@ export class Events {
       while (!signal.aborted) {
         yield* listener.queue.splice(0);
         if (!this.listeners.has(listener))
-          throw new CrispError('Locked', 'this listener did not keep up with the events', {
-            hint: 'connect again: the present state comes first',
+          throw new CrispError('Locked', 'this listener reads the events too slowly', {
+            hint: 'connect again: the current state comes first',
           });
         if (listener.queue.length === 0 && !signal.aborted)
           await new Promise<void>((resolve) => {

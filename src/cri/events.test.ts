@@ -32,7 +32,7 @@ test('a listener that does not keep up is cut off, and told to connect again', a
     })(),
   ).rejects.toMatchObject({
     id: 'Locked',
-    message: expect.stringContaining('did not keep up'),
+    message: expect.stringContaining('too slowly'),
     hint: expect.stringContaining('connect again'),
   });
 });

@@ -1,4 +1,4 @@
-// GetContainerEvents: what the kubelet's evented PLEG listens to.
+// GetContainerEvents: the event stream for the kubelet's evented PLEG.
 import type { ContainerEventResponse } from './generated/runtime/v1/ContainerEventResponse.js';
 import type { GetEventsRequest__Output } from './generated/runtime/v1/GetEventsRequest.js';
 import type { Call, Services } from './services.js';

@@ -1,5 +1,5 @@
-// ExecSync, Exec, Attach and PortForward.  ExecSync and Exec are one function
-// with different ends: what Exec's ticket redeems later is execIn() as well.
+// ExecSync, Exec, Attach and PortForward.  ExecSync and Exec use the same
+// function with different streams: Exec's ticket later runs execIn() as well.
 import { Writable, type Duplex } from 'node:stream';
 import type { Io } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
@@ -20,9 +20,9 @@ import type { Call, Services } from './services.js';
 /** What these calls use. */
 type Used = Pick<Services, 'store' | 'creations' | 'handlers' | 'events' | 'streaming'>;
 
-/** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
+/** Bytes that ExecSync keeps of each stream; the answer must fit into a gRPC message. */
 const maxOutputBytes = 16 << 20;
-/** What a timer can hold: 24 days. */
+/** The range of a timer: 24 days. */
 const longestTimeoutMs = 2 ** 31 - 1;
 
 /** A WebSocket has 256 channels, and each port needs two of them. */
@@ -49,7 +49,7 @@ export async function execSync(
   return { exit_code: exitCode, stdout: stdout.content(), stderr: stderr.content() };
 }
 
-/** Runs a command in a container with these ends. @throws WrongContainerState, ExecTimeout */
+/** Runs a command in a container with these streams. @throws WrongContainerState, ExecTimeout */
 async function execIn(
   services: Used,
   containerId: string,
@@ -130,7 +130,7 @@ export async function portForward(
   return { url: services.streaming.url({ kind: 'portforward', sandboxId: id, ports: request.port }) };
 }
 
-/** A terminal has one output stream (the CRI's words on ExecRequest.tty). */
+/** A terminal has one output stream (see ExecRequest.tty in the CRI). */
 function checkStreams(request: { tty: boolean; stdin: boolean; stdout: boolean; stderr: boolean }): void {
   if (request.tty && request.stderr)
     throw new CrispError(
@@ -149,9 +149,10 @@ export function streamingHandlers(services: () => Used) {
     attach: async (request: AttachRequest, io: Io, signal: AbortSignal): Promise<void> => {
       const record = runningContainerOf(services(), request.containerId);
       const { stdin, stdin_once: once, tty } = record.config;
-      if (!stdin) io.stdin?.resume(); // nobody reads it, and it must not hold up the rest
-      // As containerd has it: the end of the client's input is that of the container's only with stdin_once and
-      // without a terminal; otherwise it ends the session, and the container's input stays open for the next.
+      if (!stdin) io.stdin?.resume(); // it is not read, and must not block the other streams
+      // As in containerd: the end of the client's input closes the container's input only with stdin_once and
+      // without a terminal; otherwise it ends the session, and the container's input stays open for the next
+      // one.
       const ends = { stdin: stdin ? io.stdin : undefined, endsWithStdin: !once || tty };
       await backendOf(services(), record).attach(refOf(record), { ...io, ...ends }, signal);
     },
@@ -176,7 +177,7 @@ function networkOf(services: Used, { id, plan }: SandboxRecord): string | undefi
   if (!running?.pid)
     throw new CrispError(
       'WrongContainerState',
-      `pod sandbox ${id} has no network now: it comes with its container, and none runs`,
+      `pod sandbox ${id} has no network now: it belongs to its container, and none is running`,
     );
   return `/proc/${running.pid}/ns/net`;
 }

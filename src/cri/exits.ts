@@ -1,5 +1,5 @@
-// The one place where exits are recorded: told by a backend, found by a stop, or
-// looked for where nobody told them.
+// The only place where exits are recorded: reported by a backend, found by a
+// stop, or detected by the periodic check.
 import type { Exit } from '../backends/backend.js';
 import { after, within } from '../host/wait.js';
 import { log, withLogContext } from '../log.js';
@@ -8,10 +8,10 @@ import { backendOf, refOf } from './lookup.js';
 import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
-/** How long a monitor may take from the end of a process to telling it, on a machine that is very busy. */
+/** How long a monitor may take from the end of a process to its report, on a very busy machine. */
 const tellPatienceMs = 10_000;
 
-/** Asks the backend what has become of a container. */
+/** Reads the exit of a container from its backend. */
 export async function recordIfEnded(services: Services, record: ContainerRecord): Promise<boolean> {
   const alive = await backendOf(services, record).survey(refOf(record));
   if (alive.status !== 'stopped' && alive.status !== 'missing') return false;
@@ -19,16 +19,16 @@ export async function recordIfEnded(services: Services, record: ContainerRecord)
   return true;
 }
 
-/** Until `signal` aborts: looks for exits that nobody told, every ten seconds. Never rejects. */
+/** Until `signal` aborts: checks for unreported exits every ten seconds. Never rejects. */
 export async function watchForLostExits(services: Services, signal: AbortSignal): Promise<void> {
   for (await after(tellPatienceMs); !signal.aborted; await after(tellPatienceMs))
     await recordLostExits(services);
 }
 
 /**
- * Records the exits that nobody told, or that could not be read or written when
- * they were told: where the process of a container is gone and its monitor has
- * had its time.
+ * Records exits that were not reported, or could not be read or written at that
+ * time: if the process of a container is gone and its monitor has had enough
+ * time.
  */
 async function recordLostExits(services: Services): Promise<void> {
   await Promise.all(
@@ -42,11 +42,11 @@ async function recordLostExits(services: Services): Promise<void> {
         )
           return;
         if (await recordIfEnded(services, record))
-          log.warn({ containerId: record.id }, 'a container has ended, and its monitor has not told');
+          log.warn({ containerId: record.id }, 'a container has ended, but its monitor has not reported it');
       } catch (error) {
         log.error(
           { err: error, containerId: record.id },
-          'a container has ended, and its exit is not recorded',
+          'a container has ended, but its exit is not recorded',
         );
       } finally {
         exit.forget();
@@ -56,9 +56,9 @@ async function recordLostExits(services: Services): Promise<void> {
 }
 
 /**
- * The one writer of exits: the backend's listener, a stop or a look that found
- * the monitor gone, and recovery end here.  Only the first exit counts.
- * @param exit undefined: it has ended, nobody knows how
+ * The only writer of exits, for the backend's listener, a stop or a check that
+ * found the monitor gone, and recovery. Only the first exit counts.
+ * @param exit undefined: it has ended, and the exit code is not known
  */
 export async function recordExit(services: Services, id: string, exit: Exit | undefined): Promise<void> {
   await services.stops.started(id);

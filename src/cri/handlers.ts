@@ -1,10 +1,10 @@
-// The runtime handlers: each with what its probe found.  Built by daemon.ts;
-// kept true by sandbox-run and Status, since a package upgrade may replace a
-// runtime under a running daemon.
+// The runtime handlers: each with the result of its probe. Made by daemon.ts;
+// refreshed by sandbox-run and Status, since a package upgrade may replace a
+// runtime while the daemon is running.
 import type { Backend, Probe } from '../backends/backend.js';
 import { log } from '../log.js';
 
-/** Of a handler whose first probe has not ended. */
+/** The result for a handler before its first probe has ended. */
 export const beingProbed: Probe = {
   ready: false,
   reason: 'it is being probed, which takes a few seconds',
@@ -13,7 +13,7 @@ export const beingProbed: Probe = {
   lacks: {},
 };
 
-/** What a probe finds, or has found, while the programs behind a handler have this fingerprint. Never rejects. */
+/** Returns the new or stored result of a probe for the programs with this fingerprint. Never rejects. */
 type ProbeFor = (fingerprint: string) => Promise<Probe>;
 
 export class Handler {
@@ -29,28 +29,28 @@ export class Handler {
   }
 
   /**
-   * @param probe probes the backend, or knows what the last probe found
-   * @param first what is known for now, or `beingProbed`: refresh() then begins the probe
+   * @param probe probes the backend, or returns the result of the last probe
+   * @param first the initial result, or `beingProbed`: refresh() then starts the probe
    */
   static async open(backend: Backend, probe: ProbeFor, first = probe): Promise<Handler> {
-    const fingerprint = await backend.fingerprint(); // before the probe: a change during it is then seen
+    const fingerprint = await backend.fingerprint(); // before the probe, so that a change during it is detected
     return new Handler(backend, probe, fingerprint, await first(fingerprint));
   }
 
-  /** Resolves when no probe is at work. Never rejects. */
+  /** Resolves when no probe is running. Never rejects. */
   async settled(): Promise<void> {
     await this.probing;
   }
 
-  /** What the last probe found. */
+  /** The result of the last probe. */
   get probe(): Probe {
     return this.found;
   }
 
   /**
-   * Probes again if the programs behind it have changed, and now and then while
-   * it is not ready: what was missing may have come (a cluster file system that
-   * starts after us, room on a disk). One probe for all who ask meanwhile. Never rejects.
+   * Probes again if its programs have changed, and periodically while it is not ready:
+   * the cause may be gone (a cluster file system that starts later, a full disk). Calls
+   * during a probe share it. Never rejects.
    */
   async refresh(): Promise<void> {
     const fingerprint = await this.backend.fingerprint();
@@ -79,10 +79,10 @@ export class Handler {
   }
 }
 
-/** A pod of a broken handler may wait so long for a probe that finds it mended. */
+/** How long a pod of a handler that is not ready may wait for a new probe. */
 const retryAfterMs = 30_000;
 
-/** Before something is decided on what the probes found. @param names of those that it is decided on; all if absent */
+/** To be called before a decision that depends on the probes. @param names the handlers; all if absent */
 export async function refreshHandlers(
   handlers: ReadonlyMap<string, Handler>,
   names: readonly string[] = [...handlers.keys()],

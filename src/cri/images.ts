@@ -47,7 +47,7 @@ async function filtered(services: Used, filter: ImageSpec__Output | null): Promi
   return image ? [image] : [];
 }
 
-/** An image that is not there is no error: the answer has none. */
+/** A missing image is not an error: the answer has no image. */
 export async function imageStatus(
   services: Used,
   request: ImageStatusRequest__Output,
@@ -81,10 +81,7 @@ export async function pullImage(
       throw error;
     });
   await services.rootfs.prepare(image).catch((error: unknown) => {
-    log.warn(
-      { err: error, image: reference },
-      'layers not prepared: the first container will do it, or fail',
-    );
+    log.warn({ err: error, image: reference }, 'layers not prepared: this is left to the first container');
   });
   metrics.imagePulls.observe({ result: 'ok' }, (performance.now() - started) / 1000);
   log.info({ image: reference, id: image.id, ms: Math.round(performance.now() - started) }, 'image pulled');

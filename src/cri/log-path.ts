@@ -1,14 +1,14 @@
-// Where the log of a container is.
+// The path of a container's log.
 import { basename, dirname, join, resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { realPathOf } from '../host/files.js';
 import { checkedPath } from '../oci/paths.js';
 
 /**
- * The path of a log below the pod's log folder, and never out of it by "..". Links above the log folder
- * are the node's own (/var/log may be one) and are resolved here, once; from the log folder on, the
- * backend follows none (backends/log-file.ts), now or later.
- * @returns empty: the caller wants no log
+ * The path of a log below the pod's log folder; ".." cannot leave it. Links above the log folder belong
+ * to the node (/var/log may be one) and are resolved here, once; below the log folder the backend never
+ * follows links (backends/log-file.ts).
+ * @returns empty: no log was requested
  * @throws PathEscapes
  */
 export async function logPathOf(folder: string, path: string): Promise<string> {

@@ -1,13 +1,14 @@
-// The metrics of containers and of pod interfaces: name -> what it means, which
-// labels it has beside the common ones, and its value.  cAdvisor's names, as the
-// kubelet serves them; the CRI carries whole numbers, so seconds are cut off.
+// The metrics of containers and of pod interfaces: name -> its meaning, its
+// labels in addition to the common ones, and its value. The names are
+// cAdvisor's, as served by the kubelet; the CRI has integers, so seconds are
+// truncated.
 import type { Filesystem } from '../host/filesystem.js';
 import type { Details, PressureLine, Usage } from '../host/cgroup-stats.js';
 import type { InterfaceCounters } from '../host/net-dev.js';
 import type { LinuxContainerResources__Output } from './generated/runtime/v1/LinuxContainerResources.js';
 import type { MeasuredLayer } from './usage-cache.js';
 
-/** All that is known of a running container. */
+/** The data of a running container. */
 export interface Counted {
   readonly usage: Usage;
   readonly details: Details;
@@ -17,7 +18,7 @@ export interface Counted {
   readonly layer: MeasuredLayer | undefined;
   readonly filesystem: Filesystem;
   readonly deviceName: (major: number, minor: number) => string;
-  /** As asked for, with updates. */
+  /** As requested, including updates. */
   readonly resources: LinuxContainerResources__Output | undefined;
   /** Nanoseconds since the epoch. */
   readonly startedAt: string;
@@ -64,10 +65,10 @@ const perPageSize =
     details.hugePages.flatMap((pages) =>
       pages[of] === undefined ? [] : [{ value: pages[of], labels: [pages.pageSize] }],
     );
-/** The numbers of a container and of its subgroups are one number here: cgroups count hierarchically. */
+/** The values of a container and of its subgroups are the same here: cgroups count hierarchically. */
 const faults = (type: string, value: number) =>
   ['container', 'hierarchy'].map((scope) => ({ value, labels: [type, scope] }));
-/** 0 stands for "no limit", as for cAdvisor. */
+/** 0 means "no limit", as in cAdvisor. */
 const asked =
   (
     field: 'memory_limit_in_bytes' | 'memory_swap_limit_in_bytes' | 'cpu_shares' | 'cpu_period' | 'cpu_quota',
@@ -104,7 +105,7 @@ export const containerMetrics: MetricTable<Counted> = {
     ({ details }) => details.cpu.throttledPeriods,
   ),
   container_cpu_cfs_throttled_seconds_total: counter(
-    'Time in which the CPU quota held tasks back',
+    'Time in which tasks were throttled by the CPU quota',
     ({ details }) => seconds(details.cpu.throttledNs),
   ),
 
@@ -125,7 +126,7 @@ export const containerMetrics: MetricTable<Counted> = {
   container_memory_kernel_usage: gauge('Bytes of kernel memory', ({ details }) => details.memory.kernelBytes),
   container_memory_swap: gauge('Bytes of swap in use', ({ usage }) => usage.swap?.usageBytes ?? 0),
   container_memory_max_usage_bytes: gauge(
-    'The most memory that was in use',
+    'Maximum memory usage',
     ({ details }) => details.memory.maxUsageBytes,
   ),
   container_memory_failcnt: counter(
@@ -141,12 +142,12 @@ export const containerMetrics: MetricTable<Counted> = {
     ['failure_type', 'scope'],
   ),
   container_oom_events_total: counter(
-    'Processes that the kernel killed for want of memory',
+    'Processes killed by the OOM killer',
     ({ details }) => details.memory.oomKills,
   ),
   container_hugetlb_usage_bytes: gauge('Bytes of huge pages in use', perPageSize('usageBytes'), ['pagesize']),
   container_hugetlb_max_usage_bytes: gauge(
-    'The most huge pages that were in use, in bytes',
+    'Maximum usage of huge pages, in bytes',
     perPageSize('maxUsageBytes'),
     ['pagesize'],
   ),
@@ -157,7 +158,7 @@ export const containerMetrics: MetricTable<Counted> = {
     ['device'],
   ),
   container_fs_limit_bytes: gauge(
-    'Size of the filesystem that holds what the container writes',
+    'Size of the filesystem of the writable layer',
     (counted) => onDevice(counted, counted.filesystem.sizeBytes),
     ['device'],
   ),
@@ -234,22 +235,22 @@ export const containerMetrics: MetricTable<Counted> = {
     ({ usage }) => stalled(usage.pressure?.io.full),
   ),
 
-  container_spec_cpu_shares: gauge('CPU shares asked for', asked('cpu_shares')),
-  container_spec_cpu_period: gauge('CPU period asked for, in microseconds', asked('cpu_period')),
+  container_spec_cpu_shares: gauge('Requested CPU shares', asked('cpu_shares')),
+  container_spec_cpu_period: gauge('Requested CPU period, in microseconds', asked('cpu_period')),
   container_spec_cpu_quota: gauge(
-    'CPU quota asked for, in microseconds a period; absent: none',
+    'Requested CPU quota, in microseconds per period; absent: none',
     (counted) => asked('cpu_quota')(counted) || undefined,
   ),
   container_spec_memory_limit_bytes: gauge(
-    'Memory limit asked for, 0 for none',
+    'Requested memory limit, 0 for none',
     asked('memory_limit_in_bytes'),
   ),
   container_spec_memory_swap_limit_bytes: gauge(
-    'Limit of memory and swap together asked for, 0 for none',
+    'Requested limit of memory and swap together, 0 for none',
     asked('memory_swap_limit_in_bytes'),
   ),
   container_spec_memory_reservation_limit_bytes: gauge(
-    'Memory that the kernel is asked to leave to the container',
+    'Requested memory reservation (soft limit)',
     ({ resources }) => Math.max(0, Number(resources?.unified['memory.min'] ?? 0) || 0),
   ),
 };
@@ -257,7 +258,7 @@ export const containerMetrics: MetricTable<Counted> = {
 const perInterface = (help: string, of: (one: InterfaceCounters) => number): MetricRow<InterfaceCounters> =>
   counter(help, of, ['interface']);
 
-/** The value of "interface" is put in by the caller. */
+/** The caller adds the value of "interface". */
 export const interfaceMetrics: MetricTable<InterfaceCounters> = {
   container_network_receive_bytes_total: perInterface('Bytes received', ({ receive }) => receive.bytes),
   container_network_receive_packets_total: perInterface('Packets received', ({ receive }) => receive.packets),

@@ -1,5 +1,6 @@
-// The Stream* lists: the same items as the plain lists, some hundred a message,
-// so that no list of a full node meets the limit of a gRPC message.
+// The Stream* lists: the same items as the plain lists, some hundred per
+// message, so that a list of a full node does not exceed the limit of a gRPC
+// message.
 
 const pageSize = 500;
 

@@ -1,6 +1,6 @@
 // ListMetricDescriptors and ListPodSandboxMetrics: the series that the kubelet
-// shows under /metrics/cadvisor.  They bear the names and labels of cAdvisor's,
-// so that dashboards made for it work; metric-table.ts lists them.
+// serves under /metrics/cadvisor. They have the names and labels of cAdvisor,
+// so that its dashboards work; metric-table.ts lists them.
 import { cgroupPath } from '../host/cgroup.js';
 import { readDetails, readProcesses, readUsage } from '../host/cgroup-stats.js';
 import { deviceName, filesystemOf, type Filesystem } from '../host/filesystem.js';
@@ -26,7 +26,7 @@ type Used = Pick<Services, 'config' | 'store' | 'creations' | 'handlers' | 'usag
 
 /** On each series. As with cAdvisor, id is the cgroup, and name the id of the container or sandbox. */
 const commonLabels = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
-/** How long a call waits for the sizes of layers that nobody has measured yet. */
+/** How long a call waits for the sizes of layers that have not been measured yet. */
 const newLayersWaitMs = 2_000;
 
 export async function listMetricDescriptors(
@@ -86,7 +86,7 @@ async function metricsOf(services: Used, record: SandboxRecord): Promise<PodSand
   };
 }
 
-/** None when it has just ended. */
+/** Empty if it has just ended. */
 async function containerMetricsOf(
   services: Used,
   { namespace, name: pod }: SandboxRecord['plan'],
@@ -133,7 +133,7 @@ function seriesOf<Source>(
     const found = values(source) ?? [];
     const samples = typeof found === 'object' ? found : [{ value: found, labels: [] }];
     return samples.map((sample) => ({
-      // timestamp 0: read now and not from a cache, so that the kubelet lets the scrape give the time
+      // timestamp 0: the values are current, so that the kubelet uses the time of the scrape
       name,
       timestamp: '0',
       metric_type: type,

@@ -1,5 +1,5 @@
-// The CRI's proto, loaded.  For the server (serve.ts), for the commands that
-// speak to it or read its messages from files, and for records, which hold
+// The CRI's proto, loaded.  For the server (serve.ts), for commands that call
+// it or read its messages from files, and for records, which contain
 // messages.
 import { loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
@@ -9,14 +9,17 @@ import type { ContainerConfig__Output } from './generated/runtime/v1/ContainerCo
 import type { LinuxContainerResources__Output } from './generated/runtime/v1/LinuxContainerResources.js';
 import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandboxConfig.js';
 
-/** For the demo, which uses the built bundle: a client takes only credentials of its own copy of gRPC. */
+/** For the demo, which uses the built bundle: a client accepts only credentials of its own copy of gRPC. */
 export { credentials } from '@grpc/grpc-js';
 
 const protoPath = installed('proto/runtime/v1/api.proto');
 
 let loaded: ProtoGrpcType | undefined;
 
-/** Loads it once (0.25 s) the way all of crisp's types expect it: 64-bit numbers as strings, enums by name. */
+/**
+ * Loads it once (0.25 s) with the options that crisp's types expect: 64-bit numbers as strings, enums by
+ * name.
+ */
 export function loadProto(): ProtoGrpcType {
   return (loaded ??= load());
 }
@@ -33,10 +36,10 @@ function load(): ProtoGrpcType {
   return loadPackageDefinition(definition) as unknown as ProtoGrpcType;
 }
 
-// A value of unknown origin (a record on disk) as the message that it claims to
-// be: unknown fields are dropped, missing ones have their defaults, and a field
-// of a wrong type throws.  gRPC's own encoder and decoder do it, so that the
-// result is what a client's request would have given.
+// Converts an untrusted value (of a record on disk) to a message: unknown
+// fields are dropped, missing ones get their defaults, and a field of a wrong
+// type throws. Uses gRPC's own encoder and decoder, so that the result is the
+// same as for a client's request.
 
 export function podSandboxConfigOf(value: unknown): PodSandboxConfig__Output {
   const { RunPodSandbox } = loadProto().runtime.v1.RuntimeService.service;

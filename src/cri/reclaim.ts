@@ -1,9 +1,10 @@
-// Pods that outlived our state folder: found again by what their containers
-// carry, and made whole, so that the kubelet goes on.  Called by recovery, before
-// records and reality are compared.
+// Reclaims pods after the state folder was lost: their records are restored from
+// the recovery labels of their containers, and missing parts are made again, so
+// that the kubelet can continue. Called by recovery, before records are compared
+// with the actual state.
 //
-// Only a pod of which something runs is taken back: of one that has ended
-// nothing can be saved but its name, and the kubelet makes it anew.
+// Only pods with a running container are reclaimed: of an ended pod only the
+// name could be restored, and the kubelet makes a new one.
 import type { Backend, FoundContainer } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
@@ -22,7 +23,7 @@ interface Lost {
   readonly pid: number | undefined;
 }
 
-/** Never throws for one pod's sake: what cannot be taken back stays without a record, and recovery removes it. */
+/** Does not throw if a pod fails: a pod that cannot be reclaimed has no record, and recovery removes it. */
 export async function reclaimLost(services: Services): Promise<void> {
   for (const { backend } of services.handlers.values()) {
     if (!backend.reclaim) continue;
@@ -31,16 +32,19 @@ export async function reclaimLost(services: Services): Promise<void> {
         await reclaimPod(services, lost);
         log.warn(
           { podId: id, containers: lost.map(({ found }) => found.id) },
-          'a pod was found again by its containers: it had no record',
+          'a pod without a record was reclaimed from its containers',
         );
       } catch (error) {
-        log.error({ err: error, podId: id }, 'a pod that has no record cannot be taken back');
+        log.error({ err: error, podId: id }, 'a pod without a record cannot be reclaimed');
       }
     }
   }
 }
 
-/** What a backend has. One that cannot be asked (its program is gone) holds up nobody else's recovery. */
+/**
+ * The containers of a backend. If they cannot be listed (its program is gone), the recovery of others
+ * continues.
+ */
 export async function listed(backend: Backend): Promise<readonly FoundContainer[]> {
   try {
     return await backend.list();
@@ -53,7 +57,7 @@ export async function listed(backend: Backend): Promise<readonly FoundContainer[
   }
 }
 
-/** By sandbox id. A container whose recovery label cannot be believed is set aside: neither taken back nor removed. */
+/** By sandbox id. A container with an invalid recovery label is set aside: neither reclaimed nor removed. */
 async function lostPods(services: Services, backend: Backend): Promise<Map<string, Lost[]>> {
   const pods = new Map<string, Lost[]>();
   for (const found of await listed(backend)) {
@@ -63,13 +67,13 @@ async function lostPods(services: Services, backend: Backend): Promise<Map<strin
       setAside.add(
         'CT',
         found.id,
-        'it has no record, and what its notes say of it was not written by this crisp',
+        'it has no record, and the label in its notes was not written by this crisp',
       );
     if (recoveryLabel === undefined || recoveryLabel === 'unreadable') continue;
     if (recoveryLabel.sandbox.bootId !== services.bootId || recoveryLabel.sandbox.handler !== backend.name)
       continue;
     const pid = await backend.reclaim?.(found).catch((error: unknown) => {
-      log.error({ err: error, containerId: found.id }, 'a container that has no record cannot be looked at');
+      log.error({ err: error, containerId: found.id }, 'a container without a record cannot be inspected');
       return undefined;
     });
     pods.set(recoveryLabel.sandbox.id, [
@@ -104,6 +108,6 @@ async function reclaimPod(services: Services, lost: readonly Lost[]): Promise<vo
       backendState: found.state,
       ...(pid === undefined ? {} : { startedAt: now(), pid }),
     });
-    if (pid === undefined) await recordExit(services, container.id, undefined); // how it ended is lost
+    if (pid === undefined) await recordExit(services, container.id, undefined); // its exit code is lost
   }
 }

@@ -1,6 +1,6 @@
-// What happens at start, before the socket opens: records and reality are made
-// to agree.  What was half made is undone, what ended while we were away is
-// recorded, what bears our mark but has no record is taken back or removed.
+// Recovery at the start, before the socket opens: reconciles the records with
+// the actual state. Unfinished creations are undone, exits are recorded, and
+// objects with crisp's mark but without a record are reclaimed or removed.
 import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
@@ -33,24 +33,24 @@ import type { Services } from './services.js';
 import { unclaimedSandbox } from './sandbox-run.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 
-/** One record's repair must not hold up the node. */
+/** The repair of one record must not block the node. */
 const patienceMs = 10_000;
 
 export async function recover(services: Services): Promise<void> {
   const started = performance.now();
   const { sandboxes, containers } = services.store;
-  // 0. What an earlier run had begun, which works in the state folder as we do: a plugin would still add what we take back.
-  // Not killed: what a plugin has left running (a name server of its network) is at work for long.
+  // 0. Running programs of an earlier run, found by their working folder: a CNI plugin could still add what is being removed.
+  // Not killed: a plugin may have left a long-running program (a name server of its network).
   const atWork = await step('recover: programs of an earlier run', () =>
     waitUntilIdle(services.config.state, patienceMs),
   );
   if (atWork.length > 0)
-    log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still at work');
-  // 1. What was cut off half made or half removed; then what our state folder has lost, and what is alive, asked from each backend once.
+    log.warn({ pids: atWork.map(({ pid }) => pid) }, 'programs of an earlier run are still running');
+  // 1. Interrupted creations and removals; then lost records, and the running containers, listed once from each backend.
   await step('recover: remnants', () => endRemnants(services));
   await step('recover: lost records', () => reclaimLost(services));
   const alive = await step('recover: survey', () => surveyAll(services));
-  // 2. Containers, then the sandboxes that hold them.
+  // 2. Containers, then their sandboxes.
   await step('recover: containers', () =>
     Promise.all(
       containers
@@ -61,7 +61,7 @@ export async function recover(services: Services): Promise<void> {
   await step('recover: pods', () =>
     Promise.all(sandboxes.all().map((record) => repaired(record.id, () => repairSandbox(services, record)))),
   );
-  // 3. What nobody remembers.
+  // 3. Orphans.
   await step('recover: orphans', () => removeUnowned(services));
   log.info(
     {
@@ -80,7 +80,10 @@ async function endRemnants(services: Services): Promise<void> {
     });
 }
 
-/** "unknown": it cannot be looked at (the program of its handler is gone, its record speaks of what cannot be); nothing is concluded from that. */
+/**
+ * "unknown": it cannot be inspected (the program of its handler is gone, or its record is inconsistent); no
+ * conclusion is drawn.
+ */
 async function surveyAll(services: Services): Promise<Map<string, Alive | 'unknown'>> {
   const found = new Map<string, Alive | 'unknown'>();
   const open = services.store.containers.all().filter((record) => record.complete && !record.exit);
@@ -91,7 +94,7 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
       } catch (error) {
         log.error(
           { handler: record.handler, containerId: record.id, error: toCrispError(error).report },
-          'a container cannot be looked at: its record stays as it is',
+          'a container cannot be inspected: its record is left unchanged',
         );
         found.set(record.id, 'unknown');
       }
@@ -107,14 +110,14 @@ async function repairContainer(
 ): Promise<void> {
   const unclaimed = unclaimedContainer(services, record.sandboxId);
   if (!record.complete)
-    return removedOrKept(services, record.id, unclaimed, () => removeContainerRecord(services, record.id)); // a create that a crash cut off
+    return removedOrKept(services, record.id, unclaimed, () => removeContainerRecord(services, record.id)); // a creation that was interrupted by a crash
   if (record.unclaimed) services.creations.keep(record.id, unclaimed);
   if (record.exit) return;
   if (record.bootId !== services.bootId) return recordExit(services, record.id, undefined);
   if (alive === 'unknown') return;
   if (!alive || alive.status === 'missing') return recordExit(services, record.id, undefined);
   if (alive.status === 'stopped') return recordExit(services, record.id, alive.exit);
-  // A start whose answer was never recorded: it runs, so it was started.
+  // A start that was not recorded: it is running, so it was started.
   if (alive.status === 'running' && containerState(record) === 'CONTAINER_CREATED') {
     await services.store.containers.change(record.id, { startedAt: now(), pid: alive.pid });
   }
@@ -127,12 +130,12 @@ async function repairSandbox(services: Services, record: SandboxRecord): Promise
   if (record.unclaimed) services.creations.keep(record.id, unclaimed);
   if (record.stoppedAt !== undefined) return;
   if (record.bootId === services.bootId) return repairPod(record.plan, record.config);
-  // The node rebooted under it: its namespaces are gone, its address is still leased.
+  // The node was rebooted: its namespaces are gone, its address is still leased.
   await releaseSandbox(services, record);
   await services.store.sandboxes.change(record.id, { stoppedAt: now() });
 }
 
-/** Removes what is half made; where that fails, it is tried again later, as no client knows of it. */
+/** Removes an incomplete object; if this fails, it is retried later, as no client knows its id. */
 async function removedOrKept(
   services: Services,
   id: string,
@@ -155,11 +158,11 @@ async function removeUnowned(services: Services): Promise<void> {
     log.warn({ containerId: id, podId: sandboxId }, 'removing a container whose pod has no record');
     await repaired(id, () => removeContainerRecord(services, id));
   }
-  const left = new Set<string>(); // on purpose, or since they could not be removed
+  const left = new Set<string>(); // kept on purpose, or because the removal failed
   const isKnown = (id: string): boolean =>
-    left.has(id) || containers.has(id) || sandboxes.has(id) || services.store.containersOf(id).length > 0; // a container that could not be removed needs its pod
+    left.has(id) || containers.has(id) || sandboxes.has(id) || services.store.containersOf(id).length > 0; // a container that could not be removed still needs its pod
   const removing = async ({ kind, name, owner, remove: removeIt }: Thing): Promise<boolean> => {
-    log.warn({ kind, name }, 'removing what has no record');
+    log.warn({ kind, name }, 'removing an orphan');
     const removed = await repaired(name, removeIt);
     if (!removed) left.add(owner);
     return removed;
@@ -201,7 +204,7 @@ async function removeUnowned(services: Services): Promise<void> {
   );
 }
 
-/** A repair that fails or hangs is logged, and the node goes on: its pod stays as it is. */
+/** A repair that fails or hangs is logged, and recovery continues: its pod is left unchanged. */
 async function repaired(id: string, repair: () => Promise<unknown>): Promise<boolean> {
   return withLogContext({}, async () => {
     try {

@@ -37,19 +37,19 @@ describe('is refused, with the field', () => {
       'an unknown value of an enum, in a list',
       'RunPodSandboxRequest',
       pod({ port_mappings: [{ protocol: 1 }, { protocol: 99 }] }),
-      /^config\.port_mappings\[1\]\.protocol: 99 is no value of Protocol$/,
+      /^config\.port_mappings\[1\]\.protocol: 99 is not a value of Protocol$/,
     ],
     [
       'a negative one',
       'CreateContainerRequest',
       container({ stop_signal: -5 }),
-      /^config\.stop_signal: -5 is no value of Signal$/,
+      /^config\.stop_signal: -5 is not a value of Signal$/,
     ],
     [
       'one of a message in a message',
       'CreateContainerRequest',
       container({ linux: { security_context: { seccomp: { profile_type: 7 } } } }),
-      /^config\.linux\.security_context\.seccomp\.profile_type: 7 is no value of ProfileType$/,
+      /^config\.linux\.security_context\.seccomp\.profile_type: 7 is not a value of ProfileType$/,
     ],
     [
       'one of a filter',
@@ -58,28 +58,28 @@ describe('is refused, with the field', () => {
       /^filter\.state\.state: 44/,
     ],
     [
-      'a zero character',
+      'a NUL character',
       'CreateContainerRequest',
       container({ mounts: [{ host_path: '/tmp\0/x' }] }),
-      /^config\.mounts\[0\]\.host_path: .*zero character/,
+      /^config\.mounts\[0\]\.host_path: .*NUL character/,
     ],
     [
       'one in an environment variable',
       'CreateContainerRequest',
       container({ envs: [{ key: 'A', value: Buffer.from('b\0') }] }),
-      /^config\.envs\[0\]\.value: .*zero byte/,
+      /^config\.envs\[0\]\.value: .*NUL byte/,
     ],
     [
       'one in an annotation',
       'RunPodSandboxRequest',
       pod({ annotations: { a: 'b\0' } }),
-      /^config\.annotations\["a"\]: .*zero character/,
+      /^config\.annotations\["a"\]: .*NUL character/,
     ],
     [
       'a path that no kernel takes',
       'CreateContainerRequest',
       container({ mounts: [{ container_path: `/${'a'.repeat(5000)}` }] }),
-      /^config\.mounts\[0\]\.container_path: it has 5001 bytes, and 4095 are the most$/,
+      /^config\.mounts\[0\]\.container_path: it has 5001 bytes, and the maximum is 4095$/,
     ],
     [
       'an argument that no kernel takes',
@@ -97,7 +97,7 @@ describe('is refused, with the field', () => {
       'a list without end',
       'PortForwardRequest',
       received('PortForward', { port: Array<number>(100_000).fill(80) }),
-      /^port: it has 100000 entries, and 65536 are the most$/,
+      /^port: it has 100000 entries, and the maximum is 65536$/,
     ],
     [
       'labels that would fill the answer to every list',
@@ -105,19 +105,19 @@ describe('is refused, with the field', () => {
       pod({
         labels: Object.fromEntries(Array.from({ length: 10 }, (_, n) => [`l${n}`, 'x'.repeat(100_000)])),
       }),
-      /^config\.labels: it has 1000020 bytes, and 524288 are the most$/,
+      /^config\.labels: it has 1000020 bytes, and the maximum is 524288$/,
     ],
     [
       'ports without end',
       'RunPodSandboxRequest',
       pod({ port_mappings: Array.from({ length: 5000 }, () => ({ container_port: 80 })) }),
-      /^config\.port_mappings: it has 5000 entries, and 4096 are the most$/,
+      /^config\.port_mappings: it has 5000 entries, and the maximum is 4096$/,
     ],
     [
       'labels without end',
       'RunPodSandboxRequest',
       pod({ labels: Object.fromEntries(Array.from({ length: 5000 }, (_, n) => [`l${n}`, ''])) }),
-      /^config\.labels: it has 5000 entries, and 4096 are the most$/,
+      /^config\.labels: it has 5000 entries, and the maximum is 4096$/,
     ],
   ])('%s', (_, name, request, words) => {
     expect(check(name, request)).toThrow(

@@ -1,8 +1,8 @@
-// What holds for every message of every call, whatever it asks for: checked in
-// one place, before a story sees it, from the proto itself.  Called by serve.ts.
+// Generic checks of every message of every call, in one place, before its
+// function is called, based on the proto. Called by serve.ts.
 //
 // protobuf decodes any number for an enum and any length of a string or list, so
-// a story could meet what no type in this code allows.
+// the code could get values that its types do not allow.
 import { CrispError } from '../errors.js';
 
 /** The part of a DescriptorProto (google/protobuf/descriptor.proto) that is read here. */
@@ -20,16 +20,19 @@ interface FieldType {
 
 /** Entries of a list: a pod in a namespace of 5,000 services has 35,000 environment variables. */
 const longestList = 65_536;
-/** Entries of a list of mounts, devices, ports and the like: the host is asked about each, which holds up other calls. */
+/**
+ * Entries of a list of mounts, devices, ports and the like: each is checked on the host, which delays other
+ * calls.
+ */
 const mostObjects = 4096;
-/** Bytes of a path (PATH_MAX with its closing zero, limits.h). */
+/** Bytes of a path (PATH_MAX including the NUL byte, limits.h). */
 const longestPath = 4095;
-/** Bytes of one argument or environment variable (MAX_ARG_STRLEN with its closing zero, linux/binfmts.h). */
+/** Bytes of one argument or environment variable (MAX_ARG_STRLEN including the NUL byte, linux/binfmts.h). */
 const longestArgument = 131_071;
 /**
  * Of all keys and values of a map together (labels, annotations), and of their number. They are
- * part of the answer to every list and of every event, and a client takes 16 MiB for a whole list.
- * The API server takes 256 KiB of annotations for a pod.
+ * part of the answer to every list and of every event, and a client accepts 16 MiB for a whole
+ * list. The API server accepts 256 KiB of annotations for a pod.
  */
 const mostMapBytes = 512 << 10;
 const mostMapEntries = 4096;
@@ -50,14 +53,17 @@ const argumentFields = new Set([
 
 type Check = (value: unknown, field: string) => void;
 
-/** Builds the check of each message type when it is first needed. */
+/** Builds the check of each message type on first use. */
 export class RequestChecks {
   private readonly checks = new Map<string, Check>();
 
   /** @param typeOf a message of the package by its name, without the package */
   constructor(private readonly typeOf: (name: string) => MessageType) {}
 
-  /** @throws InvalidArgument naming the field: an unknown value of an enum, a zero character, what is too long */
+  /**
+   * @throws InvalidArgument naming the field: an unknown enum value, a NUL character, a value that is too
+   * long
+   */
   check(type: MessageType, request: unknown): void {
     this.of(type)(request, '');
   }
@@ -84,7 +90,7 @@ export class RequestChecks {
     return (value, path) => {
       const items = value as readonly unknown[];
       if (items.length > most)
-        throw invalid(path, `it has ${items.length} entries, and ${most} are the most`);
+        throw invalid(path, `it has ${items.length} entries, and the maximum is ${most}`);
       items.forEach((item, index) => one(item, `${path}[${index}]`));
     };
   }
@@ -93,39 +99,41 @@ export class RequestChecks {
     if (type === 'TYPE_ENUM')
       return (value, path) => {
         if (typeof value !== 'string')
-          throw invalid(path, `${String(value)} is no value of ${lastName(typeName)}`);
+          throw invalid(path, `${String(value)} is not a value of ${lastName(typeName)}`);
       };
     if (type === 'TYPE_STRING') return ofText(longestOf(name));
     if (type === 'TYPE_BYTES')
       return (value, path) => {
         const bytes = value as Buffer;
         if (bytes.length > longestArgument)
-          throw invalid(path, `it has ${bytes.length} bytes, and ${longestArgument} are the most`);
-        if (bytes.includes(0)) throw invalid(path, 'it has a zero byte, which ends every text of the kernel');
+          throw invalid(path, `it has ${bytes.length} bytes, and the maximum is ${longestArgument}`);
+        if (bytes.includes(0))
+          throw invalid(path, 'it contains a NUL byte, which ends every string in the kernel');
       };
     if (type === 'TYPE_MESSAGE')
       return (value, path) => {
         if (value) this.of(this.typeOf(lastName(typeName)))(value, path);
       };
-    return () => undefined; // numbers and booleans are what their types can hold
+    return () => undefined; // numbers and booleans are limited by their types
   }
 }
 
-/** Labels, annotations, sysctls and the like: all are maps of texts. */
+/** Labels, annotations, sysctls and the like: all are maps of strings. */
 function ofMap({ field }: MessageType): Check {
   const isText = field.some(({ name, type }) => name === 'value' && type === 'TYPE_STRING');
   const [key, text] = [ofText(longestWord), ofText(mostMapBytes)];
   return (value, path) => {
     const entries = Object.entries(value as Record<string, unknown>);
     if (entries.length > mostMapEntries)
-      throw invalid(path, `it has ${entries.length} entries, and ${mostMapEntries} are the most`);
+      throw invalid(path, `it has ${entries.length} entries, and the maximum is ${mostMapEntries}`);
     let bytes = 0;
     for (const [name, item] of entries) {
       key(name, `a key of ${path}`);
       if (isText) text(item, `${path}["${name}"]`);
       bytes += Buffer.byteLength(name) + (isText ? Buffer.byteLength(item as string) : 0);
     }
-    if (bytes > mostMapBytes) throw invalid(path, `it has ${bytes} bytes, and ${mostMapBytes} are the most`);
+    if (bytes > mostMapBytes)
+      throw invalid(path, `it has ${bytes} bytes, and the maximum is ${mostMapBytes}`);
   };
 }
 
@@ -133,9 +141,9 @@ function ofText(maxBytes: number): Check {
   return (value, path) => {
     const text = value as string;
     if (text.length * 3 > maxBytes && Buffer.byteLength(text) > maxBytes)
-      throw invalid(path, `it has ${Buffer.byteLength(text)} bytes, and ${maxBytes} are the most`);
+      throw invalid(path, `it has ${Buffer.byteLength(text)} bytes, and the maximum is ${maxBytes}`);
     if (text.includes('\0'))
-      throw invalid(path, 'it has a zero character, which ends every text of the kernel');
+      throw invalid(path, 'it contains a NUL character, which ends every string in the kernel');
   };
 }
 

@@ -37,7 +37,7 @@ export async function status(services: Used, request: StatusRequest__Output): Pr
   const ready = handlers.filter((handler) => handler.ready);
   const network = services.network.status();
   const fallback = services.handlers.get(services.config.default_container_type)?.probe;
-  if (request.verbose) await services.images.list(); // says which images cannot be used now
+  if (request.verbose) await services.images.list(); // updates the images that are set aside
   return {
     status: {
       conditions: [
@@ -62,7 +62,7 @@ export async function status(services: Used, request: StatusRequest__Output): Pr
     info: request.verbose
       ? {
           config: JSON.stringify(withoutSecrets(services.config)),
-          // Objects: crictl shows the JSON of a list as one string.
+          // Objects, since crictl shows a JSON list as one string.
           handlers: JSON.stringify(
             Object.fromEntries([...services.handlers].map(([name, { probe }]) => [name, probe])),
           ),

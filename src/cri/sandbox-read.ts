@@ -29,8 +29,8 @@ export async function podSandboxStatus(
   );
   return {
     status: sandboxStatus(record),
-    // No timestamp, as from containerd: a kubelet with the gate EventedPLEG takes these statuses in place of
-    // ListContainers where there is one, and then does not count the containers of this sandbox as active.
+    // No timestamp, as from containerd: with a timestamp a kubelet with the gate EventedPLEG uses these
+    // statuses instead of ListContainers, and then does not count the containers of this sandbox as active.
     containers_statuses: shownContainersOf(services, record.id).map(containerStatus),
     info: request.verbose
       ? {
@@ -72,10 +72,10 @@ async function withAddresses(services: Used, record: SandboxRecord): Promise<San
 }
 
 /**
- * "pid", "runtimeSpec" and "config" are what people's scripts look for in
- * `crictl inspectp`, under containerd's names.  There is no pause process: the
- * pid is that of the holder of a shared pid namespace, else that of the first
- * container that runs, else 0; the namespaces have the paths of their pins.
+ * "pid", "runtimeSpec" and "config" have containerd's names, since scripts
+ * read them from `crictl inspectp`. There is no pause process: the pid is that
+ * of the holder of a shared pid namespace, otherwise that of the first running
+ * container, otherwise 0; the namespaces have the paths of their pins.
  */
 function verbose(services: Used, record: SandboxRecord) {
   const { handler, rule, plan, attachment, config, runtimeHandler } = record;

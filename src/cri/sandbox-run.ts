@@ -35,7 +35,7 @@ export async function runPodSandbox(
         services.store.sandboxes.all().find((record) => sandboxKey(record.config) === key);
       const present = found();
       if (present?.complete) {
-        // Under its lock: an unclaimed one may be about to be removed.
+        // Under its lock: an unclaimed pod may be about to be removed.
         const kept = await services.locks.with(present.id, async () => {
           const record = services.store.sandboxes.get(present.id);
           return record && reused(services, await withHolderChecked(services, record), request);
@@ -43,7 +43,7 @@ export async function runPodSandbox(
         if (kept !== undefined) return kept;
       }
       const left = found();
-      if (left) await removeSandbox(services, left.id); // left by a try that could not be undone, and that has ended: all of this name join it
+      if (left) await removeSandbox(services, left.id); // left by an attempt that could not be undone, and has ended, since all calls for this name join it
       return makeSandbox(services, newId, config, request.runtime_handler);
     },
     unclaimedSandbox(services),
@@ -53,7 +53,7 @@ export async function runPodSandbox(
   return { pod_sandbox_id: id };
 }
 
-/** The caller has the id of a pod: from now on it is shown, and its events are told. */
+/** The caller has the id of a pod: from now on it is visible, and its events are sent. */
 async function claimSandbox(services: Services, id: string): Promise<void> {
   if (!services.creations.claim(id)) return;
   const record = services.store.sandboxes.get(id)?.unclaimed
@@ -63,7 +63,7 @@ async function claimSandbox(services: Services, id: string): Promise<void> {
   services.events.emit('CONTAINER_STARTED_EVENT', id, record);
 }
 
-/** What becomes of a pod whose caller went away while it was made. Also for those of an earlier run. */
+/** Handles a pod if its caller disconnected while it was made. Also for pods of an earlier run. */
 export function unclaimedSandbox(services: Services): Unclaimed {
   return {
     keep: (id) =>
@@ -74,7 +74,7 @@ export function unclaimedSandbox(services: Services): Unclaimed {
   };
 }
 
-/** The caller's retry may come after the first answer was lost: the same request gets the same pod. */
+/** The caller may retry after the first answer was lost: the same request returns the same pod. */
 function reused(services: Services, record: SandboxRecord, request: RunPodSandboxRequest__Output): string {
   const same =
     isDeepStrictEqual(record.config, request.config) && record.runtimeHandler === request.runtime_handler;
@@ -96,7 +96,7 @@ async function makeSandbox(
 ): Promise<string> {
   addLogContext({ podId: id });
   return withUndo('RunPodSandbox', async (undo) => {
-    // 1. Who runs it, for all its life.
+    // 1. Its handler, which never changes.
     const input = {
       handler: runtimeHandler,
       namespace: config.metadata?.namespace ?? '',
@@ -113,7 +113,7 @@ async function makeSandbox(
     const plan = planOf(services.config.state, id, config, services.host.systemdCgroup);
     const backend = backendOf(services, chosen);
 
-    // 2. The intent, before anything that could leak.
+    // 2. The intent, before anything that could be left behind.
     const record: SandboxRecord = {
       version: 1,
       id,
@@ -140,7 +140,7 @@ async function makeSandbox(
       holderRuntimes: holderRuntimes(services, backend),
     });
 
-    // 4. From here on it is there.
+    // 4. The complete record: from here on the pod exists.
     await services.store.sandboxes.put({
       ...record,
       complete: true,
@@ -163,7 +163,10 @@ async function makeSandbox(
   });
 }
 
-/** What may start a holder: the pod's own runtime if it is one of OCI, else another that works here. */
+/**
+ * The runtimes that may start a holder: the pod's own runtime if it is an OCI runtime, otherwise another one
+ * that is ready.
+ */
 export function holderRuntimes({ handlers }: Pick<Services, 'handlers'>, own?: Backend): OciRuntime[] {
   const ready = [...handlers.values()].filter(({ probe }) => probe.ready).map(({ backend }) => backend);
   return [

@@ -19,7 +19,7 @@ export async function stopPodSandbox(
   request: StopPodSandboxRequest__Output,
 ): Promise<StopPodSandboxResponse> {
   const known = sandboxIfThere(services, request.pod_sandbox_id);
-  if (!known) return {}; // gone already: as good as stopped
+  if (!known) return {}; // removed already: counts as stopped
   await services.locks.with(known.id, () => stopSandbox(services, known.id));
   return {};
 }
@@ -34,19 +34,19 @@ export async function removePodSandbox(
   return {};
 }
 
-/** Stops the sandbox of this id, whose lock the caller holds; done already is fine. */
+/** Stops the sandbox of this id; the caller has its lock. No error if it is stopped already. */
 async function stopSandbox(services: Services, id: string): Promise<void> {
   const record = services.store.sandboxes.get(id);
   if (!record) return;
   services.store.checkContainersReadable(id);
   if (record.stoppedAt !== undefined) return;
-  // 1. Its containers, at once and by force: the grace period is StopContainer's.
+  // 1. Its containers, killed at once: only StopContainer has a grace period.
   await Promise.all(
     services.store.containersOf(id).map((container) => stopContainerRecord(services, container.id, 0)),
   );
-  // 2. What it holds of the host.
+  // 2. Its resources on the host.
   await releaseSandbox(services, record);
-  // 3. It is not ready any more.
+  // 3. The record: the pod is not ready any more.
   const stopped = await step('stop pod: record', () =>
     services.store.sandboxes.change(id, { stoppedAt: now() }),
   );
@@ -54,13 +54,19 @@ async function stopSandbox(services: Services, id: string): Promise<void> {
   if (isShown(services, record)) services.events.emit('CONTAINER_STOPPED_EVENT', id, stopped);
 }
 
-/** Gives back the network, the namespaces and the holder of a pod; also after a crash in the middle of making them. */
+/**
+ * Releases the network, the namespaces and the holder of a pod; also after a crash while they were being
+ * made.
+ */
 export async function releaseSandbox(services: Services, record: SandboxRecord): Promise<void> {
   const { config, attachment } = record;
   await releasePod(record, backendOf(services, record), { of: services.network, config, attachment });
 }
 
-/** Stops and removes the sandbox and all its containers; absent is fine. @param still asked when nobody else works on it: false leaves it as it is */
+/**
+ * Stops and removes the sandbox and all its containers; no error if it does not exist. @param still called
+ * with the lock; false leaves it unchanged
+ */
 export async function removeSandbox(
   services: Services,
   id: string,
@@ -77,7 +83,7 @@ export async function removeSandbox(
       await removeContainerRecord(services, container.id).catch((error: unknown) => failures.push(error));
     if (failures.length > 0) throw failures[0];
     await removePod(record.plan.folder, ownsCgroup(record.config) ? record.plan.cgroupParent : undefined);
-    await step('remove pod: record', () => services.store.sandboxes.delete(id)); // last: until here a retry finds what is left to do
+    await step('remove pod: record', () => services.store.sandboxes.delete(id)); // last: until here a retry finds the rest
     log.info('pod sandbox removed');
     if (isShown(services, record)) services.events.emit('CONTAINER_DELETED_EVENT', id, record);
   });

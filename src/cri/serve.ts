@@ -15,19 +15,19 @@ import { loadProto } from './proto.js';
 import { RequestChecks, type MessageType } from './request-check.js';
 import { imageService, runtimeService, type CallKind } from './service.js';
 
-/** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
+/** Both ways: a list of a full node, and the output of an exec, exceed gRPC's default of 4 MiB. */
 const maxMessageBytes = 32 << 20;
 
-/** What calls whose client is gone may take to end what they have started. */
+/** How long cancelled calls may take to end the programs that they have started. */
 const cancelledCallMs = 3_000;
 
 export class CriServer {
-  /** Calls at work, also those whose client has its answer or has gone. */
+  /** Running calls, including those that have answered or of which the client has disconnected. */
   private readonly atWork = new Set<Promise<void>>();
   private readonly server = new grpc.Server({
     'grpc.max_receive_message_length': maxMessageBytes,
     'grpc.max_send_message_length': maxMessageBytes,
-    'grpc.enable_channelz': 0, // counts of each call for a service that we do not offer
+    'grpc.enable_channelz': 0, // counters of each call for a service that crisp does not offer
   });
 
   constructor(services: Services) {
@@ -50,7 +50,7 @@ export class CriServer {
       );
   }
 
-  /** Listens on this path, for root alone. @throws InvalidConfigFile when it cannot be bound */
+  /** Listens on this path, for root only. @throws InvalidConfigFile if it cannot be bound */
   async listen(path: string): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.server.bindAsync(`unix:${path}`, grpc.ServerCredentials.createInsecure(), (error) =>
@@ -62,7 +62,7 @@ export class CriServer {
     await chmod(path, 0o660);
   }
 
-  /** Lets calls in flight end for at most `graceMs`, and then cancels them; 3 s later it leaves them. */
+  /** Waits for calls in flight for at most `graceMs`, then cancels them; after 3 s more it stops waiting. */
   async close(graceMs: number): Promise<void> {
     await within(new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())), graceMs);
     this.server.forceShutdown();
@@ -75,17 +75,17 @@ export class CriServer {
   }
 }
 
-/** A story as service.ts lists it; its types are checked there. */
+/** A function of service.ts; its types are checked there. */
 type Story = (services: Services, request: never, call: Call) => Promise<object> | AsyncIterable<object>;
 
-/** A request whose bytes are no message of its type. */
+/** A request that cannot be decoded. */
 class Malformed {
   constructor(readonly why: string) {}
 }
 
 /**
- * A service that takes any bytes for a request, since gRPC would call those that it
- * cannot read our failure (INTERNAL), and that encodes what has not changed only once.
+ * A service that accepts any bytes as a request, since gRPC would report undecodable
+ * requests as INTERNAL, and that encodes unchanged data only once.
  */
 function tolerant(service: grpc.ServiceDefinition): grpc.ServiceDefinition {
   return Object.fromEntries(
@@ -114,7 +114,7 @@ function checkRequest(
 ): void {
   const { type } = (definition as unknown as { requestType: { type: MessageType } }).requestType;
   if (request instanceof Malformed)
-    throw new CrispError('InvalidArgument', `the request is no ${type.name}: ${request.why}`);
+    throw new CrispError('InvalidArgument', `the request is not a ${type.name}: ${request.why}`);
   checks.check(type, request);
 }
 
@@ -188,7 +188,7 @@ function wrapStream(
             context,
           ) as AsyncIterable<object>) {
             if (context.signal.aborted) return;
-            // Without a turn of the event loop in between, many large messages would hold up all other calls.
+            // Without a turn of the event loop in between, many large messages would block all other calls.
             if (call.write(message)) await nextTurn();
             else await once(call, 'drain', { signal: context.signal }).catch(() => undefined);
           }
@@ -209,7 +209,7 @@ async function inCall(
   const context = new CallContext();
   let isOver = false;
   call.on('cancelled', () => {
-    if (!isOver) context.cancel(); // gRPC says it of each call, also of those that were answered
+    if (!isOver) context.cancel(); // gRPC emits this for every call, also after its answer
   });
   const started = performance.now();
   await withLogContext({ requestId: context.requestId }, async () => {
@@ -221,7 +221,7 @@ async function inCall(
       const known = toCrispError(error);
       const status = toStatus(known);
       code = status.code;
-      // What the kubelet asks in passing (does this exist?) is no failure of ours.
+      // Routine queries of the kubelet (does this exist?) are not logged as failures.
       const level =
         known.id === 'Internal'
           ? 'error'
@@ -246,7 +246,7 @@ async function inCall(
   });
 }
 
-/** The signal is made when it is first asked for: a read never does, and it costs as much as the read. */
+/** The signal is made on first use: a read does not need it, and making it takes as long as the read. */
 class CallContext implements Call {
   readonly requestId = (lastRequest = (lastRequest + 1) >>> 0).toString(16).padStart(8, '0');
   private controller: AbortController | undefined;
@@ -263,7 +263,7 @@ class CallContext implements Call {
     this.controller?.abort();
   }
 }
-/** A random beginning tells the calls of two runs apart. */
+/** A random prefix distinguishes the calls of two runs. */
 let lastRequest = randomInt(2 ** 32);
 
 function ms(started: number): number {

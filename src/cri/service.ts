@@ -1,4 +1,4 @@
-// The map of the product: each of the 43 calls, and the function that answers it.
+// The table of the 43 calls and their functions.
 import type * as grpc from '@grpc/grpc-js';
 import type { ImageServiceHandlers } from './generated/runtime/v1/ImageService.js';
 import type { RuntimeServiceHandlers } from './generated/runtime/v1/RuntimeService.js';

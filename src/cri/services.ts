@@ -33,6 +33,6 @@ export interface Services extends Shown {
 /** One call of a client. */
 export interface Call {
   readonly requestId: string;
-  /** Aborts when the client goes away or its deadline passes. */
+  /** Aborts when the client disconnects or its deadline passes. */
   readonly signal: AbortSignal;
 }

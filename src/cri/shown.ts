@@ -1,5 +1,6 @@
-// What clients are told of: a pod or container that is whole, and whose caller has
-// its id. One that is being made, or whose caller went away, is hidden.
+// The pods and containers that are visible to clients: those that are complete and
+// of which a caller has the id. Objects that are being made or are unclaimed are
+// hidden.
 import type { InFlight } from '../records/creations.js';
 import { compareTimes, type ContainerRecord } from '../records/records.js';
 import type { Store } from '../records/store.js';
@@ -10,7 +11,7 @@ export interface Shown {
   readonly creations: InFlight;
 }
 
-/** Whether clients are told of a pod or container: it is whole, and its caller has its id. */
+/** Whether a pod or container is visible: it is complete, and a caller has its id. */
 export function isShown(
   { creations }: Pick<Shown, 'creations'>,
   record: { readonly id: string; readonly complete: boolean },
@@ -18,7 +19,10 @@ export function isShown(
   return record.complete && !creations.hides(record.id);
 }
 
-/** The containers of a pod that clients are told of, the newest first: where a kubelet takes the first one of a name, it is the present one. */
+/**
+ * The visible containers of a pod, the newest first: a kubelet that uses the first one of a name gets the
+ * current one.
+ */
 export function shownContainersOf(services: Shown, sandboxId: string): ContainerRecord[] {
   return services.store
     .containersOf(sandboxId)

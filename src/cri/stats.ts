@@ -1,6 +1,6 @@
 // ContainerStats, PodSandboxStats and their List and Stream forms.  The kubelet
-// asks about every 10 s; its evictions, `kubectl top` and `crictl stats` rest on
-// the answers.  A value that is not known is null: 0 would be believed.
+// calls them about every 10 s; its evictions, `kubectl top` and `crictl stats`
+// use the answers. An unknown value is null: 0 would be treated as real.
 import { cgroupPath } from '../host/cgroup.js';
 import {
   readProcesses,
@@ -106,7 +106,7 @@ export async function* streamPodSandboxStats(
     yield { pod_sandbox_stats: page.map((record) => podStatsOf(services, record)) };
 }
 
-/** Exited ones too: what they have written still takes room. */
+/** Exited ones too: their writable layers still use disk space. */
 async function containersToCount(
   services: Used,
   given: ContainerStatsFilter__Output | null,
@@ -199,7 +199,7 @@ export function statsOf(
 function writableLayer(services: Used, record: ContainerRecord): FilesystemUsage | null {
   const layer = services.usageCache.layer(record.id);
   if (!layer) return null;
-  // The kubelet looks up the filesystem of this path, so it must outlive the container.
+  // The kubelet looks up the filesystem of this path, so it must still exist after the container's removal.
   return {
     timestamp: `${layer.measuredAtMs}000000`,
     fs_id: { mountpoint: services.config.root },
@@ -248,9 +248,9 @@ function podStatsOf(services: Used, record: SandboxRecord): PodSandboxStats {
 }
 
 /**
- * The pod's own group knows also what ended containers have used.  It says nothing
- * where it is a parent that several pods share, and of CTs, which are not in it.
- * @param groups those of its containers
+ * The pod's own group includes the usage of ended containers. It cannot be used if
+ * several pods share it as parent, or for CTs, which are not in it.
+ * @param groups the groups of its containers
  */
 export function podUsage(
   { plan }: SandboxRecord,
@@ -279,7 +279,7 @@ export function podUsage(
   };
 }
 
-/** What a backend calls the interface that a container brings itself. */
+/** The backend's name for a container's own interface. */
 const ownInterface = 'eth0';
 
 /** Read through one of the pod's processes; undefined on the host's network and while none runs. */
@@ -343,7 +343,7 @@ function memory(usage: GroupMemory, pressure: Pressure | undefined, timestamp: s
   };
 }
 
-/** What a limit leaves; null without one. */
+/** The rest of a limit; null without a limit. */
 function left(limitBytes: number | undefined, usedBytes: number): { value: string } | null {
   return limitBytes === undefined ? null : value(Math.max(0, limitBytes - usedBytes));
 }

@@ -20,18 +20,21 @@ interface CpuReading {
 }
 interface Layer {
   measured: MeasuredLayer | undefined;
-  /** When it was last looked for; one that a backend keeps elsewhere is never found. */
+  /** When it was last measured; a layer that a backend keeps elsewhere is never found. */
   lookedAtMs: number;
 }
 
 /**
  * A rate over less than this is noise (the kernel books CPU time at ticks), so
- * callers who come close together get the rate since the reading before.
+ * calls in quick succession get the rate since the previous reading.
  */
 const steadyNs = 1_000_000_000n;
-/** A period of the CPU quota (100 ms unless asked otherwise): within one, a container that has used its quota stands still. */
+/**
+ * A period of the CPU quota (100 ms by default): within one, a container that has used its quota stands
+ * still.
+ */
 const shortestNs = 100_000_000n;
-/** A layer's size may be this old; the kubelet asks every 10 s, and evicts by what it hears. */
+/** The maximum age of a layer's size; the kubelet reads it every 10 s, and uses it for evictions. */
 const layerAgeMs = 20_000;
 
 export class UsageCache {
@@ -41,7 +44,10 @@ export class UsageCache {
   private readonly due = new Set<string>();
   private measuring: Promise<void> | undefined;
 
-  /** @param measure counts what containers have written, all in one go: it starts a process; a layer that is not there is left out */
+  /**
+   * @param measure measures several writable layers at once, since it starts a process; missing layers are
+   * left out
+   */
   constructor(
     private readonly measure: (containerIds: readonly string[]) => Promise<ReadonlyMap<string, LayerUsage>>,
   ) {}
@@ -65,7 +71,10 @@ export class UsageCache {
     return elapsedNs < shortestNs ? undefined : ((cpuNs - base.cpuNs) * 1_000_000_000n) / elapsedNs;
   }
 
-  /** The size of a writable layer as last measured; undefined until it was. An old one is measured anew behind the caller's back. */
+  /**
+   * The last measured size of a writable layer; undefined before. An old value is measured again in the
+   * background.
+   */
   layer(containerId: string): MeasuredLayer | undefined {
     const layer = this.layers.get(containerId);
     if (!layer || Date.now() - layer.lookedAtMs > layerAgeMs) {
@@ -77,21 +86,21 @@ export class UsageCache {
     return layer?.measured;
   }
 
-  /** Waits until each of these layers was looked for once, but not longer than `waitMs`. */
+  /** Waits until each of these layers was measured once, but not longer than `waitMs`. */
   async layersMeasured(containerIds: readonly string[], waitMs: number): Promise<void> {
     for (const id of containerIds) this.layer(id);
     if (containerIds.every((id) => this.layers.has(id))) return;
     if (this.measuring) await within(this.measuring, waitMs);
   }
 
-  /** Forgets all but these pods and containers. */
+  /** Drops the data of all other pods and containers. */
   keepOnly(exists: (id: string) => boolean): void {
     for (const map of [this.cpu, this.layers]) for (const id of map.keys()) if (!exists(id)) map.delete(id);
   }
 
   private async measureDue(): Promise<void> {
     while (this.due.size > 0) {
-      await Promise.resolve(); // the rest of the list that is being answered
+      await Promise.resolve(); // collect the rest of the current list
       const batch = [...this.due];
       try {
         const found = await this.measure(batch);
@@ -104,7 +113,7 @@ export class UsageCache {
         log.warn({ err: error }, 'writable layers not measured');
         return;
       } finally {
-        for (const id of batch) this.due.delete(id); // also what was asked for again meanwhile
+        for (const id of batch) this.due.delete(id); // also those that were requested again meanwhile
       }
     }
   }

@@ -23,7 +23,7 @@ export function specName(row: string): string {
   return row.split(' | ').slice(0, -passes.length).join(' | ');
 }
 
-/** What of a run the report must agree with: not the specs that depend on what the kernel of the host has. */
+/** The part of a run that the report must agree with: without specs that depend on the kernel of the host. */
 export function outcomes(results: Results, skips: readonly Skip[]): string[] {
   return rows(results)
     .filter(({ name }) => !dependsOnHost(name, skips))

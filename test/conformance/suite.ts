@@ -34,8 +34,9 @@ export interface Pass {
 }
 
 /**
- * critest runs its benchmarks alone: here with small numbers, for what they find, not for how long they take.
- * The WebSocket switches change the streaming specs alone (pkg/validate/streaming.go of cri-tools), so only those run again.
+ * critest runs its benchmarks alone: here with small numbers, for their results, not for their durations. The
+ * WebSocket switches change the streaming specs alone (pkg/validate/streaming.go of cri-tools), so only those
+ * run again.
  */
 export const passes: readonly Pass[] = [
   { name: 'crun', handler: 'crun', arguments: [] },
@@ -69,12 +70,12 @@ export interface Skip {
   readonly unless: string | undefined;
   /** The only pass that skips them; undefined: all do. */
   readonly pass: string | undefined;
-  /** critest itself may skip them, when it finds that the runtime does not offer what they need; else they are not run. */
+  /** critest itself may skip them, if the runtime does not support them; otherwise they are not run. */
   readonly byCritest: boolean;
   readonly reason: string;
 }
 
-/** The first line of what a tool says to --version; undefined: it is not there. */
+/** The first line of a tool's --version; undefined: it is not installed. */
 export function versionOf(tool: string): string | undefined {
   try {
     return execFileSync(tool, ['--version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split(
@@ -202,7 +203,7 @@ function specsOf(report: string): Spec[] {
     }));
 }
 
-/** Makes what is not in the cache yet, and serves it on loopback. */
+/** Makes the images that are not in the cache yet, and serves them on loopback. */
 async function startRegistry(folder: string, port: number): Promise<ChildProcess> {
   await run(
     'flock',

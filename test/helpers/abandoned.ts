@@ -1,7 +1,7 @@
-// What daemons of killed test runs left behind.  When jest dies, however that
-// happens, the daemon and the holder of the mount namespace die with it; the
-// containers and what watches them go on, as they should.  Called by daemon.ts
-// before it makes a daemon.
+// Removes the leftovers of daemons of killed test runs. When jest dies,
+// however that happens, the daemon and the holder of the mount namespace die
+// with it; the containers and what watches them go on, as they should.  Called
+// by daemon.ts before it makes a daemon.
 //
 // Several runs share the machine, so only that is touched whose owner is known
 // and gone: a folder says who made it, by pid and start time.
@@ -77,7 +77,7 @@ export async function cgroupsOfFakes(folder: string): Promise<string[]> {
   return cgroupsOfCts((vmid) => ids.has(vmid));
 }
 
-/** Of what runs in CTs, and of what watches them. */
+/** The processes in CTs, and their watchers. */
 export async function cgroupsOfCts(wanted: (vmid: string) => boolean): Promise<string[]> {
   return (
     await Promise.all(
@@ -111,7 +111,7 @@ async function processesOf(folder: string): Promise<ProcessIdentity[]> {
   return [...found.values()];
 }
 
-/** The pods whose addresses are held: a file each, which outlives the state folder. */
+/** The pods whose addresses are held: a file each, which is kept when the state folder is removed. */
 async function heldNetworks(folder: string): Promise<string[]> {
   const files = await readdir(join(folder, 'root', 'network')).catch(() => []);
   return files.flatMap((file) => /^[0-9a-f]{64}/.exec(file) ?? []);

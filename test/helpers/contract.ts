@@ -442,7 +442,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** conmon and the kernel tell nobody else: what is awaited is asked for each 20 ms. */
+/** conmon and the kernel report only to crisp: so the condition is polled every 20 ms. */
 async function pause(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 20));
 }

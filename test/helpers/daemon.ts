@@ -30,7 +30,10 @@ export interface DaemonOptions {
   readonly network?: boolean;
   /** More environment of the daemon. */
   readonly env?: Readonly<Record<string, string>>;
-  /** In the host's mount namespace: for what others of the host have to see (systemd starts the CTs of Proxmox). */
+  /**
+   * In the host's mount namespace: for mounts that other programs of the host must see (systemd starts the
+   * CTs of Proxmox).
+   */
   readonly onHost?: boolean;
 }
 
@@ -239,7 +242,7 @@ export class Daemon {
     return child.exitCode;
   }
 
-  /** Takes away all that it keeps in its state folder, with the mounts there, as somebody does who sets a node up anew. */
+  /** Removes its state folder with all mounts in it, as when a node is set up again. */
   async loseState(): Promise<void> {
     const mounts = await this.machine.must(['findmnt', '--raw', '--noheadings', '--output', 'TARGET']);
     const below = mounts
@@ -294,7 +297,7 @@ export class Daemon {
     await rm(archive);
   }
 
-  /** What it has on the machine now, as lines to compare: see leftovers.ts. */
+  /** Its current traces on the machine, as lines to compare: see leftovers.ts. */
   async traces(): Promise<string[]> {
     return traces(this.tracesOf());
   }
@@ -357,7 +360,7 @@ function isSection(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** A bridge name and a subnet that nobody on the machine uses. */
+/** A bridge name and a subnet that are not used on the machine. */
 async function freeNetwork(): Promise<PrivateNetwork> {
   const { stdout: used } = await runFile('ip', ['-4', 'route', 'show', 'table', 'all']);
   for (;;) {

@@ -14,11 +14,11 @@ const busybox = '/bin/busybox';
 export const architecture = process.arch === 'x64' ? 'amd64' : process.arch;
 
 export interface ImageOptions {
-  /** What stands under "config" of the OCI image configuration. */
+  /** "config" of the OCI image configuration. */
   readonly config?: object;
   /** More files of its rootfs: path -> content. */
   readonly files?: Readonly<Record<string, string>>;
-  /** More symlinks: path -> what it points to. */
+  /** More symlinks: path -> target. */
   readonly links?: Readonly<Record<string, string>>;
 }
 
@@ -61,13 +61,13 @@ export interface SmallImage {
   readonly layers: readonly (Readonly<Record<string, string | Buffer>> | Buffer)[];
   readonly compression?: 'gzip' | 'zstd';
   readonly config?: object;
-  /** What the config blob is instead, whatever sense it makes. */
+  /** Replaces the config blob, valid or not. */
   readonly configBlob?: string;
   /** Default: this machine's. */
   readonly architecture?: string;
 }
 
-/** What a manifest or index is found by. */
+/** The descriptor of a manifest or index. */
 export interface Made {
   readonly digest: string;
   readonly layers: readonly string[];
@@ -76,7 +76,7 @@ export interface Made {
 /**
  * Makes an OCI layout of one image, or of an index of one per architecture.
  * `nested`: so many indexes more around it.
- * @returns the folder, and the digests of what was made: the image's manifest, or the index and its manifests
+ * @returns the folder, and the digests of the image's manifest, or of the index and its manifests
  */
 export async function makeLayout(
   folder: string,

@@ -1,5 +1,5 @@
-// What a daemon has on the machine at this moment, as sorted lines: a snapshot
-// before and one after show what was left behind.  Called by daemon.ts.
+// The current traces of a daemon on the machine, as sorted lines: a snapshot
+// before and one after show the leftovers. Called by daemon.ts.
 import { execFile } from 'node:child_process';
 import type { Dirent } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
@@ -63,7 +63,7 @@ export async function cgroupsOf(ids: ReadonlySet<string>): Promise<string[]> {
   return found;
 }
 
-/** Commands of ours, their children, and what runs in the containers. */
+/** The daemon's programs, their children, and the processes in the containers. */
 export async function ownProcesses({
   folder,
   ids,
@@ -126,7 +126,7 @@ async function files({ machine, root, state }: Traces): Promise<string[]> {
   ];
   return kept
     .map((path) => path.slice(machine.path('').length))
-    .filter((path) => path.startsWith(`${root}/`) || path.slice(state.length + 1).includes('/')) // the rooms of the state folder stay
+    .filter((path) => path.startsWith(`${root}/`) || path.slice(state.length + 1).includes('/')) // the top-level folders of the state folder stay
     .filter((path) => !path.startsWith(`${state}/storage/`))
     .map((path) => `file ${path}`);
 }

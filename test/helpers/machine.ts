@@ -1,6 +1,6 @@
-// A mount namespace of our own, for daemons under test: what they mount is not
-// seen by the host, and goes when the last process in it has gone.  Made by
-// daemon.ts and the conformance run.
+// A mount namespace for daemons under test: their mounts are not seen by the host,
+// and goes when the last process in it has gone.  Made by daemon.ts and the
+// conformance run.
 //
 //   jest ── setpriv ─► unshare ─► sh (mounts) ─► sleep       one process, the holder
 //      └─── nsenter -t HOLDER -m ─► crisp, skopeo, crictl …
@@ -52,7 +52,9 @@ export class Machine {
     return this.holder.pid as number;
   }
 
-  /** The argv that runs `argv` in the namespace; it is one process, so its pid is that of the command. */
+  /**
+   * The argv that runs `argv` in the namespace; it is only one process, so its pid is that of the command.
+   */
   enter(argv: readonly string[]): string[] {
     return this.tmpfs ? [...argv] : ['nsenter', '-t', String(this.pid), '-m', '--', ...argv];
   }
@@ -125,7 +127,7 @@ export class Machine {
   }
 }
 
-/** @returns the process that keeps it, once what it mounts is there */
+/** @returns the process that keeps it, after it has made its mounts */
 async function hold(argv: readonly string[]): Promise<ChildProcess> {
   const [tool = '', ...args] = diesWithUs(argv);
   const holder = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });

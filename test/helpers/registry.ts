@@ -136,7 +136,8 @@ async function bcrypt(password: string): Promise<string> {
 }
 
 /**
- * What becomes of a request: true, it was answered here; else it goes on to the registry.
+ * Handles a request: true if it was answered here; otherwise it is passed on to the
+ * registry.
  * @param blob the digest, if it is a blob that is asked for
  */
 export type Interception = (
@@ -147,14 +148,16 @@ export type Interception = (
 
 export interface Proxy {
   readonly address: string;
-  /** What was asked for: "GET /v2/…". */
+  /** The requests: "GET /v2/…". */
   readonly requests: readonly string[];
-  /** Changes what it does from now on; undefined: nothing. */
+  /** Changes its behaviour from now on; undefined: pass everything on. */
   intercept(interception: Interception | undefined): void;
   close(): Promise<void>;
 }
 
-/** Stands in front of a registry (without TLS) and passes on what it is not told to answer otherwise. */
+/**
+ * A proxy in front of a registry (without TLS), which passes on all requests that it does not answer itself.
+ */
 export async function startProxy(registry: Registry, first?: Interception): Promise<Proxy> {
   let interception = first;
   const requests: string[] = [];
@@ -193,8 +196,8 @@ export interface BadRegistry {
 }
 
 /**
- * denies: wants credentials that nobody has.  lies: a blob differs from its
- * digest.  hangs: never sends a blob.
+ * denies: requires credentials that do not exist.  lies: a blob differs from
+ * its digest.  hangs: never sends a blob.
  */
 export async function startBadRegistry(manner: 'denies' | 'lies' | 'hangs'): Promise<BadRegistry> {
   const config = Buffer.from(
@@ -241,7 +244,7 @@ async function listening(server: Server): Promise<string> {
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-/** An address where nobody listens. */
+/** An address on which no process listens. */
 export async function closedAddress(): Promise<string> {
   const registry = await startBadRegistry('denies');
   await registry.close();

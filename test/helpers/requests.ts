@@ -1,4 +1,4 @@
-// Requests as a kubelet makes them, with what a test does not care about filled in.
+// Requests as a kubelet makes them, with defaults for fields that a test does not set.
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';

@@ -1,6 +1,6 @@
-// What the calls of cri/ work with, for unit tests: real records, locks, creations,
+// The services for the calls of cri/ in unit tests: real records, locks, creations,
 // stops and events in a folder of the test's own.  The backend, the network, the
-// rootfs and the images are stand-ins, which note what they are told to do.
+// rootfs and the images are fakes, which note their calls.
 import { jest } from '@jest/globals';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -34,7 +34,7 @@ export interface StandIns {
 
 export class Bench {
   readonly folder = mkdtempSync(join(tmpdir(), 'crisp-services-'));
-  /** What the stand-ins were told, in order: "backend.kill ID 9". */
+  /** The calls of the fakes, in order: "backend.kill ID 9". */
   readonly told: string[] = [];
   readonly services: Services;
   readonly backend: Backend;
@@ -129,7 +129,7 @@ export class Bench {
     });
   }
 
-  /** Those of what was told that begin with this. */
+  /** The calls that begin with this. */
   toldOf(beginning: string): string[] {
     return this.told.filter((line) => line.startsWith(beginning));
   }
@@ -259,7 +259,7 @@ export function fakeTimeouts(): void {
   });
 }
 
-/** A gate: what waits for `passed` goes on at open(). */
+/** A gate: code that waits for `passed` continues at open(). */
 export function gate(): { passed: Promise<void>; open: () => void } {
   let open = (): void => undefined;
   const passed = new Promise<void>((resolve) => {

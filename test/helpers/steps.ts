@@ -7,13 +7,13 @@ const source = fileURLToPath(new URL('../../src', import.meta.url));
 /** step('STORY: STEP', …), withUndo('STORY', …) and the undo.push('STEP', …) that come after it. */
 const name = /\b(step|withUndo|undo\.push)\(\s*'([^']+)'/g;
 
-/** Files whose functions take steps of a story that begins elsewhere, and the one that the tests walk. */
+/** Files with steps of an operation that begins elsewhere, and the operation that the tests use. */
 const storyOf = new Map([
   ['pod/pod.ts', 'RunPodSandbox'],
   ['pod/container.ts', 'CreateContainer'],
 ]);
 
-/** "STORY: STEP" each. @throws where a step has no story, or two have one name */
+/** "OPERATION: STEP" each. @throws if a step has no operation, or two have the same name */
 export async function stepsOfSource(): Promise<string[]> {
   const found: string[] = [];
   for (const file of await readdir(source, { recursive: true })) {

@@ -40,7 +40,7 @@ export async function startStreamingStub(
       done(null, reply(call.request));
   const { RuntimeService, ImageService } = loadProto().runtime.v1;
   const server = new grpc.Server();
-  server.addService(ImageService.service, { ImageFsInfo: answer(() => ({})) }); // what crictl asks first
+  server.addService(ImageService.service, { ImageFsInfo: answer(() => ({})) }); // the first call of crictl
   server.addService(RuntimeService.service, {
     Version: answer(() => ({
       version: '0.1.0',

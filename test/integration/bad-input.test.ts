@@ -160,7 +160,7 @@ describe('a pod', () => {
       { port_mappings: [{ protocol: 9 as never, container_port: 80, host_port: 20_080 }] },
       '',
       Code.INVALID_ARGUMENT,
-      /config\.port_mappings\[0\]\.protocol: 9 is no value of Protocol/,
+      /config\.port_mappings\[0\]\.protocol: 9 is not a value of Protocol/,
     ],
     [
       'with a host port above 65535',
@@ -244,7 +244,7 @@ describe('a pod', () => {
       { hostname: 'box\0' },
       '',
       Code.INVALID_ARGUMENT,
-      /config\.hostname: it has a zero character/,
+      /config\.hostname: it contains a NUL character/,
     ],
     [
       'with two lines of nameserver',
@@ -403,7 +403,7 @@ describe('a container', () => {
       'with a NUL byte in an argument',
       { args: ['a\0b'] },
       Code.INVALID_ARGUMENT,
-      /config\.args\[0\]: it has a zero character/,
+      /config\.args\[0\]: it contains a NUL character/,
     ],
     [
       'with negative memory',

@@ -526,7 +526,7 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
     ).toEqual({
       stdout: '',
       exitCode: 1,
-      stderr: expect.stringMatching(/^crisp list: PermissionDenied: this takes root[^\n]*\n$/),
+      stderr: expect.stringMatching(/^crisp list: PermissionDenied: this requires root[^\n]*\n$/),
     });
   });
 
@@ -787,7 +787,7 @@ describe('the commands that only look', () => {
     expect(JSON.parse(stdout)).toMatchObject({
       pod: 'shop/web-hash-id',
       refused: expect.stringContaining('kernel.panic'),
-      notes: ['left out, since it makes no pod: Service', expect.stringContaining('Deployment web')],
+      notes: ['ignored, since it makes no pod: Service', expect.stringContaining('Deployment web')],
     });
     expect(exitCode).toBe(1);
     await writeFile(manifest, stringify({ kind: 'Service' }));
@@ -868,7 +868,7 @@ describe('the commands that only look', () => {
     ).toMatchObject({
       exitCode: 1,
       stdout: '',
-      stderr: expect.stringMatching(/^crisp status: DaemonUnreachable: .*no such socket/),
+      stderr: expect.stringMatching(/^crisp status: DaemonUnreachable: .*socket does not exist/),
     });
   });
 });

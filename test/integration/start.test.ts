@@ -70,7 +70,7 @@ test.each([
     (await daemon.client.runtime.ContainerStatus({ container_id: id })).status?.state;
   expect([await state(ownId), await state(otherId)]).toEqual(['CONTAINER_RUNNING', 'CONTAINER_RUNNING']);
   expect(daemon.entries()).toContainEqual(
-    expect.objectContaining({ msg: expect.stringContaining('its record stays as it is'), handler: 'own' }),
+    expect.objectContaining({ msg: expect.stringContaining('its record is left unchanged'), handler: 'own' }),
   );
   await daemon.client.runtime.StopContainer({ container_id: otherId, timeout: '10' });
   expect(await waitForExit(daemon, otherId)).toMatchObject({ exit_code: 4 });

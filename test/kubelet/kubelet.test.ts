@@ -1,4 +1,4 @@
-// Static pods of a real kubelet: what a node does all day.
+// Static pods of a real kubelet: the daily work of a node.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { testImage } from '../helpers/requests.js';
@@ -163,7 +163,8 @@ describe('static pods', () => {
         });
         return containers.length === 0;
       });
-      // The kubelet keeps the last dead sandbox of a pod for a while; what a removal leaves is ours.
+      // The kubelet keeps the last dead sandbox of a pod for a while; but leftovers of a removal are crisp's
+      // fault.
       for (const { id = '' } of (await daemon.client.runtime.ListPodSandbox({})).items ?? [])
         await daemon.client.runtime.RemovePodSandbox({ pod_sandbox_id: id });
       await kubelet.stop();

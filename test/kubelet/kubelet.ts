@@ -122,7 +122,7 @@ export class Kubelet {
     });
   }
 
-  /** Waits until `wanted` holds; what it throws counts as "not yet". */
+  /** Waits until `wanted` is true; an exception counts as "not yet". */
   async until(what: string, wanted: () => Promise<boolean>, timeoutMs = 90_000): Promise<void> {
     const deadline = Date.now() + timeoutMs;
     let last: unknown;

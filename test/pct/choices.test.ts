@@ -1,4 +1,4 @@
-// What pods choose of their CTs: a bridge of the node, a volume, a template.
+// The options of pods for their CTs: a bridge of the node, a volume, a template.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { copyFile, mkdir, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
@@ -274,7 +274,7 @@ describe('a template of Proxmox', () => {
 
   test('needs a storage, and a handler that knows Proxmox', async () => {
     const pod = await runPod(daemon, {}, 'lxc');
-    await expect(createContainer(daemon, pod, config())).rejects.toThrow(/no storage is named/);
+    await expect(createContainer(daemon, pod, config())).rejects.toThrow(/no storage is set/);
     await removePod(daemon, pod.id);
     const oci = await runPod(daemon, {}, 'crun');
     await expect(createContainer(daemon, oci, config())).rejects.toThrow(/template of Proxmox VE/);

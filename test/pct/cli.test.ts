@@ -603,7 +603,7 @@ describe('beside the daemon', () => {
       state: 'CONTAINER_RUNNING',
     });
 
-    // What one removes, the other keeps.
+    // The removal by one must not affect the other.
     await removePod(daemon, pod.id);
     expect(await shown('ours')).toMatchObject({ status: 'running' });
     expect(await node.guests()).toHaveLength(2);

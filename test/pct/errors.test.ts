@@ -1,4 +1,4 @@
-// What pct refuses reaches the kubelet as what it means, and nothing is left of it.
+// Errors of pct are mapped to the right errors for the kubelet, and nothing is left behind.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test as testAll } from '@jest/globals';
 import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -38,7 +38,7 @@ afterEach(async () => {
 
 const create = (): Promise<string> => createContainer(daemon, pod, containerConfig(untilStopped()));
 
-/** What pct does at a verb for as long as `during` runs. */
+/** Changes the behaviour of a verb of pct while `during` runs. */
 async function failing(
   verb: string,
   said: { stdout?: string; stderr: string; late?: boolean },
@@ -53,7 +53,7 @@ async function failing(
   }
 }
 
-/** kill -9 of crisp at work on `story`, while pct takes its time for a verb; and the next one. */
+/** Kills crisp with SIGKILL during `story`, while pct is slow in a verb, and starts the next crisp. */
 async function killedDuring(verb: string, delayMs: number, story: () => Promise<unknown>): Promise<void> {
   const [delay, calls] = [join(node.folder, 'delay-ms'), join(node.folder, 'calls')];
   const { length } = await readFile(calls, 'utf8');

@@ -1,4 +1,4 @@
-// The fake of pct says what the real one says; see fake/pct.
+// The fake of pct has the same messages as the real one; see fake/pct.
 import { afterEach, beforeEach, describe as describeAll, expect, test as testAll } from '@jest/globals';
 import { execFile, spawn } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';

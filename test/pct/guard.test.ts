@@ -37,7 +37,7 @@ afterAll(() => node?.stop());
 const pct = async (...args: string[]): Promise<string> =>
   (await runFile(join(node.folder, 'bin/pct'), args)).stdout;
 
-/** What makes a guest none of a container's: each alone is enough. */
+/** The faults by which a guest does not belong to a container: each alone is enough. */
 const faults = ['range', 'tag', 'owner', 'clone', 'container', 'twice', 'snapshot'] as const;
 type Fault = (typeof faults)[number];
 

@@ -7,7 +7,7 @@ import type { Daemon } from '../helpers/daemon.js';
 import { containerConfig, removePod, runPod, startContainer, untilStopped } from '../helpers/requests.js';
 import { isReal, Node } from './node.js';
 
-// A real node has only its own hooks, which tell nobody what they see.
+// A real node has only its own hooks, which do not report their environment.
 const test = isReal ? testAll.skip : testAll;
 
 let node: Node;

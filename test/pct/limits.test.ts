@@ -62,7 +62,7 @@ async function cgroupFile(id: string, controller: string, file: string): Promise
     await readFile(join('/sys/fs/cgroup', v1 ? controller : '', path.replace(/\/ns$/, ''), file), 'utf8')
   ).trim();
 }
-/** Memory, and what swap may come on top, in MiB or "max". */
+/** Memory, and additional swap, in MiB or "max". */
 async function memoryOf(id: string): Promise<(number | 'max')[]> {
   const of = (text: string): number | 'max' =>
     text === 'max' || Number(text) > 2 ** 60 ? 'max' : Number(text) / mib;

@@ -84,7 +84,7 @@ export class Node {
     return daemon;
   }
 
-  /** What a daemon's configuration says of this node. */
+  /** The configuration of a daemon for this node. */
   config(
     lxc: Readonly<Record<string, unknown>> = {},
     handler: Readonly<Record<string, unknown>> = {},
@@ -119,7 +119,7 @@ export class Node {
     await rm(join(this.places.pve, 'lxc', name));
   }
 
-  /** What is left of CTs beside their configurations. */
+  /** The leftovers of CTs other than their configurations. */
   async remains(): Promise<string[]> {
     const units = await readdir(this.places.units).catch(() => []);
     const groups = isReal

@@ -1,9 +1,9 @@
 // Attach: a client's streams on conmon's socket BUNDLE/attach.
 //
-// conmon 2.1 writes to an attached client with blocking calls, and while it
-// waits it neither reads the output of the container, nor writes the log, nor
-// sees the exit.  So relay.pl always takes what comes, and a client that does not
-// keep up is left behind (docs/adr/0004).
+// conmon 2.1 writes to an attached client with blocking calls, and while it is
+// blocked it neither reads the output of the container, nor writes the log, nor
+// handles the exit. So relay.pl always reads the output, and a client that is too
+// slow is disconnected (docs/adr/0004).
 import { Writable } from 'node:stream';
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
@@ -16,9 +16,9 @@ import { resize } from './conmon.js';
 const greeting = Buffer.from('connected\n');
 
 /**
- * Resolves when the process has closed its output, or the input of a session
- * that ends with it is over.
- * @throws Cancelled when the client went away, ClientTooSlow
+ * Resolves when the process has closed its output, or at the end of input for
+ * a session that ends with it.
+ * @throws Cancelled if the client disconnected, ClientTooSlow
  */
 export async function attach(
   container: Pick<ContainerRef, 'id' | 'folder'>,
@@ -33,7 +33,7 @@ export async function attach(
         if (!said.subarray(0, greeting.length).equals(greeting)) {
           done();
           return;
-        } // more is to come, or it says why it is not
+        } // more output follows, or the reason of the failure
         chunk = said.subarray(greeting.length);
         said = undefined;
       }
@@ -62,7 +62,7 @@ export async function attach(
     );
 }
 
-/** Output that nobody asked for; a pipe all the same, so that the relay notices when crisp has gone. */
+/** For output that was not requested; still a pipe, so that the relay detects the end of crisp. */
 function nowhere(): Writable {
   return new Writable({ write: (_chunk, _encoding, done) => done() });
 }

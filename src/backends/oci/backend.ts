@@ -1,8 +1,8 @@
 // The OCI backend: crun, runc or another OCI runtime under conmon.
 //
-// One instance per handler.  What it keeps on the machine, all below the state
-// folder: runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's
-// exit files), and its files in each bundle (FIFOs, attach socket, pid).
+// One instance per handler. Its files, all below the state folder:
+// runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's exit
+// files), and its files in each bundle (FIFOs, attach socket, pid).
 import { writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
@@ -59,7 +59,7 @@ export interface OciOptions {
   readonly name: string;
   /** The binary; empty: found under the handler's name. */
   readonly path: string;
-  /** The runtime's --root; empty: in the state folder. Others may use it too. */
+  /** The runtime's --root; empty: in the state folder. Other programs may use it too. */
   readonly root: string;
   readonly args: readonly string[];
   readonly conmon: string;
@@ -68,7 +68,7 @@ export interface OciOptions {
   readonly systemdCgroup: boolean;
 }
 
-/** What create() returns and the record keeps. */
+/** The result of create(), which is kept in the record. */
 const cgroupPath = z
   .string()
   .refine((path) => path === '' || (path.startsWith('/') && !path.split('/').includes('..')), 'no cgroup');
@@ -77,13 +77,16 @@ type OomKills = z.infer<typeof oomKills>;
 const processIdentity = z.object({ pid: z.number().int().min(2), startTime: z.string().regex(/^\d+$/) });
 const stateSchema = z.object({
   process: processIdentity,
-  /** Its conmon; undefined where the first process had another parent. */
+  /** Its conmon; undefined if the first process had another parent. */
   monitor: processIdentity.optional(),
   cgroup: cgroupPath,
   terminal: z.boolean(),
-  /** Its pid namespace is its own, so that its end is the end of all its processes. */
+  /** It has a pid namespace of its own, so that all its processes end with it. */
   ownPidNamespace: z.boolean(),
-  /** What the pod's group had counted when the container was made; undefined where it has none of its own, and on cgroup v1. */
+  /**
+   * The count of the pod's group when the container was made; undefined without a group of its own, and on
+   * cgroup v1.
+   */
   podOomKills: oomKills.optional(),
 });
 export type OciState = z.infer<typeof stateSchema>;
@@ -91,14 +94,14 @@ export type OciState = z.infer<typeof stateSchema>;
 const SIGKILL = 9;
 const settleMs = 100;
 const createPatienceMs = 10_000;
-/** When the watch of a process is tried again for which no descriptor was free. */
+/** Pause before the watch of a process is retried if no descriptor was free. */
 const watchAgainMs = 10_000;
 
 export class OciBackend implements Backend {
   readonly name: string;
   readonly runtime: Runtime;
   readonly exits: Exits;
-  /** Whose exits are told; the state is absent while they are being made. */
+  /** The containers of which exits are reported; the state is absent while they are being made. */
   private readonly made = new Map<
     string,
     { readonly bundle: string; readonly state?: OciState | undefined }
@@ -106,10 +109,10 @@ export class OciBackend implements Backend {
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
   private readonly killedByUs = new Set<string>();
-  /** Containers whose monitor has ended before them. */
+  /** Containers of which the monitor ended first. */
   private readonly unwatched = new Set<string>();
   private monitorLost: ((containerId: string) => void) | undefined;
-  /** By container: forgets the watch of its monitor or, without one, of its process. */
+  /** By container: cancels the watch of its monitor or, without one, of its process. */
   private readonly watches = new Map<string, () => void>();
   private conmonPath: string | undefined;
 
@@ -153,7 +156,7 @@ export class OciBackend implements Backend {
       throw new CrispError(
         'InvalidArgument',
         `${template} is a template of Proxmox VE, and handler ${this.name} runs OCI images`,
-        { hint: 'name a RuntimeClass whose handler is of type pct' },
+        { hint: 'use a RuntimeClass with a handler of type pct' },
       );
     return { kind: 'overlay' };
   }
@@ -178,8 +181,8 @@ export class OciBackend implements Backend {
           terminal: plan.spec.process.terminal ?? false,
           stdinOnce: plan.stdinOnce,
           stdin: plan.stdin,
-          // In a user namespace crun gives its standard streams to the container's root: it must not be
-          // the host's /dev/null that changes hands.
+          // In a user namespace crun makes the container's root the owner of its standard streams:
+          // these must not be the host's /dev/null.
           ownStreams: plan.spec.linux.namespaces.some(({ type }) => type === 'user'),
         },
         (stderr) => this.runtime.explain('create', stderr),
@@ -205,11 +208,13 @@ export class OciBackend implements Backend {
     await this.runtime.call('start', [container.id], { errorId: 'RuntimeFailed' });
     this.startedAtMs.set(container.id, performance.now());
     const state = stateOf(container);
-    this.watchMonitor(container.id, container.folder, state); // not before: the record of one in the making is not whole
+    this.watchMonitor(container.id, container.folder, state); // not before: the record of a container that is being made is incomplete
     return { pid: state.process.pid };
   }
 
-  /** Straight to the process: it is known by pid and start time, and starting the runtime for it would cost 5 ms. */
+  /**
+   * Directly to the process, which is identified by pid and start time: starting the runtime would take 5 ms.
+   */
   async kill(container: ContainerRef, signal: number, all = false): Promise<void> {
     const { process } = stateOf(container);
     if (signal === SIGKILL) this.killedByUs.add(container.id);
@@ -222,8 +227,8 @@ export class OciBackend implements Backend {
 
   /**
    * The first process of a pid namespace loses signals that it has no handler
-   * for (pid_namespaces(7)).  One that was started a moment ago gets that moment
-   * to install its handler, or its stop would take the whole grace period.
+   * for (pid_namespaces(7)).  A process that was just started gets a moment to
+   * install its handler; otherwise its stop would take the whole grace period.
    */
   private async settled(id: string, pid: number, signal: number): Promise<void> {
     const startedAtMs = this.startedAtMs.get(id) ?? -Infinity;
@@ -234,7 +239,8 @@ export class OciBackend implements Backend {
   async delete(container: ContainerRef): Promise<void> {
     const state = container.state === undefined ? undefined : stateOf(container);
     const wasAlive = state !== undefined && (await isAlive(state.process));
-    // A daemon that was killed in create() may have left the runtime at work: what it makes can be removed when it has made it.
+    // A daemon that was killed in create() may have left a running runtime behind: its container can be
+    // removed only after the runtime has finished.
     if (!state)
       for (const program of await waitUntilIdle(
         container.folder,
@@ -245,10 +251,10 @@ export class OciBackend implements Backend {
     const result = await this.runtime.call('delete', ['--force', container.id], { okExitCodes: 'any' });
     if (result.exitCode !== 0 && !/does not exist|no such file/i.test(result.stderr))
       throw this.runtime.explain('delete', result.stderr);
-    if (wasAlive) await this.exitFile(container); // else conmon would write it after we have cleaned up
+    if (wasAlive) await this.exitFile(container); // otherwise conmon would write it after the clean-up
     this.forgetWatch(container.id);
     await remove(this.exits.path(container.id));
-    await remove(this.runtime.stateFolder(container.id)); // a runtime that was killed in create leaves it
+    await remove(this.runtime.stateFolder(container.id)); // left by a runtime that was killed in create
     this.made.delete(container.id);
     this.killedByUs.delete(container.id);
     this.processes.delete(container.id);
@@ -257,7 +263,7 @@ export class OciBackend implements Backend {
   }
 
   async exec(container: ContainerRef, plan: ExecPlan, signal: AbortSignal): Promise<{ exitCode: number }> {
-    expectCgroupMove(); // first: what follows takes a part of the time that it saves
+    expectCgroupMove(); // first, so that the kernel's wait overlaps with the following steps
     const process = await this.processOf(container);
     await checkWorkingFolder(process.cwd, stateOf(container).process.pid);
     return exec(this.runtime, container, process, plan, signal);
@@ -269,7 +275,7 @@ export class OciBackend implements Backend {
 
   async update(container: ContainerRef, resources: Resources): Promise<void> {
     const { endless, others } = withoutEndlessQuota(resources);
-    const file = join(container.folder, 'resources.json'); // a file: crun reads no pipe here, and runc calls stdin "-"
+    const file = join(container.folder, 'resources.json'); // a file: crun cannot read a pipe here, and runc uses "-" for stdin
     await writeFile(file, JSON.stringify(others), { mode: 0o600 });
     try {
       await this.runtime.call('update', ['--resources', file, container.id]);
@@ -301,7 +307,8 @@ export class OciBackend implements Backend {
 
   async list(): Promise<ContainerRef[]> {
     const all = await this.runtime.list().catch(() => []);
-    // Others may use the same --root: ours is what lies where we put what is called so.
+    // Others may use the same --root: a container is crisp's if its bundle is at the path that crisp uses for
+    // its id.
     return all
       .filter(({ id, bundle }) => isContainerId(id) && bundle === this.bundleOf(id))
       .map(({ id, bundle }) => ({ id, folder: bundle, logPath: '', state: undefined }));
@@ -317,7 +324,7 @@ export class OciBackend implements Backend {
 
   onExit(listener: (containerId: string, exit: Exit) => void): void {
     this.exits.watch((id) => {
-      if (!this.made.has(id)) return; // an exec's, or one that is being deleted
+      if (!this.made.has(id)) return; // of an exec, or of a container that is being deleted
       this.exitOf(id).then(
         (exit) => {
           if (exit) listener(id, exit);
@@ -357,7 +364,7 @@ export class OciBackend implements Backend {
 
   /** The monitor has ended. */
   private async monitorEnded(id: string, bundle: string, { process }: OciState): Promise<void> {
-    if (!this.watches.has(id) || (await this.exits.read(id, bundle))) return; // it has done all that it is there for
+    if (!this.watches.has(id) || (await this.exits.read(id, bundle))) return; // it has done its work
     const processEnded = async (watch?: ProcessIdentity): Promise<void> => {
       this.unwatched.add(id);
       await exitWatched(watch);
@@ -402,16 +409,16 @@ export class OciBackend implements Backend {
   }
 
   /**
-   * conmon sees the OOM kills of the container's own group while that is there.
+   * conmon detects OOM kills of the container's own group while that exists.
    * systemd removes a scope with its last process, and a limit of the pod is hit
-   * in the pod's group, which is there for longer: so that is asked as well.
+   * in the pod's group, which exists longer: so that is read as well.
    */
   private async exitOf(id: string): Promise<Exit | undefined> {
     const { bundle = '', state } = this.made.get(id) ?? {};
     const exit = await this.exits.read(id, bundle);
     if (exit) await this.endRest(id);
     const before = state?.podOomKills;
-    // Without a conmon nobody has looked at the container's own group.
+    // Without a conmon the container's own group has not been checked.
     if (exit && !exit.oomKilled && exit.exitCode === 128 + SIGKILL && state && this.unwatched.has(id))
       return { ...exit, oomKilled: !this.killedByUs.has(id) && (readOomKills(state.cgroup) ?? 0) > 0 };
     if (!exit || exit.oomKilled || exit.exitCode !== 128 + SIGKILL || this.killedByUs.has(id) || !before)
@@ -421,18 +428,18 @@ export class OciBackend implements Backend {
 
   /**
    * Its first process has ended, which ends the others only in a pid namespace of
-   * its own: else they would keep its ports and its memory from the one that
-   * takes its place.
+   * its own: otherwise they would keep the ports and the memory that its
+   * replacement needs.
    */
   private async endRest(id: string): Promise<void> {
     const state = this.made.get(id)?.state;
-    if (!state || state.ownPidNamespace || !state.cgroup.includes(id)) return; // a group that is not called after it is not its alone
+    if (!state || state.ownPidNamespace || !state.cgroup.includes(id)) return; // a group without its id in the name may be shared
     await killCgroup(state.cgroup).catch((error: unknown) =>
       log.error({ err: error, containerId: id }, 'a container has ended, but not all its processes'),
     );
   }
 
-  /** The process of config.json, kept because probes ask for it all the time. */
+  /** The process of config.json, cached because probes need it all the time. */
   private async processOf(container: ContainerRef): Promise<Process> {
     let process = this.processes.get(container.id);
     if (!process) {
@@ -457,13 +464,13 @@ export class OciBackend implements Backend {
     };
   }
 
-  /** Waits for conmon's last act, for at most two seconds: a conmon that was killed never does it. */
+  /** Waits until conmon has written the exit file, for at most two seconds: a killed conmon never does. */
   private async exitFile(container: ContainerRef): Promise<void> {
     await this.exits.wait(container.id, container.folder, 2_000);
   }
 }
 
-/** Where the runtime of a handler keeps what it knows. */
+/** The runtime's --root of a handler. */
 export function runtimeRoot({
   name,
   state,
@@ -484,17 +491,16 @@ function oomKillsOf(sandbox: SandboxPlan): OomKills | undefined {
 export function stateOf(container: ContainerRef): OciState {
   const { data, error } = stateSchema.safeParse(container.state);
   if (error)
-    throw new CrispError(
-      'RecordUnreadable',
-      `the record of a container says what cannot be: ${whyNot(error)}`,
-      {
-        cause: error,
-      },
-    );
+    throw new CrispError('RecordUnreadable', `the record of a container is invalid: ${whyNot(error)}`, {
+      cause: error,
+    });
   return data;
 }
 
-/** crun 1.8 fails on a quota of -1 with cgroup v1 (ERANGE), so there it is ours to write; v2 has a word for it, which the runtimes know. */
+/**
+ * crun 1.8 fails on a quota of -1 with cgroup v1 (ERANGE), so crisp writes it there; v2 has the value "max",
+ * which the runtimes support.
+ */
 function withoutEndlessQuota(resources: Resources): { endless?: Resources['cpu']; others: Resources } {
   const { quota = 0, period, ...cpu } = resources.cpu ?? {};
   if (quota >= 0 || cgroupLayout().version === 'v2') return { others: resources };

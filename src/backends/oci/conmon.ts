@@ -1,8 +1,8 @@
-// conmon(8): the small process beside each container.  It is the parent of the
-// container's first process, writes its log in CRI format, keeps its terminal
-// and leaves its exit code in a file: all that must go on while we are away.
+// conmon(8): the small process beside each container.  It is the parent of the container's
+// first process, writes its log in CRI format, keeps its terminal and writes its exit code
+// to a file: everything that must continue while crisp is not running.
 //
-//   we ──► conmon ──► crun create      (the answer: one JSON line on fd 3)
+//   crisp ──► conmon ──► crun create   (the answer: one JSON line on fd 3)
 //             │            └─► first process, waiting for `crun start`
 //             └─ log file (by a link, see log-file.ts), FIFO ctl, socket attach, EXIT_DIR/ID
 import { closeSync } from 'node:fs';
@@ -28,22 +28,26 @@ export interface MonitorPlan {
   readonly id: string;
   readonly bundle: string;
   readonly exitDir: string;
-  /** Has a log, which the link `logLink` of the bundle leads to; else output is only for attached clients. */
+  /**
+   * Has a log, to which the link `logLink` in the bundle points; otherwise output is only for attached
+   * clients.
+   */
   readonly log: boolean;
   readonly terminal: boolean;
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
-  /** conmon gives the runtime pipes where it would have given it the host's /dev/null. */
+  /** The runtime gets pipes from conmon instead of the host's /dev/null. */
   readonly ownStreams: boolean;
 }
 
-/** Puts itself between conmon and the runtime. */
+/** A program to run between conmon and the runtime. */
 const ownStreams = perlProgram('own-streams.pl');
 
 /**
  * Starts a container under conmon.
  * @returns the pid of its first process
- * @throws what `explain` makes of the runtime's words; ToolTimeout when it has none, after it was killed
+ * @throws the error of `explain` for the runtime's message; ToolTimeout if it did not answer and was
+ * killed
  */
 export async function monitor(plan: MonitorPlan, explain: (stderr: string) => CrispError): Promise<number> {
   const {
@@ -87,7 +91,7 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     '--exit-dir',
     plan.exitDir,
     '--log-path',
-    plan.log ? `k8s-file:${logLink}` : 'off:', // in its working folder, the bundle: it would cut a path at a colon
+    plan.log ? `k8s-file:${logLink}` : 'off:', // relative to its working folder, the bundle: conmon splits a path at a colon
     '--log-level',
     'error',
     '--full-attach',
@@ -98,7 +102,10 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
   ];
 }
 
-/** Ends a conmon whose runtime hangs: of its two forks nobody knows the second, so it is found by where it works. */
+/**
+ * Ends a conmon with a hanging runtime: the pid of its second fork is not known, so it is found by its
+ * working folder.
+ */
 async function inTime({ bundle }: MonitorPlan, answer: Promise<string | undefined>): Promise<string> {
   const line = await answer;
   if (line !== undefined) return line;
@@ -117,8 +124,9 @@ function pidOf(answer: string, explain: (stderr: string) => CrispError): number 
 }
 
 /**
- * The control FIFO understands "1 HEIGHT WIDTH" (resize) and "2 0 0" (reopen the log).
- * @throws WrongContainerState when conmon has ended, as it does with its container
+ * The control FIFO accepts "1 HEIGHT WIDTH" (resize) and "2 0 0" (reopen the log).
+ * @throws WrongContainerState if conmon has ended, which it does with its
+ * container
  */
 async function control(bundle: string, line: string): Promise<void> {
   const fifo = await open(join(bundle, 'ctl'), constants.O_WRONLY | constants.O_NONBLOCK).catch(
@@ -137,14 +145,14 @@ async function control(bundle: string, line: string): Promise<void> {
 }
 
 /**
- * Has conmon write to a new file at the path of its log; the folders above it are made if need be.
- * conmon opens LOG.tmp, through a link, and renames that to LOG (reopen_k8s_file of its ctr_logging.c):
- * here a link to a file that we have opened, which is renamed to `logLink`.
+ * Makes conmon write to a new file at the path of its log; missing folders are made. conmon opens
+ * LOG.tmp, through a link, and renames that to LOG (reopen_k8s_file of its ctr_logging.c): here a link
+ * to a file that crisp has opened, which is renamed to `logLink`.
  * @throws PathEscapes, InvalidArgument, ToolTimeout
  */
 export async function reopenLog(bundle: string, logPath: string): Promise<void> {
   if (!logPath) return;
-  // One after the other: a conmon that is told twice and finds one link would make a file of its own.
+  // One after the other: a conmon with two requests but only one link would create a file of its own.
   const begun = (reopening.get(bundle) ?? Promise.resolve()).then(() => beginReopening(bundle, logPath));
   const settled = begun
     .then(({ renamed }) => renamed)
@@ -158,7 +166,7 @@ export async function reopenLog(bundle: string, logPath: string): Promise<void> 
 /** By bundle; never rejects. */
 const reopening = new Map<string, Promise<void>>();
 
-/** @returns "renamed" resolves when conmon has the new file */
+/** @returns "renamed" resolves when conmon has opened the new file */
 async function beginReopening(bundle: string, logPath: string): Promise<{ renamed: Promise<void> }> {
   if (!(await exists(join(bundle, logLink)))) return { renamed: reopenLogOfOld(bundle, logPath) };
   const next = join(bundle, `${logLink}.tmp`);
@@ -170,7 +178,8 @@ async function beginReopening(bundle: string, logPath: string): Promise<{ rename
     close();
     throw error;
   }
-  // Until it is renamed conmon has yet to open it, were it after our patience: a conmon that finds nothing there ends.
+  // Kept until it is renamed: conmon may still open it, even after the timeout, and would exit if it did not
+  // exist.
   return { renamed: untilGone(next).finally(close) };
 }
 
@@ -185,7 +194,10 @@ async function inTimeToReopen(renamed: Promise<void>): Promise<void> {
 }
 const reopenTimeoutMs = 5_000;
 
-/** A conmon of an earlier version of crisp was told of the path itself: what lies at LOG.tmp is removed, and not followed. */
+/**
+ * A conmon of an earlier version of crisp has the path itself: an existing LOG.tmp is removed, and not
+ * followed.
+ */
 async function reopenLogOfOld(bundle: string, logPath: string): Promise<void> {
   const folder = openFolder(dirname(logPath), 0o755);
   try {
@@ -205,7 +217,7 @@ function notReopened(): CrispError {
   });
 }
 
-/** Never throws: there is nothing to resize when the process has ended. */
+/** Never throws: after the end of the process there is nothing to resize. */
 export async function resize(bundle: string, size: TerminalSize): Promise<void> {
   await control(bundle, `1 ${size.height} ${size.width}`).catch(() => undefined);
 }

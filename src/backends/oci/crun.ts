@@ -1,14 +1,14 @@
-// What crun is told in its own words, in the config.json that it gets.
+// crun's own annotations in its config.json.
 import { compileSeccomp } from '../../host/seccomp.js';
 import { log } from '../../log.js';
 import type { IdMapping, Seccomp, Spec } from '../../shapes/spec.js';
 
-/** The spec as crun takes it best; the same object where there is nothing to change. */
+/** The spec for crun; the same object if nothing is changed. */
 export async function forCrun(spec: Spec): Promise<Spec> {
   return withSeccompProgram(withOwnIdMaps(spec));
 }
 
-/** Of crun(1): the program of the filter, which it then does not compile from the profile. */
+/** Of crun(1): the compiled filter, so that crun does not compile the profile. */
 const programAnnotation = 'run.oci.seccomp_bpf_data';
 
 async function withSeccompProgram(spec: Spec): Promise<Spec> {
@@ -18,7 +18,10 @@ async function withSeccompProgram(spec: Spec): Promise<Spec> {
   return program ? { ...spec, annotations: { ...spec.annotations, [programAnnotation]: program } } : spec;
 }
 
-/** In base64, by the profile as JSON: a program depends on that alone. The oldest goes when there are too many. */
+/**
+ * In base64, by the profile as JSON, on which alone a filter depends. The oldest is removed if there are too
+ * many.
+ */
 const programs = new Map<string, Promise<string | undefined>>();
 const mostPrograms = 32;
 
@@ -29,7 +32,7 @@ function programOf(profile: Seccomp): Promise<string | undefined> {
     program = compileSeccomp(profile).then(
       (bytes) => bytes?.toString('base64'),
       (error: unknown) => {
-        log.warn({ err: error }, 'a seccomp profile is left to the runtime to compile');
+        log.warn({ err: error }, 'a seccomp profile could not be compiled here: the runtime compiles it');
         return undefined;
       },
     );
@@ -42,9 +45,10 @@ function programOf(profile: Seccomp): Promise<string | undefined> {
 
 /**
  * crun maps the ids of a mount into the user namespace of the process that it has
- * started, which for one that is to join a pid namespace is not yet in the
- * container's: the kernel refuses the host's (mount_setattr(2), EPERM). Written
- * out as crun's own option (crun(1), idmap) the mapping needs no process.
+ * started. If the process joins a pid namespace, it is not yet in the container's
+ * user namespace, and the kernel refuses the host's (mount_setattr(2), EPERM).
+ * With crun's own option (crun(1), idmap) the mapping is given explicitly and
+ * needs no process.
  */
 function withOwnIdMaps(spec: Spec): Spec {
   const joinsPids = spec.linux.namespaces.some(({ type, path }) => type === 'pid' && path !== undefined);

@@ -1,12 +1,12 @@
-// One more process in a running container, to its end.
+// Runs a command in a running container.
 //
-// Without a terminal the runtime's own exec does it: its stdio is ours, its exit
-// code the process's.  With one, relay.pl takes the terminal from the runtime and
-// is the parent of the process.  Neither conmon nor the runtime can do that: conmon
-// 2.1 writes with blocking calls to its clients and to the terminals of its execs,
-// and crun's own loop to the terminal, so that a client that does not read, or a
-// long paste, would stop everything, also the reaping of the process, without
-// which its container cannot end.
+// Without a terminal the runtime's own exec is used: crisp has its stdio, and its
+// exit code is that of the process. With a terminal, relay.pl receives it from the
+// runtime and is the parent of the process.  Neither conmon nor the runtime can do
+// that: conmon 2.1 writes with blocking calls to its clients and to the terminals
+// of its execs, and crun's own loop to the terminal, so that a client that does not
+// read, or a long paste, would block everything, including the reaping of the
+// process, without which its container cannot end.
 import { rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -22,7 +22,8 @@ import { exitCodeOf, verbTimeoutMs, type Runtime } from './runtime.js';
 
 /**
  * @param own the container's own process, the pattern of this one
- * @throws ExecTimeout, Cancelled (the client has gone): the process and its group are killed before
+ * @throws ExecTimeout, Cancelled (the client disconnected): the process and its group are killed
+ * before
  */
 export async function exec(
   runtime: Runtime,
@@ -36,7 +37,10 @@ export async function exec(
     : execPlain(runtime, container, own, plan, signal);
 }
 
-/** One small file and the runtime itself: a probe does this every second. The runtimes' own flags cannot say the supplemental groups. */
+/**
+ * Writes one small file and runs the runtime: a probe does this every second. The runtimes' own flags cannot
+ * set supplemental groups.
+ */
 async function execPlain(
   runtime: Runtime,
   container: ContainerRef,
@@ -46,12 +50,13 @@ async function execPlain(
 ): Promise<{ exitCode: number }> {
   const processFile = join(container.folder, `exec-${counter++}.json`);
   const words = `${processFile}.log`;
-  // Synchronously: the state folder is a tmpfs, where this costs less than the way to a thread and back.
+  // Synchronously: the state folder is a tmpfs, where this takes less time than a switch to a thread and
+  // back.
   writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
   const running = await runStreaming(
     await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
     plan.io,
-    // crun gives it the runtime's own oom_score_adj, and not that of process.json.
+    // crun ignores the oom_score_adj of process.json and uses the runtime's own.
     {
       timeoutMs: 0,
       okExitCodes: 'any',
@@ -138,7 +143,7 @@ async function execInTerminal(
   }
 }
 
-/** What the relay and the runtime say. */
+/** The messages of the relay and the runtime. */
 class Said extends Writable {
   text = '';
 
@@ -149,7 +154,7 @@ class Said extends Writable {
 }
 const maxSaid = 8192;
 
-/** The container's own process with other arguments. */
+/** The spec of the container's own process with other arguments. */
 function processOf(own: Process, { args, env = [], io: { terminal } }: ExecPlan): Process {
   const all = [...own.env, ...env];
   return {

@@ -1,7 +1,7 @@
-// The probe: throw-away containers, from create to delete, tell whether a
-// runtime works on this host and what it can do.  Versions tell less: a security
-// fix of the runtime, a kernel or an LXC host around us has broken pairs that
-// worked before.
+// The probe: runs temporary containers, from create to delete, to find out
+// whether a runtime works on this host and which features it supports. Versions
+// are not sufficient: a security fix of the runtime, a kernel or an LXC host has
+// broken combinations that worked before.
 import { realpathSync } from 'node:fs';
 import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ import { clearProbes, probeCgroup, probeId } from '../probe-teardown.js';
 import type { Exits } from '../exits.js';
 import type { Runtime } from './runtime.js';
 
-/** What a probe needs of the backend. */
+/** The functions of the backend for a probe. */
 type Probed = Pick<Backend, 'name' | 'create' | 'start' | 'delete'> & {
   readonly runtime: Pick<Runtime, 'version'>;
   readonly exits: Pick<Exits, 'wait'>;
@@ -58,7 +58,10 @@ export async function probe(backend: Probed, folder: string): Promise<Probe> {
   }
 }
 
-/** Runs `script` in a container on the host's own /usr. @param group the root group of its user namespace @throws when it does not exit as expected */
+/**
+ * Runs `script` in a container on the host's own /usr. @param group the root group of its user namespace
+ * @throws if it does not exit as expected
+ */
 async function runProbe(
   backend: Probed,
   parent: string,
@@ -121,7 +124,7 @@ async function mountRecursivelyReadOnly(backend: Probed, folder: string): Promis
   );
 }
 
-/** A user namespace with a mount that is idmapped into it: a file of root's must be root's inside. */
+/** A user namespace with a mount that is idmapped into it: a file of root must belong to root inside. */
 async function useUserNamespace(backend: Probed, folder: string): Promise<void> {
   await expectPassage(folder);
   const map = [{ containerID: 0, hostID: 200_000, size: 65_536 }];
@@ -149,7 +152,7 @@ async function useUserNamespace(backend: Probed, folder: string): Promise<void> 
   );
 }
 
-/** undefined: it can. */
+/** undefined: it works. */
 async function reasonNot(work: Promise<void>): Promise<string | undefined> {
   try {
     await work;
@@ -159,7 +162,7 @@ async function reasonNot(work: Promise<void>): Promise<string | undefined> {
   }
 }
 
-/** What the container said, without the marks of its log. */
+/** The output of the container, without the prefixes of its log. */
 async function lastWords(logPath: string): Promise<string> {
   const said = ((await readFileIfThere(logPath, { maxBytes: 64 << 10, larger: 'end' })) ?? '')
     .replace(/^\S+ (stdout|stderr) [FP] /gm, '')

@@ -1,5 +1,5 @@
-// An OCI runtime binary (crun, runc): its verbs as argv, its words as errors.
-// Called by the OCI backend alone.
+// An OCI runtime binary (crun, runc): makes the argv of its verbs, and maps
+// its messages to errors. Called only by the OCI backend.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
@@ -10,7 +10,7 @@ import { CommandError, run, type RunOptions, type RunResult } from '../../host/r
 export const verbTimeoutMs = 30_000;
 
 export interface RuntimeOptions {
-  /** The handler's name, and the binary's where `path` is empty. */
+  /** The handler's name, and that of the binary if `path` is empty. */
   readonly name: string;
   readonly path: string;
   readonly args: readonly string[];
@@ -27,7 +27,7 @@ export class Runtime {
 
   /** The absolute path of the binary. @throws ToolMissing */
   async path(): Promise<string> {
-    // One that has gone meanwhile: choom(1) before it would end like a command that is not found.
+    // A binary that was removed meanwhile: choom(1) before it would end like a command that is not found.
     if (this.binary !== undefined && !existsSync(this.binary)) this.binary = undefined;
     this.binary ??= await findProgram(this.options.path || this.options.name);
     return this.binary;
@@ -51,7 +51,7 @@ export class Runtime {
     return [await this.path(), ...this.globalArgs, verb, ...args];
   }
 
-  /** The same with the runtime's own words in a file, apart from what its process writes. */
+  /** The same with the runtime's own messages in a file, separate from the output of its process. */
   async argvLogging(file: string, verb: string, ...args: string[]): Promise<[string, ...string[]]> {
     return [await this.path(), ...this.globalArgs, `--log=${file}`, verb, ...args];
   }
@@ -71,7 +71,7 @@ export class Runtime {
     }
   }
 
-  /** What a runtime's last words mean. */
+  /** Maps the runtime's message to an error. */
   explain(verb: string, stderr: string, cause?: unknown): CrispError {
     const [id, hint] = (meanings.find(([pattern]) => pattern.test(stderr))?.slice(1) as
       [ErrorId, string?] | undefined) ?? ['RuntimeFailed'];
@@ -95,32 +95,32 @@ export class Runtime {
     return stdout.split('\n')[0]?.trim() ?? '';
   }
 
-  /** Whether it is crun, which has options of its own; asked once for each version of the binary. */
+  /** Whether it is crun, which has options of its own; checked once for each version of the binary. */
   async isCrun(): Promise<boolean> {
     const file = fileVersion(await this.path());
     if (this.crun?.file !== file) this.crun = { file, is: (await this.version()).startsWith('crun ') };
     return this.crun.is;
   }
 
-  /** The containers that the runtime knows, whoever made them under this root. */
+  /** The containers of the runtime under this root, including those of other programs. */
   async list(): Promise<{ id: string; bundle: string }[]> {
     const { stdout } = await this.call('list', ['--format', 'json']);
     return (JSON.parse(stdout.trim() || '[]') as { id: string; bundle: string }[] | null) ?? [];
   }
 
-  /** undefined: it knows no such container. */
+  /** undefined: the container does not exist. */
   async state(id: string): Promise<{ status: string; pid: number } | undefined> {
     const result = await this.call('state', [id], { okExitCodes: 'any' });
     return result.exitCode === 0 ? (JSON.parse(result.stdout) as { status: string; pid: number }) : undefined;
   }
 
-  /** Where the runtime keeps what it knows of a container. */
+  /** The runtime's state folder of a container. */
   stateFolder(id: string): string {
     return join(this.options.root, id);
   }
 }
 
-/** The words of crun and runc, and what they are to a caller. Both wrap the errno text of the kernel. */
+/** Messages of crun and runc, with the error for the caller. Both include the errno text of the kernel. */
 const meanings: readonly [RegExp, ErrorId, string?][] = [
   [/unknown command/i, 'Unsupported', 'this build of the runtime lacks the command'],
   [
@@ -149,17 +149,20 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
   [
     /cgroups? in hybrid mode/i,
     'RuntimeFailed',
-    'this crun cannot use cgroup v1 with a v2 tree beside it: boot with systemd.unified_cgroup_hierarchy=1, or use runc',
+    'this crun cannot use cgroup v1 with an additional v2 tree: boot with systemd.unified_cgroup_hierarchy=1, or use runc',
   ],
   [
     /sd-bus|systemd not running|(dbus|d-bus).*(connect|no such file)/i,
     'RuntimeFailed',
-    'systemd does not answer: where it does not run, set runtime.cgroup_driver to cgroupfs',
+    'systemd does not answer: if it is not running, set runtime.cgroup_driver to cgroupfs',
   ],
   [/operation not permitted/i, 'PermissionDenied'],
 ];
 
-/** The exit code that a shell has for a program that cannot be run: the runtimes' own are 1 and 255. @param words of its log (argvLogging) */
+/**
+ * A shell's exit code for a program that cannot be run: the runtimes' own are 1 and 255. @param words its log
+ * (argvLogging)
+ */
 export function exitCodeOf(words: string): number | undefined {
   if (/executable file .*not found|exec.*no such file or directory/i.test(words)) return 127;
   return /open executable|exec format error|exec.*(permission denied|is a directory)/i.test(words)

@@ -1,6 +1,6 @@
-// The archives that `pct create` unpacks: one with nothing in it for CTs whose
-// rootfs is mounted already, and one for each image that CTs with a volume of
-// their own are made from.  Made once, shared by all.
+// The archives that `pct create` unpacks: an empty one for CTs with a mounted
+// rootfs, and one for each image that is used by CTs with a volume. Made once,
+// shared by all.
 //
 //   ROOT/archives/empty.tar.gz, IMAGE-ID.tar
 import { lstatSync } from 'node:fs';
@@ -12,9 +12,9 @@ import { pidExists } from '../../host/proc.js';
 import { run } from '../../host/run.js';
 import { makeTargets } from './targets.js';
 
-/** The disk decides, not the clock; this is for one that hangs. */
+/** The duration depends on the disk; this timeout is for a hanging disk. */
 const timeoutMs = 30 * 60_000;
-/** What is mounted in every CT: a read-only volume would have no place for it. */
+/** Mount points for the files that are mounted in every CT: they could not be made in a read-only volume. */
 const targets = [
   ...['/proc', '/sys', '/dev'].map((path) => ({ path, isFolder: true })),
   ...['/etc/hosts', '/etc/hostname', '/etc/resolv.conf'].map((path) => ({ path, isFolder: false })),
@@ -49,7 +49,7 @@ export class Archives {
     return making;
   }
 
-  /** When the image is gone. */
+  /** To be called when the image is gone. */
   async forget(imageId: string): Promise<void> {
     const path = this.pathOf(imageId);
     await Promise.all([path, ...(await this.worksOf(path))].map(remove));
@@ -59,11 +59,11 @@ export class Archives {
     return join(this.folder, `${imageId.replace('sha256:', '')}.tar`);
   }
 
-  /** In a folder of our own: the daemon and the command line may make the same one at the same time. */
+  /** In a folder of its own: the daemon and the command line may make the same archive at the same time. */
   private async make(path: string, make: (work: string) => Promise<void>): Promise<void> {
     const work = workOf(path, process.pid);
     for (const left of await this.worksOf(path))
-      if (left === work || !pidExists(left.split('-').at(-1) ?? '')) await remove(left); // of a crash
+      if (left === work || !pidExists(left.split('-').at(-1) ?? '')) await remove(left); // left by a crash
     makeFolder(work, 0o755);
     try {
       await make(work);
@@ -73,7 +73,7 @@ export class Archives {
     }
   }
 
-  /** Where somebody makes this archive, or did when it crashed. */
+  /** The working folders of this archive, in use or left by a crash. */
   private async worksOf(path: string): Promise<string[]> {
     return (await namesIn(this.folder))
       .filter((name) => name.startsWith(workOf(basename(path), '')))

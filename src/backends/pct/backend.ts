@@ -3,12 +3,12 @@
 //   create   pct create on the overlay that is mounted already; lxc.include; drop-in
 //   start    watcher, pct start
 //   (runs)   lxc-start is its parent, the watcher keeps its log and its exit
-//   kill     straight to its first process
+//   kill     directly to its first process
 //   delete   pct destroy
 //
-// A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so a life
-// has three of them and nothing is ever polled: what is alive is asked from
-// liblxc and the files of the kernel.  Before each act stands the guard rail.
+// A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so the life of
+// a container has three of them and nothing is polled: the state is read from liblxc
+// and the kernel. Each change passes the guard rail first.
 //
 // This is the table of the verbs; each is a function in the file of its name.
 import { join } from 'node:path';
@@ -95,8 +95,8 @@ export class PctBackend implements Backend {
     if (idMaps && !isDeepStrictEqual(idMaps, unprivilegedIds))
       throw new CrispError(
         'UnsupportedField',
-        'userns_options: a Proxmox CT has the ids 100000 to 165535 and no others',
-        { hint: 'leave hostUsers out: CTs are unprivileged without it' },
+        'userns_options: a Proxmox CT can only have the ids 100000 to 165535',
+        { hint: 'remove hostUsers: CTs are unprivileged without it' },
       );
   }
   stopSandbox(): Promise<void> {
@@ -168,7 +168,9 @@ export class PctBackend implements Backend {
   }
 
   async checkpoint(): Promise<void> {
-    throw new CrispError('Unsupported', 'Proxmox has no checkpoints of CTs', { stage: 'checkpoint' });
+    throw new CrispError('Unsupported', 'Proxmox does not support checkpoints of CTs', {
+      stage: 'checkpoint',
+    });
   }
 
   async inDoubt(container: ContainerRef): Promise<boolean> {

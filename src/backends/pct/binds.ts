@@ -1,7 +1,7 @@
 // The volumes of a CT in a user namespace: each is bound through an idmapped
-// view in the bundle, so that what root on the host owns (the kubelet makes
-// volumes as root) is owned by root in the CT, as a pod without a user namespace
-// of its own expects it.
+// view in the bundle, so that files of root on the host (the kubelet makes
+// volumes as root) belong to root in the CT, as expected by a pod without a user
+// namespace of its own.
 import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { mountIdMapped } from '../../host/idmap.js';
@@ -10,15 +10,15 @@ import type { Mount, Spec } from '../../shapes/spec.js';
 import { log } from '../../log.js';
 import { isBind } from './lxc-config.js';
 
-/** Where the views of a bundle are mounted. */
+/** The folder of a bundle's views. */
 function viewsOf(bundle: string): string {
   return join(bundle, 'views');
 }
 
 /**
  * The spec with its volumes replaced by their views.  Not for mounts with
- * propagation, since a view gets nothing of what is mounted on its source later;
- * and where a filesystem has no idmapped mounts (nfs, overlay), it stays as it is.
+ * propagation, since a view does not get later mounts on its source; and mounts on
+ * filesystems without idmapped mounts (nfs, overlay) are not changed.
  * @param shiftedSources see ContainerPlan
  */
 export async function shiftedBinds(
@@ -38,7 +38,7 @@ export async function shiftedBinds(
   return { ...spec, mounts };
 }
 
-/** The owners are right, but only root passes the folders above the source. */
+/** The owners are right, but only root can traverse the folders above the source. */
 async function plainView(mount: Mount, view: string): Promise<Mount> {
   await mkdir(view, { recursive: true });
   await bindMount(mount.source ?? '', view);
@@ -70,7 +70,7 @@ async function shifted(mount: Mount, view: string, namespaceFile: string): Promi
   }
 }
 
-/** Unmounts the views of a bundle; the bundle itself is the caller's. */
+/** Unmounts the views of a bundle; the caller removes the bundle. */
 export async function releaseBinds(bundle: string): Promise<void> {
   await unmountBelow(viewsOf(bundle));
 }

@@ -1,6 +1,6 @@
-// What a CT has in its bundle, which is where liblxc, systemd and the watcher
-// find it; config.json, the log of liblxc and the watcher's own files lie there
-// too.  Used by the backend and by `crisp explain`.
+// The files of a CT in its bundle, which liblxc, systemd and the watcher read;
+// config.json, the log of liblxc and the watcher's own files are there too.
+// Used by the backend and by `crisp explain`.
 import { realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { perlProgram } from '../../installed.js';
@@ -19,7 +19,7 @@ const oomHook = perlProgram('oom.pl');
 export function includeFile(bundle: string): string {
   return join(bundle, 'lxc.conf');
 }
-/** What ct-start.pl gives to lxc-start. */
+/** The environment that ct-start.pl passes to lxc-start. */
 export function environmentFile(bundle: string): string {
   return join(bundle, 'environment');
 }

@@ -1,12 +1,12 @@
-// The control groups of CTs, as PVE names them.
+// The control groups of CTs in PVE.
 import { cgroupsIn } from '../../host/cgroup.js';
 
 const payloads = '/lxc';
-/** A CT's group, which PVE names; the GUI counts by it. */
+/** A CT's group; the GUI reads its statistics. */
 export function cgroupOf(vmid: number | string): string {
   return `${payloads}/${vmid}`;
 }
-/** That of the lxc-start that watches it. */
+/** The group of its lxc-start. */
 export function monitorCgroupOf(vmid: number): string {
   return `/lxc.monitor/${vmid}`;
 }

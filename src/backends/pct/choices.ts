@@ -1,4 +1,4 @@
-// What the pods of this node get, of what they and the configuration choose.
+// Applies the options of the pods and of the configuration to this node.
 import { CrispError } from '../../errors.js';
 import type { RootfsMode } from '../backend.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
@@ -12,8 +12,8 @@ export function ownNetwork(ctx: Choosing, plan: SandboxPlan): boolean {
   if (bridges.length > 0 && !ctx.found.hostManaged)
     throw new CrispError(
       'Unsupported',
-      'CTs of this node can have no net0 of their own: its pct sets no addresses',
-      { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer can' },
+      'CTs of this node cannot have a net0 of their own: its pct does not set addresses',
+      { stage: 'network', hint: 'pve-container 6.0.15 (Proxmox VE 9.1) and newer support it' },
     );
   return bridges.length > 0;
 }
@@ -23,7 +23,7 @@ export function rootfsOf(ctx: Choosing, plan: SandboxPlan, template?: string): R
   if (template !== undefined && !volume)
     throw new CrispError(
       'InvalidArgument',
-      `a guest made from ${template} needs a volume, and no storage is named`,
+      `a guest made from ${template} needs a volume, but no storage is set`,
       { hint: `set lxc.rootfs.storage, or the pod's annotation ${annotationPrefix}storage` },
     );
   return { kind: volume ? 'own' : 'overlay' };

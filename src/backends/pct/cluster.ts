@@ -1,7 +1,7 @@
 // The configuration of the cluster's guests: PVE (/etc/pve), which pmxcfs mounts.
-// Who looks for a guest there has to tell one that is gone from a cluster file
-// system that is: while pve-cluster restarts (an upgrade of its package), PVE is
-// an empty folder, and the CTs run on.
+// A look-up must distinguish a missing guest from an unmounted cluster file
+// system: while pve-cluster restarts (an upgrade of its package), PVE is an empty
+// folder, and the CTs keep running.
 import { constants } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -9,8 +9,8 @@ import { CrispError } from '../../errors.js';
 import { isAbsent, namesIn } from '../../host/files.js';
 
 /**
- * Looks around in the mounted PVE, by a path that stays the same mount until the
- * end: what is absent there is gone.
+ * Reads the mounted PVE, by a path that refers to the same mount until the end: files that are absent there
+ * are gone.
  * @throws NoQuorum while it is not mounted: PVE/lxc, which pmxcfs itself links to the folder of this node, leads nowhere
  */
 export async function inCluster<T>(pveFolder: string, look: (pve: string) => Promise<T>): Promise<T> {
@@ -27,14 +27,14 @@ export async function inCluster<T>(pveFolder: string, look: (pve: string) => Pro
     if (!isAbsent(error) && !isDead(error)) throw error;
     throw new CrispError(
       'NoQuorum',
-      `the configuration of the cluster is not there: ${pveFolder} is not mounted`,
+      `the configuration of the cluster is not available: ${pveFolder} is not mounted`,
       { stage: 'read CT config', hint: pveClusterHint, cause: error },
     );
   }
 }
 export const pveClusterHint = 'pve-cluster must run: `systemctl status pve-cluster`';
 
-/** A pmxcfs that was killed leaves its mount, which answers so. */
+/** The error of the mount of a killed pmxcfs. */
 function isDead(error: unknown): boolean {
   return ['ENOTCONN', 'ECONNABORTED'].includes((error as NodeJS.ErrnoException).code ?? '');
 }

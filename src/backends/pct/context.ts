@@ -1,5 +1,5 @@
-// What the verbs of the backend share: the programs and files of the node, and
-// what is known of the containers while crisp runs.
+// Shared by the verbs of the backend: the programs and files of the node, and
+// the state of the containers while crisp runs.
 import { join } from 'node:path';
 import type { ProcessIdentity } from '../../host/proc.js';
 import type { ContainerRef } from '../backend.js';
@@ -27,13 +27,16 @@ export interface PctContext {
   readonly units: Units;
   readonly seal: Seal;
   readonly exits: Exits;
-  /** What the probe of the node found. */
+  /** The result of the node's probe. */
   found: Findings;
-  /** Whose exits are told; the state is absent while they are being made. */
+  /** The containers of which exits are reported; the state is absent while they are being made. */
   readonly made: Map<string, ContainerRef>;
-  /** The first process of each CT that runs. */
+  /** The first process of each running CT. */
   readonly processes: Map<string, ProcessIdentity>;
-  /** Connections to the watchers of running CTs; each entry ends one. That of a lost watcher stays: it is told once. */
+  /**
+   * Connections to the watchers of running CTs; each entry closes one. The entry of a lost watcher is kept,
+   * since the loss is reported once.
+   */
   readonly watched: Map<string, () => void>;
   monitorLost: (containerId: string) => void;
 }

@@ -1,5 +1,5 @@
-// What `pct create` and `pct set` get on their command line: what the GUI shows
-// and counts with.  Exact limits, where pct rounds, are in lxc-config.ts.  Pure.
+// The command lines of `pct create` and `pct set`, with the values that the GUI
+// shows. The exact limits, which pct rounds, are in lxc-config.ts. Pure.
 import { createHash } from 'node:crypto';
 import { weightOfShares } from '../../host/cgroup.js';
 import type { Resources } from '../../shapes/spec.js';
@@ -23,7 +23,10 @@ export interface CreateOptions {
   readonly tag: string;
   readonly pool: string;
   readonly mark: Mark;
-  /** What pct unpacks: nothing, for a rootfs that is mounted already, or the image. Templates of Proxmox name themselves. */
+  /**
+   * The archive that pct unpacks: an empty one for a rootfs that is mounted already, or the image. Templates
+   * of Proxmox are given by name.
+   */
   readonly archive: string;
   readonly guest: GuestOptions;
   /** Those that PVE makes in the CT, as devN. */
@@ -41,7 +44,7 @@ const architectures: Readonly<Record<string, string>> = {
   riscv64: 'riscv64',
 };
 
-/** console and tty 0: else liblxc would put the process on a terminal. */
+/** console and tty 0: otherwise liblxc would run the process on a terminal. */
 export function createArgs(plan: ContainerPlan, options: CreateOptions): string[] {
   const { node, tag, pool, mark } = options;
   const { sandbox, spec } = plan;
@@ -166,7 +169,7 @@ function network(
     ...(vlan ? [`tag=${vlan}`] : []),
     ...(rate ? [`rate=${rate}`] : []),
     ...(firewall ? ['firewall=1'] : []),
-    ...(hostManaged && template === undefined ? ['host-managed=1'] : []), // a whole guest sets its own up
+    ...(hostManaged && template === undefined ? ['host-managed=1'] : []), // a complete guest configures its own network
   ].join(',');
 }
 
@@ -174,8 +177,8 @@ const mib = 1 << 20;
 const smallestMemoryMib = 16;
 
 /**
- * All limits, also where there is none: pct would take 512 MiB for memory and
- * for swap.  Swap that nobody speaks of is none, which is Kubernetes' default.
+ * All limits, even if none is set: the default of pct is 512 MiB for memory
+ * and for swap. The default for swap is none, as in Kubernetes.
  */
 export function resourceArgs({ cpu, memory }: Resources, node: Node): string[] {
   return updateArgs(

@@ -1,5 +1,5 @@
-// A container -> its CT, not yet running: the mounts, `pct create`, and the files
-// by which it is started.
+// Makes the CT of a container without starting it: the mounts, `pct create`, and
+// the files for its start.
 import { writeFile } from 'node:fs/promises';
 import { makeFolder } from '../../host/files.js';
 import { withUndo } from '../../host/undo.js';
@@ -32,8 +32,8 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
   return withUndo('create CT', async (undo) => {
     const { id, folder, logPath } = plan;
     ctx.made.set(id, { id, folder, logPath, state: undefined });
-    if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late for a refusal
-    // 1. What is mounted, and where.
+    if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late to refuse it
+    // 1. The mounts.
     const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
     undo.push('volumes', () => releaseBinds(plan.folder));
     const spec =
@@ -52,7 +52,7 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
         ],
         root,
       );
-    // 2. The CT, under an id that nobody has. Found by its mark: a pct that was killed may have made it all the same.
+    // 2. The CT, with an unused id. Found by its mark, since a killed pct may have made it nevertheless.
     undo.push('CT', () => removeContainer(ctx, { ...plan, state: undefined }));
     const vmid = await takeVmid(ctx, plan, { guest, devices });
     const state: PctState = {
@@ -67,7 +67,7 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
       ),
     };
     ctx.made.set(id, { id, folder, logPath, state });
-    // 3. How it is started.
+    // 3. The files for its start.
     const { environmentReachesHooks } = ctx.found;
     await writeFile(
       includeFile(plan.folder),
@@ -117,10 +117,10 @@ async function takeVmid(
         try {
           await ctx.pct.call('create', vmid, argsFor(vmid), plan.folder);
         } catch (error) {
-          if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // what has the id is another's
+          if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // the id belongs to another guest
           throw error;
         }
-        await ctx.intents.forget(vmid); // it bears our mark from here on
+        await ctx.intents.forget(vmid); // from here on it has crisp's mark
         return vmid;
       });
     } catch (error) {

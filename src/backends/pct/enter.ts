@@ -1,4 +1,4 @@
-// Into a CT that runs: exec, attach, the size of its terminal.
+// Enters a running CT: exec, attach, the size of its terminal.
 import { join } from 'node:path';
 import { exists } from '../../host/files.js';
 import { identify, parentOf, signalProcess } from '../../host/proc.js';
@@ -21,7 +21,7 @@ export async function exec(
   const vmid = await running(ctx, container);
   const { lxc } = ctx.options;
   const { process: own, root } = await specOf(container);
-  const rootfs = (await exists(root.path)) ? root.path : `/proc/${(await initPid(ctx, vmid)) ?? 0}/root`; // that of a CT that was found again is mounted for it alone
+  const rootfs = (await exists(root.path)) ? root.path : `/proc/${(await initPid(ctx, vmid)) ?? 0}/root`; // the rootfs of a reclaimed CT is mounted in its own namespace only
   return lxcAttach(
     {
       program: lxc.tools.lxc_attach,
@@ -52,7 +52,10 @@ export async function attach(
   await attachToWatcher(container, io, signal);
 }
 
-/** lxc-start hands a size on when it is told so: the terminal is not its own, so the kernel does not tell it. */
+/**
+ * lxc-start passes a size on only after a signal: the terminal is not its controlling terminal, so the kernel
+ * does not notify it.
+ */
 async function resize(
   ctx: PctContext,
   container: ContainerRef,

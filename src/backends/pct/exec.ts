@@ -1,9 +1,9 @@
-// One more process in a running CT: through lxc-attach, which takes 0.05 s
-// where `pct exec` takes 1.2 (Perl's start-up) and runs the same lxc-attach.
+// Runs a command in a running CT: by lxc-attach, which takes 0.05 s, while `pct
+// exec` takes 1.2 s (Perl's start-up) and runs the same lxc-attach.
 //
-// Rights, limits and environment are those of the CT's own process: lxc-attach
-// reads them from the CT.  The user and the working folder are not, so they are
-// given here.
+// Privileges, limits and environment are those of the CT's own process:
+// lxc-attach reads them from the CT. The user and the working folder are not,
+// so they are set here.
 import { CrispError } from '../../errors.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
@@ -18,9 +18,9 @@ export interface AttachPlan {
   readonly vmid: number;
   /** The CT's own process. */
   readonly own: Pick<Process, 'user' | 'cwd' | 'env' | 'oomScoreAdj'>;
-  /** The CT's user as the host has it, who may then open its standard streams by name. */
+  /** The host's uid of the CT's user, which may then open its standard streams by name. */
   readonly hostUid: number;
-  /** The folder of the CT's bundle, for a file of ours. */
+  /** The folder of the CT's bundle, for a file of the relay. */
   readonly bundle: string;
   /** The image has /bin/sh. */
   readonly hasShell: boolean;
@@ -33,7 +33,7 @@ export async function exec(
   signal: AbortSignal,
 ): Promise<{ exitCode: number }> {
   const { argv, env } = attachCommand(attach, plan);
-  const options = { env, cwd: '/', oomScoreAdj: attach.own.oomScoreAdj }; // lxc-attach hands on its own
+  const options = { env, cwd: '/', oomScoreAdj: attach.own.oomScoreAdj }; // inherited from lxc-attach
   const running = plan.io.terminal
     ? await runInTerminal(argv, plan.io, attach.bundle, options)
     : await runStreaming(argv, plan.io, {
@@ -62,8 +62,9 @@ export async function exec(
 }
 
 /**
- * Variables go in lxc-attach's own environment, for /proc/PID/cmdline is open
- * to everybody; but not what the loader of lxc-attach itself would obey (ld.so(8)).
+ * Variables are passed in lxc-attach's own environment, since all users can read
+ * /proc/PID/cmdline; except variables that the loader of lxc-attach itself would
+ * evaluate (ld.so(8)).
  */
 export function attachCommand(
   { program, lxcFolder, vmid, own, hasShell }: Omit<AttachPlan, 'bundle' | 'hostUid'>,
@@ -105,7 +106,7 @@ export function attachCommand(
   };
 }
 
-/** lxc-attach has no option for the folder; without a shell in the image the command begins in /. */
+/** lxc-attach has no option for the folder; without a shell in the image the command starts in /. */
 function inFolder(cwd: string, hasShell: boolean, args: readonly string[]): readonly string[] {
   return cwd === '/' || !hasShell ? args : ['/bin/sh', '-c', 'cd "$0" && exec "$@"', cwd, ...args];
 }

@@ -1,5 +1,5 @@
-// What a container would be as a CT, for `crisp explain`: the calls and the files
-// of its life, from the same functions that make them.  Nothing is run.
+// A container as a CT, for `crisp explain`: the calls and the files, from the
+// same functions that make them. Nothing is run.
 import { join } from 'node:path';
 import type { ContainerPlan } from '../backend.js';
 import { Archives } from './archives.js';
@@ -19,7 +19,7 @@ const found = { environmentReachesHooks: false };
 export interface ExplainedCt {
   readonly commands: readonly { readonly what: string; readonly argv: readonly string[] }[];
   readonly files: readonly { readonly path: string; readonly text: string }[];
-  /** As a CT cannot give it on any node; the probe of a node may find more. */
+  /** Fields that CTs do not support on any node; the probe of a node may find more. */
   readonly notHonoured: readonly string[];
 }
 

@@ -1,4 +1,4 @@
-// From a container to its CT: the guard rail, and what liblxc knows of it.
+// Finds the CT of a container, through the guard rail, and its state in liblxc.
 import { CrispError } from '../../errors.js';
 import { isAlive } from '../../host/proc.js';
 import { run } from '../../host/run.js';
@@ -28,7 +28,10 @@ export async function mine(
   return found;
 }
 
-/** Like mine(); while /etc/pve cannot be read, the CT in which the process still runs that was the container's when it could. @throws GuestMissing, ForeignGuest, NoQuorum */
+/**
+ * Like mine(); if /etc/pve cannot be read, the last known CT if the container's process still runs in it.
+ * @throws GuestMissing, ForeignGuest, NoQuorum
+ */
 export async function running(ctx: PctContext, container: ContainerRef): Promise<number> {
   try {
     return (await mine(ctx, container)).vmid;
@@ -41,7 +44,9 @@ export async function running(ctx: PctContext, container: ContainerRef): Promise
   }
 }
 
-/** undefined: it is gone. A container whose creation a crash cut off is found by its mark. @throws ForeignGuest */
+/**
+ * undefined: it is gone. A container with an interrupted creation is found by its mark. @throws ForeignGuest
+ */
 export async function find(
   ctx: PctContext,
   container: ContainerRef,
@@ -55,13 +60,16 @@ export async function find(
   return found && { vmid: found[0], config: found[1] };
 }
 
-/** The id of a CT that somebody else destroyed, or a pct that outlived the crisp that had called it; undefined: not known, or a guest of the cluster has it now. */
+/**
+ * The id of a CT that was destroyed by others, or by a pct of an earlier run; undefined: not known, or in use
+ * by another guest of the cluster.
+ */
 export async function formerVmid(ctx: PctContext, container: ContainerRef): Promise<number | undefined> {
   const vmid = stateOf(container)?.vmid;
   return vmid === undefined || (await guestsOf(ctx.options.lxc.pve_folder)).has(vmid) ? undefined : vmid;
 }
 
-/** undefined: it does not run. */
+/** undefined: it is not running. */
 export async function initPid(ctx: PctContext, vmid: number): Promise<number | undefined> {
   const pid = Number((await lxcInfo(ctx, vmid, '-pH')).trim());
   return Number.isInteger(pid) && pid > 0 ? pid : undefined;

@@ -1,10 +1,10 @@
-// What the probe of a node finds out for the making of CTs, kept with its result.
+// The facts about a node that creating CTs depends on, found by the probe and kept with its result.
 import * as z from 'zod';
 import { storageName } from './guest-options.js';
 
-/** What the probe finds out of the node. */
+/** The findings of the probe. */
 export const findingsSchema = z.object({
-  /** Where idmapped overlays do not work: the volumes that unprivileged CTs get instead. */
+  /** The volumes for unprivileged CTs if idmapped overlays do not work. */
   copies: z.object({ storage: storageName, sizeGib: z.number().nonnegative() }).optional(),
   /** pct sets the address of a CT's net0 itself. */
   hostManaged: z.boolean(),

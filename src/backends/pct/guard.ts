@@ -1,13 +1,14 @@
-// The guard rail: `pct destroy` cannot be undone, so before crisp acts on a CT
-// it reads the CT's own configuration and acts only when four things agree:
+// The guard rail: `pct destroy` cannot be undone, so before crisp changes a CT
+// it reads the CT's own configuration and continues only if four conditions are
+// met:
 //
 //   1. the VMID is in lxc.vmid_range
 //   2. the CT has lxc.tag
-//   3. its description bears our owner mark, made for this very VMID
-//   4. and names the very container that the caller speaks of
+//   3. its description has crisp's owner mark, made for this VMID
+//   4. and names the container of the caller
 //
-// What our records say counts for nothing here: they may be wrong or tampered
-// with.  Reading a file of pmxcfs takes microseconds, so nothing is remembered.
+// crisp's records are not used here: they may be wrong or tampered with.
+// Reading a file of pmxcfs takes microseconds, so nothing is cached.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
@@ -27,8 +28,9 @@ export class Guard {
   constructor(private readonly options: GuardOptions) {}
 
   /**
-   * The configuration of the CT that is this container; undefined: this node has no CT of this id.
-   * @throws ForeignGuest for every other CT; NoQuorum while nobody can tell
+   * The configuration of the CT that is this container; undefined: this node has no CT with this
+   * id.
+   * @throws ForeignGuest for every other CT; NoQuorum if it cannot be determined
    */
   async owned(vmid: number, containerId: string): Promise<GuestConfig | undefined> {
     if (!this.inRange(vmid))
@@ -48,7 +50,7 @@ export class Guard {
     return config;
   }
 
-  /** All CTs of this node that are ours, by VMID. @throws NoQuorum */
+  /** All CTs of this node that belong to crisp, by VMID. @throws NoQuorum */
   async all(): Promise<ReadonlyMap<number, GuestConfig>> {
     const found = new Map<number, GuestConfig>();
     await inCluster(this.options.pveFolder, async (pve) =>
@@ -72,8 +74,8 @@ export class Guard {
   }
 
   /**
-   * Whether a pct that was cut off has left of this CT the one line that it writes while it works.
-   * Whose it was, its configuration does not say: see intents.ts.
+   * Whether an interrupted pct has left only its lock line of this CT. The configuration does not
+   * show its owner: see intents.ts.
    * @throws NoQuorum
    */
   async isRemnant(vmid: number): Promise<boolean> {
@@ -90,15 +92,15 @@ export class Guard {
   }
 
   private whyForeign(vmid: number, { tags, mark }: GuestConfig): string | undefined {
-    if (!tags.includes(this.options.tag)) return `it has no tag "${this.options.tag}"`;
-    if (!mark) return 'its description bears no mark of crisp, or one that is not well formed';
+    if (!tags.includes(this.options.tag)) return `it does not have the tag "${this.options.tag}"`;
+    if (!mark) return 'its description has no valid mark of crisp';
     if (mark.owner !== this.options.owner) return `it belongs to "${mark.owner}"`;
     if (mark.vmid !== String(vmid))
-      return `its mark is that of guest ${mark.vmid}, of which it seems to be a clone`;
+      return `its mark is for guest ${mark.vmid}, so it seems to be a clone of that`;
     return undefined;
   }
 
-  /** A CT that was ours, or is meant to look so. */
+  /** A CT that was crisp's, or has a forged mark. */
   private saysOurs({ tags, description }: GuestConfig): boolean {
     return (
       tags.includes(this.options.tag) &&
@@ -107,6 +109,6 @@ export class Guard {
   }
 
   private foreign(vmid: number, why: string): CrispError {
-    return new CrispError('ForeignGuest', `guest ${vmid} is not touched: ${why}`, { stage: 'guard rail' });
+    return new CrispError('ForeignGuest', `guest ${vmid} is not changed: ${why}`, { stage: 'guard rail' });
   }
 }

@@ -1,5 +1,5 @@
-// What PVE/lxc/VMID.conf says of a CT: its tags, and the mark of crisp in its
-// description.  Pure; the guard, list() and create() use it.
+// Parses PVE/lxc/VMID.conf of a CT: its tags, and the mark of crisp in its description. Pure; used by the
+// guard, list() and create().
 //
 //   #Pod default/web, container app          description, a line each, %-escaped, with two blanks at its end
 //   #crisp-owner: pve1 /run/crisp
@@ -8,19 +8,22 @@
 //   #<!-- crisp-recovery q1ZKLC… 9f2a… -->   which the GUI does not show
 //   tags: crisp;default
 //   lxc.include: /run/crisp/bundles/4f0c…/lxc.conf
-//   [snapshot]                               what follows is not the CT as it is
+//   [snapshot]                               the following lines are not the current CT
 //
-// Who may edit a CT's options writes these lines as he likes, without a right on
-// the host: they are data.  An id has its one shape, or the CT is nobody's; what
-// the recovery label says counts only under our seal (seal.ts).
+// Users who may edit a CT's options can write anything into these lines, without any right on the host: so
+// they are untrusted data. Without a valid id the CT does not belong to crisp; the recovery label is used
+// only with a valid seal (seal.ts).
 import { isContainerId } from '../../shapes/id.js';
 
-/** Which container of which crisp a CT is. */
+/** The container of a CT, and the crisp to which it belongs. */
 export interface Mark {
-  /** NODE and state folder: two crisps on one node (the daemon and the command line) do not touch each other's CTs. */
+  /**
+   * NODE and state folder: two crisps on one node (the daemon and the command line) do not change each
+   * other's CTs.
+   */
   readonly owner: string;
   readonly containerId: string;
-  /** A clone has the notes of the CT that it was made from, and is somebody else's. */
+  /** A clone has the notes of its original, but does not belong to crisp. */
   readonly vmid: string;
 }
 
@@ -32,9 +35,9 @@ export interface SealedLabel {
 export interface GuestConfig {
   readonly tags: readonly string[];
   readonly description: string;
-  /** undefined: it does not bear one. */
+  /** undefined: it has none. */
   readonly mark: Mark | undefined;
-  /** The line that ContainerPlan.recoveryLabel gave, and the seal that it bears; undefined: there is none. */
+  /** The line of ContainerPlan.recoveryLabel, and its seal; undefined: there is none. */
   readonly recoveryLabel: SealedLabel | undefined;
   /** The other keys, the first value of each. */
   readonly values: Readonly<Record<string, string>>;
@@ -44,7 +47,10 @@ export const ownerKey = 'crisp-owner';
 const containerKey = 'crisp-container';
 const vmidKey = 'crisp-vmid';
 
-/** The description of a CT: words for whoever looks at it in the GUI, then the mark. The GUI shows Markdown, where two blanks keep the next line from being joined to this one. */
+/**
+ * The description of a CT: text for users of the GUI, then the mark. The GUI shows Markdown, in which two
+ * blanks at the end prevent the next line from being joined to this one.
+ */
 export function describe(words: readonly string[], mark: Mark): string {
   return [
     ...words,
@@ -56,12 +62,15 @@ export function describe(words: readonly string[], mark: Mark): string {
     .join('  \n');
 }
 
-/** A line for the configuration, which PVE reads as one more of the description. It holds nothing that PVE would escape. */
+/**
+ * A line for the configuration, which PVE reads as part of the description. It contains nothing that PVE
+ * would escape.
+ */
 export function recoveryLine({ text, seal }: SealedLabel): string {
   return `#<!-- crisp-recovery ${text} ${seal} -->`;
 }
 
-/** A line break in what a pod brings must not begin a line of ours. */
+/** A line break in a value of the pod must not start a line of crisp. */
 function oneLine(text: string): string {
   return text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ');
 }
@@ -89,7 +98,7 @@ export function parseGuestConfig(text: string): GuestConfig {
   };
 }
 
-/** All lines, each exactly once: a description that somebody has pasted another one into is nobody's. */
+/** All lines, each exactly once: a CT with a description pasted into its own does not belong to crisp. */
 function markOf(description: string): Mark | undefined {
   const only = (key: string): string | undefined => {
     const found = description.split('\n').filter((line) => line.startsWith(`${key}: `));
@@ -101,7 +110,7 @@ function markOf(description: string): Mark | undefined {
     : undefined;
 }
 
-/** One that is not as we write it, or that stands there twice, has no seal that fits. */
+/** A label that is malformed or occurs twice has no valid seal. */
 function sealedLabelOf(description: string): SealedLabel | undefined {
   const lines = description.split('\n').filter((line) => /^<!-- crisp-(?:recovery|keepsake)/.test(line));
   if (lines.length === 0) return undefined;
@@ -112,7 +121,7 @@ function sealedLabelOf(description: string): SealedLabel | undefined {
   return { text, seal };
 }
 
-/** A foreign description may hold a % that escapes nothing. */
+/** A foreign description may contain a % that is not an escape. */
 function unescape(line: string): string {
   try {
     return decodeURIComponent(line);

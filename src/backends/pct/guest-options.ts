@@ -18,7 +18,7 @@ export interface Bridge {
   readonly firewall: boolean;
   /** "dhcp" or ADDRESS/BITS. */
   readonly address: string;
-  /** Empty: none, or what DHCP says. */
+  /** Empty: none, or from DHCP. */
   readonly gateway: string;
 }
 
@@ -211,8 +211,8 @@ function chosenBy(annotations: Readonly<Record<string, string>>, allowed: readon
         `annotation ${name}: there is no such choice; there are, after ${annotationPrefix}: ${choices.join(', ')}`,
       );
     if (!allowed.some((text) => pattern(text)(name)))
-      throw new CrispError('PermissionDenied', `annotation ${name} is not allowed to pods on this node`, {
-        hint: 'name it, or a pattern of it, in allowed_annotations of the handler',
+      throw new CrispError('PermissionDenied', `annotation ${name} is not allowed for pods on this node`, {
+        hint: 'add it, or a pattern for it, to allowed_annotations of the handler',
       });
     if (net !== undefined)
       cards.push({ index: Number(net), fields: fieldsOf(name, value, card, ['bridge']) });

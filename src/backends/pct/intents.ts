@@ -1,9 +1,9 @@
-// What crisp is about to have pct make or destroy, noted before: while pct works
-// the configuration of a CT is one line, "lock: create" or "lock: destroyed", so
-// that neither tag nor mark tell whose it is.  Where pct is cut off there, that
-// line is what stays, and only our note says that we may end it.
+// Notes of the CTs that pct is about to make or destroy for crisp: while pct
+// works the configuration of a CT is one line, "lock: create" or "lock:
+// destroyed", without the tag and the mark of its owner. If pct is interrupted,
+// only that line is left, and only this note shows that crisp may remove the CT.
 //
-//   ROOT/intents/VMID.json     outlives a boot, as the CT does
+//   ROOT/intents/VMID.json     kept over a reboot, like the CT
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
@@ -22,7 +22,7 @@ export type Intent = z.infer<typeof schema> & { readonly notedAtMs: number };
 export class Intents {
   private readonly folder: string;
 
-  /** @param owner as in the mark of a CT: only its own intents are seen */
+  /** @param owner as in the mark of a CT: only its own intents are used */
   constructor(
     root: string,
     private readonly owner: string,
@@ -49,7 +49,7 @@ export class Intents {
         const path = join(this.folder, name);
         try {
           const intent = schema.parse(JSON.parse(await readFile(path, 'utf8')));
-          if (`${intent.vmid}.json` !== name) throw new Error('it is called after another guest');
+          if (`${intent.vmid}.json` !== name) throw new Error('its file name does not match its guest');
           return intent.owner === this.owner ? [{ ...intent, notedAtMs: (await stat(path)).mtimeMs }] : [];
         } catch (error) {
           if ((error as NodeJS.ErrnoException).code !== 'ENOENT') setAside.add('file', path, whyNot(error));
@@ -65,7 +65,10 @@ export class Intents {
   }
 }
 
-/** Whether a pct, whoever called it, makes or destroys the guest on this node: by its own words, or by the title of the worker that does it (PVE::RESTEnvironment: "task UPID:NODE:PID:…:vzdestroy:VMID:USER:"). */
+/**
+ * Whether any pct is making or destroying the guest on this node: by its arguments, or by the title of its
+ * worker (PVE::RESTEnvironment: "task UPID:NODE:PID:…:vzdestroy:VMID:USER:").
+ */
 export async function isPctAtWork(vmid: number): Promise<boolean> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
   const found = await Promise.all(

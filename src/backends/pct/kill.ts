@@ -10,7 +10,7 @@ import { wasStarted } from './start.js';
 
 const SIGKILL = 9;
 
-/** Straight to the first process: pct would only send SIGKILL, and takes a second for it. */
+/** Directly to the first process: pct can only send SIGKILL, and takes a second. */
 export async function kill(
   ctx: PctContext,
   container: ContainerRef,
@@ -26,6 +26,6 @@ export async function kill(
     const process = await identify(pid);
     if (process) await signalProcess(process, signal);
   } else if (signal === SIGKILL && !(await wasStarted(container))) {
-    await writeFileAtomic(ctx.exits.path(container.id), String(128 + SIGKILL)); // nothing runs, and so nobody else will tell of its end
+    await writeFileAtomic(ctx.exits.path(container.id), String(128 + SIGKILL)); // nothing is running, so its end will not be reported otherwise
   }
 }

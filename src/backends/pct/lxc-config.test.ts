@@ -270,7 +270,7 @@ test('nothing that a pod brings becomes a line of its own', () => {
           made.process.cwd = cwd;
         }),
       ),
-    ).toThrow(/cannot hold/);
+    ).toThrow(/cannot contain/);
   const found = lines(
     spec((made) => {
       made.process.env.push('A=b\nlxc.hook.start-host = /bin/evil');

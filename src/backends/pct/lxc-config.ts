@@ -1,9 +1,9 @@
-// The spec of a container -> the file that lxc.include of its CT names.  Pure.
+// The spec of a container -> the included file (lxc.include) of its CT. Pure.
 //
-// pct's own parser drops what it does not know, without a word, and which keys
-// it knows differs from version to version.  An included file may hold every
-// key of liblxc, is read at the start by root only, and does not show what a pod
-// keeps in its environment to everybody who may look at the CT in the GUI.
+// pct's own parser silently drops unknown keys, and the known keys differ
+// between versions. An included file may contain every key of liblxc, is read at
+// the start by root only, and does not show the environment of a pod to users
+// who may view the CT in the GUI.
 import { CrispError } from '../../errors.js';
 import { unifiedSettings } from '../../host/cgroup.js';
 import { defaultAppArmorProfile } from '../../oci/security.js';
@@ -13,30 +13,39 @@ export interface LxcPlan {
   readonly spec: Spec;
   /** The terminal of a CT that has one. */
   readonly console: string;
-  /** The number of the stop signal, for those who stop the CT in the GUI. */
+  /** The number of the stop signal, for a stop in the GUI. */
   readonly stopSignal: string;
-  /** What liblxc complains of goes here. */
+  /** The log file of liblxc. */
   readonly logFile: string;
-  /** Run when the CT has ended and its cgroup is still there. */
+  /** Run when the CT has ended, while its cgroup still exists. */
   readonly stopHook: string;
   /** Whether a path of the host is a folder (or leads to one). */
   readonly isFolder: (path: string) => boolean;
-  /** The node on the host that is this very device; undefined: there is none. */
+  /** The node of this device on the host; undefined: there is none. */
   readonly deviceSource: (device: Device) => string | undefined;
   /** The paths of the devices that PVE puts into the CT. */
   readonly passed: readonly string[];
   /** v1 has no keys of its own here: no Proxmox VE since 7 has it. */
   readonly cgroup: 'v1' | 'v2';
-  /** A whole guest, which boots as Proxmox means it to: its rights, kernel filesystems and devices stay as PVE sets them. */
+  /**
+   * A complete guest, which boots as Proxmox intends: its privileges, kernel filesystems and devices are left
+   * as PVE sets them.
+   */
   readonly guest: boolean;
-  /** liblxc older than 6.0.5 gives lxc.environment to the hooks of the CT as well, and knows no lxc.environment.runtime. */
+  /**
+   * liblxc older than 6.0.5 passes lxc.environment to the hooks of the CT as well, and does not support
+   * lxc.environment.runtime.
+   */
   readonly environmentReachesHooks: boolean;
 }
 
-/** Those that liblxc runs in the CT's user namespace with the node's files before them, the CT's limits of rights still to come (start.c, do_start). */
+/**
+ * The hooks that liblxc runs in the CT's user namespace with access to the node's files, before the CT's
+ * privileges are limited (start.c, do_start).
+ */
 const hooksInTheMaking = ['pre-mount', 'mount', 'autodev', 'start'] as const;
 
-/** The text of the file. @throws InvalidArgument for what no line can hold */
+/** The text of the file. @throws InvalidArgument for values that cannot be written in a line */
 export function lxcConfig(plan: LxcPlan): string {
   const { spec, guest } = plan;
   const { process, linux } = spec;
@@ -86,9 +95,9 @@ export function environmentKey({
 }
 
 /**
- * A pod's variable (LD_PRELOAD, PERL5OPT) must not be obeyed by a hook, which has
- * more rights than the pod: where the one would have the other, there is none.  A
- * CT then lacks lxcfs's view of /proc, and nothing else that a pod has.
+ * A hook, which has more privileges than the pod, must not evaluate a pod's
+ * variable (LD_PRELOAD, PERL5OPT): if it would get the variables, the hooks are
+ * removed. A CT then only lacks lxcfs's view of /proc.
  */
 function hooks(plan: LxcPlan): string[][] {
   return hooksAreCleared(plan) ? hooksInTheMaking.map((name) => [`lxc.hook.${name}`, '']) : [];
@@ -102,10 +111,10 @@ export function hooksAreCleared({
   return environmentReachesHooks ? spec.process.env.length > 0 : !spec.process.env.every(fitsLine);
 }
 
-/** What the process is and may do. */
+/** The process and its privileges. */
 function rights({ process }: Spec): string[][] {
   return [
-    // Clearing first: PVE's common.conf has some already, and a list of what to keep excludes one of what to drop.
+    // Cleared first: PVE's common.conf sets some already, and keep and drop lists exclude each other.
     ['lxc.cap.drop', ''],
     ['lxc.cap.keep', capabilities(process.capabilities?.bounding ?? [])],
     ['lxc.no_new_privs', process.noNewPrivileges ? '1' : '0'],
@@ -119,9 +128,9 @@ function rights({ process }: Spec): string[][] {
 }
 
 /**
- * RuntimeDefault is the profile that PVE has liblxc make for each CT.  That of OCI
- * containers is none for a CT: liblxc's own profile, under which lxc-start runs,
- * lets it change to lxc-* and unconfined and to no other (abstractions/lxc/start-container).
+ * RuntimeDefault is the profile that liblxc generates for each CT on PVE. The profile of OCI
+ * containers cannot be used for a CT: liblxc's own profile, under which lxc-start runs, only
+ * allows transitions to lxc-* and unconfined (abstractions/lxc/start-container).
  */
 function appArmor({ apparmorProfile }: Spec['process']): string[][] {
   return apparmorProfile && apparmorProfile !== defaultAppArmorProfile
@@ -136,7 +145,7 @@ export function fitsLine(text: string): boolean {
 
 function line(key: string, value: string): string {
   if (!fitsLine(value))
-    throw new CrispError('InvalidArgument', `${key} of a CT cannot hold ${JSON.stringify(value)}`, {
+    throw new CrispError('InvalidArgument', `${key} of a CT cannot contain ${JSON.stringify(value)}`, {
       stage: 'write CT config',
     });
   return `${key} = ${value}\n`;
@@ -145,10 +154,11 @@ function line(key: string, value: string): string {
 const shareable = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid', user: 'user' } as const;
 
 /**
- * Joined by path, or of its own, or the host's: liblxc gives all that it can to
- * a CT unless it is told which ones.  (lxc.namespace.keep would not do: what it
- * does not name is new, a user namespace too.)  The name is always the CT's, for
- * liblxc sets it: a pod on the host's network gets a copy of the host's.
+ * Joined by path, or of its own, or the host's: by default liblxc makes all
+ * supported namespaces for a CT. (lxc.namespace.keep cannot be used: all others
+ * would be new, including a user namespace.) The uts namespace is always the
+ * CT's, since liblxc sets the name: a pod on the host's network gets a copy of
+ * the host's name.
  */
 function namespaces({ spec }: LxcPlan): string[][] {
   const listed = new Map(spec.linux.namespaces.map(({ type, path }) => [type, path]));
@@ -170,10 +180,10 @@ function capabilities(bounding: readonly string[]): string {
   return bounding.length ? bounding.map((name) => name.replace(/^CAP_/, '').toLowerCase()).join(' ') : 'none';
 }
 
-/** What liblxc and PVE mount by themselves. */
+/** The mounts that liblxc and PVE make themselves. */
 const mountedByLxc = new Set(['/proc', '/dev', '/dev/pts', '/dev/mqueue', '/sys', '/sys/fs/cgroup']);
 
-/** mixed: what would change the host is read-only, /proc/sys and /proc/sysrq-trigger among it. */
+/** mixed: files that would change the host are read-only, including /proc/sys and /proc/sysrq-trigger. */
 function kernelFilesystems({ mounts, linux }: Spec): string {
   const unmasked = !linux.maskedPaths?.length && !linux.readonlyPaths?.length;
   const writable = mounts.some(
@@ -185,7 +195,7 @@ function kernelFilesystems({ mounts, linux }: Spec): string {
 /** Folders that liblxc mounts on. */
 export const foldersOfLxc = ['/proc', '/sys', '/dev'].map((path) => ({ path, isFolder: true }));
 
-/** The mounts that are left to us. */
+/** The other mounts. */
 export function mountsOf({ mounts }: Spec): readonly Mount[] {
   return mounts.filter((mount) => isBind(mount) || !mountedByLxc.has(mount.destination));
 }
@@ -238,10 +248,10 @@ function deviceRules({ linux }: Spec): string[] {
 }
 
 /**
- * A mask covers: a file by /dev/null, a folder by an empty tmpfs; which of both
- * a path of the image is shows when it is mounted on, so both are tried.  What is
- * to be read-only and is no business of proc:mixed is bound onto itself, always
- * from the CT's own root filesystem ("relative"): the path is the request's.
+ * A masked file is covered by /dev/null, a folder by an empty tmpfs; the type of
+ * a path is known only when it is mounted, so both are tried. Read-only paths
+ * that proc:mixed does not cover are bound onto themselves, always from the CT's
+ * own root filesystem ("relative"), since the path comes from the request.
  */
 function maskEntries({ spec, isFolder }: LxcPlan): string[] {
   const empty = (path: string): string => entry('tmpfs', path, 'tmpfs', ['ro', 'size=0k', 'optional']);
@@ -263,17 +273,20 @@ function maskEntries({ spec, isFolder }: LxcPlan): string[] {
   ];
 }
 
-/** The same on the host as in the CT. */
+/** Mounts with the same path on the host and in the CT. */
 function isOfKernel(path: string): boolean {
   return /^\/(proc|sys)\//.test(path);
 }
 
-/** A line of fstab(5), with its target relative to the rootfs. @throws InvalidArgument for a target that is not written as a path inside it */
+/**
+ * A line of fstab(5), with its target relative to the rootfs. @throws InvalidArgument for a target that is
+ * not a path inside it
+ */
 function entry(source: string, target: string, type: string, options: readonly string[]): string {
   if (!target.startsWith('/') || target.split('/').includes('..'))
-    throw new CrispError('InvalidArgument', `"${target}" is no path in the root filesystem of a CT`, {
+    throw new CrispError('InvalidArgument', `"${target}" is not a path in the root filesystem of a CT`, {
       stage: 'write CT config',
-      hint: 'name an absolute path without ".."',
+      hint: 'use an absolute path without ".."',
     });
   return [source, target.replace(/^\/+/, ''), type].map(escape).concat(options.join(','), '0', '0').join(' ');
 }
@@ -286,7 +299,7 @@ function escape(field: string): string {
 }
 
 /**
- * Paths of the spec that a CT cannot give.  seccomp: PVE applies its own
+ * Paths of the spec that a CT does not support.  seccomp: PVE applies its own
  * profile to every CT.  hooks: liblxc's run at other moments and with other
  * arguments.
  */

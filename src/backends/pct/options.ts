@@ -10,7 +10,7 @@ export interface PctBackendOptions {
   /** The runtime handler. */
   readonly name: string;
   readonly lxc: Config['lxc'];
-  /** What pods may choose themselves: see guest-options.ts. */
+  /** The annotations that pods may use: see guest-options.ts. */
   readonly allowedAnnotations: readonly string[];
   /** The state folder of the daemon (or of the command line). */
   readonly state: string;
@@ -38,7 +38,10 @@ export function thisNode(): Node {
   };
 }
 
-/** The owner mark: a daemon and a command line on one node are two owners, each with a state folder of its own. */
+/**
+ * The owner mark: the daemon and the command line on a node are different owners, each with a state folder of
+ * its own.
+ */
 export function ownerOf({ lxc, state }: Pick<PctBackendOptions, 'lxc' | 'state'>): string {
   return `${lxc.owner || hostname()} ${state}`;
 }

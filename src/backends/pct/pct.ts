@@ -1,8 +1,9 @@
-// The program pct: its calls, and what its words mean.
+// The program pct: its calls and its error messages.
 //
-// Its exit codes say nothing (a Perl die gives the errno of the last failed
-// system call), so the text decides.  What a task prints goes to stdout, also
-// the reason of a failure; the last error line alone goes to stderr.
+// Its exit codes are useless (a Perl die returns the errno of the last failed
+// system call), so the message decides. The output of a task, including the
+// reason of a failure, goes to stdout; only the last error line goes to
+// stderr.
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
 import { makeFolder } from '../../host/files.js';
 import { CommandError, run, type RunResult } from '../../host/run.js';
@@ -11,14 +12,14 @@ import { pveClusterHint } from './cluster.js';
 export interface PctOptions {
   readonly program: string;
   readonly timeoutMs: number;
-  /** For what it prints: pct dies in the middle of its work when a pipe breaks. */
+  /** For its output: pct would die in the middle of its work if a pipe is closed. */
   readonly outputFolder: string;
 }
 
 export class Pct {
   constructor(private readonly options: PctOptions) {}
 
-  /** Runs one call to its end. @param cwd where waitUntilIdle() finds it @throws what its words mean */
+  /** Runs one call to its end. @param cwd where waitUntilIdle() finds it @throws the error for its message */
   async call(verb: string, vmid: number, args: readonly string[] = [], cwd?: string): Promise<RunResult> {
     makeFolder(this.options.outputFolder, 0o711);
     try {
@@ -40,7 +41,7 @@ export class Pct {
   }
 }
 
-/** The init exited before pct looked for its pid, or before it opened that: the CT did run (pct 6; 5 says nothing). */
+/** The init exited before pct read or opened its pid: the CT did run (pct 6; 5 reports nothing). */
 const exitedAtOnce = /unable to get PID for CT \d+ \(not running\?\)|failed to open \/proc\/\d+ pid fd/;
 const running = /CT \d+ already running/;
 const notRunning = /(CT|VM) \d+ not running|container '\d+' not running|to a running CT/;
@@ -48,7 +49,7 @@ const missing = /Configuration file '\S*?\d+\.conf' does not exist/;
 const taken = /(CT|VM) \d+ already exists/;
 const notLocked = /no lock found trying to remove any lock/;
 
-/** What pct meant, for callers to whom it is no failure. */
+/** The meaning of an error, for callers for which it is not a failure. */
 export type Meaning =
   'exited at once' | 'already running' | 'not running' | 'missing' | 'taken' | 'not locked';
 const meanings: readonly [RegExp, Meaning][] = [
@@ -65,25 +66,25 @@ export function meaningOf(error: unknown): Meaning | undefined {
   return meanings.find(([pattern]) => pattern.test(error.stderr ?? ''))?.[1];
 }
 
-/** Pattern, error, hint; the first that matches what pct said on either stream counts. */
+/** Pattern, error, hint; the first match in either stream decides. */
 const table: readonly [RegExp, ErrorId, string?][] = [
   [/cluster not ready - no quorum\?|no quorum/i, 'NoQuorum'],
   [/pve configuration filesystem .*not mounted|ipcc_send_rec\S* failed/, 'NoQuorum', pveClusterHint],
   [
     /CT is locked \([\w-]+\)/,
     'Locked',
-    'wait for the task that holds it, or `pct unlock VMID` when there is none',
+    'wait for the task that has the lock, or run `pct unlock VMID` if there is none',
   ],
   [
     /can't lock file .* - got timeout|trying to acquire lock\.\.\.\s*$|unable to acquire lock/i,
     'Locked',
-    'another task works on the CT: see the task log of the node',
+    'another task is working on the CT: see the task log of the node',
   ],
   [taken, 'NameInUse', 'another guest took the id at the same time; repeat the call'],
   [missing, 'GuestMissing'],
   [notRunning, 'WrongContainerState', 'the CT is not running'],
-  [/container is running/, 'WrongContainerState', 'the CT still runs'],
-  [running, 'WrongContainerState', 'the CT runs already'],
+  [/container is running/, 'WrongContainerState', 'the CT is still running'],
+  [running, 'WrongContainerState', 'the CT is already running'],
   [exitedAtOnce, 'WrongContainerState', 'the CT has ended'],
   [notLocked, 'WrongContainerState', 'the CT is not locked'],
   [
@@ -91,11 +92,7 @@ const table: readonly [RegExp, ErrorId, string?][] = [
     'WrongContainerState',
     'the CT was turned into a template: remove the pod',
   ],
-  [
-    /protection mode enabled/,
-    'WrongContainerState',
-    'somebody protected the CT: `pct set VMID --protection 0`',
-  ],
+  [/protection mode enabled/, 'WrongContainerState', 'the CT is protected: `pct set VMID --protection 0`'],
   [/container did not stop/, 'ToolTimeout', 'the CT does not react to its stop signal'],
   [
     /bridge '[^']*' does not exist/,
@@ -128,7 +125,7 @@ const table: readonly [RegExp, ErrorId, string?][] = [
   [
     /used in HA resources/,
     'WrongContainerState',
-    'somebody gave the CT to the HA manager: `ha-manager remove ct:VMID`',
+    'the CT is managed by the HA manager: `ha-manager remove ct:VMID`',
   ],
   [
     /pool '[^']*' does not exist/,
@@ -148,12 +145,12 @@ const table: readonly [RegExp, ErrorId, string?][] = [
   [
     /unable to hotplug/,
     'RuntimeFailed',
-    'the CT runs and did not take the change: the words name the option and why',
+    'the running CT did not accept the change: the message names the option and the reason',
   ],
   [
     /400 Parameter verification failed|unable to parse option|not enough arguments|Unknown option|'rootfs' not set/,
     'InvalidArgument',
-    'this version of pct does not take what crisp gives it: see the details',
+    'this version of pct does not accept an option of crisp: see the details',
   ],
   [/received interrupt/, 'Cancelled'],
   [
@@ -163,7 +160,7 @@ const table: readonly [RegExp, ErrorId, string?][] = [
   ],
 ];
 
-/** @param stdout what the task printed @param stderr its last word */
+/** @param stdout the output of the task @param stderr the last error line */
 export function explain(
   verb: string,
   vmid: number,

@@ -1,6 +1,7 @@
-// The probe: whether idmapped overlays work here, which decides whether CTs share
-// the layers of their image or get a copy of it each, and one throw-away CT from
-// create to delete.  It takes about four seconds on a node, nearly all of it pct.
+// The probe: tests whether idmapped overlays work here, which decides whether CTs
+// share the layers of their image or each get a copy, and runs one temporary CT
+// from create to delete.  It takes about four seconds on a node, nearly all of it
+// pct.
 import { realpathSync } from 'node:fs';
 import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -25,14 +26,14 @@ import { removeContainer } from './remove.js';
 import { start } from './start.js';
 import { unprivilegedIds, type PctBackendOptions } from './options.js';
 
-/** With the supplemental group that it was given, and without. */
+/** With its supplemental group, and without. */
 const exitCodes = { withGroup: 42, without: 41 };
 const group = 50;
 const waitMs = 20_000;
 const features: Features = { recursiveReadOnlyMounts: false, userNamespaces: false };
 const lacks = {
-  recursiveReadOnlyMounts: "liblxc's mounts have no recursive read-only",
-  userNamespaces: 'CTs have the ids that the node gives to unprivileged CTs',
+  recursiveReadOnlyMounts: 'liblxc does not support recursive read-only mounts',
+  userNamespaces: 'CTs can only have the ids of unprivileged CTs on the node',
 };
 
 /** Never throws. */
@@ -42,7 +43,7 @@ export async function probe(ctx: PctContext): Promise<Probe> {
   const trial: PctContext = { ...ctx, found };
   const id = probeId(options);
   const folder = join(options.state, 'probe', id);
-  const layers = join(options.root, 'containers', id); // where layers lie, and what a crash leaves there goes at the next start
+  const layers = join(options.root, 'containers', id); // the folder of writable layers; leftovers of a crash are removed at the next start
   let version = '';
   try {
     const release = await releaseOf(options.lxc);
@@ -80,7 +81,7 @@ export async function probe(ctx: PctContext): Promise<Probe> {
   }
 }
 
-/** In the time that a call of pct has: pvesh is Perl as well, and as slow. */
+/** With the timeout of pct calls: pvesh is Perl as well, and as slow. */
 async function releaseOf({ tools, pct_timeout_seconds: seconds }: PctBackendOptions['lxc']): Promise<string> {
   const { stdout } = await run([tools.pvesh, 'get', '/version', '--output-format', 'json'], {
     timeoutMs: seconds * 1000,
@@ -106,14 +107,17 @@ async function knowsRuntimeEnvironment({ tools }: PctBackendOptions['lxc']): Pro
   return major > 6 || (major === 6 && (minor > 0 || patch >= 5));
 }
 
-/** What the probe runs on: the programs of the node itself. */
+/** The rootfs of the probe: the programs of the node itself. */
 async function plainRootfs(path: string): Promise<void> {
   for (const name of ['usr', 'proc', 'sys', 'dev', 'tmp'])
     await mkdir(join(path, name), { recursive: true, mode: 0o755 });
   for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(path, name));
 }
 
-/** As a container has it, on the filesystems of containers. @throws where the kernel or one of these cannot do it */
+/**
+ * The same mount as for a container, on the filesystems of containers. @throws if the kernel or one of these
+ * does not support it
+ */
 async function shiftedRootfs(
   folder: string,
   layer: string,
@@ -128,7 +132,10 @@ async function shiftedRootfs(
   );
 }
 
-/** Where idmapped overlays do not work each CT has a volume: a plain folder, if a storage has such. @param why they do not @throws Unsupported where no storage takes any */
+/**
+ * If idmapped overlays do not work each CT gets a volume: a plain folder, if a storage supports it. @param
+ * why the reason @throws Unsupported if no storage accepts volumes
+ */
 async function storageOfCopies({ lxc }: PctBackendOptions, why: CrispError): Promise<Volume> {
   const { stdout } = await run([lxc.tools.pvesm, 'status', '--content', 'rootdir'], {
     timeoutMs: lxc.pct_timeout_seconds * 1000,
@@ -156,7 +163,7 @@ async function storageOfCopies({ lxc }: PctBackendOptions, why: CrispError): Pro
   return found;
 }
 
-/** @returns whether its process has the supplemental group that it was given */
+/** @returns whether its process has its supplemental group */
 async function runThrowAway(
   ctx: PctContext,
   id: string,
@@ -179,7 +186,7 @@ async function runThrowAway(
     cgroupParent: '',
     ...(namespaces.user ? { idMaps: unprivilegedIds } : {}),
   };
-  const logPath = join(realpathSync(folder), 'log'); // where liblxc 6 says why a start fails
+  const logPath = join(realpathSync(folder), 'log'); // liblxc 6 writes the reason of a failed start there
   const plan: ContainerPlan = {
     id,
     name: 'probe',

@@ -1,4 +1,4 @@
-// What a daemon that starts finds of its CTs.
+// Finds the CTs at the start of the daemon.
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { makeClosedFolder } from '../../host/files.js';
@@ -48,17 +48,17 @@ export async function list(ctx: PctContext): Promise<FoundContainer[]> {
   );
 }
 
-/** The watcher of a CT lives as long as it, and has kept what is needed of the bundle. */
+/** The watcher of a CT runs as long as the CT, and has a copy of the bundle's files. */
 export async function reclaim(ctx: PctContext, container: ContainerRef): Promise<number | undefined> {
   const { vmid } = await mine(ctx, container);
-  makeClosedFolder(container.folder); // it runs: nothing more is mounted from here
+  makeClosedFolder(container.folder); // it is running: nothing more is mounted from here
   const watched = await wakeWatcher(vmid, container);
   if (!watched) await keepReadable(container);
   const pid = await initPid(ctx, vmid);
   if (pid !== undefined && !watched)
     log.error(
       { containerId: container.id, vmid },
-      'a CT runs without its watcher: its log ends here, and its end will not be seen',
+      'a CT is running without its watcher: its log ends here, and its exit will not be reported',
     );
   return pid;
 }

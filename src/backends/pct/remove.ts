@@ -1,4 +1,4 @@
-// Removes CTs, also those that an earlier try has left half removed.
+// Removes CTs, also after an interrupted removal.
 import { appendFile, readdir, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killCgroup, removeCgroup } from '../../host/cgroup.js';
@@ -29,10 +29,10 @@ export async function removeContainer(ctx: PctContext, container: ContainerRef):
   const found = await find(ctx, container);
   const vmid = found?.vmid ?? (await formerVmid(ctx, container));
   if (found) {
-    // A `pct create` that was killed leaves its lock; the CT is ours, and nobody else makes it.
+    // A killed `pct create` leaves its lock; the CT belongs to crisp, and no other task is making it.
     if (found.config.values['lock'] === 'create') await callUnless(ctx, 'not locked', 'unlock', found.vmid);
     await keepReadable(container);
-    await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes outlive init
+    await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes remain after the end of init
     await removeAppArmor(join(ctx.options.lxc.lxc_folder, String(found.vmid), 'apparmor')).catch(
       (error: unknown) =>
         log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its AppArmor profile'),
@@ -48,14 +48,14 @@ export async function removeContainer(ctx: PctContext, container: ContainerRef):
   ctx.processes.delete(container.id);
 }
 
-/** What a destroyed CT has beside its configuration; then nothing is left to be done for it. */
+/** Removes the rest of a destroyed CT. */
 async function clearAway(ctx: PctContext, vmid: number): Promise<void> {
   await ctx.units.remove(vmid);
   await tearDown(join(ctx.options.lxc.lxc_folder, String(vmid)));
   for (const group of [cgroupOf(vmid), monitorCgroupOf(vmid)])
     await removeCgroup(group).catch((error: unknown) =>
       log.warn({ err: error, vmid }, 'a CT is gone, but not its cgroup'),
-    ); // that of a killed lxc-start
+    ); // of a killed lxc-start
   await ctx.intents.forget(vmid);
 }
 
@@ -66,12 +66,12 @@ export async function remnants(ctx: PctContext): Promise<readonly Remnant[]> {
     if (await isPctAtWork(vmid)) continue;
     if (await ctx.guard.isRemnant(vmid))
       found.push({ name: `CT ${vmid} of ${containerId}`, end: () => endRemnant(ctx, vmid) });
-    else if (Date.now() - notedAtMs > ctx.pctTimeoutMs) await ctx.intents.forget(vmid); // done, but for the last step
+    else if (Date.now() - notedAtMs > ctx.pctTimeoutMs) await ctx.intents.forget(vmid); // done, except for the last step
   }
   return found;
 }
 
-/** Before a container is removed: what an earlier try has left, once the pct of it is at its end. */
+/** Before a container is removed: cleans up after an earlier attempt, when its pct has ended. */
 async function endRemnantsOf(ctx: PctContext, containerId: string): Promise<void> {
   for (const { vmid } of (await ctx.intents.all()).filter((intent) => intent.containerId === containerId)) {
     const hasEnded = async (): Promise<boolean> => !(await isPctAtWork(vmid));
@@ -80,10 +80,13 @@ async function endRemnantsOf(ctx: PctContext, containerId: string): Promise<void
   }
 }
 
-/** Unlocked, pct destroys such a CT like any other; its disks by their names, which its configuration has lost. */
+/**
+ * After an unlock pct destroys such a CT like any other; its disks are found by name, since the configuration
+ * is lost.
+ */
 async function endRemnant(ctx: PctContext, vmid: number): Promise<void> {
   if ((await isPctAtWork(vmid)) || !(await ctx.guard.isRemnant(vmid))) return;
-  log.warn({ vmid }, 'ending the removal of a CT that was cut off');
+  log.warn({ vmid }, 'completing the interrupted removal of a CT');
   await callUnless(ctx, 'not locked', 'unlock', vmid);
   await callUnless(ctx, 'missing', 'destroy', vmid, [
     '--force',
@@ -108,20 +111,29 @@ async function callUnless(
   }
 }
 
-/** A daemon that was killed in create() may have left pct at work, and the CT bears our mark only when it is made. It has the time that a call of pct has. */
+/**
+ * A daemon that was killed in create() may have left a running pct behind, and the CT has crisp's mark only
+ * when it is complete. Waits up to the timeout of a pct call.
+ */
 async function waitUntilCreateEnds(ctx: PctContext, { folder }: ContainerRef): Promise<void> {
   for (const program of await waitUntilIdle(folder, ctx.options.lxc.pct_timeout_seconds * 1000, watcherName))
     await signalProcess(program, 'SIGTERM');
   await waitUntilIdle(folder, endPatienceMs);
 }
 
-/** liblxc reads no CT whose include was lost with the bundle, and pct would wait for ever for the end of one that it cannot stop. */
+/**
+ * liblxc cannot load a CT without its included file, and pct would wait forever for the end of a CT that it
+ * cannot stop.
+ */
 export async function keepReadable({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
   makeClosedFolder(folder);
   await appendFile(includeFile(folder), '', { mode: 0o600 });
 }
 
-/** What a killed lxc-start leaves in the kernel: the profile that liblxc made for its CT, and the policy namespace that the CT has below it. While the id is still ours: the profile bears it. */
+/**
+ * The leftovers of a killed lxc-start in the kernel: the profile that liblxc made for its CT, and the policy
+ * namespace below it. While the id still belongs to crisp, since the profile is named by it.
+ */
 async function removeAppArmor(folder: string): Promise<void> {
   for (const name of await readdir(folder).catch(() => [])) {
     await rmdir(join('/sys/kernel/security/apparmor/policy/namespaces', name)).catch(() => undefined);
@@ -135,10 +147,13 @@ async function removeAppArmor(folder: string): Promise<void> {
   await rmdir(folder).catch(() => undefined);
 }
 
-/** What `pct destroy` leaves of a CT. File by file, and never recursively: a guest of the same id may be in the making. */
+/**
+ * The leftovers of `pct destroy`. File by file, and never recursively: a guest with the same id may be being
+ * made.
+ */
 async function tearDown(folder: string): Promise<void> {
   for (const name of ['config', 'rules.seccomp']) await rm(join(folder, name), { force: true });
-  // What liblxc's DHCP client of a net0 has kept.
+  // Files of liblxc's DHCP client for a net0.
   for (const name of await namesIn(join(folder, 'hook')))
     if (name.startsWith('dhclient')) await rm(join(folder, 'hook', name), { force: true });
   for (const name of ['passthrough', 'hook', 'rootfs', ''])

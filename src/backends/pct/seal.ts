@@ -1,8 +1,8 @@
-// The seal of what a CT carries in its notes: whoever may edit a CT's options can
-// write anything there, but has not our key.  It covers which CT it is, so that
-// what one carries is nothing in another.
+// The seal of the recovery label in a CT's notes: users who may edit a CT's
+// options can write anything there, but do not have the key. It includes the
+// identity of the CT, so that a label is not valid in another CT.
 //
-//   ROOT/notes.key    made once for a node, for root only; outlives a boot
+//   ROOT/notes.key    made once for a node, for root only; kept over a reboot
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { linkSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -19,7 +19,7 @@ export class Seal {
     this.file = join(root, 'notes.key');
   }
 
-  /** What a CT of this mark may carry. */
+  /** The sealed label for a CT with this mark. */
   on(mark: Mark, text: string): SealedLabel {
     return { text, seal: this.mac(mark, text).toString('hex') };
   }
@@ -39,7 +39,7 @@ export class Seal {
     try {
       const key = readFileSync(this.file);
       if (key.length === keyBytes) return key;
-      rmSync(this.file); // cut off by a crash: what bore its seal is believed no more
+      rmSync(this.file); // incomplete after a crash: labels with its seal are not valid any more
     } catch (error) {
       if (!isAbsent(error)) throw error;
     }
@@ -47,7 +47,7 @@ export class Seal {
     const made = `${this.file}.${process.pid}`;
     writeFileSync(made, randomBytes(keyBytes), { mode: 0o600 });
     try {
-      linkSync(made, this.file); // the daemon and a command may make one at the same time
+      linkSync(made, this.file); // the daemon and a command may create it at the same time
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     } finally {

@@ -22,8 +22,8 @@ export async function start(ctx: PctContext, container: ContainerRef): Promise<{
   if (!state) throw new CrispError('WrongContainerState', `container ${container.id} was never made`);
   await onlyOneOnBridge(ctx, vmid, config);
   const spec = await specOf(container);
-  await withWorkingFolder(spec, spec.root.path); // again: another container may have changed what is in a volume
-  await send(container, 'quit'); // one that waits for a start that a crash of crisp cut off
+  await withWorkingFolder(spec, spec.root.path); // again: another container may have changed a volume
+  await send(container, 'quit'); // a watcher that waits for an interrupted start
   await withLog(container, () => startWatcher(watcherPlan(ctx, container, state)));
   try {
     await ctx.pct.call('start', vmid);
@@ -31,7 +31,7 @@ export async function start(ctx: PctContext, container: ContainerRef): Promise<{
     const meaning = meaningOf(error);
     if (meaning !== 'exited at once' && meaning !== 'already running') {
       await send(container, 'quit');
-      // Refused, and not failed: it was never started, and may be started later.
+      // Refused, not failed: it was never started, and may be started later.
       if (error instanceof CrispError && error.core === 'Locked') await forgetStart(container);
       throw await withLxcLog(error, vmid, container);
     }
@@ -59,7 +59,10 @@ function watcherPlan(
   };
 }
 
-/** A net0 is one CT's: what shared it would lose its network with that CT. @throws WrongContainerState while another CT of the pod runs */
+/**
+ * A net0 belongs to one CT: others in its namespace would lose the network when that CT ends. @throws
+ * WrongContainerState while another CT of the pod runs
+ */
 async function onlyOneOnBridge(ctx: PctContext, vmid: number, { values }: GuestConfig): Promise<void> {
   const hardware = /(?:^|,)hwaddr=([^,]+)/.exec(values['net0'] ?? '')?.[1];
   if (hardware === undefined) return;
@@ -70,19 +73,19 @@ async function onlyOneOnBridge(ctx: PctContext, vmid: number, { values }: GuestC
       (await initPid(ctx, other)) === undefined
     )
       continue;
-    throw new CrispError('WrongContainerState', `CT ${other} of this pod runs and has its network`, {
+    throw new CrispError('WrongContainerState', `CT ${other} of this pod is running and has its network`, {
       stage: 'start',
-      hint: 'a pod on a bridge runs one container at a time; use the CNI network for pods of several',
+      hint: 'a pod on a bridge runs one container at a time; use the CNI network for pods with several containers',
     });
   }
 }
 
-/** The watcher makes its FIFOs, and nobody removes them before the bundle. */
+/** The watcher makes its FIFOs, and they are removed with the bundle. */
 export async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> {
   return exists(join(folder, fifo.stdout));
 }
 
-/** As before its first start, of which nothing came. */
+/** Restores the state before the failed start. */
 async function forgetStart({ folder }: Pick<ContainerRef, 'folder'>): Promise<void> {
   for (const name of Object.values(fifo)) await rm(join(folder, name), { force: true });
 }
@@ -93,10 +96,10 @@ export async function withLog<T>({ folder, logPath }: ContainerRef, work: () => 
   return work().finally(close);
 }
 
-/** Enough for what liblxc says of a start that failed. */
+/** Enough for liblxc's messages about a failed start. */
 const logBytes = 65_536;
 
-/** liblxc's own words say more than pct's. */
+/** liblxc's own messages are more detailed than pct's. */
 async function withLxcLog(
   error: unknown,
   vmid: number,
@@ -118,9 +121,9 @@ async function withLxcLog(
 }
 
 /**
- * Its first words are the cause, the later ones what came of it.  liblxc 5 writes
- * them to its log file; 6 to the CT's stderr alone, and each line piece by piece,
- * which may be pieces in the container's log as well.
+ * The first message is the cause, later ones are consequences. liblxc 5 writes
+ * them to its log file; 6 only to the CT's stderr, and each line in several
+ * writes, which may be separate lines in the container's log.
  */
 export function lxcWords(ownLog: string, containerLog: string, vmid: number): string {
   const stderr = [...containerLog.matchAll(/^\S+ stderr ([FP]) (.*)$/gm)]

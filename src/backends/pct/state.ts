@@ -1,4 +1,4 @@
-// What the record of a container keeps of its CT.
+// The data of a CT in the record of its container.
 import { join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
@@ -7,7 +7,7 @@ import { whyNot } from '../../set-aside.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { ContainerRef } from '../backend.js';
 
-/** What create() returns and the record keeps. */
+/** The result of create(), which is kept in the record. */
 const stateSchema = z.object({
   vmid: z.number().int().positive(),
   /** Its pod, and its name in that; not known of a CT that was found again, or that an earlier version made. */
@@ -17,7 +17,7 @@ const stateSchema = z.object({
   uid: z.number().int().nonnegative(),
   stdin: z.enum(['none', 'open', 'once']),
   terminal: z.boolean(),
-  /** Its end is the end of all its processes; not known of a CT that was found again. */
+  /** All its processes end with its first process; not known for a reclaimed CT. */
   ownPidNamespace: z.boolean().optional(),
 });
 export type PctState = z.infer<typeof stateSchema>;
@@ -26,7 +26,7 @@ export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | unde
   if (container.state === undefined) return undefined;
   const { data, error } = stateSchema.safeParse(container.state);
   if (error)
-    throw new CrispError('RecordUnreadable', `the record of a CT says what cannot be: ${whyNot(error)}`, {
+    throw new CrispError('RecordUnreadable', `the record of a CT is invalid: ${whyNot(error)}`, {
       cause: error,
     });
   return data;

@@ -1,11 +1,11 @@
-// The places in a rootfs where things are mounted, made before the CT starts:
-// liblxc makes them too, but not in a read-only rootfs.
+// Makes the mount points in a rootfs before the CT starts: liblxc makes them
+// too, but not in a read-only rootfs.
 import { chown, lstat, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { isAbsent } from '../../host/files.js';
 
-/** @param owner root of the CT, as the host has it */
+/** @param owner the host's uid of the CT's root */
 export async function makeTargets(
   rootfs: string,
   targets: readonly { readonly path: string; readonly isFolder: boolean }[],
@@ -15,7 +15,7 @@ export async function makeTargets(
     await makeTarget(rootfs, path.split('/').filter(Boolean), isFolder, owner);
 }
 
-/** Stops at a symlink, which could lead out of the rootfs: liblxc judges it when the rootfs is its root. */
+/** Stops at a symlink, which could lead out of the rootfs: liblxc resolves it with the rootfs as its root. */
 async function makeTarget(
   at: string,
   names: readonly string[],
@@ -25,9 +25,13 @@ async function makeTarget(
   const [name, ...rest] = names;
   if (name === undefined) return;
   if (name === '..')
-    throw new CrispError('InvalidArgument', 'a mount of a CT leaves its root filesystem by ".."', {
-      stage: 'make mount targets',
-    });
+    throw new CrispError(
+      'InvalidArgument',
+      'the target of a mount leaves the root filesystem of the CT by ".."',
+      {
+        stage: 'make mount targets',
+      },
+    );
   const path = join(at, name);
   const found = await lstat(path).catch((error: unknown) => {
     if (isAbsent(error)) return undefined;

@@ -1,13 +1,13 @@
-// The instance drop-in of pve-container@VMID.service: what PVE's unit does not
-// say.  The command line, because lxc.init.cmd cannot hold every argument
-// (liblxc 5 splits it at each blank, 6 knows no escapes), and before it
-// ct-start.pl, which gives lxc-start the standard streams that the unit would
-// throw away, and refuses a start that is not crisp's.  The text is pure.
+// The instance drop-in of pve-container@VMID.service. It sets the command line,
+// because lxc.init.cmd cannot hold every argument (liblxc 5 splits it at each
+// blank, 6 knows no escapes), and before it ct-start.pl, which connects the
+// standard streams of lxc-start, which the unit would discard, and refuses a
+// start that is not by crisp. The text is pure.
 //
-// A variable with a line break fits no line of liblxc's configuration, and must
-// not stand in the arguments of lxc-start, which every user of the host can read.
-// So lxc-start itself has it in its environment (ct-start.pl gives it), and is
-// told by name to hand it on (lxc.container.conf(5), lxc.environment).
+// A variable with a line break cannot be written in liblxc's configuration, and
+// must not be in the arguments of lxc-start, which every user of the host can
+// read. So lxc-start itself has it in its environment (set by ct-start.pl), and
+// passes it on by name (lxc.container.conf(5), lxc.environment).
 import { join } from 'node:path';
 import { makeFolder, remove, writeFileAtomic } from '../../host/files.js';
 import { run } from '../../host/run.js';
@@ -20,9 +20,9 @@ const starter = perlProgram('ct-start.pl');
 const lxcStart = '/usr/bin/lxc-start';
 
 /**
- * What root's programs obey on the host: the loader, the C library, liblxc, and the shells, the Perl programs and the
- * tools of storages and networks that PVE's hooks start.  Such a variable must not be in lxc-start's environment.  It
- * is a setting and no secret, so it may stand in the arguments.
+ * Variables that programs of root on the host evaluate: the loader, the C library, liblxc, and the shells,
+ * Perl programs and tools of storages and networks that PVE's hooks start. Such a variable must not be in
+ * lxc-start's environment. It is a setting and not a secret, so it may be in the arguments.
  */
 const obeyed = new RegExp(
   `^(${[
@@ -56,7 +56,7 @@ const obeyed = new RegExp(
       'HOSTALIASES',
       'LOCALDOMAIN',
     ],
-    // One by one, since applications keep keys under such names: SSH_PRIVATE_KEY, SSL_CERT.
+    // Listed one by one, since applications use similar names for secrets: SSH_PRIVATE_KEY, SSL_CERT.
     ...['SSH_(ASKPASS|ASKPASS_REQUIRE|AUTH_SOCK|SK_PROVIDER|SK_HELPER)', 'SSL_CERT_(FILE|DIR)', 'NO_PROXY'],
     ...['HTTPS?_PROXY\\w*', 'HTTPS_(CA_FILE|CA_DIR|CERT_FILE|KEY_FILE|PKCS12_\\w+|DEBUG|VERSION)'],
     ...['LDAP[A-Z]\\w*'], // ldap.conf(5): LDAP and the name of an option, as in LDAPURI
@@ -65,7 +65,10 @@ const obeyed = new RegExp(
   'i',
 );
 
-/** The variables that no line of liblxc can hold: those that lxc-start gets, and those that are its arguments. */
+/**
+ * The variables that cannot be written in liblxc's configuration: those for lxc-start's environment, and
+ * those for its arguments.
+ */
 function unfitting(env: readonly string[]): { handedOn: string[]; shown: string[] } {
   const entries = env.filter((entry) => !fitsLine(entry));
   const isShown = (entry: string): boolean => obeyed.test(nameOf(entry)) || !fitsLine(nameOf(entry));
@@ -76,20 +79,22 @@ function nameOf(entry: string): string {
   return entry.slice(0, entry.indexOf('='));
 }
 
-/** What ct-start.pl reads, in a file that only root can read; undefined: there is nothing for it. */
+/** The environment file of ct-start.pl, which only root can read; undefined: not needed. */
 export function environmentText(env: readonly string[]): string | undefined {
   const { handedOn } = unfitting(env);
   return handedOn.length === 0 ? undefined : handedOn.map((entry) => `${entry}\0`).join('');
 }
 
-/** @param bundle where the watcher has its FIFOs @param key of liblxc for a variable: environmentKey() */
+/**
+ * @param bundle the folder of the watcher's FIFOs @param key liblxc's key for a variable: environmentKey()
+ */
 export function dropIn(process: Pick<Process, 'args' | 'env'>, bundle: string, key: string): string {
   const { handedOn, shown } = unfitting(process.env);
   const variables = [
     ...handedOn.map((entry) => `${key}=${nameOf(entry)}`),
-    ...shown.map((entry) => `${key}="${entry}"`), // liblxc takes the outer quotes away, and else the blanks at the end
+    ...shown.map((entry) => `${key}="${entry}"`), // liblxc removes the outer quotes, and without them trailing blanks
   ].flatMap((setting) => ['-s', setting]);
-  // The colon keeps systemd from expanding $NAME in our words (systemd.service(5)).
+  // The colon prevents systemd from expanding $NAME (systemd.service(5)).
   const command = [
     `:${perl}`,
     quoted(starter),
@@ -101,7 +106,7 @@ export function dropIn(process: Pick<Process, 'args' | 'env'>, bundle: string, k
     ...[...variables, '--', ...process.args].map(quoted),
   ].join(' ');
   return [
-    // Else systemd keeps each CT whose lxc-start failed, as a failed unit of the node, until `systemctl reset-failed`.
+    // Otherwise a CT with a failed lxc-start stays a failed unit of the node until `systemctl reset-failed`.
     '[Unit]',
     'CollectMode=inactive-or-failed',
     '[Service]',
@@ -125,7 +130,7 @@ function specifiers(text: string): string {
   return text.replaceAll('%', '%%');
 }
 
-/** Writes and removes drop-ins, and tells systemd. */
+/** Writes and removes drop-ins, and reloads systemd. */
 export class Units {
   private last: Promise<unknown> = Promise.resolve();
   /** A reload that has not begun yet. */
@@ -142,7 +147,7 @@ export class Units {
     await this.reload();
   }
 
-  /** Without a reload: systemd forgets an instance that is not running by itself. */
+  /** Without a reload: systemd itself drops an instance that is not running. */
   async remove(vmid: number): Promise<void> {
     await remove(this.dropIns(vmid));
   }
@@ -151,7 +156,7 @@ export class Units {
     return join(this.folder, `pve-container@${vmid}.service.d`);
   }
 
-  /** A reload takes systemd a while on a full node: those who come before one begins share it. */
+  /** A reload takes some time on a full node: requests before its beginning share it. */
   private reload(): Promise<void> {
     if (this.next) return this.next;
     this.next = this.last.then(async () => {

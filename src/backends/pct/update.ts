@@ -11,7 +11,7 @@ import { initPid, mine } from './find.js';
 import { appendLines } from './guest-file.js';
 import { specOf } from './state.js';
 
-/** pct for what the GUI shows, the kernel's files for what pct rounds. */
+/** pct for the values in the GUI, the kernel's files for the exact values that pct rounds. */
 export async function update(ctx: PctContext, container: ContainerRef, resources: Resources): Promise<void> {
   const { vmid, config } = await mine(ctx, container);
   const args = updateArgs(resources, ctx.node);

@@ -1,6 +1,6 @@
 // VMIDs: unique among all guests of the cluster.  Only `pct create` takes one
-// (pmxcfs makes the file of the CT on one node only), so what is chosen here is
-// a proposal, and create() asks for another when somebody was faster.
+// (pmxcfs makes the file of the CT on one node only), so the id chosen here is
+// a proposal, and create() requests another one if it is taken meanwhile.
 import { CrispError } from '../../errors.js';
 import { guestsOf } from './cluster.js';
 import { vmidsInCgroups } from './cgroups.js';
@@ -10,9 +10,9 @@ export class Vmids {
   private next: number;
 
   /**
-   * @param start where to begin, 0 to 1 of the range: nodes that begin at places
-   * of their own seldom race.  Ids then go round, so that a CT does not get the
-   * id of one whose unit is still stopping.
+   * @param start where to begin, as a fraction of the range: with different
+   * starts on each node races are rare. Ids are used in turn, so that a CT does
+   * not get the id of a CT with a unit that is still stopping.
    */
   constructor(
     private readonly pveFolder: string,
@@ -22,9 +22,13 @@ export class Vmids {
     this.next = range.first + Math.floor(start * (range.last - range.first + 1));
   }
 
-  /** Runs `take` with an id that no guest of the cluster has; it is not proposed to anybody else meanwhile. @throws NoVmid, NoQuorum */
+  /**
+   * Runs `take` with an id that no guest of the cluster has; it is not proposed to other callers meanwhile.
+   * @throws NoVmid, NoQuorum
+   */
   async propose<T>(take: (vmid: number) => Promise<T>): Promise<T> {
-    // A group that is left of a killed lxc-start, or because a process in it ended late, makes liblxc refuse the next CT of that id ("Failed to create container cgroup").
+    // A leftover group, of a killed lxc-start or a process that ended late, makes liblxc refuse the next CT
+    // with that id ("Failed to create container cgroup").
     const used = new Set([...(await guestsOf(this.pveFolder)), ...(await vmidsInCgroups())]);
     const vmid = this.free(used);
     this.proposed.add(vmid);

@@ -11,13 +11,13 @@ import { find } from './find.js';
 import { stateOf } from './state.js';
 import { holdWatch } from './watcher.js';
 
-/** How often a CT without a watcher is looked at. */
+/** How often a CT without a watcher is checked. */
 const unwatchedLookMs = 1_000;
 
 export function onExit(ctx: PctContext, listener: (containerId: string, exit: Exit) => void): void {
   ctx.exits.watch((id) => {
     const container = ctx.made.get(id);
-    if (!container) return; // one that is being deleted
+    if (!container) return; // it is being deleted
     exitOf(ctx, container).then(
       (exit) => {
         if (exit) listener(id, exit);
@@ -27,13 +27,13 @@ export function onExit(ctx: PctContext, listener: (containerId: string, exit: Ex
   });
 }
 
-/** Hears of the end of a watcher: a connection on which nothing is said ends with it. */
+/** Detects the end of a watcher: an idle connection to it is closed then. */
 export async function holdWatcher(ctx: PctContext, container: ContainerRef): Promise<void> {
   const { id } = container;
   if (ctx.watched.has(id)) return;
   ctx.watched.set(id, () => undefined);
   const lost = async (): Promise<void> => {
-    // A watcher ends with its CT, when it has written the exit; delete() ends it too.
+    // A watcher ends with its CT, after it has written the exit; delete() ends it too.
     if (!ctx.made.has(id) || (await ctx.exits.read(id, container.folder))) return;
     const process = ctx.processes.get(id);
     const watch =
@@ -48,7 +48,7 @@ export async function holdWatcher(ctx: PctContext, container: ContainerRef): Pro
   };
   const ended = (): void => {
     lost().catch((error: unknown) =>
-      log.error({ err: error, containerId: id }, 'the watcher of a CT has ended, and that is not dealt with'),
+      log.error({ err: error, containerId: id }, "the end of a CT's watcher could not be handled"),
     );
   };
   const hold = await holdWatch(container, ended);
@@ -75,7 +75,10 @@ export async function exitOf(ctx: PctContext, container: ContainerRef): Promise<
   return exit;
 }
 
-/** What is left of a CT in a pid namespace that it shares, where its first process ends alone: it would keep its ports and its memory. */
+/**
+ * The remaining processes of a CT in a shared pid namespace, which do not end with its first process: they
+ * would keep its ports and its memory.
+ */
 export async function endRest(ctx: PctContext, container: ContainerRef): Promise<void> {
   if (stateOf(container)?.ownPidNamespace) return;
   try {

@@ -1,5 +1,5 @@
-// The watcher beside each running CT (watcher.pl says what it does): starting
-// it, and speaking to it over the socket BUNDLE/watch.
+// The watcher beside each running CT (see watcher.pl): starts it, and sends
+// commands to it over the socket BUNDLE/watch.
 import { once } from 'node:events';
 import { open, readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
@@ -16,16 +16,16 @@ import type { ContainerRef } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
 
 const program = perlProgram('watcher.pl');
-/** What /proc/PID/comm says of it; a pct that is called by its own name is "pct". */
+/** Its /proc/PID/comm; that of a pct that is started by its own name is "pct". */
 export const watcherName = 'perl';
 
 export interface WatcherPlan {
   readonly vmid: number;
   readonly bundle: string;
   readonly lxcFolder: string;
-  /** Of the CT's process, as the host has it. */
+  /** The host's uid of the CT's process. */
   readonly uid: number;
-  /** Has a log, which the link `logLink` of the bundle leads to. */
+  /** Has a log, to which the link `logLink` in the bundle points. */
   readonly log: boolean;
   readonly exitFile: string;
   readonly stdin: 'none' | 'open' | 'once';
@@ -36,10 +36,10 @@ export interface WatcherPlan {
 export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
 export const consoleLink = 'console';
 
-/** It waits for nobody; so long it may take on a node that is busy. */
+/** It never blocks, so this is enough for a busy node. */
 const answerMs = 10_000;
 
-/** Returns when it listens. */
+/** Resolves when it accepts connections. */
 export async function startWatcher(plan: WatcherPlan): Promise<void> {
   const {
     kill,
@@ -57,7 +57,7 @@ export async function startWatcher(plan: WatcherPlan): Promise<void> {
   if (answer !== 'ready')
     throw new CrispError(
       'RuntimeFailed',
-      `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a word'}`,
+      `the watcher of CT ${plan.vmid} does not start: ${answer || 'it ended without a message'}`,
       {
         stage: 'start watcher',
         tool: 'watcher',
@@ -88,7 +88,10 @@ export function watcherArgv({
   ];
 }
 
-/** Has the watcher of a container put back what its bundle held, which was lost with our state folder, and listen there again; false: it does not. */
+/**
+ * Makes the watcher of a container restore its bundle, which was lost with the state folder, and listen there
+ * again; false: it failed.
+ */
 export async function wakeWatcher(
   vmid: number,
   container: Pick<ContainerRef, 'id' | 'folder'>,
@@ -113,17 +116,20 @@ export async function wakeWatcher(
 }
 const wakeMs = 2_000;
 
-/** The abstract socket of lxc-monitord: an FNV-1a hash, since a long folder would not fit (liblxc, lxc_monitor_sock_name). */
+/**
+ * The abstract socket of lxc-monitord: an FNV-1a hash, since a long path would not fit (liblxc,
+ * lxc_monitor_sock_name).
+ */
 export function monitorSocket(lxcFolder: string): string {
   let hash = 0xcbf29ce484222325n;
   for (const byte of Buffer.from(`lxc/${lxcFolder}/monitor-sock`))
     hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
   return `lxc/${hash.toString(16).padStart(16, '0')}/${lxcFolder}`.slice(0, longestAbstractName);
 }
-/** sun_path without the leading zero byte and the closing one of snprintf(). */
+/** sun_path without the leading NUL byte and the final one of snprintf(). */
 const longestAbstractName = 106;
 
-/** Says a word to the watcher and waits for its answer; false: there is none, or not in time. */
+/** Sends a command to the watcher and waits for its answer; false: no answer in time. */
 export async function send(
   container: Pick<ContainerRef, 'folder'>,
   word: 'reopen' | 'quit' | `resize ${number} ${number}`,
@@ -136,9 +142,10 @@ export async function send(
 }
 
 /**
- * Holds a connection to the watcher of a container, on which nothing is said.
- * @param ended called once when the watcher ends, not when the connection is let go
- * @returns lets it go; undefined: there is no watcher
+ * Opens an idle connection to the watcher of a container.
+ * @param ended called once when the watcher ends, not when the connection is closed
+ * by the caller
+ * @returns closes it; undefined: there is no watcher
  */
 export async function holdWatch(
   container: Pick<ContainerRef, 'folder'>,
@@ -158,9 +165,9 @@ export async function holdWatch(
 }
 
 /**
- * Output from now on, and input; ends with the CT or with the client, or with
- * its input where that was asked for.  Frames: a byte that names the stream
- * (1 stdout, 2 stderr), four of length, the data.
+ * Attaches to output from now on, and to input; ends with the CT or the
+ * client, or with its input if requested. Frames: a byte for the stream (1
+ * stdout, 2 stderr), four bytes of length, the data.
  * @throws ClientTooSlow
  */
 export async function attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
@@ -178,7 +185,7 @@ export async function attach(container: ContainerRef, io: Io, signal: AbortSigna
   try {
     socket.write('attach\n');
     io.stdin?.pipe(socket);
-    if (io.endsWithStdin && io.stdin) socket.once('finish', end); // the watcher still reads what was sent
+    if (io.endsWithStdin && io.stdin) socket.once('finish', end); // the watcher still reads the sent input
     let rest = Buffer.alloc(0);
     let greeted = false;
     for await (const chunk of socket as AsyncIterable<Buffer>) {
@@ -206,7 +213,7 @@ export async function attach(container: ContainerRef, io: Io, signal: AbortSigna
   }
 }
 
-/** @throws ClientTooSlow when the client takes nothing for as long as the watcher waits for it, Cancelled */
+/** @throws ClientTooSlow if the client reads nothing for as long as the watcher waits for it, Cancelled */
 async function drained(to: Writable, signal: AbortSignal): Promise<void> {
   const patience = AbortSignal.timeout(clientPatienceMs);
   try {
@@ -215,7 +222,7 @@ async function drained(to: Writable, signal: AbortSignal): Promise<void> {
     if (!patience.aborted) throw error;
     throw new CrispError(
       'ClientTooSlow',
-      `the client took none of the output of the container for ${clientPatienceMs / 1000} s`,
+      `the client read none of the output of the container for ${clientPatienceMs / 1000} s`,
       { stage: 'attach' },
     );
   }

@@ -4,7 +4,7 @@ import { failure, ok, warning, type Check, type Host } from './check.js';
 const needed = ['cpu', 'memory', 'pids', 'cpuset'] as const;
 const useful = ['hugetlb'] as const;
 
-/** v2 where the one tree is mounted at the root. */
+/** v2 if its tree is mounted at the root. */
 function isV2(host: Host): boolean {
   return host.exists('/sys/fs/cgroup/cgroup.controllers');
 }
@@ -20,7 +20,7 @@ const version: Check = {
         'mount -t cgroup2 none /sys/fs/cgroup',
       );
     return warning(
-      `v1${host.exists('/sys/fs/cgroup/unified/cgroup.procs') ? ' with a v2 tree beside it (hybrid), which crun before 1.9 refuses' : ''}: pod-level limits and swap are limited, and Kubernetes is leaving it`,
+      `v1${host.exists('/sys/fs/cgroup/unified/cgroup.procs') ? ' with an additional v2 tree (hybrid), which crun before 1.9 refuses' : ''}: pod-level limits and swap are restricted, and Kubernetes is dropping support for it`,
       'boot with systemd.unified_cgroup_hierarchy=1 on the kernel command line',
     );
   },
@@ -40,11 +40,11 @@ const controllers: Check = {
         `missing: ${missing.join(', ')}`,
         missing.includes('memory')
           ? 'boot with cgroup_enable=memory on the kernel command line'
-          : 'use a kernel that has them',
+          : 'use a kernel with these controllers',
       );
     const lacking = useful.filter((name) => !has(name));
     return lacking.length
-      ? warning(`missing: ${lacking.join(', ')}: limits on it are refused`)
+      ? warning(`missing: ${lacking.join(', ')}: these limits are refused`)
       : ok([...needed, ...useful].join(', '));
   },
 };
@@ -57,16 +57,16 @@ const driver: Check = {
     const wanted = config.runtime.cgroup_driver;
     if (wanted === 'systemd' && !systemd)
       return failure(
-        'runtime.cgroup_driver is systemd, and systemd does not run here',
+        'runtime.cgroup_driver is systemd, but systemd is not running',
         'set runtime.cgroup_driver to cgroupfs',
       );
     if (wanted === 'cgroupfs' && systemd)
       return warning(
-        'runtime.cgroup_driver is cgroupfs on a host with systemd: two writers of one tree',
+        'runtime.cgroup_driver is cgroupfs on a host with systemd: two managers of the same tree',
         "set runtime.cgroup_driver to auto, and the kubelet's cgroupDriver to systemd",
       );
     return ok(
-      `${wanted === 'auto' ? (systemd ? 'systemd' : 'cgroupfs') : wanted}; the kubelet asks for it, or needs the same`,
+      `${wanted === 'auto' ? (systemd ? 'systemd' : 'cgroupfs') : wanted}; the kubelet gets it from crisp, or must be configured to the same`,
     );
   },
 };

@@ -352,7 +352,7 @@ describe('Proxmox', () => {
     expect(found).toMatchObject([
       { level: 'failure', message: expect.stringContaining('lxc.rootfs.storage is fast'), mend },
       { level: 'warning', mend },
-      { level: 'ok', message: 'for templates, with how many: local (1)' },
+      { level: 'ok', message: 'for templates, with their number: local (1)' },
     ]);
   });
 
@@ -386,7 +386,7 @@ describe("what of Proxmox stands in a pod's way", () => {
       { level: 'warning', mend: expect.stringMatching(/^pvesh set \/cluster\/backup\/nightly --all 0/) },
       {
         level: 'warning',
-        message: expect.stringContaining('ours takes the CTs of pods as well (pool pods)'),
+        message: expect.stringContaining('ours includes the CTs of pods (pool pods)'),
       },
       { level: 'warning', mend: 'pvesh set /cluster/backup/named --vmid 100,101' },
     ]);

@@ -1,16 +1,16 @@
-// What a check of `crisp check` is, and how it looks at the host.
+// The definition of a check of `crisp check`, and its access to the host.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { Config } from '../../config/config.js';
 import { toCrispError } from '../../errors.js';
 import { run } from '../../host/run.js';
 
-/** failure: pods will not run; warning: something will not work, or not well. */
+/** failure: pods will not run; warning: something will not work, or not work well. */
 export type Level = 'ok' | 'warning' | 'failure';
 
 export interface Finding {
   readonly level: Level;
   readonly message: string;
-  /** The command that mends it. */
+  /** The command to fix it. */
   readonly mend?: string;
 }
 
@@ -21,14 +21,14 @@ export interface Check {
   readonly run: (host: Host, config: Config) => Promise<readonly Finding[]> | readonly Finding[];
 }
 
-/** The host as checks see it; tests bring another. */
+/** The host, for checks; tests replace it. */
 export interface Host {
-  /** undefined: there is no such file, or it cannot be read. */
+  /** undefined: the file does not exist, or cannot be read. */
   read(path: string): string | undefined;
   exists(path: string): boolean;
-  /** The names in a folder; empty where there is none. */
+  /** The names in a folder; empty if it does not exist. */
   list(path: string): readonly string[];
-  /** Runs a program to its end; undefined: it is not installed, or it failed. */
+  /** Runs a program; undefined: it is not installed, or failed. */
   ask(argv: readonly [string, ...string[]]): Promise<string | undefined>;
   readonly uid: number;
 }
@@ -78,7 +78,7 @@ export interface Checked {
   readonly findings: readonly Finding[];
 }
 
-/** Runs checks one after the other; one that breaks is a failure of its own. */
+/** Runs checks one after the other; an exception in a check is a failure. */
 export async function runChecks(checks: readonly Check[], host: Host, config: Config): Promise<Checked[]> {
   const done: Checked[] = [];
   for (const { id, title, run: look } of checks) {

@@ -16,7 +16,7 @@ export interface CheckFlags {
   readonly quiet: boolean;
 }
 
-/** @returns 1 when something fails; warnings are for people */
+/** @returns 1 if there are failures; warnings do not change the exit code */
 export async function checkCommand(flags: CheckFlags): Promise<number> {
   const config = loadConfig(flags.config);
   const checked = await runChecks(

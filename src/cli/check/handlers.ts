@@ -1,4 +1,4 @@
-// The check of the runtime handlers: a throw-away container on each.
+// The check of the runtime handlers: runs a temporary container on each.
 import { chmod, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,9 +16,9 @@ export const handlerChecks: readonly Check[] = [
     id: 'handlers',
     title: 'Runtime handlers',
     async run(host, config) {
-      if (host.uid !== 0) return warning('not tried: it takes root', 'sudo crisp check');
+      if (host.uid !== 0) return warning('not tested: it requires root', 'sudo crisp check');
       const folder = await mkdtemp(join(tmpdir(), 'crisp-check-'));
-      await chmod(folder, 0o711); // as the state folder is
+      await chmod(folder, 0o711); // like the state folder
       try {
         const handlers = new Map<string, { probe: Probe }>();
         for (const name of Object.keys(config.handlers))
@@ -43,15 +43,15 @@ function fixOf(config: Config, name: string, { hint, missing }: ProbeFailure): s
   if (missing.includes('/'))
     return missing === config.runtime.conmon
       ? 'set runtime.conmon to the program'
-      : `set handlers.${name}.path to the binary, or take this handler out of the configuration`;
+      : `set handlers.${name}.path to the binary, or remove this handler from the configuration`;
   const packaged = tools.find((tool) => tool.name === missing)?.package ?? (isPackaged ? name : undefined);
   if (packaged !== undefined) return `apt install ${packaged}`;
   return type === 'pct'
-    ? 'run crisp on a Proxmox VE node, or take this handler out of the configuration'
-    : `set handlers.${name}.path to the binary, or take this handler out of the configuration`;
+    ? 'run crisp on a Proxmox VE node, or remove this handler from the configuration'
+    : `set handlers.${name}.path to the binary, or remove this handler from the configuration`;
 }
 
-/** Each handler by itself, and whether a pod that asks for nothing would find one. */
+/** Each handler, and whether a pod without a RuntimeClass would get one. */
 export function judge(config: Config, handlers: ReadonlyMap<string, { readonly probe: Probe }>): Finding[] {
   const each = [...handlers].flatMap(([name, { probe }]) =>
     probe.ready
@@ -68,8 +68,8 @@ export function judge(config: Config, handlers: ReadonlyMap<string, { readonly p
     return [
       ...each,
       ...failure(
-        `${config.default_container_type} is the default and not ready, and no fallback is`,
-        'mend one of the handlers, or change default_container_type',
+        `${config.default_container_type} is the default and not ready, and neither is a fallback`,
+        'fix one of the handlers, or change default_container_type',
       ),
     ];
   }

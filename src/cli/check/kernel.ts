@@ -13,7 +13,7 @@ function persist(kind: 'modules-load.d' | 'sysctl.d', line: string): string {
 
 const root: Check = {
   id: 'kernel.root',
-  title: 'Rights of crisp',
+  title: 'Privileges of crisp',
   run(host) {
     if (host.uid !== 0) return failure('crisp does not run as root', 'sudo crisp check');
     const held = boundingCapabilities(host.read('/proc/self/status') ?? '');
@@ -28,14 +28,14 @@ const root: Check = {
     if (missing.length)
       return failure(
         `missing capabilities: ${missing.join(', ')}`,
-        'run crisp on the host, or in a container that has them',
+        'run crisp on the host, or in a container with these capabilities',
       );
     if (!held.includes('CAP_SYS_RESOURCE'))
       return warning(
-        'CAP_SYS_RESOURCE is missing: an oom_score_adj below our own cannot be given to containers',
-        'run crisp on the host, or in a container that has it',
+        "CAP_SYS_RESOURCE is missing: containers cannot have an oom_score_adj below crisp's own",
+        'run crisp on the host, or in a container with this capability',
       );
-    return ok('root, with the capabilities it needs');
+    return ok('root, with the required capabilities');
   },
 };
 
@@ -86,7 +86,7 @@ const overlay: Check = {
   run(host) {
     const modules = `/lib/modules/${host.read('/proc/sys/kernel/osrelease')?.trim()}/kernel/fs/overlayfs`;
     return /\boverlay$/m.test(host.read('/proc/filesystems') ?? '') || host.exists(modules)
-      ? ok('the kernel has it')
+      ? ok('supported by the kernel')
       : failure('the kernel has no overlay filesystem', persist('modules-load.d', 'overlay'));
   },
 };
@@ -105,7 +105,7 @@ const seccomp: Check = {
     return host.exists(profile)
       ? ok(`profile ${profile}`)
       : warning(
-          `there is no ${profile}: containers that ask for RuntimeDefault are refused`,
+          `there is no ${profile}: containers with RuntimeDefault are refused`,
           "leave runtime.seccomp_profile empty for crisp's own profile",
         );
   },
@@ -116,12 +116,11 @@ const apparmor: Check = {
   title: 'AppArmor',
   run(host) {
     const profiles = host.read('/sys/kernel/security/apparmor/profiles');
-    if (profiles === undefined)
-      return ok('not in this kernel: containers that ask for a profile are refused');
+    if (profiles === undefined) return ok('not in this kernel: containers with a profile are refused');
     return new RegExp(`^${defaultAppArmorProfile} `, 'm').test(profiles)
       ? ok(`profile ${defaultAppArmorProfile} is loaded`)
       : warning(
-          `profile ${defaultAppArmorProfile} is not loaded: containers run without one, and those that ask for RuntimeDefault are refused`,
+          `profile ${defaultAppArmorProfile} is not loaded: containers run without a profile, and containers with RuntimeDefault are refused`,
           `apparmor_parser --replace ${deployed(`deploy/apparmor/${defaultAppArmorProfile}`, `/etc/apparmor.d/${defaultAppArmorProfile}`)}`,
         );
   },
@@ -153,7 +152,7 @@ const sysctls: readonly {
     name: 'net.ipv4.ip_forward',
     fits: (value) => value === 1,
     wanted: '1',
-    why: 'pods reach nothing beyond this node',
+    why: 'pods cannot reach other hosts',
   },
   {
     name: 'net.bridge.bridge-nf-call-iptables',
@@ -165,7 +164,7 @@ const sysctls: readonly {
     name: 'fs.inotify.max_user_instances',
     fits: (value) => value >= 512,
     wanted: '512',
-    why: 'many pods use up the default of 128',
+    why: 'the default of 128 is too low for many pods',
   },
 ];
 
@@ -175,10 +174,10 @@ const sysctl: Check = {
   run(host) {
     const findings = sysctls.flatMap(({ name, fits, wanted, why }): Finding[] => {
       const text = host.read(`/proc/sys/${name.replaceAll('.', '/')}`);
-      if (text === undefined || fits(Number(text))) return []; // one that is missing belongs to a module, which has its own check
+      if (text === undefined || fits(Number(text))) return []; // a missing sysctl belongs to a module, which has its own check
       return warning(`${name} is ${text.trim()}: ${why}`, persist('sysctl.d', `${name}=${wanted}`));
     });
-    return findings.length ? findings : ok('as pods need them');
+    return findings.length ? findings : ok('as required for pods');
   },
 };
 
@@ -194,7 +193,7 @@ const swap: Check = {
     return used.length
       ? warning(
           `swap is on (${used.join(', ')}): a kubelet refuses to start unless failSwapOn is false`,
-          'swapoff -a  # and take it out of /etc/fstab',
+          'swapoff -a  # and remove it from /etc/fstab',
         )
       : ok('off');
   },
@@ -210,7 +209,7 @@ const propagation: Check = {
     return line?.includes(' shared:')
       ? ok('/ is shared')
       : warning(
-          '/ is not shared: volumes with mountPropagation are refused, and mounts made later are not seen',
+          '/ is not shared: volumes with mountPropagation are refused, and later mounts are not visible in containers',
           'mount --make-rshared /',
         );
   },

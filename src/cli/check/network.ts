@@ -22,7 +22,7 @@ const conflist: Check = {
     const files = conflists(host, network.conf_dir);
     if (files.length === 0)
       return failure(
-        `there is no conflist in ${network.conf_dir}: only pods on the network of the host can run`,
+        `there is no conflist in ${network.conf_dir}: only pods on the host's network can run`,
         `install -D -m 644 -t ${network.conf_dir} ${example}  # or install the network add-on of your cluster`,
       );
     const read = (file: string): Finding[] => {
@@ -38,7 +38,7 @@ const conflist: Check = {
       finding.level === 'ok'
         ? {
             ...finding,
-            message: `${finding.message}${index === used ? ', in use' : ', not used: only the first one is'}`,
+            message: `${finding.message}${index === used ? ', in use' : ', not used: only the first one is used'}`,
           }
         : finding,
     );
@@ -59,7 +59,7 @@ const plugins: Check = {
         }
         break;
       } catch {
-        /* the check of the configuration says so */
+        /* reported by the check of the configuration */
       }
     }
     const missing = [...wanted].filter(
@@ -81,7 +81,7 @@ const plugins: Check = {
         'apt install containernetworking-plugins',
       );
     }
-    return ok([...wanted].join(', ') || 'the common ones are there');
+    return ok([...wanted].join(', ') || 'the common plugins are installed');
   },
 };
 

@@ -4,7 +4,7 @@ import type { Config } from '../../config/config.js';
 import { failure, ok, warning, type Check, type Host } from './check.js';
 import { findTool } from './tools.js';
 
-/** Only where a handler wants it, or on a Proxmox host. */
+/** Only if a handler needs it, or on a Proxmox host. */
 export function proxmoxChecks(host: Host, config: Config): readonly Check[] {
   const wanted = Object.values(config.handlers).some(({ type }) => type === 'pct');
   return wanted || host.exists('/etc/pve')
@@ -28,7 +28,7 @@ const tools: Check = {
     return missing.length
       ? failure(
           `not installed: ${missing.join(', ')}`,
-          'run crisp on a Proxmox VE node, or take the handlers of type pct out of the configuration',
+          'run crisp on a Proxmox VE node, or remove the handlers of type pct from the configuration',
         )
       : ok(wanted.join(', '));
   },
@@ -73,7 +73,7 @@ const storages: Check = {
   title: 'Storages and templates',
   async run(host, { lxc }) {
     const { pvesm } = lxc.tools;
-    if (!findTool(host, pvesm)) return []; // the check of the tools says so
+    if (!findTool(host, pvesm)) return []; // reported by the check of the tools
     const content = async (kind: string): Promise<string[] | undefined> => {
       const said = await host.ask([pvesm, 'status', '--content', kind]);
       return said
@@ -96,7 +96,7 @@ const storages: Check = {
     return [
       ...(storage && !volumes.includes(storage)
         ? failure(
-            `lxc.rootfs.storage is ${storage}, which is no active storage for volumes of CTs`,
+            `lxc.rootfs.storage is ${storage}, which is not an active storage for volumes of CTs`,
             volumes[0]
               ? `set lxc.rootfs.storage to one of: ${volumes.join(', ')}`
               : withContent(host, lxc.pve_folder, 'rootdir'),
@@ -105,20 +105,20 @@ const storages: Check = {
       ...(volumes.length
         ? ok(`for volumes of CTs: ${volumes.join(', ')}`)
         : warning(
-            'no active storage takes volumes of CTs (content rootdir)',
+            'no active storage accepts volumes of CTs (content rootdir)',
             withContent(host, lxc.pve_folder, 'rootdir'),
           )),
       ...(templates.length
-        ? ok(`for templates, with how many: ${kept.join(', ')}`)
+        ? ok(`for templates, with their number: ${kept.join(', ')}`)
         : warning(
-            'no active storage takes templates (content vztmpl)',
+            'no active storage accepts templates (content vztmpl)',
             withContent(host, lxc.pve_folder, 'vztmpl'),
           )),
     ];
   },
 };
 
-/** pvesm takes the whole list of what a storage is for, so it must have what is there already. */
+/** pvesm sets the complete list of content types, so it must include the existing ones. */
 function withContent(host: Host, pveFolder: string, kind: string): string {
   const [, name, keys = ''] =
     /^dir: (\S+)\n((?:[ \t].*\n?)*)/m.exec(host.read(join(pveFolder, 'storage.cfg')) ?? '') ?? [];
@@ -133,7 +133,7 @@ const bridges: Check = {
     const found = host.list('/sys/class/net').filter((name) => host.exists(`/sys/class/net/${name}/bridge`));
     if (network === 'bridge' && !found.includes(bridge.name))
       return failure(
-        `lxc.bridge.name is ${bridge.name}, which is no bridge of this node`,
+        `lxc.bridge.name is ${bridge.name}, which is not a bridge of this node`,
         found[0]
           ? `set lxc.bridge.name to one of: ${found.join(', ')}`
           : `add ${bridge.name} to /etc/network/interfaces and run ifreload -a`,
@@ -160,7 +160,7 @@ function sections(text: string | undefined): { type: string; name: string; keys:
   );
 }
 
-/** A vnet is a bridge of the node, of the vnet's name, once it is applied there. */
+/** A vnet is a bridge of the same name on the node, once it is applied. */
 const vnets: Check = {
   id: 'proxmox.sdn',
   title: 'Vnets',
@@ -180,7 +180,7 @@ const vnets: Check = {
   },
 };
 
-/** A job that takes all guests would also stop or lock CTs of pods. */
+/** A job for all guests would also stop or lock CTs of pods. */
 const backups: Check = {
   id: 'proxmox.backups',
   title: 'Backup jobs',
@@ -209,11 +209,11 @@ const backups: Check = {
             `pvesh set /cluster/backup/${name} ${change}`,
           ),
         )
-      : ok(jobs.length ? 'none takes CTs of pods' : 'there is none');
+      : ok(jobs.length ? 'none includes CTs of pods' : 'there is none');
   },
 };
 
-/** The HA manager would start a CT that it has on another node, where its root filesystem is not. */
+/** The HA manager would start a CT on another node, which does not have its root filesystem. */
 const ha: Check = {
   id: 'proxmox.ha',
   title: 'HA resources',
@@ -225,7 +225,7 @@ const ha: Check = {
     return ours.length
       ? ours.flatMap(({ name }) =>
           warning(
-            `CT ${name}, of lxc.vmid_range, is in the hands of the HA manager`,
+            `CT ${name}, of lxc.vmid_range, is managed by the HA manager`,
             `ha-manager remove ct:${name}`,
           ),
         )
@@ -233,7 +233,7 @@ const ha: Check = {
   },
 };
 
-/** With no rule of its own PVE's firewall drops what comes in. */
+/** Without rules PVE's firewall drops incoming packets. */
 const firewall: Check = {
   id: 'proxmox.firewall',
   title: 'PVE firewall',
@@ -243,7 +243,7 @@ const firewall: Check = {
     return /^(IN|GROUP)\b.*\b10250\b/m.test(text) || /^policy_in:\s*ACCEPT\s*$/m.test(text)
       ? ok('on, with a rule for port 10250')
       : warning(
-          "on, and the datacenter's rules do not name the kubelet's port 10250: logs, exec and metrics may not get through",
+          "on, and the datacenter's rules do not include the kubelet's port 10250: logs, exec and metrics may be blocked",
           'pvesh create /cluster/firewall/rules --type in --action ACCEPT --proto tcp --dport 10250 --enable 1',
         );
   },
@@ -259,7 +259,7 @@ const quorum: Check = {
       ? ok('quorate')
       : failure(
           'the cluster has no quorum: CTs cannot be made or changed',
-          'pvecm expected 1  # only if the other nodes are gone for good; else bring them back',
+          'pvecm expected 1  # only if the other nodes are gone permanently; otherwise bring them back',
         );
   },
 };

@@ -1,4 +1,4 @@
-// Checks of where images, layers and records are kept.
+// Checks of the folders of images, layers and records.
 import { constants } from 'node:fs';
 import { access, mkdir, mkdtemp, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -11,7 +11,7 @@ import { failure, ok, warning, type Check } from './check.js';
 const tmpfsMagic = 0x01021994;
 const leastFreeBytes = 2 ** 30;
 
-/** The folder, or the nearest one above it that is there. */
+/** The folder, or its nearest existing parent. */
 async function present(folder: string): Promise<string> {
   for (let path = folder; ; path = dirname(path)) {
     try {
@@ -27,7 +27,7 @@ const overlay: Check = {
   id: 'storage.overlay',
   title: 'Overlay on the root folder',
   async run(host, config) {
-    if (host.uid !== 0) return warning('not tried: it takes root');
+    if (host.uid !== 0) return warning('not tested: it requires root');
     const below = await present(config.root);
     const folder = await mkdtemp(join(below, '.crisp-check-'));
     const [lower, upper, work, merged] = ['lower', 'upper', 'work', 'merged'].map((name) =>
@@ -41,7 +41,7 @@ const overlay: Check = {
     } catch (error) {
       return failure(
         `overlay cannot be mounted below ${below}: ${toCrispError(error).report}`,
-        'put root on ext4, xfs, btrfs or zfs 2.2, not on overlay or NFS',
+        'move root to ext4, xfs, btrfs or zfs 2.2, not overlay or NFS',
       );
     } finally {
       await remove(folder);
@@ -95,7 +95,7 @@ const registries: Check = {
     return host.exists(path)
       ? ok(path)
       : warning(
-          `there is no ${path}: no mirrors, and names without a registry mean docker.io`,
+          `there is no ${path}: no mirrors, and docker.io is the default registry`,
           'apt install golang-github-containers-common',
         );
   },

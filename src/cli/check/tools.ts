@@ -5,9 +5,9 @@ interface Tool {
   readonly name: string;
   /** Debian's package. */
   readonly package: string;
-  /** What does not work without it; absent: nothing works. */
+  /** The features that need it; absent: everything. */
   readonly without?: string;
-  /** Arguments that make it say its version. */
+  /** Arguments to print its version. */
   readonly version?: readonly string[];
 }
 
@@ -22,7 +22,7 @@ export const tools: readonly Tool[] = [
   {
     name: 'containers-storage',
     package: 'containers-storage',
-    without: 'layers of removed images and of pulls that were cut off stay on disk',
+    without: 'layers of removed images and of interrupted pulls are left on disk',
   },
   { name: 'flock', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
   { name: 'setpriv', package: 'util-linux', version: ['--version'], without: 'images cannot be pulled' },
@@ -66,7 +66,7 @@ export const tools: readonly Tool[] = [
 
 const folders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
 
-/** The tools' own PATH; the first that is there. */
+/** Searches the tools' own PATH. */
 export function findTool(host: Host, name: string): string | undefined {
   return (name.includes('/') ? [name] : folders.map((folder) => `${folder}/${name}`)).find((path) =>
     host.exists(path),
@@ -84,7 +84,7 @@ async function look(host: Host, tool: Tool): Promise<Finding[]> {
   const said = await host.ask([path, ...tool.version]);
   const first = said?.split('\n')[0]?.trim();
   return said === undefined
-    ? warning(`${path} does not say its version: is it broken?`, `apt install --reinstall ${tool.package}`)
+    ? warning(`${path} does not print its version: is it broken?`, `apt install --reinstall ${tool.package}`)
     : ok(first?.startsWith(tool.name) ? first : `${path}, ${first}`);
 }
 

@@ -1,4 +1,4 @@
-// The command line of pct: its options, their forms, and what it says of bad ones.
+// The command line of pct: its options, their formats, and the messages for invalid ones.
 import { die } from './place.mjs';
 
 const number = (least, most) => (text) =>
@@ -220,7 +220,7 @@ function check(name, known) {
   );
 }
 
-/** @returns the positional arguments and the options by name, and what stands behind "--" */
+/** @returns the positional arguments and the options by name, and the arguments after "--" */
 export function parse(verb, words) {
   const { positional, options: known } = verbs[verb];
   const given = {};

@@ -11,7 +11,7 @@ export function isTaken(vmid) {
   return kindOf(vmid) !== undefined;
 }
 
-/** "CT" or "VM"; undefined: nobody has the id. */
+/** "CT" or "VM"; undefined: the id is not in use. */
 export function kindOf(vmid) {
   const nodes = existsSync(at('pve/nodes'))
     ? readdirSync(at('pve/nodes')).map((name) => at('pve/nodes', name))

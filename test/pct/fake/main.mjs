@@ -1,4 +1,4 @@
-// The verbs of pct: what each checks, in which order, and what it says.
+// The verbs of pct: their checks, in order, and their messages.
 import { spawn } from 'node:child_process';
 import {
   appendFileSync,
@@ -17,7 +17,7 @@ import { confOf, kindOf, readGuest, shownConfig, tagsOf, writeGuest } from './gu
 import { allocate, free, freeAll, templatePath, unpack } from './storage.mjs';
 
 const missing = (vmid, code) => die(`Configuration file 'nodes/pve/lxc/${vmid}.conf' does not exist`, code);
-/** Its codes differ from verb to verb; nobody should look at them. */
+/** Its exit codes differ from verb to verb, and should not be used. */
 const guestOf = (vmid, code = 2) => readGuest(vmid) ?? missing(vmid, code);
 const checkLock = ({ values: { lock } }, allowed = []) => {
   if (lock && !allowed.includes(lock)) die(`CT is locked (${lock})`);
