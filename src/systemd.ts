@@ -1,12 +1,14 @@
 // What systemd is told of the daemon (sd_notify(3)), and its watchdog: systemd
 // restarts a daemon that has not said for WatchdogSec that it is alive. Ours says
-// so only after it has answered a call on its own socket, as a kubelet's would be.
+// so only after it has answered a call on its own socket, as a kubelet's would be,
+// and while no step is overdue: a restart takes up what hangs, and harms no container.
 import { credentials } from '@grpc/grpc-js';
 import type { RuntimeServiceClient } from './cri/generated/runtime/v1/RuntimeService.js';
 import { loadProto } from './cri/proto.js';
 import { toCrispError } from './errors.js';
 import { sendDatagram } from './host/syscalls.js';
 import { log } from './log.js';
+import { overdueSteps } from './steps.js';
 
 /** Tells systemd of states such as "READY=1"; nothing happens outside of a service. */
 export function notifySystemd(...states: string[]): void {
@@ -21,7 +23,8 @@ export function notifySystemd(...states: string[]): void {
 
 /**
  * Feeds the watchdog of the service, if it has one (sd_watchdog_enabled(3)): twice
- * per WATCHDOG_USEC the daemon calls itself, and systemd hears of it if it answers.
+ * per WATCHDOG_USEC the daemon calls itself, and systemd hears of it if it answers
+ * and nothing is stuck.
  * @param listen the socket of the daemon, unix:///PATH
  * @returns ends it
  */
@@ -32,7 +35,11 @@ export function feedWatchdog(listen: string): () => void {
   const intervalMs = microseconds / 2000;
   const feed = (): void =>
     void answers(listen, intervalMs).then(
-      () => notifySystemd('WATCHDOG=1'),
+      () => {
+        const stuck = overdueSteps();
+        if (stuck.length === 0) notifySystemd('WATCHDOG=1');
+        else log.error({ stuck }, 'steps do not end: systemd will restart the daemon, containers run on');
+      },
       (error: unknown) =>
         log.error({ error: toCrispError(error).report }, 'the daemon does not answer its own call'),
     );

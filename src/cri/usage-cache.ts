@@ -67,7 +67,7 @@ export class UsageCache {
   /** The size of a writable layer as last measured; undefined until it was. An old one is measured anew behind the caller's back. */
   layer(containerId: string): MeasuredLayer | undefined {
     const layer = this.layers.get(containerId);
-    if (!layer || Date.now() - layer.lookedAtMs > layerAgeMs) {
+    if (!layer || performance.now() - layer.lookedAtMs > layerAgeMs) {
       this.due.add(containerId);
       this.measuring ??= this.measureDue().finally(() => {
         this.measuring = undefined;
@@ -101,10 +101,10 @@ export class UsageCache {
       const batch = [...this.due];
       try {
         const found = await this.measure(batch);
-        const lookedAtMs = Date.now();
+        const [lookedAtMs, measuredAtMs] = [performance.now(), Date.now()];
         for (const id of batch) {
           const usage = found.get(id);
-          this.layers.set(id, { measured: usage && { ...usage, measuredAtMs: lookedAtMs }, lookedAtMs });
+          this.layers.set(id, { measured: usage && { ...usage, measuredAtMs }, lookedAtMs });
         }
       } catch (error) {
         log.warn({ err: error }, 'writable layers not measured');

@@ -39,6 +39,7 @@ export interface PullsOptions {
 }
 
 interface Pull {
+  readonly name: string;
   readonly done: Promise<void>;
   readonly stop: AbortController;
   waiting: number;
@@ -88,6 +89,11 @@ export class Pulls {
   constructor(private readonly options: PullsOptions) {
     this.staged = new Staged(options.staged, options.layout);
     this.storage = `[overlay@${options.layout.root}+${options.runRoot}:${storageOption}]`;
+  }
+
+  /** The images that are being pulled, and how many callers wait for each. */
+  underWay(): { readonly image: string; readonly callers: number }[] {
+    return [...this.pulls.values()].map(({ name, waiting }) => ({ image: name, callers: waiting }));
   }
 
   /** Whether something is being copied into the store. */
@@ -144,7 +150,7 @@ export class Pulls {
       onProgress,
       signal: stop.signal,
     });
-    const pull = { stop, waiting: 0, done };
+    const pull = { name, stop, waiting: 0, done };
     this.pulls.set(key, pull);
     done.finally(() => this.forget(key, pull)).catch(() => undefined); // each waiter has it from `done`; there may be none left
     return pull;

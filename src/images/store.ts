@@ -88,6 +88,11 @@ export class Images {
     this.listed = undefined; // what was preloaded is pinned
   }
 
+  /** See Pulls. */
+  pullsUnderWay(): ReturnType<Pulls['underWay']> {
+    return this.pulls.underWay();
+  }
+
   /** Images that can be used: their config is valid, and all their layers are there. */
   async list(): Promise<readonly Image[]> {
     const templates = await this.templates.list();

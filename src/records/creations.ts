@@ -144,6 +144,16 @@ export class InFlight {
     this.hidden.set(id, entry);
   }
 
+  /** What is being made, and how many callers wait for each. */
+  underWay(): { readonly what: string; readonly callers: number }[] {
+    return [...this.creations].map(([what, { waiting }]) => ({ what, callers: waiting }));
+  }
+
+  /** How many pods and containers no caller has the id of. */
+  get hiddenCount(): number {
+    return this.hidden.size;
+  }
+
   /** Whether no caller has this id yet: it is not shown to anybody. */
   hides(id: string): boolean {
     return this.hidden.has(id);
