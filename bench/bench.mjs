@@ -1,11 +1,11 @@
-// The benchmark: the same work on crisp, on containerd with crun, and by bare
-// commands, in turns.  Run by run.sh in a mount namespace of its own.
+// The benchmark: the same work in turns on crisp, on containerd with crun, and by
+// bare commands.  Run by run.sh in a mount namespace of its own.
 //
 //   --rounds N      pods of each kind on each of them                (15)
 //   --mass N        pods that are started at once, ten at a time     (30)
-//   --scale N       pods that stand while lists and memory are measured (100)
+//   --scale N       running pods while lists and memory are measured (100)
 //   --write-docs    writes the table and the plot of docs/performance.md
-//   --containerd2 PATH, --crio PATH   newer peers, built from source
+//   --containerd2 PATH, --crio PATH   newer versions, built from source
 //   --peer-crun PATH                  the crun for those two         (/usr/bin/crun)
 import * as grpc from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
@@ -42,15 +42,15 @@ const { values } = parseArgs({
 const rounds = Number(values.rounds);
 const mass = Number(values.mass);
 const scale = Number(values.scale);
-/** Of what is not done once for each pod: mass starts, restarts. */
+/** Rounds of work that is not done for each pod: mass starts, restarts. */
 const massRounds = 3;
 const runFile = promisify(execFile);
-const samples = {}; // what -> who -> [ms, or what the row says]
+const samples = {}; // row -> peer -> [ms, or the unit of the row]
 const note = (what, who, ms) => {
   ((samples[what] ??= {})[who] ??= []).push(ms);
 };
 
-/** Not from dist/, whose bundle has a gRPC of its own. */
+/** Not from dist/, since the bundle has its own copy of gRPC. */
 const definition = loadSync(new URL('../proto/runtime/v1/api.proto', import.meta.url).pathname, {
   keepCase: true,
   longs: String,
@@ -60,7 +60,7 @@ const definition = loadSync(new URL('../proto/runtime/v1/api.proto', import.meta
   oneofs: true,
 });
 
-/** A peer, and how it is called. */
+/** A peer and its client. */
 function withCalls(peer) {
   const {
     runtime: { v1 },
@@ -120,7 +120,7 @@ async function podDown({ call }, { pod, id }) {
   return { stop, stopPod };
 }
 
-/** Does something with each of them, so many at a time. */
+/** Runs `work` for each of them, several at a time. */
 async function atOnce(width, items, work) {
   const left = [...items];
   const results = [];
@@ -133,7 +133,7 @@ async function atOnce(width, items, work) {
 }
 const counted = (count) => Array.from({ length: count }, (_, index) => index);
 
-/** @returns how long it took, in ms; a whole life is the sum of its parts, without the pauses between execs */
+/** @returns the duration in ms; a whole life is the sum of its parts, without the pauses between execs */
 async function lasted(work) {
   const start = performance.now();
   await work();
@@ -141,8 +141,8 @@ async function lasted(work) {
 }
 
 /**
- * A probe comes after a pause, and the kernel then lets it wait a random while
- * (expectCgroupMove in src/host/cgroup-move.ts tells why): so there are some, each after one.
+ * A probe comes after a pause, and the kernel then delays it by a random time (see
+ * expectCgroupMove in src/host/cgroup-move.ts): so there are several, each after a pause.
  */
 async function execs(run) {
   const all = [];
@@ -293,7 +293,7 @@ function conmon(id, bundle) {
   });
 }
 
-/** The very container that crisp makes, less the pod's files: the bare commands have the same to do. */
+/** The same container as crisp's, without the pod's files: so the bare commands do the same work. */
 function floorSpec(host, id, folder) {
   return {
     ...pattern,
@@ -329,7 +329,10 @@ async function takePattern(crisp) {
 
 // ------------------------------------------------------------------ memory
 
-/** PSS (KiB, smaps_rollup of proc(5)) of the daemon's tree and of all shims and monitors, less the pods' own processes. */
+/**
+ * PSS (KiB, smaps_rollup of proc(5)) of the daemon's tree and of all shims and monitors, without the pods'
+ * own processes.
+ */
 function pssOf(who) {
   const own = at(who.name.toLowerCase().replace(/[ -]/, ''));
   let sum = 0;
@@ -351,7 +354,7 @@ function pssOf(who) {
 
 // ------------------------------------------------------- many pods at once
 
-/** Pods up, ten at a time, with their network; for crisp also how long the event loop was held up meanwhile. */
+/** Pods up, ten at a time, with their network; for crisp also the event-loop delay meanwhile. */
 async function massStart(who) {
   if (who.name === 'crisp') await loopDelay(); // begins a new measurement
   let pods;
@@ -372,7 +375,7 @@ async function loopDelay() {
   return 1_000 * Number(/^crisp_event_loop_delay_seconds\{quantile="0.99"\} (.*)$/m.exec(text)?.[1]);
 }
 
-/** What a kubelet asks a full node, on all peers in turns. */
+/** The calls of a kubelet on a full node, on all peers in turns. */
 async function fullNode(peers) {
   for (const who of peers) note('start to socket, no pods', who.name, await medianStart(who));
   const pods = new Map();
@@ -420,7 +423,9 @@ async function medianStart(who) {
 
 // ------------------------------------------------------------------ the run
 
-/** The bars: of what, against whom (nobody: as it is), at most. What they are for is in docs/performance.md. */
+/**
+ * The targets: row, compared with (undefined: the value itself), maximum. docs/performance.md explains them.
+ */
 const bars = [
   ['pod up, CNI', 'floor', 1],
   ['pod up, host network', 'floor', 1],
@@ -488,7 +493,7 @@ async function main() {
   return judged.every(({ isMet }) => isMet);
 }
 
-/** Medians, and crisp's share of each other's. As Markdown, which prettier leaves as it is. */
+/** Medians, and the ratios of crisp to the others. As Markdown in the format of prettier. */
 function tableOf(names) {
   const others = names.filter((name) => name !== 'crisp');
   const rows = Object.entries(samples).map(([what, by]) => {
@@ -496,7 +501,7 @@ function tableOf(names) {
     const shares = others.map((name) => ratio(values[0], median(by[name] ?? [])));
     return [what, ...values.map((value) => value?.toFixed(value < 10 ? 2 : 0) ?? ''), ...shares];
   });
-  const head = ['p50, ms where nothing else is said', ...names, ...others.map((name) => `crisp / ${name}`)];
+  const head = ['p50, in ms unless stated otherwise', ...names, ...others.map((name) => `crisp / ${name}`)];
   const widths = head.map((word, column) => Math.max(word.length, ...rows.map((row) => row[column].length)));
   const line = (cells) =>
     `| ${cells.map((cell, index) => (index ? cell.padStart(widths[index]) : cell.padEnd(widths[index]))).join(' | ')} |`;
@@ -533,7 +538,7 @@ function writeDocs(table, judged) {
   writeFileSync(plot, plotOf());
 }
 
-/** Crisp's share of containerd's time in each row, as bars; the line is containerd. */
+/** The ratio of crisp to containerd in each row, as bars; the line is containerd. */
 function plotOf() {
   const rows = Object.entries(samples).flatMap(([what, { crisp, containerd }]) =>
     crisp && containerd ? [[what, median(crisp) / median(containerd)]] : [],

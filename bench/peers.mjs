@@ -1,5 +1,5 @@
-// What the benchmarks have in common: a private folder, crisp and Debian's
-// containerd (with crun) on private networks in it, and taking all of it away.
+// Shared by the benchmarks: a private folder, with crisp and Debian's
+// containerd (with crun) on private networks, and the clean-up.
 import { execFileSync, spawn } from 'node:child_process';
 import { connect } from 'node:net';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ export const sleep = (ms) =>
 export const median = (list) => [...list].sort((one, other) => one - other)[Math.floor(list.length / 2)];
 
 const children = [];
-/** To be ended by cleanUp(), at the latest. */
+/** Ended by cleanUp() at the latest. */
 export function started(child) {
   children.push(child);
   return child;
@@ -54,7 +54,7 @@ export function conflist(name) {
   };
 }
 
-/** Starts a daemon. @returns the child, and the ms from exec to a socket that somebody listens on */
+/** Starts a daemon. @returns the child, and the ms from exec until the socket accepts connections */
 async function start(name, argv, socket) {
   rmSync(socket, { force: true });
   const begin = performance.now();
@@ -81,7 +81,7 @@ function listens(socket) {
   });
 }
 
-/** A peer: `restart()` ends its daemon and starts it again, and says how long the start took. */
+/** A peer: `restart()` restarts its daemon and returns the duration of the start. */
 async function peer(name, argv, socket) {
   let { child } = await start(name, argv, socket);
   return {
@@ -131,7 +131,7 @@ export async function startCrisp() {
   return peer('crisp', ['bin/crisp', 'serve', '--config', at('crisp.yaml')], at('crisp.sock'));
 }
 
-/** @param program containerd, of any version @param runtime crun: what 2.x writes takes a newer one than Debian 12's */
+/** @param program containerd, of any version @param runtime crun: 2.x needs a newer one than Debian 12's */
 export async function startContainerd(
   name = 'containerd',
   program = 'containerd',
@@ -170,7 +170,7 @@ BinaryName = "${runtime}"
   return started;
 }
 
-/** CRI-O, which is built from source where it is wanted. */
+/** CRI-O, built from source if it is requested. */
 export async function startCrio(program, runtime = '/usr/bin/crun') {
   mkdirSync(at('crio-cni'));
   writeFileSync(at('crio-cni', '10.conflist'), JSON.stringify(conflist('CRI-O')));
@@ -263,12 +263,12 @@ async function cleanUp() {
     try {
       rmdirSync(join('/sys/fs/cgroup', tree, 'crisp-bench'));
     } catch {
-      /* is in no such tree */
+      /* not in this tree */
     }
   rmSync(root, { recursive: true, force: true });
 }
 
-/** Runs a benchmark, which says whether its bars are met, and takes everything away; ends the process. */
+/** Runs a benchmark, which returns whether its targets are met, and cleans up; exits the process. */
 export async function run(main) {
   for (const signal of ['SIGINT', 'SIGTERM'])
     process.once(signal, () => void cleanUp().then(() => process.exit(130)));

@@ -4,7 +4,8 @@
 //
 //   --rounds N   transfers of each kind on each of the two   (5)
 //
-// Debian's containerd speaks SPDY alone, so WebSocket is held against its SPDY.
+// Debian's containerd supports only SPDY, so WebSocket is compared with its
+// SPDY.
 import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -28,7 +29,7 @@ const rounds = Number(values.rounds);
 const bytes = 100_000_000;
 const runFile = promisify(execFile);
 const crictl = process.env.CRICTL ?? 'crictl';
-const samples = {}; // what -> who -> [ms]
+const samples = {}; // row -> peer -> [ms]
 
 // -------------------------------------------------------------------- the two
 
@@ -86,7 +87,7 @@ async function note(what, who, transport, work) {
   (by[`${who.name} ${transport}`] ??= []).push(performance.now() - begin);
 }
 
-/** Runs a shell's line, in which "$@" is the exec; it must print what is expected. */
+/** Runs a shell command, in which "$@" is the exec; its output must be as expected. */
 async function exec(who, transport, line, expected, ...args) {
   const { stdout } = await runFile(
     'sh',

@@ -1,7 +1,7 @@
 // npm run build, after the types are generated: bundles the sources and the
 // packages that they use into dist/.  One file for the daemon and one for each
 // command, with the code that they share in chunks, so that a command loads
-// nothing that it does not need.  What is native stays in node_modules.
+// only the code that it needs. Native modules stay in node_modules.
 import { build } from 'esbuild';
 import { cp, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';

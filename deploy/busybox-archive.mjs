@@ -1,5 +1,5 @@
-// An image made on the spot from Debian's busybox-static, for the demo and the
-// benchmark: neither needs a registry.
+// An image made from Debian's busybox-static, for the demo and the benchmark:
+// so they need no registry.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -25,8 +25,8 @@ const socket = at('crisp.sock');
 let daemon;
 let failed = false;
 let stopped = false;
-const made = []; // ids; another crisp may run on this machine, with cgroups in the same place
-const pending = new Set(); // calls under way: a Ctrl-C waits for them, so that it sees all that they made
+const made = []; // ids; another crisp on this machine may have cgroups in the same place
+const pending = new Set(); // calls in progress: a Ctrl-C waits for them, so that everything that they make is cleaned up
 
 const step = (text) => {
   if (!stopped) console.log(`\x1b[1m${text}\x1b[0m`);
@@ -56,7 +56,7 @@ async function main() {
   step('2. An image, made on the spot from busybox-static');
   mkdirSync(at('archives'), { recursive: true });
   makeArchive(at('archives', 'busybox.tar'), imageName, ['sh']);
-  say(`${imageName}, in an OCI archive; crisp imports it at start`);
+  say(`${imageName}, in an OCI archive; crisp imports it at the start`);
 
   step('3. crisp starts');
   writeConfig();
@@ -146,7 +146,7 @@ async function main() {
   } else say('nothing left behind (mounts, namespaces, leases, cgroups, processes, folders)');
 }
 
-/** All that a pod could leave, in words. */
+/** Everything that a pod could leave behind, as text. */
 function left() {
   const processes = readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -225,7 +225,7 @@ async function startDaemon() {
   daemon = spawn('bin/crisp', ['serve', '--config', at('config.yaml')], {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
-  }); // a Ctrl-C is for us: the daemon is needed to clean up
+  }); // a Ctrl-C must not end the daemon: it is needed for the clean-up
   let log = '';
   for (const stream of [daemon.stdout, daemon.stderr])
     stream.on('data', (chunk) => {
@@ -279,7 +279,7 @@ async function fetchText(url) {
   }
 }
 
-/** What a demo that was killed left: its mounts went with its namespace, its processes and folders did not. */
+/** The leftovers of a killed demo: its mounts ended with its namespace, its processes and folders did not. */
 function removeEarlier() {
   for (const name of readdirSync(tmpdir()).filter(
     (entry) => entry.startsWith('crisp-demo-') && join(tmpdir(), entry) !== root,
@@ -304,7 +304,7 @@ async function cleanUp() {
     const { items } = await cri('ListPodSandbox', {});
     for (const { id } of items) await cri('RemovePodSandbox', { pod_sandbox_id: id });
   } catch {
-    /* the daemon is not there */
+    /* the daemon is not running */
   }
   if (daemon && daemon.exitCode === null) {
     daemon.kill('SIGTERM');
@@ -328,7 +328,7 @@ async function cleanUp() {
       .reverse())
       run('umount', '--lazy', target);
   } catch {
-    /* goes with the namespace */
+    /* removed with the namespace */
   }
   rmSync(root, { recursive: true, force: true });
 }

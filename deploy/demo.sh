@@ -18,8 +18,8 @@ echo '   build'
 npm run --silent build
 
 # The rest runs in a mount namespace of its own: whatever happens, its mounts go
-# with it.  A cgroup v2 tree beside v1's (a hybrid host) is hidden there, since
-# Debian 12's crun refuses such a host.
+# with it.  A cgroup v2 tree on a v1 host (hybrid) is hidden there, since Debian
+# 12's crun refuses such a host.
 exec unshare --mount --propagation private sh -c '
   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
   exec node deploy/demo.mjs'

@@ -1,10 +1,9 @@
-#!/usr/bin/env bash
-# Makes the built checkout that holds this script the crisp of this machine: the
+# !/usr/bin/env bash Installs the built checkout of this script on this machine: the
 # command, its manual and completions, an AppArmor profile, and a systemd service that
-# runs now and after each boot. Files and places are those of the package
-# (deploy/files), the program is the checkout itself. Configuration that is there
-# already stays as it is. With the argument "remove" it takes all of that away again;
-# configuration, images and records stay.
+# is started now and at each boot. Files and places are the same as in the package
+# (deploy/files), but the program is the checkout itself. Existing configuration is
+# not changed. With the argument "remove" it removes all of this again; configuration,
+# images and records are kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then
@@ -39,11 +38,11 @@ for completion in $completions; do
   mkdir -p "$(dirname "/usr/share/${completion#*:}")"
   bin/crisp completion "${completion%%:*}" >"/usr/share/${completion#*:}"
 done
-# Of an earlier version, which would hide those of now.
+# Files of an earlier version, which would hide the current ones.
 rm -f /etc/systemd/system/crisp.service /usr/local/share/man/man1/crisp.1
 
 unless_there deploy/crictl.yaml /etc/crictl.yaml
-# A network that is there, of Calico or the like, is not to be taken over by ours.
+# An existing network, of Calico for example, must not be replaced.
 compgen -G '/etc/cni/net.d/*.conf*' >/dev/null || unless_there deploy/cni/10-crisp.conflist /etc/cni/net.d/10-crisp.conflist
 # The profile of RuntimeDefault; at the next boot apparmor.service loads it.
 if [ -e /sys/kernel/security/apparmor/profiles ] && command -v apparmor_parser >/dev/null; then
@@ -51,7 +50,7 @@ if [ -e /sys/kernel/security/apparmor/profiles ] && command -v apparmor_parser >
 fi
 
 systemctl daemon-reload
-# Now as at each boot; a kernel without one of the modules is no reason to stop.
+# As at each boot; a kernel without one of the modules is not an error.
 systemctl restart systemd-modules-load.service || echo 'install: not all kernel modules could be loaded; see `crisp check`' >&2
 systemctl restart systemd-sysctl.service
 systemctl --quiet enable crisp.service

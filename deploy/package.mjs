@@ -1,6 +1,6 @@
-// npm run package: builds dist/, lays out the tree that an installed crisp has and
-// packs it as a .deb (amd64) and as a tarball, both in build/. With the argument --fast,
-// for tests, they are compressed little.
+// npm run package: builds dist/, lays out the tree that an installed crisp has and packs
+// it as a .deb (amd64) and as a tarball, both in build/. With the argument --fast, for
+// tests, they are compressed less.
 //
 //   /usr/lib/crisp/            bin/crisp, bin/node, dist/, proto/, the native modules
 //   /usr/bin/crisp             link to the program
@@ -32,14 +32,17 @@ const out = join(home, 'build');
 const tree = join(out, 'tree');
 const { version } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
 
-/** What the bundle cannot hold: modules with a native part. Only the files that run; the first two are optional. */
+/**
+ * Modules with a native part, which cannot be in the bundle. Only the files that are used; the first two are
+ * optional.
+ */
 const nativeModules = {
   bufferutil: ['package.json', 'index.js', 'fallback.js', 'prebuilds/linux-x64/bufferutil.node'],
   'node-gyp-build': ['package.json', 'index.js', 'node-gyp-build.js'],
   koffi: ['package.json', 'index.js', 'src/koffi/index.js', 'src/koffi/src/static.js'],
   '@koromix/koffi-linux-x64': ['package.json', 'index.js', 'linux_x64/koffi.node'],
 };
-/** Where a stranger reaches who built it; as for Debian's own tools. */
+/** The address of the builder, from the variables of Debian's own tools. */
 const { DEBFULLNAME: builder = 'crisp developers', DEBEMAIL: address = 'crisp@localhost' } = process.env;
 const mebibyte = 1 << 20;
 const fast = process.argv.includes('--fast');
@@ -198,7 +201,7 @@ function packTarball() {
   return file;
 }
 
-/** npm's package of the binary, fetched once into build/ and held against its digest. */
+/** npm's package of the binary, fetched once into build/ and verified by its digest. */
 function nodePackage() {
   const file = join(out, `${node.name}-${node.version}.tgz`);
   mkdirSync(out, { recursive: true });
@@ -268,7 +271,7 @@ function sizeOf(folder) {
   return filesBelow(folder).reduce((sum, file) => sum + statSync(file).size, 0);
 }
 
-/** What dpkg --verify compares with. */
+/** The checksums for dpkg --verify. */
 function md5sums(root) {
   return filesBelow(root)
     .filter((file) => !file.startsWith(join(root, 'DEBIAN')) && !file.startsWith(join(root, 'etc')))

@@ -1,10 +1,10 @@
-// npm run release: what a release consists of, in build/release/.
+// npm run release: makes the files of a release in build/release/.
 //
 //   crisp_VERSION_amd64.deb, crisp-VERSION-linux-amd64.tar.gz
 //   crisp-VERSION.spdx.json, crisp-VERSION.cdx.json   the bill of materials, by npm
 //   SHA256SUMS
 //
-// The argument --fast is handed on to package.mjs.
+// The argument --fast is passed to package.mjs.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -33,8 +33,8 @@ writeFileSync(join(out, 'SHA256SUMS'), files.map((name) => `${sha256(join(out, n
 console.log(files.map((name) => join(out, name)).join('\n'));
 
 /**
- * npm describes a project that has only what is shipped. In the checkout itself,
- * `npm sbom --omit=dev` leaves out each dependency that a development one has as well.
+ * npm runs in a project with only the shipped dependencies. In the checkout itself,
+ * `npm sbom --omit=dev` omits each dependency that a development dependency also has.
  * npm takes the name of the project from its folder.
  */
 function writeBillsOfMaterials() {

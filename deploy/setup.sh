@@ -1,19 +1,18 @@
-#!/usr/bin/env bash
-# Installs the Debian packages that crisp needs, those that are missing only; with
+# !/usr/bin/env bash Installs the missing Debian packages that crisp needs; with
 # the argument "tests" also those of the tests, the demo and the benchmark.  For
 # Debian 12 and 13.
 set -euo pipefail
 
 packages=(
-  crun runc conmon catatonit                  # run containers, and watch them
-  skopeo containers-storage                   # pull images, and keep them
-  golang-github-containers-common             # the policy that images are checked against (policy.json)
+  crun runc conmon catatonit                  # run and monitor containers
+  skopeo containers-storage                   # pull and store images
+  golang-github-containers-common             # the signature policy for images (policy.json)
   containernetworking-plugins iptables
   util-linux procps perl ca-certificates       # user namespaces and their sysctls, attach, registries
 )
 if [ "${1:-}" = tests ]; then
   packages+=(
-    busybox-static docker-registry zstd openssl  # images made on the spot, and a registry for them
+    busybox-static docker-registry zstd openssl  # images for the tests, and a registry for them
     curl gcc libc6-dev criu iproute2 mount
     groff-base                                   # the manual pages are checked
     prometheus                                   # the alerts and the dashboard of deploy/monitoring
@@ -33,7 +32,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "setup: installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
-# A service that a package brings (docker-registry) is not to be started.
+# The service of a package (docker-registry) must not be started.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' >"$policy"

@@ -1,12 +1,11 @@
-// The honesty table: what becomes of every field of every request, on each kind
-// of backend.  docs/cri-coverage.md is made from it; coverage.test.ts holds it to
-// the proto (no field without a verdict) and to the tests (no "applied" without
-// one that sends the field).
+// The support of every field of every request, on each kind of backend. docs/cri-coverage.md is generated
+// from it; coverage.test.ts checks it against the proto (no field without a verdict) and against the tests
+// (for each "applied" field a test sends it).
 //
-//   applied    it has its effect, or comes back where the CRI says so
+//   applied    it takes effect, or is returned where the CRI requires it
 //   rejected   a request with it is refused, with the reason
-//   reported   the container is made without it, and says so: notHonoured in its verbose status and in the log
-//   none       there is nothing to do with it here; the note says why
+//   reported   the container is made without it, and this is shown: notHonoured in its verbose status and in the log
+//   none       it needs no action; the note gives the reason
 export type Verdict = 'applied' | 'rejected' | 'reported' | 'none';
 
 export interface FieldCoverage {
@@ -47,10 +46,10 @@ const users = 'src/oci/users.test.ts';
 const namespaces = 'src/oci/namespaces.test.ts';
 const streaming = at('streaming-pods');
 
-const windows = 'of Windows nodes';
-const wholePods = 'no runtime has it: the call is refused';
+const windows = 'only for Windows nodes';
+const wholePods = 'no runtime supports it: the call is refused';
 
-/** Message -> field -> what becomes of it. Fields of messages that are refused as a whole are "rejected". */
+/** Message -> field -> verdict. Fields of messages that are refused as a whole are "rejected". */
 export const coverage: Readonly<Record<string, Fields>> = {
   // ------------------------------------------------------------ pods
   RunPodSandboxRequest: applied(requests, 'config runtime_handler'),
@@ -61,7 +60,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(
       at('routing'),
       'labels annotations',
-      'they route the pod; annotations also reach CNI plugins, and the runtime where its handler allows them',
+      'they route the pod; annotations are also passed to CNI plugins, and to the runtime if its handler allows them',
     ),
     ...none('windows', windows),
   },
@@ -73,7 +72,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   DNSConfig: applied(
     'src/pod/files.test.ts',
     'servers searches options',
-    'resolv.conf of the containers that bring none',
+    'resolv.conf of containers without a mount for it',
   ),
   PortMapping: applied(fields, 'protocol container_port host_port host_ip', 'by the CNI plugin portmap'),
   LinuxPodSandboxConfig: {
@@ -81,7 +80,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(badInput, 'security_context sysctls'),
     ...none(
       'overhead resources',
-      'the kubelet limits the cgroup that it names itself; UpdatePodSandboxResources limits one of ours',
+      'the kubelet itself limits the cgroup that it passes; UpdatePodSandboxResources limits a cgroup of crisp',
     ),
   },
   LinuxSandboxSecurityContext: {
@@ -90,21 +89,25 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(
       spec,
       'selinux_options',
-      'for containers that have none; reported where the kernel has no SELinux',
+      'for containers without their own; reported if the kernel has no SELinux',
     ),
-    ...applied(users, 'supplemental_groups_policy', 'for containers that say nothing'),
+    ...applied(users, 'supplemental_groups_policy', 'for containers that do not set it'),
     ...none(
       'run_as_user run_as_group readonly_rootfs supplemental_groups seccomp_profile_path seccomp apparmor',
       'about the process of a sandbox: there is none',
     ),
   },
   NamespaceOption: {
-    ...applied(namespaces, 'network pid ipc', 'a container that asks for what its pod has not: reported'),
+    ...applied(
+      namespaces,
+      'network pid ipc',
+      'reported if a container requests a namespace that its pod does not have',
+    ),
     ...applied(namespaces, 'target_id', 'a running container of the same pod'),
     ...applied(
       namespaces,
       'userns_options',
-      'where the probe of the handler finds user namespaces; pct: the ids of unprivileged CTs and no others',
+      'if the probe of the handler finds user namespaces; pct: only with the ids of unprivileged CTs',
     ),
   },
   UserNamespace: applied(namespaces, 'mode uids gids'),
@@ -114,8 +117,8 @@ export const coverage: Readonly<Record<string, Fields>> = {
   SecurityProfile: applied(security, 'profile_type localhost_ref'),
   LinuxContainerResources: {
     ...applied(resources, 'cpu_period cpu_quota cpu_shares memory_limit_in_bytes cpuset_cpus cpuset_mems'),
-    ...applied(spec, 'oom_score_adj', 'at create; reported where it is below what crisp may give'),
-    ...applied(resources, 'hugepage_limits', 'reported for page sizes that no controller limits'),
+    ...applied(spec, 'oom_score_adj', 'at create; reported if it is lower than crisp may set'),
+    ...applied(resources, 'hugepage_limits', 'reported for page sizes that cannot be limited'),
     ...applied(resources, 'unified', 'rejected on cgroup v1'),
     ...applied(
       resources,
@@ -130,11 +133,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
     windows,
   ),
   WindowsNamespaceOption: none('network', windows),
-  StopPodSandboxRequest: applied(
-    contract,
-    'pod_sandbox_id',
-    'in every call, the beginning of exactly one id is that id',
-  ),
+  StopPodSandboxRequest: applied(contract, 'pod_sandbox_id', 'every call accepts a unique prefix of an id'),
   RemovePodSandboxRequest: applied(contract, 'pod_sandbox_id'),
   PodSandboxStatusRequest: applied(at('routing'), 'pod_sandbox_id verbose'),
   ListPodSandboxRequest: applied(fields, 'filter'),
@@ -146,23 +145,23 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(
       fields,
       'resources',
-      'on a cgroup of ours; kept and reported for one that the kubelet resizes itself',
+      'on a cgroup of crisp; stored and returned for a cgroup that the kubelet itself resizes',
       'none',
     ),
-    ...applied(fields, 'overhead', 'kept and reported'),
+    ...applied(fields, 'overhead', 'stored and returned'),
   },
 
   // ------------------------------------------------------------ containers
   CreateContainerRequest: {
     ...applied(requests, 'pod_sandbox_id config'),
-    ...none('sandbox_config', 'the one of RunPodSandbox counts'),
+    ...none('sandbox_config', 'the config of RunPodSandbox is used'),
   },
   ContainerConfig: {
     ...applied(requests, 'metadata image command log_path linux'),
-    ...applied(at('confinement'), 'working_dir', 'one that leads into /proc is refused'),
+    ...applied(at('confinement'), 'working_dir', 'refused if it leads into /proc'),
     ...applied(bundle, 'envs mounts devices'),
     ...applied(fields, 'args labels stop_signal'),
-    ...applied(at('routing'), 'annotations', 'kept; the runtime gets those that its handler allows'),
+    ...applied(at('routing'), 'annotations', 'stored; the runtime gets those that its handler allows'),
     ...applied(streaming, 'stdin stdin_once'),
     ...applied(fields, 'tty'),
     ...applied(bundle, 'CDI_devices', 'pct: hooks of a device are reported'),
@@ -174,7 +173,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(
       fields,
       'user_specified_image',
-      'kept and shown; image in ContainerStatus is the first tag of the image, else its digest',
+      'stored and shown; image in ContainerStatus is the first tag of the image, otherwise its digest',
     ),
     ...none('annotations runtime_handler', 'an image is the same for every handler'),
     ...none('image_ref', 'set in answers'),
@@ -185,18 +184,18 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(
       hostFiles,
       'host_path',
-      'made where it does not exist, unless runtime.absent_mount_sources_to_reject has it',
+      'created if it does not exist, unless runtime.absent_mount_sources_to_reject matches',
     ),
     ...applied(
       mounts,
       'propagation',
-      "rejected where the host's mount does not allow it; pct: mounts of an unprivileged CT do not reach the host, which is reported",
+      "rejected if the host's mount does not allow it; pct: mounts of an unprivileged CT do not reach the host, which is reported",
     ),
-    ...applied(mounts, 'uidMappings gidMappings', 'rejected where the runtime cannot map the ids of a mount'),
-    ...applied(mounts, 'recursive_read_only', 'rejected where the probe of the handler does not find it'),
+    ...applied(mounts, 'uidMappings gidMappings', 'rejected if the runtime cannot map the ids of a mount'),
+    ...applied(mounts, 'recursive_read_only', 'rejected if the probe of the handler does not find it'),
     ...applied(fields, 'image image_sub_path', 'read-only'),
-    ...applied(mounts, 'mount_options', 'what a bind mount can take; rejected otherwise'),
-    ...reported(spec, 'selinux_relabel', 'where the kernel has SELinux: crisp relabels no files'),
+    ...applied(mounts, 'mount_options', 'options of bind mounts; others are rejected'),
+    ...reported(spec, 'selinux_relabel', 'if the kernel has SELinux: crisp does not relabel files'),
   },
   Device: applied(bundle, 'container_path host_path permissions'),
   CDIDevice: applied(bundle, 'name'),
@@ -206,29 +205,29 @@ export const coverage: Readonly<Record<string, Fields>> = {
     ...applied(
       bundle,
       'masked_paths readonly_paths',
-      'an empty list: the usual paths, or none in a pod with a user namespace',
+      'an empty list means the default paths, or none in a pod with a user namespace',
     ),
-    ...applied(spec, 'privileged', 'bounded by what crisp itself may give: the rest is reported'),
+    ...applied(spec, 'privileged', 'limited to the privileges of crisp itself: the rest is reported'),
     ...applied(namespaces, 'namespace_options'),
-    ...applied(security, 'selinux_options', 'reported where the kernel has no SELinux'),
+    ...applied(security, 'selinux_options', 'reported if the kernel has no SELinux'),
     ...applied(users, 'run_as_user run_as_username supplemental_groups supplemental_groups_policy'),
     ...applied(bundle, 'run_as_group'),
     ...applied(
       security,
       'apparmor apparmor_profile',
-      'rejected where the profile that is asked for is not loaded; a privileged container has none but one that it names; pct: without a profile by name, the one that PVE makes for the CT',
+      'rejected if the requested profile is not loaded; a privileged container only has a profile that it names; pct: without a named profile, the profile that PVE makes for the CT',
     ),
     ...applied(
       security,
       'seccomp seccomp_profile_path',
-      'pct: PVE applies its own profile to every CT, so this one is reported',
+      'pct: reported, since PVE applies its own profile to every CT',
       'reported',
     ),
   },
   Capability: applied(
     'src/oci/capabilities.test.ts',
     'add_capabilities drop_capabilities add_ambient_capabilities',
-    'what crisp may not give itself is reported',
+    'capabilities that crisp itself does not have are reported',
   ),
   WindowsContainerConfig: none('resources security_context', windows),
   WindowsContainerResources: none(
@@ -237,11 +236,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   ),
   WindowsCpuGroupAffinity: none('cpu_mask cpu_group', windows),
   WindowsContainerSecurityContext: none('run_as_username credential_spec host_process', windows),
-  StartContainerRequest: applied(
-    contract,
-    'container_id',
-    'in every call, the beginning of exactly one id is that id',
-  ),
+  StartContainerRequest: applied(contract, 'container_id', 'every call accepts a unique prefix of an id'),
   StopContainerRequest: applied(contract, 'container_id timeout'),
   RemoveContainerRequest: applied(contract, 'container_id'),
   ListContainersRequest: applied(fields, 'filter'),
@@ -252,13 +247,13 @@ export const coverage: Readonly<Record<string, Fields>> = {
   UpdateContainerResourcesRequest: {
     ...applied(contract, 'container_id linux'),
     ...rejected(fields, 'windows', 'a request without "linux" is refused'),
-    ...none('annotations', 'no option of crisp is set this way'),
+    ...none('annotations', 'crisp has no options that are set this way'),
   },
-  ReopenContainerLogRequest: applied(hostFiles, 'container_id', 'a log folder that has gone is made again'),
+  ReopenContainerLogRequest: applied(hostFiles, 'container_id', 'a missing log folder is made again'),
   CheckpointContainerRequest: applied(
     checkpoint,
     'container_id location timeout',
-    'where criu and the runtime can; rejected on pct and elsewhere',
+    'if criu and the runtime support it; otherwise, and on pct, rejected',
     'rejected',
   ),
   CheckpointPodRequest: rejected(fields, 'pod_sandbox_id output_path container_ids options', wholePods),
@@ -273,11 +268,11 @@ export const coverage: Readonly<Record<string, Fields>> = {
   ExecRequest: applied(fields, 'container_id cmd tty stdin stdout stderr'),
   AttachRequest: {
     ...applied(fields, 'container_id stdin stdout stderr'),
-    ...none('tty', 'a container that has a terminal is attached to as one'),
+    ...none('tty', 'determined by the container'),
   },
   PortForwardRequest: {
     ...applied(fields, 'pod_sandbox_id'),
-    ...applied(fields, 'port', 'checked; the ports that the client then opens count'),
+    ...applied(fields, 'port', 'checked; the client then opens its own choice of ports'),
   },
 
   // ------------------------------------------------------------ statistics
@@ -291,7 +286,7 @@ export const coverage: Readonly<Record<string, Fields>> = {
   PodSandboxStatsFilter: applied(stats, 'id label_selector'),
 
   // ------------------------------------------------------------ the runtime
-  VersionRequest: none('version', "the kubelet's; the answer is crisp's own"),
+  VersionRequest: none('version', "the kubelet's version; the answer has crisp's own"),
   StatusRequest: applied(at('routing'), 'verbose'),
   UpdateRuntimeConfigRequest: applied(at('errors'), 'runtime_config'),
   RuntimeConfig: applied(at('errors'), 'network_config'),
@@ -302,26 +297,33 @@ export const coverage: Readonly<Record<string, Fields>> = {
   StreamImagesRequest: applied(fields, 'filter'),
   ImageFilter: applied(fields, 'image'),
   ImageStatusRequest: applied(fields, 'image verbose'),
-  PullImageRequest: { ...applied(fields, 'image auth'), ...none('sandbox_config', "a pull is the node's") },
+  PullImageRequest: {
+    ...applied(fields, 'image auth'),
+    ...none('sandbox_config', 'a pull does not depend on a pod'),
+  },
   AuthConfig: {
     ...applied(fields, 'username password auth identity_token'),
     ...applied(fields, 'server_address', 'credentials for another registry are not used'),
-    ...rejected(fields, 'registry_token', 'it could only be given to skopeo where everybody may read it'),
+    ...rejected(
+      fields,
+      'registry_token',
+      'it could only be passed to skopeo in a way that all users of the host can read',
+    ),
   },
   RemoveImageRequest: applied(at('errors'), 'image'),
 };
 
-const intro = `# What becomes of each field of the CRI
+const intro = `# Support of the fields of the CRI
 <!-- Made by \`npm run docs\`; do not edit. -->
 
 Every field of every request of CRI v1, on each kind of backend: oci (crun, runc) and pct (Proxmox VE containers).
 
-- **applied**: it has its effect, or comes back where the CRI says so.
+- **applied**: it takes effect, or is returned where the CRI requires it.
 - **rejected**: a request that sets it is refused, with the reason.
-- **reported**: the container is made without it and says so: \`notHonoured\` in its verbose status (\`crictl inspect\`), and a line in the log.
-- **none**: there is nothing to do with it here; the note says why.
+- **reported**: the container is made without it, and this is shown: \`notHonoured\` in its verbose status (\`crictl inspect\`), and a line in the log.
+- **none**: it needs no action; the note gives the reason.
 
-A note beside "applied" names the hosts or values for which another word holds. Made from src/coverage.ts; a test fails when the proto has a field that is not here, and when the test that is named for an applied, rejected or reported field makes no such message with that field.
+A note beside "applied" gives exceptions for some hosts or values. Generated from src/coverage.ts; a test fails if the proto has a field that is not listed, or if the test that is named for an applied, rejected or reported field does not send it.
 `;
 
 /** docs/cri-coverage.md. */

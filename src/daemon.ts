@@ -1,4 +1,4 @@
-// The composition root: builds each part once, in order, and takes them down
+// The composition root: makes each service once, in order, and closes them
 // again.
 import { dirname } from 'node:path';
 import { buildBackend } from './backends/build.js';
@@ -39,22 +39,23 @@ import { StreamingServer } from './streaming/server.js';
 import { feedWatchdog, notifySystemd } from './systemd.js';
 import { version } from './version.js';
 
-/** How long calls in flight may go on after SIGTERM. */
+/** How long calls in flight may continue after SIGTERM. */
 const closeGraceMs = 5_000;
 
 /**
- * Runs the daemon until `signal` aborts. Containers run on after it.
- * @param read reads the configuration anew, for SIGHUP
+ * Runs the daemon until `signal` aborts. Containers keep running afterwards.
+ * @param read reads the configuration again, for SIGHUP
  */
 export async function serve(config: Config, read: () => Config, signal: AbortSignal): Promise<void> {
   log.level = config.log_level;
   log.info({ version, root: config.root, state: config.state }, 'crisp starts');
   log.debug({ config: withoutSecrets(config) }, 'configuration');
   goFirst();
-  // A defect that loses an error ends a call at the most, not everybody's; the containers do not need us, but the kubelet does.
-  process.on('unhandledRejection', (error) => log.error({ err: error }, 'an error that nobody handled'));
+  // A bug that loses an error must affect one call at most, not all; the containers do not need the daemon,
+  // but the kubelet does.
+  process.on('unhandledRejection', (error) => log.error({ err: error }, 'unhandled error'));
   let reload = (): void =>
-    log.warn('SIGHUP while crisp starts: the configuration is the one read at the start');
+    log.warn('SIGHUP while crisp starts: ignored, since the configuration has just been read');
   process.on('SIGHUP', () => reload());
   const closers: (() => Promise<void> | void)[] = [];
   try {
@@ -63,29 +64,32 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
     notifySystemd('READY=1', `STATUS=${statusLine(services.handlers)}`);
     closers.push(feedWatchdog(config.listen));
     void probeTheRest(services.handlers);
-    // Until we are told to go; containers, their monitors and their logs need nobody.
+    // Until the daemon is stopped; containers, their monitors and their logs do not need it.
     await aborted(signal);
     notifySystemd('STOPPING=1', 'STATUS=containers run on');
   } finally {
-    // After a start that failed as well: what listens would keep the process, and systemd waiting for it.
+    // Also after a failed start: open servers would keep the process running, and systemd waiting for it.
     for (const close of closers.reverse()) await close();
   }
   log.info('crisp has ended; containers run on');
 }
 
 /**
- * On a busy machine each of the short turns of the one thread would wait for its time slice, and with it
- * every call: that costs more than all that is done in them. Containers and tools keep their usual priority.
+ * On a busy machine each of the short turns of the only thread, and so each call, would wait for a time
+ * slice: this takes more time than the work itself. Containers and tools keep the default priority.
  */
 function goFirst(): void {
   try {
     preferThread(-10);
   } catch (error) {
-    log.debug({ err: error }, 'the daemon has no precedence over other processes');
+    log.debug({ err: error }, 'the priority of the daemon could not be raised');
   }
 }
 
-/** Builds all parts and opens the socket. @param closers what was opened, in order; also when a later part fails */
+/**
+ * Makes all services and opens the socket. @param closers gets a function for each opened service, in order;
+ * also if a later one fails
+ */
 async function open(config: Config, closers: (() => Promise<void> | void)[]): Promise<Services> {
   // 1. Where things are kept.
   const socketPath = config.listen.replace(/^unix:\/\//, '');
@@ -95,7 +99,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   let dumped: Services | undefined = undefined;
   process.on('SIGUSR2', () => writeStateDump(config.state, dumped));
   await claimState(config.state);
-  await freeSocketPath(socketPath); // before anything is repaired: a mistake ends the start at once
+  await freeSocketPath(socketPath); // before anything is repaired: an error ends the start at once
 
   // 2. The nouns.
   const store = new Store(config.state);
@@ -163,14 +167,14 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
     backend.onMonitorLost(
       (id) =>
         void monitorLost(services, id).catch((error: unknown) =>
-          log.error({ err: error, containerId: id }, 'the end of a monitor is not dealt with'),
+          log.error({ err: error, containerId: id }, 'the end of a monitor could not be handled'),
         ),
     );
   }
   const figures = config.metrics.port === 0 ? undefined : await serveMetrics(services);
   closers.push(() => figures?.close());
 
-  // 3. What an earlier run left: repaired before anybody can ask.
+  // 3. The state of an earlier run: repaired before the socket opens.
   await recover(services);
   const ended = new AbortController();
   closers.push(() => ended.abort());
@@ -180,7 +184,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
     log.warn({ error: toCrispError(error).report }, 'pods that share one pid namespace cannot run'),
   );
 
-  // 4. Open for calls.
+  // 4. The socket.
   const server = new CriServer(services);
   closers.push(() => server.close(closeGraceMs));
   await server.listen(socketPath);
@@ -207,7 +211,7 @@ function logReadiness(listen: string, handlers: ReadonlyMap<string, Handler>): v
 }
 const cannotRunPods = 'crisp serves, but cannot run pods: no runtime handler is ready; see `crisp check`';
 
-/** Waits for the handlers whose first probe takes long. Never rejects. */
+/** Waits for handlers with a long first probe. Never rejects. */
 async function probeTheRest(handlers: ReadonlyMap<string, Handler>): Promise<void> {
   const wasPending = [...handlers.values()].some(({ probe }) => probe === beingProbed);
   await refreshHandlers(handlers);
@@ -215,7 +219,10 @@ async function probeTheRest(handlers: ReadonlyMap<string, Handler>): Promise<voi
   if (wasPending && ![...handlers.values()].some(({ probe }) => probe.ready)) log.error(cannotRunPods);
 }
 
-/** Makes a folder that the configuration names. @throws InvalidConfigFile where none can be; DiskFull, PermissionDenied */
+/**
+ * Makes a configured folder. @throws InvalidConfigFile if this is not possible at the path; DiskFull,
+ * PermissionDenied
+ */
 function makePlace(key: 'state' | 'root' | 'listen', folder: string, mode: number): void {
   try {
     makeFolder(folder, mode);
@@ -232,7 +239,8 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
       const backend = buildBackend(config, name, handler, config.state);
       const input = (fingerprint: string) => ({ config, state: config.state, name, backend, fingerprint });
       const probe = (fingerprint: string) => probeOnce(input(fingerprint));
-      // That of a CT takes so long that the kubelet's first calls, and pods of other handlers, are not to wait for it.
+      // The probe of a CT takes long: the kubelet's first calls, and pods of other handlers, must not wait
+      // for it.
       const first =
         handler.type === 'pct'
           ? async (fingerprint: string) => (await keptProbe(input(fingerprint))) ?? beingProbed
@@ -243,7 +251,7 @@ async function buildHandlers(config: Config): Promise<Map<string, Handler>> {
   return new Map(handlers);
 }
 
-/** Takes over what can change in a running daemon; a configuration with a mistake changes nothing. */
+/** Applies the keys that can change in a running daemon; an invalid configuration changes nothing. */
 function reloadConfig(services: Services, read: () => Config): void {
   try {
     const { config, applied, needRestart } = diffConfig(services.config, read());
@@ -251,7 +259,7 @@ function reloadConfig(services: Services, read: () => Config): void {
     log.level = config.log_level;
     log.info(
       { applied, needRestart },
-      needRestart.length ? 'configuration reloaded; some keys wait for a restart' : 'configuration reloaded',
+      needRestart.length ? 'configuration reloaded; some keys need a restart' : 'configuration reloaded',
     );
   } catch (error) {
     log.error({ error: toCrispError(error).report }, 'configuration not reloaded');
@@ -287,7 +295,7 @@ async function serveMetrics({ config, store, handlers }: Services): Promise<Metr
       .map(([handler, { probe }]) => ({ labels: { handler, reason: probe.reason }, value: 1 })),
   );
   metrics.build.collect(() => [{ labels: { version }, value: 1 }]);
-  // These are rare: from a series that begins at 1, Prometheus' increase() counts nothing.
+  // These events are rare: in a series that begins at 1, Prometheus' increase() does not count the first one.
   metrics.eventsDropped.add({}, 0);
   for (const handler of handlers.keys()) metrics.monitorsLost.add({ handler }, 0);
   for (const [from, to] of Object.entries(config.fallback)) metrics.fallbacks.add({ from, to }, 0);

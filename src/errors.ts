@@ -1,13 +1,12 @@
-// Every failure that a caller can meet, in one catalogue.
+// All errors that a caller can get, in one catalogue.
 //
-// An error is made where the fact is known (a CrispError with its catalogue
-// id) and becomes a gRPC status in one place, toStatus(), which cri/serve.ts
-// calls.  The whole story (id, stage, tool, the tail of its stderr, hint) is in
-// the status message, because that message is all that `kubectl describe pod`
-// shows.
+// An error is made where it is detected (a CrispError with its catalogue id)
+// and becomes a gRPC status in one place, toStatus(), which cri/serve.ts calls.
+// All details (id, stage, tool, the tail of its stderr, hint) are in the status
+// message, because `kubectl describe pod` shows nothing else.
 import { status as Code } from '@grpc/grpc-js';
 
-/** The core errors of the house and the gRPC status each one becomes. */
+/** The core errors and their gRPC status codes. */
 export const coreErrors = {
   InvalidInput: Code.INVALID_ARGUMENT,
   InvalidConfig: Code.FAILED_PRECONDITION,
@@ -31,14 +30,14 @@ export type CoreError = keyof typeof coreErrors;
 interface CatalogueEntry {
   /** The core error it belongs to, which decides the gRPC status. */
   readonly core: CoreError;
-  /** What it means, for docs/errors.md. */
+  /** The meaning, for docs/errors.md. */
   readonly meaning: string;
-  /** What a person can do about it; the default hint of such an error. Empty: no more than the message says. */
+  /** How to fix it; the default hint of such an error. Empty: the message is enough. */
   readonly hint: string;
 }
 
 /**
- * id -> entry.  The ids are part of the interface: they stand in messages, logs
+ * id -> entry.  The ids are part of the interface: they are in messages, logs
  * and docs/errors.md (generated from this table), so they are never renamed.
  */
 export const catalogue = {
@@ -61,7 +60,7 @@ export const catalogue = {
   HandlerNotReady: {
     core: 'WrongState',
     meaning: 'The runtime handler is configured but its probe failed.',
-    hint: 'see `crisp check` for what is wrong with it',
+    hint: 'see `crisp check` for the reason',
   },
   DaemonUnreachable: {
     core: 'NetworkError',
@@ -76,7 +75,7 @@ export const catalogue = {
   RuleTimeout: {
     core: 'Timeout',
     meaning:
-      'A regular expression of a routing rule took too long on what a pod brought, so the pod is not routed.',
+      'A regular expression of a routing rule took too long on a value of the pod, so the pod is not routed.',
     hint: 'rewrite the expression without nested repetition; docs/configuration.md shows how rules match',
   },
   InvalidConfigFile: {
@@ -101,7 +100,7 @@ export const catalogue = {
   },
   NotFoundInRegistry: {
     core: 'NotFound',
-    meaning: 'The registry answered that it has no such image or tag.',
+    meaning: 'The registry has no such image or tag.',
     hint: 'check the name and the tag',
   },
   NameInUse: {
@@ -117,12 +116,12 @@ export const catalogue = {
   RecordUnreadable: {
     core: 'WrongState',
     meaning:
-      'The record of the pod or container was written by another version of crisp, or is damaged. It is kept, and so is what it speaks of.',
+      'The record of the pod or container was written by another version of crisp, or is damaged. The record is kept, and so is its pod or container.',
     hint: 'start the version of crisp that wrote the record, or remove the pod by hand; `crisp status` lists such records',
   },
   WrongContainerState: {
     core: 'WrongState',
-    meaning: 'The container is not in the state that the call needs.',
+    meaning: 'The container is not in the state that the call requires.',
     hint: 'see its state with `crictl inspect`',
   },
   ImageInUse: {
@@ -138,13 +137,13 @@ export const catalogue = {
   MountSourceMissing: {
     core: 'WrongState',
     meaning:
-      'The host path of a mount does not exist, and is not to be made (runtime.absent_mount_sources_to_reject, or a command of `crisp` without a daemon).',
+      'The host path of a mount does not exist, and is not created (runtime.absent_mount_sources_to_reject, or a command of `crisp` without a daemon).',
     hint: 'create the path on the host, or correct the mount',
   },
   FileRefused: {
     core: 'InvalidInput',
-    meaning: 'A file is larger than is accepted there, or is not a regular file.',
-    hint: 'see the file that the message names; one of an image needs another image',
+    meaning: 'A file is too large, or is not a regular file.',
+    hint: 'correct the file that the message names; if it belongs to an image, use another image',
   },
   PathEscapes: {
     core: 'InvalidInput',
@@ -163,7 +162,7 @@ export const catalogue = {
   },
   RegistryDenied: {
     core: 'PermissionDenied',
-    meaning: 'The registry refused the credentials, or wants some.',
+    meaning: 'The registry refused the credentials, or requires credentials.',
     hint: 'check the imagePullSecrets of the pod, or auth.json of the node',
   },
   SignatureValidationFailed: {
@@ -178,7 +177,7 @@ export const catalogue = {
   },
   ImageCorrupt: {
     core: 'StorageError',
-    meaning: 'What the registry sent does not match its digest, or cannot be unpacked.',
+    meaning: 'The data of the registry does not match its digest, or cannot be unpacked.',
     hint: 'push the image again; check the proxy or mirror in between',
   },
   PullStalled: {
@@ -198,7 +197,7 @@ export const catalogue = {
   },
   NetworkNotReady: {
     core: 'NetworkError',
-    meaning: 'No usable CNI configuration is there.',
+    meaning: 'There is no usable CNI configuration.',
     hint: 'put a conflist into the CNI folder that `crictl info` names',
   },
   CniConfigInvalid: {
@@ -238,8 +237,8 @@ export const catalogue = {
   },
   ExecTimeout: {
     core: 'Timeout',
-    meaning: 'The command ran longer than its time-out and was killed.',
-    hint: 'raise the time-out of the probe or the call',
+    meaning: 'The command ran longer than its timeout and was killed.',
+    hint: 'raise the timeout of the probe or the call',
   },
   ToolMissing: {
     core: 'RuntimeError',
@@ -248,24 +247,24 @@ export const catalogue = {
   },
   ToolTimeout: {
     core: 'Timeout',
-    meaning: 'A tool did not end in its time and was killed.',
-    hint: 'see the log for what it waited on',
+    meaning: 'A tool ran longer than its timeout and was killed.',
+    hint: 'see the log for the cause',
   },
   Cancelled: {
     core: 'Cancelled',
-    meaning: 'The caller went away before the work was done.',
+    meaning: 'The caller disconnected or cancelled the call before it was finished.',
     hint: 'repeat the call',
   },
-  Locked: { core: 'Locked', meaning: 'Something else holds a lock on the object.', hint: 'try again later' },
+  Locked: { core: 'Locked', meaning: 'The object is locked by another operation.', hint: 'try again later' },
   ClientTooSlow: {
     core: 'Timeout',
     meaning:
-      'The client of an attach did not take the output, and was left behind so that the container goes on.',
-    hint: 'attach again; what was missed is in the log of the container',
+      'The client of an attach did not read the output, and was disconnected so that the container can continue.',
+    hint: 'attach again; the missed output is in the log of the container',
   },
   TooManyTickets: {
     core: 'Locked',
-    meaning: 'As many exec, attach or port-forward URLs as are allowed wait to be opened.',
+    meaning: 'The limit of exec, attach and port-forward URLs that have not been opened yet is reached.',
     hint: 'try again in a minute',
   },
   NoQuorum: {
@@ -275,12 +274,12 @@ export const catalogue = {
   },
   ForeignGuest: {
     core: 'PermissionDenied',
-    meaning: 'The Proxmox guest is not one that crisp made here, so crisp does not touch it.',
+    meaning: 'The Proxmox guest was not made by crisp on this node, so crisp does not change it.',
     hint: 'check lxc.vmid_range, and the tags and owner of the guest',
   },
   GuestMissing: {
     core: 'NotFound',
-    meaning: 'The Proxmox CT of the container is gone: somebody else destroyed it.',
+    meaning: 'The Proxmox CT of the container is gone: it was not destroyed by crisp.',
     hint: 'remove the container; its pod makes a new one',
   },
   BridgeMissing: {
@@ -288,10 +287,10 @@ export const catalogue = {
     meaning: 'The Proxmox bridge of a CT does not exist on this node.',
     hint: 'make the bridge in /etc/network/interfaces and run `ifreload -a`',
   },
-  NoVmid: { core: 'Locked', meaning: 'No id for a Proxmox CT is free.', hint: 'widen lxc.vmid_range' },
+  NoVmid: { core: 'Locked', meaning: 'All ids for Proxmox CTs are in use.', hint: 'widen lxc.vmid_range' },
   OutOfMemory: {
     core: 'OutOfMemory',
-    meaning: 'The kernel had no memory for the operation.',
+    meaning: 'The kernel had not enough memory for the operation.',
     hint: 'raise the limit of the pod, or free memory on the node',
   },
   LimitReached: {
@@ -309,29 +308,29 @@ export const catalogue = {
   Unsupported: {
     core: 'UnsupportedOperation',
     meaning: 'This call or field is not supported here.',
-    hint: 'docs/cri-coverage.md lists what each backend does',
+    hint: 'docs/cri-coverage.md lists the supported fields of each backend',
   },
   Internal: {
     core: 'RuntimeError',
-    meaning: 'An unexpected failure: a defect in crisp.',
+    meaning: 'An unexpected error: a bug in crisp.',
     hint: 'please report it with the log lines of this request id',
   },
 } as const satisfies Record<string, CatalogueEntry>;
 export type ErrorId = keyof typeof catalogue;
 
 export interface ErrorDetails {
-  /** The step that failed, in the words of the story: "cni add", "mount rootfs". */
+  /** The step that failed, as it is called in the code: "cni add", "mount rootfs". */
   stage?: string;
   /** The program that failed: "crun", "bridge". */
   tool?: string;
-  /** Its last words. */
+  /** The end of its stderr. */
   stderr?: string;
   /** Replaces the catalogue's hint. */
   hint?: string;
   cause?: unknown;
 }
 
-/** The one error class; made where the fact is known. */
+/** The only error class; made where the error is detected. */
 export class CrispError extends Error {
   readonly id: ErrorId;
   readonly stage: string | undefined;
@@ -356,7 +355,7 @@ export class CrispError extends Error {
     return coreErrors[this.core];
   }
 
-  /** The whole story in one line, as the client sees it. */
+  /** All details in one line, as the client sees it. */
   get report(): string {
     const said = this.stderr && lastLines(this.stderr);
     const where = [this.stage && `stage: ${this.stage}`, this.tool && `tool: ${this.tool}`]
@@ -376,25 +375,31 @@ export class CrispError extends Error {
 }
 
 /**
- * Bytes of a report, as UTF-8.  It travels in an HTTP/2 trailer, percent-encoded
- * (up to three times as long), of which clients take 64 KiB and less.
+ * Bytes of a report, as UTF-8. It is sent in an HTTP/2 trailer, percent-encoded
+ * (up to three times as long); clients accept 64 KiB of trailers or less.
  */
 const longestReport = 8192;
-/** Bytes of each part of a report but its message. */
+/** Bytes of each part of a report except its message. */
 const longestPart = 2048;
 
-/** A text of at most so many bytes of UTF-8, cut between two characters and marked where it was cut; never half a surrogate pair, which could not be sent. */
+/**
+ * The text, cut to at most `maxBytes` bytes of UTF-8 between two characters and marked with "…"; never half a
+ * surrogate pair, which could not be sent.
+ */
 export function cut(text: string, maxBytes: number): string {
   const whole = text.toWellFormed();
   if (Buffer.byteLength(whole) <= maxBytes) return whole;
-  // A character is cut as a whole: a byte that continues one (10xxxxxx) is not where the rest may start.
+  // Characters are not split: the rest must not start at a continuation byte (10xxxxxx).
   const bytes = Buffer.from(whole.slice(0, maxBytes));
   let end = Math.min(bytes.length, maxBytes - Buffer.byteLength('…'));
   while (end > 0 && ((bytes[end] ?? 0) & 0xc0) === 0x80) end--;
   return `${bytes.subarray(0, end).toString()}…`;
 }
 
-/** What would steer a terminal or break a line of a log, as \xHH or \uHHHH: controls, line separators, and marks that turn the direction of text. */
+/**
+ * Escapes as \xHH or \uHHHH the characters that would control a terminal or break a line of a log: control
+ * characters, line separators and bidirectional marks.
+ */
 export function escapeControls(text: string): string {
   return text.replace(
     /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
@@ -411,10 +416,10 @@ export function toStatus(error: unknown): { code: Code; details: string } {
   return { code: known.code, details: known.report };
 }
 
-/** What the kernel and Node say of a path, or of an argument, that cannot be meant. */
+/** Error codes of the kernel and Node for an invalid path or argument. */
 const ofBadPaths = new Set(['ENAMETOOLONG', 'ENOTDIR', 'EISDIR', 'ELOOP', 'E2BIG', 'ERR_INVALID_ARG_VALUE']);
 
-/** Any thrown value -> a CrispError; errno values find their catalogue entry here. */
+/** Any thrown value -> a CrispError; errno values are mapped to their catalogue entry here. */
 export function toCrispError(error: unknown): CrispError {
   if (error instanceof CrispError) return error;
   const { code, message } = error as NodeJS.ErrnoException;
@@ -436,7 +441,7 @@ export function toCrispError(error: unknown): CrispError {
   return new CrispError('Internal', message ?? String(error), { cause: error });
 }
 
-/** The end of a tool's output on one line, bounded: it travels in a gRPC trailer. */
+/** The end of a tool's output on one line, limited in size: it is sent in a gRPC trailer. */
 export function lastLines(text: string, maxCharacters = 600): string {
   const flat = text
     .trim()

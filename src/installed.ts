@@ -1,5 +1,5 @@
-// Where the program's own files lie: beside package.json, which is above the
-// sources as well as above the bundle that is built from them.
+// The paths of the program's own files: beside package.json, which is above
+// both the sources and the bundle.
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -12,17 +12,17 @@ export function installed(path: string): string {
   return join(home, path);
 }
 
-/** The path of one of the Perl programs of src/perl, of which the bundle has a copy. */
+/** The path of one of the Perl programs of src/perl, which are copied into the bundle. */
 export function perlProgram(name: string): string {
   return join(here.startsWith(join(home, 'dist')) ? join(home, 'dist') : here, 'perl', name);
 }
 
-/** Where a file of deploy/ lies for whoever runs crisp: the place of the package (deploy/files), else this checkout. */
+/** The path of a file of deploy/: as installed by the package (deploy/files), otherwise in this checkout. */
 export function deployed(path: string, packaged: string): string {
   return existsSync(packaged) ? packaged : installed(path);
 }
 
-/** What package.json says of the program. */
+/** The program's package.json. */
 export function packageFile(): { readonly version: string; readonly gitHead?: string } {
   return JSON.parse(readFileSync(installed('package.json'), 'utf8')) as { version: string; gitHead?: string };
 }

@@ -4,9 +4,8 @@
 //   the systemd journal <4>{"level":"warn","msg":"a message",…}     the priority is for `journalctl -p`
 //   anything else       {"level":"warn","msg":"a message",…}        JSON lines, for machines
 //
-// Each gRPC call (cri/serve.ts) and each background job runs inside
-// withLogContext(), so that every line written on its behalf carries the
-// request id and the pod and container ids without anybody passing them on.
+// Each gRPC call (cri/serve.ts) and each background job runs inside withLogContext(), so that each of
+// its log lines has the request id and the pod and container ids without passing them on.
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { fstatSync } from 'node:fs';
 import { isatty } from 'node:tty';
@@ -22,7 +21,7 @@ export interface LogContext {
 const storage = new AsyncLocalStorage<LogContext>();
 const stderr = 2;
 
-/** Keys whose values never reach the log, wherever they stand. */
+/** Keys of which the values are never logged, at any depth. */
 const secretKeys = ['auth', 'password', 'identity_token', 'registry_token', 'token', 'secret'];
 
 export const log: Logger = pino(
@@ -42,12 +41,12 @@ export function withLogContext<T>(context: LogContext, work: () => T): T {
   return storage.run({ ...storage.getStore(), ...context }, work);
 }
 
-/** The context of the running call; ids that are added later appear in it. */
+/** The context of the current call; ids that are added later appear in it. */
 export function logContext(): LogContext | undefined {
   return storage.getStore();
 }
 
-/** Adds ids to the context of the running call, once they are known. */
+/** Adds ids to the context of the current call, once they are known. */
 export function addLogContext(context: LogContext): void {
   const current = storage.getStore();
   if (current) Object.assign(current, context);
@@ -71,7 +70,10 @@ export function isJournal(descriptor: number, stream: string | undefined): boole
   return stream === `${dev}:${ino}`;
 }
 
-/** syslog(3)'s, which journald takes from the beginning of a line (sd-daemon(3)), and the colour on a terminal. */
+/**
+ * The priority of syslog(3), which journald reads from the beginning of a line (sd-daemon(3)), and the colour
+ * on a terminal.
+ */
 const levels: Readonly<Record<string, { readonly priority: number; readonly colour: number }>> = {
   trace: { priority: 7, colour: 90 },
   debug: { priority: 7, colour: 90 },
@@ -86,7 +88,9 @@ export function syslogPriority(line: string): number {
   return levels[/^\{"level":"(\w+)"/.exec(line)?.[1] ?? 'info']?.priority ?? 6;
 }
 
-/** A line of JSON for a person: "02:53:11.123 WARN  message  key=value", the stack of an error below it. */
+/**
+ * Formats a line of JSON as text: "02:53:11.123 WARN message key=value", with the stack of an error below it.
+ */
 export function textLine(json: string, coloured: boolean): string {
   const { level, time, msg, err, ...fields } = JSON.parse(json) as Record<string, unknown>;
   const paint = (text: string, colour: number): string => (coloured ? `\x1b[${colour}m${text}\x1b[0m` : text);
@@ -109,7 +113,7 @@ export function textLine(json: string, coloured: boolean): string {
     .join('')}\n`;
 }
 
-/** A string without quotes where it has no space. */
+/** A string, in quotes only if it contains a space. */
 function fieldText(value: unknown): string {
   return escapeControls(
     typeof value === 'string' && /^[^\s"=]+$/.test(value) ? value : JSON.stringify(value),

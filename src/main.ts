@@ -1,11 +1,11 @@
-// The program `crisp`: finds the command, runs it, turns its outcome into an
-// exit code.  It loads nothing that the command does not need, so that
-// `crisp version` and completions answer at once.
+// The program `crisp`: finds and runs the command, and maps its result to an
+// exit code. It loads only the modules that the command needs, so that `crisp
+// version` and completions are fast.
 import { helpOf, overview } from './cli/help.js';
 import { parse, UsageError } from './cli/parse.js';
 import { commands } from './cli/table.js';
 
-/** What every command may end with; run, exec and start --attach end with the container's own code. */
+/** The exit codes of every command; run, exec and start --attach exit with the container's own code. */
 const failed = 1;
 const wrongUsage = 2;
 
@@ -22,7 +22,7 @@ async function main(argv: readonly string[]): Promise<number> {
   try {
     const call = parse(command, rest);
     if (call === 'help') return help(command.name);
-    // The log is the daemon's; a command speaks to a person, unless asked for more.
+    // The log is for the daemon; commands do not log unless this is requested.
     if (command.name !== 'serve') process.env['CRISP_LOG_LEVEL'] ??= 'silent';
     return await command.run(call);
   } catch (error) {
@@ -48,7 +48,7 @@ function complain(message: string, command?: string): number {
   return wrongUsage;
 }
 
-// A reader that closes early (`crisp list | head -1`) is no failure.
+// A reader that closes early (`crisp list | head -1`) is not an error.
 for (const stream of [process.stdout, process.stderr])
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error;

@@ -1,8 +1,8 @@
 // The daemon's own metrics, in Prometheus' text format, and the HTTP server that
-// shows them with the daemon's health.  Written where the fact is known; like
-// the log, one set for the process.
-// The numbers of pods and containers are asked for at each scrape (collect);
-// everything else is counted as it happens.
+// shows them with the daemon's health.  Updated where the event happens; like
+// the log, there is one set for the process. The numbers of pods and containers
+// are computed at each scrape (collect); everything else is counted when it
+// happens.
 import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -28,7 +28,7 @@ abstract class Metric {
 }
 const all: Metric[] = [];
 
-/** Counts what happens. */
+/** Counts events. */
 export class Counter extends Metric {
   private readonly values = new Map<string, Sample>();
   constructor(name: string, help: string) {
@@ -45,7 +45,7 @@ export class Counter extends Metric {
   }
 }
 
-/** Shows what is, as a function that is set once says at each scrape. */
+/** Shows current values, from a function that is set once and called at each scrape. */
 export class Gauge extends Metric {
   private source: () => readonly Sample[] = () => [];
   constructor(name: string, help: string, type: 'gauge' | 'counter' = 'gauge') {
@@ -61,7 +61,7 @@ export class Gauge extends Metric {
   }
 }
 
-/** Counts how long things take, in seconds. */
+/** Counts durations, in seconds. */
 export class Histogram extends Metric {
   private readonly values = new Map<
     string,
@@ -129,7 +129,7 @@ export const metrics = {
   ),
   /** result: ok, or the id of the error */
   imagePulls: new Histogram('crisp_image_pull_duration_seconds', 'Image pulls by result', pullSeconds),
-  /** handler, rule: what decided */
+  /** handler, rule */
   routed: new Counter(
     'crisp_pods_routed_total',
     'Pods made, by the handler that runs them and the rule that chose it',
@@ -137,7 +137,7 @@ export const metrics = {
   /** from, to: handlers */
   fallbacks: new Counter(
     'crisp_handler_fallbacks_total',
-    'Pods that run on another handler because theirs is not ready',
+    'Pods that run on a fallback because their handler is not ready',
   ),
   eventsDropped: new Counter(
     'crisp_events_dropped_total',
@@ -162,7 +162,7 @@ export const metrics = {
   /** quantile */
   eventLoopDelay: new Gauge(
     'crisp_event_loop_delay_seconds',
-    'How long what was due had to wait for the one thread of the daemon, by quantile, since the last scrape',
+    'Delay of the event loop of the daemon, by quantile, since the last scrape',
   ),
   stepsOverdue: new Gauge(
     'crisp_steps_overdue',
@@ -176,7 +176,7 @@ export const metrics = {
   build: new Gauge('crisp_build_info', 'Always 1; the version is in the label'),
 };
 
-// What Prometheus' own client libraries show of a process.
+// The process metrics of Prometheus' own client libraries.
 const plain = (value: number): Sample[] => [{ labels: {}, value }];
 new Gauge('process_cpu_seconds_total', 'CPU time of the daemon', 'counter').collect(() =>
   plain((({ user, system }) => (user + system) / 1e6)(process.cpuUsage())),
@@ -187,14 +187,14 @@ new Gauge('process_resident_memory_bytes', 'Resident memory of the daemon').coll
 new Gauge('process_open_fds', 'Open files of the daemon').collect(() =>
   plain(readdirSync('/proc/self/fd').length),
 );
-new Gauge('process_max_fds', 'The most open files that it may have').collect(() =>
+new Gauge('process_max_fds', 'Maximum number of open files of the daemon').collect(() =>
   plain(Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? 0)),
 );
-new Gauge('process_start_time_seconds', 'When the daemon started, in seconds since the epoch').collect(() =>
+new Gauge('process_start_time_seconds', 'Start time of the daemon, in seconds since the epoch').collect(() =>
   plain(Math.round(performance.timeOrigin / 1000)),
 );
 
-/** All metrics in text format 0.0.4; one without a value yet has its heading alone. */
+/** All metrics in text format 0.0.4; a metric without a value has only its heading. */
 export function exposition(): string {
   const lines = all.flatMap((metric) => [
     `# HELP ${metric.name} ${metric.help}`,
@@ -206,20 +206,20 @@ export function exposition(): string {
 
 export interface MetricsServerOptions {
   readonly address: string;
-  /** 0: a free one. */
+  /** 0: any free port. */
   readonly port: number;
-  /** What is wrong with the daemon, in words; undefined: nothing. */
+  /** The problem of the daemon, as text; undefined: none. */
   readonly ailment: () => string | undefined;
 }
 
-/** A wake-up each time: at 20 ms it took 0.17 % of a core in a daemon that has nothing to do. */
+/** Each measurement is a wake-up: at 20 ms it took 0.17 % of a core in an idle daemon. */
 const delayResolutionMs = 50;
 const delayQuantiles = [0.5, 0.9, 0.99, 1];
 
 /** GET /metrics, and GET /healthz: 200 "ok", or 503 with the reason. */
 export class MetricsServer {
   private readonly server: Server;
-  /** Runs only while somebody may ask. */
+  /** Runs only while the server is open. */
   private readonly delays = monitorEventLoopDelay({ resolution: delayResolutionMs });
 
   constructor(private readonly options: MetricsServerOptions) {
@@ -238,7 +238,7 @@ export class MetricsServer {
     });
     this.server.requestTimeout = 10_000;
     metrics.eventLoopDelay.collect(() => {
-      // What is counted is the time from one tick to the next, in nanoseconds.
+      // The recorded value is the time from one tick to the next, in nanoseconds.
       const samples = delayQuantiles.map((quantile) => ({
         labels: { quantile: String(quantile) },
         value: Math.max(0, this.delays.percentile(quantile * 100) / 1e9 - delayResolutionMs / 1000),
@@ -248,7 +248,7 @@ export class MetricsServer {
     });
   }
 
-  /** @returns the port that it listens on @throws InvalidConfigFile when the address cannot be bound */
+  /** @returns the port @throws InvalidConfigFile if the address cannot be bound */
   start(): Promise<number> {
     this.delays.enable();
     return new Promise((resolve, reject) => {

@@ -26,7 +26,7 @@ test.each([
     expect([status, stdout, stderr]).toEqual([
       1,
       '',
-      `Node 20.19 or newer is required, and ${version} was found; README.md says where Debian 12 gets it\n`,
+      `Node 20.19 or newer is required, and ${version} was found; README.md says how to install it on Debian 12\n`,
     ]);
   } finally {
     rmSync(folder, { recursive: true });

@@ -1,7 +1,8 @@
-// The list of places where crisp makes things, for what a crash, a lost state
-// folder or a reboot has left without a record. Walked by recovery (cri/recover.ts),
-// which knows the records of the daemon, and by `crisp gc` (cli/gc.ts), which knows
-// their files and those of standalone containers.
+// The list of places in which crisp makes files, mounts and cgroups, to find
+// orphans: those without a record after a crash, the loss of the state folder or a
+// reboot. Used by recovery (cri/recover.ts), which has the records of the daemon,
+// and by `crisp gc` (cli/gc.ts), which reads their files and those of standalone
+// containers.
 import { join } from 'node:path';
 import type { Backend, FoundContainer } from './backends/backend.js';
 import { namesIn, readFileIfThere, remove } from './host/files.js';
@@ -11,7 +12,7 @@ import { removeBundle } from './pod/container.js';
 import { removePod } from './pod/pod.js';
 import { probeIdPattern } from './shapes/id.js';
 
-/** One thing that crisp made, found by where it lies. */
+/** An object that crisp made, found by its place. */
 export interface Thing {
   readonly kind:
     | 'container'
@@ -25,23 +26,26 @@ export interface Thing {
     | 'name'
     | 'log';
   readonly name: string;
-  /** The id of the record that should be there. */
+  /** The id of the record that it belongs to. */
   readonly owner: string;
   readonly remove: () => Promise<unknown>;
 }
 
-/** The folders of the daemon, or those of the command line. */
+/** The folders of the daemon, or of the command line. */
 export interface Place {
   readonly root: string;
   readonly state: string;
   readonly rootfs: Pick<Rootfs, 'list' | 'unmount' | 'images' | 'unmountImage'>;
-  /** The cgroup that crisp makes for an id, which outlives the containers; undefined: none. */
+  /**
+   * The cgroup that crisp makes for an id, which remains after the containers have ended; undefined: none.
+   */
   readonly cgroup: (id: string) => string | undefined;
 }
 
 /**
- * All things of a place but its containers, in the order in which orphans are
- * removed. The view that a `crisp bundle` is copying from is not among them.
+ * All objects of a place except its containers, in the order in which orphans
+ * are removed. The view that a running `crisp bundle` copies from is not
+ * included.
  */
 export async function thingsIn({ root, state, rootfs, cgroup }: Place): Promise<Thing[]> {
   const named = (folder: string): Promise<string[]> => namesIn(join(state, folder));
@@ -63,7 +67,10 @@ export async function thingsIn({ root, state, rootfs, cgroup }: Place): Promise<
   return things;
 }
 
-/** A container that a backend knows. Its other things are in thingsIn(), and stay while it cannot be removed. */
+/**
+ * A container that a backend lists. Its other objects are in thingsIn(), and are kept while it cannot be
+ * removed.
+ */
 export function containerThing(backend: Backend, container: FoundContainer): Thing {
   return {
     kind: 'container',
@@ -74,9 +81,9 @@ export function containerThing(backend: Backend, container: FoundContainer): Thi
 }
 
 /**
- * Removes those that belong to nobody, and to no probe that is under way, each by
- * `removing`, which tells whether it could: what could not be removed may run, and
- * needs the other things of its owner.
+ * Removes orphans, except those of a running probe, each by `removing`, which
+ * returns whether it succeeded: an object that could not be removed may be
+ * running, and needs the other objects of the same id.
  */
 export async function removeOrphans(
   things: readonly Thing[],
@@ -90,12 +97,12 @@ export async function removeOrphans(
   }
 }
 
-/** The container of a probe has no record, but the pid of its process in its name. */
+/** The container of a probe has no record, but its name contains the pid of the probing process. */
 function isBeingProbed(owner: string): boolean {
   return livesOn(probeIdPattern.exec(owner)?.[2]);
 }
 
-/** The view that a `crisp bundle` copies from. */
+/** The view from which a `crisp bundle` copies. */
 function isBeingCopied(name: string): boolean {
   return livesOn(/^bundle-(\d+)$/.exec(name)?.[1]);
 }
@@ -104,7 +111,7 @@ function livesOn(pid: string | undefined): boolean {
   return pid !== undefined && pidExists(pid);
 }
 
-/** A name is a file that holds the id of its container; for a moment, when it is made, it holds none. */
+/** A name is a file with the id of its container; while it is being made, it is empty for a moment. */
 async function takenName(path: string, name: string): Promise<Thing> {
   const owner = (await readFileIfThere(path).catch(() => undefined)) ?? '';
   return {

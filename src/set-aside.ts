@@ -1,7 +1,7 @@
-// What crisp found, cannot read and therefore leaves alone: records of another
-// version, notes of CTs that are not its own, damaged images.  One such thing never stops the
-// others; it is logged once, and an operator sees it in `crisp status` and in the
-// verbose Status of the CRI.
+// Items that crisp found, cannot read and therefore does not change: records of another
+// version, notes of CTs that are not its own, damaged images. Such an item does not affect
+// others; it is logged once, and shown in `crisp status` and in the verbose Status of the
+// CRI.
 import { log } from './log.js';
 
 export interface SetAside {
@@ -17,10 +17,10 @@ class Things {
   add(kind: SetAside['kind'], name: string, reason: string): void {
     const known = this.things.get(name);
     this.things.set(name, { kind, name, reason });
-    if (known?.reason !== reason) log.error({ kind, name, reason }, 'set aside: it is left as it is');
+    if (known?.reason !== reason) log.error({ kind, name, reason }, 'set aside: left unchanged');
   }
 
-  /** Sets aside these of a kind and no others: for what can be mended while we run. */
+  /** Replaces the items of a kind: for those that can be repaired while crisp runs. */
   replace(kind: SetAside['kind'], now: readonly Omit<SetAside, 'kind'>[]): void {
     for (const [name, thing] of this.things)
       if (thing.kind === kind && !now.some((one) => one.name === name)) this.things.delete(name);
@@ -34,7 +34,7 @@ class Things {
 
 export const setAside = new Things();
 
-/** Why something is not of its shape, in one line. */
+/** The reason why a value is invalid, in one line. */
 export function whyNot(error: unknown): string {
   const { issues } = error as { issues?: readonly { path: readonly PropertyKey[]; message: string }[] };
   const text = issues

@@ -1,12 +1,12 @@
-// The steps of stories: what each of them is doing at this moment.  Their names
-// are those of the debug log; by them the watchdog knows what does not end, the
-// state dump shows it, and the tests kill the daemon in between.
+// The steps of operations in progress. Their names are in the debug log; the
+// watchdog uses them to report steps that do not end, the state dump shows
+// them, and the tests kill the daemon between them.
 import { readFileSync } from 'node:fs';
 import { log, logContext, type LogContext } from './log.js';
 import { metrics } from './metrics.js';
 
 export interface StepOptions {
-  /** It has a limit of its own, or none: what waits for a registry is watched there. */
+  /** It has a limit of its own, or none: waits for a registry are watched elsewhere. */
   readonly hasOwnLimit?: boolean;
 }
 
@@ -18,10 +18,10 @@ interface UnderWay {
 }
 const underWay = new Set<UnderWay>();
 
-/** Longer than all programs of a step together may take by their own limits. */
+/** Longer than the timeouts of all programs of a step together. */
 export const limitMs = 10 * 60_000;
 
-/** Runs `work` as a step of this name, "STORY: STEP". */
+/** Runs `work` as a step of this name, "OPERATION: STEP". */
 export async function step<T>(
   name: string,
   work: () => Promise<T> | T,
@@ -36,7 +36,7 @@ export async function step<T>(
   }
 }
 
-/** A story that goes from step to step. */
+/** An operation with several steps. */
 export class Story {
   private readonly present: UnderWay;
   private overdue: NodeJS.Timeout | undefined;
@@ -66,11 +66,11 @@ export class Story {
 export interface StepUnderWay extends LogContext {
   readonly step: string;
   readonly seconds: number;
-  /** It takes longer than a step may. */
+  /** It exceeds the time limit of a step. */
   readonly isOverdue: boolean;
 }
 
-/** All steps under way, the oldest first. */
+/** All steps in progress, the oldest first. */
 export function stepsUnderWay(): StepUnderWay[] {
   const now = performance.now();
   return [...underWay]
@@ -83,7 +83,7 @@ export function stepsUnderWay(): StepUnderWay[] {
     }));
 }
 
-/** Those that take longer than a step may. */
+/** The steps that exceed the limit. */
 export function overdueSteps(): StepUnderWay[] {
   return stepsUnderWay().filter(({ isOverdue }) => isOverdue);
 }
@@ -95,7 +95,7 @@ metrics.stepOverdueSeconds.collect(() =>
   })),
 );
 
-/** Tests set the variable: the daemon kills itself at the step that the file names. */
+/** Set by tests: the daemon kills itself at the step named in the file. */
 const failpoint = process.env['CRISP_FAILPOINT'];
 
 function dieHere(name: string): void {

@@ -1,7 +1,7 @@
-// What systemd is told of the daemon (sd_notify(3)), and its watchdog: systemd
-// restarts a daemon that has not said for WatchdogSec that it is alive. Ours says
-// so only after it has answered a call on its own socket, as a kubelet's would be,
-// and while no step is overdue: a restart takes up what hangs, and harms no container.
+// Notifications to systemd (sd_notify(3)), and its watchdog: systemd restarts a
+// daemon that has not sent a keep-alive within WatchdogSec. crisp sends it only
+// after it has answered a call on its own socket, made like a kubelet's,
+// and while no step is overdue: a restart harms no container.
 import { credentials } from '@grpc/grpc-js';
 import type { RuntimeServiceClient } from './cri/generated/runtime/v1/RuntimeService.js';
 import { loadProto } from './cri/proto.js';
@@ -10,23 +10,23 @@ import { sendDatagram } from './host/syscalls.js';
 import { log } from './log.js';
 import { overdueSteps } from './steps.js';
 
-/** Tells systemd of states such as "READY=1"; nothing happens outside of a service. */
+/** Sends states such as "READY=1" to systemd; no effect outside of a service. */
 export function notifySystemd(...states: string[]): void {
   const socket = process.env['NOTIFY_SOCKET'];
   if (!socket) return;
   try {
     sendDatagram(socket, states.join('\n'));
   } catch (error) {
-    log.warn({ err: error }, 'systemd was not told');
+    log.warn({ err: error }, 'systemd could not be notified');
   }
 }
 
 /**
  * Feeds the watchdog of the service, if it has one (sd_watchdog_enabled(3)): twice
- * per WATCHDOG_USEC the daemon calls itself, and systemd hears of it if it answers
- * and nothing is stuck.
+ * per WATCHDOG_USEC the daemon calls itself, and notifies systemd if it answers
+ * and no step is overdue.
  * @param listen the socket of the daemon, unix:///PATH
- * @returns ends it
+ * @returns a function that ends it
  */
 export function feedWatchdog(listen: string): () => void {
   const microseconds = Number(process.env['WATCHDOG_USEC'] ?? 0);
@@ -48,10 +48,13 @@ export function feedWatchdog(listen: string): () => void {
   return () => clearInterval(timer);
 }
 
-/** Loaded when there is a watchdog to feed. */
+/** Loaded only if there is a watchdog. */
 let service: ReturnType<typeof loadProto>['runtime']['v1']['RuntimeService'] | undefined;
 
-/** Resolves when the daemon answers Version, over a connection of its own: accepting one is part of being alive. */
+/**
+ * Resolves when the daemon answers Version, over a new connection: this also tests that it accepts
+ * connections.
+ */
 function answers(listen: string, timeoutMs: number): Promise<void> {
   service ??= loadProto().runtime.v1.RuntimeService;
   const client: RuntimeServiceClient = new service(listen, credentials.createInsecure(), {

@@ -82,7 +82,7 @@ test('a Proxmox VE node has the handler lxc, with what the configuration says of
   const on = (more: string): Config => load(`lxc: {pve_folder: ${pve}}\n${more}`);
   expect(Object.keys(on('').handlers)).not.toContain('lxc');
   writeFileSync(pve, '');
-  expect(() => on('default_container_type: lxc\n')).toThrow('"lxc" is no handler');
+  expect(() => on('default_container_type: lxc\n')).toThrow('"lxc" is not a handler');
   rmSync(pve);
   mkdirSync(pve);
   expect(
@@ -110,12 +110,12 @@ describe('what is wrong is refused with its place', () => {
     [
       'one state folder for both',
       'state: /s\ncli_state: /s\n',
-      '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove what it has no record of',
+      '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove everything without a record',
     ],
     [
       'one in the other',
       'state: /s\ncli_state: /s/cli\n',
-      '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove what it has no record of',
+      '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove everything without a record',
     ],
     [
       'a wrong value',
@@ -137,7 +137,7 @@ describe('what is wrong is refused with its place', () => {
     [
       'a rule for an unknown handler',
       'routing:\n  rules:\n    - pod: a\n      handler: kata\n',
-      '/config.yaml:4: routing.rules.0.handler: "kata" is no handler; there are: crun, runc',
+      '/config.yaml:4: routing.rules.0.handler: "kata" is not a handler; there are: crun, runc',
     ],
     [
       'a rule with a bad expression',
@@ -157,17 +157,17 @@ describe('what is wrong is refused with its place', () => {
     [
       'an unknown default',
       'default_container_type: lxc\n',
-      '/config.yaml:1: default_container_type: "lxc" is no handler',
+      '/config.yaml:1: default_container_type: "lxc" is not a handler',
     ],
     [
       'a fallback to nothing',
       'fallback:\n  crun: kata\n',
-      '/config.yaml:2: fallback.crun: "kata" is no handler',
+      '/config.yaml:2: fallback.crun: "kata" is not a handler',
     ],
     [
       'a circle of fallbacks',
       'fallback:\n  crun: runc\n  runc: crun\n',
-      '/config.yaml:2: fallback.crun: goes in a circle: crun -> runc -> crun',
+      '/config.yaml:2: fallback.crun: is a cycle: crun -> runc -> crun',
     ],
     ['a syntax error', 'root: /r\nstate: [\n', '/config.yaml:3: '],
     ['a key twice', 'root: /r\nroot: /s\n', '/config.yaml:2: Map keys must be unique'],
@@ -231,7 +231,7 @@ describe('reload', () => {
   test('a rule for a handler that only the new file has is refused', () => {
     const wanted = load('handlers: {lxc: {type: pct}}\ndefault_container_type: lxc\n');
     expect(complaint(() => diffConfig(load(''), wanted))).toContain(
-      'default_container_type: "lxc" is no handler',
+      'default_container_type: "lxc" is not a handler',
     );
   });
 });

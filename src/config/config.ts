@@ -3,8 +3,8 @@
 // YAML from --config (default /etc/crisp/config.yaml, which may be absent),
 // then the drop-ins of config.d beside it in order of their names, then the
 // flags.  Strict: an unknown key or a wrong type is an error that names the
-// file, the line and the path of the key.  The schema is also what
-// docs/configuration.md, `crisp config --default` and --schema are made of.
+// file, the line and the path of the key. docs/configuration.md, `crisp
+// config --default` and --schema are generated from the schema, too.
 import { realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import * as z from 'zod';
@@ -37,14 +37,14 @@ const handler = z.strictObject({
   root: pathOrEmpty
     .default('')
     .describe(
-      'where the runtime keeps the state of its containers (its --root); crisp touches only those whose bundles it made; empty: runtimes/NAME in the state folder',
+      'the folder of the runtime with the state of its containers (its --root); crisp changes only containers with bundles that it made; empty: runtimes/NAME in the state folder',
     ),
-  args: z.array(z.string()).default([]).describe('arguments put before the verb of every call'),
+  args: z.array(z.string()).default([]).describe('arguments before the verb of every call'),
   allowed_annotations: z
     .array(patternText)
     .default([])
     .describe(
-      'annotations of pods and containers that the runtime gets to see in config.json (crun acts on run.oci.*): their keys, as in routing rules',
+      'annotations of pods and containers that are passed to the runtime in config.json (crun acts on run.oci.*): their keys, as patterns like in routing rules',
     ),
 });
 export type HandlerConfig = z.infer<typeof handler>;
@@ -55,7 +55,7 @@ const ulimit = z
   .refine((text) => {
     const [soft = 0, hard = soft] = text.split(':').map(Number);
     return soft <= hard && Number.isSafeInteger(hard);
-  }, 'the soft limit is above the hard one, or too large');
+  }, 'the soft limit is above the hard limit, or too large');
 
 const rule = z
   .strictObject({
@@ -69,9 +69,9 @@ const rule = z
     image: patternText
       .optional()
       .describe(
-        'the full name of the image; such a rule decides on `crisp run` and `crisp create` only, since a kubelet makes the pod before it names the images',
+        'the full name of the image; such a rule applies only to `crisp run` and `crisp create`, since a kubelet makes the pod before it names the images',
       ),
-    handler: z.string().describe('the handler that runs what matches'),
+    handler: z.string().describe('the handler for matching pods'),
   })
   .refine(
     ({ handler: _, ...conditions }) => Object.keys(conditions).length > 0,
@@ -79,9 +79,9 @@ const rule = z
   );
 export type RuleConfig = z.infer<typeof rule>;
 
-/** Always there; a configuration adds to them or changes their keys. */
+/** Always present; a configuration adds to them or changes their keys. */
 const defaultHandlers = { crun: { type: 'oci' as const }, runc: { type: 'oci' as const } };
-/** There on a Proxmox VE node only: on any other host it would be a broken one. */
+/** Present on a Proxmox VE node only: on any other host it would never be ready. */
 const handlersOfProxmox = { lxc: { type: 'pct' as const } };
 const defaultPveFolder = '/etc/pve';
 
@@ -98,34 +98,34 @@ export const configSchema = z
       .describe('records, bundles and pinned namespaces; best on a tmpfs'),
     cli_state: absolutePath
       .default('/run/crisp-cli')
-      .describe('the same for the containers of `crisp run` and `crisp create`, which need no daemon'),
+      .describe('the same for containers of `crisp run` and `crisp create`, which do not need the daemon'),
     log_level: z
       .enum(['trace', 'debug', 'info', 'warn', 'error'])
       .default('info')
-      .describe('the least that is logged; debug has a line for each command that crisp runs'),
+      .describe('the lowest level that is logged; debug includes a line for each program that crisp runs'),
     default_container_type: z
       .string()
       .default('crun')
-      .describe('the handler of pods that no RuntimeClass and no rule decides on'),
+      .describe('the handler of pods without a RuntimeClass and without a matching rule'),
     fallback: z
       .record(z.string(), z.string())
       .default({ crun: 'runc' })
       .describe(
-        'handler: the one that takes its place while its probe fails, for pods that name no RuntimeClass; {}: none',
+        'handler: the handler that replaces it while its probe fails, for pods without a RuntimeClass; {}: none',
       ),
     routing: z
       .strictObject({
         rules: z
           .array(rule)
           .default([])
-          .describe('in order; the first one whose conditions all match decides'),
+          .describe('in order; the first rule of which all conditions match is used'),
         crun_name_patterns: z
           .array(patternText)
           .default([])
-          .describe('pods with such names run on crun, if no rule decides'),
+          .describe('pods with matching names run on crun, if no rule matches'),
       })
       .prefault({})
-      .describe('which handler runs a pod that names no RuntimeClass'),
+      .describe('the handler of pods without a RuntimeClass'),
     handlers: z
       .record(z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/), handler)
       .default(z.record(z.string(), handler).parse(defaultHandlers))
@@ -138,7 +138,7 @@ export const configSchema = z
         cgroup_driver: z
           .enum(['auto', 'cgroupfs', 'systemd'])
           .default('auto')
-          .describe('auto: systemd where it runs, else cgroupfs'),
+          .describe('auto: systemd if it is running, otherwise cgroupfs'),
         seccomp_profile: pathOrEmpty
           .default('')
           .describe(
@@ -148,42 +148,42 @@ export const configSchema = z
           .partialRecord(z.enum(ulimitNames), ulimit)
           .default({})
           .describe(
-            'limits of the processes of each container, as ulimit(1) calls them: {nofile: "1024:65536"} is SOFT:HARD, one number is both; open files without a setting: as the service was given (LimitNOFILE; 1024:1048576 in crisp.service)',
+            'limits of the processes of each container, with the names of ulimit(1): {nofile: "1024:65536"} is SOFT:HARD, one number sets both; the default for nofile is the limit of the service (LimitNOFILE; 1024:1048576 in crisp.service)',
           ),
         image_volumes: z
           .enum(['bind', 'mkdir', 'ignore'])
           .default('bind')
           .describe(
-            'what becomes of the VOLUMEs of an image. bind: a folder that can be written to, with what the image has there, gone with the container; mkdir: the folder is there, in the root filesystem; ignore: nothing',
+            'how to handle the VOLUMEs of an image. bind: a writable folder with the content of the image, removed with the container; mkdir: only create the folder in the root filesystem; ignore: nothing',
           ),
         absent_mount_sources_to_reject: z
           .array(patternText)
           .default([])
           .describe(
-            'host paths of mounts that are an error where they do not exist, as patterns of whole paths without a slash at the end; all others are made, as folders of root with mode 0755',
+            'host paths of mounts that are an error if they do not exist, as patterns of full paths without a trailing slash; all others are created, as folders of root with mode 0755',
           ),
         lost_monitor: z
           .enum(['report', 'end'])
           .default('report')
           .describe(
-            'what becomes of a running container whose monitor (conmon, the watcher of a CT) has died. report: it runs on without a log, and its exit code is taken from the kernel, where that tells; end: it is killed, as with containerd, so that the kubelet makes a new one. Either is an error in the log, in crisp_monitors_lost_total and in its status',
+            'how to handle a running container after its monitor (conmon, the watcher of a CT) has died. report: it keeps running without a log, and its exit code is read from the kernel, if that provides it; end: it is killed, as with containerd, so that the kubelet makes a new one. Both are reported as an error in the log, in crisp_monitors_lost_total and in its status',
           ),
         unclaimed_seconds: seconds
           .default(60)
           .describe(
-            'how long a pod or container is kept for the retry of a caller that went away while it was made',
+            'how long a pod or container is kept for a retry if its caller disconnected while it was made',
           ),
       })
       .prefault({})
-      .describe('how containers are run'),
+      .describe('running containers'),
     lxc: z
       .strictObject({
         tools: z
           .strictObject({
             pct: tool('pct', 'makes, starts, changes and destroys CTs'),
-            pvesh: tool('pvesh', 'tells the version of the node'),
-            pvesm: tool('pvesm', 'tells where a template is'),
-            lxc_info: tool('lxc-info', 'tells the first process of a CT'),
+            pvesh: tool('pvesh', 'reports the version of the node'),
+            pvesm: tool('pvesm', 'finds templates'),
+            lxc_info: tool('lxc-info', 'reports the first process of a CT'),
             lxc_attach: tool('lxc-attach', 'runs commands in a CT'),
             systemctl: tool('systemctl', 'reads the drop-ins of CTs'),
           })
@@ -195,7 +195,7 @@ export const configSchema = z
             last: vmid.default(989_999).describe('the highest'),
           })
           .prefault({})
-          .describe('the ids of CTs that crisp makes; it touches no other'),
+          .describe('the ids of CTs that crisp makes; it never changes others'),
         tag: z
           .string()
           .regex(
@@ -203,12 +203,12 @@ export const configSchema = z
             'must be a Proxmox tag: lower-case letters, digits, and _ + . - after the first',
           )
           .default('crisp')
-          .describe('the tag of each CT; it touches none without it'),
+          .describe('the tag of each CT; crisp never changes a CT without it'),
         owner: z
           .string()
           .regex(/^[\w.-]*$/, 'must be a name')
           .default('')
-          .describe('whose CTs they are, in their description; empty: the name of the node'),
+          .describe('the owner of the CTs, in their notes; empty: the name of the node'),
         pool: z
           .string()
           .regex(/^[\w./-]*$/, 'must be the name of a pool')
@@ -217,9 +217,7 @@ export const configSchema = z
         network: z
           .enum(['cni', 'bridge'])
           .default('cni')
-          .describe(
-            'cni: the network that OCI pods have; bridge: the CT has its net0 on a bridge of the node',
-          ),
+          .describe('cni: the network of OCI pods; bridge: the CT has a net0 on a bridge of the node'),
         bridge: z
           .strictObject({
             name: z
@@ -232,13 +230,11 @@ export const configSchema = z
               .number()
               .min(0)
               .default(0)
-              .describe('the most that a CT may send, in megabytes per second; 0: no limit'),
+              .describe('the rate limit of a CT for sending, in megabytes per second; 0: no limit'),
             firewall: z.boolean().default(false).describe('the firewall of Proxmox VE for these CTs'),
           })
           .prefault({})
-          .describe(
-            'net0 of the CTs whose network is bridge; their address comes by DHCP, if the pod names none',
-          ),
+          .describe('net0 of CTs with network bridge; their address comes from DHCP unless the pod sets one'),
         rootfs: z
           .strictObject({
             storage: z
@@ -246,7 +242,7 @@ export const configSchema = z
               .regex(/^([a-z][a-z0-9._-]*)?$/i, 'must be the name of a storage')
               .default('')
               .describe(
-                'the storage on which each CT gets a volume; empty: none, its root filesystem is an overlay over the image',
+                'the storage for a volume of each CT; empty: no volume, the root filesystem is an overlay over the image',
               ),
             size_gib: z
               .number()
@@ -255,7 +251,7 @@ export const configSchema = z
               .describe('the size of a volume; 0 on a storage of folders: a folder'),
           })
           .prefault({})
-          .describe('where the root filesystems of CTs lie'),
+          .describe('the location of the root filesystems of CTs'),
         unprivileged: z
           .boolean()
           .default(true)
@@ -268,7 +264,7 @@ export const configSchema = z
         lock_folder: absolutePath.default('/run/lock/lxc').describe('the locks of pct'),
         unit_folder: absolutePath
           .default('/run/systemd/system')
-          .describe('where drop-ins of `pve-container@.service` go'),
+          .describe('the folder of drop-ins of `pve-container@.service`'),
       })
       .prefault({})
       .describe('Proxmox VE containers, for handlers of type pct'),
@@ -278,7 +274,7 @@ export const configSchema = z
         bin_dirs: z
           .array(absolutePath)
           .default(['/opt/cni/bin', '/usr/lib/cni'])
-          .describe('where the CNI plugins are looked for, in order'),
+          .describe('the folders of CNI plugins, searched in order'),
         template: pathOrEmpty
           .default('')
           .describe('a conflist template to render with the pod CIDR of UpdateRuntimeConfig; empty: none'),
@@ -300,12 +296,12 @@ export const configSchema = z
         certs_dir: pathOrEmpty.default('').describe('containers-certs.d(5); empty: the default of the host'),
         pull_progress_timeout_seconds: seconds
           .default(60)
-          .describe('a pull with no progress for so long ends'),
+          .describe('a pull fails after this time without progress'),
         environment: z
           .record(z.string().regex(/^[A-Za-z_]\w*$/), z.string())
           .default({})
           .describe(
-            'environment variables for skopeo and the credential helpers that it starts; they go before HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY (also in lower case), SSL_CERT_FILE and SSL_CERT_DIR of the service, which are passed on',
+            'environment variables for skopeo and the credential helpers that it starts; they take precedence over HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY (also in lower case), SSL_CERT_FILE and SSL_CERT_DIR of the service, which are passed on',
           ),
         pinned: z
           .array(z.string())
@@ -313,14 +309,17 @@ export const configSchema = z
           .describe('images that are never garbage-collected: references, a trailing * is a prefix'),
         preload_dir: pathOrEmpty
           .default('')
-          .describe('OCI archives here are imported and pinned at start; empty: none'),
+          .describe('a folder of OCI archives that are imported and pinned at the start; empty: none'),
       })
       .prefault({})
       .describe('pulling and keeping images'),
     streaming: z
       .strictObject({
-        address: z.string().default('127.0.0.1').describe('where exec, attach and port-forward are served'),
-        port: z.number().int().min(0).max(65535).default(0).describe('0: a free one'),
+        address: z
+          .string()
+          .default('127.0.0.1')
+          .describe('the address of the server for exec, attach and port-forward'),
+        port: z.number().int().min(0).max(65535).default(0).describe('0: any free port'),
         tls_cert: pathOrEmpty.default('').describe('certificate (PEM); with tls_key, serves TLS'),
         tls_key: pathOrEmpty.default('').describe('its private key (PEM)'),
       })
@@ -331,7 +330,7 @@ export const configSchema = z
         address: z
           .string()
           .default('127.0.0.1')
-          .describe('where /metrics (Prometheus) and /healthz are served'),
+          .describe('the address of /metrics (Prometheus) and /healthz'),
         port: z.number().int().min(0).max(65535).default(0).describe('0: not served'),
       })
       .prefault({})
@@ -343,14 +342,15 @@ export const configSchema = z
         context.addIssue({
           code: 'custom',
           path: [...path],
-          message: `"${name}" is no handler; there are: ${Object.keys(config.handlers).join(', ')}`,
+          message: `"${name}" is not a handler; there are: ${Object.keys(config.handlers).join(', ')}`,
         });
     };
     if (`${config.cli_state}/`.startsWith(`${config.state}/`))
       context.addIssue({
         code: 'custom',
         path: ['cli_state'],
-        message: 'must not be in the state folder of the daemon, which would remove what it has no record of',
+        message:
+          'must not be in the state folder of the daemon, which would remove everything without a record',
       });
     if (config.lxc.vmid_range.first > config.lxc.vmid_range.last)
       context.addIssue({ code: 'custom', path: ['lxc', 'vmid_range'], message: 'first is above last' });
@@ -359,7 +359,7 @@ export const configSchema = z
         context.addIssue({
           code: 'custom',
           path: ['handlers', name],
-          message: 'a handler of type pct takes no path and no args: its programs are in lxc.tools',
+          message: 'a handler of type pct has no path and no args: its programs are in lxc.tools',
         });
     }
     mustExist(config.default_container_type, ['default_container_type']);
@@ -375,7 +375,7 @@ export const configSchema = z
           context.addIssue({
             code: 'custom',
             path: ['fallback', from],
-            message: `goes in a circle: ${[...seen, next].join(' -> ')}`,
+            message: `is a cycle: ${[...seen, next].join(' -> ')}`,
           });
           break;
         }
@@ -389,7 +389,7 @@ export const defaultConfigFile = '/etc/crisp/config.yaml';
 
 /** Reads, merges and checks the configuration. @throws InvalidConfigFile with file, line and key */
 export function loadConfig(file?: string, flags: Partial<Config> = {}): Config {
-  const main = resolve(file ?? defaultConfigFile); // it is read again after the daemon has changed its working folder
+  const main = resolve(file ?? defaultConfigFile); // the daemon reads it again after it has changed its working folder
   const config = checkConfig([
     yamlSource(main, file !== undefined),
     ...dropIns(join(dirname(main), 'config.d')).map((dropIn) => yamlSource(dropIn, true)),
@@ -403,7 +403,10 @@ export function loadConfig(file?: string, flags: Partial<Config> = {}): Config {
   });
 }
 
-/** The kernel names mounts by where they really are, so we name our folders so too (/var/run/crisp is in /run). What does not exist yet is kept as it is. */
+/**
+ * The kernel lists mounts by their real paths, so crisp uses real paths too (/var/run/crisp is in /run).
+ * Parts that do not exist yet are kept.
+ */
 function realFolder(path: string): string {
   try {
     return realpathSync(path);
@@ -429,7 +432,7 @@ export function checkConfig(sources: readonly Source[]): Config {
   return deepFreeze(result.data);
 }
 
-/** "FILE:LINE: path.of.the.key: what is wrong", one for each unknown key. */
+/** "FILE:LINE: path.of.the.key: problem", one for each unknown key. */
 function describe(issue: z.core.$ZodIssue, sources: readonly Source[]): string[] {
   const path = issue.path as KeyPath;
   const line = (at: KeyPath, message: string): string =>
@@ -453,7 +456,7 @@ function deepFreeze<T>(value: T): T {
   return value;
 }
 
-/** For logs and answers: the address of a proxy may hold a password. */
+/** For logs and answers: the URL of a proxy may contain a password. */
 export function withoutSecrets(config: Config): object {
   const environment = Object.fromEntries(Object.keys(config.images.environment).map((name) => [name, '***']));
   return { ...config, images: { ...config.images, environment } };

@@ -1,18 +1,18 @@
 // The patterns of routing rules and lists in the configuration.
 //
-//   kube-*      a glob: * is any text, ? any one character; it must match whole
-//   /^v\d+$/    between slashes: a regular expression; it must match whole
+//   kube-*      a glob: * is any text, ? is any character; it must match completely
+//   /^v\d+$/    between slashes: a regular expression; it must match completely
 //
-// A regular expression is JavaScript's, which backtracks: what a pod brings (a
-// label, an annotation) could make a careless one run for hours and hold up the
-// node.  So each match runs in a context of node:vm, which can be stopped.
+// JavaScript's regular expressions backtrack: with a value of a pod (a label, an
+// annotation) a careless one could run for hours and block the node. So each match
+// runs in a context of node:vm, which can be stopped.
 import { createContext, Script } from 'node:vm';
 import { CrispError } from '../errors.js';
 
 /** @throws RuleTimeout */
 export type Pattern = (value: string) => boolean;
 
-/** How long one match may take; the ones that people write need microseconds. */
+/** How long one match may take; usual expressions need microseconds. */
 const timeLimitMs = 50;
 
 const compiled = new Map<string, Pattern>();
@@ -23,7 +23,7 @@ export function pattern(text: string): Pattern {
   if (!known) {
     if (/^\/.+\/[gimsuvy]+$/.test(text))
       throw new SyntaxError(
-        `Invalid regular expression: ${text} takes no flags; a character class such as [aA] does what i would`,
+        `Invalid regular expression: ${text} has flags, which are not supported; use a character class such as [aA] instead of the flag i`,
       );
     known = isExpression(text) ? expression(text) : (value) => matchesGlob(text, value);
     compiled.set(text, known);
@@ -36,7 +36,7 @@ function isExpression(text: string): boolean {
 }
 
 function expression(text: string): Pattern {
-  const { source } = new RegExp(text.slice(1, -1), 'su'); // by itself: "a)|(b" would undo what anchors it
+  const { source } = new RegExp(text.slice(1, -1), 'su'); // compiled alone first: "a)|(b" would break the anchors
   const sandbox = createContext({ expression: new RegExp(`^(?:${source})$`, 'su'), value: '' });
   const script = new Script('expression.test(value)');
   return (value) => {
@@ -48,7 +48,7 @@ function expression(text: string): Pattern {
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
         const { user, system } = process.cpuUsage(begun);
-        if ((user + system) / 1000 < timeLimitMs / 2) continue; // the time went by on a busy node, not in the match
+        if ((user + system) / 1000 < timeLimitMs / 2) continue; // the time passed on a busy node, not in the match
         throw new CrispError(
           'RuleTimeout',
           `the regular expression ${text} took longer than ${timeLimitMs} ms on a value of ${value.length} characters`,
@@ -58,7 +58,7 @@ function expression(text: string): Pattern {
   };
 }
 
-/** Linear in time for each star: only the last one is ever taken back. */
+/** Linear time for each star: only the last one is backtracked. */
 function matchesGlob(glob: string, value: string): boolean {
   let at = 0;
   let star = -1;

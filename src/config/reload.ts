@@ -1,9 +1,12 @@
-// What a running daemon takes over from a changed configuration (SIGHUP).
+// Applies a changed configuration to a running daemon (SIGHUP).
 import { isDeepStrictEqual } from 'node:util';
 import { configSchema, type Config } from './config.js';
 import { CrispError } from '../errors.js';
 
-/** The keys that take effect at SIGHUP, with all below them; the others are built into parts that live as long as the daemon. */
+/**
+ * The keys that take effect at SIGHUP, including all keys below them; the others are used by services that
+ * are made once, at the start.
+ */
 export const reloadable: readonly (keyof Config)[] = [
   'log_level',
   'default_container_type',
@@ -12,14 +15,17 @@ export const reloadable: readonly (keyof Config)[] = [
 ];
 
 export interface ConfigChange {
-  /** The present configuration with what can be taken over. */
+  /** The current configuration with the reloadable changes. */
   readonly config: Config;
-  /** The keys taken over, and those that wait for a restart: "routing", "network.conf_dir". */
+  /** The applied keys, and the keys that need a restart: "routing", "network.conf_dir". */
   readonly applied: readonly string[];
   readonly needRestart: readonly string[];
 }
 
-/** @throws InvalidConfigFile when what can be reloaded does not stand without what cannot (a rule for a new handler) */
+/**
+ * @throws InvalidConfigFile if a reloadable change depends on another one that needs a restart (a rule for a
+ * new handler)
+ */
 export function diffConfig(present: Config, wanted: Config): ConfigChange {
   const changed = changes(present, wanted, '');
   const isReloadable = (key: string): boolean =>
@@ -33,7 +39,7 @@ export function diffConfig(present: Config, wanted: Config): ConfigChange {
     throw new CrispError(
       'InvalidConfigFile',
       `${issue?.path.join('.')}: ${issue?.message}, and handlers change only at a restart`,
-      { hint: 'restart crisp: containers run on meanwhile' },
+      { hint: 'restart crisp: containers keep running' },
     );
   }
   return {

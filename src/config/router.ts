@@ -1,10 +1,10 @@
-// Which backend runs a pod.  Decided once per pod, at RunPodSandbox (or by a
-// standalone command), and kept in its record with the rule that decided:
+// Chooses the handler of a pod. Decided once per pod, at RunPodSandbox (or by a standalone
+// command), and kept in its record with the rule:
 //
 //   RuntimeClass handler ─► rules, in order ─► crun_name_patterns ─► default_container_type
-//                                └── a handler whose probe failed gives way to its fallback ──┘
+//                                └── a handler with a failed probe is replaced by its fallback ──┘
 //
-// Pure: the caller brings the configuration and what the probes found.
+// Pure: the caller passes the configuration and the results of the probes.
 import type { Config, RuleConfig } from './config.js';
 import { CrispError } from '../errors.js';
 import { pattern } from './pattern.js';
@@ -15,26 +15,26 @@ export interface RouteInput {
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
-  /** Known for the command line only: a pod is routed before its images are named. */
+  /** Set by the command line only: a pod is routed before its images are known. */
   readonly image?: string;
 }
 
 export interface Route {
   /** The handler's name. */
   readonly handler: string;
-  /** What decided, in words: "RuntimeClass handler crun", "default_container_type". */
+  /** The rule, as text: "RuntimeClass handler crun", "default_container_type". */
   readonly rule: string;
-  /** The handler that the rule names, where this one took its place. */
+  /** The handler of the rule, if this one is its fallback. */
   readonly insteadOf?: string;
 }
 
-/** What routing needs to know of a handler: the outcome of its probe. */
+/** The part of a handler that routing uses: the result of its probe. */
 export interface Readiness {
   readonly ready: boolean;
   readonly reason: string;
 }
 
-/** What the configuration says, whether it is ready or not. @throws UnknownHandler, RuleTimeout */
+/** The handler by configuration, whether it is ready or not. @throws UnknownHandler, RuleTimeout */
 export function route(config: Config, input: RouteInput): Route {
   if (input.handler) {
     if (!Object.hasOwn(config.handlers, input.handler)) {
@@ -53,7 +53,7 @@ export function route(config: Config, input: RouteInput): Route {
   return { handler: config.default_container_type, rule: 'default_container_type' };
 }
 
-/** The handlers that may run what is routed to the first, in their order. */
+/** A handler and its fallbacks, in order. */
 export function withFallbacks(config: Config, first: string): string[] {
   const names = [];
   for (let name: string | undefined = first; name !== undefined; name = config.fallback[name])
@@ -62,9 +62,9 @@ export function withFallbacks(config: Config, first: string): string[] {
 }
 
 /**
- * The handler that runs a pod: route(), and where that handler is broken, its
- * fallback.  A pod that names its RuntimeClass gets that one or an error: it
- * may have been chosen for what only it can do.
+ * The handler that runs a pod: the result of route(), or its fallback if that
+ * handler is not ready. A pod with a RuntimeClass gets that handler or an
+ * error: it may have been chosen for a feature that only it has.
  * @throws UnknownHandler, RuleTimeout, HandlerNotReady
  */
 export function chooseHandler(
@@ -104,7 +104,7 @@ function matches(rule: RuleConfig, input: RouteInput): boolean {
   );
 }
 
-/** No condition fits anything; a condition never fits what is not there. */
+/** No condition matches every value; a condition never matches a missing value. */
 function fits(text: string | undefined, value: string | undefined): boolean {
   return text === undefined || (value !== undefined && pattern(text)(value));
 }
@@ -118,7 +118,7 @@ function fitsAll(
   );
 }
 
-/** The conditions of a rule in words: `namespace "kube-*", label app "web"`. */
+/** The conditions of a rule as text: `namespace "kube-*", label app "web"`. */
 export function conditions(rule: RuleConfig): string {
   const all = (kind: string, texts: Readonly<Record<string, string>> | undefined) =>
     Object.entries(texts ?? {}).map(([key, text]): [string, string] => [`${kind} ${key}`, text]);

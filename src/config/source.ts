@@ -1,5 +1,5 @@
-// Where the values of the configuration come from: YAML files and flags, merged
-// in order, each value traceable to its file and line.  Called by config.ts.
+// The sources of the configuration: YAML files and flags, merged in order, with
+// the file and line of each value.  Called by config.ts.
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { isMap as isMapping, isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml';
@@ -9,11 +9,14 @@ export type KeyPath = readonly (string | number)[];
 
 export interface Source {
   readonly value: Readonly<Record<string, unknown>>;
-  /** "FILE:LINE" of the value at a path, or of the nearest thing above it that this source has; undefined: it says nothing there. */
+  /**
+   * "FILE:LINE" of the value at a path, or of its nearest parent in this source; undefined: the source does
+   * not have it.
+   */
   locate(path: KeyPath): string | undefined;
 }
 
-/** The drop-ins of a folder, in the order of their names; no folder, no drop-ins. */
+/** The drop-ins of a folder, in the order of their names; empty without the folder. */
 export function dropIns(folder: string): string[] {
   try {
     return readdirSync(folder)
@@ -26,7 +29,7 @@ export function dropIns(folder: string): string[] {
   }
 }
 
-/** @throws InvalidConfigFile when it does not parse, or is required and absent */
+/** @throws InvalidConfigFile if it cannot be parsed, or is required and does not exist */
 export function yamlSource(file: string, required: boolean): Source {
   let text: string;
   try {
@@ -79,7 +82,7 @@ export function merge(
   return Object.fromEntries(result);
 }
 
-/** The place of a value: that of the last source that says something at the path, or else just above it. */
+/** The place of a value: in the last source that has the path, or otherwise its parent. */
 export function placeOf(sources: readonly Source[], path: KeyPath): string | undefined {
   for (let length = path.length; length > 0; length--) {
     for (const source of [...sources].reverse()) {
@@ -90,7 +93,7 @@ export function placeOf(sources: readonly Source[], path: KeyPath): string | und
   return undefined;
 }
 
-/** Of a key, where the key stands; of an item of a list, where the item does. */
+/** The position of a key, or of an item of a list. */
 export function locate(
   document: Document,
   lines: LineCounter,

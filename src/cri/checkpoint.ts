@@ -11,13 +11,17 @@ import type { CheckpointPodRequest__Output } from './generated/runtime/v1/Checkp
 import type { CheckpointPodResponse } from './generated/runtime/v1/CheckpointPodResponse.js';
 import type { RestorePodRequest__Output } from './generated/runtime/v1/RestorePodRequest.js';
 import type { RestorePodResponse } from './generated/runtime/v1/RestorePodResponse.js';
-import { backendOf, refOf, runningContainerOf, type Services } from './services.js';
+import { backendOf, refOf, runningContainerOf } from './lookup.js';
+import type { Services } from './services.js';
+
+/** What these calls use. */
+type Used = Pick<Services, 'config' | 'store' | 'creations' | 'locks' | 'handlers' | 'rootfs'>;
 
 /** Where the request leaves it to us (timeout 0). */
 const defaultTimeoutSeconds = 60;
 
 export async function checkpointContainer(
-  services: Services,
+  services: Used,
   request: CheckpointContainerRequest__Output,
 ): Promise<CheckpointContainerResponse> {
   const record = runningContainerOf(services, request.container_id);
@@ -31,7 +35,7 @@ export async function checkpointContainer(
     throw new CrispError('InvalidArgument', `location: ${location} exists already`);
   const timeoutMs = Math.min((Number(request.timeout) || defaultTimeoutSeconds) * 1000, 2 ** 31 - 1); // what a timer can hold
   await services.locks.with(record.sandboxId, () =>
-    writeCheckpoint(location, join(services.config.root, 'checkpoints'), {
+    writeCheckpoint(location, services.config.root, {
       dump: (folder) => backendOf(services, record).checkpoint(refOf(record), folder, timeoutMs),
       spec: join(record.folder, 'config.json'),
       written: services.rootfs.written(record.id),
@@ -53,7 +57,7 @@ export async function checkpointContainer(
 }
 
 export async function checkpointPod(
-  _parts: Services,
+  _services: Used,
   _request: CheckpointPodRequest__Output,
 ): Promise<CheckpointPodResponse> {
   throw new CrispError(
@@ -63,7 +67,7 @@ export async function checkpointPod(
 }
 
 export async function restorePod(
-  _parts: Services,
+  _services: Used,
   _request: RestorePodRequest__Output,
 ): Promise<RestorePodResponse> {
   throw new CrispError('Unsupported', 'there are no pod checkpoints to restore: see CheckpointPod');

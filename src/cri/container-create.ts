@@ -23,7 +23,8 @@ import type { CreateContainerResponse } from './generated/runtime/v1/CreateConta
 import { stopSignal } from '../oci/signals.js';
 import { logPathOf } from './log-path.js';
 import { removeContainerRecord } from './container-stop.js';
-import { backendOf, readySandboxOf, runningContainerOf, type Call, type Services } from './services.js';
+import { backendOf, readySandboxOf, runningContainerOf } from './lookup.js';
+import type { Call, Services } from './services.js';
 
 export async function createContainer(
   services: Services,

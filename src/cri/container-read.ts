@@ -6,19 +6,22 @@ import type { ListContainersRequest__Output } from './generated/runtime/v1/ListC
 import type { ListContainersResponse } from './generated/runtime/v1/ListContainersResponse.js';
 import type { StreamContainersRequest__Output } from './generated/runtime/v1/StreamContainersRequest.js';
 import type { StreamContainersResponse } from './generated/runtime/v1/StreamContainersResponse.js';
-import { join } from 'node:path';
-import { readFileIfThere } from '../host/files.js';
 import { compareTimes, containerState, type ContainerRecord } from '../records/records.js';
+import { readBundle } from '../oci/bundle.js';
 import type { HostFacts } from '../oci/host-facts.js';
 import { containerResources } from '../oci/resources.js';
 import type { Spec } from '../shapes/spec.js';
 import { containerItem, containerStatus, matches } from './convert.js';
-import { containerOf, wholeId, type Services } from './services.js';
+import { containerOf, wholeIds } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 import { paginate } from './paginate.js';
 
+/** What these calls use. */
+type Used = Pick<Services, 'host' | 'store' | 'creations'>;
+
 export async function containerStatusOf(
-  services: Services,
+  services: Used,
   request: ContainerStatusRequest__Output,
 ): Promise<ContainerStatusResponse> {
   const record = containerOf(services, request.container_id);
@@ -29,9 +32,9 @@ export async function containerStatusOf(
 }
 
 /** "pid", "runtimeSpec" and "config" are what people's scripts look for in `crictl inspect`, under containerd's names. */
-async function verbose({ host }: Services, record: ContainerRecord) {
+async function verbose({ host }: Used, record: ContainerRecord) {
   const { sandboxId, pid, handler, backendState, folder, notHonoured, madeMountSources, config } = record;
-  const spec = await readFileIfThere(join(folder, 'config.json'));
+  const spec = await readBundle(folder);
   return {
     sandboxID: sandboxId,
     pid: record.exit ? 0 : (pid ?? 0),
@@ -41,7 +44,7 @@ async function verbose({ host }: Services, record: ContainerRecord) {
     notHonoured,
     ...(madeMountSources ? { madeMountSources } : {}),
     config,
-    runtimeSpec: spec ? currentSpec(JSON.parse(spec) as Spec, record, host) : undefined,
+    runtimeSpec: spec ? currentSpec(spec, record, host) : undefined,
   };
 }
 
@@ -65,28 +68,15 @@ function currentSpec(spec: Spec, { resources }: ContainerRecord, host: HostFacts
   };
 }
 
-/** A filter with whole ids. @throws InvalidArgument for an ambiguous one */
-export function wholeIds<T extends { readonly id: string; readonly pod_sandbox_id: string }>(
-  services: Services,
-  filter: T,
-): T {
-  const { containers, sandboxes } = services.store;
-  return {
-    ...filter,
-    id: wholeId(services, containers, filter.id, 'filter.id'),
-    pod_sandbox_id: wholeId(services, sandboxes, filter.pod_sandbox_id, 'filter.pod_sandbox_id'),
-  };
-}
-
 export async function listContainers(
-  services: Services,
+  services: Used,
   request: ListContainersRequest__Output,
 ): Promise<ListContainersResponse> {
   return { containers: filtered(services, request.filter).map(containerItem) };
 }
 
 export async function* streamContainers(
-  services: Services,
+  services: Used,
   request: StreamContainersRequest__Output,
 ): AsyncGenerator<StreamContainersResponse> {
   for (const page of paginate(filtered(services, request.filter)))
@@ -94,7 +84,7 @@ export async function* streamContainers(
 }
 
 /** A container in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
-function filtered(services: Services, given: ContainerFilter__Output | null): ContainerRecord[] {
+function filtered(services: Used, given: ContainerFilter__Output | null): ContainerRecord[] {
   const { containers } = services.store;
   const filter = given && wholeIds(services, given);
   return containers

@@ -5,7 +5,8 @@ import { step } from '../steps.js';
 import { containerState, now } from '../records/records.js';
 import type { StartContainerRequest__Output } from './generated/runtime/v1/StartContainerRequest.js';
 import type { StartContainerResponse } from './generated/runtime/v1/StartContainerResponse.js';
-import { backendOf, containerOf, readySandboxOf, refOf, type Services } from './services.js';
+import { backendOf, containerOf, readySandboxOf, refOf } from './lookup.js';
+import type { Services } from './services.js';
 
 /** By convention of the peers: the exit code of a container whose process could not be started. */
 const startErrorExitCode = 128;

@@ -1,8 +1,7 @@
 // StopContainer and RemoveContainer.
 import { CrispError } from '../errors.js';
-import { remove } from '../host/files.js';
 import { after, first } from '../host/wait.js';
-import { addLogContext, log } from '../log.js';
+import { log } from '../log.js';
 import { step } from '../steps.js';
 import { signalNumber } from '../oci/signals.js';
 import { containerState, type ContainerRecord } from '../records/records.js';
@@ -12,8 +11,9 @@ import type { RemoveContainerResponse } from './generated/runtime/v1/RemoveConta
 import type { StopContainerRequest__Output } from './generated/runtime/v1/StopContainerRequest.js';
 import type { StopContainerResponse } from './generated/runtime/v1/StopContainerResponse.js';
 import { recordIfEnded } from './exits.js';
-import { unmountImageVolumes } from '../pod/image-volumes.js';
-import { backendOf, recordOf, refOf, type Services } from './services.js';
+import { releaseContainer } from '../pod/container.js';
+import { backendOf, containerIfThere, refOf } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
 const SIGKILL = 9;
@@ -26,14 +26,12 @@ export async function stopContainer(
   services: Services,
   request: StopContainerRequest__Output,
 ): Promise<StopContainerResponse> {
-  const known = recordOf(services, services.store.containers, request.container_id, 'container_id');
+  const known = containerIfThere(services, request.container_id);
   if (!known) return {}; // gone already: as good as stopped
-  const { id } = known;
-  addLogContext({ containerId: id, podId: known.sandboxId });
   const timeoutMs = Number(request.timeout) * 1000;
   if (timeoutMs < 0)
     throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
-  await stopContainerRecord(services, id, timeoutMs);
+  await stopContainerRecord(services, known.id, timeoutMs);
   return {};
 }
 
@@ -89,11 +87,9 @@ export async function removeContainer(
   services: Services,
   request: RemoveContainerRequest__Output,
 ): Promise<RemoveContainerResponse> {
-  const known = recordOf(services, services.store.containers, request.container_id, 'container_id');
+  const known = containerIfThere(services, request.container_id);
   if (!known) return {};
-  const { id, sandboxId } = known;
-  addLogContext({ containerId: id, podId: sandboxId });
-  await services.locks.with(sandboxId, () => removeContainerRecord(services, id));
+  await services.locks.with(known.sandboxId, () => removeContainerRecord(services, known.id));
   return {};
 }
 
@@ -103,9 +99,7 @@ export async function removeContainerRecord(services: Services, id: string): Pro
   const record = services.store.containers.get(id);
   if (!record) return;
   await step('remove container: container', () => backendOf(services, record).delete(refOf(record)));
-  await step('remove container: rootfs', () => services.rootfs.unmount(id));
-  await step('remove container: image volumes', () => unmountImageVolumes(services, record));
-  await step('remove container: bundle', () => remove(record.folder));
+  await releaseContainer(services, record);
   await step('remove container: record', () => services.store.containers.delete(id)); // last: until here a retry finds what is left to do
   log.info('container removed');
   if (isShown(services, record))

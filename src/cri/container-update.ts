@@ -1,7 +1,6 @@
 // UpdateContainerResources, UpdatePodSandboxResources and ReopenContainerLog:
 // changes to what runs.
 import { CrispError } from '../errors.js';
-import { writeResources } from '../host/cgroup.js';
 import { log } from '../log.js';
 import { step } from '../steps.js';
 import { containerResources } from '../oci/resources.js';
@@ -13,18 +12,15 @@ import type { UpdateContainerResourcesRequest__Output } from './generated/runtim
 import type { UpdateContainerResourcesResponse } from './generated/runtime/v1/UpdateContainerResourcesResponse.js';
 import type { UpdatePodSandboxResourcesRequest__Output } from './generated/runtime/v1/UpdatePodSandboxResourcesRequest.js';
 import type { UpdatePodSandboxResourcesResponse } from './generated/runtime/v1/UpdatePodSandboxResourcesResponse.js';
-import {
-  backendOf,
-  containerOf,
-  readySandboxOf,
-  refOf,
-  runningContainerOf,
-  type Services,
-} from './services.js';
-import { ownsCgroup } from '../pod/plan.js';
+import { backendOf, containerOf, readySandboxOf, refOf, runningContainerOf } from './lookup.js';
+import type { Services } from './services.js';
+import { limitPod } from '../pod/pod.js';
+
+/** What these calls use. */
+type Used = Pick<Services, 'host' | 'store' | 'creations' | 'locks' | 'handlers' | 'events'>;
 
 export async function updateContainerResources(
-  services: Services,
+  services: Used,
   request: UpdateContainerResourcesRequest__Output,
 ): Promise<UpdateContainerResourcesResponse> {
   const { id, sandboxId } = containerOf(services, request.container_id);
@@ -63,15 +59,14 @@ function merged(
 
 /** The kubelet resizes the pod's cgroup itself and tells us; a pod whose cgroup is ours is resized by us. */
 export async function updatePodSandboxResources(
-  services: Services,
+  services: Used,
   request: UpdatePodSandboxResourcesRequest__Output,
 ): Promise<UpdatePodSandboxResourcesResponse> {
   const { id } = await readySandboxOf(services, request.pod_sandbox_id);
   await services.locks.with(id, async () => {
     const record = await readySandboxOf(services, id);
-    if (request.resources && ownsCgroup(record.config)) {
-      await writeResources(record.plan.cgroupParent, containerResources(request.resources, services.host));
-    }
+    if (request.resources)
+      await limitPod(record.plan, record.config, containerResources(request.resources, services.host));
     await services.store.sandboxes.change(id, {
       ...(request.resources ? { resources: request.resources } : {}),
       ...(request.overhead ? { overhead: request.overhead } : {}),
@@ -81,7 +76,7 @@ export async function updatePodSandboxResources(
 }
 
 export async function reopenContainerLog(
-  services: Services,
+  services: Used,
   request: ReopenContainerLogRequest__Output,
 ): Promise<ReopenContainerLogResponse> {
   const record = runningContainerOf(services, request.container_id);

@@ -4,9 +4,9 @@ import type { GetEventsRequest__Output } from './generated/runtime/v1/GetEventsR
 import type { Call, Services } from './services.js';
 
 export async function* getContainerEvents(
-  services: Services,
+  { events }: Pick<Services, 'events'>,
   _request: GetEventsRequest__Output,
   call: Call,
 ): AsyncGenerator<ContainerEventResponse> {
-  yield* services.events.listen(call.signal);
+  yield* events.listen(call.signal);
 }

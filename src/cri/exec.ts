@@ -14,14 +14,11 @@ import type { ExecSyncRequest__Output } from './generated/runtime/v1/ExecSyncReq
 import type { ExecSyncResponse } from './generated/runtime/v1/ExecSyncResponse.js';
 import type { PortForwardRequest__Output } from './generated/runtime/v1/PortForwardRequest.js';
 import type { PortForwardResponse } from './generated/runtime/v1/PortForwardResponse.js';
-import {
-  backendOf,
-  readySandboxOf,
-  refOf,
-  runningContainerOf,
-  type Call,
-  type Services,
-} from './services.js';
+import { backendOf, readySandboxOf, refOf, runningContainerOf } from './lookup.js';
+import type { Call, Services } from './services.js';
+
+/** What these calls use. */
+type Used = Pick<Services, 'store' | 'creations' | 'handlers' | 'events' | 'streaming'>;
 
 /** What ExecSync keeps of each stream; the answer must fit a gRPC message. */
 const maxOutputBytes = 16 << 20;
@@ -32,7 +29,7 @@ const longestTimeoutMs = 2 ** 31 - 1;
 const maxPorts = 128;
 
 export async function execSync(
-  services: Services,
+  services: Used,
   request: ExecSyncRequest__Output,
   call: Call,
 ): Promise<ExecSyncResponse> {
@@ -54,7 +51,7 @@ export async function execSync(
 
 /** Runs a command in a container with these ends. @throws WrongContainerState, ExecTimeout */
 async function execIn(
-  services: Services,
+  services: Used,
   containerId: string,
   cmd: readonly string[],
   io: Io,
@@ -81,7 +78,7 @@ class Capped extends Writable {
   }
 }
 
-export async function exec(services: Services, request: ExecRequest__Output): Promise<ExecResponse> {
+export async function exec(services: Used, request: ExecRequest__Output): Promise<ExecResponse> {
   checkStreams(request);
   if (request.cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
   const { id, sandboxId } = runningContainerOf(services, request.container_id);
@@ -100,7 +97,7 @@ export async function exec(services: Services, request: ExecRequest__Output): Pr
   };
 }
 
-export async function attach(services: Services, request: AttachRequest__Output): Promise<AttachResponse> {
+export async function attach(services: Used, request: AttachRequest__Output): Promise<AttachResponse> {
   checkStreams(request);
   const record = runningContainerOf(services, request.container_id);
   const { stdin, stdout, stderr } = request;
@@ -118,7 +115,7 @@ export async function attach(services: Services, request: AttachRequest__Output)
 }
 
 export async function portForward(
-  services: Services,
+  services: Used,
   request: PortForwardRequest__Output,
 ): Promise<PortForwardResponse> {
   const { id } = await readySandboxOf(services, request.pod_sandbox_id);
@@ -145,7 +142,7 @@ function checkStreams(request: { tty: boolean; stdin: boolean; stdout: boolean; 
 }
 
 /** What the streaming server runs when a ticket is redeemed. `services` is asked late: the server is itself one of them. */
-export function streamingHandlers(services: () => Services) {
+export function streamingHandlers(services: () => Used) {
   return {
     exec: (request: ExecRequest, io: Io, signal: AbortSignal): Promise<{ exitCode: number }> =>
       execIn(services(), request.containerId, request.cmd, io, signal),
@@ -171,7 +168,7 @@ export function streamingHandlers(services: () => Services) {
 }
 
 /** The pod's network namespace; undefined: the host's. @throws WrongContainerState while no container runs that would bring one */
-function networkOf(services: Services, { id, plan }: SandboxRecord): string | undefined {
+function networkOf(services: Used, { id, plan }: SandboxRecord): string | undefined {
   if (!plan.ownNetwork) return plan.namespaces.network;
   const running = services.store
     .containersOf(id)

@@ -4,7 +4,8 @@ import type { Exit } from '../backends/backend.js';
 import { after, first } from '../host/wait.js';
 import { log, withLogContext } from '../log.js';
 import { containerState, type ContainerRecord } from '../records/records.js';
-import { backendOf, refOf, type Services } from './services.js';
+import { backendOf, refOf } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
 /** How long a monitor may take from the end of a process to telling it, on a machine that is very busy. */

@@ -23,22 +23,25 @@ import { imagesOfStandalone } from '../records/standalone.js';
 import type { Call, Services } from './services.js';
 import { paginate } from './paginate.js';
 
+/** What these calls use. */
+type Used = Pick<Services, 'config' | 'store' | 'handlers' | 'images' | 'rootfs'>;
+
 export async function listImages(
-  services: Services,
+  services: Used,
   request: ListImagesRequest__Output,
 ): Promise<ListImagesResponse> {
   return { images: (await filtered(services, request.filter?.image ?? null)).map(imageItem) };
 }
 
 export async function* streamImages(
-  services: Services,
+  services: Used,
   request: StreamImagesRequest__Output,
 ): AsyncGenerator<StreamImagesResponse> {
   for (const page of paginate(await filtered(services, request.filter?.image ?? null)))
     yield { images: page.map(imageItem) };
 }
 
-async function filtered(services: Services, filter: ImageSpec__Output | null): Promise<readonly Image[]> {
+async function filtered(services: Used, filter: ImageSpec__Output | null): Promise<readonly Image[]> {
   if (!filter?.image) return services.images.list();
   const image = await services.images.find(filter.image);
   return image ? [image] : [];
@@ -46,7 +49,7 @@ async function filtered(services: Services, filter: ImageSpec__Output | null): P
 
 /** An image that is not there is no error: the answer has none. */
 export async function imageStatus(
-  services: Services,
+  services: Used,
   request: ImageStatusRequest__Output,
 ): Promise<ImageStatusResponse> {
   const image = await services.images.find(named(request.image));
@@ -65,7 +68,7 @@ export async function imageStatus(
 }
 
 export async function pullImage(
-  services: Services,
+  services: Used,
   request: PullImageRequest__Output,
   call: Call,
 ): Promise<PullImageResponse> {
@@ -102,7 +105,7 @@ function authOf({ auth }: PullImageRequest__Output): RegistryAuth | undefined {
 }
 
 export async function removeImage(
-  services: Services,
+  services: Used,
   request: RemoveImageRequest__Output,
 ): Promise<RemoveImageResponse> {
   const image = await services.images.find(named(request.image));
@@ -115,7 +118,7 @@ export async function removeImage(
 }
 
 export async function imageFsInfo(
-  services: Services,
+  services: Used,
   _request: ImageFsInfoRequest__Output,
 ): Promise<ImageFsInfoResponse> {
   const usage = await services.images.usage();

@@ -16,10 +16,13 @@ import type { PodSandboxMetrics } from './generated/runtime/v1/PodSandboxMetrics
 import type { StreamPodSandboxMetricsRequest__Output } from './generated/runtime/v1/StreamPodSandboxMetricsRequest.js';
 import type { StreamPodSandboxMetricsResponse } from './generated/runtime/v1/StreamPodSandboxMetricsResponse.js';
 import { containerMetrics, interfaceMetrics, type Counted, type MetricTable } from './metric-table.js';
-import { type Services } from './services.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 import { paginate } from './paginate.js';
 import { cgroupOf, podInterfaces } from './stats.js';
+
+/** What these calls use. */
+type Used = Pick<Services, 'config' | 'store' | 'creations' | 'handlers' | 'usageCache'>;
 
 /** On each series. As with cAdvisor, id is the cgroup, and name the id of the container or sandbox. */
 const commonLabels = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
@@ -27,7 +30,7 @@ const commonLabels = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
 const newLayersWaitMs = 2_000;
 
 export async function listMetricDescriptors(
-  _parts: Services,
+  _services: Used,
   _request: ListMetricDescriptorsRequest__Output,
 ): Promise<ListMetricDescriptorsResponse> {
   return {
@@ -38,7 +41,7 @@ export async function listMetricDescriptors(
 }
 
 export async function listPodSandboxMetrics(
-  services: Services,
+  services: Used,
   _request: ListPodSandboxMetricsRequest__Output,
 ): Promise<ListPodSandboxMetricsResponse> {
   return {
@@ -47,20 +50,20 @@ export async function listPodSandboxMetrics(
 }
 
 export async function* streamPodSandboxMetrics(
-  services: Services,
+  services: Used,
   _request: StreamPodSandboxMetricsRequest__Output,
 ): AsyncGenerator<StreamPodSandboxMetricsResponse> {
   for (const page of paginate(readySandboxes(services)))
     yield { pod_sandbox_metrics: await Promise.all(page.map((record) => metricsOf(services, record))) };
 }
 
-function readySandboxes(services: Services): SandboxRecord[] {
+function readySandboxes(services: Used): SandboxRecord[] {
   return services.store.sandboxes
     .all()
     .filter((record) => isShown(services, record) && sandboxState(record) === 'SANDBOX_READY');
 }
 
-async function metricsOf(services: Services, record: SandboxRecord): Promise<PodSandboxMetrics> {
+async function metricsOf(services: Used, record: SandboxRecord): Promise<PodSandboxMetrics> {
   const { id, plan } = record;
   const running = services.store
     .containersOf(id)
@@ -85,7 +88,7 @@ async function metricsOf(services: Services, record: SandboxRecord): Promise<Pod
 
 /** None when it has just ended. */
 async function containerMetricsOf(
-  services: Services,
+  services: Used,
   { namespace, name: pod }: SandboxRecord['plan'],
   record: ContainerRecord,
   filesystem: Filesystem,

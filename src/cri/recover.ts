@@ -4,8 +4,8 @@
 import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
 import { toCrispError } from '../errors.js';
-import { remove } from '../host/files.js';
 import { waitUntilIdle } from '../host/proc.js';
+import { removeUnfinishedCheckpoints } from '../images/checkpoint.js';
 import { log, withLogContext } from '../log.js';
 import { step } from '../steps.js';
 import { namespaceFiles } from '../pod/namespaces.js';
@@ -26,7 +26,8 @@ import { reclaimLost, listed } from './reclaim.js';
 import { unclaimedContainer } from './container-create.js';
 import { removeContainerRecord } from './container-stop.js';
 import { recordExit } from './exits.js';
-import { backendOf, refOf, type Services } from './services.js';
+import { backendOf, refOf } from './lookup.js';
+import type { Services } from './services.js';
 import { unclaimedSandbox } from './sandbox-run.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 
@@ -184,7 +185,7 @@ async function removeUnowned(services: Services): Promise<void> {
       (id) => namespaceFiles(join(podOf(state, id), 'ns')).network,
     ),
   );
-  await repaired('checkpoints', () => remove(join(root, 'checkpoints'))); // what a crash cut off
+  await repaired('checkpoints', () => removeUnfinishedCheckpoints(root));
   // After the network, whose plugins look into the namespaces of pods.
   await removeOrphans(
     await thingsIn({

@@ -1,6 +1,5 @@
 // Version, Status, RuntimeConfig and UpdateRuntimeConfig.
 import { withoutSecrets } from '../config/config.js';
-import { cgroupDriver } from '../host/cgroup.js';
 import { toCrispError } from '../errors.js';
 import { log } from '../log.js';
 import { findHolderTools } from '../pod/pid-holder.js';
@@ -17,13 +16,13 @@ import { refreshHandlers } from './handlers.js';
 import type { Services } from './services.js';
 import { holderRuntimes } from './sandbox-run.js';
 
+/** What these calls use. */
+type Used = Pick<Services, 'config' | 'version' | 'host' | 'handlers' | 'network' | 'images'>;
+
 /** The version of the kubelet's runtime API, which has been 0.1.0 since there is a CRI. */
 const kubeApiVersion = '0.1.0';
 
-export async function version(
-  services: Services,
-  _request: VersionRequest__Output,
-): Promise<VersionResponse> {
+export async function version(services: Used, _request: VersionRequest__Output): Promise<VersionResponse> {
   return {
     version: kubeApiVersion,
     runtime_name: 'crisp',
@@ -32,7 +31,7 @@ export async function version(
   };
 }
 
-export async function status(services: Services, request: StatusRequest__Output): Promise<StatusResponse> {
+export async function status(services: Used, request: StatusRequest__Output): Promise<StatusResponse> {
   void refreshHandlers(services.handlers); // for the next call: the kubelet asks every few seconds
   const handlers = [...services.handlers].map(([name, { probe }]) => ({ name, ...probe }));
   const ready = handlers.filter((handler) => handler.ready);
@@ -75,7 +74,7 @@ export async function status(services: Services, request: StatusRequest__Output)
 }
 
 /** Told only while it is not so: the node is ready without it, for pods that do not ask for it. */
-async function sharedPidCondition(services: Services) {
+async function sharedPidCondition(services: Used) {
   try {
     await findHolderTools(holderRuntimes(services));
     return [];
@@ -90,19 +89,18 @@ function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolea
 }
 
 export async function runtimeConfig(
-  services: Services,
+  services: Used,
   _request: RuntimeConfigRequest__Output,
 ): Promise<RuntimeConfigResponse> {
   return {
     linux: {
-      cgroup_driver:
-        cgroupDriver(services.config.runtime.cgroup_driver) === 'systemd' ? 'SYSTEMD' : 'CGROUPFS',
+      cgroup_driver: services.host.systemdCgroup ? 'SYSTEMD' : 'CGROUPFS',
     },
   };
 }
 
 export async function updateRuntimeConfig(
-  services: Services,
+  services: Used,
   request: UpdateRuntimeConfigRequest__Output,
 ): Promise<UpdateRuntimeConfigResponse> {
   const podCidr = request.runtime_config?.network_config?.pod_cidr;

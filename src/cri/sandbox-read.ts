@@ -9,13 +9,18 @@ import type { StreamPodSandboxesResponse } from './generated/runtime/v1/StreamPo
 import { toCrispError } from '../errors.js';
 import { compareTimes, containerState, sandboxState, type SandboxRecord } from '../records/records.js';
 import { containerStatus, matches, sandboxItem, sandboxStatus } from './convert.js';
-import { backendOf, withHolderChecked, refOf, sandboxOf, wholeId, type Services } from './services.js';
+import { withHolderChecked } from './holder-lost.js';
+import { backendOf, refOf, sandboxOf, wholeId } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
 import { paginate } from './paginate.js';
 import { podNetwork } from '../pod/plan.js';
 
+/** What these calls use. */
+type Used = Pick<Services, 'store' | 'creations' | 'handlers' | 'network' | 'events'>;
+
 export async function podSandboxStatus(
-  services: Services,
+  services: Used,
   request: PodSandboxStatusRequest__Output,
 ): Promise<PodSandboxStatusResponse> {
   const record = await withAddresses(
@@ -36,7 +41,7 @@ export async function podSandboxStatus(
 }
 
 /** What the plugins say of the pod's network now: whoever looks into a pod wants to know. */
-async function checkedNetwork(services: Services, record: SandboxRecord): Promise<{ networkCheck?: string }> {
+async function checkedNetwork(services: Used, record: SandboxRecord): Promise<{ networkCheck?: string }> {
   const { attachment, plan, config } = record;
   if (!attachment || sandboxState(record) !== 'SANDBOX_READY') return {};
   try {
@@ -55,7 +60,7 @@ async function checkedNetwork(services: Services, record: SandboxRecord): Promis
 }
 
 /** Where each container brings its own network, the pod's address is known some time after the start of one. */
-async function withAddresses(services: Services, record: SandboxRecord): Promise<SandboxRecord> {
+async function withAddresses(services: Used, record: SandboxRecord): Promise<SandboxRecord> {
   if (!record.plan.ownNetwork || record.ips || sandboxState(record) !== 'SANDBOX_READY') return record;
   const running = services.store
     .containersOf(record.id)
@@ -72,7 +77,7 @@ async function withAddresses(services: Services, record: SandboxRecord): Promise
  * pid is that of the holder of a shared pid namespace, else that of the first
  * container that runs, else 0; the namespaces have the paths of their pins.
  */
-function verbose(services: Services, record: SandboxRecord) {
+function verbose(services: Used, record: SandboxRecord) {
   const { handler, rule, plan, attachment, config, runtimeHandler } = record;
   const ready = sandboxState(record) === 'SANDBOX_READY';
   const running = shownContainersOf(services, record.id)
@@ -101,14 +106,14 @@ function verbose(services: Services, record: SandboxRecord) {
 }
 
 export async function listPodSandbox(
-  services: Services,
+  services: Used,
   request: ListPodSandboxRequest__Output,
 ): Promise<ListPodSandboxResponse> {
   return { items: (await filtered(services, request.filter)).map(sandboxItem) };
 }
 
 export async function* streamPodSandboxes(
-  services: Services,
+  services: Used,
   request: StreamPodSandboxesRequest__Output,
 ): AsyncGenerator<StreamPodSandboxesResponse> {
   for (const page of paginate(await filtered(services, request.filter)))
@@ -116,10 +121,7 @@ export async function* streamPodSandboxes(
 }
 
 /** A sandbox in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
-async function filtered(
-  services: Services,
-  given: PodSandboxFilter__Output | null,
-): Promise<SandboxRecord[]> {
+async function filtered(services: Used, given: PodSandboxFilter__Output | null): Promise<SandboxRecord[]> {
   const filter = given && {
     ...given,
     id: wholeId(services, services.store.sandboxes, given.id, 'filter.id'),

@@ -14,7 +14,9 @@ import type { PodSandboxConfig__Output } from './generated/runtime/v1/PodSandbox
 import type { RunPodSandboxRequest__Output } from './generated/runtime/v1/RunPodSandboxRequest.js';
 import type { RunPodSandboxResponse } from './generated/runtime/v1/RunPodSandboxResponse.js';
 import { refreshHandlers } from './handlers.js';
-import { backendOf, withHolderChecked, type Call, type Services } from './services.js';
+import { withHolderChecked } from './holder-lost.js';
+import { backendOf } from './lookup.js';
+import type { Call, Services } from './services.js';
 import { removeSandbox } from './sandbox-stop.js';
 
 export async function runPodSandbox(

@@ -1,6 +1,6 @@
 // StopPodSandbox and RemovePodSandbox: both idempotent, both finish what an
 // earlier try has begun.
-import { addLogContext, log } from '../log.js';
+import { log } from '../log.js';
 import { ownsCgroup } from '../pod/plan.js';
 import { releasePod, removePod } from '../pod/pod.js';
 import { step } from '../steps.js';
@@ -10,18 +10,17 @@ import type { RemovePodSandboxResponse } from './generated/runtime/v1/RemovePodS
 import type { StopPodSandboxRequest__Output } from './generated/runtime/v1/StopPodSandboxRequest.js';
 import type { StopPodSandboxResponse } from './generated/runtime/v1/StopPodSandboxResponse.js';
 import { removeContainerRecord, stopContainerRecord } from './container-stop.js';
-import { backendOf, recordOf, type Services } from './services.js';
+import { backendOf, sandboxIfThere } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
 export async function stopPodSandbox(
   services: Services,
   request: StopPodSandboxRequest__Output,
 ): Promise<StopPodSandboxResponse> {
-  const known = recordOf(services, services.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
+  const known = sandboxIfThere(services, request.pod_sandbox_id);
   if (!known) return {}; // gone already: as good as stopped
-  const { id } = known;
-  addLogContext({ podId: id });
-  await services.locks.with(id, () => stopSandbox(services, id));
+  await services.locks.with(known.id, () => stopSandbox(services, known.id));
   return {};
 }
 
@@ -29,9 +28,8 @@ export async function removePodSandbox(
   services: Services,
   request: RemovePodSandboxRequest__Output,
 ): Promise<RemovePodSandboxResponse> {
-  const known = recordOf(services, services.store.sandboxes, request.pod_sandbox_id, 'pod_sandbox_id');
+  const known = sandboxIfThere(services, request.pod_sandbox_id);
   if (!known) return {};
-  addLogContext({ podId: known.id });
   await removeSandbox(services, known.id);
   return {};
 }

@@ -26,6 +26,18 @@ test('the socket is open to root and its group alone, in a folder that anybody m
   expect([(mode & 0o777).toString(8), uid, gid]).toEqual(['660', process.getuid?.(), process.getgid?.()]);
 });
 
+test('a server that is closed keeps no timer', async () => {
+  const bench = new Bench();
+  ends.push(() => bench.end());
+  const server = new CriServer(bench.services);
+  await server.listen(join(bench.folder, 'crisp.sock'));
+  const timers = (): number =>
+    process.getActiveResourcesInfo().filter((resource) => resource === 'Timeout').length;
+  const before = timers();
+  await server.close(60_000);
+  expect(timers() - before).toBe(0);
+});
+
 test('a path that cannot be bound is an error that names it', async () => {
   const bench = new Bench();
   ends.push(() => bench.end());

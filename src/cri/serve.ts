@@ -4,15 +4,16 @@ import * as grpc from '@grpc/grpc-js';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod } from 'node:fs/promises';
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CrispError, toCrispError, toStatus } from '../errors.js';
+import { after } from '../host/wait.js';
 import { log, logContext, withLogContext, type LogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import { serializerOf } from './encoded.js';
 import type { Call, Services } from './services.js';
 import { loadProto } from './proto.js';
 import { RequestChecks, type MessageType } from './request-check.js';
-import { imageService, runtimeService } from './service.js';
+import { imageService, runtimeService, type CallKind } from './service.js';
 
 /** Both ways: a list of a full node, and the output of an exec, go past gRPC's default of 4 MiB. */
 const maxMessageBytes = 32 << 20;
@@ -39,13 +40,13 @@ export class CriServer {
       if (!found) throw new Error(`the proto has no message ${name}`);
       return found.type;
     });
-    for (const [service, stories] of [
+    for (const [service, calls] of [
       [v1.RuntimeService.service, runtimeService],
       [v1.ImageService.service, imageService],
     ] as const)
       this.server.addService(
         tolerant(service),
-        wrapAll(services, checks, service, stories, (call) => this.track(call)),
+        wrapAll(services, checks, service, calls, (call) => this.track(call)),
       );
   }
 
@@ -65,10 +66,10 @@ export class CriServer {
   async close(graceMs: number): Promise<void> {
     await Promise.race([
       new Promise<void>((resolve) => this.server.tryShutdown(() => resolve())),
-      sleep(graceMs),
+      after(graceMs),
     ]);
     this.server.forceShutdown();
-    await Promise.race([Promise.all(this.atWork), sleep(cancelledCallMs)]);
+    await Promise.race([Promise.all(this.atWork), after(cancelledCallMs)]);
   }
 
   private track(call: Promise<void>): void {
@@ -126,19 +127,20 @@ function wrapAll(
   services: Services,
   checks: RequestChecks,
   service: grpc.ServiceDefinition,
-  stories: object,
+  calls: object,
   track: Track,
 ): grpc.UntypedServiceImplementation {
   return Object.fromEntries(
     Object.entries(service).map(([method, definition]) => {
-      const story = (stories as Record<string, Story>)[method];
-      if (!story) throw new Error(`${method} has no story`);
+      const listed = (calls as Record<string, readonly [Story, CallKind]>)[method];
+      if (!listed) throw new Error(`${method} has no story`);
+      const [story, kind] = listed;
       const check = (request: object): void => checkRequest(checks, definition, request);
       return [
         method,
         definition.responseStream
-          ? wrapStream(services, method, story, check, track)
-          : wrapUnary(services, method, story, check, track),
+          ? wrapStream(services, method, kind, story, check, track)
+          : wrapUnary(services, method, kind, story, check, track),
       ];
     }),
   );
@@ -147,6 +149,7 @@ function wrapAll(
 function wrapUnary(
   services: Services,
   method: string,
+  kind: CallKind,
   story: Story,
   check: (request: object) => void,
   track: Track,
@@ -155,6 +158,7 @@ function wrapUnary(
     track(
       inCall(
         method,
+        kind,
         call,
         async (context) => {
           check(call.request);
@@ -168,6 +172,7 @@ function wrapUnary(
 function wrapStream(
   services: Services,
   method: string,
+  kind: CallKind,
   story: Story,
   check: (request: object) => void,
   track: Track,
@@ -176,6 +181,7 @@ function wrapStream(
     track(
       inCall(
         method,
+        kind,
         call,
         async (context) => {
           check(call.request);
@@ -198,6 +204,7 @@ function wrapStream(
 
 async function inCall(
   method: string,
+  kind: CallKind,
   call: grpc.ServerUnaryCall<object, object> | grpc.ServerWritableStream<object, object>,
   work: (context: Call) => Promise<void>,
   fail: (status: { code: grpc.status; details: string }) => void,
@@ -214,7 +221,7 @@ async function inCall(
     let code = grpc.status.OK;
     try {
       await work(context);
-      log[isRead(method) ? 'debug' : 'info']({ method, ms: ms(started) }, 'call');
+      log[kind === 'read' ? 'debug' : 'info']({ method, ms: ms(started) }, 'call');
     } catch (error) {
       const known = toCrispError(error);
       const status = toStatus(known);
@@ -223,7 +230,7 @@ async function inCall(
       const level =
         known.id === 'Internal'
           ? 'error'
-          : isRead(method) && status.code === grpc.status.NOT_FOUND
+          : kind === 'read' && status.code === grpc.status.NOT_FOUND
             ? 'debug'
             : 'warn';
       log[level](
@@ -279,13 +286,6 @@ class CallContext implements Call {
 }
 /** A random beginning tells the calls of two runs apart. */
 let lastRequest = randomInt(2 ** 32);
-
-/** The kubelet repeats these every second. */
-const reads =
-  /^(List|Stream|Version|Status|RuntimeConfig|ImageFsInfo|ImageStatus|\w+Status|\w+Stats|GetContainerEvents|ExecSync)/;
-function isRead(method: string): boolean {
-  return reads.test(method);
-}
 
 function ms(started: number): number {
   return Math.round((performance.now() - started) * 10) / 10;

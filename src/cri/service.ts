@@ -30,71 +30,73 @@ import {
   streamPodSandboxStats,
 } from './stats.js';
 
-/** A story for each handler of a service, with the request as received and the response as promised. */
-type Stories<Handlers> = {
-  readonly [Method in keyof Handlers]: Handlers[Method] extends grpc.handleUnaryCall<
-    infer Request,
-    infer Response
-  >
+/** A read changes nothing, or is repeated every few seconds (ExecSync, by probes): it is logged at level debug. */
+export type CallKind = 'read' | 'change';
+
+/** The function that answers a call, with the request as received and the response as promised. */
+type Story<Handler> =
+  Handler extends grpc.handleUnaryCall<infer Request, infer Response>
     ? (services: Services, request: Request, call: Call) => Promise<Response>
-    : Handlers[Method] extends grpc.handleServerStreamingCall<infer Request, infer Response>
+    : Handler extends grpc.handleServerStreamingCall<infer Request, infer Response>
       ? (services: Services, request: Request, call: Call) => AsyncIterable<Response>
       : never;
+type Calls<Handlers> = {
+  readonly [Method in keyof Handlers as string extends Method ? never : Method]: readonly [
+    story: Story<Handlers[Method]>,
+    kind: CallKind,
+  ];
 };
-type Calls<Handlers> = Stories<{
-  [Method in keyof Handlers as string extends Method ? never : Method]: Handlers[Method];
-}>;
 
 export const runtimeService = {
-  Version: version,
-  Status: status,
-  RuntimeConfig: runtimeConfig,
-  UpdateRuntimeConfig: updateRuntimeConfig,
+  Version: [version, 'read'],
+  Status: [status, 'read'],
+  RuntimeConfig: [runtimeConfig, 'read'],
+  UpdateRuntimeConfig: [updateRuntimeConfig, 'change'],
 
-  RunPodSandbox: runPodSandbox,
-  StopPodSandbox: stopPodSandbox,
-  RemovePodSandbox: removePodSandbox,
-  PodSandboxStatus: podSandboxStatus,
-  ListPodSandbox: listPodSandbox,
-  StreamPodSandboxes: streamPodSandboxes,
-  UpdatePodSandboxResources: updatePodSandboxResources,
+  RunPodSandbox: [runPodSandbox, 'change'],
+  StopPodSandbox: [stopPodSandbox, 'change'],
+  RemovePodSandbox: [removePodSandbox, 'change'],
+  PodSandboxStatus: [podSandboxStatus, 'read'],
+  ListPodSandbox: [listPodSandbox, 'read'],
+  StreamPodSandboxes: [streamPodSandboxes, 'read'],
+  UpdatePodSandboxResources: [updatePodSandboxResources, 'change'],
 
-  CreateContainer: createContainer,
-  StartContainer: startContainer,
-  StopContainer: stopContainer,
-  RemoveContainer: removeContainer,
-  ContainerStatus: containerStatusOf,
-  ListContainers: listContainers,
-  StreamContainers: streamContainers,
-  UpdateContainerResources: updateContainerResources,
-  ReopenContainerLog: reopenContainerLog,
+  CreateContainer: [createContainer, 'change'],
+  StartContainer: [startContainer, 'change'],
+  StopContainer: [stopContainer, 'change'],
+  RemoveContainer: [removeContainer, 'change'],
+  ContainerStatus: [containerStatusOf, 'read'],
+  ListContainers: [listContainers, 'read'],
+  StreamContainers: [streamContainers, 'read'],
+  UpdateContainerResources: [updateContainerResources, 'change'],
+  ReopenContainerLog: [reopenContainerLog, 'change'],
 
-  ExecSync: execSync,
-  Exec: exec,
-  Attach: attach,
-  PortForward: portForward,
+  ExecSync: [execSync, 'read'],
+  Exec: [exec, 'change'],
+  Attach: [attach, 'change'],
+  PortForward: [portForward, 'change'],
 
-  ContainerStats: containerStats,
-  ListContainerStats: listContainerStats,
-  StreamContainerStats: streamContainerStats,
-  PodSandboxStats: podSandboxStats,
-  ListPodSandboxStats: listPodSandboxStats,
-  StreamPodSandboxStats: streamPodSandboxStats,
-  ListMetricDescriptors: listMetricDescriptors,
-  ListPodSandboxMetrics: listPodSandboxMetrics,
-  StreamPodSandboxMetrics: streamPodSandboxMetrics,
-  GetContainerEvents: getContainerEvents,
+  ContainerStats: [containerStats, 'read'],
+  ListContainerStats: [listContainerStats, 'read'],
+  StreamContainerStats: [streamContainerStats, 'read'],
+  PodSandboxStats: [podSandboxStats, 'read'],
+  ListPodSandboxStats: [listPodSandboxStats, 'read'],
+  StreamPodSandboxStats: [streamPodSandboxStats, 'read'],
+  ListMetricDescriptors: [listMetricDescriptors, 'read'],
+  ListPodSandboxMetrics: [listPodSandboxMetrics, 'read'],
+  StreamPodSandboxMetrics: [streamPodSandboxMetrics, 'read'],
+  GetContainerEvents: [getContainerEvents, 'read'],
 
-  CheckpointContainer: checkpointContainer,
-  CheckpointPod: checkpointPod,
-  RestorePod: restorePod,
+  CheckpointContainer: [checkpointContainer, 'change'],
+  CheckpointPod: [checkpointPod, 'change'],
+  RestorePod: [restorePod, 'change'],
 } satisfies Calls<RuntimeServiceHandlers>;
 
 export const imageService = {
-  ListImages: listImages,
-  StreamImages: streamImages,
-  ImageStatus: imageStatus,
-  PullImage: pullImage,
-  RemoveImage: removeImage,
-  ImageFsInfo: imageFsInfo,
+  ListImages: [listImages, 'read'],
+  StreamImages: [streamImages, 'read'],
+  ImageStatus: [imageStatus, 'read'],
+  PullImage: [pullImage, 'change'],
+  RemoveImage: [removeImage, 'change'],
+  ImageFsInfo: [imageFsInfo, 'read'],
 } satisfies Calls<ImageServiceHandlers>;

@@ -4,6 +4,7 @@ import type { InFlight } from '../records/creations.js';
 import { compareTimes, type ContainerRecord } from '../records/records.js';
 import type { Store } from '../records/store.js';
 
+/** The services that tell which records clients may see. */
 export interface Shown {
   readonly store: Store;
   readonly creations: InFlight;

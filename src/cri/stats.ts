@@ -42,16 +42,19 @@ import type { StreamContainerStatsRequest__Output } from './generated/runtime/v1
 import type { StreamContainerStatsResponse } from './generated/runtime/v1/StreamContainerStatsResponse.js';
 import type { StreamPodSandboxStatsRequest__Output } from './generated/runtime/v1/StreamPodSandboxStatsRequest.js';
 import type { StreamPodSandboxStatsResponse } from './generated/runtime/v1/StreamPodSandboxStatsResponse.js';
-import { wholeIds } from './container-read.js';
-import { containerOf, refOf, sandboxOf, wholeId, type Services } from './services.js';
+import { containerOf, refOf, sandboxOf, wholeId, wholeIds } from './lookup.js';
+import type { Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
 import { paginate } from './paginate.js';
+
+/** What these calls use. */
+type Used = Pick<Services, 'config' | 'store' | 'creations' | 'handlers' | 'usageCache'>;
 
 /** How long a call waits for the sizes of layers that nobody has measured yet. */
 const newLayersWaitMs = 250;
 
 export async function containerStats(
-  services: Services,
+  services: Used,
   request: ContainerStatsRequest__Output,
 ): Promise<ContainerStatsResponse> {
   const record = containerOf(services, request.container_id);
@@ -60,7 +63,7 @@ export async function containerStats(
 }
 
 export async function listContainerStats(
-  services: Services,
+  services: Used,
   request: ListContainerStatsRequest__Output,
 ): Promise<ListContainerStatsResponse> {
   const records = await containersToCount(services, request.filter);
@@ -68,7 +71,7 @@ export async function listContainerStats(
 }
 
 export async function* streamContainerStats(
-  services: Services,
+  services: Used,
   request: StreamContainerStatsRequest__Output,
 ): AsyncGenerator<StreamContainerStatsResponse> {
   for (const page of paginate(await containersToCount(services, request.filter)))
@@ -76,7 +79,7 @@ export async function* streamContainerStats(
 }
 
 export async function podSandboxStats(
-  services: Services,
+  services: Used,
   request: PodSandboxStatsRequest__Output,
 ): Promise<PodSandboxStatsResponse> {
   const record = sandboxOf(services, request.pod_sandbox_id);
@@ -88,7 +91,7 @@ export async function podSandboxStats(
 }
 
 export async function listPodSandboxStats(
-  services: Services,
+  services: Used,
   request: ListPodSandboxStatsRequest__Output,
 ): Promise<ListPodSandboxStatsResponse> {
   const records = await sandboxesToCount(services, request.filter);
@@ -96,7 +99,7 @@ export async function listPodSandboxStats(
 }
 
 export async function* streamPodSandboxStats(
-  services: Services,
+  services: Used,
   request: StreamPodSandboxStatsRequest__Output,
 ): AsyncGenerator<StreamPodSandboxStatsResponse> {
   for (const page of paginate(await sandboxesToCount(services, request.filter)))
@@ -105,7 +108,7 @@ export async function* streamPodSandboxStats(
 
 /** Exited ones too: what they have written still takes room. */
 async function containersToCount(
-  services: Services,
+  services: Used,
   given: ContainerStatsFilter__Output | null,
 ): Promise<ContainerRecord[]> {
   forgetRemoved(services);
@@ -126,7 +129,7 @@ async function containersToCount(
 }
 
 async function sandboxesToCount(
-  services: Services,
+  services: Used,
   given: PodSandboxStatsFilter__Output | null,
 ): Promise<SandboxRecord[]> {
   forgetRemoved(services);
@@ -149,25 +152,25 @@ async function sandboxesToCount(
   return records;
 }
 
-function forgetRemoved({ usageCache, store }: Services): void {
+function forgetRemoved({ usageCache, store }: Used): void {
   usageCache.keepOnly(
     (id) => store.containers.get(id) !== undefined || store.sandboxes.get(id) !== undefined,
   );
 }
 
 /** The cgroup of a container, while it has one. */
-export function cgroupOf(services: Services, record: ContainerRecord): string | undefined {
+export function cgroupOf(services: Used, record: ContainerRecord): string | undefined {
   if (!record.complete || containerState(record) === 'CONTAINER_EXITED') return undefined;
   return services.handlers.get(record.handler)?.backend.cgroup(refOf(record));
 }
 
-function usageOf(services: Services, record: ContainerRecord): Usage | undefined {
+function usageOf(services: Used, record: ContainerRecord): Usage | undefined {
   const cgroup = cgroupOf(services, record);
   return cgroup === undefined ? undefined : readUsage(cgroup);
 }
 
 export function statsOf(
-  services: Services,
+  services: Used,
   record: ContainerRecord,
   usage = usageOf(services, record),
 ): ContainerStats {
@@ -193,7 +196,7 @@ export function statsOf(
   };
 }
 
-function writableLayer(services: Services, record: ContainerRecord): FilesystemUsage | null {
+function writableLayer(services: Used, record: ContainerRecord): FilesystemUsage | null {
   const layer = services.usageCache.layer(record.id);
   if (!layer) return null;
   // The kubelet looks up the filesystem of this path, so it must outlive the container.
@@ -205,7 +208,7 @@ function writableLayer(services: Services, record: ContainerRecord): FilesystemU
   };
 }
 
-function podStatsOf(services: Services, record: SandboxRecord): PodSandboxStats {
+function podStatsOf(services: Used, record: SandboxRecord): PodSandboxStats {
   const timestamp = now();
   const { metadata, labels, annotations } = record.config;
   const containers = shownContainersOf(services, record.id).map((container) => ({
@@ -280,7 +283,7 @@ export function podUsage(
 const ownInterface = 'eth0';
 
 /** Read through one of the pod's processes; undefined on the host's network and while none runs. */
-export function podInterfaces(services: Services, record: SandboxRecord): InterfaceCounters[] | undefined {
+export function podInterfaces(services: Used, record: SandboxRecord): InterfaceCounters[] | undefined {
   if (onHostNetwork(record.plan)) return undefined;
   for (const { pid, exit } of services.store.containersOf(record.id)) {
     const interfaces =
@@ -317,7 +320,7 @@ function interfaceUsage({ name, receive, transmit }: InterfaceCounters): Network
   };
 }
 
-function cpu(services: Services, id: string, usage: Usage, timestamp: string): CpuUsage {
+function cpu(services: Used, id: string, usage: Usage, timestamp: string): CpuUsage {
   const rate = services.usageCache.nanoCores(id, usage.cpuNs);
   return {
     timestamp,

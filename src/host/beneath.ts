@@ -1,9 +1,9 @@
-// Files in folders that somebody else can write in, such as a log folder that a
-// pod has as a hostPath volume: opened from the root of the host downwards, one
-// name at a time, and never through a link. What stays open is the file itself,
-// so nothing that is renamed or linked afterwards changes what is used.
+// Files in folders that others can write to, such as a log folder that a pod
+// has as a hostPath volume: opened from the root of the host downwards, one
+// name at a time, and never through a link. The file itself stays open, so
+// later renames and links have no effect.
 //
-// Node has no openat(2); /proc/self/fd/N/NAME is the same.
+// Node has no openat(2); /proc/self/fd/N/NAME is equivalent.
 import {
   closeSync,
   constants,
@@ -23,10 +23,10 @@ const { O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY }
 /**
  * Opens a folder without following a link.
  * @param path absolute, without ".."
- * @param make the mode of folders that are missing and are made; undefined: they are an error
- * @param made gets the paths of folders that were made, outermost first
+ * @param make the mode for missing folders, which are made; undefined: they are an error
+ * @param made called with the paths of folders that were made, outermost first
  * @returns a descriptor, for the caller to close
- * @throws PathEscapes for a link, InvalidArgument for what is no folder or is named too long, ENOENT
+ * @throws PathEscapes for a link, InvalidArgument for a file or a name that is too long, ENOENT
  */
 export function openFolder(path: string, make?: number, made: string[] = []): number {
   let folder = openSync('/', O_RDONLY | O_DIRECTORY);
@@ -64,17 +64,18 @@ function openOne(at: string, path: string, make: number | undefined, made: strin
   }
 }
 
-/** The path of a name in an open folder, for calls that do not follow a link in the last place. */
+/** The path of a name in an open folder, for calls that do not follow a link in the last component. */
 export function entryOf(folder: number, name: string): string {
   if (name === '..' || name.includes('/')) throw new CrispError('PathEscapes', `"${name}" is not one name`);
   return `/proc/self/fd/${folder}/${name}`;
 }
 
 /**
- * Opens a regular file for appending; it and the folders above it are made if need be.
- * @param fresh a file that is there is replaced by a new one
+ * Opens a regular file for appending; creates it and its parents if needed.
+ * @param fresh an existing file is replaced by a new one
  * @returns a descriptor, for the caller to close
- * @throws PathEscapes for a link, InvalidArgument for a FIFO, a folder, a file with several names and a name that is too long
+ * @throws PathEscapes for a link, InvalidArgument for a FIFO, a folder, a file with several hard links and a
+ * name that is too long
  */
 export function openToAppend(path: string, mode: number, fresh = false): number {
   const folder = openFolder(dirname(path), 0o755);
@@ -90,7 +91,9 @@ export function openToAppend(path: string, mode: number, fresh = false): number 
   }
 }
 
-/** The last bytes of a regular file, as text; undefined: there is none, or it is not one that openToAppend() would open. */
+/**
+ * The last bytes of a regular file, as text; undefined: it does not exist, or openToAppend() would refuse it.
+ */
 export function readTail(path: string, bytes: number): string | undefined {
   try {
     const folder = openFolder(dirname(path));
@@ -129,11 +132,10 @@ function openFile(at: string, path: string, flags: number, mode?: number): numbe
 }
 
 /**
- * Opens what lies there, if it is a regular file. It is looked at before, through a descriptor that
- * opens nothing (O_PATH): to open a device is an act of its own (a watchdog starts, a tape rewinds),
- * and every container may make device nodes. A file with a second name is a file of somebody else's,
- * as far as we can tell.
- * @returns undefined: there is nothing
+ * Opens the file if it is a regular file. Its type is checked first, through a descriptor that opens
+ * nothing (O_PATH): opening a device has side effects (a watchdog starts, a tape rewinds), and every
+ * container may make device nodes. A file with a second name may be a file of the host.
+ * @returns undefined: it does not exist
  */
 function openThere(at: string, path: string, flags: number): number | undefined {
   let found: number;
@@ -149,7 +151,7 @@ function openThere(at: string, path: string, flags: number): number | undefined 
     if (is.isFile() && is.nlink === 1) return openSync(`/proc/self/fd/${found}`, flags);
     throw new CrispError(
       'InvalidArgument',
-      `${path} is ${is.isFile() ? 'a file with several names (hard links)' : 'no regular file'}`,
+      `${path} is ${is.isFile() ? 'a file with several hard links' : 'not a regular file'}`,
     );
   } finally {
     closeSync(found);
@@ -159,11 +161,13 @@ function openThere(at: string, path: string, flags: number): number | undefined 
 function refusal(error: unknown, at: string, path: string, wanted: 'file' | 'folder'): unknown {
   const { code } = error as NodeJS.ErrnoException;
   if (code === 'ENAMETOOLONG') return new CrispError('InvalidArgument', `${path}: the name is too long`);
-  if (code === 'EEXIST')
-    return new CrispError('InvalidArgument', `${path} is made by somebody else at this moment`);
+  if (code === 'EEXIST') return new CrispError('InvalidArgument', `${path} is being made by another process`);
   if (code !== 'ELOOP' && code !== 'ENOTDIR' && code !== 'ENXIO' && code !== 'EISDIR') return error;
   if (lstatSync(at, { throwIfNoEntry: false })?.isSymbolicLink()) return linkRefused(path);
-  return new CrispError('InvalidArgument', `${path} is no ${wanted === 'file' ? 'regular file' : 'folder'}`);
+  return new CrispError(
+    'InvalidArgument',
+    `${path} is not a ${wanted === 'file' ? 'regular file' : 'folder'}`,
+  );
 }
 
 function linkRefused(path: string): CrispError {

@@ -1,29 +1,29 @@
-// Overlaps a wait of the kernel with our own work, before a runtime moves a
-// process into its cgroup.  For container-create and exec.
+// Overlaps a wait in the kernel with crisp's own work, before a runtime moves
+// a process into its cgroup. For container-create and exec.
 import { closeSync, openSync, readFileSync, write } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupLayout } from './cgroup.js';
 
 /**
- * Says that a process is about to be moved into another cgroup.
+ * Prepares the kernel for the move of a process into another cgroup.
  *
  * The first move after some 10 ms without one waits for an RCU grace period (5
- * to 15 ms: cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c), those right after
- * it do not.  So we move ourselves to where we are, which changes nothing, while
- * the runtime is still being prepared.  Returns at once; it cannot fail, only be
- * of no use.
+ * to 15 ms: cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c), further moves
+ * right after it do not. So crisp moves itself into its own group, which changes
+ * nothing, while the runtime is still being prepared. Returns at once; it cannot
+ * fail, only have no effect.
  */
 export function expectCgroupMove(path = ownProcessesFile()): void {
   if (path === undefined) return;
   try {
     const file = openSync(path, 'w');
-    write(file, '0', () => closeSync(file)); // "0" is whoever writes; only the write takes long, so only it leaves the thread
+    write(file, '0', () => closeSync(file)); // "0" is the writing process; only the write takes long, so only it runs on another thread
   } catch {
-    /* a tree that we may not write to */
+    /* no permission to write to the tree */
   }
 }
 
-/** cgroup.procs of the group that we are in now, of any tree; undefined where it cannot be told. */
+/** cgroup.procs of crisp's current group, in any tree; undefined if it cannot be determined. */
 export function ownProcessesFile(): string | undefined {
   const { version, controllers, unified } = cgroupLayout();
   for (const line of readFileSync('/proc/self/cgroup', 'utf8').split('\n')) {

@@ -1,22 +1,22 @@
-// What control groups count: CPU, memory, processes, I/O, pressure.  Called by
-// cri/stats.ts for every container at every scrape of the kubelet, and by
-// cri/pod-metrics.ts for what cAdvisor's metrics want beyond that.
+// Statistics of control groups: CPU, memory, processes, I/O, pressure. Called
+// by cri/stats.ts for every container at every scrape of the kubelet, and by
+// cri/pod-metrics.ts for the other values of cAdvisor's metrics.
 //
-// Synchronous on purpose: these files live in memory, and reading one takes
-// about 10 us this way but ten times that through the thread pool.
+// Synchronous on purpose: these files are in memory, and reading one takes
+// about 10 us this way but ten times as long through the thread pool.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupFolder, cgroupLayout, isGone, type CgroupLayout } from './cgroup.js';
 import { isAbsent } from './files.js';
 
-/** Time that tasks lost waiting for a resource. */
+/** Time that tasks spent waiting for a resource. */
 export interface Pressure {
   /** At least one task waited. */
   readonly some: PressureLine;
   /** All tasks waited at once. */
   readonly full: PressureLine;
 }
-/** `total` in microseconds since the group was made, the averages in percent. */
+/** `total` in microseconds since the group was made, averages in percent. */
 export interface PressureLine {
   readonly totalUs: number;
   readonly avg10: number;
@@ -24,33 +24,36 @@ export interface PressureLine {
   readonly avg300: number;
 }
 
-/** What the CRI's statistics need. */
+/** The values for the CRI's statistics. */
 export interface Usage {
   /** Nanoseconds of CPU time since the group was made. */
   readonly cpuNs: bigint;
   readonly memory: MemoryUsage;
-  /** undefined without swap accounting. Bytes; the limit is of swap alone, undefined: none. */
+  /** Bytes; undefined without swap accounting. The limit is for swap alone, undefined: none. */
   readonly swap: { readonly usageBytes: number; readonly limitBytes: number | undefined } | undefined;
-  /** undefined where the kernel does not account for pressure per group (v1; PSI off). */
+  /** undefined if the kernel does not account for pressure per group (v1; PSI disabled). */
   readonly pressure: { readonly cpu: Pressure; readonly memory: Pressure; readonly io: Pressure } | undefined;
 }
 
-/** Bytes, but for the faults. */
+/** Bytes, except for the faults. */
 export interface MemoryUsage {
   readonly usageBytes: number;
-  /** Usage without the page cache that the kernel would drop first (inactive_file): what the kubelet evicts by. */
+  /**
+   * Usage without the page cache that the kernel would drop first (inactive_file): the value for the
+   * kubelet's evictions.
+   */
   readonly workingSetBytes: number;
   /** Anonymous memory. */
   readonly rssBytes: number;
   readonly cacheBytes: number;
   readonly mappedFileBytes: number;
-  /** undefined: no limit. v1 tells the lowest of the group and its ancestors, v2 the group's own. */
+  /** undefined: no limit. v1 reports the lowest limit of the group and its ancestors, v2 the group's own. */
   readonly limitBytes: number | undefined;
   readonly pageFaults: number;
   readonly majorPageFaults: number;
 }
 
-/** What the metrics of cAdvisor need beyond Usage. */
+/** The values for cAdvisor's metrics that are not in Usage. */
 export interface Details {
   readonly cpu: {
     readonly userNs: bigint;
@@ -69,7 +72,7 @@ export interface Details {
   };
   readonly tasks: { readonly current: number; readonly max: number | undefined };
   readonly devices: readonly DeviceIo[];
-  /** Per page size ("2MB"), where the controller is there. */
+  /** Per page size ("2MB"), if the controller exists. */
   readonly hugePages: readonly {
     readonly pageSize: string;
     readonly usageBytes: number;
@@ -86,7 +89,7 @@ export interface DeviceIo {
   readonly writes: number;
 }
 
-/** undefined when the group is gone. @param name as the CRI or OCI names it */
+/** undefined if the group is gone. @param name the group's name in the CRI or OCI */
 export function readUsage(name: string, layout = cgroupLayout()): Usage | undefined {
   return ifThere(() =>
     layout.version === 'v2' ? unifiedUsage(folder(layout, 'memory', name)) : perControllerUsage(layout, name),
@@ -101,14 +104,17 @@ export function readDetails(name: string, layout = cgroupLayout()): Details | un
   );
 }
 
-/** How many processes of the group and of those below it were killed for memory; undefined on v1, which counts each group apart. */
+/**
+ * The number of OOM kills in the group and the groups below it; undefined on v1, which counts each group
+ * separately.
+ */
 export function readOomKills(name: string, layout = cgroupLayout()): number | undefined {
   return layout.version === 'v1'
     ? undefined
     : ifThere(() => readTable(folder(layout, 'memory', name), 'memory.events')['oom_kill']);
 }
 
-/** The pids of the group and of those below it, none when it is gone. */
+/** The pids of the group and the groups below it; empty if it is gone. */
 export function readProcesses(name: string, layout = cgroupLayout()): number[] {
   return ifThere(() => processesBelow(folder(layout, 'pids', name))) ?? [];
 }
@@ -147,7 +153,7 @@ function perControllerUsage(layout: CgroupLayout, name: string): Usage {
   };
 }
 
-/** v1 limits memory and swap together; both limits stand in memory.stat, as the nearest ancestor has them. */
+/** v1 limits memory and swap together; both limits are in memory.stat, including those of ancestors. */
 function swapLimit(stat: Record<string, number>): number | undefined {
   const both = limit(stat['hierarchical_memsw_limit'] ?? Infinity);
   return both === undefined ? undefined : Math.max(0, both - (stat['hierarchical_memory_limit'] ?? 0));
@@ -194,7 +200,7 @@ function readBlkio(at: string | undefined): DeviceIo[] {
   return [...devices].map(([device, counts]) => deviceIo(device, counts));
 }
 
-// v2: one folder has it all.
+// v2: one folder has all files.
 
 function unifiedUsage(at: string): Usage {
   const stat = readTable(at, 'memory.stat');
@@ -357,14 +363,14 @@ function readTable(at: string, file: string): Record<string, number> {
   return table;
 }
 
-/** "key=1 other=2.5"; words that are no pair are left out. */
+/** "key=1 other=2.5"; words that are not a pair are ignored. */
 function readPairs(line: string): Record<string, number> {
   return Object.fromEntries(
     [...line.matchAll(/(\w+)=(\S+)/g)].map(([, key = '', value]) => [key, Number(value)]),
   );
 }
 
-/** v1 says "no limit" with the greatest multiple of a page below 2^63. */
+/** v1 represents "no limit" by the greatest multiple of a page below 2^63. */
 function limit(value: number): number | undefined {
   return value >= 2 ** 62 ? undefined : value;
 }

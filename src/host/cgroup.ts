@@ -1,7 +1,6 @@
-// Control groups: where their trees are mounted, where a container's group lies
-// in them, and making, limiting, killing and removing the groups that crisp
-// itself made.  For the stories of sandboxes and the probes; cgroup-stats.ts
-// reads what the groups count.
+// Control groups: finds the mounted trees and a container's group in them, and makes,
+// limits, kills and removes crisp's own groups. For the operations on sandboxes and
+// the probes; cgroup-stats.ts reads the statistics.
 //
 //   v1      one tree per controller (some share one): /sys/fs/cgroup/memory/crisp/POD
 //   hybrid  v1, and a v2 tree without controllers beside it
@@ -20,11 +19,11 @@ export interface CgroupLayout {
   readonly version: 'v1' | 'v2';
   /** v1: controller ("memory", "name=systemd") -> the mount point of its tree. Empty on v2. */
   readonly controllers: Readonly<Record<string, string>>;
-  /** The v2 tree: the only one on v2, the one beside the others on a hybrid host. */
+  /** The v2 tree: the only tree on v2, an additional tree on a hybrid host. */
   readonly unified: string | undefined;
 }
 
-/** What the mounts of a mount namespace make of its cgroups. @param mountinfo the text of /proc/PID/mountinfo */
+/** The cgroup layout of a mount namespace. @param mountinfo the text of /proc/PID/mountinfo */
 export function readLayout(mountinfo: string): CgroupLayout {
   const controllers: Record<string, string> = {};
   let unified: string | undefined;
@@ -49,26 +48,26 @@ function isController(option: string): boolean {
   );
 }
 
-/** The layout of our own mount namespace, which does not change while we run. */
+/** The layout of crisp's own mount namespace, which does not change while crisp runs. */
 export function cgroupLayout(): CgroupLayout {
   here ??= readLayout(readFileSync('/proc/self/mountinfo', 'utf8'));
   return here;
 }
 let here: CgroupLayout | undefined;
 
-/** A v2 tree beside v1's counts as v1: the controllers are there. */
+/** A host with v1 and v2 trees counts as v1: the controllers are in v1. */
 export function cgroupVersion(): 'v1' | 'v2' {
   return cgroupLayout().version;
 }
 
-/** The driver that the config asks for; auto: systemd where it is running. */
+/** The configured driver; auto: systemd if it is running. */
 export function cgroupDriver(wanted: 'auto' | 'cgroupfs' | 'systemd'): 'cgroupfs' | 'systemd' {
   return wanted === 'auto' ? (existsSync('/run/systemd/system') ? 'systemd' : 'cgroupfs') : wanted;
 }
 
 /**
- * A group as the CRI and OCI name it -> its path below the trees.
- * "/kubepods/podX/ID" is one already; "SLICE:PREFIX:ID" is the scope PREFIX-ID
+ * The name of a group in the CRI and OCI -> its path below the trees.
+ * "/kubepods/podX/ID" is a path already; "SLICE:PREFIX:ID" is the scope PREFIX-ID
  * that systemd makes in SLICE; and ".../a-b.slice" is /a.slice/a-b.slice, because
  * a dash in a slice's name stands for a level (systemd.slice(5)).
  */
@@ -88,17 +87,19 @@ function slicePath(slice: string): string {
 }
 
 /**
- * The group of a process as the kernel names it; undefined on v1, where each
- * controller may have another. Below the scope that systemd makes for a
- * container crun has one more, with the container's limits.
+ * The group of a process, from the kernel; undefined on v1, where it may
+ * differ between controllers. Below the scope that systemd makes for a
+ * container crun makes another group, with the container's limits.
  */
 export async function cgroupOfProcess(pid: number, layout = cgroupLayout()): Promise<string | undefined> {
   if (layout.version === 'v1') return undefined;
   const path = /^0::(.*)$/m.exec((await readFileIfThere(`/proc/${pid}/cgroup`)) ?? '')?.[1];
-  return path === undefined || path.startsWith('/..') || path === '/' ? undefined : path; // "/..": we are in a cgroup namespace that does not see it
+  return path === undefined || path.startsWith('/..') || path === '/' ? undefined : path; // "/..": outside of crisp's cgroup namespace
 }
 
-/** The folder of a group in the tree of a v1 controller, or on v2 in the one tree; undefined: no such tree. */
+/**
+ * The folder of a group in the tree of a v1 controller, or on v2 in the only tree; undefined: no such tree.
+ */
 export function cgroupFolder(layout: CgroupLayout, controller: string, name: string): string | undefined {
   const tree = layout.version === 'v2' ? layout.unified : layout.controllers[controller];
   return tree === undefined ? undefined : join(tree, cgroupPath(name));
@@ -114,9 +115,9 @@ function trees(layout: CgroupLayout): string[] {
 }
 
 /**
- * Where crun finds a line of v2 in /proc/self/cgroup but no v2 tree mounted (a
- * hybrid host whose tree is hidden from us), it makes its folders all the same,
- * as plain ones in the tmpfs that holds v1's mount points.
+ * If crun finds a line of v2 in /proc/self/cgroup but no mounted v2 tree (a
+ * hybrid host with a hidden v2 tree), it still makes its folders, as plain
+ * folders in the tmpfs with v1's mount points.
  */
 function strayTrees(layout: CgroupLayout): string[] {
   const [first] = Object.values(layout.controllers);
@@ -124,8 +125,9 @@ function strayTrees(layout: CgroupLayout): string[] {
 }
 
 /**
- * Makes a pod's group that nobody else makes: the kubelet makes those it names,
- * and the runtimes make those of the containers below.  Slices are systemd's.
+ * Makes a pod's group if the caller has not made one: the kubelet makes the
+ * groups that it passes, and the runtimes make the groups of the containers
+ * below. systemd makes slices.
  */
 export async function makePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
@@ -139,7 +141,10 @@ export async function makePodCgroup(name: string, layout = cgroupLayout()): Prom
     );
 }
 
-/** Who removes the last group of a parent takes that as well, perhaps while we make another one in it. */
+/**
+ * The removal of the last group of a parent removes the parent as well, perhaps while another group is being
+ * made in it.
+ */
 async function whileParentsGo(make: () => Promise<void>): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -162,7 +167,7 @@ async function mkdirIfAbsent(folder: string): Promise<void> {
 async function makeIn(tree: string, path: string, isCpuset: boolean): Promise<void> {
   for (const folder of ancestors(tree, path)) {
     await mkdirIfAbsent(folder);
-    // A new v1 cpuset has no CPU and no memory node, and takes no process until it has some (cpuset(7)).
+    // A new v1 cpuset has no CPU and no memory node, and accepts no process until they are set (cpuset(7)).
     if (isCpuset) for (const file of ['cpuset.cpus', 'cpuset.mems']) await inherit(folder, file);
   }
 }
@@ -170,11 +175,11 @@ async function makeIn(tree: string, path: string, isCpuset: boolean): Promise<vo
 async function inherit(folder: string, file: string): Promise<void> {
   if ((await readFile(join(folder, file), 'utf8')).trim() !== '') return;
   const value = (await readFile(join(dirname(folder), file), 'utf8')).trim();
-  if (value === '') throw Object.assign(new Error(`${dirname(folder)} has no ${file}`), { code: 'ENODEV' }); // another one made the parent anew, and is not yet so far
+  if (value === '') throw Object.assign(new Error(`${dirname(folder)} has no ${file}`), { code: 'ENODEV' }); // another process has just made the parent again, and has not set it yet
   await writeFile(join(folder, file), value);
 }
 
-/** On v2 a group has the controllers that its parent hands down in cgroup.subtree_control. */
+/** On v2 a group has the controllers that its parent enables in cgroup.subtree_control. */
 async function makeUnified(tree: string, path: string): Promise<void> {
   for (const folder of ancestors(tree, path)) {
     const parent = dirname(folder);
@@ -183,7 +188,8 @@ async function makeUnified(tree: string, path: string): Promise<void> {
       .split(' ')
       .filter(Boolean);
     for (const controller of controllers) {
-      // One by one: a controller that the host keeps for itself (cpu beside real-time tasks: EINVAL) must not hold up the others.
+      // One by one: a controller that cannot be enabled (cpu with real-time tasks: EINVAL) must not affect
+      // the others.
       await writeFile(join(parent, 'cgroup.subtree_control'), `+${controller}`).catch(() => undefined);
     }
     await mkdirIfAbsent(folder);
@@ -197,10 +203,11 @@ function ancestors(tree: string, path: string): string[] {
 }
 
 /**
- * Removes a group that crisp made, with the empty ones left below it, in every
- * tree, and its parent (/crisp) where that has become empty. Absent is fine. Of
- * slices systemd keeps the parent, which another pod may be entering.
- * @throws Internal when processes still run in it
+ * Removes a group that crisp made, with the empty groups below it, in every
+ * tree, and its parent (/crisp) if that is now empty. No error if it does not
+ * exist. The parent of a slice is left to systemd, since another pod may be
+ * entering it.
+ * @throws Internal if processes are still running in it
  */
 export async function removePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
@@ -211,16 +218,19 @@ export async function removePodCgroup(name: string, layout = cgroupLayout()): Pr
   for (const tree of [...trees(layout), ...strayTrees(layout)]) await rmdirIfEmpty(join(tree, parent));
 }
 
-/** Removes a group and the empty ones below it in every tree. Absent is fine. @throws Internal when processes still run in it */
+/**
+ * Removes a group and the empty groups below it in every tree. No error if it does not exist. @throws
+ * Internal if processes are still running in it
+ */
 export async function removeCgroup(path: string, layout = cgroupLayout()): Promise<void> {
-  // In a stray tree cgroup.procs is a plain file, which a folder does not go without.
+  // In a stray tree cgroup.procs is a plain file, which has to be removed before its folder.
   await Promise.all([
     ...trees(layout).map((tree) => removeTree(join(tree, path))),
     ...strayTrees(layout).map((tree) => remove(join(tree, path))),
   ]);
 }
 
-/** The names of the groups in a group, in whichever tree. */
+/** The names of the groups in a group, in any tree. */
 export async function cgroupsIn(path: string, layout = cgroupLayout()): Promise<Set<string>> {
   return new Set(
     (await Promise.all(trees(layout).map((tree) => subgroups(join(tree, path)))))
@@ -265,7 +275,7 @@ async function subgroups(folder: string): Promise<string[]> {
   }
 }
 
-/** Sends a signal once to every process of a group and of those below it. */
+/** Sends a signal once to every process of a group and of the groups below it. */
 export async function signalCgroup(name: string, signal: number, layout = cgroupLayout()): Promise<void> {
   const folder = processFolder(layout, name);
   if (folder !== undefined) await signalListed(() => processesOf(folder), signal);
@@ -275,11 +285,14 @@ function processFolder(layout: CgroupLayout, name: string): string | undefined {
   return cgroupFolder(layout, 'pids', name) ?? cgroupFolder(layout, 'memory', name);
 }
 
-/** Kills every process of a group and of those below it; returns when none is left. @throws Internal after 5 s */
+/**
+ * Kills every process of a group and of the groups below it; resolves when none is left. @throws Internal
+ * after 5 s
+ */
 export async function killCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const folder = processFolder(layout, name);
   if (folder === undefined || !existsSync(folder)) return;
-  if (existsSync(join(folder, 'cgroup.kill'))) await writeFile(join(folder, 'cgroup.kill'), '1'); // v2 since Linux 5.14; nothing can fork away from it
+  if (existsSync(join(folder, 'cgroup.kill'))) await writeFile(join(folder, 'cgroup.kill'), '1'); // v2 since Linux 5.14; a fork cannot escape it
   for (let waitedMs = 0; ; waitedMs += 10) {
     const pids = await processesOf(folder);
     if (pids.length === 0) return;
@@ -294,7 +307,7 @@ export async function killCgroup(name: string, layout = cgroupLayout()): Promise
   }
 }
 
-/** The pids in a group and in those below it; none where there is no such group. */
+/** The pids in a group and in the groups below it; empty if it does not exist. */
 export async function cgroupProcesses(name: string, layout = cgroupLayout()): Promise<number[]> {
   const folder = processFolder(layout, name);
   return folder === undefined ? [] : processesOf(folder);
@@ -326,8 +339,8 @@ export function isGone(error: unknown): boolean {
 }
 
 /**
- * Sets the limits of a group that exists; what `resources` does not name stays.
- * @throws InvalidArgument with the file and the kernel's reason when it refuses a value
+ * Sets the limits of an existing group; limits that are not in `resources` are kept.
+ * @throws InvalidArgument with the file and the kernel's reason if it refuses a value
  */
 export async function writeResources(
   name: string,
@@ -371,7 +384,7 @@ function reason(error: unknown): string {
 
 export type Setting = [file: string, value: string];
 
-/** Limits as files of a v2 group and what to write into them. */
+/** Limits as files of a v2 group with their values. */
 export function unifiedSettings({ cpu, memory, pids, hugepageLimits, unified }: Resources): Setting[] {
   const settings: Setting[] = [];
   if (cpu?.shares !== undefined) settings.push(['cpu.weight', String(weightOfShares(cpu.shares))]);
@@ -382,7 +395,7 @@ export function unifiedSettings({ cpu, memory, pids, hugepageLimits, unified }: 
     ]);
   if (cpu?.cpus) settings.push(['cpuset.cpus', cpu.cpus]);
   if (cpu?.mems) settings.push(['cpuset.mems', cpu.mems]);
-  // OCI counts memory and swap together, v2 apart.
+  // OCI counts memory and swap together, v2 separately.
   if (memory?.swap !== undefined)
     settings.push([
       'memory.swap.max',
@@ -401,7 +414,7 @@ function atMost(value: number): string {
 
 /**
  * v1's cpu.shares (2..262144, normally 1024) as v2's cpu.weight (1..10000,
- * normally 100): the curve that runc and crun use since 2025, through (2, 1),
+ * normally 100): the curve used by runc and crun since 2025, through (2, 1),
  * (1024, 100) and (262144, 10000).
  */
 export function weightOfShares(shares: number): number {
@@ -418,7 +431,7 @@ async function perControllerSettings(
 ): Promise<Setting[]> {
   const settings: Setting[] = [];
   if (cpu?.shares !== undefined) settings.push(['cpu.shares', String(cpu.shares)]);
-  // Quota and period are checked as a pair at each write: without a quota any period is fine.
+  // Quota and period are checked as a pair at each write: without a quota any period is accepted.
   if (cpu?.period !== undefined && cpu.quota !== undefined) settings.push(['cpu.cfs_quota_us', '-1']);
   if (cpu?.period !== undefined) settings.push(['cpu.cfs_period_us', String(cpu.period)]);
   if (cpu?.quota !== undefined) settings.push(['cpu.cfs_quota_us', String(cpu.quota)]);
@@ -431,7 +444,10 @@ async function perControllerSettings(
   return settings;
 }
 
-/** The kernel keeps memory <= memory + swap at each write, so growth starts with the latter and shrinking with the former. */
+/**
+ * The kernel requires memory <= memory + swap at each write, so an increase starts with the latter and a
+ * decrease with the former.
+ */
 async function memorySettings(
   name: string,
   { limit, swap }: NonNullable<Resources['memory']>,

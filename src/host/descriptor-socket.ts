@@ -1,14 +1,14 @@
-// A stream on a descriptor of a kind that Node does not know but the kernel's
-// epoll(7) does: the end of a process (pidfd), packets (SOCK_SEQPACKET).
+// A stream on a descriptor of a kind that epoll(7) supports but Node does
+// not: the end of a process (pidfd), packets (SOCK_SEQPACKET).
 import { Socket } from 'node:net';
 import { close, pipe, replaceDescriptor } from './syscalls.js';
 
 /**
- * net.Socket takes pipes and stream sockets only, by what the descriptor is when
- * the socket is made; from then on it only polls, reads and writes the number.
- * So it is made on a pipe, whose number then gets the other meaning before the
- * event loop has looked at it.
- * @param fd goes over to the socket, which closes it
+ * net.Socket accepts only pipes and stream sockets, but checks this only when
+ * the socket is made; afterwards it only polls, reads and writes the descriptor.
+ * So it is made on a pipe, and the descriptor is replaced before the event loop
+ * polls it.
+ * @param fd is owned by the socket, which closes it
  */
 export function socketOn(fd: number): Socket {
   let made;

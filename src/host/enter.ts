@@ -1,10 +1,11 @@
-// Work of a moment in other namespaces, on the one thread that runs all our code.
+// Short work in other namespaces, on the only thread that runs JavaScript code.
 //
-// Namespaces are a thread's (setns(2)).  The thread is back home before anybody
-// else runs on it: the work is synchronous, so neither a callback nor a new
-// thread of Node, which would inherit them, can come in between.  The threads of
-// libuv's pool never leave home.  A thread that cannot come back would do
-// everything else in a pod, so the daemon ends then; its restart is harmless.
+// Namespaces belong to a thread (setns(2)). The thread returns to its own before
+// any other code runs on it: the work is synchronous, so neither a callback nor
+// a new thread of Node, which would inherit the namespaces, can come in between.
+// The threads of libuv's pool never leave theirs. A thread that cannot return
+// would do everything else in a pod, so the daemon then exits; its restart is
+// harmless.
 import { closeSync, openSync } from 'node:fs';
 import { log } from '../log.js';
 import { namespaceFlag, setNamespace, unshare } from './syscalls.js';
@@ -13,10 +14,10 @@ type Kind = keyof typeof namespaceFlag;
 
 /** The name of each kind under /proc/PID/ns. */
 const fileName: Record<Kind, string> = { network: 'net', ipc: 'ipc', uts: 'uts' };
-/** Our own namespaces, held open from the first time on. */
+/** crisp's own namespaces, kept open after the first use. */
 const home: Partial<Record<Kind, number>> = {};
 
-/** Does something in the namespaces pinned at these paths. `work` returns at once; it cannot be asynchronous. */
+/** Runs `work` in the namespaces pinned at these paths. It must be synchronous and short. */
 export function inNamespaces<T extends number | void>(
   paths: Readonly<Partial<Record<Kind, string>>>,
   work: () => T,
@@ -37,7 +38,7 @@ export function inNamespaces<T extends number | void>(
   }
 }
 
-/** Does something in new namespaces of these kinds, which go with the last thing that holds them. */
+/** Runs `work` in new namespaces of these kinds, which end with their last reference. */
 export function inNewNamespaces(kinds: readonly Kind[], work: () => void): void {
   away(
     kinds,
@@ -48,7 +49,7 @@ export function inNewNamespaces(kinds: readonly Kind[], work: () => void): void 
   );
 }
 
-/** The file of the namespace that the thread is in now. */
+/** The file of the thread's current namespace. */
 export function currentNamespace(kind: Kind): string {
   return `/proc/thread-self/ns/${fileName[kind]}`;
 }
@@ -62,7 +63,7 @@ function away<T>(kinds: readonly Kind[], leave: () => void, work: () => T): T {
     try {
       for (const kind of kinds) setNamespace(home[kind] ?? -1);
     } catch (error) {
-      log.fatal({ err: error }, 'the namespaces of a pod cannot be left: the daemon ends');
+      log.fatal({ err: error }, 'cannot leave the namespaces of a pod: the daemon exits');
       process.kill(process.pid, 'SIGKILL');
     }
   }

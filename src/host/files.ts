@@ -1,4 +1,4 @@
-// Files that must be whole or absent, and folders that must be gone.
+// Atomic writes and bounded reads of files, and removal of folders.
 import {
   chmodSync,
   chownSync,
@@ -22,13 +22,15 @@ import { promisify } from 'node:util';
 import { CrispError } from '../errors.js';
 
 /**
- * Replaces a file in one step: written beside it, flushed, renamed, and the
- * folder flushed, so that after a crash the old or the new content is there.
+ * Replaces a file in one step: writes a temporary file, flushes it, renames
+ * it, and flushes the folder, so that after a crash the file has either the
+ * old or the new content.
  */
 export async function writeFileAtomic(path: string, content: string | Buffer, mode = 0o600): Promise<void> {
   const folder = dirname(path);
   const temporary = join(folder, `.${basename(path)}.tmp`);
-  // Only the flushes can take long, so only they leave the thread: each way there and back costs as much as all the rest.
+  // Only the flushes can take long, so only they run on another thread: each switch takes as long as all the
+  // rest.
   const file = openSync(temporary, 'w', mode);
   try {
     writeFileSync(file, content);
@@ -49,7 +51,10 @@ export async function writeFileAtomic(path: string, content: string | Buffer, mo
 }
 const flush = promisify(fsync);
 
-/** Writes a file that a crash may take. A full filesystem is told with the path, which write(2) does not know. */
+/**
+ * Writes a file that may be lost in a crash. The error for a full filesystem has the path, which that of
+ * write(2) lacks.
+ */
 export function writeFile(path: string, content: string, mode = 0o600): void {
   try {
     writeFileSync(path, content, { mode });
@@ -64,30 +69,33 @@ function withPath(error: unknown, path: string): unknown {
 }
 
 export interface ReadLimits {
-  /** The largest content that is accepted. Default 16 MiB: more than any record, profile or file of /proc has. */
+  /** The maximum size. Default 16 MiB: more than the size of any record, profile or file of /proc. */
   readonly maxBytes?: number;
-  /** What becomes of a larger file. Default 'refuse'; 'end' returns its last `maxBytes`: for logs and messages. */
+  /**
+   * How to handle a larger file. Default 'refuse'; 'end' returns its last `maxBytes`: for logs and messages.
+   */
   readonly larger?: 'refuse' | 'end';
   /** Whether a symlink in the last component is followed. Default true; false for a path that an image or a pod controls. */
   readonly followLink?: boolean;
 }
 const defaultMaxBytes = 16 << 20;
 
-/** open(2); Node has no name for it. */
+/** open(2); not defined in Node. */
 export const O_PATH = 0o10000000;
 
 /**
- * Reads a text file of limited size. The one way to read a file that an image,
- * a pod, a registry, a caller or another program wrote: a file without end would
- * fill the memory, and opening a FIFO or a device may block or act on hardware.
- * @throws FileRefused for a larger file and for anything but a regular file; errors of the file system as they are
+ * Reads a text file of limited size. To be used for every file that an image, a pod, a registry, a caller or
+ * another program wrote: an endless file would fill the memory, and opening a FIFO or a device may block or
+ * act on hardware.
+ * @throws FileRefused for a larger file and for anything but a regular file; other errors of the filesystem
+ * unchanged
  */
 export async function readText(
   path: string,
   { maxBytes = defaultMaxBytes, larger = 'refuse', followLink = true }: ReadLimits = {},
 ): Promise<string> {
   const notRegular = (): CrispError => new CrispError('FileRefused', `${path} is not a regular file`);
-  // O_PATH opens nothing yet: what is looked at is what is read, and a device is not touched.
+  // O_PATH opens nothing yet: the checked file is the file that is read, and a device is not opened.
   const found = openSync(path, O_PATH | (followLink ? 0 : constants.O_NOFOLLOW));
   let file: FileHandle;
   try {
@@ -103,7 +111,7 @@ export async function readText(
     const chunks: Buffer[] = [];
     let position = larger === 'end' ? Math.max(0, opened.size - maxBytes) : 0;
     for (let total = 0; ;) {
-      // Files of /proc have the size 0, so the end is where nothing more comes.
+      // Files of /proc have the size 0, so read until the end of the file.
       const room = maxBytes - total;
       const wanted = Math.min(Math.max(opened.size - position, 0) || 64 << 10, room) + 1;
       const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(wanted), 0, wanted, position);
@@ -120,7 +128,7 @@ export async function readText(
   }
 }
 
-/** The content, or undefined where there is no such file. @throws FileRefused, see readText() */
+/** The content, or undefined if the file does not exist. @throws FileRefused, see readText() */
 export async function readFileIfThere(path: string, limits?: ReadLimits): Promise<string | undefined> {
   try {
     return await readText(path, limits);
@@ -140,7 +148,7 @@ export async function exists(path: string): Promise<boolean> {
   }
 }
 
-/** The names in a folder; none where there is no such folder. */
+/** The names in a folder; empty if it does not exist. */
 export async function namesIn(folder: string): Promise<string[]> {
   try {
     return await readdir(folder);
@@ -150,7 +158,7 @@ export async function namesIn(folder: string): Promise<string[]> {
   }
 }
 
-/** Where a path leads with all links followed; what does not exist yet is kept as it is. */
+/** The path with all links resolved; parts that do not exist yet are kept. */
 export async function realPathOf(path: string): Promise<string> {
   try {
     return await realpath(path);
@@ -160,7 +168,10 @@ export async function realPathOf(path: string): Promise<string> {
   }
 }
 
-/** Synchronous: making a folder costs less than the way to a thread and back, and every pod needs a dozen. */
+/**
+ * Synchronous: making a folder takes less time than a switch to a thread and back, and every pod needs a
+ * dozen.
+ */
 export function makeFolder(path: string, mode = 0o700): void {
   try {
     mkdirSync(path, { recursive: true, mode });
@@ -178,10 +189,10 @@ function firstAbsent(path: string): string {
 }
 
 /**
- * Makes a folder that only root passes, and with `group` also processes of that group: the mapped
- * root group of a user namespace, whose root mounts what lies here. Parents that are missing can be
- * passed by all and listed by root, so this folder is the one that protects what is in it. It is
- * not owned by the mapped ids: a container that broke out could open it for others.
+ * Makes a folder that only root can access, and with `group` also processes of that group: the
+ * mapped root group of a user namespace, whose root makes mounts here. Missing parents can be
+ * traversed by all and listed by root, so this folder protects its contents. It is not owned by the
+ * mapped ids: a container that broke out could open it to others.
  */
 export function makeClosedFolder(path: string, group?: number): void {
   makeFolder(dirname(path), 0o711);
@@ -197,21 +208,29 @@ function closeFolder(path: string, group: number | undefined): void {
 }
 
 /**
- * Mounts of a user namespace are made by its root, who is no root out here and has to pass all folders above.
- * @param folder a state folder, or what is made in one
- * @throws Unsupported, which names the folder that does not let it pass
+ * Mounts of a user namespace are made by its root, which is not root on the host and has to traverse all
+ * folders above.
+ * @param folder a state folder, or a folder in it
+ * @throws Unsupported, which names the folder that it cannot traverse
  */
 export async function expectPassage(folder: string): Promise<void> {
   for (let at = await realPathOf(folder); at !== '/'; at = dirname(at)) {
     const mode = statSync(at, { throwIfNoEntry: false })?.mode ?? 0o001;
     if ((mode & 0o001) === 0)
-      throw new CrispError('Unsupported', `${at} is closed to the ids of a user namespace: chmod o+x ${at}`, {
-        hint: 'containers are mounted below it; or move the state folder',
-      });
+      throw new CrispError(
+        'Unsupported',
+        `${at} cannot be traversed by the ids of a user namespace: chmod o+x ${at}`,
+        {
+          hint: 'containers are mounted below it; or move the state folder',
+        },
+      );
   }
 }
 
-/** What lies in a state folder with a closed folder for each pod, container or mount, and has to be passed to get there. */
+/**
+ * The folders of a state folder that contain a restricted folder for each pod, container or mount, and must
+ * be traversable.
+ */
 const passages = ['bundles', 'pods', 'roots', 'views', 'probe'];
 const closedToAll = [
   'sandboxes',
@@ -225,8 +244,9 @@ const closedToAll = [
 ];
 
 /**
- * Takes from the folders of a state folder what an older version gave to all users of the host.
- * @param groupOf the group that passes the folder of a pod or a container; undefined: none
+ * Removes the permissions that an older version gave to all users of the host from the folders
+ * of a state folder.
+ * @param groupOf the group with access to the folder of a pod or a container; undefined: none
  */
 export function tightenState(state: string, groupOf: (id: string) => number | undefined): void {
   takeFrom(state, 0o711);
@@ -242,7 +262,7 @@ export function tightenState(state: string, groupOf: (id: string) => number | un
   }
 }
 
-/** Leaves no more than these bits; false: there is no such folder. */
+/** Removes all other permission bits; false: the folder does not exist. */
 export function takeFrom(path: string, bits: number): boolean {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (!found?.isDirectory()) return false;
@@ -251,14 +271,17 @@ export function takeFrom(path: string, bits: number): boolean {
 }
 
 /**
- * Removes a file or a whole folder; absent is fine. Never called on a mount point: unmount first.
- * Tried again for a while where something is added meanwhile: a tool that failed may still be on its way out.
+ * Removes a file or a whole folder; no error if it does not exist. Never called on a mount point: unmount
+ * first. Retries for a while if files are added meanwhile: a failed tool may still be ending.
  */
 export async function remove(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 });
 }
 
-/** Tells versions of a file apart that is replaced as a whole: inode, size and time; empty: there is none. */
+/**
+ * Identifies a version of a file that is only replaced atomically: inode, size and time; empty: it does not
+ * exist.
+ */
 export function fileVersion(path: string): string {
   const found = statSync(path, { bigint: true, throwIfNoEntry: false });
   return found ? `${found.ino}-${found.size}-${found.mtimeNs}` : '';

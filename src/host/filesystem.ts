@@ -3,7 +3,7 @@ import { readlinkSync, statSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { basename } from 'node:path';
 
-/** "/dev/sda"; "8:0" for one that has no node, as those under overlay and btrfs. */
+/** "/dev/sda"; "8:0" for a device without a node, such as those of overlay and btrfs. */
 export function deviceName(major: number, minor: number): string {
   try {
     return `/dev/${basename(readlinkSync(`/sys/dev/block/${major}:${minor}`))}`;
@@ -19,7 +19,7 @@ export interface Filesystem {
   readonly inodesFree: number;
 }
 
-/** The filesystem that holds `path`. */
+/** The filesystem that contains `path`. */
 export async function filesystemOf(path: string): Promise<Filesystem> {
   const { bsize, blocks, files, ffree } = await statfs(path);
   const { dev } = statSync(path);

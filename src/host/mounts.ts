@@ -1,4 +1,4 @@
-// Mounts of our own: overlays, shared memory, pinned namespaces.
+// Mounts made by crisp: overlays, shared memory, pinned namespaces.
 import { readFile } from 'node:fs/promises';
 import { CrispError, type ErrorId } from '../errors.js';
 import { mountFilesystem, mountFlag, unmountAsync, unmountLazily } from './syscalls.js';
@@ -9,7 +9,7 @@ export interface MountPoint {
   readonly propagation: 'private' | 'shared' | 'slave' | 'unbindable';
 }
 
-/** The mounts of our mount namespace (proc_pid_mountinfo(5)), in the order of mounting. */
+/** The mounts of crisp's mount namespace (proc_pid_mountinfo(5)), in the order of mounting. */
 export async function mountPoints(): Promise<MountPoint[]> {
   const text = await readFile('/proc/self/mountinfo', 'utf8');
   return text
@@ -35,10 +35,10 @@ export async function isMountPoint(path: string): Promise<boolean> {
 }
 
 /**
- * Mounts one of our own filesystems; `options` is a comma list: ro, nosuid,
- * nodev, noexec, and what the filesystem itself understands. With `cwd`, paths
- * in them may be relative, as overlay's lower folders are.
- * @throws StorageFailed, or `errorId`, with the error's name
+ * Mounts one of crisp's own filesystems; `options` is a comma-separated list:
+ * ro, nosuid, nodev, noexec, and options of the filesystem. With `cwd`, paths
+ * in them may be relative, such as overlay's lower folders.
+ * @throws StorageFailed, or `errorId`, with the name of the errno
  */
 export async function mount(
   type: string,
@@ -53,7 +53,7 @@ export async function mount(
     if (isFlag(option)) flags |= mountFlag[option];
     else if (option) data.push(option);
   attempt(`cannot mount ${type} at ${target}`, at, () => {
-    // Every thread of ours has the one working folder, and nobody else runs until it is set back.
+    // All threads share the working folder, but no other code runs until it is restored.
     const before = at.cwd === undefined ? undefined : process.cwd();
     try {
       if (at.cwd !== undefined) process.chdir(at.cwd);
@@ -64,14 +64,14 @@ export async function mount(
   });
 }
 
-/** Mounts a file or folder of ours a second time; never one that a pod names, whose server may be dead. */
+/** Bind-mounts a file or folder of crisp; never a path of a pod, of which the server may be dead. */
 export async function bindMount(source: string, target: string): Promise<void> {
   attempt(`cannot bind ${source} to ${target}`, {}, () => {
     mountFilesystem(source, target, null, mountFlag.bind);
   });
 }
 
-/** Unmounts, lazily when it is busy; a path that is no mount point is fine. In the order given. */
+/** Unmounts in the given order, lazily if busy; no error for a path that is not a mount point. */
 export async function unmount(...targets: [string, ...string[]]): Promise<void> {
   for (const target of targets)
     while (!(await unmountAsync(target)) && (await isMountPoint(target)))
@@ -96,7 +96,7 @@ function attempt(what: string, at: { stage?: string; errorId?: ErrorId }, work: 
   }
 }
 
-/** Unmounts all that is mounted at or below a folder, deepest first. */
+/** Unmounts all mounts at or below a folder, deepest first. */
 export async function unmountBelow(folder: string): Promise<void> {
   const [first, ...others] = (await mountPoints())
     .map((mount) => mount.target)

@@ -1,5 +1,5 @@
 // The counters of the network interfaces in a namespace, read through a process
-// that lives in it: no process of ours has to enter.  For the pod statistics.
+// in it: crisp does not have to enter it. For the pod statistics.
 import { readFileSync, statSync } from 'node:fs';
 
 export interface InterfaceCounters {
@@ -15,9 +15,10 @@ export interface DirectionCounters {
 }
 
 /**
- * The interfaces that `pid` sees, without the loopback.
- * @param namespace the path of the pinned namespace that it should be in: pids are reused
- * @returns undefined when the process has ended or is in another namespace
+ * The interfaces in the namespace of `pid`, without the loopback.
+ * @param namespace the path of the pinned namespace to which it should belong: pids are
+ * reused
+ * @returns undefined if the process has ended or is in another namespace
  */
 export function readInterfaces(pid: number, namespace: string): InterfaceCounters[] | undefined {
   try {

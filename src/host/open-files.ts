@@ -1,9 +1,9 @@
-// What processes have open, and may have, from /proc/PID.  For the pod metrics and the state dump.
+// The open files of processes and their limits, from /proc/PID. For the pod metrics and the state dump.
 import { readdirSync, readlinkSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { readFileIfThere } from './files.js';
 
-/** Open files and, among them, sockets of all these processes; ended ones count nothing. */
+/** The number of open files, and of sockets among them, of all these processes; ended ones are ignored. */
 export async function countOpenFiles(pids: readonly number[]): Promise<{ files: number; sockets: number }> {
   const counts = await Promise.all(
     pids.map(async (pid) => {
@@ -28,7 +28,7 @@ function isSocket(descriptor: string): boolean {
   }
 }
 
-/** The soft limit of open files of a process; undefined when it has ended. */
+/** The soft limit of open files of a process; undefined if it has ended. */
 export async function openFilesLimit(pid: number): Promise<number | undefined> {
   const text = await readFileIfThere(`/proc/${pid}/limits`).catch(() => undefined);
   const soft = /^Max open files\s+(\d+)/m.exec(text ?? '')?.[1];

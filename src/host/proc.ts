@@ -1,5 +1,6 @@
-// Processes as /proc shows them.  A pid alone is no identity: pids are reused,
-// so we keep the start time (field 22 of /proc/PID/stat, proc(5)) beside it.
+// Processes, from /proc. A pid alone does not identify a process, since pids
+// are reused: so the start time (field 22 of /proc/PID/stat, proc(5)) is kept
+// with it.
 import { readdir, readlink } from 'node:fs/promises';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -9,7 +10,7 @@ import { close, openProcess, signalDescriptor, type SystemError } from './syscal
 
 export interface ProcessIdentity {
   readonly pid: number;
-  /** Clock ticks after boot at which it started. */
+  /** Its start time in clock ticks after boot. */
   readonly startTime: string;
 }
 
@@ -18,23 +19,26 @@ export async function identify(pid: number): Promise<ProcessIdentity | undefined
   return stat && stat.state !== 'Z' ? { pid, startTime: stat.startTime } : undefined;
 }
 
-/** Whether this very process (not a later one with its pid) runs; a zombie does not. */
+/** Whether this process (not a later one with its pid) is running; a zombie is not. */
 export async function isAlive(process: ProcessIdentity): Promise<boolean> {
   return runs(process);
 }
 
-/** isAlive(), at once: for who holds the pid meanwhile. @throws when /proc cannot be read */
+/** isAlive(), synchronous: for callers that hold a pidfd meanwhile. @throws if /proc cannot be read */
 export function runs(process: ProcessIdentity): boolean {
   const stat = readStat(process.pid);
   return stat !== undefined && stat.state !== 'Z' && stat.startTime === process.startTime;
 }
 
-/** Whether there is any process of this pid; for names that carry the pid of who is at work on a thing. */
+/**
+ * Whether there is any process with this pid; for names that contain the pid of the process that works on
+ * something.
+ */
 export function pidExists(pid: number | string): boolean {
   return existsSync(`/proc/${pid}`);
 }
 
-/** Sends a signal to this very process; false when it is gone. */
+/** Sends a signal to this process; false if it is gone. */
 export async function signalProcess(
   target: ProcessIdentity,
   signal: NodeJS.Signals | number,
@@ -43,10 +47,11 @@ export async function signalProcess(
 }
 
 /**
- * Sends a signal to the processes that a list names, a cgroup's say. What is read
- * of a pid may be of its last owner by the time that it is used: so each pid is
- * held first, and only those that the list then still names get it.
- * @returns how many are in the list
+ * Sends a signal to the processes of a list, such as that of a cgroup. A pid may
+ * be reused between reading the list and sending the signal: so a pidfd is opened
+ * for each pid first, and only those that are then still in the list get the
+ * signal.
+ * @returns the number of pids in the list
  */
 export async function signalListed(
   list: () => Promise<readonly number[]>,
@@ -68,12 +73,12 @@ export async function signalListed(
 }
 
 /**
- * SIGKILL to a process, to the group that it leads and to all its descendants,
- * each only while it is still the one that was found.
+ * Sends SIGKILL to a process, to its process group and to all its descendants,
+ * to each only if it is still the same process.
  */
 export async function killTree(target: ProcessIdentity): Promise<void> {
   const children = await offspringOf(target.pid);
-  // One step for us: the number of a group is not given away while its leader is there.
+  // No other code runs in between: the id of a group is not reused while its leader exists.
   const stat = readStat(target.pid);
   if (stat?.startTime === target.startTime && stat.group === target.pid && target.pid > 1) {
     try {
@@ -86,7 +91,10 @@ export async function killTree(target: ProcessIdentity): Promise<void> {
   for (const child of children) await killTree(child);
 }
 
-/** The children of a process by their identities: those that are its children also when they are looked at. */
+/**
+ * The children of a process with their start times; only those that are still its children when they are
+ * checked.
+ */
 export async function offspringOf(pid: number): Promise<ProcessIdentity[]> {
   return (await childrenOf(pid)).flatMap((child) => {
     const stat = readStat(child);
@@ -94,7 +102,7 @@ export async function offspringOf(pid: number): Promise<ProcessIdentity[]> {
   });
 }
 
-/** Does something while a pid, if it is one, cannot come to mean another process; undefined: nobody has it. */
+/** Runs `work` while the pid cannot be reused; undefined: no process has this pid. */
 function withProcess<T>(
   pid: number,
   work: (send: (signal: NodeJS.Signals | number) => boolean) => T,
@@ -108,13 +116,13 @@ function withProcess<T>(
   }
 }
 
-/** A pidfd; undefined: nobody has this pid. @throws SystemError when no descriptor is free */
+/** A pidfd; undefined: no process has this pid. @throws SystemError if no descriptor is free */
 function hold(pid: number): number | undefined {
   try {
     return openProcess(pid);
   } catch (error) {
     const { code } = error as SystemError;
-    if (code === 'ESRCH' || code === 'EINVAL') return undefined; // EINVAL: a thread, or no pid at all
+    if (code === 'ESRCH' || code === 'EINVAL') return undefined; // EINVAL: a thread, or not a pid
     throw error;
   }
 }
@@ -130,9 +138,9 @@ function sendTo(pidfd: number | undefined, signal: NodeJS.Signals | number): boo
 }
 
 /**
- * The programs that we or an earlier run of ours have started in this very
- * folder, by their working folder and the mark of run.ts: how they are found
- * again when nobody remembers their pids. Not the shell of somebody who looks around there.
+ * The programs that crisp or an earlier run of it has started in this folder, identified by
+ * their working folder and the mark of run.ts: finds them without known pids. A user's
+ * shell in the folder is not included.
  */
 export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
   const path = await realPathOf(folder);
@@ -148,9 +156,9 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
 }
 
 /**
- * Waits until none of our programs works in the folder but those that `stay`
- * names (/proc/PID/comm), for at most `patienceMs`.
- * @returns those that are there then
+ * Waits until none of crisp's programs is running in the folder except those
+ * in `stay` (/proc/PID/comm), for at most `patienceMs`.
+ * @returns the remaining programs
  */
 export async function waitUntilIdle(
   folder: string,
@@ -168,14 +176,17 @@ export async function waitUntilIdle(
   }
 }
 
-/** Whether a process has a handler for a signal (SigCgt of proc(5)); true for one that is gone. */
+/** Whether a process has a handler for a signal (SigCgt of proc(5)); true if it is gone. */
 export async function catches(pid: number, signal: number): Promise<boolean> {
   const status = await readFileIfThere(`/proc/${pid}/status`).catch(() => undefined);
   const mask = /^SigCgt:\s*([0-9a-f]+)/m.exec(status ?? '')?.[1];
   return mask === undefined || ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
 }
 
-/** The children of a process, in no order. Each thread has its own (proc_pid_task(5)): a Go program forks from any. */
+/**
+ * The children of a process, in no order. Each thread has its own (proc_pid_task(5)): a Go program forks from
+ * any thread.
+ */
 export async function childrenOf(pid: number): Promise<number[]> {
   const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
   const lists = await Promise.all(
@@ -218,7 +229,10 @@ export async function parentOf(pid: number): Promise<number | undefined> {
   return readStat(pid)?.parent;
 }
 
-/** Synchronous: it waits for nothing, and takes a tenth of what the way to a thread and back does, which counts where each container is asked for. */
+/**
+ * Synchronous: it does not block, and takes a tenth of the time of a switch to a thread and back, which
+ * matters when all containers are checked.
+ */
 function readStat(
   pid: number,
 ): { name: string; state: string; parent: number; group: number; startTime: string } | undefined {
@@ -226,8 +240,8 @@ function readStat(
   try {
     text = readFileSync(`/proc/${pid}/stat`, 'utf8');
   } catch (error) {
-    if (isAbsent(error) || (error as NodeJS.ErrnoException).code === 'ESRCH') return undefined; // ESRCH: it ended while we read
-    throw error; // no descriptor was free, say: nobody can tell whether it lives
+    if (isAbsent(error) || (error as NodeJS.ErrnoException).code === 'ESRCH') return undefined; // ESRCH: it ended during the read
+    throw error; // for example no free descriptor: its state is unknown
   }
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   return {
@@ -240,14 +254,14 @@ function readStat(
 }
 
 /**
- * Does something synchronous while our own oom_score_adj (proc(5)) has this
- * value, which a program that is started meanwhile inherits, and all that it
- * starts.  Where we may not take the value (one below what CAP_SYS_RESOURCE last
- * set takes that capability) the work is done with ours.
+ * Runs synchronous `work` while crisp's own oom_score_adj (proc(5)) has this
+ * value, which programs that are started meanwhile inherit. If crisp may not set
+ * the value (lowering it requires CAP_SYS_RESOURCE), the work is done with
+ * crisp's own.
  */
 export function withOomScoreAdj<T>(value: number | undefined, work: () => T): T {
   if (value === undefined) return work();
-  const own = openSync('/proc/self/oom_score_adj', 'r+'); // held: the way back must not depend on a free descriptor
+  const own = openSync('/proc/self/oom_score_adj', 'r+'); // kept open: restoring must not depend on a free descriptor
   try {
     const buffer = Buffer.alloc(16);
     const before = buffer.toString('utf8', 0, readSync(own, buffer, 0, buffer.length, 0)).trim();
@@ -259,19 +273,19 @@ export function withOomScoreAdj<T>(value: number | undefined, work: () => T): T 
     try {
       return work();
     } finally {
-      writeSync(own, before, 0); // never refused: the kernel lets everybody back to what they had
+      writeSync(own, before, 0); // never refused: the kernel always allows the previous value
     }
   } finally {
     closeSync(own);
   }
 }
 
-/** The id of this boot: what was alive under another one is dead. */
+/** The id of this boot: processes of another boot have ended. */
 export async function bootId(): Promise<string> {
   return (await readText('/proc/sys/kernel/random/boot_id')).trim();
 }
 
-/** The capabilities we may hand on: the names of the bounding set (CapBnd), "CAP_CHOWN" and so on. */
+/** The capabilities that crisp may grant: the names of the bounding set (CapBnd), "CAP_CHOWN" and so on. */
 export function boundingCapabilities(): string[] {
   const mask = BigInt(
     `0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`,
@@ -279,7 +293,7 @@ export function boundingCapabilities(): string[] {
   return capabilityNames.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
 }
 
-/** Bit order of linux/capability.h. */
+/** In the bit order of linux/capability.h. */
 export const capabilityNames: readonly string[] = [
   'CHOWN',
   'DAC_OVERRIDE',

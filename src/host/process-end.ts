@@ -1,17 +1,17 @@
-// Word of the end of a process that need not be a child of ours.
+// Notification of the end of a process that need not be a child of crisp.
 import { socketOn } from './descriptor-socket.js';
 import { runs, type ProcessIdentity } from './proc.js';
 import { close, openProcess, SystemError } from './syscalls.js';
 
 /**
- * Calls `ended` once when this very process has ended, also when it is gone
- * already, and never before it returns. It takes a descriptor until then, and no time (pidfd_open(2)).
- * @returns forgets it
- * @throws SystemError when no descriptor is free
+ * Calls `ended` once when this process has ended, also if it is gone already, and never before the
+ * function returns. Uses a descriptor until then, but no CPU time (pidfd_open(2)).
+ * @returns a function that cancels it
+ * @throws SystemError if no descriptor is free
  */
 export function onProcessEnd(target: ProcessIdentity, ended: () => void): () => void {
   const pidfd = openIfThere(target.pid);
-  // Looked at while it is held: the pid cannot come to mean another process meanwhile.
+  // Checked while the pidfd is open: the pid cannot be reused meanwhile.
   if (pidfd === undefined || !runs(target)) {
     if (pidfd !== undefined) close(pidfd);
     const told = setImmediate(ended);
@@ -20,7 +20,7 @@ export function onProcessEnd(target: ProcessIdentity, ended: () => void): () => 
     };
   }
   const watch = socketOn(pidfd);
-  watch.on('error', () => undefined); // a pidfd becomes readable at the end, and reading it is EINVAL: the socket breaks
+  watch.on('error', () => undefined); // a pidfd becomes readable at the end, and reading it returns EINVAL: the socket gets an error
   watch.once('close', ended);
   watch.unref();
   return () => {

@@ -108,7 +108,7 @@ describe('run', () => {
     expect((await run(['readlink', '/proc/self/fd/0'], { timeoutMs })).stdout).toBe('/dev/null\n');
   });
 
-  test('ends at its time-out with TERM, and at an abort', async () => {
+  test('ends at its timeout with TERM, and at an abort', async () => {
     await expect(run(['sleep', '1000'], { timeoutMs: 50 })).rejects.toMatchObject({
       id: 'ToolTimeout',
       signal: 'SIGTERM',

@@ -1,6 +1,6 @@
-// The one place that starts programs.
+// The only place that starts programs.
 //
-// argv arrays, never a shell; a near-empty environment; a time-out always; an
+// argv arrays, never a shell; a near-empty environment; always a timeout; an
 // abort sends TERM and, 5 s later, KILL.  Every call is one log line with argv,
 // exit, milliseconds and the tail of stderr, at debug, at info when it fails.
 import { closeSync, fstatSync, openSync, readSync, unlinkSync } from 'node:fs';
@@ -14,44 +14,50 @@ import { Child, signalName, type SpawnOptions } from './spawn.js';
 import { SystemError } from './syscalls.js';
 
 export interface RunOptions {
-  /** Milliseconds: a tool that hangs must not hang us. 0, no limit, is for a client's own session (runStreaming). */
+  /**
+   * Milliseconds: a hanging tool must not block crisp. 0, no limit, is for a client's own session
+   * (runStreaming).
+   */
   timeoutMs: number;
   /** Abort: TERM, then KILL after 5 s. */
   signal?: AbortSignal | undefined;
-  /** Bytes for stdin (secrets go this way or by file); else stdin is /dev/null. */
+  /** Bytes for stdin (secrets are passed this way or in a file); otherwise stdin is /dev/null. */
   input?: string | Buffer | undefined;
   cwd?: string | undefined;
   /** Added to the near-empty environment. */
   env?: Record<string, string> | undefined;
-  /** Exit codes that are an answer and not a failure. Default: only 0. */
+  /** Exit codes that are not an error. Default: only 0. */
   okExitCodes?: readonly number[] | 'any';
-  /** Bytes kept of each stream; what is more is dropped. Default 1 MiB. */
+  /** Bytes kept of each stream; the rest is dropped. Default 1 MiB. */
   maxOutputBytes?: number;
-  /** The step of the story, for the error: "cni add". */
+  /** The name of the step, for the error: "cni add". */
   stage?: string | undefined;
   /** The catalogue id of a non-zero exit; the default is RuntimeFailed. */
   errorId?: ErrorId;
   /**
-   * A folder for the files that its output goes to, in place of pipes of ours, which would end it when they
-   * break: for a tool that must come to its end also when we do not. It gets a session of its own.
+   * A folder for files with its output, instead of pipes to crisp, of which the loss would kill it: for a
+   * tool that must finish even if crisp ends. It gets a session of its own.
    */
   outputFolder?: string | undefined;
-  /** The uid that owns its standard streams, for one that becomes another user: only the owner opens /dev/stdin. */
+  /**
+   * The owner of its standard streams, for a program that becomes another user: only the owner can open
+   * /dev/stdin.
+   */
   streamsOwner?: number;
   /**
-   * runStreaming: streams that nobody has are pipes of its own (an input that is over, an output that is
-   * dropped) and not the host's /dev/null: for a tool that hands them on to a process of a container,
-   * which could change the mode of that file, and whom crun even makes its owner.
+   * runStreaming: unused streams are pipes (a closed input, a dropped output) and not the host's
+   * /dev/null: for a tool that passes them to a process of a container, which could change the mode of
+   * that file, and which crun even makes its owner.
    */
   ownStreams?: boolean;
-  /** Gives it a process group of its own; when it is stopped before its end, whatever it started is killed too. */
+  /** Gives it a process group of its own; if it is stopped early, all its children are killed too. */
   wholeGroup?: boolean;
-  /** Its oom_score_adj, and that of all that it starts, where we may give it; default: ours. */
+  /** Its oom_score_adj, inherited by its children, if crisp may set it; default: crisp's own. */
   oomScoreAdj?: number | undefined;
 }
 
 export interface RunResult {
-  /** undefined when a signal ended it. */
+  /** undefined if a signal ended it. */
   exitCode: number | undefined;
   signal: string | undefined;
   stdout: string;
@@ -59,7 +65,7 @@ export interface RunResult {
   durationMs: number;
 }
 
-/** A program that could not be run, timed out, or ended as it should not. */
+/** A program that could not be run, timed out, or failed. */
 export class CommandError extends CrispError implements RunResult {
   override readonly name = 'CommandError';
   constructor(
@@ -77,7 +83,7 @@ export class CommandError extends CrispError implements RunResult {
   }
 }
 
-/** The environment of every tool: nothing of ours leaks into it, but for the mark that it was us who started it. */
+/** The environment of every tool: nothing of crisp's environment, except the mark that crisp started it. */
 const baseEnvironment = {
   STARTED_BY: 'crisp',
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
@@ -87,7 +93,7 @@ const killAfterMs = 5_000;
 
 /**
  * Runs a program to its end.
- * @throws CommandError: ToolMissing, ToolTimeout, Cancelled, or `errorId` for an exit code that is not ok.
+ * @throws CommandError: ToolMissing, ToolTimeout, Cancelled, or `errorId` for an unexpected exit code.
  */
 export async function run(argv: readonly [string, ...string[]], options: RunOptions): Promise<RunResult> {
   if (options.outputFolder !== undefined) return runOnFiles(argv, options, options.outputFolder);
@@ -135,7 +141,7 @@ async function runOnFiles(
   }
 }
 
-/** A file that nobody has to remove. */
+/** A file that need not be removed. */
 function openUnnamed(folder: string): number {
   const path = join(folder, `.output-${process.pid}-${outputs++}`);
   const descriptor = openSync(path, 'wx+', 0o600);
@@ -144,13 +150,13 @@ function openUnnamed(folder: string): number {
 }
 let outputs = 0;
 
-/** The first bytes of what was written to it. */
+/** The first bytes of its content. */
 function readFrom(descriptor: number, most: number): string {
   const buffer = Buffer.alloc(Math.min(fstatSync(descriptor).size, most));
   return buffer.toString('utf8', 0, readSync(descriptor, buffer, 0, buffer.length, 0));
 }
 
-/** Keeps the first bytes of a stream and drops the others; the function that comes back tells them. */
+/** Keeps the first bytes of a stream and drops the rest; the returned function returns them. */
 function kept(stream: Readable | undefined, most: number): () => string {
   const chunks: Buffer[] = [];
   let room = most;
@@ -165,15 +171,15 @@ function kept(stream: Readable | undefined, most: number): () => string {
 export interface Streams {
   stdin?: Readable | undefined;
   stdout?: Writable | undefined;
-  /** Ends `stdout` when the program closes its own, which may be before its exit. */
+  /** Ends `stdout` when the program closes its stdout, which may be before its exit. */
   endStdout?: boolean;
   stderr?: Writable | undefined;
 }
 
-/** A program whose output flows while it runs. */
+/** A running program with live output. */
 export interface Running {
   readonly pid: number | undefined;
-  /** Whether `pid` still means it: it has not been waited for, so the kernel gives the number to nobody else. */
+  /** Whether `pid` still refers to it: it has not been waited for, so the kernel cannot reuse the number. */
   readonly present: () => boolean;
   /** SIGKILL to it alone, if it has not ended. */
   readonly kill: () => void;
@@ -181,7 +187,7 @@ export interface Running {
   readonly ended: Promise<RunResult>;
 }
 
-/** Starts a program with live streams.  Back-pressure is the streams' own. */
+/** Starts a program with live streams. Back-pressure comes from the streams. */
 export function runStreaming(
   argv: readonly [string, ...string[]],
   streams: Streams,
@@ -240,13 +246,13 @@ function start(
   });
 }
 
-/** Of a program that did not come to run. @throws what is no error of the kernel's */
+/** The error of a program that could not be started. @throws other errors than the kernel's */
 function notStarted(error: unknown): Ended {
   if (error instanceof SystemError) return { timedOut: false, isCanceled: false, code: error.code };
   throw error;
 }
 
-/** Resolves when it has ended and its outputs, which flow to `takers`, are read. */
+/** Resolves when it has ended and its outputs have been written to `takers`. */
 async function exitOf(
   child: Child,
   takers: readonly (Writable | undefined)[],
@@ -260,18 +266,19 @@ async function exitOf(
 }
 
 /**
- * Resolves when an output is read to its end, which comes with the program's or
- * soon after: what keeps a pipe open then is something that the program left
- * behind, whose words are taken for as long as they come at once, and for a
- * second at most.  All that the program itself wrote is delivered, however slow
- * the taker is, unless it takes nothing at all any more: who does not read the
- * last words of a program must not keep it from being over.
+ * Resolves when an output is read to its end, usually at or soon after the
+ * program's exit. If a process that the program left behind keeps the pipe
+ * open, its output is read as long as it comes without pauses, and for a second
+ * at most. All output of the program itself is delivered, however slow the
+ * reader is, unless it stops reading: a reader that does not read the last
+ * output must not keep the program from being finished.
  */
 function readOut(child: Child, from: Socket | undefined, to: Writable | undefined): Promise<void> {
   if (!from) return Promise.resolve();
   return new Promise((resolve) => {
     let timer: NodeJS.Timeout | undefined;
-    // A taker that has failed takes nothing more, and pipe() has let go of it. Our own stdout does not keep its error.
+    // A failed reader reads nothing more, and pipe() has disconnected it. process.stdout does not keep its
+    // error.
     let failed = false;
     const fail = (): void => {
       failed = true;
@@ -293,7 +300,7 @@ function readOut(child: Child, from: Socket | undefined, to: Writable | undefine
         quietMs = 0;
       });
       timer = setInterval(() => {
-        if (to && to.writableLength !== waiting) quietMs = 0; // it takes, however slowly
+        if (to && to.writableLength !== waiting) quietMs = 0; // it is still reading, however slowly
         waiting = to?.writableLength ?? 0;
         const silent = owed <= 0 && (quietMs > 0 || performance.now() > deadline);
         if (silent || quietMs >= untakenMs || to?.destroyed || failed) from.destroy();
@@ -306,7 +313,10 @@ const idleMs = 200;
 const remainsMs = 1_000;
 const untakenMs = 10_000;
 
-/** Ends the program at its time-out or when the caller gives up; the function that comes back says whether that was so. */
+/**
+ * Kills the program at its timeout or when the caller aborts; the returned function reports whether this
+ * happened.
+ */
 function stopOn(
   child: Child,
   { timeoutMs, signal, wholeGroup = false }: RunOptions,
@@ -315,7 +325,7 @@ function stopOn(
   let isCanceled = false;
   const stop = (): void => {
     child.kill('SIGTERM', wholeGroup);
-    if (wholeGroup) child.onEnd(() => child.kill('SIGKILL', true)); // what it started and did not take along
+    if (wholeGroup) child.onEnd(() => child.kill('SIGKILL', true)); // its remaining children
     const last = setTimeout(() => child.kill('SIGKILL', wholeGroup), killAfterMs);
     child.onEnd(() => clearTimeout(last));
   };
@@ -336,7 +346,7 @@ function stopOn(
     clearTimeout(timer);
     signal?.removeEventListener('abort', cancel);
   };
-  child.onEnd(clear); // it ended by itself: its time is over, whatever still comes on its pipes
+  child.onEnd(clear); // it ended by itself: the timeout does not apply to the rest of its output
   return () => {
     clear();
     return { timedOut, isCanceled };
@@ -346,22 +356,25 @@ function stopOn(
 export interface DetachedOptions {
   cwd?: string;
   env?: Record<string, string>;
-  /** The pipes that it gets on fd 3 and up, by what we do with our end. */
+  /** Its pipes on fd 3 and up, by the use of crisp's end. */
   pipes?: readonly ('read' | 'write')[];
-  /** Its standard streams are its own, with nobody at their other ends, and not the host's /dev/null: for a runtime that gives them to a container. */
+  /**
+   * Its standard streams are pipes without a peer, and not the host's /dev/null: for a runtime that passes
+   * them to a container.
+   */
   ownStreams?: boolean;
 }
 
 export interface Detached {
   readonly pid: number;
-  /** Our ends of the pipes; firstLine() reads an answer from one. */
+  /** crisp's ends of the pipes; firstLine() reads an answer from one. */
   readonly pipes: readonly Duplex[];
   readonly exited: Promise<number | undefined>;
   /** SIGKILL, if it has not ended. */
   readonly kill: () => void;
 }
 
-/** Starts a program that outlives us: a session of its own, and none of our pipes on its stdio. */
+/** Starts a program that outlives crisp: in a session of its own, without pipes to crisp on its stdio. */
 export function runDetached(argv: readonly [string, ...string[]], options: DetachedOptions = {}): Detached {
   let child: Child;
   try {
@@ -400,9 +413,9 @@ export function runDetached(argv: readonly [string, ...string[]], options: Detac
 }
 
 /**
- * The first line that comes on a pipe, which is closed then: a writer may keep
- * its end open for as long as it lives. Empty when it closed without a line;
- * undefined: nothing came in time.
+ * The first line from a pipe, which is then closed: a writer may keep its end
+ * open as long as it runs. Empty if it closed without a line; undefined: no
+ * line in time.
  */
 export function firstLine(stream: Readable, timeoutMs: number): Promise<string | undefined> {
   return new Promise((resolve) => {
@@ -429,7 +442,7 @@ interface Ended {
   isCanceled: boolean;
   exitCode?: number | undefined;
   signal?: string | undefined;
-  /** The error's name of a program that could not be started. */
+  /** The error code of a program that could not be started. */
   code?: string | undefined;
 }
 
@@ -497,7 +510,7 @@ function toolName(argv: readonly string[]): string {
   return (argv[0] ?? '').replace(/^.*\//, '');
 }
 
-/** One line that can be pasted into a shell. */
+/** A line that can be pasted into a shell. */
 export function shown(argv: readonly string[]): string {
   return argv
     .map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`))

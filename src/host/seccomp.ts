@@ -1,9 +1,9 @@
-// The program of a seccomp filter, compiled by libseccomp.
+// Seccomp filters, compiled by libseccomp.
 //
-// A runtime compiles the profile of every container anew, which takes most of the
-// time of its create: some 15 ms for the default profile with the 32-bit calls of
-// x86. The program depends on the profile alone, so the daemon compiles each
-// profile once, with the very calls that crun makes (libcrun_generate_seccomp).
+// A runtime compiles the profile for every container again, which takes most of
+// the time of its create: some 15 ms for the default profile with the 32-bit
+// calls of x86. The filter depends only on the profile, so the daemon compiles
+// each profile once, with the same calls as crun (libcrun_generate_seccomp).
 import koffi from 'koffi';
 import { closeSync, fstatSync, readSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -12,7 +12,7 @@ import { memoryFile } from './syscalls.js';
 
 type Rule = NonNullable<Seccomp['syscalls']>[number];
 
-/** seccomp.h of libseccomp; an errno is added to those that have one. */
+/** seccomp.h of libseccomp; an errno is added to actions that have one. */
 const actions: Readonly<Record<string, number>> = {
   SCMP_ACT_KILL: 0,
   SCMP_ACT_KILL_THREAD: 0,
@@ -35,15 +35,16 @@ const operators: Readonly<Record<string, number>> = {
 const EPERM = 1;
 const unknownCall = -1; // __NR_SCMP_ERROR
 
-/** Names of calls, of all rules: the time grows with their square. The default profile has 445. */
+/** The number of names in all rules: the time grows with its square. The default profile has 445. */
 const mostNames = 1024;
-/** Names between two turns of the event loop: a millisecond. */
+/** The number of names between two turns of the event loop: a millisecond. */
 const namesAtOnce = 32;
 
 /**
- * The program of a profile, as an array of struct sock_filter.
- * @returns undefined where it is left to the runtime: libseccomp is not installed, the profile is unusually
- *   long, or has what is not known here (a listener, an action, several conditions on one argument)
+ * The filter of a profile, as an array of struct sock_filter.
+ * @returns undefined if the runtime has to compile it: libseccomp is not installed, the profile is
+ * unusually long, or it uses an unsupported feature (a listener, an action, several conditions on one
+ * argument)
  */
 export async function compileSeccomp(profile: Seccomp): Promise<Buffer | undefined> {
   const lib = library();
@@ -72,7 +73,7 @@ export async function compileSeccomp(profile: Seccomp): Promise<Buffer | undefin
       for (const name of names) {
         if (++added % namesAtOnce === 0) await nextTurn();
         const call = lib.call(name) as number;
-        if (call === unknownCall) continue; // newer than libseccomp: the default action is for it
+        if (call === unknownCall) continue; // newer than libseccomp: the default action applies
         if ((lib.addRule(context, action, call, count, conditions) as number) < 0) return undefined;
       }
     }
@@ -81,7 +82,7 @@ export async function compileSeccomp(profile: Seccomp): Promise<Buffer | undefin
     lib.release(context);
   }
 }
-const alreadyThere = -17; // EEXIST: the native architecture is there from the beginning
+const alreadyThere = -17; // EEXIST: the native architecture is always present
 
 function actionOf(name: string, errno = EPERM): number | undefined {
   const action = actions[name];
@@ -90,7 +91,7 @@ function actionOf(name: string, errno = EPERM): number | undefined {
     : action;
 }
 
-/** An array of struct scmp_arg_cmp; undefined: runtimes make several rules of it. */
+/** An array of struct scmp_arg_cmp; undefined: runtimes make several rules of the conditions. */
 function conditionsOf({ args = [] }: Rule): Buffer | undefined {
   if (new Set(args.map(({ index }) => index)).size < args.length) return undefined;
   const bytes = Buffer.alloc(24 * args.length);
@@ -105,7 +106,7 @@ function conditionsOf({ args = [] }: Rule): Buffer | undefined {
   return bytes;
 }
 
-/** On another thread: to write the program takes as long as to add all rules. */
+/** On another thread: writing the filter takes as long as adding all rules. */
 async function exported(lib: Library, context: unknown): Promise<Buffer | undefined> {
   const file = memoryFile('seccomp');
   try {
@@ -145,6 +146,6 @@ function load() {
       export: lib.func('int seccomp_export_bpf(const void *context, int fd)'),
     };
   } catch {
-    return null; // not installed: a runtime without it refuses the profile by itself
+    return null; // not installed: a runtime without it refuses the profile itself
   }
 }

@@ -1,5 +1,4 @@
-// The slices of pods for which nobody else has made one, under systemd. For
-// cgroup.ts alone.
+// The slices that crisp makes for pods under systemd. Only for cgroup.ts.
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
 import { run } from './run.js';
@@ -9,16 +8,16 @@ export async function startSlice(path: string): Promise<void> {
   await systemctl('start', path);
 }
 
-/** Also for one that does not run. */
+/** Also for an inactive slice. */
 export async function stopSlice(path: string): Promise<void> {
   await systemctl('stop', path);
   if (existsSync(`/run/systemd/system.control/${basename(path)}.d`)) await systemctl('revert', path); // its properties
 }
 
 /**
- * Tells systemd the limits of a slice: it is who makes the files of a controller
- * appear, and writes them anew whenever it reloads its units.
- * @param settings files of cgroup v2 with their values; systemd knows no more of them than these
+ * Sets the limits of a slice through systemd, which enables the controllers, and writes the
+ * limits again whenever it reloads its units.
+ * @param settings files of cgroup v2 with their values; only those that systemd supports
  */
 export async function setSliceProperties(
   path: string,
@@ -28,7 +27,7 @@ export async function setSliceProperties(
   if (properties.length > 0) await systemctl('set-property', path, ...properties);
 }
 
-/** A file of v2 in the words of systemd.resource-control(5). */
+/** The property of systemd.resource-control(5) for a file of v2. */
 export function propertiesOf(file: string, value: string): string[] {
   const atMost = value === 'max' ? 'infinity' : value;
   switch (file) {
@@ -36,7 +35,7 @@ export function propertiesOf(file: string, value: string): string[] {
       return [`CPUWeight=${value}`];
     case 'cpu.max': {
       const [quota = '', period] = value.split(' ');
-      const percent = quota === 'max' ? '' : `${((Number(quota) * 100) / Number(period)).toFixed(2)}%`; // systemd keeps no more digits
+      const percent = quota === 'max' ? '' : `${((Number(quota) * 100) / Number(period)).toFixed(2)}%`; // systemd's precision
       return [`CPUQuota=${percent}`, `CPUQuotaPeriodSec=${period}us`];
     }
     case 'cpuset.cpus':

@@ -1,9 +1,9 @@
-// Children of ours by posix_spawn(3), with pipes to them and word of their end.
+// Child processes by posix_spawn(3), with pipes and notification of their end.
 // Called by run.ts only.
 //
-// Node's own spawn forks the daemon with all its page tables, which holds the
-// one thread for milliseconds, and makes socketpairs where a program expects
-// pipes: /dev/stdin and the like cannot be opened on a socket (docs/adr/0012).
+// Node's own spawn forks the daemon with all its page tables, which blocks the
+// only thread for milliseconds, and makes socketpairs instead of pipes:
+// /dev/stdin and the like cannot be opened on a socket (docs/adr/0012).
 import { fchownSync, statSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { constants } from 'node:os';
@@ -23,37 +23,37 @@ import {
 export interface SpawnOptions {
   readonly cwd?: string | undefined;
   readonly env: Readonly<Record<string, string>>;
-  /** Which of 0, 1 and 2 are pipes to us; the others are /dev/null. */
+  /** Which of 0, 1 and 2 are pipes to crisp; the others are /dev/null. */
   readonly stdin?: boolean;
   readonly stdout?: boolean;
   readonly stderr?: boolean;
-  /** Open files of the caller's for 1 and 2, in place of pipes. */
+  /** Open files of the caller for 1 and 2, instead of pipes. */
   readonly outputs?: readonly [stdout: number, stderr: number];
-  /** The uid that owns the pipes on 0, 1 and 2. Default: ours. */
+  /** The owner of the pipes on 0, 1 and 2. Default: crisp's uid. */
   readonly streamsOwner?: number | undefined;
-  /** Pipes on 3 and up, by what we do with our end. */
+  /** Pipes on 3 and up, by the use of crisp's end. */
   readonly pipes?: readonly ('read' | 'write')[];
-  /** It leads a session and a process group of its own. */
+  /** It gets a session and a process group of its own. */
   readonly session?: boolean;
-  /** Its oom_score_adj, and that of all that it starts, where we may give it; default: ours. */
+  /** Its oom_score_adj, inherited by its children, if crisp may set it; default: crisp's own. */
   readonly oomScoreAdj?: number | undefined;
 }
 
-/** A child from its start to the moment it is waited for, in which its pid is its own. */
+/** A child from its start until it is waited for; during this time its pid cannot be reused. */
 export class Child {
   stdin: Socket | undefined;
   stdout: Socket | undefined;
   stderr: Socket | undefined;
   readonly pipes: Socket[] = [];
-  /** How it ended; it has been waited for then, and its pid may be somebody else's. */
+  /** How it ended; it has then been waited for, and its pid may be reused. */
   readonly exited: Promise<Exit>;
   private gone = false;
-  /** Of our ends of its outputs, while they are open. */
+  /** crisp's ends of its outputs, while they are open. */
   private readonly reading = new Map<Socket, number>();
   private readonly watch: Socket;
   private readonly atEnd: (() => void)[] = [];
 
-  /** @throws SystemError, also for a program that is not there (ENOENT); nothing is left then */
+  /** @throws SystemError, also for a missing program (ENOENT); leaves nothing behind */
   constructor(
     argv: readonly [string, ...string[]],
     private readonly options: SpawnOptions,
@@ -104,7 +104,8 @@ export class Child {
     const [stdin, stdout, stderr, ...others] = ours.map((fd, index) => this.end(fd, wanted[index]));
     [this.stdin, this.stdout, this.stderr] = [stdin, stdout, stderr];
     this.pipes = others.filter((socket) => socket !== undefined);
-    // A pidfd becomes readable when the process ends, and reading it is EINVAL: the socket breaks.
+    // A pidfd becomes readable when the process ends, and reading it returns EINVAL: the socket gets an
+    // error.
     this.watch.on('error', () => undefined);
     this.exited = new Promise((resolve) => {
       this.watch.once('close', () => {
@@ -115,32 +116,32 @@ export class Child {
 
   readonly pid: number;
 
-  /** Its end does not keep our own process waiting. */
+  /** Waiting for its end does not keep crisp running. */
   unref(): void {
     this.watch.unref();
   }
 
-  /** Whether `pid` is still this child's: it runs, or has ended and was not waited for. */
+  /** Whether `pid` still belongs to this child: it is running, or has ended and was not waited for. */
   get present(): boolean {
     return !this.gone;
   }
 
-  /** Sends a signal to it, or to the group that it leads; nothing when it has been waited for. */
+  /** Sends a signal to it, or to its process group; no effect after it has been waited for. */
   kill(signal: NodeJS.Signals, group: boolean): void {
     if (this.gone) return;
     try {
       process.kill(group && this.options.session ? -this.pid : this.pid, signal);
     } catch {
-      /* ESRCH: it ends just now, and nobody else is in its group */
+      /* ESRCH: it is just ending, and its group is empty */
     }
   }
 
-  /** Called when it has ended and before it is waited for, while its pid and its group are its own. */
+  /** Called after it has ended and before it is waited for, while its pid and its group cannot be reused. */
   onEnd(listener: () => void): void {
     this.atEnd.push(listener);
   }
 
-  /** The bytes of an output that are not delivered yet, in the pipe and with us. */
+  /** The bytes of an output that are not delivered yet, in the pipe and in crisp's buffers. */
   waiting(output: Socket): number {
     const fd = output.destroyed ? undefined : this.reading.get(output);
     return output.readableLength + (fd === undefined ? 0 : bytesWaiting(fd));
@@ -158,7 +159,7 @@ export class Child {
   }
 
   private settle(resolve: (exit: Exit) => void): void {
-    // Not by reap() first: once it is waited for, its pid and the group's are free.
+    // Not by reap() first: after it has been waited for, its pid and its group's id may be reused.
     for (const listener of this.atEnd.splice(0)) listener();
     const exit = reap(this.pid);
     if (exit === undefined) {
@@ -173,13 +174,13 @@ export class Child {
   }
 }
 
-/** For a child whose end nobody would tell us of (no descriptor was free): it is killed and waited for at once. */
+/** For a child without a pidfd (no descriptor was free): it is killed and waited for at once. */
 function killUnwatched(pid: number): void {
   process.kill(pid, 'SIGKILL');
   while (reap(pid) === undefined);
 }
 
-/** The program of a name as execvp(3) finds it, but on the PATH that the program is given, not on ours. */
+/** Finds a program like execvp(3), but on the PATH of the program's environment, not on crisp's. */
 function locate(name: string, path: string): string | undefined {
   const candidates = name.includes('/') ? [name] : path.split(':').map((folder) => `${folder}/${name}`);
   return candidates.find((candidate) => {
@@ -192,7 +193,7 @@ function locate(name: string, path: string): string | undefined {
   });
 }
 
-/** "SIGTERM" of its number; "signal 34" for one that has no name. */
+/** The name of a signal number, such as "SIGTERM"; "signal 34" for one without a name. */
 export function signalName(number: number): string {
   return Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ?? `signal ${number}`;
 }

@@ -1,17 +1,18 @@
-// The system calls that Node has no function for, by koffi (docs/adr/0012).
+// System calls without a function in Node, by koffi (docs/adr/0012).
 //
-// Each call is synchronous and meant for what the kernel answers in microseconds
-// from memory.  What may wait for a disk or for another machine is kept away
-// from the main thread: such a call has "async" in its name or is made by a
-// process.  A call that fails throws a SystemError with the name of its errno.
-// Structures are those of 64-bit Linux, numbers those of linux/*.h.
+// Each call is synchronous and must only be used if the kernel can answer it in
+// microseconds from memory. Calls that may wait for a disk or another machine
+// are not made on the main thread: they have "async" in their name or are made
+// by another process.  A call that fails throws a SystemError with the name of
+// its errno. Structures are those of 64-bit Linux, constants are from
+// linux/*.h.
 import koffi from 'koffi';
 import { constants, setPriority } from 'node:os';
 
-// The symbols of the C library that Node itself is linked with.
+// The symbols of the C library with which Node itself is linked.
 const libc = koffi.load(null);
 
-/** A system call that failed, as Node's own errors are: `code` is "ENOENT" and so on. */
+/** A failed system call, in the form of Node's own errors: `code` is "ENOENT" and so on. */
 export class SystemError extends Error {
   override readonly name = 'SystemError';
   readonly code: string;
@@ -26,7 +27,7 @@ export class SystemError extends Error {
   }
 }
 
-/** From the system's own list: libuv's, which is getSystemErrorName(), lacks some. */
+/** From the system's own list: libuv's (getSystemErrorName()) is incomplete. */
 function nameOfErrno(errno: number): string {
   const names = Object.entries(constants.errno);
   return names.find(([, number]) => number === errno)?.[0] ?? `errno ${errno}`;
@@ -39,7 +40,7 @@ export function wordsOfErrno(errno: number): string {
   return cStrerror(errno) as string;
 }
 
-/** errno is of the calling thread, so it is read before anything else happens on it. */
+/** errno belongs to the calling thread, so it is read before anything else runs on it. */
 function check(result: number, syscall: string, what?: string): number {
   if (result < 0) throw new SystemError(syscall, koffi.errno(), what);
   return result;
@@ -55,36 +56,36 @@ const cDup3 = libc.func('int dup3(int from, int to, int flags)');
 const cFcntl = libc.func('int fcntl(int fd, int command, int argument)');
 const cIoctlInt = libc.func('int ioctl(int fd, unsigned long request, _Inout_ int *value)');
 
-/** pipe2(2): a pipe whose ends no program inherits by itself. */
+/** pipe2(2): a pipe with close-on-exec set on both ends. */
 export function pipe(): { read: number; write: number } {
   const fds = [-1, -1];
   check(cPipe2(fds, O_CLOEXEC) as number, 'pipe2');
   return { read: fds[0] ?? -1, write: fds[1] ?? -1 };
 }
 
-/** close(2); for a descriptor that no object of Node owns. */
+/** close(2), for a descriptor that is not owned by an object of Node. */
 export function close(fd: number): void {
   cClose(fd);
 }
 
-/** dup3(2): `to` means what `from` means, and what it meant before is closed. */
+/** dup3(2): makes `to` a duplicate of `from`; the previous file of `to` is closed. */
 export function replaceDescriptor(from: number, to: number): void {
   check(cDup3(from, to, O_CLOEXEC) as number, 'dup3');
 }
 
-/** fcntl(2), F_DUPFD_CLOEXEC: the same under the lowest free number from `minimum` on. */
+/** fcntl(2), F_DUPFD_CLOEXEC: a duplicate with the lowest free number from `minimum` on. */
 export function duplicateFrom(fd: number, minimum: number): number {
   return check(cFcntl(fd, 1030, minimum) as number, 'fcntl');
 }
 
 const cMemfdCreate = libc.func('int memfd_create(const char *name, unsigned int flags)');
 
-/** memfd_create(2): a file in memory that goes with its last descriptor. */
+/** memfd_create(2): a file in memory that is removed with its last descriptor. */
 export function memoryFile(name: string): number {
   return check(cMemfdCreate(name, 1) as number, 'memfd_create'); // MFD_CLOEXEC
 }
 
-/** The bytes that wait in a pipe (FIONREAD of pipe(7)). */
+/** The number of unread bytes in a pipe (FIONREAD of pipe(7)). */
 export function bytesWaiting(fd: number): number {
   const value = [0];
   check(cIoctlInt(fd, 0x541b, value) as number, 'ioctl FIONREAD');
@@ -115,10 +116,10 @@ const cSyscall = libc.func('long syscall(long number, ...)');
 const opaqueBytes = 1024;
 const spawnFlags = { SETSIGDEF: 0x04, SETSIGMASK: 0x08, SETSID: 0x80 };
 
-/** Made once: the attributes of a program that leads a session, and of one that does not. */
+/** Made once: the attributes of a program with and without a session of its own. */
 const attributes = [false, true].map((session) => {
   const made = Buffer.alloc(opaqueBytes);
-  const everySignal = Buffer.alloc(opaqueBytes, 0xff); // not by sigfillset(3), which leaves out two that the child would then ignore
+  const everySignal = Buffer.alloc(opaqueBytes, 0xff); // not by sigfillset(3), which omits two signals that the child would then ignore
   cAttributesInit(made);
   cAttributesDefault(made, everySignal); // Node ignores SIGPIPE, which would be inherited
   cAttributesMask(made, Buffer.alloc(opaqueBytes));
@@ -133,21 +134,21 @@ export interface SpawnPlan {
   /** "NAME=value". */
   readonly env: readonly string[];
   readonly cwd: string | undefined;
-  /** What the program has as descriptors 0, 1, 2 and so on; undefined is /dev/null. It has no others. */
+  /** Its descriptors 0, 1, 2 and so on; undefined is /dev/null. It has no others. */
   readonly descriptors: readonly (number | undefined)[];
-  /** It leads a session, and so a process group, of its own. */
+  /** It gets a session, and so a process group, of its own. */
   readonly session: boolean;
 }
 
 /**
- * posix_spawn(3), which shares our memory with the child until its exec instead
- * of copying the page tables, so that it takes the same time however large we
- * are.  The caller has to wait for the child (reap).
- * @throws SystemError: ENOENT also for a working folder or an interpreter that is not there
+ * posix_spawn(3), which shares the daemon's memory with the child until its exec instead of
+ * copying the page tables, so that its duration does not depend on the daemon's size. The
+ * caller has to wait for the child (reap).
+ * @throws SystemError: ENOENT also for a missing working folder or interpreter
  */
 export function spawnProcess({ path, argv, env, cwd, descriptors, session }: SpawnPlan): number {
   for (const text of [path, cwd ?? '', ...argv, ...env])
-    if (text.includes('\0')) throw new SystemError('posix_spawn', 22, 'with a zero byte in an argument'); // C would end the text there
+    if (text.includes('\0')) throw new SystemError('posix_spawn', 22, 'with a zero byte in an argument'); // C would truncate the string there
   const actions = Buffer.alloc(opaqueBytes);
   const copies: number[] = [];
   const act = (result: unknown): void => {
@@ -162,7 +163,7 @@ export function spawnProcess({ path, argv, env, cwd, descriptors, session }: Spa
       }
       let from = fd;
       if (fd < descriptors.length) {
-        from = duplicateFrom(fd, descriptors.length); // else an earlier action may have replaced it
+        from = duplicateFrom(fd, descriptors.length); // otherwise an earlier action may have replaced it
         copies.push(from);
       }
       act(cActionsDup2(actions, from, target));
@@ -183,7 +184,10 @@ export function spawnProcess({ path, argv, env, cwd, descriptors, session }: Spa
 /** How a process ended: its exit code or the number of the signal. */
 export type Exit = { readonly code: number } | { readonly signal: number };
 
-/** waitpid(2) for a child of ours that nobody else waits for; undefined: it still runs. Its pid is free afterwards. */
+/**
+ * waitpid(2) for a child that is not waited for elsewhere; undefined: it is still running. Its pid may be
+ * reused afterwards.
+ */
 export function reap(pid: number): Exit | undefined {
   const status = [0];
   if (check(cWaitpid(pid, status, 1) as number, 'waitpid') === 0) return undefined; // WNOHANG
@@ -191,12 +195,12 @@ export function reap(pid: number): Exit | undefined {
   return (word & 0x7f) === 0 ? { code: (word >> 8) & 0xff } : { signal: word & 0x7f };
 }
 
-/** pidfd_open(2), Linux 5.3: a descriptor that means this process for ever, readable when it has ended. */
+/** pidfd_open(2), Linux 5.3: a descriptor that always refers to this process, readable when it has ended. */
 export function openProcess(pid: number): number {
   return check(Number(cSyscall(434, 'int', pid, 'unsigned int', 0)), 'pidfd_open');
 }
 
-/** pidfd_send_signal(2). @throws SystemError: ESRCH when it has ended */
+/** pidfd_send_signal(2). @throws SystemError: ESRCH if it has ended */
 export function signalDescriptor(pidfd: number, signal: number): void {
   check(
     Number(cSyscall(424, 'int', pidfd, 'int', signal, 'void *', null, 'unsigned int', 0)),
@@ -207,14 +211,14 @@ export function signalDescriptor(pidfd: number, signal: number): void {
 const cSchedSetscheduler = libc.func('int sched_setscheduler(int pid, int policy, const void *parameters)');
 
 /**
- * Gives the calling thread precedence over others, and not what it starts: processes and threads begin
- * at nice 0 again (SCHED_RESET_ON_FORK of sched(7)).
+ * Raises the priority of the calling thread, but not of its children: their processes and threads
+ * start at nice 0 again (SCHED_RESET_ON_FORK of sched(7)).
  * @throws without CAP_SYS_NICE
  */
 export function preferThread(nice: number): void {
   const priority = Buffer.alloc(4); // struct sched_param
   check(cSchedSetscheduler(0, 0x4000_0000, priority) as number, 'sched_setscheduler'); // SCHED_OTHER | SCHED_RESET_ON_FORK
-  setPriority(0, nice); // of Linux's threads: the caller's
+  setPriority(0, nice); // on Linux, of the calling thread
 }
 
 // ------------------------------------------------------------------- mounts
@@ -226,10 +230,10 @@ const cUmount = libc.func('int umount2(const char *target, int flags)');
 
 /** sys/mount.h */
 export const mountFlag = { ro: 1, nosuid: 2, nodev: 4, noexec: 8, bind: 4096 } as const;
-/** mount(2) takes a page of options and cuts off what is more, here on the smallest pages. */
+/** mount(2) reads one page of options and truncates the rest; this is the size of the smallest pages. */
 const mostMountData = 4095;
 
-/** mount(2). Only of sources that cannot hang: our own filesystems and the kernel's. */
+/** mount(2). Only for sources that cannot hang: crisp's own filesystems and the kernel's. */
 export function mountFilesystem(
   source: string,
   target: string,
@@ -238,13 +242,14 @@ export function mountFilesystem(
   data: string | null = null,
 ): void {
   if (data !== null && Buffer.byteLength(data) > mostMountData)
-    throw new SystemError('mount', 7, `${target} (its options take more than a page)`);
+    throw new SystemError('mount', 7, `${target} (its options are longer than a page)`);
   check(cMount(source, target, type, flags, data) as number, 'mount', target);
 }
 
 /**
  * umount2(2) on another thread, since it may have to write to a disk.
- * @returns whether it was unmounted; why not is that thread's secret
+ * @returns whether it was unmounted; the errno of the other thread is not
+ * available
  */
 export function unmountAsync(target: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
@@ -255,18 +260,20 @@ export function unmountAsync(target: string): Promise<boolean> {
   });
 }
 
-/** umount2(2) with MNT_DETACH: gone from the tree at once, and for good when nobody uses it any more. */
+/**
+ * umount2(2) with MNT_DETACH: detached from the tree at once, and unmounted when it is not in use any more.
+ */
 export function unmountLazily(target: string): void {
   check(cUmount(target, 2) as number, 'umount2', target);
 }
 
-/** open_tree(2) with OPEN_TREE_CLONE, Linux 5.2: a copy of the mount at an open descriptor, attached to nowhere. */
+/** open_tree(2) with OPEN_TREE_CLONE, Linux 5.2: a detached copy of the mount at an open descriptor. */
 export function cloneMount(fd: number): number {
   const flags = 1 | O_CLOEXEC | AT_EMPTY_PATH;
   return check(Number(cSyscall(428, 'int', fd, 'const char *', '', 'unsigned int', flags)), 'open_tree');
 }
 
-/** mount_setattr(2) with MOUNT_ATTR_IDMAP, Linux 5.12, of a mount that is attached to nowhere. */
+/** mount_setattr(2) with MOUNT_ATTR_IDMAP, Linux 5.12, for a detached mount. */
 export function idMapMount(mount: number, userNamespace: number): void {
   const attr = Buffer.alloc(32); // struct mount_attr: attr_set, attr_clr, propagation, userns_fd, of 64 bits each
   attr.writeBigUInt64LE(0x00100000n, 0);
@@ -291,7 +298,7 @@ export function idMapMount(mount: number, userNamespace: number): void {
   );
 }
 
-/** move_mount(2), Linux 5.2: attaches such a mount. */
+/** move_mount(2), Linux 5.2: attaches a detached mount. */
 export function attachMount(mount: number, target: string): void {
   check(
     Number(
@@ -324,17 +331,17 @@ const cSethostname = libc.func('int sethostname(const void *name, size_t length)
 /** CLONE_NEW* of linux/sched.h. */
 export const namespaceFlag = { network: 0x40000000, ipc: 0x08000000, uts: 0x04000000 } as const;
 
-/** unshare(2), which is of the calling thread alone. For host/enter.ts. */
+/** unshare(2), for the calling thread only. For host/enter.ts. */
 export function unshare(flags: number): void {
   check(cUnshare(flags) as number, 'unshare');
 }
 
-/** setns(2), which is of the calling thread alone. For host/enter.ts. */
+/** setns(2), for the calling thread only. For host/enter.ts. */
 export function setNamespace(fd: number): void {
   check(cSetns(fd, 0) as number, 'setns');
 }
 
-/** sethostname(2): of the uts namespace that the thread is in. */
+/** sethostname(2), in the uts namespace of the calling thread. */
 export function setHostname(name: string): void {
   const bytes = Buffer.from(name);
   check(cSethostname(bytes, bytes.length) as number, 'sethostname');
@@ -348,17 +355,20 @@ const cSendto = libc.func(
   'long sendto(int fd, const void *bytes, size_t length, int flags, const void *address, unsigned int addressLength)',
 );
 
-/** The numbers are those of x86 and ARM (asm-generic), as O_CLOEXEC is. */
+/** The constants, like O_CLOEXEC, are those of x86 and ARM (asm-generic). */
 const family = { unix: 1, inet: 2, inet6: 10 } as const;
 const socketType = { stream: 1, datagram: 2 } as const;
 const SOCK_NONBLOCK = 0o4000;
 
-/** socket(2): it stays in the network namespace that the thread is in now. */
+/** socket(2): the socket stays in the current network namespace of the thread. */
 export function openSocket(of: keyof typeof family, type: keyof typeof socketType): number {
   return check(cSocket(family[of], socketType[type] | O_CLOEXEC | SOCK_NONBLOCK, 0) as number, 'socket');
 }
 
-/** Sets an interface up (netdevice(7): SIOCGIFFLAGS, SIOCSIFFLAGS) in the network namespace that the thread is in. */
+/**
+ * Sets an interface up (netdevice(7): SIOCGIFFLAGS, SIOCSIFFLAGS) in the network namespace of the calling
+ * thread.
+ */
 export function setInterfaceUp(name: string): void {
   const fd = openSocket('inet', 'datagram');
   try {
@@ -372,7 +382,9 @@ export function setInterfaceUp(name: string): void {
   }
 }
 
-/** One datagram to a unix socket, "@..." for an abstract one (unix(7)); it does not wait for a full one. */
+/**
+ * Sends one datagram to a unix socket, "@..." for an abstract one (unix(7)); does not block on a full queue.
+ */
 export function sendDatagram(path: string, text: string): void {
   const name = Buffer.from(path.startsWith('@') ? `\0${path.slice(1)}` : path);
   const address = Buffer.concat([Buffer.from([family.unix, 0]), name]);

@@ -1,6 +1,6 @@
-// Undo: each step of a creating story pushes its opposite; on failure all of
-// them run, newest first.  One failing undo does not keep the others from
-// running, and the client's cancellation does not reach them.
+// Undo: each step of a creation pushes its opposite; on failure all of them
+// run, newest first. A failing undo does not stop the others, and a
+// cancellation by the client does not affect them.
 import { log } from '../log.js';
 import { Story } from '../steps.js';
 
@@ -8,19 +8,22 @@ export class Undo {
   private readonly steps: { what: string; undo: (clean: boolean) => unknown }[] = [];
   private readonly story = new Story();
 
-  /** @param name of the story, for the names of its steps */
+  /** @param name of the operation, for the names of its steps */
   constructor(private readonly name: string) {}
 
   /**
-   * Remembers how to take back what was just (or is about to be) made.
-   * @param undo is told whether all that came after it has been taken back: a record stays where something has not, or nobody would find that
+   * Registers how to undo a step that was just (or is about to be) done.
+   * @param undo gets whether all later steps have been undone: otherwise the record is kept, so that the
+   * leftovers can be found
    */
   push(what: string, undo: (clean: boolean) => unknown): void {
     this.steps.push({ what, undo });
     this.story.reaches(`${this.name}: ${what}`);
   }
 
-  /** Takes all steps back, newest first.  Never throws: what could not be undone is logged. @returns whether all could */
+  /**
+   * Undoes all steps, newest first. Never throws: failures are logged. @returns whether all steps were undone
+   */
   async run(clean = true): Promise<boolean> {
     for (const { what, undo } of this.steps.splice(0).reverse()) {
       try {
@@ -34,18 +37,18 @@ export class Undo {
     return clean;
   }
 
-  /** All is made; what is left is to tell. */
+  /** Everything is made; only the answer is left. */
   done(): void {
     this.story.reaches(`${this.name}: done`);
   }
 
-  /** The story is over, well or not. */
+  /** The operation has ended, successfully or not. */
   end(): void {
     this.story.ends();
   }
 }
 
-/** Runs the story of this name; if it fails, all its steps are undone before the error goes on. */
+/** Runs the operation; if it fails, all its steps are undone before the error is thrown. */
 export async function withUndo<T>(name: string, story: (undo: Undo) => Promise<T>): Promise<T> {
   const undo = new Undo(name);
   try {
@@ -60,5 +63,5 @@ export async function withUndo<T>(name: string, story: (undo: Undo) => Promise<T
   }
 }
 
-/** The errors of stories that are not wholly undone, for the stories that they are a part of. */
+/** The errors of operations that could not be undone completely, for the operations that contain them. */
 const unclean = new WeakSet<Error>();

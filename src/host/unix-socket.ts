@@ -1,30 +1,29 @@
-// The path of a unix socket that we listen on. Called by daemon.ts.
+// The path of crisp's listening unix socket. Called by daemon.ts.
 import { lstat, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { CrispError } from '../errors.js';
 import { isAbsent } from './files.js';
 
-/** sun_path of unix(7) has 108 bytes, the last of them zero. */
+/** sun_path of unix(7) has 108 bytes, including the NUL at the end. */
 const longestPath = 107;
 
 /**
- * Makes a path free for a socket: removes what an earlier run left there, and
- * nothing else.
- * @throws InvalidConfigFile for a path that is too long, or where something lies that is no socket;
- *   DaemonRunning where somebody listens
+ * Prepares a path for a socket: removes the socket of an earlier run, and nothing else.
+ * @throws InvalidConfigFile for a path that is too long, or exists and is not a socket;
+ * DaemonRunning if another process listens on it
  */
 export async function freeSocketPath(path: string): Promise<void> {
   const length = Buffer.byteLength(path);
   if (length > longestPath)
     throw new CrispError(
       'InvalidConfigFile',
-      `listen: the path ${path} has ${length} bytes, and that of a unix socket may have ${longestPath}`,
-      { hint: 'name a shorter path' },
+      `listen: the path ${path} has ${length} bytes, and the limit for a unix socket is ${longestPath}`,
+      { hint: 'choose a shorter path' },
     );
   try {
     if (!(await lstat(path)).isSocket())
       throw new CrispError('InvalidConfigFile', `listen: ${path} exists and is not a socket`, {
-        hint: 'name another path, or remove what lies there',
+        hint: 'choose another path, or remove it',
       });
   } catch (error) {
     if (isAbsent(error)) return;
@@ -35,7 +34,10 @@ export async function freeSocketPath(path: string): Promise<void> {
   await rm(path, { force: true });
 }
 
-/** Whether somebody listens there. Only a refused connection says that nobody does; a full queue, for example, does not. */
+/**
+ * Whether a process listens on the socket. Only a refused connection means that none does; a full queue, for
+ * example, does not.
+ */
 function isAnswered(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path);

@@ -18,11 +18,11 @@ const indexSchema = z.object({
 /** An image of an archive. */
 export interface Content {
   readonly name: string;
-  /** org.opencontainers.image.ref.name, which tells it from others. */
+  /** org.opencontainers.image.ref.name, which distinguishes it from others. */
   readonly imageName: string | undefined;
 }
 
-/** The images of an archive. One that its index gives no whole name is called after the file. */
+/** The images of an archive. An image without a full name in the index is named after the file. */
 export async function contentsOf(path: string): Promise<Content[]> {
   const text = await indexOf(path);
   const { success, data: index } = indexSchema.safeParse(jsonOf(text));
@@ -52,7 +52,7 @@ function nameOf(path: string): string {
   return `localhost/${words || 'image'}:latest`;
 }
 
-/** index.json as it is; "{}" where there is none. */
+/** index.json unparsed; "{}" if there is none. */
 async function indexOf(path: string): Promise<string> {
   if ((await stat(path)).isDirectory()) return (await readFileIfThere(join(path, 'index.json'))) ?? '{}';
   // tar -C FOLDER . writes ./index.json

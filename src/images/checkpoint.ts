@@ -1,10 +1,10 @@
-// The archive of a container's checkpoint, laid out as other runtimes and
-// checkpointctl(1) have it.  Called by container-update.
+// The archive of a container's checkpoint, in the layout of other runtimes
+// and checkpointctl(1). Called by container-update.
 //
 //   checkpoint/       criu's images
 //   spec.dump         config.json
-//   config.dump       what the container is: id, name, image, runtime, times
-//   rootfs-diff.tar   what it has written
+//   config.dump       the container: id, name, image, runtime, times
+//   rootfs-diff.tar   its writable layer
 import {
   closeSync,
   copyFileSync,
@@ -26,24 +26,26 @@ export interface CheckpointContents {
   /** The path of config.json. */
   readonly spec: string;
   readonly config: Readonly<Record<string, unknown>>;
-  /** The folder of what the container has written; undefined: it is not ours to know. */
+  /** The folder of the writable layer; undefined: the backend does not provide one. */
   readonly written: string | undefined;
   readonly timeoutMs: number;
 }
 
 /**
- * Writes the archive to `location`, a file, readable for root alone: it holds
- * the memory of the container.  It is there whole or not at all.  Others may
- * write in its folder: no link in there is followed, and what the archive is
- * made of lies elsewhere.
- * @param work a folder that only root passes, with room for the container's memory
- * @throws what `dump` throws, StorageFailed, ToolTimeout
+ * Writes the archive to the file `location`, readable by root only: it holds the
+ * memory of the container. The file appears only when it is complete. Other users
+ * may be able to write in its folder: no link in it is followed, and the parts of
+ * the archive are kept elsewhere.
+ * @param root the root folder, which only root can access, with room for the container's
+ * memory
+ * @throws the errors of `dump`, StorageFailed, ToolTimeout
  */
 export async function writeCheckpoint(
   location: string,
-  work: string,
+  root: string,
   contents: CheckpointContents,
 ): Promise<void> {
+  const work = workFolder(root);
   makeFolder(work);
   const folder = mkdtempSync(join(work, 'x'));
   const tar = (...words: string[]) =>
@@ -79,4 +81,13 @@ export async function writeCheckpoint(
     }
     await remove(folder);
   });
+}
+
+/** Removes the parts of checkpoints that an earlier run was writing. */
+export async function removeUnfinishedCheckpoints(root: string): Promise<void> {
+  await remove(workFolder(root));
+}
+
+function workFolder(root: string): string {
+  return join(root, 'checkpoints');
 }

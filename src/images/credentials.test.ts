@@ -71,7 +71,7 @@ describe('authFileFor', () => {
   });
   test('does not quote a file that it cannot read', () => {
     expect(() => authFileFor('quay.io/app', mine, '{"auths": {"quay.io": open-sesame')).toThrow(
-      /^images\.auth_file is no JSON/,
+      /^images\.auth_file is not JSON/,
     );
     expect(() => authFileFor('quay.io/app', mine, '{"auths": {"quay.io": open-sesame')).not.toThrow(/sesame/);
   });

@@ -1,5 +1,5 @@
-// The credentials of a pull as containers-auth.json(5), which is how they reach
-// skopeo: its arguments would be seen by everybody on the host.  Pure; called by
+// The credentials of a pull as containers-auth.json(5), the file that skopeo
+// reads: all users of the host could see its arguments.  Pure; called by
 // pull.ts.
 import { CrispError } from '../errors.js';
 import { parseReference } from './references.js';
@@ -21,12 +21,11 @@ interface AuthFile {
 }
 
 /**
- * The node's own auth file (its text, if there is one) with the credentials of a
- * request put before it, for this one repository: a mirror must not be told
- * them, and keeps its own.
- * @returns undefined: the request brings none for this image
+ * The node's own auth file (its text, if there is one), preceded by the credentials of the request
+ * for this one repository: a mirror must not get them, and keeps its own.
+ * @returns undefined: the request has none for this image
  * @throws UnsupportedField for a registry token, InvalidArgument for an `auth` that is not base64,
- *   InvalidConfigFile when the node's file is no JSON
+ *   InvalidConfigFile if the node's file is not JSON
  */
 export function authFileFor(
   name: string,
@@ -43,7 +42,7 @@ export function authFileFor(
   if (!entry) return undefined;
   const node = parsed(nodeFile ?? '{}');
   const registry = repository.split('/')[0] ?? '';
-  const helpers = Object.entries(node.credHelpers ?? {}).filter(([key]) => key !== registry); // a helper goes before any entry
+  const helpers = Object.entries(node.credHelpers ?? {}).filter(([key]) => key !== registry); // a helper takes precedence over any entry
   return JSON.stringify({
     ...node,
     auths: { ...node.auths, [repository]: entry },
@@ -57,12 +56,12 @@ function parsed(nodeFile: string): AuthFile {
   } catch (error) {
     throw new CrispError(
       'InvalidConfigFile',
-      `images.auth_file is no JSON: ${(error as Error).message.replace(/, .*/, '')}`,
-    ); // what follows quotes the file, secrets and all
+      `images.auth_file is not JSON: ${(error as Error).message.replace(/, .*/, '')}`,
+    ); // the rest of the message quotes the file, including secrets
   }
 }
 
-/** Credentials that are meant for another server are not shown to this one. */
+/** Credentials for another server are not sent to this one. */
 function isFor({ serverAddress }: RegistryAuth, repository: string): boolean {
   const host = serverAddress.replace(/^https?:\/\//, '').replace(/\/.*$/, '');
   const registry = repository.split('/')[0] ?? '';

@@ -1,5 +1,6 @@
-// How far a pull is: what it has to fetch, from the manifest, and what has come,
-// from the files that skopeo writes.  Called by pull.ts for who asks for it.
+// The progress of a pull: the bytes to fetch, from the manifest, and the bytes
+// received, from the files that skopeo writes. Called by pull.ts if the caller
+// wants the progress.
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import * as z from 'zod';
@@ -8,9 +9,9 @@ import { forThisMachine, parsedIndex } from './nested-index.js';
 import { parseReference } from './references.js';
 
 export interface PullProgress {
-  /** Of layers that have come, compressed. */
+  /** Bytes of the layers received so far, compressed. */
   readonly bytes: number;
-  /** Of layers that the store does not have; undefined: not known (yet). */
+  /** Bytes of the layers that the store does not have; undefined: not known (yet). */
   readonly totalBytes: number | undefined;
 }
 
@@ -20,9 +21,9 @@ const manifestSchema = z.object({
 const everyMs = 200;
 
 /**
- * Tells the progress of a pull until it is stopped.
+ * Reports the progress of a pull until it is stopped.
  * @param folders where layers are written
- * @param inspect fetches a manifest or index ("docker://…") as it is
+ * @param inspect fetches a manifest or index ("docker://…") unchanged
  */
 export function watchDownload(
   name: string,
@@ -36,7 +37,7 @@ export function watchDownload(
     (size) => {
       totalBytes = size;
     },
-    () => undefined, // the pull itself says what is wrong
+    () => undefined, // the pull itself reports the error
   );
   const timer = setInterval(
     () => tell({ bytes: folders.reduce((sum, folder) => sum + sizeOf(folder), 0), totalBytes }),
@@ -67,7 +68,7 @@ async function downloadSize(
   return [...sizes].reduce((sum, [digest, size]) => sum + (present.has(digest) ? 0 : size), 0);
 }
 
-/** Of all files below it; one may go meanwhile. */
+/** The size of all files below the folder; a file may disappear meanwhile. */
 function sizeOf(folder: string): number {
   try {
     return readdirSync(folder, { withFileTypes: true }).reduce((sum, entry) => {

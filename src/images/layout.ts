@@ -1,10 +1,10 @@
-// How containers-storage keeps images on disk (overlay driver), read directly:
-// its command costs 50 ms a call where these files cost one.
+// The files of containers-storage on disk (overlay driver), read directly: its command takes 50 ms per call,
+// reading the files takes 1 ms.
 //
 //   overlay-images/images.json         [{id, digest, names, "names-history", layer, "big-data-names"}]
 //   overlay-images/ID/=BASE64(name)    the config (named by its digest), manifests
 //   overlay-layers/layers.json         [{id, parent, created, "diff-size", "diff-digest", "compressed-diff-digest", flags}]
-//   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X stands in overlay/LAYER/link)
+//   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X is the content of overlay/LAYER/link)
 import { readFileSync, statSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -14,20 +14,23 @@ import { fileVersion, isAbsent, readText } from '../host/files.js';
 import { log } from '../log.js';
 import { imageConfigSchema, type ImageConfig } from '../shapes/image-config.js';
 
-/** 64 hex digits in truth. It becomes a part of paths. */
+/** Always 64 hex digits. It is used in paths. */
 const digits = z.string().regex(/^\w{1,64}$/);
 const imageSchema = z.object({
   /** 64 hex digits: the digest of the image's config. */
   id: digits,
-  /** The digest of what the registry calls by the name: the index of a multi-arch image, else the manifest. */
+  /**
+   * The digest that the name has in the registry: of the index of a multi-arch image, otherwise of the
+   * manifest.
+   */
   digest: z.string().optional(),
   names: z.array(z.string()).nullish(),
   'names-history': z.array(z.string()).nullish(),
   /** Its topmost layer; absent: an image without layers. */
   layer: digits.or(z.literal('')).optional(),
-  /** Copies of that layer for user namespaces; others who share the store may make them. */
+  /** Copies of that layer for user namespaces; other programs that share the store may make them. */
   'mapped-layers': z.array(z.string()).nullish(),
-  /** Among them "manifest-DIGEST" for each index and manifest that it was pulled by. */
+  /** Includes "manifest-DIGEST" for each index and manifest by which it was pulled. */
   'big-data-names': z.array(z.string()).nullish(),
 });
 export type StoredImage = Readonly<z.infer<typeof imageSchema>>;
@@ -38,7 +41,7 @@ const layerSchema = z.object({
   'diff-size': z.number().optional(),
   /** RFC 3339. */
   created: z.string().optional(),
-  /** The digest of the archive that it came as. */
+  /** The digest of the layer's archive as pulled. */
   'compressed-diff-digest': z.string().optional(),
   /** The digest of that archive without its compression. */
   'diff-digest': z.string().optional(),
@@ -50,15 +53,15 @@ export type StoredLayer = Readonly<z.infer<typeof layerSchema>>;
 interface Layers {
   readonly key: string;
   readonly byId: ReadonlyMap<string, StoredLayer>;
-  /** Filled as needed; a layer that is removed and pulled again has another link. */
+  /** Filled on demand; a layer that is removed and pulled again has another link. */
   readonly links: Map<string, string>;
 }
 
 /** The lists have about 1 KiB for each image and layer. */
 const maxListBytes = 256 << 20;
-/** skopeo takes no larger config either. */
+/** skopeo does not accept a larger config either. */
 const maxConfigBytes = 4 << 20;
-/** overlay takes 500 (OVL_MAX_STACK of the kernel); a longer chain may go round in a circle. */
+/** overlay supports 500 (OVL_MAX_STACK of the kernel); a longer chain may be circular. */
 export const maxLayers = 500;
 
 export class StorageLayout {
@@ -108,7 +111,10 @@ export class StorageLayout {
     return `${fileVersion(this.imagesFile)} ${fileVersion(this.layersFile)}`;
   }
 
-  /** The layers of an image, topmost first. @throws RootfsMissing when one is not in the list: a view without it would be another image */
+  /**
+   * The layers of an image, topmost first. @throws RootfsMissing if a layer is not in the list: without it
+   * the view would be a different image
+   */
   async layersOf(image: StoredImage): Promise<StoredLayer[]> {
     const byId = await this.readLayers();
     const chain: StoredLayer[] = [];
@@ -124,9 +130,9 @@ export class StorageLayout {
   }
 
   /**
-   * The first of these layers that has lost its folder, its files (diff) or its
-   * short name; undefined: all are there.  Synchronous: two system calls for each
-   * layer, which cost less than the way to a thread and back.
+   * The first of these layers without its folder, its files (diff) or its short
+   * name; undefined: all exist. Synchronous: two system calls for each layer take
+   * less time than a switch to a thread and back.
    */
   async lostLayer(layers: readonly StoredLayer[]): Promise<string | undefined> {
     const { links } = await this.layers();
@@ -140,9 +146,9 @@ export class StorageLayout {
     })?.id;
   }
 
-  /** Layers that no image stands on, each before its parent. */
+  /** Layers that no image uses, each before its parent. */
   async unusedLayers(): Promise<string[]> {
-    // Layers first: an image that comes in between stands on none of what was unused.
+    // Layers first: an image that is added in between does not use these layers.
     const byId = await this.readLayers();
     const used = new Set<string>();
     for (const image of await this.readImages()) {
@@ -158,7 +164,10 @@ export class StorageLayout {
     return [...byId.keys()].filter((id) => !used.has(id)).sort((a, b) => depth(b) - depth(a));
   }
 
-  /** Files that a writer which was cut off left half written: it writes beside, and renames (".tmp-" and the name, in containers-storage). */
+  /**
+   * Incomplete files of an interrupted writer: it writes a temporary file (".tmp-" and the name, in
+   * containers-storage) and renames it.
+   */
   async halfWritten(): Promise<string[]> {
     const folders = await Promise.all(
       ['overlay-layers', 'overlay-images'].map(async (name) => {
@@ -175,9 +184,9 @@ export class StorageLayout {
   }
 
   /**
-   * The config of an image: what is under "config" of the OCI image configuration.
-   * @throws ImageCorrupt when it is absent (the image is being written), or is none: what it says
-   *   comes from a registry, and skopeo accepts even `null`
+   * The config of an image: "config" of the OCI image configuration.
+   * @throws ImageCorrupt if it does not exist (the image is being written) or is invalid: its
+   * content comes from a registry, and skopeo accepts even `null`
    */
   async configOf(image: StoredImage): Promise<ImageConfig> {
     const known = this.configs.get(image.id);
@@ -193,7 +202,7 @@ export class StorageLayout {
       this.configs.set(image.id, config ?? {});
       return config ?? {};
     } catch (error) {
-      if (isAbsent(error)) throw corrupt('is not there');
+      if (isAbsent(error)) throw corrupt('does not exist');
       if (error instanceof SyntaxError) throw corrupt('is not JSON');
       if (error instanceof z.ZodError) throw corrupt(`is not valid: ${reasonOf(error)}`);
       throw error;
@@ -205,7 +214,7 @@ export class StorageLayout {
     return join(this.overlay, layerId, 'diff');
   }
 
-  /** The short names of layers below l/: many of them fit the one page that mount options have. */
+  /** The short names of layers below l/: many of them fit into the one page of mount options. */
   async links(layerIds: readonly string[]): Promise<string[]> {
     const { links } = await this.layers();
     return layerIds.map((id) => this.link(id, links));
@@ -224,7 +233,10 @@ export class StorageLayout {
 
 const wholeConfigSchema = z.object({ config: imageConfigSchema.nullish() });
 
-/** The entries of a list; one that is not as it should be is left out and logged: the others must not suffer. */
+/**
+ * The valid entries of a list; invalid entries are logged and left out, so that they do not affect the
+ * others.
+ */
 async function readList<T>(path: string, schema: z.ZodType<T>): Promise<T[]> {
   const whole = JSON.parse(await readText(path, { maxBytes: maxListBytes })) as unknown;
   if (!Array.isArray(whole)) throw new CrispError('StorageFailed', `${path} is not a list`);

@@ -1,7 +1,7 @@
-// Layers whose folders are lost (a failing disk, a hand that removed too much):
-// the store's list still has them, so that no pull would fetch them again.  They
-// are taken out of the list with the images that stand on them; the next pull
-// brings both anew.  Called by store.ts.
+// Layers without their folders (after a disk error or a removal by hand): the
+// store's list still has them, so no pull would fetch them again. They are
+// removed from the list with the images that use them; the next pull fetches
+// both again.  Called by store.ts.
 import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder, namesIn, readText, remove } from '../host/files.js';
@@ -14,10 +14,9 @@ const timeoutMs = 120_000;
 const stage = 'remove lost layers';
 
 /**
- * Removes the images that stand on lost layers, and these.  The other layers of
- * such an image go as well, but for what running containers stand on: those
- * folders are moved aside, where an overlay goes on to find them, until the next
- * boot.
+ * Removes the lost layers and the images that use them. The other layers of such
+ * an image are removed as well, except the folders that running containers use:
+ * these are moved aside, where an overlay still finds them, until the next boot.
  * @param root the root folder of crisp
  * @param storage containers-storage's name of the store
  */
@@ -42,7 +41,7 @@ export async function removeLost(layout: StorageLayout, root: string, storage: s
   }
 }
 
-/** Moves a layer's folder aside if an overlay stands on it. */
+/** Moves a layer's folder aside if an overlay uses it. */
 async function detach(
   layout: StorageLayout,
   root: string,
@@ -50,14 +49,15 @@ async function detach(
   mounted: readonly string[],
 ): Promise<void> {
   const [link] = await layout.links([id]).catch(() => [undefined]);
-  // An overlay of many layers has shorter names in its options, which say nothing: it counts as one on this layer.
+  // The options of an overlay with many layers have shorter names, which do not identify the layers: it is
+  // assumed to use this layer.
   const used = mounted.some(
     (options) => link === undefined || options.includes(link) || !options.includes('lowerdir=l/'),
   );
   if (!used) return;
   const folder = join(root, 'detached', await bootId());
   makeFolder(folder);
-  await rename(join(layout.overlay, id), join(folder, `${id}-${Date.now()}`)).catch(() => undefined); // it is the lost one
+  await rename(join(layout.overlay, id), join(folder, `${id}-${Date.now()}`)).catch(() => undefined); // the folder may be the lost one
   if (link !== undefined) await rm(join(layout.overlay, link), { force: true });
 }
 
@@ -67,7 +67,7 @@ async function overlayMounts(): Promise<string[]> {
   return text.split('\n').filter((line) => line.includes(' - overlay '));
 }
 
-/** Removes what was moved aside before this boot: no container stands on it any more. */
+/** Removes folders that were moved aside before this boot: no container uses them any more. */
 export async function removeDetached(root: string): Promise<void> {
   const boot = await bootId();
   for (const name of await namesIn(join(root, 'detached')))

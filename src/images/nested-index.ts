@@ -1,11 +1,11 @@
-// An index whose entry for this machine is another index, which OCI allows and
-// skopeo does not follow.  Called by pull.ts.
+// An index with another index as the entry for this machine, which OCI allows
+// and skopeo does not support. Called by pull.ts.
 import { createHash } from 'node:crypto';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { parseReference } from './references.js';
 
-/** What skopeo says about it. */
+/** The error message of skopeo. */
 export const nestedIndex = /received a manifest list instead of a manifest/;
 
 const indexTypes = [
@@ -26,7 +26,7 @@ const indexSchema = z.object({
 });
 type Index = Readonly<z.infer<typeof indexSchema>>;
 const maxDepth = 4;
-/** Node's names of architectures where Go has others (GOARCH). */
+/** Node's names of architectures that differ from Go's (GOARCH). */
 const architectures: Readonly<Record<string, string>> = { x64: 'amd64', ia32: '386' };
 const ownArchitecture = architectures[process.arch] ?? process.arch;
 
@@ -41,9 +41,9 @@ export function forThisMachine(
 }
 
 /**
- * The innermost index, which has manifests and no other index for this machine.
- * @param inspect fetches a manifest or index ("docker://…") as it is
- * @returns `inner`, and `outer`, the one that the name means: REPOSITORY@DIGEST both
+ * The innermost index, which has manifests and no index for this machine.
+ * @param inspect fetches a manifest or index ("docker://…") unchanged
+ * @returns `inner`, and `outer`, the index of the name; both as REPOSITORY@DIGEST
  * @throws ImageCorrupt
  */
 export async function innerIndex(
@@ -62,7 +62,7 @@ export async function innerIndex(
     if (!chosen || !indexTypes.includes(chosen.mediaType ?? '')) return { inner: current, outer };
     current = parseReference(`${repository}@${chosen.digest}`).name;
   }
-  throw new CrispError('ImageCorrupt', `${name} has more than ${maxDepth} indexes in each other`);
+  throw new CrispError('ImageCorrupt', `${name} has more than ${maxDepth} nested indexes`);
 }
 
 /** @throws ImageCorrupt */

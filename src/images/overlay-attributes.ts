@@ -1,9 +1,9 @@
-// Takes overlay's own attributes (trusted.overlay.*) off the layers of images,
-// before anything is mounted over them.  A layer is an archive, and may bring any
-// attribute of a file: with trusted.overlay.redirect or .metacopy a file shows the
-// content of another one, which nobody who looks at the layers sees there. An
-// overlay that makes redirects for itself (redirect_dir=on) also follows them.
-// What an empty folder needs (opaque), containers-storage writes, and it stays.
+// Removes overlay's own attributes (trusted.overlay.*) from the layers of images
+// before they are mounted. A layer is an archive and may contain any file
+// attribute: with trusted.overlay.redirect or .metacopy a file shows the content
+// of another file, which is not visible in the layers. An overlay with
+// redirect_dir=on also follows them. The attribute opaque, which
+// containers-storage writes for an emptied folder, is kept.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
@@ -14,9 +14,9 @@ import type { StorageLayout } from './layout.js';
 
 const program = perlProgram('overlay-attributes.pl');
 const stage = 'check layers';
-/** Some 10 µs a file. */
+/** About 10 µs per file. */
 const timeoutMs = 600_000;
-/** In the folder of a layer, which never changes once it is there: it has been through this. */
+/** Marks a layer as checked, in its folder; a layer never changes after it was written. */
 const mark = 'attributes-checked';
 
 /** llistxattr, lgetxattr, lremovexattr in Linux's system call tables; the newer architectures share one. */
@@ -35,7 +35,10 @@ export class OverlayAttributes {
 
   constructor(private readonly layout: StorageLayout) {}
 
-  /** Returns when each of the layers has been through it; for one that has, that costs one look. @throws StorageFailed, Unsupported */
+  /**
+   * Resolves when all layers have been checked; for a checked layer this takes one system call. @throws
+   * StorageFailed, Unsupported
+   */
   async strip(layerIds: readonly string[]): Promise<void> {
     await Promise.all(
       layerIds.map(async (id) => {

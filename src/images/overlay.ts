@@ -1,17 +1,17 @@
-// A writable rootfs: one overlay over layers, shifted into a user namespace where
+// A writable rootfs: one overlay over layers, mapped into a user namespace if
 // there is one. Called by rootfs.ts for containers, and by the probe of the
-// Proxmox backend, so that it tries what containers get.
+// Proxmox backend, so that the probe mounts the same as containers.
 import { chown } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { makeClosedFolder, makeFolder } from '../host/files.js';
 import { mountIdMapped } from '../host/idmap.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 
-/** Into which user namespace a rootfs is shifted. */
+/** The user namespace into which a rootfs is mapped. */
 export interface Shift {
   /** The namespace's file. */
   readonly namespaceFile: string;
-  /** Root's ids outside, who owns what is new in the writable layer. */
+  /** Host ids of the namespace's root, the owner of new files in the writable layer. */
   readonly rootUid: number;
   readonly rootGid: number;
 }
@@ -19,25 +19,25 @@ export interface Shift {
 export interface WritableRootfs {
   /** Where it is mounted. */
   readonly target: string;
-  /** The folder that all layers are below. */
+  /** The folder above all layers. */
   readonly store: string;
-  /** Gets the writable layer: diff and work. */
+  /** The folder for the writable layer: diff and work. */
   readonly layer: string;
-  /** Where the store is mounted idmapped, with `shift`. */
+  /** Mount point of the idmapped store, with `shift`. */
   readonly shifted: string;
   readonly shift: Shift | undefined;
 }
 
 /**
- * volatile (Linux 5.10): what a container wrote dies with it, so neither its
- * fsync nor the unmount waits for the disk.  redirect_dir: without it, to rename
- * a folder of the image fails with EXDEV.
+ * volatile (Linux 5.10): the writable layer is removed with its container, so
+ * neither its fsync nor the unmount waits for the disk. redirect_dir: without
+ * it, renaming a folder of the image fails with EXDEV.
  */
 const manner = ['volatile', 'redirect_dir=on'];
 
 /**
- * Makes the folders of a writable rootfs and mounts it. Undoing is the caller's.
- * Overlay takes idmapped layers since Linux 5.19.
+ * Makes the folders of a writable rootfs and mounts it. The caller undoes this. Overlay supports
+ * idmapped layers since Linux 5.19.
  * @param mountOverlay mounts the overlay on the target, with the lower layers taken from below `from`
  */
 export async function mountWritable(
@@ -57,9 +57,9 @@ export async function mountWritable(
 }
 
 /**
- * The root of a mount has the mode and the owner that the image gives it, so it cannot keep anybody
- * out: setuid programs of a container would run for every user of the host. The folder around it does.
- * nosuid would hold inside the container as well.
+ * The root of a mount has the mode and the owner that the image sets, so it does not restrict access:
+ * every user of the host could run setuid programs of a container. The folder around it restricts
+ * access. nosuid would apply inside the container as well.
  */
 export function makeMountPoint(target: string, shift: Shift | undefined): void {
   makeClosedFolder(dirname(target), shift?.rootGid);

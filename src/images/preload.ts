@@ -1,5 +1,6 @@
 // preload_dir, for nodes without a registry: each OCI archive of a folder is
-// imported at start, once, and what it holds is pinned.  Called by store.ts.
+// imported once, at the start, and its images are pinned.  Called by
+// store.ts.
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
@@ -15,22 +16,25 @@ interface Importer {
   importArchive(path: string, name: string, imageName?: string): Promise<Image>;
 }
 
-/** An archive as it was imported: another size or time is another archive. */
+/** An archive as it was imported: a different size or time means a different archive. */
 const noteSchema = z.object({ version: z.string(), names: z.array(z.string()) });
 type Note = Readonly<z.infer<typeof noteSchema>>;
 const notesSchema = z.record(z.string(), noteSchema);
 
 export class Preload {
-  /** The images that are pinned because an archive holds them. */
+  /** The images that are pinned because they are in an archive. */
   readonly names = new Set<string>();
 
-  /** @param notes the file that remembers what was imported */
+  /** @param notes the file with the list of imported archives */
   constructor(
     private readonly notes: string,
     private readonly images: Importer,
   ) {}
 
-  /** An archive that cannot be imported is logged, and the node starts without it. @throws InvalidConfigFile when there is no such folder */
+  /**
+   * An archive that cannot be imported is logged, and the node starts without it. @throws InvalidConfigFile
+   * if the folder does not exist
+   */
   async read(folder: string): Promise<void> {
     const known = notesOf((await readFileIfThere(this.notes)) ?? '{}', this.notes);
     const now: Record<string, Note> = {};
@@ -61,12 +65,15 @@ export class Preload {
   }
 }
 
-/** None where they cannot be read: the archives are then imported again. */
+/** Empty if the file cannot be read: the archives are then imported again. */
 function notesOf(text: string, file: string): Record<string, Note> {
   try {
     return notesSchema.parse(JSON.parse(text));
   } catch (error) {
-    log.error({ file, reason: whyNot(error) }, 'nobody can tell which archives were imported');
+    log.error(
+      { file, reason: whyNot(error) },
+      'list of imported archives not readable; they are imported again',
+    );
     return {};
   }
 }
@@ -77,7 +84,7 @@ async function archivesIn(folder: string): Promise<string[]> {
   } catch (error) {
     if (!isAbsent(error)) throw error;
     throw new CrispError('InvalidConfigFile', `images.preload_dir: ${folder} does not exist`, {
-      hint: 'make the folder, or leave the key out',
+      hint: 'create the folder, or remove the key',
     });
   }
 }

@@ -1,15 +1,15 @@
-// Pulls: skopeo copies from a registry (or an archive) into the store, which
-// verifies digests and unpacks the layers.  Mirrors, certificates and signature
-// policy are the host's own files.  Called by store.ts.
+// Pulls: skopeo copies from a registry (or an archive) into the store, verifies digests and unpacks
+// the layers.  Mirrors, certificates and signature policy are the host's own files.  Called by
+// store.ts.
 //
-//   pull ─┬─► one skopeo per reference ─► store       setpriv: it ends with us
-//   pull ─┘   (flock: shared)                         flock: nothing is swept while somebody copies,
-//   sweep ──► containers-storage delete-layer               be it another process
+//   pull ─┬─► one skopeo per reference ─► store       setpriv: it ends with crisp
+//   pull ─┘   (flock: shared)                         flock: nothing is swept while any process,
+//   sweep ──► containers-storage delete-layer               also another one, copies
 //             (flock: exclusive)
 //
-// Over a bad link: finished layers stay in the store, and the next try fetches
-// blobs one by one (staged.ts).  Both stay for half an hour after a failed pull, also
-// over a restart, and no longer than there is room.
+// Over a bad connection: finished layers stay in the store, and the next attempt fetches blobs one
+// by one (staged.ts). Both are kept for half an hour after a failed pull, also over a restart,
+// unless disk space is needed.
 import { mkdtemp, stat, statfs, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -29,11 +29,11 @@ import { Staged } from './staged.js';
 
 export interface PullsOptions {
   readonly layout: StorageLayout;
-  /** The run-time folder of the store. */
+  /** The runtime folder of the store. */
   readonly runRoot: string;
-  /** Where downloads and credentials are kept while they are needed; FOLDER.lock lies beside it. */
+  /** Folder for downloads and credentials during a pull; FOLDER.lock is beside it. */
   readonly folder: string;
-  /** Where blobs wait for the next try, see staged.ts. */
+  /** Folder of the blobs that are kept for the next attempt, see staged.ts. */
   readonly staged: string;
   readonly config: Config['images'];
 }
@@ -58,32 +58,35 @@ interface Copy {
 export interface Leftover {
   readonly kind: 'layer' | 'blobs';
   readonly name: string;
-  /** @throws StorageFailed where somebody pulls meanwhile */
+  /** @throws StorageFailed if an image is being pulled */
   readonly remove: () => Promise<void>;
 }
 
 const stage = 'pull image';
-/** What comes second waits so long for those who copy; then it leaves the sweeping to a later time. */
+/** A sweep waits this long for running copies; then it is left to a later time. */
 const lockTimeoutSeconds = 2;
 const sweepTimeoutMs = 120_000;
-/** Between two tries of a copy that fetched nothing new. */
+/** Pause between two attempts of a copy that made no progress. */
 const pausesMs = [1_000, 3_000];
 const maxLost = 3;
-/** How long finished layers and blobs wait for the next try; the kubelet tries again within 5 minutes (its longest back-off). */
+/**
+ * How long finished layers and blobs are kept for the next attempt; the kubelet retries within 5 minutes (its
+ * longest back-off).
+ */
 const keepMs = 30 * 60_000;
 /** The kubelet removes images when less than 15 % of the disk are free (imageGCHighThresholdPercent). */
 const leastFree = 0.2;
-/** Else the driver would leave a bind mount of its folder on itself. */
+/** Otherwise the driver would leave a bind mount of its folder on itself. */
 const storageOption = 'overlay.skip_mount_home=true';
 
 export class Pulls {
   private readonly pulls = new Map<string, Pull>();
   private copying = 0;
   private failed = false;
-  /** Layers that are of no use to another try, so that they are swept at once. */
+  /** Layers that the next attempt cannot use, to be swept at once. */
   private readonly doomed = new Set<string>();
   private readonly staged: Staged;
-  /** containers-storage's name of our store, for skopeo. */
+  /** The store's name in containers-storage syntax, for skopeo. */
   readonly storage: string;
 
   constructor(private readonly options: PullsOptions) {
@@ -101,7 +104,7 @@ export class Pulls {
     return this.copying > 0;
   }
 
-  /** Removes what pulls that were cut off or have failed left behind, but for what another try can use. */
+  /** Removes the leftovers of interrupted and failed pulls that the next attempt cannot use. */
   async clean(): Promise<void> {
     await this.alone([
       'rm',
@@ -115,7 +118,7 @@ export class Pulls {
     this.sweepLater();
   }
 
-  /** Pulls `name` or joins the pull of it; it is stopped when nobody waits for it any more. */
+  /** Pulls `name` or joins the pull of it; it is stopped when no caller waits for it any more. */
   async pull(
     name: string,
     auth: RegistryAuth | undefined,
@@ -152,11 +155,11 @@ export class Pulls {
     });
     const pull = { name, stop, waiting: 0, done };
     this.pulls.set(key, pull);
-    done.finally(() => this.forget(key, pull)).catch(() => undefined); // each waiter has it from `done`; there may be none left
+    done.finally(() => this.forget(key, pull)).catch(() => undefined); // each waiter gets the error from `done`; there may be none left
     return pull;
   }
 
-  /** From now on, who asks starts anew. */
+  /** The next caller starts a new pull. */
   private forget(key: string, pull: Pull): void {
     if (this.pulls.get(key) === pull) this.pulls.delete(key);
   }
@@ -176,7 +179,7 @@ export class Pulls {
 
   /**
    * Copies the image of an OCI archive or layout folder into the store.
-   * @param imageName org.opencontainers.image.ref.name, where it holds several
+   * @param imageName org.opencontainers.image.ref.name, if it holds several
    */
   async import(path: string, name: string, imageName?: string): Promise<void> {
     const transport = (await stat(path)).isDirectory() ? 'oci' : 'oci-archive';
@@ -218,7 +221,7 @@ export class Pulls {
       } catch (error) {
         if (!(error instanceof CrispError)) throw error;
         if (lostLayer.test(error.message)) {
-          // A layer that it meant to share went with the removal of another image.
+          // A layer that it would have shared was removed with another image.
           if (++lost > maxLost)
             throw new CrispError('Locked', `${copy.what} failed: its layers were removed again and again`, {
               stage,
@@ -228,34 +231,38 @@ export class Pulls {
         }
         if (!isPassing(error)) {
           if (!staged || copy.signal?.aborted) throw error;
-          staged = canBeStaged = false; // a direct copy takes more kinds of images, and its error is the one to tell
+          staged = canBeStaged = false; // a direct copy supports more kinds of images, and its error is reported
           await this.staged.remove(copy.name);
           continue;
         }
         staged = canBeStaged && (await this.hasRoom());
-        // Each layer that came is a success: a large image arrives over a bad connection, sooner or later.
+        // Each received layer counts as progress: so a large image is pulled over a bad connection in the
+        // end.
         const now = (await this.options.layout.unusedLayers()).length + (await this.staged.count(copy.name));
         if (now > finished) tries = 0;
         finished = now;
         const pauseMs = pausesMs[tries++];
         if (pauseMs === undefined) throw error;
-        log.info({ name: copy.name, error: error.message, pauseMs, staged }, 'pull is tried again');
+        log.info({ name: copy.name, error: error.message, pauseMs, staged }, 'retrying the pull');
         await delay(pauseMs, undefined, { signal: copy.signal }).catch(() => {
-          throw error; // nobody waits any more
+          throw error; // no caller waits any more
         });
       }
     }
   }
 
-  /** What a pull brought that failed, or that its caller gave up (a kubelet that restarts), is not swept for a while: the stamp is the time of the folder. */
+  /**
+   * The layers and blobs of a failed pull, or of a pull that its caller cancelled (a restarting kubelet), are
+   * kept for a while: the time stamp is the mtime of the folder.
+   */
   private async keep(): Promise<void> {
-    this.doomed.clear(); // layers of a pull that went on meanwhile may be among them
+    this.doomed.clear(); // layers of another running pull may be among them
     makeFolder(this.options.staged);
     await utimes(this.options.staged, new Date(), new Date());
     this.sweepLater();
   }
 
-  /** Has unused layers swept at once; without `spared`, blobs as well. */
+  /** Sweeps unused layers at once; without `spared`, blobs as well. */
   private async doom(spared?: readonly string[]): Promise<void> {
     for (const id of await this.options.layout.unusedLayers()) if (!spared?.includes(id)) this.doomed.add(id);
     if (!spared) await this.alone(['rm', '-rf', '--one-file-system', this.options.staged]);
@@ -268,7 +275,7 @@ export class Pulls {
     }, keepMs + 1000).unref();
   }
 
-  /** The kubelet frees disk by removing images; what no image stands on must not be in its way. */
+  /** The kubelet frees disk by removing images; unused layers must not take up the space. */
   private async hasRoom(): Promise<boolean> {
     const { bavail, blocks } = await statfs(this.options.layout.root);
     return bavail / blocks > leastFree;
@@ -324,7 +331,7 @@ export class Pulls {
     return `containers-storage:${this.storage}${name}`;
   }
 
-  /** containers-storage(1) on our store. */
+  /** containers-storage(1) for crisp's store. */
   private storageCommand(...words: readonly string[]): [string, ...string[]] {
     const { layout, runRoot } = this.options;
     return [
@@ -351,7 +358,10 @@ export class Pulls {
     );
   }
 
-  /** Removes the layers that no image stands on, and the blobs of old pulls. Not while somebody copies: a copy's layers have no image yet. */
+  /**
+   * Removes the layers that no image uses, and the blobs of old pulls. Not during a copy: its layers have no
+   * image yet.
+   */
   private async sweep(): Promise<void> {
     this.failed = false;
     const { layout } = this.options;
@@ -366,7 +376,7 @@ export class Pulls {
       return this.doomed.has(id) || layer?.flags?.incomplete || Math.max(failedAt, created) < expired;
     });
     if (unused.length === 0) return;
-    // It may fail for one that is gone already: opening the store removes what was half unpacked.
+    // It may fail for a layer that is already gone: opening the store removes incomplete layers.
     await step('pull image: sweep', () => this.alone(this.storageCommand('delete-layer', ...unused)));
     const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
     this.failed = left.length > 0;
@@ -396,8 +406,8 @@ export class Pulls {
   }
 
   /**
-   * Runs a command while nobody copies, in any process. Where somebody does for too long, it is not run.
-   * @returns whether it was run, and well
+   * Runs a command while no process copies. If a copy takes too long, the command is not run.
+   * @returns whether it was run and succeeded
    */
   private async alone(argv: readonly [string, ...string[]]): Promise<boolean> {
     const { exitCode } = await run(
@@ -410,7 +420,7 @@ export class Pulls {
 
 function aborted(signal: AbortSignal | undefined): Promise<never> {
   return new Promise((_, reject) => {
-    const fail = (): void => reject(new CrispError('Cancelled', 'the caller went away during the pull'));
+    const fail = (): void => reject(new CrispError('Cancelled', 'the caller disconnected during the pull'));
     if (signal?.aborted) fail();
     else signal?.addEventListener('abort', fail, { once: true });
   });

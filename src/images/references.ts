@@ -1,4 +1,4 @@
-// Image references, normalised as every client means them: "busybox" is
+// Image references, normalised as in every client: "busybox" is
 // docker.io/library/busybox:latest.  Pure; called by the image store and pulls.
 import { CrispError } from '../errors.js';
 
@@ -9,7 +9,7 @@ export interface Reference {
   readonly tag: string | undefined;
   /** "sha256:…" */
   readonly digest: string | undefined;
-  /** The whole normalised name; with a digest it has no tag, since the digest decides. */
+  /** The full normalised name; with a digest it has no tag, since the digest decides. */
   readonly name: string;
 }
 
@@ -19,7 +19,7 @@ const digestPattern = /^sha256:[0-9a-f]{64}$|^sha512:[0-9a-f]{128}$/;
 const domainPattern = /^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::\d+)?$/;
 const pathPattern = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*$/;
 
-/** The limit of the registries and of every client (NameTotalLengthMax of the distribution project). */
+/** The limit of registries and clients (NameTotalLengthMax of the distribution project). */
 const maxRepositoryLength = 255;
 /** A repository, a tag of 128 characters and a sha512 digest, with some room. */
 const maxReferenceLength = 640;
@@ -45,7 +45,9 @@ export function parseReference(text: string): Reference {
   return { repository, tag: tag ?? 'latest', digest: undefined, name: `${repository}:${tag ?? 'latest'}` };
 }
 
-/** As Docker Hub was once called, and as its credentials still are: for skopeo and the store it is docker.io. */
+/**
+ * The former name of Docker Hub, still used for its credentials: for skopeo and the store it is docker.io.
+ */
 const formerHub = 'index.docker.io';
 
 function normaliseRepository(text: string): string | undefined {
@@ -58,7 +60,10 @@ function normaliseRepository(text: string): string | undefined {
   return `${domain}/${domain === 'docker.io' && !path.includes('/') ? `library/${path}` : path}`;
 }
 
-/** Whether a registry is on this machine: its host without the port. Such a one needs no TLS, as with the other runtimes. */
+/**
+ * Whether a registry, given by its host without the port, is on this machine. It then needs no TLS, as with
+ * the other runtimes.
+ */
 export function isLoopback(host: string): boolean {
   return (
     host === 'localhost' || host === '[::1]' || /^127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}$/.test(host)
@@ -70,7 +75,7 @@ export function looksLikeId(text: string): boolean {
   return /^sha256:[0-9a-f]{12,64}$/.test(text) || /^[0-9a-f]{12,64}$/.test(text);
 }
 
-/** One of images.pinned: a reference, or the beginning of names before a trailing *. @throws InvalidConfigFile */
+/** An entry of images.pinned: a reference, or a prefix of names followed by *. @throws InvalidConfigFile */
 export function pinPattern(text: string): (name: string) => boolean {
   if (text.endsWith('*')) return (name) => name.startsWith(text.slice(0, -1));
   try {

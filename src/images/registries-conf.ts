@@ -1,12 +1,12 @@
-// What the operator says of registries: containers-registries.conf(5) and its
-// drop-ins, as skopeo reads them. Called by pull.ts.
+// The operator's settings for registries: containers-registries.conf(5) and
+// its drop-ins, as skopeo reads them. Called by pull.ts.
 import { join } from 'node:path';
 import { parse } from 'smol-toml';
 import * as z from 'zod';
 import { namesIn, readFileIfThere } from '../host/files.js';
 
 const defaultFile = '/etc/containers/registries.conf';
-/** Read after the file, whichever it is: there is no option for another folder. */
+/** Always read after the file: there is no option for another folder. */
 const dropIns = '/etc/containers/registries.conf.d';
 
 const lists = z.object({ registries: z.array(z.string()).optional() }).optional();
@@ -17,10 +17,11 @@ const fileSchema = z.object({
 });
 
 /**
- * Whether the operator has an entry for just this host, which one of ours would
- * replace; a longer prefix ("HOST:PORT", "HOST/TEAM") takes precedence over ours anyway.
+ * Whether the operator has an entry for exactly this host, which an entry of crisp would
+ * replace; a longer prefix ("HOST:PORT", "HOST/TEAM") takes precedence over crisp's
+ * entry anyway.
  * @param file images.registries_conf; empty: the default of the host
- * @returns true as well where a file cannot be read: nothing is known then
+ * @returns true as well if a file cannot be read: it may have one
  */
 export async function isConfigured(host: string, file: string, folder = dropIns): Promise<boolean> {
   const names = (await namesIn(folder)).filter((name) => name.endsWith('.conf'));

@@ -1,21 +1,21 @@
-// Which images are being removed, for other processes: the daemon and the command
-// line share a store.  Who removes sets its mark, then reads the records; who makes
-// a container writes its record, then looks for a mark.  So one of them sees the
-// other.  Called by store.ts.
+// Marks images that are being removed, for other processes: the daemon and the
+// command line share a store. A removal sets its mark, then reads the records; the
+// creation of a container writes its record, then checks for a mark. So one of them
+// sees the other. Called by store.ts.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { isAbsent, makeFolder, remove, writeFileAtomic } from '../host/files.js';
 import { identify, runs } from '../host/proc.js';
 
-/** The process that removes; a mark of one that has ended counts for nothing. */
+/** The removing process; the mark of a process that has ended is ignored. */
 const markSchema = z.object({ pid: z.number(), startTime: z.string() });
 
 export class RemovalMarks {
   /** @param folder below the state folder of the daemon */
   constructor(private readonly folder: string) {}
 
-  /** Does the work with the mark set. */
+  /** Runs `work` while the mark is set. */
   async while(imageId: string, work: () => Promise<void>): Promise<void> {
     makeFolder(this.folder);
     await writeFileAtomic(this.path(imageId), JSON.stringify(await identify(process.pid)));
@@ -26,7 +26,7 @@ export class RemovalMarks {
     }
   }
 
-  /** Whether a process is removing the image. Synchronous: nearly always there is no such file. */
+  /** Whether a process is removing the image. Synchronous: in nearly all cases the file does not exist. */
   has(imageId: string): boolean {
     try {
       return runs(markSchema.parse(JSON.parse(readFileSync(this.path(imageId), 'utf8'))));

@@ -1,9 +1,9 @@
 // The rootfs of a container: one overlay mount over its image's layers, and the
-// read-only views of image volumes.  One mount process, nothing else: the
-// containers-storage command would cost 50 ms here.
+// read-only views of image volumes.  Only one mount call: the containers-storage
+// command would take 50 ms here.
 //
 //   ROOT/containers/ID/volumes       the VOLUMEs of its image (volumes.ts)
-//   ROOT/containers/ID/{diff,work}   the writable layer; outlives a boot, so that
+//   ROOT/containers/ID/{diff,work}   the writable layer; kept over a reboot, so that
 //                                    the next start can remove it
 //   STATE/roots/ID/fs                the mount
 //   STATE/views/NAME/fs              the read-only view of an image volume
@@ -38,12 +38,15 @@ export class Rootfs {
     this.attributes = new OverlayAttributes(options.images.layout);
   }
 
-  /** What a first container of an image would have to wait for. */
+  /** Work that would delay the first container of an image. */
   async prepare(image: Image): Promise<void> {
     if (image.template === undefined) await this.attributes.strip(await this.options.images.layerIds(image));
   }
 
-  /** What spec.root.path names, as the backend wishes it: the rootfs, a view of the image to copy, or, for a template of Proxmox, nothing. unmount() undoes it. */
+  /**
+   * The folder for spec.root.path in the mode of the backend: the rootfs, a view of the image to copy, or,
+   * for a template of Proxmox, nothing. unmount() undoes it.
+   */
   async provide(
     mode: RootfsMode,
     containerId: string,
@@ -56,8 +59,8 @@ export class Rootfs {
 
   /**
    * Mounts a writable rootfs for a container; returns its path.  With `shift`,
-   * root's files of the image are root's in that user namespace: the overlay lies
-   * over an idmapped view of all layers (overlay takes those since Linux 5.19).
+   * files of root in the image belong to root of that user namespace: the overlay
+   * uses an idmapped view of all layers (supported by overlay since Linux 5.19).
    * Undoes itself on failure.
    */
   async mount(containerId: string, image: Image, shift?: Shift): Promise<string> {
@@ -81,22 +84,22 @@ export class Rootfs {
     });
   }
 
-  /** Unmounts and removes the rootfs of a container; absent is fine. */
+  /** Unmounts and removes the rootfs of a container; no error if it does not exist. */
   async unmount(containerId: string): Promise<void> {
     await this.dropClosed(this.target(containerId));
-    await this.drop(join(this.options.state, 'rootfs', containerId)); // where versions before 0.2 had it
+    await this.drop(join(this.options.state, 'rootfs', containerId)); // the folder of versions before 0.2
     await this.drop(this.shifted(containerId));
     await remove(this.short(containerId));
     await remove(this.layer(containerId));
     this.options.images.release(containerId);
   }
 
-  /** The same read-only, for a backend that makes a copy; unmount() undoes it. */
+  /** The same, read-only, for a backend that makes a copy; unmount() undoes it. */
   async mountView(containerId: string, image: Image): Promise<string> {
     return this.mountReadOnly(containerId, image, this.target(containerId), () => this.unmount(containerId));
   }
 
-  /** Mounts a read-only view of an image under a name of the caller's; returns its path. With `shift` as mount() does. */
+  /** Mounts a read-only view of an image under the given name; returns its path. `shift` as in mount(). */
   async mountImage(volumeId: string, image: Image, shift?: Shift): Promise<string> {
     return this.mountReadOnly(
       volumeId,
@@ -126,7 +129,7 @@ export class Rootfs {
         makeFolder(shifted);
         await mountIdMapped(images.layout.overlay, shifted, shift.namespaceFile);
       }
-      // Without an upper layer overlay wants two lower ones: the empty mount point is the second.
+      // Without an upper layer overlay requires two lower layers: the empty mount point is the second.
       await this.mountOverlay(holder, target, {
         layers,
         lowest: target,
@@ -134,7 +137,7 @@ export class Rootfs {
         options: ['ro'],
         stage: 'mount image',
       });
-      if (shift) await this.drop(shifted); // overlay has clones of the mounts that its layers are on
+      if (shift) await this.drop(shifted); // overlay keeps clones of the mounts of its layers
       return target;
     });
   }
@@ -146,18 +149,21 @@ export class Rootfs {
     this.options.images.release(volumeId);
   }
 
-  /** The folder of the image's VOLUMEs that a container gets; unmount() removes it. */
+  /** The folder for a container's VOLUMEs of the image; unmount() removes it. */
   volumes(containerId: string): string {
     return join(this.layer(containerId), 'volumes');
   }
 
-  /** The folder of what a container has written; undefined: its rootfs is not made here. */
+  /** The folder of a container's writable layer; undefined: its rootfs is not made here. */
   written(containerId: string): string | undefined {
     const folder = join(this.layer(containerId), 'diff');
     return existsSync(folder) ? folder : undefined;
   }
 
-  /** How much these containers have written, with the VOLUMEs of their images; one that has no layer here is left out. */
+  /**
+   * The size of these containers' writable layers, including the VOLUMEs of their images; containers without
+   * a layer here are left out.
+   */
   async usage(
     containerIds: readonly string[],
   ): Promise<Map<string, { usedBytes: number; inodesUsed: number }>> {
@@ -172,7 +178,7 @@ export class Rootfs {
     );
   }
 
-  /** The containers that have something here, for recovery. */
+  /** The containers that have files or mounts here, for recovery. */
   async list(): Promise<string[]> {
     const { root, state } = this.options;
     const names = await Promise.all(
@@ -183,7 +189,7 @@ export class Rootfs {
     return [...new Set(names.flat())];
   }
 
-  /** The names of mountImage() that have something here; `image-volumes` is where versions before 0.2 had them. */
+  /** The names of mountImage() that exist here; `image-volumes` is the folder of versions before 0.2. */
   async images(): Promise<string[]> {
     const { state } = this.options;
     return (
@@ -207,13 +213,16 @@ export class Rootfs {
     return join(this.options.state, 'views', volumeId, 'fs');
   }
 
-  /** A mount point with its mount and the closed folder around it. */
+  /** A mount point with its mount and the restricted folder around it. */
   private async dropClosed(target: string): Promise<void> {
     await this.drop(target);
     await removeEmpty(dirname(target));
   }
 
-  /** Removes a mount point with its mount. Never recursively: were it still mounted, that would empty the image's layers. */
+  /**
+   * Removes a mount point with its mount. Never recursively: if it were still mounted, this would empty the
+   * image's layers.
+   */
   private async drop(target: string): Promise<void> {
     if (!(await exists(target))) return;
     if (await isMountPoint(target)) await unmount(target);
@@ -229,10 +238,10 @@ export class Rootfs {
   }
 
   /**
-   * mount(2) takes one page of options.  The short names below l/ are enough for
-   * some 135 layers; for more, the layers get names of one or two characters for
-   * the time of the call, which are enough for the 500 that overlay takes.
-   * (fsconfig(2) would take them one by one, but only since Linux 6.5.)
+   * mount(2) accepts one page of options. With the short names below l/ this is
+   * enough for some 135 layers; for more, the layers get names of one or two
+   * characters during the call, which is enough for the 500 that overlay
+   * supports. (fsconfig(2) accepts them one by one, but only since Linux 6.5.)
    */
   private async mountOverlay(holder: string, target: string, overlay: Overlay): Promise<void> {
     const { layers, lowest, from, options, stage: at } = overlay;
@@ -244,7 +253,7 @@ export class Rootfs {
       return;
     }
     const folder = this.short(holder);
-    await remove(folder); // of a start that was cut off
+    await remove(folder); // left by an interrupted start
     makeFolder(folder);
     const names = layers.map((id, index) => {
       const name = index.toString(36);
@@ -262,14 +271,14 @@ export class Rootfs {
 interface Overlay {
   /** Topmost first. */
   readonly layers: readonly string[];
-  /** A folder below all layers. */
+  /** A folder used as the lowest layer. */
   readonly lowest?: string;
-  /** The folder of the layers: the store's, or an idmapped view of it. */
+  /** The folder of the layers: the store, or an idmapped view of it. */
   readonly from: string;
   readonly options: readonly string[];
   readonly stage: string;
 }
-/** Of all architectures that Debian has; the end of the text takes one. */
+/** The smallest of Debian's architectures; one byte is for the terminating NUL. */
 const pageBytes = 4096;
 
 /** Where the rootfs of a container is mounted. */
@@ -277,7 +286,7 @@ export function mountedRootfs(state: string, containerId: string): string {
   return join(state, 'roots', containerId, 'fs');
 }
 
-/** An empty folder; another crisp that removes the same container may have been faster. */
+/** Removes an empty folder; another crisp that removes the same container may have removed it before. */
 async function removeEmpty(folder: string): Promise<void> {
   try {
     await rmdir(folder);

@@ -1,10 +1,10 @@
-// What skopeo says when it fails, as errors of the catalogue.  Pure; called by
+// Maps error messages of skopeo to errors of the catalogue.  Pure; called by
 // skopeo.ts and pull.ts.
 import { CrispError, lastLines, type ErrorId } from '../errors.js';
 
 const stage = 'pull image';
 
-/** What skopeo's words mean. The first that matches decides: a denied request often says "not found" as well. */
+/** Patterns of messages. The first match decides: a denied request often says "not found" as well. */
 const meanings: readonly [RegExp, ErrorId][] = [
   [/no space left on device|disk quota exceeded/i, 'DiskFull'],
   [/failed to execute/, 'ToolMissing'],
@@ -31,10 +31,10 @@ const meanings: readonly [RegExp, ErrorId][] = [
     'RegistryUnavailable',
   ],
 ];
-/** A layer that the copy meant to share went with the removal of another image. */
+/** A layer that the copy would have shared was removed with another image. */
 export const lostLayer = /locating layer for blob|layer not known|parent layer/;
 
-/** skopeo's last words -> an error of the catalogue. */
+/** The end of skopeo's stderr -> an error of the catalogue. */
 export function explain(what: string, stderr: string): CrispError {
   const fatal = /level=fatal msg="(.*)"/.exec(stderr)?.[1]?.replaceAll('\\"', '"');
   const words = fatal ?? stderr;
@@ -42,7 +42,10 @@ export function explain(what: string, stderr: string): CrispError {
   return new CrispError(id, `${what} failed: ${lastLines(words, 400)}`, { stage, tool: 'skopeo' });
 }
 
-/** Whether the same pull may succeed a moment later: 429, 5xx, cut and stalled connections. Not a name that DNS does not know. */
+/**
+ * Whether the same pull may succeed a moment later: 429, 5xx, lost and stalled connections. Not a name that
+ * is unknown to DNS.
+ */
 export function isPassing(error: unknown): boolean {
   if (!(error instanceof CrispError)) return false;
   if (error.id === 'PullStalled') return true;

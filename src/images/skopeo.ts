@@ -1,5 +1,6 @@
-// skopeo, for one copy: with a home of its own, the credentials and settings of
-// the host, its progress watched, its errors in our words.  Called by pull.ts.
+// Runs skopeo for one copy: with a home of its own and the credentials and
+// settings of the host; watches its progress and maps its errors. Called by
+// pull.ts.
 import { symlinkSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,7 +15,7 @@ import { isConfigured } from './registries-conf.js';
 import { explain } from './skopeo-errors.js';
 import { toolEnvironment } from './tool-environment.js';
 
-/** Where an image comes from. */
+/** The source of an image. */
 export interface Source {
   /** TRANSPORT:DETAILS, see containers-transports(5). */
   readonly reference: string;
@@ -24,7 +25,7 @@ export interface Source {
 export interface SkopeoOptions {
   /** For errors: "pull of NAME". */
   readonly what: string;
-  /** For downloads and its home; the caller makes and removes it. */
+  /** Folder for downloads and its home; the caller makes and removes it. */
   readonly folder: string;
   /** A file that is locked (shared) during a copy. */
   readonly lock: string;
@@ -40,7 +41,8 @@ export class Skopeo {
   constructor(private readonly options: SkopeoOptions) {
     const { folder, config } = options;
     this.home = join(folder, 'home');
-    // It looks into .config/containers/certs.d first: there is no option for such a folder, --src-cert-dir takes the files of one host.
+    // skopeo reads .config/containers/certs.d first: there is no option for such a folder, and --src-cert-dir
+    // accepts the files of one host only.
     const settings = join(this.home, '.config', 'containers');
     makeFolder(settings);
     if (config.certs_dir) symlinkSync(config.certs_dir, join(settings, 'certs.d'));
@@ -48,8 +50,8 @@ export class Skopeo {
 
   /**
    * Copies an image.
-   * @param words more words of `skopeo copy`
-   * @param policy containers-policy.json(5) that decides instead of the host's
+   * @param words more arguments of `skopeo copy`
+   * @param policy containers-policy.json(5) to use instead of the host's
    */
   async copy(
     source: Source,
@@ -76,7 +78,7 @@ export class Skopeo {
     );
   }
 
-  /** A manifest or index of a registry, as it is. */
+  /** A manifest or index of a registry, unchanged. */
   async inspect(source: Source): Promise<string> {
     const { config, signal } = this.options;
     const { reference, authFile } = source;
@@ -110,7 +112,8 @@ export class Skopeo {
     const { config, folder } = this.options;
     return [
       ...(policy ? ['--policy', policy] : []),
-      // The environment variable of this name came with a later skopeo; the flag, which its help hides, is in all.
+      // Only later versions of skopeo have the environment variable of this name; all have the flag, which is
+      // not in the help.
       ...(config.registries_conf ? ['--registries-conf', config.registries_conf] : []),
       '--tmpdir',
       folder,
@@ -119,9 +122,9 @@ export class Skopeo {
 
   /**
    * A registry on this machine needs no TLS and no configuration, as with
-   * containerd and CRI-O: its bytes leave the machine nowhere.  Said to skopeo by
-   * an entry for this host alone, and only once it has answered in plain HTTP: a
-   * certificate that it shows is checked.
+   * containerd and CRI-O: its traffic does not leave the machine. This is
+   * configured for skopeo by an entry for this host alone, and only after it has
+   * answered in plain HTTP: a certificate that it presents is verified.
    */
   private async orPlainHttp<T>({ reference }: Source, work: () => Promise<T>): Promise<T> {
     try {
@@ -189,7 +192,10 @@ function isRegistry({ reference }: Source): boolean {
   return reference.startsWith('docker:');
 }
 
-/** Calls `stalled` when the process has moved (almost) no bytes for `timeoutMs`: /proc/PID/io counts sockets and files. */
+/**
+ * Calls `stalled` when the process has transferred (almost) no bytes for `timeoutMs`: /proc/PID/io counts
+ * sockets and files.
+ */
 function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () => void): { stop(): void } {
   const intervalMs = Math.min(5_000, timeoutMs / 4);
   let last = 0;
@@ -215,5 +221,5 @@ function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () =
   );
   return { stop: () => clearInterval(timer) };
 }
-/** A waiting Go program still moves a few bytes for its own timers. */
+/** A waiting Go program still transfers a few bytes for its own timers. */
 const noiseBytes = 512;

@@ -1,15 +1,15 @@
-// The blobs of pulls over a bad link.  skopeo writes a layer into the store only
-// after all layers below it; when a lower one is cut off, those above it are lost.
-// So after a direct copy has failed, the blobs are fetched into a folder first,
-// each to stay as soon as it is whole, and then copied into the store.
+// The blobs of pulls over a bad connection. skopeo writes a layer into the store only after
+// all layers below it; if the transfer of a lower one fails, the layers above it are lost.
+// So after a direct copy has failed, the blobs are fetched into a folder first, where each
+// complete blob is kept, and then copied into the store.
 //
 //   registry ──► ROOT/staged/NAME/sha256/HEX ──► store
-//                a file:  a blob that is whole (skopeo verifies it, flushes it, renames it)
-//                a link:  to a layer of the store; skopeo fetches no blob that is there
+//                a file:  a complete blob (skopeo verifies it, flushes it, renames it)
+//                a link:  to a layer of the store; skopeo does not fetch an existing blob
 //
-// A staged copy takes about 1.4 times as long as a direct one, which unpacks
-// layers while others come.  The manifest or index is copied as it is, so that
-// the image has the same id and digests either way.  Called by pull.ts.
+// A staged copy takes about 1.4 times as long as a direct one, which unpacks layers while
+// others are received. The manifest or index is copied unchanged, so that the image has the
+// same id and digests either way.  Called by pull.ts.
 import { createHash } from 'node:crypto';
 import { lstatSync, symlinkSync } from 'node:fs';
 import { lstat, unlink, utimes, writeFile } from 'node:fs/promises';
@@ -21,7 +21,7 @@ import type { StorageLayout } from './layout.js';
 import { parseReference } from './references.js';
 import type { Skopeo, Source } from './skopeo.js';
 
-/** Both kinds that a name can mean. `mediaType` may be absent from those of OCI. */
+/** Both kinds of documents of a name. In those of OCI `mediaType` may be absent. */
 const manifestSchema = z.object({
   mediaType: z.string().optional(),
   manifests: z.array(z.unknown()).optional(),
@@ -38,20 +38,20 @@ export class Staged {
     private readonly layout: StorageLayout,
   ) {}
 
-  /** Whether blobs of an earlier pull of this name are here. */
+  /** Whether there are blobs of an earlier pull of this name. */
   has(name: string): Promise<boolean> {
     return exists(this.path(name));
   }
 
-  /** The number of blobs that are whole. */
+  /** The number of complete blobs. */
   async count(name: string): Promise<number> {
     const blobs = join(this.path(name), 'sha256');
     return (await namesIn(blobs)).filter((blob) => lstatSync(join(blobs, blob)).isFile()).length;
   }
 
   /**
-   * Fetches the blobs that are missing, then copies the image into the store.
-   * @param work a folder for files of this try
+   * Fetches the missing blobs, then copies the image into the store.
+   * @param work a folder for files of this attempt
    */
   async copy(skopeo: Skopeo, source: Source, name: string, destination: string, work: string): Promise<void> {
     const folder = this.path(name);
@@ -66,7 +66,7 @@ export class Staged {
       `oci:${layout}`,
       ['--preserve-digests', '--remove-signatures', '--dest-shared-blob-dir', folder],
     );
-    // skopeo has written the manifest for this machine; the name may mean an index.
+    // skopeo has written the manifest for this machine; the name may belong to an index.
     await writeFile(join(blobs, hex), content);
     const descriptor = {
       mediaType: typeOf(content),
@@ -88,7 +88,7 @@ export class Staged {
     await this.remove(name);
   }
 
-  /** Removes the blobs of a name; absent is fine. */
+  /** Removes the blobs of a name; no error if there are none. */
   remove(name: string): Promise<void> {
     return remove(this.path(name));
   }
@@ -99,12 +99,15 @@ export class Staged {
     return Promise.all(paths.map(async (path) => ({ path, usedAt: (await lstat(path)).mtimeMs })));
   }
 
-  /** Other names may lead to the same folder, which does no harm: blobs are called by their digests. */
+  /** Other names may lead to the same folder, which is harmless: blobs are named by their digests. */
   path(name: string): string {
     return join(this.folder, name.replaceAll(/[^\w.-]/g, '_').slice(-200));
   }
 
-  /** Links of earlier tries are made anew: a layer may have gone, or have come again under another id. */
+  /**
+   * Links of earlier attempts are made again: a layer may have been removed, or pulled again under another
+   * id.
+   */
   private async linkLayers(blobs: string): Promise<void> {
     for (const blob of await namesIn(blobs))
       if (lstatSync(join(blobs, blob)).isSymbolicLink()) await unlink(join(blobs, blob));

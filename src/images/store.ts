@@ -1,8 +1,9 @@
-// The images of this node: found, listed, pulled, removed and measured.
+// The images of this node: finds, lists, pulls, removes and measures them.
 // Called by cri/images.ts, container-create and the command line.
 //
-// skopeo and containers-storage write the store, which CRI-O and podman share
-// as a format; we read its files (layout.ts) and mount its layers (rootfs.ts).
+// skopeo and containers-storage write the store, in the same format as CRI-O
+// and podman; crisp reads its files (layout.ts) and mounts its layers
+// (rootfs.ts).
 import { join } from 'node:path';
 import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
@@ -29,15 +30,15 @@ export interface ImagesOptions {
   readonly root: string;
   readonly state: string;
   readonly config: Config['images'];
-  /** The program that knows the storages of Proxmox. */
+  /** The program that manages the storages of Proxmox. */
   readonly pvesm: string;
 }
 
 interface Listed {
   readonly stored: StoredImage;
-  /** undefined: set aside. */
+  /** undefined: the image is set aside. */
   readonly image: Image | undefined;
-  /** Why. */
+  /** The reason. */
   readonly wrong: string | undefined;
 }
 
@@ -78,14 +79,14 @@ export class Images {
     this.preload = new Preload(join(options.root, 'preloaded.json'), this);
   }
 
-  /** Removes what interrupted pulls left, and imports the archives of preload_dir. */
+  /** Removes the leftovers of interrupted pulls, and imports the archives of preload_dir. */
   async open(): Promise<void> {
     makeFolder(this.layout.root);
     await this.pulls.clean();
     await removeDetached(this.options.root);
-    await this.list(); // says which images cannot be used
+    await this.list(); // logs the images that cannot be used
     if (this.options.config.preload_dir) await this.preload.read(this.options.config.preload_dir);
-    this.listed = undefined; // what was preloaded is pinned
+    this.listed = undefined; // preloaded images are pinned
   }
 
   /** See Pulls. */
@@ -93,13 +94,13 @@ export class Images {
     return this.pulls.underWay();
   }
 
-  /** Images that can be used: their config is valid, and all their layers are there. */
+  /** Images that can be used: their config is valid, and all their layers exist. */
   async list(): Promise<readonly Image[]> {
     const templates = await this.templates.list();
     return [...(await this.examined()).flatMap(({ image }) => image ?? []), ...templates];
   }
 
-  /** Images in the store that cannot be used: they are not listed, and the next pull of one replaces it. */
+  /** Images in the store that cannot be used: they are not listed, and the next pull replaces them. */
   private async unusable(): Promise<{ id: string; names: readonly string[]; reason: string }[]> {
     return (await this.examined()).flatMap(({ stored, wrong }) =>
       wrong === undefined ? [] : [{ id: `sha256:${stored.id}`, names: stored.names ?? [], reason: wrong }],
@@ -112,7 +113,7 @@ export class Images {
       const stored = await this.layout.readImages();
       this.listed = { key, images: await Promise.all(stored.map((image) => this.examine(image))) };
     }
-    // A folder may be lost at any time, and no list of the store changes then.
+    // A folder may be lost at any time without a change in the lists of the store.
     const now = await Promise.all(this.listed.images.map((listed) => this.withLayers(listed)));
     this.report(now);
     return now;
@@ -134,7 +135,7 @@ export class Images {
       : { ...listed, image: undefined, wrong: `the folder of its layer ${lost} is lost` };
   }
 
-  /** What is being written has no config yet. */
+  /** An image that is being written has no config yet. */
   private report(images: readonly Listed[]): void {
     if (this.pulls.busy) return;
     setAside.replace(
@@ -145,13 +146,19 @@ export class Images {
     );
   }
 
-  /** How people know an image: its first tag, else its first digest reference; undefined: it is not here, or has no name. */
+  /**
+   * The name of an image for users: its first tag, otherwise its first digest reference; undefined: it is not
+   * in the store, or has no name.
+   */
   async nameOf(imageId: string): Promise<string | undefined> {
     const image = (await this.list()).find(({ id }) => id === imageId);
     return image?.tags[0] ?? image?.digests[0];
   }
 
-  /** By id (whole, or a unique beginning of 12 digits or more), tag or digest. undefined: not here. @throws InvalidArgument for a malformed reference */
+  /**
+   * By id (full, or a unique prefix of 12 digits or more), tag or digest. undefined: not in the store.
+   * @throws InvalidArgument for a malformed reference
+   */
   async find(reference: string): Promise<Image | undefined> {
     const images = await this.list();
     if (looksLikeId(reference)) {
@@ -161,7 +168,7 @@ export class Images {
       if (wanted.length > 1)
         throw new CrispError(
           'InvalidArgument',
-          `image "${reference}" is the beginning of ${wanted.length} ids: ${wanted
+          `image "${reference}" is a prefix of ${wanted.length} ids: ${wanted
             .slice(0, 10)
             .map(({ id }) => id)
             .join(', ')}`,
@@ -177,13 +184,16 @@ export class Images {
     return images.find((image) => image.digests.includes(name)) ?? this.findManifest(name, digest, images);
   }
 
-  /** A template of Proxmox, which only its storage has to have; undefined: the reference means no such thing. @throws NotFoundInRegistry, StorageFailed */
+  /**
+   * A template of Proxmox, which only needs to be on its storage; undefined: the reference is not a template.
+   * @throws NotFoundInRegistry, StorageFailed
+   */
   async findTemplate(reference: string): Promise<Image | undefined> {
     const template = templateOf(reference);
     return template === undefined ? undefined : this.templates.find(template);
   }
 
-  /** An image that came by the name of its index is also found by the digest of its own manifest. */
+  /** An image that was pulled by the name of its index is also found by the digest of its own manifest. */
   private async findManifest(
     name: string,
     digest: string,
@@ -198,7 +208,7 @@ export class Images {
   }
 
   /**
-   * Pulls an image; pulls of the same reference with the same credentials are one.
+   * Pulls an image; simultaneous pulls of the same reference with the same credentials are joined.
    * @throws RegistryUnavailable, NotFoundInRegistry, RegistryDenied, SignatureValidationFailed, ImageCorrupt, PullStalled,
    *   DiskFull, InvalidArgument, UnsupportedField, Cancelled
    */
@@ -216,7 +226,7 @@ export class Images {
     return step('pull image: check', () => this.arrived(name, `pull of ${name}`));
   }
 
-  /** skopeo would not fetch a layer anew that its list still has. */
+  /** skopeo would not fetch a layer again that is still in its list. */
   private async mend(): Promise<void> {
     if ((await this.unusable()).length === 0) return;
     this.mending ??= removeLost(this.layout, this.options.root, this.pulls.storage).finally(() => {
@@ -225,7 +235,7 @@ export class Images {
     await this.mending;
   }
 
-  /** What a copy brought. An image that cannot be used leaves nothing. */
+  /** The image of a copy. An image that cannot be used is removed. */
   private async arrived(name: string, what: string): Promise<Image> {
     const image = await this.find(name);
     if (image) return image;
@@ -249,8 +259,8 @@ export class Images {
   }
 
   /**
-   * Removes an image with all its names; absent is fine.
-   * @param usedIds reads the ids of images that containers use, of this process and of others
+   * Removes an image with all its names; no error if it does not exist.
+   * @param usedIds reads the ids of images in use by containers of this process and of others
    * @returns whether there was one
    * @throws ImageInUse
    */
@@ -269,7 +279,7 @@ export class Images {
     const removal =
       this.removals.get(image.id) ??
       this.marks.while(image.id, async () => {
-        // Another process may have put its record before it could see the mark; whoever comes later sees it.
+        // Another process may have written its record before it could see the mark; later ones see it.
         await refuseIfUsed();
         await (image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template));
       });
@@ -281,7 +291,7 @@ export class Images {
     return true;
   }
 
-  /** Several callers may want it at once. */
+  /** Several callers may remove it at once. */
   private async deleteOnce(id: string): Promise<void> {
     const removal = this.removals.get(id) ?? this.delete(id).finally(() => this.removals.delete(id));
     this.removals.set(id, removal);
@@ -320,7 +330,10 @@ export class Images {
     return (await this.layerIds(image)).map((id) => this.layout.diff(id));
   }
 
-  /** Topmost first. @throws ImageNotFound when the image, or the folder of one of its layers, is not there any more */
+  /**
+   * Topmost first. @throws ImageNotFound if the image, or the folder of one of its layers, does not exist any
+   * more
+   */
   async layerIds(image: Image): Promise<readonly string[]> {
     const stored = (await this.layout.readImages()).find(
       (candidate) => `sha256:${candidate.id}` === image.id,
@@ -330,24 +343,24 @@ export class Images {
     const lost = await this.layout.lostLayer(layers);
     if (lost !== undefined)
       throw new CrispError('ImageNotFound', `the folder of layer ${lost} of image ${image.id} is lost`, {
-        hint: 'pull the image again, which mends it',
+        hint: 'pull the image again to repair it',
       });
     return layers.map((layer) => layer.id);
   }
 
-  /** What pulls that failed have left for the next try; none while something is pulled. */
+  /** Leftovers of failed pulls that are kept for the next attempt; empty during a pull. */
   leftovers(): Promise<readonly Leftover[]> {
     return this.pulls.leftovers();
   }
 
-  /** What the store takes on disk, as du(1) counts. */
+  /** The disk usage of the store, as counted by du(1). */
   usage(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> {
     return this.usageOfStore.read();
   }
 
   /**
    * Imports an OCI archive or an OCI layout folder under `name`.
-   * @param imageName which one (org.opencontainers.image.ref.name), where it holds several
+   * @param imageName which one (org.opencontainers.image.ref.name), if it holds several
    */
   async importArchive(path: string, name: string, imageName?: string): Promise<Image> {
     const reference = parseReference(name);
@@ -356,7 +369,7 @@ export class Images {
     return this.arrived(reference.name, `import of ${path}`);
   }
 
-  /** @throws CrispError: the image is being written, or damaged; to pull it again mends it */
+  /** @throws CrispError: the image is being written, or damaged; pulling it again repairs it */
   private async describe(stored: StoredImage): Promise<Image> {
     const config = await this.layout.configOf(stored);
     const layers = await this.layout.layersOf(stored);
@@ -384,7 +397,7 @@ export class Images {
   }
 }
 
-/** Where an image came from, tags that have moved on to other images included. */
+/** The references by which an image was pulled, including tags that have moved to other images. */
 function repositoriesOf(image: StoredImage): string[] {
   return [
     ...new Set(

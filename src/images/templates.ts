@@ -1,10 +1,10 @@
-// The templates of Proxmox VE as images: archives of whole guests, which lie on
-// its storages and are the operator's.  To pull one is to look whether it is
-// there, to remove one is to forget it; its file is never touched.
+// The templates of Proxmox VE as images: archives of complete guests on its
+// storages, which belong to the operator. A pull checks that the template
+// exists, a removal forgets it; its file is never changed.
 //
 //   pve/STORAGE:vztmpl/NAME            as pct names it
-//   pve/STORAGE/vztmpl/NAME[:latest]   the same for the kubelet, which takes no
-//                                      other colon than that of a tag
+//   pve/STORAGE/vztmpl/NAME[:latest]   the same for the kubelet, which accepts
+//                                      a colon only before a tag
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import * as z from 'zod';
@@ -16,16 +16,16 @@ import { setAside, whyNot } from '../set-aside.js';
 import type { Image } from '../shapes/image.js';
 
 const maxLength = 640;
-/** The endings that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */
+/** The file extensions that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */
 const reference =
   /^pve\/([a-z][a-z0-9._-]*)[:/]vztmpl\/([\w.+-]+\.tar(?:\.(?:gz|xz|zst|bz2))?)(?::latest)?$/i;
-/** Perl's start-up, and a storage that wakes up. */
+/** Perl's start-up, and a storage that has to spin up. */
 const timeoutMs = 60_000;
 
 const schema = z.object({ volume: z.string().max(maxLength), path: z.string() });
 type Known = z.infer<typeof schema>;
 
-/** The volume id that a reference of an image means ("local:vztmpl/debian.tar.zst"); undefined: it is no template. */
+/** The volume id of an image reference ("local:vztmpl/debian.tar.zst"); undefined: it is not a template. */
 export function templateOf(text: string): string | undefined {
   const [, storage, name] = text.length > maxLength ? [] : (reference.exec(text) ?? []);
   return storage && name ? `${storage}:vztmpl/${name}` : undefined;
@@ -34,7 +34,7 @@ export function templateOf(text: string): string | undefined {
 export class Templates {
   private loaded: readonly Known[] | undefined;
 
-  /** @param file where the ones that were pulled are kept @param pvesm the program */
+  /** @param file the list of pulled templates @param pvesm the program */
   constructor(
     private readonly file: string,
     private readonly pvesm: string,
@@ -57,7 +57,7 @@ export class Templates {
     return image;
   }
 
-  /** Whether it was pulled or not. @throws NotFoundInRegistry, StorageFailed */
+  /** Finds a template, pulled or not. @throws NotFoundInRegistry, StorageFailed */
   async find(volume: string): Promise<Image> {
     return (await this.lookUp(volume)).image;
   }
@@ -83,7 +83,7 @@ export class Templates {
     await this.write((await this.known()).filter((one) => one.volume !== volume));
   }
 
-  /** Read once: this process alone writes it. Entries that make no sense are left out, and gone with the next write. */
+  /** Read once: only this process writes it. Invalid entries are left out, and dropped by the next write. */
   private async known(): Promise<readonly Known[]> {
     return (this.loaded ??= await this.load());
   }
@@ -108,7 +108,10 @@ export class Templates {
   }
 }
 
-/** undefined: its file has gone. A guest is halted as systemd is (SIGRTMIN+3), and boots when no command is given. */
+/**
+ * undefined: its file does not exist any more. A guest is halted with systemd's signal (SIGRTMIN+3), and
+ * boots if no command is given.
+ */
 async function describe({ volume, path }: Known): Promise<Image | undefined> {
   try {
     const { size } = await stat(path);

@@ -1,7 +1,9 @@
 // The environment of skopeo and of the credential helpers that it starts.  Pure;
 // called by pull.ts.
 
-/** What Go programs know of proxies (golang.org/x/net/http/httpproxy) and of certificates (crypto/x509). */
+/**
+ * The variables of Go programs for proxies (golang.org/x/net/http/httpproxy) and certificates (crypto/x509).
+ */
 const passedOn = ['HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'NO_PROXY'].flatMap((name) => [
   name,
   name.toLowerCase(),
@@ -9,12 +11,14 @@ const passedOn = ['HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'NO_PROXY'].flatMap(
 const certificates = ['SSL_CERT_FILE', 'SSL_CERT_DIR'];
 
 /**
- * A Go program asks a server that does not answer for 20 s; with this variable
- * it leaves the question to the C library, which ends after 8 s (resolv.conf(5)).
+ * Go's resolver waits 20 s for a server that does not answer; with this variable
+ * the C library resolves names, which gives up after 8 s (resolv.conf(5)).
  */
 const resolver = { RES_OPTIONS: 'timeout:2 attempts:2' };
 
-/** @param service the environment of the service @param configured images.environment, which decides */
+/**
+ * @param service the environment of the service @param configured images.environment, which takes precedence
+ */
 export function toolEnvironment(
   service: Readonly<Record<string, string | undefined>>,
   configured: Readonly<Record<string, string>>,

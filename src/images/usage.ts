@@ -1,6 +1,6 @@
-// What the image store takes on disk, as du(1) counts it.  A layer that is whole
-// never changes, so it is counted once; the rest is small and counted when images
-// or layers change.  du() is also what rootfs.ts counts writable layers with.
+// The disk usage of the image store, as counted by du(1). A complete layer never
+// changes, so it is counted once; the rest is small and counted when images or
+// layers change. rootfs.ts also uses du() for writable layers.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '../host/run.js';
@@ -53,14 +53,14 @@ export class Usage {
   }
 }
 
-/** One count per folder, in their order; undefined for one that is not there. */
+/** One count per folder, in the same order; undefined for a missing folder. */
 export async function du(
   folders: readonly string[],
   options: readonly string[] = [],
 ): Promise<(Count | undefined)[]> {
   const [bytes, inodes] = await Promise.all(
     [['--block-size=1'], ['--inodes']].map(async (unit) => {
-      // A folder may go while du reads it: what it could read is good enough.
+      // A folder may disappear while du reads it: the partial result is good enough.
       const { stdout } = await run(
         ['du', '--summarize', '--one-file-system', ...unit, ...options, ...folders],
         { timeoutMs, okExitCodes: 'any' },

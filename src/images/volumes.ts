@@ -1,6 +1,6 @@
-// The VOLUMEs of an image's config: folders that a container can write in, also
-// where its root filesystem is read-only. Each begins as a copy of what the image
-// has there, and goes with the container.
+// The VOLUMEs of an image's config: folders that a container can write to, even
+// if its root filesystem is read-only. Each starts as a copy of the image's
+// content, and is removed with the container.
 //
 //   ROOT/containers/ID/volumes/N     one per volume (bind)
 import { chownSync, closeSync, existsSync, statSync } from 'node:fs';
@@ -19,29 +19,29 @@ import type { Shift } from './overlay.js';
 export interface VolumesWish {
   readonly mode: Config['runtime']['image_volumes'];
   readonly image: Pick<ImageConfig, 'Volumes'>;
-  /** The root filesystem of a container that does not run yet; nobody else can write in it. */
+  /** The root filesystem of a container that does not run yet; nothing else can write to it. */
   readonly rootfs: string;
-  /** A view that cannot be written to: mkdir has nothing to make. */
+  /** A read-only view: mkdir makes nothing. */
   readonly isView: boolean;
   /** Of the rootfs. */
   readonly shift: Shift | undefined;
-  /** Where the request mounts something itself, as the container sees it. */
+  /** Paths in the container at which the request itself has mounts. */
   readonly taken: readonly string[];
-  /** Gets the copies. */
+  /** Folder for the copies. */
   readonly folder: string;
 }
 
 const stage = 'image volumes';
-/** An image config is somebody else's; each volume is a copy and a mount. */
+/** The image config is untrusted, and each volume takes a copy and a mount. */
 const mostVolumes = 64;
-/** The disk decides, not the clock; this is for one that hangs. */
+/** The duration depends on the disk; this timeout is for a hanging disk. */
 const copyTimeoutMs = 30 * 60_000;
 const kernelFolders = ['/proc', '/sys', '/dev'];
 
 /**
  * Makes the volumes of an image for a container.
- * @returns what is to be mounted
- * @throws InvalidArgument, PathEscapes for volumes that no container can have; StorageFailed
+ * @returns the mounts
+ * @throws InvalidArgument, PathEscapes for invalid volumes; StorageFailed
  */
 export async function makeVolumes(wish: VolumesWish): Promise<Volume[]> {
   if (wish.mode === 'ignore') return [];
@@ -59,13 +59,13 @@ export async function makeVolumes(wish: VolumesWish): Promise<Volume[]> {
   return made;
 }
 
-/** Where they lie with the links of the image resolved; without those that something else lies over. */
+/** Their paths with the links of the image resolved; without volumes that another mount covers. */
 async function targetsOf({ image, rootfs, taken }: VolumesWish): Promise<string[]> {
   const paths = Object.keys(image.Volumes ?? {});
   if (paths.length > mostVolumes)
     throw new CrispError(
       'InvalidArgument',
-      `the image has ${paths.length} VOLUMEs, and a container can have ${mostVolumes}`,
+      `the image has ${paths.length} VOLUMEs, and the maximum is ${mostVolumes}`,
       { stage },
     );
   const covered = [...kernelFolders, ...taken];
@@ -93,7 +93,7 @@ async function copy({ rootfs, folder, shift }: VolumesWish, target: string, sour
     return;
   }
   expectFolder(from, target);
-  // As they are: links are copied as links, and owners are those of the rootfs.
+  // Links are copied as links, and owners are kept.
   await run(
     ['cp', '--archive', '--reflink=auto', '--one-file-system', '--no-target-directory', '--', from, source],
     {
@@ -114,5 +114,5 @@ async function makeInside({ rootfs, shift }: VolumesWish, target: string): Promi
 
 function expectFolder(path: string, target: string): void {
   if (!statSync(path).isDirectory())
-    throw new CrispError('InvalidArgument', `VOLUME ${target} of the image is no folder in it`, { stage });
+    throw new CrispError('InvalidArgument', `VOLUME ${target} of the image is not a folder`, { stage });
 }

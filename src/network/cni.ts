@@ -1,10 +1,9 @@
-// The container network: joins pods to it and lets them go, through CNI
-// plugins.  Called by pod/pod, sandbox-read, runtime (Status,
-// UpdateRuntimeConfig) and recovery.
+// The container network: attaches and detaches pods through CNI plugins.  Called by pod/pod,
+// sandbox-read, runtime (Status, UpdateRuntimeConfig) and recovery.
 //
 //   conflist dropped in ──► ready          (watched; no restart)
-//   attach: ADD p1 ─► p2 ─► p3   each gets the result before it
-//   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, whatever stands in the folder now
+//   attach: ADD p1 ─► p2 ─► p3   each gets the previous result
+//   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, whatever is in the folder now
 import { join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
@@ -34,7 +33,7 @@ export interface PodIdentity {
   readonly netns: string;
 }
 
-/** What a pod is to the network. */
+/** The properties of a pod that the network uses. */
 export interface PodNetwork extends PodIdentity {
   readonly portMappings: readonly PortMapping[];
   readonly bandwidth?:
@@ -73,20 +72,20 @@ export interface NetworkOptions {
   readonly confDir: string;
   readonly binDirs: readonly string[];
   readonly pluginTimeoutMs: number;
-  /** The root folder, where leases that outlive a boot are noted (root/network). */
+  /** The root folder, with the notes of leases that survive a reboot (root/network). */
   readonly root: string;
   /** The file that setPodCidr() renders; empty or absent: none. */
   readonly template?: string | undefined;
 }
 
-/** What names the pod, and how it was attached. Its namespace's path is the caller's to say. */
+/** The names of the pod, and its attachment. The caller provides the path of its namespace. */
 const leaseSchema = z.object({
   pod: z.object({ id: z.string(), name: z.string(), namespace: z.string(), uid: z.string() }),
   attachment: attachmentSchema,
 });
 type Lease = z.infer<typeof leaseSchema>;
 
-/** The interface of every pod, as the kubelet and all peers have it. */
+/** The interface of every pod, named as by all other runtimes. */
 const interfaceName = 'eth0';
 const renderedName = '10-crisp.conflist';
 
@@ -94,7 +93,7 @@ export class Network {
   private readonly plugins: Plugins;
   private readonly leases: Leases<Lease>;
   private readonly configured: ConfiguredNetwork;
-  /** Pods attached since we started, which garbage collection must not touch. */
+  /** Pods attached since the start, which garbage collection must not release. */
   private readonly held = new Set<string>();
 
   constructor(private readonly options: NetworkOptions) {
@@ -103,7 +102,10 @@ export class Network {
     this.leases = new Leases(join(options.root, 'network'), leaseSchema);
   }
 
-  /** Loads the configuration and watches its folder. A missing or broken one is no failure: status() tells. */
+  /**
+   * Loads the configuration and watches its folder. A missing or invalid one is not an error: status()
+   * reports it.
+   */
   async start(): Promise<void> {
     this.leases.open();
     await this.configured.load();
@@ -114,9 +116,9 @@ export class Network {
   }
 
   /**
-   * What is known now.  Where it can have changed without an event (a plugin
-   * that was missing; a STATUS), asking also starts a new look, which the next
-   * call sees: the kubelet asks every few seconds.
+   * The last known status. If it can have changed without an event (a plugin
+   * that was missing; a STATUS), this also starts a new check for the next
+   * call: the kubelet calls Status every few seconds.
    */
   status(): NetworkStatus {
     const { network, problem } = this.configured;
@@ -128,7 +130,7 @@ export class Network {
 
   /**
    * Gives the pod its interface, addresses, ports and limits (not its loopback:
-   * bringLoopbackUp).  On failure, all that was added is deleted again.
+   * bringLoopbackUp).  On failure, everything that was added is deleted again.
    * @throws NetworkNotReady, InvalidArgument, CniFailed, ToolTimeout, Cancelled
    */
   async attach(pod: PodNetwork, signal?: AbortSignal): Promise<Attachment> {
@@ -148,7 +150,7 @@ export class Network {
 
     return withUndo('attach network', async (undo) => {
       this.held.add(pod.id);
-      const called: (typeof network.plugins)[number][] = []; // the others have nothing to take back, and one may not even be installed
+      const called: (typeof network.plugins)[number][] = []; // the others have nothing to undo, and may not even be installed
       undo.push('cni del', () =>
         this.detach(pod, { ...attachment, network: { ...network, plugins: called } }),
       );
@@ -180,10 +182,11 @@ export class Network {
   }
 
   /**
-   * Takes the pod off its network: idempotent, also when its namespace is gone.
-   * Without an attachment, the note of the ADD says what to delete; without
-   * that, there is nothing.  A plugin that fails keeps no other from its DEL.
-   * @throws CniFailed or ToolTimeout of the first plugin that failed; the note then stays
+   * Detaches the pod from its network: idempotent, also if its namespace is gone. Without
+   * an attachment, the note of the ADD is used; without a note, there is nothing to
+   * delete. A failing plugin does not stop the other DELs.
+   * @throws CniFailed or ToolTimeout of the first plugin that failed; the note is then
+   * kept
    */
   async detach(pod: PodIdentity, attachment?: Attachment): Promise<void> {
     this.held.delete(pod.id);
@@ -215,8 +218,8 @@ export class Network {
 
   /**
    * Whether the pod's network is still as ADD made it.
-   * @returns false: this network is not to be checked
-   * @throws CniFailed of the plugin that says no
+   * @returns false: this network has CHECK disabled
+   * @throws CniFailed if a plugin reports a difference
    */
   async check(pod: PodNetwork, attachment: Attachment): Promise<boolean> {
     const { network } = attachment;
@@ -233,11 +236,11 @@ export class Network {
   }
 
   /**
-   * Releases what is held for pods that are gone: each noted attachment that is
-   * neither valid nor made since we started; then the plugins' own GC, where
-   * the network has one.  What fails is logged and tried again at the next start.
+   * Releases the resources of pods that are gone: each noted attachment that is
+   * neither valid nor made since the start; then the plugins' own GC, if the
+   * network supports it. Failures are logged and retried at the next start.
    * @param valid the ids of the pods that are attached
-   * @param netnsOf where the namespace of a pod is pinned, if it still is
+   * @param netnsOf the path of a pod's pinned namespace, if it still exists
    */
   async collectGarbage(valid: readonly string[], netnsOf: (id: string) => string = () => ''): Promise<void> {
     const kept = new Set([...valid, ...this.held]);
@@ -257,7 +260,7 @@ export class Network {
       await this.plugins
         .call('GC', plugin.type, pluginInput(network, plugin, { validAttachments }))
         .catch((error: unknown) =>
-          log.warn({ err: error, plugin: plugin.type }, 'a CNI plugin cannot collect its garbage'),
+          log.warn({ err: error, plugin: plugin.type }, 'garbage collection of a CNI plugin failed'),
         );
     }
   }
@@ -265,7 +268,7 @@ export class Network {
   /**
    * Renders the configured template with the node's address ranges into the CNI
    * folder; without a template there is nothing to do.
-   * @param cidr one range, or an IPv4 and an IPv6 one with a comma
+   * @param cidr one range, or an IPv4 and an IPv6 range separated by a comma
    * @throws InvalidArgument, CniConfigInvalid
    */
   async setPodCidr(cidr: string): Promise<void> {
@@ -280,7 +283,7 @@ export class Network {
   }
 }
 
-/** What names a pod to the plugins; the keys of CNI_ARGS are those of all Kubernetes runtimes. */
+/** The names of a pod for the plugins; the keys of CNI_ARGS are the same in all Kubernetes runtimes. */
 function callParameters(pod: PodIdentity): Omit<CallParameters, 'netns'> {
   const args = {
     IgnoreUnknown: '1',
@@ -293,7 +296,7 @@ function callParameters(pod: PodIdentity): Omit<CallParameters, 'netns'> {
     if (/[;=]/.test(value))
       throw new CrispError(
         'InvalidArgument',
-        `"${value}" cannot name a pod: it would be read as a CNI argument`,
+        `"${value}" cannot be part of a pod's name: it would be parsed as a CNI argument`,
         { stage: 'cni' },
       );
   }
@@ -306,7 +309,10 @@ function callParameters(pod: PodIdentity): Omit<CallParameters, 'netns'> {
   };
 }
 
-/** The values of the capabilities that a plugin can ask for, by their names in CNI's CONVENTIONS.md and in containerd. */
+/**
+ * The values of the capabilities that a plugin can request, by their names in CNI's CONVENTIONS.md and in
+ * containerd.
+ */
 function runtimeConfig(pod: PodNetwork): Record<string, unknown> {
   const ports = pod.portMappings.filter((mapping) => mapping.hostPort > 0);
   const { ingressBitsPerSecond: ingress, egressBitsPerSecond: egress } = pod.bandwidth ?? {};
@@ -336,8 +342,8 @@ function runtimeConfig(pod: PodNetwork): Record<string, unknown> {
 }
 
 /**
- * Bits that may pass at once: a tenth of a second, and at least one packet of
- * the largest size (64 KiB), which a token bucket would else never let through.
+ * The burst in bits: a tenth of a second, but at least one packet of the
+ * maximum size (64 KiB), which a smaller token bucket would never let through.
  */
 function burst(bitsPerSecond: number): number {
   return Math.max(Math.ceil(bitsPerSecond / 10), 64 * 1024 * 8);

@@ -1,6 +1,6 @@
-// The network in use: the first valid configuration of the CNI folder, kept
-// current while the folder changes, and whether its plugins are ready for pods.
-// Called by cni.ts.
+// The network in use: the first valid configuration of the CNI folder, updated
+// when the folder changes, and whether its plugins are ready for pods. Called
+// by cni.ts.
 import { CrispError } from '../errors.js';
 import { log } from '../log.js';
 import { atLeast, findNetwork, pluginInput, type NetworkConfig } from './conflist.js';
@@ -10,13 +10,13 @@ import type { Plugins } from './plugins.js';
 export class ConfiguredNetwork {
   /** undefined: there is no valid configuration. */
   network: NetworkConfig | undefined;
-  /** Why the network is not ready, for a person; empty when it is. */
+  /** Why the network is not ready, as a message; empty if it is ready. */
   problem = 'the CNI configuration is not loaded yet';
-  /** What to do where there are configurations, and none is valid. */
+  /** The hint if there are configurations, but none is valid. */
   hint: string | undefined;
 
   private readonly watch: FolderWatch;
-  /** File and text of the last look, to tell whether they changed. */
+  /** File and text of the last check, to detect changes. */
   private seen = '';
   private loading: Promise<void> | undefined;
   private again = false;
@@ -32,7 +32,10 @@ export class ConfiguredNetwork {
     this.watch.close();
   }
 
-  /** Looks at the folder and asks the plugins. Never throws. A call while one runs makes it look once more. */
+  /**
+   * Reads the folder and calls STATUS of the plugins. Never throws. A call during a check makes it run once
+   * more.
+   */
   load(): Promise<void> {
     this.again = true;
     return (this.loading ??= this.lookWhileAsked());
@@ -50,7 +53,7 @@ export class ConfiguredNetwork {
     this.loading = undefined;
   }
 
-  /** @returns the problem; empty when there is none */
+  /** @returns the problem; empty if there is none */
   private async look(): Promise<string> {
     this.watch.arm();
     const found = await findNetwork(this.confDir);
@@ -77,7 +80,7 @@ export class ConfiguredNetwork {
     return '';
   }
 
-  /** The network in the newest version that it offers and that all its plugins speak. */
+  /** The network in the newest version that it offers and all its plugins support. */
   private async agree(network: NetworkConfig): Promise<NetworkConfig> {
     const types = [...new Set(network.plugins.map((plugin) => plugin.type))];
     const spoken = await Promise.all(
@@ -99,7 +102,7 @@ export class ConfiguredNetwork {
     );
     throw new CrispError(
       'CniConfigInvalid',
-      `network ${network.name} is of CNI version ${network.offered.join(' or ')}, which ${lacking.join(', ') || 'its plugins together'} cannot`,
+      `network ${network.name} is of CNI version ${network.offered.join(' or ')}, which ${lacking.join(', ') || 'its plugins together'} cannot use`,
       { stage: 'cni config' },
     );
   }

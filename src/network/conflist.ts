@@ -1,13 +1,13 @@
-// CNI network configurations: what a conflist says, and what of it each plugin
-// is told.  Called by cni.ts.  Facts: the CNI specification 1.1, sections 1 and
-// 3, and its CONVENTIONS.md.
+// CNI network configurations: parses a conflist and makes the configuration of
+// each plugin.  Called by cni.ts.  Facts: the CNI specification 1.1, sections 1
+// and 3, and its CONVENTIONS.md.
 import { isIP } from 'node:net';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
 import { namesIn, readText } from '../host/files.js';
 
-/** The versions of the specification that we speak, oldest first. */
+/** The supported versions of the specification, oldest first. */
 export const cniVersions = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as const;
 export type CniVersion = (typeof cniVersions)[number];
 
@@ -22,14 +22,14 @@ export interface PluginConfig {
 export interface NetworkConfig {
   readonly name: string;
   readonly cniVersion: CniVersion;
-  /** All versions that the conflist offers and we speak, oldest first. */
+  /** All versions that the conflist offers and crisp supports, oldest first. */
   readonly offered: readonly CniVersion[];
   readonly disableCheck: boolean;
   readonly disableGC: boolean;
   readonly plugins: readonly PluginConfig[];
 }
 
-/** The parts of an ADD's result that we read; the rest is passed on as it is. */
+/** The parts of an ADD's result that crisp reads; the rest is passed on unchanged. */
 export interface AddResult {
   readonly interfaces?: readonly { readonly name: string; readonly sandbox?: string }[];
   readonly ips?: readonly { readonly address: string; readonly interface?: number }[];
@@ -59,7 +59,10 @@ const conflist = z.object({
   plugins: z.array(plugin).min(1, 'must name a plugin'),
 });
 
-/** What a pod's attachment keeps until its DEL, as it is read back from a record or a lease. The programs that it names are looked up in network.bin_dirs. */
+/**
+ * The conflist in a pod's attachment, kept until its DEL, as read from a record or a lease. Its programs are
+ * looked up in network.bin_dirs.
+ */
 export const attachmentSchema = z
   .object({
     ips: z.array(z.string()),
@@ -74,29 +77,29 @@ export const attachmentSchema = z
       plugins: z.array(plugin),
     }),
     runtimeConfig: z.record(z.string(), z.unknown()),
-    /** The plugin's own, which is only handed back to it. */
-    result: z.unknown().optional(), // none yet while its ADD is at work
+    /** Fields of the plugin, which are only passed back to it. */
+    result: z.unknown().optional(), // not set yet during its ADD
   })
   .transform((attachment) => attachment as Attachment);
 
-/** A pod's place in the network, with all that DEL and CHECK need later.  JSON. */
+/** A pod's attachment to the network, with everything that DEL and CHECK need later. JSON. */
 export interface Attachment {
   /** The pod's addresses, the primary one first. */
   readonly ips: readonly string[];
   readonly containerId: string;
   readonly interfaceName: string;
-  /** The conflist as it was used. */
+  /** The conflist that was used. */
   readonly network: NetworkConfig;
-  /** What the capabilities of the plugins chose from. */
+  /** The values for the capabilities of the plugins. */
   readonly runtimeConfig: Readonly<Record<string, unknown>>;
-  /** What the last plugin answered; undefined until one has. */
+  /** The result of the last plugin; undefined before the first. */
   readonly result: AddResult | undefined;
 }
 
 /**
- * Parses a conflist, or a single plugin's .conf as a list of one.  Of several
- * versions offered, the newest that we speak is taken; the plugins may yet
- * bring it down.
+ * Parses a conflist, or a single plugin's .conf as a list of one. Of several
+ * versions offered, the newest supported one is used; the plugins may still
+ * lower it.
  * @throws CniConfigInvalid naming the file and the field
  */
 export function parseConflist(text: string, file: string): NetworkConfig {
@@ -121,7 +124,7 @@ export function parseConflist(text: string, file: string): NetworkConfig {
   return { ...network, cniVersion, offered };
 }
 
-/** What JSON.parse says without the piece of the file that it quotes: a configuration may hold secrets. */
+/** The message of JSON.parse without its excerpt of the file: a configuration may hold secrets. */
 function withoutQuote(error: unknown): string {
   return (error as Error).message.replace(/,? *(?:\.\.\.)?".*$/s, '');
 }
@@ -129,14 +132,14 @@ function withoutQuote(error: unknown): string {
 export interface Found {
   /** undefined: no file of the folder is a valid configuration. */
   readonly network: NetworkConfig | undefined;
-  /** Its file and what stands in it; empty without one. */
+  /** Its file and content; empty without a network. */
   readonly file: string;
   readonly text: string;
-  /** What is wrong with the files that come before it. */
+  /** The problems of the files before it. */
   readonly problems: readonly string[];
 }
 
-/** Reads the first configuration of a folder, by file name, that is valid. */
+/** Reads the first valid configuration of a folder, in the order of file names. */
 export async function findNetwork(folder: string): Promise<Found> {
   const problems: string[] = [];
   for (const name of (await namesIn(folder))
@@ -158,9 +161,9 @@ export function atLeast(network: NetworkConfig, version: CniVersion): boolean {
 }
 
 /**
- * What one plugin gets on its stdin: its own configuration with the name and
- * version of the list, the result before it, and of `runtimeConfig` the keys
- * that it says it can use.
+ * The stdin of one plugin: its own configuration with the name and version of
+ * the list, the previous result, and the keys of `runtimeConfig` for which it
+ * declares a capability.
  */
 export function pluginInput(
   network: NetworkConfig,
@@ -185,8 +188,9 @@ export function pluginInput(
 
 /**
  * The addresses of the pod, without their prefix lengths, in the order of the
- * plugin: those of the interface that CNI was asked for (and those of none),
- * also where a plugin made more of them; where it has none, those of all.
+ * plugin: the addresses of the requested interface and addresses without an
+ * interface, even if a plugin made more interfaces; if it has none, the
+ * addresses of all interfaces.
  */
 export function podAddresses(result: AddResult, interfaceName: string): string[] {
   const isOf = (index: number | undefined, name?: string): boolean => {
@@ -201,17 +205,19 @@ export function podAddresses(result: AddResult, interfaceName: string): string[]
 }
 
 /**
- * Fills the pod's address ranges into a conflist template: {{.PodCIDR}} in any
- * string is the first range; a string that is {{.PodCIDRRanges}} or
- * {{.Routes}} becomes the `ranges` or `routes` of host-local, for each range.
- * @param cidr as UpdateRuntimeConfig gives it: one range, or two with a comma
+ * Replaces the placeholders of a conflist template by the pod's address
+ * ranges: {{.PodCIDR}} in any string is the first range; a string that is
+ * {{.PodCIDRRanges}} or {{.Routes}} becomes the `ranges` or `routes` of
+ * host-local, for each range.
+ * @param cidr from UpdateRuntimeConfig: one range, or two separated by a
+ * comma
  * @throws InvalidArgument for the ranges, CniConfigInvalid for the template
  */
 export function renderTemplate(template: string, cidr: string, file: string): string {
   const cidrs = cidr.split(',').map((part) => part.trim());
   for (const one of cidrs)
     if (!isCidr(one))
-      throw new CrispError('InvalidArgument', `"${one}" is no address range of a pod network`);
+      throw new CrispError('InvalidArgument', `"${one}" is not an address range of a pod network`);
   const values: Record<string, unknown> = {
     '{{.PodCIDRRanges}}': cidrs.map((subnet) => [{ subnet }]),
     '{{.Routes}}': cidrs.map((one) => ({ dst: one.includes(':') ? '::/0' : '0.0.0.0/0' })),

@@ -1,5 +1,5 @@
-// Tells of changes in a folder, also of one that appears later or is replaced.
-// Called by configured.ts.
+// Reports changes in a folder, also if it appears later or is replaced. Called
+// by configured.ts.
 import { existsSync, watch, type FSWatcher } from 'node:fs';
 import { dirname } from 'node:path';
 import { isAbsent } from '../host/files.js';
@@ -14,9 +14,9 @@ export class FolderWatch {
   ) {}
 
   /**
-   * Watches the folder, or the nearest one above it that exists.  To be called
-   * again before each look into the folder: a change between the two is then
-   * told, and none is lost.
+   * Watches the folder, or its nearest existing parent. To be called again
+   * before each read of the folder: a change between the two is then reported,
+   * and none is lost.
    */
   arm(): void {
     const before = this.watcher;
@@ -25,7 +25,7 @@ export class FolderWatch {
       const folder = this.nearest();
       const watcher = watchIfThere(folder, this.onChange);
       if (folder === this.nearest()) this.watcher = watcher;
-      else watcher?.close(); // one nearer was made before the watch stood
+      else watcher?.close(); // a nearer folder was made before the watch was set
     }
     before?.close();
   }

@@ -1,14 +1,14 @@
-// Notes of the attachments that plugins hold addresses for.  Leases outlive a
-// boot (host-local keeps them under /var/lib/cni), while our records may not;
-// so each attachment is noted under the root folder, from before its ADD until
-// after its DEL.  Called by cni.ts.
+// Notes of the attachments for which plugins hold addresses. Leases survive a
+// reboot (host-local keeps them under /var/lib/cni), while crisp's records may
+// not; so each attachment is noted under the root folder, from before its ADD
+// until after its DEL.  Called by cni.ts.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type * as z from 'zod';
 import { makeFolder, readFileIfThere, remove, writeFile } from '../host/files.js';
 import { setAside } from '../set-aside.js';
 
-/** The container ids of CNI (its specification, section 2): no path. */
+/** The container ids of CNI (its specification, section 2): never a path. */
 const id = /^[a-zA-Z0-9][\w.-]*$/;
 
 export class Leases<T> {
@@ -23,14 +23,13 @@ export class Leases<T> {
 
   /**
    * Not flushed to disk: the plugins do not flush their leases either, and a
-   * note that a crash cut off still has its name, which is all that a DEL needs
-   * at the least.
+   * note that a crash truncated still has its name, which is enough for a DEL.
    */
   note(id: string, lease: object): void {
     writeFile(this.path(id), JSON.stringify(lease));
   }
 
-  /** undefined: not noted; 'unreadable': noted, but what exactly is lost. */
+  /** undefined: not noted; 'unreadable': noted, but the content is lost. */
   async read(id: string): Promise<T | 'unreadable' | undefined> {
     try {
       const text = await readFileIfThere(this.path(id));

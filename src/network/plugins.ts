@@ -1,5 +1,5 @@
-// Runs CNI plugins: finds the program, gives it its environment and its
-// configuration, and understands its answer.  Called by cni.ts.  Facts: the CNI
+// Runs CNI plugins: finds the program, passes it its environment and its
+// configuration, and parses its answer.  Called by cni.ts.  Facts: the CNI
 // specification 1.1, section 2 (execution protocol).
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
@@ -18,7 +18,7 @@ export interface CallParameters {
   readonly args: string;
 }
 
-/** What a plugin prints on stdout when it fails. */
+/** The error object that a failing plugin prints on stdout. */
 interface PluginError {
   readonly code: number;
   readonly msg: string;
@@ -26,7 +26,9 @@ interface PluginError {
 }
 
 export class Plugins {
-  /** Programs found, so that a pod costs no search; forgotten when the configuration is loaded anew. */
+  /**
+   * Cache of found programs, so that a pod needs no search; cleared when the configuration is loaded again.
+   */
   private readonly found = new Map<string, string>();
 
   constructor(
@@ -56,10 +58,10 @@ export class Plugins {
   }
 
   /**
-   * Runs one plugin to its end; at its deadline or the caller's abort it is
-   * killed with all that it started.
+   * Runs one plugin to its end; at its timeout or the caller's abort it is killed with all
+   * its children.
    * @param input the JSON for its stdin
-   * @returns what it printed, parsed; undefined when it printed nothing
+   * @returns its output, parsed; undefined if it printed nothing
    * @throws CniFailed with the plugin's own code, message and details; ToolTimeout; Cancelled
    */
   async call(
@@ -107,7 +109,7 @@ export class Plugins {
     if (answer === unreadable) {
       throw new CrispError(
         'CniFailed',
-        `CNI plugin ${type} answered ${command} with what is no JSON: ${lastLines(result.stdout, 200)}`,
+        `CNI plugin ${type} answered ${command} with invalid JSON: ${lastLines(result.stdout, 200)}`,
         { stage, tool: type, stderr: result.stderr },
       );
     }
@@ -126,7 +128,7 @@ function parseAnswer(stdout: string): unknown {
   }
 }
 
-/** The words of a plugin's error object: "msg (code 7): details". */
+/** The text of a plugin's error object: "msg (code 7): details". */
 function explain(answer: unknown): string | undefined {
   const { code, msg, details } = (
     typeof answer === 'object' && answer !== null ? answer : {}

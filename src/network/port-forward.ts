@@ -1,8 +1,9 @@
 // One connection to a port of a pod, for `kubectl port-forward`. Called by
 // cri/exec.ts for each connection that a client opens.
 //
-// A socket belongs to the network namespace that it was made in: it is made in
-// the pod's, by a thread that is back at once, and connected from here.
+// A socket belongs to the network namespace in which it was made: it is made
+// in the pod's namespace, by a thread that returns at once, and connected from
+// here.
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { CrispError } from '../errors.js';
@@ -33,7 +34,7 @@ export async function forwardPort(
     broken = true;
   });
   signal.addEventListener('abort', end, { once: true });
-  stream.once('close', end); // the client has gone
+  stream.once('close', end); // the client has disconnected
   const closed =
     socket.closed ||
     new Promise((resolve) => {
@@ -46,11 +47,11 @@ export async function forwardPort(
   await closed;
   signal.removeEventListener('abort', end);
   stream.off('close', end).unpipe(socket);
-  if (signal.aborted) throw new CrispError('Cancelled', 'the client went away', { stage });
+  if (signal.aborted) throw new CrispError('Cancelled', 'the client disconnected', { stage });
   if (broken) stream.destroy();
 }
 
-/** IPv4 first; the socket stays in the namespace that it is made in. */
+/** IPv4 first; the socket stays in the namespace in which it is made. */
 async function connect(netns: string | undefined, port: number, signal: AbortSignal): Promise<Socket> {
   const refused: string[] = [];
   for (const [family, host] of [
@@ -60,7 +61,8 @@ async function connect(netns: string | undefined, port: number, signal: AbortSig
     try {
       const open = (): number => openSocket(family, 'stream');
       const fd = netns === undefined ? open() : inNamespaces({ network: netns }, open);
-      // manualStart: else it would be read before it is connected, which is an error (net.js of Node's library).
+      // manualStart: otherwise it would be read before it is connected, which is an error (net.js of Node's
+      // library).
       const socket = new Socket({ fd, manualStart: true, allowHalfOpen: true } as SocketConstructorOpts);
       return await connected(socket, host, port, signal);
     } catch (error) {
@@ -91,7 +93,7 @@ function connected(socket: Socket, host: string, port: number, signal: AbortSign
       resolve(socket);
     };
     const cancel = (): void => {
-      give(new CrispError('Cancelled', 'the client went away', { stage }));
+      give(new CrispError('Cancelled', 'the client disconnected', { stage }));
     };
     const timer = setTimeout(() => {
       give(
@@ -108,10 +110,11 @@ function connected(socket: Socket, host: string, port: number, signal: AbortSign
       clearTimeout(timer);
       signal.removeEventListener('abort', cancel);
     };
-    // Stays: it is read from now on, and may break before anybody has it (see socket.errored).
+    // Not removed: the socket is read from now on, and may fail before the caller has it (see
+    // socket.errored).
     socket.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code !== 'ECONNRESET') give(error);
-      else take(); // accepted, and broken before we saw that
+      else take(); // accepted, but failed before this event
     });
     socket.connect({ host, port }, take);
     if (signal.aborted) cancel();

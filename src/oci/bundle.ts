@@ -1,18 +1,31 @@
-// The bundle: the folder that an OCI runtime takes (runtime-spec, bundle.md).
-// Written by container-create and `crisp bundle`, checked by `crisp bundle --validate`.
+// The bundle: the folder from which an OCI runtime makes a container (runtime-spec,
+// bundle.md). Written by container-create and `crisp bundle`, checked by `crisp bundle
+// --validate`.
 import { readdir, stat } from 'node:fs/promises';
 import { isAbsolute, join, resolve } from 'node:path';
-import { exists, readText, writeFile } from '../host/files.js';
+import { exists, readFileIfThere, readText, writeFile } from '../host/files.js';
 import { resolveInside } from './inspect.js';
 import { validateSpec, type SpecIssue } from './spec-schema.js';
 import type { Spec } from '../shapes/spec.js';
 
-/** Writes FOLDER/config.json. Not flushed: a crash before the container's record makes the whole folder go. */
+/**
+ * Writes FOLDER/config.json. Not flushed: after a crash before the container's record is written, the whole
+ * folder is removed.
+ */
 export function writeBundle(folder: string, spec: Spec): void {
   writeFile(join(folder, 'config.json'), JSON.stringify(spec));
 }
 
-/** Everything that is wrong with a bundle: its config.json, its rootfs, and what the one needs of the other. */
+/** FOLDER/config.json; undefined: there is none. @throws SyntaxError */
+export async function readBundle(folder: string): Promise<Spec | undefined> {
+  const text = await readFileIfThere(join(folder, 'config.json'));
+  return text === undefined ? undefined : (JSON.parse(text) as Spec);
+}
+
+/**
+ * All problems of a bundle: of its config.json, its rootfs, and files of the rootfs that config.json
+ * requires.
+ */
 export async function validateBundle(folder: string): Promise<SpecIssue[]> {
   let spec: Spec;
   try {
@@ -21,7 +34,7 @@ export async function validateBundle(folder: string): Promise<SpecIssue[]> {
     return [{ path: 'config.json', message: (error as Error).message }];
   }
   const issues = validateSpec(spec);
-  if (issues.length) return issues; // what follows trusts the types
+  if (issues.length) return issues; // the following code relies on the types
   const rootfs = resolve(folder, spec.root.path);
   const entries = await readdir(rootfs).catch((error: Error) => error.message);
   if (typeof entries === 'string') return [{ path: 'root.path', message: entries }];
@@ -46,7 +59,7 @@ async function mountIssues(folder: string, spec: Spec): Promise<SpecIssue[]> {
   return missing.flat();
 }
 
-/** Looks where execvp(3) would. What lies in a mount cannot be seen from here and is taken to be there. */
+/** Searches like execvp(3). Files in a mount cannot be checked here and are assumed to exist. */
 async function programIssue(
   rootfs: string,
   {
@@ -72,11 +85,9 @@ async function programIssue(
     mounts.some(({ destination }) => path === destination || path.startsWith(`${destination}/`));
   for (const candidate of candidates) {
     const inside = await resolveInside(rootfs, candidate, 'process.args.0').catch(() => undefined);
-    if (
-      inside !== undefined &&
-      (mounted(inside) || ((await stat(join(rootfs, inside)).catch(() => undefined))?.mode ?? 0) & 0o111)
-    )
-      return undefined;
+    if (inside === undefined) continue;
+    const found = await stat(join(rootfs, inside)).catch(() => undefined);
+    if (mounted(inside) || (found?.isFile() && found.mode & 0o111)) return undefined;
   }
   return { path: 'process.args.0', message: `there is no program ${program} in the rootfs` };
 }

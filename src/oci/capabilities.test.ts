@@ -67,6 +67,6 @@ test('ambient ones are held by users other than root as well', () => {
 
 test('an unknown name is refused by its field', () => {
   expect(() => of({ drop_capabilities: ['FLY'] })).toThrow(
-    'capabilities.drop_capabilities: "FLY" is no capability',
+    'capabilities.drop_capabilities: "FLY" is not a capability',
   );
 });

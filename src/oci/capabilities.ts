@@ -5,7 +5,9 @@ import { capabilityNames } from '../host/proc.js';
 import type { HostFacts } from './host-facts.js';
 import type { Capabilities } from '../shapes/spec.js';
 
-/** What a container has that asks for nothing: the fourteen that Docker began with, which containerd gives too (CRI-O gives nine of them). */
+/**
+ * The default capabilities: Docker's original fourteen, which containerd uses too (CRI-O uses nine of them).
+ */
 export const defaultCapabilities: readonly string[] = [
   'CHOWN',
   'DAC_OVERRIDE',
@@ -24,9 +26,10 @@ export const defaultCapabilities: readonly string[] = [
 ].map((name) => `CAP_${name}`);
 
 /**
- * The sets of a container's process. They never exceed what this host can hand
- * on; what was asked for by name, or as "all", beyond it is in `missing`.
- * @throws InvalidArgument for a name that no kernel knows
+ * The sets of a container's process. They never exceed the capabilities that
+ * this host can grant; others that were requested by name, or by "all", are in
+ * `missing`.
+ * @throws InvalidArgument for an unknown name
  */
 export function containerCapabilities(
   wanted: Capability__Output | null,
@@ -47,7 +50,7 @@ export function containerCapabilities(
   const bounding = [...asked].filter((name) => host.capabilities.includes(name)).sort(byBit);
   const ambientHeld = ambient.includes('ALL') ? bounding : bounding.filter((name) => ambient.includes(name));
   return {
-    // For a user other than root the kernel takes all but the ambient ones away at exec (capabilities(7)).
+    // For a user other than root the kernel removes all except the ambient ones at exec (capabilities(7)).
     capabilities: {
       bounding,
       effective: bounding,
@@ -67,7 +70,7 @@ function names(list: readonly string[] | undefined, field: string): string[] {
     if (name === 'ALL') return name;
     const full = name.startsWith('CAP_') ? name : `CAP_${name}`;
     if (!capabilityNames.includes(full))
-      throw new CrispError('InvalidArgument', `capabilities.${field}: "${text}" is no capability`);
+      throw new CrispError('InvalidArgument', `capabilities.${field}: "${text}" is not a capability`);
     return full;
   });
 }

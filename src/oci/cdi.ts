@@ -1,6 +1,7 @@
 // Devices of the Container Device Interface: vendors describe them in files, and
-// a request names them "vendor.com/class=name" (CDI specification 0.3 to 1.1).
-// Called by inspect.ts, since what a device is must be read from the host.
+// a request refers to them as "vendor.com/class=name" (CDI specification 0.3 to
+// 1.1). Called by inspect.ts, since the type of a device must be read from the
+// host.
 import { readdir } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parse, type ScalarTag } from 'yaml';
@@ -12,7 +13,7 @@ import type { GivenDevice } from './devices.js';
 import { devicesAt } from './host-devices.js';
 import type { Hooks, Mount } from '../shapes/spec.js';
 
-/** What CDI devices bring to a container, put together in the order of the request. */
+/** The changes of CDI devices to a container, merged in the order of the request. */
 export interface CdiFacts {
   readonly env: readonly string[];
   readonly devices: readonly GivenDevice[];
@@ -23,7 +24,7 @@ export interface CdiFacts {
   readonly notHonoured: readonly string[];
 }
 
-/** Of two specs for one device the one in the later folder counts. */
+/** If two specs have the same device, the one in the later folder takes precedence. */
 export const cdiFolders: readonly string[] = ['/etc/cdi', '/var/run/cdi'];
 export const noCdi: CdiFacts = {
   env: [],
@@ -94,7 +95,10 @@ const specSchema = z.looseObject({
 });
 type CdiSpec = z.infer<typeof specSchema>;
 
-/** `fileMode: 0640` is octal to the YAML 1.1 library that CDI's own packages for Go read specs with; YAML 1.2 would take it for decimal. */
+/**
+ * `fileMode: 0640` is octal for the YAML 1.1 library of CDI's own Go packages; in YAML 1.2 it would be
+ * decimal.
+ */
 const octal: ScalarTag = {
   tag: 'tag:yaml.org,2002:int',
   default: true,
@@ -109,8 +113,8 @@ interface Found {
 }
 
 /**
- * What the named devices bring.
- * @throws InvalidArgument for a device that no spec has, or that two specs of one folder have
+ * The changes of the named devices.
+ * @throws InvalidArgument for a device that is in no spec, or in two specs of one folder
  */
 export async function readCdi(names: readonly string[], folders = cdiFolders): Promise<CdiFacts> {
   if (names.length === 0) return noCdi;
@@ -126,7 +130,7 @@ export async function readCdi(names: readonly string[], folders = cdiFolders): P
       throw new CrispError('InvalidArgument', `CDI_devices[${index}]: two specs have a device "${name}"`);
     return entry;
   });
-  // A spec's own edits hold for all its devices and are made once, before theirs.
+  // A spec's own edits apply to all its devices and are made once, before the devices' edits.
   const seen = new Set<CdiSpec>();
   const edits = found.flatMap(({ spec, edits: own }) => {
     const first = !seen.has(spec) && spec.containerEdits ? [spec.containerEdits] : [];
@@ -152,7 +156,7 @@ export async function readCdi(names: readonly string[], folders = cdiFolders): P
   };
 }
 
-/** All devices of all specs. A file that cannot be read as a spec takes only its own devices away. */
+/** All devices of all specs. An invalid file affects only its own devices. */
 async function devicesOf(folders: readonly string[]): Promise<Map<string, Found | 'twice'>> {
   const devices = new Map<string, Found | 'twice'>();
   for (const folder of folders) {
@@ -197,7 +201,7 @@ async function readSpec(file: string): Promise<CdiSpec | undefined> {
   }
 }
 
-/** Type and numbers are the host node's where the spec leaves them out. */
+/** Type and numbers that the spec omits are read from the host's device node. */
 async function deviceOf(node: NonNullable<Edits['deviceNodes']>[number]): Promise<GivenDevice> {
   const given = {
     ...(node.major == null ? {} : { major: node.major }),
@@ -213,7 +217,7 @@ async function deviceOf(node: NonNullable<Edits['deviceNodes']>[number]): Promis
   if (!host || more.length)
     throw new CrispError(
       'InvalidArgument',
-      `CDI_devices: ${node.hostPath ?? node.path} is no device of this host`,
+      `CDI_devices: ${node.hostPath ?? node.path} is not a device of this host`,
     );
   return { device: { ...host, ...given }, permissions };
 }

@@ -1,5 +1,5 @@
-// The spec of a container: the request, the image, the pod and the host become
-// one config.json.  Pure: everything that must be looked up comes in.
+// The spec of a container: makes config.json from the request, the image, the
+// pod and the host. Pure: the caller provides all facts.
 import { isDeepStrictEqual } from 'node:util';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
@@ -37,7 +37,7 @@ export interface SpecInput {
   readonly host: HostFacts;
   /** With the pod's resolv.conf, hosts and hostname. */
   readonly podFolder: string;
-  /** The VOLUMEs of the image, made already. */
+  /** The VOLUMEs of the image, which already exist. */
   readonly volumes: readonly Volume[];
   /** The pod's /dev/shm; undefined: the host's. */
   readonly sharedMemory: string | undefined;
@@ -45,14 +45,17 @@ export interface SpecInput {
   readonly targetPid?: number | undefined;
   /** The keys of the annotations that the runtime may see (allowed_annotations of its handler). */
   readonly allowedAnnotations: readonly string[];
-  /** What the runtime's probe found; absent: it is taken to be able to do all, as for `crisp explain`. */
+  /**
+   * The result of the runtime's probe; absent: every feature is assumed to be supported, as for `crisp
+   * explain`.
+   */
   readonly features?: MountFeatures | undefined;
 }
 
 export interface SpecResult {
   readonly spec: Spec;
   readonly user: { uid: number; gid: number; supplementalGroups: number[] };
-  /** Fields of the request that were asked for and are not honoured. */
+  /** Fields of the request that are not honoured. */
   readonly notHonoured: string[];
 }
 
@@ -64,7 +67,7 @@ export function containerSpec(input: SpecInput): SpecResult {
   const privileged = security?.privileged ?? false;
   checkAgainstPod(config, sandbox);
 
-  // 1. Who runs, and with which rights.
+  // 1. The user and the privileges.
   const { home, ...user } = resolveUser(security, podSecurity, image.User ?? '', facts.accounts);
   const additionalGids = [...new Set([...user.supplementalGroups, ...facts.cdi.additionalGids])];
   const { capabilities, missing } = containerCapabilities(security?.capabilities ?? null, privileged, host);
@@ -76,7 +79,7 @@ export function containerSpec(input: SpecInput): SpecResult {
   );
   const seccomp = containerSeccomp(security, capabilities.bounding, host, facts.seccompProfile);
 
-  // 2. What it may use.
+  // 2. Devices and resources.
   const wanted = config.linux?.resources;
   const { devices, rules } = containerDevices(
     [...facts.devices, ...facts.cdi.devices],
@@ -89,7 +92,7 @@ export function containerSpec(input: SpecInput): SpecResult {
   };
   const oomScoreAdj = oomScore(wanted?.oom_score_adj ?? '0', host.lowestOomScoreAdj);
 
-  // 3. What it sees.
+  // 3. Mounts and namespaces.
   const options = security?.namespace_options ?? null;
   const namespaces = containerNamespaces({
     options,
@@ -115,7 +118,7 @@ export function containerSpec(input: SpecInput): SpecResult {
     features: input.features ?? { recursiveReadOnlyMounts: true, userNamespaces: true },
   });
 
-  // 4. What was asked for and cannot be given.
+  // 4. Requested settings that are not supported.
   const below = (path: string, fields: readonly string[]): string[] =>
     fields.map((field) => `${path}.${field}`);
   const notHonoured = [
@@ -133,9 +136,9 @@ export function containerSpec(input: SpecInput): SpecResult {
     ...(config.windows ? ['windows'] : []),
   ];
 
-  // 5. All of it in the runtime's words.
+  // 5. The spec in the runtime's format.
   const spec: Spec = {
-    ociVersion: '1.0.2', // what the oldest supported runtimes take (crun 1.8, runc 1.1); none asks for more to use later fields
+    ociVersion: '1.0.2', // accepted by the oldest supported runtimes (crun 1.8, runc 1.1); none requires a higher version for later fields
     process: {
       terminal: config.tty,
       user: { uid: user.uid, gid: user.gid, ...(additionalGids.length ? { additionalGids } : {}) },
@@ -172,14 +175,17 @@ export function containerSpec(input: SpecInput): SpecResult {
   return { spec, user, notHonoured };
 }
 
-/** A quota of -1 (a kubelet's for exclusive CPUs) is what a new group has anyway, and crun 1.8 fails on it with cgroup v1. At an update it takes a quota away. */
+/**
+ * A quota of -1 (set by a kubelet for exclusive CPUs) is the default of a new group, and crun 1.8 fails on it
+ * with cgroup v1. In an update it removes a quota.
+ */
 function withoutEndlessQuota({ cpu, ...others }: Resources): Resources {
   const { quota, ...rest } = cpu ?? {};
   const kept = quota === undefined || quota < 0 ? rest : { ...rest, quota };
   return { ...others, ...(Object.keys(kept).length ? { cpu: kept } : {}) };
 }
 
-/** What a container may not have unless its pod has it. */
+/** Settings that a container may only have if its pod has them. */
 function checkAgainstPod(config: ContainerConfig__Output, sandbox: PodSandboxConfig__Output): void {
   const security = config.linux?.security_context;
   const podSecurity = sandbox.linux?.security_context;
@@ -200,7 +206,7 @@ function checkAgainstPod(config: ContainerConfig__Output, sandbox: PodSandboxCon
   }
 }
 
-/** @param lowest what we can give; a process may only raise its own */
+/** @param lowest the lowest value that crisp can set; a process may only raise its own */
 function oomScore(text: string, lowest: number): number {
   const wanted = Number(text);
   if (!Number.isInteger(wanted) || wanted < -1000 || wanted > 1000)
@@ -209,9 +215,10 @@ function oomScore(text: string, lowest: number): number {
 }
 
 /**
- * What the operator lets through, the container's over the pod's: a runtime may
- * act on annotations (crun's run.oci.* add hooks), so none comes in unasked.  And
- * ours, for tools that read config.json: which pod and container this is.
+ * The annotations that the operator allows, with precedence for the container's:
+ * a runtime may act on annotations (crun's run.oci.* add hooks), so none is
+ * passed by default. And crisp's own, which identify the pod and the container
+ * for tools that read config.json.
  */
 function annotations({
   config,
@@ -237,9 +244,9 @@ function annotations({
 }
 
 /**
- * Properties of the scope that systemd makes for the container, as crun and runc
- * take them. Its own defaults are 15 % of the host's processes, and 90 s that a
- * shutdown of the host waits for a container that ignores SIGTERM.
+ * Properties of the scope that systemd makes for the container, in the format of
+ * crun and runc. systemd's defaults are 15 % of the host's processes, and 90 s
+ * for a container that ignores SIGTERM during a shutdown of the host.
  */
 function scopeProperties({
   linux,
@@ -253,5 +260,5 @@ function scopeProperties({
       : {}),
   };
 }
-/** Seconds; the kubelet puts it on every container. */
+/** Seconds; the kubelet sets it for every container. */
 const gracePeriodAnnotation = 'io.kubernetes.pod.terminationGracePeriod';

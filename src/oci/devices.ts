@@ -1,14 +1,16 @@
-// Devices of a container: which nodes it has and which it may use. Pure.
+// Devices of a container: its device nodes and its access rights. Pure.
 import { CrispError } from '../errors.js';
 import type { Device, DeviceRule } from '../shapes/spec.js';
 
-/** A device that a container is given, by the request or by CDI. */
+/** A device of a container, from the request or from CDI. */
 export interface GivenDevice {
   readonly device: Device;
   readonly permissions: string;
 }
 
-/** What every container may use besides its own (runtime-spec, config-linux.md, default devices; devpts and ptmx). */
+/**
+ * The devices that every container may use (runtime-spec, config-linux.md, default devices; devpts and ptmx).
+ */
 const defaultRules: readonly DeviceRule[] = [
   { allow: false, access: 'rwm' },
   { allow: true, type: 'c', access: 'm' },
@@ -29,7 +31,8 @@ const defaultRules: readonly DeviceRule[] = [
 ];
 
 /**
- * A privileged container has all devices of the host; of two at one path the later given counts.
+ * A privileged container has all devices of the host; if two have the same path, the later one
+ * takes precedence.
  * @throws InvalidArgument for permissions other than r, w and m
  */
 export function containerDevices(

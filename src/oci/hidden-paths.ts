@@ -1,6 +1,6 @@
-// What of the kernel's files a container does not see, or may not write, unless
-// somebody says otherwise. A kubelet names these itself, for each container that
-// is not privileged and has the default procMount; other callers may name none.
+// Kernel files that a container cannot see, or cannot write, by default. A
+// kubelet sends these lists itself, for each container that is not privileged
+// and has the default procMount; other callers may send none.
 import type { LinuxContainerSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 
@@ -27,11 +27,11 @@ export const readonlyPaths: readonly string[] = [
 ];
 
 /**
- * The masked and read-only paths of a container. An empty list means two things,
- * which gRPC cannot tell apart: a kubelet sends one for procMount Unmasked, other
- * callers when they say nothing. Kubernetes takes Unmasked only of a pod with a
- * user namespace (hostUsers: false), whose root has no rights over these files,
- * so there it counts as Unmasked, and elsewhere as nothing said.
+ * The masked and read-only paths of a container. An empty list has two meanings,
+ * which gRPC cannot distinguish: a kubelet sends it for procMount Unmasked, other
+ * callers if they do not set it. Kubernetes accepts Unmasked only for a pod with
+ * a user namespace (hostUsers: false), in which root has no rights over these
+ * files, so there it means Unmasked, and otherwise "not set".
  */
 export function hiddenPaths(
   security: LinuxContainerSecurityContext__Output | null,

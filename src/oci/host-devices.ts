@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { isAbsent } from '../host/files.js';
 import type { Device } from '../shapes/spec.js';
 
-/** What /dev has that a container gets of its own, or that is another container's. */
+/** Entries of /dev that a container has itself, or that belong to another container. */
 const notOfTheHost = [
   'pts',
   'shm',
@@ -27,8 +27,8 @@ export function deviceNumbers(rdev: number): { major: number; minor: number } {
 }
 
 /**
- * The device at a path, or all devices below it; symlinks below it are left out.
- * @returns each at its place under `containerPath`; none where there is no device
+ * The device at a path, or all devices below it; symlinks below it are ignored.
+ * @returns each with its path under `containerPath`; empty if there is no device
  */
 export async function devicesAt(hostPath: string, containerPath: string): Promise<Device[]> {
   let info;

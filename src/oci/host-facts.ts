@@ -1,5 +1,5 @@
-// What a spec needs to know of the host, read once at start by the daemon and
-// by the command line.
+// The facts about the host that a spec depends on, read once at the start by
+// the daemon and by the command line.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import type { Config } from '../config/config.js';
@@ -15,21 +15,21 @@ export interface HostFacts {
   readonly hostname: string;
   readonly cgroup: 'v1' | 'v2';
   readonly systemdCgroup: boolean;
-  /** What we may hand on. */
+  /** The capabilities that crisp may grant. */
   readonly capabilities: readonly string[];
-  /** What this kernel has: the meaning of "all capabilities". */
+  /** The capabilities of this kernel: the meaning of "all capabilities". */
   readonly kernelCapabilities: readonly string[];
-  /** The profile of RuntimeDefault, in Docker's format; undefined: the file that the configuration names cannot be used. */
+  /** The profile of RuntimeDefault, in Docker's format; undefined: the configured file cannot be used. */
   readonly seccompProfile: DockerProfile | undefined;
   readonly apparmor: boolean;
   readonly selinux: boolean;
-  /** The lowest oom_score_adj that we can give: lowering it takes CAP_SYS_RESOURCE (proc(5)). */
+  /** The lowest oom_score_adj that crisp can set: lowering it requires CAP_SYS_RESOURCE (proc(5)). */
   readonly lowestOomScoreAdj: number;
   /** The limits of the processes of each container. */
   readonly rlimits: NonNullable<Process['rlimits']>;
   /** A kernel that does not account for swap (swapaccount=0, or without CONFIG_SWAP) cannot limit it. */
   readonly swapAccounting: boolean;
-  /** "2MB" and so on: the sizes whose use can be limited; none without the hugetlb controller. */
+  /** The huge page sizes that can be limited, such as "2MB"; none without the hugetlb controller. */
   readonly hugepageSizes: readonly string[];
   /** The CPUs and memory nodes that are online. */
   readonly cpus: readonly number[];
@@ -83,7 +83,7 @@ function readProfile(path: string): DockerProfile | undefined {
   }
 }
 
-/** v2's root group has no memory.swap.max: those below it show whether there is one. */
+/** v2's root group has no memory.swap.max: the groups below it show whether it exists. */
 function countsSwap(root: string): boolean {
   const below = readdirSync(root, { withFileTypes: true }).filter((entry) => entry.isDirectory());
   const has = (file: string): boolean => below.some(({ name }) => existsSync(`${root}/${name}/${file}`));
@@ -96,7 +96,7 @@ function hasHugetlb(cgroup: 'v1' | 'v2'): boolean {
     : existsSync('/sys/fs/cgroup/hugetlb');
 }
 
-/** "hugepages-2048kB" is what the CRI and the runtime-spec call "2MB". */
+/** "hugepages-2048kB" is "2MB" in the CRI and the runtime-spec. */
 function hugepageSizes(): string[] {
   const folder = '/sys/kernel/mm/hugepages';
   if (!existsSync(folder)) return [];
@@ -111,12 +111,12 @@ function hugepageSizes(): string[] {
     );
 }
 
-/** Without NUMA there is no node folder: then all memory is node 0. */
+/** Without NUMA there is no node folder: all memory is then node 0. */
 function onlineList(path: string): number[] {
   return existsSync(path) ? (parseNumberList(readFileSync(path, 'utf8').trim()) ?? [0]) : [0];
 }
 
-/** "0-2,5" -> 0, 1, 2, 5 (cpuset(7), list format); undefined: no such list. */
+/** "0-2,5" -> 0, 1, 2, 5 (cpuset(7), list format); undefined: not a valid list. */
 export function parseNumberList(text: string): number[] | undefined {
   const numbers: number[] = [];
   for (const part of text.split(',')) {

@@ -1,6 +1,6 @@
-// The facts on disk that a spec depends on: the image's accounts, where mount
-// targets really lie, what mount sources and devices are, profiles.  Gathered in
-// one step, so that all after it is pure.
+// The facts on disk on which a spec depends: the image's accounts, the resolved
+// mount targets, the types of mount sources and devices, profiles. Collected in
+// one step, so that the following steps are pure.
 import { closeSync } from 'node:fs';
 import { lstat, readlink, realpath, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
@@ -23,40 +23,40 @@ export interface MountFacts {
   readonly target: string;
   /** The source with symlinks resolved on the host. */
   readonly source: string;
-  /** The propagation of the mount that the source lies on. */
+  /** The propagation of the mount that contains the source. */
   readonly propagation: MountPoint['propagation'];
 }
 
 export interface RootfsFacts {
   readonly accounts: AccountFiles;
-  /** One per mount of the request, in its order. */
+  /** One per mount of the request, in the same order. */
   readonly mounts: readonly MountFacts[];
-  /** The devices of the request, folders taken apart. */
+  /** The devices of the request, with folders expanded. */
   readonly devices: readonly GivenDevice[];
-  /** All of the host's, for a privileged container. */
+  /** All devices of the host, for a privileged container. */
   readonly hostDevices: readonly Device[];
   readonly cdi: CdiFacts;
-  /** The seccomp profile that Localhost names. */
+  /** The Localhost seccomp profile. */
   readonly seccompProfile: DockerProfile | undefined;
-  /** The AppArmor profiles that the kernel has. */
+  /** The AppArmor profiles loaded in the kernel. */
   readonly apparmorProfiles: readonly string[];
 }
 
 export interface InspectInput {
   readonly rootfs: string;
   readonly config: ContainerConfig__Output;
-  /** Where image volumes are mounted: index in config.mounts -> path. */
+  /** The mount points of image volumes: index in config.mounts -> path. */
   readonly imageMounts: ReadonlyMap<number, string>;
-  /** What becomes of mount sources that do not exist; absent: they are an error. */
+  /** How to handle mount sources that do not exist; absent: they are an error. */
   readonly absentSources?: AbsentSources;
-  /** Where CDI specs are looked for; by default the folders of the CDI specification. */
+  /** The folders of CDI specs; by default the folders of the CDI specification. */
   readonly cdiFolders?: readonly string[];
 }
 
 export interface AbsentSources {
-  /** Whether a host path that does not exist is an error; else it is made. */
+  /** Whether a host path that does not exist is an error; otherwise it is made. */
   readonly rejects: (path: string) => boolean;
-  /** Gets the folders that were made. */
+  /** Called with the folders that were made. */
   readonly made: string[];
 }
 
@@ -90,7 +90,7 @@ export async function inspectRootfs({
           if (found.length === 0)
             throw new CrispError(
               'InvalidArgument',
-              `devices[${index}].host_path: ${device.host_path} is no device and holds none`,
+              `devices[${index}].host_path: ${device.host_path} is not a device and contains none`,
             );
           return found.map((each) => ({ device: each, permissions: device.permissions || 'rwm' }));
         }),
@@ -104,7 +104,7 @@ export async function inspectRootfs({
     seccompProfile: await localSeccompProfile(seccompFile(security)),
     apparmorProfiles: await loadedAppArmorProfiles(),
   };
-  // Last, since it may make folders on the host: not for a request that is refused for something else.
+  // Last, since it may make folders on the host: not for a request that is refused for another reason.
   const mounts: MountFacts[] = [];
   for (const [index, mount] of config.mounts.entries()) {
     const field = `mounts[${index}]`;
@@ -119,11 +119,12 @@ export async function inspectRootfs({
 }
 
 /**
- * Where a path leads inside a rootfs: symlinks are followed as the container
- * would follow them, an absolute one from the rootfs.  What does not exist yet
- * is kept as it is (the runtime makes it).
- * @returns the path as the container sees it
- * @throws InvalidArgument for a relative path, PathEscapes when it climbs out
+ * Resolves a path inside a rootfs: symlinks are followed as in the container,
+ * absolute ones from the rootfs. Parts that do not exist yet are kept (the
+ * runtime makes them).
+ * @returns the path in the container
+ * @throws InvalidArgument for a relative path, PathEscapes if it leaves the
+ * rootfs
  */
 export async function resolveInside(rootfs: string, path: string, field: string): Promise<string> {
   checkedPath(path, field);
@@ -145,14 +146,17 @@ export async function resolveInside(rootfs: string, path: string, field: string)
       resolved.push(name);
       continue;
     }
-    if (++links > 40) throw new CrispError('PathEscapes', `${field}: "${path}" goes round in symlinks`); // the kernel's own limit (path_resolution(7))
+    if (++links > 40) throw new CrispError('PathEscapes', `${field}: "${path}" is a loop of symlinks`); // the kernel's own limit (path_resolution(7))
     if (link.startsWith('/')) resolved = [];
     rest = [...link.split('/'), ...rest];
   }
   return `/${resolved.join('/')}`;
 }
 
-/** What a symlink points to; undefined: it is none, or there is nothing. @throws InvalidArgument for a path that is too long, naming the field */
+/**
+ * The target of a symlink; undefined: it is not a symlink, or does not exist. @throws InvalidArgument for a
+ * path that is too long, naming the field
+ */
 export async function linkTarget(path: string, field: string): Promise<string | undefined> {
   try {
     return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
@@ -164,7 +168,10 @@ export async function linkTarget(path: string, field: string): Promise<string | 
   }
 }
 
-/** Some 20,000 accounts. They are read on the main thread, and a layer of 100 MiB of them compresses to nothing. */
+/**
+ * Some 20,000 accounts. The file is parsed on the main thread, and a layer with 100 MiB of accounts
+ * compresses to almost nothing.
+ */
 const maxAccountsBytes = 1 << 20;
 
 async function readInside(rootfs: string, path: string): Promise<string | undefined> {
@@ -181,7 +188,7 @@ async function readInside(rootfs: string, path: string): Promise<string | undefi
   }
 }
 
-/** Bytes; Docker's whole profile has 13 KiB. */
+/** Bytes; Docker's complete profile has 13 KiB. */
 const longestProfile = 1 << 20;
 
 async function localSeccompProfile(path: string | undefined): Promise<DockerProfile | undefined> {
@@ -205,7 +212,10 @@ async function loadedAppArmorProfiles(): Promise<string[]> {
     .filter(Boolean);
 }
 
-/** A source that exists is taken as the node has it, links and all. One that does not is made as containerd and CRI-O make it, but never through a link that leads nowhere. */
+/**
+ * An existing source is used as it is, including links. A missing source is made, as in containerd and CRI-O,
+ * but never through a dangling link.
+ */
 async function hostSource(path: string, field: string, absent: AbsentSources | undefined): Promise<string> {
   checkedPath(path, `${field}.host_path`);
   try {
@@ -218,7 +228,7 @@ async function hostSource(path: string, field: string, absent: AbsentSources | u
   if (!absent) throw missing();
   const real = await realPathOf(normalize(path).replace(/\/$/, ''));
   if ([normalize(path).replace(/\/$/, ''), real].some(absent.rejects))
-    throw missing(', and runtime.absent_mount_sources_to_reject has it');
+    throw missing(', and runtime.absent_mount_sources_to_reject matches it');
   closeSync(openFolder(real, 0o755, absent.made));
   return real;
 }
@@ -235,7 +245,7 @@ async function subPath(image: string, path: string, field: string): Promise<stri
   return full;
 }
 
-/** The mount that a path lies on is the one with the longest matching target; of equals, the later. */
+/** The mount that contains a path: the one with the longest matching target; of equals, the latest. */
 function propagationOf(table: readonly MountPoint[], path: string): MountPoint['propagation'] {
   let best: MountPoint | undefined;
   for (const mount of table) {

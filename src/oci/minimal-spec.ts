@@ -8,9 +8,9 @@ import type { Spec } from '../shapes/spec.js';
 import { resolveUser, type AccountFiles } from './users.js';
 
 /**
- * The image's own command, in namespaces of its own, with no pod around it.
+ * The image's own command, in namespaces of its own, without a pod.
  * @param rootfs relative to the bundle, or absolute
- * @throws InvalidArgument when the image has no command, UserNotFound
+ * @throws InvalidArgument if the image has no command, UserNotFound
  */
 export function minimalSpec(image: ImageConfig, accounts: AccountFiles, rootfs = 'rootfs'): Spec {
   const {

@@ -1,5 +1,5 @@
-// The mounts of a container: the ones that every container has, the pod's files,
-// and the request's.  Pure over the facts of inspect.ts.
+// The mounts of a container: the standard mounts, the pod's files, and the
+// mounts of the request. Pure over the facts of inspect.ts.
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import type { Mount__Output } from '../cri/generated/runtime/v1/Mount.js';
 import { CrispError } from '../errors.js';
@@ -17,16 +17,16 @@ export interface MountsInput {
   readonly hasUserNamespace: boolean;
   /** The pod's /dev/shm; undefined: the host's. */
   readonly sharedMemory: string | undefined;
-  /** The container's ipc namespace is its alone, and so is its /dev/shm. */
+  /** The container has an ipc namespace of its own, and so a /dev/shm of its own. */
   readonly hasOwnIpc: boolean;
   /** The folder with the pod's resolv.conf, hosts and hostname. */
   readonly podFolder: string;
   readonly cgroup: 'v1' | 'v2';
   /** The VOLUMEs of the image. */
   readonly volumes: readonly Volume[];
-  /** What CDI devices bring. */
+  /** The mounts of CDI devices. */
   readonly deviceMounts: readonly Mount[];
-  /** What the runtime can do. */
+  /** The features of the runtime. */
   readonly features: MountFeatures;
 }
 export interface MountFeatures {
@@ -34,9 +34,9 @@ export interface MountFeatures {
   readonly userNamespaces: boolean;
 }
 
-/** A folder that a container gets for a VOLUME of its image. */
+/** A folder of a container for a VOLUME of its image. */
 export interface Volume {
-  /** As the container sees it. */
+  /** The path in the container. */
   readonly target: string;
   /** On the host. */
   readonly source: string;
@@ -48,7 +48,7 @@ export interface MountsResult {
 }
 
 const safe = ['nosuid', 'noexec', 'nodev'];
-/** What is the same for every container. */
+/** The standard mounts. */
 export const baseMounts: readonly Mount[] = [
   { destination: '/proc', type: 'proc', source: 'proc', options: safe },
   {
@@ -65,7 +65,7 @@ export const baseMounts: readonly Mount[] = [
   },
   { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: safe },
 ];
-/** As big as Docker makes it, and as the pod's is (pod/memory.ts). */
+/** The size that Docker uses, and that the pod's has (pod/memory.ts). */
 export const ownSharedMemory: Mount = {
   destination: '/dev/shm',
   type: 'tmpfs',
@@ -96,12 +96,14 @@ export function containerMounts(input: MountsInput): MountsResult {
     }));
   const own = [...standard, ...volumes].filter(
     ({ destination }) => !taken.has(destination) && !(taken.has('/dev') && destination.startsWith('/dev/')),
-  ); // a /dev of the request's is whole
+  ); // a /dev of the request replaces all of it
   const propagations = input.config.mounts.map((mount) => mount.propagation);
   return {
-    // What lies in a mount comes after it; sort() is stable, so the standard ones come first among equals.
+    // A mount comes before the mounts inside it; sort() is stable, so standard mounts come first among
+    // equals.
     mounts: [...own, ...requested].sort((one, other) => depth(one) - depth(other)),
-    // Else the runtime would cut the container's mounts off from the host's: it makes all of them private or slave.
+    // Otherwise the runtime would disconnect the container's mounts from the host's: it makes all of them
+    // private or slave.
     rootfsPropagation: propagations.includes('PROPAGATION_BIDIRECTIONAL')
       ? 'rshared'
       : propagations.includes('PROPAGATION_HOST_TO_CONTAINER')
@@ -133,7 +135,8 @@ function standardMounts({
           source: sharedMemory ?? '/dev/shm',
           options: ['rbind', 'rw'],
         },
-    // sysfs belongs to the network namespace: whoever has a user namespace and the host's network may not mount it anew.
+    // sysfs belongs to the network namespace: a container with a user namespace and the host's network may
+    // not mount it again.
     hasUserNamespace && hostNetwork
       ? { destination: '/sys', type: 'bind', source: '/sys', options: ['rbind', ...safe, access] }
       : sysfs(access),
@@ -155,7 +158,8 @@ function standardMounts({
 }
 
 function podMounts({ podFolder, readOnlyRootfs }: MountsInput): Mount[] {
-  // The flags of the tmpfs that they lie on, which a runtime in a user namespace may not drop when it makes them read-only (mount_namespaces(7)).
+  // The flags of the tmpfs below them, which a runtime in a user namespace may not drop when it makes the
+  // mounts read-only (mount_namespaces(7)).
   const options = ['rbind', 'rprivate', ...safe, readOnlyRootfs ? 'ro' : 'rw'];
   return podFileNames.map((name) => ({
     destination: `/etc/${name}`,
@@ -170,7 +174,7 @@ const propagationOption = {
   PROPAGATION_HOST_TO_CONTAINER: 'rslave',
   PROPAGATION_BIDIRECTIONAL: 'rshared',
 } as const;
-/** mount(8) options that a bind mount can take and that cannot undo another field of the request. */
+/** mount(8) options that apply to a bind mount and cannot override another field of the request. */
 const knownMountOptions = new Set([
   'nosuid',
   'suid',
@@ -214,7 +218,7 @@ function requestedMount(
   for (const option of mount.mount_options)
     if (!knownMountOptions.has(option))
       throw refused(`.mount_options: "${option}" is not an option of a bind mount`);
-  const mapped = !mount.image && (mount.uidMappings.length > 0 || mount.gidMappings.length > 0); // an image's files are shifted already
+  const mapped = !mount.image && (mount.uidMappings.length > 0 || mount.gidMappings.length > 0); // an image's files are mapped already
   if (mapped && !features.userNamespaces)
     throw new CrispError(
       'UnsupportedField',
@@ -237,7 +241,7 @@ function requestedMount(
   };
 }
 
-/** A mount event crosses only from mounts that are in a peer group with the host (mount_namespaces(7)). */
+/** Mount events propagate only from mounts in a peer group with the host (mount_namespaces(7)). */
 function checkPropagation(
   mount: Mount__Output,
   { propagation }: MountFacts,
@@ -251,7 +255,7 @@ function checkPropagation(
         : undefined;
   if (!possible || possible.includes(propagation)) return;
   throw refused(
-    `.propagation: ${mount.host_path} lies on a ${propagation} mount, so ${mount.propagation} is not possible`,
-    'mount --make-rshared the mount that holds it',
+    `.propagation: ${mount.host_path} is on a ${propagation} mount, so ${mount.propagation} is not possible`,
+    'run `mount --make-rshared` on the mount that contains it',
   );
 }

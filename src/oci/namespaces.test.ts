@@ -128,5 +128,5 @@ test('the path of the cgroup is as the driver wants it', () => {
   expect(cgroupsPath('', 'c', true)).toBe('system.slice:crisp:c');
   expect(cgroupsPath(ownCgroupParent('s', true), 'c', true)).toBe('crisp-s.slice:crisp:c');
   expect(cgroupsPath(ownCgroupParent('s', false), 'c', false)).toBe('/crisp/s/c');
-  expect(() => cgroupsPath('/kubepods/pod1', 'c', true)).toThrow('is no slice');
+  expect(() => cgroupsPath('/kubepods/pod1', 'c', true)).toThrow('is not a slice');
 });

@@ -1,4 +1,4 @@
-// Which namespaces a container has, and where its cgroup lies. Pure.
+// The namespaces and the cgroup of a container. Pure.
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import type { NamespaceOption__Output } from '../cri/generated/runtime/v1/NamespaceOption.js';
@@ -18,8 +18,8 @@ export interface NamespacesInput {
 
 /**
  * The pod's pinned namespaces are joined by path; a namespace that is not in
- * the list is the host's. The network is the pod's in any case, or, where its
- * containers bring their own, a new one.
+ * the list is the host's. The network is always the pod's, or a new one if
+ * its containers have networks of their own.
  * @throws InvalidArgument for TARGET without a target
  */
 export function containerNamespaces({
@@ -52,7 +52,7 @@ export function containerNamespaces({
         if (targetPid === undefined)
           throw new CrispError(
             'InvalidArgument',
-            'namespace_options.pid is TARGET, and namespace_options.target_id names no running container',
+            'namespace_options.pid is TARGET, but namespace_options.target_id is not a running container',
           );
         return [{ type: 'pid', path: `/proc/${targetPid}/ns/pid` }];
       case 'POD':
@@ -61,7 +61,10 @@ export function containerNamespaces({
         return [{ type: 'pid' }];
     }
   }
-  /** v1 has a mount per controller, which the namespace would not change for tools that read it; a privileged container manages the host's tree. */
+  /**
+   * v1 has a mount per controller, and a cgroup namespace would not change the paths that tools read in it; a
+   * privileged container manages the host's tree.
+   */
   function cgroupNamespace(): Namespace[] {
     return hasCgroupNamespace(privileged, cgroup) ? [{ type: 'cgroup' }] : [];
   }
@@ -76,7 +79,10 @@ export function hasCgroupNamespace(privileged: boolean, cgroup: HostFacts['cgrou
   return cgroup === 'v2' && !privileged;
 }
 
-/** Modes of a container that its pod cannot give it: a container cannot leave or widen what its pod has. */
+/**
+ * Modes of a container that its pod does not have: a container cannot leave or widen the namespaces of its
+ * pod.
+ */
 export function namespacesNotHonoured(options: NamespaceOption__Output | null, plan: SandboxPlan): string[] {
   if (!options) return [];
   const { ipc, pid } = plan.namespaces;
@@ -89,14 +95,16 @@ export function namespacesNotHonoured(options: NamespaceOption__Output | null, p
   ];
 }
 
-/** Root of such a pod is meant to be root of the host, so it gets no user namespace that it did not ask for. */
+/**
+ * Root of such a pod is meant to be root of the host, so it gets a user namespace only if it requests one.
+ */
 export function sharesWithHost(config: PodSandboxConfig__Output): boolean {
   const security = config.linux?.security_context;
   const { network, ipc, pid } = security?.namespace_options ?? {};
   return (security?.privileged ?? false) || [network, ipc, pid].includes('NODE');
 }
 
-/** What the root group of a user namespace is outside; undefined without one. */
+/** The host id of a user namespace's root group; undefined without a user namespace. */
 export function rootGroupOf(idMaps: IdMaps | undefined): number | undefined {
   return idMaps?.gids[0]?.hostID;
 }
@@ -105,12 +113,12 @@ type Mappings = Pick<Linux, 'uidMappings' | 'gidMappings'>;
 
 /**
  * The mappings of a pod's user namespace; empty for the host's.
- * @throws InvalidArgument for a mode or for mappings that no runtime takes
+ * @throws InvalidArgument for a mode or mappings that no runtime supports
  */
 export function userMappings(options: UserNamespace__Output | null | undefined): Mappings {
   if (!options || options.mode === 'NODE') {
     if (options?.uids.length || options?.gids.length)
-      throw new CrispError('InvalidArgument', 'userns_options: mode NODE takes no mappings');
+      throw new CrispError('InvalidArgument', 'userns_options: mode NODE has no mappings');
     return {};
   }
   if (options.mode !== 'POD')
@@ -141,21 +149,24 @@ export function idMappings(
   return maps.map((map) => ({ containerID: map.container_id, hostID: map.host_id, size: map.length }));
 }
 
-/** The cgroup of a pod for which nobody has made one; systemd reads "-" in a slice's name as a level. */
+/** The cgroup of a pod without a cgroup parent; systemd reads "-" in a slice's name as a level. */
 export function ownCgroupParent(sandboxId: string, systemd: boolean): string {
   return systemd ? `/crisp.slice/crisp-${sandboxId}.slice` : `/crisp/${sandboxId}`;
 }
 
-/** Or one that several pods share. crisp's own groups are named by the sandbox, the kubelet's by the pod: pod<UID>, with _ for - in the names of slices. */
+/**
+ * Or a cgroup that several pods share. crisp's own groups are named by the sandbox, the kubelet's by the pod:
+ * pod<UID>, with _ for - in the names of slices.
+ */
 export function isPodsOwnCgroup({ id, uid, cgroupParent }: SandboxPlan): boolean {
   const last = cgroupParent.split('/').at(-1) ?? '';
   return last.includes(id) || (uid !== '' && (last.includes(uid) || last.includes(uid.replaceAll('-', '_'))));
 }
 
 /**
- * cgroupsPath as the driver wants it: PARENT/ID, or SLICE:PREFIX:ID for systemd
- * (crun and runc read it so).
- * @throws InvalidArgument for a parent that is the other driver's
+ * cgroupsPath for the driver: PARENT/ID, or SLICE:PREFIX:ID for systemd (the
+ * format of crun and runc).
+ * @throws InvalidArgument for a parent of the other driver
  */
 export function cgroupsPath(parent: string, containerId: string, systemd: boolean): string {
   if (!systemd) return `${parent.replace(/\/+$/, '')}/${containerId}`;
@@ -163,8 +174,8 @@ export function cgroupsPath(parent: string, containerId: string, systemd: boolea
   if (!slice.endsWith('.slice')) {
     throw new CrispError(
       'InvalidArgument',
-      `cgroup_parent "${parent}" is no slice, but crisp uses the systemd cgroup driver`,
-      { hint: 'give the kubelet and crisp the same cgroup driver' },
+      `cgroup_parent "${parent}" is not a slice, but crisp uses the systemd cgroup driver`,
+      { hint: 'configure the same cgroup driver for the kubelet and crisp' },
     );
   }
   return `${slice}:crisp:${containerId}`;

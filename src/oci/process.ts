@@ -1,4 +1,4 @@
-// What runs in a container: arguments, environment, working folder. Pure.
+// The process of a container: arguments, environment, working folder. Pure.
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
 import type { ImageConfig } from '../shapes/image-config.js';
@@ -8,7 +8,7 @@ const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /**
  * The request's command replaces the image's entrypoint and drops its Cmd;
  * args replace Cmd (Kubernetes, "Define a Command and Arguments").
- * @throws InvalidArgument when nothing is left to run
+ * @throws InvalidArgument if there is no command
  */
 export function containerArgs(
   config: Pick<ContainerConfig__Output, 'command' | 'args'>,
@@ -24,10 +24,11 @@ export function containerArgs(
 }
 
 /**
- * What every process has, under the image's environment, under the request's,
- * under what CDI devices bring (a device plugin depends on its own words, and
- * containerd and CRI-O apply CDI last); the last of a name counts.
- * @throws InvalidArgument for a name that cannot be one
+ * The default variables, then the environment of the image, of the request
+ * and of CDI devices (a device plugin depends on its own values, and
+ * containerd and CRI-O apply CDI last); the last value of a name takes
+ * precedence.
+ * @throws InvalidArgument for an invalid name
  */
 export function containerEnv(
   config: Pick<ContainerConfig__Output, 'envs' | 'tty'>,
@@ -45,7 +46,7 @@ export function containerEnv(
   for (const entry of image.Env ?? []) if (entry.indexOf('=') > 0) set(noNul(entry, 'Env of the image')); // a bare name sets nothing
   for (const [index, { key, value }] of config.envs.entries()) {
     if (!key || key.includes('='))
-      throw new CrispError('InvalidArgument', `envs[${index}].key: "${key}" is no name`);
+      throw new CrispError('InvalidArgument', `envs[${index}].key: "${key}" is not a valid name`);
     set(noNul(`${key}=${value.toString()}`, `envs[${index}]`));
   }
   for (const entry of given.devices ?? []) set(noNul(entry, 'env of a CDI device'));
@@ -63,7 +64,7 @@ export function workingFolder(
   return noNul(folder, 'working_dir');
 }
 
-/** execve(2) would cut the text there. */
+/** execve(2) would truncate the string there. */
 function noNul(text: string, field: string): string {
   if (text.includes('\0'))
     throw new CrispError('InvalidArgument', `${field}: a NUL byte cannot be passed to a process`);

@@ -1,4 +1,4 @@
-// CRI resources -> the runtime-spec's. Pure; used at create and at update.
+// CRI resources -> resources of the runtime-spec. Pure; used for create and update.
 import type { LinuxContainerResources__Output } from '../cri/generated/runtime/v1/LinuxContainerResources.js';
 import { CrispError } from '../errors.js';
 import { parseNumberList, type HostFacts } from './host-facts.js';
@@ -6,19 +6,22 @@ import type { Resources } from '../shapes/spec.js';
 
 type Host = Pick<HostFacts, 'cgroup' | 'swapAccounting' | 'hugepageSizes' | 'cpus' | 'memoryNodes'>;
 
-/** The kernel's own bounds (kernel/sched/core.c and Documentation/admin-guide/cgroup-v1); a runtime passes them on and fails late. */
+/**
+ * The kernel's limits (kernel/sched/core.c and Documentation/admin-guide/cgroup-v1); a runtime does not check
+ * them and fails late.
+ */
 const sharesRange = [2, 262_144] as const;
 const periodMicroseconds = [1_000, 1_000_000] as const;
 const smallestQuotaMicroseconds = 1_000;
-/** Below a page no process can even start. */
+/** With less than a page no process can start. */
 const smallestMemoryBytes = 4096;
 
 /**
- * Zero and empty mean "not set": at an update, "as it is". -1 is "no limit".
- * Swap follows memory where the request does not name it: with a limit of
- * memory alone a container could swap without bound (containerd and CRI-O do the
- * same; OCI's swap counts both together, so an equal one is none).
- * @throws InvalidArgument for values that cannot be meant, UnsupportedField for unified on cgroup v1
+ * Zero and empty mean "not set", in an update "unchanged". -1 is "no limit". Without a swap limit in
+ * the request it is set to the memory limit: with a memory limit alone a container could swap
+ * without limit (containerd and CRI-O do the same; OCI's swap includes memory, so an equal value
+ * means no swap).
+ * @throws InvalidArgument for invalid values, UnsupportedField for unified on cgroup v1
  */
 export function containerResources(wanted: LinuxContainerResources__Output, host: Host): Resources {
   const shares = whole(wanted.cpu_shares, 'cpu_shares', 0, sharesRange);
@@ -49,7 +52,7 @@ export function containerResources(wanted: LinuxContainerResources__Output, host
   if (unified && host.cgroup === 'v1')
     throw new CrispError('UnsupportedField', 'resources.unified needs cgroup v2, and this host has v1');
   for (const name of Object.keys(unified ?? {}))
-    if (!/^[a-z]\w*(\.\w+)+$/.test(name)) throw refused('unified', `"${name}" is no file of a cgroup`);
+    if (!/^[a-z]\w*(\.\w+)+$/.test(name)) throw refused('unified', `"${name}" is not a file of a cgroup`);
   const hugepageLimits = hugepages(wanted, host);
   const cpu = {
     ...(shares ? { shares } : {}),
@@ -79,14 +82,16 @@ export function resourcesNotHonoured(wanted: LinuxContainerResources__Output, ho
   ];
 }
 
-/** The kubelet sends a limit of zero for each size that it knows, also where no controller could keep it. */
+/**
+ * The kubelet sends a limit of zero for each page size of the node, even without a controller to enforce it.
+ */
 function hugepages(
   wanted: LinuxContainerResources__Output,
   host: Host,
 ): { pageSize: string; limit: number }[] {
   return wanted.hugepage_limits.flatMap(({ page_size: pageSize, limit }) => {
     if (!/^[1-9]\d*[KMG]B$/.test(pageSize))
-      throw refused('hugepage_limits', `"${pageSize}" is no page size like 2MB`);
+      throw refused('hugepage_limits', `"${pageSize}" is not a page size like 2MB`);
     return host.hugepageSizes.includes(pageSize)
       ? [{ pageSize, limit: whole(limit, 'hugepage_limits') }]
       : [];
@@ -96,12 +101,12 @@ function hugepages(
 function checkSet(text: string, field: 'cpuset_cpus' | 'cpuset_mems', online: readonly number[]): void {
   if (!text) return;
   const numbers = parseNumberList(text);
-  if (!numbers) throw refused(field, `"${text}" is no list of numbers and ranges`);
+  if (!numbers) throw refused(field, `"${text}" is not a list of numbers and ranges`);
   const missing = numbers.filter((number) => !online.includes(number));
   if (missing.length) throw refused(field, `"${text}": this host has no ${missing.join(', ')}`);
 }
 
-/** 0 always passes; other values must be `lowest` (-1: "no limit") or in the range. */
+/** 0 is always valid; other values must be `lowest` (-1: "no limit") or in the range. */
 function whole(
   text: string,
   field: string,

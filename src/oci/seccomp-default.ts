@@ -2,13 +2,11 @@
 // it for one container).  It is an allow list that depends on the capabilities of
 // the container.
 //
-// Which calls are allowed, and which capability opens which, is that of containerd
-// 2.2 (contrib/seccomp/seccomp_default.go, August 2026), which Docker's profile
-// shares. Ours differs in two things:
-//
-//   - A call that the profile refuses by name fails with EPERM. One that it does
-//     not name fails with ENOSYS, as on a kernel without it: a call that is newer
-//     than this list, or than libseccomp (which knows no fchmodat2 in Debian 12),
+// The allowed calls, also by capability, are the same as in containerd 2.2
+// (contrib/seccomp/seccomp_default.go, August 2026) and in Docker's profile. There
+// are two differences:
+// - A call that the profile refuses by name fails with EPERM. A call that it does
+//     not name fails with ENOSYS, as on a kernel without it: a call that is newer than this list, or than libseccomp (without fchmodat2 in Debian 12),
 //     has a fallback in the C libraries for ENOSYS only.
 //   - Address families are compared by their lower 32 bits, which is what the
 //     kernel reads: 0x1_0000_0028 is AF_VSOCK to socket(2), and greater than
@@ -22,7 +20,7 @@ const allow = 'SCMP_ACT_ALLOW',
   refuse = 'SCMP_ACT_ERRNO';
 type Rule = NonNullable<DockerProfile['syscalls']>[number];
 
-/** Open to every container. A name that an architecture lacks is skipped there. */
+/** Allowed for every container. Names that an architecture does not have are skipped. */
 const always = words(`
   read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek _llseek
   open openat openat2 creat close close_range dup dup2 dup3 fcntl fcntl64 ioctl flock
@@ -82,7 +80,7 @@ const always = words(`
   mq_open mq_unlink mq_timedsend mq_timedsend_time64 mq_timedreceive mq_timedreceive_time64 mq_notify mq_getsetattr
 `);
 
-/** Docker's name of an architecture -> what only it has. */
+/** Docker's name of an architecture -> calls that only it has. */
 const ofArchitecture: Readonly<Record<string, readonly string[]>> = {
   amd64: words('arch_prctl modify_ldt'),
   arm64: words('arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls'),
@@ -91,7 +89,7 @@ const ofArchitecture: Readonly<Record<string, readonly string[]>> = {
   s390x: words('s390_pci_mmio_read s390_pci_mmio_write s390_runtime_instr'),
 };
 
-/** What a capability opens. */
+/** The calls that a capability allows. */
 const openedBy: Readonly<Record<string, readonly string[]>> = {
   CAP_SYS_ADMIN: words(`
     bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount
@@ -112,7 +110,10 @@ const openedBy: Readonly<Record<string, readonly string[]>> = {
   CAP_SYS_TTY_CONFIG: words('vhangup'),
 };
 
-/** Open to nobody: keyrings and userfaultfd are not in namespaces, io_uring goes past seccomp, the others are of the host or of the past. */
+/**
+ * Never allowed: keyrings and userfaultfd are not namespaced, io_uring bypasses seccomp, the others concern
+ * the host or are obsolete.
+ */
 const never = words(`
   add_key request_key keyctl userfaultfd io_uring_setup io_uring_enter io_uring_register
   kexec_load kexec_file_load pivot_root swapon swapoff nfsservctl
@@ -121,8 +122,8 @@ const never = words(`
 `);
 
 /**
- * clone(2) without one of the namespaces of CAP_SYS_ADMIN. CLONE_NEWTIME is among
- * the bits of the exit signal, and so for clone3 and unshare only.
+ * clone(2) without a flag for a namespace that needs CAP_SYS_ADMIN. CLONE_NEWTIME
+ * overlaps with the exit signal, and so exists for clone3 and unshare only.
  */
 const namespaceFlags = [
   0x0002_0000, // CLONE_NEWNS
@@ -141,7 +142,7 @@ function cloneRules(index: 0 | 1, conditions: Pick<Rule, 'includes' | 'excludes'
   const all = namespaceFlags.reduce((sum, flag) => sum + flag, 0);
   return [
     { names: ['clone'], action: allow, args: masked(all, 0), ...conditions },
-    // One rule each: runtimes take several conditions on one argument for alternatives.
+    // One rule each: runtimes treat several conditions on one argument as alternatives.
     ...namespaceFlags.map((flag) => ({
       names: ['clone'],
       action: refuse,
@@ -153,9 +154,9 @@ function cloneRules(index: 0 | 1, conditions: Pick<Rule, 'includes' | 'excludes'
 }
 
 /**
- * All address families that there are (AF_MAX is 46) but AF_ALG (38) and AF_VSOCK
- * (40), each block by the bits that its numbers share. i386's socketcall(2) has its
- * arguments in memory, where no filter can look; 32-bit C libraries still use it.
+ * All address families (AF_MAX is 46) except AF_ALG (38) and AF_VSOCK (40), each
+ * block by the bits that its numbers share. i386's socketcall(2) has its arguments
+ * in memory, which a filter cannot read; 32-bit C libraries still use it.
  */
 const socketRules: Rule[] = [
   ...(
@@ -179,7 +180,7 @@ function family(valueTwo: number, mask: number, verdict: Pick<Rule, 'action' | '
   };
 }
 
-/** PER_LINUX and PER_LINUX32, both also with UNAME26; the last one asks (personality(2)). */
+/** PER_LINUX and PER_LINUX32, both also with UNAME26; the last one only queries (personality(2)). */
 const personalities = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 const gated = [...new Set(Object.values(openedBy).flat())].filter(
@@ -210,7 +211,7 @@ export const defaultProfile: DockerProfile = {
     })),
     ...cloneRules(0, { excludes: { caps: privilegedCapability, arches: ['s390x'] } }),
     ...cloneRules(1, { includes: { arches: ['s390x'] }, excludes: { caps: privilegedCapability } }),
-    // Its flags lie in memory. With ENOSYS the C libraries take clone(2) instead.
+    // Its flags are in memory. With ENOSYS the C libraries use clone(2) instead.
     { names: ['clone3'], action: refuse, errnoRet: ENOSYS, excludes: { caps: privilegedCapability } },
     ...Object.entries(openedBy).map(([capability, names]) => ({
       names: [...names],

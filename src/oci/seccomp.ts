@@ -1,6 +1,7 @@
-// Seccomp profiles: Docker's format (conditions on capabilities, architecture and
-// kernel), which our own (seccomp-default.ts), an operator's and Localhost profiles
-// are written in, resolved into the runtime-spec's. Pure.
+// Seccomp profiles: resolves Docker's format (conditions on capabilities,
+// architecture and kernel) into that of the runtime-spec. crisp's profile
+// (seccomp-default.ts), an operator's and Localhost profiles are in Docker's
+// format. Pure.
 import { arch as machineArch, release } from 'node:os';
 import * as z from 'zod';
 import type { Seccomp } from '../shapes/spec.js';
@@ -12,7 +13,7 @@ const conditions = z
     minKernel: z.string().nullish(),
   })
   .nullish();
-/** The kernel compares 64 bits, JSON here holds 53: a rounded value would allow something else than was written. */
+/** The kernel compares 64 bits, JSON here holds 53: a rounded value would have another meaning. */
 const argument = z.looseObject({
   index: z.int().min(0).max(5),
   value: z.int().min(0),
@@ -48,13 +49,13 @@ const profileSchema = z.looseObject({
 export type DockerProfile = z.infer<typeof profileSchema>;
 type Conditions = z.infer<typeof conditions>;
 
-/** A profile from the text of its file. @throws Error that says what is wrong with it */
+/** A profile from the text of its file. @throws Error with the reason why it is not valid */
 export function parseProfile(text: string): DockerProfile {
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch {
-    throw new Error('it is no JSON'); // the words of JSON.parse quote the file, which may be any file of the host
+    throw new Error('it is not JSON'); // the message of JSON.parse quotes the file, which may be any file of the host
   }
   const result = profileSchema.safeParse(json);
   if (!result.success)
@@ -75,7 +76,7 @@ const architectures: Readonly<Record<string, { seccomp: string; docker: string }
   loong64: { seccomp: 'SCMP_ARCH_LOONGARCH64', docker: 'loong64' },
 };
 
-/** A profile as the runtime-spec has it, for a process with these capabilities. */
+/** A profile in the runtime-spec's format, for a process with these capabilities. */
 export function resolveProfile(
   profile: DockerProfile,
   capabilities: readonly string[],
@@ -88,7 +89,7 @@ export function resolveProfile(
   return {
     defaultAction: profile.defaultAction,
     ...(defaultErrnoRet == null ? {} : { defaultErrnoRet }),
-    // A map that lacks this machine means the native architecture alone, which is libseccomp's own default.
+    // A map without this machine means the native architecture alone, which is libseccomp's default.
     architectures: mapped
       ? [mapped.architecture, ...(mapped.subArchitectures ?? [])]
       : [...(profile.architectures ?? [])],
@@ -115,7 +116,7 @@ export function resolveProfile(
       .filter((rule) => rule.names.length > 0),
   };
 
-  /** Each kind of condition that is given must hold, and of capabilities all of them. */
+  /** Each given kind of condition must be met, and all of the capabilities. */
   function included(wanted: Conditions): boolean {
     return (
       (!wanted?.caps?.length || wanted.caps.every((name) => capabilities.includes(name))) &&
@@ -123,7 +124,7 @@ export function resolveProfile(
       (!wanted?.minKernel || isAtLeast(kernel, wanted.minKernel))
     );
   }
-  /** One match is enough. */
+  /** One match is sufficient. */
   function excluded(unwanted: Conditions): boolean {
     return (
       (unwanted?.caps?.some((name) => capabilities.includes(name)) ?? false) ||

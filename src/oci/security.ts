@@ -1,5 +1,5 @@
-// Seccomp, AppArmor and SELinux of a container: what was asked, against what
-// the host has. Pure over the facts of inspect.ts.
+// Seccomp, AppArmor and SELinux of a container: checks the request against
+// the features of the host. Pure over the facts of inspect.ts.
 import type { LinuxContainerSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { SELinuxOption__Output } from '../cri/generated/runtime/v1/SELinuxOption.js';
 import { CrispError } from '../errors.js';
@@ -16,7 +16,10 @@ interface Profile {
 /** The AppArmor profile of RuntimeDefault, on hosts where it is loaded (deploy/apparmor). */
 export const defaultAppArmorProfile = 'crisp-default';
 
-/** The file of a Localhost seccomp profile; undefined: none is asked for, or the container is privileged. @throws InvalidArgument */
+/**
+ * The file of a Localhost seccomp profile; undefined: none is requested, or the container is privileged.
+ * @throws InvalidArgument
+ */
 export function seccompFile(security: Security): string | undefined {
   const wanted = seccompProfile(security);
   if (wanted.type !== 'Localhost') return undefined;
@@ -46,10 +49,10 @@ export function containerSeccomp(
 }
 
 /**
- * undefined: none. A profile that was asked for is a protection: without it the
- * container is refused. Who says nothing gets the default where it is loaded.
- * A privileged container goes without the default, but not without a profile
- * that it names: containerd has it so.
+ * undefined: none. A requested profile is a protection: without it the
+ * container is refused. Without a request the default is used if it is loaded.
+ * A privileged container gets a profile that it names, but not the default, as
+ * in containerd.
  * @param loaded the profiles that the kernel has
  * @throws UnsupportedField
  */
@@ -80,9 +83,9 @@ export function containerAppArmor(
 }
 
 /**
- * The labels of the process and of its mounts, with the pod's values where the
- * container has none.
- * @throws InvalidArgument for what cannot be part of a label
+ * The labels of the process and of its mounts, with the pod's values for those
+ * that the container does not set.
+ * @throws InvalidArgument for values that cannot be part of a label
  */
 export function selinuxLabels(
   container: SELinuxOption__Output | null,
@@ -95,12 +98,15 @@ export function selinuxLabels(
     if (!/^\w*$/.test(wanted[field]))
       throw new CrispError(
         'InvalidArgument',
-        `selinux_options.${field}: "${wanted[field]}" is no SELinux name`,
+        `selinux_options.${field}: "${wanted[field]}" is not a valid SELinux name`,
       );
   }
   // s0:c1,c5 or s0-s0:c0.c1023 (the Multi-Level Security part of a context)
   if (!/^(s\d+(:c[\d.,c]+)?(-s\d+(:c[\d.,c]+)?)?)?$/.test(wanted.level))
-    throw new CrispError('InvalidArgument', `selinux_options.level: "${wanted.level}" is no SELinux level`);
+    throw new CrispError(
+      'InvalidArgument',
+      `selinux_options.level: "${wanted.level}" is not a valid SELinux level`,
+    );
   if (!host.selinux) return { notHonoured: ['linux.security_context.selinux_options'] };
   const user = wanted.user || 'system_u',
     level = wanted.level || 's0';
@@ -121,7 +127,10 @@ function seccompProfile(security: Security): Profile {
   return security?.privileged ? { type: 'Unconfined', reference: '' } : wanted;
 }
 
-/** The field that counts, or the deprecated text: "", "unconfined", "runtime/default", "docker/default", "localhost/NAME". */
+/**
+ * The current field, or the deprecated string: "", "unconfined", "runtime/default", "docker/default",
+ * "localhost/NAME".
+ */
 function profileOf(
   profile: { profile_type: string; localhost_ref: string } | null,
   deprecated: string,

@@ -1,4 +1,4 @@
-// Stop signals: as the CRI, an image and the kernel name them.
+// Stop signals, by their names in the CRI, in an image and in the kernel.
 import { constants } from 'node:os';
 import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signal.js';
 
@@ -6,7 +6,7 @@ import type { Signal__Output as Signal } from '../cri/generated/runtime/v1/Signa
 const realTimeMin = 34;
 const realTimeMax = 64;
 
-/** The number of a CRI signal name; the default is SIGTERM's. */
+/** The number of a CRI signal name; SIGTERM by default. */
 export function signalNumber(signal: Signal): number {
   const name = signal.replace(/^SIGNAL_/, '');
   const realTime = /^SIGRT(MIN|MAX)(?:PLUS(\d+)|MINUS(\d+))?$/.exec(name);
@@ -21,8 +21,8 @@ export function signalNumber(signal: Signal): number {
 }
 
 /**
- * The signal that ends a container: the request's, else the image's, else SIGTERM.
- * An image names it "SIGQUIT", "QUIT", "SIGRTMIN+3" or by number (OCI image-spec, config.StopSignal).
+ * The stop signal of a container: from the request, otherwise from the image, otherwise SIGTERM. An
+ * image names it "SIGQUIT", "QUIT", "SIGRTMIN+3" or by number (OCI image-spec, config.StopSignal).
  */
 export function stopSignal(requested: Signal, ofImage: string | undefined): Signal {
   if (requested !== 'SIGNAL_RUNTIME_DEFAULT') return requested;

@@ -53,7 +53,7 @@ test.each<[string, unknown, string, RegExp]>([
     'process.rlimits.1',
     /second RLIMIT_CORE/,
   ],
-  ['process.typo', 1, 'process.typo', /no property/],
+  ['process.typo', 1, 'process.typo', /not a property/],
   ['mounts', [{ destination: 'proc' }], 'mounts.0.destination', /absolute/],
   ['mounts', [{ destination: '/x', uidMappings: [] }], 'mounts.0', /both/],
   [

@@ -1,6 +1,6 @@
-// config.json as the OCI runtime specification has it (1.0 to 1.3, Linux), for
-// `crisp bundle --validate` and for the tests, which hold every spec that crisp
-// generates against it.  What crisp itself writes is typed in spec.ts.
+// The schema of config.json in the OCI runtime specification (1.0 to 1.3,
+// Linux), for `crisp bundle --validate` and for the tests, which validate every
+// spec that crisp generates. The types of crisp's own specs are in spec.ts.
 import * as z from 'zod';
 
 export interface SpecIssue {
@@ -8,7 +8,7 @@ export interface SpecIssue {
   readonly message: string;
 }
 
-/** Everything that is wrong with a config.json; empty: nothing. */
+/** All problems of a config.json; empty: none. */
 export function validateSpec(json: unknown): SpecIssue[] {
   const result = specSchema.safeParse(json);
   return result.success ? [] : result.error.issues.flatMap(describe);
@@ -18,11 +18,11 @@ function describe(issue: z.core.$ZodIssue): SpecIssue[] {
   if (issue.code !== 'unrecognized_keys') return [{ path: issue.path.join('.'), message: issue.message }];
   return issue.keys.map((key) => ({
     path: [...issue.path, key].join('.'),
-    message: 'is no property of the runtime specification, so runtimes ignore it',
+    message: 'is not a property of the runtime specification, so runtimes ignore it',
   }));
 }
 
-// 64-bit numbers may be larger than JavaScript holds exactly: z.int() would refuse them.
+// 64-bit numbers may be larger than JavaScript can represent exactly: z.int() would refuse them.
 const whole = z.number().refine(Number.isInteger, 'must be a whole number');
 const uint64 = whole.min(0).max(2 ** 64);
 const int64 = whole.min(-(2 ** 63)).max(2 ** 63);
@@ -296,7 +296,8 @@ const linuxSchema = z.strictObject({
       flags: z.array(z.string().startsWith('MPOL_F_')).optional(),
     })
     .optional(),
-  // The specification has four values; crun and runc also take the recursive ones, which are what a container with propagated mounts needs.
+  // The specification has four values; crun and runc also accept the recursive ones, which a container with
+  // propagated mounts needs.
   rootfsPropagation: z
     .enum(['private', 'shared', 'slave', 'unbindable', 'rprivate', 'rshared', 'rslave', 'runbindable'])
     .optional(),
@@ -316,7 +317,7 @@ export const specSchema = z
     root: z.strictObject({ path: z.string().min(1), readonly: z.boolean().optional() }),
     hostname: z.string().optional(),
     domainname: z.string().optional(),
-    process: processSchema.optional(), // needed at start, not at create
+    process: processSchema.optional(), // required for start, not for create
     mounts: z.array(mountSchema).optional(),
     hooks: z
       .strictObject({
@@ -330,7 +331,7 @@ export const specSchema = z
       .optional(),
     annotations: texts.optional(),
     linux: linuxSchema.optional(),
-    // Other platforms' settings say nothing here.
+    // Settings of other platforms are ignored.
     solaris: z.unknown().optional(),
     windows: z.unknown().optional(),
     vm: z.unknown().optional(),
@@ -349,7 +350,7 @@ export const specSchema = z
       if (limits.indexOf(type) !== index) wrong(['process', 'rlimits', index], `a second ${type}`);
     });
     if ((spec.hostname !== undefined || spec.domainname !== undefined) && !types.includes('uts'))
-      wrong(['hostname'], 'needs a uts namespace, else it would be the host that is renamed');
+      wrong(['hostname'], 'needs a uts namespace, otherwise it would rename the host');
     for (const field of ['uidMappings', 'gidMappings'] as const)
       if (spec.linux?.[field]?.length && !types.includes('user'))
         wrong(['linux', field], 'needs a user namespace');

@@ -1,10 +1,11 @@
 // Resource limits of a container's processes (getrlimit(2)): the CRI has no field
-// for them, so they are the operator's, and what the service was given. Pure.
+// for them, so they come from the configuration and from the limits of the
+// service. Pure.
 import type { Process } from '../shapes/spec.js';
 
 type Rlimits = NonNullable<Process['rlimits']>;
 
-/** As ulimit(1) and Docker call them. */
+/** The names of ulimit(1) and Docker. */
 export const ulimitNames = [
   'as',
   'core',
@@ -25,14 +26,15 @@ export const ulimitNames = [
 ] as const;
 export type Ulimits = Partial<Record<(typeof ulimitNames)[number], string>>;
 
-/** What bin/crisp found as the soft limit of open files before Node raised it to the hard one for itself. */
+/** The soft limit of open files at the start of bin/crisp, before Node raises its own to the hard limit. */
 export const givenNofileVariable = 'CRISP_NOFILE_SOFT';
 
 /**
  * The rlimits of a container.
  * @param configured "SOFT:HARD", or one number for both
- * @param given the soft limit of open files that the service was started with; undefined: not known, which leaves the container with ours
- * @param limits the text of /proc/self/limits, for the hard one
+ * @param given the soft limit of open files of the service; undefined: not known, and the container inherits
+ * crisp's
+ * @param limits the text of /proc/self/limits, for the hard limit
  */
 export function containerRlimits(configured: Ulimits, given: string | undefined, limits: string): Rlimits {
   const hard = /^Max open files +\d+ +(\d+)/m.exec(limits)?.[1];

@@ -1,5 +1,6 @@
-// Whom a container's process runs as: names and groups come from the image's
-// own passwd and group files (passwd(5), group(5)). Pure over their contents.
+// The user and groups of a container's process: names and groups come from
+// the image's own passwd and group files (passwd(5), group(5)). Pure over
+// their contents.
 import type { LinuxContainerSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { LinuxSandboxSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxSandboxSecurityContext.js';
 import { CrispError } from '../errors.js';
@@ -17,7 +18,7 @@ export interface AccountFiles {
 
 interface Account {
   name: string;
-  /** Decimal, in whatever range. */
+  /** Decimal, in any range. */
   uid: string;
   gid: string;
   home: string;
@@ -27,14 +28,16 @@ interface Group {
   gid: string;
   members: string[];
 }
-/** The kernel's (uid_t)-1 means "as it is" (setresuid(2)), and what is above wraps around: 2^32 would be root. */
+/**
+ * The kernel's (uid_t)-1 means "unchanged" (setresuid(2)), and larger values wrap around: 2^32 would be root.
+ */
 const maxId = 2 ** 32 - 2;
 
 /**
- * The request's user, else the image's, else root; the group likewise. The
- * primary group is always listed, as the CRI wants it in ContainerStatus.user.
- * After it come the groups that the image gives the user, unless the policy is
- * Strict, then those of the request: Kubernetes' node tests compare the order.
+ * The user of the request, otherwise of the image, otherwise root; the group likewise. The
+ * primary group is always listed, as the CRI requires in ContainerStatus.user. It is followed
+ * by the user's groups in the image, unless the policy is Strict, then by the groups of the
+ * request: Kubernetes' node tests compare the order.
  * @throws UserNotFound for a name that the image lacks, InvalidArgument for an id out of range
  */
 export function resolveUser(
@@ -119,7 +122,7 @@ function parseGroup(text: string): Group[] {
     .filter(({ gid }) => isDecimal(gid));
 }
 
-/** Any other line is skipped: an empty id is not root's. */
+/** Any other line is skipped: an empty id does not mean root. */
 function isDecimal(text: string): boolean {
   return /^-?\d+$/.test(text);
 }

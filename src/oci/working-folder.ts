@@ -1,6 +1,7 @@
-// Where the working folder of a process leads.  The runtimes enter it before they
-// drop their rights, so that they would follow what the process itself may not:
-// the links of /proc/PID, which lead out of the container (root, cwd, fd/N).
+// Checks the working folder of a process. The runtimes enter it before they drop
+// their privileges, so they would follow links that the process itself may not
+// follow: the links of /proc/PID, which lead out of the container (root, cwd,
+// fd/N).
 import { constants, openSync, closeSync } from 'node:fs';
 import { readFile, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -9,17 +10,20 @@ import { isAbsent, O_PATH } from '../host/files.js';
 import type { Mount, Spec } from '../shapes/spec.js';
 import { linkTarget } from './inspect.js';
 
-/** statfs(2)'s type of procfs (linux/magic.h: PROC_SUPER_MAGIC), the one filesystem whose links lead anywhere. */
+/**
+ * statfs(2)'s type of procfs (linux/magic.h: PROC_SUPER_MAGIC), the only filesystem with links that lead
+ * anywhere.
+ */
 const procfsMagic = 0x9fa0;
 /** The kernel's own limit (path_resolution(7)). */
 const maxLinks = 40;
 
 /**
  * The spec with its working folder resolved inside the rootfs and the mounts, as
- * a chroot would: no link is left in it. What does not exist is kept, and the
- * runtime makes it.
+ * in a chroot: no link is left in it. A part that does not exist is kept, and
+ * the runtime makes it.
  * @param rootfs absolute; spec.root.path may be relative to a bundle
- * @throws InvalidArgument for one that leads into procfs, whoever mounted that
+ * @throws InvalidArgument if it leads into any procfs
  */
 export async function withWorkingFolder(spec: Spec, rootfs: string): Promise<Spec> {
   const cwd = await resolveWorkingFolder(spec.process.cwd, (path) => placeOf(path, rootfs, spec.mounts));
@@ -27,7 +31,7 @@ export async function withWorkingFolder(spec: Spec, rootfs: string): Promise<Spe
 }
 
 /**
- * Refuses a working folder that leads into procfs now, in a container that runs.
+ * Refuses a working folder that now leads into procfs, in a running container.
  * @param pid of the container's first process
  * @throws InvalidArgument
  */
@@ -36,9 +40,9 @@ export async function checkWorkingFolder(cwd: string, pid: number): Promise<void
 }
 
 /**
- * Refuses a process whose working folder is not in its own mounts, or is in
- * procfs: what a name led to may have changed between the look at it and the
- * runtime's. For a process that was made and does not run yet.
+ * Refuses a process with a working folder outside its own mounts, or in
+ * procfs: the target of the path may have changed between the check and the
+ * runtime's chdir(2). For a process that was made and does not run yet.
  * @throws InvalidArgument
  */
 export async function checkProcessFolder(cwd: string, pid: number): Promise<void> {
@@ -55,7 +59,7 @@ export async function checkProcessFolder(cwd: string, pid: number): Promise<void
   }
 }
 
-/** @param place where a path of the container without links is found; undefined: in a mount that holds nothing yet */
+/** @param place the host path of a container path without links; undefined: in a mount that is still empty */
 async function resolveWorkingFolder(
   cwd: string,
   place: (path: string) => string | undefined,
@@ -67,7 +71,7 @@ async function resolveWorkingFolder(
     rest = after;
     if (name === '' || name === '.') continue;
     if (name === '..') {
-      resolved.pop(); // of the root, it is the root
+      resolved.pop(); // the parent of the root is the root
       continue;
     }
     const at = place(`/${[...resolved, name].join('/')}`);
@@ -78,14 +82,14 @@ async function resolveWorkingFolder(
       continue;
     }
     if (++links > maxLinks)
-      throw new CrispError('InvalidArgument', `working_dir: "${cwd}" goes round in symlinks`);
+      throw new CrispError('InvalidArgument', `working_dir: "${cwd}" is a loop of symlinks`);
     if (link.startsWith('/')) resolved = [];
     rest = [...link.split('/'), ...rest];
   }
   return `/${resolved.join('/')}`;
 }
 
-/** Of two mounts that hold a path the one with the longer target, and of equals the later. */
+/** The mount that contains a path: the one with the longest target, and of equals the latest. */
 function placeOf(path: string, rootfs: string, mounts: readonly Mount[]): string | undefined {
   let best: Mount | undefined;
   for (const mount of mounts) {
@@ -95,7 +99,7 @@ function placeOf(path: string, rootfs: string, mounts: readonly Mount[]): string
   }
   if (!best) return join(rootfs, path);
   const rest = path.slice(best.destination.length);
-  if (best.type === 'proc') return join('/proc', rest); // any of them: it is refused for what it is
+  if (best.type === 'proc') return join('/proc', rest); // any procfs: it is refused
   return best.type === 'bind' && best.source !== undefined ? join(best.source, rest) : undefined;
 }
 

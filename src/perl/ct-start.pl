@@ -1,20 +1,20 @@
-# The main process of a CT's unit, which becomes lxc-start.
+# The main process of a CT's unit, which executes lxc-start.
 #
-# PVE's unit has an ExecStop, which inherits the standard streams that the unit
-# names: with the FIFOs of the watcher there, systemd would wait for a reader that
-# is gone when the CT has ended.  So lxc-start alone gets them, from here.
+# PVE's unit has an ExecStop, which inherits the standard streams of the unit: with the
+# watcher's FIFOs there, systemd would wait for a reader that is gone when the CT has
+# ended. So only lxc-start gets them, from this script.
 #
-# The watcher lets one start happen: the file "permit" is the right to it.  A start
-# from the GUI has none, and is refused where the GUI shows it: the unit's own
-# stderr.  lxc-start runs all the same, and fails at once, because pct waits until
-# liblxc tells of an end.
+# The watcher permits one start, by the file "permit". A start from the GUI has no
+# permit, and is refused with a message on the unit's own stderr, which the GUI shows.
+# lxc-start runs nevertheless, and fails at once, because pct waits until liblxc
+# reports the end.
 #
 # argv: VMID BUNDLE PROGRAM ARGUMENT...; in the bundle:
 #   permit       may be absent
 #   stdin        a FIFO; may be absent
 #   stdout, stderr   FIFOs
-#   environment  NAME=value, each ended by a zero byte; may be absent.  Only root can
-#                read it: the arguments of a process are open to all users of the host.
+#   environment  NAME=value, each terminated by a NUL byte; may be absent.  Only root can
+#                read it: all users of the host can read the arguments of a process.
 use strict;
 use warnings;
 use Fcntl;
@@ -25,7 +25,7 @@ my ($vmid, $bundle, @command) = @ARGV;
 sub refuse {
     my ($why) = @_;
     print STDERR "CT $vmid is a container that crisp made, and only crisp starts it: $why\n";
-    open(STDERR, '>', '/dev/null');    # of the end that follows there is nothing more to say
+    open(STDERR, '>', '/dev/null');    # the failure that follows needs no further message
     my ($program, @given) = @command;
     my @options = ();
     while (@given && $given[0] ne '-s' && $given[0] ne '--') { push @options, shift @given }
@@ -34,7 +34,7 @@ sub refuse {
       or die "exec $program: $!\n";
 }
 
-# The end of a FIFO that nobody has the other end of is not waited for.
+# Does not wait for the other end of a FIFO.
 sub take {
     my ($name, $number, $flags) = @_;
     my $end;

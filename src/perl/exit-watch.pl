@@ -1,9 +1,9 @@
-# Takes the place of a monitor that has died, for one thing: how the first process
-# of its container ends.  The kernel tells each exit on the process connector
-# (linux/cn_proc.h), which only root of the host may hear.  Started by
-# exit-watch.ts; lives as long as the process, also without crisp.
+# Replaces a dead monitor for one purpose: to get the exit status of its
+# container's first process. The kernel reports each exit on the process connector
+# (linux/cn_proc.h), which only root of the host may use. Started by
+# exit-watch.ts; runs as long as the process, also without crisp.
 #
-# argv: PID START_TIME EXIT_FILE; fd 3 gets "ready" or what is wrong.
+# argv: PID START_TIME EXIT_FILE; fd 3 gets "ready" or the error.
 use strict;
 use warnings;
 use Errno qw(EINTR ENOBUFS);
@@ -35,12 +35,13 @@ close $starter;
 while (1) {
     vec(my $readable = '', fileno($socket), 1) = 1;
     my $found = select($readable, undef, undef, 5);
-    if ($found <= 0) { alive() or exit 0; next }    # an exit that was not told: nobody knows how it was
-    # Where events were lost because we were too slow, recv fails with ENOBUFS.
+    if ($found <= 0) { alive() or exit 0; next }    # an exit that was not reported: the status is unknown
+    # If events were lost because this process was too slow, recv fails with ENOBUFS.
     my $received = recv($socket, my $data, 4096, 0);
     if (!defined $received) { $! == EINTR || $! == ENOBUFS or exit 1; alive() or exit 0; next }
     next if length $data < 64;
-    # after the headers of netlink (16) and connector (20): what, cpu, time; then pid of the thread and of the process, wait(2) status
+    # after the headers of netlink (16) and connector (20): event, cpu, time; then pid of the thread and of
+    # the process, wait(2) status
     my ($what) = unpack('L', substr($data, 36, 4));
     next if $what != PROC_EVENT_EXIT;
     my ($thread, $process, $status) = unpack('LLL', substr($data, 52, 12));

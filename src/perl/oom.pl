@@ -1,6 +1,6 @@
-# Run by liblxc as lxc.hook.stop of a CT: after its last process, and before its
-# cgroup is gone, and with it the count of kills for lack of memory.
-# argv: BUNDLE FILE... (and what liblxc adds, which are no files)
+# Run by liblxc as lxc.hook.stop of a CT: after its last process has ended, and
+# before its cgroup with the count of OOM kills is removed.
+# argv: BUNDLE FILE... (and arguments of liblxc, which are not files)
 use strict;
 use warnings;
 

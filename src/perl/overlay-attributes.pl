@@ -1,9 +1,9 @@
-# Takes the attributes that overlay keeps for itself off the files of layers.
-# Called by overlay-attributes.ts: overlay-attributes.pl LLISTXATTR LGETXATTR
-# LREMOVEXATTR FOLDER..., the first three the numbers of these system calls.
+# Removes overlay's own attributes from the files of layers. Called by
+# overlay-attributes.ts: overlay-attributes.pl LLISTXATTR LGETXATTR LREMOVEXATTR
+# FOLDER..., the first three the numbers of these system calls.
 #
-# Paths are relative to the layer, so that the longest ones are not too long with
-# the folder of the store before them. What cannot be looked at is an error.
+# Paths are relative to the layer, since with the folder of the store the longest
+# ones would be too long. A file that cannot be checked is an error.
 use strict; use warnings; use Errno qw(ENODATA ENOTSUP ERANGE);
 my ($list, $get, $remove, @folders) = @ARGV;
 my $prefix = "trusted.overlay.";
@@ -28,7 +28,7 @@ sub clean {
   die "$path: list attributes: $!\n" if $length < 0;
   for my $name (split /\0/, substr($names, 0, $length)) {
     next unless index($name, $prefix) == 0;
-    # What containers-storage writes where an image empties a folder (.wh..wh..opq).
+    # Written by containers-storage if an image empties a folder (.wh..wh..opq).
     next if $name eq "${prefix}opaque" && value($path, $name) eq "y";
     next if syscall($remove, $path, $name) == 0 || $! == ENODATA;
     die "$path: remove $name: $!\n";

@@ -1,7 +1,7 @@
-# Runs a program that hands its standard streams on to a container, such as an OCI
-# runtime, with pipes that have no other end where it would have /dev/null: that
-# file is the host's, the process could change its mode, and crun makes the root of
-# a user namespace its owner. conmon opens /dev/null by itself.  Started by conmon:
+# Runs a program that passes its standard streams on to a container, such as an OCI
+# runtime, with pipes without a peer instead of /dev/null: that file is the host's,
+# the process could change its mode, and crun makes the root of a user namespace
+# its owner. conmon itself opens /dev/null. Started by conmon:
 # own-streams.pl PROGRAM ARGUMENT...
 use strict;
 use warnings;

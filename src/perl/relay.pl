@@ -1,22 +1,21 @@
-# Copies between the pipes that crisp gives it and the terminal of a process, or
-# conmon's attach socket.  Node has no pty, cannot receive a descriptor, and does
-# not know SOCK_SEQPACKET.
+# Copies between its pipes to crisp and the terminal of a process, or conmon's attach socket. Node has no pty,
+# cannot receive a descriptor, and does not support SOCK_SEQPACKET.
 #
 #   relay.pl terminal SIZE_FILE PROGRAM ARGUMENT...
-#       Runs PROGRAM on a new terminal and ends as it does.
+#       Runs PROGRAM on a new terminal and exits with its status.
 #   relay.pl console SIZE_FILE RECVMSG PRCTL SECONDS RUNTIME ARGUMENT...
-#       Runs an OCI runtime, which may take so many SECONDS, that starts a process, writes its pid into the file "pid"
-#       and sends its terminal to the socket that stands for the argument CONSOLE.
-#       Says "started" in one line on stderr, and ends as the process does.  RECVMSG
+#       Runs an OCI runtime, for at most SECONDS, that starts a process, writes its pid into the file "pid"
+#       and sends its terminal to the socket that replaces the argument CONSOLE.
+#       Writes the line "started" to stderr, and exits with the status of the process. RECVMSG
 #       and PRCTL are the numbers of these system calls.
 #   relay.pl attach SOCKET ENDS
-#       Says "connected" in one line on stderr, then copies stdin, stdout and stderr.
-#       ENDS 1: is over when stdin is.  0: conmon is told that the input is over.
+#       Writes the line "connected" to stderr, then copies stdin, stdout and stderr.
+#       ENDS 1: exits at the end of stdin. 0: reports the end of stdin to conmon.
 #
 # SIGWINCH: SIZE_FILE ("ROWS COLUMNS") has a new size.  SIGTERM: end it now.
 #
-# Nothing here ever waits for one direction while the other could move: all
-# descriptors are non-blocking, and each direction has a buffer of its own.
+# One direction never waits for the other: all descriptors are non-blocking, and each direction has a buffer
+# of its own.
 use strict;
 use warnings;
 use Errno qw(EAGAIN EINTR);
@@ -28,26 +27,27 @@ use Time::HiRes qw(time);
 use constant { TIOCSCTTY => 0x540e, TIOCSWINSZ => 0x5414, TIOCGPTN => 0x80045430, TIOCSPTLCK => 0x40045431 };
 use constant PR_SET_CHILD_SUBREAPER => 36;
 
-# Bytes that wait for a client before its terminal is not read any further: the process then waits, as on a slow line.
+# Pending bytes for a client at which its terminal is not read any further: the process then blocks, as on a
+# slow line.
 use constant TERMINAL_FULL => 65536;
-# An attached client must not hold up its container: conmon writes the log and sees the exit only while it
-# can write to us.  So much may wait for a client; one that does not take half of that within so many seconds
-# is left behind.
+# An attached client must not block its container: conmon writes the log and handles the exit only while it
+# can write to this relay. This many bytes may be pending for a client; if it does not read half of that
+# within this many seconds it is disconnected.
 use constant { ATTACH_FULL => 8 << 20, ATTACH_PATIENCE => 1 };
-# Seconds for which the last output of a process waits for a client that takes nothing.
+# Seconds to wait for a client that does not read the last output of a process.
 use constant LAST_WORDS => 10;
-# conmon takes packets of at most 32 KiB.
+# conmon accepts packets of at most 32 KiB.
 use constant PACKET => 8192;
 use constant LAGGED => 3;
 
 my ($ended, $gone) = (0, 0);
 $SIG{PIPE} = 'IGNORE';
-$SIG{CHLD} = sub { };                # ends a select
+$SIG{CHLD} = sub { };                # interrupts select
 $SIG{TERM} = sub { $ended = 1 };
 
-# crisp has gone when nobody has the other end of stdout: select(2) tells of it as of something to read.
+# crisp is gone when the other end of stdout is closed: select(2) reports stdout as readable then.
 my $watches_reader = -p STDOUT || -S STDOUT;
-# Without an input stdin is /dev/null, whose end says nothing.
+# Without an input stdin is /dev/null, and its end has no meaning.
 my $has_input = -p STDIN || -S STDIN;
 
 my $mode = shift @ARGV;
@@ -84,8 +84,8 @@ sub run_console {
     my $runtime = fork() // die "fork: $!\n";
     if (!$runtime) {
         $SIG{$_} = 'DEFAULT' for qw(PIPE CHLD TERM);
-        setpgrp(0, 0);    # what it starts can be killed with it
-        # Not /dev/null: crun makes the process the owner of what it begins with, and that file is the host's.
+        setpgrp(0, 0);    # so that its children can be killed with it
+        # Not /dev/null: crun makes the process the owner of its initial streams, and that file is the host's.
         pipe(my $nothing, my $nobody) or die "pipe: $!\n";
         dup2(fileno($nothing), 0);
         dup2(fileno($nobody), 1);
@@ -101,7 +101,7 @@ sub run_console {
         $status = $? if waitpid($runtime, WNOHANG) == $runtime;
         if ($ended || time > $deadline) { kill 'KILL', -$runtime; print STDERR "timeout\n" unless $ended; abandon() }
     }
-    abandon() if $status;    # it has said why
+    abandon() if $status;    # it has printed the reason
     open(my $file, '<', 'pid');
     my ($process) = ($file && <$file> // '') =~ /^(\d+)/;
     if (!$master || !$process) { print STDERR "the runtime sent no terminal, or no pid\n"; abandon() }
@@ -110,7 +110,7 @@ sub run_console {
     serve($master, $process);
 }
 
-# Leaves nothing of what the runtime may have started: all of it is or becomes our child.
+# Kills everything that the runtime may have started: all these processes are or become children of this one.
 sub abandon {
     for (my $left = 100; $left && waitpid(-1, WNOHANG) >= 0; $left--) {
         if (open(my $file, '<', "/proc/$$/task/$$/children")) { kill 'KILL', split ' ', <$file> // '' }
@@ -142,16 +142,17 @@ sub follow_size {
         ioctl($master, TIOCSWINSZ, my $size = pack('S4', $rows, $columns, 0, 0)) if $columns;
     };
     $SIG{WINCH} = $resize;
-    $resize->();    # the first may have come before anybody listened
+    $resize->();    # the first signal may have come before the handler was set
 }
 
-# Between a terminal and crisp until the process has ended and what it wrote is delivered; ends as it does.
+# Copies between a terminal and crisp until the process has ended and its output is delivered; exits with its
+# status.
 sub serve {
     my ($master, $process) = @_;
     non_blocking($master, \*STDIN, \*STDOUT);
     my $keys = { handle => $master, buffer => '', took_at => time };
     my $screen = { handle => \*STDOUT, buffer => '', took_at => time };
-    # The end of the input, as a terminal has it.
+    # The end of the input on a terminal (^D).
     my $input = { handle => \*STDIN, over => !$has_input, sinks => [$keys], full => 1, take => sub { $keys->{buffer} .= $_[0] }, end => sub { $keys->{buffer} .= "\4" } };
     my $output = { handle => $master, sinks => [$screen], full => TERMINAL_FULL, take => sub { $screen->{buffer} .= $_[0] }, end => sub { } };
     my ($status, $ended_at, $killed);
@@ -168,7 +169,8 @@ sub serve {
             kill 'KILL', -$process, $process;
             $killed = 1;
         }
-        # EIO says that nobody has the terminal now; somebody may open it again while the process lives.
+        # EIO means that the terminal is not open in any process; it may be opened again while the process
+        # runs.
         my $unopened = $output->{over} && !defined $status;
         turn($unopened ? 0.05 : 1, [$input, $unopened ? () : $output], [$keys, $screen]);
         $output->{over} = 0 if $unopened;
@@ -186,7 +188,7 @@ sub run_attach {
     my $stdout = { handle => \*STDOUT, buffer => '', took_at => time };
     my $stderr = { handle => \*STDERR, buffer => '', took_at => time };
     my $input = { handle => \*STDIN, over => !$has_input, sinks => [$to_container], full => 1, take => sub { $to_container->{buffer} .= $_[0] }, end => sub { } };
-    # Each packet opens with a byte that names the stream: 2 stdout, 3 stderr.
+    # Each packet begins with a byte for the stream: 2 stdout, 3 stderr.
     my $take = sub { (ord($_[0]) == 3 ? $stderr : $stdout)->{buffer} .= substr($_[0], 1) };
     my $output = { handle => $socket, sinks => [$stdout, $stderr], full => ATTACH_FULL, take => $take, end => sub { } };
     my ($full_since, $shut, $over_since);
@@ -214,7 +216,7 @@ sub non_blocking { for my $handle (@_) { fcntl($handle, F_SETFL, fcntl($handle, 
 
 sub held { my $bytes = 0; $bytes += length $_->{buffer} for @{ $_[0]{sinks} }; return $bytes }
 
-# Waits at most so many seconds until something can move, and moves it.
+# Waits up to the given number of seconds until data can be copied, and copies it.
 sub turn {
     my ($seconds, $sources, $sinks) = @_;
     my ($readable, $writable) = ('', '');
@@ -241,7 +243,7 @@ sub deliver {
         my $bytes = syswrite($sink->{handle}, $sink->{buffer}, PACKET);
         if (!defined $bytes) {
             return if $! == EAGAIN || $! == EINTR;
-            $sink->{buffer} = '';    # nobody takes it any more
+            $sink->{buffer} = '';    # the reader is gone
             return;
         }
         substr($sink->{buffer}, 0, $bytes, '');

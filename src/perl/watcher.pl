@@ -1,18 +1,19 @@
-# The watcher of one CT: what conmon is to crun.  crisp starts it before the CT,
-# and it lives as long as the CT does, also without crisp.
+# The watcher of one CT, which does the work of conmon. crisp starts it before the
+# CT, and it runs as long as the CT, also without crisp.
 #
 #   lxc-start ── FIFO stdout, stderr ──► watcher ──► log file in CRI format
 #   lxc-monitord ── abstract socket ───►    │    ──► EXIT_FILE (exit code)
 #   crisp ◄── socket watch: "attach", "reopen", "resize ROWS COLUMNS", "quit" ──┘
 #
 # With a terminal, lxc-start copies between the console of the CT and BUNDLE/console,
-# of which the watcher has the other side; its own words still come by the FIFOs.
+# of which the watcher has the other side; lxc-start's own output still comes through
+# the FIFOs.
 #
-# Perl, because every Proxmox node has it (pct is Perl) and Node can connect to
-# no abstract socket of the length that liblxc uses: it pads names to 108 bytes.
+# Perl, because every Proxmox node has it (pct is Perl) and Node cannot connect to
+# abstract sockets with the name length that liblxc uses: it pads names to 108 bytes.
 #
-# argv: VMID MONITOR UID LOG EXIT_FILE STDIN(none|open|once); the
-# working folder is the bundle; fd 3 gets "ready" or what is wrong.
+# argv: VMID MONITOR UID LOG EXIT_FILE STDIN(none|open|once); the working folder is
+# the bundle; fd 3 gets "ready" or the error.
 use strict;
 use warnings;
 use Errno qw(EAGAIN EINTR);
@@ -28,8 +29,7 @@ sub give_up { syswrite($starter, "$_[0]\n"); exit 1 }
 $SIG{PIPE} = 'IGNORE';
 umask 0077;
 
-# 1. Where the CT's streams end.  Owned by its process, which may open them
-# again through /dev/stdout.  Without O_NONBLOCK an open would wait for the CT.
+# 1. The FIFOs of the CT's streams. Owned by its process, which may open them again through /dev/stdout. Without O_NONBLOCK an open would wait for the CT.
 my (%fifo, $stdin);
 for my $name (qw(stdout stderr), $stdin_mode eq 'none' || $wants_terminal ? () : 'stdin') {
     unlink $name;
@@ -46,13 +46,13 @@ if ($wants_terminal) {
     ioctl($terminal, TIOCSPTLCK, my $unlock = pack('i', 0)) && ioctl($terminal, TIOCGPTN, my $number = pack('I', 0)) or give_up("terminal: $!");
     unlink 'console';
     symlink('/dev/pts/' . unpack('I', $number), 'console') or give_up("console: $!");
-    # Held open, or the CT's end of it would be the first to be opened, and an error until then.
+    # Kept open: otherwise opening the CT's end first would be an error.
     sysopen(our $held, 'console', O_RDWR | O_NOCTTY) or give_up("console: $!");
     $fifo{terminal} = $terminal;
     $stdin = $terminal if $stdin_mode ne 'none';
 }
 
-# 2. Who tells of its end; before it starts, since nothing is told twice.
+# 2. The connection that reports its end; before the CT starts, since nothing is reported twice.
 my $monitor;
 sub listen_to_monitor {
     socket(my $socket, AF_UNIX, SOCK_STREAM, 0) or return 0;
@@ -62,10 +62,9 @@ sub listen_to_monitor {
 }
 listen_to_monitor() or give_up("lxc-monitord does not answer on \@$monitor_name: $!");
 
-# 3. Where crisp finds us.  At SIGHUP the bundle was lost and is a new, empty
-# folder: who comes to the running CT finds there what was in the old one.
+# 3. The socket for crisp. SIGHUP means that the bundle was lost and is a new, empty folder: its content is then restored for the running CT.
 my $bundle = readlink('/proc/self/cwd');
-my (%kept, $door, $lost);
+my (%kept, $door, $door_is, $lost);
 for my $name ('config.json', 'lxc.conf') {
     open(my $file, '<', $name) or next;
     local $/;
@@ -78,16 +77,20 @@ sub restore {
         open(my $file, '>', $name) or next;
         print $file $kept{$name};
     }
-    open_door();
+    # A second SIGHUP may come when it is there again: a new one would reset the connections that wait at this one.
+    open_door() if door() ne $door_is;
 }
 sub open_door {
     unlink 'watch';
-    return socket($door, AF_UNIX, SOCK_STREAM, 0) && bind($door, pack_sockaddr_un('watch')) && listen($door, 16);
+    socket($door, AF_UNIX, SOCK_STREAM, 0) && bind($door, pack_sockaddr_un('watch')) && listen($door, 16) or return 0;
+    $door_is = door();
+    return 1;
 }
+sub door { return join ':', (stat 'watch')[0, 1, 10] }    # device, inode and ctime, since an inode is used again
 open_door() or give_up("socket watch: $!");
 $SIG{HUP} = sub { $lost = 1 };
 
-# Its path is a link of the bundle to a file that crisp holds open (log-file.ts).
+# Its path is a link in the bundle to a file that crisp has open (log-file.ts).
 my $log;
 sub open_log {
     return 1 if $log_path eq '';
@@ -98,14 +101,13 @@ sub open_log {
 open_log();
 defined $log or $log_path eq '' or give_up("open $log_path: $!");
 
-# An attached client that is slower than the CT holds it up, as a reader of its pipe would, when this many
-# bytes wait for it; for one that does not take half of that within so many seconds it does not: it is left
-# behind.
+# An attached client that is slower than the CT blocks it, like the reader of a pipe, when this many bytes
+# are pending; but a client that does not read half of that within this many seconds is disconnected.
 use constant { FULL => 65536, PATIENCE => 10 };
 
 my (%clients, %closed, $exited, $code, $alone_since);    # clients: fd -> { socket, line, attached, unsent, took_at, full_since, deaf, ended }
 my ($to_stdin, $heard, $stdin_closes) = ('', '', 0);
-# For the one start that we are here for (ct-start.pl).
+# The permit for the only start of this CT (ct-start.pl).
 open(my $permit, '>', 'permit') or give_up("permit: $!");
 close $permit;
 syswrite($starter, "ready\n");
@@ -117,7 +119,7 @@ while (!$exited || !$closed{stdout} || !$closed{stderr} || behind()) {
     listen_to_monitor() if !$monitor && !$exited;
     my $held_up = grep { length $clients{$_}{unsent} >= FULL } behind();
     for my $handle ($door, ($monitor && !$exited ? $monitor : ()), (map { $fifo{$_} } grep { !$closed{$_} && !$held_up } keys %fifo)) { vec($readable, fileno($handle), 1) = 1 }
-    # Input that the CT has not taken holds up the clients that bring more.
+    # Input that the CT has not read blocks the clients that send more.
     for my $client (values %clients) { vec($readable, fileno($client->{socket}), 1) = 1 unless $client->{ended} || ($client->{attached} && length $to_stdin) }
     vec($writable, fileno($stdin), 1) = 1 if $stdin && length $to_stdin;
     vec($writable, $_, 1) = 1 for behind();
@@ -125,7 +127,7 @@ while (!$exited || !$closed{stdout} || !$closed{stderr} || behind()) {
     my $found = select($readable, $writable, undef, ($exited || ($monitor && !$alone)) && !behind() ? undef : 1);
     next if $found < 0;
     for my $fd (behind()) {
-        deliver($fd);    # also where select does not say so: it does only when a socket is three quarters empty
+        deliver($fd);    # also if select does not report it: it does only when a socket is three quarters empty
         my $client = $clients{$fd} or next;
         if (length $client->{unsent} >= FULL) { $client->{full_since} //= time }
         elsif (length $client->{unsent} < FULL / 2) { undef $client->{full_since} }
@@ -136,14 +138,14 @@ while (!$exited || !$closed{stdout} || !$closed{stderr} || behind()) {
     feed() if $stdin && vec($writable, fileno($stdin), 1);
     if (vec($readable, fileno($door), 1) && accept(my $socket, $door)) { $clients{fileno $socket} = { socket => $socket, line => '', attached => 0, unsent => '' } }
     hear() if $monitor && !$exited && vec($readable, fileno($monitor), 1);
-    # lxc-monitord passes on what lxc-start told it in its own time, which on a busy node is after the end of
-    # lxc-start; and one that was killed has told nobody how its init ended.
+    # lxc-monitord may forward the message of lxc-start late, on a busy node after the end of lxc-start; and
+    # a killed lxc-start has not reported the exit status of its init.
     if (!$exited && $closed{stdout} && $closed{stderr}) { $alone_since //= time; ended($code // 255) if defined $code || time - $alone_since > 5 }
 }
 unlink 'watch';
 
-# What the CT has written so far, in lines of the CRI's log format; a line that
-# does not end yet is written at once, and tagged as a part.
+# Writes the CT's output in the CRI's log format; a line without an end is
+# written at once, and tagged as partial.
 sub copy {
     my ($name) = @_;
     my $bytes = sysread($fifo{$name}, my $data, 16384);
@@ -167,10 +169,11 @@ sub copy {
     return 1;
 }
 
-# Those to whom output is owed.
+# The clients with pending output.
 sub behind { return grep { length $clients{$_}{unsent} } keys %clients }
 
-# What an attached client takes now; never waits. In pieces, of which even a slow client frees one in time.
+# Writes as much as an attached client accepts without blocking. In chunks, so that even a slow client reads
+# one in time.
 sub deliver {
     my ($fd) = @_;
     my $client = $clients{$fd};
@@ -178,7 +181,7 @@ sub deliver {
         my $sent = send($client->{socket}, substr($client->{unsent}, 0, 16384), MSG_DONTWAIT);
         if (!defined $sent) {
             return if $! == EAGAIN;
-            # It takes no more. What it has sent before is still input.
+            # It does not read any more. Data that it sent before is still input.
             ($client->{unsent}, $client->{deaf}) = ('', 1);
             drop($fd) if $client->{ended};
             return;
@@ -199,7 +202,7 @@ sub put {
     return 1;
 }
 
-# A client: one line that says what it wants, then, attached, the CT's input.
+# A client: one line with its command, then, for attach, the CT's input.
 sub serve {
     my ($fd) = @_;
     my $client = $clients{$fd};
@@ -223,7 +226,8 @@ sub serve {
 
 sub drop { delete $clients{$_[0]} }
 
-# Input goes on as the CT takes it; after the last of it, where the first client was the only one, comes its end.
+# Passes input on as the CT reads it; after the last input the stream is closed, if stdin is for the first
+# client only.
 sub feed {
     if ($stdin && length $to_stdin) {
         my $written = syswrite($stdin, $to_stdin);
@@ -233,8 +237,9 @@ sub feed {
 }
 
 # lxc-monitord: { int type; char name[256]; int value }; type 2 is an exit, its
-# value a status of wait(2); type 0 a state, 0 STOPPED.  The exit is told first;
-# what the stop hook finds (oom.pl) is there when the CT is STOPPED.
+# value a status of wait(2); type 0 a state, 0 STOPPED.  The exit is reported
+# first; the result of the stop hook (oom.pl) is available when the CT is
+# STOPPED.
 sub hear {
     my $bytes = sysread($monitor, my $data, 264 * 16);
     if (!$bytes) { undef $monitor; return }    # lxc-monitord restarts with an upgrade of its package
@@ -249,7 +254,7 @@ sub hear {
 
 sub ended {
     my ($status) = @_;
-    # All that it wrote is in the FIFOs already: the log is whole before the exit is known.
+    # All its output is in the FIFOs already: the log is complete before the exit is reported.
     for my $name (keys %fifo) { next if $closed{$name}; 1 while copy($name) }
     my ($folder, $file) = $exit_file =~ m{^(.*)/(.*)$};
     mkdir $folder;

@@ -1,7 +1,7 @@
-// A container up to what a backend creates of it: rootfs, volumes, spec, bundle.
-// assembleContainer() puts together what is known; `crisp explain` prints that.
-// prepareContainer() makes what it needs first, for CreateContainer and for
-// `crisp create`.
+// A container before the backend creates it: rootfs, volumes, spec, bundle.
+// assembleContainer() makes the spec; `crisp explain` prints it.
+// prepareContainer() makes the files and mounts first, for CreateContainer and
+// for `crisp create`.
 import type { Backend, ContainerPlan } from '../backends/backend.js';
 import type { Config } from '../config/config.js';
 import { pattern } from '../config/pattern.js';
@@ -27,6 +27,7 @@ import { withWorkingFolder } from '../oci/working-folder.js';
 import type { ImageConfig } from '../shapes/image-config.js';
 import type { Image } from '../shapes/image.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
+import { step } from '../steps.js';
 import { mountImageVolumes, unmountImageVolumes, type ImageVolume } from './image-volumes.js';
 import { podMemory, sharedMemory } from './memory.js';
 import { takeApart } from './pod.js';
@@ -34,10 +35,10 @@ import { takeApart } from './pod.js';
 export interface ContainerRequest {
   readonly id: string;
   readonly config: ContainerConfig__Output;
-  /** Its pod. The plan is the one of MadePod. */
+  /** Its pod. The plan is that of MadePod. */
   readonly sandbox: { readonly config: PodSandboxConfig__Output; readonly plan: SandboxPlan };
   readonly source: ContainerSource;
-  /** The handler of the pod, for what the configuration says of it. */
+  /** The handler of the pod, for its configuration. */
   readonly handler: string;
   /** The bundle. */
   readonly folder: string;
@@ -47,18 +48,18 @@ export interface ContainerRequest {
   readonly targetPid?: number | undefined;
 }
 
-/** What a container is made from. */
+/** The root filesystem and the image of a container. */
 export interface ContainerSource {
-  /** The image as its container is told of it. */
+  /** The name of the image in the container's annotations. */
   readonly name: string;
-  /** The config of the image, or what stands for it. */
+  /** The config of the image, or a substitute. */
   readonly config: ImageConfig;
-  /** Absent: `folder` is the rootfs, as it is. */
+  /** Absent: `folder` itself is the rootfs. */
   readonly image?: Pick<Image, 'id' | 'template'>;
   readonly folder?: string;
 }
 
-/** What is there when a container is assembled. */
+/** The inputs of assembleContainer(). */
 export interface ContainerGround {
   readonly rootfs: string;
   /** The rootfs is a view of the image that a backend copies: see RootfsMode. */
@@ -74,7 +75,7 @@ export interface ContainerGround {
 export interface AssembledContainer {
   readonly plan: ContainerPlan;
   readonly user: SpecResult['user'];
-  /** Paths of fields that were asked for and that the spec cannot give; Backend.notHonoured() knows of more. */
+  /** Paths of requested fields that the spec cannot express; Backend.notHonoured() returns more. */
   readonly notHonoured: readonly string[];
 }
 
@@ -121,7 +122,7 @@ export function assembleContainer(
   return { plan, user, notHonoured };
 }
 
-/** What prepareContainer() works with. */
+/** The services of prepareContainer(). */
 export interface ContainerServices {
   readonly config: Config;
   readonly host: HostFacts;
@@ -132,7 +133,10 @@ export interface ContainerServices {
 export interface PrepareOptions {
   readonly backend: Backend;
   readonly features: MountFeatures | undefined;
-  /** What becomes of mount sources that do not exist: made, but for those that the configuration rejects; or refused. */
+  /**
+   * How to handle mount sources that do not exist: made, except those that the configuration rejects; or
+   * refused.
+   */
   readonly absentMountSources: 'make' | 'refuse';
 }
 
@@ -144,9 +148,10 @@ export interface PreparedContainer extends AssembledContainer {
 }
 
 /**
- * Makes the bundle of a container: the rest is Backend.create()'s. Each thing that
- * it makes is on `undo` before it is made.
- * @throws what assembleContainer() throws; Unsupported, ImageVolumeMountFailed, MountSourceMissing, PathEscapes, RootfsMissing, StorageFailed
+ * Makes the bundle of a container; Backend.create() does the rest. The removal of each part is on `undo`
+ * before the part is made.
+ * @throws the errors of assembleContainer(); Unsupported, ImageVolumeMountFailed, MountSourceMissing,
+ * PathEscapes, RootfsMissing, StorageFailed
  */
 export async function prepareContainer(
   undo: Undo,
@@ -165,7 +170,7 @@ export async function prepareContainer(
   if (!source.image && (isView || pod.idMaps))
     throw new CrispError(
       'Unsupported',
-      `handler ${request.handler} runs no folder as it is: its containers have a copy, or other ids`,
+      `handler ${request.handler} cannot run a folder: its containers have a copy, or other ids`,
       { hint: 'make an OCI image of the folder, or choose another handler' },
     );
   undo.push('rootfs', () => services.rootfs.unmount(id));
@@ -175,7 +180,7 @@ export async function prepareContainer(
   undo.push('image volumes', () => unmountImageVolumes(services, request));
   const imageVolumes = await mountImageVolumes(services, id, config, shiftOf(pod));
 
-  // 2. What is in it, and the VOLUMEs of its image.
+  // 2. The contents of the rootfs, and the VOLUMEs of its image.
   const made: string[] = [];
   const rejects = (path: string): boolean => rejected.some((text) => pattern(text)(path));
   const facts = await inspectRootfs({
@@ -208,21 +213,32 @@ export async function prepareContainer(
   };
 }
 
-/** How long a monitor may take to end after its container. */
+/** Undoes prepareContainer() for a container that its backend has deleted. Idempotent. */
+export async function releaseContainer(
+  services: Pick<ContainerServices, 'rootfs'>,
+  container: Pick<ContainerRequest, 'id' | 'config' | 'folder'>,
+): Promise<void> {
+  await step('remove container: rootfs', () => services.rootfs.unmount(container.id));
+  await step('remove container: image volumes', () => unmountImageVolumes(services, container));
+  await step('remove container: bundle', () => remove(container.folder));
+}
+
+/** How long a monitor may run after the end of its container. */
 const monitorPatienceMs = 2_000;
 
 /**
- * Removes a bundle that has no record; that of an older standalone container has its pod in it.
- * @throws WrongContainerState while its container runs, which no backend told of: its runtime is gone, or not configured any more
+ * Removes a bundle without a record; the bundle of an older standalone container contains its pod.
+ * @throws WrongContainerState while its container runs and no backend lists it: its runtime is gone, or not
+ * configured any more
  */
 export async function removeBundle(folder: string, cgroup?: string): Promise<void> {
   const monitors = await waitUntilIdle(folder, monitorPatienceMs);
   if (monitors.length > 0) {
     throw new CrispError(
       'WrongContainerState',
-      `${folder} is in use: its container runs, and no handler knows of it`,
+      `${folder} is in use: its container runs, but no handler lists it`,
       {
-        hint: `configure its handler again, or end what process ${monitors.map(({ pid }) => pid).join(', ')} watches`,
+        hint: `configure its handler again, or end the container of process ${monitors.map(({ pid }) => pid).join(', ')}`,
       },
     );
   }

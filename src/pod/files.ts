@@ -1,5 +1,5 @@
-// resolv.conf, hosts and hostname of a pod, written once into its memory and
-// mounted into its containers where the request mounts nothing there itself.
+// resolv.conf, hosts and hostname of a pod, written once into its tmpfs and
+// mounted into its containers unless the request has mounts at these paths.
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
@@ -27,10 +27,10 @@ export function writePodFiles(folder: string, files: PodFiles): void {
 }
 
 /**
- * Their contents. Without a DNS config a pod has the host's resolv.conf; one that
- * says nothing is a wish for none, as it is to containerd 2. On the host's network
- * a pod has the host's names as well. The kubelet brings a hosts file of its own
- * for other pods, ours is for callers that do not.
+ * Their contents. Without a DNS config a pod has the host's resolv.conf; with an
+ * empty one it has an empty file, as in containerd 2. On the host's network a pod
+ * also has the host's hosts file. The kubelet mounts a hosts file of its own in
+ * other pods; this one is for other callers.
  */
 export function podFiles(config: PodSandboxConfig__Output, host: PodFiles): PodFiles {
   const onHostNetwork = config.linux?.security_context?.namespace_options?.network === 'NODE';
@@ -41,7 +41,7 @@ export function podFiles(config: PodSandboxConfig__Output, host: PodFiles): PodF
   };
 }
 
-/** resolv.conf(5). @throws InvalidArgument for a value that would forge another line */
+/** resolv.conf(5). @throws InvalidArgument for a value that would add another line */
 export function resolvConf(dns: {
   readonly servers: readonly string[];
   readonly searches: readonly string[];

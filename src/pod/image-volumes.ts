@@ -1,6 +1,6 @@
-// Image volumes: images mounted read-only into containers (Mount.image).
-// One view per mount, named CONTAINER-INDEX, so that two users of an image never
-// depend on each other.
+// Image volumes: images mounted read-only into containers (Mount.image). One
+// view per mount, named CONTAINER-INDEX, so that two users of an image are
+// independent of each other.
 import { CrispError, toCrispError } from '../errors.js';
 import type { Shift } from '../images/overlay.js';
 import type { Rootfs } from '../images/rootfs.js';
@@ -8,12 +8,15 @@ import type { Images } from '../images/store.js';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 
 export interface ImageVolume {
-  /** Where the image is mounted on the host. */
+  /** The mount point of the image on the host. */
   readonly path: string;
   readonly imageId: string;
 }
 
-/** Mounts all image volumes of a container, by their index in config.mounts; with `shift`, root's files of an image are those of the container's root. */
+/**
+ * Mounts all image volumes of a container, by their index in config.mounts; with `shift`, files of root in an
+ * image belong to the container's root.
+ */
 export async function mountImageVolumes(
   { images, rootfs }: { readonly images: Pick<Images, 'find'>; readonly rootfs: Rootfs },
   containerId: string,
@@ -45,7 +48,7 @@ export async function mountImageVolumes(
   return mounted;
 }
 
-/** Unmounts them; those that are not mounted are fine. */
+/** Unmounts them; no error for those that are not mounted. */
 export async function unmountImageVolumes(
   { rootfs }: { readonly rootfs: Rootfs },
   { id, config }: { readonly id: string; readonly config: ContainerConfig__Output },

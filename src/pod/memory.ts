@@ -1,5 +1,6 @@
-// The memory of a pod: one tmpfs of a fixed size for all that its containers can
-// write in the state folder, which has no other limit than the host's memory.
+// The memory of a pod: one tmpfs of a fixed size for all files in the state
+// folder that its containers can write. The state folder itself is limited only
+// by the host's memory.
 //
 //   POD/memory/shm                                 /dev/shm of its containers
 //   POD/memory/resolv.conf, hosts, hostname        in their /etc
@@ -11,7 +12,7 @@ import { makeFolder } from '../host/files.js';
 import { bindMount, isMountPoint, mount } from '../host/mounts.js';
 import { writePodFiles, type PodFiles } from './files.js';
 
-/** Where it is mounted; also the folder of the pod's files. */
+/** The mount point; also the folder of the pod's files. */
 export function podMemory(podFolder: string): string {
   return join(podFolder, 'memory');
 }
@@ -20,7 +21,7 @@ export function sharedMemory(podFolder: string): string {
   return join(podMemory(podFolder), 'shm');
 }
 
-/** Mounts it and writes the files; 64 MiB is the size of /dev/shm that Docker and the CRI's other runtimes give. */
+/** Mounts it and writes the files; 64 MiB is the size of /dev/shm in Docker and the other CRI runtimes. */
 export async function mountPodMemory(podFolder: string, files: PodFiles): Promise<void> {
   makeFolder(podMemory(podFolder));
   await mount('tmpfs', 'shm', podMemory(podFolder), 'nosuid,nodev,noexec,mode=755,size=64m');
@@ -30,9 +31,9 @@ export async function mountPodMemory(podFolder: string, files: PodFiles): Promis
 }
 
 /**
- * Gives the same to a pod that has none: one whose folder was lost, or of an earlier version of crisp,
- * which had the shared memory in a mount of its own and the files beside it.
- * @param files is asked for them if need be
+ * Mounts it for a pod without it: if its folder was lost, or if the pod was made by an earlier version
+ * of crisp, which had the shared memory in a mount of its own and the files beside it.
+ * @param files provides the files if they are needed
  */
 export async function mendPodMemory(podFolder: string, files: () => Promise<PodFiles>): Promise<void> {
   if (existsSync(podMemory(podFolder)) && (await isMountPoint(podMemory(podFolder)))) return;

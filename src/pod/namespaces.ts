@@ -1,9 +1,9 @@
-// The namespaces of a pod, pinned as files so that no process has to hold them,
-// and the kernel settings that live in them.  Called by pod.ts and recovery.
+// The namespaces of a pod, pinned as files so that no process has to keep them
+// alive, and their kernel settings.  Called by pod.ts and recovery.
 //
 //   FOLDER/net, ipc, uts, user   bind mounts of /proc/PID/ns/*
 //
-// A pid namespace dies with its first process, so that of a pod needs a holder:
+// A pid namespace ends with its first process, so a shared one needs a holder:
 // see pid-holder.ts.
 import { closeSync, constants, openSync, statfsSync, writeFileSync, writeSync } from 'node:fs';
 import { rmdir, writeFile } from 'node:fs/promises';
@@ -24,32 +24,36 @@ export interface WantedNamespaces {
   readonly network: boolean;
   readonly ipc: boolean;
   readonly uts: boolean;
-  /** A user namespace with these mappings, which then owns the others. */
+  /** Also makes a user namespace with these mappings, which owns the others. */
   readonly user?: { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] } | undefined;
 }
 
 export interface NamespaceSettings {
   /** At most 64 bytes (sethostname(2)); needs the uts namespace. */
   readonly hostname?: string | undefined;
-  /** Accepted by checkPodSysctls() before. */
+  /** Checked by checkPodSysctls() before. */
   readonly sysctls: Readonly<Record<string, string>>;
 }
 
-/** The name of each kind under /proc/PID/ns, which is also the option of unshare and nsenter, and our file's name. */
+/**
+ * The name of each kind under /proc/PID/ns, which is also the option of unshare and nsenter, and the name of
+ * the pin.
+ */
 const kernelName = { user: 'user', network: 'net', ipc: 'ipc', uts: 'uts' } as const;
 const enterable = ['network', 'ipc', 'uts'] as const;
 const kinds = ['user', ...enterable] as const;
 const timeoutMs = 20_000;
 const stage = 'pin namespaces';
 const maxHostnameBytes = 64;
-/** Of what unshare says. */
+/** Bytes of unshare's output. */
 const maxWords = 2048;
 /** statfs(2)'s type of a namespace file (linux/magic.h: NSFS_MAGIC). */
 const nsfsMagic = 0x6e736673;
 
 /**
- * Makes the wanted namespaces, with the hostname and sysctls set in them, and
- * pins them in `folder` (made if need be).  Nothing is left on failure.
+ * Makes the requested namespaces, sets the hostname and sysctls in them, and
+ * pins them in `folder` (created if needed). Leaves nothing behind on
+ * failure.
  * @throws InvalidArgument, SysctlFailed (naming the sysctl), NamespaceFailed
  */
 export async function pinNamespaces(
@@ -81,12 +85,12 @@ export async function pinNamespaces(
   return pinned;
 }
 
-/** Where pinNamespaces() pins each kind in its folder. */
+/** The path at which pinNamespaces() pins each kind. */
 export function namespaceFiles(folder: string): Required<Pinned> {
   return Object.fromEntries(kinds.map((kind) => [kind, join(folder, kernelName[kind])])) as Required<Pinned>;
 }
 
-/** Pins again, as `pinned` names them, the namespaces that a process lives in; those that are pinned still stay. */
+/** Pins the namespaces of a process again at the paths of `pinned`; existing pins are kept. */
 export async function repinNamespaces(folder: string, pinned: Pinned, pid: number): Promise<void> {
   makeFolder(folder);
   for (const kind of kinds) {
@@ -110,7 +114,9 @@ export async function unpinNamespaces(folder: string): Promise<void> {
   });
 }
 
-/** Whether a namespace is pinned at the path; not so after a reboot, when the file is an ordinary one or gone. */
+/**
+ * Whether a namespace is pinned at the path; false after a reboot, when the file is a regular file or gone.
+ */
 export async function isNamespaceFile(path: string): Promise<boolean> {
   try {
     return statfsSync(path).type === nsfsMagic;
@@ -120,7 +126,7 @@ export async function isNamespaceFile(path: string): Promise<boolean> {
   }
 }
 
-/** The first of the pins of a pod that is none any more. The pid namespace of a shared one is its holder's, not pinned. */
+/** The first path of a pod at which no namespace is pinned any more. A shared pid namespace is not pinned: it belongs to the holder. */
 export async function lostPin(namespaces: SandboxPlan['namespaces']): Promise<string | undefined> {
   for (const kind of kinds) {
     const path = namespaces[kind];
@@ -129,7 +135,10 @@ export async function lostPin(namespaces: SandboxPlan['namespaces']): Promise<st
   return undefined;
 }
 
-/** Sets the loopback interface of a network namespace up; a new one has it down. @throws NamespaceFailed */
+/**
+ * Sets the loopback interface of a network namespace up; in a new namespace it is down. @throws
+ * NamespaceFailed
+ */
 export async function bringLoopbackUp(netns: string): Promise<void> {
   try {
     inNamespaces({ network: netns }, () => {
@@ -140,7 +149,9 @@ export async function bringLoopbackUp(netns: string): Promise<void> {
   }
 }
 
-/** In one go on our one thread: nobody else sees us in the new namespaces (host/enter.ts). */
+/**
+ * In one synchronous function on the only thread: no other code runs in the new namespaces (host/enter.ts).
+ */
 function pinNew(pinned: Pinned, settings: NamespaceSettings): void {
   const wanted = enterable.filter((kind) => pinned[kind]);
   inNewNamespaces(wanted, () => {
@@ -150,7 +161,10 @@ function pinNew(pinned: Pinned, settings: NamespaceSettings): void {
   });
 }
 
-/** In the namespaces that the thread is in: settings go to /proc/sys, which shows each thread its own. */
+/**
+ * In the namespaces of the current thread: settings are written to /proc/sys, which shows each thread its
+ * own.
+ */
 function apply(pinned: Pinned, { hostname, sysctls }: NamespaceSettings): void {
   for (const [name, value] of Object.entries(sysctls)) {
     try {
@@ -162,7 +176,7 @@ function apply(pinned: Pinned, { hostname, sysctls }: NamespaceSettings): void {
   if (hostname && pinned.uts) setHostname(hostname);
 }
 
-/** Never makes a file, as writeFileSync would try to. */
+/** Never creates a file, unlike writeFileSync. */
 function writeSetting(path: string, value: string): void {
   const file = openSync(path, constants.O_WRONLY);
   try {
@@ -189,10 +203,10 @@ function failure(what: string, error: unknown, at = stage): CrispError {
 }
 
 /**
- * The mappings are written from here, as the kernel wants it of somebody with
- * rights in the parent namespace; so a process has to stand still in the new
- * namespaces until they are written and pinned: cat, which says when it runs
- * (it echoes) and goes when its stdin ends, also when we die.
+ * The daemon writes the mappings, since the kernel requires privileges in the
+ * parent namespace; so a process has to wait in the new namespaces until they
+ * are written and pinned: cat, which shows that it runs (it echoes) and exits
+ * when its stdin is closed, also if the daemon dies.
  */
 async function pinUnderUserNamespace(
   pinned: Pinned,
@@ -241,9 +255,9 @@ async function pinUnderUserNamespace(
     });
   } finally {
     stdin.end();
-    await process.ended.catch(() => undefined); // what matters of its failure has been thrown
+    await process.ended.catch(() => undefined); // a relevant failure has been thrown already
   }
-  // From outside the user namespace: our root may set what the pod's root may not.
+  // From outside the user namespace: root of the host may set values that the pod's root may not.
   const { user: _, ...others } = pinned;
   const sysctls = Object.entries(settings.sysctls);
   inNamespaces(others, () => {
@@ -254,9 +268,10 @@ async function pinUnderUserNamespace(
 }
 
 /**
- * The settings of its ipc namespace belong to the pod's root on newer kernels,
- * which open them to nobody else, and to ours on older ones. A process of several
- * threads, as we are, cannot enter a user namespace (setns(2)), so sysctl(8) does.
+ * On newer kernels only the pod's root may change the settings of its ipc
+ * namespace, on older ones only the host's root. A process with several threads,
+ * like the daemon, cannot enter a user namespace (setns(2)), so sysctl(8) does
+ * this.
  */
 async function applyAsPodsRoot(
   pinned: Pinned,
@@ -282,15 +297,15 @@ function isOfIpc(sysctl: string): boolean {
   return /^(kernel\.(shm|msg|sem)|fs\.mqueue\.)/.test(sysctlPath(sysctl).join('.'));
 }
 
-/** The lines of /proc/PID/uid_map (user_namespaces(7)); the kernel takes them in one write. */
+/** The lines of /proc/PID/uid_map (user_namespaces(7)); the kernel accepts them in one write only. */
 function mapLines(mappings: readonly IdMapping[]): string {
   return mappings.map(({ containerID, hostID, size }) => `${containerID} ${hostID} ${size}\n`).join('');
 }
 
 /**
- * Refuses sysctls that are the host's, or would be in this pod: what is in a
- * namespace of the pod is allowed (sysctl names as in the pod's
- * securityContext: dots or slashes).
+ * Refuses sysctls of the host, or of namespaces that this pod shares with the
+ * host; sysctls of a namespace of the pod are allowed (sysctl names as in the
+ * pod's securityContext: dots or slashes).
  * @throws InvalidArgument naming the sysctl
  */
 export function checkPodSysctls(
@@ -315,9 +330,9 @@ export function checkPodSysctls(
 }
 
 /**
- * The folders and the file under /proc/sys.  As sysctl(8) has it: the first
- * separator found says which of . and / separates; the other is then part of a
- * name ("net.ipv4.conf.eth0/1.mtu").
+ * The folders and the file under /proc/sys. As in sysctl(8), the first of .
+ * and / that occurs is the separator; the other is then part of a name
+ * ("net.ipv4.conf.eth0/1.mtu").
  */
 function sysctlPath(name: string): string[] {
   return /[./]/.exec(name)?.[0] === '/'

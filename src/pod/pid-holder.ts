@@ -1,12 +1,12 @@
 // The holder of a pod-wide pid namespace: its first process, which keeps it and
 // reaps its orphans (catatonit -P).  Called by pod.ts.
 //
-// Every container of the pod sees it as process 1, so it must be worth nothing to
-// them: it is a container of its own, started by an OCI runtime (docs/adr/0010).
+// Every container of the pod sees it as process 1, so it must be of no use to an attacker:
+// it is a container of its own, started by an OCI runtime (docs/adr/0010).
 //
-//   FOLDER/config.json   what it is confined by, and its cgroup: all that is in that is ours
+//   FOLDER/config.json   its confinement, and its cgroup: every process in that belongs to crisp
 //   FOLDER/rootfs        its root: /catatonit and mount points, mounted read-only
-//   FOLDER/runtime       the runtime's --root, apart from those of containers
+//   FOLDER/runtime       the runtime's --root, separate from that of containers
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,7 +20,7 @@ import { runDetached } from '../host/run.js';
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
 import type { Spec } from '../shapes/spec.js';
 
-/** The programs that a holder takes, as absolute paths. */
+/** The programs for a holder, as absolute paths. */
 export interface HolderTools {
   readonly runtime: OciRuntime;
   readonly init: string;
@@ -28,13 +28,16 @@ export interface HolderTools {
 
 export interface PidHolderPlan {
   readonly tools: HolderTools;
-  /** Made by startPidHolder(), below the pod's folder. */
+  /** Folder made by startPidHolder(), below the pod's folder. */
   readonly folder: string;
-  /** The pod's, which it joins; one that the pod has not is new, never the host's. */
+  /**
+   * The pod's namespaces, which it joins; for kinds that the pod does not have it gets new ones, never the
+   * host's.
+   */
   readonly namespaces: SandboxPlan['namespaces'];
   /** The mapping of namespaces.user. */
   readonly idMaps?: IdMaps | undefined;
-  /** As the driver wants it: see cgroupsPath() of oci/namespaces.ts. */
+  /** In the format of the driver: see cgroupsPath() of oci/namespaces.ts. */
   readonly cgroupsPath: string;
   readonly systemdCgroup: boolean;
   readonly oomScoreAdj: number;
@@ -43,11 +46,14 @@ export interface PidHolderPlan {
 const stage = 'hold pid namespace';
 const startPatienceMs = 20_000;
 const endPatienceMs = 5_000;
-/** Nobody's id: the largest that all runtimes take (runc has 31 bits), which no account and no range of subordinate ids reaches. */
+/**
+ * An unused id: the largest that all runtimes accept (runc has 31 bits), beyond all accounts and ranges of
+ * subordinate ids.
+ */
 const nobodysId = 2 ** 31 - 2;
 
 /**
- * Looks for catatonit and for the first of these runtimes that is there.
+ * Finds catatonit and the first installed of these runtimes.
  * @throws ToolMissing, which names the package
  */
 export async function findHolderTools(runtimes: readonly OciRuntime[]): Promise<HolderTools> {
@@ -68,15 +74,16 @@ export async function findHolderTools(runtimes: readonly OciRuntime[]): Promise<
   }
   throw new CrispError(
     'ToolMissing',
-    'no OCI runtime is installed, which starts the first process of a pod that shares one pid namespace',
+    'no OCI runtime is installed: it starts the first process of pods that share one pid namespace',
     { stage, tool: runtimes[0]?.path ?? 'crun', hint: 'apt install crun (or runc)' },
   );
 }
 
 /**
- * Starts it. It outlives us.
+ * Starts the holder. It outlives the daemon.
  * @returns the namespace's path, for the runtimes of the pod's containers, and the holder
- * @throws NamespaceFailed with the runtime's words; what was begun is for stopPidHolder()
+ * @throws NamespaceFailed with the runtime's message; call stopPidHolder() then to clean
+ * up
  */
 export async function startPidHolder(
   plan: PidHolderPlan,
@@ -100,7 +107,8 @@ export async function startPidHolder(
       `--bundle=${folder}`,
       'holder',
     ],
-    // The runtime gives its own streams to the process: /dev/null would be the host's, and change hands.
+    // The process gets the runtime's own streams: /dev/null would be the host's, and its owner would be
+    // changed.
     { cwd: folder, ownStreams: true },
   );
   const late = new AbortController();
@@ -122,19 +130,19 @@ export async function startPidHolder(
       stage,
       tool: tools.runtime.path.replace(/^.*\//, ''),
       ...(said ? { stderr: said } : {}),
-      hint: 'the words of the OCI runtime are above; `crisp check` runs a container with it',
+      hint: 'see the message of the OCI runtime; `crisp check` runs a container with it',
     },
   );
 }
 
 /**
- * Ends the holder that was started in this folder, or was about to be, and with
- * it all that is left in its pid namespace; removes its cgroup and the folder.
- * Idempotent.
- * @param holder as the pod's record has it: known also when the folder was lost
+ * Ends the holder that was started in this folder, or whose start was
+ * interrupted, and all remaining processes in its pid namespace; removes its
+ * cgroup and the folder. Idempotent.
+ * @param holder from the pod's record: available even if the folder was lost
  */
 export async function stopPidHolder(folder: string, holder?: ProcessIdentity): Promise<void> {
-  // A daemon that was killed may have left the runtime at work.
+  // A killed daemon may have left a running runtime behind.
   for (const program of await waitUntilIdle(folder, endPatienceMs)) await signalProcess(program, 'SIGKILL');
   const group = await cgroupOf(folder);
   const ending = [
@@ -150,24 +158,24 @@ export async function stopPidHolder(folder: string, holder?: ProcessIdentity): P
   await remove(folder);
 }
 
-/** What startPidHolder() has written; undefined: nothing was started here. */
+/** The bundle that startPidHolder() has written; undefined: nothing was started here. */
 async function cgroupOf(folder: string): Promise<string | undefined> {
   const text = await readFileIfThere(join(folder, 'config.json'));
   if (text === undefined) return undefined;
   try {
     return (JSON.parse(text) as Spec).linux.cgroupsPath;
   } catch {
-    return undefined; // cut off while it was written, before anything was started
+    return undefined; // the write was interrupted, before anything was started
   }
 }
 
-/** Its end is that of the whole namespace, which its group is rid of before (pid_namespaces(7)). */
+/** The whole namespace ends with it; its group is empty before that (pid_namespaces(7)). */
 async function untilEnded(process: ProcessIdentity): Promise<void> {
   const deadline = performance.now() + endPatienceMs;
   while ((await isAlive(process)) && performance.now() < deadline) await sleep(1);
 }
 
-/** Of a pod's holder. @param pod the pod's folder */
+/** The folder of a pod's holder. @param pod the pod's folder */
 export function holderFolder(pod: string): string {
   return join(pod, 'holder');
 }
@@ -176,7 +184,7 @@ function runtimeRoot(folder: string): string {
   return join(folder, 'runtime');
 }
 
-/** Exported for the tests alone. */
+/** Exported only for the tests. */
 export function holderSpec({
   tools,
   folder,
@@ -205,7 +213,7 @@ export function holderSpec({
         source: tools.init,
         options: ['bind', 'ro', 'nosuid', 'nodev'],
       },
-      // The runtimes need one; of the kernel's files it has none but those of the pod's own processes.
+      // The runtimes require a /proc; this one has only the entries of the pod's own processes.
       {
         destination: '/proc',
         type: 'proc',
@@ -236,16 +244,17 @@ function pathOf(path: string | undefined): { path?: string } {
   return path === undefined ? {} : { path };
 }
 
-/** The last id of a user namespace: it has no other that is nobody's. */
+/** The last id of a user namespace, the only one that is likely to be unused. */
 function lastOf(map: IdMaps['uids'] | undefined): number | undefined {
   return map && Math.max(...map.map(({ containerID, size }) => containerID + size - 1));
 }
 
 /**
- * What catatonit needs to start, to wait for signals and to reap; and what the
- * runtime still does once the filter is in force, which for runc is all of its
- * way from there to execve(2). None makes a process, a socket or a mount, or
- * signals another process; without capabilities none changes an id.
+ * The calls that catatonit needs to start, to wait for signals and to reap,
+ * and the calls that the runtime makes after it has applied the filter (for
+ * runc everything up to execve(2)). None of them makes a process, a socket or
+ * a mount, or signals another process; without capabilities none changes an
+ * id.
  */
 const systemCalls = `
   execve exit exit_group restart_syscall

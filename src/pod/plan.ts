@@ -1,5 +1,5 @@
-// What a RunPodSandbox request means: its checks, and what follows from it for
-// the backend, the namespaces and the network.  Pure.
+// Checks a RunPodSandbox request, and makes the plan for the backend, the
+// namespaces and the network. Pure.
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import type { IdMaps, SandboxPlan } from '../shapes/sandbox.js';
@@ -18,13 +18,13 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
   if (!config.metadata.uid)
     throw new CrispError(
       'InvalidArgument',
-      'config.metadata.uid is empty: crictl does not show such a pod, and cannot remove it',
+      'config.metadata.uid is empty: crictl could neither show nor remove such a pod',
     );
   for (const field of ['name', 'namespace', 'uid'] as const)
     if (config.metadata[field].includes(';'))
       throw new CrispError(
         'InvalidArgument',
-        `config.metadata.${field}: it has a ";", which separates the arguments of CNI plugins (CNI_ARGS)`,
+        `config.metadata.${field}: it contains ";", which separates the arguments of CNI plugins (CNI_ARGS)`,
       );
   const options = config.linux?.security_context?.namespace_options;
   for (const kind of ['network', 'ipc'] as const) {
@@ -55,18 +55,18 @@ function checkPorts(mappings: PodSandboxConfig__Output['port_mappings']): void {
     index,
     { host_port: hostPort, container_port: containerPort, host_ip: hostIp },
   ] of mappings.entries()) {
-    if (hostPort <= 0) continue; // the port is not mapped: the kubelet lists it all the same
+    if (hostPort <= 0) continue; // the port is not mapped, but the kubelet lists it
     const field = `config.port_mappings[${index}]`;
     if (hostPort > 65_535)
-      throw new CrispError('InvalidArgument', `${field}.host_port: ${hostPort} is no port`);
+      throw new CrispError('InvalidArgument', `${field}.host_port: ${hostPort} is not a port`);
     if (containerPort < 1 || containerPort > 65_535)
-      throw new CrispError('InvalidArgument', `${field}.container_port: ${containerPort} is no port`);
+      throw new CrispError('InvalidArgument', `${field}.container_port: ${containerPort} is not a port`);
     if (hostIp && !isIP(hostIp))
-      throw new CrispError('InvalidArgument', `${field}.host_ip: "${hostIp}" is no IP address`);
+      throw new CrispError('InvalidArgument', `${field}.host_ip: "${hostIp}" is not an IP address`);
   }
 }
 
-/** It stands as a line in /etc/hostname, as a word in environments and in the configuration of CTs. */
+/** It is a line in /etc/hostname, and a word in environments and in the configuration of CTs. */
 function checkHostname(hostname: string): void {
   if (hostname && !/^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(hostname))
     throw new CrispError(
@@ -76,9 +76,9 @@ function checkHostname(hostname: string): void {
 }
 
 /**
- * Runtimes join it to the folders of the hierarchies as it is: with ".." crun
- * made groups beside them. cgroupfs names are folders, systemd's are slices
- * (systemd.unit(5); a ":" would end the slice's name in cgroupsPath); neither has anything else.
+ * Runtimes append it unchanged to the folders of the hierarchies: with ".." crun made groups
+ * outside of them. cgroupfs names are folders, systemd's are slices (systemd.unit(5); a ":"
+ * would end the slice's name in cgroupsPath); neither has anything else.
  */
 function checkCgroupParent(parent: string): void {
   const parts = parent.split('/').filter(Boolean);
@@ -102,7 +102,7 @@ export function planOf(
     ...identityOf(id, config),
     folder: podOf(stateFolder, id),
     namespaces: {},
-    // The kubelet makes and limits the pod's cgroup and names it; for anybody else there is one of our own.
+    // The kubelet makes and limits the pod's cgroup and passes its name; for other callers crisp makes one.
     cgroupParent: config.linux?.cgroup_parent || ownCgroupParent(id, systemdCgroup),
   };
 }
@@ -111,7 +111,7 @@ export function ownsCgroup(config: PodSandboxConfig__Output): boolean {
   return !config.linux?.cgroup_parent;
 }
 
-/** Its containers see each other's processes, in a namespace that a holder keeps. */
+/** Its containers see each other's processes, in a namespace kept by a holder. */
 export function sharesPids(config: PodSandboxConfig__Output): boolean {
   return config.linux?.security_context?.namespace_options?.pid === 'POD';
 }
@@ -120,7 +120,7 @@ export function namespacesFolder(plan: SandboxPlan): string {
   return join(plan.folder, 'ns');
 }
 
-/** A pod on the host's network keeps the host's name as well. */
+/** A pod on the host's network also has the host's name. */
 export function wantedNamespaces(config: PodSandboxConfig__Output): {
   network: boolean;
   ipc: boolean;
@@ -131,7 +131,10 @@ export function wantedNamespaces(config: PodSandboxConfig__Output): {
   return { network, ipc: options?.ipc !== 'NODE', uts: network };
 }
 
-/** The plan as makePod() will make it of planOf()'s, for `crisp explain`. @param idMaps of the backend, see Backend.userNamespace */
+/**
+ * The plan that makePod() will make from planOf(), for `crisp explain`. @param idMaps the mapping of the
+ * backend, see Backend.userNamespace
+ */
 export function expectedPlan(
   plan: SandboxPlan,
   config: PodSandboxConfig__Output,
@@ -153,7 +156,9 @@ export function expectedPlan(
   };
 }
 
-/** What a network that the containers bring themselves cannot give. @throws UnsupportedField */
+/**
+ * Refuses settings that are not possible if containers have networks of their own. @throws UnsupportedField
+ */
 export function checkOwnNetwork(config: PodSandboxConfig__Output): void {
   const refuse = (field: string, hint: string): CrispError =>
     new CrispError(
@@ -216,7 +221,7 @@ export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, 
 /** A Kubernetes quantity of bits per second: "10M", "1Gi", "1500000". */
 function parseQuantity(text: string, what: string): number {
   const [, number, suffix = ''] = /^(\d+(?:\.\d+)?)(k|M|G|T|Ki|Mi|Gi|Ti)?$/.exec(text) ?? [];
-  if (number === undefined) throw new CrispError('InvalidArgument', `${what}: "${text}" is no quantity`);
+  if (number === undefined) throw new CrispError('InvalidArgument', `${what}: "${text}" is not a quantity`);
   const factor = suffix.endsWith('i') ? 1024 : 1000;
   return Math.round(Number(number) * factor ** ' kMGT'.indexOf(suffix[0]?.replace('K', 'k') ?? ' '));
 }

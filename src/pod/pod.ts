@@ -1,8 +1,8 @@
 // A pod on this host: its folder, namespaces, network, memory, cgroup, the holder
-// of a shared pid namespace, and what its backend makes once per pod. Made,
-// repaired, released and removed here alone; called by the stories of cri/, by
-// recovery, by `crisp gc` and by the standalone commands, whose containers have a
-// pod of their own each.
+// of a shared pid namespace, and the parts that its backend makes once per pod.
+// Pods are made, repaired, released and removed only here; called by cri/, by
+// recovery, by `crisp gc` and by the standalone commands, in which each container
+// has a pod of its own.
 //
 //   makePod ──► (containers) ──► releasePod ──► removePod
 import { existsSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { dirname } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Backend, OciRuntime } from '../backends/backend.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
-import { makePodCgroup, removePodCgroup } from '../host/cgroup.js';
+import { makePodCgroup, removePodCgroup, writeResources } from '../host/cgroup.js';
 import { expectPassage, makeClosedFolder, remove } from '../host/files.js';
 import { unmount, unmountBelow } from '../host/mounts.js';
 import { step } from '../steps.js';
@@ -21,6 +21,7 @@ import type { Attachment } from '../network/conflist.js';
 import type { HostFacts } from '../oci/host-facts.js';
 import { cgroupsPath, rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
+import type { Resources } from '../shapes/spec.js';
 import { podFilesOf } from './files.js';
 import { mendPodMemory, mountPodMemory, podMemory } from './memory.js';
 import {
@@ -50,40 +51,44 @@ import {
 export interface PodRequest {
   /** Checked by checkedConfig(). */
   readonly config: PodSandboxConfig__Output;
-  /** As planOf() makes it. */
+  /** The result of planOf(). */
   readonly plan: SandboxPlan;
   readonly backend: Backend;
   readonly host: Pick<HostFacts, 'systemdCgroup' | 'lowestOomScoreAdj'>;
-  /** Gives it an address. Absent: its network namespace has loopback alone. */
+  /** Assigns its address. Absent: its network namespace has only loopback. */
   readonly network?: Pick<Network, 'attach' | 'detach'>;
-  /** What may start the holder of a shared pid namespace, the preferred one first. */
+  /** The runtimes that may start the holder of a shared pid namespace, the preferred one first. */
   readonly holderRuntimes: readonly OciRuntime[];
-  /** false: the caller named the network of the pod, whatever its annotations say. */
+  /** false: the caller chose the network of the pod, and its annotations are ignored. */
   readonly mayHaveOwnNetwork?: boolean;
 }
 
-/** What a pod's record keeps of it. */
+/** The parts of a pod that its record keeps. */
 export interface MadePod {
   /** The plan of the request, with the pinned namespaces and the mapping of ids. */
   readonly plan: SandboxPlan;
   readonly attachment: Attachment | undefined;
   readonly holder: ProcessIdentity | undefined;
-  /** What Backend.startSandbox() returned. */
+  /** The result of Backend.startSandbox(). */
   readonly backendState: unknown;
 }
 
-/** What programs that are not root may do in a network of their own, where no port is worth more than another: listen below 1024, and ping (ip(7), icmp(7)). */
+/**
+ * Settings of a network namespace of its own, where no port needs protection: programs without root may
+ * listen below 1024, and ping (ip(7), icmp(7)).
+ */
 const openToAll = { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_group_range': '0 2147483647' };
-/** With the holder the whole pod ends: of its processes it is the last that the kernel should choose. */
+/** The whole pod ends with the holder: so the kernel's OOM killer should choose it last. */
 const holderOomScoreAdj = -998;
 
 /**
- * Makes a pod. Each thing that it makes is on `undo` before it is made.
- * @throws UnsupportedField, ToolMissing, InvalidArgument, NamespaceFailed, SysctlFailed, and what the network and the backend throw
+ * Makes a pod. The removal of each part is on `undo` before the part is made.
+ * @throws UnsupportedField, ToolMissing, InvalidArgument, NamespaceFailed, SysctlFailed, and the errors of
+ * the network and the backend
  */
 export async function makePod(undo: Undo, request: PodRequest): Promise<MadePod> {
   const { config, plan, backend, network } = request;
-  // 1. What it takes, before anything is made.
+  // 1. The checks, before anything is made.
   const ownNetwork =
     wantedNamespaces(config).network &&
     request.mayHaveOwnNetwork !== false &&
@@ -94,7 +99,7 @@ export async function makePod(undo: Undo, request: PodRequest): Promise<MadePod>
   const idMaps =
     userNamespace(config) ?? (sharesWithHost(config) ? undefined : backend.userNamespace?.(plan));
 
-  // 2. Its folder, with the files that its containers will see.
+  // 2. Its folder, with the files for its containers.
   undo.push('folder', () => remove(plan.folder));
   if (idMaps) await expectPassage(dirname(plan.folder));
   makeClosedFolder(plan.folder, rootGroupOf(idMaps));
@@ -112,8 +117,7 @@ export async function makePod(undo: Undo, request: PodRequest): Promise<MadePod>
   );
   const netns = namespaces['network'] ?? '';
 
-  // 4. What needs no order among itself: the network takes longest, so the rest costs no time beside it
-  // once its first plugin runs (each start of a process holds up this thread for some milliseconds).
+  // 4. Independent parts, in parallel: the network takes longest, so the rest takes no extra time once its first plugin runs (each start of a process blocks this thread for some milliseconds).
   const begun = setImmediate();
   undo.push('cgroup', () => (ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined));
   const cgroup = begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined));
@@ -127,7 +131,7 @@ export async function makePod(undo: Undo, request: PodRequest): Promise<MadePod>
     cgroup,
   ] as const);
 
-  // 5. What the backend needs once per pod.
+  // 5. The parts that the backend makes once per pod.
   const made: SandboxPlan = {
     ...plan,
     ...(idMaps ? { idMaps } : {}),
@@ -146,7 +150,7 @@ async function attach(
   netns: string,
 ): Promise<Attachment> {
   const pod = podNetwork(plan, config, netns);
-  const attachment = await network.attach(pod); // not the caller's signal: what is begun is finished, for the retry
+  const attachment = await network.attach(pod); // without the caller's signal: a started attach is finished, for the retry
   undo.push('network', () => network.detach(pod, attachment));
   return attachment;
 }
@@ -170,7 +174,10 @@ async function startHolder(
   });
 }
 
-/** Makes the folder, the pins and the memory of a pod again whose folder was lost. @param pid a process that lives in its namespaces */
+/**
+ * Makes the folder, the pins and the memory of a pod again after its folder was lost. @param pid a process in
+ * its namespaces
+ */
 export async function remakePod(
   plan: SandboxPlan,
   config: PodSandboxConfig__Output,
@@ -178,18 +185,27 @@ export async function remakePod(
 ): Promise<void> {
   makeClosedFolder(plan.folder, rootGroupOf(plan.idMaps));
   await repinNamespaces(namespacesFolder(plan), plan.namespaces, pid);
-  await repairPod(plan, config); // for containers to come: the memory of the running ones is out of reach
+  await repairPod(plan, config); // for later containers: the memory of the running ones cannot be reached
 }
 
-/** Gives a pod its memory if it has none, as one that an earlier version of crisp made. */
+/** Mounts the memory of a pod that has none, because an earlier version of crisp made it. */
 export async function repairPod(plan: SandboxPlan, config: PodSandboxConfig__Output): Promise<void> {
   await mendPodMemory(plan.folder, () => podFilesOf(config));
 }
 
+/** Sets the limits of a pod whose cgroup makePod() made; that of any other pod is its owner's to limit. @throws InvalidArgument for a value that the kernel refuses */
+export async function limitPod(
+  { cgroupParent }: SandboxPlan,
+  config: PodSandboxConfig__Output,
+  resources: Resources,
+): Promise<void> {
+  if (ownsCgroup(config)) await writeResources(cgroupParent, resources);
+}
+
 /**
- * Gives back the network, the holder, the namespaces and the memory of a pod whose
- * containers have ended; also after a crash in the middle of makePod(). Idempotent.
- * @param network what it has an address of; absent: the pod has none
+ * Releases the network, the holder, the namespaces and the memory of a pod after
+ * its containers have ended; also after a crash during makePod(). Idempotent.
+ * @param network the network of its address; absent: the pod has no address
  */
 export async function releasePod(
   pod: {
@@ -221,24 +237,25 @@ export async function releasePod(
 }
 
 /**
- * Removes a pod that releasePod() has released, or that has no record and no
- * containers and network any more. Idempotent; the folder goes last, so that a
- * retry finds it.
- * @param cgroup the one that makePod() made for it; undefined: its cgroup is somebody else's
+ * Removes a pod that releasePod() has released, or that has no record and no containers and
+ * network any more. Idempotent; the folder is removed last, so that a retry finds it.
+ * @param cgroup the cgroup that makePod() made; undefined: its cgroup is not crisp's
  */
 export async function removePod(folder: string, cgroup: string | undefined): Promise<void> {
   if (existsSync(holderFolder(folder))) await stopPidHolder(holderFolder(folder));
   await takeApart(folder, cgroup);
 }
 
-/** A folder with all that is mounted in it, namespaces too, and the cgroup beside it. */
+/** Removes a folder with all mounts in it, including namespaces, and its cgroup. */
 export async function takeApart(folder: string, cgroup: string | undefined): Promise<void> {
   await unmountBelow(folder);
   if (cgroup !== undefined) await step('remove pod: cgroup', () => removePodCgroup(cgroup));
   await step('remove pod: folder', () => remove(folder));
 }
 
-/** Like Promise.all, but waits for all before it fails: what is still under way cannot be undone. */
+/**
+ * Like Promise.all, but waits for all before it fails: an operation that is still running cannot be undone.
+ */
 async function allOf<T extends readonly unknown[]>(
   work: T,
 ): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {

@@ -1,11 +1,11 @@
-// Creations in flight, by the name of what they make.
+// Creations in flight, by the name of the pod or container.
 //
 // The kubelet repeats RunPodSandbox and CreateContainer after its deadline with
-// the very same request: the repetition joins the one that is being made.  What
-// is finished when nobody waits for it any more is "unclaimed": it stays for the
-// retry for a while, and is then removed.
+// the same request: the retry joins the creation in flight. A creation that is
+// finished without a waiting caller is "unclaimed": it is kept for a retry for a
+// while, and is then removed.
 //
-// Until a caller has its id, a pod or container is hidden from all clients: a
+// A pod or container is hidden from all clients until a caller has its id: a
 // kubelet that saw it in a list would count it as an attempt and make another one.
 import { isDeepStrictEqual } from 'node:util';
 import { CrispError } from '../errors.js';
@@ -17,26 +17,29 @@ interface Creation {
   readonly made: Promise<string>;
   readonly unclaimed: Unclaimed;
   waiting: number;
-  /** The id of what was made. */
+  /** The id of the pod or container. */
   result?: string;
   /** A caller has the result, or it is kept for a retry. */
   settled?: boolean;
 }
 
-/** What becomes of a finished creation that nobody waits for. */
+/** How to handle an unclaimed creation. */
 export interface Unclaimed {
-  /** Called at once: notes it, so that a restart of the daemon does not show it. */
+  /** Called at once: stores that it is unclaimed, so that it stays hidden after a restart of the daemon. */
   keep(id: string): Promise<unknown>;
-  /** Called when the retry did not come in time. Under the lock of the object it must ask expired() first: a retry may have come since. */
+  /**
+   * Called when the retry did not come in time. It must check expired() first, under the lock of the object:
+   * a retry may have come since.
+   */
   discard(id: string): Promise<unknown>;
-  /** Whether a creation that failed has left its record, because it could not be taken back. */
+  /** Whether a failed creation has left its record, because it could not be undone. */
   remains(id: string): boolean;
 }
 
-/** Between two tries of a removal. */
+/** Pause between two attempts of a removal. */
 const leastRetryMs = 1_000;
 
-/** `expired`: its time has passed, it is about to be removed. */
+/** `expired`: it is about to be removed. */
 interface Hidden {
   timer?: NodeJS.Timeout;
   expired?: boolean;
@@ -46,14 +49,14 @@ export class InFlight {
   private readonly creations = new Map<string, Creation>();
   private readonly hidden = new Map<string, Hidden>();
 
-  /** @param keepMs how long an unclaimed creation waits for its retry */
+  /** @param keepMs how long an unclaimed creation is kept for its retry */
   constructor(private readonly keepMs: number) {}
 
   /**
    * Runs `make` for the first caller and joins the others to it.
-   * @param make is given the id to use; it answers with another one where the object exists already
-   * @returns the id of what was made; the caller must claim() it
-   * @throws NameInUse when another request under the same name is in flight; Cancelled when the caller goes away
+   * @param make gets the id to use; it returns another id if the object exists already
+   * @returns the id of the pod or container; the caller must claim() it
+   * @throws NameInUse if another request with the same name is in flight; Cancelled if the caller disconnects
    */
   async join(
     key: string,
@@ -97,7 +100,7 @@ export class InFlight {
           this.settle(creation);
         },
         () => {
-          // The fault may go away: the removal is tried again, also where no retry of the caller comes.
+          // The cause may be temporary: the removal is retried, even without a retry of the caller.
           if (unclaimed.remains(id)) this.keep(id, unclaimed);
           else this.hidden.delete(id);
         },
@@ -106,13 +109,13 @@ export class InFlight {
     return creation;
   }
 
-  /** Keeps what was made for a retry, where its last caller has gone without it. */
+  /** Keeps the result for a retry, if the last caller has disconnected without it. */
   private settle(creation: Creation): void {
     const { result: id, unclaimed } = creation;
     if (id === undefined || creation.waiting > 0 || creation.settled) return;
     creation.settled = true;
-    if (!this.hides(id)) return; // one that was there already, and that somebody has
-    log.warn({ id, keptMs: this.keepMs }, 'the caller went away while this was made; kept for its retry');
+    if (!this.hides(id)) return; // it existed already, and a caller has its id
+    log.warn({ id, keptMs: this.keepMs }, 'the caller disconnected while this was made; kept for its retry');
     this.keep(id, unclaimed);
     unclaimed
       .keep(id)
@@ -120,15 +123,15 @@ export class InFlight {
   }
 
   /**
-   * Hides an unclaimed object and removes it when its retry does not come in time; also for one of an earlier
-   * run. A removal that fails is tried again later.
+   * Hides an unclaimed object and removes it if its retry does not come in time; also for objects of an
+   * earlier run. A failed removal is retried later.
    */
   keep(id: string, unclaimed: Pick<Unclaimed, 'discard'>, afterMs = this.keepMs): void {
     this.hold(id);
     const entry: Hidden = {};
     entry.timer = setTimeout(() => {
       entry.expired = true;
-      log.warn({ id }, 'nobody came back for this; removing it');
+      log.warn({ id }, 'no retry came for this; removing it');
       const isOurs = (): boolean => this.hidden.get(id) === entry && entry.expired === true;
       unclaimed.discard(id).then(
         () => {
@@ -144,17 +147,17 @@ export class InFlight {
     this.hidden.set(id, entry);
   }
 
-  /** What is being made, and how many callers wait for each. */
+  /** The creations in progress, and the number of callers that wait for each. */
   underWay(): { readonly what: string; readonly callers: number }[] {
     return [...this.creations].map(([what, { waiting }]) => ({ what, callers: waiting }));
   }
 
-  /** How many pods and containers no caller has the id of. */
+  /** The number of pods and containers whose id no caller has yet. */
   get hiddenCount(): number {
     return this.hidden.size;
   }
 
-  /** Whether no caller has this id yet: it is not shown to anybody. */
+  /** Whether no caller has this id yet: it is hidden. */
   hides(id: string): boolean {
     return this.hidden.has(id);
   }
@@ -164,7 +167,10 @@ export class InFlight {
     return this.hidden.get(id)?.expired ?? false;
   }
 
-  /** The retry of an unclaimed object has come: it is not removed by itself any more, and still hidden until somebody claims it. */
+  /**
+   * The retry of an unclaimed object has come: it is not removed automatically any more, but hidden until it
+   * is claimed.
+   */
   hold(id: string): void {
     const entry = this.hidden.get(id);
     if (!entry) return;
@@ -172,7 +178,7 @@ export class InFlight {
     entry.expired = false;
   }
 
-  /** A caller gets this id: from now on it is shown. @returns whether it was hidden until now */
+  /** A caller gets this id: from now on it is visible. @returns whether it was hidden until now */
   claim(id: string): boolean {
     this.hold(id);
     return this.hidden.delete(id);
@@ -181,7 +187,8 @@ export class InFlight {
 
 function aborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
-    const fail = (): void => reject(new CrispError('Cancelled', 'the caller went away while this was made'));
+    const fail = (): void =>
+      reject(new CrispError('Cancelled', 'the caller disconnected while this was made'));
     if (signal.aborted) fail();
     else signal.addEventListener('abort', fail, { once: true });
   });

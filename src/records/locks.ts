@@ -1,5 +1,6 @@
-// One queue per id: whoever changes a sandbox or a container does it alone.
-// Order: the sandbox before its container.  Reads, execs and streams take none.
+// One queue per id: only one operation at a time changes a sandbox or a
+// container. Order: the sandbox before its container. Reads, execs and streams
+// take no lock.
 
 interface Queue {
   tail: Promise<unknown>;
@@ -12,7 +13,7 @@ interface Queue {
 export class Locks {
   private readonly queues = new Map<string, Queue>();
 
-  /** Runs `work` after all earlier work on `id` has ended, well or not. */
+  /** Runs `work` after all earlier work on `id` has ended, successfully or not. */
   async with<T>(id: string, work: () => Promise<T>): Promise<T> {
     const queue = this.queues.get(id) ?? { tail: Promise.resolve(), length: 0, since: 0 };
     this.queues.set(id, queue);

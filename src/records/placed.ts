@@ -1,6 +1,5 @@
-// Where the things of a record are: made from its id, whatever the record says.
-// Used wherever records are read: from the state folder, and from what a
-// container carries with it.
+// The paths of a record, made from its id, whatever the record says. Used
+// wherever records are read: from the state folder, and from recovery labels.
 import { join } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
@@ -8,7 +7,7 @@ import { namespaceFiles } from '../pod/namespaces.js';
 import { ownCgroupParent } from '../oci/namespaces.js';
 import type { ContainerRecord, SandboxRecord, StoredContainer, StoredSandbox } from './records.js';
 
-/** @throws for a cgroup that is neither the request's nor one that crisp makes */
+/** @throws for a cgroup that is neither from the request nor made by crisp */
 export function placedSandbox(stored: StoredSandbox, state: string): SandboxRecord {
   const { id, config, plan, holder } = stored;
   const { cgroupParent } = plan;
@@ -35,7 +34,7 @@ export function placedSandbox(stored: StoredSandbox, state: string): SandboxReco
   };
 }
 
-/** What of a pod's plan follows from the request alone. */
+/** The parts of a pod's plan that follow from the request alone. */
 export function identityOf(
   id: string,
   config: PodSandboxConfig__Output,
@@ -54,7 +53,7 @@ export function identityOf(
 
 /**
  * @param sandbox its pod; undefined: not known
- * @throws where its log is not the one that both requests name
+ * @throws if its log is not at the path of both requests
  */
 export function placedContainer(
   stored: StoredContainer,
@@ -63,16 +62,16 @@ export function placedContainer(
 ): ContainerRecord {
   const { logPath, config } = stored;
   if (logPath && sandbox && logPath !== join(sandbox.config.log_directory, config.log_path))
-    throw new Error(`logPath: ${logPath} is not what the pod asked for`);
+    throw new Error(`logPath: ${logPath} does not match the request`);
   return { ...stored, folder: bundleOf(state, stored.id) };
 }
 
-/** The bundle of a container. @param id of the shape of an id, or the name of a file */
+/** The bundle of a container. @param id an id, or the name of a file */
 export function bundleOf(state: string, id: string): string {
   return join(state, 'bundles', id);
 }
 
-/** The folder of a pod. @param id of the shape of an id, or the name of a file */
+/** The folder of a pod. @param id an id, or the name of a file */
 export function podOf(state: string, id: string): string {
   return join(state, 'pods', id);
 }

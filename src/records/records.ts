@@ -1,16 +1,16 @@
-// What we remember of a pod sandbox and of a container, and what follows from it.
+// The records of pod sandboxes and containers, and the states derived from them.
 //
 //   sandbox:    READY ── stoppedAt or endedAt ──► NOTREADY ──► record removed
 //   container:  CREATED ── startedAt ──► RUNNING ── exit ──► EXITED ──► record removed
 //
-// A record is read back as data, not as something of ours: its shape is checked
-// (no narrower than what an image or a plugin may put into it),
-// paths are made from its id (placed.ts), and names of programs are looked up in
-// the configuration.  docs/adr/0011 says how records change.
+// A record is read as untrusted data: its types are checked (not more strictly than
+// the values that an image or a plugin may put into it), paths are made from its id
+// (placed.ts), and names of programs are looked up in the configuration. docs/adr/0011
+// describes how records change.
 //
-// What was asked and what has ended stands here; the state is derived from
-// these facts, never stored.  Times are nanoseconds since the epoch as strings:
-// they do not fit a JS number, and JSON has no bigint.
+// A record has the request and the exit; the state is derived from them, never stored.
+// Times are nanoseconds since the epoch as strings: they do not fit a JS number, and
+// JSON has no bigint.
 import { randomBytes } from 'node:crypto';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import * as z from 'zod';
@@ -23,7 +23,7 @@ import type { SandboxPlan } from '../shapes/sandbox.js';
 import { attachmentSchema } from '../network/conflist.js';
 import { idPattern } from '../shapes/id.js';
 
-/** The one shape of an id, as newId() makes them: safe as the name of a file. */
+/** The format of an id, as made by newId(): safe as the name of a file. */
 export const idSchema = z.string().regex(idPattern, 'not an id');
 const nanoseconds = z.string().regex(/^\d{1,20}$/);
 const count = z.number().int().nonnegative();
@@ -42,9 +42,9 @@ function message<T>(of: (value: unknown) => T): z.ZodType<T> {
 const resources = message(linuxResourcesOf);
 
 const idMappings = z.array(z.object({ containerID: count, hostID: count, size: count }));
-/** What of a plan does not follow from the id and the request; placed.ts makes the rest. */
+/** The parts of a plan that do not follow from the id and the request; placed.ts makes the rest. */
 export const storedPlanSchema = z.object({
-  /** The keys count: which namespaces are pinned. */
+  /** The keys are the pinned namespaces. */
   namespaces: z.partialRecord(z.enum(['network', 'ipc', 'uts', 'pid', 'user']), z.string()),
   idMaps: z.object({ uids: idMappings, gids: idMappings }).optional(),
   ownNetwork: z.boolean().optional(),
@@ -57,24 +57,27 @@ export const storedSandboxSchema = z.object({
   /** The request as received. */
   config: message(podSandboxConfigOf),
   runtimeHandler: z.string(),
-  /** The handler that the router chose, and why; never changed in the life of the pod. */
+  /** The handler that the router chose, and the rule; never changed during the life of the pod. */
   handler: z.string(),
   rule: z.string(),
   bootId: z.string(),
-  /** false from the write of the intent until the sandbox stands: recovery undoes such a one. */
+  /** false from the write of the intent until the sandbox is complete: recovery undoes such a sandbox. */
   complete: z.boolean(),
-  /** Its caller went away while it was made, and has not come back: it is hidden until then. */
+  /** Its caller disconnected while it was made: it is hidden until the retry comes. */
   unclaimed: z.boolean().optional(),
   createdAt: nanoseconds,
   stoppedAt: nanoseconds.optional(),
-  /** When the holder was found to have ended by itself: it is yet to be stopped, and nothing can be started in it. */
+  /**
+   * When the holder was found to have ended by itself: the pod has to be stopped, and nothing can be started
+   * in it.
+   */
   endedAt: nanoseconds.optional(),
   plan: storedPlanSchema,
   /** undefined: on the host's network, or plan.ownNetwork. */
   attachment: attachmentSchema.optional(),
   /** The addresses of a pod with plan.ownNetwork, once they are known. */
   ips: z.array(z.string()).optional(),
-  /** What backend.startSandbox returned. */
+  /** The result of backend.startSandbox. */
   backendState: z.unknown().optional(),
   /** The process that keeps a pod-wide pid namespace. */
   holder: z.object({ pid: z.number().int().min(2), startTime: z.string().regex(/^\d+$/) }).optional(),
@@ -92,30 +95,36 @@ export const storedContainerSchema = z.object({
   handler: z.string(),
   bootId: z.string(),
   complete: z.boolean(),
-  /** Its caller went away while it was made, and has not come back: it is hidden until then. */
+  /** Its caller disconnected while it was made: it is hidden until the retry comes. */
   unclaimed: z.boolean().optional(),
   imageId: z.string(),
-  /** The name of the image when the container was made: its first tag, else a digest reference; for ContainerStatus.image. Absent in records of older versions. */
+  /**
+   * The name of the image when the container was made: its first tag, otherwise a digest reference; for
+   * ContainerStatus.image. Absent in records of older versions.
+   */
   imageName: z.string().optional(),
-  /** NAME@DIGEST where the image has one, for image_ref. */
+  /** NAME@DIGEST if the image has one, for image_ref. */
   imageRef: z.string(),
   /** The images that are mounted as volumes: index in config.mounts -> image id. */
   imageVolumes: z.record(z.string(), z.string()).default({}),
   logPath: z.string(),
-  /** SIGNAL_SIGTERM and so on, as the CRI names it. */
+  /** The CRI's name, such as SIGNAL_SIGTERM. */
   stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
-  /** What the process runs as, for ContainerStatus.user. */
+  /** The user and groups of the process, for ContainerStatus.user. */
   user: z.object({ uid: z.number(), gid: z.number(), supplementalGroups: z.array(z.number()) }),
-  /** Paths of CRI fields ("linux.…") or of the spec ("spec.…") that were asked for and are not honoured, for the verbose status. */
+  /**
+   * Paths of requested CRI fields ("linux.…") or spec fields ("spec.…") that are not honoured, for the
+   * verbose status.
+   */
   notHonoured: z.array(z.string()),
   resources: resources.optional(),
-  /** Folders of the host that were made because a mount named them, outermost first. */
+  /** Folders of the host that were made for mounts, outermost first. */
   madeMountSources: z.array(z.string()).optional(),
   backendState: z.unknown().optional(),
   createdAt: nanoseconds,
   startedAt: nanoseconds.optional(),
   pid: count.optional(),
-  /** When its monitor was found dead while it ran: nobody writes its log any more. */
+  /** When its monitor was found dead while it ran: its log is not written any more. */
   unwatchedAt: nanoseconds.optional(),
   exit: z
     .object({ exitCode: z.number().int(), finishedAt: nanoseconds, reason: z.string(), message: z.string() })
@@ -126,8 +135,8 @@ export type StoredContainer = z.infer<typeof storedContainerSchema>;
 export type ContainerRecord = StoredContainer & { folder: string };
 
 /**
- * JSON as records are written, with its bytes (the values of an environment) as Buffers again.
- * Version 0.1 called the handler of a record its "backend".
+ * Parses the JSON of a record, with bytes (the values of an environment) as Buffers. Version
+ * 0.1 called the handler of a record its "backend".
  * @throws SyntaxError
  */
 export function fromJson(text: string): unknown {
@@ -141,7 +150,7 @@ export function fromJson(text: string): unknown {
   return handler === undefined && backend !== undefined ? { ...(value as object), handler: backend } : value;
 }
 
-/** Ids are 64 hex digits, as tools that look for container ids in paths and cgroups expect. */
+/** Ids are 64 hex digits, as expected by tools that find container ids in paths and cgroups. */
 export function newId(): string {
   return randomBytes(32).toString('hex');
 }
@@ -154,7 +163,7 @@ export function sandboxState(record: SandboxRecord): PodSandboxState {
 
 /** Orders times of records, the earlier first. */
 export function compareTimes(one: string, other: string): number {
-  return one.length - other.length || (one < other ? -1 : one > other ? 1 : 0); // as numbers: there are no leading zeros
+  return one.length - other.length || (one < other ? -1 : one > other ? 1 : 0); // numerically: there are no leading zeros
 }
 
 export function containerState(record: ContainerRecord): ContainerState {
@@ -163,7 +172,7 @@ export function containerState(record: ContainerRecord): ContainerState {
   return 'CONTAINER_CREATED';
 }
 
-/** The name that must be unique among sandboxes: what the kubelet repeats in a retry. */
+/** The name that must be unique among sandboxes, and that the kubelet repeats in a retry. */
 export function sandboxKey(config: PodSandboxConfig__Output): string {
   const { name, namespace, uid, attempt } = config.metadata ?? {
     name: '',
@@ -178,12 +187,15 @@ export function containerKey(sandboxId: string, config: ContainerConfig__Output)
   return [sandboxId, config.metadata?.name ?? '', config.metadata?.attempt ?? 0].join('_');
 }
 
-/** Nanoseconds since the epoch, as records hold them; never twice the same, and never back but with a clock that was set back. */
+/**
+ * Nanoseconds since the epoch, in the format of records; never the same twice, and increasing unless the
+ * clock is set back.
+ */
 export function now(): string {
   const wall = BigInt(Date.now()) * 1_000_000n;
   last = wall > last || last - wall > setBackNs ? wall : last + 1n;
   return last.toString();
 }
 let last = 0n;
-/** More than the calls of one millisecond could add. */
+/** More than the calls within one millisecond could add. */
 const setBackNs = 1_000_000_000n;

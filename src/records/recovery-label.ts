@@ -1,9 +1,10 @@
-// What a container carries with it, so that it and its pod are found again when
-// the state folder is lost: both records, packed into one line.  Made by
-// container-create, kept by backends whose containers have a place for it (the
-// notes of a CT), read by reclaim.
+// The recovery label of a container, from which it and its pod are recovered
+// when the state folder is lost: both records, compressed into one line. Made
+// by container-create, stored by backends that have a place for it (the notes
+// of a CT), read by reclaim.
 //
-// Whoever may look at a CT may read its notes: the environment stays out.
+// Every user who may view a CT can read its notes: the environment is left
+// out.
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import * as z from 'zod';
 import type { FoundContainer } from '../backends/backend.js';
@@ -16,7 +17,7 @@ import {
 } from './records.js';
 
 const schema = z.object({ sandbox: storedSandboxSchema, container: storedContainerSchema });
-/** Where its things are is not among it: placed.ts says. */
+/** Paths are not included: placed.ts makes them. */
 export type RecoveryLabel = z.infer<typeof schema>;
 
 interface Records {
@@ -24,20 +25,26 @@ interface Records {
   readonly container: ContainerRecord;
 }
 
-/** Characters; the notes of a CT hold 8192 (PVE::JSONSchema), and say other things too. */
+/** Characters; the notes of a CT may have 8192 (PVE::JSONSchema), including other lines. */
 const longest = 6000;
-/** An annotation above this, in characters, is no setting but a copy of something (kubectl keeps the whole manifest in one). */
+/**
+ * An annotation with more characters is not a setting but a copy of something (kubectl stores the whole
+ * manifest in one).
+ */
 const longAnnotation = 256;
-/** Bytes that a recovery label may unfold to: anybody who edits notes could make it a bomb. */
+/**
+ * The maximum size after decompression, in bytes: a user who edits the notes could make it a decompression
+ * bomb.
+ */
 const unfolded = 1 << 20;
 
-/** One line of base64; undefined: the records are too long for one. */
+/** One line of base64; undefined: the records are too long for a label. */
 export function pack({ sandbox, container }: Records): string | undefined {
   const slim: Records = { sandbox, container: { ...container, config: { ...container.config, envs: [] } } };
   return [slim, withoutLongAnnotations(slim)].map(encode).find((text) => text.length <= longest);
 }
 
-/** undefined: it is none, or one of records that this version does not read. */
+/** undefined: it is not a label, or has records that this version cannot read. */
 export function unpack(text: string): RecoveryLabel | undefined {
   try {
     return schema.parse(
@@ -49,8 +56,8 @@ export function unpack(text: string): RecoveryLabel | undefined {
 }
 
 /**
- * What a container carries.
- * @returns undefined: nothing; 'unreadable': not what was given to it, or of another version. Such a container is left as it is.
+ * The recovery label of a container.
+ * @returns undefined: none; 'unreadable': modified, or of another version. Such a container is left as it is.
  */
 export function recoveryLabelOf({
   id,

@@ -1,7 +1,8 @@
 // The records of the containers that the command line makes without a daemon.
-// Written by cli/, and read by the daemon for one question: which images they
-// use.  One file per container; several commands may run at once, so a name is
-// taken by making its file, and what is alive is never written but asked.
+// Written by cli/, and read by the daemon only for the images in use. One file
+// per container; several commands may run at once, so a name is taken by
+// creating its file, and the state of a container is never written but read
+// from its backend.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
@@ -20,13 +21,13 @@ export const standaloneRecordSchema = z.object({
   id: idSchema,
   /** Also the name of a file: see takeName. */
   name: z.string().regex(/^[a-zA-Z0-9][\w.-]{0,62}$/),
-  /** As it was asked for: a reference, an archive, a folder. */
+  /** As given by the user: a reference, an archive, a folder. */
   image: z.string(),
   /** Empty: a folder. */
   imageId: z.string(),
   handler: z.string(),
   rule: z.string(),
-  /** false while it is being made; what a crash leaves so is only good to be deleted. */
+  /** false while it is being made; after a crash such a container can only be deleted. */
   complete: z.boolean(),
   createdAt: z.string().regex(/^\d{1,20}$/),
   startedAt: z.string().optional(),
@@ -40,7 +41,7 @@ export const standaloneRecordSchema = z.object({
     hostname: z.string().optional(),
   }),
   notHonoured: z.array(z.string()),
-  /** What backend.startSandbox() returned. */
+  /** The result of backend.startSandbox(). */
   podState: z.unknown().optional(),
   backendState: z.unknown().optional(),
 });
@@ -48,7 +49,7 @@ type Stored = z.infer<typeof standaloneRecordSchema>;
 export type StandaloneRecord = Omit<Stored, 'plan'> & { plan: SandboxPlan; folder: string; logPath: string };
 
 export class StandaloneRecords {
-  /** @param root where logs are: ROOT/logs/ID.log */
+  /** @param root the folder of logs: ROOT/logs/ID.log */
   constructor(
     private readonly stateFolder: string,
     private readonly root: string,
@@ -60,7 +61,10 @@ export class StandaloneRecords {
     return read.sort((one, other) => (BigInt(one.createdAt) < BigInt(other.createdAt) ? -1 : 1));
   }
 
-  /** What `take` makes of each record; one of which it makes nothing is left where it is, for the version of crisp that wrote it. */
+  /**
+   * The results of `take` for each record; a record for which it throws is kept, for the version of crisp
+   * that wrote it.
+   */
   async read<T>(take: (value: unknown) => T): Promise<T[]> {
     const read = await Promise.all(
       (await namesIn(this.folder))
@@ -72,7 +76,7 @@ export class StandaloneRecords {
             if (text === undefined) return [];
             const value = fromJson(text);
             if ((value as { id?: unknown } | null)?.id !== file.slice(0, -'.json'.length))
-              throw new Error('it is called after another id');
+              throw new Error('its file name does not match its id');
             return [take(value)];
           } catch (error) {
             setAside.add('standalone record', path, whyNot(error));
@@ -83,7 +87,7 @@ export class StandaloneRecords {
     return read.flat();
   }
 
-  /** Where its things are follows from its id. */
+  /** Its paths are made from its id. */
   private placed(stored: Stored): StandaloneRecord {
     const { id, plan } = stored;
     if (!['/system.slice', `/crisp-cli/${id}`].includes(plan.cgroupParent))
@@ -110,7 +114,7 @@ export class StandaloneRecords {
     return join(this.root, 'logs', `${id}.log`);
   }
 
-  /** By id, unique beginning of an id, or name. @throws ContainerNotFound, InvalidArgument when several fit */
+  /** By id, unique prefix of an id, or name. @throws ContainerNotFound, InvalidArgument if several match */
   async find(text: string): Promise<StandaloneRecord> {
     const all = await this.all();
     const exact = all.find((record) => record.id === text || record.name === text);
@@ -118,7 +122,7 @@ export class StandaloneRecords {
     if (fitting.length > 1)
       throw new CrispError(
         'InvalidArgument',
-        `"${text}" fits ${fitting.length} containers: ${fitting.map((record) => record.id.slice(0, 12)).join(', ')}`,
+        `"${text}" matches ${fitting.length} containers: ${fitting.map((record) => record.id.slice(0, 12)).join(', ')}`,
       );
     if (!fitting[0] && /^[0-9a-f]{64}$/.test(text) && (await exists(join(this.folder, `${text}.json`))))
       throw new CrispError(
@@ -146,12 +150,12 @@ export class StandaloneRecords {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
       throw new CrispError('NameInUse', `a container named ${name} exists already`, {
-        hint: `remove it with \`crisp delete ${name}\`, or take another name`,
+        hint: `remove it with \`crisp delete ${name}\`, or choose another name`,
       });
     }
   }
 
-  /** Forgets a container and frees its name: the last step of its removal. */
+  /** Removes the record of a container and frees its name: the last step of its removal. */
   async delete(record: StandaloneRecord): Promise<void> {
     if ((await readFileIfThere(this.namePath(record.name))) === record.id)
       await remove(this.namePath(record.name));
@@ -170,7 +174,10 @@ export function refOf(record: StandaloneRecord): ContainerRef {
   return { id: record.id, folder: record.folder, logPath: record.logPath, state: record.backendState };
 }
 
-/** The ids of the images that standalone containers use, so that they are not removed under them; also of records that are otherwise unreadable. */
+/**
+ * The ids of the images that standalone containers use, so that they are not removed; also of records that
+ * are otherwise unreadable.
+ */
 export async function imagesOfStandalone(stateFolder: string): Promise<string[]> {
   const schema = standaloneRecordSchema.pick({ imageId: true });
   const records = await new StandaloneRecords(stateFolder, '').read((value) => schema.parse(value));

@@ -1,7 +1,7 @@
-// Which containers are being started and stopped, and who waits for their exits.
-// Kept in memory: after a restart nothing is under way. Called by cri/.
+// Starts and stops of containers in progress, and the calls that wait for exits.
+// Kept in memory: after a restart nothing is in progress. Called by cri/.
 
-/** Starts and stops under way, and who waits for which exit. */
+/** Starts and stops in progress, and waiters for exits. */
 export class Stops {
   private readonly starts = new Map<string, Promise<void>>();
   private readonly stops = new Map<
@@ -10,7 +10,10 @@ export class Stops {
   >();
   private readonly waiters = new Map<string, Set<() => void>>();
 
-  /** Runs a start. The container's exit is recorded after it: a process may have ended before its runtime says that it started. */
+  /**
+   * Runs a start. The container's exit is recorded after it: a process may end before its runtime reports the
+   * start.
+   */
   async whileStarting(id: string, start: () => Promise<void>): Promise<void> {
     const done = start().finally(() => this.starts.delete(id));
     this.starts.set(id, done);
@@ -20,12 +23,12 @@ export class Stops {
   isStopping(id: string): boolean {
     return this.stops.has(id);
   }
-  /** Resolves when no start of the container is under way. */
+  /** Resolves when no start of the container is in progress. */
   async started(id: string): Promise<void> {
     while (this.starts.has(id)) await this.starts.get(id)?.catch(() => undefined);
   }
 
-  /** Runs one stop per container; whoever comes later joins it, and can only bring its deadline forward. */
+  /** Runs one stop per container; later calls join it, and can only bring its deadline forward. */
   async join(id: string, timeoutMs: number, begin: (deadline: Deadline) => Promise<void>): Promise<void> {
     const present = this.stops.get(id);
     if (present) {
@@ -72,7 +75,7 @@ export class Stops {
   }
 }
 
-/** A point in time that can be brought forward while somebody waits for it. */
+/** A point in time that can be brought forward while it is awaited. */
 export class Deadline {
   readonly passed: Promise<void>;
   private end: () => void = () => undefined;

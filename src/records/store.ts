@@ -1,12 +1,12 @@
 // The records: a map in memory, one file per record.
 //
-// A change is computed first, written (tmp, fsync, rename), and only then seen
-// in memory: no reader ever sees what a crash could take back.  Records are
-// frozen values; a change replaces them.
+// A change is computed first, written (tmp, fsync, rename), and only then
+// visible in memory: no reader sees a change that a crash could revert.
+// Records are frozen values; a change replaces them.
 //
 // A record that this version cannot read stays as it is, for the version that
-// wrote it (docs/adr/0011): it is known by its id, calls that name it are
-// refused, and what it speaks of is nobody's orphan.
+// wrote it (docs/adr/0011): its id stays known, calls that name it are
+// refused, and its pod or container is not treated as an orphan.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
@@ -24,7 +24,7 @@ import {
   type SandboxRecord,
 } from './records.js';
 
-/** What can be told of a record that cannot be read; each field only where it is as expected. */
+/** The known fields of a record that cannot be read; a field is set only if it is valid. */
 const gist = z.object({
   sandboxId: z.string().optional().catch(undefined),
   imageId: z.string().optional().catch(undefined),
@@ -37,7 +37,7 @@ export class RecordTable<T extends { readonly id: string }> {
   private readonly kept = new Map<string, Gist>();
   private readonly changes = new Locks();
 
-  /** @param read a parsed file -> its record; throws for what is none */
+  /** @param read a parsed file -> its record; throws if it is invalid */
   constructor(
     private readonly folder: string,
     private readonly kind: SetAside['kind'],
@@ -65,14 +65,16 @@ export class RecordTable<T extends { readonly id: string }> {
     throw new CrispError('RecordUnreadable', `this version of crisp cannot read ${this.path(id)}`);
   }
 
-  /** Writes the record, then shows it. */
+  /** Writes the record, then makes it visible. */
   async put(record: T): Promise<T> {
     await writeFileAtomic(this.path(record.id), JSON.stringify(record));
     this.records.set(record.id, record);
     return record;
   }
 
-  /** Changes fields of the record of `id`, one change after the other; undefined when it has gone meanwhile. */
+  /**
+   * Changes fields of the record of `id`, one change after the other; undefined if it was removed meanwhile.
+   */
   async change(id: string, change: Partial<T> | ((record: T) => Partial<T>)): Promise<T | undefined> {
     return this.changes.with(id, async () => {
       const record = this.records.get(id);
@@ -80,7 +82,9 @@ export class RecordTable<T extends { readonly id: string }> {
     });
   }
 
-  /** The last step of a removal: after it nobody knows the thing, so all else must be gone. */
+  /**
+   * The last step of a removal: afterwards the pod or container is unknown, so everything else must be gone.
+   */
   async delete(id: string): Promise<void> {
     await this.changes.with(id, async () => {
       await remove(this.path(id));
@@ -88,7 +92,7 @@ export class RecordTable<T extends { readonly id: string }> {
     });
   }
 
-  /** Reads all records. One that cannot be read is kept as it is. */
+  /** Reads all records. Records that cannot be read are kept unchanged. */
   async load(): Promise<void> {
     makeFolder(this.folder);
     for (const file of await readdir(this.folder)) {
@@ -96,8 +100,8 @@ export class RecordTable<T extends { readonly id: string }> {
       if (file.startsWith('.')) {
         await remove(path);
         continue;
-      } // a write that a crash cut off
-      // Versions before 0010 renamed what they could not read.
+      } // a write that was interrupted by a crash
+      // Earlier versions renamed files that they could not read.
       const [, id] = /^(.+)\.json(?:\.unreadable)?$/.exec(file) ?? [];
       if (id === undefined) continue;
       let value: unknown;
@@ -105,7 +109,7 @@ export class RecordTable<T extends { readonly id: string }> {
         if (file.endsWith('.unreadable')) throw new Error('an earlier version of crisp could not read it');
         value = fromJson(await readText(path));
         if (idSchema.parse((value as { id?: unknown } | null)?.id) !== id)
-          throw new Error('it is called after another id');
+          throw new Error('its file name does not match its id');
         this.records.set(id, this.read(value));
       } catch (error) {
         this.kept.set(id, gist.catch({}).parse(value));
@@ -119,7 +123,10 @@ export class RecordTable<T extends { readonly id: string }> {
   }
 }
 
-/** The ids of the images that the containers of a state folder use, read from its files: for another process than the daemon. */
+/**
+ * The ids of the images that the containers of a state folder use, read from its files: for processes other
+ * than the daemon.
+ */
 export async function imagesOfRecords(stateFolder: string): Promise<string[]> {
   const folder = join(stateFolder, 'containers');
   const files = (await namesIn(folder)).filter((file) => /^[^.].*\.json(\.unreadable)?$/.test(file));
@@ -128,7 +135,7 @@ export async function imagesOfRecords(stateFolder: string): Promise<string[]> {
     try {
       return gist.catch({}).parse(fromJson(text ?? '{}'));
     } catch {
-      return {}; // it is no JSON, and tells nothing
+      return {}; // not JSON: nothing is known
     }
   });
   return (await Promise.all(gists)).flatMap(imagesOf);
@@ -153,7 +160,7 @@ export class Store {
   }
 
   async load(): Promise<void> {
-    await this.sandboxes.load(); // first: the log of a container is in its pod's folder
+    await this.sandboxes.load(); // first: the log of a container is in the log folder of its pod
     await this.containers.load();
   }
 
@@ -161,13 +168,16 @@ export class Store {
     return this.containers.all().filter((container) => container.sandboxId === sandboxId);
   }
 
-  /** Before a pod is taken apart. @throws RecordUnreadable where a container of it has a record that cannot be read */
+  /**
+   * To be called before a pod is removed. @throws RecordUnreadable if the record of one of its containers
+   * cannot be read
+   */
   checkContainersReadable(sandboxId: string): void {
     for (const [id, { sandboxId: its }] of this.containers.unreadable())
       if (its === sandboxId) this.containers.checkReadable(id);
   }
 
-  /** The ids of the images that containers use, those of unreadable records among them. */
+  /** The ids of the images that containers use, including those of unreadable records. */
   usedImages(): string[] {
     return [...this.containers.all(), ...this.containers.unreadable().values()].flatMap(imagesOf);
   }

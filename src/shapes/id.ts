@@ -1,10 +1,11 @@
-// The shapes of ids. What is read back from anywhere (records, notes of CTs,
-// folders) becomes part of a path, or the name of a container, only in one of these.
+// The formats of ids. A value that was read from records, notes of CTs or folders is
+// used in a path, or as the name of a container, only if it has one of these
+// formats.
 
-/** Of a pod or a container: 64 hex digits. */
+/** The id of a pod or a container: 64 hex digits. */
 export const idPattern = /^[0-9a-f]{64}$/;
 
-/** Of the throw-away container of a probe: crisp-probe-HANDLER-PID-NUMBER. */
+/** The id of the temporary container of a probe: crisp-probe-HANDLER-PID-NUMBER. */
 export const probeIdPattern = /^crisp-probe-([\w.-]{1,64})-(\d{1,10})-\d{1,10}$/;
 
 export function isContainerId(text: string): boolean {

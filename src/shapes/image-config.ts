@@ -1,5 +1,5 @@
-// The part of an OCI image configuration (image-spec, config.md) that a
-// container is made from. Names are the specification's own.
+// The part of an OCI image configuration (image-spec, config.md) that
+// containers use. Names are the specification's own.
 import * as z from 'zod';
 
 const text = z
@@ -15,7 +15,7 @@ const keys = z
   )
   .nullish();
 
-/** What comes from a registry is checked by this; other keys are dropped. */
+/** Checks the data of a registry; other keys are dropped. */
 export const imageConfigSchema = z.object({
   User: text.optional(),
   Env: texts,

@@ -1,5 +1,5 @@
-// An image as the rooms of crisp speak of it: what ListImages tells, and the
-// configuration that a container takes from it.
+// An image, as shared by the folders of crisp: the data of ListImages, and
+// the configuration for containers.
 import type { ImageConfig } from './image-config.js';
 
 export interface Image {
@@ -7,14 +7,14 @@ export interface Image {
   readonly id: string;
   /** Full names with tag. */
   readonly tags: readonly string[];
-  /** REPOSITORY@sha256:…, first what it was pulled by. */
+  /** REPOSITORY@sha256:…, first the reference by which it was pulled. */
   readonly digests: readonly string[];
   readonly sizeBytes: number;
-  /** Its config's User, as the CRI wants it: by number or by name. */
+  /** The User of its config, in the form of the CRI: by number or by name. */
   readonly user: { readonly uid?: number; readonly name?: string };
   /** Not to be garbage-collected. */
   readonly pinned: boolean;
   readonly config: ImageConfig;
-  /** It is this template of Proxmox, and no OCI image: it has no layers. */
+  /** Set if it is a template of Proxmox and not an OCI image: it has no layers. */
   readonly template?: string;
 }

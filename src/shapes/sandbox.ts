@@ -1,8 +1,8 @@
-// What a pod is to whoever makes a part of it: its namespaces, its network, its
-// containers. Made by pod/plan, kept in the pod's record.
+// The plan of a pod, for the code that makes its namespaces, its network and
+// its containers. Made by pod/plan, kept in the pod's record.
 import type { IdMapping } from './spec.js';
 
-/** What a pod is to a backend. */
+/** The plan of a pod, for a backend. */
 export interface SandboxPlan {
   readonly id: string;
   readonly name: string;
@@ -18,12 +18,15 @@ export interface SandboxPlan {
   readonly namespaces: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'pid' | 'user', string>>>;
   /** The mapping of namespaces.user. */
   readonly idMaps?: IdMaps | undefined;
-  /** Each container brings a network of its own (Backend.ownNetwork): no namespaces.network, and yet not the host's. */
+  /**
+   * Each container has a network of its own (Backend.ownNetwork): there is no namespaces.network, but it is
+   * not the host's.
+   */
   readonly ownNetwork?: boolean | undefined;
   readonly cgroupParent: string;
 }
 
-/** The ids of a user namespace: what container ids are outside. */
+/** The host ids of a user namespace's ids. */
 export interface IdMaps {
   readonly uids: readonly IdMapping[];
   readonly gids: readonly IdMapping[];

@@ -2,7 +2,7 @@
 // SPDY connection or one WebSocket. Called by server.ts.
 //
 //   SPDY: a pair of streams per connection, "data" and "error", joined by the
-//         header requestID; the client opens more pairs whenever it likes
+//         header requestID; the client may open more pairs at any time
 //   WebSocket: the ports of the request, two channels each (data 2n, error
 //         2n+1), both beginning with the port's number, little endian
 import type { Duplex } from 'node:stream';
@@ -16,7 +16,10 @@ import type { ChannelFormat } from './subprotocols.js';
 import { ChannelSocket } from './websocket.js';
 import type { WireStream } from './wire-stream.js';
 
-/** Serves a port-forward on a socket, or a tunnel, that has been switched to SPDY. Ends when the client hangs up. */
+/**
+ * Serves a port-forward on a socket, or a tunnel, that has been switched to SPDY. Ends when the client
+ * disconnects.
+ */
 export async function servePortForwardOverSpdy(
   socket: Duplex,
   request: PortForwardRequest,
@@ -58,7 +61,7 @@ export async function servePortForwardOverSpdy(
   vanished.abort();
 }
 
-/** Clients of before 2015 send no requestID; their error stream comes right before its data stream. */
+/** Clients from before 2015 send no requestID; their error stream comes right before its data stream. */
 function guessPair(streamId: number, type: 'data' | 'error'): string {
   return `stream ${type === 'error' ? streamId : streamId - 2}`;
 }
@@ -69,7 +72,10 @@ function abandon(stream: SpdyStream, type: 'data' | 'error', pair: string): void
   else stream.destroy();
 }
 
-/** Serves a port-forward on a WebSocket with channels. Ends when all its ports have ended, or the client hangs up. */
+/**
+ * Serves a port-forward on a WebSocket with channels. Ends when all its ports have ended, or the client
+ * disconnects.
+ */
 export async function servePortForwardOverWebSocket(
   socket: WebSocket,
   format: ChannelFormat,
@@ -86,14 +92,14 @@ export async function servePortForwardOverWebSocket(
       const prefix = Buffer.from([port & 0xff, port >> 8]);
       data.write(prefix);
       error.write(prefix);
-      data.once('finish', () => data.receiveEnd()); // there is no half-close: the client would never end its side
+      data.once('finish', () => data.receiveEnd()); // there is no half-close: otherwise the client would never end its side
       return forward(request, port, data, error, vanished.signal, handlers);
     }),
   );
   await connection.close();
 }
 
-/** One connection, to its end. Never rejects: what went wrong is the text on the error stream. */
+/** Runs one connection. Never rejects: errors are written to the error stream. */
 async function forward(
   request: PortForwardRequest,
   port: number,
@@ -105,12 +111,13 @@ async function forward(
   error.discardInput();
   const reset = new AbortController();
   data.onReset = () => reset.abort();
-  // Older clients end their side only when the error stream has ended: no failure can come of a connection whose far end is done.
+  // Older clients end their side only after the error stream: a connection cannot fail after its other end
+  // has ended.
   data.once('finish', () => error.end());
   try {
     await handlers.portForward(request, port, data, AbortSignal.any([vanished, reset.signal]));
   } catch (cause) {
-    // A client that is done with a connection resets its stream: no failure.
+    // A client resets the stream of a finished connection: not an error.
     if (!reset.signal.aborted && !vanished.aborted) {
       log.info({ err: cause, port }, 'port-forward failed');
       error.write(`error forwarding port ${port} to pod ${request.sandboxId}: ${toCrispError(cause).report}`);

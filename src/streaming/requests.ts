@@ -1,5 +1,5 @@
-// What the streaming server is asked to serve and who does the work: the types
-// between cri/exec.ts and the sessions.
+// The requests of the streaming server and their handlers: the types between
+// cri/exec.ts and the sessions.
 import type { Duplex } from 'node:stream';
 import type { Io } from '../shapes/io.js';
 
@@ -18,7 +18,7 @@ export interface ExecRequest extends CommandIo {
 export interface AttachRequest extends CommandIo {
   readonly kind: 'attach';
 }
-/** `ports` counts for WebSocket channels; SPDY clients name the port with each connection. */
+/** `ports` is used for WebSocket channels; SPDY clients send the port with each connection. */
 export interface PortForwardRequest {
   readonly kind: 'portforward';
   readonly sandboxId: string;
@@ -28,10 +28,16 @@ export interface PortForwardRequest {
 export type CommandRequest = ExecRequest | AttachRequest;
 export type StreamingRequest = CommandRequest | PortForwardRequest;
 
-/** What a session runs. `signal` aborts when the client has gone; a rejection is told to the client. */
+/**
+ * The handler of a session. `signal` aborts when the client disconnects; a rejection is reported to the
+ * client.
+ */
 export interface StreamingHandlers {
   exec(request: ExecRequest, io: Io, signal: AbortSignal): Promise<{ exitCode: number }>;
   attach(request: AttachRequest, io: Io, signal: AbortSignal): Promise<void>;
-  /** Carries one connection to a port of the pod, and resolves when both directions have ended, or `stream` was destroyed because the connection broke. */
+  /**
+   * Forwards one connection to a port of the pod, and resolves when both directions have ended, or when
+   * `stream` was destroyed because the connection was lost.
+   */
   portForward(request: PortForwardRequest, port: number, stream: Duplex, signal: AbortSignal): Promise<void>;
 }

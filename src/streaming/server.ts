@@ -1,6 +1,6 @@
-// The streaming server: exec, attach and port-forward for kubectl and crictl,
-// over HTTP. It knows no containers: cri/exec.ts takes a URL for each request,
-// the client opens it, and the handlers do the work.
+// The streaming server: exec, attach and port-forward for kubectl and crictl, over
+// HTTP. It does not depend on containers: cri/exec.ts requests a URL, the client
+// opens it, and the handlers do the work.
 //
 //   GET or POST /{exec,attach,portforward}/TICKET, upgraded to SPDY/3.1 or WebSocket
 //   405 wrong method, 404 unknown ticket, 400 no upgrade, 403 no common subprotocol,
@@ -50,17 +50,17 @@ export type {
 
 export interface StreamingOptions {
   readonly address: string;
-  /** 0: a free one. */
+  /** 0: any free port. */
   readonly port: number;
   /** PEM files. */
   readonly tls?: { readonly cert: string; readonly key: string };
   readonly handlers: StreamingHandlers;
 }
 
-/** What an aborted handler may take: its program is killed 5 s after it was told to end. */
+/** How long an aborted handler may take: its program is killed 5 s after SIGTERM. */
 const handlerEndMs = 6_000;
 
-/** Why a request gets no session: the answer of HTTP. */
+/** The HTTP answer to a request that is refused. */
 class Refusal extends Error {
   constructor(
     readonly status: number,
@@ -74,14 +74,14 @@ class Refusal extends Error {
 export class StreamingServer {
   private readonly tickets = new Tickets<StreamingRequest>();
   private readonly sockets = new Set<Socket>();
-  /** Each with the pod that it is for. */
+  /** Each with its pod. */
   private readonly sessions = new Map<Promise<void>, string>();
   private server: Server | undefined;
   private baseUrl = '';
 
   constructor(private readonly options: StreamingOptions) {}
 
-  /** Listens. @throws InvalidConfigFile when the address cannot be bound or a TLS file not be read */
+  /** Listens. @throws InvalidConfigFile if the address cannot be bound or a TLS file cannot be read */
   async start(): Promise<void> {
     const { address, port, tls } = this.options;
     try {
@@ -141,7 +141,10 @@ export class StreamingServer {
     };
   }
 
-  /** Stops listening and ends all sessions as if their clients had gone; resolves when their handlers have ended, or after 6 s. */
+  /**
+   * Stops listening and ends all sessions as if their clients had disconnected; resolves when their handlers
+   * have ended, or after 6 s.
+   */
   async close(): Promise<void> {
     const { server } = this;
     if (!server) return;
@@ -171,11 +174,11 @@ export class StreamingServer {
       throw new Refusal(503, `${maxSessionsPerPod} sessions of this pod are open: end some of them first`);
   }
 
-  /** For a request that asks for no upgrade. */
+  /** For a request without an upgrade. */
   private refusalOf(request: IncomingMessage): Refusal {
     try {
       this.redeem(request);
-      return new Refusal(400, 'this URL wants an upgrade to SPDY/3.1 or to WebSocket');
+      return new Refusal(400, 'this URL requires an upgrade to SPDY/3.1 or to WebSocket');
     } catch (error) {
       return error as Refusal;
     }
@@ -206,7 +209,7 @@ export class StreamingServer {
         });
       });
     } catch (error) {
-      if (!(error instanceof Refusal)) log.error({ err: error }, 'streaming session not started'); // a defect, of which the other sessions must not die
+      if (!(error instanceof Refusal)) log.error({ err: error }, 'streaming session not started'); // a bug, which must not end the other sessions
       const { status, message, headers } =
         error instanceof Refusal ? error : new Refusal(500, 'the session could not be started');
       const lines = Object.entries({
@@ -215,7 +218,7 @@ export class StreamingServer {
         'content-length': String(message.length + 1),
         ...headers,
       });
-      // A client that does not hang up when it has its answer.
+      // For a client that does not disconnect after its answer.
       const linger = setTimeout(() => socket.destroy(), refusalLingerMs);
       socket.once('close', () => clearTimeout(linger));
       socket
@@ -278,18 +281,18 @@ export class StreamingServer {
     ) => {
       const agreed = agree(offered.length ? offered : [''], known);
       if (!agreed) throw new Refusal(403, `none of ${offered.join(', ')} is served here`);
-      // ws takes the tunnel's name for malformed (a token has no slash), so it does not get to see the header.
+      // ws treats the tunnel's name as malformed (a token has no slash), so the header is removed before.
       delete request.headers['sec-websocket-protocol'];
       const server = new WebSocketServer({
         noServer: true,
         perMessageDeflate: false,
         maxPayload: maxMessageBytes,
         maxFragments,
-        autoPong: false, // websocket.ts answers, with a bound
+        autoPong: false, // websocket.ts answers, with a limit
       });
       if (agreed.name)
         server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${agreed.name}`));
-      let session: Promise<void> | undefined; // none when ws refuses the handshake
+      let session: Promise<void> | undefined; // undefined if ws refuses the handshake
       const ended = new Promise<void>((resolve) => socket.once('close', () => resolve(session)));
       server.handleUpgrade(request, socket, head, (webSocket) => {
         session = start(webSocket, agreed.protocol);

@@ -1,8 +1,8 @@
-// One exec or attach, from its streams to its exit status, whatever the
-// transport. Called by server.ts.
+// One exec or attach, from its streams to its exit status, over any transport. Called by
+// server.ts.
 //
-//   streams there ──► handler runs ──► output flushed ──► status on the error stream ──► goodbye
-//   client gone at any point ──► the handler's signal aborts
+//   streams open ──► handler runs ──► output flushed ──► status on the error stream ──► goodbye
+//   client disconnects at any point ──► the handler's signal aborts
 import type { Duplex, Readable, Writable } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { Io, TerminalSize } from '../shapes/io.js';
@@ -34,7 +34,7 @@ export async function serveCommandOverSpdy(
   handlers: StreamingHandlers,
   timeoutMs = streamCreationTimeoutMs,
 ): Promise<void> {
-  // Not resize: whether it comes is up to the client, who may see no terminal where the container has one.
+  // Not resize: the client may omit it if it has no terminal, even if the container has one.
   const wanted = (['error', 'stdin', 'stdout', 'stderr'] as const).filter(
     (type) => type === 'error' || request[type],
   );
@@ -88,7 +88,7 @@ export async function serveCommandOverWebSocket(
   const streams: CommandStreams = { stdin, stdout, stderr, error, resize };
   const sizes = new TerminalSizes();
   for (const type of streamTypes) takeInput(type, streams[type] as WireStream, request, sizes);
-  // An empty message tells the client that the session stands; some wait for it.
+  // An empty message tells the client that the session is ready; some clients wait for it.
   connection.send(
     (request.stdout ? stdout : request.stderr ? stderr : error).id,
     Buffer.alloc(0),
@@ -97,7 +97,7 @@ export async function serveCommandOverWebSocket(
   await runCommand(request, streams, sizes, protocol, connection, handlers);
 }
 
-/** What the client sends on a stream is for the program, for its terminal, or for nobody. */
+/** Passes the client's data on a stream to the program or its terminal, or drops it. */
 function takeInput(
   type: StreamType,
   stream: WireStream,
@@ -135,7 +135,7 @@ async function runCommand(
   await untilTaken(connection, goodbye());
 }
 
-/** metav1.Status, as much of it as the clients look at. */
+/** The fields of metav1.Status that clients read. */
 interface Status {
   readonly status: 'Success' | 'Failure';
   readonly message?: string;
@@ -196,7 +196,7 @@ class TerminalSizes {
     });
   }
 
-  /** The listener hears of the present size, if there is one, and of each new one. */
+  /** The listener is called with the current size, if there is one, and with each new size. */
   tell(listener: (size: TerminalSize) => void): void {
     this.listeners.push(listener);
     if (this.latest) listener(this.latest);
@@ -215,7 +215,7 @@ function parseSize(json: string): TerminalSize | undefined {
     const { Width: width, Height: height } = JSON.parse(json) as Record<string, unknown>;
     if (isCells(width) && isCells(height)) return { width, height };
   } catch {
-    /* not a size: the terminal keeps the one it has */
+    /* not a size: the terminal keeps its size */
   }
   return undefined;
 }

@@ -1,12 +1,12 @@
-// The wire format of SPDY/3.1, as far as Kubernetes uses it: bytes to frames and
-// back. Called by spdy.ts.
+// The wire format of SPDY/3.1, as far as Kubernetes uses it: parses and makes
+// frames. Called by spdy.ts.
 //
 //   data:    0 | stream id, 31 bits        flags, 8 | length, 24   bytes
 //   control: 1 | version, 15 | type, 16    flags, 8 | length, 24   payload
 //
-// Flow control is not obeyed: the SPDY library of all Kubernetes clients
-// (moby/spdystream) never sends WINDOW_UPDATE, so a window would close for good
-// after 64 KiB. The socket's own back-pressure does the work.
+// Flow control is ignored: the SPDY library of all Kubernetes clients
+// (moby/spdystream) never sends WINDOW_UPDATE, so a window would be used up
+// after 64 KiB. The socket's own back-pressure is sufficient.
 import { createInflate, type Inflate } from 'node:zlib';
 import { maxControlBytes, maxHeaderBytes } from './limits.js';
 
@@ -30,14 +30,14 @@ export const goAwayProtocolError = 1;
 const version = 3;
 const frameHeaderBytes = 8;
 
-/** What the peer sent breaks the protocol; the connection cannot go on. */
+/** The peer violated the protocol; the connection has to be closed. */
 export class ProtocolError extends Error {}
 
 export interface DataFrame {
   readonly kind: 'data';
   readonly streamId: number;
-  /** A piece of the frame, however long that is. */ readonly data: Buffer;
-  /** The stream ends with this piece. */ readonly end: boolean;
+  /** A part of the frame, which may be of any length. */ readonly data: Buffer;
+  /** The stream ends with this part. */ readonly end: boolean;
 }
 export interface ControlFrame {
   readonly kind: 'control';
@@ -46,9 +46,12 @@ export interface ControlFrame {
   readonly payload: Buffer;
 }
 
-/** Cuts the bytes of a connection into frames. The data of a frame is passed on as it comes: the longest needs no buffer. */
+/**
+ * Splits the bytes of a connection into frames. The data of a frame is passed on as it arrives, without a
+ * buffer for the whole frame.
+ */
 export class FrameReader {
-  /** The frame header, then a control frame's payload, as far as it has come. */
+  /** The received part of the frame header, then of a control frame's payload. */
   private pending: Buffer = Buffer.alloc(0);
   /** The data frame that is being passed on. */
   private data: { streamId: number; left: number; end: boolean } | undefined;
@@ -96,7 +99,7 @@ export function dataHeader(streamId: number, length: number, end: boolean): Buff
   return header;
 }
 
-/** A control frame whose payload is these 32-bit words, and bytes after them. */
+/** A control frame with a payload of these 32-bit words and bytes. */
 export function controlFrame(
   type: number,
   words: readonly number[],
@@ -112,15 +115,15 @@ export function controlFrame(
 
 /**
  * The header block of a reply, which has no headers. All blocks of a connection
- * are one zlib stream; this one writes it as stored blocks, so it needs no
- * compressor: the zlib header (first block only), four bytes that count zero
- * headers, and the empty block at which Go's reader hands out what it has.
+ * are one zlib stream; this one consists of stored blocks, so it needs no
+ * compressor: the zlib header (first block only), four bytes for the number of
+ * headers (zero), and the empty block at which Go's reader flushes.
  */
 export function emptyHeaderBlock(first: boolean): Buffer {
   return Buffer.from(`${first ? '7801' : ''}000400fbff00000000000000ffff`, 'hex');
 }
 
-/** Reads header blocks. They share one zlib stream, so each must be read, in order. */
+/** Reads header blocks. They share one zlib stream, so all must be read, in order. */
 export class HeaderReader {
   private readonly inflate: Inflate = createInflate({ dictionary: headerDictionary });
   private output: Buffer[] = [];
@@ -149,7 +152,7 @@ export class HeaderReader {
     this.output = [];
     this.outputBytes = 0;
     await new Promise<void>((resolve, reject) => {
-      this.fail = reject; // zlib does not call back a write that failed
+      this.fail = reject; // zlib does not call the callback of a failed write
       this.inflate.write(block, () => resolve());
     });
     return parseHeaders(Buffer.concat(this.output));
@@ -181,7 +184,10 @@ function parseHeaders(block: Buffer): ReadonlyMap<string, string> {
   return headers;
 }
 
-/** The dictionary of SPDY/3 (draft-mbelshe-httpbis-spdy-00, 2.6.10.1): words, each after its length, then plain text. */
+/**
+ * The dictionary of SPDY/3 (draft-mbelshe-httpbis-spdy-00, 2.6.10.1): words, each preceded by its length,
+ * then plain text.
+ */
 export const headerDictionary: Buffer = Buffer.concat([
   ...[
     'options',

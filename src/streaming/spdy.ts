@@ -1,5 +1,5 @@
-// The server's side of one SPDY/3.1 connection: the peer opens streams, each is
-// half-closed by either side, GOAWAY ends them all. Used by session.ts and
+// The server side of one SPDY/3.1 connection: the peer opens streams, each side
+// half-closes them, GOAWAY ends them all. Used by session.ts and
 // port-forward.ts, on a socket or on a tunnel through a WebSocket.
 import type { Duplex } from 'node:stream';
 import { log } from '../log.js';
@@ -21,9 +21,9 @@ import {
 import { maxStreams, maxUnsentReplyBytes } from './limits.js';
 import { pulseMs, untilTaken, WireStream, type Taken, type Wire } from './wire-stream.js';
 
-/** Longer writes are cut, so that one stream does not hold up the others. */
+/** Longer writes are split, so that one stream does not block the others. */
 const maxFrameBytes = 256 << 10;
-/** How long a peer that was told goodbye may take to hang up. */
+/** How long a peer may take to disconnect after GOAWAY. */
 const lingerMs = 10_000;
 
 export class SpdyStream extends WireStream {
@@ -37,24 +37,24 @@ export class SpdyStream extends WireStream {
 }
 
 export class SpdyConnection implements Wire, Taken {
-  /** Resolves when the connection is over, for whatever reason. Never rejects. */
+  /** Resolves when the connection has ended, for any reason. Never rejects. */
   readonly closed: Promise<void>;
   readonly readAhead = { bytes: 0 };
   private readonly streams = new Map<number, SpdyStream>();
   private readonly headerReader = new HeaderReader();
   private lastStreamId = 0;
-  /** The zlib stream of our header blocks has begun. */
+  /** Whether the zlib stream of the sent header blocks has begun. */
   private replied = false;
   private unsentReplyBytes = 0;
-  /** There while more answers wait for the peer than it may let wait. */
+  /** Set while too many answers for the peer are pending. */
   private repliesTaken: (() => void) | undefined;
 
-  /** `onStream` hears of each stream when the peer has its reply; to refuse it, destroy it. */
+  /** `onStream` is called with each stream after the peer has its reply; to refuse it, destroy it. */
   constructor(
     private readonly socket: Duplex,
     private readonly onStream: (stream: SpdyStream) => void,
   ) {
-    socket.on('error', () => undefined); // what went wrong with it ends the reading as well
+    socket.on('error', () => undefined); // an error ends the reading as well
     this.closed = new Promise((resolve) =>
       socket.once('close', () => {
         for (const stream of this.streams.values()) stream.destroy();
@@ -65,7 +65,10 @@ export class SpdyConnection implements Wire, Taken {
     void this.readAll();
   }
 
-  /** Says goodbye after all that was written, and waits until the peer has hung up; what it still sends is dropped. */
+  /**
+   * Sends GOAWAY after all pending writes, and waits until the peer has disconnected; data that it still
+   * sends is dropped.
+   */
   async close(): Promise<void> {
     for (const stream of this.streams.values()) stream.discardInput();
     this.socket.write(controlFrame(frameTypes.goAway, [this.lastStreamId, 0]));
@@ -102,7 +105,9 @@ export class SpdyConnection implements Wire, Taken {
     this.socket.destroy();
   }
 
-  /** Answers what the peer has sent. A peer that sends and does not read would have us keep all of it. */
+  /**
+   * Answers frames of the peer. For a peer that sends and does not read, all answers would have to be kept.
+   */
   private reply(frame: Buffer): void {
     this.unsentReplyBytes += frame.length;
     this.socket.write(frame, () => {
@@ -130,7 +135,7 @@ export class SpdyConnection implements Wire, Taken {
             if (this.unsentReplyBytes > maxUnsentReplyBytes) await this.untilRepliesTaken();
           }
         } catch (error) {
-          // Now: the loop destroys the socket on its way out.
+          // Now, since leaving the loop destroys the socket.
           this.socket.write(controlFrame(frameTypes.goAway, [this.lastStreamId, goAwayProtocolError]));
           throw error;
         }
@@ -139,7 +144,7 @@ export class SpdyConnection implements Wire, Taken {
       if (error instanceof ProtocolError)
         log.info({ err: error }, 'streaming client broke the SPDY protocol, or its limits');
     }
-    // A client hangs up with all it has: one that only stops sending is gone as well.
+    // Clients close both directions: a client that has stopped sending is gone as well.
     this.socket.destroy();
   }
 
@@ -169,7 +174,7 @@ export class SpdyConnection implements Wire, Taken {
       case frameTypes.synReply:
         throw new ProtocolError('SYN_REPLY to a stream that was never opened');
       default:
-        return undefined; // SETTINGS and WINDOW_UPDATE govern what we do not do; after GOAWAY the peer hangs up
+        return undefined; // SETTINGS and WINDOW_UPDATE are about unsupported features; after GOAWAY the peer disconnects
     }
   }
 
@@ -196,11 +201,14 @@ export class SpdyConnection implements Wire, Taken {
     this.onStream(stream);
   }
 
-  /** Waits, writing now and then what needs no answer: a WINDOW_UPDATE is one, and a PING's answer could get stuck behind the data that waits. */
+  /**
+   * Waits, and periodically writes a frame without an answer: WINDOW_UPDATE, since the answer to a PING could
+   * get stuck behind the pending data.
+   */
   private async pulsing(busy: Promise<void>): Promise<void> {
     const pulse = setInterval(() => {
       if (this.socket.writableLength === 0) this.socket.write(controlFrame(frameTypes.windowUpdate, [0, 1]));
-    }, pulseMs); // what waits to be sent tells as much
+    }, pulseMs); // pending writes have the same effect
     await busy.finally(() => clearInterval(pulse));
   }
 }

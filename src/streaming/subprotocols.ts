@@ -1,17 +1,17 @@
-// The subprotocols of Kubernetes and how one is agreed on. Called by server.ts.
+// The subprotocols of Kubernetes and their negotiation. Called by server.ts.
 import type { IncomingHttpHeaders } from 'node:http';
 
-/** What the version of an exec or attach changes; "channel.k8s.io" is version 1. */
+/** The features by version of an exec or attach; "channel.k8s.io" is version 1. */
 export interface CommandProtocol {
-  /** From v4 the error stream carries a Status in JSON; before it, only the text of an error. */
+  /** From v4 on the error stream has a Status in JSON; before, only the text of an error. */
   readonly jsonStatus: boolean;
 }
 
-/** How the channels of a WebSocket are told apart. */
+/** How the channels of a WebSocket are encoded. */
 export interface ChannelFormat {
-  /** The number is a digit and the data base64, in text messages, for clients that know no binary ones. */
+  /** The number is a digit and the data base64, in text messages, for clients without binary messages. */
   readonly base64: boolean;
-  /** Message 255, N ends channel N: v5 only; before it a client cannot end its stdin. */
+  /** Message 255, N ends channel N: v5 only; before, a client cannot end its stdin. */
   readonly closeSignal: boolean;
 }
 
@@ -20,7 +20,10 @@ const v1: CommandProtocol = { jsonStatus: false };
 const binary: ChannelFormat = { base64: false, closeSignal: false };
 const base64: ChannelFormat = { base64: true, closeSignal: false };
 
-/** v5 differs from v4 by the close signal, and v3 from v2 by the resize stream; a SPDY client shows both by what it does. */
+/**
+ * v5 differs from v4 by the close signal, and v3 from v2 by the resize stream; a SPDY client needs no
+ * negotiation for either.
+ */
 export const commandsOverSpdy = new Map<string, CommandProtocol>([
   ['v5.channel.k8s.io', v4],
   ['v4.channel.k8s.io', v4],
@@ -29,7 +32,7 @@ export const commandsOverSpdy = new Map<string, CommandProtocol>([
   ['channel.k8s.io', v1],
 ]);
 
-/** The empty name stands for a client that names none. */
+/** The empty name is for a client that sends none. */
 export const commandsOverWebSocket = new Map<string, CommandProtocol & ChannelFormat>([
   ['v5.channel.k8s.io', { ...v4, ...binary, closeSignal: true }],
   ['v4.channel.k8s.io', { ...v4, ...binary }],
@@ -41,7 +44,7 @@ export const commandsOverWebSocket = new Map<string, CommandProtocol & ChannelFo
 
 export const portForwardsOverSpdy = new Map<string, undefined>([['portforward.k8s.io', undefined]]);
 
-/** The tunnel carries a SPDY connection: what kubectl and crictl use. */
+/** The tunnel for a SPDY connection, used by kubectl and crictl. */
 export const portForwardsOverWebSocket = new Map<string, ChannelFormat | 'tunnel'>([
   ['SPDY/3.1+portforward.k8s.io', 'tunnel'],
   ['v4.channel.k8s.io', binary],
@@ -49,7 +52,7 @@ export const portForwardsOverWebSocket = new Map<string, ChannelFormat | 'tunnel
   ['', binary],
 ]);
 
-/** A header's values, given once or several times, separated by commas. */
+/** The comma-separated values of a header, which may occur several times. */
 export function listed(headers: IncomingHttpHeaders, name: string): string[] {
   return String(headers[name] ?? '')
     .split(',')
@@ -57,7 +60,7 @@ export function listed(headers: IncomingHttpHeaders, name: string): string[] {
     .filter((value) => value !== '');
 }
 
-/** The first that the client offers and that is known here; the order of preference is the client's. */
+/** The first supported one that the client offers; the client decides the order of preference. */
 export function agree<P>(
   offered: readonly string[],
   known: ReadonlyMap<string, P>,

@@ -1,5 +1,5 @@
-// What runs over one WebSocket: numbered channels, one message per write with
-// the channel's number before it, or a tunnel that carries the bytes of a SPDY
+// The protocols over one WebSocket: numbered channels, one message per write
+// with the channel's number before it, or a tunnel for the bytes of a SPDY
 // connection. Used by server.ts.
 import { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
@@ -12,7 +12,10 @@ const closeSignal = 255;
 const normalClosure = 1000;
 const protocolErrorClosure = 1002;
 
-/** Answers PINGs, which the server leaves to us: not those of a peer that sends and does not read (RFC 6455, 5.5.3, has only the latest answered). */
+/**
+ * Answers PINGs, except those of a peer that sends and does not read (RFC 6455, 5.5.3, requires an answer
+ * only to the latest).
+ */
 function answerPings(socket: WebSocket): void {
   socket.on('ping', (data: Buffer) => {
     if (socket.bufferedAmount <= maxUnsentReplyBytes) socket.pong(data, undefined, () => undefined);
@@ -20,11 +23,11 @@ function answerPings(socket: WebSocket): void {
 }
 
 export class ChannelSocket implements Wire, Taken {
-  /** Resolves when the connection is over, for whatever reason. Never rejects. */
+  /** Resolves when the connection has ended, for any reason. Never rejects. */
   readonly closed: Promise<void>;
   readonly channels: readonly WireStream[];
   readonly readAhead = { bytes: 0 };
-  /** How many channels have a reader that lags. */
+  /** The number of channels with a slow reader. */
   private busy = 0;
   private pulse: NodeJS.Timeout | undefined;
 
@@ -36,7 +39,7 @@ export class ChannelSocket implements Wire, Taken {
     this.channels = Array.from({ length: count }, (_, id) => new WireStream(this, id));
     socket.on('error', (error) =>
       log.info({ err: error }, 'streaming client broke the WebSocket protocol, or its limits'),
-    ); // always followed by close
+    ); // close always follows
     answerPings(socket);
     socket.on('message', (message: Buffer) => this.take(message));
     this.closed = new Promise((resolve) =>
@@ -48,11 +51,14 @@ export class ChannelSocket implements Wire, Taken {
     );
   }
 
-  /** Says goodbye after all that was written, and waits until the peer has hung up; what it still sends is dropped. */
+  /**
+   * Closes the connection after all pending writes, and waits until the peer has disconnected; data that it
+   * still sends is dropped.
+   */
   async close(): Promise<void> {
     for (const channel of this.channels) channel.discardInput();
     this.socket.close(normalClosure);
-    await this.closed; // ws itself gives the peer 30 s for it
+    await this.closed; // ws itself allows the peer 30 s for this
   }
 
   get unsentBytes(): number {
@@ -68,7 +74,7 @@ export class ChannelSocket implements Wire, Taken {
     else this.socket.send(Buffer.concat([Buffer.from([channel]), data]), done);
   }
 
-  /** The protocols have no end of a single channel from the server: all end with the connection. */
+  /** In the protocols the server cannot end a single channel: all end with the connection. */
   sendEnd(_channel: number, done: (error?: Error | null) => void): void {
     done();
   }
@@ -95,7 +101,7 @@ export class ChannelSocket implements Wire, Taken {
     if (this.busy++ === 0) {
       this.socket.pause();
       this.pulse = setInterval(() => {
-        if (this.socket.bufferedAmount === 0) this.socket.pong(); // one that nobody asked for needs no answer
+        if (this.socket.bufferedAmount === 0) this.socket.pong(); // an unsolicited PONG needs no answer
       }, pulseMs);
     }
     await busy;

@@ -1,53 +1,62 @@
-// One stream of a connection that carries several: a SPDY stream, or a channel
-// of a WebSocket. Made by spdy.ts and websocket.ts, handed to the sessions.
+// One stream of a multiplexed connection: a SPDY stream, or a channel of a
+// WebSocket. Made by spdy.ts and websocket.ts, passed to the sessions.
 //
-//   peer ──► receive(), receiveEnd() ──► read side    each side ends by itself:
-//   peer ◄── Wire.send(), sendEnd() ◄─── write side   that is the half-close
+//   peer ──► receive(), receiveEnd() ──► read side    each side ends separately:
+//   peer ◄── Wire.send(), sendEnd() ◄─── write side   the half-close
 import { Duplex } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { maxReadAheadBytes, readAheadBytes, takePatienceMs, writeAheadBytes } from './limits.js';
 
-/** The connection, as one of its streams needs it. `done` is called when the socket has taken the bytes: that is the back-pressure. */
+/**
+ * The connection, for its streams. `done` is called when the socket has accepted the bytes: this is the
+ * back-pressure.
+ */
 export interface Wire {
   send(streamId: number, data: Buffer, done: (error?: Error | null) => void): void;
   sendEnd(streamId: number, done: (error?: Error | null) => void): void;
-  /** Both directions are over, whatever was on its way. */
+  /** Both directions have ended; data in transit is dropped. */
   sendReset(streamId: number): void;
-  /** What waits for the readers of all streams, kept by the streams. */
+  /** The pending bytes for the readers of all streams, updated by the streams. */
   readonly readAhead: { bytes: number };
 }
 
-/** While nothing is read, because a stream's reader lags, only a write can tell that the peer has gone: one every so often. */
+/**
+ * While nothing is read, because a stream's reader is slow, only a write can detect that the peer is gone:
+ * one per interval.
+ */
 export const pulseMs = 2_000;
 
 export class WireStream extends Duplex {
-  /** Called when the peer abandons the stream in both directions. */
+  /** Called when the peer closes the stream in both directions. */
   onReset: (() => void) | undefined;
   private inputOver = false;
   private abandoned = false;
-  /** The reader waits for data, and there is none. */
+  /** Whether the reader waits for data. */
   private wanted = false;
   private readonly waiting = new Backlog();
-  /** There while the reader lags. */
+  /** Set while the reader is slow. */
   private room: { readonly promise: Promise<void>; readonly made: () => void } | undefined;
 
   constructor(
     private readonly wire: Wire,
     readonly id: number,
   ) {
-    // What waits for the reader waits in a backlog of our own: Readable would keep each piece by itself, and a
-    // client that sends single bytes has a hundred times as much memory taken.
+    // Pending data is kept in a backlog of its own: Readable would keep each chunk separately, and for a
+    // client that sends single bytes this takes a hundred times as much memory.
     super({ readableHighWaterMark: 1, writableHighWaterMark: writeAheadBytes });
-    // A lost connection destroys its streams; the session hears of it through the connection.
+    // A lost connection destroys its streams; the session is notified by the connection.
     this.on('error', () => undefined);
   }
 
-  /** Data from the peer. @returns a promise while the reader lags: nothing more should be taken from the connection until it resolves. */
+  /**
+   * Data from the peer. @returns a promise while the reader is slow: nothing more should be read from the
+   * connection until it resolves.
+   */
   receive(data: Buffer): Promise<void> | undefined {
     if (this.inputOver || data.length === 0) return undefined;
     if (this.wanted) {
       this.wanted = false;
-      this.push(data.length < data.buffer.byteLength / 4 ? Buffer.from(data) : data); // a small piece would keep its whole block
+      this.push(data.length < data.buffer.byteLength / 4 ? Buffer.from(data) : data); // a small slice would keep its whole block in memory
       return undefined;
     }
     this.waiting.add(data);
@@ -64,14 +73,14 @@ export class WireStream extends Duplex {
     if (this.wanted) this._read();
   }
 
-  /** The peer takes no more either: what is written from now on is dropped. */
+  /** The peer also stops reading: data that is written from now on is dropped. */
   receiveReset(): void {
     this.receiveEnd();
     this.abandoned = true;
     this.onReset?.();
   }
 
-  /** Drops all input, what waits to be read and what will come. */
+  /** Drops all input, pending and future. */
   discardInput(): this {
     this.unpipe();
     this.dropWaiting();
@@ -79,7 +88,7 @@ export class WireStream extends Duplex {
     return this.resume();
   }
 
-  /** Ends the write side; resolves when the kernel has all of it, or the connection is over. */
+  /** Ends the write side; resolves when the kernel has accepted all data, or the connection has ended. */
   async flush(): Promise<void> {
     this.end();
     await finished(this, { readable: false }).catch(() => undefined);
@@ -126,7 +135,7 @@ export class WireStream extends Duplex {
   }
 }
 
-/** Bytes in blocks, however small the pieces are in which they come. */
+/** Collects bytes in blocks, even if they arrive in small chunks. */
 class Backlog {
   bytes = 0;
   private blocks: { readonly memory: Buffer; used: number }[] = [];
@@ -159,14 +168,17 @@ class Backlog {
 }
 const blockBytes = 16 << 10;
 
-/** What untilTaken() needs of a connection. */
+/** The part of a connection that untilTaken() uses. */
 export interface Taken {
-  /** What the peer has not taken yet. */
+  /** The bytes that the peer has not read yet. */
   readonly unsentBytes: number;
   destroy(): void;
 }
 
-/** Waits for the last output to be taken; a peer that takes nothing at all for a while is hung up on, which ends the work. */
+/**
+ * Waits until the last output is read; a peer that reads nothing for a while is disconnected, which ends the
+ * wait.
+ */
 export async function untilTaken<T>(
   connection: Taken,
   work: Promise<T>,

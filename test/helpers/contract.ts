@@ -163,7 +163,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('a command that runs into its time-out is gone with all that it started', async () => {
+    test('a command that exceeds its timeout is killed with all its children', async () => {
       const pod = await runPod(daemon, {}, handler);
       const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
       for (let round = 0; round < 3; round++) {

@@ -263,7 +263,10 @@ export class Daemon {
 
   /** Runs the real crictl on it. */
   async crictl(...args: readonly string[]): Promise<Result> {
-    return this.machine.run([
+    return this.machine.run(this.crictlArgv(...args));
+  }
+  crictlArgv(...args: readonly string[]): string[] {
+    return [
       process.env['CRICTL'] ?? 'crictl',
       '--config',
       '/dev/null',
@@ -274,7 +277,7 @@ export class Daemon {
       '--timeout',
       `${30 * patience}s`,
       ...args,
-    ]);
+    ];
   }
 
   /** Puts an image made on the spot into its store. */

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { configSchema, type Config } from '../../src/config/config.js';
 import { unmountBelow } from '../../src/host/mounts.js';
+import { StorageLayout } from '../../src/images/layout.js';
 import { Rootfs } from '../../src/images/rootfs.js';
 import { Images } from '../../src/images/store.js';
 import { startRegistry, type Registry, type RegistryOptions } from './registry.js';
@@ -99,6 +100,12 @@ export class TestStore {
         ),
       ].join(''),
     );
+  }
+
+  /** The number of layers that are unpacked completely. */
+  async wholeLayers(): Promise<number> {
+    const layers = await new StorageLayout(this.storage).readLayers();
+    return [...layers.values()].filter(({ flags }) => !flags?.incomplete).length;
   }
 
   /** All that lies below the root folder, but for the files that containers-storage makes once. */

@@ -306,7 +306,7 @@ describe('a pod', () => {
     await removePod(daemon, id);
     expect(await daemon.traces()).toEqual(clean);
 
-    const removed = daemon.logged((line) => line.includes('nobody came back'));
+    const removed = daemon.logged((line) => line.includes('no retry came'));
     await expect(
       daemon.client.runtime.RunPodSandbox({ config }, { signal: AbortSignal.timeout(20) }),
     ).rejects.toMatchObject({ code: Code.CANCELLED });
@@ -561,7 +561,7 @@ describe('a container', () => {
     await daemon.client.runtime.RemoveContainer({ container_id: id });
     expect(await daemon.traces()).toEqual(before);
 
-    const removed = daemon.logged((line) => line.includes('nobody came back'));
+    const removed = daemon.logged((line) => line.includes('no retry came'));
     await expect(
       daemon.client.runtime.CreateContainer(request, { signal: AbortSignal.timeout(10) }),
     ).rejects.toMatchObject({ code: Code.CANCELLED });

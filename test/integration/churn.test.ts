@@ -192,7 +192,7 @@ async function work(): Promise<void> {
 
 async function killAgainAndAgain(): Promise<void> {
   try {
-    while (figures.kills < kills) {
+    while (!over && figures.kills < kills) {
       await sleep(100 + random(1200));
       await daemon.kill9();
       figures.kills++;
@@ -228,11 +228,12 @@ test(
     const clients = Array.from({ length: workers }, () =>
       work().catch((error: unknown) => {
         over = true;
-        throw new Error(`with the seed ${seed}`, { cause: error });
+        throw new Error(`with the seed ${seed}: ${(error as Error).message}`, { cause: error });
       }),
     );
     const outcomes = await Promise.allSettled([killAgainAndAgain(), ...clients]);
-    expect(outcomes.filter(({ status }) => status === 'rejected')).toEqual([]);
+    expect(outcomes.flatMap((one) => (one.status === 'rejected' ? [one.reason as Error] : []))).toEqual([]);
+    expect(figures.kills).toBe(kills);
 
     for (const [index, { id, startedAt }] of running.entries()) {
       expect(await stateOf(id)).toMatchObject({ state: 'CONTAINER_RUNNING', started_at: startedAt });

@@ -757,7 +757,10 @@ describe('the commands that only look', () => {
       spec: { process: { args: ['ls'], user: { uid: 1000 } } },
       commands: [{ what: 'create' }, { what: 'start' }, { what: 'delete' }],
     });
-    expect(bad).toMatchObject({ refused: expect.stringContaining('"NOPE" is no capability'), commands: [] });
+    expect(bad).toMatchObject({
+      refused: expect.stringContaining('"NOPE" is not a capability'),
+      commands: [],
+    });
     expect(await traces()).toEqual(before);
     expect((await crisp('explain', manifest)).stdout).toMatch(/^pod shop\/web\n {2}handler: crun\n/);
   });

@@ -73,14 +73,7 @@ test('images, inspecti and imagefsinfo', async () => {
 test('the life of a pod, command by command', async () => {
   const podFile = await file('pod.json', pod('web'));
   const containerFile = await file('container.json', container(`echo hello; ${untilStopped(4)}`));
-  const listener = daemon.machine.enter([
-    process.env['CRICTL'] ?? 'crictl',
-    '--config',
-    '/dev/null',
-    '--runtime-endpoint',
-    `unix://${daemon.socket}`,
-    'events',
-  ]);
+  const listener = daemon.machine.enter(daemon.crictlArgv('events'));
   const events = spawn(listener[0] as string, listener.slice(1), { stdio: ['ignore', 'pipe', 'ignore'] });
   let heard = '';
   events.stdout.on('data', (chunk: Buffer) => {

@@ -303,7 +303,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
   },
   ExecTimeout: {
     code: Code.DEADLINE_EXCEEDED,
-    words: /did not end within 1000 ms and was killed; \[stage: exec\]; hint: raise the time-out/,
+    words: /did not end within 1000 ms and was killed; \[stage: exec\]; hint: raise the timeout/,
     provoke: () => runtime().ExecSync({ container_id: running, cmd: ['sleep', '100'], timeout: '1' }),
   },
   ToolMissing: {

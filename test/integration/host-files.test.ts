@@ -352,7 +352,7 @@ test('a pod with a user namespace is refused with the reason where a folder abov
   try {
     await expect(runPod(daemon, inUserNamespace(800_000))).rejects.toMatchObject({
       code: Code.UNIMPLEMENTED,
-      details: expect.stringContaining(`${daemon.folder} is closed to the ids of a user namespace`),
+      details: expect.stringContaining(`${daemon.folder} cannot be traversed by the ids of a user namespace`),
     });
     await removePod(daemon, (await runPod(daemon)).id);
   } finally {

@@ -106,7 +106,7 @@ test('what a handler cannot do is said with the reason, to the kubelet and to pe
   for (const { offered, reason } of await told()) expect(offered).toBe(reason === undefined);
   await chmod(daemon.folder, 0o700); // the state folder is below it
   await daemon.restart();
-  const reason = `${daemon.folder} is closed to the ids of a user namespace: chmod o+x ${daemon.folder}`;
+  const reason = `${daemon.folder} cannot be traversed by the ids of a user namespace: chmod o+x ${daemon.folder}`;
   expect(await told()).toEqual(['crun', 'runc'].map((name) => ({ name, offered: false, reason })));
   const { stdout } = await daemon.machine.run([
     process.execPath,

@@ -111,7 +111,7 @@ test.each<[string, () => Promise<string[]>, RegExp]>([
   [
     'a socket whose path is too long',
     () => Promise.resolve(['--listen', `unix://${join(daemon.folder, 'n'.repeat(120))}`]),
-    /InvalidConfigFile: listen: the path \S+ has \d+ bytes, and that of a unix socket may have 107/,
+    /InvalidConfigFile: listen: the path \S+ has \d+ bytes, and the limit for a unix socket is 107/,
   ],
   [
     'a socket in a folder that is a file',

@@ -231,11 +231,9 @@ describe.each(['crun', 'runc'])('in a pod of %s', (handler) => {
   test('echo x | crictl attach -i ends', async () => {
     const id = await container('while read line; do echo "got $line"; done', { stdin: true });
     for (const transport of ['spdy', 'websocket']) {
-      const [tool = '', ...args] = daemon.machine.enter([
-        process.env['CRICTL'] ?? 'crictl',
-        ...['--config', '/dev/null', '-r', `unix://${daemon.socket}`],
-        ...['attach', '--transport', transport, '-i', id],
-      ]);
+      const [tool = '', ...args] = daemon.machine.enter(
+        daemon.crictlArgv('attach', '--transport', transport, '-i', id),
+      );
       const child = spawn(tool, args);
       child.stdin.end(`${transport}\n`);
       child.stdout.resume();

@@ -40,17 +40,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
   });
 
   function crictl(verb: string, ...args: readonly string[]): string[] {
-    return [
-      process.env['CRICTL'] ?? 'crictl',
-      '--config',
-      '/dev/null',
-      '-r',
-      `unix://${daemon.socket}`,
-      verb,
-      '--transport',
-      transport,
-      ...args,
-    ];
+    return daemon.crictlArgv(verb, '--transport', transport, ...args);
   }
   function run(line: readonly string[]): ChildProcessWithoutNullStreams {
     const [tool = '', ...args] = daemon.machine.enter(line);
@@ -196,8 +186,14 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
       }),
     );
     const child = run(underTerminal(crictl('attach', '-it', attached), 'stty rows 40 cols 100; '));
-    setTimeout(() => child.stdin.write('hello\r'), 500);
-    expect((await outcome(child))[0]).toContain('got hello of 40 100');
+    const said = outcome(child);
+    await daemon.client.runtime.ExecSync({
+      container_id: attached,
+      cmd: ['sh', '-c', 'until [ "$(stty size </proc/1/fd/0)" = "40 100" ]; do sleep 0.1; done'],
+      timeout: '30',
+    });
+    child.stdin.write('hello\r');
+    expect((await said)[0]).toContain('got hello of 40 100');
     expect(await waitForExit(daemon, attached)).toMatchObject({ exit_code: 3 });
   });
 

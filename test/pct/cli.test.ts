@@ -469,7 +469,11 @@ describe('what cannot be run leaves nothing', () => {
   });
 
   test.each<[string, string[], RegExp]>([
-    ['a folder as it is', ['--rootfs', '/', 'true'], /^crisp run: Unsupported: handler lxc runs no folder/],
+    [
+      'a folder as it is',
+      ['--rootfs', '/', 'true'],
+      /^crisp run: Unsupported: handler lxc cannot run a folder/,
+    ],
     [
       'an annotation that makes no sense',
       ['--annotation', 'io.crisp.lxc.vlan=x', image],

@@ -146,13 +146,11 @@ describe('exec', () => {
   });
 
   test('kills what runs when its time is up', async () => {
-    const began = Date.now();
-    await expect(exec(id, ['sh', '-c', 'sleep 77; true'], '1')).rejects.toMatchObject({
+    await expect(exec(id, ['sh', '-c', 'sleep 1077; true'], '1')).rejects.toMatchObject({
       code: 4,
       message: expect.stringContaining('ExecTimeout'),
     });
-    expect(Date.now() - began).toBeLessThan(6_000 * patience);
-    expect(await output(id, ['sh', '-c', 'grep -l [s]leep.77 /proc/[0-9]*/cmdline || true'])).toBe('');
+    expect(await output(id, ['sh', '-c', 'grep -l [s]leep.1077 /proc/[0-9]*/cmdline || true'])).toBe('');
   });
 });
 
@@ -171,9 +169,7 @@ test('a process that ends at its stop signal, and one that does not', async () =
   expect((await daemon.client.runtime.ContainerStatus({ container_id: kind })).status).toMatchObject({
     exit_code: 5,
   });
-  const began = Date.now();
   await daemon.client.runtime.StopContainer({ container_id: deaf, timeout: '1' });
-  expect(Date.now() - began).toBeLessThan(5_000 * patience);
   expect((await daemon.client.runtime.ContainerStatus({ container_id: deaf })).status).toMatchObject({
     exit_code: 137,
   });
@@ -196,9 +192,13 @@ test('one whose lxc-start is killed has ended, and nobody knows how', async () =
 test('one that was never started can be stopped and removed', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await createContainer(daemon, pod, containerConfig('true'));
-  const began = Date.now();
+  const signalled = daemon.entries().length;
   await daemon.client.runtime.StopContainer({ container_id: id, timeout: '10' });
-  expect(Date.now() - began).toBeLessThan(2_000 * patience);
+  const commands = daemon
+    .entries()
+    .slice(signalled)
+    .filter(({ argv }) => argv !== undefined);
+  expect(commands).toEqual([]); // nothing is signalled or waited for
   await daemon.client.runtime.RemoveContainer({ container_id: id });
   expect(await node.guests()).toEqual([]);
   await removePod(daemon, pod.id);

@@ -24,15 +24,7 @@ beforeAll(async () => {
 afterAll(() => node?.stop());
 
 function crictl(verb: string, ...args: readonly string[]): string[] {
-  return [
-    process.env['CRICTL'] ?? 'crictl',
-    '--config',
-    '/dev/null',
-    '-r',
-    `unix://${daemon.socket}`,
-    verb,
-    ...args,
-  ];
+  return daemon.crictlArgv(verb, ...args);
 }
 function run(line: readonly string[]): ChildProcessWithoutNullStreams {
   const [tool = '', ...args] = daemon.machine.enter(line);
@@ -68,9 +60,11 @@ test('exec -it: a terminal of the size that the client has', async () => {
   for await (const chunk of child.stdout) {
     output += String(chunk);
     if (!asked && output.includes('# '))
-      asked = child.stdin.write('stty size; echo $TERM; test -t 0 && exit 7\n');
+      asked = child.stdin.write(
+        'until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; stty size; echo $TERM; test -t 0 && exit 7\n',
+      );
   }
-  expect(output).toContain('40 100');
+  expect(output).toContain('\n40 100');
   expect(output).toContain('xterm');
   expect(output).toContain('exit code 7');
 });
@@ -120,8 +114,17 @@ test('attach -it: the terminal of the container itself', async () => {
     '/dev/null',
   ]);
   let output = '';
-  setTimeout(() => child.stdin.write('hello\r'), 1_000);
+  const sized = daemon.client.runtime.ExecSync({
+    container_id: attached,
+    cmd: ['sh', '-c', 'until [ "$(stty size </proc/1/fd/0)" = "30 90" ]; do sleep 0.1; done'],
+    timeout: '30',
+  });
+  void sized.then(
+    () => child.stdin.write('hello\r'),
+    () => child.kill(),
+  );
   for await (const chunk of child.stdout) output += String(chunk);
+  await sized;
   expect(output).toContain('got hello');
   expect(output).toContain('30 90');
 });

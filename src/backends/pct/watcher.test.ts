@@ -3,12 +3,23 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { patience } from '../../../test/helpers/patience.js';
 import { linkLog } from '../log-file.js';
 import { attach, monitorSocket, startWatcher, send } from './watcher.js';
 
@@ -75,9 +86,24 @@ function logged(): number {
   return statSync(container.logPath).size;
 }
 
-async function soon(is: () => boolean, seconds: number): Promise<void> {
-  for (const deadline = Date.now() + seconds * 1000; !is() && Date.now() < deadline;) await sleep(20);
-  expect(is()).toBe(true);
+/** Of the watcher whose argv names this file. @throws there is none */
+function pidOf(file: string): number {
+  const line = execFileSync('ps', ['-ww', '-eo', 'pid,args'], { encoding: 'utf8' })
+    .split('\n')
+    .find((text) => text.includes(file));
+  if (!line) throw new Error(`no process names ${file}`);
+  return Number.parseInt(line, 10);
+}
+
+/** Until an expectation holds; it fails with what was there at last. */
+async function soon(holds: () => void): Promise<void> {
+  for (const deadline = Date.now() + 10_000 * patience; Date.now() < deadline; await sleep(20))
+    try {
+      return holds();
+    } catch {
+      /* not yet */
+    }
+  holds();
 }
 
 /** A client that takes nothing, and output that waits for it. */
@@ -98,16 +124,16 @@ test('a client that takes nothing holds up no command, and the log for a while o
   expect(await send(container, 'reopen')).toBe(true);
   await ended;
   const head = '2026-11-25T13:39:39.187000000Z stdout F '.length;
-  await soon(() => logged() >= size + (size / 100) * head, 5);
+  await soon(() => expect(logged()).toBeGreaterThanOrEqual(size + (size / 100) * head));
   exits(3);
-  await soon(() => exitFile() === '3', 5);
+  await soon(() => expect(exitFile()).toBe('3'));
 });
 
 test('nor the exit', async () => {
   const writer = await stalled();
   writer.kill('SIGKILL');
   exits(4);
-  await soon(() => exitFile() === '4', 5);
+  await soon(() => expect(exitFile()).toBe('4'));
 });
 
 test('nor a quit', async () => {
@@ -117,20 +143,36 @@ test('nor a quit', async () => {
 });
 
 test('a slow client gets every byte, also those that the CT wrote last', async () => {
+  const probe = 0x2e; // tells when it is attached
   let received = 0;
+  let isAttached = false;
   const stdout = new Writable({
     highWaterMark: 1,
     write(chunk: Buffer, _encoding, done) {
-      received += chunk.length;
+      isAttached = true;
+      received += chunk.filter((byte) => byte !== probe).length;
       setTimeout(done, chunk.length / 2_000);
     },
   });
   const session = attach(container, { terminal: false, stdout }, new AbortController().signal);
-  await sleep(100);
+  const output = openSync(join(folder, 'stdout'), 'w');
+  for (; !isAttached; await sleep(20)) writeSync(output, new Uint8Array([probe]));
+  closeSync(output);
   await once(lxcStart(), 'exit');
   exits(0);
   await session;
   expect(received).toBe(size);
+});
+
+test('a client that waits to be heard is heard after a SIGHUP, which may come twice', async () => {
+  const watcher = pidOf(join(folder, 'exits/c'));
+  process.kill(watcher, 'SIGSTOP');
+  client = connect(join(folder, 'watch'));
+  await once(client, 'connect');
+  client.write('attach\n');
+  process.kill(watcher, 'SIGHUP');
+  process.kill(watcher, 'SIGCONT');
+  expect(String((await once(client, 'data'))[0])).toBe('ok\n');
 });
 
 test('one that does not answer is given up', async () => {
@@ -151,9 +193,6 @@ test('one that does not answer is given up', async () => {
 test('it leaves no process', async () => {
   await once(lxcStart(), 'exit');
   exits(0);
-  await soon(() => exitFile() === '0', 5);
-  await soon(
-    () => !execFileSync('ps', ['-ww', '-eo', 'args'], { encoding: 'utf8' }).includes(join(folder, 'exits/c')),
-    5,
-  );
+  await soon(() => expect(exitFile()).toBe('0'));
+  await soon(() => expect(() => pidOf(join(folder, 'exits/c'))).toThrow('no process'));
 });
