@@ -1,7 +1,6 @@
 // The composition root: makes each service once, in order, and closes them
 // again.
-import { dirname, join } from 'node:path';
-import * as z from 'zod';
+import { dirname } from 'node:path';
 import { buildBackend } from './backends/build.js';
 import { keptProbe, probeOnce } from './backends/probe-once.js';
 import { diffConfig } from './config/reload.js';
@@ -15,11 +14,12 @@ import { beingProbed, Handler, refreshHandlers } from './cri/handlers.js';
 import type { Services } from './cri/services.js';
 import { recover } from './cri/recover.js';
 import { holderRuntimes } from './cri/sandbox-run.js';
+import { writeStateDump } from './cri/state-dump.js';
 import { UsageCache } from './cri/usage-cache.js';
 import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
-import { makeFolder, readFileIfThere, takeFrom, tightenState, writeFileAtomic } from './host/files.js';
-import { bootId, identify, isAlive, type ProcessIdentity } from './host/proc.js';
+import { makeFolder, takeFrom, tightenState } from './host/files.js';
+import { bootId } from './host/proc.js';
 import { preferThread } from './host/syscalls.js';
 import { freeSocketPath } from './host/unix-socket.js';
 import { Rootfs } from './images/rootfs.js';
@@ -30,11 +30,11 @@ import { Network, networkOptionsOf } from './network/cni.js';
 import { readHostFacts } from './oci/host-facts.js';
 import { findHolderTools } from './pod/pid-holder.js';
 import { rootGroupOf } from './oci/namespaces.js';
+import { claimState } from './records/claim.js';
 import { InFlight } from './records/creations.js';
 import { Locks } from './records/locks.js';
 import { containerState, sandboxState } from './records/records.js';
 import { Store } from './records/store.js';
-import { whyNot } from './set-aside.js';
 import { StreamingServer } from './streaming/server.js';
 import { feedWatchdog, notifySystemd } from './systemd.js';
 import { version } from './version.js';
@@ -96,6 +96,8 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   makePlace('state', config.state, 0o711);
   makePlace('root', config.root, 0o700);
   makePlace('listen', dirname(socketPath), 0o755);
+  let dumped: Services | undefined = undefined;
+  process.on('SIGUSR2', () => writeStateDump(config.state, dumped));
   await claimState(config.state);
   await freeSocketPath(socketPath); // before anything is repaired: an error ends the start at once
 
@@ -148,6 +150,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
     events: new Events({ store, creations }),
     streaming,
   };
+  dumped = services;
   for (const { backend } of handlers.values()) {
     backend.onExit(
       (id, exit) =>
@@ -221,39 +224,6 @@ function makePlace(key: 'state' | 'root' | 'listen', folder: string, mode: numbe
     const known = toCrispError(error);
     if (known.id === 'DiskFull' || known.id === 'PermissionDenied') throw known;
     throw new CrispError('InvalidConfigFile', `${key}: ${known.message}`, { cause: error });
-  }
-}
-
-/**
- * One daemon per state folder: a second one would treat objects that the first
- * is making as leftovers of a crash. It is the working folder of the daemon and
- * of its programs, by which the next run finds the programs of this one.
- * @throws DaemonRunning
- */
-async function claimState(folder: string): Promise<void> {
-  const file = join(folder, 'daemon.json');
-  const boot = await bootId(); // pids and start times of a service are similar after each boot
-  const known = claimOf((await readFileIfThere(file)) ?? 'null', file);
-  if (known?.bootId === boot && (await isAlive(known)))
-    throw new CrispError(
-      'DaemonRunning',
-      `crisp runs already as process ${known.pid}, with the state folder ${folder}`,
-    );
-  await writeFileAtomic(file, JSON.stringify({ ...(await identify(process.pid)), bootId: boot }));
-  process.chdir(folder);
-}
-
-const claimSchema = z
-  .object({ pid: z.number().int().positive(), startTime: z.string(), bootId: z.string() })
-  .nullable();
-
-/** null: no owner, or the owner is not known. */
-function claimOf(text: string, file: string): (ProcessIdentity & { bootId: string }) | null {
-  try {
-    return claimSchema.parse(JSON.parse(text));
-  } catch (error) {
-    log.error({ file, reason: whyNot(error) }, 'the owner of the state folder cannot be read');
-    return null;
   }
 }
 

@@ -1,6 +1,6 @@
 // What the documents tell people to type or to configure is tested, or says why not.
 import { describe, expect, test } from '@jest/globals';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { parse } from 'yaml';
 import { blocksOf, documents } from '../test/helpers/documents.js';
 import { architecture, rules } from '../test/conformance/architecture.js';
@@ -65,4 +65,36 @@ describe('the report on the architecture', () => {
     expect(readFileSync(file, 'utf8')).toContain(text);
     for (const [path, name] of tests) expect(readFileSync(path, 'utf8')).toContain(`'${name}'`);
   });
+});
+
+describe('docs/reliability.md', () => {
+  const lines = readFileSync('docs/reliability.md', 'utf8').split('\n');
+  const named = lines.flatMap((line) =>
+    [...line.matchAll(/`((?:src|test)\/[\w./-]+\.test\.ts)`(?: "([^"]+)")?/g)].map(([, file = '', name]) => ({
+      file,
+      name,
+    })),
+  );
+
+  test('names a test for each promise', () => {
+    const rows = lines.filter((line) => /^\|[^-]/.test(line) && !/^\| (Promise|Fault) \|/.test(line));
+    expect(rows.length).toBeGreaterThan(25);
+    expect(rows.filter((row) => !row.includes('.test.ts`'))).toEqual([]);
+  });
+
+  test.each(named)('$file has "$name"', ({ file, name }) => {
+    const text = readFileSync(file, 'utf8');
+    if (name !== undefined) expect(text).toContain(`'${name}'`);
+  });
+});
+
+test('the tests that docs/security.md names exist', () => {
+  const named = [
+    ...readFileSync('docs/security.md', 'utf8').matchAll(/`((?:[\w.-]+\/)*[\w-]+\.test\.ts)`/g),
+  ].map(([, name = '']) => name);
+  const there = ['src', 'test'].flatMap((root) =>
+    readdirSync(root, { recursive: true, encoding: 'utf8' }).map((name) => `${root}/${name}`),
+  );
+  expect(named.length).toBeGreaterThan(50);
+  expect(named.filter((name) => !there.some((path) => `/${path}`.endsWith(`/${name}`)))).toEqual([]);
 });

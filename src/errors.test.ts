@@ -23,6 +23,19 @@ describe('toStatus', () => {
     );
   });
 
+  test.each(['EMFILE', 'ENFILE', 'EAGAIN'])('%s is a limit that is reached, and no defect', (code) => {
+    expect(toStatus(Object.assign(new Error('open failed'), { code }))).toEqual({
+      code: status.RESOURCE_EXHAUSTED,
+      details: expect.stringMatching(/^LimitReached: open failed; hint: /),
+    });
+  });
+
+  test('a read-only filesystem is not a matter of rights', () => {
+    expect(toStatus(Object.assign(new Error('write failed'), { code: 'EROFS' })).details).toMatch(
+      /^StorageFailed: write failed; hint: .*read-only/,
+    );
+  });
+
   test('an unknown failure says that it is a defect', () => {
     expect(toStatus(new TypeError('x is not a function'))).toEqual({
       code: status.INTERNAL,

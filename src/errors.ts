@@ -288,6 +288,12 @@ export const catalogue = {
     meaning: 'The kernel had not enough memory for the operation.',
     hint: 'raise the limit of the pod, or free memory on the node',
   },
+  LimitReached: {
+    core: 'OutOfMemory',
+    meaning:
+      'No process can be started or no file opened, because a limit of the node or of the service is reached.',
+    hint: 'see `crisp dump` for what the daemon holds; the limits are TasksMax and LimitNOFILE of the service, kernel.pid_max and fs.file-max',
+  },
   DiskFull: {
     core: 'DiskFull',
     meaning: 'The filesystem is full.',
@@ -431,7 +437,14 @@ export function toCrispError(error: unknown): CrispError {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === 'ENOSPC' || code === 'EDQUOT') return new CrispError('DiskFull', message, { cause: error });
   if (code === 'ENOMEM') return new CrispError('OutOfMemory', message, { cause: error });
-  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS')
+  if (code === 'EMFILE' || code === 'ENFILE' || code === 'EAGAIN')
+    return new CrispError('LimitReached', message, { cause: error });
+  if (code === 'EROFS')
+    return new CrispError('StorageFailed', message, {
+      cause: error,
+      hint: 'the filesystem is mounted read-only, as the kernel does after an error of the disk: see `dmesg`',
+    });
+  if (code === 'EACCES' || code === 'EPERM')
     return new CrispError('PermissionDenied', message, { cause: error });
   // Paths come from callers, and no earlier check knows the limits of every filesystem.
   if (code !== undefined && ofBadPaths.has(code))

@@ -169,6 +169,15 @@ export const metrics = {
     'crisp_event_loop_delay_seconds',
     'Delay of the event loop of the daemon, by quantile, since the last scrape',
   ),
+  stepsOverdue: new Gauge(
+    'crisp_steps_overdue',
+    'Steps of calls that take longer than a step may (10 minutes)',
+  ),
+  /** step; pod, container, request: their ids, empty where there is none */
+  stepOverdueSeconds: new Gauge(
+    'crisp_step_overdue_seconds',
+    'For how long each of them has been under way, by step, pod, container and request',
+  ),
   build: new Gauge('crisp_build_info', 'Always 1; the version is in the label'),
 };
 

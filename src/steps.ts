@@ -3,6 +3,7 @@
 // them, and the tests kill the daemon between them.
 import { readFileSync } from 'node:fs';
 import { log, logContext, type LogContext } from './log.js';
+import { metrics } from './metrics.js';
 
 export interface StepOptions {
   /** It has a limit of its own, or none: waits for a registry are watched elsewhere. */
@@ -18,7 +19,7 @@ interface UnderWay {
 const underWay = new Set<UnderWay>();
 
 /** Longer than the timeouts of all programs of a step together. */
-const limitMs = 10 * 60_000;
+export const limitMs = 10 * 60_000;
 
 /** Runs `work` as a step of this name, "OPERATION: STEP". */
 export async function step<T>(
@@ -38,6 +39,7 @@ export async function step<T>(
 /** An operation with several steps. */
 export class Story {
   private readonly present: UnderWay;
+  private overdue: NodeJS.Timeout | undefined;
   constructor({ hasOwnLimit = false }: StepOptions = {}) {
     this.present = { name: '', since: performance.now(), hasOwnLimit, context: logContext() };
   }
@@ -46,10 +48,17 @@ export class Story {
   reaches(name: string): void {
     Object.assign(this.present, { name, since: performance.now() });
     underWay.add(this.present);
+    clearTimeout(this.overdue);
+    if (!this.present.hasOwnLimit) {
+      const minutes = limitMs / 60_000;
+      this.overdue = setTimeout(() => log.error({ step: name, minutes }, 'a step does not end'), limitMs);
+      this.overdue.unref();
+    }
     log.debug({ step: name }, 'step');
     dieHere(name);
   }
   ends(): void {
+    clearTimeout(this.overdue);
     underWay.delete(this.present);
   }
 }
@@ -73,6 +82,18 @@ export function stepsUnderWay(): StepUnderWay[] {
       ...context,
     }));
 }
+
+/** The steps that exceed the limit. */
+export function overdueSteps(): StepUnderWay[] {
+  return stepsUnderWay().filter(({ isOverdue }) => isOverdue);
+}
+metrics.stepsOverdue.collect(() => [{ labels: {}, value: overdueSteps().length }]);
+metrics.stepOverdueSeconds.collect(() =>
+  overdueSteps().map(({ step: name, podId = '', containerId = '', requestId = '', seconds }) => ({
+    labels: { step: name, pod: podId, container: containerId, request: requestId },
+    value: seconds,
+  })),
+);
 
 /** Set by tests: the daemon kills itself at the step named in the file. */
 const failpoint = process.env['CRISP_FAILPOINT'];

@@ -1,5 +1,5 @@
 // The watchdog: systemd hears of a daemon that answers, and nothing of one that does not.
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -7,7 +7,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { gate } from '../test/helpers/services.js';
 import { loadProto } from './cri/proto.js';
+import { log } from './log.js';
+import { limitMs, step } from './steps.js';
 import { feedWatchdog, notifySystemd } from './systemd.js';
 
 /** In place of systemd: a datagram socket, which Node lacks; prints what it gets, one datagram a line. */
@@ -85,6 +88,29 @@ test('it is not fed while the daemon does not answer', async () => {
   await new Promise((resolve) => setTimeout(resolve, 1500));
   expect(await heardUntilNow()).toEqual([]);
   answer = true;
+  expect((await heard.next()).value).toBe('WATCHDOG=1');
+});
+
+test('it is not fed while a step is overdue', async () => {
+  const told = jest.spyOn(log, 'error').mockImplementation(() => undefined);
+  const { passed, open } = gate();
+  const work = step('stop pod: network', () => passed);
+  const now = performance.now.bind(performance);
+  const clock = jest.spyOn(performance, 'now').mockImplementation(() => now() + limitMs + 1000);
+  try {
+    stop = feedWatchdog(listen);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    expect(await heardUntilNow()).toEqual([]);
+    expect(told.mock.calls[0]).toMatchObject([
+      { stuck: [{ step: 'stop pod: network', isOverdue: true }] },
+      expect.stringContaining('systemd will restart the daemon'),
+    ]);
+  } finally {
+    open();
+    await work;
+    clock.mockRestore();
+    told.mockRestore();
+  }
   expect((await heard.next()).value).toBe('WATCHDOG=1');
 });
 

@@ -1,12 +1,14 @@
 // Notifications to systemd (sd_notify(3)), and its watchdog: systemd restarts a
 // daemon that has not sent a keep-alive within WatchdogSec. crisp sends it only
-// after it has answered a call on its own socket, made like a kubelet's.
+// after it has answered a call on its own socket, made like a kubelet's,
+// and while no step is overdue: a restart harms no container.
 import { credentials } from '@grpc/grpc-js';
 import type { RuntimeServiceClient } from './cri/generated/runtime/v1/RuntimeService.js';
 import { loadProto } from './cri/proto.js';
 import { toCrispError } from './errors.js';
 import { sendDatagram } from './host/syscalls.js';
 import { log } from './log.js';
+import { overdueSteps } from './steps.js';
 
 /** Sends states such as "READY=1" to systemd; no effect outside of a service. */
 export function notifySystemd(...states: string[]): void {
@@ -21,7 +23,8 @@ export function notifySystemd(...states: string[]): void {
 
 /**
  * Feeds the watchdog of the service, if it has one (sd_watchdog_enabled(3)): twice
- * per WATCHDOG_USEC the daemon calls itself, and notifies systemd if it answers.
+ * per WATCHDOG_USEC the daemon calls itself, and notifies systemd if it answers
+ * and no step is overdue.
  * @param listen the socket of the daemon, unix:///PATH
  * @returns a function that ends it
  */
@@ -32,7 +35,11 @@ export function feedWatchdog(listen: string): () => void {
   const intervalMs = microseconds / 2000;
   const feed = (): void =>
     void answers(listen, intervalMs).then(
-      () => notifySystemd('WATCHDOG=1'),
+      () => {
+        const stuck = overdueSteps();
+        if (stuck.length === 0) notifySystemd('WATCHDOG=1');
+        else log.error({ stuck }, 'steps do not end: systemd will restart the daemon, containers run on');
+      },
       (error: unknown) =>
         log.error({ error: toCrispError(error).report }, 'the daemon does not answer its own call'),
     );

@@ -164,6 +164,24 @@ const events = define({
   run: async ({ flags }) => (await import('./events.js')).eventsCommand(flags),
 });
 
+const dump = define({
+  name: 'dump',
+  group: 'operator',
+  summary: 'Show what the daemon is doing at this moment',
+  description: [
+    'Prints the state of the daemon as JSON: calls in flight and their steps with ages, locks and who waits for them, creations, stops and pulls under way, queues, child processes, memory and open files. It has names, ids and numbers only, no arguments and no environment.',
+    'The daemon is asked by SIGUSR2, on which it writes STATE/dump.json (to its log where it cannot write the file), so it is answered also when the daemon does not serve its socket.',
+  ],
+  arguments: [],
+  flags: {
+    config: configFlag,
+    state: { value: 'DIR', complete: 'folder', summary: 'of the daemon; overrides the key state' },
+  },
+  exitCodes: [{ code: '1', meaning: 'no daemon runs, or it does not answer' }],
+  examples: [{ what: 'what does not end', line: 'crisp dump | jq ".steps[] | select(.seconds > 60)"' }],
+  run: async ({ flags }) => (await import('./dump.js')).dumpCommand(flags),
+});
+
 const config = define({
   name: 'config',
   group: 'operator',
@@ -203,6 +221,7 @@ export const operatorCommands: readonly Command[] = [
   check,
   explain,
   gc,
+  dump,
   config,
   version,
 ];

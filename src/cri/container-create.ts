@@ -7,6 +7,7 @@ import { withUndo } from '../host/undo.js';
 import type { Image } from '../shapes/image.js';
 import { addLogContext, log, withLogContext } from '../log.js';
 import { prepareContainer } from '../pod/container.js';
+import { lostPin } from '../pod/namespaces.js';
 import type { Unclaimed } from '../records/creations.js';
 import { pack } from '../records/recovery-label.js';
 import {
@@ -179,7 +180,9 @@ async function makeContainer(
       ...(config.linux?.resources ? { resources: config.linux.resources } : {}),
     };
     const recoveryLabel = (): string | undefined => pack({ sandbox, container: done });
-    const backendState = await backend.create({ ...made.plan, recoveryLabel });
+    const backendState = await backend
+      .create({ ...made.plan, recoveryLabel })
+      .catch((error: unknown) => whyNotCreated(sandbox, error));
     undo.push('container', () => backend.delete({ id, folder, logPath, state: backendState }));
 
     // 5. The complete record: from here on the container exists.
@@ -194,6 +197,17 @@ async function makeContainer(
     );
     return id;
   });
+}
+
+/** Explains the failure if a namespace of the pod was unmounted: each runtime reports that in another way. @throws SandboxNotReady, else the error itself */
+async function whyNotCreated(sandbox: SandboxRecord, error: unknown): Promise<never> {
+  const lost = await lostPin(sandbox.plan.namespaces);
+  if (lost === undefined) throw error;
+  throw new CrispError(
+    'SandboxNotReady',
+    `a namespace of pod sandbox ${sandbox.id} is gone: ${lost} is unmounted`,
+    { cause: error },
+  );
 }
 
 /** The value of image_ref: the pulled digest if there is one, as image policies require. */

@@ -108,6 +108,28 @@ test('a second stop brings the end of the first one forward, and a later end doe
   await Promise.all([first, later, sooner]);
 });
 
+test.each([
+  ['forward', 3_600_000, '5', 5_000],
+  ['back', -3_600_000, '600', 10_000],
+])('a clock that is set %s meanwhile moves no deadline', async (_, byMs, next, killedAfterMs) => {
+  const { stop, exit } = await set();
+  const first = stop('10');
+  await told(1);
+  const now = Date.now();
+  const clock = jest.spyOn(Date, 'now').mockReturnValue(now + byMs);
+  const second = stop(next);
+  await settled();
+  jest.advanceTimersByTime(killedAfterMs - 100);
+  await settled();
+  expect(kills()).toEqual(['10']);
+  jest.advanceTimersByTime(200);
+  await told(2);
+  expect(kills()).toEqual(['10', '9']);
+  clock.mockRestore();
+  await exit();
+  await Promise.all([first, second]);
+});
+
 test('a stop by force does not wait for the one that asks', async () => {
   const { id, stop, exit } = await set();
   const first = stop('1000');

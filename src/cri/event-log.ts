@@ -71,6 +71,11 @@ export class Events {
     }
   }
 
+  /** The events that each listener has not taken yet. */
+  queueLengths(): number[] {
+    return [...this.listeners].map(({ queue }) => queue.length);
+  }
+
   private snapshot(): ContainerEventResponse[] {
     return this.services.store.containers
       .all()

@@ -7,7 +7,7 @@ import { chmod } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CrispError, toCrispError, toStatus } from '../errors.js';
 import { within } from '../host/wait.js';
-import { log, withLogContext } from '../log.js';
+import { log, logContext, withLogContext, type LogContext } from '../log.js';
 import { metrics } from '../metrics.js';
 import { serializerOf } from './encoded.js';
 import type { Call, Services } from './services.js';
@@ -213,6 +213,8 @@ async function inCall(
   });
   const started = performance.now();
   await withLogContext({ requestId: context.requestId }, async () => {
+    const underWay = { method, started, ids: logContext() };
+    inFlight.add(underWay);
     let code = grpc.status.OK;
     try {
       await work(context);
@@ -241,9 +243,25 @@ async function inCall(
       fail(status);
     } finally {
       isOver = true;
+      inFlight.delete(underWay);
       metrics.calls.observe({ method, code: grpc.status[code] }, (performance.now() - started) / 1000);
     }
   });
+}
+
+const inFlight = new Set<{
+  readonly method: string;
+  readonly started: number;
+  readonly ids: LogContext | undefined;
+}>();
+
+/** The calls that have no answer yet, the oldest first, with the ids that they are about as far as these are known. */
+export function callsInFlight(): (LogContext & { readonly method: string; readonly seconds: number })[] {
+  return [...inFlight].map(({ method, started, ids }) => ({
+    method,
+    seconds: Math.round((performance.now() - started) / 100) / 10,
+    ...ids,
+  }));
 }
 
 /** The signal is made on first use: a read does not need it, and making it takes as long as the read. */

@@ -68,10 +68,15 @@ describe('writable layers', () => {
         async (ids) => new Map(ids.map((id) => [id, { usedBytes: size++, inodesUsed: 1 }])),
       );
       await cache.layersMeasured(['a'], 1_000);
-      jest.setSystemTime(60_000);
+      jest.advanceTimersByTime(60_000);
       expect(cache.layer('a')?.usedBytes).toBe(1);
       await jest.advanceTimersByTimeAsync(0);
       expect(cache.layer('a')).toEqual({ usedBytes: 2, inodesUsed: 1, measuredAtMs: 60_000 });
+      jest.setSystemTime(0); // somebody sets the clock back
+      jest.advanceTimersByTime(30_000);
+      expect(cache.layer('a')?.usedBytes).toBe(2);
+      await jest.advanceTimersByTimeAsync(0);
+      expect(cache.layer('a')?.usedBytes).toBe(3);
     } finally {
       jest.useRealTimers();
     }

@@ -77,7 +77,7 @@ export class UsageCache {
    */
   layer(containerId: string): MeasuredLayer | undefined {
     const layer = this.layers.get(containerId);
-    if (!layer || Date.now() - layer.lookedAtMs > layerAgeMs) {
+    if (!layer || performance.now() - layer.lookedAtMs > layerAgeMs) {
       this.due.add(containerId);
       this.measuring ??= this.measureDue().finally(() => {
         this.measuring = undefined;
@@ -104,10 +104,10 @@ export class UsageCache {
       const batch = [...this.due];
       try {
         const found = await this.measure(batch);
-        const lookedAtMs = Date.now();
+        const [lookedAtMs, measuredAtMs] = [performance.now(), Date.now()];
         for (const id of batch) {
           const usage = found.get(id);
-          this.layers.set(id, { measured: usage && { ...usage, measuredAtMs: lookedAtMs }, lookedAtMs });
+          this.layers.set(id, { measured: usage && { ...usage, measuredAtMs }, lookedAtMs });
         }
       } catch (error) {
         log.warn({ err: error }, 'writable layers not measured');

@@ -4,6 +4,7 @@ import {
   chownSync,
   closeSync,
   constants,
+  existsSync,
   fstatSync,
   fsync,
   lstatSync,
@@ -11,6 +12,7 @@ import {
   openSync,
   readdirSync,
   renameSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -34,6 +36,7 @@ export async function writeFileAtomic(path: string, content: string | Buffer, mo
     writeFileSync(file, content);
     await flush(file);
   } catch (error) {
+    rmSync(temporary, { force: true });
     throw withPath(error, path);
   } finally {
     closeSync(file);
@@ -170,7 +173,19 @@ export async function realPathOf(path: string): Promise<string> {
  * dozen.
  */
 export function makeFolder(path: string, mode = 0o700): void {
-  mkdirSync(path, { recursive: true, mode });
+  try {
+    mkdirSync(path, { recursive: true, mode });
+  } catch (error) {
+    if (!isAbsent(error)) throw error;
+    mkdirSync(firstAbsent(path), { mode }); // Node says ENOENT for any failure of a recursive one, EROFS say
+    mkdirSync(path, { recursive: true, mode }); // whoever removed it meanwhile has ended
+  }
+}
+
+/** The topmost of the folders of a path that are not there. */
+function firstAbsent(path: string): string {
+  const parent = dirname(path);
+  return parent === path || existsSync(parent) ? path : firstAbsent(parent);
 }
 
 /**

@@ -1,5 +1,5 @@
-// The open files of processes and their limits, from /proc/PID. For the pod metrics.
-import { readlinkSync } from 'node:fs';
+// The open files of processes and their limits, from /proc/PID. For the pod metrics and the state dump.
+import { readdirSync, readlinkSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { readFileIfThere } from './files.js';
 
@@ -33,4 +33,24 @@ export async function openFilesLimit(pid: number): Promise<number | undefined> {
   const text = await readFileIfThere(`/proc/${pid}/limits`).catch(() => undefined);
   const soft = /^Max open files\s+(\d+)/m.exec(text ?? '')?.[1];
   return soft === undefined ? undefined : Number(soft);
+}
+
+/** Our own open files by kind ("socket", "pipe", "anon_inode:[pidfd]", "file"). Synchronous, as proc.ts ownChildren(). */
+export function ownOpenFiles(): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const descriptor of readdirSync('/proc/self/fd')) {
+    const kind = kindOf(`/proc/self/fd/${descriptor}`);
+    counts[kind] = (counts[kind] ?? 0) + 1;
+  }
+  return counts;
+}
+
+function kindOf(descriptor: string): string {
+  try {
+    const target = readlinkSync(descriptor);
+    if (target.startsWith('/')) return 'file';
+    return target.startsWith('anon_inode:') ? target : target.slice(0, target.indexOf(':'));
+  } catch {
+    return 'closed'; // the one that listed them
+  }
 }

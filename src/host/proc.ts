@@ -2,7 +2,7 @@
 // are reused: so the start time (field 22 of /proc/PID/stat, proc(5)) is kept
 // with it.
 import { readdir, readlink } from 'node:fs/promises';
-import { closeSync, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isAbsent, readFileIfThere, readText, realPathOf } from './files.js';
 import { close, openProcess, signalDescriptor, type SystemError } from './syscalls.js';
@@ -201,6 +201,35 @@ export async function childrenOf(pid: number): Promise<number[]> {
   return lists.flatMap((text) => (text ?? '').split(' ').filter(Boolean).map(Number));
 }
 
+/**
+ * Our own children as an operator is shown them: by name, without arguments, which may hold secrets.
+ * Synchronous, for the state dump: the threads that read files may all hang.
+ */
+export function ownChildren(): { pid: number; name: string; state: string; seconds: number }[] {
+  const uptime = parseFloat(readFileSync('/proc/uptime', 'utf8'));
+  const lists = readdirSync('/proc/self/task').map((thread) =>
+    readFileSync(`/proc/self/task/${thread}/children`, 'utf8'),
+  );
+  return lists.flatMap((list) =>
+    list
+      .split(' ')
+      .filter(Boolean)
+      .flatMap((pid) => {
+        const stat = readStat(Number(pid));
+        if (!stat) return [];
+        const { name, state, startTime } = stat;
+        return {
+          pid: Number(pid),
+          name,
+          state,
+          seconds: Math.round(uptime - Number(startTime) / ticksPerSecond),
+        };
+      }),
+  );
+}
+/** USER_HZ of /proc/PID/stat: 100 on all architectures that Node runs on. */
+const ticksPerSecond = 100;
+
 /** undefined: the process is gone. */
 export async function parentOf(pid: number): Promise<number | undefined> {
   return readStat(pid)?.parent;
@@ -212,7 +241,7 @@ export async function parentOf(pid: number): Promise<number | undefined> {
  */
 function readStat(
   pid: number,
-): { state: string; parent: number; group: number; startTime: string } | undefined {
+): { name: string; state: string; parent: number; group: number; startTime: string } | undefined {
   let text: string;
   try {
     text = readFileSync(`/proc/${pid}/stat`, 'utf8');
@@ -222,6 +251,7 @@ function readStat(
   }
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   return {
+    name: text.slice(text.indexOf('(') + 1, text.lastIndexOf(')')),
     state: fields[0] ?? 'X',
     parent: Number(fields[1]),
     group: Number(fields[2]),

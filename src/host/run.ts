@@ -7,7 +7,7 @@ import { closeSync, fstatSync, openSync, readSync, unlinkSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Duplex, Readable, Writable } from 'node:stream';
-import { CrispError, lastLines, type ErrorId } from '../errors.js';
+import { CrispError, lastLines, toCrispError, type ErrorId } from '../errors.js';
 import { log } from '../log.js';
 import { metrics } from '../metrics.js';
 import { Child, signalName, type SpawnOptions } from './spawn.js';
@@ -397,7 +397,7 @@ export async function runDetached(
   } catch (error) {
     const { code } = notStarted(error);
     throw new CommandError(
-      code === 'ENOENT' ? 'ToolMissing' : 'RuntimeFailed',
+      code === 'ENOENT' ? 'ToolMissing' : (limitReached(code ?? '') ?? 'RuntimeFailed'),
       `${argv[0]} cannot be started: ${code}`,
       argv,
       undefined,
@@ -494,6 +494,8 @@ function judge(
     return result;
   }
   log.info(line, 'tool failed');
+  const limit = ended.code && limitReached(ended.code);
+  if (limit) throw fail(limit, `${toolName(argv)} cannot be started: ${ended.code}`);
   if (ended.code === 'ENOENT') throw fail('ToolMissing', `${argv[0]} is not installed`);
   if (ended.isCanceled) throw fail('Cancelled', `${toolName(argv)} was stopped: the call was cancelled`);
   if (ended.timedOut)
@@ -503,6 +505,12 @@ function judge(
       ? `was ended by ${result.signal ?? ended.code}`
       : `exited with ${result.exitCode}`;
   throw fail(options.errorId ?? 'RuntimeFailed', `${toolName(argv)} ${how}`);
+}
+
+/** What it means that a program could not be started for want of something; undefined: it is not that. */
+function limitReached(code: string): ErrorId | undefined {
+  const { id } = toCrispError({ code });
+  return id === 'LimitReached' || id === 'OutOfMemory' ? id : undefined;
 }
 
 function toolName(argv: readonly string[]): string {

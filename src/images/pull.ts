@@ -40,6 +40,7 @@ export interface PullsOptions {
 }
 
 interface Pull {
+  readonly name: string;
   readonly done: Promise<void>;
   readonly stop: AbortController;
   waiting: number;
@@ -92,6 +93,11 @@ export class Pulls {
   constructor(private readonly options: PullsOptions) {
     this.staged = new Staged(options.staged, options.layout);
     this.storage = `[overlay@${options.layout.root}+${options.runRoot}:${storageOption}]`;
+  }
+
+  /** The images that are being pulled, and how many callers wait for each. */
+  underWay(): { readonly image: string; readonly callers: number }[] {
+    return [...this.pulls.values()].map(({ name, waiting }) => ({ image: name, callers: waiting }));
   }
 
   /** Whether something is being copied into the store. */
@@ -148,7 +154,7 @@ export class Pulls {
       onProgress,
       signal: stop.signal,
     });
-    const pull = { stop, waiting: 0, done };
+    const pull = { name, stop, waiting: 0, done };
     this.pulls.set(key, pull);
     done.finally(() => this.forget(key, pull)).catch(() => undefined); // each waiter gets the error from `done`; there may be none left
     return pull;

@@ -199,7 +199,7 @@ function isRegistry({ reference }: Source): boolean {
 function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () => void): { stop(): void } {
   const intervalMs = Math.min(5_000, timeoutMs / 4);
   let last = 0;
-  let movedAt = Date.now();
+  let movedAt = performance.now();
   const timer = setInterval(
     () =>
       void (async () => {
@@ -210,9 +210,9 @@ function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () =
         );
         if (bytes > last + noiseBytes) {
           last = bytes;
-          movedAt = Date.now();
+          movedAt = performance.now();
         }
-        if (Date.now() - movedAt >= timeoutMs) {
+        if (performance.now() - movedAt >= timeoutMs) {
           clearInterval(timer);
           stalled();
         }

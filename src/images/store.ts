@@ -90,6 +90,11 @@ export class Images {
     this.listed = undefined; // preloaded images are pinned
   }
 
+  /** See Pulls. */
+  pullsUnderWay(): ReturnType<Pulls['underWay']> {
+    return this.pulls.underWay();
+  }
+
   /** Images that can be used: their config is valid, and all their layers exist. */
   async list(): Promise<readonly Image[]> {
     const templates = await this.templates.list();

@@ -15,6 +15,7 @@ import { isAbsent, makeFolder, remove } from '../host/files.js';
 import { bindMount, unmount } from '../host/mounts.js';
 import { CommandError, run, runStreaming } from '../host/run.js';
 import { mountFilesystem, mountFlag, setHostname, setInterfaceUp } from '../host/syscalls.js';
+import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { IdMapping } from '../shapes/spec.js';
 
 export type Pinned = Partial<Record<'network' | 'ipc' | 'uts' | 'user', string>>;
@@ -123,6 +124,15 @@ export async function isNamespaceFile(path: string): Promise<boolean> {
     if (isAbsent(error)) return false;
     throw error;
   }
+}
+
+/** The first path of a pod at which no namespace is pinned any more. A shared pid namespace is not pinned: it belongs to the holder. */
+export async function lostPin(namespaces: SandboxPlan['namespaces']): Promise<string | undefined> {
+  for (const kind of kinds) {
+    const path = namespaces[kind];
+    if (path !== undefined && !(await isNamespaceFile(path))) return path;
+  }
+  return undefined;
 }
 
 /**

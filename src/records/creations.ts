@@ -148,6 +148,16 @@ export class InFlight {
     this.hidden.set(id, entry);
   }
 
+  /** The creations in progress, and the number of callers that wait for each. */
+  underWay(): { readonly what: string; readonly callers: number }[] {
+    return [...this.creations].map(([what, { waiting }]) => ({ what, callers: waiting }));
+  }
+
+  /** The number of pods and containers whose id no caller has yet. */
+  get hiddenCount(): number {
+    return this.hidden.size;
+  }
+
   /** Whether no caller has this id yet: it is hidden. */
   hides(id: string): boolean {
     return this.hidden.has(id);

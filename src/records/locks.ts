@@ -2,19 +2,41 @@
 // container. Order: the sandbox before its container. Reads, execs and streams
 // take no lock.
 
+interface Queue {
+  tail: Promise<unknown>;
+  /** Those that wait, and the one at work. */
+  length: number;
+  /** When the one at work began. */
+  since: number;
+}
+
 export class Locks {
-  private readonly tails = new Map<string, Promise<unknown>>();
+  private readonly queues = new Map<string, Queue>();
 
   /** Runs `work` after all earlier work on `id` has ended, successfully or not. */
   async with<T>(id: string, work: () => Promise<T>): Promise<T> {
-    const before = this.tails.get(id) ?? Promise.resolve();
-    const mine = before.then(work, work);
-    const tail = mine.catch(() => undefined);
-    this.tails.set(id, tail);
+    const queue = this.queues.get(id) ?? { tail: Promise.resolve(), length: 0, since: 0 };
+    this.queues.set(id, queue);
+    queue.length++;
+    const begin = (): Promise<T> => {
+      queue.since = performance.now();
+      return work();
+    };
+    const mine = queue.tail.then(begin);
+    queue.tail = mine.catch(() => undefined);
     try {
       return await mine;
     } finally {
-      if (this.tails.get(id) === tail) this.tails.delete(id);
+      if (--queue.length === 0) this.queues.delete(id);
     }
+  }
+
+  /** The locks that are held: for how long, and how many wait for each. */
+  held(): { readonly id: string; readonly seconds: number; readonly waiting: number }[] {
+    return [...this.queues].map(([id, { since, length }]) => ({
+      id,
+      seconds: Math.round((performance.now() - since) / 100) / 10,
+      waiting: length - 1,
+    }));
   }
 }

@@ -44,6 +44,14 @@ export class Stops {
     return done;
   }
 
+  /** The ids of the containers that are being started and stopped, and of those whose exit somebody waits for. */
+  underWay(): Readonly<Record<'starting' | 'stopping' | 'awaited', readonly string[]>> {
+    const [starting, stopping, awaited] = [this.starts, this.stops, this.waiters].map((map) => [
+      ...map.keys(),
+    ]);
+    return { starting: starting ?? [], stopping: stopping ?? [], awaited: awaited ?? [] };
+  }
+
   /** Resolves at the exit of a container. */
   exitOf(id: string): { readonly seen: Promise<void>; forget(): void } {
     const waiters = this.waiters.get(id) ?? new Set();
@@ -71,6 +79,7 @@ export class Stops {
 export class Deadline {
   readonly passed: Promise<void>;
   private end: () => void = () => undefined;
+  /** By a clock that nobody sets. */
   private atMs = Infinity;
   private timer: NodeJS.Timeout | undefined;
 
@@ -82,7 +91,7 @@ export class Deadline {
   }
 
   shorten(timeoutMs: number): void {
-    const atMs = Date.now() + timeoutMs;
+    const atMs = performance.now() + timeoutMs;
     if (atMs >= this.atMs) return;
     this.atMs = atMs;
     clearTimeout(this.timer);

@@ -133,6 +133,14 @@ export class StreamingServer {
     return `${this.baseUrl}/${request.kind}/${this.tickets.issue(request)}`;
   }
 
+  counts(): Readonly<Record<'connections' | 'sessions' | 'unopenedUrls', number>> {
+    return {
+      connections: this.sockets.size,
+      sessions: this.sessions.size,
+      unopenedUrls: this.tickets.count,
+    };
+  }
+
   /**
    * Stops listening and ends all sessions as if their clients had disconnected; resolves when their handlers
    * have ended, or after 6 s.

@@ -33,6 +33,12 @@ export class Tickets<T extends { readonly sandboxId: string }> {
     return found?.value;
   }
 
+  /** Those that wait to be opened. */
+  get count(): number {
+    this.dropExpired();
+    return this.issued.size;
+  }
+
   private dropExpired(): void {
     const now = performance.now();
     for (const [ticket, { expiresAt }] of this.issued) {

@@ -357,6 +357,7 @@ const elsewhere: Partial<Record<ErrorId, string>> = {
   GuestMissing: 'src/backends/pct/pct.test.ts',
   ForeignGuest: 'src/backends/pct/guard.test.ts',
   NoVmid: 'src/backends/pct/vmids.test.ts',
+  LimitReached: 'test/integration/faults.test.ts',
 };
 
 describe('a client is told', () => {

@@ -306,6 +306,7 @@ const conditions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     'crisp_call_duration_seconds_bucket{method="RunPodSandbox", le="+Inf"}': '0+9x60',
   },
   CrispToolTimeouts: { 'crisp_tool_duration_seconds_count{tool="skopeo", result="timeout"}': '0x9 0+1x50' },
+  CrispStepOverdue: { crisp_steps_overdue: '0x9 1x50' },
   CrispImagePullsFailing: {
     'crisp_image_pull_duration_seconds_count{result="ok"}': '0+1x60',
     'crisp_image_pull_duration_seconds_count{result="RegistryUnreachable"}': '0x9 0+5x50',

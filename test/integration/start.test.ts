@@ -151,10 +151,51 @@ test('a start that hangs ends at SIGTERM', async () => {
   await daemon.writeConfig({ handlers: { hanging: { type: 'oci', path: hanging } } });
   const starting = daemon.start().catch((error: Error) => error);
   while (!existsSync(`${hanging}.begun`)) await sleep(20);
+  expect(await dump()).toMatchObject({ pid: daemon.pid, calls: [], children: [{ name: 'sleep' }] }); // there is no socket yet
   await daemon.stop();
+  await expect(dump()).rejects.toThrow(/no daemon runs with the state folder/);
   await starting;
   await daemon.writeConfig({});
   await daemon.start();
+});
+
+const dump = async (): Promise<Record<string, unknown>> =>
+  JSON.parse(
+    await daemon.machine.must([process.execPath, crisp, 'dump', '--config', daemon.configFile]),
+  ) as Record<string, unknown>;
+
+test('a state dump shows what is under way, and nothing of what requests hold', async () => {
+  const pod = await runPod(daemon);
+  const id = await startContainer(
+    daemon,
+    pod,
+    containerConfig("trap '' TERM; while :; do sleep 1; done # SECRET", {
+      envs: [{ key: 'TOKEN', value: 'SECRET' }],
+    }),
+  );
+  const calls = [
+    daemon.client.runtime.StopContainer({ container_id: id, timeout: '600' }),
+    daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', 'exec sleep 1000 # SECRET'] }),
+  ];
+  for (const call of calls) call.catch(() => undefined);
+  let dumped: Record<string, unknown> = {};
+  while (!JSON.stringify(dumped['children'] ?? []).includes('"crun"')) dumped = await dump();
+  expect(dumped).toMatchObject({
+    pid: daemon.pid,
+    calls: [
+      { method: 'StopContainer', containerId: id, podId: pod.id },
+      { method: 'ExecSync', containerId: id, podId: pod.id },
+    ],
+    locks: [],
+    containers: { stopping: [id], awaited: [id] },
+    records: { pods: 1, containers: 1 },
+    openFiles: { socket: expect.any(Number) },
+  });
+  expect(JSON.stringify(dumped)).not.toContain('SECRET');
+  await daemon.client.runtime.StopContainer({ container_id: id, timeout: '0' });
+  await Promise.allSettled(calls);
+  expect(await dump()).toMatchObject({ calls: [], steps: [], locks: [], children: [] });
+  await removePod(daemon, pod.id);
 });
 
 test('neither a long stop nor a client that says nothing keeps it from ending', async () => {

@@ -3,14 +3,13 @@
 // One instance per handler. Its files, all below the state folder:
 // runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's exit
 // files), and its files in each bundle (FIFOs, attach socket, pid).
-import { writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
-import { fileVersions, makeFolder, readText, remove } from '../../host/files.js';
+import { fileVersions, makeFolder, readText, remove, writeFile } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import {
   catches,
@@ -276,7 +275,7 @@ export class OciBackend implements Backend {
   async update(container: ContainerRef, resources: Resources): Promise<void> {
     const { endless, others } = withoutEndlessQuota(resources);
     const file = join(container.folder, 'resources.json'); // a file: crun cannot read a pipe here, and runc uses "-" for stdin
-    await writeFile(file, JSON.stringify(others), { mode: 0o600 });
+    writeFile(file, JSON.stringify(others));
     try {
       await this.runtime.call('update', ['--resources', file, container.id]);
     } finally {

@@ -7,12 +7,12 @@
 // of its execs, and crun's own loop to the terminal, so that a client that does not
 // read, or a long paste, would block everything, including the reaping of the
 // process, without which its container cannot end.
-import { rmSync, writeFileSync } from 'node:fs';
-import { mkdtemp, writeFile } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { CrispError } from '../../errors.js';
-import { makeFolder, readFileIfThere, remove } from '../../host/files.js';
+import { makeFolder, readFileIfThere, remove, writeFile } from '../../host/files.js';
 import { runStreaming } from '../../host/run.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
@@ -50,37 +50,42 @@ async function execPlain(
 ): Promise<{ exitCode: number }> {
   const processFile = join(container.folder, `exec-${counter++}.json`);
   const words = `${processFile}.log`;
-  // Synchronously: the state folder is a tmpfs, where this takes less time than a switch to a thread and
-  // back.
-  writeFileSync(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
-  const running = await runStreaming(
-    await runtime.argvLogging(words, 'exec', '--process', processFile, container.id),
-    plan.io,
+  try {
+    writeFile(processFile, JSON.stringify(processOf(own, plan)));
+    const argv = await runtime.argvLogging(words, 'exec', '--process', processFile, container.id);
+    const exitCode = await runPlain(argv, container, own, plan, signal);
+    if (exitCode === 0) return { exitCode };
+    const said = (await readFileIfThere(words, { maxBytes: 64 << 10, larger: 'end' })) ?? '';
+    return { exitCode: exitCodeOf(said) ?? exitCode };
+  } finally {
+    for (const path of [processFile, words]) rmSync(path, { force: true });
+  }
+}
+
+async function runPlain(
+  argv: [string, ...string[]],
+  container: ContainerRef,
+  own: Process,
+  plan: ExecPlan,
+  signal: AbortSignal,
+): Promise<number> {
+  const running = await runStreaming(argv, plan.io, {
+    timeoutMs: 0,
+    okExitCodes: 'any',
+    stage: 'exec',
+    cwd: container.folder,
     // crun ignores the oom_score_adj of process.json and uses the runtime's own.
-    {
-      timeoutMs: 0,
-      okExitCodes: 'any',
-      stage: 'exec',
-      cwd: container.folder,
-      oomScoreAdj: own.oomScoreAdj,
-      ownStreams: true,
-    },
-  );
+    oomScoreAdj: own.oomScoreAdj,
+    ownStreams: true,
+  });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {
     const { exitCode, signal: endedBy } = await running.ended.finally(() => limit.check());
     if (exitCode === undefined)
       throw new CrispError('RuntimeFailed', `exec was ended by ${endedBy ?? 'a signal'}`, { stage: 'exec' });
-    return {
-      exitCode:
-        exitCode === 0
-          ? 0
-          : (exitCodeOf((await readFileIfThere(words, { maxBytes: 64 << 10, larger: 'end' })) ?? '') ??
-            exitCode),
-    };
+    return exitCode;
   } finally {
     limit.clear();
-    for (const path of [processFile, words]) rmSync(path, { force: true });
   }
 }
 
@@ -98,7 +103,7 @@ async function execInTerminal(
   const folder = await mkdtemp(join(parent, 'x'));
   try {
     const processFile = join(folder, 'process.json');
-    await writeFile(processFile, JSON.stringify(processOf(own, plan)), { mode: 0o600 });
+    writeFile(processFile, JSON.stringify(processOf(own, plan)));
     const words = join(folder, 'runtime.log');
     const said = new Said();
     const running = await runOnConsole(

@@ -141,6 +141,7 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
   ],
   [/container .* does not exist|container does not exist|error opening file.*status/i, 'ContainerNotFound'],
   [/no space left on device/i, 'DiskFull'],
+  [/resource temporarily unavailable|too many open files/i, 'LimitReached'],
   [
     /cannot allocate memory|memory limit could be too low|memory\.limit_in_bytes.*(busy|invalid)|memory\.max/i,
     'OutOfMemory',

@@ -1,0 +1,45 @@
+// `crisp dump`: what the daemon is doing at this moment. By a signal and a file and
+// not over the socket, so that a daemon which does not serve can be asked as well.
+import { readFileSync, statSync } from 'node:fs';
+import { constants } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { loadConfig } from '../config/config.js';
+import { CrispError } from '../errors.js';
+import { catches, signalProcess } from '../host/proc.js';
+import { daemonOf, dumpFile } from '../records/claim.js';
+
+export interface DumpFlags {
+  readonly config: string | undefined;
+  readonly state: string | undefined;
+}
+
+/** How long the daemon may take: its event loop may be busy. */
+const patienceMs = 10_000;
+
+/** @throws DaemonUnreachable, PermissionDenied */
+export async function dumpCommand(flags: DumpFlags): Promise<number> {
+  const { state } = loadConfig(flags.config, { state: flags.state });
+  const file = dumpFile(state);
+  const daemon = await daemonOf(state);
+  const unreachable = (why: string): CrispError => new CrispError('DaemonUnreachable', why);
+  if (!daemon) throw unreachable(`no daemon runs with the state folder ${state}`);
+  // It would end one that has no handler for the signal.
+  if (!(await catches(daemon.pid, constants.signals.SIGUSR2)))
+    throw unreachable(
+      `the daemon, process ${daemon.pid}, is of a version without a state dump, or just starts`,
+    );
+  const before = inodeOf(file);
+  if (!(await signalProcess(daemon, 'SIGUSR2'))) throw unreachable('the daemon has just ended');
+  for (const until = performance.now() + patienceMs; inodeOf(file) === before; await sleep(20))
+    if (performance.now() > until)
+      throw unreachable(
+        `process ${daemon.pid} has not written ${file} within ${patienceMs / 1000} s: it is stopped, its event loop is blocked, or the file cannot be written, and then the dump is in its log`,
+      );
+  process.stdout.write(`${JSON.stringify(JSON.parse(readFileSync(file, 'utf8')), undefined, 2)}\n`);
+  return 0;
+}
+
+function inodeOf(file: string): string | undefined {
+  const found = statSync(file, { bigint: true, throwIfNoEntry: false });
+  return found && `${found.ino} ${found.mtimeNs}`;
+}
