@@ -59,7 +59,7 @@ const hints = [
 
 /** Programs of others that hints name. */
 const programs = new Set(
-  'apparmor_parser apt crictl df ha-manager ifreload kompose modprobe mount pvecm pveam pvesh pvesm skopeo su swapoff sysctl systemctl tar ulimit'.split(
+  'apparmor_parser apt crictl df dmesg ha-manager ifreload kompose modprobe mount pvecm pveam pvesh pvesm skopeo su swapoff sysctl systemctl tar ulimit'.split(
     ' ',
   ),
 );

@@ -157,8 +157,8 @@ test('a slow client gets every byte, also those that the CT wrote last', async (
   const session = attach(container, { terminal: false, stdout }, new AbortController().signal);
   const output = openSync(join(folder, 'stdout'), 'w');
   for (; !isAttached; await sleep(20)) writeSync(output, new Uint8Array([probe]));
-  closeSync(output);
   await once(lxcStart(), 'exit');
+  closeSync(output); // not before: the watcher takes the end of all writers for the end of lxc-start
   exits(0);
   await session;
   expect(received).toBe(size);

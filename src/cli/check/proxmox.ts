@@ -205,7 +205,7 @@ const backups: Check = {
     return taking.length
       ? taking.flatMap(({ name, why, change }) =>
           warning(
-            `the backup job ${name} takes the CTs of pods as well (${why})`,
+            `the backup job ${name} includes the CTs of pods (${why})`,
             `pvesh set /cluster/backup/${name} ${change}`,
           ),
         )
