@@ -378,7 +378,7 @@ test('a signal while a container is being made removes what was made', async () 
     });
   child.kill('SIGTERM');
   expect(await ended).toEqual([125, null]);
-  expect(words).toMatch(/^crisp run: Cancelled: SIGTERM came/);
+  expect(words).toMatch(/^crisp run: Cancelled: interrupted by SIGTERM/);
   expect(await traces()).toEqual([]);
 });
 

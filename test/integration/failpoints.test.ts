@@ -22,6 +22,7 @@ import { stepsOfSource } from '../helpers/steps.js';
 const elsewhere = new Map([
   ['write bundle', 'a command, not the daemon'],
   ['create standalone container', 'a command, not the daemon'],
+  ['make guest', 'a command, not the daemon'],
   ['create CT', 'a CT, not a container of an OCI runtime'],
   ['write checkpoint', 'needs CRIU, which most hosts lack'],
   ['pull image: sweep', 'needs a registry that breaks in a layer: images-failures.test.ts'],

@@ -72,7 +72,7 @@ const mistakes: Readonly<Record<string, Mistake>> = {
   },
   'an image that is not here': {
     command: ['rmi', 'box'],
-    hint: /see `crisp images`/,
+    hint: /`crisp images` lists/,
     then: ['run', '--rm', image, 'true'],
   },
   'an image that is not to be pulled': {
