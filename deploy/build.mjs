@@ -3,13 +3,15 @@
 // command, with the code that they share in chunks, so that a command loads
 // only the code that it needs. Native modules stay in node_modules.
 import { build } from 'esbuild';
-import { cp, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 
 const home = fileURLToPath(new URL('..', import.meta.url));
-const dist = `${home}dist`;
+await mkdir(`${home}build`, { recursive: true });
+/** Takes the place of dist/ when it is complete: programs may be started from there meanwhile. */
+const made = await mkdtemp(`${home}build/dist-`);
+const dist = `${made}/dist`;
 
-await rm(dist, { recursive: true, force: true });
 await build({
   absWorkingDir: home,
   // proto and docs: for the benchmark and the demo, and for the generator of the documents.
@@ -34,3 +36,8 @@ await build({
   logLevel: 'warning',
 });
 await cp(`${home}src/perl`, `${dist}/perl`, { recursive: true });
+await rename(`${home}dist`, `${made}/old`).catch((error) => {
+  if (error.code !== 'ENOENT') throw error; // the first build
+});
+await rename(dist, `${home}dist`);
+await rm(made, { recursive: true });

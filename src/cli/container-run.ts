@@ -96,9 +96,18 @@ async function start(services: Services, record: StandaloneRecord): Promise<Stan
 
 /** A command that is not in the container, or cannot be executed, has the exit codes of shells. @throws any other error */
 function startFailure(command: string, error: unknown): number {
-  if (!(error instanceof CrispError) || error.id !== 'StartFailed') throw error;
-  process.stderr.write(`crisp ${command}: ${error.report}\n`);
-  return /not found|no such file/i.test(error.message) ? notFoundCode : notExecutableCode;
+  const exitCode = startExitCode(error);
+  if (exitCode === undefined) throw error;
+  process.stderr.write(`crisp ${command}: ${(error as CrispError).report}\n`);
+  return exitCode;
+}
+
+function startExitCode(error: unknown): number | undefined {
+  if (!(error instanceof CrispError) || error.id !== 'StartFailed') return undefined;
+  if (/not found|no such file/i.test(error.message)) return notFoundCode;
+  return /permission denied|exec format|not executable|is a directory/i.test(error.message)
+    ? notExecutableCode
+    : undefined;
 }
 
 /** Shows the output, passes on input and signals. @returns the exit code; undefined: the person has detached */

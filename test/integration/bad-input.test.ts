@@ -127,7 +127,7 @@ test('bytes that are no message are an invalid argument, and not a failure of ou
       );
     });
   for (const bytes of [Buffer.from([0x0a, 0xff, 0xff]), Buffer.alloc(1 << 20, 0x0b)])
-    expect(await call(bytes)).toMatchObject(refusal(Code.INVALID_ARGUMENT, /no RunPodSandboxRequest/));
+    expect(await call(bytes)).toMatchObject(refusal(Code.INVALID_ARGUMENT, /is not a RunPodSandboxRequest/));
   client.close();
 });
 
@@ -459,7 +459,7 @@ describe('a container', () => {
       ['/dev/zero', /not a regular file/],
       [daemon.folder, /not a regular file/],
       [file('huge'), /larger than|longer than/],
-      [file('secret'), /no JSON/],
+      [file('secret'), /not JSON/],
     ] as const) {
       const error = (await createContainer(daemon, pod, containerConfig('true', seccomp(path))).catch(
         (refused: unknown) => refused,

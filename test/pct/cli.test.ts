@@ -547,7 +547,7 @@ describe('what cannot be run leaves nothing', () => {
     await until(async () => (await node.guests()).length > 0);
     child.kill(signal);
     expect(await once(child, 'close')).toEqual([125, null]);
-    expect(words.join('')).toMatch(new RegExp(`^crisp run: Cancelled: ${signal} came`));
+    expect(words.join('')).toMatch(new RegExp(`^crisp run: Cancelled: interrupted by ${signal}`));
     expect(await traces()).toEqual([]);
   });
 
