@@ -54,7 +54,7 @@ export function open(config: Config, state: string, name: string): Backend {
   return buildBackend(config, name, handler, state);
 }
 
-/** Whether it may have containers: an OCI handler that was never used has no folder for its containers. */
+/** Whether a handler may have containers: an OCI handler that was never used has no folder for them. */
 export async function mayHaveContainers(config: Config, state: string, name: string): Promise<boolean> {
   const handler = config.handlers[name];
   return (

@@ -104,7 +104,7 @@ async function smallSpec(image: Image, rootfs: string): Promise<Spec> {
   );
 }
 
-/** The spec of a container without its pod: namespaces of its own, its own /dev/shm, no files of a pod. */
+/** The spec of a container without a pod: with new namespaces, its own /dev/shm, and no files of a pod. */
 async function fullSpec(services: Services, image: Image, rootfs: string): Promise<Spec> {
   const host = readHostFacts(services.config);
   const wish = wishFor(image);

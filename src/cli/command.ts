@@ -10,7 +10,7 @@ export interface Flag {
   /** May be given several times. */
   readonly multiple?: true;
   readonly summary: string;
-  /** What a shell offers for the value: files, folders, names of containers or images of this node, or these words. */
+  /** Completions of the value: files, folders, containers or images of this node, or these words. */
   readonly complete?: 'file' | 'folder' | 'container' | 'image' | readonly string[];
 }
 export type Flags = Readonly<Record<string, Flag>>;
@@ -36,13 +36,13 @@ export interface Argument {
 
 export interface Invocation<F extends Flags> {
   readonly flags: Values<F>;
-  /** The arguments; all that are not optional are present. */
+  /** The arguments, including all required ones. */
   readonly args: readonly string[];
 }
 
 export interface Definition<F extends Flags> {
   readonly name: string;
-  /** Other names, as podman and nerdctl have them. */
+  /** Other names, as in podman and nerdctl. */
   readonly aliases?: readonly string[];
   readonly group: 'daemon' | 'containers' | 'images' | 'operator';
   /** One line, without a full stop. */
@@ -53,7 +53,7 @@ export interface Definition<F extends Flags> {
   readonly flags: F;
   /** Flags of podman and nerdctl that are left out on purpose ("--device", "-a") -> what to use instead. */
   readonly leftOut?: Readonly<Record<string, string>>;
-  /** Flags end at the first argument: what follows belongs to another program. */
+  /** Flags end at the first argument: the following words are passed to another program. */
   readonly passesOn?: true;
   /** Exit codes other than 0 and those of all commands (1 failed, 2 wrong usage). */
   readonly exitCodes?: readonly { readonly code: string; readonly meaning: string }[];
@@ -66,12 +66,12 @@ export interface Definition<F extends Flags> {
 /** A command without its flag types, for the table. */
 export type Command = Definition<Flags>;
 
-/** By its name or another name of it. */
+/** Finds a command by its name or an alias. */
 export function commandNamed(commands: readonly Command[], word: string): Command | undefined {
   return commands.find(({ name, aliases }) => name === word || aliases?.includes(word));
 }
 
-/** Checks the definition of a command, and forgets its flag types. */
+/** Checks the types of a command's definition, and drops its flag types. */
 export function define<const F extends Flags>(definition: Definition<F>): Command {
   return definition;
 }

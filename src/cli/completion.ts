@@ -25,7 +25,7 @@ function flagsOf(command: Command): [string, Flag][] {
   return [...Object.entries(command.flags), ['help', { short: 'h', summary: 'show help' }]];
 }
 
-/** What lists the names that these stand for; for a user who may not, nothing. */
+/** Shell commands that list the names; without permission they print nothing. */
 const listing = {
   container: "crisp list 2>/dev/null | awk 'NR > 1 { print $2 }'",
   image: "crisp images 2>/dev/null | awk 'NR > 1 { print $1 }'",
@@ -135,7 +135,7 @@ function zshValues(complete: Flag['complete']): string {
   return words(complete) ? `(${words(complete)?.join(' ')})` : ' ';
 }
 
-/** Inside single quotes, where : [ and ] have a special meaning in zsh. */
+/** Escapes text inside single quotes; : [ and ] are special in zsh's completion specs. */
 function zshText(text: string): string {
   return text.replaceAll("'", "'\\''").replace(/[[\]:]/g, '\\$&');
 }

@@ -1,5 +1,5 @@
-// The flags of `crisp run` and `crisp create` -> the CRI's words, so that a
-// standalone container is made by the same functions as one of a pod.  Pure.
+// The flags of `crisp run` and `crisp create` -> CRI messages, so that the same
+// functions make standalone containers and containers of pods.  Pure.
 import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
@@ -20,7 +20,7 @@ export interface ContainerWish {
   readonly image: string;
   readonly command: readonly string[];
   readonly entrypoint: string | undefined;
-  /** catatonit on this host, as --init wants it. */
+  /** The path of catatonit on this host, for --init. */
   readonly initProgram: string | undefined;
   /** KEY=VALUE. */
   readonly env: readonly string[];
@@ -163,10 +163,10 @@ function pair(text: string, flag: string): [string, string] {
   return [text.slice(0, equals), text.slice(equals + 1)];
 }
 
-/** Where --init has its program in the container. */
+/** The path of the --init program in the container. */
 const initPath = '/run/crisp-init';
 
-/** --entrypoint drops the image's Cmd as well. @throws InvalidArgument */
+/** --entrypoint also drops the image's Cmd. @throws InvalidArgument */
 function commandOf(
   { entrypoint, command, initProgram }: ContainerWish,
   image: ImageConfig,
@@ -217,7 +217,7 @@ export function portMapping(text: string): PortMapping__Output {
   };
 }
 
-/** --tmpfs. Its options are those of tmpfs(5) and mount(8). @throws InvalidArgument */
+/** --tmpfs, with options of tmpfs(5) and mount(8). @throws InvalidArgument */
 export function tmpfsMount(text: string): Mount {
   const [target = '', options, ...more] = text.split(':');
   if (!target.startsWith('/') || target.split('/').includes('..') || more.length > 0)
@@ -234,7 +234,7 @@ export function tmpfsMount(text: string): Mount {
   };
 }
 
-/** A folder of the host is named by a path: with a name alone podman and Docker make a volume of their own. */
+/** The source must be a path: podman and Docker make a named volume for a plain name. */
 function mount(text: string): Mount__Output {
   const [source = '', target = '', mode, ...more] = text.split(':');
   if (source !== '' && !/^[./]/.test(source) && target.startsWith('/'))

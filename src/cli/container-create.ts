@@ -71,7 +71,7 @@ export async function createCommand(flags: CreateFlags, args: readonly string[])
 }
 
 /**
- * Makes a container without starting it. Leaves nothing behind if this fails, or if a signal comes meanwhile.
+ * Makes a container without starting it. Undoes everything if this fails or is interrupted by a signal.
  * @throws Cancelled, UsageError, ImageNotFound, NameInUse, HandlerNotReady and the errors of a refused spec
  */
 export async function createContainer(
@@ -157,9 +157,9 @@ export async function createContainer(
 }
 
 /**
- * Makes an ordinary guest of Proxmox, and nothing else that stays.
+ * Makes an ordinary guest of Proxmox; everything else that this makes is removed again.
  * @returns its VMID
- * @throws Unsupported for other handlers, and what createContainer() throws
+ * @throws Unsupported for other handlers, and the errors of createContainer()
  */
 export async function createGuest(
   services: Services,
@@ -225,7 +225,7 @@ interface Begun extends Routed {
   readonly folder: string;
 }
 
-/** What a container is made of, and who runs it: nothing is made yet but folders and, at first, a probe. */
+/** Resolves the parts and the backend of a container. Makes only folders and, on first use, a probe. */
 async function begin(
   services: Services,
   flags: CreateFlags,
@@ -250,11 +250,11 @@ async function begin(
     network,
     initProgram: flags.init ? await initProgram() : undefined,
   };
-  containerConfig(wish, source.config, false); // a mistake in it is told before anything is made
+  containerConfig(wish, source.config, false); // reports mistakes before anything is made
   flags.tmpfs.forEach(tmpfsMount);
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
-  signals.hold(); // the first choice of a handler is a probe, which makes a container as well
+  signals.hold(); // choosing a handler may run a probe, which makes a container
   const routed = await routeTo(services.config, services.state, {
     handler: flags.handler ?? '',
     namespace: flags.namespace ?? '',
@@ -265,7 +265,7 @@ async function begin(
   }).catch((error: unknown) => {
     signals.check();
     throw error;
-  }); // a probe that a signal has spoilt proves nothing
+  }); // a probe that was interrupted by a signal has no meaning
   signals.check();
 
   const { systemdCgroup } = services.host;
@@ -353,7 +353,7 @@ export async function removeAll(services: Services, record: StandaloneRecord): P
   await backend.delete(refOf(record));
   await services.rootfs.unmount(id);
   if (record.addresses || !record.complete)
-    // one that was cut off may have one as well
+    // an incomplete container may have addresses too
     await (
       await services.network
     ).detach({
@@ -362,13 +362,13 @@ export async function removeAll(services: Services, record: StandaloneRecord): P
     });
   await releasePod({ plan, backendState: podState }, backend);
   await removePod(plan.folder, undefined);
-  await takeApart(record.folder, undefined); // in older versions it contained the pod
+  await takeApart(record.folder, undefined); // older versions kept the pod in this folder
   await removeCgroupOf(plan);
   await remove(record.logPath);
   await services.records.delete(record);
 }
 
-/** The group that the runtime has made above the container's own; it contains no others. */
+/** Removes the parent cgroup of the container, which contains no other containers. */
 async function removeCgroupOf({ cgroupParent }: SandboxPlan): Promise<void> {
   if (!cgroupParent.endsWith('.slice')) await removePodCgroup(cgroupParent);
 }

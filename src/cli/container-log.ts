@@ -1,6 +1,6 @@
-// A container's log in the CRI's format -> the bytes that it wrote, on stdout
-// or stderr as it wrote them. For `crisp logs`, and for the output of `crisp
-// run`: the log is complete from the first byte on.
+// A container's log in CRI format -> its output, on stdout and stderr. For `crisp
+// logs`, and for `crisp run`, because the log contains the output from the first
+// byte on.
 //
 //   2016-10-06T00:17:09.669794202Z stdout P part of a line, no newline
 //   2016-10-06T00:17:10.113242941Z stdout F the rest of it and a newline
@@ -13,13 +13,13 @@ import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
 import { type PlaceFlags, withParts } from './services.js';
 
-/** What of a log is shown; absent: all of it. */
+/** The part of a log to show; absent: all. */
 export interface LogView {
-  /** Only so many lines of what is there already, from the end. */
+  /** Only this number of lines from the end of the existing log. */
   readonly tail?: number | undefined;
-  /** Only lines of this time and younger: milliseconds since the epoch. */
+  /** Only lines at or after this time, in milliseconds since the epoch. */
   readonly since?: number | undefined;
-  /** The time before each line. */
+  /** Shows the time before each line. */
   readonly timestamps?: boolean | undefined;
 }
 
@@ -102,10 +102,10 @@ class LogReader {
   private rest: Buffer = Buffer.alloc(0);
   private readonly chunk = Buffer.alloc(64 << 10);
 
-  /** The last lines until the first look has come to the end of the log: what --tail shows. */
+  /** For --tail: the last lines, until the first read has reached the end of the log. */
   private last: Entry[] | undefined;
   private lines = 0;
-  /** What comes next begins a line. */
+  /** Whether the next output begins a line. */
   private atStart = { stdout: true, stderr: true };
 
   constructor(
@@ -131,7 +131,7 @@ class LogReader {
         this.rest = this.rest.subarray(end + 1);
       }
       if (this.rest.length > maxLineBytes) {
-        // It is not a log, and would only fill the memory.
+        // Not a log in CRI format; do not buffer it.
         await this.line(this.rest);
         this.rest = Buffer.alloc(0);
       }
@@ -159,7 +159,7 @@ class LogReader {
     else await this.show(entry);
   }
 
-  /** Of the lines, with their parts, as many as are to be shown. */
+  /** Keeps the last lines, including their parts, up to the number to show. */
   private keep(last: Entry[], entry: Entry): void {
     last.push(entry);
     if (entry.whole) this.lines++;

@@ -16,7 +16,7 @@ import { UsageError } from './parse.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { Signals } from './signals.js';
 
-/** The same as in shells. */
+/** As in shells. */
 const [notExecutableCode, notFoundCode] = [126, 127];
 
 /** Shown if the exit code of a container is not known. */
@@ -50,7 +50,7 @@ export async function runCommand(
       const backend = services.backendOf(created);
       const exit = exitOf(backend, refOf(created)); // before the start, so that no exit is missed
       const record = await start(services, created).catch(async (error: unknown) => {
-        await removeAll(services, created); // as after a failed create: a container that never ran leaves nothing behind
+        await removeAll(services, created); // a container that never ran is not kept
         throw error;
       });
       if (flags.detach) {
@@ -94,7 +94,7 @@ async function start(services: Services, record: StandaloneRecord): Promise<Stan
   return services.records.put({ ...record, startedAt });
 }
 
-/** A command that is not in the container, or cannot be executed, has the exit codes of shells. @throws any other error */
+/** The exit code of shells if a command is not found or cannot be executed. @throws any other error */
 function startFailure(command: string, error: unknown): number {
   const exitCode = startExitCode(error);
   if (exitCode === undefined) throw error;
@@ -110,7 +110,7 @@ function startExitCode(error: unknown): number | undefined {
     : undefined;
 }
 
-/** Shows the output, passes on input and signals. @returns the exit code; undefined: the person has detached */
+/** Shows the output, passes on input and signals. @returns the exit code; undefined: the user has detached */
 async function inForeground(
   backend: Backend,
   record: StandaloneRecord,
@@ -159,7 +159,7 @@ async function inForeground(
       return undefined;
     }
     if (read) return (await ended)?.exitCode ?? unknownExitCode;
-    await stop(backend, record, ended, unheardGraceSeconds); // else its log would grow for nobody, as long as it likes
+    await stop(backend, record, ended, unheardGraceSeconds); // otherwise its log would grow with no reader
     return unheardCode;
   } finally {
     session.abort();
@@ -223,7 +223,7 @@ export async function execCommand(
   });
 }
 
-/** A pipe has no keys and no size, and its end would not be the end of the terminal. @throws UsageError */
+/** --tty needs a terminal: a pipe has no size, and its end does not end a session. @throws UsageError */
 function checkTerminal({ interactive, tty }: { readonly interactive: boolean; readonly tty: boolean }): void {
   if (interactive && tty && !process.stdin.isTTY)
     throw new UsageError('stdin is not a terminal: drop --tty (-t)');

@@ -38,7 +38,7 @@ function ended(exit: Exit): Pick<ContainerState, 'exitCode' | 'finishedAt' | 'oo
   return { exitCode: exit.exitCode, finishedAt: String(exit.finishedAt), oomKilled: exit.oomKilled };
 }
 
-/** How long conmon may take from the end of a process to its exit file, on a very busy machine. */
+/** The longest time from the end of a process to conmon's exit file, on a very busy machine. */
 const exitFilePatienceMs = 10_000;
 
 /**

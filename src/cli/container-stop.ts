@@ -11,7 +11,7 @@ import { UsageError } from './parse.js';
 import { type PlaceFlags, type Services, withParts } from './services.js';
 
 const defaultGraceSeconds = 10;
-/** After SIGKILL. */
+/** The longest wait for the end of a process after SIGKILL. */
 const killPatienceMs = 10_000;
 
 export async function stopCommand(
@@ -35,8 +35,8 @@ export async function stopCommand(
 }
 
 /**
- * Does a thing to each of these containers and prints its id. One that fails keeps no other from it.
- * @returns 1 when one has failed
+ * Applies an action to each container and prints its id. Continues with the others after a failure.
+ * @returns 1 if any failed
  */
 async function forEach(
   command: string,
@@ -61,8 +61,8 @@ async function forEach(
 }
 
 /**
- * Ends a container: by its stop signal, and by SIGKILL after the grace period, or by SIGKILL at once without
- * a grace period. @throws ToolTimeout
+ * Ends a container by its stop signal, and by SIGKILL after the grace period. With a grace period of zero:
+ * by SIGKILL at once. @throws ToolTimeout
  */
 export async function stop(
   backend: Backend,

@@ -3,11 +3,11 @@ import { Transform, type TransformCallback } from 'node:stream';
 
 const [controlP, controlQ] = [0x10, 0x11];
 
-/** Passes keys on, up to the two that detach. A Ctrl-P waits for the key after it. */
+/** Passes keys on until Ctrl-P Ctrl-Q. A Ctrl-P is held until the next key. */
 export class DetachKeys extends Transform {
   private held = false;
 
-  /** @param detach called once; no key passes after it */
+  /** @param detach called once; later keys are dropped */
   constructor(private readonly detach: () => void) {
     super();
   }

@@ -309,7 +309,7 @@ function manItem(term: string, meaning: string): string[] {
   return ['.TP', `.B ${roff(term)}`, roff(meaning)];
 }
 
-/** Hyphens must stay hyphens when they are copied; a line must not begin like a macro. */
+/** Escapes text: hyphens stay ASCII hyphens when copied, and no line begins with a macro. */
 function roff(text: string): string {
   return text
     .replaceAll('\\', '\\e')

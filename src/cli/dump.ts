@@ -1,5 +1,5 @@
-// `crisp dump`: what the daemon is doing at this moment. By a signal and a file and
-// not over the socket, so that a daemon which does not serve can be asked as well.
+// `crisp dump`: the current activity of the daemon. Uses a signal and a file instead
+// of the socket, so that it also works if the daemon does not answer calls.
 import { readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,7 +13,7 @@ export interface DumpFlags {
   readonly state: string | undefined;
 }
 
-/** How long the daemon may take: its event loop may be busy. */
+/** The longest wait for the daemon: its event loop may be busy. */
 const patienceMs = 10_000;
 
 /** @throws DaemonUnreachable, PermissionDenied */
@@ -23,7 +23,7 @@ export async function dumpCommand(flags: DumpFlags): Promise<number> {
   const daemon = await daemonOf(state);
   const unreachable = (why: string): CrispError => new CrispError('DaemonUnreachable', why);
   if (!daemon) throw unreachable(`no daemon runs with the state folder ${state}`);
-  // It would end one that has no handler for the signal.
+  // Without a handler for the signal, the daemon would end.
   if (!(await catches(daemon.pid, constants.signals.SIGUSR2)))
     throw unreachable(
       `the daemon, process ${daemon.pid}, is of a version without a state dump, or just starts`,

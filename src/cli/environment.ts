@@ -1,4 +1,4 @@
-// The environment that --env and --env-file give a process.
+// The environment of a process, from --env and --env-file.
 import { readText } from '../host/files.js';
 import { CrispError } from '../errors.js';
 
@@ -10,7 +10,8 @@ export interface EnvironmentFlags {
 }
 
 /**
- * KEY=VALUE each, the files first. A name alone takes the value of our own environment, and is left out where that has none.
+ * KEY=VALUE each, the files first. KEY alone takes its value from crisp's own environment, and is left out if
+ * it is not set there.
  * @throws InvalidArgument, FileRefused
  */
 export async function environmentOf(flags: EnvironmentFlags): Promise<string[]> {

@@ -54,7 +54,8 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
       const { things, known } = await lookAt(config, each, network);
       await removeOrphans(things, (owner) => known.has(owner), removing);
     } catch (error) {
-      results.push({ kind: 'folder', name: each.state, error: toCrispError(error).report }); // what a backend does not tell of is in use
+      // Without the list of containers it is unknown what is in use.
+      results.push({ kind: 'folder', name: each.state, error: toCrispError(error).report });
     } finally {
       network?.close();
     }
@@ -74,13 +75,14 @@ export async function gcCommand(flags: GcFlags): Promise<number> {
   return results.some(({ error }) => error) ? 1 : 0;
 }
 
-/** @param network whose addresses are looked at as well: the daemon releases those of pods at its start */
+/** @param network to also find its addresses; undefined for the daemon, which releases them at its start */
 async function lookAt(
   config: Config,
   place: Place,
   network: Network | undefined,
 ): Promise<{ things: Thing[]; known: Set<string> }> {
-  const remnants = await remnantsOf(config, place); // first: where pct is at work on one, it has come to its end meanwhile
+  // First: a CT that pct is still making may be complete when the containers are listed.
+  const remnants = await remnantsOf(config, place);
   const found = await containers(config, place);
   const things = [
     ...remnants,
@@ -92,7 +94,7 @@ async function lookAt(
   return { things, known };
 }
 
-/** The places that standalone containers have on the pod network. */
+/** The addresses of standalone containers on the pod network. */
 async function addressesOf(network: Network): Promise<Thing[]> {
   return (await network.noted()).map((id) => ({
     kind: 'address',
@@ -102,7 +104,7 @@ async function addressesOf(network: Network): Promise<Thing[]> {
   }));
 }
 
-/** What waits for the next try of a pull that failed. */
+/** The partial downloads of failed pulls, kept for the next attempt. */
 async function leftoversOfPulls(config: Config): Promise<Thing[]> {
   const leftovers = await new Images(imagesOptionsOf(config)).leftovers();
   return leftovers.map(({ kind, ...leftover }) => ({
@@ -134,12 +136,13 @@ async function containers(config: Config, { state }: Place): Promise<Found[]> {
     const backend = open(config, state, name);
     return (await backend.list()).map((container) => [container.id, { backend, container }]);
   });
-  return [...new Map((await Promise.all(found)).flat()).values()]; // each handler of type pct lists the CTs of all
+  // By id, since every handler of type pct lists the CTs of all such handlers.
+  return [...new Map((await Promise.all(found)).flat()).values()];
 }
 
 /** Containers with an interrupted creation or removal: they are removed, with or without a record. */
 async function remnantsOf(config: Config, { state }: Place): Promise<Thing[]> {
-  const things = new Map<string, Thing>(); // each handler of type pct lists those of all
+  const things = new Map<string, Thing>(); // by name: handlers of type pct list each other's remnants
   for (const handler of Object.keys(config.handlers)) {
     if (!(await mayHaveContainers(config, state, handler))) continue;
     for (const { name, end } of (await open(config, state, handler).remnants?.()) ?? [])

@@ -51,7 +51,7 @@ export function usage(command: Command): string {
   return words.join(' ');
 }
 
-/** "Also: crisp ps"; empty where it has one name. */
+/** "Also: crisp ps"; empty if the command has no alias. */
 export function alsoNamed({ aliases }: Command): string {
   return aliases ? `Also: ${aliases.map((alias) => `crisp ${alias}`).join(', ')}` : '';
 }

@@ -1,5 +1,5 @@
-// `crisp load`: imports archives and OCI layout folders, each image by the name that
-// the archive gives it.
+// `crisp load`: imports archives and OCI layout folders, each image under its name in
+// the archive.
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists } from '../host/files.js';

@@ -1,6 +1,9 @@
-// What a person who mistyped a word may have meant.
+// Suggestions for mistyped words.
 
-/** " (did you mean list?)", or nothing where no word is close: one mistake in a short word, two in one of five letters and more. */
+/**
+ * " (did you mean list?)", or empty if no word is similar: one mistake is allowed, two in words of five or
+ * more letters.
+ */
 export function meant(word: string, words: readonly string[]): string {
   const most = word.replace(/^-+/, '').length < 5 ? 1 : 2;
   const [best] = words
@@ -10,7 +13,7 @@ export function meant(word: string, words: readonly string[]): string {
   return best ? ` (did you mean ${best.candidate}?)` : '';
 }
 
-/** Letters that are wrong, missing or too many, and neighbours that are swapped: the optimal string alignment distance. */
+/** The optimal string alignment distance: substitutions, deletions, insertions and swaps of neighbours. */
 function distance(one: string, other: string): number {
   const rows: number[][] = [Array.from({ length: other.length + 1 }, (_, column) => column)];
   const at = (row: number, column: number): number => rows[row]?.[column] ?? 0;

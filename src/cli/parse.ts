@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util';
 import type { Command, Flags, Invocation } from './command.js';
 import { meant } from './meant.js';
 
-/** An invalid command line: one line, exit code 2, nothing is done. */
+/** An invalid command line: a message of one line, exit code 2, no effect. */
 export class UsageError extends Error {}
 
 /** @throws UsageError */
@@ -49,7 +49,7 @@ function read(
   }
 }
 
-/** Node's messages advise how to escape; ours say what is wrong. */
+/** Replaces Node's messages, which explain escaping, by the problem. */
 function plain(command: Command, error: Error & { code?: string }): string {
   const word = /'([^']*)'/.exec(error.message)?.[1]?.replace(/^-\w, /, '') ?? '';
   if (error.code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') {

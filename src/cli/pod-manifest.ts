@@ -18,7 +18,7 @@ export interface Manifest {
 const text = z.string();
 const texts = z.record(text, text);
 const amounts = z.record(text, z.union([text, z.number()]));
-/** A field of Kubernetes that is not passed to a runtime: it is known, but not read. */
+/** A field of Kubernetes that is accepted, but not read, since runtimes do not get it. */
 const unread = z.unknown().optional();
 const unreadFields = <Name extends string>(...names: Name[]) =>
   Object.fromEntries(names.map((name) => [name, unread])) as Record<Name, typeof unread>;
@@ -206,7 +206,7 @@ export interface CriPod {
   readonly unknownFields: readonly KeyPath[];
 }
 
-/** Stands for the suffix that the cluster appends to the name of a workload for its pods. */
+/** Placeholders for the suffixes that a cluster appends to a workload's name for its pods. */
 const suffixes: Readonly<Record<string, string>> = {
   Deployment: '-hash-id',
   ReplicaSet: '-id',
@@ -218,7 +218,7 @@ const suffixes: Readonly<Record<string, string>> = {
 };
 
 /**
- * The pods of a document: itself, one of its template, or those of its items. Empty: it makes no pods.
+ * The pods of a document: itself, a pod from its template, or the pods of its items. Empty: it makes none.
  * @param path the path of the document in its file, for an item of a list
  */
 export function podsOf(document: Manifest, path: KeyPath = []): CriPod[] {
@@ -246,7 +246,7 @@ export function podsOf(document: Manifest, path: KeyPath = []): CriPod[] {
   ];
 }
 
-/** @param identity of a template, which has none of its own */
+/** @param identity name and namespace for a pod from a template */
 function readPod(value: unknown, path: KeyPath, identity?: { name: string; namespace: string }): CriPod {
   const { pod, mistakes, unknownFields } = checked(value);
   const { name, namespace = 'default' } =

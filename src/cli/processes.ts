@@ -8,7 +8,7 @@ import { printJson, table } from './output.js';
 import type { Services } from './services.js';
 
 interface Process {
-  /** On the host, as the others. */
+  /** As seen on the host, like the parent and the uid. */
   readonly pid: number;
   readonly parent: number;
   readonly uid: number;
@@ -19,7 +19,7 @@ interface Process {
 /** USER_HZ, the unit of times in /proc/PID/stat (proc(5)): 100 on all architectures that Node runs on. */
 const ticksPerSecond = 100;
 const maxCommandBytes = 4096;
-/** More than the arguments of a process can be (execve(2): three quarters of 8 MiB). */
+/** Above the maximum size of a process's arguments (execve(2): three quarters of 8 MiB). */
 const maxFileBytes = 8 << 20;
 
 /** @throws ContainerNotFound, WrongContainerState */

@@ -38,12 +38,12 @@ export class Services {
     this.state = this.config.cli_state;
     this.root = join(this.config.root, 'cli');
     this.records = new StandaloneRecords(this.state, this.root);
-    // With the daemon's own state folder: a store has only one runtime folder.
+    // With the daemon's state folder, since an image store has only one runtime folder.
     this.images = new Images(imagesOptionsOf(this.config));
     this.rootfs = new Rootfs({ root: this.root, state: this.state, images: this.images });
   }
 
-  /** The pod network, for containers that are to have an address. */
+  /** The pod network, for containers with an address. */
   get network(): Promise<Network> {
     return (this.started ??= startNetwork(this.config, this.root));
   }
@@ -75,14 +75,14 @@ export class Services {
   }
 }
 
-/** With notes of its own: the daemon knows nothing of these containers. */
+/** With its own notes, separate from the daemon's. */
 export async function startNetwork(config: Config, root: string): Promise<Network> {
   const network = new Network(networkOptionsOf(config, root));
   await network.start();
   return network;
 }
 
-/** Runs a command on its parts, and closes them whatever comes of it. */
+/** Runs a command with its services, and closes them at the end, also after an error. */
 export async function withParts<T>(
   flags: PlaceFlags,
   command: (services: Services) => Promise<T>,

@@ -19,7 +19,7 @@ export class Signals {
     for (const name of names) process.on(name, this.listener);
   }
 
-  /** @throws Cancelled if a signal has come since hold() */
+  /** @throws Cancelled if a signal was received since hold() */
   check(): void {
     const [first] = this.kept;
     if (first)

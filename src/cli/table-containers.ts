@@ -84,7 +84,7 @@ const making = {
   },
 } as const;
 
-/** Of podman and nerdctl. */
+/** Flags of podman and nerdctl -> what to use instead. */
 const leftOut = {
   '--device': 'run it as a pod with CDI devices, or with --privileged, which has all devices',
   '--mount': 'use --volume or --tmpfs',

@@ -1,4 +1,4 @@
-// Every command of `crisp`, as data.  The code of each is loaded when it runs.
+// Every command of `crisp`, as data.  The code of a command is loaded when it runs.
 import { define, type Command } from './command.js';
 import { containerCommands } from './table-containers.js';
 import { imageCommands } from './table-images.js';

@@ -39,7 +39,7 @@ export interface PodUse extends Use {
 }
 
 const intervalMs = 2_000;
-/** Between two measurements of a standalone container, for its CPU usage. */
+/** The time between two measurements of a standalone container's CPU usage. */
 const sampleMs = 500;
 
 export async function topCommand(flags: TopFlags, [id]: readonly string[]): Promise<number> {
@@ -155,7 +155,7 @@ class StandaloneUse {
   }
 }
 
-/** The largest first; by name from A to Z. */
+/** Sorted by usage, highest first, or by name. */
 export function sorted(pods: readonly PodUse[], key: SortKey): PodUse[] {
   const value = (one: Use): number =>
     ({

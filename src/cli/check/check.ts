@@ -4,7 +4,7 @@ import type { Config } from '../../config/config.js';
 import { toCrispError } from '../../errors.js';
 import { run } from '../../host/run.js';
 
-/** failure: pods will not run; warning: something will not work, or not work well. */
+/** failure: pods will not run; warning: a feature will not work, or will be limited. */
 export type Level = 'ok' | 'warning' | 'failure';
 
 export interface Finding {

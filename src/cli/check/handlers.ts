@@ -35,7 +35,7 @@ function broken(config: Config, name: string, { reason, failure: why }: Probe): 
   return warning(`${name}: its probe failed: ${why?.finding ?? reason}`, why && fixOf(config, name, why));
 }
 
-/** Where nothing is missing, the fix is the hint of the error, if it says more than where to look. */
+/** The fix: the hint of the error if no program is missing, otherwise how to install the program. */
 function fixOf(config: Config, name: string, { hint, missing }: ProbeFailure): string | undefined {
   const { type, path } = config.handlers[name] ?? {};
   const isPackaged = type === 'oci' && !path && ['crun', 'runc'].includes(name);

@@ -1,4 +1,4 @@
-// Checks of the kernel and of what it lets us do.
+// Checks of the kernel: its features, modules, sysctls and limits.
 import { boundingCapabilities } from '../../host/proc.js';
 import { deployed } from '../../installed.js';
 import { defaultAppArmorProfile } from '../../oci/security.js';

@@ -160,7 +160,7 @@ function sections(text: string | undefined): { type: string; name: string; keys:
   );
 }
 
-/** A vnet is a bridge of the same name on the node, once it is applied. */
+/** After SDN changes are applied, each vnet is a bridge of the same name on the node. */
 const vnets: Check = {
   id: 'proxmox.sdn',
   title: 'Vnets',
