@@ -100,7 +100,7 @@ export class OciBackend implements Backend {
   readonly name: string;
   readonly runtime: Runtime;
   readonly exits: Exits;
-  /** The containers of which exits are reported; the state is absent while they are being made. */
+  /** The containers with reported exits; the state is absent while they are being made. */
   private readonly made = new Map<
     string,
     { readonly bundle: string; readonly state?: OciState | undefined }
@@ -108,7 +108,7 @@ export class OciBackend implements Backend {
   private readonly startedAtMs = new Map<string, number>();
   private readonly processes = new Map<string, Process>();
   private readonly killedByUs = new Set<string>();
-  /** Containers of which the monitor ended first. */
+  /** Containers whose monitor ended before them. */
   private readonly unwatched = new Set<string>();
   private monitorLost: ((containerId: string) => void) | undefined;
   /** By container: cancels the watch of its monitor or, without one, of its process. */
@@ -207,12 +207,13 @@ export class OciBackend implements Backend {
     await this.runtime.call('start', [container.id], { errorId: 'RuntimeFailed' });
     this.startedAtMs.set(container.id, performance.now());
     const state = stateOf(container);
-    this.watchMonitor(container.id, container.folder, state); // not before: the record of a container that is being made is incomplete
+    // Not earlier: the record is incomplete until the container is made.
+    this.watchMonitor(container.id, container.folder, state);
     return { pid: state.process.pid };
   }
 
   /**
-   * Directly to the process, which is identified by pid and start time: starting the runtime would take 5 ms.
+   * Signals the process directly, identified by pid and start time: starting the runtime would take 5 ms.
    */
   async kill(container: ContainerRef, signal: number, all = false): Promise<void> {
     const { process } = stateOf(container);
@@ -226,8 +227,8 @@ export class OciBackend implements Backend {
 
   /**
    * The first process of a pid namespace loses signals that it has no handler
-   * for (pid_namespaces(7)).  A process that was just started gets a moment to
-   * install its handler; otherwise its stop would take the whole grace period.
+   * for (pid_namespaces(7)).  So this waits briefly until a new process has installed
+   * its handler; otherwise its stop would take the whole grace period.
    */
   private async settled(id: string, pid: number, signal: number): Promise<void> {
     const startedAtMs = this.startedAtMs.get(id) ?? -Infinity;
@@ -408,9 +409,9 @@ export class OciBackend implements Backend {
   }
 
   /**
-   * conmon detects OOM kills of the container's own group while that exists.
-   * systemd removes a scope with its last process, and a limit of the pod is hit
-   * in the pod's group, which exists longer: so that is read as well.
+   * conmon detects OOM kills only in the container's own group, and only while the
+   * group exists: systemd removes a scope with its last process. A pod's limit is
+   * hit in the pod's group, which exists longer, so the pod's group is read as well.
    */
   private async exitOf(id: string): Promise<Exit | undefined> {
     const { bundle = '', state } = this.made.get(id) ?? {};
@@ -426,9 +427,9 @@ export class OciBackend implements Backend {
   }
 
   /**
-   * Its first process has ended, which ends the others only in a pid namespace of
-   * its own: otherwise they would keep the ports and the memory that its
-   * replacement needs.
+   * Kills the remaining processes after the end of the first one: they end with it
+   * only in a pid namespace of their own, and would otherwise keep the ports and the
+   * memory that the replacement needs.
    */
   private async endRest(id: string): Promise<void> {
     const state = this.made.get(id)?.state;

@@ -8,7 +8,7 @@ export async function forCrun(spec: Spec): Promise<Spec> {
   return withSeccompProgram(withOwnIdMaps(spec));
 }
 
-/** Of crun(1): the compiled filter, so that crun does not compile the profile. */
+/** See crun(1). Its value is the compiled filter, so that crun does not compile the profile. */
 const programAnnotation = 'run.oci.seccomp_bpf_data';
 
 async function withSeccompProgram(spec: Spec): Promise<Spec> {
@@ -19,8 +19,8 @@ async function withSeccompProgram(spec: Spec): Promise<Spec> {
 }
 
 /**
- * In base64, by the profile as JSON, on which alone a filter depends. The oldest is removed if there are too
- * many.
+ * Compiled filters in base64, by the profile as JSON, since a filter depends only on its profile. Beyond
+ * mostPrograms the oldest is removed.
  */
 const programs = new Map<string, Promise<string | undefined>>();
 const mostPrograms = 32;
@@ -46,7 +46,7 @@ function programOf(profile: Seccomp): Promise<string | undefined> {
 /**
  * crun maps the ids of a mount into the user namespace of the process that it has
  * started. If the process joins a pid namespace, it is not yet in the container's
- * user namespace, and the kernel refuses the host's (mount_setattr(2), EPERM).
+ * user namespace, and the kernel refuses the host's one (mount_setattr(2), EPERM).
  * With crun's own option (crun(1), idmap) the mapping is given explicitly and
  * needs no process.
  */

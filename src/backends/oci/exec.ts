@@ -4,9 +4,9 @@
 // exit code is that of the process. With a terminal, relay.pl receives it from the
 // runtime and is the parent of the process.  Neither conmon nor the runtime can do
 // that: conmon 2.1 writes with blocking calls to its clients and to the terminals
-// of its execs, and crun's own loop to the terminal, so that a client that does not
-// read, or a long paste, would block everything, including the reaping of the
-// process, without which its container cannot end.
+// of its execs, and crun's own loop to the terminal. A client that does not read, or a
+// long paste, would block everything, including the reaping of the process, which
+// is required for its container to end.
 import { rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,7 +21,7 @@ import { consoleArgument, endRelay, runOnConsole } from '../relay.js';
 import { exitCodeOf, verbTimeoutMs, type Runtime } from './runtime.js';
 
 /**
- * @param own the container's own process, the pattern of this one
+ * @param own the container's own process, whose user and privileges are used
  * @throws ExecTimeout, Cancelled (the client disconnected): the process and its group are killed
  * before
  */

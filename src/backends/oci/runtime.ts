@@ -10,7 +10,7 @@ import { CommandError, run, type RunOptions, type RunResult } from '../../host/r
 export const verbTimeoutMs = 30_000;
 
 export interface RuntimeOptions {
-  /** The handler's name, and that of the binary if `path` is empty. */
+  /** The handler's name, also the name of the binary if `path` is empty. */
   readonly name: string;
   readonly path: string;
   readonly args: readonly string[];
@@ -27,7 +27,7 @@ export class Runtime {
 
   /** The absolute path of the binary. @throws ToolMissing */
   async path(): Promise<string> {
-    // A binary that was removed meanwhile: choom(1) before it would end like a command that is not found.
+    // Check again: if the binary was removed, choom(1), which starts it, would report a missing command.
     if (this.binary !== undefined && !existsSync(this.binary)) this.binary = undefined;
     this.binary ??= await findProgram(this.options.path || this.options.name);
     return this.binary;
@@ -161,7 +161,7 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
 ];
 
 /**
- * A shell's exit code for a program that cannot be run: the runtimes' own are 1 and 255. @param words its log
+ * A shell's exit code for a program that cannot be run: the runtimes use 1 and 255. @param words its log
  * (argvLogging)
  */
 export function exitCodeOf(words: string): number | undefined {
