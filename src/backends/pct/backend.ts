@@ -1,14 +1,14 @@
 // The Proxmox backend: each container is a CT, made and removed by pct.
 //
-//   create   pct create on the overlay that is mounted already; lxc.include; drop-in
+//   create   pct create on the mounted overlay; lxc.include; drop-in
 //   start    watcher, pct start
-//   (runs)   lxc-start is its parent, the watcher keeps its log and its exit
-//   kill     directly to its first process
+//   (runs)   lxc-start is its parent, the watcher writes its log and its exit
+//   kill     signals its first process directly
 //   delete   pct destroy
 //
-// A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up, so the life of
-// a container has three of them and nothing is polled: the state is read from liblxc
-// and the kernel. Each change passes the guard rail first.
+// A call of pct takes 0.5 to 1.4 s, nearly all of it Perl's start-up. So a container
+// needs only three calls, and pct is not polled: the state is read from liblxc and the
+// kernel. Each change passes the guard rail first.
 //
 // This is the table of the verbs; each is a function in the file of its name.
 import { join } from 'node:path';
@@ -52,7 +52,7 @@ import { update } from './update.js';
 import { inDoubt, onExit } from './watch.js';
 import { send } from './watcher.js';
 
-/** Where Debian has it, and Proxmox with it. */
+/** The path on Debian, and so on Proxmox VE. */
 const liblxc = `/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu/liblxc.so.1`;
 /** The code of pct (package pve-container). */
 const pveContainer = '/usr/share/perl5/PVE/LXC.pm';
@@ -81,8 +81,8 @@ export class PctBackend implements Backend {
   async fingerprint(): Promise<string> {
     const { pct, lxc_info: info, lxc_attach: attach } = this.options.lxc.tools;
     const paths = await Promise.all([pct, info, attach].map((name) => findProgram(name).catch(() => '')));
-    // pct and the programs of liblxc are small, and seldom change with the code behind them; the probe chooses a
-    // storage for copies of images.
+    // The library and the Perl code change without pct and the programs of liblxc. The storages are included
+    // because the probe chooses one for copies of images.
     return fileVersions([...paths, liblxc, pveContainer, join(this.options.lxc.pve_folder, 'storage.cfg')]);
   }
 
@@ -90,7 +90,10 @@ export class PctBackend implements Backend {
     return this.options.lxc.unprivileged ? unprivilegedIds : undefined;
   }
 
-  /** CTs need nothing but the pinned namespaces. @throws UnsupportedField for a user namespace with other ids than PVE gives to each unprivileged CT */
+  /**
+   * CTs need nothing but the pinned namespaces. @throws UnsupportedField if the ids of the user namespace are
+   * not PVE's ids for unprivileged CTs
+   */
   async startSandbox({ idMaps }: SandboxPlan): Promise<undefined> {
     if (idMaps && !isDeepStrictEqual(idMaps, unprivilegedIds))
       throw new CrispError(

@@ -27,7 +27,7 @@ export function lxcLog(bundle: string): string {
   return join(bundle, 'lxc.log');
 }
 
-/** Its text. @param spec the plan's, with its volumes as they are mounted */
+/** The text of the included file. @param spec the plan's spec, with its volumes as mounted */
 export function includeText(
   { folder, stopSignal, template }: ContainerPlan,
   spec: Spec,
@@ -57,7 +57,7 @@ export function includeText(
   });
 }
 
-/** Where it is in the CT, if the host has the same there; else by its number, where udev links all. */
+/** The host's path of a device: the same as in the CT, or udev's link by number. */
 export function deviceSource({ type, path, major, minor }: Device): string | undefined {
   const numbered = `/dev/${type === 'b' ? 'block' : 'char'}/${major}:${minor}`;
   const found = [path, numbered].find((candidate) => {

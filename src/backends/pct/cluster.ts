@@ -9,9 +9,9 @@ import { CrispError } from '../../errors.js';
 import { isAbsent, namesIn } from '../../host/files.js';
 
 /**
- * Reads the mounted PVE, by a path that refers to the same mount until the end: files that are absent there
- * are gone.
- * @throws NoQuorum while it is not mounted: PVE/lxc, which pmxcfs itself links to the folder of this node, leads nowhere
+ * Reads the mounted PVE, by a path that refers to the same mount until the end: a file that is absent there
+ * does not exist.
+ * @throws NoQuorum while PVE is not mounted: PVE/lxc, pmxcfs's link to this node's folder, is missing then
  */
 export async function inCluster<T>(pveFolder: string, look: (pve: string) => Promise<T>): Promise<T> {
   try {
@@ -34,7 +34,7 @@ export async function inCluster<T>(pveFolder: string, look: (pve: string) => Pro
 }
 export const pveClusterHint = 'pve-cluster must run: `systemctl status pve-cluster`';
 
-/** The error of the mount of a killed pmxcfs. */
+/** The error of a mount after pmxcfs was killed. */
 function isDead(error: unknown): boolean {
   return ['ENOTCONN', 'ECONNABORTED'].includes((error as NodeJS.ErrnoException).code ?? '');
 }

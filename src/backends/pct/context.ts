@@ -29,7 +29,7 @@ export interface PctContext {
   readonly exits: Exits;
   /** The result of the node's probe. */
   found: Findings;
-  /** The containers of which exits are reported; the state is absent while they are being made. */
+  /** The containers with reported exits; the state is absent while they are being made. */
   readonly made: Map<string, ContainerRef>;
   /** The first process of each running CT. */
   readonly processes: Map<string, ProcessIdentity>;

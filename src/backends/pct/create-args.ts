@@ -10,11 +10,11 @@ import { isAt, mountPointsOf } from './mount-points.js';
 import type { PassedDevice } from './passthrough.js';
 
 export interface Node {
-  /** As Node has it: "x64". */
+  /** As in Node.js: "x64". */
   readonly arch: string;
   readonly hostname: string;
   readonly memoryBytes: number;
-  /** How many it has. */
+  /** The number of CPUs. */
   readonly cpus: number;
   readonly cgroup: 'v1' | 'v2';
 }
@@ -29,9 +29,9 @@ export interface CreateOptions {
    */
   readonly archive: string;
   readonly guest: GuestOptions;
-  /** Those that PVE makes in the CT, as devN. */
+  /** The devices that PVE makes in the CT (devN). */
   readonly devices: readonly PassedDevice[];
-  /** pct 6.0.15 and newer: the host sets the address of a CT whose image knows of no network. */
+  /** pct 6.0.15 and newer: the host sets the address of the CT, since images do not configure networks. */
   readonly hostManaged: boolean;
   readonly node: Node;
 }
@@ -91,8 +91,8 @@ export function createArgs(plan: ContainerPlan, options: CreateOptions): string[
 }
 
 /**
- * unmanaged: else pct would edit the rootfs for the distribution that it finds;
- * for a whole guest it is to do that.
+ * unmanaged: pct must not edit the rootfs for the detected distribution, except
+ * for a complete guest.
  */
 export function rootfsArgs(
   { spec, template }: ContainerPlan,
@@ -111,7 +111,7 @@ export function rootfsArgs(
   ];
 }
 
-/** tun is a device, and no feature of PVE. nesting: systemd in a whole guest wants it. */
+/** tun is a device, not a feature of PVE. nesting: required by systemd in a complete guest. */
 export function featureArgs({ template }: ContainerPlan, { features }: GuestOptions): string[] {
   const all = new Set([...(template === undefined ? [] : ['nesting']), ...features]);
   all.delete('tun');
@@ -138,7 +138,7 @@ function passed({ path, mode, uid, gid, denyWrite }: PassedDevice): string {
   ].join(',');
 }
 
-/** The same hardware address for each container of a pod: DHCP then gives the next one the address of the last. */
+/** The same for all containers of a pod, so that a replacement gets the same IP address by DHCP. */
 export function hardwareAddress(sandboxId: string, index = 0): string {
   const seed = index === 0 ? sandboxId : `${sandboxId}/net${index}`;
   return ['02', ...(createHash('sha256').update(seed).digest('hex').slice(0, 10).match(/../g) ?? [])]
@@ -187,7 +187,7 @@ export function resourceArgs({ cpu, memory }: Resources, node: Node): string[] {
   );
 }
 
-/** The limits that are named; what is not stays as it is. -1 is "no limit": what the node has, as is more than that. */
+/** Changes only the given limits. -1 (no limit) and values above the node's total become that total. */
 export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): string[] {
   const all = Math.ceil(node.memoryBytes / mib);
   const args: string[] = [];
@@ -208,7 +208,7 @@ export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): st
   if (cpu.quota !== undefined) {
     const cpus = cpu.quota < 0 ? 0 : cpu.quota / (cpu.period ?? 100_000);
     args.push('--cpulimit', String(Math.round(cpus * 1000) / 1000));
-    // pct binds a CT to so many CPUs, so an update must say when it may have all again.
+    // pct binds a CT to this number of CPUs, so an update without a quota must reset it to all.
     if (!cpu.cpus) args.push('--cores', String(Math.min(node.cpus, Math.ceil(cpus) || node.cpus)));
   }
   if (cpu.shares !== undefined) args.push('--cpuunits', String(cpuUnits(cpu.shares, node.cgroup)));
@@ -216,9 +216,9 @@ export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): st
 }
 
 /**
- * The CPUs that a CT is bound to, for its own configuration: pvestatd spreads each
- * CT whose configuration does not name them over the CPUs of the node, every few
- * seconds, and looks into no included file (PVE::Service::pvestatd, rebalance_lxc_containers).
+ * The CPUs of a CT, for its main configuration file: every few seconds pvestatd
+ * rebalances the CTs whose configuration does not set this key, and it does not
+ * read included files (PVE::Service::pvestatd, rebalance_lxc_containers).
  */
 export function pinLines({ cpu }: Resources = {}, { cgroup }: Pick<Node, 'cgroup'>): string[] {
   return cgroup === 'v2' && /^[\d,-]+$/.test(cpu?.cpus ?? '') ? [`${pinKey}: ${cpu?.cpus}`] : [];
@@ -230,7 +230,7 @@ function cpuUnits(shares: number, cgroup: 'v1' | 'v2'): number {
   return cgroup === 'v2' ? weightOfShares(shares) : shares;
 }
 
-/** A DNS name as pct takes it, of one label, for whatever a pod is called. */
+/** Converts any name to a single DNS label, as required by pct. */
 export function hostname(text: string): string {
   const label = text
     .toLowerCase()

@@ -32,7 +32,7 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
   return withUndo('create CT', async (undo) => {
     const { id, folder, logPath } = plan;
     ctx.made.set(id, { id, folder, logPath, state: undefined });
-    if (logPath) tryLog(logPath); // the watcher opens it at the start, which is too late to refuse it
+    if (logPath) tryLog(logPath); // the watcher opens it only at the start: too late to refuse it
     // 1. The mounts.
     const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
     undo.push('volumes', () => releaseBinds(plan.folder));
@@ -52,7 +52,7 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
         ],
         root,
       );
-    // 2. The CT, with an unused id. Found by its mark, since a killed pct may have made it nevertheless.
+    // 2. The CT, with an unused id. Found by its mark, since a killed pct may have made the CT.
     undo.push('CT', () => removeContainer(ctx, { ...plan, state: undefined }));
     const vmid = await takeVmid(ctx, plan, { guest, devices });
     const state: PctState = {
@@ -88,7 +88,7 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
   });
 }
 
-/** A race that another node or another tool wins costs one more call. */
+/** Retries with another id if another node or tool has taken the id. */
 async function takeVmid(
   ctx: PctContext,
   plan: ContainerPlan,
@@ -129,13 +129,17 @@ async function takeVmid(
   }
 }
 
-/** What else the CT's configuration says. The recovery label too, which tells of the pod: pct's arguments are open to all. */
+/**
+ * Adds the other lines of the CT's configuration. They include the recovery label, since it describes the
+ * pod, and all users can read pct's arguments.
+ */
 async function include(ctx: PctContext, vmid: number, plan: ContainerPlan): Promise<void> {
   const { id, folder, spec } = plan;
   const carried = plan.recoveryLabel?.();
   await appendLines(ctx, vmid, [
     ...(carried === undefined ? [] : [recoveryLine(ctx.seal.on(mark(ctx, vmid, id), carried))]),
-    ...pinLines(spec.linux.resources, ctx.node), // before the file, which has the value of later updates
+    // Before lxc.include: the included file has the value of later updates.
+    ...pinLines(spec.linux.resources, ctx.node),
     `lxc.include: ${includeFile(folder)}`,
   ]);
 }

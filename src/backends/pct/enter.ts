@@ -21,7 +21,8 @@ export async function exec(
   const vmid = await running(ctx, container);
   const { lxc } = ctx.options;
   const { process: own, root } = await specOf(container);
-  const rootfs = (await exists(root.path)) ? root.path : `/proc/${(await initPid(ctx, vmid)) ?? 0}/root`; // the rootfs of a reclaimed CT is mounted in its own namespace only
+  // The rootfs of a reclaimed CT is mounted only in the CT's mount namespace.
+  const rootfs = (await exists(root.path)) ? root.path : `/proc/${(await initPid(ctx, vmid)) ?? 0}/root`;
   return lxcAttach(
     {
       program: lxc.tools.lxc_attach,

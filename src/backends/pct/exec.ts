@@ -18,7 +18,7 @@ export interface AttachPlan {
   readonly vmid: number;
   /** The CT's own process. */
   readonly own: Pick<Process, 'user' | 'cwd' | 'env' | 'oomScoreAdj'>;
-  /** The host's uid of the CT's user, which may then open its standard streams by name. */
+  /** The host's uid of the CT's user, to own the standard streams, so that it can open them by name. */
   readonly hostUid: number;
   /** The folder of the CT's bundle, for a file of the relay. */
   readonly bundle: string;

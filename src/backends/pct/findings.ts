@@ -10,7 +10,7 @@ export const findingsSchema = z.object({
   hostManaged: z.boolean(),
   /** liblxc 5 (of Debian 12) drops the supplemental groups of an unprivileged CT. */
   givesGroups: z.boolean(),
-  /** See lxc-config.ts. */
+  /** See LxcPlan in lxc-config.ts. */
   environmentReachesHooks: z.boolean().default(true),
 });
 export type Findings = z.infer<typeof findingsSchema>;

@@ -100,7 +100,7 @@ export class Guard {
     return undefined;
   }
 
-  /** A CT that was crisp's, or has a forged mark. */
+  /** Whether a CT has crisp's tag and owner line: it was made by crisp, or its mark is forged. */
   private saysOurs({ tags, description }: GuestConfig): boolean {
     return (
       tags.includes(this.options.tag) &&

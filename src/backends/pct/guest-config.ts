@@ -5,7 +5,7 @@
 //   #crisp-owner: pve1 /run/crisp
 //   #crisp-container: 4f0c…                  (facts of PVE::LXC::Config)
 //   #crisp-vmid: 900123
-//   #<!-- crisp-recovery q1ZKLC… 9f2a… -->   which the GUI does not show
+//   #<!-- crisp-recovery q1ZKLC… 9f2a… -->   not shown by the GUI
 //   tags: crisp;default
 //   lxc.include: /run/crisp/bundles/4f0c…/lxc.conf
 //   [snapshot]                               the following lines are not the current CT

@@ -1,9 +1,9 @@
-// More lines in PVE/lxc/VMID.conf than pct takes as options.
+// Adds lines to PVE/lxc/VMID.conf that pct has no options for.
 import { join } from 'node:path';
 import { run } from '../../host/run.js';
 import type { PctContext } from './context.js';
 
-/** Under the lock that pct takes for its own changes. @param lines as PVE reads them, each without its line break @throws Locked */
+/** Holds the same lock as pct. @param lines in PVE's format, without line breaks @throws Locked */
 export async function appendLines(
   { options }: Pick<PctContext, 'options'>,
   vmid: number,

@@ -1,6 +1,6 @@
-// What can be chosen of a pod's CTs: networks, where the root filesystem lies,
-// volumes, features.  From the configuration, or, where the handler allows it,
-// from the pod's annotations, within the bounds of lxc.choices.  Pure.
+// The options of a pod's CTs: networks, the storage of the root filesystem, volumes,
+// features.  From the configuration or, if the handler allows it, from the pod's
+// annotations, within the limits of lxc.choices.  Pure.
 import * as z from 'zod';
 import type { Config } from '../../config/config.js';
 import { CrispError } from '../../errors.js';
@@ -28,22 +28,22 @@ export interface Volume {
   readonly sizeGib: number;
 }
 
-/** A volume in the place of one that the container mounts at this path. */
+/** A volume that replaces the container's mount at this path. */
 export interface MountPoint extends Volume {
   /** N of mpN. */
   readonly index: number;
   /** Absolute, without "." and "..". */
   readonly path: string;
-  /** vzdump saves it. */
+  /** Included in backups by vzdump. */
   readonly backup: boolean;
 }
 
-/** As PVE names them (PVE::LXC::Config, features); tun is the device /dev/net/tun. */
+/** PVE's names (PVE::LXC::Config, features); tun is the device /dev/net/tun. */
 export const features = ['nesting', 'fuse', 'keyctl', 'tun'] as const;
 export type Feature = (typeof features)[number];
 
 export interface GuestOptions {
-  /** net0 and those after it; empty: the pod's CNI network. */
+  /** net0, net1 and so on; empty: the pod's CNI network. */
   readonly bridges: readonly Bridge[];
   /** undefined: an overlay over the image's layers. */
   readonly volume: Volume | undefined;
@@ -51,7 +51,7 @@ export interface GuestOptions {
   readonly features: readonly Feature[];
 }
 
-/** As PVE names one (PVE::JSONSchema, pve-storage-id). */
+/** The form of a storage name in PVE (PVE::JSONSchema, pve-storage-id). */
 const storageForm = /^[a-z][a-z0-9._-]*$/i;
 export const storageName = z.string().regex(storageForm);
 
@@ -71,7 +71,7 @@ const card = {
     'dhcp, or an IPv4 address with its prefix length (10.0.0.5/24)',
   ],
 } satisfies Record<string, Form>;
-/** Annotations of one value. */
+/** Annotations with a single value. */
 const forms = {
   network: [/^(cni|bridge)$/, 'cni or bridge'],
   ...card,
@@ -83,7 +83,7 @@ const forms = {
     `a list of ${features.join(', ')}`,
   ],
 } satisfies Record<string, Form>;
-/** The fields of mpN. A path has no comma, no blank, and nothing that PVE would take for an option. */
+/** The fields of mpN. A path has no commas or blanks, which would end the value in PVE's syntax. */
 const mountPoint = {
   path: [
     /^(?!\/(proc|sys|dev)(\/|$))(\/(?!\.{1,2}(\/|$))[\w.+-]{1,255}){1,16}$/,
@@ -95,7 +95,7 @@ const mountPoint = {
 } satisfies Record<string, Form>;
 
 type Key = keyof typeof forms;
-/** Annotations of several fields: net1 to net7 beside net0, and mp0 to mp7. */
+/** Annotations with several fields: net1 to net7 (net0 has its own annotations), and mp0 to mp7. */
 const numbered = /^(?:net([1-7])|mp([0-7]))$/;
 const choices = [...Object.keys(forms), 'net1 to net7', 'mp0 to mp7'];
 
@@ -106,7 +106,8 @@ export interface GuestChoices {
 
 /**
  * @param annotations of the pod
- * @throws PermissionDenied for one of ours that the handler or lxc.choices does not allow, InvalidArgument for one that makes no sense
+ * @throws PermissionDenied if the handler or lxc.choices does not allow an annotation of crisp,
+ * InvalidArgument if its value is invalid
  */
 export function guestOptions(
   options: GuestChoices,
@@ -152,7 +153,7 @@ export function guestOptions(
             rate: Number(fields.rate ?? bridge.rate),
             firewall: fields.firewall === undefined ? bridge.firewall : fields.firewall === 'true',
             address: fields.address ?? 'dhcp',
-            gateway: '', // there is one default route
+            gateway: '', // only net0 has a default route
           })),
         ]
       : [],
@@ -162,7 +163,7 @@ export function guestOptions(
   };
 }
 
-/** What the node's administrator lets pods name. */
+/** The values that the node's administrator allows to pods. */
 class Limits {
   constructor(private readonly choices: Config['lxc']['choices']) {}
 

@@ -1,5 +1,5 @@
-// A container as the CT that it becomes, with what its pod has chosen.  Used by
-// the backend and by `crisp explain`.
+// The plan of a CT for a container, with the options of its pod.  Used by the
+// backend and by `crisp explain`.
 import type { ContainerPlan } from '../backend.js';
 import type { Spec } from '../../shapes/spec.js';
 import { deviceSource } from './bundle.js';
@@ -9,11 +9,11 @@ import { mountPointsOf, withoutMountPoints } from './mount-points.js';
 import { passedDevices, withTun, type PassedDevice } from './passthrough.js';
 
 export interface GuestPlan {
-  /** Its spec has the devices of its features. */
+  /** Its spec includes the devices of the features. */
   readonly plan: ContainerPlan;
-  /** What pct makes. */
+  /** The devices that pct makes. */
   readonly devices: readonly PassedDevice[];
-  /** What is left to liblxc: without the mounts that are mount points. */
+  /** The spec for liblxc: without mounts that are replaced by mount points. */
   readonly spec: Spec;
 }
 

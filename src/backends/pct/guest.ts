@@ -1,6 +1,6 @@
-// An ordinary guest of Proxmox made of an image, for `crisp run --guest`: a CT on
-// a storage, with the process of the image as its entrypoint.  It bears no mark,
-// so crisp never touches it again: Proxmox starts, saves, moves and removes it.
+// An ordinary guest of Proxmox, made from an image for `crisp run --guest`: a CT on a
+// storage, with the process of the image as its entrypoint.  It has no mark of crisp,
+// so crisp never changes it later: Proxmox starts, backs up, migrates and removes it.
 import { CrispError } from '../../errors.js';
 import { run } from '../../host/run.js';
 import { withUndo } from '../../host/undo.js';
@@ -15,7 +15,11 @@ import { meaningOf } from './pct.js';
 
 const lostRaces = 10;
 
-/** @param plan of a pod of its own; its volumes and devices are left out @returns the VMID @throws InvalidArgument, Unsupported, and what pct says */
+/**
+ * @param plan a standalone container; its volumes and devices are ignored
+ * @returns the VMID
+ * @throws InvalidArgument, Unsupported, and the errors of pct
+ */
 export async function makeGuest(ctx: PctContext, plan: ContainerPlan, starts: boolean): Promise<number> {
   const { options, node, found } = ctx;
   const { template, spec, sandbox, image, imageId, name } = plan;
@@ -58,7 +62,7 @@ export async function makeGuest(ctx: PctContext, plan: ContainerPlan, starts: bo
   });
 }
 
-/** Under the next id that the cluster gives to whoever asks. */
+/** Uses the cluster's next free id, which another tool may take first. */
 async function create(ctx: PctContext, args: readonly string[]): Promise<number> {
   const { tools } = ctx.options.lxc;
   for (let lost = 0; ; lost++) {
@@ -76,7 +80,7 @@ async function create(ctx: PctContext, args: readonly string[]): Promise<number>
   }
 }
 
-/** What pct has no options for, or takes one of. @throws InvalidArgument */
+/** The settings without an option of pct, or with one for a single value only. @throws InvalidArgument */
 export function guestLines(
   { env, cwd, user }: Pick<Process, 'env' | 'cwd' | 'user'>,
   stopSignal: string,
@@ -97,7 +101,7 @@ export function guestLines(
   ];
 }
 
-/** Words as liblxc splits them: quotes group, and nothing escapes a quote. @throws InvalidArgument */
+/** A command line for liblxc, which supports quotes, but no escapes. @throws InvalidArgument */
 export function entrypoint(args: readonly string[]): string {
   return args
     .map((word) => {

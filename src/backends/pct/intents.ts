@@ -1,5 +1,5 @@
-// Notes of the CTs that pct is about to make or destroy for crisp: while pct
-// works the configuration of a CT is one line, "lock: create" or "lock:
+// Notes of the CTs that pct is about to make or destroy for crisp: while pct is
+// running, the configuration of a CT is one line, "lock: create" or "lock:
 // destroyed", without the tag and the mark of its owner. If pct is interrupted,
 // only that line is left, and only this note shows that crisp may remove the CT.
 //
@@ -66,7 +66,7 @@ export class Intents {
 }
 
 /**
- * Whether any pct is making or destroying the guest on this node: by its arguments, or by the title of its
+ * Whether any pct is making or destroying the guest on this node, by its arguments or the title of its
  * worker (PVE::RESTEnvironment: "task UPID:NODE:PID:…:vzdestroy:VMID:USER:").
  */
 export async function isPctAtWork(vmid: number): Promise<boolean> {

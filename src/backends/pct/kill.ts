@@ -10,7 +10,7 @@ import { wasStarted } from './start.js';
 
 const SIGKILL = 9;
 
-/** Directly to the first process: pct can only send SIGKILL, and takes a second. */
+/** Signals the first process directly: pct can only send SIGKILL, and takes a second. */
 export async function kill(
   ctx: PctContext,
   container: ContainerRef,
@@ -26,6 +26,7 @@ export async function kill(
     const process = await identify(pid);
     if (process) await signalProcess(process, signal);
   } else if (signal === SIGKILL && !(await wasStarted(container))) {
-    await writeFileAtomic(ctx.exits.path(container.id), String(128 + SIGKILL)); // nothing is running, so its end will not be reported otherwise
+    // No process is running, so no other exit will be reported.
+    await writeFileAtomic(ctx.exits.path(container.id), String(128 + SIGKILL));
   }
 }

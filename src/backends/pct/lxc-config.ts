@@ -11,7 +11,7 @@ import type { Device, Mount, Spec } from '../../shapes/spec.js';
 
 export interface LxcPlan {
   readonly spec: Spec;
-  /** The terminal of a CT that has one. */
+  /** The CT's terminal, if it has one. */
   readonly console: string;
   /** The number of the stop signal, for a stop in the GUI. */
   readonly stopSignal: string;
@@ -103,7 +103,7 @@ function hooks(plan: LxcPlan): string[][] {
   return hooksAreCleared(plan) ? hooksInTheMaking.map((name) => [`lxc.hook.${name}`, '']) : [];
 }
 
-/** Among them is PVE's, which puts the devices of devN into the CT. */
+/** These include PVE's hook, which makes the devices of devN in the CT. */
 export function hooksAreCleared({
   spec,
   environmentReachesHooks,
@@ -154,7 +154,7 @@ function line(key: string, value: string): string {
 const shareable = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid', user: 'user' } as const;
 
 /**
- * Joined by path, or of its own, or the host's: by default liblxc makes all
+ * Joined by path, new, or shared with the host: by default liblxc makes all
  * supported namespaces for a CT. (lxc.namespace.keep cannot be used: all others
  * would be new, including a user namespace.) The uts namespace is always the
  * CT's, since liblxc sets the name: a pod on the host's network gets a copy of
@@ -219,10 +219,10 @@ export function isBind({ type, options = [] }: Mount): boolean {
   return type === 'bind' || options.includes('rbind') || options.includes('bind');
 }
 
-/** The nodes that the base configuration of every CT has. */
+/** The device nodes in the base configuration of every CT. */
 export const devicesOfLxc = /^\/dev\/(null|zero|full|random|urandom|tty|console|ptmx|pts\/.*)$/;
 
-/** By the device's numbers, and never by its path in the CT, which could name any file of the host. @throws UnsupportedField */
+/** By the device's numbers: its path in the CT could be any file of the host. @throws UnsupportedField */
 function deviceEntries({ spec: { linux }, deviceSource, passed }: LxcPlan): string[] {
   return (linux.devices ?? [])
     .filter(({ path }) => !devicesOfLxc.test(path) && !passed.includes(path))
@@ -300,8 +300,8 @@ function escape(field: string): string {
 
 /**
  * Paths of the spec that a CT does not support.  seccomp: PVE applies its own
- * profile to every CT.  hooks: liblxc's run at other moments and with other
- * arguments.
+ * profile to every CT.  hooks: liblxc runs its hooks at other times and with
+ * other arguments.
  */
 export function notHonoured(spec: Spec, { givesGroups }: { readonly givesGroups: boolean }): string[] {
   const shifted = spec.linux.namespaces.some(({ type }) => type === 'user');

@@ -1,6 +1,6 @@
-// Volumes of Proxmox (mpN) in the place of what a container mounts.  Each is one
-// CT's and goes with it: an emptyDir of one container.  What several containers of
-// a pod share can be none.
+// Volumes of Proxmox (mpN) that replace mounts of a container.  Each belongs to one
+// CT and is removed with it, like an emptyDir of one container.  A volume that
+// several containers of a pod share cannot be replaced.
 import { CrispError } from '../../errors.js';
 import type { Mount, Spec } from '../../shapes/spec.js';
 import type { ContainerPlan, ContainerRef } from '../backend.js';
@@ -9,7 +9,7 @@ import { annotationPrefix, type GuestOptions, type MountPoint } from './guest-op
 import { isBind } from './lxc-config.js';
 import { specOf, stateOf } from './state.js';
 
-/** The mount points of this container: in the place of what it mounts at their paths. */
+/** The mount points of this container, which replace its mounts at the same paths. */
 export function mountPointsOf(
   { spec }: Pick<ContainerPlan, 'spec'>,
   { mountPoints }: Pick<GuestOptions, 'mountPoints'>,
@@ -17,7 +17,7 @@ export function mountPointsOf(
   return mountPoints.filter(({ path }) => spec.mounts.some((mount) => isAt(mount, path)));
 }
 
-/** What is mounted as before. */
+/** The spec without the replaced mounts. */
 export function withoutMountPoints(spec: Spec, points: readonly MountPoint[]): Spec {
   return points.length === 0
     ? spec
@@ -32,10 +32,10 @@ export function isAt(mount: Mount, path: string): boolean {
 }
 
 /**
- * A volume that another container of the pod mounts as well would be another one
- * there; an earlier attempt of the same container is no other.  PVE mounts its
- * volumes before liblxc mounts the rest, and it mounts folders.
- * @param made all containers that there are
+ * Refuses a mount point for a volume that another container of the pod also mounts
+ * (an earlier attempt of the same container does not count), for a file, and below
+ * another mount: PVE mounts its volumes before liblxc mounts the rest.
+ * @param made all existing containers
  * @throws InvalidArgument
  */
 export async function checkMountPoints(
@@ -73,7 +73,7 @@ function refused({ index, path }: MountPoint, why: string): CrispError {
   return new CrispError('InvalidArgument', `annotation ${annotationPrefix}mp${index}: ${path}: ${why}`);
 }
 
-/** Whether what `one` mounts at the path is mounted by `other`, wherever. */
+/** Whether `other` mounts, at any path, the source that `one` mounts at this path. */
 function isShared(one: Spec, other: Spec, path: string): boolean {
   return one.mounts
     .filter((mount) => isAt(mount, path))

@@ -1,5 +1,5 @@
-// What the pct backend is built from: its section of the configuration and the
-// node it runs on.
+// The options of the pct backend: its section of the configuration and facts about
+// the node.
 import { cpus, hostname, totalmem } from 'node:os';
 import type { Config } from '../../config/config.js';
 import { cgroupVersion } from '../../host/cgroup.js';

@@ -1,6 +1,6 @@
-// Devices that PVE itself makes in a CT, by its options devN: the GUI shows them,
-// and the node in the CT has an owner there.  A bind of the host's node belongs to
-// nobody in a user namespace.
+// Devices that PVE makes in a CT, by its options devN: the GUI shows them, and the
+// device node has an owner in the CT.  A bind mount of the host's device node
+// belongs to nobody in a user namespace.
 import type { Device, Spec } from '../../shapes/spec.js';
 import { devicesOfLxc, hooksAreCleared, type LxcPlan } from './lxc-config.js';
 
@@ -14,12 +14,12 @@ export interface PassedDevice {
   readonly denyWrite: boolean;
 }
 
-/** As many as PVE is asked for; the others are bound. PVE itself takes 256. */
+/** The limit of devices passed by PVE, which supports 256; further devices are bind-mounted. */
 const most = 64;
 
 /**
- * Those of an unprivileged CT that PVE can pass: it knows no other path in the CT
- * than the host's, and PVE's hook, which puts them there, must be allowed to run.
+ * The devices that PVE can pass to an unprivileged CT: the path in the CT must be the
+ * same as on the host, and PVE's hook, which makes the devices, must run.
  */
 export function passedDevices(
   plan: Pick<LxcPlan, 'spec' | 'deviceSource' | 'environmentReachesHooks' | 'guest'>,
@@ -40,7 +40,7 @@ export function passedDevices(
     }));
 }
 
-/** As PVE takes one (PVE::LXC::Config, verify_lxc_dev_string), and with nothing that ends a value of its options. */
+/** A path that PVE accepts (PVE::LXC::Config, verify_lxc_dev_string), without separators of its options. */
 function isSimple(path: string): boolean {
   return /^(\/(?!\.{1,2}(\/|$))[\w.:@+-]+)+$/.test(path) && path.startsWith('/dev/');
 }
@@ -66,7 +66,7 @@ const tun: Device = {
   gid: 0,
 };
 
-/** With the device that the feature tun stands for. */
+/** Adds the device of the feature tun. */
 export function withTun(spec: Spec): Spec {
   const { devices = [], resources } = spec.linux;
   if (devices.some(({ path }) => path === tun.path)) return spec;

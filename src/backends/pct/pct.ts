@@ -12,7 +12,7 @@ import { pveClusterHint } from './cluster.js';
 export interface PctOptions {
   readonly program: string;
   readonly timeoutMs: number;
-  /** For its output: pct would die in the middle of its work if a pipe is closed. */
+  /** Output goes to files here: a closed pipe would kill pct in the middle of its work. */
   readonly outputFolder: string;
 }
 

@@ -91,13 +91,13 @@ async function releaseOf({ tools, pct_timeout_seconds: seconds }: PctBackendOpti
   return version ?? '';
 }
 
-/** host-managed came with pve-container 6.0.15, which is Proxmox VE 9.1. */
+/** host-managed was added in pve-container 6.0.15 (Proxmox VE 9.1). */
 function setsAddresses(release: string): boolean {
   const [major = 0, minor = 0] = release.split('.').map(Number);
   return major > 9 || (major === 9 && minor >= 1);
 }
 
-/** lxc.environment.runtime came with liblxc 6.0.5 (lxc.container.conf(5)). */
+/** lxc.environment.runtime was added in liblxc 6.0.5 (lxc.container.conf(5)). */
 async function knowsRuntimeEnvironment({ tools }: PctBackendOptions['lxc']): Promise<boolean> {
   const { stdout } = await run([tools.lxc_info, '--version'], {
     timeoutMs: 10_000,

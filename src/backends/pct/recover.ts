@@ -51,7 +51,7 @@ export async function list(ctx: PctContext): Promise<FoundContainer[]> {
 /** The watcher of a CT runs as long as the CT, and has a copy of the bundle's files. */
 export async function reclaim(ctx: PctContext, container: ContainerRef): Promise<number | undefined> {
   const { vmid } = await mine(ctx, container);
-  makeClosedFolder(container.folder); // it is running: nothing more is mounted from here
+  makeClosedFolder(container.folder); // the CT is running: nothing else will be mounted from this folder
   const watched = await wakeWatcher(vmid, container);
   if (!watched) await keepReadable(container);
   const pid = await initPid(ctx, vmid);

@@ -31,7 +31,7 @@ export async function start(ctx: PctContext, container: ContainerRef): Promise<{
     const meaning = meaningOf(error);
     if (meaning !== 'exited at once' && meaning !== 'already running') {
       await send(container, 'quit');
-      // Refused, not failed: it was never started, and may be started later.
+      // Refused, not failed: the CT was not started, and can be started later.
       if (error instanceof CrispError && error.core === 'Locked') await forgetStart(container);
       throw await withLxcLog(error, vmid, container);
     }

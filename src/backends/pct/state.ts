@@ -10,14 +10,14 @@ import type { ContainerRef } from '../backend.js';
 /** The result of create(), which is kept in the record. */
 const stateSchema = z.object({
   vmid: z.number().int().positive(),
-  /** Its pod, and its name in that; not known of a CT that was found again, or that an earlier version made. */
+  /** Its pod, and its name in the pod; unknown for a reclaimed CT, or one from an earlier version. */
   sandboxId: z.string().optional(),
   name: z.string().optional(),
-  /** Of its process, as the host has it. */
+  /** The host's uid of its process. */
   uid: z.number().int().nonnegative(),
   stdin: z.enum(['none', 'open', 'once']),
   terminal: z.boolean(),
-  /** All its processes end with its first process; not known for a reclaimed CT. */
+  /** All its processes end with its first process; unknown for a reclaimed CT. */
   ownPidNamespace: z.boolean().optional(),
 });
 export type PctState = z.infer<typeof stateSchema>;

@@ -1,8 +1,8 @@
 // The instance drop-in of pve-container@VMID.service. It sets the command line,
-// because lxc.init.cmd cannot hold every argument (liblxc 5 splits it at each
-// blank, 6 knows no escapes), and before it ct-start.pl, which connects the
-// standard streams of lxc-start, which the unit would discard, and refuses a
-// start that is not by crisp. The text is pure.
+// because lxc.init.cmd cannot contain every argument (liblxc 5 splits it at each
+// blank, 6 supports no escapes). The command runs through ct-start.pl, which
+// connects the standard streams of lxc-start (the unit would discard them), and
+// refuses a start that is not by crisp. The text is pure.
 //
 // A variable with a line break cannot be written in liblxc's configuration, and
 // must not be in the arguments of lxc-start, which every user of the host can

@@ -11,14 +11,14 @@ import { initPid, mine } from './find.js';
 import { appendLines } from './guest-file.js';
 import { specOf } from './state.js';
 
-/** pct for the values in the GUI, the kernel's files for the exact values that pct rounds. */
+/** Uses pct for the values in the GUI, and the kernel's files for the exact values, which pct rounds. */
 export async function update(ctx: PctContext, container: ContainerRef, resources: Resources): Promise<void> {
   const { vmid, config } = await mine(ctx, container);
   const args = updateArgs(resources, ctx.node);
   if (args.length) await ctx.pct.call('set', vmid, args);
   const pinned = config.values[pinKey] === undefined ? pinLines(resources, ctx.node) : [];
   if (pinned.length) await appendLines(ctx, vmid, pinned);
-  // pct sets memory.high too, next to the limit; that which the container has asked for stays.
+  // pct also sets memory.high, near the limit; this restores the container's own value.
   const high = args.includes('--memory')
     ? (await specOf(container)).linux.resources?.unified?.['memory.high']
     : undefined;

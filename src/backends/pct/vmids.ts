@@ -27,7 +27,7 @@ export class Vmids {
    * @throws NoVmid, NoQuorum
    */
   async propose<T>(take: (vmid: number) => Promise<T>): Promise<T> {
-    // A leftover group, of a killed lxc-start or a process that ended late, makes liblxc refuse the next CT
+    // A leftover cgroup (of a killed lxc-start or a process that ended late) makes liblxc refuse the next CT
     // with that id ("Failed to create container cgroup").
     const used = new Set([...(await guestsOf(this.pveFolder)), ...(await vmidsInCgroups())]);
     const vmid = this.free(used);

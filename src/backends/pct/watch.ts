@@ -41,7 +41,7 @@ export async function holdWatcher(ctx: PctContext, container: ContainerRef): Pro
         ? await watchExit(container.folder, process, ctx.exits.path(id))
         : undefined;
     ctx.monitorLost(id);
-    // Nobody tells the end of the CT now.
+    // Without a watcher the end of the CT is not reported, so it is polled.
     await waitUntil(async () => !ctx.made.has(id) || inDoubt(ctx, container), { everyMs: unwatchedLookMs });
     await exitWatched(watch);
     if (ctx.made.has(id) && !(await ctx.exits.read(id, container.folder))) ctx.monitorLost(id);
@@ -63,7 +63,7 @@ export async function inDoubt(ctx: PctContext, { id }: ContainerRef): Promise<bo
   return process === undefined || !(await isAlive(process));
 }
 
-/** Of a CT that runs. */
+/** Remembers the first process of a running CT. */
 export async function remember(ctx: PctContext, id: string, pid: number | undefined): Promise<void> {
   const process = pid === undefined ? undefined : await identify(pid);
   if (process) ctx.processes.set(id, process);

@@ -16,7 +16,7 @@ import type { ContainerRef } from '../backend.js';
 import type { Io } from '../../shapes/io.js';
 
 const program = perlProgram('watcher.pl');
-/** Its /proc/PID/comm; that of a pct that is started by its own name is "pct". */
+/** Its /proc/PID/comm. (The comm of pct, if started by its own name, is "pct".) */
 export const watcherName = 'perl';
 
 export interface WatcherPlan {
@@ -32,11 +32,11 @@ export interface WatcherPlan {
   readonly terminal: boolean;
 }
 
-/** The names of its FIFOs in the bundle, and of the terminal. */
+/** The names of the FIFOs and of the terminal in the bundle. */
 export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
 export const consoleLink = 'console';
 
-/** It never blocks, so this is enough for a busy node. */
+/** The watcher never blocks, so this is enough even on a busy node. */
 const answerMs = 10_000;
 
 /** Resolves when it accepts connections. */
@@ -107,7 +107,8 @@ export async function wakeWatcher(
     const listens = async (): Promise<boolean> => {
       const socket = await connectTo(container.folder);
       socket?.destroy();
-      if (!socket) await signalProcess(watcher, 'SIGHUP'); // again, since one that comes just before its select(2) is not seen in time
+      // Repeated, since a signal just before the watcher's select(2) is handled late.
+      if (!socket) await signalProcess(watcher, 'SIGHUP');
       return socket !== undefined;
     };
     if (await waitUntil(listens, { everyMs: 20, withinMs: wakeMs })) return true;
