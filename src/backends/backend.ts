@@ -123,7 +123,7 @@ export interface ProbeFailure {
   /** The reason without its hint. */
   readonly finding: string;
   readonly hint: string;
-  /** The name or path of the program that is not installed, where that is the reason. */
+  /** The name or path of the missing program, if that is the reason. */
   readonly missing: string | undefined;
 }
 
@@ -184,7 +184,10 @@ export interface Backend {
   forgetImage?(imageId: string): Promise<void>;
   /** Makes the container without starting it; the result is kept in its record. Undoes itself on failure. */
   create(plan: ContainerPlan): Promise<unknown>;
-  /** Makes something of the plan that is no container of ours, and that its own platform looks after. Absent: the backend has no such. @returns its number */
+  /**
+   * Makes an ordinary guest from the plan: the platform manages it, not crisp. Absent: not supported.
+   * @returns its number
+   */
   makeGuest?(plan: ContainerPlan, starts: boolean): Promise<number>;
   /** Runs the container's process. @throws StartFailed when the process cannot be executed. */
   start(container: ContainerRef): Promise<{ pid: number }>;
@@ -214,9 +217,9 @@ export interface Backend {
    * survey() then gives the answer.
    */
   inDoubt(container: ContainerRef): Promise<boolean>;
-  /** What is alive of these containers now; used at start and when a state is in doubt. */
+  /** The current state of a container; used at start and when a state is in doubt. */
   survey(container: ContainerRef): Promise<Alive>;
-  /** The ids of all containers that bear our mark, recorded or not; recovery removes the ones without a record. */
+  /** All containers with crisp's mark, with or without a record; recovery removes those without. */
   list(): Promise<readonly FoundContainer[]>;
   /**
    * Interrupted creations and removals of an earlier run, on which no tool is working any more: recovery and
@@ -235,10 +238,9 @@ export interface Backend {
    */
   onExit(listener: (containerId: string, exit: Exit) => void): void;
   /**
-   * The listener is called for each running container of which the monitor (which writes
-   * its log and its exit) is gone: when this is detected, and again when such a container
-   * ends. Also after a restart of the daemon, from the survey on. Set before anything is
-   * created.
+   * The listener is called for each running container that has lost its monitor (the writer
+   * of its log and its exit): when this is detected, and again when the container ends. Also
+   * after a restart of the daemon, from the survey on. Set before anything is created.
    */
   onMonitorLost(listener: (containerId: string) => void): void;
   /** The cgroup of a container, relative to the cgroup root ("/kubepods/…/ID"). */

@@ -42,10 +42,10 @@ export function limited(
 
 /**
  * Kills the processes below a tool, which then ends by itself: they would
- * survive if the tool were killed. Repeated, since at first the tool may not
- * have started the process yet, or be between two of its own. A tool without
- * children for a while only waits for output that other processes hold open
- * (runc does), or hangs: then it is killed.
+ * survive if the tool were killed. Repeated, since the tool may not have started
+ * the process yet, or may start several in turn. A tool that has had no children
+ * for a while waits for output that other processes hold open (runc does), or
+ * hangs: then it is killed.
  */
 export async function killBelow({ pid, present, kill }: Running): Promise<void> {
   let aloneSince: number | undefined;

@@ -13,7 +13,7 @@ const answerMs = 5_000;
 const tellPatienceMs = 10_000;
 
 /**
- * Starts it for a container, unless an earlier run of the daemon has done so.
+ * Starts the watch of a container, unless an earlier run of the daemon has started it.
  * @param bundle its working folder
  * @returns the watching process; undefined: the exit code will not be known, the reason is in
  * the log
@@ -43,7 +43,7 @@ export async function watchExit(
   return identify(watcher);
 }
 
-/** Waits until the watch of a process that has ended has written the exit, and ended as well. */
+/** After the end of a process: waits until its watch has written the exit and ended. */
 export async function exitWatched(watch: ProcessIdentity | undefined): Promise<void> {
   if (watch) await waitUntilEnded(watch, tellPatienceMs);
 }

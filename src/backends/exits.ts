@@ -26,7 +26,7 @@ export class Exits {
    */
   watch(changed: (id: string) => void): void {
     this.listeners.push(changed);
-    if (this.watcher) return; // a second one would be left open by close()
+    if (this.watcher) return; // close() would leave a second watcher open
     try {
       makeFolder(this.folder);
       this.watcher = watch(this.folder, (_event, name) => {

@@ -1,4 +1,4 @@
-// The part of a probe's outcome that an error gives. Called by the backends.
+// The result of a failed probe, from its error. Called by the backends.
 import { toCrispError } from '../errors.js';
 import type { Probe } from './backend.js';
 

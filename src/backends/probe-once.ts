@@ -25,7 +25,7 @@ export interface ProbeInput {
 
 /**
  * The result of the last probe, if the machine, its programs and the configuration
- * have not changed; otherwise that of a new probe. Only the result of a successful
+ * have not changed; otherwise the result of a new probe. Only the result of a successful
  * probe is kept: the cause of a failure may disappear at any time. Never rejects
  * for a handler that is not ready.
  */

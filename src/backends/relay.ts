@@ -19,7 +19,7 @@ export const laggedCode = 3;
 /** Stands for the path of the console socket in the arguments of an OCI runtime. */
 export const consoleArgument = 'CONSOLE';
 
-/** Of Linux's system call tables (asm/unistd.h); the newer architectures share one. */
+/** From Linux's system call tables (asm/unistd.h); newer architectures share one table. */
 const systemCalls: Partial<Record<NodeJS.Architecture, { recvmsg: number; prctl: number }>> = {
   x64: { recvmsg: 47, prctl: 157 },
   arm64: { recvmsg: 212, prctl: 167 },

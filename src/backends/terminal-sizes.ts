@@ -1,10 +1,10 @@
-// Applies the sizes of a client's terminal to that of a process.
+// Applies the sizes of a client's terminal to the terminal of a process.
 import type { Io, TerminalSize } from '../shapes/io.js';
 
 /**
- * Sets the current size and the following ones, one at a time. Of several
- * sizes that come while one is being set, only the last is set next, so that a
- * client cannot queue up work. `set` must not reject.
+ * Sets the current size and the following ones, one at a time. If several sizes
+ * arrive while one is being set, only the last of them is set, so that a client
+ * cannot queue up work. `set` must not reject.
  */
 export function followSizes(
   { onResize }: Pick<Io, 'onResize'>,
