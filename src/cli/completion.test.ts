@@ -7,7 +7,7 @@ import { completionScript } from './completion.js';
 import { UsageError } from './parse.js';
 import { commands } from './table.js';
 
-/** What bash offers after these words; what begins with "/" is a folder of programs. */
+/** The completions of bash after these words; a word with a leading "/" is a folder of programs. */
 function offered(...given: string[]): string[] {
   const folder = given.find((word) => word.startsWith('/'));
   const words = given.filter((word) => word !== folder);

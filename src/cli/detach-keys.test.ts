@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { DetachKeys } from './detach-keys.js';
 
-/** What passes of these chunks, and whether they detach. */
+/** The keys that are passed on, and whether the chunks detach. */
 async function typed(...chunks: string[]): Promise<[string, boolean]> {
   let detached = false;
   const keys = new DetachKeys(() => {

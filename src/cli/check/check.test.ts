@@ -13,7 +13,7 @@ import { networkChecks } from './network.js';
 import { proxmoxChecks } from './proxmox.js';
 import { toolChecks } from './tools.js';
 
-/** A host made of files and answers. */
+/** A host with these files and these outputs of programs. */
 function host(
   files: Readonly<Record<string, string>>,
   answers: Readonly<Record<string, string>> = {},

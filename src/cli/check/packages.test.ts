@@ -1,5 +1,5 @@
-// One list of Debian packages in three places: what `crisp check` looks for, what the
-// package depends on, and what deploy/setup.sh installs for a checkout.
+// The same Debian packages in three places: the tools of `crisp check`, the dependencies
+// of the package, and the packages that deploy/setup.sh installs for a checkout.
 import { expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
 import { installed } from '../../installed.js';
@@ -7,19 +7,19 @@ import { tools } from './tools.js';
 
 /** On every Debian and Ubuntu (Essential: yes); a package does not depend on them (Debian policy 3.5). */
 const essential = ['util-linux', 'perl-base'];
-/** Of the Node that the package brings. */
+/** Required only by the Node.js in the package. */
 const libraries = ['libc6', 'libstdc++6'];
 
 const control = readFileSync(installed('deploy/debian/control'), 'utf8');
 const setup = readFileSync(installed('deploy/setup.sh'), 'utf8');
 
-/** The names in a field of the control file, alternatives and all. */
+/** The names in a field of the control file, including alternatives. */
 function packagesOf(field: string): string[] {
   const [, text = ''] = new RegExp(`^${field}: (.*)$`, 'm').exec(control) ?? [];
   return text.split(/[,|]/).map((item) => item.trim().replace(/ .*/, ''));
 }
 
-/** What setup.sh installs without the argument "tests". */
+/** The packages that setup.sh installs without the argument "tests". */
 function packagesOfSetup(): string[] {
   const [, list = ''] = /^packages=\(\n([\s\S]*?)^\)/m.exec(setup) ?? [];
   return list
