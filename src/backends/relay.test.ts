@@ -1,5 +1,5 @@
-// relay.pl on terminals, as the execs of CTs have it; those of OCI containers
-// have test/integration/streaming-hostile.test.ts.
+// relay.pl on terminals, as for execs in CTs. For execs in OCI containers see
+// test/integration/streaming-hostile.test.ts.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
@@ -19,7 +19,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** Collects what comes. */
+/** Collects the output. */
 class Screen extends Writable {
   text = '';
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
@@ -32,8 +32,8 @@ test('a long paste goes through: neither direction waits for the other', async (
   const running = await runInTerminal(['cat'], { terminal: true, stdin, stdout }, folder, {});
   stdin.write(`${'x'.repeat(127)}\n`.repeat(1024));
   stdin.end('the end\n');
-  expect((await running.ended).exitCode).toBe(0); // by the end of the input, as a terminal has it
-  expect(stdout.text.split('the end')).toHaveLength(3); // the echo, and what cat says
+  expect((await running.ended).exitCode).toBe(0); // by end of input on the terminal
+  expect(stdout.text.split('the end')).toHaveLength(3); // the echo, and the output of cat
 });
 
 test('a program whose output nobody takes waits, and can be ended', async () => {
@@ -43,7 +43,7 @@ test('a program whose output nobody takes waits, and can be ended', async () => 
   await until(async () => (await children()).length > 0);
   await sleep(500);
   endRelay(running);
-  stdout.destroy(); // its client has gone
+  stdout.destroy(); // the client has disconnected
   await running.ended;
 });
 

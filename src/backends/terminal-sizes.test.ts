@@ -19,7 +19,7 @@ test('the size that came last is set last', async () => {
   );
   for (const width of [30, 1, 10]) tell({ width, height: 1 });
   await sleep(80);
-  expect(set).toEqual([30, 10]); // one at a time, and of those that wait only the latest
+  expect(set).toEqual([30, 10]); // one at a time, and only the latest of several waiting sizes
 });
 
 test('sizes that come faster than they can be set do not queue up', async () => {

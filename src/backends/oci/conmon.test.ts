@@ -1,4 +1,4 @@
-// conmon's arguments, answers and control FIFO, on a shell script in its place.
+// conmon's arguments, answers and control FIFO, with a shell script as a stand-in.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -94,7 +94,7 @@ describe('the control FIFO', () => {
     execFileSync('mkfifo', [fifo()]);
   });
 
-  /** What is written to it, as soon as there is a line. */
+  /** Reads the first line that is written to the FIFO. */
   async function listening(): Promise<{ line: Promise<string>; end: () => void }> {
     const reader = spawn('sh', ['-c', 'exec 3<>"$0"; echo up; read -r line <&3; echo "$line"', fifo()], {
       stdio: ['ignore', 'pipe', 'inherit'],

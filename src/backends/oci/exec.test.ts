@@ -1,4 +1,4 @@
-// Execs with a stand-in for the runtime: a shell that tells what the real one would find.
+// Execs with a stand-in for the runtime: a shell that prints the files and arguments it gets.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,7 +14,7 @@ import type { Runtime } from './runtime.js';
 let folder: string;
 let mask: number;
 beforeEach(() => {
-  mask = process.umask(0); // so that the modes are ours alone
+  mask = process.umask(0); // so that file modes depend only on crisp
   folder = mkdtempSync(join(tmpdir(), 'crisp-exec-'));
   mkdirSync(join(folder, 'bundle'));
 });
@@ -23,7 +23,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** Runs this script in place of the runtime, with its words' file as $words and the process's as $process. */
+/** Runs this script as the runtime; $words is its log file, $process the file of the process. */
 function runtime(script: string): Runtime {
   return {
     argvLogging: async (words: string, ...args: string[]) => [

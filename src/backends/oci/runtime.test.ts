@@ -1,4 +1,4 @@
-// The runtime's verbs and words, on a shell script in its place.
+// The runtime's verbs and messages, with a shell script as a stand-in.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -13,7 +13,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-/** A runtime that runs this script, with the arguments after the global ones. */
+/** A runtime that runs this script with the arguments after the global ones. */
 function runtime(script: string, systemdCgroup = false): Runtime {
   writeFileSync(binary, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
   return new Runtime({ name: 'fake', path: binary, args: ['--own'], root: '/state', systemdCgroup });

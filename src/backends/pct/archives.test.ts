@@ -25,8 +25,8 @@ test('an empty one, of which tar takes nothing', async () => {
 
 test('one for each image, with the places of what is mounted in every CT', async () => {
   const archives = new Archives(join(folder, 'archives'));
-  mkdirSync(join(folder, 'archives/abc.tar.making-4194305')); // what a crash left: above the most that pid_max can be
-  mkdirSync(join(folder, `archives/abc.tar.making-${process.ppid}`)); // what another process is at
+  mkdirSync(join(folder, 'archives/abc.tar.making-4194305')); // left by a crash: the pid is above the maximum of pid_max
+  mkdirSync(join(folder, `archives/abc.tar.making-${process.ppid}`)); // in use by another process
   const [first, second] = await Promise.all([
     archives.of('sha256:abc', join(folder, 'view')),
     archives.of('sha256:abc', join(folder, 'view')),

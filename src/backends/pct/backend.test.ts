@@ -1,5 +1,5 @@
-// The guard rail from outside: whatever a record says, no call of the backend
-// runs a program on a guest that is not the container's own CT.
+// The guard rail, through the backend: regardless of the records, no call runs a
+// program on a guest that is not the container's own CT.
 import { afterAll, beforeAll, describe as group, expect, test } from '@jest/globals';
 import {
   chmodSync,
@@ -35,7 +35,7 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'crisp-rail-'));
   for (const name of ['pve/lxc', 'state', 'root', 'lock', 'units', 'bundle'])
     mkdirSync(join(folder, name), { recursive: true });
-  const tool = join(folder, 'tool'); // stands for every program: says that it was called, and with what
+  const tool = join(folder, 'tool'); // a stand-in for every program, which records its calls
   writeFileSync(tool, `#!/bin/sh\necho "$@" >> ${folder}/called\n`);
   chmodSync(tool, 0o755);
   writeFileSync(

@@ -1,5 +1,5 @@
-// The guard rail: nothing but a CT of ours, in our range, with our tag and our
-// mark, for this very container, ever gets past it.
+// The guard rail accepts only a CT of crisp: in its VMID range, with its tag and its
+// mark, for the given container.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

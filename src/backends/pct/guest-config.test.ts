@@ -2,7 +2,7 @@ import { describe as group, expect, test } from '@jest/globals';
 import { describe, recoveryLine, parseGuestConfig } from './guest-config.js';
 
 const mark = { owner: 'pve1 /run/crisp', containerId: 'c0ffee'.padEnd(64, '0'), vmid: '900001' };
-/** As PVE writes a description: a comment per line, escaped. */
+/** A description in PVE's format: each line is an escaped comment. */
 function written(description: string): string {
   return description
     .split('\n')

@@ -254,7 +254,7 @@ test('no path of the request leads to the host', () => {
     expect(() => lines(spec((made) => void change(made)))).toThrow(
       expect.objectContaining({ id: 'InvalidArgument' }),
     );
-  // A device is found by its number: its path in the CT may be that of any file of the host.
+  // A device is found by its number: its path in the CT may be the path of any file of the host.
   const device = spec((made) => {
     made.linux.devices = [{ type: 'c', path: '/etc/shadow', major: 1, minor: 3 }];
   });

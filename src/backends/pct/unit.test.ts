@@ -24,7 +24,7 @@ test('variables that no line of liblxc can hold are in a file, and not in the ar
   );
   expect(text).not.toMatch(/one|blank/);
   expect(environmentText(process.env)).toBe('KEY=one\ntwo\0END=blank \0');
-  // What programs of the host would obey never enters the environment of lxc-start.
+  // Variables that programs of the host evaluate never enter the environment of lxc-start.
   expect(text).toContain(
     '"-s" "lxc.environment=\\"LD_X=/x\\n\\"" "-s" "lxc.environment=\\"PERL5OPT=-Mx\\n\\"" "--" "/x"\n',
   );

@@ -1,5 +1,5 @@
-// The watcher itself: the real program, between a stand-in for lxc-monitord,
-// a shell that writes into its FIFOs as lxc-start does, and clients.
+// The real watcher program, with a stand-in for lxc-monitord, a shell that writes
+// into its FIFOs like lxc-start, and clients.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -67,11 +67,11 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** Writes all of it into the FIFOs, and ends when the watcher has taken it. */
+/** Writes the output into the FIFOs, and ends when the watcher has read it. */
 function lxcStart(): ChildProcess {
   return spawn('sh', ['-c', 'exec cat output >stdout 2>stderr'], { cwd: folder, stdio: 'ignore' });
 }
-/** What lxc-monitord says when a CT has ended by itself. */
+/** The messages of lxc-monitord after a CT has ended by itself. */
 function exits(code: number): void {
   monitor.stdin?.write(`2 ${vmid} ${code << 8}\n0 ${vmid} 0\n`);
 }
@@ -95,7 +95,7 @@ function pidOf(file: string): number {
   return Number.parseInt(line, 10);
 }
 
-/** Until an expectation holds; it fails with what was there at last. */
+/** Waits until an expectation holds; fails with the last result. */
 async function soon(holds: () => void): Promise<void> {
   for (const deadline = Date.now() + 10_000 * patience; Date.now() < deadline; await sleep(20))
     try {
@@ -106,7 +106,7 @@ async function soon(holds: () => void): Promise<void> {
   holds();
 }
 
-/** A client that takes nothing, and output that waits for it. */
+/** A client that reads nothing, with output waiting for it. */
 async function stalled(): Promise<ChildProcess> {
   client = connect(join(folder, 'watch')).on('error', () => undefined);
   client.write('attach\n');
@@ -120,7 +120,7 @@ async function stalled(): Promise<ChildProcess> {
 
 test('a client that takes nothing holds up no command, and the log for a while only', async () => {
   const ended = once(await stalled(), 'exit');
-  expect(logged()).toBeLessThan(size); // it is given time
+  expect(logged()).toBeLessThan(size); // the watcher waits for the client
   expect(await send(container, 'reopen')).toBe(true);
   await ended;
   const head = '2026-11-25T13:39:39.187000000Z stdout F '.length;
@@ -143,7 +143,7 @@ test('nor a quit', async () => {
 });
 
 test('a slow client gets every byte, also those that the CT wrote last', async () => {
-  const probe = 0x2e; // tells when it is attached
+  const probe = 0x2e; // shows when the client is attached
   let received = 0;
   let isAttached = false;
   const stdout = new Writable({
@@ -158,7 +158,7 @@ test('a slow client gets every byte, also those that the CT wrote last', async (
   const output = openSync(join(folder, 'stdout'), 'w');
   for (; !isAttached; await sleep(20)) writeSync(output, new Uint8Array([probe]));
   await once(lxcStart(), 'exit');
-  closeSync(output); // not before: the watcher takes the end of all writers for the end of lxc-start
+  closeSync(output); // not earlier: when no writer is left, the watcher assumes the end of lxc-start
   exits(0);
   await session;
   expect(received).toBe(size);
