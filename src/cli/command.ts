@@ -55,7 +55,7 @@ export interface Definition<F extends Flags> {
   readonly leftOut?: Readonly<Record<string, string>>;
   /** Flags end at the first argument: the following words are passed to another program. */
   readonly passesOn?: true;
-  /** Exit codes other than 0 and those of all commands (1 failed, 2 wrong usage). */
+  /** Exit codes in addition to the common ones (0, 1 failed, 2 wrong usage). */
   readonly exitCodes?: readonly { readonly code: string; readonly meaning: string }[];
   /** The exit code for an error of crisp itself, if 1 could be the container's. */
   readonly ownFailure?: number;
