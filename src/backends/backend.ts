@@ -89,7 +89,7 @@ export type Alive =
   | { readonly status: 'stopped'; readonly exit: Exit | undefined }
   | { readonly status: 'missing' };
 
-/** User, environment, privileges and working folder are those of the container's own process. */
+/** Uses the user, environment, privileges and working folder of the container's own process. */
 export interface ExecPlan {
   readonly args: readonly string[];
   /** "NAME=value", in addition to the container's own. */

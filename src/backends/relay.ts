@@ -46,7 +46,7 @@ export function runInTerminal(
  * Runs a process on a terminal through an OCI runtime. `argv` contains
  * consoleArgument, and the options that detach the process and write its pid
  * into FOLDER/pid. `stderr` gets "started" in a line once the process is
- * running; without it, the exit code is not that of the process. "timeout"
+ * running; without it, the exit code is not from the process. "timeout"
  * means that the runtime was killed after `timeoutMs`.
  * @param folder a folder for this process only
  * @throws Unsupported on an architecture with unknown system call numbers

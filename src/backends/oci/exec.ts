@@ -1,12 +1,12 @@
 // Runs a command in a running container.
 //
-// Without a terminal the runtime's own exec is used: crisp has its stdio, and its
-// exit code is that of the process. With a terminal, relay.pl receives it from the
-// runtime and is the parent of the process.  Neither conmon nor the runtime can do
-// that: conmon 2.1 writes with blocking calls to its clients and to the terminals
-// of its execs, and crun's own loop to the terminal. A client that does not read, or a
-// long paste, would block everything, including the reaping of the process, which
-// is required for its container to end.
+// Without a terminal the runtime's own exec is used: crisp has its stdio, and it
+// returns the exit code of the process. With a terminal, relay.pl receives the
+// terminal from the runtime and is the parent of the process.  Neither conmon nor
+// the runtime can do that: conmon 2.1 uses blocking writes to its clients and to the
+// terminals of its execs, and crun's own loop to the terminal. A client that does not
+// read, or a long paste, would block everything, including the reaping of the
+// process, which is required for its container to end.
 import { rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
