@@ -68,7 +68,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
     await aborted(signal);
     notifySystemd('STOPPING=1', 'STATUS=containers run on');
   } finally {
-    // Also after a failed start: open servers would keep the process running, and systemd waiting for it.
+    // Also after a failed start: open servers would keep the process running, and systemd would wait for it.
     for (const close of closers.reverse()) await close();
   }
   log.info('crisp has ended; containers run on');
@@ -91,7 +91,7 @@ function goFirst(): void {
  * also if a later one fails
  */
 async function open(config: Config, closers: (() => Promise<void> | void)[]): Promise<Services> {
-  // 1. Where things are kept.
+  // 1. The folders and the socket path.
   const socketPath = config.listen.replace(/^unix:\/\//, '');
   makePlace('state', config.state, 0o711);
   makePlace('root', config.root, 0o700);
@@ -101,7 +101,7 @@ async function open(config: Config, closers: (() => Promise<void> | void)[]): Pr
   await claimState(config.state);
   await freeSocketPath(socketPath); // before anything is repaired: an error ends the start at once
 
-  // 2. The nouns.
+  // 2. The services.
   const store = new Store(config.state);
   await store.load();
   takeFrom(config.root, 0o700);

@@ -21,7 +21,7 @@ export interface LogContext {
 const storage = new AsyncLocalStorage<LogContext>();
 const stderr = 2;
 
-/** Keys of which the values are never logged, at any depth. */
+/** Keys whose values are never logged, at any depth. */
 const secretKeys = ['auth', 'password', 'identity_token', 'registry_token', 'token', 'secret'];
 
 export const log: Logger = pino(

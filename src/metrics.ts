@@ -108,7 +108,7 @@ function line(name: string, { labels, value }: Sample): string {
   return `${name}${shown(labels)} ${value}`;
 }
 
-/** Of a sample among those of its metric, which all have the same names of labels. */
+/** The key of a sample within its metric; all samples of a metric have the same label names. */
 function keyOf(labels: Labels): string {
   return Object.values(labels).join('\0');
 }

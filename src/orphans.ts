@@ -1,5 +1,5 @@
 // The list of places in which crisp makes files, mounts and cgroups, to find
-// orphans: those without a record after a crash, the loss of the state folder or a
+// orphans: objects without a record after a crash, the loss of the state folder or a
 // reboot. Used by recovery (cri/recover.ts), which has the records of the daemon,
 // and by `crisp gc` (cli/gc.ts), which reads their files and those of standalone
 // containers.

@@ -44,7 +44,7 @@ export class Story {
     this.present = { name: '', since: performance.now(), hasOwnLimit, context: logContext() };
   }
 
-  /** Its next step begins. */
+  /** Begins its next step. */
   reaches(name: string): void {
     Object.assign(this.present, { name, since: performance.now() });
     underWay.add(this.present);

@@ -1,7 +1,7 @@
 // Notifications to systemd (sd_notify(3)), and its watchdog: systemd restarts a
 // daemon that has not sent a keep-alive within WatchdogSec. crisp sends it only
-// after it has answered a call on its own socket, made like a kubelet's,
-// and while no step is overdue: a restart harms no container.
+// after it has answered a call on its own socket, as from a kubelet, and while no
+// step is overdue. A restart does not affect containers.
 import { credentials } from '@grpc/grpc-js';
 import type { RuntimeServiceClient } from './cri/generated/runtime/v1/RuntimeService.js';
 import { loadProto } from './cri/proto.js';

@@ -117,11 +117,11 @@ async function makeContainer(
   const logPath = await logPathOf(sandbox.config.log_directory, config.log_path);
   expectCgroupMove();
   return withUndo('CreateContainer', async (undo) => {
-    // 1. The image must be on the node: the kubelet pulls it with a call of its own.
+    // 1. The image must be on the node: the kubelet pulls it with a separate call.
     const image = await services.images.find(config.image?.image ?? '');
     if (!image) throw new CrispError('ImageNotFound', `image ${config.image?.image} is not on this node`);
 
-    // 2. The intent, before anything that could be left behind.
+    // 2. The intent: recorded before anything is made.
     const record: ContainerRecord = {
       version: 1,
       id,
@@ -199,7 +199,10 @@ async function makeContainer(
   });
 }
 
-/** Explains the failure if a namespace of the pod was unmounted: each runtime reports that in another way. @throws SandboxNotReady, else the error itself */
+/**
+ * Explains the failure if a namespace of the pod was unmounted: each runtime reports this differently.
+ * @throws SandboxNotReady, else the error itself
+ */
 async function whyNotCreated(sandbox: SandboxRecord, error: unknown): Promise<never> {
   const lost = await lostPin(sandbox.plan.namespaces);
   if (lost === undefined) throw error;

@@ -31,7 +31,7 @@ export async function containerStatusOf(
   };
 }
 
-/** "pid", "runtimeSpec" and "config" are what people's scripts look for in `crictl inspect`, under containerd's names. */
+/** "pid", "runtimeSpec" and "config" have containerd's names: scripts read them from `crictl inspect`. */
 async function verbose({ host }: Used, record: ContainerRecord) {
   const { sandboxId, pid, handler, backendState, folder, notHonoured, madeMountSources, config } = record;
   const spec = await readBundle(folder);
@@ -48,7 +48,7 @@ async function verbose({ host }: Used, record: ContainerRecord) {
   };
 }
 
-/** The spec that the container was made from, with the limits that it has now (UpdateContainerResources). */
+/** The spec of the container, with its current limits (UpdateContainerResources). */
 function currentSpec(spec: Spec, { resources }: ContainerRecord, host: HostFacts): Spec {
   if (!resources) return spec;
   const made = spec.linux.resources ?? {};
@@ -83,7 +83,10 @@ export async function* streamContainers(
     yield { containers: page.map(containerItem) };
 }
 
-/** A container in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
+/**
+ * A container that is being made is not listed: it may still be undone.
+ * @throws InvalidArgument for an ambiguous id
+ */
 function filtered(services: Used, given: ContainerFilter__Output | null): ContainerRecord[] {
   const { containers } = services.store;
   const filter = given && wholeIds(services, given);

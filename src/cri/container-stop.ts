@@ -66,7 +66,7 @@ async function stop(
     // 2. Kill.
     await step('stop container: kill', () => backend.kill(refOf(record), SIGKILL));
     if (await within(exit.seen, lookAfterMs)) return;
-    // 3. No exit was told: the monitor may be gone.
+    // 3. No exit was reported: the monitor may be gone.
     await backend.kill(refOf(record), SIGKILL, true);
     if (await recordIfEnded(services, record)) return;
     if (await within(exit.seen, killPatienceMs)) return;

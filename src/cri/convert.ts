@@ -1,4 +1,4 @@
-// Records -> CRI messages, each made from its record alone.
+// Records -> CRI messages; each depends only on its record.
 import { ofRecord } from './encoded.js';
 import type { Container } from './generated/runtime/v1/Container.js';
 import type { ContainerStatus } from './generated/runtime/v1/ContainerStatus.js';
@@ -63,7 +63,7 @@ export const containerStatus = ofRecord((record: ContainerRecord): ContainerStat
   return {
     id: record.id,
     metadata,
-    // A kubelet creates containers by the id of an image, and users want to see its name.
+    // A kubelet creates containers by the id of an image, but users need its name.
     image: image && { ...image, image: record.imageName ?? image.image },
     labels,
     annotations,

@@ -2,9 +2,8 @@
 //
 // A kubelet lists everything each second, and most of the time of a list would be
 // spent on encoding the same data again. A record is a frozen value, which a
-// change replaces; so a message that depends only on a record is made once for
-// each record, and so is its encoding: no invalidation is needed, and nothing can
-// be out of date.
+// change replaces; so a message that depends only on a record is made and encoded
+// once for each record, and needs no invalidation.
 
 /** The messages made by ofRecord(). */
 const made = new WeakSet<object>();

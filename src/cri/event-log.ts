@@ -26,7 +26,7 @@ export class Events {
 
   constructor(private readonly services: Shown) {}
 
-  /** Notifies all listeners; `id` is that of a container or, for the sandbox itself, of the sandbox. */
+  /** Notifies all listeners; `id` is a container id, or the sandbox id for the sandbox itself. */
   emit(type: ContainerEventType, id: string, sandbox: SandboxRecord | undefined): void {
     if (this.listeners.size === 0) return;
     const event = this.event(type, id, sandbox);

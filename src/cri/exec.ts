@@ -141,7 +141,10 @@ function checkStreams(request: { tty: boolean; stdin: boolean; stdout: boolean; 
     throw new CrispError('InvalidArgument', 'one of stdin, stdout and stderr must be true');
 }
 
-/** What the streaming server runs when a ticket is redeemed. `services` is asked late: the server is itself one of them. */
+/**
+ * The handlers of redeemed tickets. `services` is a function because the streaming server is one of the
+ * services.
+ */
 export function streamingHandlers(services: () => Used) {
   return {
     exec: (request: ExecRequest, io: Io, signal: AbortSignal): Promise<{ exitCode: number }> =>
@@ -168,7 +171,10 @@ export function streamingHandlers(services: () => Used) {
   };
 }
 
-/** The pod's network namespace; undefined: the host's. @throws WrongContainerState while no container runs that would bring one */
+/**
+ * The pod's network namespace; undefined: the host's.
+ * @throws WrongContainerState if it belongs to a container, and none is running
+ */
 function networkOf(services: Used, { id, plan }: SandboxRecord): string | undefined {
   if (!plan.ownNetwork) return plan.namespaces.network;
   const running = services.store

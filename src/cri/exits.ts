@@ -77,7 +77,7 @@ export async function recordExit(services: Services, id: string, exit: Exit | un
   });
 }
 
-/** The kubelet compares times, so an exit is never before its start, whatever the file system's clock says. */
+/** The kubelet compares times: an exit is never before its start, even if the file system's clock differs. */
 function exitOf(record: ContainerRecord, exit: Exit | undefined): NonNullable<ContainerRecord['exit']> {
   const earliest = BigInt(record.startedAt ?? record.createdAt) + 1n;
   const finishedAt = exit === undefined ? BigInt(Date.now()) * 1_000_000n : exit.finishedAt;

@@ -1,13 +1,13 @@
-// What becomes of a pod whose shared pid namespace has lost its holder.
+// Detects that the holder of a pod's shared pid namespace has ended.
 import { isAlive } from '../host/proc.js';
 import { log } from '../log.js';
 import { now, sandboxState, type SandboxRecord } from '../records/records.js';
 import type { Services } from './services.js';
 
 /**
- * The record with what has become of the pod.  Anybody in a shared pid namespace
- * can end its holder, the kernel then ends all that runs there, and nobody tells
- * us: so whoever asks for the pod looks.
+ * The record, updated if the holder has ended. Any process in a shared pid
+ * namespace can end the holder, and the kernel then kills all others in it, without
+ * a notification: so this is checked whenever the pod is looked up.
  */
 export async function withHolderChecked(
   services: Pick<Services, 'store' | 'events'>,

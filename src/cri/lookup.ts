@@ -1,5 +1,5 @@
-// From the ids of a request to records, and from a record to its backend: what most
-// stories open with.
+// From the ids of a request to records, and from a record to its backend: the first
+// step of most calls.
 import type { Backend, ContainerRef } from '../backends/backend.js';
 import { CrispError } from '../errors.js';
 import { addLogContext } from '../log.js';
@@ -14,15 +14,15 @@ import { withHolderChecked } from './holder-lost.js';
 import type { Services } from './services.js';
 import { isShown, type Shown } from './shown.js';
 
-/** How many ids the error about an ambiguous one names. */
+/** The maximum number of ids in the error for an ambiguous id. */
 const namedCandidates = 10;
 
 /**
- * The record that an id means: a whole id, or the beginning of exactly one id of
- * those that clients are told of (tools such as crictl print ids cut short).
+ * The record of an id: a full id, or a prefix of exactly one visible id (tools
+ * such as crictl print shortened ids).
  * @param field the field of the request, for the error
  * @returns undefined: there is none
- * @throws InvalidArgument when the id is empty, or fits several; RecordUnreadable
+ * @throws InvalidArgument if the id is empty or ambiguous; RecordUnreadable
  */
 function recordOf<T extends { readonly id: string; readonly complete: boolean }>(
   services: Pick<Shown, 'creations'>,
@@ -47,7 +47,10 @@ function recordOf<T extends { readonly id: string; readonly complete: boolean }>
   return fitting[0];
 }
 
-/** The whole id that the id of a filter means; one that nobody has stays as it is. @throws InvalidArgument when it fits several */
+/**
+ * The full id for the id of a filter; an unknown id is returned unchanged.
+ * @throws InvalidArgument if ambiguous
+ */
 export function wholeId<T extends { readonly id: string; readonly complete: boolean }>(
   services: Pick<Shown, 'creations'>,
   table: RecordTable<T>,
@@ -57,7 +60,7 @@ export function wholeId<T extends { readonly id: string; readonly complete: bool
   return id ? (recordOf(services, table, id, field)?.id ?? id) : '';
 }
 
-/** A filter with whole ids. @throws InvalidArgument for an ambiguous one */
+/** A filter with full ids. @throws InvalidArgument for an ambiguous one */
 export function wholeIds<T extends { readonly id: string; readonly pod_sandbox_id: string }>(
   services: Shown,
   filter: T,
@@ -71,7 +74,7 @@ export function wholeIds<T extends { readonly id: string; readonly pod_sandbox_i
 }
 
 /**
- * The sandbox that a request names, also a hidden one. For stops and removals: absent is success for them.
+ * The sandbox of a request, also if hidden. For stops and removals, which succeed if it does not exist.
  * @returns undefined: there is none
  * @throws InvalidArgument, RecordUnreadable
  */
@@ -81,7 +84,7 @@ export function sandboxIfThere(services: Shown, id: string): SandboxRecord | und
   return record;
 }
 
-/** The sandbox of this id; one that nobody has got yet is not there. @throws InvalidArgument, SandboxNotFound, RecordUnreadable */
+/** The visible sandbox of this id. @throws InvalidArgument, SandboxNotFound, RecordUnreadable */
 export function sandboxOf(services: Shown, id: string): SandboxRecord {
   const record = sandboxIfThere(services, id);
   if (!record || services.creations.hides(record.id))
@@ -101,7 +104,7 @@ export async function readySandboxOf(
 }
 
 /**
- * The container that a request names, also a hidden one. For stops and removals: absent is success for them.
+ * The container of a request, also if hidden. For stops and removals, which succeed if it does not exist.
  * @returns undefined: there is none
  * @throws InvalidArgument, RecordUnreadable
  */
@@ -111,7 +114,7 @@ export function containerIfThere(services: Shown, id: string): ContainerRecord |
   return record;
 }
 
-/** The container of this id; one that nobody has got yet is not there. @throws InvalidArgument, ContainerNotFound, RecordUnreadable */
+/** The visible container of this id. @throws InvalidArgument, ContainerNotFound, RecordUnreadable */
 export function containerOf(services: Shown, id: string): ContainerRecord {
   const record = containerIfThere(services, id);
   if (!record || services.creations.hides(record.id))
@@ -128,7 +131,10 @@ export function runningContainerOf(services: Shown, id: string): ContainerRecord
   return record;
 }
 
-/** The backend that runs a pod or container; its name was checked when the record was made or loaded. @throws UnknownHandler */
+/**
+ * The backend that runs a pod or container; its name was checked when the record was made or loaded.
+ * @throws UnknownHandler
+ */
 export function backendOf(
   services: Pick<Services, 'handlers'>,
   record: { readonly handler: string },
@@ -142,7 +148,7 @@ export function backendOf(
   return handler.backend;
 }
 
-/** A container as its backend knows it. */
+/** The reference to a container for its backend. */
 export function refOf(record: ContainerRecord): ContainerRef {
   return { id: record.id, folder: record.folder, logPath: record.logPath, state: record.backendState };
 }

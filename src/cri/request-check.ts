@@ -5,7 +5,7 @@
 // the code could get values that its types do not allow.
 import { CrispError } from '../errors.js';
 
-/** The part of a DescriptorProto (google/protobuf/descriptor.proto) that is read here. */
+/** The used part of a DescriptorProto (google/protobuf/descriptor.proto). */
 export interface MessageType {
   readonly name: string;
   readonly field: readonly FieldType[];
@@ -30,7 +30,7 @@ const longestPath = 4095;
 /** Bytes of one argument or environment variable (MAX_ARG_STRLEN including the NUL byte, linux/binfmts.h). */
 const longestArgument = 131_071;
 /**
- * Of all keys and values of a map together (labels, annotations), and of their number. They are
+ * Total bytes of the keys and values of a map (labels, annotations), and their number. They are
  * part of the answer to every list and of every event, and a client accepts 16 MiB for a whole
  * list. The API server accepts 256 KiB of annotations for a pod.
  */

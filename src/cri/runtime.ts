@@ -19,7 +19,7 @@ import { holderRuntimes } from './sandbox-run.js';
 /** What these calls use. */
 type Used = Pick<Services, 'config' | 'version' | 'host' | 'handlers' | 'network' | 'images'>;
 
-/** The version of the kubelet's runtime API, which has been 0.1.0 since there is a CRI. */
+/** The version of the kubelet's runtime API: always 0.1.0 so far. */
 const kubeApiVersion = '0.1.0';
 
 export async function version(services: Used, _request: VersionRequest__Output): Promise<VersionResponse> {
@@ -32,7 +32,7 @@ export async function version(services: Used, _request: VersionRequest__Output):
 }
 
 export async function status(services: Used, request: StatusRequest__Output): Promise<StatusResponse> {
-  void refreshHandlers(services.handlers); // for the next call: the kubelet asks every few seconds
+  void refreshHandlers(services.handlers); // for the next call: the kubelet calls Status every few seconds
   const handlers = [...services.handlers].map(([name, { probe }]) => ({ name, ...probe }));
   const ready = handlers.filter((handler) => handler.ready);
   const network = services.network.status();
@@ -73,7 +73,7 @@ export async function status(services: Used, request: StatusRequest__Output): Pr
   };
 }
 
-/** Told only while it is not so: the node is ready without it, for pods that do not ask for it. */
+/** Only present if false: the node is ready without it, for pods without a shared pid namespace. */
 async function sharedPidCondition(services: Used) {
   try {
     await findHolderTools(holderRuntimes(services));

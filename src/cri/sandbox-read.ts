@@ -40,7 +40,7 @@ export async function podSandboxStatus(
   };
 }
 
-/** What the plugins say of the pod's network now: whoever looks into a pod wants to know. */
+/** The result of the plugins' CHECK of the pod's network, for the verbose status. */
 async function checkedNetwork(services: Used, record: SandboxRecord): Promise<{ networkCheck?: string }> {
   const { attachment, plan, config } = record;
   if (!attachment || sandboxState(record) !== 'SANDBOX_READY') return {};
@@ -59,7 +59,7 @@ async function checkedNetwork(services: Used, record: SandboxRecord): Promise<{ 
   }
 }
 
-/** Where each container brings its own network, the pod's address is known some time after the start of one. */
+/** If each container has its own network, the pod's address is known some time after a container's start. */
 async function withAddresses(services: Used, record: SandboxRecord): Promise<SandboxRecord> {
   if (!record.plan.ownNetwork || record.ips || sandboxState(record) !== 'SANDBOX_READY') return record;
   const running = services.store
@@ -73,9 +73,9 @@ async function withAddresses(services: Used, record: SandboxRecord): Promise<San
 
 /**
  * "pid", "runtimeSpec" and "config" have containerd's names, since scripts
- * read them from `crictl inspectp`. There is no pause process: the pid is that
- * of the holder of a shared pid namespace, otherwise that of the first running
- * container, otherwise 0; the namespaces have the paths of their pins.
+ * read them from `crictl inspectp`. There is no pause process: "pid" is the holder
+ * of a shared pid namespace, otherwise the first running container, otherwise 0;
+ * the namespaces have the paths of their pins.
  */
 function verbose(services: Used, record: SandboxRecord) {
   const { handler, rule, plan, attachment, config, runtimeHandler } = record;
@@ -120,7 +120,10 @@ export async function* streamPodSandboxes(
     yield { pod_sandboxes: page.map(sandboxItem) };
 }
 
-/** A sandbox in the making is not listed: it may yet be undone. @throws InvalidArgument for an ambiguous id */
+/**
+ * A sandbox that is being made is not listed: it may still be undone.
+ * @throws InvalidArgument for an ambiguous id
+ */
 async function filtered(services: Used, given: PodSandboxFilter__Output | null): Promise<SandboxRecord[]> {
   const filter = given && {
     ...given,

@@ -113,7 +113,7 @@ async function makeSandbox(
     const plan = planOf(services.config.state, id, config, services.host.systemdCgroup);
     const backend = backendOf(services, chosen);
 
-    // 2. The intent, before anything that could be left behind.
+    // 2. The intent: recorded before anything is made.
     const record: SandboxRecord = {
       version: 1,
       id,

@@ -1,5 +1,5 @@
 // StopPodSandbox and RemovePodSandbox: both idempotent, both finish what an
-// earlier try has begun.
+// earlier attempt has begun.
 import { log } from '../log.js';
 import { ownsCgroup } from '../pod/plan.js';
 import { releasePod, removePod } from '../pod/pod.js';
@@ -77,7 +77,7 @@ export async function removeSandbox(
     await stopSandbox(services, id);
     const record = services.store.sandboxes.get(id);
     if (!record) return;
-    // One that cannot be removed keeps its pod, and none of the others.
+    // A container that cannot be removed keeps the pod, but not the other containers.
     const failures: unknown[] = [];
     for (const container of services.store.containersOf(id))
       await removeContainerRecord(services, container.id).catch((error: unknown) => failures.push(error));

@@ -22,7 +22,7 @@ const maxMessageBytes = 32 << 20;
 const cancelledCallMs = 3_000;
 
 export class CriServer {
-  /** Running calls, including those that have answered or of which the client has disconnected. */
+  /** Running calls, also after their answer or the disconnection of their client. */
   private readonly atWork = new Set<Promise<void>>();
   private readonly server = new grpc.Server({
     'grpc.max_receive_message_length': maxMessageBytes,
@@ -255,7 +255,7 @@ const inFlight = new Set<{
   readonly ids: LogContext | undefined;
 }>();
 
-/** The calls that have no answer yet, the oldest first, with the ids that they are about as far as these are known. */
+/** The calls without an answer yet, the oldest first, with the ids in their log context. */
 export function callsInFlight(): (LogContext & { readonly method: string; readonly seconds: number })[] {
   return [...inFlight].map(({ method, started, ids }) => ({
     method,

@@ -1,4 +1,4 @@
-// What the stories of cri/ speak to, built once by daemon.ts.
+// The services that the calls of cri/ use, made once by daemon.ts.
 import type { Config } from '../config/config.js';
 import type { Images } from '../images/store.js';
 import type { Rootfs } from '../images/rootfs.js';

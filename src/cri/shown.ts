@@ -1,11 +1,10 @@
-// The pods and containers that are visible to clients: those that are complete and
-// of which a caller has the id. Objects that are being made or are unclaimed are
-// hidden.
+// The pods and containers that are visible to clients: they are complete, and a
+// caller has their id. Objects that are being made or are unclaimed are hidden.
 import type { InFlight } from '../records/creations.js';
 import { compareTimes, type ContainerRecord } from '../records/records.js';
 import type { Store } from '../records/store.js';
 
-/** The services that tell which records clients may see. */
+/** The services that determine which records are visible. */
 export interface Shown {
   readonly store: Store;
   readonly creations: InFlight;

@@ -1,10 +1,10 @@
-// The state dump: what the daemon is doing at this moment, for an operator who
-// wants to know why something does not end.  SIGUSR2 writes it to
+// The state dump: the current activity of the daemon, to find out why an operation
+// does not end.  SIGUSR2 writes it to
 // STATE/dump.json; `crisp dump` sends the signal and prints the file.
 //
 // Names, ids, numbers and ages only: no arguments, no requests, no environment.
-// All of it is synchronous and takes no lock: it is written also while calls
-// hang, file systems are dead and the socket is not open.
+// Synchronous and without locks: it can be written while calls or file systems
+// hang, and before the socket is open.
 import { renameSync } from 'node:fs';
 import { writeFile } from '../host/files.js';
 import { ownOpenFiles } from '../host/open-files.js';
@@ -16,7 +16,7 @@ import { version } from '../version.js';
 import { callsInFlight } from './serve.js';
 import type { Services } from './services.js';
 
-/** Writes the dump; to the log where the file cannot be written. @param services undefined: the daemon is not that far yet */
+/** Writes the dump, or logs it if the file cannot be written. @param services undefined: not made yet */
 export function writeStateDump(state: string, services: Services | undefined): void {
   const dump = stateDump(services);
   const file = dumpFile(state);
@@ -29,7 +29,7 @@ export function writeStateDump(state: string, services: Services | undefined): v
   }
 }
 
-/** A section that cannot be read says why. */
+/** A section that cannot be read contains the reason. */
 export function stateDump(services: Services | undefined): Record<string, unknown> {
   const sections: Record<string, () => unknown> = {
     calls: callsInFlight,

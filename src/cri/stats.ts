@@ -50,7 +50,7 @@ import { paginate } from './paginate.js';
 /** What these calls use. */
 type Used = Pick<Services, 'config' | 'store' | 'creations' | 'handlers' | 'usageCache'>;
 
-/** How long a call waits for the sizes of layers that nobody has measured yet. */
+/** How long a call waits for the sizes of layers that have not been measured yet. */
 const newLayersWaitMs = 250;
 
 export async function containerStats(
@@ -282,7 +282,7 @@ export function podUsage(
 /** The backend's name for a container's own interface. */
 const ownInterface = 'eth0';
 
-/** Read through one of the pod's processes; undefined on the host's network and while none runs. */
+/** Read through a process of the pod; undefined on the host's network, and while no process runs. */
 export function podInterfaces(services: Used, record: SandboxRecord): InterfaceCounters[] | undefined {
   if (onHostNetwork(record.plan)) return undefined;
   for (const { pid, exit } of services.store.containersOf(record.id)) {

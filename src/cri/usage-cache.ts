@@ -1,7 +1,6 @@
-// What statistics need to remember between two calls: the last CPU readings,
-// because a rate takes two of them, and the sizes of writable layers, because
-// counting one walks a tree.  Filled by the calls themselves: no timer runs on
-// a node that nobody asks.
+// The state of statistics between two calls: the last CPU readings, since a rate
+// is computed from two of them, and the sizes of writable layers, since measuring
+// one walks a tree.  Updated by the calls: no timer runs on a node without calls.
 import { within } from '../host/wait.js';
 import { log } from '../log.js';
 
@@ -20,18 +19,18 @@ interface CpuReading {
 }
 interface Layer {
   measured: MeasuredLayer | undefined;
-  /** When it was last measured; a layer that a backend keeps elsewhere is never found. */
+  /** The time of the last measurement; a layer that a backend keeps elsewhere is never found. */
   lookedAtMs: number;
 }
 
 /**
- * A rate over less than this is noise (the kernel books CPU time at ticks), so
- * calls in quick succession get the rate since the previous reading.
+ * A rate over a shorter time is inaccurate (the kernel accounts for CPU time at ticks),
+ * so calls in quick succession get the rate since the previous reading.
  */
 const steadyNs = 1_000_000_000n;
 /**
- * A period of the CPU quota (100 ms by default): within one, a container that has used its quota stands
- * still.
+ * The period of the CPU quota (100 ms by default): a container that has used its quota is stopped until the
+ * period ends.
  */
 const shortestNs = 100_000_000n;
 /** The maximum age of a layer's size; the kubelet reads it every 10 s, and uses it for evictions. */

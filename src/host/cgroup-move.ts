@@ -7,11 +7,11 @@ import { cgroupLayout } from './cgroup.js';
 /**
  * Prepares the kernel for the move of a process into another cgroup.
  *
- * The first move after some 10 ms without one waits for an RCU grace period (5
- * to 15 ms: cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c), further moves
- * right after it do not. So crisp moves itself into its own group, which changes
- * nothing, while the runtime is still being prepared. Returns at once; it cannot
- * fail, only have no effect.
+ * The first move after some 10 ms without a move waits for an RCU grace period (5
+ * to 15 ms: cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c); moves right after it
+ * do not. So crisp moves itself into its own group, which changes nothing, while the
+ * runtime is still being prepared. Returns at once. Never fails; at worst it has no
+ * effect.
  */
 export function expectCgroupMove(path = ownProcessesFile()): void {
   if (path === undefined) return;

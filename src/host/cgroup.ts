@@ -2,7 +2,7 @@
 // limits, kills and removes crisp's own groups. For the operations on sandboxes and
 // the probes; cgroup-stats.ts reads the statistics.
 //
-//   v1      one tree per controller (some share one): /sys/fs/cgroup/memory/crisp/POD
+//   v1      one tree per controller, some shared: /sys/fs/cgroup/memory/crisp/POD
 //   hybrid  v1, and a v2 tree without controllers beside it
 //   v2      one tree: /sys/fs/cgroup/crisp/POD
 import { existsSync, readFileSync } from 'node:fs';

@@ -52,8 +52,8 @@ export async function writeFileAtomic(path: string, content: string | Buffer, mo
 const flush = promisify(fsync);
 
 /**
- * Writes a file that may be lost in a crash. The error for a full filesystem has the path, which that of
- * write(2) lacks.
+ * Writes a file that may be lost in a crash. The error for a full filesystem contains the path, unlike the
+ * error of write(2).
  */
 export function writeFile(path: string, content: string, mode = 0o600): void {
   try {
@@ -75,7 +75,10 @@ export interface ReadLimits {
    * How to handle a larger file. Default 'refuse'; 'end' returns its last `maxBytes`: for logs and messages.
    */
   readonly larger?: 'refuse' | 'end';
-  /** Whether a symlink in the last component is followed. Default true; false for a path that an image or a pod controls. */
+  /**
+   * Whether a symlink in the last component is followed. Default true; false for a path that an image or a
+   * pod controls.
+   */
   readonly followLink?: boolean;
 }
 const defaultMaxBytes = 16 << 20;
@@ -177,12 +180,12 @@ export function makeFolder(path: string, mode = 0o700): void {
     mkdirSync(path, { recursive: true, mode });
   } catch (error) {
     if (!isAbsent(error)) throw error;
-    mkdirSync(firstAbsent(path), { mode }); // Node says ENOENT for any failure of a recursive one, EROFS say
-    mkdirSync(path, { recursive: true, mode }); // whoever removed it meanwhile has ended
+    mkdirSync(firstAbsent(path), { mode }); // a recursive mkdir reports any failure, such as EROFS, as ENOENT
+    mkdirSync(path, { recursive: true, mode }); // the process that removed it meanwhile has ended
   }
 }
 
-/** The topmost of the folders of a path that are not there. */
+/** The topmost missing folder of a path. */
 function firstAbsent(path: string): string {
   const parent = dirname(path);
   return parent === path || existsSync(parent) ? path : firstAbsent(parent);

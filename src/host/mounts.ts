@@ -64,7 +64,7 @@ export async function mount(
   });
 }
 
-/** Bind-mounts a file or folder of crisp; never a path of a pod, of which the server may be dead. */
+/** Bind-mounts a file or folder of crisp; never a path of a pod, whose server may be dead. */
 export async function bindMount(source: string, target: string): Promise<void> {
   attempt(`cannot bind ${source} to ${target}`, {}, () => {
     mountFilesystem(source, target, null, mountFlag.bind);

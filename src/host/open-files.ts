@@ -35,7 +35,10 @@ export async function openFilesLimit(pid: number): Promise<number | undefined> {
   return soft === undefined ? undefined : Number(soft);
 }
 
-/** Our own open files by kind ("socket", "pipe", "anon_inode:[pidfd]", "file"). Synchronous, as proc.ts ownChildren(). */
+/**
+ * crisp's open files by kind ("socket", "pipe", "anon_inode:[pidfd]", "file"). Synchronous, as proc.ts
+ * ownChildren().
+ */
 export function ownOpenFiles(): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const descriptor of readdirSync('/proc/self/fd')) {
@@ -51,6 +54,6 @@ function kindOf(descriptor: string): string {
     if (target.startsWith('/')) return 'file';
     return target.startsWith('anon_inode:') ? target : target.slice(0, target.indexOf(':'));
   } catch {
-    return 'closed'; // the one that listed them
+    return 'closed'; // the descriptor that listed them
   }
 }

@@ -31,8 +31,8 @@ export function runs(process: ProcessIdentity): boolean {
 }
 
 /**
- * Whether there is any process with this pid; for names that contain the pid of the process that works on
- * something.
+ * Whether there is any process with this pid; for names that contain the pid of the process that uses the
+ * object.
  */
 export function pidExists(pid: number | string): boolean {
   return existsSync(`/proc/${pid}`);
@@ -202,8 +202,8 @@ export async function childrenOf(pid: number): Promise<number[]> {
 }
 
 /**
- * Our own children as an operator is shown them: by name, without arguments, which may hold secrets.
- * Synchronous, for the state dump: the threads that read files may all hang.
+ * crisp's children for the state dump: by name, without arguments, which may contain secrets. Synchronous:
+ * the threads that read files may all hang.
  */
 export function ownChildren(): { pid: number; name: string; state: string; seconds: number }[] {
   const uptime = parseFloat(readFileSync('/proc/uptime', 'utf8'));

@@ -1,5 +1,5 @@
 // Finds programs: the backends and the command line do this before they start
-// one, to report missing programs and to detect replaced ones.
+// a program, to report missing programs and to detect replaced ones.
 import { access, constants } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';

@@ -2,7 +2,7 @@
 //
 // argv arrays, never a shell; a near-empty environment; always a timeout; an
 // abort sends TERM and, 5 s later, KILL.  Every call is one log line with argv,
-// exit, milliseconds and the tail of stderr, at debug, at info when it fails.
+// exit, milliseconds and the tail of stderr: at debug, at info if it fails.
 import { closeSync, fstatSync, openSync, readSync, unlinkSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
@@ -35,8 +35,8 @@ export interface RunOptions {
   /** The catalogue id of a non-zero exit; the default is RuntimeFailed. */
   errorId?: ErrorId;
   /**
-   * A folder for files with its output, instead of pipes to crisp, of which the loss would kill it: for a
-   * tool that must finish even if crisp ends. It gets a session of its own.
+   * A folder for files with its output, instead of pipes to crisp, whose loss would kill it: for a tool that
+   * must finish even if crisp ends. It gets a session of its own.
    */
   outputFolder?: string | undefined;
   /**
@@ -47,7 +47,7 @@ export interface RunOptions {
   /**
    * runStreaming: unused streams are pipes (a closed input, a dropped output) and not the host's
    * /dev/null: for a tool that passes them to a process of a container, which could change the mode of
-   * that file, and which crun even makes its owner.
+   * that file; crun even changes its owner to that process's user.
    */
   ownStreams?: boolean;
   /** Gives it a process group of its own; if it is stopped early, all its children are killed too. */
@@ -250,7 +250,7 @@ function start(
   });
 }
 
-/** The error of a program that could not be started. @throws other errors than the kernel's */
+/** The error of a program that could not be started. @throws errors that are not the kernel's */
 function notStarted(error: unknown): Ended {
   if (error instanceof SystemError) return { timedOut: false, isCanceled: false, code: error.code };
   throw error;
@@ -507,7 +507,7 @@ function judge(
   throw fail(options.errorId ?? 'RuntimeFailed', `${toolName(argv)} ${how}`);
 }
 
-/** What it means that a program could not be started for want of something; undefined: it is not that. */
+/** The error if a program could not be started because a limit was reached; undefined: another cause. */
 function limitReached(code: string): ErrorId | undefined {
   const { id } = toCrispError({ code });
   return id === 'LimitReached' || id === 'OutOfMemory' ? id : undefined;

@@ -202,8 +202,8 @@ export async function spawnProcess({
 export type Exit = { readonly code: number } | { readonly signal: number };
 
 /**
- * waitpid(2) for a child that is not waited for elsewhere; undefined: it is still running. Its pid may be
- * reused afterwards.
+ * waitpid(2) for a child that is not waited for elsewhere; undefined: still running. Its pid may be reused
+ * afterwards.
  */
 export function reap(pid: number): Exit | undefined {
   const status = [0];

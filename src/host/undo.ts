@@ -37,7 +37,7 @@ export class Undo {
     return clean;
   }
 
-  /** Everything is made; only the answer is left. */
+  /** Everything is made; only the answer is missing. */
   done(): void {
     this.story.reaches(`${this.name}: done`);
   }

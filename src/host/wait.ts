@@ -1,4 +1,4 @@
-// Waiting, with a limit: for a promise, or for what has to be asked for again and again.
+// Waits with a time limit: for a promise, or by polling.
 import { CrispError } from '../errors.js';
 
 /** Resolves after this many milliseconds; does not keep the process running. */
@@ -13,7 +13,10 @@ export async function first(wanted: Promise<void>, other: Promise<void>): Promis
   return Promise.race([wanted.then(() => true), other.then(() => false)]);
 }
 
-/** Whether some work is done within this many milliseconds; it goes on if not. @throws what the work throws in that time */
+/**
+ * Whether `work` resolves within this many milliseconds; otherwise it continues.
+ * @throws the errors of `work` in that time
+ */
 export async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<false>((resolve) => {
@@ -23,11 +26,12 @@ export async function within(work: Promise<unknown>, ms: number): Promise<boolea
 }
 
 /**
- * Asks again and again, until the answer is neither false nor undefined.
- * @param everyMs the pause between two questions
- * @param withinMs no pause begins later than this; absent: without a limit, and the pauses keep no process alive
- * @returns that answer; undefined: it did not come in time
- * @throws what `ask` throws
+ * Polls until the result of `ask` is neither false nor undefined.
+ * @param everyMs the pause between two calls of `ask`
+ * @param withinMs no pause begins later than this; absent: no limit, and the pauses do not keep the process
+ * running
+ * @returns that result; undefined: the time is over
+ * @throws the errors of `ask`
  */
 export async function waitUntil<T>(
   ask: () => T | Promise<T>,
@@ -46,8 +50,8 @@ export async function waitUntil<T>(
 }
 
 /**
- * The outcome of some work, unless the caller goes away before; the work then goes on.
- * @throws Cancelled with this message, and what the work throws
+ * The result of `work`, unless `signal` aborts first; the work then continues.
+ * @throws Cancelled with this message, and the errors of `work`
  */
 export async function unlessAborted<T>(
   work: Promise<T>,

@@ -35,7 +35,7 @@ export async function contentsOf(path: string): Promise<Content[]> {
   return manifest === undefined ? ociContents(path, index ?? '{}') : dockerContents(path, manifest);
 }
 
-/** What skopeo calls an OCI archive or layout folder. */
+/** The containers-transports(5) name of an OCI archive or layout folder. */
 export async function ociReference(path: string): Promise<string> {
   return `${(await stat(path)).isDirectory() ? 'oci' : 'oci-archive'}:${path}`;
 }
@@ -64,7 +64,10 @@ function dockerContents(path: string, text: string): Content[] {
   }));
 }
 
-/** The path of an archive or layout folder: ./FILE, /FILE, or oci-archive:FILE and the like. undefined: it is the name of an image. */
+/**
+ * The path of an archive or layout folder: ./FILE, /FILE, or oci-archive:FILE and the like. undefined: it is
+ * the name of an image.
+ */
 export function archivePath(text: string): string | undefined {
   const [, path] = /^(?:oci|oci-archive|docker-archive):(.+)$/.exec(text) ?? [];
   return path ?? (/^\.{0,2}\//.test(text) ? text : undefined);

@@ -83,7 +83,7 @@ export async function writeCheckpoint(
   });
 }
 
-/** Removes the parts of checkpoints that an earlier run was writing. */
+/** Removes the parts of unfinished checkpoints of an earlier run. */
 export async function removeUnfinishedCheckpoints(root: string): Promise<void> {
   await remove(workFolder(root));
 }

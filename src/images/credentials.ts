@@ -1,6 +1,5 @@
-// The credentials of a pull as containers-auth.json(5), the file that skopeo
-// reads: all users of the host could see its arguments.  Pure; called by
-// pull.ts.
+// The credentials of a pull as containers-auth.json(5), a file for skopeo, since
+// all users of the host could see arguments.  Pure; called by pull.ts.
 import { CrispError } from '../errors.js';
 import { parseReference } from './references.js';
 
@@ -71,7 +70,7 @@ function isFor({ serverAddress }: RegistryAuth, repository: string): boolean {
 function entryOf({ auth, username, password, identityToken }: RegistryAuth): object | undefined {
   if (identityToken) return { auth: base64('<token>:'), identitytoken: identityToken };
   if (auth) {
-    // The CRI says base64 of "user:password"; skopeo would only say that the file is bad.
+    // The CRI requires base64 of "user:password"; skopeo would only report an invalid file.
     const plain = Buffer.from(auth, 'base64');
     if (
       plain.toString('base64').replace(/=+$/, '') !== auth.trim().replace(/=+$/, '') ||

@@ -49,7 +49,7 @@ async function detach(
   mounted: readonly string[],
 ): Promise<void> {
   const [link] = await layout.links([id]).catch(() => [undefined]);
-  // The options of an overlay with many layers have shorter names, which do not identify the layers: it is
+  // An overlay with many layers has shorter names in its options, which do not identify the layers: it is
   // assumed to use this layer.
   const used = mounted.some(
     (options) => link === undefined || options.includes(link) || !options.includes('lowerdir=l/'),

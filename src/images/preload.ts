@@ -16,7 +16,7 @@ interface Importer {
   importArchive(path: string, name: string, source?: string): Promise<Image>;
 }
 
-/** An archive as it was imported: a different size or time means a different archive. */
+/** An imported archive: a different size or time means a different archive. */
 const noteSchema = z.object({ version: z.string(), names: z.array(z.string()) });
 type Note = Readonly<z.infer<typeof noteSchema>>;
 const notesSchema = z.record(z.string(), noteSchema);

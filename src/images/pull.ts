@@ -3,8 +3,8 @@
 // store.ts.
 //
 //   pull ─┬─► one skopeo per reference ─► store       setpriv: it ends with crisp
-//   pull ─┘   (flock: shared)                         flock: nothing is swept while any process,
-//   sweep ──► containers-storage delete-layer               also another one, copies
+//   pull ─┘   (flock: shared)                         flock: no sweep while a process copies,
+//   sweep ──► containers-storage delete-layer                also another crisp
 //             (flock: exclusive)
 //
 // Over a bad connection: finished layers stay in the store, and the next attempt fetches blobs one
@@ -235,8 +235,7 @@ export class Pulls {
           continue;
         }
         staged = canBeStaged && (await this.hasRoom());
-        // Each received layer counts as progress: so a large image is pulled over a bad connection in the
-        // end.
+        // Each received layer counts as progress: so a large image can be pulled over a bad connection.
         const now = (await this.options.layout.unusedLayers()).length + (await this.staged.count(copy.name));
         if (now > finished) tries = 0;
         finished = now;

@@ -21,7 +21,7 @@ const fileSchema = z.object({
  * replace; a longer prefix ("HOST:PORT", "HOST/TEAM") takes precedence over crisp's
  * entry anyway.
  * @param file images.registries_conf; empty: the default of the host
- * @returns true as well if a file cannot be read: it may have one
+ * @returns also true if a file cannot be read, since it may have an entry
  */
 export async function isConfigured(host: string, file: string, folder = dropIns): Promise<boolean> {
   const names = (await namesIn(folder)).filter((name) => name.endsWith('.conf'));

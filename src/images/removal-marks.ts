@@ -1,7 +1,7 @@
 // Marks images that are being removed, for other processes: the daemon and the
 // command line share a store. A removal sets its mark, then reads the records; the
-// creation of a container writes its record, then checks for a mark. So one of them
-// sees the other. Called by store.ts.
+// creation of a container writes its record, then checks for a mark. So at least one
+// detects the other. Called by store.ts.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as z from 'zod';

@@ -44,8 +44,8 @@ export class Rootfs {
   }
 
   /**
-   * The folder for spec.root.path in the mode of the backend: the rootfs, a view of the image to copy, or,
-   * for a template of Proxmox, nothing. unmount() undoes it.
+   * The folder for spec.root.path in the mode of the backend: the rootfs, a view of the image to copy, or
+   * nothing for a template of Proxmox. unmount() undoes it.
    */
   async provide(
     mode: RootfsMode,

@@ -21,7 +21,7 @@ import type { StorageLayout } from './layout.js';
 import { parseReference } from './references.js';
 import type { Skopeo, Source } from './skopeo.js';
 
-/** Both kinds of documents of a name. In those of OCI `mediaType` may be absent. */
+/** A manifest or index. In the OCI format `mediaType` may be absent. */
 const manifestSchema = z.object({
   mediaType: z.string().optional(),
   manifests: z.array(z.unknown()).optional(),

@@ -148,8 +148,8 @@ export class Images {
   }
 
   /**
-   * The name of an image for users: its first tag, otherwise its first digest reference; undefined: it is not
-   * in the store, or has no name.
+   * The name of an image for users: its first tag, otherwise its first digest reference; undefined: not in
+   * the store, or without a name.
    */
   async nameOf(imageId: string): Promise<string | undefined> {
     const image = (await this.list()).find(({ id }) => id === imageId);
@@ -280,7 +280,7 @@ export class Images {
     const removal =
       this.removals.get(image.id) ??
       this.marks.while(image.id, async () => {
-        // Another process may have written its record before it could see the mark; later ones see it.
+        // Another process may have written its record before the mark was set; later processes find it.
         await refuseIfUsed();
         await (image.template === undefined ? this.delete(image.id) : this.templates.forget(image.template));
       });
@@ -310,9 +310,9 @@ export class Images {
   }
 
   /**
-   * Keeps an image from removal by this process until `holder` is released: a
-   * container's record and its mount are made in several steps, and a removal may
-   * fall between them.  Another process sees the record, which comes first.
+   * Protects an image from removal by this process until `holder` is released:
+   * otherwise it could be removed between the steps that make a container's
+   * record and mount.  For another process the record, made first, protects it.
    * @throws ImageNotFound while it is being removed
    */
   hold(image: Image, holder: string): void {

@@ -2,7 +2,7 @@
 // storages, which belong to the operator. A pull checks that the template
 // exists, a removal forgets it; its file is never changed.
 //
-//   pve/STORAGE:vztmpl/NAME            as pct names it
+//   pve/STORAGE:vztmpl/NAME            as in pct
 //   pve/STORAGE/vztmpl/NAME[:latest]   the same for the kubelet, which accepts
 //                                      a colon only before a tag
 import { createHash } from 'node:crypto';
@@ -19,7 +19,7 @@ const maxLength = 640;
 /** The file extensions that pct unpacks (VZTMPL_EXT_RE of PVE::Storage). */
 const reference =
   /^pve\/([a-z][a-z0-9._-]*)[:/]vztmpl\/([\w.+-]+\.tar(?:\.(?:gz|xz|zst|bz2))?)(?::latest)?$/i;
-/** Perl's start-up, and a storage that has to spin up. */
+/** Includes Perl's start and the spin-up of a disk. */
 const timeoutMs = 60_000;
 
 const schema = z.object({ volume: z.string().max(maxLength), path: z.string() });

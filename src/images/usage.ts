@@ -60,7 +60,7 @@ export async function du(
 ): Promise<(Count | undefined)[]> {
   const [bytes, inodes] = await Promise.all(
     [['--block-size=1'], ['--inodes']].map(async (unit) => {
-      // A folder may disappear while du reads it: the partial result is good enough.
+      // A folder may disappear while du reads it: the partial result is sufficient.
       const { stdout } = await run(
         ['du', '--summarize', '--one-file-system', ...unit, ...options, ...folders],
         { timeoutMs, okExitCodes: 'any' },

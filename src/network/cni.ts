@@ -3,7 +3,7 @@
 //
 //   conflist dropped in ──► ready          (watched; no restart)
 //   attach: ADD p1 ─► p2 ─► p3   each gets the previous result
-//   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, whatever is in the folder now
+//   detach: DEL p3 ─► p2 ─► p1   with the conflist of the ADD, even if the folder has changed
 import { join } from 'node:path';
 import * as z from 'zod';
 import type { Config } from '../config/config.js';
@@ -79,7 +79,7 @@ export interface NetworkOptions {
   readonly template?: string | undefined;
 }
 
-/** @param root where its notes are, ROOT/network */
+/** @param root the folder of its notes: ROOT/network */
 export function networkOptionsOf({ network }: Pick<Config, 'network'>, root: string): NetworkOptions {
   return {
     confDir: network.conf_dir,
@@ -193,7 +193,7 @@ export class Network {
     });
   }
 
-  /** Whether a pod can have ports of the host: some plugin of the network takes them (portmap). */
+  /** Whether a pod can have host ports: a plugin of the network supports them (portmap). */
   get mapsPorts(): boolean {
     return (
       this.configured.network?.plugins.some(({ capabilities }) => capabilities?.['portMappings']) ?? false

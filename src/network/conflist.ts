@@ -36,7 +36,7 @@ export interface AddResult {
   readonly [field: string]: unknown;
 }
 
-// Older plugins and people wrote booleans as strings; the specification's examples did too.
+// Older plugins and configurations have booleans as strings, as do examples of the specification.
 const flag = z
   .union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')])
   .default(false);

@@ -1,4 +1,4 @@
-// Runs CNI plugins: finds the program, passes it its environment and its
+// Runs CNI plugins: finds the program, passes its environment and its
 // configuration, and parses its answer.  Called by cni.ts.  Facts: the CNI
 // specification 1.1, section 2 (execution protocol).
 import { constants } from 'node:fs';

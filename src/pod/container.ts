@@ -36,7 +36,7 @@ import { takeApart } from './pod.js';
 export interface ContainerRequest {
   readonly id: string;
   readonly config: ContainerConfig__Output;
-  /** Its pod. The plan is that of MadePod. */
+  /** Its pod, with the plan of MadePod. */
   readonly sandbox: { readonly config: PodSandboxConfig__Output; readonly plan: SandboxPlan };
   readonly source: ContainerSource;
   /** The handler of the pod, for its configuration. */
@@ -47,7 +47,7 @@ export interface ContainerRequest {
   readonly stopSignal: Signal;
   /** A process of the target container, for pid mode TARGET. */
   readonly targetPid?: number | undefined;
-  /** Mounts that the CRI has no words for: see SpecInput. */
+  /** Mounts that the CRI cannot express: see SpecInput. */
   readonly moreMounts?: readonly Mount[];
 }
 
@@ -82,7 +82,10 @@ export interface AssembledContainer {
   readonly notHonoured: readonly string[];
 }
 
-/** The spec and the plan of a container. Pure. @throws InvalidArgument, UserNotFound, UnsupportedField, RROUnsupported */
+/**
+ * The spec and the plan of a container. Pure.
+ * @throws InvalidArgument, UserNotFound, UnsupportedField, RROUnsupported
+ */
 export function assembleContainer(
   { handlers }: Pick<Config, 'handlers'>,
   request: ContainerRequest,

@@ -32,7 +32,7 @@ export async function mountPodMemory(podFolder: string, files: PodFiles): Promis
 
 /**
  * Mounts it for a pod without it: if its folder was lost, or if the pod was made by an earlier version
- * of crisp, which had the shared memory in a mount of its own and the files beside it.
+ * of crisp, which had a separate mount for the shared memory and the files beside it.
  * @param files provides the files if they are needed
  */
 export async function mendPodMemory(podFolder: string, files: () => Promise<PodFiles>): Promise<void> {

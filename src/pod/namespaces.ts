@@ -126,7 +126,10 @@ export async function isNamespaceFile(path: string): Promise<boolean> {
   }
 }
 
-/** The first path of a pod at which no namespace is pinned any more. A shared pid namespace is not pinned: it belongs to the holder. */
+/**
+ * The first path of a pod at which no namespace is pinned any more. A shared pid namespace is not pinned: the
+ * holder keeps it.
+ */
 export async function lostPin(namespaces: SandboxPlan['namespaces']): Promise<string | undefined> {
   for (const kind of kinds) {
     const path = namespaces[kind];

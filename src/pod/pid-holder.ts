@@ -1,8 +1,8 @@
 // The holder of a pod-wide pid namespace: its first process, which keeps it and
 // reaps its orphans (catatonit -P).  Called by pod.ts.
 //
-// Every container of the pod sees it as process 1, so it must be of no use to an attacker:
-// it is a container of its own, started by an OCI runtime (docs/adr/0010).
+// Every container of the pod sees it as process 1, so an attacker must gain nothing from it:
+// it is a separate container, started by an OCI runtime (docs/adr/0010).
 //
 //   FOLDER/config.json   its confinement, and its cgroup: every process in that belongs to crisp
 //   FOLDER/rootfs        its root: /catatonit and mount points, mounted read-only

@@ -50,7 +50,7 @@ export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandb
   return config;
 }
 
-/** The portmap plugin of CNI refuses others both in ADD and in DEL: such a pod could not be removed. */
+/** CNI's portmap plugin refuses other mappings in ADD and in DEL: such a pod could not be removed. */
 function checkPorts(mappings: PodSandboxConfig__Output['port_mappings']): void {
   for (const [
     index,
@@ -67,7 +67,7 @@ function checkPorts(mappings: PodSandboxConfig__Output['port_mappings']): void {
   }
 }
 
-/** It is a line in /etc/hostname, and a word in environments and in the configuration of CTs. */
+/** The hostname is a line in /etc/hostname, and a word in environments and in the configuration of CTs. */
 export function checkHostname(hostname: string, field: string): void {
   if (hostname && !/^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(hostname))
     throw new CrispError(
@@ -219,7 +219,10 @@ export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, 
   };
 }
 
-/** A Kubernetes quantity of bits per second: "10M", "1Gi", "1500000". @throws InvalidArgument, which names the annotation `what` */
+/**
+ * A Kubernetes quantity of bits per second: "10M", "1Gi", "1500000".
+ * @throws InvalidArgument, which names the annotation `what`
+ */
 function bitsPerSecond(text: string, what: string): number {
   const number = quantity(text);
   if (!Number.isSafeInteger(Math.round(number)))

@@ -74,8 +74,8 @@ export interface MadePod {
 }
 
 /**
- * Settings of a network namespace of its own, where no port needs protection: programs without root may
- * listen below 1024, and ping (ip(7), icmp(7)).
+ * Settings of a pod's own network namespace, in which no port needs protection: programs without root may
+ * listen on ports below 1024, and use ping (ip(7), icmp(7)).
  */
 const openToAll = { 'net.ipv4.ip_unprivileged_port_start': '0', 'net.ipv4.ping_group_range': '0 2147483647' };
 /** The whole pod ends with the holder: so the kernel's OOM killer should choose it last. */
@@ -117,7 +117,8 @@ export async function makePod(undo: Undo, request: PodRequest): Promise<MadePod>
   );
   const netns = namespaces['network'] ?? '';
 
-  // 4. Independent parts, in parallel: the network takes longest, so the rest takes no extra time once its first plugin runs (each start of a process blocks this thread for some milliseconds).
+  // 4. Independent parts, in parallel: the network takes longest, so the others take no extra time once its
+  // first plugin runs (each start of a process blocks this thread for some milliseconds).
   const begun = setImmediate();
   undo.push('cgroup', () => (ownsCgroup(config) ? removePodCgroup(plan.cgroupParent) : undefined));
   const cgroup = begun.then(() => (ownsCgroup(config) ? makePodCgroup(plan.cgroupParent) : undefined));
@@ -193,7 +194,10 @@ export async function repairPod(plan: SandboxPlan, config: PodSandboxConfig__Out
   await mendPodMemory(plan.folder, () => podFilesOf(config));
 }
 
-/** Sets the limits of a pod whose cgroup is its own: see ownsCgroup(). @throws InvalidArgument for a value that the kernel refuses */
+/**
+ * Sets the limits of a pod that has its own cgroup: see ownsCgroup().
+ * @throws InvalidArgument if the kernel refuses a value
+ */
 export async function limitPod({ cgroupParent }: SandboxPlan, resources: Resources): Promise<void> {
   await writeResources(cgroupParent, resources);
 }

@@ -1,4 +1,4 @@
-// Quantities, as Kubernetes writes amounts of resources.
+// Kubernetes quantities: amounts of resources as text.
 
 const factors: Readonly<Record<string, number>> = {
   n: 1e-9,
@@ -19,7 +19,7 @@ const factors: Readonly<Record<string, number>> = {
   Ei: 2 ** 60,
 };
 
-/** A Kubernetes quantity: "500m", "64Mi", 2. NaN: it is none. */
+/** A Kubernetes quantity: "500m", "64Mi", 2. NaN if invalid. */
 export function quantity(value: string | number): number {
   const [, number = 'NaN', suffix = ''] = /^([\d.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)$/.exec(String(value)) ?? [];
   return Number(number) * (factors[suffix] ?? NaN);

@@ -1,4 +1,4 @@
-// Which daemon has a state folder: STATE/daemon.json. Called by daemon.ts and `crisp dump`.
+// The daemon that uses a state folder: STATE/daemon.json. Called by daemon.ts and `crisp dump`.
 import { join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
@@ -8,9 +8,9 @@ import { log } from '../log.js';
 import { whyNot } from '../set-aside.js';
 
 /**
- * One daemon per state folder: a second one would take what the first is making
- * for what a crash has left.  We work in it, and so does all that we start,
- * which is how the next run finds what this one had begun.
+ * One daemon per state folder: a second one would treat objects that the first is
+ * making as leftovers of a crash.  The folder becomes the working folder of the daemon
+ * and of its programs, by which the next run finds programs that are still running.
  * @throws DaemonRunning
  */
 export async function claimState(folder: string): Promise<void> {
@@ -29,7 +29,7 @@ export async function claimState(folder: string): Promise<void> {
 export async function daemonOf(folder: string): Promise<ProcessIdentity | undefined> {
   const file = fileOf(folder);
   const known = claimOf((await readFileIfThere(file)) ?? 'null', file);
-  // Pids and start times of a service are much alike from boot to boot.
+  // A service may have the same pid and start time after another boot.
   return known?.bootId === (await bootId()) && (await isAlive(known)) ? known : undefined;
 }
 
@@ -46,7 +46,7 @@ const claimSchema = z
   .object({ pid: z.number().int().positive(), startTime: z.string(), bootId: z.string() })
   .nullable();
 
-/** null: nobody's, or nobody can tell whose. */
+/** null: not claimed, or unreadable. */
 function claimOf(text: string, file: string): z.infer<typeof claimSchema> {
   try {
     return claimSchema.parse(JSON.parse(text));

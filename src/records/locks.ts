@@ -4,9 +4,9 @@
 
 interface Queue {
   tail: Promise<unknown>;
-  /** Those that wait, and the one at work. */
+  /** The number of operations, including the running one. */
   length: number;
-  /** When the one at work began. */
+  /** When the running operation began. */
   since: number;
 }
 

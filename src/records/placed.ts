@@ -1,4 +1,4 @@
-// The paths of a record, made from its id, whatever the record says. Used
+// The paths of a record, made from its id and never taken from the record. Used
 // wherever records are read: from the state folder, and from recovery labels.
 import { join } from 'node:path';
 import type { SandboxPlan } from '../shapes/sandbox.js';

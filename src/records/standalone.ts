@@ -42,7 +42,7 @@ export const standaloneRecordSchema = z.object({
   }),
   /** On the pod network: its addresses there. */
   addresses: z.array(z.string()).optional(),
-  /** As they were asked for (--publish). */
+  /** As requested (--publish). */
   ports: z.array(z.string()).optional(),
   notHonoured: z.array(z.string()),
   /** The result of backend.startSandbox(). */

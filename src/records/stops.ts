@@ -44,7 +44,7 @@ export class Stops {
     return done;
   }
 
-  /** The ids of the containers that are being started and stopped, and of those whose exit somebody waits for. */
+  /** The ids of containers that are being started or stopped, and of containers whose exit is awaited. */
   underWay(): Readonly<Record<'starting' | 'stopping' | 'awaited', readonly string[]>> {
     const [starting, stopping, awaited] = [this.starts, this.stops, this.waiters].map((map) => [
       ...map.keys(),
@@ -79,7 +79,7 @@ export class Stops {
 export class Deadline {
   readonly passed: Promise<void>;
   private end: () => void = () => undefined;
-  /** By a clock that nobody sets. */
+  /** By the monotonic clock. */
   private atMs = Infinity;
   private timer: NodeJS.Timeout | undefined;
 

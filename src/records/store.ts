@@ -1,7 +1,7 @@
 // The records: a map in memory, one file per record.
 //
-// A change is computed first, written (tmp, fsync, rename), and only then
-// visible in memory: no reader sees a change that a crash could revert.
+// A change is computed, written (tmp, fsync, rename), and only then visible in
+// memory: no reader gets a change that a crash could revert.
 // Records are frozen values; a change replaces them.
 //
 // A record that this version cannot read stays as it is, for the version that

@@ -1,5 +1,5 @@
-// Limits on the resources that a client of the streaming server can use, and for
-// how long. A client needs only a URL: it may send anything, read nothing, and
+// Limits on the resources and the time that a client of the streaming server can
+// use. A client needs only a URL: it may send anything, read nothing, and
 // disappear.
 
 // The server.

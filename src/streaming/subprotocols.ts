@@ -60,7 +60,7 @@ export function listed(headers: IncomingHttpHeaders, name: string): string[] {
     .filter((value) => value !== '');
 }
 
-/** The first supported one that the client offers; the client decides the order of preference. */
+/** The first supported subprotocol that the client offers; the client decides the order of preference. */
 export function agree<P>(
   offered: readonly string[],
   known: ReadonlyMap<string, P>,

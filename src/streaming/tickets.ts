@@ -33,7 +33,7 @@ export class Tickets<T extends { readonly sandboxId: string }> {
     return found?.value;
   }
 
-  /** Those that wait to be opened. */
+  /** The number of tickets that are not redeemed yet. */
   get count(): number {
     this.dropExpired();
     return this.issued.size;
