@@ -16,13 +16,11 @@ import { guestPlan } from './guest-plan.js';
 import { recoveryLine } from './guest-config.js';
 import { environmentKey, foldersOfLxc, mountsOf } from './lxc-config.js';
 import { checkMountPoints } from './mount-points.js';
-import { meaningOf } from './pct.js';
+import { meaningOf, untilNotTaken } from './pct.js';
 import { removeContainer } from './remove.js';
 import type { PctState } from './state.js';
 import { makeTargets } from './targets.js';
 import { dropIn, environmentText } from './unit.js';
-
-const lostRaces = 10;
 
 export async function create(ctx: PctContext, given: ContainerPlan): Promise<PctState> {
   const guest = chosenOf(ctx, given.sandbox);
@@ -110,23 +108,19 @@ async function takeVmid(
       hostManaged: ctx.found.hostManaged,
       node: ctx.node,
     });
-  for (let lost = 0; ; lost++) {
-    try {
-      return await ctx.vmids.propose(async (vmid) => {
-        await ctx.intents.note('create', vmid, plan.id);
-        try {
-          await ctx.pct.call('create', vmid, argsFor(vmid), plan.folder);
-        } catch (error) {
-          if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // the id belongs to another guest
-          throw error;
-        }
-        await ctx.intents.forget(vmid); // from here on it has crisp's mark
-        return vmid;
-      });
-    } catch (error) {
-      if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
-    }
-  }
+  return untilNotTaken(() =>
+    ctx.vmids.propose(async (vmid) => {
+      await ctx.intents.note('create', vmid, plan.id);
+      try {
+        await ctx.pct.call('create', vmid, argsFor(vmid), plan.folder);
+      } catch (error) {
+        if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // the id belongs to another guest
+        throw error;
+      }
+      await ctx.intents.forget(vmid); // from here on it has crisp's mark
+      return vmid;
+    }),
+  );
 }
 
 /**

@@ -11,9 +11,7 @@ import { cardArgs, featureArgs, hostname, resourceArgs, rootfsArgs } from './cre
 import { appendLines } from './guest-file.js';
 import { annotationPrefix, guestOptions } from './guest-options.js';
 import { environmentKey, fitsLine } from './lxc-config.js';
-import { meaningOf } from './pct.js';
-
-const lostRaces = 10;
+import { untilNotTaken } from './pct.js';
 
 /**
  * @param plan a standalone container; its volumes and devices are ignored
@@ -65,19 +63,15 @@ export async function makeGuest(ctx: PctContext, plan: ContainerPlan, starts: bo
 /** Uses the cluster's next free id, which another tool may take first. */
 async function create(ctx: PctContext, args: readonly string[]): Promise<number> {
   const { tools } = ctx.options.lxc;
-  for (let lost = 0; ; lost++) {
+  return untilNotTaken(async () => {
     const { stdout } = await run([tools.pvesh, 'get', '/cluster/nextid'], {
       timeoutMs: ctx.pctTimeoutMs,
       stage: 'choose vmid',
     });
     const vmid = Number(/\d+/.exec(stdout)?.[0]);
-    try {
-      await ctx.pct.call('create', vmid, args);
-      return vmid;
-    } catch (error) {
-      if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
-    }
-  }
+    await ctx.pct.call('create', vmid, args);
+    return vmid;
+  });
 }
 
 /** The settings without an option of pct, or with one for a single value only. @throws InvalidArgument */

@@ -61,6 +61,18 @@ const meanings: readonly [RegExp, Meaning][] = [
   [notLocked, 'not locked'],
 ];
 
+/** Retries `attempt`, which chooses an id, while another node or tool takes that id first. */
+export async function untilNotTaken<T>(attempt: () => Promise<T>): Promise<T> {
+  for (let lost = 0; ; lost++) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (meaningOf(error) !== 'taken' || lost === lostRaces) throw error;
+    }
+  }
+}
+const lostRaces = 10;
+
 export function meaningOf(error: unknown): Meaning | undefined {
   if (!(error instanceof CrispError) || error.tool !== 'pct') return undefined;
   return meanings.find(([pattern]) => pattern.test(error.stderr ?? ''))?.[1];
