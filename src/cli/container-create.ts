@@ -81,8 +81,8 @@ export async function createContainer(
   signals: Signals,
 ): Promise<StandaloneRecord> {
   const begun = await begin(services, flags, args, signals);
-  const { id, name, source, wish, backend, handler, rule, features, sandbox, plan, folder } = begun;
-  const { network } = wish;
+  const { id, name, source, network, config, moreMounts, sandbox, plan, folder } = begun;
+  const { backend, handler, rule, features } = begun;
   const record: StandaloneRecord = {
     version: 1,
     id,
@@ -126,14 +126,14 @@ export async function createContainer(
       services,
       {
         id,
-        config: containerConfig(wish, source.config, services.host.seccompProfile !== undefined),
+        config,
         sandbox: { config: sandbox, plan: pod.plan },
         source,
         handler,
         folder,
         logPath: record.logPath,
         stopSignal: record.stopSignal,
-        moreMounts: flags.tmpfs.map(tmpfsMount),
+        moreMounts,
       },
       { backend, features, absentMountSources: 'refuse' },
     );
@@ -186,7 +186,7 @@ export async function createGuest(
   if (flags.network === 'host' || flags.network === 'cni')
     throw new UsageError('--guest: a guest has a network of its own, or none');
   const begun = await begin(services, flags, args, signals);
-  const { id, source, wish, backend, handler, features, sandbox, folder } = begun;
+  const { id, source, config, backend, handler, features, sandbox, folder } = begun;
   const undo = new Undo('create guest');
   try {
     if (!backend.makeGuest)
@@ -197,7 +197,7 @@ export async function createGuest(
       services,
       {
         id,
-        config: containerConfig(wish, source.config, false),
+        config,
         sandbox: { config: sandbox, plan },
         source,
         handler,
@@ -219,7 +219,9 @@ interface Begun extends Routed {
   readonly id: string;
   readonly name: string;
   readonly source: Source;
-  readonly wish: ContainerWish;
+  readonly network: string | undefined;
+  readonly config: ReturnType<typeof containerConfig>;
+  readonly moreMounts: ReturnType<typeof tmpfsMount>[];
   readonly sandbox: ReturnType<typeof sandboxConfig>;
   readonly plan: SandboxPlan;
   readonly folder: string;
@@ -250,8 +252,10 @@ async function begin(
     network,
     initProgram: flags.init ? await initProgram() : undefined,
   };
-  containerConfig(wish, source.config, false); // reports mistakes before anything is made
-  flags.tmpfs.forEach(tmpfsMount);
+  // Reports mistakes before anything is made.
+  const hasSeccomp = !flags.guest && services.host.seccompProfile !== undefined;
+  const config = containerConfig(wish, source.config, hasSeccomp);
+  const moreMounts = flags.tmpfs.map(tmpfsMount);
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
   signals.hold(); // choosing a handler may run a probe, which makes a container
@@ -277,7 +281,7 @@ async function begin(
     namespace: flags.namespace ?? '',
   };
   const folder = bundleOf(services.state, id);
-  return { ...routed, id, name, source, wish, sandbox, plan, folder };
+  return { ...routed, id, name, source, network, config, moreMounts, sandbox, plan, folder };
 }
 
 /** @throws UsageError */
