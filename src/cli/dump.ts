@@ -2,10 +2,10 @@
 // of the socket, so that it also works if the daemon does not answer calls.
 import { readFileSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { catches, signalProcess } from '../host/proc.js';
+import { waitUntil } from '../host/wait.js';
 import { daemonOf, dumpFile } from '../records/claim.js';
 
 export interface DumpFlags {
@@ -30,11 +30,11 @@ export async function dumpCommand(flags: DumpFlags): Promise<number> {
     );
   const before = inodeOf(file);
   if (!(await signalProcess(daemon, 'SIGUSR2'))) throw unreachable('the daemon has just ended');
-  for (const until = performance.now() + patienceMs; inodeOf(file) === before; await sleep(20))
-    if (performance.now() > until)
-      throw unreachable(
-        `process ${daemon.pid} has not written ${file} within ${patienceMs / 1000} s: it is stopped, its event loop is blocked, or the file cannot be written, and then the dump is in its log`,
-      );
+  const isWritten = (): boolean => inodeOf(file) !== before;
+  if (!(await waitUntil(isWritten, { everyMs: 20, withinMs: patienceMs })))
+    throw unreachable(
+      `process ${daemon.pid} has not written ${file} within ${patienceMs / 1000} s: it is stopped, its event loop is blocked, or the file cannot be written, and then the dump is in its log`,
+    );
   process.stdout.write(`${JSON.stringify(JSON.parse(readFileSync(file, 'utf8')), undefined, 2)}\n`);
   return 0;
 }

@@ -10,6 +10,7 @@ import { promisify } from 'node:util';
 import { parse, stringify } from 'yaml';
 import { parentOf } from '../../src/host/proc.js';
 import { installed } from '../../src/installed.js';
+import { waitUntil } from '../../src/host/wait.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { diesWithUs } from '../helpers/machine.js';
 import { patience } from '../helpers/patience.js';
@@ -116,11 +117,8 @@ const query = async (expr: string): Promise<readonly Series[]> =>
   (await ask<{ result: readonly Series[] }>('query', { query: expr })).result;
 
 async function until(what: string, condition: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 20_000 * patience;
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`${what}: not in time`);
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
+  if (!(await waitUntil(condition, { everyMs: 200, withinMs: 20_000 * patience })))
+    throw new Error(`${what}: not in time`);
 }
 
 const fires = async (alert: string): Promise<boolean> =>

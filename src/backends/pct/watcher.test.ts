@@ -19,7 +19,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { patience } from '../../../test/helpers/patience.js';
+import { eventually } from '../../../test/helpers/wait.js';
 import { linkLog } from '../log-file.js';
 import { attach, monitorSocket, startWatcher, send } from './watcher.js';
 
@@ -95,17 +95,6 @@ function pidOf(file: string): number {
   return Number.parseInt(line, 10);
 }
 
-/** Waits until an expectation holds; fails with the last result. */
-async function soon(holds: () => void): Promise<void> {
-  for (const deadline = Date.now() + 10_000 * patience; Date.now() < deadline; await sleep(20))
-    try {
-      return holds();
-    } catch {
-      /* not yet */
-    }
-  holds();
-}
-
 /** A client that reads nothing, with output waiting for it. */
 async function stalled(): Promise<ChildProcess> {
   client = connect(join(folder, 'watch')).on('error', () => undefined);
@@ -124,16 +113,16 @@ test('a client that takes nothing holds up no command, and the log for a while o
   expect(await send(container, 'reopen')).toBe(true);
   await ended;
   const head = '2026-11-25T13:39:39.187000000Z stdout F '.length;
-  await soon(() => expect(logged()).toBeGreaterThanOrEqual(size + (size / 100) * head));
+  await eventually(() => expect(logged()).toBeGreaterThanOrEqual(size + (size / 100) * head));
   exits(3);
-  await soon(() => expect(exitFile()).toBe('3'));
+  await eventually(() => expect(exitFile()).toBe('3'));
 });
 
 test('nor the exit', async () => {
   const writer = await stalled();
   writer.kill('SIGKILL');
   exits(4);
-  await soon(() => expect(exitFile()).toBe('4'));
+  await eventually(() => expect(exitFile()).toBe('4'));
 });
 
 test('nor a quit', async () => {
@@ -193,6 +182,6 @@ test('one that does not answer is given up', async () => {
 test('it leaves no process', async () => {
   await once(lxcStart(), 'exit');
   exits(0);
-  await soon(() => expect(exitFile()).toBe('0'));
-  await soon(() => expect(() => pidOf(join(folder, 'exits/c'))).toThrow('no process'));
+  await eventually(() => expect(exitFile()).toBe('0'));
+  await eventually(() => expect(() => pidOf(join(folder, 'exits/c'))).toThrow('no process'));
 });
