@@ -7,7 +7,7 @@ import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
-import { cgroupLayout, cgroupOfProcess, killCgroup, writeResources } from '../../host/cgroup.js';
+import { cgroupLayout, cgroupOfProcess, cgroupPath, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
 import { fileVersions, makeFolder, readText, remove, writeFile } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
@@ -68,17 +68,17 @@ export interface OciOptions {
 }
 
 /** The result of create(), which is kept in the record. */
-const cgroupPath = z
+const cgroup = z
   .string()
   .refine((path) => path === '' || (path.startsWith('/') && !path.split('/').includes('..')), 'no cgroup');
-const oomKills = z.object({ group: cgroupPath, count: z.number() });
+const oomKills = z.object({ group: cgroup, count: z.number() });
 type OomKills = z.infer<typeof oomKills>;
 const processIdentity = z.object({ pid: z.number().int().min(2), startTime: z.string().regex(/^\d+$/) });
 const stateSchema = z.object({
   process: processIdentity,
   /** Its conmon; undefined if the first process had another parent. */
   monitor: processIdentity.optional(),
-  cgroup: cgroupPath,
+  cgroup,
   terminal: z.boolean(),
   /** It has a pid namespace of its own, so that all its processes end with it. */
   ownPidNamespace: z.boolean(),
@@ -193,7 +193,7 @@ export class OciBackend implements Backend {
       const state: OciState = {
         process,
         monitor: monitorPid === undefined || monitorPid <= 1 ? undefined : await identify(monitorPid),
-        cgroup: (await cgroupOfProcess(pid)) ?? plan.spec.linux.cgroupsPath ?? '',
+        cgroup: await cgroupOfContainer(pid, plan.spec.linux.cgroupsPath),
         terminal: plan.spec.process.terminal ?? false,
         ownPidNamespace: pidNamespace !== undefined && pidNamespace.path === undefined,
         podOomKills: oomKillsOf(plan.sandbox),
@@ -483,9 +483,17 @@ export function runtimeRoot({
   return root || join(state, 'runtimes', name);
 }
 
+/**
+ * The path of a container's group: from the kernel, or on v1 from the specification, where the systemd driver
+ * has SLICE:PREFIX:ID (runc's and crun's documentation of cgroupsPath). Empty: it has none of its own.
+ */
+export async function cgroupOfContainer(pid: number, specified = ''): Promise<string> {
+  return (await cgroupOfProcess(pid)) ?? (specified === '' ? '' : cgroupPath(specified));
+}
+
 function oomKillsOf(sandbox: SandboxPlan): OomKills | undefined {
   const count = isPodsOwnCgroup(sandbox) ? readOomKills(sandbox.cgroupParent) : undefined;
-  return count === undefined ? undefined : { group: sandbox.cgroupParent, count };
+  return count === undefined ? undefined : { group: cgroupPath(sandbox.cgroupParent), count };
 }
 
 export function stateOf(container: ContainerRef): OciState {
