@@ -41,7 +41,7 @@ describe('routing', () => {
 });
 
 describe('Proxmox containers', () => {
-  test('their life goes through pct: no other program makes, starts, stops or destroys one', () => {
+  test('pct manages their lifecycle: no other program creates, starts, stops or destroys one', () => {
     const others = /['"`](?:\/usr\/bin\/)?lxc-(create|destroy|start|stop|execute|copy|snapshot|autostart)\b/;
     const found = sourcesOf('src').filter((path) => others.test(codeOf(path)));
     // The drop-in of the unit that pct starts repeats PVE's own ExecStart.
@@ -79,7 +79,7 @@ describe('the command line', () => {
   });
 
   test.each(files.filter((name) => name !== 'serve.ts'))(
-    '%s knows neither the daemon nor the stories of the CRI',
+    '%s imports neither the daemon nor the CRI calls',
     (name) => {
       const allowed = /^cri\/(generated\/|proto\.js$)/;
       expect(

@@ -34,7 +34,7 @@ function requestMessages(): Map<string, Map<string, string>> {
 
 const messages = requestMessages();
 
-test('every field of every request has a verdict, and nothing else has', () => {
+test('every field of every request, and nothing else, has a verdict', () => {
   const inProto = [...messages].flatMap(([name, fields]) =>
     [...fields.keys()].map((field) => `${name}.${field}`),
   );
@@ -44,7 +44,7 @@ test('every field of every request has a verdict, and nothing else has', () => {
   expect(inTable.sort()).toEqual(inProto.sort());
 });
 
-describe('a field that is applied, rejected or reported is sent by a test of the file that is named', () => {
+describe('a field that is applied, rejected or reported is sent by a test in the named file', () => {
   let sent: ReturnType<typeof sentFields>;
   beforeAll(() => {
     sent = sentFields([
@@ -98,7 +98,7 @@ function sentFields(files: readonly string[]): Map<string, Set<string>> {
   );
 }
 
-test('neither a comment nor a test that is skipped or expects nothing is proof', () => {
+test('comments, skipped tests and tests without expectations do not count', () => {
   const told = (text: string) => testsThatSay('any.test.ts', text, 'Word');
   expect(told("// Word\ntest('a', () => { expect(1); });")).toEqual([]);
   expect(told("test.skip('a', () => { expect('Word'); });")).toEqual([]);
@@ -108,7 +108,7 @@ test('neither a comment nor a test that is skipped or expects nothing is proof',
   expect(told("const it = 'Word'; test.each([1])('a', () => { expect(it); });")).toEqual(["'a'"]);
 });
 
-test('what has no effect on either backend says why', () => {
+test('a field without effect on both backends has a note', () => {
   const silent = Object.entries(coverage).flatMap(([name, fields]) =>
     Object.entries(fields)
       .filter(([, { oci, note }]) => oci === 'none' && !note)

@@ -9,13 +9,13 @@ import type { Source } from './config/source.js';
 
 const blocks = documents().flatMap(blocksOf);
 
-test('there are documents with commands to look at', () => {
+test('there are documents with commands', () => {
   expect(blocks.filter(({ mark }) => mark === 'run').length).toBeGreaterThan(5);
 });
 
 describe('a block of commands', () => {
   test.each(blocks.filter(({ language }) => language === 'sh'))(
-    '$document:$line is run by a test, or says why not',
+    '$document:$line is run by a test, or gives the reason why not',
     ({ mark = 'no mark' }) => {
       const [, file] = /^tested by (test\/\S+)$/.exec(mark) ?? [];
       if (file !== undefined) expect(existsSync(file) ? file : `${file} is missing`).toBe(file);
@@ -23,7 +23,7 @@ describe('a block of commands', () => {
     },
   );
 
-  test.each(documents())('%s has none outside a fence', (document) => {
+  test.each(documents())('%s has no commands outside a fence', (document) => {
     const lines = readFileSync(document, 'utf8')
       .replace(/^( *)```.*?^\1```$/gms, '')
       .split('\n');
@@ -44,9 +44,9 @@ describe('a block of configuration', () => {
     );
   });
 
-  test('is there', () => expect(ours.length).toBeGreaterThan(1));
+  test('exists', () => expect(ours.length).toBeGreaterThan(1));
 
-  test.each(ours)('$document:$line is one that crisp reads', ({ text }) => {
+  test.each(ours)('$document:$line is valid', ({ text }) => {
     const source = (value: Readonly<Record<string, unknown>>): Source => ({ value, locate: () => undefined });
     // On a Proxmox VE node, which has the folder.
     const node = source({ lxc: { pve_folder: '/' } });
@@ -55,7 +55,7 @@ describe('a block of configuration', () => {
 });
 
 describe('the report on the architecture', () => {
-  test('is what the rules say', () => {
+  test('matches the rules', () => {
     expect(readFileSync('docs/architecture/CONFORMANCE_REPORT.md', 'utf8')).toContain(
       architecture.join('\n'),
     );

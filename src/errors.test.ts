@@ -17,26 +17,26 @@ describe('toStatus', () => {
     });
   });
 
-  test('a full disk is RESOURCE_EXHAUSTED wherever it is met', () => {
+  test('a full disk is always RESOURCE_EXHAUSTED', () => {
     expect(toStatus(Object.assign(new Error('write failed'), { code: 'ENOSPC' })).code).toBe(
       status.RESOURCE_EXHAUSTED,
     );
   });
 
-  test.each(['EMFILE', 'ENFILE', 'EAGAIN'])('%s is a limit that is reached, and no defect', (code) => {
+  test.each(['EMFILE', 'ENFILE', 'EAGAIN'])('%s is an exceeded limit, not a defect', (code) => {
     expect(toStatus(Object.assign(new Error('open failed'), { code }))).toEqual({
       code: status.RESOURCE_EXHAUSTED,
       details: expect.stringMatching(/^LimitReached: open failed; hint: /),
     });
   });
 
-  test('a read-only filesystem is not a matter of rights', () => {
+  test('a read-only filesystem is not a permission error', () => {
     expect(toStatus(Object.assign(new Error('write failed'), { code: 'EROFS' })).details).toMatch(
       /^StorageFailed: write failed; hint: .*read-only/,
     );
   });
 
-  test('an unknown failure says that it is a defect', () => {
+  test('an unknown failure is reported as a defect', () => {
     expect(toStatus(new TypeError('x is not a function'))).toEqual({
       code: status.INTERNAL,
       details: expect.stringMatching(/^Internal: x is not a function; hint: please report/),
@@ -44,13 +44,13 @@ describe('toStatus', () => {
   });
 });
 
-test('lastLines keeps the end and drops control characters', () => {
+test('lastLines keeps the end and removes control characters', () => {
   expect(lastLines('a\u001b[31m\nb', 10)).toBe('a [31m | b');
   expect(lastLines('x'.repeat(20), 5)).toBe('…xxxxx');
 });
 
 describe('a report', () => {
-  test('has a bound, is cut between characters, and keeps its hint', () => {
+  test('has a limited length, is cut between characters, and keeps its hint', () => {
     for (const character of ['x', 'é', '日', '\u{1f642}']) {
       const { report } = new CrispError('InvalidArgument', character.repeat(1_000_000), {
         stderr: 'y'.repeat(100_000),
@@ -62,27 +62,27 @@ describe('a report', () => {
       expect(report).not.toContain('\ufffd');
     }
   });
-  test('has neither a hint that says nothing nor the words of a tool twice', () => {
+  test('has no empty hint, and the message of a tool only once', () => {
     expect(new CrispError('InvalidArgument', 'x is missing').report).toBe('InvalidArgument: x is missing');
     expect(
       new CrispError('RuntimeFailed', 'crun failed: no\n', { tool: 'crun', stderr: 'no\n' }).report,
     ).toBe('RuntimeFailed: crun failed: no\\x0a; [tool: crun]');
   });
-  test('escapes what would steer a terminal', () => {
+  test('escapes terminal control sequences', () => {
     expect(new CrispError('InvalidArgument', 'a\u001b[31m\nb\u202e\u0085', { hint: 'c\rd' }).report).toBe(
       'InvalidArgument: a\\x1b[31m\\x0ab\\u202e\\x85; hint: c\\x0dd',
     );
   });
 });
 
-test('cut leaves what is short enough, and half a surrogate pair is none', () => {
+test('cut keeps short text, and leaves no half of a surrogate pair', () => {
   expect(cut('short', 5)).toBe('short');
   expect(cut('\u{1f642}\u{1f642}', 7)).toBe('\u{1f642}…');
   expect(cut('\ud83d', 10)).toBe('\ufffd');
 });
 
 test.each(['EEXIST', 'ENAMETOOLONG', 'ENOTDIR', 'ELOOP', 'ERR_INVALID_ARG_VALUE'])(
-  '%s is about what was asked for',
+  '%s concerns the requested object',
   (code) => {
     expect(toStatus(Object.assign(new Error('open failed'), { code })).code).toBe(status.INVALID_ARGUMENT);
   },

@@ -64,14 +64,14 @@ const programs = new Set(
   ),
 );
 
-test('they are found', () => {
+test('the hints are found in the source', () => {
   expect(hints.length).toBeGreaterThan(100);
   expect(hints).toContain('see `crisp check` for the reason');
 });
 
 /** The commands in backticks, each as it would be typed. */
 const quoted = hints.flatMap((hint) => [...hint.matchAll(/`([^`]+)`/g)].map(([, line = '']) => [line, hint]));
-describe('a command that a hint gives is one that can be typed', () => {
+describe('a command in a hint is valid', () => {
   test.each(quoted)('%s', (line) => {
     const lines = line
       .replace(/"[^"]*"/g, 'WORD')
@@ -98,7 +98,7 @@ describe('a command that a hint gives is one that can be typed', () => {
 
 const keys = new Set(configKeys().map(({ path }) => path.filter((part) => part !== '[]').join('.')));
 const sections = new Set([...keys].filter((key) => key.includes('.')).map((key) => key.split('.')[0]));
-test('a key that a hint names is one of the configuration', () => {
+test('a key in a hint is a key of the configuration', () => {
   const named = hints.flatMap((hint) =>
     [...hint.matchAll(/(?<![\w./-])([a-z_]+)((?:\.[a-z_]+)+)(?![\w/.]*\()/g)].flatMap(
       ([key, section = '']) => (sections.has(section) ? [key] : []),
@@ -108,7 +108,7 @@ test('a key that a hint names is one of the configuration', () => {
   expect(named.filter((key) => !keys.has(key) && !/^handlers\.|NAME/.test(key))).toEqual([]);
 });
 
-test('a document that a hint names is there', () => {
+test('a document in a hint exists', () => {
   const named = hints.flatMap((hint) => [...hint.matchAll(/docs\/[\w/.-]+\.md/g)].map(([path]) => path));
   expect(named.length).toBeGreaterThan(1);
   expect(named.filter((path) => !existsSync(path))).toEqual([]);

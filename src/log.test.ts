@@ -4,7 +4,7 @@ import { isJournal, syslogPriority, textLine } from './log.js';
 
 const line = (fields: object): string => `${JSON.stringify(fields)}\n`;
 
-test('a line for people: time, level, message, fields', () => {
+test('a line in text format: time, level, message, fields', () => {
   const time = '2026-11-29T02:53:11.123Z';
   expect(
     textLine(
@@ -21,7 +21,7 @@ test('a line for people: time, level, message, fields', () => {
   ).toBe('HH:53:11.123 WARN  not ready  handler=crun  reason="it \\"is\\" old"  lacks={"a":1}\n');
 });
 
-test('colours are only where they are wanted, and an error has its stack below', () => {
+test('colours are used only on request, and the stack of an error follows on its own lines', () => {
   const json = line({
     level: 'error',
     time: '2026-11-29T02:53:11.123Z',
@@ -32,7 +32,7 @@ test('colours are only where they are wanted, and an error has its stack below',
   expect(textLine(json, false)).toMatch(/broken\n {4}Error: broken\n {8}at here\n$/);
 });
 
-test('what others named cannot steer a terminal', () => {
+test('foreign names cannot send terminal control sequences', () => {
   const json = line({
     level: 'info',
     time: '2026-11-29T02:53:11.123Z',
@@ -53,7 +53,7 @@ test.each([
   expect(syslogPriority(line({ level, msg: '"level":"info"' }))).toBe(priority);
 });
 
-test('the journal is known by device and inode', () => {
+test('the journal is recognized by device and inode', () => {
   const descriptor = openSync('/dev/zero', 'r');
   try {
     const { dev, ino } = fstatSync(descriptor, { bigint: true });

@@ -22,7 +22,7 @@ describe('the text format', () => {
     ]);
   });
 
-  test('a gauge is asked at each scrape', () => {
+  test('a gauge is evaluated at each scrape', () => {
     const gauge = new Gauge('test_pods', 'Pods');
     let pods = 1;
     gauge.collect(() => [{ labels: {}, value: pods++ }]);
@@ -30,7 +30,7 @@ describe('the text format', () => {
     expect(linesOf('test_pods').at(-1)).toBe('test_pods 2');
   });
 
-  test('a histogram counts each value in every bucket above it', () => {
+  test('a histogram counts each value in all buckets above it', () => {
     const histogram = new Histogram('test_seconds', 'Time', [0.1, 1]);
     for (const seconds of [0.05, 0.1, 0.5, 7]) histogram.observe({ method: 'Version' }, seconds);
     expect(linesOf('test_seconds')).toEqual([
@@ -44,7 +44,7 @@ describe('the text format', () => {
     ]);
   });
 
-  test('every line is a comment or "name{labels} number", and the process is there', () => {
+  test('every line is a comment or "name{labels} number", and the process metrics are there', () => {
     metrics.calls.observe({ method: 'Version', code: 'OK' }, 0.001);
     for (const line of exposition().trimEnd().split('\n'))
       expect(line).toMatch(/^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{.*\})? [-+.e\d]+)$/);
@@ -64,13 +64,13 @@ describe('the server', () => {
   });
   afterEach(() => server.close());
 
-  test('shows the metrics', async () => {
+  test('serves the metrics', async () => {
     const response = await fetch(`${url}/metrics`);
     expect(response.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8');
     expect(await response.text()).toContain('# TYPE crisp_call_duration_seconds histogram');
   });
 
-  test('shows how long the event loop was held up since the last scrape', async () => {
+  test('serves the event loop delay since the last scrape', async () => {
     await new Promise((resolve) => setTimeout(resolve, 150)); // the first tick of the measurement is none
     for (const end = performance.now() + 200; performance.now() < end;);
     await new Promise((resolve) => setTimeout(resolve, 150));
@@ -79,19 +79,19 @@ describe('the server', () => {
     expect(Number(longest)).toBeGreaterThan(0.1);
   });
 
-  test('tells whether the daemon is well', async () => {
+  test('serves the health of the daemon', async () => {
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
     ailment = 'no handler is ready';
     const response = await fetch(`${url}/healthz`);
     expect([response.status, await response.text()]).toEqual([503, 'no handler is ready\n']);
   });
 
-  test('knows nothing else', async () => {
+  test('serves nothing else', async () => {
     expect((await fetch(`${url}/debug`)).status).toBe(404);
     expect((await fetch(`${url}/metrics`, { method: 'POST' })).status).toBe(405);
   });
 
-  test('a port that is taken is an error', async () => {
+  test('a port in use is an error', async () => {
     const other = createServer();
     await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
     const { port } = other.address() as { port: number };

@@ -50,7 +50,7 @@ const everything = async (things: readonly Thing[], known: readonly string[] = [
     },
   );
 
-test('everything in a place is found, with its owner, in the order in which it can go', async () => {
+test('all leftovers in a place are found, with their owner, in the order of removal', async () => {
   make('state/bundles/b');
   make('root/logs/l.log', '');
   make('state/names/n', 'owner');
@@ -71,11 +71,11 @@ test('everything in a place is found, with its owner, in the order in which it c
     expect([path, existsSync(join(folder, path))]).toEqual([path, false]);
 });
 
-test('a place that is not there has nothing', async () => {
+test('a missing place has no leftovers', async () => {
   expect(await thingsIn(place())).toEqual([]);
 });
 
-test('what has a record stays: a container that runs keeps its writable layer', async () => {
+test('what has a record is kept: a running container keeps its writable layer', async () => {
   const bundle = make('state/bundles/c');
   const pod = make('state/pods/p');
   await everything(await thingsIn(place(['c', 'other'], ['c-0', 'other-0'])), ['c', 'p']);
@@ -102,7 +102,7 @@ test('a container that cannot be removed keeps its rootfs and its bundle', async
   expect(existsSync(bundle)).toBe(true);
 });
 
-test('a probe that is under way and the view of a copy stay, until their process has ended', async () => {
+test('a running probe and the view of a copy are kept until their process has ended', async () => {
   const child = spawn('sleep', ['60']);
   const probe = `crisp-probe-crun-${child.pid}-1`;
   const look = () => thingsIn(place([probe], [`bundle-${child.pid}`]));
@@ -114,7 +114,7 @@ test('a probe that is under way and the view of a copy stay, until their process
   expect(told).toEqual([`unmount ${probe}`, `unmountImage bundle-${child.pid}`]);
 });
 
-test('a name goes with its owner, and not when somebody else has taken it meanwhile', async () => {
+test('a name is removed with its owner, but not if another owner has taken it since', async () => {
   const [kept, freed, taken] = ['kept', 'freed', 'taken'].map((name) => make(`state/names/${name}`, name));
   const things = await thingsIn(place());
   writeFileSync(String(taken), 'the next');

@@ -19,7 +19,7 @@ const figures = (name: string): string[] =>
     .split('\n')
     .filter((line) => line.startsWith(name));
 
-test('a step that takes longer than it may is named with its pod and its age, until it ends', async () => {
+test('a step that exceeds its time is reported with its pod and its age, until it ends', async () => {
   const told = jest.spyOn(log, 'error').mockImplementation(() => undefined);
   const { passed, open } = gate();
   const work = withLogContext({ requestId: 'call-1' }, () => {
@@ -48,7 +48,7 @@ test('a step that takes longer than it may is named with its pod and its age, un
   expect(figures('crisp_step_overdue_seconds')).toEqual([]);
 });
 
-test('each step of a story has its own time', () => {
+test('each step of a call has its own time', () => {
   const told = jest.spyOn(log, 'error').mockImplementation(() => undefined);
   const story = new Story();
   for (const name of ['a: one', 'a: two', 'a: three']) {
@@ -60,7 +60,7 @@ test('each step of a story has its own time', () => {
   expect(told).not.toHaveBeenCalled();
 });
 
-test('what has a limit of its own is never overdue', async () => {
+test('a step with its own timeout is never overdue', async () => {
   const told = jest.spyOn(log, 'error').mockImplementation(() => undefined);
   const { passed, open } = gate();
   const pull = step('pull image: copy', () => passed, { hasOwnLimit: true });

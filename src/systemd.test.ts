@@ -69,12 +69,12 @@ async function heardUntilNow(): Promise<string[]> {
   }
 }
 
-test('states go in one datagram', async () => {
+test('several states are sent in one datagram', async () => {
   notifySystemd('READY=1', 'STATUS=well');
   expect((await heard.next()).value).toBe('READY=1;STATUS=well');
 });
 
-test('it is fed again and again while the daemon answers', async () => {
+test('the watchdog is fed while the daemon answers', async () => {
   stop = feedWatchdog(listen);
   for (let count = 0; count < 3; count++) expect((await heard.next()).value).toBe('WATCHDOG=1');
 });

@@ -21,7 +21,7 @@ const scripts = (
   JSON.parse(readFileSync(installed('package.json'), 'utf8')) as { scripts: Record<string, string> }
 ).scripts;
 
-test('all of the project are there, under their names', () => {
+test('all workflows are there, under their names', () => {
   expect([...workflows.values()].map(({ name }) => name).sort()).toEqual([
     'AMD64 Only',
     'Basic Test',

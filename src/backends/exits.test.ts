@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setAside } from '../set-aside.js';
 import { Exits } from './exits.js';
 
-test('a folder that cannot be watched is an error at once', () => {
+test('a folder that cannot be watched is an error', () => {
   const folder = mkdtempSync(join(tmpdir(), 'crisp-exits-'));
   writeFileSync(join(folder, 'file'), '');
   expect(() => new Exits(join(folder, 'file')).watch(() => undefined)).toThrow(/cannot watch .*file: /);
@@ -26,12 +26,12 @@ describe('an exit', () => {
     ['x', undefined],
     ['1000', undefined],
     ['-1', undefined],
-  ])('of the text %j has the code %p', async (text, code) => {
+  ])('with the text %j has the exit code %p', async (text, code) => {
     writeFileSync(join(folder, 'id'), text);
     expect((await new Exits(folder).read('id', folder))?.exitCode).toBe(code);
   });
 
-  test('has the time of its file, and says whether memory was the reason', async () => {
+  test('has the time of its file, and reports whether it was an OOM kill', async () => {
     const exits = new Exits(folder);
     expect(exits.path('id')).toBe(join(folder, 'id'));
     expect(await exits.read('id', folder)).toBeUndefined();
@@ -46,14 +46,14 @@ describe('an exit', () => {
     expect(await exits.read('id', folder)).toMatchObject({ oomKilled: true });
   });
 
-  test('that is a folder is set aside, and none', async () => {
+  test('whose file is a folder is ignored', async () => {
     mkdirSync(join(folder, 'id'));
     expect(await new Exits(folder).read('id', folder)).toBeUndefined();
     expect(setAside.all().map(({ name }) => name)).toContain(join(folder, 'id'));
     setAside.replace('file', []);
   });
 
-  test('is told when its file is whole, and nothing else is', async () => {
+  test('is reported when its file is complete; other files are ignored', async () => {
     const exits = new Exits(join(folder, 'made'));
     const told: string[] = [];
     const last = new Promise<void>((resolve) => {

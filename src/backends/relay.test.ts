@@ -27,7 +27,7 @@ class Screen extends Writable {
     done();
   }
 }
-test('a long paste goes through: neither direction waits for the other', async () => {
+test('a large paste passes through: neither direction blocks the other', async () => {
   const [stdin, stdout] = [new PassThrough(), new Screen()];
   const running = await runInTerminal(['cat'], { terminal: true, stdin, stdout }, folder, {});
   stdin.write(`${'x'.repeat(127)}\n`.repeat(1024));
@@ -36,7 +36,7 @@ test('a long paste goes through: neither direction waits for the other', async (
   expect(stdout.text.split('the end')).toHaveLength(3); // the echo, and the output of cat
 });
 
-test('a program whose output nobody takes waits, and can be ended', async () => {
+test('a program whose output is not read blocks, and can be ended', async () => {
   const stdout = new Writable({ highWaterMark: 1, write: () => undefined });
   const running = await runInTerminal(['yes'], { terminal: true, stdout }, folder, {});
   const children = (): Promise<number[]> => childrenOf(running.pid as number);
@@ -47,7 +47,7 @@ test('a program whose output nobody takes waits, and can be ended', async () => 
   await running.ended;
 });
 
-test('sizes reach the terminal, the last of them at last; the exit code is that of the program', async () => {
+test('the terminal gets the sizes in order; the exit code is that of the program', async () => {
   const [stdin, stdout] = [new PassThrough(), new Screen()];
   const running = await runInTerminal(
     ['sh', '-c', 'until [ "$(stty size)" = "24 5000" ]; do sleep 0.05; done; exit 7'],
@@ -66,7 +66,7 @@ test('sizes reach the terminal, the last of them at last; the exit code is that 
   await until(() => readdirSync(folder).length === 0);
 });
 
-test('an OCI runtime has the oom_score_adj that it is given', async () => {
+test('an OCI runtime has the requested oom_score_adj', async () => {
   const runtime = join(folder, 'runtime');
   await writeFile(runtime, '#!/bin/sh\ncat /proc/self/oom_score_adj >score; exit 1\n', { mode: 0o755 });
   const io = { terminal: true, stdin: undefined, stdout: new PassThrough() };

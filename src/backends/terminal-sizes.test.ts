@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TerminalSize } from '../shapes/io.js';
 import { followSizes } from './terminal-sizes.js';
 
-test('the size that came last is set last', async () => {
+test('the latest size is set last', async () => {
   const set: number[] = [];
   let tell = (_size: TerminalSize): void => undefined;
   followSizes(
@@ -22,7 +22,7 @@ test('the size that came last is set last', async () => {
   expect(set).toEqual([30, 10]); // one at a time, and only the latest of several waiting sizes
 });
 
-test('sizes that come faster than they can be set do not queue up', async () => {
+test('sizes that arrive faster than they can be set are not queued', async () => {
   const set: number[] = [];
   let tell = (_size: TerminalSize): void => undefined;
   let go = (): void => undefined;

@@ -34,7 +34,7 @@ function complaint(work: () => unknown): string {
   throw new Error('was accepted');
 }
 
-test('an empty file is the default configuration, frozen to the bottom', () => {
+test('an empty file is the default configuration, deeply frozen', () => {
   const config = load('', { lxc: { pve_folder: '/nonexistent' } as Config['lxc'] }); // also on a Proxmox node
   expect(config.default_container_type).toBe('crun');
   expect(Object.keys(config.handlers)).toEqual(['crun', 'runc']);
@@ -44,14 +44,14 @@ test('an empty file is the default configuration, frozen to the bottom', () => {
   }).toThrow(TypeError);
 });
 
-test('folders are where their links lead, whether they exist already or not', () => {
+test('links in folder settings are resolved, whether the folders exist or not', () => {
   mkdirSync(join(folder, 'run'));
   symlinkSync('run', join(folder, 'link'));
   const { state, root } = load(`state: ${folder}/link/crisp\nroot: ${folder}/link\n`);
   expect([state, root]).toEqual([join(folder, 'run/crisp'), join(folder, 'run')]);
 });
 
-test('the file, then the drop-ins by name, then the flags', () => {
+test('the order of precedence is the file, the drop-ins by name, the flags', () => {
   write('config.d/20-b.yaml', 'log_level: warn\nnetwork: {conf_dir: /b}\n');
   write('config.d/10-a.yaml', 'log_level: debug\nimages: {pinned: [a]}\nstate: /a\n');
   write('config.d/README', 'not: yaml: at all');
@@ -68,7 +68,7 @@ test('the file, then the drop-ins by name, then the flags', () => {
   });
 });
 
-test('handlers are added to crun and runc, which take new keys as well', () => {
+test('handlers are added to crun and runc, whose keys can also be set', () => {
   const { handlers } = load('handlers:\n  lxc: {type: pct}\n  crun: {path: /opt/crun}\n');
   expect(handlers).toMatchObject({
     crun: { type: 'oci', path: '/opt/crun' },
@@ -77,7 +77,7 @@ test('handlers are added to crun and runc, which take new keys as well', () => {
   });
 });
 
-test('a Proxmox VE node has the handler lxc, with what the configuration says of it; a host that is none has not', () => {
+test('a Proxmox VE node has the handler lxc with its configuration; other hosts have no such handler', () => {
   const pve = join(folder, 'pve');
   const on = (more: string): Config => load(`lxc: {pve_folder: ${pve}}\n${more}`);
   expect(Object.keys(on('').handlers)).not.toContain('lxc');
@@ -94,7 +94,7 @@ test('a Proxmox VE node has the handler lxc, with what the configuration says of
   });
 });
 
-describe('what is wrong is refused with its place', () => {
+describe('an invalid setting is refused with its location', () => {
   test.each<[string, string, string]>([
     ['an unknown key', 'root: /r\nlisten_on: x\n', '/config.yaml:2: listen_on: unknown key'],
     [
@@ -113,7 +113,7 @@ describe('what is wrong is refused with its place', () => {
       '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove everything without a record',
     ],
     [
-      'one in the other',
+      'one folder inside the other',
       'state: /s\ncli_state: /s/cli\n',
       '/config.yaml:2: cli_state: must not be in the state folder of the daemon, which would remove everything without a record',
     ],
@@ -145,7 +145,7 @@ describe('what is wrong is refused with its place', () => {
       '/config.yaml:5: routing.rules.0.labels.app: Invalid regular expression',
     ],
     [
-      'an expression that steps out of its anchors',
+      'an expression that escapes its anchors',
       'routing:\n  rules:\n    - handler: crun\n      pod: /a)|(b/\n',
       '/config.yaml:4: routing.rules.0.pod: Invalid regular expression',
     ],
@@ -160,7 +160,7 @@ describe('what is wrong is refused with its place', () => {
       '/config.yaml:1: default_container_type: "lxc" is not a handler',
     ],
     [
-      'a fallback to nothing',
+      'a fallback to an unknown handler',
       'fallback:\n  crun: kata\n',
       '/config.yaml:2: fallback.crun: "kata" is not a handler',
     ],
@@ -170,25 +170,25 @@ describe('what is wrong is refused with its place', () => {
       '/config.yaml:2: fallback.crun: is a cycle: crun -> runc -> crun',
     ],
     ['a syntax error', 'root: /r\nstate: [\n', '/config.yaml:3: '],
-    ['a key twice', 'root: /r\nroot: /s\n', '/config.yaml:2: Map keys must be unique'],
+    ['a duplicate key', 'root: /r\nroot: /s\n', '/config.yaml:2: Map keys must be unique'],
     ['no mapping', '- a\n', '/config.yaml:1: must be a mapping of keys'],
     ['a key of the prototype', '__proto__: {root: /x}\n', '/config.yaml:1: __proto__: unknown key'],
   ])('%s', (_what, text, expected) => {
     expect(complaint(() => load(text))).toContain(expected);
   });
 
-  test('in a drop-in, the drop-in is named', () => {
+  test('in a drop-in, which is named', () => {
     write('config.d/10-a.yaml', '\n\nlog_level: 3\n');
     expect(complaint(() => load('log_level: info\n'))).toContain('/config.d/10-a.yaml:3: log_level: ');
   });
 
-  test('in a flag, the flag is named', () => {
+  test('in a flag, which is named', () => {
     expect(complaint(() => load('log_level: info\n', { log_level: 'loud' as 'info' }))).toContain(
       'flag --log-level: log_level: ',
     );
   });
 
-  test('all of it at once', () => {
+  test('with all other errors of the configuration', () => {
     const message = complaint(() => load('a: 1\nb: 2\nstate: x\n'));
     for (const part of [
       '/config.yaml:1: a: unknown key',
@@ -198,17 +198,17 @@ describe('what is wrong is refused with its place', () => {
       expect(message).toContain(part);
   });
 
-  test('a file that was asked for and is not there', () => {
+  test('an explicitly named file that does not exist', () => {
     expect(complaint(() => loadConfig(join(folder, 'none.yaml')))).toContain('/none.yaml: ENOENT');
   });
 });
 
 describe('reload', () => {
-  test('every reloadable key is a key', () => {
+  test('every reloadable key exists', () => {
     for (const key of reloadable) expect(Object.keys(configSchema.shape)).toContain(key);
   });
 
-  test('takes over what it can and names the rest', () => {
+  test('applies the reloadable keys and reports the others', () => {
     const present = load('log_level: info\nnetwork: {conf_dir: /a}\n');
     const wanted = load(
       'log_level: debug\nnetwork: {conf_dir: /b}\nrouting: {crun_name_patterns: [x]}\nstate: /s\n',
@@ -224,11 +224,11 @@ describe('reload', () => {
     });
   });
 
-  test('the same is no change', () => {
+  test('an unchanged file is no change', () => {
     expect(diffConfig(load(''), load(''))).toMatchObject({ applied: [], needRestart: [] });
   });
 
-  test('a rule for a handler that only the new file has is refused', () => {
+  test('a rule for a handler that exists only in the new file is refused', () => {
     const wanted = load('handlers: {lxc: {type: pct}}\ndefault_container_type: lxc\n');
     expect(complaint(() => diffConfig(load(''), wanted))).toContain(
       'default_container_type: "lxc" is not a handler',

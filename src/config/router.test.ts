@@ -89,12 +89,12 @@ describe('route', () => {
     expect(idOf(() => route(routed, pod({ handler })))).toBe('UnknownHandler');
   });
 
-  test('a label of the prototype is no label', () => {
+  test('a property of the prototype is not a label', () => {
     const strange = config({ routing: { rules: [{ labels: { constructor: '*' }, handler: 'runc' }] } });
     expect(route(strange, pod()).handler).toBe('crun');
   });
 
-  test('a value that would make a backtracking expression run on is matched all the same', () => {
+  test('a value that makes a backtracking engine slow is matched', () => {
     const slow = config({ routing: { rules: [{ labels: { app: '/(a+)+b/' }, handler: 'runc' }] } });
     expect(route(slow, pod({ labels: { app: 'a'.repeat(60) } })).handler).toBe('crun');
     expect(route(slow, pod({ labels: { app: `${'a'.repeat(60)}b` } })).handler).toBe('runc');
@@ -110,14 +110,14 @@ describe('chooseHandler', () => {
       ['runc', runc],
     ]);
 
-  test('takes what routing says while it is ready', () => {
+  test('uses the routed handler while it is ready', () => {
     expect(chooseHandler({ config: config({}), handlers: handlers(good, good) }, pod())).toEqual({
       handler: 'crun',
       rule: 'default_container_type',
     });
   });
 
-  test('takes the fallback of a broken default, and says so', () => {
+  test('uses the fallback of a default that is not ready, and reports it', () => {
     expect(chooseHandler({ config: config({}), handlers: handlers(bad, good) }, pod())).toEqual({
       handler: 'runc',
       rule: 'default_container_type, with runc as the fallback of crun',
@@ -125,12 +125,12 @@ describe('chooseHandler', () => {
     });
   });
 
-  test('takes the fallback of what a rule names', () => {
+  test('uses the fallback of a handler that a rule names', () => {
     const ruled = config({ routing: { crun_name_patterns: ['*'] }, default_container_type: 'runc' });
     expect(chooseHandler({ config: ruled, handlers: handlers(bad, good) }, pod()).handler).toBe('runc');
   });
 
-  test('never replaces the handler that a pod names', () => {
+  test('never replaces a handler that the pod requests', () => {
     expect(
       idOf(() =>
         chooseHandler({ config: config({}), handlers: handlers(bad, good) }, pod({ handler: 'crun' })),
@@ -138,13 +138,13 @@ describe('chooseHandler', () => {
     ).toBe('HandlerNotReady');
   });
 
-  test('has no fallback that the configuration does not allow', () => {
+  test('uses no fallback that the configuration does not allow', () => {
     expect(
       idOf(() => chooseHandler({ config: config({ fallback: {} }), handlers: handlers(bad, good) }, pod())),
     ).toBe('HandlerNotReady');
   });
 
-  test('tells the reasons of all when none is left', () => {
+  test('returns the reasons of all handlers if none is ready', () => {
     expect(() =>
       chooseHandler(
         { config: config({}), handlers: handlers(bad, { probe: { ready: false, reason: 'not installed' } }) },
@@ -159,7 +159,7 @@ describe('chooseHandler', () => {
     );
   });
 
-  test('goes down a chain of fallbacks', () => {
+  test('follows a chain of fallbacks', () => {
     const chained = config({
       handlers: { youki: { type: 'oci' } },
       default_container_type: 'youki',

@@ -154,7 +154,7 @@ test.each<[string, StandIns, string[]]>([
       'rootfs.unmount',
     ],
   ],
-])('a creation whose step, by %s, fails leaves nothing', async (_, standIns, told) => {
+])('a creation leaves nothing behind if its step, by %s, fails', async (_, standIns, told) => {
   open({ ...standIns, backend: { notHonoured: () => [], ...standIns.backend } });
   const pod = await bench.pod();
   const heard = bench.listen();
@@ -167,7 +167,7 @@ test.each<[string, StandIns, string[]]>([
   expect(heard).toEqual([]);
 });
 
-test('what could not be taken back keeps its record, and the next try removes it first', async () => {
+test('a creation that could not be undone keeps its record, and the retry removes the rest first', async () => {
   let isBroken = true;
   open({
     backend: {
@@ -185,7 +185,7 @@ test('what could not be taken back keeps its record, and the next try removes it
   expect(records().map((record) => record.id)).toEqual([id]);
 });
 
-test('the same request gets the same container while it is not started; another one is refused', async () => {
+test('a repeated request returns the same container until it is started; a different request is refused', async () => {
   open();
   const pod = await bench.pod();
   const first = await create(pod);
@@ -203,22 +203,22 @@ test.each<[string, object, string]>([
   ['no name', { metadata: { name: '' } }, 'InvalidArgument'],
   ['no image', { image: { image: '' } }, 'InvalidArgument'],
   [
-    'an image that is mounted to be written to',
+    'a writable image mount',
     { mounts: [{ container_path: '/b', image: { image: 'volume' } }] },
     'InvalidArgument',
   ],
-])('a request with %s is refused, and nothing is looked for', async (_, config, id) => {
+])('a request with %s is refused before any lookup', async (_, config, id) => {
   open();
   await expect(create(await bench.pod(), config)).rejects.toMatchObject({ id });
   expect(bench.told).toEqual([]);
 });
 
-test('an image that is not here is the error of its own', async () => {
+test('a missing image has its own error', async () => {
   open({ images: { find: async () => undefined } });
   await expect(create(await bench.pod())).rejects.toMatchObject({ id: 'ImageNotFound' });
 });
 
-test('the pid namespace of another container is one of the same pod', async () => {
+test('a target for the pid namespace must be a container of the same pod', async () => {
   open();
   const [pod, other] = [await bench.pod(), await bench.pod()];
   const [mine, foreign] = [

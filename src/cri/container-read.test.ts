@@ -16,7 +16,7 @@ const status = (id: string, verbose = false) =>
 const id = (digit: string) => digit.repeat(64);
 const ended = { exitCode: 3, finishedAt: '9', reason: 'Error', message: 'it failed' };
 
-test('the status of a container has each thing in its place', async () => {
+test('the status of a container has the right value in each field', async () => {
   const pod = await bench.pod();
   const mounts = [{ container_path: '/a' }, { container_path: '/b', image: { image: 'volume' } }];
   const container = await bench.running(
@@ -59,7 +59,7 @@ test('the status of a container has each thing in its place', async () => {
   expect(told?.mounts?.[0]?.image?.image_ref ?? '').toBe('');
 });
 
-test('one that was not started, one that has ended, and one whose monitor is lost say so', async () => {
+test('containers that were not started, have ended or have lost their monitor are reported as such', async () => {
   const pod = await bench.pod();
   const created = await bench.container(pod);
   expect((await status(created.id)).status).toMatchObject({
@@ -84,7 +84,7 @@ test('one that was not started, one that has ended, and one whose monitor is los
   });
 });
 
-test('the verbose status has the spec with the limits of now, and the pid while it runs', async () => {
+test('the verbose status has the spec with the current limits, and the pid while it runs', async () => {
   const pod = await bench.pod();
   const container = await bench.running(pod, {
     pid: 77,
@@ -144,7 +144,7 @@ test('the verbose status has the spec with the limits of now, and the pid while 
   expect(others).not.toHaveProperty('madeMountSources');
 });
 
-test('limits are told also where the container was made without any', async () => {
+test('limits are reported also if the container was created without limits', async () => {
   const pod = await bench.pod();
   const container = await bench.running(pod, {
     resources: linuxResourcesOf({ cpu_shares: '512', memory_limit_in_bytes: '8192' }),
@@ -159,7 +159,7 @@ test('limits are told also where the container was made without any', async () =
   expect(runtimeSpec).not.toHaveProperty('linux.resources.unified');
 });
 
-test('containers are listed from the oldest to the newest, and by each filter', async () => {
+test('containers are listed from the oldest to the newest, with each filter', async () => {
   type Filter = Partial<NonNullable<Parameters<typeof listContainers>[1]['filter']>>;
   const list = async (filter?: Filter) => {
     const request = {
@@ -188,7 +188,7 @@ test('containers are listed from the oldest to the newest, and by each filter', 
   expect(await list({ label_selector: { app: 'a' } })).toEqual([id('3'), id('1')]);
 });
 
-test('an id may be cut short, as long as it means one container', async () => {
+test('an unambiguous prefix of an id is accepted', async () => {
   const pod = await bench.pod();
   await bench.container(pod, { id: `a1${'0'.repeat(62)}` });
   await bench.container(pod, { id: `a2${'0'.repeat(62)}` });

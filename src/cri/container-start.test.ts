@@ -9,7 +9,7 @@ const start = (container_id: string) => startContainer(bench.services, { contain
 const started = (heard: ReturnType<Bench['listen']>) =>
   heard.filter(({ container_event_type: type }) => type === 'CONTAINER_STARTED_EVENT');
 
-test('a start is recorded with its pid and with the time before it, and told of', async () => {
+test('a start records the pid and a time before it, and emits an event', async () => {
   let before = '';
   bench = new Bench({
     backend: {
@@ -33,7 +33,7 @@ test('a start is recorded with its pid and with the time before it, and told of'
   ]);
 });
 
-test('a start that fails is an exit with the reason; what it left is killed', async () => {
+test('a failed start is an exit with the reason; remaining processes are killed', async () => {
   const failure = new CrispError('StartFailed', 'no such program');
   bench = new Bench({ backend: { start: () => Promise.reject(failure) } });
   const { id } = await bench.container(await bench.pod());
@@ -47,7 +47,7 @@ test('a start that fails is an exit with the reason; what it left is killed', as
   expect(started(heard)).toEqual([]);
 });
 
-test('a start that cannot be now leaves the container as it is, for the next try', async () => {
+test('a start that fails for a temporary reason leaves the container unchanged, for a retry', async () => {
   const busy = new CrispError('NoQuorum', 'the cluster has no quorum');
   expect(busy.core).toBe('Locked');
   bench = new Bench({ backend: { start: () => Promise.reject(busy) } });
@@ -57,7 +57,7 @@ test('a start that cannot be now leaves the container as it is, for the next try
   expect(bench.toldOf('backend.kill')).toEqual([]);
 });
 
-test('a container that runs or has ended is not started, and none in a pod that is stopped', async () => {
+test('a container that runs or has ended, or whose pod is stopped, cannot be started', async () => {
   bench = new Bench({ backend: { start: () => Promise.resolve({ pid: 1 }) } });
   const pod = await bench.pod();
   const exit = { exitCode: 0, finishedAt: '1', reason: '', message: '' };

@@ -48,7 +48,7 @@ const kills = (): string[] =>
   bench.toldOf('backend.kill').map((line) => line.replace(/^backend.kill \w+ /, ''));
 const told = (count: number) => until(`${count} signals are sent`, () => kills().length >= count);
 
-test('a container is asked by its stop signal, and not killed when it ends in its time', async () => {
+test('a container gets its stop signal, and is not killed if it ends in time', async () => {
   const { stop, exit } = await set();
   const stopping = stop('10');
   await told(1);
@@ -59,7 +59,7 @@ test('a container is asked by its stop signal, and not killed when it ends in it
   expect(kills()).toEqual(['10']); // SIGUSR1
 });
 
-test('it is killed when its time is over, and the stop ends with its exit, at once', async () => {
+test('it is killed at the end of its timeout, and the stop returns as soon as it has ended', async () => {
   const { stop, exit, isOver } = await set();
   const stopping = stop('10');
   await told(1);
@@ -73,7 +73,7 @@ test('it is killed when its time is over, and the stop ends with its exit, at on
   await stopping; // no timer is needed any more
 });
 
-test('one without a time to end in is killed and not asked', async () => {
+test('a container without a timeout is killed without a stop signal', async () => {
   const { stop, exit } = await set();
   const stopping = stop('0');
   await told(1);
@@ -82,7 +82,7 @@ test('one without a time to end in is killed and not asked', async () => {
   expect(kills()).toEqual(['9']);
 });
 
-test('one that was never started is killed and not asked', async () => {
+test('a container that was never started is killed without a stop signal', async () => {
   const { stop, exit } = await set({}, { startedAt: undefined, pid: undefined });
   const stopping = stop('30');
   await told(1);
@@ -91,7 +91,7 @@ test('one that was never started is killed and not asked', async () => {
   expect(kills()).toEqual(['9']);
 });
 
-test('a second stop brings the end of the first one forward, and a later end does not put it off', async () => {
+test('a second stop can shorten the timeout of the first, but not extend it', async () => {
   const { id, stop, exit } = await set();
   const first = stop('1000');
   await told(1);
@@ -130,7 +130,7 @@ test.each([
   await Promise.all([first, second]);
 });
 
-test('a stop by force does not wait for the one that asks', async () => {
+test('a forced stop does not wait for a graceful one', async () => {
   const { id, stop, exit } = await set();
   const first = stop('1000');
   await told(1);
@@ -143,7 +143,7 @@ test('a stop by force does not wait for the one that asks', async () => {
   expect(kills()).toEqual(['10', '9']);
 });
 
-test('where no exit is told, all processes are killed, and the backend is asked', async () => {
+test('if no exit is reported, all processes are killed, and the backend is queried', async () => {
   const { id, stop, isOver } = await set({
     backend: {
       survey: () => Promise.resolve<Alive>({ status: 'stopped', exit: { ...exitedWell, exitCode: 137 } }),
@@ -160,7 +160,7 @@ test('where no exit is told, all processes are killed, and the backend is asked'
   expect(bench.services.store.containers.get(id)?.exit?.exitCode).toBe(137);
 });
 
-test('one that does not die is said to be stuck after 12 s, and a next stop tries again', async () => {
+test('a container that does not end is reported as stuck after 12 s, and the next stop tries again', async () => {
   const { id, stop, failure } = await set({
     backend: {
       survey: () => Promise.resolve<Alive>({ status: 'running', pid: 2 }),
@@ -184,7 +184,7 @@ test('one that does not die is said to be stuck after 12 s, and a next stop trie
   await again;
 });
 
-test('a stop of one that has exited, or that is not there, tells nobody anything', async () => {
+test('stopping a container that has exited or does not exist has no effect', async () => {
   const { stop, exit } = await set();
   await exit();
   await stop('10');
@@ -192,7 +192,7 @@ test('a stop of one that has exited, or that is not there, tells nobody anything
   expect(bench.toldOf('backend')).toEqual([]);
 });
 
-test('a negative time is refused', async () => {
+test('a negative timeout is refused', async () => {
   const { stop } = await set();
   await expect(stop('-1')).rejects.toMatchObject({
     id: 'InvalidArgument',
@@ -201,7 +201,7 @@ test('a negative time is refused', async () => {
   expect(bench.toldOf('backend')).toEqual([]);
 });
 
-test('a stop waits for a start that is under way, and then asks what was started', async () => {
+test('a stop waits for a start in progress, and then stops the container', async () => {
   const start = gate();
   bench = new Bench({ backend: { start: async () => (await start.passed, { pid: 9 }) } });
   const { id } = await bench.container(await bench.pod());
@@ -230,7 +230,7 @@ test('a container that is being stopped cannot be started', async () => {
   await stopping;
 });
 
-test('a removal stops, deletes, unmounts, and takes the record last', async () => {
+test('a removal stops, deletes and unmounts, and removes the record last', async () => {
   const { id, exit } = await set();
   const heard = bench.listen();
   const { folder } = bench.services.store.containers.get(id) ?? { folder: '' };
@@ -254,18 +254,15 @@ test('a removal stops, deletes, unmounts, and takes the record last', async () =
   expect(heard.at(-1)).toMatchObject({ container_id: id, containers_statuses: [] });
 });
 
-test.each(['delete', 'unmount'])(
-  'a removal whose %s fails keeps the record for the next try',
-  async (step) => {
-    const fails = () => Promise.reject(new Error('busy'));
-    const { id, exit } = await set(
-      step === 'delete' ? { backend: { delete: fails } } : { rootfs: { unmount: fails } },
-    );
-    await exit();
-    await expect(removeContainer(bench.services, { container_id: id })).rejects.toThrow('busy');
-    expect(bench.services.store.containers.get(id)).toBeDefined();
-  },
-);
+test.each(['delete', 'unmount'])('a removal whose %s fails keeps the record for a retry', async (step) => {
+  const fails = () => Promise.reject(new Error('busy'));
+  const { id, exit } = await set(
+    step === 'delete' ? { backend: { delete: fails } } : { rootfs: { unmount: fails } },
+  );
+  await exit();
+  await expect(removeContainer(bench.services, { container_id: id })).rejects.toThrow('busy');
+  expect(bench.services.store.containers.get(id)).toBeDefined();
+});
 
 test('a removal unmounts the images that are mounted as volumes', async () => {
   bench = new Bench();

@@ -24,7 +24,7 @@ const update = (id: string, linux: object | null) =>
     annotations: {},
   });
 
-test('an update changes what it names, and leaves the rest as it is', async () => {
+test('an update changes only the given values', async () => {
   const { id } = await bench.running(await bench.pod(), {
     resources: linuxResourcesOf({
       cpu_shares: '512',
@@ -59,13 +59,13 @@ test('an update changes what it names, and leaves the rest as it is', async () =
   });
 });
 
-test('the first update of a container without limits is what it has', async () => {
+test('the first update sets the limits of a container without limits', async () => {
   const { id } = await bench.container(await bench.pod());
   await update(id, { cpu_shares: '99' });
   expect(bench.services.store.containers.get(id)?.resources).toMatchObject({ cpu_shares: '99' });
 });
 
-test('an update that the backend refuses is not noted', async () => {
+test('an update that the backend refuses is not recorded', async () => {
   bench.backend.update = () => Promise.reject(new Error('no room'));
   const before = await bench.running(await bench.pod());
   await expect(update(before.id, { cpu_shares: '99' })).rejects.toThrow('no room');
@@ -86,7 +86,7 @@ test.each<[string, object, object | null, string]>([
   expect(asked).toEqual([]);
 });
 
-test("the cgroup of a pod that the kubelet made is the kubelet's to change; what it says is noted", async () => {
+test('limits of a pod cgroup that the kubelet owns are recorded, but not written', async () => {
   const pod = await bench.pod();
   expect(pod.config).toEqual(podConfigOf(pod.id));
   // The cgroup does not exist: to write into it would fail.
@@ -110,7 +110,7 @@ test("the cgroup of a pod that the kubelet made is the kubelet's to change; what
   });
 });
 
-test('the cgroup of a pod that is ours is written to', async () => {
+test('limits of a pod cgroup that crisp owns are written', async () => {
   const pod = await bench.pod({}, { linux: { cgroup_parent: '' } });
   await expect(
     updatePodSandboxResources(bench.services, {
@@ -122,7 +122,7 @@ test('the cgroup of a pod that is ours is written to', async () => {
   expect(bench.services.store.sandboxes.get(pod.id)?.resources).toBeUndefined();
 });
 
-test('the log of a running container is opened again', async () => {
+test('the log of a running container is reopened', async () => {
   const pod = await bench.pod();
   const { id } = await bench.running(pod);
   await reopenContainerLog(bench.services, { container_id: id });

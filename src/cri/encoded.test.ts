@@ -46,7 +46,7 @@ const answers: readonly (readonly [Method, () => object])[] = [
   ['Status', () => ({ status: { conditions: [{ type: 'RuntimeReady', status: true }] }, info: {} })],
 ];
 
-test.each(answers)('%s means the same, the first time and the next', (method, answer) => {
+test.each(answers)('%s encodes to the same message, the first time and the next', (method, answer) => {
   const { responseSerialize, responseDeserialize } = service[method] as unknown as {
     responseSerialize: (message: object) => Buffer;
     responseDeserialize: (bytes: Buffer) => object;
@@ -57,7 +57,7 @@ test.each(answers)('%s means the same, the first time and the next', (method, an
   expect(responseDeserialize(keeping(answer()))).toEqual(plain);
 });
 
-test('what was made of a record is encoded once, and a changed record anew', () => {
+test('the message of a record is encoded once, and again after a change', () => {
   let count = 0;
   const item = ofRecord(({ id, exit }: typeof container) => ({ id, state: exit ? 'ended' : 'runs' }));
   const serialize = serializerOf((message) => {

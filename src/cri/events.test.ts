@@ -8,7 +8,7 @@ import { Events } from './event-log.js';
 const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;
 const services = { store, creations: new InFlight(1000) };
 
-test('a listener gets the events in order', async () => {
+test('a listener receives the events in order', async () => {
   const events = new Events(services);
   const listening = events.listen(new AbortController().signal);
   const first = listening.next();
@@ -20,7 +20,7 @@ test('a listener gets the events in order', async () => {
   ]);
 });
 
-test('a listener that does not keep up is cut off, and told to connect again', async () => {
+test('a listener that is too slow is disconnected, and asked to connect again', async () => {
   const events = new Events(services);
   const listening = events.listen(new AbortController().signal);
   const first = listening.next();
@@ -37,7 +37,7 @@ test('a listener that does not keep up is cut off, and told to connect again', a
   });
 });
 
-test('there is a bound on listeners, and one that goes makes room', async () => {
+test('the number of listeners is limited, and a disconnected listener frees its place', async () => {
   const events = new Events(services);
   const listeners = Array.from({ length: 32 }, () => {
     const gone = new AbortController();
@@ -53,7 +53,7 @@ test('there is a bound on listeners, and one that goes makes room', async () => 
 let bench: Bench | undefined;
 afterEach(() => bench?.end());
 
-test('a listener first gets the present state of each container that is told of', async () => {
+test('a listener first receives the present state of each container', async () => {
   bench = new Bench();
   const pod = await bench.pod({ attachment: { ips: ['10.1.2.3', 'fd00::1'] } as never });
   const ended = { exitCode: 7, finishedAt: '9', reason: 'Error', message: '' };
@@ -87,7 +87,7 @@ test('a listener first gets the present state of each container that is told of'
   }
 });
 
-test('an event has the state of its pod and of the containers of it, and of no other pod', async () => {
+test('an event has the state of its pod and of the containers of that pod only', async () => {
   bench = new Bench();
   const [pod, other] = [await bench.pod(), await bench.pod()];
   const heard = bench.listen();
@@ -106,7 +106,7 @@ test('an event has the state of its pod and of the containers of it, and of no o
   ]);
 });
 
-test('a pod that is stopped and removed is told of, in this order, with its last state', async () => {
+test('a stopped and a removed pod are reported in this order, with the last state', async () => {
   bench = new Bench();
   const pod = await bench.pod();
   const heard = bench.listen();
@@ -126,7 +126,7 @@ test('a pod that is stopped and removed is told of, in this order, with its last
   ]);
 });
 
-test('each listener gets all events, and one that went gets none', async () => {
+test('each connected listener receives all events', async () => {
   bench = new Bench();
   const both = [bench.listen(), bench.listen()];
   bench.services.events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);

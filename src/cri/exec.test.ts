@@ -23,7 +23,7 @@ const executing = (does: (plan: ExecPlan) => Promise<void>): StandIns => ({
 const sync = (id: string, timeout = '0', cmd = ['sh']) =>
   execSync(bench.services, { container_id: id, cmd, timeout }, call);
 
-test('ExecSync answers with what the command wrote, each stream apart', async () => {
+test('ExecSync returns stdout and stderr separately', async () => {
   bench = new Bench(
     executing(async ({ io }) => {
       io.stdout?.write('out');
@@ -34,7 +34,7 @@ test('ExecSync answers with what the command wrote, each stream apart', async ()
   expect(await sync(id)).toEqual({ exit_code: 5, stdout: Buffer.from('out'), stderr: Buffer.from('err') });
 });
 
-test('ExecSync keeps 16 MiB of each stream, and goes on reading', async () => {
+test('ExecSync keeps 16 MiB of each stream, and discards the rest', async () => {
   const chunk = Buffer.alloc(3 << 20, 'x');
   bench = new Bench(
     executing(async ({ io }) => {
@@ -87,7 +87,7 @@ function withUrls(): { urls: object[] } {
   return { urls };
 }
 
-test('Exec, Attach and PortForward answer with a URL that stands for the request', async () => {
+test('Exec, Attach and PortForward return a URL for the request', async () => {
   const { urls } = withUrls();
   const pod = await bench.pod();
   const { id } = await bench.running(pod);
@@ -148,7 +148,7 @@ test.each<[string, (id: string, pod: string) => Promise<unknown>, string]>([
   expect(urls).toEqual([]);
 });
 
-test('a ticket is worth nothing when its container or pod does not run any more', async () => {
+test('a ticket is invalid when its container or pod no longer runs', async () => {
   bench = new Bench();
   const pod = await bench.pod({ stoppedAt: '1' });
   const { id } = await bench.container(pod);
@@ -171,7 +171,7 @@ test('a ticket is worth nothing when its container or pod does not run any more'
   expect(bench.toldOf('backend')).toEqual([]);
 });
 
-test("a port is forwarded into the network of the pod: the host's, its own, or that of its container", async () => {
+test('a port is forwarded into the network of the pod: of the host, its own, or that of its container', async () => {
   const server = createServer((socket) => socket.end('of the host')).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -213,7 +213,7 @@ test("a port is forwarded into the network of the pod: the host's, its own, or t
   }
 });
 
-test('an attach lasts until the backend has ended it', async () => {
+test('an attach ends when the backend has ended it', async () => {
   const ended: string[] = [];
   bench = new Bench({
     backend: {
@@ -229,7 +229,7 @@ test('an attach lasts until the backend has ended it', async () => {
   expect(ended).toEqual(['attach']);
 });
 
-test('as many ports as a WebSocket has channels for are forwarded', async () => {
+test('as many ports are forwarded as a WebSocket has channels', async () => {
   const { urls } = withUrls();
   const pod = await bench.pod();
   await portForward(bench.services, {

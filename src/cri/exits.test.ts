@@ -30,7 +30,7 @@ test.each<[string, Alive, boolean, object | undefined]>([
   ['has stopped', { status: 'stopped', exit: exitedWell }, true, { exitCode: 0, reason: 'Completed' }],
   ['is missing', { status: 'missing' }, true, { exitCode: 255, reason: 'Unknown' }],
 ] as [string, Alive, boolean, object | undefined][])(
-  'a container that %s is recorded as it is',
+  'the record of a container that %s is correct',
   async (_, its, ended, exit) => {
     open();
     alive = its;
@@ -78,7 +78,7 @@ test('an exit is never before its start, and only the first one counts', async (
   await recordExit(bench.services, 'f'.repeat(64), exitedWell); // removed meanwhile
 });
 
-test('an exit that nobody tells is found after a while, when its monitor has had its time', async () => {
+test('an exit that is not reported is found later, after its monitor had time to write it', async () => {
   fakeTimeouts();
   open();
   const pod = await bench.pod();
@@ -109,7 +109,7 @@ test('an exit that nobody tells is found after a while, when its monitor has had
 const started = (heard: ReturnType<Bench['listen']>) =>
   heard.filter(({ container_event_type: type }) => type === 'CONTAINER_STARTED_EVENT').length;
 
-test('a monitor that is lost is noted once, and its container goes on', async () => {
+test('a lost monitor is recorded once, and its container continues', async () => {
   open();
   const { id } = await bench.running(await bench.pod());
   await settled();
@@ -128,7 +128,7 @@ test('a monitor that is lost is noted once, and its container goes on', async ()
   expect(bench.toldOf('backend.kill')).toEqual([]);
 });
 
-test('of a container that has ended with its monitor the exit is recorded; of one that is gone nothing is', async () => {
+test('the exit of a container that ended with its monitor is recorded; nothing is recorded for a removed one', async () => {
   open();
   Object.assign(bench.services.config.runtime, { lost_monitor: 'end' });
   alive = { status: 'stopped', exit: exitedWell };
@@ -142,7 +142,7 @@ test('of a container that has ended with its monitor the exit is recorded; of on
   expect(bench.toldOf('backend.kill')).toEqual([]);
 });
 
-test('where containers are to end with their monitors, they are killed', async () => {
+test('containers are killed with their monitors if the configuration says so', async () => {
   open();
   Object.assign(bench.services.config.runtime, { lost_monitor: 'end' });
   const { id } = await bench.running(await bench.pod());

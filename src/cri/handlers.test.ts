@@ -24,7 +24,7 @@ function finds(...probes: Probe[]): { backend: Backend; probed: () => number; fi
   return fake;
 }
 
-test('one that is ready is probed again only when its programs change', async () => {
+test('a ready handler is probed again only when its programs change', async () => {
   const fake = finds(ready);
   const handler = await Handler.open(fake.backend, () => fake.backend.probe());
   jest.advanceTimersByTime(3_600_000);
@@ -35,7 +35,7 @@ test('one that is ready is probed again only when its programs change', async ()
   expect(fake.probed()).toBe(2);
 });
 
-test('one that is not ready is probed now and then: what was missing may have come', async () => {
+test('a handler that is not ready is probed periodically, in case a missing program was installed', async () => {
   const fake = finds(broken, broken, ready);
   const handler = await Handler.open(fake.backend, () => fake.backend.probe());
   await handler.refresh();

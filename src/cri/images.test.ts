@@ -38,7 +38,7 @@ const has = (...all: readonly Image[]): StandIns['images'] => ({
   layers: async () => ['top', 'base'],
 });
 
-test('images are listed with all that is known of them, or the one that is asked for', async () => {
+test('images are listed with all their data, or filtered by image', async () => {
   withImages(has(image('a', { pinned: true, user: { uid: 0 } }), image('b', { user: { name: 'www' } })));
   const [a, b] = [item('a', { pinned: true, uid: { value: '0' } }), item('b', { username: 'www' })];
   const all = { filter: null };
@@ -52,7 +52,7 @@ test('images are listed with all that is known of them, or the one that is asked
   expect(pages).toEqual([a, b]);
 });
 
-test('the status of an image tells its layers when more is asked for; one that is not there has none', async () => {
+test('the verbose status of an image has its layers; an unknown image has no status', async () => {
   withImages(has(image('a', { config: { Cmd: ['sh'] } })));
   const ask = (name: string, verbose: boolean) => imageStatus(bench.services, { ...named(name), verbose });
   expect(await ask('a', false)).toEqual({ image: item('a'), info: {} });
@@ -64,7 +64,7 @@ test('the status of an image tells its layers when more is asked for; one that i
   expect(await ask('b', true)).toEqual({ image: null });
 });
 
-test('a pull has its own credentials, makes the layers ready, and answers with the id', async () => {
+test('a pull uses its own credentials, prepares the layers, and returns the id', async () => {
   let given: unknown[] = [];
   withImages({ pull: async (...all: unknown[]) => ((given = all), image('a')) });
   const auth = {
@@ -94,7 +94,7 @@ test('a pull has its own credentials, makes the layers ready, and answers with t
   expect(given[1]).toBeUndefined();
 });
 
-test('a pull whose layers cannot be made ready has pulled; one that fails says why', async () => {
+test('a pull succeeds even if preparing the layers fails; a failed pull returns the reason', async () => {
   withImages(
     { pull: async () => image('a') },
     { rootfs: { prepare: () => Promise.reject(new Error('not ready')) } },
@@ -107,7 +107,7 @@ test('a pull whose layers cannot be made ready has pulled; one that fails says w
   expect(bench.toldOf('rootfs.prepare')).toEqual([]);
 });
 
-test('what containers use, as their rootfs or as a volume, is not removed', async () => {
+test('an image in use as rootfs or volume is not removed', async () => {
   let used: readonly string[] = [];
   withImages({
     ...has(image('a')),
@@ -122,13 +122,13 @@ test('what containers use, as their rootfs or as a volume, is not removed', asyn
   expect(bench.toldOf('backend.forgetImage')).toEqual(['backend.forgetImage a']);
 });
 
-test('an image that cannot be removed is not forgotten by the backends', async () => {
+test('the backends keep an image whose removal failed', async () => {
   withImages({ ...has(image('a')), remove: () => Promise.reject(new Error('in use')) });
   await expect(removeImage(bench.services, named('a'))).rejects.toThrow('in use');
   expect(bench.toldOf('backend.forgetImage')).toEqual([]);
 });
 
-test('one that is not there is removed already', async () => {
+test('removing an unknown image succeeds', async () => {
   withImages(has());
   expect(await removeImage(bench.services, named('a'))).toEqual({});
   expect(bench.toldOf('images.remove')).toHaveLength(1); // also what is there and cannot be used
@@ -145,7 +145,7 @@ test.each<[string, () => Promise<unknown>]>([
   expect(bench.toldOf('images')).toEqual([]);
 });
 
-test('the image filesystem is told as used bytes and inodes', async () => {
+test('the usage of the image filesystem is in bytes and inodes', async () => {
   withImages({ usage: async () => ({ mountpoint: '/var/lib/crisp', usedBytes: 1000, inodesUsed: 7 }) });
   const { image_filesystems: images, container_filesystems: containers } = await imageFsInfo(
     bench.services,

@@ -10,20 +10,20 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-test('a log is below the log folder of its pod; without either there is none', async () => {
+test('a log is below the log folder of its pod; without both there is no log', async () => {
   expect(await logPathOf('/none/pod', 'a/0.log')).toBe('/none/pod/a/0.log');
   expect(await logPathOf('/none/pod/', '0.log')).toBe('/none/pod/0.log');
   expect([await logPathOf('', '0.log'), await logPathOf('/none/pod', '')]).toEqual(['', '']);
 });
 
 test.each(['../0.log', 'a/../../0.log', '/etc/passwd', '/none/pod/0.log', '../pod-2/0.log', '.'])(
-  'a log path that leaves it is refused: %s',
+  'a log path outside the log folder is refused: %s',
   async (path) => {
     await expect(logPathOf('/none/pod', path)).rejects.toMatchObject({ id: 'PathEscapes' });
   },
 );
 
-test('links above the log folder are resolved, itself and below are not', async () => {
+test('links above the log folder are resolved, those at and below it are not', async () => {
   mkdirSync(join(folder, 'real', 'pods'), { recursive: true });
   symlinkSync('real', join(folder, 'log'));
   symlinkSync('/elsewhere', join(folder, 'real', 'pods', 'pod'));

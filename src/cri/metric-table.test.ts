@@ -66,7 +66,7 @@ function shown<Source>(table: MetricTable<Source>, source: Source): Record<strin
   );
 }
 
-test('each metric of a container is the figure that its name says', () => {
+test('each metric of a container has the value that its name says', () => {
   const { container_last_seen: seen = [], ...rest } = shown(containerMetrics, counted);
   expect(Math.abs(Number(seen[0]) - Date.now() / 1000)).toBeLessThan(60);
   expect(rest).toEqual({
@@ -125,7 +125,7 @@ test('each metric of a container is the figure that its name says', () => {
   });
 });
 
-test('what is not known is not shown, and what has no limit is 0', () => {
+test('unknown values are omitted, and a missing limit is 0', () => {
   const rows = shown(containerMetrics, {
     ...counted,
     usage: { ...counted.usage, swap: undefined, pressure: undefined },
@@ -159,7 +159,7 @@ test('what is not known is not shown, and what has no limit is 0', () => {
     expect([name, rows[name]]).toEqual([name, ['0']]);
 });
 
-test('each metric of an interface is the figure that its name says', () => {
+test('each metric of an interface has the value that its name says', () => {
   expect(
     shown(interfaceMetrics, {
       name: 'eth0',
@@ -178,7 +178,7 @@ test('each metric of an interface is the figure that its name says', () => {
   });
 });
 
-test('what only grows is a counter', () => {
+test('monotonic values are counters', () => {
   for (const [name, { type }] of Object.entries({ ...containerMetrics, ...interfaceMetrics }))
     expect([name, type]).toEqual([
       name,

@@ -20,7 +20,7 @@ function own(cgroup = '/'): void {
 }
 const ask = async () => (await listPodSandboxMetrics(bench.services, {})).pod_metrics ?? [];
 
-test('every series is described, with its labels in their order', async () => {
+test('every series has a descriptor, with its labels in order', async () => {
   own();
   const { descriptors = [] } = await listMetricDescriptors(bench.services, {});
   expect(descriptors.length).toBeGreaterThan(20);
@@ -47,7 +47,7 @@ test('every series is described, with its labels in their order', async () => {
   });
 });
 
-test('a container that runs has series, with as many labels as are described', async () => {
+test('a running container has series, with as many labels as described', async () => {
   own();
   const pod = await bench.pod();
   const ended = { exitCode: 0, finishedAt: '1', reason: '', message: '' };
@@ -76,7 +76,7 @@ test('a container that runs has series, with as many labels as are described', a
   }
 });
 
-test('the network of a pod has series of the pod alone', async () => {
+test('the network of a pod has series of the pod only', async () => {
   const holder = spawn(
     'unshare',
     ['--net', 'sh', '-c', 'ip link add v0 type veth peer name v1 && echo up && exec sleep 600'],
@@ -98,7 +98,7 @@ test('the network of a pod has series of the pod alone', async () => {
   );
 });
 
-test('only pods that are ready and that somebody has got are told of', async () => {
+test('only ready pods that were returned to a caller are listed', async () => {
   own();
   const pod = await bench.pod();
   await bench.pod({ stoppedAt: '1' });
@@ -110,7 +110,7 @@ test('only pods that are ready and that somebody has got are told of', async () 
   expect(streamed.map((one) => one.pod_sandbox_id)).toEqual([pod.id]);
 });
 
-test('a container whose group is gone has none', async () => {
+test('a container without a cgroup has no series', async () => {
   own('/crisp-test-none/gone');
   await bench.running(await bench.pod());
   expect((await ask())[0]?.container_metrics).toEqual([]);

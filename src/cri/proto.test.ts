@@ -69,7 +69,7 @@ test('there are 43 calls, and each has its function', () => {
   );
 });
 
-test('each service, call, message and enum says what it is', () => {
+test('each service, call, message and enum has a comment', () => {
   expect(proto.silent).toEqual([]);
 });
 
@@ -82,7 +82,7 @@ test('each service, call, message and enum says what it is', () => {
   test('enums and their numbers', () => {
     expect(proto.enums).toEqual(facts().enums);
   });
-  test('services, with what each call takes and returns', () => {
+  test('services, with the request and response of each call', () => {
     expect(proto.services).toEqual(facts().services);
   });
 });

@@ -68,7 +68,7 @@ describe('while a pod is being stopped', () => {
     expect(bench.services.store.sandboxes.all()).toEqual([]);
   });
 
-  test('no container is made in it', async () => {
+  test('no container is created in it', async () => {
     const { open, pod, stopped } = await stopping({ images: { find: () => Promise.resolve(undefined) } });
     const made = createContainer(
       bench.services,
@@ -107,7 +107,7 @@ describe('while a pod is being stopped', () => {
     await Promise.all([stopped, changed]);
   });
 
-  test('its limits stay, and say that it is stopped', async () => {
+  test('its limits cannot be changed, and the error says that it is stopped', async () => {
     const { open, pod, stopped } = await stopping();
     const changed = updatePodSandboxResources(bench.services, {
       pod_sandbox_id: pod.id,
@@ -140,7 +140,7 @@ describe('while a pod is being stopped', () => {
   });
 });
 
-test('a container is not updated while somebody else works on its pod', async () => {
+test('a container is not updated during another call on its pod', async () => {
   bench = new Bench();
   const pod = await bench.pod();
   const { id } = await bench.running(pod);
@@ -159,9 +159,9 @@ test('a container is not updated while somebody else works on its pod', async ()
   expect(bench.toldOf('backend.update')).toHaveLength(1);
 });
 
-describe('two of the same', () => {
+describe('concurrent calls', () => {
   const config = (name: string) => containerConfigOf({ metadata: { name }, image: { image: 'image' } });
-  test('containers of one pod are made one after the other', async () => {
+  test('containers of one pod are created one after the other', async () => {
     const { at, open, step } = held();
     bench = new Bench({ images: { find: step } });
     const pod = await bench.pod();
@@ -181,7 +181,7 @@ describe('two of the same', () => {
     expect(at).toMatchObject({ begun: 2, most: 1 });
   });
 
-  test('starts start once', async () => {
+  test('concurrent starts start the container once', async () => {
     const { at, open, step } = held();
     bench = new Bench({ backend: { start: async () => (await step(), { pid: 9 }) } });
     const { id } = await bench.container(await bench.pod());
@@ -194,7 +194,7 @@ describe('two of the same', () => {
     expect(at.begun).toBe(1);
   });
 
-  test('requests for a container are one container, and another request under its name is refused', async () => {
+  test('identical requests create one container, and a different request with its name is refused', async () => {
     const { at, open, step } = held();
     bench = new Bench({ images: { find: step } });
     const pod = await bench.pod();
@@ -219,7 +219,7 @@ function makeFolder(path: string): string {
   return path;
 }
 
-describe('what was made for a caller that went away', () => {
+describe('a result whose caller has disconnected', () => {
   const keepMs = 1_000;
   const request = (pod: { readonly id: string; readonly config: object }, name: string) => ({
     pod_sandbox_id: pod.id,
@@ -228,49 +228,52 @@ describe('what was made for a caller that went away', () => {
   });
   const ended = { exitCode: 0, finishedAt: '1', reason: '', message: '' };
 
-  test.each(['pod', 'container'])('a %s whose retry came stays when its time ends', async (kind) => {
-    fakeTimeouts();
-    bench = new Bench({ keepMs });
-    const pod = await bench.pod({ unclaimed: kind === 'pod' });
-    const container = await bench.container(pod, { unclaimed: true });
-    bench.services.creations.keep(pod.id, unclaimedSandbox(bench.services));
-    bench.services.creations.keep(container.id, unclaimedContainer(bench.services, pod.id));
-    jest.advanceTimersByTime(keepMs - 1);
-    const heard = bench.listen();
-    if (kind === 'pod')
+  test.each(['pod', 'container'])(
+    'a %s claimed by a retry is not removed after its timeout',
+    async (kind) => {
+      fakeTimeouts();
+      bench = new Bench({ keepMs });
+      const pod = await bench.pod({ unclaimed: kind === 'pod' });
+      const container = await bench.container(pod, { unclaimed: true });
+      bench.services.creations.keep(pod.id, unclaimedSandbox(bench.services));
+      bench.services.creations.keep(container.id, unclaimedContainer(bench.services, pod.id));
+      jest.advanceTimersByTime(keepMs - 1);
+      const heard = bench.listen();
+      if (kind === 'pod')
+        expect(
+          await runPodSandbox(
+            bench.services,
+            { config: podSandboxConfigOf(pod.config), runtime_handler: '' },
+            call,
+          ),
+        ).toEqual({ pod_sandbox_id: pod.id });
+      else {
+        bench.services.creations.claim(pod.id);
+        expect(
+          await createContainer(
+            bench.services,
+            { ...request(pod, ''), config: containerConfigOf(container.config) },
+            call,
+          ),
+        ).toEqual({ container_id: container.id });
+      }
+      const table = kind === 'pod' ? bench.services.store.sandboxes : bench.services.store.containers;
+      const { id } = kind === 'pod' ? pod : container;
+      jest.advanceTimersByTime(10 * keepMs);
+      await settled();
+      expect(table.get(id)).toBeDefined();
+      expect(table.get(id)?.unclaimed).toBeUndefined(); // or it would be hidden by the next start
+      expect(bench.services.creations.hides(id)).toBe(false);
       expect(
-        await runPodSandbox(
-          bench.services,
-          { config: podSandboxConfigOf(pod.config), runtime_handler: '' },
-          call,
-        ),
-      ).toEqual({ pod_sandbox_id: pod.id });
-    else {
-      bench.services.creations.claim(pod.id);
-      expect(
-        await createContainer(
-          bench.services,
-          { ...request(pod, ''), config: containerConfigOf(container.config) },
-          call,
-        ),
-      ).toEqual({ container_id: container.id });
-    }
-    const table = kind === 'pod' ? bench.services.store.sandboxes : bench.services.store.containers;
-    const { id } = kind === 'pod' ? pod : container;
-    jest.advanceTimersByTime(10 * keepMs);
-    await settled();
-    expect(table.get(id)).toBeDefined();
-    expect(table.get(id)?.unclaimed).toBeUndefined(); // or it would be hidden by the next start
-    expect(bench.services.creations.hides(id)).toBe(false);
-    expect(
-      heard.filter(({ container_id: of }) => of === id).map(({ container_event_type: type }) => type),
-    ).toEqual(
-      kind === 'pod' ? ['CONTAINER_CREATED_EVENT', 'CONTAINER_STARTED_EVENT'] : ['CONTAINER_CREATED_EVENT'],
-    );
-  });
+        heard.filter(({ container_id: of }) => of === id).map(({ container_event_type: type }) => type),
+      ).toEqual(
+        kind === 'pod' ? ['CONTAINER_CREATED_EVENT', 'CONTAINER_STARTED_EVENT'] : ['CONTAINER_CREATED_EVENT'],
+      );
+    },
+  );
 
   test.each(['pod', 'container'])(
-    'a %s whose retry comes while its removal waits for the lock stays',
+    'a %s claimed by a retry while its removal waits for the lock is not removed',
     async (kind) => {
       fakeTimeouts();
       bench = new Bench({ keepMs });
@@ -296,7 +299,7 @@ describe('what was made for a caller that went away', () => {
     },
   );
 
-  test('is noted in its record until somebody has it, and not told of', async () => {
+  test('is recorded as unclaimed until a caller receives it, and has no events', async () => {
     const { open, step } = held();
     bench = new Bench({
       backend: { create: step, kill: async ({ id }) => void recordExit(bench.services, id, exitedWell) },

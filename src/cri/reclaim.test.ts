@@ -46,7 +46,7 @@ async function lose(
 const forget = (id: string) => bench.services.store.sandboxes.delete(id);
 const stored = () => bench.services.store.containers.all().map(({ id }) => id);
 
-test('a pod of which a container runs is taken back, with all its containers', async () => {
+test('a pod with a running container is reclaimed, with all its containers', async () => {
   open();
   const pod = await bench.pod({}, { log_directory: '/var/log/pods/p' });
   const runs = await lose(pod, process.pid, {}, { log_path: 'a.log' });
@@ -75,7 +75,7 @@ test('a pod of which a container runs is taken back, with all its containers', a
   expect(other?.pid).toBeUndefined();
 });
 
-test('the log of a container is that which the requests name', async () => {
+test('the log of a container has the path of the requests', async () => {
   open();
   const pod = await bench.pod({}, { log_directory: '/var/log/pods/p' });
   const id = await lose(pod, process.pid, { logPath: '/var/log/pods/p/a.log' }, { log_path: 'a.log' });
@@ -83,7 +83,7 @@ test('the log of a container is that which the requests name', async () => {
   expect(bench.services.store.containers.get(id)?.logPath).toBe('/var/log/pods/p/a.log');
 });
 
-test('a pod that has its record keeps it, and gets its container back', async () => {
+test('a pod with a record keeps it, and its container is reclaimed', async () => {
   open();
   const pod = await bench.pod({ createdAt: '77' });
   const id = await lose(pod, process.pid);
@@ -94,11 +94,14 @@ test('a pod that has its record keeps it, and gets its container back', async ()
 });
 
 test.each<[string, (pod: Awaited<ReturnType<Bench['pod']>>) => Promise<unknown>]>([
-  ['of which nothing runs', (pod) => lose(pod, undefined)],
+  ['without a running container', (pod) => lose(pod, undefined)],
   ['of another boot', (pod) => lose({ ...pod, bootId: 'the boot before' }, process.pid)],
   ['of another handler', (pod) => lose({ ...pod, handler: 'other' }, process.pid)],
-  ['that carries nothing', async () => found.push({ id: 'a'.repeat(64), recoveryLabel: undefined } as never)],
-])('a pod %s is not taken back', async (_, losing) => {
+  [
+    'without a recovery label',
+    async () => found.push({ id: 'a'.repeat(64), recoveryLabel: undefined } as never),
+  ],
+])('a pod %s is not reclaimed', async (_, losing) => {
   open();
   const pod = await bench.pod();
   await losing(pod);
@@ -109,7 +112,7 @@ test.each<[string, (pod: Awaited<ReturnType<Bench['pod']>>) => Promise<unknown>]
   expect(setAside.all()).toEqual([]);
 });
 
-test('what cannot be believed is set aside, and named', async () => {
+test('labels that cannot be trusted are set aside, and reported', async () => {
   open();
   const id = 'b'.repeat(64);
   found.push({ id, recoveryLabel: 'forged' } as never);
@@ -118,7 +121,7 @@ test('what cannot be believed is set aside, and named', async () => {
   expect(bench.toldOf('backend.reclaim')).toEqual([]);
 });
 
-test('a container that has its record is not asked for', async () => {
+test('a container with a record is not reclaimed', async () => {
   open();
   const pod = await bench.pod();
   const { id } = await bench.container(pod);
@@ -127,7 +130,7 @@ test('a container that has its record is not asked for', async () => {
   expect(setAside.all()).toEqual([]);
 });
 
-test('one pod that cannot be taken back, and one container that cannot be looked at, hold up no other', async () => {
+test('a pod or container that cannot be reclaimed does not stop the others', async () => {
   open({
     reclaim: ({ id }) => (pids[id] === -1 ? Promise.reject(new Error('broken')) : Promise.resolve(pids[id])),
   });
@@ -148,7 +151,7 @@ test('one pod that cannot be taken back, and one container that cannot be looked
   );
 });
 
-test('a backend that cannot list or take back is passed by', async () => {
+test('a backend that cannot list or reclaim is skipped', async () => {
   open({ list: () => Promise.reject(new Error('its program is gone')) });
   await reclaimLost(bench.services);
   open({ reclaim: undefined });

@@ -31,7 +31,7 @@ const survey = (found: Record<string, Alive>): StandIns => ({
 });
 const onNetwork = { linux: { security_context: { namespace_options: { network: 'POD', ipc: 'NODE' } } } };
 
-test('after a reboot every container has exited, and every pod has given its network back', async () => {
+test('after a reboot every container has exited and the network of every pod is released', async () => {
   const id = 'a'.repeat(64);
   const bench = benchWith(survey({ [id]: { status: 'running', pid: 2 } }));
   const pod = await bench.pod({ bootId: 'the boot before' }, onNetwork);
@@ -62,7 +62,7 @@ test('a pod of this boot keeps its network, and its running container its record
   expect(bench.services.store.sandboxes.get(pod.id)?.stoppedAt).toBeUndefined();
 });
 
-test('a pod that was stopped before the reboot is not given back a second time', async () => {
+test('the network of a pod that was stopped before the reboot is not released again', async () => {
   const bench = benchWith();
   const pod = await bench.pod({ bootId: 'the boot before', stoppedAt: '7' }, onNetwork);
   await recover(bench.services);
@@ -72,22 +72,22 @@ test('a pod that was stopped before the reboot is not given back a second time',
 
 test.each<[string, Alive | undefined, object | undefined]>([
   [
-    'has stopped with an exit that is known',
+    'has stopped with a known exit',
     { status: 'stopped', exit: { ...exitedWell, exitCode: 3 } },
     { exitCode: 3, reason: 'Error' },
   ],
   [
-    'was killed for memory',
+    'was OOM-killed',
     { status: 'stopped', exit: { ...exitedWell, exitCode: 137, oomKilled: true } },
     { exitCode: 137, reason: 'OOMKilled' },
   ],
   [
-    'has stopped, nobody knows how',
+    'has stopped with an unknown exit',
     { status: 'stopped', exit: undefined },
     { exitCode: 255, reason: 'Unknown' },
   ],
   ['is missing', { status: 'missing' }, { exitCode: 255, reason: 'Unknown' }],
-  ['is not told of', undefined, { exitCode: 255, reason: 'Unknown' }],
+  ['is missing in the survey', undefined, { exitCode: 255, reason: 'Unknown' }],
   ['runs', { status: 'running', pid: 5 }, undefined],
 ])('a running container that %s', async (_, alive, exit) => {
   const id = 'c'.repeat(64);
@@ -99,7 +99,7 @@ test.each<[string, Alive | undefined, object | undefined]>([
   else expect(record?.exit).toBeUndefined();
 });
 
-test('a start whose answer was never recorded is recorded', async () => {
+test('a start is recorded whose answer was never recorded', async () => {
   const id = 'd'.repeat(64);
   const bench = benchWith(survey({ [id]: { status: 'running', pid: 77 } }));
   await bench.container(await bench.pod(), { id });
@@ -110,14 +110,14 @@ test('a start whose answer was never recorded is recorded', async () => {
   });
 });
 
-test('nothing is concluded of a container that cannot be looked at', async () => {
+test('no conclusion is drawn about a container whose state cannot be read', async () => {
   const bench = benchWith({ backend: { survey: () => Promise.reject(new Error('no program')) } });
   const before = await bench.running(await bench.pod());
   await recover(bench.services);
   expect(bench.services.store.containers.get(before.id)).toEqual(before);
 });
 
-test('what was half made is undone', async () => {
+test('an incomplete creation is undone', async () => {
   const bench = benchWith();
   const pod = await bench.pod();
   const half = await bench.container(pod, { complete: false });
@@ -132,7 +132,7 @@ test('what was half made is undone', async () => {
   expect(bench.toldOf('backend.delete')).toEqual([`backend.delete ${half.id}`]);
 });
 
-test('what nobody has asked for again waits for its retry, hidden, and goes after its time', async () => {
+test('an unclaimed pod is hidden, waits for its retry and is removed after a time', async () => {
   fakeTimeouts();
   const bench = benchWith({ keepMs: 5_000, ...survey({ ['e'.repeat(64)]: { status: 'created', pid: 3 } }) });
   const pod = await bench.pod({ unclaimed: true });
@@ -152,7 +152,7 @@ test('what nobody has asked for again waits for its retry, hidden, and goes afte
   expect(bench.services.store.sandboxes.get(other.id)).toBeDefined();
 });
 
-test('a record that cannot be read keeps nobody from starting, and stays', async () => {
+test('an unreadable record does not stop the start, and is kept', async () => {
   const bench = benchWith();
   const broken = 'f'.repeat(64);
   for (const kind of ['sandboxes', 'containers'])
@@ -170,7 +170,7 @@ test('a record that cannot be read keeps nobody from starting, and stays', async
   expect(bench.toldOf('network.collectGarbage')).toEqual([expect.stringContaining(broken)]);
 });
 
-test('a repair that hangs holds up the others for ten seconds at the most', async () => {
+test('a repair that hangs delays the others by ten seconds at most', async () => {
   fakeTimeouts();
   const [hanging, other] = ['1'.repeat(64), '2'.repeat(64)];
   const bench = benchWith({
@@ -195,7 +195,7 @@ test('a repair that hangs holds up the others for ten seconds at the most', asyn
   expect(bench.services.store.containers.get(other)).toBeUndefined();
 });
 
-test('a repair that fails leaves its record, and the others are repaired', async () => {
+test('a failed repair keeps its record, and the others are repaired', async () => {
   const [failing, other] = ['1'.repeat(64), '2'.repeat(64)];
   const bench = benchWith({
     backend: { delete: ({ id }) => (id === failing ? Promise.reject(new Error('busy')) : Promise.resolve()) },
@@ -207,7 +207,7 @@ test('a repair that fails leaves its record, and the others are repaired', async
   expect(bench.services.store.containers.all().map(({ id }) => id)).toEqual([failing]);
 });
 
-test('what a tool that was cut off has left is ended first, one by one', async () => {
+test('the leftovers of interrupted tools are ended first, one after the other', async () => {
   const ended: string[] = [];
   const bench = benchWith({
     backend: {
@@ -221,7 +221,7 @@ test('what a tool that was cut off has left is ended first, one by one', async (
   expect(ended).toEqual(['CT 1']);
 });
 
-test('what has no record is removed, and what has one is not', async () => {
+test('files without a record are removed, others are kept', async () => {
   const [known, lost] = ['3'.repeat(64), '4'.repeat(64)];
   const bench = benchWith({
     ...survey({ [known]: { status: 'running', pid: 2 } }),
@@ -245,7 +245,7 @@ test('what has no record is removed, and what has one is not', async () => {
   expect([pod.id, lost].map((id) => existsSync(join(bench.folder, 'pods', id)))).toEqual([true, false]);
 });
 
-test('a container whose pod has no record goes, with its record', async () => {
+test('a container whose pod has no record is removed, with its record', async () => {
   const bench = benchWith();
   const record = await bench.container(
     { id: '5'.repeat(64) },
@@ -256,7 +256,7 @@ test('a container whose pod has no record goes, with its record', async () => {
   expect(bench.toldOf('backend.delete')).toEqual([`backend.delete ${record.id}`]);
 });
 
-test('the network keeps what ready pods have', async () => {
+test('the network keeps the attachments of ready pods', async () => {
   const bench = benchWith();
   const attachment = { ips: ['10.0.0.2'], interfaceName: 'eth0' } as never;
   const ready = await bench.pod({ attachment }, onNetwork);

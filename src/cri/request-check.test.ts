@@ -18,7 +18,7 @@ function received(method: keyof typeof v1.RuntimeService.service, request: objec
 }
 const check = (name: string, request: object) => () => checks.check(typeOf(name), request);
 
-test('an empty request of every call is fine', () => {
+test('an empty request of every call is accepted', () => {
   for (const service of services)
     for (const definition of Object.values(service)) {
       const { requestType, requestDeserialize } = definition as unknown as {
@@ -29,7 +29,7 @@ test('an empty request of every call is fine', () => {
     }
 });
 
-describe('is refused, with the field', () => {
+describe('is refused, naming the field', () => {
   const pod = (config: object) => received('RunPodSandbox', { config });
   const container = (config: object) => received('CreateContainer', { config });
   test.each<[string, string, object, RegExp]>([
@@ -46,7 +46,7 @@ describe('is refused, with the field', () => {
       /^config\.stop_signal: -5 is not a value of Signal$/,
     ],
     [
-      'one of a message in a message',
+      'one in a nested message',
       'CreateContainerRequest',
       container({ linux: { security_context: { seccomp: { profile_type: 7 } } } }),
       /^config\.linux\.security_context\.seccomp\.profile_type: 7 is not a value of ProfileType$/,
@@ -76,13 +76,13 @@ describe('is refused, with the field', () => {
       /^config\.annotations\["a"\]: .*NUL character/,
     ],
     [
-      'a path that no kernel takes',
+      'a path above the limit of the kernel',
       'CreateContainerRequest',
       container({ mounts: [{ container_path: `/${'a'.repeat(5000)}` }] }),
       /^config\.mounts\[0\]\.container_path: it has 5001 bytes, and the maximum is 4095$/,
     ],
     [
-      'an argument that no kernel takes',
+      'an argument above the limit of the kernel',
       'ExecSyncRequest',
       received('ExecSync', { cmd: ['x'.repeat(200_000)] }),
       /^cmd\[0\]: it has 200000 bytes/,
@@ -94,13 +94,13 @@ describe('is refused, with the field', () => {
       /^config\.metadata\.name: it has 8000 bytes/,
     ],
     [
-      'a list without end',
+      'a list that is too long',
       'PortForwardRequest',
       received('PortForward', { port: Array<number>(100_000).fill(80) }),
       /^port: it has 100000 entries, and the maximum is 65536$/,
     ],
     [
-      'labels that would fill the answer to every list',
+      'labels that are too large for the answers of lists',
       'RunPodSandboxRequest',
       pod({
         labels: Object.fromEntries(Array.from({ length: 10 }, (_, n) => [`l${n}`, 'x'.repeat(100_000)])),
@@ -108,13 +108,13 @@ describe('is refused, with the field', () => {
       /^config\.labels: it has 1000020 bytes, and the maximum is 524288$/,
     ],
     [
-      'ports without end',
+      'too many ports',
       'RunPodSandboxRequest',
       pod({ port_mappings: Array.from({ length: 5000 }, () => ({ container_port: 80 })) }),
       /^config\.port_mappings: it has 5000 entries, and the maximum is 4096$/,
     ],
     [
-      'labels without end',
+      'too many labels',
       'RunPodSandboxRequest',
       pod({ labels: Object.fromEntries(Array.from({ length: 5000 }, (_, n) => [`l${n}`, ''])) }),
       /^config\.labels: it has 5000 entries, and the maximum is 4096$/,
@@ -126,7 +126,7 @@ describe('is refused, with the field', () => {
   });
 });
 
-test('what a kubelet sends of a large pod is fine', () => {
+test('the request of a kubelet for a large pod is accepted', () => {
   const envs = Array.from({ length: 35_000 }, (_, index) => ({
     key: `SERVICE_${index}`,
     value: Buffer.from('10.0.0.1'),

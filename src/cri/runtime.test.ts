@@ -42,7 +42,7 @@ const conditions = async (): Promise<Record<string, object>> => {
   return told;
 };
 
-test('the version is that of the API and ours', async () => {
+test('the version is that of the API and of crisp', async () => {
   open({});
   expect(await version(bench.services, { version: '' })).toEqual({
     version: '0.1.0',
@@ -52,7 +52,7 @@ test('the version is that of the API and ours', async () => {
   });
 });
 
-test('a node is ready with one handler that is, and names those only', async () => {
+test('a node is ready if one handler is, and lists ready handlers only', async () => {
   const broken = probe({ ready: false, reason: 'no crun' });
   const other = probe({ features: { recursiveReadOnlyMounts: true, userNamespaces: false } });
   open({ fake: probe(), broken, other });
@@ -72,7 +72,7 @@ test('a node is ready with one handler that is, and names those only', async () 
   );
 });
 
-test('without a handler that is ready the node is not, and says why', async () => {
+test('a node without a ready handler is not ready, and gives the reason', async () => {
   open({ a: probe({ ready: false, reason: 'no crun' }), b: probe({ ready: false, reason: 'no pct' }) });
   expect((await conditions())['RuntimeReady']).toEqual({
     status: false,
@@ -82,7 +82,7 @@ test('without a handler that is ready the node is not, and says why', async () =
   expect((await ask()).runtime_handlers).toEqual([]);
 });
 
-test('the network says of itself whether it is ready', async () => {
+test('the network reports whether it is ready', async () => {
   open({}, { network: { status: () => ({ ready: false, reason: 'NoNetwork', message: 'no conflist' }) } });
   expect((await conditions())['NetworkReady']).toEqual({
     status: false,
@@ -91,7 +91,7 @@ test('the network says of itself whether it is ready', async () => {
   });
 });
 
-test('more is told only when it is asked for: configuration, handlers, network, what is set aside', async () => {
+test('the verbose status has configuration, handlers, network, and records that were set aside', async () => {
   open({ fake: probe() });
   expect((await ask()).info).toEqual({});
   expect(bench.toldOf('images.list')).toEqual([]);
@@ -112,13 +112,13 @@ test('more is told only when it is asked for: configuration, handlers, network, 
 test.each([
   ['systemd', 'SYSTEMD'],
   ['cgroupfs', 'CGROUPFS'],
-] as const)('the cgroup driver is told: %s', async (driver, told) => {
+] as const)('the cgroup driver is reported: %s', async (driver, told) => {
   open({});
   Object.assign(bench.services.host, { systemdCgroup: driver === 'systemd' });
   expect(await runtimeConfig(bench.services, {})).toEqual({ linux: { cgroup_driver: told } });
 });
 
-test('a pod CIDR is handed to the network, and none is not', async () => {
+test('a pod CIDR is passed to the network, an empty one is not', async () => {
   open({});
   const set = (pod_cidr: string) =>
     updateRuntimeConfig(bench.services, { runtime_config: { network_config: { pod_cidr } } });

@@ -57,7 +57,7 @@ test('the status of a pod has its names, labels, addresses and namespaces', asyn
   });
 });
 
-test('a pod that is stopped has no address any more', async () => {
+test('a stopped pod has no address', async () => {
   open();
   const pod = await bench.pod({ attachment, stoppedAt: '9' });
   expect((await status(pod.id)).status).toMatchObject({
@@ -66,7 +66,7 @@ test('a pod that is stopped has no address any more', async () => {
   });
 });
 
-test('it lists its containers, the newest first, without those that nobody has got', async () => {
+test('it lists its containers, the newest first, without unclaimed ones', async () => {
   open();
   const pod = await bench.pod();
   const other = await bench.pod({ id: id('f') });
@@ -82,7 +82,7 @@ test('it lists its containers, the newest first, without those that nobody has g
   expect(containers?.map((container) => container.id)).toEqual([id('2'), id('3'), id('1')]);
 });
 
-test('more is told only when it is asked for', async () => {
+test('the verbose status has additional information', async () => {
   open();
   const pod = await bench.pod();
   expect((await status(pod.id)).info).toEqual({});
@@ -96,7 +96,7 @@ test('more is told only when it is asked for', async () => {
   });
 });
 
-test('the pid of a pod is that of its holder, else of its newest container that runs, else none', async () => {
+test('the pid of a pod is that of its holder, else of its newest running container', async () => {
   open();
   const pod = await bench.pod();
   expect((await verbose(pod.id))['pid']).toBe(0);
@@ -110,7 +110,7 @@ test('the pid of a pod is that of its holder, else of its newest container that 
   expect((await verbose(pod.id))['pid']).toBe(0);
 });
 
-test('its namespaces are told while they are there', async () => {
+test('its namespaces are listed while they exist', async () => {
   open();
   const pod = await bench.pod();
   await bench.services.store.sandboxes.change(pod.id, {
@@ -135,7 +135,7 @@ test.each<[string, () => Promise<unknown>, unknown]>([
   ['as it was made', () => Promise.resolve(true), 'as it was made'],
   ['not checked', () => Promise.resolve(false), expect.stringContaining('not checked')],
   ['broken', () => Promise.reject(new Error('no bridge')), expect.stringContaining('no bridge')],
-])('the network of a pod is checked when more is asked for: %s', async (_, check, told) => {
+])('the verbose status checks the network of a pod: %s', async (_, check, told) => {
   open({ network: { check } });
   const pod = await bench.pod({ attachment });
   await status(pod.id);
@@ -146,7 +146,7 @@ test.each<[string, () => Promise<unknown>, unknown]>([
   expect(await verbose((await bench.pod({ id: id('e') })).id)).not.toHaveProperty('networkCheck');
 });
 
-test('the address that a container brings is asked for while one runs, and kept', async () => {
+test('the address of a container with its own network is queried while one runs, and kept', async () => {
   open({ backend: { addresses: () => Promise.resolve(['192.0.2.7', 'fd00::7']) } });
   const pod = await bench.pod();
   const plan = { ...pod.plan, ownNetwork: true };
@@ -163,7 +163,7 @@ test('the address that a container brings is asked for while one runs, and kept'
   expect(bench.toldOf('backend.addresses')).toHaveLength(1);
 });
 
-test('a pod whose holder has ended is not ready any more, and that is told once', async () => {
+test('a pod whose holder has ended is not ready, which is reported once', async () => {
   open();
   const heard = bench.listen();
   const pod = await bench.pod({ holder: { pid: 2 ** 22 + 1, startTime: '1' } });
@@ -173,7 +173,7 @@ test('a pod whose holder has ended is not ready any more, and that is told once'
   expect(bench.services.store.sandboxes.get(pod.id)?.endedAt).toBeDefined();
 });
 
-test('pods are listed from the oldest to the newest, those that are whole', async () => {
+test('complete pods are listed from the oldest to the newest', async () => {
   open();
   expect(await list()).toEqual([]);
   await bench.pod({ id: id('1'), createdAt: '30' }, { labels: { app: 'a', tier: 'x' } });
@@ -194,7 +194,7 @@ test('pods are listed from the oldest to the newest, those that are whole', asyn
 test.each([
   [1000, [500, 500]],
   [1001, [500, 500, 1]],
-])('a list of %i is whole, on pages of 500', async (length, expected) => {
+])('a list of %i is complete, in pages of 500', async (length, expected) => {
   open();
   const pod = await bench.pod();
   const { sandboxes } = bench.services.store;

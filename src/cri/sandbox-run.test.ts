@@ -72,7 +72,7 @@ test.each<[string, StandIns, string[]]>([
     ['network.attach', 'backend.startSandbox', 'network.detach'],
   ],
   ['the network', { network: { attach: () => Promise.reject(new Error('no room')) } }, ['network.attach']],
-])('a pod whose last step, by %s, fails leaves nothing', async (_, standIns, told) => {
+])('a pod leaves nothing behind if its last step, by %s, fails', async (_, standIns, told) => {
   bench = new Bench(standIns);
   const heard = bench.listen();
   await expect(run()).rejects.toThrow('no room');
@@ -81,7 +81,7 @@ test.each<[string, StandIns, string[]]>([
   await nothingIsLeft();
 });
 
-test('what could not be taken back keeps its record, for the next try, which removes it', async () => {
+test('a pod that could not be undone keeps its record, and the retry removes the rest first', async () => {
   let isBroken = true;
   const detach = () => (isBroken ? Promise.reject(new Error('busy')) : Promise.resolve());
   bench = new Bench({
@@ -98,7 +98,7 @@ test('what could not be taken back keeps its record, for the next try, which rem
   expect(bench.toldOf('network.detach')).toHaveLength(2);
 });
 
-test('the same request gets the same pod, and another one under its name is refused', async () => {
+test('a repeated request returns the same pod, and a different one with its name is refused', async () => {
   bench = new Bench();
   const first = await run({});
   expect(await run({})).toEqual(first);
@@ -108,13 +108,13 @@ test('the same request gets the same pod, and another one under its name is refu
   expect(bench.toldOf('network')).toEqual([]); // it is on the node's
 });
 
-test('a handler that is not configured is refused before anything is made', async () => {
+test('an unknown handler is refused before anything is created', async () => {
   bench = new Bench();
   await expect(run(onNetwork, 'gvisor')).rejects.toMatchObject({ id: 'UnknownHandler' });
   await nothingIsLeft();
 });
 
-test('a retry that comes while its pod is being removed waits, and gets a new one', async () => {
+test('a retry during the removal of its pod waits, and gets a new one', async () => {
   const { passed, open } = gate();
   let begun = false;
   bench = new Bench({

@@ -9,7 +9,7 @@ afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end();
 });
 
-test('the socket is open to root and its group alone, in a folder that anybody may enter', async () => {
+test('only root and its group can use the socket, in a folder that every user can enter', async () => {
   const bench = new Bench();
   ends.push(() => bench.end());
   chmodSync(bench.folder, 0o755);
@@ -26,7 +26,7 @@ test('the socket is open to root and its group alone, in a folder that anybody m
   expect([(mode & 0o777).toString(8), uid, gid]).toEqual(['660', process.getuid?.(), process.getgid?.()]);
 });
 
-test('a server that is closed keeps no timer', async () => {
+test('a closed server keeps no timer', async () => {
   const bench = new Bench();
   ends.push(() => bench.end());
   const server = new CriServer(bench.services);
@@ -38,7 +38,7 @@ test('a server that is closed keeps no timer', async () => {
   expect(timers() - before).toBe(0);
 });
 
-test('a path that cannot be bound is an error that names it', async () => {
+test('a path that cannot be bound is named in the error', async () => {
   const bench = new Bench();
   ends.push(() => bench.end());
   const server = new CriServer(bench.services);

@@ -19,7 +19,7 @@ afterEach(async () => {
   await bench.end();
 });
 
-test('names what is under way, who waits, and what the daemon holds', async () => {
+test('lists the calls in progress, the waiting ones, and what the daemon holds', async () => {
   const { passed, open } = gate();
   const { locks, stops } = bench.services;
   const work = [
@@ -48,7 +48,7 @@ test('names what is under way, who waits, and what the daemon holds', async () =
   expect(stateDump(bench.services)).toMatchObject({ steps: [], locks: [], containers: { starting: [] } });
 });
 
-test('has nothing of what a request holds', async () => {
+test('contains no content of requests', async () => {
   const pod = await bench.pod();
   const { passed, open } = gate();
   Object.assign(bench.services.images, { find: () => passed });
@@ -73,7 +73,7 @@ test('has nothing of what a request holds', async () => {
   await made.catch(() => undefined);
 });
 
-test('a section that cannot be read does not hide the others', () => {
+test('an unreadable section does not hide the others', () => {
   Object.assign(bench.services.streaming, {
     counts: () => {
       throw new Error('broken');
@@ -82,11 +82,11 @@ test('a section that cannot be read does not hide the others', () => {
   expect(stateDump(bench.services)).toMatchObject({ streaming: { error: 'broken' }, locks: [] });
 });
 
-test('a daemon that is not that far yet has one, too', () => {
+test('is also available before the daemon has started completely', () => {
   expect(stateDump(undefined)).toMatchObject({ steps: [], memoryBytes: {} });
 });
 
-test('is for root alone, and goes to the log where the file cannot be written', () => {
+test('is accessible to root alone, and is written to the log if the file cannot be written', () => {
   const state = bench.folder;
   writeStateDump(state, bench.services);
   expect(JSON.parse(readFileSync(dumpFile(state), 'utf8'))).toMatchObject({ pid: process.pid });

@@ -53,7 +53,7 @@ const shownLine = (first: number) => ({
 });
 const shownPressure = (some: number, full: number) => ({ Some: shownLine(some), Full: shownLine(full) });
 
-test('each figure of a container is in its place', async () => {
+test('the statistics of a container have the right value in each field', async () => {
   const record = await bench.running(await bench.pod());
   const shown = statsOf(bench.services, record, usage);
   expect(shown).toMatchObject({
@@ -84,7 +84,7 @@ test('each figure of a container is in its place', async () => {
   expect(rates).toEqual([[record.id, 1n]]);
 });
 
-test('what is not known is null, and what is over its limit has nothing left', async () => {
+test('unknown values are null, and nothing is available above the limit', async () => {
   const record = await bench.running(await bench.pod());
   const { memory } = usage;
   expect(statsOf(bench.services, record, { ...usage, swap: undefined, pressure: undefined })).toMatchObject({
@@ -107,7 +107,7 @@ test('what is not known is null, and what is over its limit has nothing left', a
   });
 });
 
-test('a container that has ended has only what it wrote', async () => {
+test('a container that has ended has only its writable layer', async () => {
   const record = await bench.running(await bench.pod(), {
     exit: { exitCode: 0, finishedAt: '1', reason: '', message: '' },
   });
@@ -121,7 +121,7 @@ test('a container that has ended has only what it wrote', async () => {
   ]);
 });
 
-test('lists are of what is asked for', async () => {
+test('lists can be filtered', async () => {
   const [pod, other] = [await bench.pod(), await bench.pod()];
   const a = await bench.running(pod, {}, { labels: { tier: 'front' } });
   const b = await bench.container(other);
@@ -138,7 +138,7 @@ test('lists are of what is asked for', async () => {
   expect(await ids({ label_selector: { tier: 'front' } })).toEqual([a.id]);
 });
 
-test("a pod's figures are the sums of its containers' where its cgroup is somebody else's", async () => {
+test('the statistics of a pod are the sums of its containers if its cgroup is shared', async () => {
   const record = await bench.pod();
   expect(podUsage(record, [], [])).toBeUndefined();
   const double = podUsage(record, ['/a', '/b'], [usage, usage]);
@@ -159,7 +159,7 @@ test("a pod's figures are the sums of its containers' where its cgroup is somebo
   });
 });
 
-test('each figure of an interface is in its place, and the default one is told apart', () => {
+test('the statistics of an interface have the right value in each field, and the default one is separate', () => {
   const counters = (name: string, first: number) => ({
     name,
     receive: { bytes: first, packets: first + 1, errors: first + 2, dropped: first + 3 },
@@ -181,7 +181,7 @@ test('each figure of an interface is in its place, and the default one is told a
   expect(network(undefined, 'eth0', '7')).toBeNull();
 });
 
-test('a pod shows its containers, the newest first, and how many processes they have', async () => {
+test('a pod lists its containers, the newest first, and the number of their processes', async () => {
   const pod = await bench.pod();
   const older = await bench.container(pod);
   const newer = await bench.container(pod);

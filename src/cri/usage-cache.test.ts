@@ -5,14 +5,14 @@ const second = 1_000_000_000n;
 const never = async (): Promise<Map<string, LayerUsage>> => new Map();
 
 describe('CPU rates', () => {
-  test('there is none at first, and then what was used since', () => {
+  test('is unknown at first, and then covers the time since the last reading', () => {
     const cache = new UsageCache(never);
     expect(cache.nanoCores('a', 0n, 0n)).toBeUndefined();
     expect(cache.nanoCores('a', second, 2n * second)).toBe(500_000_000n);
     expect(cache.nanoCores('a', second, 3n * second)).toBe(0n);
   });
 
-  test('callers who come close together share a rate over a steady time', () => {
+  test('callers within a short time share a rate', () => {
     const cache = new UsageCache(never);
     cache.nanoCores('a', 0n, 0n);
     cache.nanoCores('a', 5n * second, 10n * second);
@@ -22,7 +22,7 @@ describe('CPU rates', () => {
     );
   });
 
-  test('the second reading counts although it is early, but not at once', () => {
+  test('the second reading counts even if it is early, but not immediately', () => {
     const cache = new UsageCache(never);
     cache.nanoCores('a', 0n, 0n);
     expect(cache.nanoCores('a', 1n, 1_000_000n)).toBeUndefined();
@@ -30,14 +30,14 @@ describe('CPU rates', () => {
     expect(cache.nanoCores('a', second / 10n, second / 5n)).toBe(500_000_000n);
   });
 
-  test('a counter that went back starts anew', () => {
+  test('a counter that decreased starts again', () => {
     const cache = new UsageCache(never);
     cache.nanoCores('a', 5n * second, 0n);
     expect(cache.nanoCores('a', second, 10n * second)).toBeUndefined();
     expect(cache.nanoCores('a', 2n * second, 11n * second)).toBe(second);
   });
 
-  test('what was removed is forgotten', () => {
+  test('removed containers are forgotten', () => {
     const cache = new UsageCache(never);
     cache.nanoCores('a', 0n, 0n);
     cache.keepOnly((id) => id !== 'a');
@@ -60,7 +60,7 @@ describe('writable layers', () => {
     expect(asked).toHaveLength(1);
   });
 
-  test('an old one is given at once and measured behind the back', async () => {
+  test('an outdated value is returned at once, and measured in the background', async () => {
     jest.useFakeTimers({ now: 0, doNotFake: ['nextTick', 'queueMicrotask'] });
     try {
       let size = 1;
@@ -82,7 +82,7 @@ describe('writable layers', () => {
     }
   });
 
-  test('a slow measurement does not hold up the answer', async () => {
+  test('a slow measurement does not delay the answer', async () => {
     let finish: (found: Map<string, LayerUsage>) => void = () => undefined;
     const cache = new UsageCache(
       () =>
@@ -97,7 +97,7 @@ describe('writable layers', () => {
     expect(cache.layer('a')?.usedBytes).toBe(7);
   });
 
-  test('one that is kept elsewhere is not looked for at every call, and a failure is no failure of the call', async () => {
+  test('a layer stored elsewhere is not looked up on every call, and a failed measurement does not fail the call', async () => {
     let calls = 0;
     const cache = new UsageCache(async (ids) => {
       calls++;

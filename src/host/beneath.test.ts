@@ -15,7 +15,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(base, { recursive: true }));
 
-test('a file and the folders above it are made, and what is there is appended to', () => {
+test('a file and its parent folders are created, and an existing file is appended to', () => {
   for (const text of ['one\n', 'two\n']) {
     const file = openToAppend(join(base, 'a/b/log'), 0o640);
     writeSync(file, text);
@@ -26,14 +26,14 @@ test('a file and the folders above it are made, and what is there is appended to
   expect(readTail(join(base, 'a/b/log'), 4)).toBe('two\n');
 });
 
-test('a fresh file takes the place of what was there, also of a link', () => {
+test('a fresh file replaces an existing one, also a link', () => {
   symlinkSync(join(base, 'outside/file'), join(base, 'log'));
   closeSync(openToAppend(join(base, 'log'), 0o640, true));
   expect(readFileSync(join(base, 'log'), 'utf8')).toBe('');
   expect(readFileSync(join(base, 'outside/file'), 'utf8')).toBe('theirs\n');
 });
 
-test('no link is followed, and nothing but a regular file with one name is opened', () => {
+test('links are not followed, and only regular files with one name are opened', () => {
   symlinkSync(join(base, 'outside'), join(base, 'folder'));
   symlinkSync(join(base, 'outside/new'), join(base, 'dangling'));
   symlinkSync(join(base, 'outside/file'), join(base, 'link'));
@@ -59,7 +59,7 @@ test('no link is followed, and nothing but a regular file with one name is opene
   expect(existsSync(join(base, 'outside/x'))).toBe(false);
 });
 
-test('the folders that were made are told', () => {
+test('the created folders are returned', () => {
   const made: string[] = [];
   closeSync(openFolder(join(base, 'outside/a/b'), 0o755, made));
   expect(made).toEqual([join(base, 'outside/a'), join(base, 'outside/a/b')]);
@@ -67,7 +67,7 @@ test('the folders that were made are told', () => {
 });
 
 // Minor 253 of misc devices belongs to nobody: to open it fails with ENODEV, to look at it does not.
-test('a device is told apart without being opened', () => {
+test('a device is recognized without being opened', () => {
   execFileSync('mknod', [join(base, 'device'), 'c', '10', '253']);
   expect(() => openToAppend(join(base, 'device'), 0o640)).toThrow(/not a regular file/);
   expect(readTail(join(base, 'device'), 10)).toBeUndefined();

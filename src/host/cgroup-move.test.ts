@@ -11,12 +11,12 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-test('the file is that of the group that we are in', () => {
+test('the file is that of our own cgroup', () => {
   const pids = readFileSync(ownProcessesFile() ?? 'there is none', 'utf8').split('\n');
   expect(pids).toContain(String(process.pid));
 });
 
-test('moves whoever writes, which is us, and leaves us where we are', async () => {
+test('moves the writing process, and leaves it in its own cgroup', async () => {
   const before = readFileSync('/proc/self/cgroup', 'utf8');
   const file = join(folder, 'cgroup.procs');
   writeFileSync(file, '');

@@ -94,12 +94,12 @@ describe('on v2', () => {
     });
   });
 
-  test('processes of subgroups belong to it', async () => {
+  test('processes of subgroups are included', async () => {
     await files(recorded);
     expect(readProcesses('/pod/c', layout())).toEqual([12, 34, 56]);
   });
 
-  test('what a kernel does not account for is undefined, not 0', async () => {
+  test('a value that the kernel does not account for is undefined, not 0', async () => {
     const {
       'pod/c/memory.swap.current': _,
       'pod/c/io.pressure': __,
@@ -111,7 +111,7 @@ describe('on v2', () => {
     expect(readDetails('/pod/c', layout())?.memory.maxUsageBytes).toBeUndefined();
   });
 
-  test('a group that is gone has no usage', () => {
+  test('a removed cgroup has no usage', () => {
     expect([
       readUsage('/gone', layout()),
       readDetails('/gone', layout()),
@@ -179,7 +179,7 @@ describe('on v1', () => {
     expect(readProcesses('/c', layout())).toEqual([7]);
   });
 
-  test('the greatest number stands for no limit', async () => {
+  test('the greatest number means no limit', async () => {
     await files({
       ...recorded,
       'memory/c/memory.stat': recorded['memory/c/memory.stat'].replace(

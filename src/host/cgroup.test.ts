@@ -23,7 +23,7 @@ const unified =
   '25 24 0:22 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n';
 
 describe('the layout', () => {
-  test('a hybrid host is v1, with its v2 tree known', () => {
+  test('a hybrid host is v1, and its v2 tree is known', () => {
     expect(readLayout(hybrid)).toEqual({
       version: 'v1',
       unified: '/sys/fs/cgroup/unified',
@@ -40,7 +40,7 @@ describe('the layout', () => {
     expect(readLayout(hybrid.replace(/^41 .*\n/m, '')).unified).toBeUndefined();
   });
 
-  test('a v2 host has one tree for every controller', () => {
+  test('a v2 host has one tree for all controllers', () => {
     const layout = readLayout(unified);
     expect(layout).toEqual({ version: 'v2', controllers: {}, unified: '/sys/fs/cgroup' });
     expect(cgroupFolder(layout, 'memory', '/kubepods/pod1')).toBe('/sys/fs/cgroup/kubepods/pod1');
@@ -51,7 +51,7 @@ describe('the layout', () => {
     expect(cgroupFolder(readLayout(hybrid), 'memory', '/x/y')).toBe('/sys/fs/cgroup/memory/x/y');
   });
 
-  test('a driver that is asked for is taken', () => {
+  test('a configured driver is used', () => {
     expect(cgroupDriver('systemd')).toBe('systemd');
     expect(cgroupDriver('cgroupfs')).toBe('cgroupfs');
   });
@@ -85,7 +85,7 @@ describe('limits', () => {
     await rm(root, { recursive: true });
   });
 
-  test('on v2 shares become a weight, and swap is counted apart from memory', async () => {
+  test('on v2 shares become a weight, and swap is counted separately from memory', async () => {
     const layout: CgroupLayout = { version: 'v2', controllers: {}, unified: root };
     const expected = {
       'cpu.weight': '100',
@@ -116,7 +116,7 @@ describe('limits', () => {
     expect(Object.fromEntries(written)).toEqual(expected);
   });
 
-  test('a group that is not there is an error that names the file', async () => {
+  test('a missing cgroup is an error that names the file', async () => {
     const layout: CgroupLayout = { version: 'v2', controllers: {}, unified: root };
     await expect(writeResources('/pod', { memory: { limit: 1 << 20 } }, layout)).rejects.toMatchObject({
       id: 'InvalidArgument',
@@ -138,7 +138,7 @@ describe('limits', () => {
     [262_144, 10_000],
     [1, 1],
     [1_000_000, 10_000],
-  ])('%i shares weigh %i', (shares, weight) => {
+  ])('%i shares are a weight of %i', (shares, weight) => {
     expect(weightOfShares(shares)).toBe(weight);
   });
 });

@@ -45,13 +45,13 @@ test('a file is read up to its limit, and refused above it', async () => {
   expect(await readText(join(folder, 'ten'), { maxBytes: 4, larger: 'end' })).toBe('6789');
 });
 
-test('a file whose size is not told is read to its end, and refused above the limit', async () => {
+test('a file of unknown size is read to its end, and refused above the limit', async () => {
   expect(await readText('/proc/self/status')).toContain('Threads:');
   await expect(readText('/proc/self/status', { maxBytes: 100 })).rejects.toMatchObject({ id: 'FileRefused' });
   expect(await readText('/proc/self/smaps')).toMatch(/\n$/); // longer than one read
 });
 
-test.each(['fifo', '.'])('what is no regular file is refused at once: %s', async (name) => {
+test.each(['fifo', '.'])('anything but a regular file is refused at once: %s', async (name) => {
   await expect(readText(join(folder, name))).rejects.toMatchObject({ id: 'FileRefused' });
 });
 
@@ -59,18 +59,18 @@ test('a device is not opened', async () => {
   await expect(readText('/dev/zero')).rejects.toMatchObject({ id: 'FileRefused' });
 });
 
-test('a link is followed unless it must not be', async () => {
+test('a link is followed unless this is forbidden', async () => {
   expect(await readText(join(folder, 'link'))).toBe('0123456789');
   await expect(readText(join(folder, 'link'), { followLink: false })).rejects.toMatchObject({
     id: 'FileRefused',
   });
 });
 
-test('what is absent is undefined', async () => {
+test('an absent file is undefined', async () => {
   expect(await readFileIfThere(join(folder, 'none'))).toBeUndefined();
 });
 
-describe('what is made', () => {
+describe('created files', () => {
   let mask: number;
   let made: string;
   beforeEach(() => {
@@ -85,7 +85,7 @@ describe('what is made', () => {
   const modeOf = (...path: string[]): string => (statSync(at(...path)).mode & 0o7777).toString(8);
   const closed = 40_000;
 
-  test('files and folders are for root alone, unless another mode is asked for', async () => {
+  test('files and folders are accessible to root alone, unless another mode is requested', async () => {
     writeFile(at('plain'), 'a');
     await writeFileAtomic(at('whole'), 'b');
     makeFolder(at('folder', 'inner'));
@@ -101,7 +101,7 @@ describe('what is made', () => {
     expect([modeOf('open'), modeOf('open whole'), modeOf('open folder')]).toEqual(['644', '644', '711']);
   });
 
-  test('a closed folder is passed by its group alone, and what is above it by all', () => {
+  test('a closed folder can be entered by its group alone, and its parents by all users', () => {
     makeClosedFolder(at('above', 'alone'));
     makeClosedFolder(at('above', 'grouped'), closed);
     expect([modeOf('above'), modeOf('above', 'alone'), modeOf('above', 'grouped')]).toEqual([
@@ -115,7 +115,7 @@ describe('what is made', () => {
     expect(modeOf('above', 'alone')).toBe('700');
   });
 
-  test('a state folder keeps no mode that was wider, and none gets wider', () => {
+  test('the mode of an existing state folder is narrowed, never widened', () => {
     for (const folder of ['sandboxes', 'exits', 'bundles/b', 'pods/p', 'probe/q', 'roots/narrow', 'other'])
       mkdirSync(at(folder), { recursive: true, mode: 0o777 });
     writeFileSync(at('views'), 'no folder', { mode: 0o666 });
@@ -147,7 +147,7 @@ describe('what is made', () => {
     expect(statSync(at('pods', 'p')).gid).toBe(closed);
   });
 
-  test('what is taken from a folder is told; a file and nothing are no folder', () => {
+  test('access that was removed from a folder is returned; files and missing paths are no folders', () => {
     makeFolder(at('wide'), 0o777);
     expect([takeFrom(at('wide'), 0o711), modeOf('wide')]).toEqual([true, '711']);
     expect([takeFrom(at('wide'), 0o777), modeOf('wide')]).toEqual([true, '711']);
@@ -156,14 +156,14 @@ describe('what is made', () => {
     expect(takeFrom(at('none'), 0o700)).toBe(false);
   });
 
-  test('a file is replaced as a whole, and nothing lies beside it afterwards', async () => {
+  test('a file is replaced as a whole, and no temporary file is left', async () => {
     writeFileSync(at('record'), 'a longer text from before');
     await writeFileAtomic(at('record'), 'new');
     expect(readFileSync(at('record'), 'utf8')).toBe('new');
     expect(readdirSync(made)).toEqual(['record']);
   });
 
-  test('mounts of a user namespace need every folder above to be passable', async () => {
+  test('mounts of a user namespace need every parent folder to be passable', async () => {
     makeFolder(at('a', 'b'), 0o711);
     chmodSync(made, 0o711);
     await expectPassage(at('a', 'b'));
@@ -175,7 +175,7 @@ describe('what is made', () => {
     });
   });
 
-  test('what is there and what is not', async () => {
+  test('existence of a file and of nothing', async () => {
     symlinkSync('nowhere', at('dangling'));
     writeFile(at('file'), 'x');
     const paths = [at('file'), at('dangling'), at('none'), at('file', 'x')];
@@ -191,14 +191,14 @@ describe('what is made', () => {
     expect(await realPathOf(at('link', 'none'))).toBe(at('none'));
   });
 
-  test('a removal takes a folder with all in it, and absent is fine', async () => {
+  test('a removal takes a folder with its content, and accepts a missing one', async () => {
     makeFolder(at('a', 'b'));
     await remove(at('a'));
     await remove(at('a'));
     expect(readdirSync(made)).toEqual([]);
   });
 
-  test('a version is another one when the file is replaced or written to', async () => {
+  test('a version changes when the file is replaced or written to', async () => {
     expect(fileVersion(at('file'))).toBe('');
     writeFile(at('file'), 'x');
     const first = fileVersion(at('file'));

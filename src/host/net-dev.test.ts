@@ -22,7 +22,7 @@ test('both directions of each interface', () => {
   ]);
 });
 
-test('of a process in that very namespace, without the loopback', () => {
+test('of a process in its namespace, without the loopback', () => {
   expect(readInterfaces(process.pid, '/proc/self/ns/net')?.map(({ name }) => name)).not.toContain('lo');
   expect(readInterfaces(process.pid, '/proc/self/ns/uts')).toBeUndefined();
   expect(readInterfaces(2 ** 22 + 1, '/proc/self/ns/net')).toBeUndefined();

@@ -27,11 +27,11 @@ test('finds the children of every thread', async () => {
   }
 });
 
-test('a process that is not there has none', async () => {
+test('a missing process has no children', async () => {
   expect(await childrenOf(2 ** 22 + 1)).toEqual([]);
 });
 
-test('programs of ours are found by their folder, and somebody else there is spared', async () => {
+test('our programs are found by their folder, and others in it are not touched', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'proc-'));
   const somebody = spawn('sleep', ['1000'], { cwd: folder });
   try {

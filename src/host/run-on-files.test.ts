@@ -16,7 +16,7 @@ afterAll(() => {
 
 const options = { timeoutMs: 20_000 };
 
-test('answers with what it printed and its exit code, and leads a session of its own on no pipe', async () => {
+test('returns the output and the exit code, and starts a session without pipes', async () => {
   const script = 'echo out; echo err >&2; ps -o sid= -p $$; readlink /proc/$$/fd/1; echo $$; exit 3';
   const found = await run(['sh', '-c', script], { ...options, outputFolder, okExitCodes: [3] });
   const [out, session, target, pid] = found.stdout.split('\n').map((line) => line.trim());
@@ -29,7 +29,7 @@ test('answers with what it printed and its exit code, and leads a session of its
   expect(target).toContain(outputFolder);
 });
 
-test('fails as on pipes', async () => {
+test('fails as with pipes', async () => {
   const failing = run(['sh', '-c', 'echo why >&2; exit 1'], { ...options, outputFolder });
   await expect(failing).rejects.toMatchObject({ id: 'RuntimeFailed', stderr: 'why\n', exitCode: 1 });
   await expect(run(['/none'], { ...options, outputFolder })).rejects.toMatchObject({ id: 'ToolMissing' });

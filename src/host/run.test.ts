@@ -34,7 +34,7 @@ async function gone(process: ProcessIdentity): Promise<void> {
 }
 
 describe('run', () => {
-  test('gives output, error output and exit code, and the input', async () => {
+  test('returns output, error output and exit code, and writes the input', async () => {
     const result = await run(sh('cat; echo err >&2; exit 3'), {
       timeoutMs,
       input: 'in'.repeat(100_000),
@@ -44,7 +44,7 @@ describe('run', () => {
     expect(result.stdout).toBe('in'.repeat(100_000));
   });
 
-  test('says which signal ended it', async () => {
+  test('returns the signal that ended it', async () => {
     await expect(run(sh('kill -USR1 $$'), { timeoutMs })).rejects.toMatchObject({
       id: 'RuntimeFailed',
       signal: 'SIGUSR1',
@@ -52,7 +52,7 @@ describe('run', () => {
     });
   });
 
-  test('keeps so much of the output and drops the rest, to its end', async () => {
+  test('keeps a limited amount of the output, and discards the rest', async () => {
     const { stdout } = await run(sh('head -c 3000000 /dev/zero | tr "\\0" x; echo end >&2'), {
       timeoutMs,
       maxOutputBytes: 10,
@@ -60,7 +60,7 @@ describe('run', () => {
     expect(stdout).toBe('x'.repeat(10));
   });
 
-  test('a program that is not there is missing, also by path; one that cannot be run says why', async () => {
+  test('a missing program is reported as missing, also by path; one that cannot be run has a reason', async () => {
     await expect(run(['no-such-program'], { timeoutMs })).rejects.toMatchObject({ id: 'ToolMissing' });
     await expect(run(['/no/such/program'], { timeoutMs })).rejects.toMatchObject({ id: 'ToolMissing' });
     const path = join(folder, 'text');
@@ -72,11 +72,11 @@ describe('run', () => {
     });
   });
 
-  test('an argument with a zero byte is no shorter argument', async () => {
+  test('an argument with a NUL byte is not truncated', async () => {
     await expect(run(['echo', 'a\0b'], { timeoutMs })).rejects.toMatchObject({ id: 'RuntimeFailed' });
   });
 
-  test('the program has the environment, folder, signals and descriptors that it should, and no others', async () => {
+  test('the program has only the given environment, folder, signals and descriptors', async () => {
     const held = await readFile('/proc/self/stat', 'utf8'); // any open file of ours
     expect(held).not.toBe('');
     const { stdout } = await run(
@@ -96,7 +96,7 @@ describe('run', () => {
     expect(stdout).not.toMatch(/^HOME=/m);
   });
 
-  test('nothing of our own environment reaches a tool, however it is started', async () => {
+  test('no tool gets our environment, however it is started', async () => {
     const wanted = [
       'LANG=C.UTF-8',
       'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
@@ -131,7 +131,7 @@ describe('run', () => {
     }
   });
 
-  test('its standard streams are pipes or /dev/null, which can be opened by name', async () => {
+  test('its standard streams are pipes or /dev/null, and can be opened by name', async () => {
     const { stdout, stderr } = await run(
       sh(
         'readlink /proc/self/fd/0 /proc/$$/fd/1; cat /dev/stdin; echo out >/dev/stdout; echo err >/dev/stderr',
@@ -143,7 +143,7 @@ describe('run', () => {
     expect((await run(['readlink', '/proc/self/fd/0'], { timeoutMs })).stdout).toBe('/dev/null\n');
   });
 
-  test('ends at its timeout with TERM, and at an abort', async () => {
+  test('is ended with TERM at its timeout, and at an abort', async () => {
     await expect(run(['sleep', '1000'], { timeoutMs: 50 })).rejects.toMatchObject({
       id: 'ToolTimeout',
       signal: 'SIGTERM',
@@ -153,7 +153,7 @@ describe('run', () => {
     });
   });
 
-  test('what a stopped group left behind is killed with it', async () => {
+  test('the remaining processes of a stopped group are killed with it', async () => {
     const script = `sh -c 'trap "" TERM; echo $$ >${folder}/left; while :; do sleep 1; done' & while ! [ -s ${folder}/left ]; do sleep 0.01; done; echo up >&2; wait`;
     const stop = new AbortController();
     const stderr = new PassThrough();
@@ -170,7 +170,7 @@ describe('run', () => {
     if (process) await gone(process);
   });
 
-  test('leaves no descriptor, no child and no zombie, also with many at once that end together', async () => {
+  test('leaves no descriptor, child or zombie, also if many end together', async () => {
     await run(['true'], { timeoutMs });
     const before = await openFiles();
     const results = await Promise.all(
@@ -185,7 +185,7 @@ describe('run', () => {
   });
 });
 
-test('a program has the oom_score_adj that it is given, and ours stays as it was', async () => {
+test('a program has the requested oom_score_adj, and ours is unchanged', async () => {
   const own = (): string => readFileSync('/proc/self/oom_score_adj', 'utf8').trim();
   const before = own();
   const { stdout } = await run(['sh', '-c', 'cat /proc/self/oom_score_adj'], {
@@ -200,7 +200,7 @@ test('a program has the oom_score_adj that it is given, and ours stays as it was
   expect(own()).toBe(before);
 });
 
-describe('what a program leaves behind with its output', () => {
+describe('a background process that keeps the output open', () => {
   const loop = (): string =>
     `(echo "$(exec sh -c 'echo $PPID')" >${folder}/left; while :; do echo x; sleep 0.05; done) & while ! [ -s ${folder}/left ]; do sleep 0.01; done; echo done; exit 7`;
 
@@ -209,7 +209,7 @@ describe('what a program leaves behind with its output', () => {
     if (process) await killTree(process);
   });
 
-  test.each(['run', 'runStreaming'])('%s ends though it writes for ever', async (how) => {
+  test.each(['run', 'runStreaming'])('%s is ended even if it writes continuously', async (how) => {
     const before = await openFiles();
     if (how === 'run') {
       const { exitCode, stdout } = await run(sh(loop()), { timeoutMs, okExitCodes: [7] });
@@ -229,7 +229,7 @@ describe('what a program leaves behind with its output', () => {
     expect(await openFiles()).toBeLessThanOrEqual(before);
   });
 
-  test('what the program itself wrote arrives, however slowly it is taken', async () => {
+  test('the output of the program itself is complete, even if it is read slowly', async () => {
     let bytes = 0;
     const stdout = new Writable({
       highWaterMark: 1,
@@ -244,7 +244,7 @@ describe('what a program leaves behind with its output', () => {
     expect(bytes).toBe(60_000);
   });
 
-  test('a taker that is gone ends it', async () => {
+  test('a closed reader ends it', async () => {
     const stdout = new PassThrough({ highWaterMark: 1 });
     const running = await runStreaming(
       sh(`sleep 1000 & echo $! >${folder}/left; head -c 60000 /dev/zero`),
@@ -257,7 +257,7 @@ describe('what a program leaves behind with its output', () => {
 });
 
 describe('the start of a program', () => {
-  test('leaves the thread to others until the program runs', async () => {
+  test('does not block the thread until the program runs', async () => {
     let hasStarted = false;
     const starting = runDetached(['true']).then(({ exited }) => {
       hasStarted = true;
@@ -268,12 +268,12 @@ describe('the start of a program', () => {
     expect(await starting).toBe(0);
   });
 
-  test('waits where hundreds are started at once', async () => {
+  test('waits while hundreds are started at once', async () => {
     const all = await Promise.all(Array.from({ length: 400 }, () => run(['true'], { timeoutMs })));
     expect(all).toHaveLength(400);
   });
 
-  test('with an oom_score_adj of its own does not give it to those beside it', async () => {
+  test('with an oom_score_adj does not affect concurrent starts', async () => {
     const own = (await readFile('/proc/self/oom_score_adj', 'utf8')).trim();
     const scores = await Promise.all(
       Array.from({ length: 40 }, async (_, index) => {
@@ -288,7 +288,7 @@ describe('the start of a program', () => {
 });
 
 describe('a detached program', () => {
-  test('leads a session of its own, with pipes each way, and its end is told', async () => {
+  test('leads its own session, with pipes in both directions, and reports its end', async () => {
     const { pid, pipes, exited } = await runDetached(
       sh('read word <&4; ps -o sid= -p $$ | tr -d " " >&3; echo $word >&3; exit 5'),
       {
@@ -301,12 +301,12 @@ describe('a detached program', () => {
     expect(await exited).toBe(5);
   });
 
-  test('a missing one is told at once', async () => {
+  test('a missing program is reported at once', async () => {
     await expect(runDetached(['no-such-program'])).rejects.toMatchObject({ id: 'ToolMissing' });
   });
 });
 
-test('a signal for a list spares who has left it by the time that it is sent', async () => {
+test('a signal for a list spares processes that have left it before the signal is sent', async () => {
   const [stays, leaves] = [await runDetached(['sleep', '1000']), await runDetached(['sleep', '1000'])];
   const lists = [[stays.pid, leaves.pid, 2 ** 22 + 1], [stays.pid]];
   expect(await signalListed(() => Promise.resolve(lists.shift() ?? []), 'SIGKILL')).toBe(1);

@@ -6,7 +6,7 @@ beforeAll(() => {
   log.level = 'silent';
 });
 
-test('steps are undone newest first, and one that fails keeps no other from it', async () => {
+test('steps are undone newest first, and a failed step does not stop the others', async () => {
   const undone: string[] = [];
   const story = withUndo('story', async (undo) => {
     undo.push('first', (clean) => undone.push(`first ${clean}`));
@@ -20,7 +20,7 @@ test('steps are undone newest first, and one that fails keeps no other from it',
   expect(undone).toEqual(['third true', 'first false']);
 });
 
-test('a story knows what a part of it has left behind', async () => {
+test('an undo includes what a part of it could not undo', async () => {
   const undone: boolean[] = [];
   const outer = (stuck: boolean) =>
     withUndo('story', async (undo) => {

@@ -5,7 +5,7 @@ import { unlessAborted, waitUntil, within } from './wait.js';
 const never = new Promise<never>(() => undefined);
 
 describe('waitUntil()', () => {
-  test('asks until there is an answer, and returns it', async () => {
+  test('calls the question until there is an answer, and returns it', async () => {
     const answers = [undefined, false, 0] as const;
     let asked = 0;
     expect(await waitUntil(() => Promise.resolve(answers[asked++]), { everyMs: 1, withinMs: 60_000 })).toBe(
@@ -14,13 +14,13 @@ describe('waitUntil()', () => {
     expect(asked).toBe(3);
   });
 
-  test('asks at least once, and returns undefined where no answer comes in time', async () => {
+  test('calls it at least once, and returns undefined if there is no answer in time', async () => {
     let asked = 0;
     expect(await waitUntil(() => asked++ < 0, { everyMs: 1, withinMs: 0 })).toBeUndefined();
     expect(asked).toBe(1);
   });
 
-  test('fails with the question', async () => {
+  test('fails if the question fails', async () => {
     await expect(waitUntil(() => Promise.reject(new Error('no answer')), { everyMs: 1 })).rejects.toThrow(
       'no answer',
     );
@@ -28,16 +28,16 @@ describe('waitUntil()', () => {
 });
 
 describe('within()', () => {
-  test('tells whether the work was done in time', async () => {
+  test('returns whether the work was done in time', async () => {
     expect(await within(Promise.resolve('done'), 60_000)).toBe(true);
     expect(await within(never, 1)).toBe(false);
   });
 
-  test('fails with the work', async () => {
+  test('fails if the work fails', async () => {
     await expect(within(Promise.reject(new Error('broken')), 60_000)).rejects.toThrow('broken');
   });
 
-  test('a failure that comes too late is nobody’s', async () => {
+  test('a failure after the time is ignored', async () => {
     let fail = (_error: Error): void => undefined;
     const work = new Promise<never>((_, reject) => {
       fail = reject;
@@ -49,7 +49,7 @@ describe('within()', () => {
 });
 
 describe('unlessAborted()', () => {
-  test('gives what the work gives, and lets go of the signal', async () => {
+  test('returns the result of the work, and releases the signal', async () => {
     const { signal } = new AbortController();
     let listeners = 0;
     signal.addEventListener = () => void listeners++;
@@ -59,7 +59,7 @@ describe('unlessAborted()', () => {
     expect(await unlessAborted(Promise.resolve(5), undefined, 'gone')).toBe(5);
   });
 
-  test.each(['before', 'while'])('is cancelled by a caller that goes away %s it waits', async (when) => {
+  test.each(['before', 'while'])('is cancelled if the caller disconnects %s it waits', async (when) => {
     const caller = new AbortController();
     if (when === 'before') caller.abort();
     const waiting = unlessAborted(never, caller.signal, 'the caller went away');

@@ -17,13 +17,13 @@ const parsed = (...args: Parameters<typeof authFileFor>): unknown => {
 const mine = { ...nothing, username: 'me', password: 'se:cret' };
 
 describe('authFileFor', () => {
-  test('puts user and password to the repository, not to the whole registry', () => {
+  test('limits user and password to the repository, not the whole registry', () => {
     expect(parsed('quay.io/team/app:1', mine, undefined)).toEqual({
       auths: { 'quay.io/team/app': { auth: base64('me:se:cret') } },
       credHelpers: {},
     });
   });
-  test('takes auth as it is', () => {
+  test('accepts auth unchanged', () => {
     expect(parsed('busybox', { ...nothing, auth: base64('a:b') }, undefined)).toMatchObject({
       auths: { 'docker.io/library/busybox': { auth: base64('a:b') } },
     });
@@ -33,7 +33,7 @@ describe('authFileFor', () => {
       expect.objectContaining({ id: 'InvalidArgument' }),
     );
   });
-  test('gives an identity token the user that skopeo wants beside it', () => {
+  test('adds the user name that skopeo requires for an identity token', () => {
     expect(parsed('quay.io/app', { ...nothing, identityToken: 'T' }, undefined)).toMatchObject({
       auths: { 'quay.io/app': { auth: base64('<token>:'), identitytoken: 'T' } },
     });
@@ -48,7 +48,7 @@ describe('authFileFor', () => {
   ])('shows credentials for %s to quay.io: %s', (serverAddress, shown) => {
     expect(parsed('quay.io/app', { ...mine, serverAddress }, undefined) !== undefined).toBe(shown);
   });
-  test("knows Docker Hub's other names", () => {
+  test('knows the other names of Docker Hub', () => {
     expect(
       parsed('busybox', { ...mine, serverAddress: 'https://index.docker.io/v1/' }, undefined),
     ).toBeDefined();
@@ -59,7 +59,7 @@ describe('authFileFor', () => {
   ])('leaves the node its own file with %s', (_, auth) => {
     expect(authFileFor('quay.io/app', auth, '{}')).toBeUndefined();
   });
-  test("keeps the node's other entries, for mirrors", () => {
+  test('keeps the other entries of the node, for mirrors', () => {
     const node = {
       auths: { 'mirror.example': { auth: 'x' } },
       credHelpers: { 'quay.io': 'pass', 'gcr.io': 'gcloud' },
@@ -75,7 +75,7 @@ describe('authFileFor', () => {
     );
     expect(() => authFileFor('quay.io/app', mine, '{"auths": {"quay.io": open-sesame')).not.toThrow(/sesame/);
   });
-  test('refuses a token that could only go by the arguments', () => {
+  test('refuses a token that could only be passed in the arguments', () => {
     expect(() => authFileFor('quay.io/app', { ...nothing, registryToken: 'open-sesame' }, undefined)).toThrow(
       expect.objectContaining({ id: 'UnsupportedField' }),
     );

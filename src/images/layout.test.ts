@@ -25,14 +25,14 @@ const writeLayers = (layers: object[]): Promise<void> =>
 const writeConfig = (id: string, content: string): Promise<void> =>
   write(`overlay-images/${id}/=${Buffer.from(`sha256:${id}`).toString('base64')}`, content);
 
-test('a store that is not there yet is empty', async () => {
+test('a store that does not exist yet is empty', async () => {
   expect(await layout.readImages()).toEqual([]);
   expect(await layout.unusedLayers()).toEqual([]);
   expect(await layout.halfWritten()).toEqual([]);
   expect(layout.version()).toBe(' ');
 });
 
-test('what was written since is seen', async () => {
+test('later changes are visible', async () => {
   await writeImages([{ id: 'a' }]);
   expect((await layout.readImages()).map(({ id }) => id)).toEqual(['a']);
   const before = layout.version();
@@ -41,7 +41,7 @@ test('what was written since is seen', async () => {
   expect(layout.version()).not.toBe(before);
 });
 
-test('layers come topmost first, and none may be missing', async () => {
+test('layers are ordered topmost first, and none may be missing', async () => {
   await writeLayers([
     { id: 'base' },
     { id: 'middle', parent: 'base' },
@@ -57,7 +57,7 @@ test('layers come topmost first, and none may be missing', async () => {
   await expect(layout.layersOf({ id: 'x', layer: 'loose' })).rejects.toMatchObject({ id: 'RootfsMissing' });
 });
 
-test('layers that no image stands on are named, each before its parent', async () => {
+test('layers without an image are listed, each before its parent', async () => {
   await writeLayers([
     { id: 'base' },
     { id: 'one', parent: 'base' },
@@ -70,7 +70,7 @@ test('layers that no image stands on are named, each before its parent', async (
   expect(await layout.unusedLayers()).toEqual(['lefter', 'side', 'left']);
 });
 
-test('what a writer left half written is named, wherever it lies', async () => {
+test('files of an interrupted write are listed, in all folders', async () => {
   await writeLayers([]);
   await write('overlay-layers/.tmp-abc.tar-split.gz123', '');
   await write('overlay-images/def/.tmp-manifest456', '');
@@ -81,13 +81,13 @@ test('what a writer left half written is named, wherever it lies', async () => {
 });
 
 describe('a config', () => {
-  test('is what is under "config"', async () => {
+  test('is read from the key "config"', async () => {
     await writeConfig('abc', JSON.stringify({ architecture: 'amd64', config: { User: 'me' } }));
     expect(await layout.configOf({ id: 'abc' })).toEqual({ User: 'me' });
     await writeConfig('def', '{}');
     expect(await layout.configOf({ id: 'def' })).toEqual({});
   });
-  test('that is not written yet, or is cut off, is refused', async () => {
+  test('that is missing or truncated is refused', async () => {
     await expect(layout.configOf({ id: 'abc' })).rejects.toMatchObject({ id: 'ImageCorrupt' });
     await writeConfig('abc', '{"config": {"Us');
     await expect(layout.configOf({ id: 'abc' })).rejects.toMatchObject({ id: 'ImageCorrupt' });
@@ -100,7 +100,7 @@ describe('a config', () => {
     ['a number', '3'],
     ['a config that is a list', '{"config": [1]}'],
     ['a User that is a number', '{"config": {"User": 3}}'],
-    ['an Env that is a text', '{"config": {"Env": "A=b"}}'],
+    ['an Env that is a string', '{"config": {"Env": "A=b"}}'],
     ['a Cmd of objects', '{"config": {"Cmd": [{}]}}'],
     ['labels that are numbers', '{"config": {"Labels": {"a": 1}}}'],
     ['volumes that are a list', '{"config": {"Volumes": ["/data"]}}'],
@@ -111,7 +111,7 @@ describe('a config', () => {
       id: expect.stringMatching(/ImageCorrupt|FileRefused/),
     });
   });
-  test('may have null where it has nothing, and nested values are dropped', async () => {
+  test('may have null values, and nested values are ignored', async () => {
     const deep = '['.repeat(9000) + ']'.repeat(9000);
     await writeConfig('abc', `{"x":${deep},"config":{"User":null,"Env":null,"Volumes":{"/v":${deep}}}}`);
     expect(await layout.configOf({ id: 'abc' })).toEqual({ Env: null, Volumes: { '/v': {} } });
@@ -120,7 +120,7 @@ describe('a config', () => {
   });
 });
 
-test('an entry of a list that makes no sense is left out, the others stay', async () => {
+test('an invalid entry of a list is ignored, the others are kept', async () => {
   await writeImages([
     { id: 'a' },
     null,
@@ -134,7 +134,7 @@ test('an entry of a list that makes no sense is left out, the others stay', asyn
   expect([...(await layout.readLayers()).keys()]).toEqual(['a']);
 });
 
-test('layers that go round in a circle end', async () => {
+test('a cycle of layers terminates', async () => {
   await writeLayers([
     { id: 'a', parent: 'b' },
     { id: 'b', parent: 'a' },
@@ -156,7 +156,7 @@ test('a layer without its folder, its files or its short name is lost', async ()
   expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
 });
 
-test('a layer that was pulled anew has its new link', async () => {
+test('a layer that was pulled again has its new link', async () => {
   await writeLayers([{ id: 'a' }]);
   await write('overlay/a/link', 'OLD');
   expect(await layout.links(['a'])).toEqual(['l/OLD']);

@@ -12,7 +12,7 @@ const registry =
   async (source: string): Promise<string> =>
     answers[source.replace('docker://quay.io/app', '')] ?? '';
 
-test('the index that has manifests is found, by way of the entry for this machine', async () => {
+test('the index with manifests is found through the entry for this machine', async () => {
   const answers = {
     ':1': text(
       { mediaType: index, digest: digest('f'), platform: { architecture: 'arm64', os: 'linux' } },
@@ -27,7 +27,7 @@ test('the index that has manifests is found, by way of the entry for this machin
   });
 });
 
-test('indexes that go round in a circle, or are none, end', async () => {
+test('cycles of indexes and invalid indexes terminate', async () => {
   const circle = text({ mediaType: index, digest: digest('a') });
   for (const answer of [circle, 'null', '{"manifests":[]}', '{"manifests":[3]}', '<html>'])
     await expect(innerIndex('quay.io/app:1', async () => answer, 'amd64')).rejects.toMatchObject({

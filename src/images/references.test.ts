@@ -32,7 +32,7 @@ describe('parseReference', () => {
     expect(parseReference(text).name).toBe(name);
   });
 
-  test('tells the parts', () => {
+  test('returns the parts', () => {
     expect(parseReference(`localhost:5000/app:1@${digest}`)).toEqual({
       repository: 'localhost:5000/app',
       tag: '1',
@@ -80,7 +80,7 @@ describe('parseReference', () => {
     expect(thrown(() => parseReference(text))).toBe('InvalidArgument');
   });
 
-  test('refuses long names before it looks for patterns in them', () => {
+  test('refuses long names before matching patterns', () => {
     const matched = jest.spyOn(RegExp.prototype, 'test');
     try {
       for (const text of [
@@ -111,15 +111,15 @@ test.each([
 });
 
 describe('pinPattern', () => {
-  test('takes a reference, as anybody would write it', () => {
+  test('accepts a reference in all its forms', () => {
     expect(pinPattern('pause:3')('docker.io/library/pause:3')).toBe(true);
     expect(pinPattern('pause:3')('docker.io/library/pause:31')).toBe(false);
   });
-  test('takes the beginning of names', () => {
+  test('accepts the beginning of a name', () => {
     expect(pinPattern('registry.k8s.io/*')('registry.k8s.io/pause:3')).toBe(true);
     expect(pinPattern('registry.k8s.io/*')('docker.io/registry.k8s.io/pause:3')).toBe(false);
   });
-  test('refuses what is neither, and says which key', () => {
+  test('refuses anything else, and names the key', () => {
     expect(thrown(() => pinPattern('Not An Image'))).toBe('InvalidConfigFile');
     expect(() => pinPattern('Not An Image')).toThrow(/^images\.pinned: /);
   });

@@ -41,13 +41,13 @@ location = "127.0.0.4"
     expect(await configured(host)).toBe(false);
 });
 
-test('so are those of the first version of the format', async () => {
+test('entries of the first version of the format are found as well', async () => {
   await writeFile(join(folder, 'registries.conf'), `[registries.block]\nregistries = ['127.0.0.1']\n`);
   expect(await configured('127.0.0.1')).toBe(true);
   expect(await configured('localhost')).toBe(false);
 });
 
-test('only files that skopeo reads count, and one that is not valid counts for all', async () => {
+test('only files that skopeo reads count, and an invalid file makes the whole configuration invalid', async () => {
   await writeFile(join(folder, 'd/local.txt'), '[[registry]]\nlocation = "localhost"\n');
   expect(await configured('localhost')).toBe(false);
   await writeFile(join(folder, 'd/bad.conf'), '[[registry\n');

@@ -28,7 +28,7 @@ test.each([
   ['docker.io/pve/local/vztmpl/x.tar', undefined],
 ])('%s means %s', (reference, volume) => expect(templateOf(reference)).toBe(volume));
 
-test('one that is pulled is there, also for the next start, until it is forgotten or gone', async () => {
+test('a pulled template is found, also after a restart, until it is removed', async () => {
   const file = join(folder, 'templates.json');
   const templates = new Templates(file, pvesm);
   expect(await templates.list()).toEqual([]);
@@ -45,7 +45,7 @@ test('one that is pulled is there, also for the next start, until it is forgotte
   expect(await templates.list()).toEqual([]);
 });
 
-test('one that is not there, and a storage that is not there', async () => {
+test('a missing template, and a missing storage', async () => {
   const templates = new Templates(join(folder, 'none.json'), pvesm);
   await expect(templates.pull('local:vztmpl/alpine.tar')).rejects.toMatchObject({ id: 'NotFoundInRegistry' });
   await expect(templates.pull('tank:vztmpl/alpine.tar')).rejects.toMatchObject({

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { toolEnvironment } from './tool-environment.js';
 
-test('proxies and certificates of the service are passed on, in both cases, and nothing else', () => {
+test('proxies and certificates of the service are passed on in both spellings, and nothing else', () => {
   const service = {
     HTTP_PROXY: 'http://p:1',
     https_proxy: 'http://p:2',
@@ -23,7 +23,7 @@ test('proxies and certificates of the service are passed on, in both cases, and 
   });
 });
 
-test('the configuration decides', () => {
+test('the configuration takes precedence', () => {
   expect(toolEnvironment({ NO_PROXY: 'a' }, { NO_PROXY: 'b', AWS_REGION: 'r' })).toMatchObject({
     NO_PROXY: 'b',
     AWS_REGION: 'r',

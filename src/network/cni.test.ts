@@ -86,7 +86,7 @@ async function notes(): Promise<string[]> {
 }
 
 describe('attach', () => {
-  test('runs the chain, each plugin with the result before it and what it can use', async () => {
+  test('runs the chain, each plugin with the previous result and its own capabilities', async () => {
     await plugin('first', `ADD) env > '${base}'/env; echo '{"ips":[],"by":"first"}';;`);
     await plugin('second');
     await conflist([
@@ -151,7 +151,7 @@ describe('attach', () => {
     expect(environment.some((line) => line.startsWith('PATH=') && line.includes('/usr/sbin'))).toBe(true);
   });
 
-  test('that fails at a plugin tells what the plugin said and deletes all, newest first', async () => {
+  test('returns the error of a failing plugin and deletes all, newest first', async () => {
     await plugin('first');
     await plugin(
       'second',
@@ -178,7 +178,7 @@ describe('attach', () => {
     ['echo oops', /invalid JSON: oops/],
     ['true', /nothing/],
     ['kill -9 $$', /SIGKILL/],
-  ])('tells of a plugin that does not keep the protocol: %s', async (script, message) => {
+  ])('reports a plugin that violates the protocol: %s', async (script, message) => {
     await plugin('odd', `ADD) ${script}; exit;;`);
     await conflist([{ type: 'odd' }]);
     await network.start();
@@ -190,7 +190,7 @@ describe('attach', () => {
     expect(await calls()).toEqual(['ADD odd p1', 'DEL odd p1']);
   });
 
-  test('kills a plugin that hangs, with what it started, and deletes what it may have done', async () => {
+  test('kills a plugin that hangs, with its child processes, and runs DEL', async () => {
     await plugin('first');
     await plugin('stuck', `ADD) sleep 60 & echo $! > '${base}'/child; wait;;`);
     await conflist([{ type: 'first' }, { type: 'stuck' }]);
@@ -205,7 +205,7 @@ describe('attach', () => {
     expect(await notes()).toEqual([]);
   });
 
-  test('a plugin that also hangs in DEL keeps no other from its DEL, and the note stays for later', async () => {
+  test('a plugin that also hangs in DEL does not stop the other DELs, and the note is kept for later', async () => {
     await plugin('first');
     await plugin('stuck', 'ADD|DEL) sleep 60;;');
     await conflist([{ type: 'first' }, { type: 'stuck' }]);
@@ -221,7 +221,7 @@ describe('attach', () => {
     expect(await notes()).toEqual(['p1.json']);
   });
 
-  test('ends when its caller goes away, and undoes itself regardless', async () => {
+  test('ends when its caller disconnects, and completes its undo', async () => {
     await plugin('first');
     await plugin('slow', `ADD) echo here > '${base}/net.d/reached'; sleep 60;;`);
     await conflist([{ type: 'first' }, { type: 'slow' }]);
@@ -235,7 +235,7 @@ describe('attach', () => {
     expect(await notes()).toEqual([]);
   });
 
-  test('refuses a name that would be read as another argument', async () => {
+  test('refuses a name that could be read as another argument', async () => {
     await plugin('first');
     await conflist([{ type: 'first' }]);
     await network.start();
@@ -245,7 +245,7 @@ describe('attach', () => {
     expect(await calls()).toEqual([]);
   });
 
-  test('finds a configuration that came a moment ago, and says so where there is none', async () => {
+  test('finds a configuration that was added just before, and reports if there is none', async () => {
     await network.start();
     await expect(network.attach(pod('p1'))).rejects.toMatchObject({
       id: 'NetworkNotReady',
@@ -258,7 +258,7 @@ describe('attach', () => {
 });
 
 describe('detach', () => {
-  test('uses the conflist of the ADD, in reverse, as often as it is asked', async () => {
+  test('uses the conflist of the ADD, in reverse order, as often as it is called', async () => {
     await plugin('first');
     await plugin('second');
     await conflist([{ type: 'first', capabilities: { portMappings: true } }, { type: 'second' }]);
@@ -285,7 +285,7 @@ describe('detach', () => {
     expect(await notes()).toEqual([]);
   });
 
-  test('without an attachment goes by the note, also one that a crash cut off, and is nothing without one', async () => {
+  test('without an attachment uses the note, also of an interrupted ADD, and does nothing without one', async () => {
     await plugin('first');
     await conflist([{ type: 'first' }]);
     await network.start();
@@ -302,7 +302,7 @@ describe('detach', () => {
     expect(await notes()).toEqual([]);
   });
 
-  test('that fails says so and can be repeated', async () => {
+  test('that fails is reported and can be repeated', async () => {
     await plugin('first', `DEL) [ -e '${base}/mended' ] || { echo '{"code":5,"msg":"busy"}'; exit 1; };;`);
     await conflist([{ type: 'first' }]);
     await network.start();
@@ -319,7 +319,7 @@ describe('detach', () => {
 });
 
 describe('check', () => {
-  test('asks every plugin, with the result of the ADD', async () => {
+  test('calls every plugin, with the result of the ADD', async () => {
     await plugin('first');
     await plugin(
       'second',
@@ -338,7 +338,7 @@ describe('check', () => {
     });
   });
 
-  test('is not asked where the conflist forbids it', async () => {
+  test('is skipped if the conflist forbids it', async () => {
     await plugin('first');
     await conflist([{ type: 'first' }], { disableCheck: true });
     await network.start();
@@ -348,7 +348,7 @@ describe('check', () => {
 });
 
 describe('status', () => {
-  test('says why the network is not ready: nothing there, a file that does not parse, a plugin that is missing', async () => {
+  test('gives the reason why the network is not ready: no file, a syntax error, a missing plugin', async () => {
     await network.start();
     expect(network.status()).toEqual({
       ready: false,
@@ -366,7 +366,7 @@ describe('status', () => {
     expect(network.status().ready).toBe(false);
   });
 
-  test('asks the plugins of a 1.1 network', async () => {
+  test('calls the plugins of a 1.1 network', async () => {
     await plugin(
       'first',
       `STATUS) [ -e '${base}/mended' ] || { echo '{"code":50,"msg":"no uplink"}'; exit 1; };;`,
@@ -383,7 +383,7 @@ describe('status', () => {
     await statusWhich((status) => !status.ready);
   });
 
-  test('agrees on a version with the plugins, or says which of them cannot', async () => {
+  test('negotiates a version with the plugins, or names those that do not support it', async () => {
     await plugin('old', '', '"0.4.0","1.0.0"');
     await plugin('new');
     await conflist([{ type: 'new' }, { type: 'old' }], { cniVersions: ['1.0.0', '1.1.0'] });
@@ -397,7 +397,7 @@ describe('status', () => {
 });
 
 describe('garbage collection', () => {
-  test('releases what is noted for pods that are gone, and nothing else', async () => {
+  test('releases only the attachments of removed pods', async () => {
     await plugin('first');
     await conflist([{ type: 'first' }]);
     await network.start();
@@ -417,7 +417,7 @@ describe('garbage collection', () => {
     expect((await notes()).sort()).toEqual(['kept.json', 'new.json']);
   });
 
-  test('names the valid attachments to the plugins of a 1.1 network, unless it forbids that', async () => {
+  test('passes the valid attachments to the plugins of a 1.1 network, unless it forbids that', async () => {
     await plugin('first');
     await conflist([{ type: 'first' }], { cniVersion: '1.1.0' });
     await network.start();
@@ -436,7 +436,7 @@ describe('garbage collection', () => {
 });
 
 describe('the address range of the node', () => {
-  test('fills the template, once, and makes the network ready', async () => {
+  test('fills the template once, and makes the network ready', async () => {
     await plugin('first');
     await writeFile(
       join(base, 'template'),
@@ -455,7 +455,7 @@ describe('the address range of the node', () => {
     await expect(network.setPodCidr('all')).rejects.toMatchObject({ id: 'InvalidArgument' });
   });
 
-  test('is of no interest without a template', async () => {
+  test('is ignored without a template', async () => {
     const plain = new Network({
       confDir: join(base, 'net.d'),
       binDirs: [],

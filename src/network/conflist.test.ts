@@ -16,7 +16,7 @@ const list = { cniVersion: '1.0.0', name: 'pods', plugins: [{ type: 'bridge', br
 const parse = (value: unknown) => parseConflist(JSON.stringify(value), '/etc/cni/net.d/10-pods.conflist');
 
 describe('a conflist', () => {
-  test('is a name, a version and plugins with fields of their own', () => {
+  test('has a name, a version and plugins with their own fields', () => {
     expect(parse(list)).toEqual({
       cniVersion: '1.0.0',
       offered: ['1.0.0'],
@@ -37,14 +37,14 @@ describe('a conflist', () => {
     });
   });
 
-  test('offers versions, of which the newest that we speak is taken', () => {
+  test('lists versions, of which the newest supported one is used', () => {
     expect(parse({ ...list, cniVersions: ['0.4.0', '1.1.0', '9.0.0'] })).toMatchObject({
       cniVersion: '1.1.0',
       offered: ['0.4.0', '1.0.0', '1.1.0'],
     });
   });
 
-  test('may say its flags as strings', () => {
+  test('may have its flags as strings', () => {
     expect(parse({ ...list, disableCheck: 'true', disableGC: true })).toMatchObject({
       disableCheck: true,
       disableGC: true,
@@ -69,19 +69,19 @@ describe('a conflist', () => {
     ],
     [JSON.stringify({ ...list, cniVersion: '2.0.0' }), /cniVersion: 2\.0\.0 is not one of/],
     [JSON.stringify({ ...list, cniVersion: 1 }), /cniVersion:/],
-  ])('that is wrong says where: %s', (text, message) => {
+  ])('that is invalid is refused with the location: %s', (text, message) => {
     const attempt = () => parseConflist(text, '/etc/cni/net.d/10-pods.conflist');
     expect(attempt).toThrow(message);
     expect(attempt).toThrow(expect.objectContaining({ id: 'CniConfigInvalid' }));
   });
 
-  test('knows how old it is', () => {
+  test('knows its age', () => {
     expect(atLeast(parse(list), '0.4.0')).toBe(true);
     expect(atLeast(parse(list), '1.1.0')).toBe(false);
   });
 });
 
-test('the first valid configuration of a folder is found, with what is wrong before it', async () => {
+test('the first valid configuration of a folder is used, with the errors of those before it', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-conflist-'));
   try {
     expect(await findNetwork(join(folder, 'absent'))).toMatchObject({ network: undefined, problems: [] });
@@ -97,7 +97,7 @@ test('the first valid configuration of a folder is found, with what is wrong bef
   }
 });
 
-describe('what a plugin is told', () => {
+describe('the configuration of a plugin', () => {
   const network = parse({
     ...list,
     plugins: [
@@ -112,7 +112,7 @@ describe('what a plugin is told', () => {
   });
   const [plugin = { type: '' }] = network.plugins;
 
-  test('is its own configuration, named by the list, without what is ours', () => {
+  test('is its own section, with the name of the list, without our keys', () => {
     expect(JSON.parse(pluginInput(network, plugin))).toEqual({
       type: 'portmap',
       snat: true,
@@ -121,7 +121,7 @@ describe('what a plugin is told', () => {
     });
   });
 
-  test("is of the runtime's values only what it can use", () => {
+  test('has only the runtime values that it supports', () => {
     expect(
       JSON.parse(
         pluginInput(network, plugin, {
@@ -136,7 +136,7 @@ describe('what a plugin is told', () => {
   });
 });
 
-test("the addresses of a pod are those of its own interfaces, in the plugin's order", () => {
+test('the addresses of a pod are those of its own interfaces, in the order of the plugin', () => {
   const interfaces = [{ name: 'cni0' }, { name: 'eth0', sandbox: '/run/netns/a' }];
   expect(
     podAddresses(
@@ -155,7 +155,7 @@ test("the addresses of a pod are those of its own interfaces, in the plugin's or
   expect(podAddresses({}, 'eth0')).toEqual([]);
 });
 
-test('of several interfaces of a pod, the one that was asked for has its addresses', () => {
+test('of several interfaces of a pod, the requested one has its addresses', () => {
   const [net1, eth0] = [
     { name: 'net1', sandbox: '/run/netns/a' },
     { name: 'eth0', sandbox: '/run/netns/a' },
@@ -213,14 +213,17 @@ describe('a conflist template', () => {
     );
   });
 
-  test.each(['{', '{}', '{"name":"{{.PodCIDR}}"}'])('that gives no conflist is refused: %s', (broken) => {
-    expect(() => renderTemplate(broken, '10.1.0.0/24', 't')).toThrow(
-      expect.objectContaining({ id: 'CniConfigInvalid' }),
-    );
-  });
+  test.each(['{', '{}', '{"name":"{{.PodCIDR}}"}'])(
+    'that gives an invalid conflist is refused: %s',
+    (broken) => {
+      expect(() => renderTemplate(broken, '10.1.0.0/24', 't')).toThrow(
+        expect.objectContaining({ id: 'CniConfigInvalid' }),
+      );
+    },
+  );
 });
 
-test('an attachment is read back whose ADD has not answered yet: its DEL needs the ports', () => {
+test('an attachment without a result is read back: its DEL needs the ports', () => {
   const noted = {
     ips: [],
     containerId: 'one',

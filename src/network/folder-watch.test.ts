@@ -40,12 +40,12 @@ async function expectChange(change: () => Promise<unknown>): Promise<void> {
   await told;
 }
 
-test('a change in the folder is told', async () => {
+test('a change in the folder is reported', async () => {
   watching(base);
   await expectChange(() => writeFile(join(base, 'a'), ''));
 });
 
-test('a folder that appears later, level by level, is watched from then on', async () => {
+test('a folder that is created later, level by level, is watched from then on', async () => {
   const folder = join(base, 'etc', 'cni', 'net.d');
   watching(folder);
   await expectChange(() => mkdir(join(base, 'etc')));
@@ -53,7 +53,7 @@ test('a folder that appears later, level by level, is watched from then on', asy
   await expectChange(() => writeFile(join(folder, 'a'), ''));
 });
 
-test('a folder that is replaced is watched on', async () => {
+test('a folder that is replaced is still watched', async () => {
   const folder = join(base, 'net.d');
   await mkdir(folder);
   watching(folder);

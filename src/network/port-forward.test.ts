@@ -58,7 +58,7 @@ test('the client may end first: the server still answers', async () => {
   await done;
 });
 
-test('the server may end first: it still hears the client', async () => {
+test('the server may end first: it still receives from the client', async () => {
   const { port, lines } = await listen(
     '127.0.0.1',
     `socket.end('bye'); let bytes = 0; socket.on('data', (chunk) => { bytes += chunk.length; }).on('end', () => say(bytes));`,
@@ -70,7 +70,7 @@ test('the server may end first: it still hears the client', async () => {
   await done;
 });
 
-test('a server that reads nothing for a while holds up this connection, and nothing else here', async () => {
+test('a server that does not read for a while blocks only this connection', async () => {
   // It reads from its first client when the second one has come.
   const { port, lines } = await listen(
     '127.0.0.1',
@@ -86,7 +86,7 @@ test('a server that reads nothing for a while holds up this connection, and noth
   await Promise.all([held.done, other.done]);
 });
 
-test('a server on IPv6 alone gets all that the client sent, first bytes included', async () => {
+test('a server on IPv6 only receives all data of the client, including the first bytes', async () => {
   const { port } = await listen('::1', 'socket.pipe(socket);');
   const { client, done } = forward(port);
   client.end('first words');
@@ -94,7 +94,7 @@ test('a server on IPv6 alone gets all that the client sent, first bytes included
   await done;
 });
 
-test('a port that nobody listens on is refused in words, and the stream is untouched', async () => {
+test('a port without a listener is refused with a message, and the stream is untouched', async () => {
   const [client, pod] = duplexPair();
   client.write('unread');
   await expect(forwardPort(netns, 1, pod, new AbortController().signal)).rejects.toMatchObject({
@@ -105,14 +105,14 @@ test('a port that nobody listens on is refused in words, and the stream is untou
   expect([pod.destroyed, pod.writableEnded, String(pod.read())]).toEqual([false, false, 'unread']);
 });
 
-test('a namespace that is gone is said in words', async () => {
+test('a missing namespace is reported with a message', async () => {
   const [, pod] = duplexPair();
   await expect(forwardPort('/nonexistent/net', 80, pod, new AbortController().signal)).rejects.toThrow(
     /\/nonexistent\/net.*No such file/,
   );
 });
 
-test('a connection that the server breaks breaks the stream, and is no failure', async () => {
+test('a connection that the server resets resets the stream, and is not a failure', async () => {
   const { port } = await listen('127.0.0.1', `socket.once('data', () => socket.resetAndDestroy());`);
   const { client, pod, done } = forward(port);
   client.write('x');
@@ -120,7 +120,7 @@ test('a connection that the server breaks breaks the stream, and is no failure',
   expect(pod.destroyed).toBe(true);
 });
 
-test('so is one that it breaks at once', async () => {
+test('the same if it is reset at once', async () => {
   const { port } = await listen('127.0.0.1', 'socket.resetAndDestroy();');
   for (let round = 0; round < 5; round++) {
     const { pod, done } = forward(port);
@@ -142,7 +142,7 @@ test('an abort ends the process', async () => {
   expect((await lines.next()).value).toBe('closed');
 });
 
-test('without a namespace it is the host', async () => {
+test('without a namespace the host is used', async () => {
   const [, pod] = duplexPair();
   const inHost = execFileSync('readlink', ['/proc/self/ns/net']).toString();
   expect(inHost).not.toBe(execFileSync('readlink', [netns]).toString());

@@ -34,13 +34,13 @@ const issues = async (value: unknown) => {
   return (await validateBundle(folder)).map(({ path }) => path);
 };
 
-test('config.json, which holds the environment, is for root alone', () => {
+test('config.json, which holds the environment, is accessible to root alone', () => {
   writeBundle(folder, spec());
   expect((statSync(join(folder, 'config.json')).mode & 0o777).toString(8)).toBe('600');
   expect(JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'))).toEqual(spec());
 });
 
-test('a bundle without config.json, without a rootfs or with an empty one is none', async () => {
+test('a bundle without config.json, or without a rootfs or with an empty one, is invalid', async () => {
   expect((await validateBundle(folder)).map(({ path }) => path)).toEqual(['config.json']);
   writeFileSync(join(folder, 'config.json'), '{');
   expect((await validateBundle(folder)).map(({ path }) => path)).toEqual(['config.json']);
@@ -54,7 +54,7 @@ test('a bundle without config.json, without a rootfs or with an empty one is non
 
 test.each<[string, object, boolean]>([
   ['by its path', { args: ['/bin/sh'] }, true],
-  ['by a path that is not there', { args: ['/bin/none'] }, false],
+  ['by a path that does not exist', { args: ['/bin/none'] }, false],
   ['by PATH, in its second folder', { args: ['sh'] }, true],
   ['by PATH, which does not have it', { args: ['tool'] }, false],
   ['without PATH', { args: ['sh'], env: ['HOME=/bin'] }, false],
@@ -62,10 +62,10 @@ test.each<[string, object, boolean]>([
   ['from another working folder', { args: ['./tool'] }, false],
   ['that is not executable', { args: ['/bin/text'] }, false],
   ['outside of the rootfs', { args: ['../../../../bin/sh'], cwd: '/' }, true], // which is inside, for whom the rootfs is /
-  ['in a mount, into which nobody can look', { args: ['/mounted/none'] }, true],
+  ['in a mount, which cannot be inspected', { args: ['/mounted/none'] }, true],
   ['that is a mount', { args: ['/mounted'] }, true],
   ['beside a mount', { args: ['/mounted-not/none'] }, false],
-  ['that has no name', { args: [''] }, false],
+  ['with an empty name', { args: [''] }, false],
   ['that is a folder', { args: ['/bin'] }, false],
 ])('a program named %s', async (_, process, found) => {
   file('bin/sh');
@@ -75,7 +75,7 @@ test.each<[string, object, boolean]>([
   expect(await issues(spec(process, { mounts }))).toEqual(found ? [] : ['process.args.0']);
 });
 
-test('a source that is to be bound is there', async () => {
+test('a bind source must exist', async () => {
   file('bin/sh');
   mkdirSync(join(folder, 'here'));
   const at = '/x';

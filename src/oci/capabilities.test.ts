@@ -35,7 +35,7 @@ test.each<[Capability, string[]]>([
   expect(of(wanted)).toMatchObject({ capabilities: { bounding: expected }, missing: [] });
 });
 
-test('what the host cannot give is left out and told', () => {
+test('capabilities that the host does not support are omitted and reported', () => {
   expect(of({ add_capabilities: ['SYS_RESOURCE', 'SYS_ADMIN'], drop_capabilities: ['ALL'] })).toMatchObject({
     capabilities: { bounding: ['CAP_SYS_ADMIN'] },
     missing: ['CAP_SYS_RESOURCE'],
@@ -45,13 +45,13 @@ test('what the host cannot give is left out and told', () => {
   expect(of(null, true).missing).toEqual(['CAP_SYS_RESOURCE']);
 });
 
-test('privileged is all of it, whatever is dropped', () => {
+test('privileged has all capabilities, whatever is dropped', () => {
   expect(sorted(of({ drop_capabilities: ['ALL'] }, true).capabilities.bounding)).toEqual(
     sorted(host.capabilities),
   );
 });
 
-test('ambient ones are held by users other than root as well', () => {
+test('ambient capabilities apply to users other than root as well', () => {
   const { capabilities } = of({
     add_ambient_capabilities: ['NET_ADMIN', 'SYS_RESOURCE'],
     drop_capabilities: ['ALL'],
@@ -65,7 +65,7 @@ test('ambient ones are held by users other than root as well', () => {
   });
 });
 
-test('an unknown name is refused by its field', () => {
+test('an unknown name is refused, naming the field', () => {
   expect(() => of({ drop_capabilities: ['FLY'] })).toThrow(
     'capabilities.drop_capabilities: "FLY" is not a capability',
   );

@@ -35,11 +35,11 @@ devices:
   containerEdits: {env: [GPU=1], hooks: [{hookName: createContainer, path: /usr/bin/hook}], additionalGids: [44]}
 `;
 
-test('no device, no look at the machine', async () => {
+test('without devices no spec is read', async () => {
   expect(await readCdi([], ['/no/such'])).toEqual(noCdi);
 });
 
-test('what a device brings, with what its spec brings once', async () => {
+test('the edits of a device, with those of its spec once', async () => {
   execFileSync('mknod', ['-m', '660', join(base, 'node'), 'c', '1', '3']);
   await write('etc/gpu.yaml', gpu.replace('/dev/HOST', join(base, 'node')));
   expect(await read('vendor.com/gpu=0', 'vendor.com/gpu=1')).toEqual({
@@ -63,7 +63,7 @@ test('what a device brings, with what its spec brings once', async () => {
   });
 });
 
-test('a mode with a leading zero is octal, as CDI for Go reads it, and the rest is YAML 1.2', async () => {
+test('a mode with a leading zero is octal, as in the CDI library for Go, and the rest is YAML 1.2', async () => {
   await write(
     'etc/a.yaml',
     `
@@ -91,7 +91,7 @@ devices:
   });
 });
 
-test('the later folder wins, in one folder nobody does', async () => {
+test('the later folder takes precedence; a conflict within a folder disables the device', async () => {
   const spec = (env: string): string =>
     JSON.stringify({
       cdiVersion: '0.5.0',
@@ -108,7 +108,7 @@ test('the later folder wins, in one folder nobody does', async () => {
   });
 });
 
-test('a spec that cannot be used takes only its own devices away', async () => {
+test('an invalid spec disables only its own devices', async () => {
   await write('etc/broken.json', '{');
   await write('etc/wrong.yaml', 'cdiVersion: "0.6.0"\nkind: nonsense\ndevices: []');
   await write('etc/notes.txt', gpu);

@@ -86,7 +86,7 @@ const secure = (security_context: LinuxContainerSecurityContext): ContainerConfi
 });
 const privilegedPod: PodSandboxConfig = { linux: { security_context: { privileged: true } } };
 
-test('a container that asks for nothing', () => {
+test('a container without any settings', () => {
   const { spec, user, notHonoured } = of();
   expect(notHonoured).toEqual([]);
   expect(user).toEqual({ uid: 0, gid: 0, supplementalGroups: [0] });
@@ -131,7 +131,7 @@ describe('the scope of a container under systemd', () => {
       key.startsWith('org.systemd.'),
     );
 
-  test('has no limit of tasks of its own, and the grace period of the pod', () => {
+  test('has no task limit of its own, and the grace period of the pod', () => {
     expect(of({}, {}, slice).spec.linux.cgroupsPath).toBe('kubepods-pod1.slice:crisp:container');
     expect(properties({})).toEqual([['org.systemd.property.TasksMax', 'uint64 18446744073709551615']]);
     expect(properties({ annotations: { 'io.kubernetes.pod.terminationGracePeriod': '30' } })).toContainEqual([
@@ -144,7 +144,7 @@ describe('the scope of a container under systemd', () => {
     expect(properties({ annotations: { 'io.kubernetes.pod.terminationGracePeriod': text } })).toHaveLength(1);
   });
 
-  test('leaves a limit of tasks alone that the container asks for', () => {
+  test('keeps a task limit that the container requests', () => {
     expect(properties({ linux: { resources: { unified: { 'pids.max': '64' } } } })).toEqual([]);
   });
 });
@@ -172,7 +172,7 @@ test('the security of a container', () => {
   });
 });
 
-test('paths that nobody names are the usual ones, each list for itself, unless the pod has a user namespace of its own', () => {
+test('the default paths apply to each list that is not set, unless the pod has its own user namespace', () => {
   expect(of(secure({ masked_paths: ['/proc/kcore'] })).spec.linux).toMatchObject({
     maskedPaths: ['/proc/kcore'],
     readonlyPaths: [...readonlyPaths],
@@ -190,13 +190,13 @@ test('paths that nobody names are the usual ones, each list for itself, unless t
   expect(ofBackend.spec.linux).toMatchObject({ maskedPaths: [...maskedPaths] });
 });
 
-test('the ulimits of the host are those of the container', () => {
+test('the ulimits of the host apply to the container', () => {
   const rlimits = [{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 4096 }];
   expect(of().spec.process).not.toHaveProperty('rlimits');
   expect(of({}, {}, { host: { ...host, rlimits } }).spec.process.rlimits).toEqual(rlimits);
 });
 
-test('an endless quota is none', () => {
+test('a negative quota means no quota', () => {
   const cpu = (resources: LinuxContainerResources) => of({ linux: { resources } }).spec.linux.resources?.cpu;
   expect(cpu({ cpu_quota: -1, cpu_period: 100_000, cpu_shares: 512 })).toEqual({
     period: 100_000,
@@ -206,7 +206,7 @@ test('an endless quota is none', () => {
   expect(cpu({ cpu_quota: 50_000 })).toEqual({ quota: 50_000 });
 });
 
-test("only allowed annotations reach the runtime, the container's over the pod's", () => {
+test('only allowed annotations are passed to the runtime; those of the container override those of the pod', () => {
   const annotations = { 'run.oci.handler': 'wasm', 'example.com/a': 'container' };
   const more = {
     allowedAnnotations: ['example.com/*'],
@@ -218,7 +218,7 @@ test("only allowed annotations reach the runtime, the container's over the pod's
   expect(Object.fromEntries(theirs)).toEqual({ 'example.com/a': 'container', 'example.com/b': 'pod' });
 });
 
-test('a privileged container has nothing masked, and needs a privileged pod', () => {
+test('a privileged container has no masked paths, and needs a privileged pod', () => {
   const wanted = secure({ privileged: true, masked_paths: ['/proc/kcore'], readonly_paths: ['/proc/sys'] });
   const { spec, notHonoured } = of(wanted, privilegedPod);
   expect(spec.linux).not.toHaveProperty('maskedPaths');
@@ -227,7 +227,7 @@ test('a privileged container has nothing masked, and needs a privileged pod', ()
   expect(() => of(wanted)).toThrow('the pod of this container is not privileged');
 });
 
-describe('what cannot be given is told', () => {
+describe('a setting that cannot be applied is reported', () => {
   test.each<[string, ContainerConfig]>([
     ['linux.security_context.capabilities', secure({ capabilities: { add_capabilities: ['SYS_ADMIN'] } })],
     ['linux.security_context.selinux_options', secure({ selinux_options: { level: 's0' } })],
@@ -246,7 +246,7 @@ describe('what cannot be given is told', () => {
   });
 });
 
-test('the SELinux labels of the pod are those of a container that has none', () => {
+test('the SELinux labels of the pod apply to a container without its own', () => {
   const pod: PodSandboxConfig = { linux: { security_context: { selinux_options: { level: 's0:c1,c2' } } } };
   expect(of({}, pod, { host: { ...host, selinux: true } }).spec).toMatchObject({
     process: { selinuxLabel: 'system_u:system_r:container_t:s0:c1,c2' },
@@ -255,7 +255,7 @@ test('the SELinux labels of the pod are those of a container that has none', () 
   expect(of({}, pod).notHonoured).toEqual(['linux.security_context.selinux_options']);
 });
 
-test('the user namespace of the pod, which the container must agree to', () => {
+test('the user namespace of the pod, which the container must match', () => {
   const map = [{ container_id: 0, host_id: 100_000, length: 65_536 }];
   const userns_options = { mode: 'POD' as const, uids: map, gids: map };
   const pod: PodSandboxConfig = { linux: { security_context: { namespace_options: { userns_options } } } };
@@ -280,7 +280,7 @@ test('the user namespace of the pod, which the container must agree to', () => {
   expect(() => of(secure({ namespace_options: { userns_options } }))).toThrow('differ from those of the pod');
 });
 
-test('CDI devices reach every part of the spec', () => {
+test('CDI devices are applied to every part of the spec', () => {
   const cdi = {
     env: ['GPU=0'],
     devices: [{ device: { type: 'c' as const, path: '/dev/gpu', major: 9, minor: 1 }, permissions: 'rw' }],
@@ -305,7 +305,7 @@ test('CDI devices reach every part of the spec', () => {
   });
 });
 
-test('SELinux labels, where the kernel has it', () => {
+test('SELinux labels, if the kernel supports them', () => {
   const { spec, notHonoured } = of(
     {
       ...secure({ selinux_options: { level: 's0:c1' } }),
@@ -319,11 +319,11 @@ test('SELinux labels, where the kernel has it', () => {
   expect(notHonoured).toEqual(['mounts.selinux_relabel']);
 });
 
-test.each([-1001, 1001])('no score of %i', (oom_score_adj) => {
+test.each([-1001, 1001])('an oom_score_adj of %i is refused', (oom_score_adj) => {
   expect(() => of({ linux: { resources: { oom_score_adj } } })).toThrow('resources.oom_score_adj');
 });
 
-test('a pod without a hostname has that of the host', () => {
+test('a pod without a hostname has the hostname of the host', () => {
   expect(of({}, {}, { plan: { ...plan, hostname: undefined } }).spec.process.env).toContain('HOSTNAME=node');
 });
 

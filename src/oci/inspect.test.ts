@@ -62,20 +62,20 @@ describe('where a path leads inside a rootfs', () => {
 });
 
 describe('accounts', () => {
-  test('are those of the image, whatever its links point to', async () => {
+  test('are those of the image, wherever its links point', async () => {
     await writeFile(join(rootfs, 'a/passwd'), 'inside');
     await symlink('/a/passwd', join(rootfs, 'etc/passwd'));
     await symlink('../../../../../../../../../etc/group', join(rootfs, 'etc/group'));
     expect((await inspect({})).accounts).toEqual({ passwd: 'inside', group: '' });
   });
-  test('are not read from what is no file', async () => {
+  test('are read from regular files only', async () => {
     execFileSync('mkfifo', [join(rootfs, 'etc/passwd')]);
     await mkdir(join(rootfs, 'etc/group'));
     expect((await inspect({})).accounts).toEqual({ passwd: '', group: '' });
   });
 });
 
-describe('accounts without end', () => {
+describe('unlimited account files', () => {
   test.each(['passwd', 'group'])('in /etc/%s are refused', async (name) => {
     await writeFile(join(rootfs, 'etc', name), 'x:x:1:1::/:\n'.repeat(100_000));
     await expect(inspect({})).rejects.toMatchObject({
@@ -86,7 +86,7 @@ describe('accounts without end', () => {
 });
 
 describe('mounts', () => {
-  test('have their links followed on both sides', async () => {
+  test('are resolved on both sides', async () => {
     await symlink('/run', join(rootfs, 'var/run'));
     await mkdir(join(base, 'data'));
     await symlink('data', join(base, 'link'));
@@ -105,7 +105,7 @@ describe('mounts', () => {
       message: expect.stringContaining('mounts[0].'),
     });
   });
-  test('of images take their sub path inside the image', async () => {
+  test('of images resolve their sub path inside the image', async () => {
     const image = join(base, 'image');
     await mkdir(join(image, 'dir/sub'), { recursive: true });
     await symlink('/dir', join(image, 'link'));
@@ -121,7 +121,7 @@ describe('mounts', () => {
 });
 
 describe('devices', () => {
-  test('have the numbers of the host, and folders are taken apart', async () => {
+  test('have the numbers of the host, and folders are expanded', async () => {
     await mkdir(join(base, 'dev/deep'), { recursive: true });
     execFileSync('mknod', ['-m', '640', join(base, 'dev/one'), 'c', '1', '3']);
     execFileSync('mknod', [join(base, 'dev/deep/two'), 'b', '300', '70000']);
@@ -150,7 +150,7 @@ describe('devices', () => {
       message: expect.stringContaining('devices[0]'),
     });
   });
-  test('of the host are for the privileged', async () => {
+  test('of the host are for privileged containers only', async () => {
     expect((await inspect({})).hostDevices).toEqual([]);
     const { hostDevices } = await inspect({ linux: { security_context: { privileged: true } } });
     expect(hostDevices).toContainEqual(expect.objectContaining({ path: '/dev/null', major: 1, minor: 3 }));

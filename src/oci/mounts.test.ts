@@ -32,7 +32,7 @@ const at = (destination: string, result: ReturnType<typeof of>) =>
 const destinations = (result: ReturnType<typeof of>): string[] =>
   result.mounts.map((mount) => mount.destination);
 
-test('what every container has', () => {
+test('the mounts of every container', () => {
   expect(destinations(of())).toEqual([
     '/proc',
     '/dev',
@@ -52,7 +52,7 @@ test('what every container has', () => {
   expect(at('/dev/shm', of([], { hasOwnIpc: true }))).toMatchObject([{ type: 'tmpfs' }]);
 });
 
-test('/sys and the cgroups can be written by the privileged alone', () => {
+test('only privileged containers can write to /sys and the cgroups', () => {
   for (const path of ['/sys', '/sys/fs/cgroup']) {
     expect(at(path, of())[0]?.options).toContain('ro');
     expect(at(path, of([], { privileged: true }))[0]?.options).toContain('rw');
@@ -66,7 +66,7 @@ test('/sys and the cgroups can be written by the privileged alone', () => {
   ]);
 });
 
-test('a mount of the request takes the place of ours', () => {
+test('a mount of the request replaces the default one', () => {
   const result = of([
     { container_path: '/etc/hosts', host_path: '/kubelet/hosts' },
     { container_path: '/dev/shm', host_path: '/memory' },
@@ -87,7 +87,7 @@ test('a mount of the request takes the place of ours', () => {
   ).toEqual(['/dev']);
 });
 
-test('parents come before what lies in them', () => {
+test('parents are mounted before their children', () => {
   const paths = ['/a/b/c', '/a', '/a/b', '/etc', '/sys/fs/cgroup/x'];
   const order = destinations(
     of(
@@ -112,13 +112,13 @@ test('the files of the pod are read-only with a read-only root', () => {
   ]);
 });
 
-describe('one mount of the request', () => {
+describe('a mount of the request', () => {
   const one = (mount: Mount, facts: Partial<MountFacts> = {}, more: Partial<MountsInput> = {}) =>
     of([{ container_path: '/mnt', host_path: '/data', ...mount }], more, facts);
   const options = (...args: Parameters<typeof one>): readonly string[] =>
     at('/mnt', one(...args))[0]?.options ?? [];
 
-  test('its access and options', () => {
+  test('access and options', () => {
     expect(options({})).toEqual(['rbind', 'rprivate', 'rw']);
     expect(options({ readonly: true, mount_options: ['noexec'] })).toEqual([
       'rbind',
@@ -128,7 +128,7 @@ describe('one mount of the request', () => {
     ]);
     expect(options({ readonly: true, recursive_read_only: true })).toEqual(['rbind', 'rprivate', 'rro']);
   });
-  test('its propagation, and that of the root', () => {
+  test('propagation, also of the root', () => {
     expect(one({})).toMatchObject({ rootfsPropagation: undefined });
     const both = one({ propagation: 'PROPAGATION_BIDIRECTIONAL' }, { propagation: 'shared' });
     expect(both.rootfsPropagation).toBe('rshared');
@@ -137,7 +137,7 @@ describe('one mount of the request', () => {
       one({ propagation: 'PROPAGATION_HOST_TO_CONTAINER' }, { propagation: 'slave' }).rootfsPropagation,
     ).toBe('rslave');
   });
-  test('its ids', () => {
+  test('id mappings', () => {
     const maps = [{ container_id: 0, host_id: 65_536, length: 10 }];
     expect(at('/mnt', one({ uidMappings: maps, gidMappings: maps }))).toMatchObject([
       {
@@ -150,7 +150,7 @@ describe('one mount of the request', () => {
       one({ uidMappings: maps }, {}, { features: { recursiveReadOnlyMounts: true, userNamespaces: false } }),
     ).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
   });
-  test('recursively read-only where the runtime cannot', () => {
+  test('recursively read-only, which the runtime may not support', () => {
     expect(() =>
       one(
         { readonly: true, recursive_read_only: true },

@@ -44,7 +44,7 @@ const of = (
   });
 const pid = (...args: Parameters<typeof of>) => of(...args).filter(({ type }) => type === 'pid');
 
-test('the namespaces of the pod are joined, those of the host are not named', () => {
+test('the namespaces of the pod are joined, those of the host are omitted', () => {
   expect(of(null)).toEqual([
     { type: 'mount' },
     { type: 'network', path: '/ns/net' },
@@ -60,7 +60,7 @@ test('the namespaces of the pod are joined, those of the host are not named', ()
   ]);
 });
 
-test("the pid namespace is the own, the pod's, the host's or that of another container", () => {
+test('the pid namespace is a new one, or that of the pod, the host or another container', () => {
   expect(pid({ pid: 'CONTAINER' })).toEqual([{ type: 'pid' }]);
   expect(pid({ pid: 'POD' }, plan({ ...pinned, pid: '/proc/7/ns/pid' }))).toEqual([
     { type: 'pid', path: '/proc/7/ns/pid' },
@@ -72,11 +72,11 @@ test("the pid namespace is the own, the pod's, the host's or that of another con
   expect(() => pid({ pid: 'TARGET', target_id: 'x' })).toThrow('target_id');
 });
 
-test('ipc can be the own one', () => {
+test('the ipc namespace can be a new one', () => {
   expect(of({ ipc: 'CONTAINER' })).toContainEqual({ type: 'ipc' });
 });
 
-test('a cgroup namespace is for v2 and not for the privileged', () => {
+test('a cgroup namespace is used on v2, and not for privileged containers', () => {
   const has = (more: Parameters<typeof of>[3]) =>
     of(null, plan(), undefined, more).some(({ type }) => type === 'cgroup');
   expect([has({ cgroup: 'v1' }), has({ cgroup: 'v2' }), has({ cgroup: 'v2', privileged: true })]).toEqual([
@@ -122,7 +122,7 @@ describe('the user namespace of a pod', () => {
   });
 });
 
-test('the path of the cgroup is as the driver wants it', () => {
+test('the cgroup path has the form of the driver', () => {
   expect(cgroupsPath('/kubepods/pod1/', 'c', false)).toBe('/kubepods/pod1/c');
   expect(cgroupsPath('/kubepods.slice/kubepods-pod1.slice', 'c', true)).toBe('kubepods-pod1.slice:crisp:c');
   expect(cgroupsPath('', 'c', true)).toBe('system.slice:crisp:c');

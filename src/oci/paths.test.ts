@@ -7,7 +7,7 @@ const path = (length: number): string =>
   `${`/${name(99)}`.repeat(Math.floor(length / 100))}/${name(200)}`.slice(0, length);
 
 test.each(['/', '/a', '/a/../b', `/a/${name(255)}/b`, `/${'é'.repeat(127)}`, path(4095)])(
-  'a path is taken as it is: %#',
+  'a path is used unchanged: %#',
   (given) => {
     expect(checkedPath(given, 'field')).toBe(given);
   },
@@ -20,7 +20,7 @@ test.each([
   [path(4096), '4095 bytes'],
   [`/a/${name(256)}`, '255 bytes'],
   [`/${'é'.repeat(128)}`, '255 bytes'],
-])('a path that the kernel refuses is refused, with its field: %#', (given, why) => {
+])('a path that the kernel would refuse is refused, naming the field: %#', (given, why) => {
   expect(() => checkedPath(given, 'mounts[0].host_path')).toThrow(
     expect.objectContaining({
       id: 'InvalidArgument',

@@ -24,7 +24,7 @@ test.each([
   expect(containerArgs({ command, args }, image)).toEqual(expected);
 });
 
-test('an image may have only one of the two, or none', () => {
+test('an image may have one of the two, or neither', () => {
   expect(containerArgs({ command: [], args: [] }, { Cmd: ['sh'] })).toEqual(['sh']);
   expect(containerArgs({ command: [], args: ['a'] }, { Cmd: ['sh'], Entrypoint: null })).toEqual(['a']);
   expect(() => containerArgs({ command: [], args: [] }, { Entrypoint: [], Cmd: null })).toThrow(
@@ -32,7 +32,7 @@ test('an image may have only one of the two, or none', () => {
   );
 });
 
-test('the environment of the image lies under that of the request', () => {
+test('the environment of the request overrides that of the image', () => {
   expect(env()).toEqual(['PATH=/image', 'HOSTNAME=box', 'HOME=/root', 'A=1']);
   expect(
     env([
@@ -56,7 +56,7 @@ test('an environment of the image or of a device with a NUL byte is refused', ()
   expect(() => env([], false, image, ['A=x\0B=y'])).toThrow('NUL');
 });
 
-test('there is a PATH in any case, and a TERM with a terminal', () => {
+test('PATH is always set, and TERM with a terminal', () => {
   expect(containerEnv({ envs: [], tty: true }, {}, { hostname: 'box', home: '/' })).toEqual([
     'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     'TERM=xterm',
@@ -69,7 +69,7 @@ test.each([
   ['', 'x'],
   ['A=B', 'x'],
   ['A', 'x\0y'],
-])('no environment has %j with value %j', (key, value) => {
+])('a variable %j with the value %j is refused', (key, value) => {
   expect(() => env([[key, value]])).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
 });
 

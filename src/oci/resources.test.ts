@@ -16,11 +16,11 @@ const bare: Host = { ...v2, cgroup: 'v1', swapAccounting: false, hugepageSizes: 
 const of = (wanted: LinuxContainerResources, host: Host = v2) =>
   containerResources(receivedResources(wanted), host);
 
-test('nothing asked, nothing set', () => {
+test('no limits', () => {
   expect(of({})).toEqual({});
 });
 
-test('everything at once', () => {
+test('all limits', () => {
   expect(
     of({
       cpu_shares: 512,
@@ -44,14 +44,14 @@ test('everything at once', () => {
   });
 });
 
-test('-1 takes a limit away', () => {
+test('-1 removes a limit', () => {
   expect(of({ cpu_quota: -1, memory_limit_in_bytes: -1, memory_swap_limit_in_bytes: -1 })).toEqual({
     cpu: { quota: -1 },
     memory: { limit: -1, swap: -1 },
   });
 });
 
-test('a memory limit without one for swap allows no swap, also at an update that takes the limit away', () => {
+test('a memory limit without a swap limit allows no swap, also at an update that removes the limit', () => {
   const limit = 1 << 26;
   for (const host of [v2, { ...v2, cgroup: 'v1' as const }]) {
     expect(of({ memory_limit_in_bytes: limit }, host)).toEqual({ memory: { limit, swap: limit } });
@@ -64,7 +64,7 @@ test('a memory limit without one for swap allows no swap, also at an update that
   expect(resourcesNotHonoured(receivedResources({ memory_limit_in_bytes: limit }), bare)).toEqual([]);
 });
 
-test('what the host has no controller for is left out and told, unless it was zero', () => {
+test('limits without a controller on the host are omitted and reported, unless they are zero', () => {
   const wanted = {
     memory_limit_in_bytes: 1 << 26,
     memory_swap_limit_in_bytes: 1 << 27,
@@ -83,7 +83,7 @@ test('what the host has no controller for is left out and told, unless it was ze
   ).toEqual([]);
 });
 
-describe('values that cannot be meant', () => {
+describe('invalid values', () => {
   test.each<[string, LinuxContainerResources]>([
     ['cpu_shares', { cpu_shares: -1 }],
     ['cpu_shares', { cpu_shares: 1 }],

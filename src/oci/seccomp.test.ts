@@ -16,7 +16,7 @@ const names = (
 ): string[] =>
   (resolveProfile(from, capabilities, machine, kernel).syscalls ?? []).flatMap((rule) => rule.names);
 
-test('a rule holds when all its capabilities are there and none of the excluded', () => {
+test('a rule applies if all its capabilities are present and none of the excluded ones', () => {
   const rules = profile([
     { names: ['always'], action: allow },
     { names: ['both'], action: allow, includes: { caps: ['CAP_A', 'CAP_B'] } },
@@ -40,7 +40,7 @@ test('architectures and kernels', () => {
   expect(names(rules, [], 'arm64', '4.4')).toEqual(['gone']);
 });
 
-test('the map gives this machine and what it can run', () => {
+test('the map has this machine and the architectures that it can run', () => {
   const archMap = [
     { architecture: 'SCMP_ARCH_X86_64', subArchitectures: ['SCMP_ARCH_X86'] },
     { architecture: 'SCMP_ARCH_AARCH64', subArchitectures: null },
@@ -166,7 +166,7 @@ describe('the default profile', () => {
     ['CAP_SYS_RAWIO', ['iopl', 'ioperm']],
     ['CAP_SYS_TIME', ['clock_settime', 'settimeofday', 'stime']],
     ['CAP_SYS_TTY_CONFIG', ['vhangup']],
-  ])('%s opens %j', (capability, calls) => {
+  ])('%s allows %j', (capability, calls) => {
     for (const name of calls) {
       expect([name, verdict(name)]).toEqual([name, refused]);
       expect([name, verdict(name, { caps: ['CAP_CHOWN'] })]).toEqual([name, refused]);
@@ -183,13 +183,13 @@ describe('the default profile', () => {
     'kexec_load',
     'swapon',
     'pivot_root',
-  ])('no capability opens %s', (name) => {
+  ])('no capability allows %s', (name) => {
     for (const caps of [[], ['CAP_SYS_ADMIN', 'CAP_SYS_PTRACE', 'CAP_SYS_BOOT']])
       expect(verdict(name, { caps })).toEqual(refused);
   });
 
   test.each(['x64', 'arm64', 's390x'] as const)(
-    'clone makes processes and threads, and no namespaces, on %s',
+    'clone creates processes and threads, and no namespaces, on %s',
     (machine) => {
       const clone = (flags: number, caps: string[] = []): Verdict =>
         verdict('clone', { caps, machine, args: machine === 's390x' ? [0, flags] : [flags] });
@@ -206,7 +206,7 @@ describe('the default profile', () => {
     },
   );
 
-  test('sockets of all families but AF_ALG and AF_VSOCK, whatever stands in the bits that the kernel does not read', () => {
+  test('sockets of all families but AF_ALG and AF_VSOCK are allowed, whatever the bits that the kernel ignores', () => {
     for (const high of [0, 2 ** 32, 2 ** 40])
       for (let family = 0; family < 46; family++)
         expect([family, verdict('socket', { args: [high + family] })]).toEqual([
@@ -216,13 +216,13 @@ describe('the default profile', () => {
     expect(verdict('socket', { args: [48] })).toEqual(unknown);
   });
 
-  test('a call that nobody knows is not there, and personalities are few', () => {
+  test('an unknown call returns ENOSYS, and few personalities are allowed', () => {
     expect(verdict('newer_than_this_list')).toEqual(unknown);
     expect(verdict('personality', { args: [8] })).toEqual(allowed);
     expect(verdict('personality', { args: [0x0040000] })).toEqual(unknown);
   });
 
-  test('the 32-bit faces of a machine are under it as well', () => {
+  test('the 32-bit architectures of a machine are covered as well', () => {
     expect(resolveProfile(defaultProfile, [], 'x64').architectures).toEqual([
       'SCMP_ARCH_X86_64',
       'SCMP_ARCH_X86',
@@ -236,7 +236,7 @@ describe('the default profile', () => {
     expect(names(defaultProfile, [], 'arm64')).not.toContain('modify_ldt');
   });
 
-  test('is a profile as an operator could write it', () => {
+  test('is a valid profile file', () => {
     expect(parseProfile(JSON.stringify(defaultProfile))).toEqual(defaultProfile);
   });
 });
@@ -253,6 +253,6 @@ test.each([
     '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":18446744073709551615,"op":"SCMP_CMP_EQ"}]}]}',
     /syscalls\.0\.args\.0\.value/,
   ],
-])('no profile is %s', (text, expected) => {
+])('%s is not a valid profile', (text, expected) => {
   expect(() => parseProfile(text)).toThrow(expected);
 });

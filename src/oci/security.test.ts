@@ -26,14 +26,14 @@ describe('seccomp', () => {
   ])('%j: %s', (wanted, expected) => {
     expect(action(wanted)).toBe(expected);
   });
-  test('which file it needs', () => {
+  test('the file that it needs', () => {
     expect(seccompFile(null)).toBeUndefined();
     expect(seccompFile(receivedSecurity({ seccomp_profile_path: 'localhost//p.json' }))).toBe('/p.json');
     expect(() => seccompFile(receivedSecurity({ seccomp_profile_path: 'localhost/p.json' }))).toThrow(
       'absolute',
     );
   });
-  test('RuntimeDefault is a protection: without a profile it is refused', () => {
+  test('RuntimeDefault is refused without a profile', () => {
     expect(() =>
       containerSeccomp(
         receivedSecurity({ seccomp: { profile_type: 'RuntimeDefault' } }),
@@ -51,7 +51,7 @@ describe('seccomp', () => {
 describe('AppArmor', () => {
   const of = (wanted: LinuxContainerSecurityContext, loaded: string[] = [], apparmor = true) =>
     containerAppArmor(receivedSecurity(wanted), { apparmor }, loaded);
-  test('a profile by name is applied, or refused', () => {
+  test('a named profile is applied, or refused', () => {
     expect(of({ apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } }, ['mine'])).toBe('mine');
     expect(of({ apparmor_profile: 'localhost/mine' }, ['mine'])).toBe('mine');
     expect(() => of({ apparmor_profile: 'localhost/mine' }, ['other'])).toThrow(
@@ -61,7 +61,7 @@ describe('AppArmor', () => {
       expect.objectContaining({ id: 'UnsupportedField' }),
     );
   });
-  test('the default is ours where it is loaded; else whoever asked for it is refused', () => {
+  test('the default is our profile if it is loaded; else explicit requests for it are refused', () => {
     expect(of({}, ['crisp-default'])).toBe('crisp-default');
     expect(of({})).toBeUndefined();
     expect(() => of({ apparmor: { profile_type: 'RuntimeDefault' } })).toThrow(
@@ -71,10 +71,10 @@ describe('AppArmor', () => {
       'the kernel of this host has no AppArmor',
     );
   });
-  test('unconfined has none', () => {
+  test('unconfined has no profile', () => {
     expect(of({ apparmor: { profile_type: 'Unconfined' } }, ['crisp-default'])).toBeUndefined();
   });
-  test('privileged has none but one that it names', () => {
+  test('a privileged container has no profile unless it names one', () => {
     expect(of({ privileged: true }, ['crisp-default'])).toBeUndefined();
     expect(
       of({ privileged: true, apparmor: { profile_type: 'RuntimeDefault' } }, ['crisp-default']),
@@ -108,7 +108,7 @@ describe('SELinux', () => {
     expect(of(null)).toEqual({ notHonoured: [] });
     expect(of({}, null, false)).toEqual({ notHonoured: [] });
   });
-  test('are told where the kernel has none', () => {
+  test('are reported if the kernel does not support them', () => {
     expect(of({ level: 's0' }, null, false)).toEqual({
       notHonoured: ['linux.security_context.selinux_options'],
     });

@@ -84,6 +84,6 @@ test.each<[string, unknown, string, RegExp]>([
   });
 });
 
-test.each([null, 'text', []])('%j is no spec', (json) => {
+test.each([null, 'text', []])('%j is not a valid spec', (json) => {
   expect(validateSpec(json)).toHaveLength(1);
 });

@@ -18,19 +18,19 @@ test.each([
   ['a name', 'web', { uid: 1000, gid: 1001, supplementalGroups: [1001, 50], home: '/home/web' }],
   ['a name and a group', 'web:staff', { uid: 1000, gid: 50, supplementalGroups: [50], home: '/home/web' }],
   [
-    'an id that has an account',
+    'an id with an account',
     '1000',
     { uid: 1000, gid: 1001, supplementalGroups: [1001, 50], home: '/home/web' },
   ],
   ['an id and a group id', '7:8', { uid: 7, gid: 8, supplementalGroups: [8], home: '/' }],
-  ['an id of nobody', '7', { uid: 7, gid: 0, supplementalGroups: [0], home: '/' }],
+  ['an id without an account', '7', { uid: 7, gid: 0, supplementalGroups: [0], home: '/' }],
 ])('the user of the image: %s', (_, imageUser, expected) => {
   expect(resolve(null, imageUser)).toEqual(expected);
   expect(resolve({}, imageUser)).toEqual(expected);
 });
 
 describe('the user of the request', () => {
-  test('replaces that of the image, its group too', () => {
+  test('overrides that of the image, including its group', () => {
     expect(resolve({ run_as_user: { value: 7 } }, 'web:staff')).toEqual({
       uid: 7,
       gid: 0,
@@ -40,7 +40,7 @@ describe('the user of the request', () => {
     expect(resolve({ run_as_username: 'web' }, '5:6')).toMatchObject({ uid: 1000, gid: 1001 });
     expect(resolve({ run_as_user: { value: 0 } }, 'web')).toMatchObject({ uid: 0, gid: 0, home: '/root' });
   });
-  test('has its groups on top of those of the image, or alone with Strict', () => {
+  test('has its groups in addition to those of the image, or alone with Strict', () => {
     const wanted = { run_as_username: 'web', run_as_group: { value: 9 }, supplemental_groups: [3, 50] };
     // The order of Kubernetes' node tests: the primary group, those of the image, those of the request.
     expect(resolve(wanted).supplementalGroups).toEqual([9, 50, 3]);
@@ -50,7 +50,7 @@ describe('the user of the request', () => {
         .supplementalGroups,
     ).toEqual([9, 3]);
   });
-  test('takes the policy of the pod where the container has no security context', () => {
+  test('has the policy of the pod if the container has no security context', () => {
     const pod =
       receivedPod({ linux: { security_context: { supplemental_groups_policy: 'Strict' } } }).linux
         ?.security_context ?? null;
@@ -70,7 +70,7 @@ test.each([
   expect(() => resolve(security, imageUser)).toThrow(expect.objectContaining({ id }));
 });
 
-describe('ids that the kernel would take for others', () => {
+describe('ids that the kernel would misread', () => {
   const highest = 2 ** 32 - 2;
   const passwd = (uid: string | number, gid: string | number = 5) => ({
     passwd: `web:x:${uid}:${gid}::/:`,
@@ -94,7 +94,7 @@ describe('ids that the kernel would take for others', () => {
     expect(() => resolve({ run_as_user: { value: 1 }, run_as_group: { value } })).toThrow(invalid);
     expect(() => resolve({ supplemental_groups: [value] })).toThrow(invalid);
   });
-  test('the highest id is one, and a line without a number is none', () => {
+  test('the highest id is valid, and a line without a number is ignored', () => {
     expect(resolve(null, 'web', passwd(highest, highest))).toMatchObject({ uid: highest, gid: highest });
     expect(resolve({ run_as_user: { value: highest } })).toMatchObject({ uid: highest });
     for (const uid of ['', '0x0', '1e3', ' '])
@@ -102,7 +102,7 @@ describe('ids that the kernel would take for others', () => {
   });
 });
 
-test('an image without accounts has ids, and names nobody', () => {
+test('an image without accounts accepts ids, and no names', () => {
   const none = { passwd: '', group: '' };
   expect(resolve(null, '', none)).toEqual({ uid: 0, gid: 0, supplementalGroups: [0], home: '/' });
   expect(() => resolve(null, 'root', none)).toThrow('not in the passwd file');

@@ -74,12 +74,12 @@ describe('of a process', () => {
     return child.pid as number;
   };
 
-  test('one in its own mounts is fine', async () => {
+  test('on its own mounts is accepted', async () => {
     await checkProcessFolder(rootfs, await inNamespace(rootfs));
   });
 
   test.each([`/proc/${process.pid}/root`, `/proc/${process.pid}/cwd`, '/proc/1'])(
-    'one that was entered through %s is refused',
+    'entered through %s is refused',
     async (cwd) => {
       await expect(checkProcessFolder(cwd, await inNamespace(cwd))).rejects.toMatchObject({
         id: 'InvalidArgument',

@@ -28,7 +28,7 @@ test('a DNS config becomes resolv.conf', () => {
   expect(podFiles(receivedPod({ dns_config: {} }), host)['resolv.conf']).toBe('');
 });
 
-test("what a pod does not bring is the host's", () => {
+test('settings that a pod does not have are those of the host', () => {
   expect(podFiles(receivedPod({}), host)).toMatchObject({
     'resolv.conf': host['resolv.conf'],
     hostname: 'node\n',
@@ -39,7 +39,7 @@ test("what a pod does not bring is the host's", () => {
   ).toBe(host.hosts);
 });
 
-test.each(['10.0.0.1\nnameserver 6.6.6.6', 'a b', ''])('no line can be forged with "%s"', (word) => {
+test.each(['10.0.0.1\nnameserver 6.6.6.6', 'a b', ''])('"%s" cannot forge a line', (word) => {
   for (const field of ['servers', 'searches', 'options']) {
     expect(() => podFiles(receivedPod({ dns_config: { [field]: [word] } }), host)).toThrow(
       expect.objectContaining({ id: 'InvalidArgument' }),
@@ -58,7 +58,7 @@ test('the three files are written', async () => {
   }
 });
 
-test('the files of a pod are read by all users in it, and written by root alone', async () => {
+test('all users in the pod can read its files, and only root can write them', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'pod-files-'));
   const mask = process.umask(0);
   try {

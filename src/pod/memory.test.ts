@@ -22,14 +22,14 @@ const mountLine = (): string[] =>
       .find((line) => line.includes(` ${podMemory(folder)} `)) ?? ''
   ).split(' ');
 
-test('runs no program, has no devices and no set-user-id, and a bound', async () => {
+test('is noexec, nodev and nosuid, and has a size limit', async () => {
   await mountPodMemory(folder, files);
   expect(mountLine()[5]?.split(',')).toEqual(expect.arrayContaining(['nosuid', 'nodev', 'noexec']));
   const { blocks, bsize } = statfsSync(sharedMemory(folder));
   expect(blocks * bsize).toBe(64 << 20);
 });
 
-test('anybody can make something in the shared memory, and remove only what is his', async () => {
+test('all users can create files in the shared memory, and remove only their own', async () => {
   await mountPodMemory(folder, files);
   expect((statSync(sharedMemory(folder)).mode & 0o7777).toString(8)).toBe('1777');
   expect((statSync(podMemory(folder)).mode & 0o7777).toString(8)).toBe('755');
@@ -37,7 +37,7 @@ test('anybody can make something in the shared memory, and remove only what is h
     expect(readFileSync(join(podMemory(folder), name), 'utf8')).toBe(content);
 });
 
-test('is made anew where it is missing, and left alone where it is there', async () => {
+test('is created if it is missing, and otherwise kept', async () => {
   let asked = 0;
   const ask = async () => (asked++, files);
   await mendPodMemory(folder, ask);

@@ -36,7 +36,7 @@ async function expectNothingLeft(): Promise<void> {
 }
 
 describe('pinned namespaces', () => {
-  test('hold hostname and sysctls with no process in them', async () => {
+  test('hold hostname and sysctls without a process in them', async () => {
     const sysctls = {
       'net.ipv4.ip_unprivileged_port_start': '80',
       'net/ipv4/conf/lo/forwarding': '1',
@@ -56,7 +56,7 @@ describe('pinned namespaces', () => {
     expect((await run(['hostname'], { timeoutMs: 5_000 })).stdout.trim()).not.toBe('pod-1');
   });
 
-  test('are only those that are wanted', async () => {
+  test('are only the requested ones', async () => {
     const pinned = await pinNamespaces(
       folder,
       { network: false, ipc: true, uts: false },
@@ -71,14 +71,14 @@ describe('pinned namespaces', () => {
     expect(await exists(join(base, 'none'))).toBe(false);
   });
 
-  test('have their loopback set up on demand', async () => {
+  test('have their loopback set up on request', async () => {
     const { network = '' } = await pinNamespaces(folder, all, { sysctls: {} });
     expect(await inside([`--net=${network}`], 'ip', '-br', 'address', 'show', 'lo')).toMatch(/DOWN/);
     await bringLoopbackUp(network);
     expect(await inside([`--net=${network}`], 'ip', '-br', 'address', 'show', 'lo')).toContain('127.0.0.1/8');
   });
 
-  test('are unpinned without a trace, twice if need be, but for what others put beside them', async () => {
+  test('are unpinned completely, also twice, except for foreign files beside them', async () => {
     const { network = '' } = await pinNamespaces(folder, all, { sysctls: {} });
     expect(await isNamespaceFile(network)).toBe(true);
     await unpinNamespaces(folder);
@@ -96,14 +96,14 @@ describe('pinned namespaces', () => {
     ['net.ipv4.no_such_thing', '1'],
     ['net.ipv4.ip_unprivileged_port_start', 'many'],
     ['net.core.somaxconn', '-1'],
-  ])('name the sysctl that fails, %s=%s, and are gone then', async (name, value) => {
+  ])('name the sysctl that fails, %s=%s, and are removed', async (name, value) => {
     await expect(
       pinNamespaces(folder, all, { hostname: 'pod', sysctls: { 'net.ipv4.ip_forward': '1', [name]: value } }),
     ).rejects.toMatchObject({ id: 'SysctlFailed', message: `cannot set ${name} in the pod` });
     await expectNothingLeft();
   });
 
-  test('refuse a hostname that the kernel would cut off', async () => {
+  test('refuse a hostname that the kernel would truncate', async () => {
     await expect(pinNamespaces(folder, all, { hostname: 'h'.repeat(65), sysctls: {} })).rejects.toMatchObject(
       { id: 'InvalidArgument' },
     );
@@ -114,7 +114,7 @@ describe('pinned namespaces', () => {
 describe('a user namespace', () => {
   const mapping = { containerID: 0, hostID: 300_000, size: 65_536 };
 
-  test('owns the others, and its mapping holds', async () => {
+  test('owns the others, and its mapping applies', async () => {
     const pinned = await pinNamespaces(
       folder,
       { ...all, user: { uids: [mapping], gids: [{ ...mapping, hostID: 400_000 }] } },
@@ -155,7 +155,7 @@ describe('a user namespace', () => {
     expect(await inside([`--uts=${pinned.uts}`], 'hostname')).toBe('by-its-root');
   });
 
-  test('whose mapping the kernel refuses leaves nothing', async () => {
+  test('whose mapping the kernel refuses leaves nothing behind', async () => {
     const overlapping = [mapping, { containerID: 10, hostID: 500_000, size: 10 }];
     await expect(
       pinNamespaces(folder, { ...all, user: { uids: overlapping, gids: [mapping] } }, { sysctls: {} }),
@@ -176,7 +176,7 @@ describe('the sysctls of a pod', () => {
     'kernel/msgmni',
     'kernel.sem',
     'fs.mqueue.msg_max',
-  ])('%s is its own', (name) => {
+  ])('%s is allowed', (name) => {
     expect(() => checkPodSysctls({ [name]: '1' }, own)).not.toThrow();
   });
 
@@ -198,7 +198,7 @@ describe('the sysctls of a pod', () => {
     'net.ipv4.a=b',
     'kernel.shm_rmid_forced/../core_pattern',
     '/net/ipv4/ip_forward',
-  ])('%s is not', (name) => {
+  ])('%s is refused', (name) => {
     expect(() => checkPodSysctls({ [name]: '1' }, own)).toThrow(
       expect.objectContaining({ id: 'InvalidArgument' }),
     );

@@ -101,14 +101,14 @@ test.each(['with a user namespace', 'without one'])('is confined as a container 
   }
 });
 
-test('takes what runs in the namespace along', async () => {
+test('ends the processes of its namespace when it ends', async () => {
   const { path } = await startPidHolder(await plan());
   const other = await runDetached(['nsenter', `--pid=${path}`, 'sleep', '60']);
   await stopPidHolder(folder);
   await other.exited;
 });
 
-test('is told from a later process of its pid, and found without its folder', async () => {
+test('is distinguished from a later process with its pid, and found without its folder', async () => {
   const { holder } = await startPidHolder(await plan());
   await stopPidHolder(join(base, 'another'), { ...holder, startTime: '1' });
   expect(await isAlive(holder)).toBe(true);
@@ -116,7 +116,7 @@ test('is told from a later process of its pid, and found without its folder', as
   expect(await isAlive(holder)).toBe(false);
 });
 
-test('whose runtime fails says why, and leaves nothing', async () => {
+test('whose runtime fails returns the reason, and leaves nothing behind', async () => {
   await expect(startPidHolder(await plan({ namespaces: { network: '/no/such' } }))).rejects.toMatchObject({
     id: 'NamespaceFailed',
     stderr: expect.stringContaining('/no/such'),

@@ -20,7 +20,7 @@ const networkOf = (more: object) =>
   podNetwork(planOf('/state', id, configOf(more), false), configOf(more), '/netns');
 
 describe('the network of a pod', () => {
-  test('has who the pod is, and where it is', () => {
+  test('has the name of the pod and its namespace path', () => {
     expect(networkOf({ annotations: { a: 'b' }, linux: { cgroup_parent: '/theirs' } })).toEqual({
       id,
       name: 'web',
@@ -33,7 +33,7 @@ describe('the network of a pod', () => {
     });
   });
 
-  test('maps each port with its own protocol, to the address that is asked for', () => {
+  test('maps each port with its protocol, to the requested address', () => {
     const port_mappings = [
       { protocol: 'TCP', container_port: 80, host_port: 8080, host_ip: '127.0.0.1' },
       { protocol: 'UDP', container_port: 53, host_port: 5353, host_ip: '' },
@@ -66,7 +66,7 @@ describe('the network of a pod', () => {
     expect(egress.bandwidth).toEqual({ egressBitsPerSecond: bits });
   });
 
-  test('can have another bandwidth each way, and none is none', () => {
+  test('can have a different bandwidth in each direction, or none', () => {
     const annotations = { 'kubernetes.io/ingress-bandwidth': '1M', 'kubernetes.io/egress-bandwidth': '2M' };
     expect(networkOf({ annotations }).bandwidth).toEqual({
       ingressBitsPerSecond: 1e6,
@@ -93,13 +93,13 @@ describe('the network of a pod', () => {
 describe('ids of a user namespace', () => {
   const uids = [{ host_id: 100_000, container_id: 0, length: 65_536 }];
   const gids = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
-  test('are those of users for users, and those of groups for groups', () => {
+  test('are user ids for users, and group ids for groups', () => {
     expect(userNamespace(withOptions({ userns_options: { mode: 'POD', uids, gids } }))).toEqual({
       uids: [{ hostID: 100_000, containerID: 0, size: 65_536 }],
       gids: [{ hostID: 300_000, containerID: 0, size: 65_536 }],
     });
   });
-  test('are none where none is asked for', () => {
+  test('are empty if none are requested', () => {
     expect(userNamespace(configOf())).toBeUndefined();
     expect(userNamespace(withOptions({ userns_options: { mode: 'NODE' } }))).toBeUndefined();
   });
@@ -127,7 +127,7 @@ test.each([
   expect(sharesPids(withOptions({ pid }))).toBe(shares);
 });
 
-test('a plan is what follows from the request and its id', () => {
+test('a plan depends only on the request and its id', () => {
   const config = configOf({ hostname: 'box', labels: { a: '1' }, annotations: { b: '2' } });
   expect(planOf('/state', id, config, false)).toEqual({
     id,
@@ -142,7 +142,7 @@ test('a plan is what follows from the request and its id', () => {
   expect(planOf('/state', id, config, true).cgroupParent).toMatch(/\.slice$/);
 });
 
-test("the cgroup that the request names is somebody else's", () => {
+test('a cgroup that the request names is not owned by the pod', () => {
   const theirs = configOf({ linux: { cgroup_parent: '/kubepods/pod1' } });
   expect(planOf('/state', id, theirs, false).cgroupParent).toBe('/kubepods/pod1');
   expect([ownsCgroup(theirs), ownsCgroup(configOf())]).toEqual([false, true]);
@@ -154,9 +154,9 @@ describe('a request is refused', () => {
     ['without a name', { metadata: { ...metadata, name: '' } }, /metadata\.name/],
     ['without a namespace', { metadata: { ...metadata, namespace: '' } }, /metadata\.namespace/],
     ['without a uid', { metadata: { ...metadata, uid: '' } }, /metadata\.uid/],
-    ['with an argument of plugins in its uid', { metadata: { ...metadata, uid: 'a;B=c' } }, /metadata\.uid/],
+    ['with a plugin argument in its uid', { metadata: { ...metadata, uid: 'a;B=c' } }, /metadata\.uid/],
     [
-      'with an argument of plugins in its namespace',
+      'with a plugin argument in its namespace',
       { metadata: { ...metadata, namespace: 'a;B=c' } },
       /metadata\.namespace/,
     ],
@@ -184,14 +184,14 @@ describe('a request is refused', () => {
       expect.objectContaining({ id: 'InvalidArgument', message: expect.stringMatching(words) }),
     );
   });
-  test('and one that is whole is not', () => {
+  test('and a complete one is accepted', () => {
     const config = own({ hostname: 'a_b-c.d', linux: { cgroup_parent: '/kubepods.slice/a-b@1' } });
     expect(checkedConfig(config)).toBe(config);
     expect(() => checkedConfig(null)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
   });
 });
 
-test('what a network of the containers themselves cannot give is refused', () => {
+test('settings that containers with their own network do not support are refused', () => {
   const refused = (field: RegExp) =>
     expect.objectContaining({ id: 'UnsupportedField', message: expect.stringMatching(field) });
   expect(() => checkOwnNetwork(configOf({ port_mappings: [{ container_port: 80, host_port: 80 }] }))).toThrow(

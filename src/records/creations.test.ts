@@ -39,7 +39,7 @@ function setUp() {
   };
 }
 
-describe('what is made', () => {
+describe('a creation', () => {
   test('is hidden until its caller claims it', async () => {
     const { inFlight, keep, join, finish, id } = setUp();
     const joined = join(new AbortController().signal);
@@ -54,7 +54,7 @@ describe('what is made', () => {
   });
 
   test.each(['before it is made', 'at the moment that it is made'])(
-    'is kept for a retry when its caller goes away %s, and then discarded',
+    'is kept for a retry if its caller disconnects %s, and then discarded',
     async (when) => {
       const { inFlight, keep, discard, join, finish, id } = setUp();
       const caller = new AbortController();
@@ -77,7 +77,7 @@ describe('what is made', () => {
     },
   );
 
-  test('is not discarded when its retry came first', async () => {
+  test('is not discarded if its retry came first', async () => {
     const { inFlight, discard, join, finish, id } = setUp();
     const caller = new AbortController();
     const joined = join(caller.signal);
@@ -92,7 +92,7 @@ describe('what is made', () => {
     expect(inFlight.claim(id())).toBe(true);
   });
 
-  test('is not kept where it was there before, and somebody has it', async () => {
+  test('is not discarded if it existed before and was claimed', async () => {
     const inFlight = new InFlight(keepMs);
     const keep = jest.fn((_id: string) => Promise.resolve());
     const caller = new AbortController();
@@ -107,7 +107,7 @@ describe('what is made', () => {
     expect([keep.mock.calls, inFlight.hides('old')]).toEqual([[], false]);
   });
 
-  test('is hidden from nobody when it failed', async () => {
+  test('is not hidden if it failed', async () => {
     const inFlight = new InFlight(keepMs);
     let id = '';
     const joined = inFlight.join(
@@ -125,7 +125,7 @@ describe('what is made', () => {
     expect(inFlight.hides(id)).toBe(false);
   });
 
-  test('is removed later where it failed and could not be taken back, with further tries until that succeeds', async () => {
+  test('that failed and could not be undone is removed later, with retries until that succeeds', async () => {
     const { inFlight, discard, remains, join, fail, id } = setUp();
     remains.mockReturnValue(true);
     discard.mockRejectedValueOnce(new Error('not yet'));

@@ -16,7 +16,7 @@ function work(name: string, noted: string[]) {
   };
 }
 
-test('work on the same id is done one after the other, in the order in which it came', async () => {
+test('calls on the same id run one after the other, in the order of arrival', async () => {
   const locks = new Locks();
   const noted: string[] = [];
   const [first, second, third] = ['1', '2', '3'].map((name) => work(name, noted)) as [
@@ -34,7 +34,7 @@ test('work on the same id is done one after the other, in the order in which it 
   expect(noted).toEqual(['1 begins', '1 ends', '2 begins', '2 ends', '3 begins', '3 ends']);
 });
 
-test('work on another id does not wait', async () => {
+test('calls on another id do not wait', async () => {
   const locks = new Locks();
   const { run, open } = work('slow', []);
   const slow = locks.with('a', run);
@@ -43,7 +43,7 @@ test('work on another id does not wait', async () => {
   await slow;
 });
 
-test('work that fails tells its caller alone, and lets the next one go on', async () => {
+test('a failed call returns its error only to its own caller, and the next one runs', async () => {
   const locks = new Locks();
   const failing = locks.with('a', () => Promise.reject(new Error('broken')));
   const next = locks.with('a', async () => 'done');
@@ -51,7 +51,7 @@ test('work that fails tells its caller alone, and lets the next one go on', asyn
   await expect(next).resolves.toBe('done');
 });
 
-test('work that comes while the last of the queue is done waits for it', async () => {
+test('a call that arrives during the last of the queue waits for it', async () => {
   const locks = new Locks();
   const noted: string[] = [];
   const [first, second, third] = [work('1', noted), work('2', noted), work('3', noted)];

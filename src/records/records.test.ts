@@ -5,7 +5,7 @@ afterEach(() => {
   jest.useRealTimers();
 });
 
-test('no two records have the same time, and the clock may be set back', () => {
+test('no two records have the same time, even if the clock is set back', () => {
   const start = new Date('2030-01-01T02:00:00Z').getTime();
   jest.useFakeTimers({ now: start });
   const ns = (ms: number) => BigInt(ms) * 1_000_000n;

@@ -43,7 +43,7 @@ function recoveryLabel(annotations: Record<string, string> = {}): Records {
   } as unknown as Records;
 }
 
-test('both records come back, without the environment', () => {
+test('both records are restored, without the environment', () => {
   const line = pack(recoveryLabel({ 'kubernetes.io/config.seen': 'today' })) ?? '';
   expect(line).toMatch(/^[\w+/=]+$/);
   const found = unpack(line);
@@ -63,7 +63,7 @@ test('both records come back, without the environment', () => {
   expect(recoveryLabelOf({ id: containerId, recoveryLabel: line })).toEqual(found);
 });
 
-test('a long annotation stays out, and what is still too long is none', () => {
+test('a long annotation is omitted, and a label that is still too long is left out', () => {
   const found = unpack(
     pack(recoveryLabel({ manifest: randomBytes(20_000).toString('hex'), short: 'kept' })) ?? '',
   );
@@ -74,14 +74,14 @@ test('a long annotation stays out, and what is still too long is none', () => {
   expect(pack(recoveryLabel(many))).toBeUndefined();
 });
 
-test('what is no recovery label is none', () => {
+test('an invalid recovery label is ignored', () => {
   expect(unpack('')).toBeUndefined();
   expect(unpack('AAAA')).toBeUndefined();
   expect(unpack(deflateRawSync('{"sandbox":{},"container":{}}').toString('base64'))).toBeUndefined();
   expect(unpack(deflateRawSync(Buffer.alloc(8 << 20, ' ')).toString('base64'))).toBeUndefined(); // a bomb
 });
 
-test('what is not as it was given is not believed', () => {
+test('a modified label is not accepted', () => {
   const kept = recoveryLabel();
   const line = (change: (records: { sandbox: object; container: object }) => object): string =>
     deflateRawSync(JSON.stringify(change(kept))).toString('base64');

@@ -62,7 +62,7 @@ async function idOf(work: Promise<unknown>): Promise<string | undefined> {
 }
 
 describe('the records of standalone containers', () => {
-  test('are there for another process, oldest first, also one of a create that was cut off', async () => {
+  test('can be read by another process, oldest first, including those of an interrupted create', async () => {
     await records.put(record('bb', 'two', '20'));
     await records.put(record('aa', 'one', '3'));
     expect((await new StandaloneRecords(folder, join(folder, 'root')).all()).map(({ name }) => name)).toEqual(
@@ -71,11 +71,11 @@ describe('the records of standalone containers', () => {
     expect(await imagesOfStandalone(folder)).toEqual(['sha256:1', 'sha256:1']);
   });
 
-  test('are none without a folder', async () => {
+  test('are empty without a folder', async () => {
     expect(await imagesOfStandalone(join(folder, 'none'))).toEqual([]);
   });
 
-  test('of another version are passed over, but not their images', async () => {
+  test('of another version are skipped, but their images are kept', async () => {
     await records.put(record('aa', 'one'));
     await writeFile(
       join(folder, 'containers/bb.json'),
@@ -87,7 +87,7 @@ describe('the records of standalone containers', () => {
     expect((await imagesOfStandalone(folder)).sort()).toEqual(['sha256:1', 'sha256:2']);
   });
 
-  test('are found by name, id and beginning of an id', async () => {
+  test('are found by name, id and prefix of an id', async () => {
     await records.put(record('abc1', 'one'));
     await records.put(record('abd2', 'abc'));
     expect((await records.find('one')).id).toBe(idOfOne('abc1'));
@@ -98,7 +98,7 @@ describe('the records of standalone containers', () => {
     expect(await idOf(records.find(''))).toBe('ContainerNotFound');
   });
 
-  test('a name is taken once, and free again after its container', async () => {
+  test('a name is taken once, and is free after its container is removed', async () => {
     await records.takeName('web', idOfOne('aa'));
     expect(await idOf(records.takeName('web', 'bb'))).toBe('NameInUse');
     await records.delete(record('bb', 'web')); // not the one that has it

@@ -36,8 +36,8 @@ async function loaded(sandbox: object, container: object): Promise<Store> {
   return store;
 }
 
-describe('records of the release before', () => {
-  test('of a pod and its container are read, at the places that follow from their ids', async () => {
+describe('records of the previous release', () => {
+  test('of a pod and its container are read, with paths that follow from their ids', async () => {
     const store = await loaded(fixture('sandbox'), fixture('container'));
     const folder = join(state, 'pods', podId);
     expect(store.sandboxes.get(podId)).toMatchObject({
@@ -77,10 +77,10 @@ describe('records of the release before', () => {
   });
 });
 
-describe('records of the release after', () => {
+describe('records of the next release', () => {
   const next = (name: string): object => ({ ...fixture(name), version: 2, config: { of: 'another shape' } });
 
-  test('stay as they are, are known by their ids, and refused', async () => {
+  test('are kept, are known by their ids, and are refused', async () => {
     const store = await loaded(next('sandbox'), next('container'));
     expect(store.sandboxes.all()).toEqual([]);
     expect(store.containers.all()).toEqual([]);
@@ -95,7 +95,7 @@ describe('records of the release after', () => {
     );
   });
 
-  test('of a standalone container too', async () => {
+  test('of a standalone container as well', async () => {
     const text = write(`containers/${standaloneId}.json`, next('standalone'));
     const records = new StandaloneRecords(state, '/var/lib/crisp/cli');
     expect(await records.all()).toEqual([]);
@@ -104,14 +104,14 @@ describe('records of the release after', () => {
   });
 });
 
-describe('what cannot be in a record of ours', () => {
+describe('an invalid record', () => {
   const plan = fixture('sandbox')['plan'] as object;
   test.each<[string, object]>([
     ['another id', { id: '4'.repeat(64) }],
     ['a path as its id', { id: '../../etc' }],
     ['a foreign cgroup', { plan: { ...plan, cgroupParent: '/system.slice' } }],
     ['a holder that is PID 1', { holder: { pid: 1, startTime: '1' } }],
-    ['a config that is no message', { config: { labels: 'none' } }],
+    ['an invalid config', { config: { labels: 'none' } }],
     [
       'a plugin that is a path',
       {
@@ -132,8 +132,8 @@ describe('what cannot be in a record of ours', () => {
   });
 
   test.each<[string, object]>([
-    ["a pod's id that is none", { sandboxId: '..' }],
-    ['a log elsewhere', { logPath: '/etc/shadow' }],
+    ['an invalid pod id', { sandboxId: '..' }],
+    ['a log outside the log folder', { logPath: '/etc/shadow' }],
   ])('a container with %s is not read', async (_, change) => {
     const store = await loaded(fixture('sandbox'), { ...fixture('container'), ...change });
     expect(store.containers.all()).toEqual([]);

@@ -122,7 +122,7 @@ describe('SPDY', () => {
     return socket.pause();
   }
 
-  test('headers of 250 kB are not kept: the client is told goodbye', async () => {
+  test('headers of 250 kB are not kept: the client gets GOAWAY', async () => {
     const client = await open((await serve()).url(forward), 'portforward.k8s.io');
     await client.createStream({ streamtype: 'error', port: '80', requestid: '0' });
     const block = await client.compress({ streamtype: 'data', port: '80', filler: 'x'.repeat(250_000) });
@@ -134,7 +134,7 @@ describe('SPDY', () => {
     expect(client.controls.at(-1)).toBe(7);
   });
 
-  test('a connection has only so many streams; the others are refused, and those that are open go on', async () => {
+  test('the streams of a connection are limited; the others are refused, and open ones continue', async () => {
     const client = await open((await serve()).url(forward), 'portforward.k8s.io');
     const asked = Array.from({ length: maxStreams + 100 }, (_, number) =>
       client.createStream({
@@ -155,7 +155,7 @@ describe('SPDY', () => {
     );
   });
 
-  test('PINGs whose answers are not read are read no more', async () => {
+  test('after unread answers to PINGs, no more PINGs are read', async () => {
     await serve();
     const socket = await openDeaf();
     const ping = Buffer.from('800300060000000400000001', 'hex');
@@ -164,7 +164,7 @@ describe('SPDY', () => {
     expect(unsent()).toBeLessThan(2 * maxUnsentReplyBytes);
   });
 
-  test('a program that ends while its client reads nothing: the session ends all the same', async () => {
+  test('a program that ends while its client does not read ends the session', async () => {
     jest.useFakeTimers({ doNotFake: [...notIntervals] });
     try {
       await serve(async (_request, io) => {
@@ -216,7 +216,7 @@ async function synStreams(types: readonly string[]): Promise<Buffer[]> {
 }
 
 describe('WebSocket', () => {
-  test('PINGs whose answers are not read are not answered', async () => {
+  test('unread PINGs are not answered', async () => {
     const { socket } = await upgrade(
       (await serve()).url(request),
       {
@@ -234,7 +234,7 @@ describe('WebSocket', () => {
     expect(unsent()).toBeLessThan(2 * maxUnsentReplyBytes);
   });
 
-  test('a message of very many pieces ends the session', async () => {
+  test('a message of very many fragments ends the session', async () => {
     const socket = new WebSocket((await serve()).url(request), ['v5.channel.k8s.io']);
     clients.push({ destroy: () => socket.terminate() });
     await once(socket, 'open');
@@ -244,7 +244,7 @@ describe('WebSocket', () => {
   });
 });
 
-describe('what waits for a reader', () => {
+describe('data that waits for a reader', () => {
   function wire(): Wire & { reset: number } {
     return {
       readAhead: { bytes: 0 },
@@ -257,7 +257,7 @@ describe('what waits for a reader', () => {
     };
   }
 
-  test('is kept in blocks, in whatever pieces it comes', async () => {
+  test('is kept in blocks, whatever the size of the pieces', async () => {
     const stream = new WireStream(wire(), 1);
     const block = Buffer.alloc(65_536, 'x');
     for (let piece = 0; piece < 100_000; piece++)
@@ -271,7 +271,7 @@ describe('what waits for a reader', () => {
     expect([bytes, chunks < 20]).toEqual([100_000, true]);
   });
 
-  test('is bounded for a stream, and for all streams of a connection', async () => {
+  test('is limited for a stream, and for all streams of a connection', async () => {
     const connection = wire();
     const streams = Array.from({ length: 100 }, (_, id) => new WireStream(connection, id));
     const data = Buffer.alloc(65_536);
@@ -290,7 +290,7 @@ describe('what waits for a reader', () => {
     expect(connection.readAhead.bytes).toBe(0);
   });
 
-  test('last output that nobody takes ends the connection', async () => {
+  test('final output that is not read ends the connection', async () => {
     let end = (): void => undefined;
     const work = new Promise<string>((resolve) => {
       end = () => resolve('ended');
@@ -298,7 +298,7 @@ describe('what waits for a reader', () => {
     expect(await untilTaken({ unsentBytes: 1, destroy: () => end() }, work, 300)).toBe('ended');
   });
 
-  test('output that is taken slowly does not', async () => {
+  test('output that is read slowly does not', async () => {
     let left = 10;
     const connection = {
       get unsentBytes() {
@@ -312,7 +312,7 @@ describe('what waits for a reader', () => {
   });
 });
 
-test('a pod has only so many sessions', async () => {
+test('the sessions of a pod are limited', async () => {
   await serve();
   const open = async (sandboxId: string): Promise<void> => {
     const { socket } = await upgrade(server.url({ ...request, sandboxId }), {
@@ -332,7 +332,7 @@ test('a pod has only so many sessions', async () => {
 });
 
 describe('connections without a session', () => {
-  test('that say nothing, or half of something, are closed; also those that never finish the handshake of TLS', async () => {
+  test('that send nothing or half a request are closed, also during the TLS handshake', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'crisp-tls-'));
     const plain = await serve();
     try {
@@ -353,7 +353,7 @@ describe('connections without a session', () => {
     }
   }, 60_000);
 
-  test('that were refused and do not hang up are closed', async () => {
+  test('that were refused and stay open are closed', async () => {
     const socket = await connectTo((await serve()).url(request));
     socket.pause();
     socket.write('GET /exec/x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\n\r\n');
@@ -361,7 +361,7 @@ describe('connections without a session', () => {
     await until(() => sockets().length === 0);
   });
 
-  test('have headers of a bounded size', async () => {
+  test('have headers of a limited size', async () => {
     const socket = await connectTo((await serve()).url(request));
     let answer = '';
     socket.on('data', (chunk: Buffer) => {

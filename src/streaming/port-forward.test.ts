@@ -53,7 +53,7 @@ const count: Forward = async (_request, port, stream) => {
 };
 
 describe('over SPDY', () => {
-  test('each pair is a connection; half-close and end are exact', async () => {
+  test('each pair of streams is a connection; half-close and end are exact', async () => {
     const client = await open(count);
     const [first, second, third] = [
       await pair(client, 80, '0'),
@@ -101,7 +101,7 @@ describe('over SPDY', () => {
     expect(await late).toBe('late');
   });
 
-  test('a failure is text on the error stream, and the connection serves on', async () => {
+  test('a failure is a text on the error stream, and the connection continues', async () => {
     const client = await open(async (forwarded, port, stream) => {
       if (port === 81) throw new CrispError('PortRefused', 'nobody there');
       await count(forwarded, port, stream, AbortSignal.abort());
@@ -117,7 +117,7 @@ describe('over SPDY', () => {
     expect(await text(next.data.output)).toBe('80: 0');
   });
 
-  test('a stream that the handler destroys is reset, and that is no failure', async () => {
+  test('a stream that the handler destroys is reset, which is not a failure', async () => {
     const client = await open(async (_request, _port, stream) => {
       stream.destroy();
     });
@@ -126,7 +126,7 @@ describe('over SPDY', () => {
     expect([data.reset, await text(error.output)]).toEqual([true, '']);
   });
 
-  test('a connection that is reset aborts alone', async () => {
+  test('a connection that is reset does not affect the others', async () => {
     const aborted: number[] = [];
     let heard = (): void => undefined;
     const client = await open(
@@ -171,7 +171,7 @@ describe('over SPDY', () => {
     expect(stream.reset).toBe(true);
   });
 
-  test('the second stream of one kind is reset, the pair is made all the same', async () => {
+  test('a second stream of the same kind is reset, and the pair is still made', async () => {
     const client = await open(count);
     await client.createStream({ streamtype: 'error', port: '80', requestid: '0' });
     const repeated = await client.createStream({ streamtype: 'error', port: '80', requestid: '0' });
@@ -181,7 +181,7 @@ describe('over SPDY', () => {
     expect(await text(data.output)).toBe('80: 0');
   });
 
-  test('half a pair is given up after a time', async () => {
+  test('half a pair is dropped after a time', async () => {
     const listener = createServer(
       (socket: Socket) =>
         void servePortForwardOverSpdy(
@@ -254,7 +254,7 @@ describe('over WebSocket', () => {
     },
   );
 
-  test('the end of the server ends a connection, which has no half-close here', async () => {
+  test('the end of the server ends a connection, since there is no half-close', async () => {
     const url = (
       await serve(async (_request, _port, stream) => {
         stream.end('bye');
@@ -267,7 +267,7 @@ describe('over WebSocket', () => {
     expect(code).toBe(1000);
   });
 
-  test('a client that vanishes aborts its connections', async () => {
+  test('a client that disconnects aborts its connections', async () => {
     let begin = (): void => undefined;
     const started = new Promise<void>((resolve) => {
       begin = resolve;

@@ -51,7 +51,7 @@ describe.each([
   ['SPDY/3.1', spdy],
   ['websocket', { ...webSocket, 'sec-websocket-protocol': 'v4.channel.k8s.io' }],
 ] as const)('an upgrade to %s', (transport, headers) => {
-  test('is had once for a URL', async () => {
+  test('works once for a URL', async () => {
     const url = (await start()).url(exec);
     const { socket } = await upgrade(url, headers, 'GET', transport);
     socket.destroy();
@@ -70,21 +70,21 @@ describe.each([
     },
   );
 
-  test('needs the kind that the URL is for', async () => {
+  test('must be of the kind of the URL', async () => {
     const url = (await start()).url(exec);
     await expect(upgrade(url.replace('/exec/', '/attach/'), headers, 'GET', transport)).rejects.toEqual(
       refusal(404, /never valid/),
     );
   });
 
-  test('takes GET and POST only, and the ticket stays good', async () => {
+  test('accepts GET and POST only, and the ticket stays valid', async () => {
     const url = (await start()).url(exec);
     await expect(upgrade(url, headers, 'PUT', transport)).rejects.toEqual(refusal(405, /PUT/));
     (await upgrade(url, headers, 'GET', transport)).socket.destroy();
   });
 });
 
-test('a request without an upgrade is answered with what is missing', async () => {
+test('a request without an upgrade gets an error that names what is missing', async () => {
   const url = (await start()).url(exec);
   const answer = await fetch(url);
   expect([answer.status, await answer.text()]).toEqual([400, expect.stringContaining('upgrade')]);
@@ -115,7 +115,7 @@ test.each([
   await expect(upgrade(url, headers, 'GET', transport)).rejects.toEqual(refusal(status, message));
 });
 
-test('a refusal tells which subprotocols there are', async () => {
+test('a refusal lists the supported subprotocols', async () => {
   const url = (await start()).url(exec);
   const refused = await upgrade(url, { 'x-stream-protocol-version': 'v9' }).catch(
     (error: unknown) => error as RefusedUpgrade,
@@ -126,7 +126,7 @@ test('a refusal tells which subprotocols there are', async () => {
   );
 });
 
-test('the client chooses among subprotocols', async () => {
+test('the client chooses among the subprotocols', async () => {
   const url = (await start()).url(exec);
   const { socket, headers } = await upgrade(url, {
     'x-stream-protocol-version': 'v9, v3.channel.k8s.io, v4.channel.k8s.io',
@@ -135,7 +135,7 @@ test('the client chooses among subprotocols', async () => {
   socket.destroy();
 });
 
-test('it serves IPv6 and TLS', async () => {
+test('serves IPv6 and TLS', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'crisp-streaming-'));
   try {
     const { cert, key } = makeCertificate(folder);
@@ -158,7 +158,7 @@ test('it serves IPv6 and TLS', async () => {
   }
 });
 
-test('a port in use is said at start', async () => {
+test('a port in use is reported at the start', async () => {
   const other = createServer().listen(0, '127.0.0.1');
   await once(other, 'listening');
   await expect(start({ port: (other.address() as AddressInfo).port })).rejects.toMatchObject({
@@ -169,7 +169,7 @@ test('a port in use is said at start', async () => {
 });
 
 test.each(['SPDY', 'WebSocket'])(
-  'close ends the sessions over %s as if their clients had gone, and waits for their handlers',
+  'close ends the sessions over %s as if their clients had disconnected, and waits for their handlers',
   async (transport) => {
     let ended = false;
     let begin = (): void => undefined;

@@ -201,7 +201,7 @@ describe('stdin', () => {
   });
 
   test.each(['v4.channel.k8s.io', 'base64.channel.k8s.io'])(
-    'reaches the program over WebSocket %s, what has no channel does not',
+    'reaches the program over WebSocket %s, but not on an unknown channel',
     async (protocol) => {
       const first: Exec = async (_request, io) => {
         for await (const chunk of io.stdin ?? []) {
@@ -220,7 +220,7 @@ describe('stdin', () => {
     },
   );
 
-  test('the largest frame arrives whole', async () => {
+  test('the largest frame is received whole', async () => {
     const session = await openSpdy((await serve(count)).url(request));
     await session.stdin.write(Buffer.alloc(0xffffff));
     session.stdin.end();
@@ -244,7 +244,7 @@ describe('a terminal', () => {
     });
   const terminal: ExecRequest = { ...request, tty: true, stderr: false };
 
-  test('hears of its sizes over SPDY, however they are cut, and of nothing else', async () => {
+  test('receives its sizes over SPDY, however they are split, and ignores the rest', async () => {
     const client = await SpdyClient.open((await serve(watch)).url(terminal), 'v4.channel.k8s.io');
     await client.createStream({ streamtype: 'error' });
     await client.createStream({ streamtype: 'stdin' });
@@ -262,7 +262,7 @@ describe('a terminal', () => {
     expect(await text(stdout.output)).toBe('80x24 81x25 1x1 ');
   });
 
-  test('hears of its sizes over WebSocket; a late listener gets the present one', async () => {
+  test('receives its sizes over WebSocket; a late listener gets the present one', async () => {
     const late: Exec = async (_request, io) => {
       await once(io.stdin as NodeJS.ReadableStream, 'data');
       const size = await new Promise<TerminalSize>((resolve) => io.onResize?.(resolve));
@@ -277,14 +277,14 @@ describe('a terminal', () => {
     expect(session.channels[1]).toBe('{"width":100,"height":40}');
   });
 
-  test('a client that opens no resize stream has its session all the same', async () => {
+  test('a client without a resize stream has its session', async () => {
     const session = await openSpdy((await serve(talk)).url(terminal));
     expect(await text(session.stdout.output)).toBe('out');
     expect(await text(session.stderr.output)).toBe('');
   });
 });
 
-describe('a client that vanishes', () => {
+describe('a client that disconnects', () => {
   /** Resolves with the handler's end once its signal aborts. */
   function abortable(start: (io: Io) => void): {
     exec: Exec;
@@ -313,7 +313,7 @@ describe('a client that vanishes', () => {
     };
   }
 
-  test.each(['SPDY', 'WebSocket'])('aborts a quiet session over %s', async (transport) => {
+  test.each(['SPDY', 'WebSocket'])('aborts an idle session over %s', async (transport) => {
     const { exec, started, aborted } = abortable(() => undefined);
     const url = (await serve(exec)).url(request);
     const vanish =
@@ -326,7 +326,7 @@ describe('a client that vanishes', () => {
   });
 
   test.each(['SPDY', 'WebSocket'])(
-    'aborts over %s although the program reads nothing of what was sent',
+    'aborts over %s even if the program does not read its input',
     async (transport) => {
       const { exec, started, aborted } = abortable(() => undefined);
       const url = (await serve(exec)).url(request);
@@ -375,10 +375,10 @@ describe('a client that vanishes', () => {
     ['a giant control frame', Buffer.from('8003000100ffffff', 'hex')],
     ['headers that do not inflate', Buffer.from('80030001000000110000000b00000000000041414141414141', 'hex')],
     ['a stream with an even id', Buffer.from('80030001000000120000000c000000000000', 'hex')],
-    ['a SYN_STREAM too short', Buffer.from('800300010000000100', 'hex')],
-    ['a reply that nobody waits for', Buffer.from('80030002000000040000000b', 'hex')],
+    ['a truncated SYN_STREAM', Buffer.from('800300010000000100', 'hex')],
+    ['an unexpected reply', Buffer.from('80030002000000040000000b', 'hex')],
     ['random bytes', Buffer.from('ffffffffffffffffffffffffffffffff', 'hex')],
-  ])('by %s is hung up on, and the server lives on', async (_, bytes) => {
+  ])('by %s is disconnected, and the server continues', async (_, bytes) => {
     const { exec, started, aborted } = abortable(() => undefined);
     const { client } = await openSpdy((await serve(exec)).url(request));
     await started;
@@ -416,7 +416,7 @@ describe('streams', () => {
     }
   }
 
-  test('that do not come in time end the session, and the client is told which', () =>
+  test('that do not arrive in time end the session, and the client gets their names', () =>
     withTimeout(async (client) => {
       const error = await client.createStream({ streamtype: 'error' });
       await client.createStream({ streamtype: 'stdout' });
@@ -426,9 +426,9 @@ describe('streams', () => {
       });
     }));
 
-  test('that do not come at all end the connection', () => withTimeout(async () => undefined));
+  test('that never arrive end the connection', () => withTimeout(async () => undefined));
 
-  test('of an unknown or a repeated kind are reset, the session goes on', async () => {
+  test('of an unknown or a repeated kind are reset, and the session continues', async () => {
     const client = await SpdyClient.open((await serve(talk)).url(request), 'v4.channel.k8s.io');
     const unknown = await client.createStream({ streamtype: 'bogus' });
     await client.createStream({ streamtype: 'error' });
@@ -441,7 +441,7 @@ describe('streams', () => {
     expect(await text(stdout.output)).toBe('out');
   });
 
-  test('a PING is answered, settings and windows are not minded', async () => {
+  test('a PING is answered, settings and windows are ignored', async () => {
     const session = await openSpdy(
       (
         await serve(async (_request, io) => {
@@ -463,7 +463,7 @@ describe('streams', () => {
   });
 });
 
-describe('much', () => {
+describe('load', () => {
   const echo: Exec = async (_request, io) => {
     for await (const chunk of io.stdin ?? []) {
       if (io.stdout?.write(chunk) === false) await once(io.stdout, 'drain');
@@ -471,7 +471,7 @@ describe('much', () => {
     return { exitCode: 0 };
   };
 
-  test('a program that ends while its client still sends: all its output arrives', async () => {
+  test('a program that ends while its client still sends: its output is complete', async () => {
     const output = Buffer.alloc(5_000_000, 'x');
     const session = await openSpdy(
       (

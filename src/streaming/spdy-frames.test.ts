@@ -15,7 +15,7 @@ function readAll(reader: FrameReader, ...chunks: Buffer[]) {
   return chunks.flatMap((chunk) => [...reader.read(chunk)]);
 }
 
-test('the dictionary is the one of SPDY/3: zlib knows it by its checksum', () => {
+test('the dictionary is that of SPDY/3: zlib verifies its checksum', () => {
   let [low, high] = [1, 0];
   for (const byte of headerDictionary) {
     low = (low + byte) % 65521;
@@ -52,7 +52,7 @@ describe('FrameReader', () => {
     expect(data.map((frame) => frame.end)).toEqual([...data.slice(1).map(() => false), true]);
   });
 
-  test('the largest data frame is passed on as it comes', () => {
+  test('the largest data frame is passed on in pieces as it arrives', () => {
     const reader = new FrameReader();
     const length = 0xffffff;
     expect(readAll(reader, dataHeader(1, length, true))).toEqual([]);
@@ -74,7 +74,7 @@ describe('FrameReader', () => {
     ['another version', Buffer.from('8002000600000004', 'hex'), /SPDY version 2/],
     ['HTTP where SPDY should be', Buffer.from('GET / HTTP/1.1\r\n\r\n').fill(0xff, 0, 4), /SPDY version/],
     ['data for stream 0', Buffer.from('0000000000000001', 'hex'), /stream 0/],
-  ])('%s breaks the protocol', (_, bytes, message) => {
+  ])('%s is a protocol error', (_, bytes, message) => {
     expect(() => readAll(new FrameReader(), bytes)).toThrow(message);
   });
 });
@@ -100,7 +100,7 @@ describe('HeaderReader', () => {
     ]);
   }
 
-  test('reads block after block of one zlib stream', async () => {
+  test('reads the blocks of one zlib stream', async () => {
     const [compress, reader] = [compressor(), new HeaderReader()];
     expect(await reader.read(await compress(block('streamtype', 'error', 'port', '80')))).toEqual(
       new Map([
@@ -116,7 +116,7 @@ describe('HeaderReader', () => {
     reader.close();
   });
 
-  test('what does not inflate breaks the protocol, for good', async () => {
+  test('a block that does not inflate is a protocol error, also for later blocks', async () => {
     const reader = new HeaderReader();
     await expect(reader.read(Buffer.from('nonsense'))).rejects.toThrow(ProtocolError);
     await expect(reader.read(Buffer.from('nonsense'))).rejects.toThrow(ProtocolError);
@@ -126,7 +126,7 @@ describe('HeaderReader', () => {
     ['a length beyond the block', Buffer.from('00000001000000ff61', 'hex')],
     ['a count beyond the block', Buffer.from('0000000a', 'hex')],
     ['no block at all', Buffer.alloc(0)],
-  ])('%s breaks the protocol', async (_, bytes) => {
+  ])('%s is a protocol error', async (_, bytes) => {
     const reader = new HeaderReader();
     await expect(reader.read((await compressor()(bytes)) ?? Buffer.alloc(0))).rejects.toThrow('too short');
     reader.close();
@@ -140,7 +140,7 @@ describe('HeaderReader', () => {
   });
 });
 
-test('the empty header block of a reply is zlib, first and later', async () => {
+test('the empty header block of a reply is valid zlib, the first and the later ones', async () => {
   const inflate = createInflate({ dictionary: headerDictionary });
   const parts: Buffer[] = [];
   inflate.on('data', (chunk: Buffer) => parts.push(chunk));

@@ -53,7 +53,7 @@ test.each([
   expect([last.readUInt32BE(0), status.readUInt32BE(0)]).toEqual([ids.at(-2) ?? 0, 1]);
 });
 
-test('the highest bit is no part of a stream id', async () => {
+test('the highest bit is not part of a stream id', async () => {
   const streams = await open();
   await syn(0x80000001);
   await syn(3);
@@ -62,7 +62,7 @@ test('the highest bit is no part of a stream id', async () => {
   expect(await text(streams[0] as SpdyStream)).toBe('for the first');
 });
 
-test('a stream that begins with its end has no input, and its output all the same', async () => {
+test('a stream opened with FIN has no input, but has its output', async () => {
   const streams = await open();
   await syn(1, 1);
   await until(() => streams.length === 1);
@@ -83,7 +83,7 @@ test('a stream that begins with its end has no input, and its output all the sam
   expect(stream.destroyed).toBe(false);
 });
 
-test('a stream that only begins keeps its input open', async () => {
+test('a stream opened without FIN keeps its input open', async () => {
   const streams = await open();
   await syn(1);
   await until(() => streams.length === 1);

@@ -19,7 +19,7 @@ test('a ticket is redeemed once', () => {
   expect(tickets.redeem('never-issued')).toBeUndefined();
 });
 
-test('a ticket lives a minute', () => {
+test('a ticket expires after a minute', () => {
   jest.useFakeTimers();
   const tickets = new Tickets();
   const [kept, lost] = [tickets.issue(of('kept')), tickets.issue(of('lost'))];
@@ -29,7 +29,7 @@ test('a ticket lives a minute', () => {
   expect(tickets.redeem(lost)).toBeUndefined();
 });
 
-test('1,000 may wait; room comes with use and with time', () => {
+test('1,000 tickets may wait; used and expired ones make room', () => {
   jest.useFakeTimers();
   const tickets = new Tickets();
   const first = tickets.issue(of('first'));
@@ -42,7 +42,7 @@ test('1,000 may wait; room comes with use and with time', () => {
   expect(tickets.issue(of('later'))).not.toBe('');
 });
 
-test('one pod cannot take them all', () => {
+test('one pod cannot use them all', () => {
   const tickets = new Tickets();
   const first = tickets.issue(of('greedy'));
   for (let number = 1; number < 100; number++) tickets.issue(of('greedy'));

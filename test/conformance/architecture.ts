@@ -21,7 +21,7 @@ export const rules: readonly Rule[] = [
       ],
       [
         'test/integration/routing.test.ts',
-        'a rule, a name pattern and a RuntimeClass decide, and the status says which',
+        'a rule, a name pattern and a RuntimeClass select the handler, and the status names which',
       ],
     ],
   },
@@ -39,9 +39,9 @@ export const rules: readonly Rule[] = [
     tests: [
       [
         'src/architecture.test.ts',
-        'their life goes through pct: no other program makes, starts, stops or destroys one',
+        'pct manages their lifecycle: no other program creates, starts, stops or destroys one',
       ],
-      ['test/pct/pods.test.ts', 'a pod from the first call to the last, with its output and its exit code'],
+      ['test/pct/pods.test.ts', 'the lifecycle of a pod, with its output and its exit code'],
     ],
   },
   {
@@ -49,7 +49,7 @@ export const rules: readonly Rule[] = [
     place: ['src/backends/oci/backend.ts', 'class OciBackend'],
     tests: [
       ['src/architecture.test.ts', 'crun and runc have one implementation, which names neither'],
-      ['test/helpers/contract.ts', 'lives, and leaves nothing'],
+      ['test/helpers/contract.ts', 'runs through its lifecycle, and leaves nothing behind'],
     ],
   },
   {
@@ -58,9 +58,9 @@ export const rules: readonly Rule[] = [
     tests: [
       [
         'test/integration/routing.test.ts',
-        'a crun that is broken for real: pods run on runc, and the pod keeps it for life',
+        'with a broken crun, pods run on runc, and each pod keeps its handler',
       ],
-      ['src/config/router.test.ts', 'never replaces the handler that a pod names'],
+      ['src/config/router.test.ts', 'never replaces a handler that the pod requests'],
     ],
   },
 ];

@@ -54,7 +54,7 @@ if (missing.length > 0) {
     });
   // Another release of the suite has other specs, which are no reason to make the report anew on every machine.
   else
-    test('the report in docs/architecture is current, where this release has the same specs', () => {
+    test('the report in docs/architecture is current, if this release has the same specs', () => {
       const names = (rows: readonly string[]) => new Set(rows.map(specName));
       const both = (rows: readonly string[], others: readonly string[]) =>
         rows.filter((row) => names(others).has(specName(row)));

@@ -71,7 +71,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('lives, and leaves nothing', async () => {
+    test('runs through its lifecycle, and leaves nothing behind', async () => {
       const { runtime } = daemon.client;
       const pod = await runPod(daemon, {}, handler);
       const { status: sandbox } = await runtime.PodSandboxStatus({ pod_sandbox_id: pod.id });
@@ -127,7 +127,7 @@ export function contract(handler: string, current: () => Daemon): void {
       expect(await daemon.traces()).toEqual(clean);
     });
 
-    test('the standard streams of a command can be opened by name, as those of any other runtime', async () => {
+    test('the standard streams of a command can be opened by name, as with other runtimes', async () => {
       const pod = await runPod(daemon, {}, handler);
       const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
       const { stdout, stderr, exit_code } = await exec(
@@ -142,7 +142,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('a command that leaves a writer behind has ended, and its output is whole', async () => {
+    test('a command that leaves a background writer has ended, and its output is complete', async () => {
       const pod = await runPod(daemon, {}, handler);
       const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
       const before = await pipes();
@@ -173,7 +173,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('a container that ends by itself says how', async () => {
+    test('a container that ends by itself reports its exit', async () => {
       const pod = await runPod(daemon, {}, handler);
       const good = await startContainer(daemon, pod, named('good', 'exit 0'));
       const bad = await startContainer(daemon, pod, named('bad', 'exit 42'));
@@ -185,7 +185,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('one that ignores its stop signal is killed when its grace is over, and stopping twice is fine', async () => {
+    test('a container that ignores its stop signal is killed after its timeout, and can be stopped twice', async () => {
       const { runtime } = daemon.client;
       const pod = await runPod(daemon, {}, handler);
       const id = await startContainer(
@@ -202,7 +202,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('one that is stopped while it starts has its grace, and one that is being stopped is not started', async () => {
+    test('a stop during the start uses the timeout, and a container being stopped is not started', async () => {
       const { runtime } = daemon.client;
       // Not the first process of its pid namespace: a signal that comes before its handler stands ends it, and is not lost.
       const linux = { security_context: { namespace_options: { pid: 'POD' as const } } };
@@ -232,7 +232,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('what cannot be done now is refused, and nothing is changed', async () => {
+    test('a call in the wrong state is refused, and nothing is changed', async () => {
       const { runtime } = daemon.client;
       const pod = await runPod(daemon, {}, handler);
       const id = await createContainer(daemon, pod, containerConfig(untilStopped()));
@@ -246,7 +246,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('a command that is not there is named, and the container can be removed', async () => {
+    test('a missing command is named, and the container can be removed', async () => {
       const pod = await runPod(daemon, {}, handler);
       const create = async (): Promise<string> =>
         startContainer(daemon, pod, containerConfig('', { command: ['/bin/none-such'] }));
@@ -254,7 +254,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('each step is told as an event, in its order', async () => {
+    test('each step emits its event, in order', async () => {
       const events: ContainerEventResponse__Output[] = [];
       const stream = daemon.client.streams.GetContainerEvents({});
       stream
@@ -278,7 +278,7 @@ export function contract(handler: string, current: () => Daemon): void {
       ]);
     });
 
-    test('the log goes on in a new file', async () => {
+    test('the log continues in a new file', async () => {
       const pod = await runPod(daemon, {}, handler);
       const id = await startContainer(
         daemon,
@@ -296,7 +296,7 @@ export function contract(handler: string, current: () => Daemon): void {
       await end(pod);
     });
 
-    test('volumes, user, folder, environment and limits are as asked for, and limits can be changed', async () => {
+    test('volumes, user, folder, environment and limits are as requested, and limits can be changed', async () => {
       const { runtime } = daemon.client;
       const volume = join(daemon.folder, `volume-${handler}`);
       await mkdir(volume);
@@ -369,7 +369,7 @@ export function contract(handler: string, current: () => Daemon): void {
           await daemon.kill9();
         },
       ],
-    ])('containers are all there after %s of crisp', async (_, endOfCrisp) => {
+    ])('all containers are still there after %s of crisp', async (_, endOfCrisp) => {
       const { runtime } = daemon.client;
       // Where the test tells containers of one pod to go on, and they tell that they did.
       const signs = await mkdtemp(join(daemon.folder, 'signs-'));

@@ -59,7 +59,7 @@ function refusal(code: Code, words: RegExp) {
   return { code, details: expect.stringMatching(words) };
 }
 
-describe('an id that nobody has', () => {
+describe('an unknown id', () => {
   const r = () => daemon.client.runtime;
   test.each<[string, () => Promise<object>]>([
     ['PodSandboxStatus', () => r().PodSandboxStatus({ pod_sandbox_id: missing })],
@@ -87,7 +87,7 @@ describe('an id that nobody has', () => {
       refusal(Code.NOT_FOUND, /^(Sandbox|Container)NotFound: .*f{64}/),
     );
   });
-  test('is fine for what stops and removes', async () => {
+  test('is accepted by stop and remove calls', async () => {
     await r().StopPodSandbox({ pod_sandbox_id: missing });
     await r().RemovePodSandbox({ pod_sandbox_id: missing });
     await r().StopContainer({ container_id: missing, timeout: '1' });
@@ -99,7 +99,7 @@ describe('an id that nobody has', () => {
   });
 });
 
-test('an error that quotes more than fits is cut, and the daemon lives', async () => {
+test('an error that quotes a long value is cut, and the daemon continues', async () => {
   for (const name of ['x', 'xy'])
     await expect(
       daemon.client.image.ImageStatus({ image: { image: `${name}${'\u{1f642}'.repeat(200)}` } }),
@@ -117,7 +117,7 @@ test('an error that quotes more than fits is cut, and the daemon lives', async (
   await removePod(daemon, pod.id);
 });
 
-test('bytes that are no message are an invalid argument, and not a failure of ours', async () => {
+test('bytes that are not a valid message are an invalid argument, not an internal error', async () => {
   const client = new grpc.Client(`unix:${daemon.socket}`, grpc.credentials.createInsecure());
   const same = (bytes: Buffer): Buffer => bytes;
   const call = (bytes: Buffer) =>
@@ -177,20 +177,20 @@ describe('a pod', () => {
       /config\.port_mappings\[0\]\.container_port: 0/,
     ],
     [
-      'with a host IP that is no address',
+      'with an invalid host IP',
       { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 20_080, host_ip: '%s' }] },
       '',
       Code.INVALID_ARGUMENT,
       /config\.port_mappings\[0\]\.host_ip: "%s"/,
     ],
     [
-      'with a name that is an argument of CNI plugins',
+      'with a CNI plugin argument in its name',
       { metadata: { name: 'a;K8S_POD_NAMESPACE=b', namespace: 'test', uid: 'x', attempt: 0 } },
       '',
       Code.INVALID_ARGUMENT,
       /config\.metadata\.name/,
     ],
-    ['of a handler that is not configured', {}, 'gvisor', Code.INVALID_ARGUMENT, /^UnknownHandler: .*gvisor/],
+    ['with an unknown handler', {}, 'gvisor', Code.INVALID_ARGUMENT, /^UnknownHandler: .*gvisor/],
     [
       'with a sysctl of the host',
       { linux: { sysctls: { 'vm.swappiness': '1' } } },
@@ -231,7 +231,13 @@ describe('a pod', () => {
       Code.INVALID_ARGUMENT,
       /hostname/,
     ],
-    ['with two lines of hostname', { hostname: 'box\n127.0.0.1' }, '', Code.INVALID_ARGUMENT, /hostname/],
+    [
+      'with a line break in its hostname',
+      { hostname: 'box\n127.0.0.1' },
+      '',
+      Code.INVALID_ARGUMENT,
+      /hostname/,
+    ],
     [
       'with a control character in its hostname',
       { hostname: 'b\x1bx' },
@@ -240,14 +246,14 @@ describe('a pod', () => {
       /hostname/,
     ],
     [
-      'with a NUL byte in a text',
+      'with a NUL byte in a string',
       { hostname: 'box\0' },
       '',
       Code.INVALID_ARGUMENT,
       /config\.hostname: it contains a NUL character/,
     ],
     [
-      'with two lines of nameserver',
+      'with a line break in a nameserver',
       { dns_config: { servers: ['10.0.0.1\noptions'] } },
       '',
       Code.INVALID_ARGUMENT,
@@ -283,7 +289,7 @@ describe('a pod', () => {
     expect(await daemon.traces()).toEqual(clean);
   });
 
-  test('whose name is in use is refused, and its retry gets the same one', async () => {
+  test('whose name is in use is refused, and a retry returns the existing one', async () => {
     const pod = await runPod(daemon);
     const before = await daemon.traces();
     await expect(
@@ -325,14 +331,14 @@ describe('a container', () => {
     ['without metadata', { metadata: null }, Code.INVALID_ARGUMENT, /metadata/],
     ['without an image', { image: null }, Code.INVALID_ARGUMENT, /image/],
     [
-      'of an image that is not here',
+      'of a missing image',
       { image: { image: 'docker.io/library/none:1' } },
       Code.NOT_FOUND,
       /^ImageNotFound: .*none:1/,
     ],
     ['whose log path escapes', { log_path: '../../main.log' }, Code.INVALID_ARGUMENT, /^PathEscapes: .*log/],
     [
-      'with a mount source that is not there, and that the configuration refuses to make',
+      'with a missing mount source that the configuration does not allow to create',
       mounted('/data', '/nonexistent/source'),
       Code.FAILED_PRECONDITION,
       /^MountSourceMissing: .*\/nonexistent\/source/,
@@ -340,7 +346,7 @@ describe('a container', () => {
     ['with a relative mount source', mounted('/data', 'tmp'), Code.INVALID_ARGUMENT, /tmp/],
     ['with a relative mount target', mounted('../../data'), Code.INVALID_ARGUMENT, /data/],
     [
-      'with a mount target that climbs out',
+      'with a mount target outside the rootfs',
       mounted('/../../../../data/../..'),
       Code.INVALID_ARGUMENT,
       /mounts\[0\]/,
@@ -358,7 +364,7 @@ describe('a container', () => {
       /^UserNotFound: .*nogroup/,
     ],
     [
-      'of an image whose accounts do not end',
+      'of an image with unlimited account files',
       { image: { image: endlessImage } },
       Code.INVALID_ARGUMENT,
       /^FileRefused: \/etc\/group of the image/,
@@ -370,7 +376,7 @@ describe('a container', () => {
       /^ImageNotFound: .*hint: /,
     ],
     [
-      'of an image of a name of thousands of characters',
+      'of an image with a name of thousands of characters',
       { image: { image: 'a/'.repeat(1000) + 'b' } },
       Code.INVALID_ARGUMENT,
       /^InvalidArgument: image reference/,
@@ -388,7 +394,7 @@ describe('a container', () => {
       /user/,
     ],
     [
-      'of a user above the highest',
+      'of a user above the highest id',
       { linux: { security_context: { run_as_user: { value: '4294967296' } } } },
       Code.INVALID_ARGUMENT,
       /user id 4294967296/,
@@ -424,17 +430,17 @@ describe('a container', () => {
       Code.INVALID_ARGUMENT,
       /cpu_period/,
     ],
-    ['with cpus that are no list', limited({ cpuset_cpus: 'all' }), Code.INVALID_ARGUMENT, /cpuset_cpus/],
+    ['with an invalid CPU list', limited({ cpuset_cpus: 'all' }), Code.INVALID_ARGUMENT, /cpuset_cpus/],
     ['with an absurd oom score', limited({ oom_score_adj: '5000' }), Code.INVALID_ARGUMENT, /oom_score_adj/],
     [
-      'with a capability that is none',
+      'with an unknown capability',
       { linux: { security_context: { capabilities: { add_capabilities: ['FLY'] } } } },
       Code.INVALID_ARGUMENT,
       /FLY/,
     ],
     ['with a relative working folder', { working_dir: 'tmp' }, Code.INVALID_ARGUMENT, /working_dir/],
     [
-      'with a device that is not there',
+      'with a missing device',
       { devices: [{ host_path: '/dev/none', container_path: '/dev/none', permissions: 'rwm' }] },
       Code.INVALID_ARGUMENT,
       /\/dev\/none/,
@@ -449,7 +455,7 @@ describe('a container', () => {
   const seccomp = (localhost_ref: string): ContainerConfig => ({
     linux: { security_context: { seccomp: { profile_type: 'Localhost', localhost_ref } } },
   });
-  test('whose seccomp profile is no regular file, too long or no JSON is refused, and nothing of it is told', async () => {
+  test('whose seccomp profile is not a regular file, too long or not JSON is refused without quoting it', async () => {
     const file = (name: string) => join(daemon.folder, name);
     await daemon.machine.must(['mkfifo', file('fifo')]);
     await writeFile(file('huge'), `${' '.repeat(3 << 20)}{}`);
@@ -487,7 +493,7 @@ describe('a container', () => {
     expect(await daemon.traces()).toEqual(before);
   });
 
-  test('whose command is not there says so, and keeps saying so', async () => {
+  test('whose command does not exist fails with the same error at each start', async () => {
     for (let attempt = 0; attempt < 2; attempt++) {
       await expect(
         createContainer(daemon, pod, containerConfig('', { command: ['/no/such/program'] })),
@@ -510,7 +516,7 @@ describe('a container', () => {
     expect(await daemon.traces()).toEqual(before);
   });
 
-  test('whose name is in use is refused, and its retry gets the same one', async () => {
+  test('whose name is in use is refused, and a retry returns the existing one', async () => {
     const id = await createContainer(daemon, pod, containerConfig('true'));
     const made = await daemon.traces();
     await expect(createContainer(daemon, pod, containerConfig('false'))).rejects.toMatchObject(
@@ -522,7 +528,7 @@ describe('a container', () => {
     expect(await daemon.traces()).toEqual(before);
   });
 
-  test('whose resources cannot be meant is not updated', async () => {
+  test('with invalid resources is not updated', async () => {
     const id = await startContainer(daemon, pod, containerConfig('sleep 1000'));
     const running = await tracesOfStarted();
     for (const linux of [
@@ -539,7 +545,7 @@ describe('a container', () => {
     await daemon.client.runtime.RemoveContainer({ container_id: id });
   });
 
-  test('for a pod that was stopped is refused', async () => {
+  test('for a stopped pod is refused', async () => {
     const stopped = await runPod(daemon);
     const waiting = await createContainer(
       daemon,
@@ -590,7 +596,7 @@ describe('a registry', () => {
     expect(strange.logs()).not.toContain('open-sesame');
   }
 
-  test('that is down', async () => {
+  test('that is not reachable', async () => {
     await expect(pullFrom(await closedAddress())).rejects.toMatchObject(
       refusal(Code.UNAVAILABLE, /^RegistryUnavailable: /),
     );
@@ -606,7 +612,7 @@ describe('a registry', () => {
     await expect(pullFrom(registry.address)).rejects.toMatchObject(refusal(code, words));
     await nothingLeft();
   });
-  test('whose client goes away', async () => {
+  test('whose client disconnects', async () => {
     const registry = await startBadRegistry('hangs');
     close = registry.close;
     const caller = new AbortController();
@@ -616,7 +622,7 @@ describe('a registry', () => {
     );
     await nothingLeft();
   });
-  test('is not told credentials that are none', async () => {
+  test('is not contacted with invalid credentials', async () => {
     await expect(
       strange.client.image.PullImage({
         image: { image: 'localhost:1/x' },
@@ -626,7 +632,7 @@ describe('a registry', () => {
     await nothingLeft();
   });
   test.each([['a name with spaces'], ['UPPER/case'], ['x@sha256:short'], [''], ['x'.repeat(4000)]])(
-    'is not asked for "%s"',
+    'is not contacted for "%s"',
     async (image) => {
       await expect(strange.client.image.PullImage({ image: { image } })).rejects.toMatchObject({
         code: Code.INVALID_ARGUMENT,
@@ -706,12 +712,12 @@ describe('a config file', () => {
       /config\.yaml:3: streaming\.port: .*number/,
     ],
     [
-      'a handler that is not there',
+      'an unknown handler',
       'default_container_type: none\n',
       /config\.yaml:1: default_container_type: "none"/,
     ],
     ['no YAML', 'a: [\n', /config\.yaml:\d+/],
-  ])('with %s ends the daemon with the line and the key', async (_, text, words) => {
+  ])('with %s stops the daemon with an error that names the line and the key', async (_, text, words) => {
     const file = join(daemon.folder, 'bad', 'config.yaml');
     await mkdir(join(file, '..'), { recursive: true });
     await writeFile(file, text);

@@ -207,7 +207,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     expect((await launch(await generate({ command: ['sh', '-c', 'exit 7'] }))).exitCode).toBe(7);
   });
 
-  test('the user, by name, by id and by neither', async () => {
+  test('the user, by name, by id and by default', async () => {
     const ids = 'id -u; id -g; id -G; echo $HOME';
     expect(await output(ids)).toBe('0\n0\n0\n/root');
     expect(await output(ids, secure({ run_as_username: 'web', supplemental_groups: [3000] }))).toBe(
@@ -253,7 +253,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
 
   const privilegedPod: Wanted = { sandbox: { linux: { security_context: { privileged: true } } } };
 
-  test('the mounts that every container has, and the files of the pod', async () => {
+  test('the mounts of every container, and the files of the pod', async () => {
     const mounts = await output(`awk '{ print $2, $3, substr($4, 1, 2) }' /proc/mounts`);
     expect(mounts.split('\n')).toEqual(
       expect.arrayContaining([
@@ -298,7 +298,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     ).toBe('touch: /run/secrets/x: Read-only file system\n1');
   });
 
-  test('propagation in both directions, in one, and in none', async () => {
+  test('propagation: bidirectional, from the host, and private', async () => {
     const mountsInside = (
       propagation: 'PROPAGATION_BIDIRECTIONAL' | 'PROPAGATION_HOST_TO_CONTAINER' | 'PROPAGATION_PRIVATE',
     ): Promise<string> =>
@@ -319,7 +319,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     await machine.must(['umount', join(shared, 'sub')]);
   });
 
-  test('mounts that are read-only down to the last one', async () => {
+  test('recursively read-only mounts', async () => {
     const source = join(base, 'source');
     const wanted = (recursive_read_only: boolean): ContainerConfig => ({
       mounts: [{ host_path: source, container_path: '/mnt', readonly: true, recursive_read_only }],
@@ -363,7 +363,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     }
   });
 
-  test('a root filesystem that is read-only, and paths that are masked or read-only', async () => {
+  test('a read-only root filesystem, and masked and read-only paths', async () => {
     expect(
       await output(
         'touch /x 2>&1; touch /etc/hostname 2>&1; touch /dev/shm/x',
@@ -415,7 +415,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     expect(await output(kmsg, secure({ privileged: true }), privilegedPod)).toBe('there');
   });
 
-  test('seccomp: none, the default of the host, and one of its own', async () => {
+  test('seccomp: none, the default of the host, and a local profile', async () => {
     const mode = "sed -n 's/^Seccomp:\\s*//p' /proc/self/status";
     const capabilities = { add_capabilities: ['SYS_ADMIN'] };
     const calls = `${mode}; hostname box || echo refused; swapoff /etc/passwd 2>&1 || true`; // the default profile lets an administrator do the first alone
@@ -480,7 +480,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     expect(made.notHonoured).toEqual(host.lowestOomScoreAdj > -999 ? ['linux.resources.oom_score_adj'] : []);
   });
 
-  test('the namespaces of the host, and a cgroup tree to write to when privileged', async () => {
+  test('the namespaces of the host, and a writable cgroup tree when privileged', async () => {
     const everything: Wanted = {
       sandbox: {
         linux: {
@@ -515,7 +515,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     expect(await output(`mkdir ${folder} 2>&1 || true`)).toMatch(/Read-only file system/);
   });
 
-  test('the one cgroup tree of v2: the own part of it, or all of it when privileged', async () => {
+  test('the cgroup tree of v2: its own part, or all of it when privileged', async () => {
     const before = machine;
     // On v2 device rules are a BPF program, and crun must raise RLIMIT_MEMLOCK to load it.
     const v2: Wanted = {
@@ -565,7 +565,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
   });
 });
 
-test('validateBundle says what is wrong with a bundle', async () => {
+test('validateBundle reports the errors of a bundle', async () => {
   const { folder, spec } = await generate({ command: ['id'] });
   const after = async (change: (spec: Spec) => void): Promise<string[]> => {
     const copy = structuredClone(spec);

@@ -43,7 +43,7 @@ async function outputOf(child: ChildProcess): Promise<string> {
   return chunk.toString().trim();
 }
 
-test('makes the group under every controller, ready for processes', async () => {
+test('creates the cgroup under every controller, ready for processes', async () => {
   for (const controller of controllers)
     expect(existsSync(cgroupFolder(layout, controller, group) ?? '')).toBe(true);
   await makePodCgroup(group); // again is fine
@@ -52,7 +52,7 @@ test('makes the group under every controller, ready for processes', async () => 
   expect(readProcesses(group)).toContain(child.pid);
 });
 
-test('groups come and go side by side, with the parent that they share', async () => {
+test('cgroups with the same parent are created and removed concurrently', async () => {
   await removePodCgroup(group);
   const name = (index: number) => `${parent}/beside-${index}`;
   await makePodCgroup(name(0));
@@ -94,7 +94,7 @@ test('an OOM kill is counted', async () => {
   expect(readDetails(group)?.memory.limitHits).toBeGreaterThan(0);
 });
 
-test('limits grow and shrink in any order', async () => {
+test('limits are raised and lowered in any order', async () => {
   for (const mib of [64, 128, 32]) {
     await writeResources(group, {
       cpu: { shares: 512, quota: mib * 1000, period: 100_000 },
@@ -117,7 +117,7 @@ test('a value that the kernel refuses is named with its file', async () => {
   });
 });
 
-test('removal waits for processes to leave, and says so when they do not', async () => {
+test('removal waits for processes to leave, and reports if they do not', async () => {
   const child = await runInGroup('echo here; sleep 60');
   await outputOf(child);
   await expect(removePodCgroup(group)).rejects.toMatchObject({ id: 'Internal', stage: 'remove cgroup' });
@@ -130,7 +130,7 @@ test('removal waits for processes to leave, and says so when they do not', async
   expect(readUsage(group)).toBeUndefined();
 });
 
-test('removal takes empty subgroups along', async () => {
+test('removal includes empty subgroups', async () => {
   await makePodCgroup(`${group}/container/nested`);
   await removePodCgroup(group);
   for (const controller of controllers)

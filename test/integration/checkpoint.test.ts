@@ -56,7 +56,7 @@ async function begin(handler: string): Promise<void> {
 const checkpoint = (more: object = {}) =>
   daemon.client.runtime.CheckpointContainer({ container_id: id, location, timeout: '30', ...more });
 
-test('writes the archive, and the container runs on', async () => {
+test('writes the archive, and the container continues', async () => {
   await begin('dumps');
   await checkpoint();
   const listed = await daemon.machine.must(['tar', '--list', '--file', location]);
@@ -90,7 +90,7 @@ test('writes the archive, and the container runs on', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('a dump that fails leaves no archive, no parts of one, and the container as it was', async () => {
+test('a failed dump leaves no archive or part of one, and does not change the container', async () => {
   await begin('fails');
   location = join(daemon.folder, 'other.tar');
   await expect(checkpoint()).rejects.toMatchObject({
@@ -102,7 +102,7 @@ test('a dump that fails leaves no archive, no parts of one, and the container as
   await removePod(daemon, pod.id);
 });
 
-test('what cannot be is refused before anything is frozen', async () => {
+test('an invalid request is refused before the container is frozen', async () => {
   await begin('dumps');
   for (const [more, words] of [
     [{ location: 'a.tar' }, 'absolute'],

@@ -100,7 +100,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
   test.each([
     ['', {}],
     [' in a user namespace', { userns_options }],
-  ])('the first process of a shared pid namespace leads nowhere%s', async (_, more) => {
+  ])('the first process of a shared pid namespace gives no access to the host%s', async (_, more) => {
     const namespace_options = { pid: 'POD' as const, ...more };
     const before = await daemon.traces();
     const pod = await runPod(daemon, { linux: { security_context: { namespace_options } } }, handler);
@@ -205,7 +205,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
       await rm(volume, { recursive: true });
     });
 
-    test('nor that of a further process, when a volume has changed meanwhile', async () => {
+    test('nor does that of a later exec, if a volume has changed since', async () => {
       const pod = await runPod(daemon, { linux: { security_context: { namespace_options } } }, handler);
       const volume = join(daemon.folder, `changed-${handler}-${pid}`);
       await mkdir(join(volume, 'work'), { recursive: true });
@@ -226,7 +226,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     });
   });
 
-  test("a further process has its container's place before the OOM killer, not the daemon's", async () => {
+  test('an exec has the oom_score_adj of its container, not of the daemon', async () => {
     const own = `/proc/${daemon.pid}/oom_score_adj`;
     const was = await readFile(own, 'utf8');
     const pod = await runPod(daemon, {}, handler);
@@ -261,7 +261,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
   });
 });
 
-test('a node without catatonit says so, and refuses the pods that need it before anything is made', async () => {
+test('a node without catatonit reports it, and refuses the pods that need it', async () => {
   const place = '/usr/bin/catatonit';
   const before = await daemon.traces();
   const empty = join(daemon.folder, 'empty');

@@ -70,7 +70,7 @@ test('images, inspecti and imagefsinfo', async () => {
   expect(Number(status.imageFilesystems[0]?.usedBytes.value)).toBeGreaterThan(1_000_000);
 });
 
-test('the life of a pod, command by command', async () => {
+test('the lifecycle of a pod, command by command', async () => {
   const podFile = await file('pod.json', pod('web'));
   const containerFile = await file('container.json', container(`echo hello; ${untilStopped(4)}`));
   const listener = daemon.machine.enter(daemon.crictlArgv('events'));
@@ -157,7 +157,7 @@ test('the life of a pod, command by command', async () => {
   expect(await daemon.traces()).toEqual(clean);
 });
 
-test('run makes pod and container in one go', async () => {
+test('run creates pod and container in one step', async () => {
   await mkdir(join(daemon.folder, 'logs', 'quick'), { recursive: true });
   const id = await crictl(
     'run',
@@ -171,7 +171,7 @@ test('run makes pod and container in one go', async () => {
   expect(await daemon.traces()).toEqual(clean);
 });
 
-test('an image that a registry does not have is said so by pull, and rmi removes one', async () => {
+test('pull reports a missing image, and rmi removes one', async () => {
   const { stderr, exitCode } = await daemon.crictl('pull', '127.0.0.1:1/none:1');
   expect({ stderr, exitCode }).toMatchObject({
     stderr: expect.stringContaining('RegistryUnavailable'),

@@ -360,7 +360,7 @@ const elsewhere: Partial<Record<ErrorId, string>> = {
   LimitReached: 'test/integration/faults.test.ts',
 };
 
-describe('a client is told', () => {
+describe('a client gets', () => {
   test.each(Object.entries(injections))('%s', async (id, { code, words, provoke }) => {
     await expect(provoke()).rejects.toMatchObject({
       code,
@@ -369,7 +369,7 @@ describe('a client is told', () => {
   });
 });
 
-describe('a command says', () => {
+describe('a command prints', () => {
   beforeAll(() => writeFile(join(daemon.folder, 'bad.yaml'), 'colour: red\n'));
   test.each(Object.entries(refusedCommands))('%s', async (_id, { words, argv }) => {
     const { stderr, exitCode } = await daemon.machine.run([process.execPath, crisp, ...argv()]);
@@ -378,7 +378,7 @@ describe('a command says', () => {
   });
 });
 
-test('no error of the catalogue is left out', async () => {
+test('every error of the catalogue is tested', async () => {
   expect(
     [...Object.keys(injections), ...Object.keys(refusedCommands), ...Object.keys(elsewhere)].sort(),
   ).toEqual(Object.keys(catalogue).sort());

@@ -52,7 +52,7 @@ afterAll(() => daemon?.destroy());
 const records = async (table: string): Promise<string[]> =>
   (await readdir(daemon.machine.path(join(daemon.state, table)))).map((name) => name.replace('.json', ''));
 
-test('a container that a crash cut off and that could not be repaired is made anew', async () => {
+test('a container that is left after a crash and a failed repair is created anew', async () => {
   const clean = await daemon.traces();
   const pod = await runPod(daemon);
   const config = containerConfig(untilStopped());
@@ -82,7 +82,7 @@ test('a container that a crash cut off and that could not be repaired is made an
   expect(await daemon.traces()).toEqual(clean);
 });
 
-test('a container whose making failed, and the undoing as well, is made anew or removed with its pod', async () => {
+test('a container whose creation and undo failed is created anew or removed with its pod', async () => {
   const clean = await daemon.traces();
   const pod = await runPod(daemon);
   const fail = async (name: string) => {
@@ -111,7 +111,7 @@ test('a container whose making failed, and the undoing as well, is made anew or 
   expect([await records('containers'), await daemon.traces()]).toEqual([[], clean]);
 });
 
-test('a pod that could not be taken off its network is made anew, or removed by its id', async () => {
+test('a pod that could not be removed from its network is created anew, or removed by its id', async () => {
   const clean = await daemon.traces();
   const config = podConfig(daemon);
   const run = () => daemon.client.runtime.RunPodSandbox({ config });
@@ -137,7 +137,7 @@ test('a pod that could not be taken off its network is made anew, or removed by 
   expect([await records('sandboxes'), await daemon.traces()]).toEqual([[], clean]);
 });
 
-test('what could not be taken back is removed by itself once the fault has gone', async () => {
+test('a creation that could not be undone is removed automatically after the fault is gone', async () => {
   const clean = await daemon.traces();
   await daemon.writeConfig({ ...config, runtime: { unclaimed_seconds: 1 } });
   await daemon.restart();

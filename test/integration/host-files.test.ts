@@ -66,7 +66,7 @@ const found = async (name: string) =>
   (await daemon.machine.must(['find', daemon.state, daemon.root, '-name', name])).split('\n').filter(Boolean);
 
 describe.each(['crun', 'runc'])('%s', (handler) => {
-  test('no other user of the host reaches the files of a pod, nor does another user namespace', async () => {
+  test('no other user of the host and no other user namespace can access the files of a pod', async () => {
     const [plain, mapped, other] = await Promise.all([
       runPod(daemon, {}, handler),
       runPod(daemon, inUserNamespace(500_000), handler),
@@ -108,7 +108,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     for (const { id } of [plain, mapped, other]) await removePod(daemon, id);
   });
 
-  test('a log is no link, no FIFO and no file with several names, and its name may have a colon', async () => {
+  test('a log cannot be a link, a FIFO or a file with several names, and its name may have a colon', async () => {
     const pod = await runPod(daemon, { log_directory: join(daemon.logFolder, `links-${handler}`) }, handler);
     const folder = pod.config.log_directory as string;
     mkdirSync(folder);
@@ -147,7 +147,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await removePod(daemon, pod.id);
   });
 
-  test('a log is reopened without following a link, also when its folder has gone', async () => {
+  test('a log is reopened without following a link, also if its folder was removed', async () => {
     const pod = await runPod(daemon, { log_directory: join(daemon.logFolder, `reopen-${handler}`) }, handler);
     const folder = join(pod.config.log_directory as string, 'c');
     const path = join(folder, '0.log');
@@ -180,7 +180,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await removePod(daemon, pod.id);
   });
 
-  test('what a container writes into the files of its pod has an end', async () => {
+  test('the size of the files of a pod is limited', async () => {
     const pod = await runPod(daemon, {}, handler);
     const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
     for (const file of ['/etc/hosts', '/etc/hostname', '/etc/resolv.conf', '/dev/shm/file'])
@@ -191,7 +191,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await removePod(daemon, pod.id);
   });
 
-  test('a mount source that is not there is made, and the status says so', async () => {
+  test('a missing mount source is created, and the status reports it', async () => {
     const pod = await runPod(daemon, {}, handler);
     const base = join(daemon.folder, `sources-${handler}`);
     const source = join(base, 'deep/source');
@@ -237,7 +237,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
   test.each([
     ['read-only', {}],
     ['in a user namespace', inUserNamespace(700_000)],
-  ])('the VOLUMEs of an image can be written to where the root filesystem is %s', async (_, more) => {
+  ])('the VOLUMEs of an image are writable if the root filesystem is %s', async (_, more) => {
     const pod = await runPod(daemon, more, handler);
     const own = 'linux' in more ? { ...more.linux.security_context.namespace_options } : {};
     const config = containerConfig(untilStopped(), {
@@ -264,7 +264,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
 describe.each([
   ['mkdir', 'of the image\n0:0 755\n0\n'],
   ['ignore', 'of the image\nnone\n0\n'],
-])('where image_volumes is %s', (image_volumes, expected) => {
+])('with image_volumes %s', (image_volumes, expected) => {
   beforeAll(async () => {
     await daemon.writeConfig({ runtime: { image_volumes } });
     await daemon.restart();
@@ -279,7 +279,7 @@ describe.each([
     ['on runc', 'runc', {}],
     ['in a user namespace on crun', 'crun', inUserNamespace(700_000)],
     ['in a user namespace on runc', 'runc', inUserNamespace(700_000)],
-  ])('VOLUMEs are no mounts: %s', async (_, handler, more) => {
+  ])('VOLUMEs are not mounted: %s', async (_, handler, more) => {
     const pod = await runPod(daemon, more, handler);
     const own = 'linux' in more ? { ...more.linux.security_context.namespace_options } : {};
     const id = await startContainer(
@@ -301,7 +301,7 @@ describe.each([
   });
 });
 
-test('a mount of the request lies over a VOLUME', async () => {
+test('a mount of the request replaces a VOLUME', async () => {
   const pod = await runPod(daemon);
   const source = join(daemon.folder, 'over');
   mkdirSync(source);
@@ -318,7 +318,7 @@ test('a mount of the request lies over a VOLUME', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('folders that an older version gave to all users are closed at the start, and their pods go on', async () => {
+test('folders that an older version opened to all users are closed at the start, and their pods continue', async () => {
   const pod = await runPod(daemon);
   const id = await startContainer(daemon, pod, containerConfig(`touch /dev/shm/before; ${untilStopped()}`));
   await execIn(id, 'until [ -e /dev/shm/before ]; do :; done');
@@ -347,7 +347,7 @@ test('folders that an older version gave to all users are closed at the start, a
   await removePod(daemon, pod.id);
 });
 
-test('a pod with a user namespace is refused with the reason where a folder above the state does not let it pass', async () => {
+test('a pod with a user namespace is refused with the reason if a parent folder of the state cannot be entered', async () => {
   chmodSync(daemon.folder, 0o700);
   try {
     await expect(runPod(daemon, inUserNamespace(800_000))).rejects.toMatchObject({

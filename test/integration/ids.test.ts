@@ -24,7 +24,7 @@ afterAll(() => daemon?.destroy());
 const runtime = () => daemon.client.runtime;
 const short = (id: string): string => id.slice(0, 13);
 
-test.each(['crun', 'runc'])('a short id is the id in every call, on %s', async (handler) => {
+test.each(['crun', 'runc'])('a short id is accepted by every call, on %s', async (handler) => {
   const clean = await daemon.traces();
   const pod = await runPod(daemon, {}, handler);
   const id = await createContainer(daemon, { ...pod, id: short(pod.id) }, containerConfig(untilStopped()));
@@ -86,7 +86,7 @@ test('crictl stops and removes by the ids that it prints', async () => {
   expect(await daemon.traces()).toEqual(clean);
 });
 
-test('an ambiguous id names the candidates, an unknown one is nobody, and a name is no id', async () => {
+test('an ambiguous id is refused with the candidates, an unknown one is not found, and names are not ids', async () => {
   const pods = [];
   for (let count = 0; count < 17; count++)
     pods.push(
@@ -130,7 +130,7 @@ test('an ambiguous id names the candidates, an unknown one is nobody, and a name
   for (const id of ids) await removePod(daemon, id);
 });
 
-test('a container that was made by the id of an image shows the name of it', async () => {
+test('a container created by image id shows the name of the image', async () => {
   const pod = await runPod(daemon);
   const image = (await daemon.client.image.ImageStatus({ image: { image: testImage } })).image;
   const id = await createContainer(daemon, pod, {
@@ -186,7 +186,7 @@ describe('the info of', () => {
     await removePod(daemon, other.id);
   });
 
-  test.each(['crun', 'runc'])('a container of %s has the limits of now', async (handler) => {
+  test.each(['crun', 'runc'])('a container of %s has the current limits', async (handler) => {
     const pod = await runPod(daemon, {}, handler);
     const id = await startContainer(
       daemon,

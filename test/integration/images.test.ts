@@ -60,7 +60,7 @@ describe('a pull', () => {
     ['none', undefined],
     ['gzip', 'gzip'],
     ['zstd', 'zstd'],
-  ] as const)('takes layers with the compression %s', async (name, compression) => {
+  ] as const)('accepts layers with the compression %s', async (name, compression) => {
     const { reference, digest, repository } = await pushed(`layers-${name}:1`, {
       layers: [{ 'etc/low': name, 'etc/both': 'low' }, { 'etc/both': 'high' }],
       ...(compression ? { compression } : {}),
@@ -84,7 +84,7 @@ describe('a pull', () => {
     );
   });
 
-  test("takes this machine's image of an index, whatever name it is found by", async () => {
+  test("selects this machine's image of an index, by each name of it", async () => {
     const { reference, digest, repository, manifests } = await pushed('multi:1', [
       { layers: [{ which: other }], architecture: other },
       { layers: [{ which: architecture }] },
@@ -114,7 +114,7 @@ describe('a pull', () => {
       expect(await store.images.find(name)).toBeUndefined();
   });
 
-  test('by digest has no tag, and just that digest', async () => {
+  test('by digest has no tag, only that digest', async () => {
     const { digest, repository, manifests } = await pushed('by-digest:1', [
       { layers: [{ which: other }], architecture: other },
       { layers: [{ which: 'by digest' }] },
@@ -137,7 +137,7 @@ describe('a pull', () => {
     ['1000:50', { uid: 1000 }],
     ['web', { name: 'web' }],
     ['web:staff', { name: 'web' }],
-  ])('tells the user "%s"', async (user, expected) => {
+  ])('records the user "%s"', async (user, expected) => {
     const { reference } = await pushed(`user-${user.replace(':', '-')}x:1`, {
       layers: [{ a: '' }],
       config: { User: user },
@@ -145,7 +145,7 @@ describe('a pull', () => {
     expect((await store.images.pull(reference, undefined)).user).toEqual(expected);
   });
 
-  test('of a tag that has moved leaves the old image without it', async () => {
+  test('of a moved tag removes the tag from the old image', async () => {
     const first = await pushed('moving:1', { layers: [{ version: '1' }] });
     const old = await store.images.pull(first.reference, undefined);
     const second = await pushed('moving:1', { layers: [{ version: '2' }] });
@@ -161,7 +161,7 @@ describe('a pull', () => {
     expect(await store.kept()).toEqual([]);
   });
 
-  test('says which images are pinned', async () => {
+  test('reports which images are pinned', async () => {
     const [one, two] = [
       await pushed('pinned/one:1', { layers: [{ a: '1' }] }),
       await pushed('pinned/two:1', { layers: [{ a: '2' }] }),
@@ -187,7 +187,7 @@ describe('pulls of one reference', () => {
   const blobRequests = (digest: string): number =>
     proxy.requests.filter((line) => line.startsWith('GET ') && line.endsWith(digest)).length;
 
-  test('at the same time are one', async () => {
+  test('are one pull if they are concurrent', async () => {
     const { proxied, manifests } = await pushed('together:1', {
       layers: [{ data: randomBytes(100_000) }],
       compression: 'gzip',
@@ -197,7 +197,7 @@ describe('pulls of one reference', () => {
     expect(blobRequests(manifests[0]?.layers[0] ?? 'none')).toBe(1);
   });
 
-  test('go on while one caller waits, and end with the last', async () => {
+  test('continue while one caller waits, and end with the last', async () => {
     const { proxied, manifests } = await pushed('waiting:1', { layers: [{ data: randomBytes(100_000) }] });
     const layer = manifests[0]?.layers[0];
     let release: () => void = () => undefined;
@@ -250,7 +250,7 @@ describe('pulls of one reference', () => {
   });
 });
 
-describe('a registry that wants credentials', () => {
+describe('a registry that requires credentials', () => {
   const credentials = { username: 'me', password: 'open-sesame' };
   let guarded: Registry;
   let reference: string;
@@ -293,7 +293,7 @@ describe('a registry that wants credentials', () => {
     expect(await store.kept()).toEqual([]);
   });
 
-  test("gets the node's own, where the request has none", async () => {
+  test('gets those of the node if the request has none', async () => {
     const file = join(store.folder, 'auth.json');
     await writeFile(
       file,
@@ -307,7 +307,7 @@ describe('a registry that wants credentials', () => {
     expect(await withFile.images.pull(reference, noAuth)).toMatchObject({ tags: [reference] });
   });
 
-  test('is never told of by an argument', async () => {
+  test('has credentials that never appear in arguments', async () => {
     const plain = await store.registry({ credentials });
     const before = await startProxy(plain, (response, _request, blob) => {
       if (blob) asked();
@@ -345,7 +345,7 @@ describe('a registry that wants credentials', () => {
   });
 });
 
-test('a mirror of registries.conf is asked first, without the credentials', async () => {
+test('a mirror of registries.conf is used first, without the credentials', async () => {
   const { proxied } = await pushed('team/mirrored:1', { layers: [{ a: 'mirrored' }] });
   const seen: (string | undefined)[] = [];
   proxy.intercept((_response, request) => {
@@ -366,7 +366,7 @@ test('a mirror of registries.conf is asked first, without the credentials', asyn
 });
 
 describe('a removal', () => {
-  test('at the same time as pulls of the same image fails none of them as a defect would', async () => {
+  test('concurrent with pulls of the same image causes no internal error', async () => {
     const { proxied } = await pushed('raced:1', {
       layers: [{ low: randomBytes(1000) }, { high: randomBytes(1000) }],
     });
@@ -390,7 +390,7 @@ describe('a removal', () => {
     expect((await store.images.pull(proxied, undefined)).tags).toEqual([proxied]);
   });
 
-  test('by one name takes all of them', async () => {
+  test('by one name removes all names', async () => {
     const made = await makeLayout(store.folder, { layers: [{ a: 'names' }] });
     const names = [
       await registry.push(made, 'names:1'),
@@ -404,13 +404,13 @@ describe('a removal', () => {
     expect(await store.kept()).toEqual([]);
   });
 
-  test('of what is not there is fine, and of what makes no sense is not', async () => {
+  test('of a missing image succeeds, and of an invalid name does not', async () => {
     for (const reference of ['none', `none@sha256:${'0'.repeat(64)}`, `sha256:${'0'.repeat(64)}`])
       await store.images.remove(reference, noneUsed);
     await expect(store.images.remove('No Image', noneUsed)).rejects.toMatchObject({ id: 'InvalidArgument' });
   });
 
-  test('waits for nobody who uses the image: it is refused', async () => {
+  test('of an image in use is refused without waiting', async () => {
     const { reference } = await pushed('used:1', { layers: [{ a: 'used' }] });
     const image = await store.images.pull(reference, undefined);
     await expect(
@@ -425,7 +425,7 @@ describe('a removal', () => {
     expect(await store.kept()).toEqual([]);
   });
 
-  test('and a mount at the same time exclude each other', async () => {
+  test('and a concurrent mount exclude each other', async () => {
     const { reference } = await pushed('raced:1', { layers: [{ a: 'raced' }] });
     const outcomes: string[] = [];
     for (const later of [0, 1, 2, 3]) {
@@ -448,7 +448,7 @@ describe('a removal', () => {
     expect(outcomes.at(-1)).not.toBe('ImageInUse');
   });
 
-  test('keeps the layers that another image stands on', async () => {
+  test('keeps the layers that another image uses', async () => {
     const base = { 'etc/base': 'shared' };
     const below = await pushed('base:1', { layers: [base] });
     const above = await pushed('above:1', { layers: [base, { 'etc/top': 'own' }] });
@@ -460,7 +460,7 @@ describe('a removal', () => {
     expect(await store.kept()).toEqual([]);
   });
 
-  test('of an image whose layer a pull has just decided to share does not fail the pull', async () => {
+  test('of an image whose layer a concurrent pull shares does not fail the pull', async () => {
     const base = { 'etc/base': 'shared' };
     const below = await pushed('shared-base:1', { layers: [base] });
     const above = await pushed('shared-above:1', { layers: [base, { 'etc/top': 'own' }] });
@@ -480,7 +480,7 @@ describe('a removal', () => {
   });
 });
 
-test('the usage agrees with du, whatever happens', async () => {
+test('the usage always agrees with du', async () => {
   const agrees = async (): Promise<void> =>
     expect(await store.images.usage()).toEqual({ mountpoint: store.storage, ...(await store.du()) });
   await agrees();

@@ -63,7 +63,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     daemon.client.runtime.UpdateContainerResources({ container_id: id, linux });
 
   (countsSwap ? test : test.skip)(
-    'memory without a limit of swap has none, at creation and after updates',
+    'a memory limit without a swap limit allows no swap, at creation and after updates',
     async () => {
       const id = await started({ memory_limit_in_bytes: 64 * mib });
       expect(inMib(await output(id, memory))).toEqual([64, 0]);
@@ -84,7 +84,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     },
   );
 
-  test('an endless quota is none, at creation and at an update', async () => {
+  test('a negative quota means no quota, at creation and at an update', async () => {
     const quota = v1
       ? 'cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us'
       : "sed 's/ .*//; s/max/-1/' /sys/fs/cgroup/cpu.max";
@@ -96,7 +96,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     expect(await output(id, quota)).toBe('-1\n');
   });
 
-  test('the daemon goes before other processes, and a container does not', async () => {
+  test('the daemon has a higher oom_score_adj than other processes, and a container does not inherit it', async () => {
     const niceOf = (stat: string): string | undefined => stat.slice(stat.lastIndexOf(')')).split(' ')[17]; // proc_pid_stat(5)
     expect(niceOf(await readFile(`/proc/${daemon.pid}/stat`, 'utf8'))).toBe('-10');
     const id = await started({});
@@ -104,7 +104,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     expect(niceOf(await output(id, 'cat /proc/self/stat'))).toBe('0');
   });
 
-  test('open files are what the service was given, and ulimits what is set, also for exec', async () => {
+  test('open files have the limit of the service, and configured ulimits apply, also to exec', async () => {
     const limits = 'ulimit -S -n; ulimit -S -c; ulimit -H -c; ulimit -S -s; ulimit -H -s';
     const expected = '1000\n0\n0\n4096\n8192\n';
     const id = await startContainer(

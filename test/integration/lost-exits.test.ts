@@ -26,7 +26,7 @@ async function pidOf(id: string): Promise<number> {
   return (JSON.parse(info['info'] ?? '') as { pid: number }).pid;
 }
 
-test('of a container whose monitor was killed, and of one that could not be recorded', async () => {
+test('of a container whose monitor was killed, and of one whose exit could not be recorded', async () => {
   const { runtime } = daemon.client;
   const before = await daemon.traces();
   const pod = await runPod(daemon);

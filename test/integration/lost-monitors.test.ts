@@ -49,7 +49,7 @@ async function figures(): Promise<string> {
   });
 }
 
-test.each(['crun', 'runc'])('is told, and %s leaves the exit code to the kernel', async (handler) => {
+test.each(['crun', 'runc'])('is reported, and %s leaves the exit code to the kernel', async (handler) => {
   pod = await runPod(daemon, {}, handler);
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(7)));
   const told = found();
@@ -65,7 +65,7 @@ test.each(['crun', 'runc'])('is told, and %s leaves the exit code to the kernel'
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 7, reason: 'Error' });
 });
 
-test('is found when it died while crisp was away', async () => {
+test('is found if it died while crisp was not running', async () => {
   pod = await runPod(daemon);
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(9)));
   const monitor = await monitorOf(id);
@@ -78,7 +78,7 @@ test('is found when it died while crisp was away', async () => {
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 9 });
 });
 
-test('together with its container: the exit is recorded all the same', async () => {
+test('together with its container: the exit is still recorded', async () => {
   pod = await runPod(daemon);
   const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
   const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
@@ -88,7 +88,7 @@ test('together with its container: the exit is recorded all the same', async () 
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 255, reason: 'Unknown' });
 });
 
-test('ends the container where the configuration wants it', async () => {
+test('ends the container if the configuration says so', async () => {
   await daemon.writeConfig(config('end'));
   await daemon.restart();
   pod = await runPod(daemon);

@@ -171,7 +171,7 @@ test('docs/monitoring.md lists the alerts with their severity', async () => {
   ).toEqual(alerts.map(({ alert, labels }) => ({ alert, severity: labels['severity'] })));
 });
 
-test('a daemon that runs pods serves each metric that is named, with its labels', async () => {
+test('a daemon with pods serves each metric used in the files, with its labels', async () => {
   const pod = await runPod(daemon);
   await startContainer(daemon, pod, containerConfig(untilStopped()));
   await pullFromNowhere();
@@ -254,7 +254,7 @@ test('the rules are evaluated without an error', async () => {
     expect({ name, health, lastError }).toEqual({ name, health: 'ok', lastError: undefined });
 });
 
-test('alerts fire: a handler that is not ready, a fallback, a lost monitor, failing pulls, a daemon that is gone', async () => {
+test('alerts fire: a handler that is not ready, a fallback, a lost monitor, failing pulls, a missing daemon', async () => {
   await until('CrispHandlerNotReady', () => fires('CrispHandlerNotReady'));
   expect(await fires('CrispNoHandlerReady')).toBe(false);
   expect(await fires('CrispMonitorLost')).toBe(false);
@@ -318,7 +318,7 @@ const conditions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
 };
 
-test('each alert fires on its condition, and not before', async () => {
+test('each alert fires on its condition only', async () => {
   expect(Object.keys(conditions)).toEqual(alerts.map(({ alert }) => alert));
   const file = join(daemon.folder, 'alerts.yaml');
   await writeFile(

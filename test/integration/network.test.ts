@@ -175,7 +175,7 @@ function ask(host: string, port: number): Promise<string> {
 }
 
 describe('a pod on the network', () => {
-  test('has an address of each family, is reached on both, and gives both back', async () => {
+  test('has an address of each family, is reachable on both, and releases both', async () => {
     const pod = await newPod();
     const [attachment] = await Promise.all([network.attach(pod), bringLoopbackUp(pod.netns)]);
     const [ipv4 = '', ipv6 = ''] = attachment.ips;
@@ -203,7 +203,7 @@ describe('a pod on the network', () => {
     expect(await readdir(join(base, 'root', 'network'))).toEqual([]);
   });
 
-  test('is reached through its host port, until it is gone', async () => {
+  test('is reachable through its host port until it is removed', async () => {
     const hostPort = randomInt(20_000, 30_000);
     const pod = await newPod({
       portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort, hostIp: '127.0.0.1' }],
@@ -220,7 +220,7 @@ describe('a pod on the network', () => {
     expect(await filterRules()).toEqual([]);
   });
 
-  test('has its bandwidth limited both ways', async () => {
+  test('has its bandwidth limited in both directions', async () => {
     const pod = await newPod({
       bandwidth: { ingressBitsPerSecond: 8_000_000, egressBitsPerSecond: 4_000_000 },
     });
@@ -235,7 +235,7 @@ describe('a pod on the network', () => {
     expect(await limitsOf(ifb)).toEqual([]);
   });
 
-  test('shares it with others: each has its own address when many come at once', async () => {
+  test('shares it with others: each of many concurrent pods has its own address', async () => {
     const several = await Promise.all(Array.from({ length: 4 }, () => newPod()));
     const attachments = await Promise.all(several.map((pod) => network.attach(pod)));
     expect(new Set(attachments.flatMap((attachment) => attachment.ips)).size).toBe(8);
@@ -243,7 +243,7 @@ describe('a pod on the network', () => {
     expect(await leases()).toEqual([]);
   });
 
-  test('whose namespace cannot be joined leaves no address behind', async () => {
+  test('whose namespace cannot be joined leaves no address allocated', async () => {
     const pod = await newPod();
     await expect(network.attach({ ...pod, netns: join(base, 'nowhere') })).rejects.toMatchObject({
       id: 'CniFailed',
@@ -264,7 +264,7 @@ describe('a pod whose namespace is lost', () => {
     await network.start();
   });
 
-  test('gives its addresses back all the same', async () => {
+  test('still releases its addresses', async () => {
     const pod = await newPod();
     const attachment = await network.attach(pod);
     await unpinNamespaces(folderOf(pod.id));
@@ -272,7 +272,7 @@ describe('a pod whose namespace is lost', () => {
     expect(await leases()).toEqual([]);
   });
 
-  test('in a reboot gives them back at the next start', async () => {
+  test('in a reboot has its addresses released at the next start', async () => {
     const [gone, kept] = [await newPod(), await newPod()];
     await network.attach(gone);
     const attachment = await network.attach(kept);
@@ -285,7 +285,7 @@ describe('a pod whose namespace is lost', () => {
   });
 });
 
-test('a single .conf of an old version serves as well', async () => {
+test('a single .conf of an old version is accepted', async () => {
   await mkdir(join(base, 'single'));
   await writeFile(
     join(base, 'single', '10-ptp.conf'),
@@ -311,7 +311,7 @@ test('a single .conf of an old version serves as well', async () => {
   }
 });
 
-test("the conflist that we ship works with Debian's plugins", async () => {
+test('the packaged conflist works with the plugins of Debian', async () => {
   await mkdir(join(base, 'shipped'));
   await writeFile(
     join(base, 'shipped', '10-crisp.conflist'),

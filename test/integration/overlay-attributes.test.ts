@@ -93,7 +93,7 @@ async function look(path: string): Promise<object> {
 }
 const honest = { shown: '', copy: '', deep: 'file 3\n', emptied: '', whole: '' };
 
-test('a redirect or a copy of metadata in a layer shows nothing of other files; emptied folders stay empty', async () => {
+test('redirect and metacopy attributes in a layer expose no other files; emptied folders stay empty', async () => {
   const path = await store.rootfs.mount(id, image);
   expect(await look(path)).toEqual(honest);
   // What a container does itself still works: to rename a folder of the image makes a redirect in its own layer.
@@ -102,7 +102,7 @@ test('a redirect or a copy of metadata in a layer shows nothing of other files; 
   expect(await look(await store.rootfs.mountImage('v', image))).toEqual(honest);
 });
 
-test('a layer is looked through once', async () => {
+test('a layer is checked once', async () => {
   const [top = ''] = await store.images.layers(image);
   const mark = join(top, '../attributes-checked');
   const { mtimeMs } = await stat(mark);

@@ -33,7 +33,7 @@ test.each([['--env-file', 'absent'], ['--env-file=absent'], ['--inspect'], ['--r
   },
 );
 
-test('an environment file that the arguments name does not configure Node', async () => {
+test('an environment file named in the arguments does not configure Node', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-program-'));
   try {
     const file = join(folder, 'env');
@@ -46,14 +46,14 @@ test('an environment file that the arguments name does not configure Node', asyn
   }
 });
 
-test("NODE_OPTIONS of the caller's environment does not reach Node", async () => {
+test('NODE_OPTIONS of the caller does not reach Node', async () => {
   expect(await run(bin, ['version'], { NODE_OPTIONS: '--nonsense' })).toMatchObject({
     exitCode: 0,
     stderr: '',
   });
 });
 
-test('arguments arrive as they are, also through a link', async () => {
+test('arguments are passed unchanged, also through a link', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'crisp program-'));
   try {
     await symlink(bin, join(folder, 'crisp'));
@@ -68,7 +68,7 @@ test('arguments arrive as they are, also through a link', async () => {
   }
 });
 
-test('a Node that is too old is named in one line', async () => {
+test('a Node that is too old is reported in one line', async () => {
   // Not a real old Node: this one is told to say that it is one.
   const pretend = `data:text/javascript,Object.defineProperty(process.versions,'node',{value:'18.20.4'})`;
   const { exitCode, stderr } = await run(process.execPath, ['--import', pretend, bin, 'version']);
@@ -76,7 +76,7 @@ test('a Node that is too old is named in one line', async () => {
   expect(exitCode).toBe(1);
 });
 
-test('the oldest Node that the program accepts is the one that package.json names', async () => {
+test('the oldest accepted Node is the one in package.json', async () => {
   const file = await readFile(new URL('../../package.json', import.meta.url), 'utf8');
   const { engines } = JSON.parse(file) as { engines: { node: string } };
   expect(await readFile(bin, 'utf8')).toContain(

@@ -64,9 +64,9 @@ const refused = { code: status.FAILED_PRECONDITION, details: expect.stringMatchi
 describe.each<[string, (text: string) => string]>([
   ['of the next version', ofNextVersion],
   ['that is cut off', (text) => text.slice(0, text.length / 2)],
-  ['whose config is no message', (text) => text.replace(/"config":\{/, '"config":5,"was":{')],
+  ['with an invalid config', (text) => text.replace(/"config":\{/, '"config":5,"was":{')],
 ])('a record %s', (_, change) => {
-  test('of a container: it runs on, and no call touches it', async () => {
+  test('of a container: it continues to run, and no call changes it', async () => {
     const before = await daemon.traces();
     const { runtime, image } = daemon.client;
     const [pod, other] = [await runPod(daemon), await runPod(daemon)];
@@ -106,7 +106,7 @@ describe.each<[string, (text: string) => string]>([
     expect(await daemon.traces()).toEqual(before);
   });
 
-  test('of a pod: its container runs on in its network, and the others live', async () => {
+  test('of a pod: its container continues in its network, and other pods are not affected', async () => {
     const before = await daemon.traces();
     const { runtime } = daemon.client;
     const [pod, other] = [await runPod(daemon), await runPod(daemon)];
@@ -153,7 +153,7 @@ test('the paths of a record are not followed', async () => {
   expect(await daemon.traces()).toEqual(before);
 });
 
-test('one bad file in each folder stops nobody', async () => {
+test('one unreadable file in each folder does not affect the others', async () => {
   const pod = await runPod(daemon);
   const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
   await daemon.kill9();

@@ -115,13 +115,13 @@ describe('lists are filtered', () => {
   });
 });
 
-test('the image is shown under the name that the user gave it', async () => {
+test('the image is shown under the requested name', async () => {
   const { status, info } = await runtime().ContainerStatus({ container_id: running, verbose: true });
   expect(status?.image).toMatchObject({ user_specified_image: 'busybox:1' });
   expect(JSON.parse(info['info'] ?? '')).toMatchObject({ sandboxID: pod.id, notHonoured: [] });
 });
 
-test('a port of the host leads to the pod, at the address that is asked for alone', async () => {
+test('a port of the host leads to the pod, only at the requested address', async () => {
   const server = createListener().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -158,7 +158,7 @@ test('a port of the host leads to the pod, at the address that is asked for alon
 });
 
 describe('a pod whose cgroup is ours', () => {
-  test('is resized, and keeps what its overhead is', async () => {
+  test('is resized, and keeps its overhead', async () => {
     const own = await runPod(daemon);
     await runtime().UpdatePodSandboxResources({
       pod_sandbox_id: own.id,
@@ -175,7 +175,7 @@ describe('a pod whose cgroup is ours', () => {
     expect(info['info']).toContain('"overhead"');
     await removePod(daemon, own.id);
   });
-  test('and one whose cgroup somebody else names has its containers there', async () => {
+  test('and a cgroup named by the caller contains the containers', async () => {
     const parent = `/crisp-requests-${process.pid}`;
     const theirs = await runPod(daemon, { linux: { cgroup_parent: parent } });
     const id = await startContainer(daemon, theirs, containerConfig(untilStopped()));
@@ -186,7 +186,7 @@ describe('a pod whose cgroup is ours', () => {
 });
 
 describe('a container', () => {
-  test('has the terminal, the stop signal and the arguments that it asks for', async () => {
+  test('has the requested terminal, stop signal and arguments', async () => {
     const id = await startContainer(daemon, pod, {
       ...containerConfig(''),
       ...named('signal'),
@@ -199,7 +199,7 @@ describe('a container', () => {
     await runtime().StopContainer({ container_id: id, timeout: '10' });
     expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 9 });
   });
-  test('sees a folder of an image, and cannot write there', async () => {
+  test('has a read-only view of a folder of an image', async () => {
     const id = await startContainer(daemon, pod, {
       ...containerConfig(untilStopped()),
       ...named('volume'),
@@ -211,7 +211,7 @@ describe('a container', () => {
       '/programs/sh\nrefused\n',
     );
   });
-  test('shares the pid namespace of a container of its pod, and of no other pod', async () => {
+  test('shares the pid namespace of a container of its own pod only', async () => {
     const target = (id: string) => ({
       linux: { security_context: { namespace_options: { pid: 'TARGET' as const, target_id: id } } },
     });
@@ -278,7 +278,7 @@ describe('credentials of a pull', () => {
     ).rejects.toThrow(/app:1/); // it has no images
     return [...new Set(seen)].join(' ');
   };
-  test('reach the registry that they are for, and no other', async () => {
+  test('reach only the registry that they are for', async () => {
     expect(await pull({ username: 'me', password: 'open-sesame' })).toBe(`Basic ${base64('me:open-sesame')}`);
     expect(await pull({ auth: base64('you:open-sesame') })).toBe(`Basic ${base64('you:open-sesame')}`);
     expect(await pull({ username: 'me', password: 'open-sesame', server_address: `http://${address}` })).toBe(
@@ -288,7 +288,7 @@ describe('credentials of a pull', () => {
       await pull({ username: 'me', password: 'open-sesame', server_address: 'elsewhere.example' }),
     ).not.toContain(base64('me:open-sesame'));
   });
-  test('and an identity token is changed for one of the registry', async () => {
+  test('and an identity token is exchanged for a registry token', async () => {
     wantsToken = true;
     const told = await pull({ identity_token: 'open-sesame' });
     expect(told).toContain('refresh_token=open-sesame');
@@ -296,7 +296,7 @@ describe('credentials of a pull', () => {
   });
 });
 
-describe('what Linux nodes or crisp cannot do is refused', () => {
+describe('what Linux nodes or crisp do not support is refused', () => {
   test.each<[string, () => Promise<unknown>, Code, string]>([
     [
       'limits for Windows',
@@ -340,7 +340,7 @@ describe('what Linux nodes or crisp cannot do is refused', () => {
       'registry_token',
     ],
     [
-      'an AppArmor profile that is not there',
+      'a missing AppArmor profile',
       () =>
         createContainer(
           daemon,
@@ -353,12 +353,12 @@ describe('what Linux nodes or crisp cannot do is refused', () => {
   ])('%s', async (_, call, code, words) => {
     await expect(call()).rejects.toMatchObject({ code, details: expect.stringContaining(words) });
   });
-  test('and nobody reads a secret in the log', () => {
+  test('and no secret is written to the log', () => {
     expect(daemon.logs().includes('open-sesame')).toBe(false);
   });
 });
 
-test('a terminal and ports are given an address to connect to', async () => {
+test('a terminal and ports get a URL to connect to', async () => {
   expect(
     await runtime().Exec({
       container_id: running,

@@ -68,7 +68,7 @@ async function traces(): Promise<string[]> {
 }
 
 describe('a rootfs', () => {
-  test('shows the topmost of each file, and not what was removed', async () => {
+  test('has the topmost version of each file, and no removed files', async () => {
     const path = await store.rootfs.mount(id, image);
     expect(path).toBe(join(store.state, 'roots', id, 'fs'));
     expect(await readFile(join(path, 'etc/kept'), 'utf8')).toBe('low');
@@ -78,7 +78,7 @@ describe('a rootfs', () => {
     expect((await stat(path)).mode & 0o777).toBe(0o755);
   });
 
-  test('keeps what is written to itself, and goes with it', async () => {
+  test('keeps its changes to itself, and removes them with it', async () => {
     const before = await traces();
     const other = 'd'.repeat(64);
     const path = await store.rootfs.mount(id, image);
@@ -97,7 +97,7 @@ describe('a rootfs', () => {
     expect(await readFile(join(again, 'etc/changed'), 'utf8')).toBe('high');
   });
 
-  test('tells how much was written', async () => {
+  test('reports the size of its changes', async () => {
     const path = await store.rootfs.mount(id, image);
     const empty = (await store.rootfs.usage([id])).get(id);
     await writeFile(join(path, 'data'), Buffer.alloc(100_000));
@@ -107,7 +107,7 @@ describe('a rootfs', () => {
     expect((await store.rootfs.usage(['none'])).size).toBe(0);
   });
 
-  test('may be in use while it is unmounted', async () => {
+  test('may be in use during its unmount', async () => {
     const path = await store.rootfs.mount(id, image);
     const user = spawn('sleep', ['100'], { cwd: join(path, 'etc'), stdio: 'ignore' });
     try {
@@ -119,7 +119,7 @@ describe('a rootfs', () => {
     }
   });
 
-  test('of an image with 100 layers fits the page that mount options have', async () => {
+  test('of an image with 100 layers has mount options that fit a page', async () => {
     const layers = Array.from({ length: 100 }, (_, index) => ({ [`layer/${index}`]: `${index}` }));
     const many = await imported('localhost/many:1', { layers });
     expect(await store.images.layers(many)).toHaveLength(100);
@@ -151,7 +151,7 @@ describe('a rootfs', () => {
     expect(await traces()).toEqual([]);
   }, 240_000);
 
-  test('that cannot be mounted leaves nothing', async () => {
+  test('that cannot be mounted leaves nothing behind', async () => {
     const { overlay } = store.images.layout;
     const [top = ''] = await store.images.layerIds(image);
     const [link = ''] = await store.images.layout.links([top]);
@@ -173,7 +173,7 @@ describe('a rootfs', () => {
     expect(await traces()).toEqual([]);
   });
 
-  test('of an image that is gone, or has no layers, is refused', async () => {
+  test('of an image that is missing or has no layers is refused', async () => {
     const gone = await imported('localhost/gone:1', { layers: [{ a: 'gone' }] });
     await store.images.remove(gone.id, noneUsed);
     await expect(store.rootfs.mount(id, gone)).rejects.toMatchObject({ id: 'ImageNotFound' });
@@ -183,7 +183,7 @@ describe('a rootfs', () => {
     expect(await traces()).toEqual([]);
   });
 
-  test("is shifted into a user namespace, where root's files are root's", async () => {
+  test('is mapped into a user namespace, where root owns the files of root', async () => {
     const holder = spawn('unshare', ['--user', ...diesWithUs(['sleep', '100'])], { stdio: 'ignore' });
     try {
       await once(holder, 'spawn');
@@ -221,7 +221,7 @@ describe('a rootfs', () => {
     }
   });
 
-  test('is made by system calls alone: a command would take ten times as long', async () => {
+  test('is made by system calls: a command would take ten times as long', async () => {
     const ended = jest.spyOn(metrics.tools, 'observe');
     const started = jest.spyOn(log, 'debug');
     try {

@@ -48,7 +48,7 @@ async function choice(id: string): Promise<{ handler: string; rule: string }> {
   return { handler, rule };
 }
 
-test('a rule, a name pattern and a RuntimeClass decide, and the status says which', async () => {
+test('a rule, a name pattern and a RuntimeClass select the handler, and the status names which', async () => {
   const byRule = await runPod(daemon, { labels: { tier: 'back' } });
   const byName = await runPod(daemon);
   const byClass = await runPod(daemon, { labels: { tier: 'back' } }, 'crun');
@@ -64,7 +64,7 @@ test('a rule, a name pattern and a RuntimeClass decide, and the status says whic
   );
 });
 
-test('crisp status asks the daemon', async () => {
+test('crisp status queries the daemon', async () => {
   const pod = await runPod(daemon);
   const { stdout, exitCode } = await daemon.machine.run([
     process.execPath,
@@ -91,7 +91,7 @@ test('crisp status asks the daemon', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('what a handler cannot do is said with the reason, to the kubelet and to people', async () => {
+test('a setting that a handler does not support is reported with the reason, to the kubelet and in the log', async () => {
   const told = async () => {
     const { runtime_handlers: handlers, info } = await daemon.client.runtime.Status({ verbose: true });
     const lacks = new Map(
@@ -120,7 +120,7 @@ test('what a handler cannot do is said with the reason, to the kubelet and to pe
   await daemon.restart();
 });
 
-test('a standalone container lives beside the daemon, through its restart, and holds its image', async () => {
+test('a standalone container runs independently of the daemon and its restart, and keeps its image', async () => {
   const cliState = join(daemon.folder, 'cli');
   await daemon.writeConfig({ ...config, cli_state: cliState });
   await daemon.restart();
@@ -140,7 +140,7 @@ test('a standalone container lives beside the daemon, through its restart, and h
   expect(await crisp('delete', '--force', 'beside')).toMatchObject({ exitCode: 0 });
 });
 
-test('a crun that is broken for real: pods run on runc, and the pod keeps it for life', async () => {
+test('with a broken crun, pods run on runc, and each pod keeps its handler', async () => {
   await breakCrun(true);
   const port = await freePort();
   await daemon.writeConfig({ handlers: { crun: { path: wrapper } }, metrics: { port } });
@@ -194,7 +194,7 @@ test('a crun that is broken for real: pods run on runc, and the pod keeps it for
   for (const each of [pod, next, third]) await removePod(daemon, each.id);
 });
 
-test('a handler of the configuration: its own root, shared with others, and the annotations that it lets through', async () => {
+test('a configured handler: its own root, shared with others, and the annotations that it allows', async () => {
   const root = join(daemon.folder, 'shared-root');
   const foreign = join(daemon.folder, 'foreign');
   await makeForeignBundle(foreign);

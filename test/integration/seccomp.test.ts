@@ -201,7 +201,7 @@ function answers(text: string): Record<string, number> {
 }
 
 describe.each(['crun', 'runc'])('RuntimeDefault on %s', (handler) => {
-  test('refuses each dangerous call by each face, and capabilities open what is theirs', async () => {
+  test('refuses each dangerous call on each architecture, and capabilities allow their calls', async () => {
     await inPod(handler, async (start) => {
       const [free, confined, admin, some] = [
         await start({ ...Unconfined, capabilities: { add_capabilities: ['ALL'] } }),
@@ -282,7 +282,7 @@ describe.each(['crun', 'runc'])('RuntimeDefault on %s', (handler) => {
     });
   });
 
-  test('no user of a pod becomes root in a namespace of its own', async () => {
+  test('no user of a pod becomes root in a new user namespace', async () => {
     await inPod(handler, async (start) => {
       const user = {
         run_as_user: { value: '1000' },
@@ -295,7 +295,7 @@ describe.each(['crun', 'runc'])('RuntimeDefault on %s', (handler) => {
     });
   });
 
-  test('programs work: of glibc and of Go with threads, of busybox and of a whole distribution', async () => {
+  test('programs work: glibc, Go with threads, busybox and a whole distribution', async () => {
     await inPod(handler, async (start) => {
       const exec = await start(RuntimeDefault);
       expect(await exec('/programs/threads')).toBe('a thread\n');
@@ -330,7 +330,7 @@ describe.each(['crun', 'runc'])('RuntimeDefault on %s', (handler) => {
 });
 
 /** The test of compileSeccomp() is crun itself, which compiles the profile where no program comes with it. */
-test('crun gets the program of the filter that it would compile, and each exec has it', async () => {
+test('crun gets the filter program that it would compile, also for each exec', async () => {
   const pod = await runPod(daemon);
   const id = await startContainer(
     daemon,

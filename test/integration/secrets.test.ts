@@ -27,7 +27,7 @@ const allowed = (uid: number, how: string, paths: readonly string[]): Promise<st
     ...paths,
   ]);
 
-test('everything is for root alone while a pod runs and a command is executed in it', async () => {
+test('files are accessible to root alone while a pod runs and a command is executed in it', async () => {
   const pod = await runPod(daemon);
   const id = await startContainer(
     daemon,

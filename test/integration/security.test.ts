@@ -129,7 +129,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await removePod(daemon, pod.id);
   });
 
-  test('ports below 1024 and ping are for all users, unless the pod says otherwise', async () => {
+  test('all users may use ports below 1024 and ping, unless the pod says otherwise', async () => {
     const settings = 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range';
     const wanted = secured({ run_as_user: { value: '1000' } });
     const pod = await runPod(daemon, {}, handler);
@@ -149,7 +149,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await removePod(daemon, strict.id);
   });
 
-  test('a mount that is read-only to the bottom', async () => {
+  test('a recursively read-only mount', async () => {
     const source = join(daemon.folder, `source-${handler}`);
     await mkdir(join(source, 'below'), { recursive: true });
     await daemon.machine.must(['mount', '-t', 'tmpfs', 'below', join(source, 'below')]);
@@ -168,7 +168,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await daemon.machine.must(['umount', join(source, 'below')]);
   });
 
-  test('CDI devices from both folders, where the later one wins', async () => {
+  test('CDI devices from both folders; the later one takes precedence', async () => {
     const folders = ['/etc/cdi', '/run/cdi'];
     const missing = folders.filter((folder) => !existsSync(folder));
     const spec = (path: string, devices: readonly string[]): string =>
@@ -227,7 +227,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     }
   });
 
-  test('the limit of huge pages, and of a size that this host has not', async () => {
+  test('limits of huge pages, also of a size that this host does not have', async () => {
     const pod = await runPod(daemon, {}, handler);
     const id = await startContainer(
       daemon,
@@ -259,7 +259,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await removePod(daemon, pod.id);
   });
 
-  test('SELinux labels where the kernel has none are told in the status', async () => {
+  test('SELinux labels are reported in the status if the kernel does not support them', async () => {
     const pod = await runPod(daemon, {}, handler);
     const id = await startContainer(
       daemon,

@@ -64,7 +64,7 @@ test.each([
   expect(await identify(holder)).toBeUndefined();
 });
 
-test('a holder whose pod was never complete is found by the next start', async () => {
+test('the holder of an incomplete pod is removed at the next start', async () => {
   const clean = await daemon.traces();
   const pod = await runPod(daemon, { linux: { security_context: { namespace_options: options } } });
   const holder = await holderOf(pod.id);
@@ -83,7 +83,7 @@ test('a holder whose pod was never complete is found by the next start', async (
   expect(await daemon.traces()).toEqual(clean);
 });
 
-test('a pod whose holder has ended is not ready any more, and makes room for the next', async () => {
+test('a pod whose holder has ended is not ready, and can be replaced', async () => {
   const { runtime } = daemon.client;
   const clean = await daemon.traces();
   const linux = { security_context: { namespace_options: options } };
@@ -141,7 +141,7 @@ describe.each([
     return { argument, pod, id };
   }
 
-  test('what a container has started is gone when its end is told', async () => {
+  test('processes that a container has started are gone when its end is reported', async () => {
     const { argument, pod, id } = await startMaster('until [ -e /go ]; do sleep 0.1; done; exit 3');
     await started(argument);
     await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['touch', '/go'], timeout: '10' });
@@ -150,7 +150,7 @@ describe.each([
     await removePod(daemon, pod.id);
   });
 
-  test('also when it ended while crisp was away, and nobody saw it', async () => {
+  test('also if it ended while crisp was not running', async () => {
     const { argument, pod, id } = await startMaster('wait');
     const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
     const { pid: master } = JSON.parse(info['info'] ?? '') as { pid: number };
@@ -166,7 +166,7 @@ describe.each([
 const recordOf = (kind: 'sandboxes' | 'containers', id: string): string =>
   daemon.machine.path(join(daemon.state, kind, `${id}.json`));
 
-test('a pod that has lost its record is taken apart by the next start, with all its containers', async () => {
+test('a pod that has lost its record is removed at the next start, with all its containers', async () => {
   const clean = await daemon.traces();
   const pod = await runPod(daemon, {
     linux: { security_context: { namespace_options: options } },
@@ -195,7 +195,7 @@ test('a pod that has lost its record is taken apart by the next start, with all 
   expect(await daemon.traces()).toEqual(clean);
 });
 
-test('crisp gc ends the holder of a pod that has lost its record; a container that no handler knows of is left alone, also by the next start', async () => {
+test('crisp gc ends the holder of a pod that has lost its record; a container of an unknown handler is kept, also at the next start', async () => {
   await daemon.writeConfig({ cli_state: join(daemon.folder, 'cli') });
   await daemon.restart();
   const clean = await daemon.traces();

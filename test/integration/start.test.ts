@@ -28,7 +28,7 @@ afterAll(() => daemon?.destroy());
 
 const install = (): Promise<void> => writeFile(program, '#!/bin/sh\nexec crun "$@"\n', { mode: 0o755 });
 
-test('one that fails ends with its reason, whatever listens already', async () => {
+test('a failed start exits with the reason, even if some sockets already listen', async () => {
   const taken = createServer().listen(0, '127.0.0.1');
   await once(taken, 'listening');
   await daemon.stop();
@@ -42,18 +42,18 @@ test('one that fails ends with its reason, whatever listens already', async () =
 
 test.each([
   [
-    'whose program is gone',
+    'whose program is missing',
     async () => {
       await rm(program);
     },
   ],
   [
-    'that is not configured any more',
+    'that is no longer configured',
     async () => {
       await daemon.writeConfig({});
     },
   ],
-])('the containers of a handler %s run on, and those of others are recovered', async (_name, breakIt) => {
+])('the containers of a handler %s continue, and those of others are recovered', async (_name, breakIt) => {
   const handlers = { own: { type: 'oci', path: program } };
   await install();
   await daemon.writeConfig({ handlers });
@@ -92,7 +92,7 @@ async function serve(...args: string[]) {
   ]);
 }
 
-test('the socket of a running daemon is not taken over', async () => {
+test('the socket of a running daemon is not replaced', async () => {
   const { exitCode, stderr } = await serve();
   expect(stderr).toContain(`DaemonRunning: listen: another process listens on ${daemon.socket}`);
   expect(exitCode).toBe(1);
@@ -101,7 +101,7 @@ test('the socket of a running daemon is not taken over', async () => {
 
 test.each<[string, () => Promise<string[]>, RegExp]>([
   [
-    'a socket where a file lies',
+    'a socket path that is a file',
     async () => {
       await writeFile(join(daemon.folder, 'precious'), 'text');
       return ['--listen', `unix://${join(daemon.folder, 'precious')}`];
@@ -128,7 +128,7 @@ test.each<[string, () => Promise<string[]>, RegExp]>([
     () => Promise.resolve(['--root', daemon.configFile]),
     /InvalidConfigFile: root: /,
   ],
-])('%s is a mistake that is named, and nothing is lost', async (_, mistake, words) => {
+])('%s is an error that is named, and nothing is changed', async (_, mistake, words) => {
   const { exitCode, stderr } = await serve(...(await mistake()));
   expect(stderr).toMatch(words);
   expect(stderr).not.toMatch(/Internal|\n {4}at /);

@@ -91,13 +91,13 @@ describe('containers', () => {
     }
   });
 
-  test('an exited one has its layer, and null for what it does not use any more', async () => {
+  test('an exited one has its layer, and null for the rest', async () => {
     const stats = await statsOf(exited);
     expect(stats).toMatchObject({ cpu: null, memory: null, swap: null });
     expect(number(stats?.writable_layer?.used_bytes)).toBeGreaterThan(0);
   });
 
-  test('no limit means no available bytes', async () => {
+  test('without a limit there are no available bytes', async () => {
     expect((await statsOf(unstarted))?.memory).toMatchObject({
       available_bytes: null,
       usage_bytes: { value: expect.any(String) },
@@ -135,7 +135,7 @@ describe('containers', () => {
 });
 
 describe('pods', () => {
-  test('have the numbers of their group, their network and their containers', async () => {
+  test('have the numbers of their cgroup, their network and their containers', async () => {
     const ask = async () => (await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: pod.id })).stats;
     const stats = await until(
       ask,
@@ -162,7 +162,7 @@ describe('pods', () => {
     expect(number(linux?.process?.process_count)).toBeGreaterThanOrEqual(2);
   });
 
-  test('one in a cgroup of several pods has the sum of its containers', async () => {
+  test('one in a shared cgroup has the sum of its containers', async () => {
     const parent = `/crisp-test-${process.pid}`;
     const shared = await runPod(daemon, { linux: { cgroup_parent: parent } });
     await startContainer(daemon, shared, containerConfig(untilStopped()));
@@ -176,7 +176,7 @@ describe('pods', () => {
     await removePodCgroup(parent); // who names a parent keeps it
   });
 
-  test('without a running container there is no network to tell of', async () => {
+  test('a pod without a running container has no network statistics', async () => {
     const empty = await runPod(daemon);
     expect(
       (await daemon.client.runtime.PodSandboxStats({ pod_sandbox_id: empty.id })).stats?.linux,
@@ -184,7 +184,7 @@ describe('pods', () => {
     await removePod(daemon, empty.id);
   });
 
-  test('are listed by labels and by the beginning of an id', async () => {
+  test('are listed by labels and by the prefix of an id', async () => {
     const names = async (filter: PodSandboxStatsFilter) =>
       (await daemon.client.runtime.ListPodSandboxStats({ filter })).stats.map(
         ({ attributes }) => attributes?.id,
@@ -211,7 +211,7 @@ describe('metrics', () => {
   /** What a kernel or a host without the accounting cannot know. */
   const optional = /^container_(pressure_|hugetlb_|blkio_|fs_(reads|writes)_)/;
 
-  test('each one that is described has a value, with as many labels', async () => {
+  test('each described metric has a value, with as many labels', async () => {
     const { descriptors } = await daemon.client.runtime.ListMetricDescriptors({});
     const {
       pod_metrics: [metrics],
@@ -233,7 +233,7 @@ describe('metrics', () => {
     expect(new Set(series.map(({ name }) => name)).size).toBeLessThanOrEqual(descriptors.length);
   });
 
-  test('say what was asked for and what is used', async () => {
+  test('report what was requested and what is used', async () => {
     const { descriptors } = await daemon.client.runtime.ListMetricDescriptors({});
     const {
       pod_metrics: [metrics],

@@ -105,7 +105,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     await rm(folder, { recursive: true, force: true });
   });
 
-  test('exec: stdout and stderr come apart, and the exit code is told', async () => {
+  test('exec: stdout and stderr are separate, and the exit code is returned', async () => {
     const { code, stdout, stderr } = await outcome(
       run(['exec', 'c', 'sh', '-c', 'echo out; echo err >&2; exit 3']),
     );
@@ -140,7 +140,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     expect(digest.bytes).toBe(megabytes * 1_000_000);
   });
 
-  test('exec -it: the terminal has its size, follows it, and the exit code is told', async () => {
+  test('exec -it: the terminal has its size, follows it, and the exit code is returned', async () => {
     const ttyFile = join(folder, 'tty');
     onSize = (size) => {
       if (size !== '100x40') return;
@@ -164,7 +164,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     expect(output).toContain('exit code 7');
   });
 
-  test('attach -i: what goes in comes out, and the end of stdin ends it', async () => {
+  test('attach -i: input and output, and the end of stdin ends it', async () => {
     const child = run(['attach', '-i', 'c']);
     child.stdin.end('hello there\n');
     expect(await outcome(child)).toMatchObject({ code: 0, stdout: 'hello there\n' });
@@ -184,7 +184,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     }
   });
 
-  test('a client that vanishes aborts its session', async () => {
+  test('a client that disconnects aborts its session', async () => {
     const child = run(['exec', '-i', 'vanishing', 'sh', '-c', 'echo here; exec cat']);
     await once(child.stdout, 'data');
     const aborted = once(aborts, 'vanishing');
@@ -246,7 +246,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
       child.kill('SIGTERM');
     });
 
-    test('a refused port is said in words', async () => {
+    test('a refused port is reported with a message', async () => {
       const port = await listen(() => undefined);
       await new Promise((resolve) => servers.pop()?.close(resolve));
       const { child, localPort } = await forwarded(port);

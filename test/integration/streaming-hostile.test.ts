@@ -86,7 +86,7 @@ describe.each(['crun', 'runc'])('in a pod of %s', (handler) => {
     await waitForExit(daemon, id);
   }
 
-  test('an exec with a terminal whose client does not read does not keep its container from ending', async () => {
+  test('an exec with a terminal whose client does not read does not stop its container from ending', async () => {
     const id = await container(untilStopped());
     const { client } = await open(await exec(id, ['sh', '-c', `yes ${marker}`]), 'error', 'stdin', 'stdout');
     await until(() => running(`yes ${marker}`) > 0);
@@ -97,7 +97,7 @@ describe.each(['crun', 'runc'])('in a pod of %s', (handler) => {
     await until(() => running(`${id}/execs`) === 0);
   });
 
-  test('nor does one whose client has gone without a word', async () => {
+  test('nor does one whose client has disappeared', async () => {
     const id = await container(untilStopped());
     const { client } = await open(await exec(id, ['sh', '-c', `yes ${marker}`]), 'error', 'stdin', 'stdout');
     await until(() => running(`yes ${marker}`) > 0);
@@ -123,7 +123,7 @@ describe.each(['crun', 'runc'])('in a pod of %s', (handler) => {
     client.socket.destroy();
   });
 
-  test('an attach that does not read holds up neither log nor exit, and is told so', async () => {
+  test('an attach that does not read delays neither log nor exit, and gets an error', async () => {
     const id = await container(
       `sleep 2; yes ${'y'.repeat(999)} | head -c 80000000; echo the last line; exit 3`,
     );
@@ -162,7 +162,7 @@ describe.each(['crun', 'runc'])('in a pod of %s', (handler) => {
     await stopped(id);
   });
 
-  test('with stdin_once the end of the input is that of the container, whose output goes on', async () => {
+  test('with stdin_once the end of the input ends that of the container, whose output continues', async () => {
     const id = await container('cat; sleep 1; echo after the end', { stdin: true, stdin_once: true });
     const { streams } = await open(
       await attach(id, { stdin: true, stdout: true, stderr: true }),
@@ -197,7 +197,7 @@ describe.each(['crun', 'runc'])('in a pod of %s', (handler) => {
     await stopped(id);
   });
 
-  test('the kill of the daemon ends the execs with a terminal; its end ends all sessions', async () => {
+  test('killing the daemon ends the execs with a terminal; stopping it ends all sessions', async () => {
     const id = await container(untilStopped());
     await open(await exec(id, ['sleep', marker], false), 'error', 'stdout');
     await until(() => running(`sleep ${marker}`) > 0);

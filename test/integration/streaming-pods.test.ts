@@ -63,7 +63,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     expect(await outcome(child)).toEqual(['got word\n', 'err\n']);
   });
 
-  test('exec of a command that is not there says so', async () => {
+  test('exec of a command that does not exist is reported', async () => {
     const [, stderr] = await outcome(run(crictl('exec', id, 'nonsense')));
     expect(stderr).toMatch(/nonsense|not found|no such file/i);
   });
@@ -76,7 +76,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     expect((await received).equals(sent)).toBe(true);
   });
 
-  test('exec -it: a terminal of the size that the client has, and of each that it gets', async () => {
+  test('exec -it: a terminal with the size of the client, and each later size', async () => {
     const ttyFile = join(daemon.folder, `tty-${transport}`);
     const child = run(
       underTerminal(crictl('exec', '-it', id, 'sh'), `stty rows 40 cols 100; tty >${ttyFile}; `),
@@ -105,7 +105,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     expect(output).toContain('exit code 7');
   });
 
-  test('50 at once, each with its own bytes', async () => {
+  test('50 sessions at once, each with its own bytes', async () => {
     await Promise.all(
       Array.from({ length: 50 }, async (_, number) => {
         const sent = Buffer.alloc(200_000, `session ${number} `);
@@ -117,28 +117,25 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     );
   });
 
-  test.each(['-i', '-it'])(
-    'exec %s of a client that vanishes: its command is gone with it',
-    async (flags) => {
-      const argv = crictl('exec', flags, id, 'sleep', '98765');
-      const child = run(flags === '-it' ? underTerminal(argv) : argv);
-      const commands = async (): Promise<string> =>
-        String(
-          (
-            await daemon.client.runtime.ExecSync({
-              container_id: id,
-              cmd: ['sh', '-c', 'grep -l "9876[5]" /proc/[0-9]*/cmdline 2>/dev/null'],
-              timeout: '10',
-            })
-          ).stdout,
-        );
-      await until(async () => (await commands()) !== '');
-      child.kill('SIGKILL');
-      await until(async () => (await commands()) === '');
-    },
-  );
+  test.each(['-i', '-it'])('exec %s of a client that disconnects: its command is ended', async (flags) => {
+    const argv = crictl('exec', flags, id, 'sleep', '98765');
+    const child = run(flags === '-it' ? underTerminal(argv) : argv);
+    const commands = async (): Promise<string> =>
+      String(
+        (
+          await daemon.client.runtime.ExecSync({
+            container_id: id,
+            cmd: ['sh', '-c', 'grep -l "9876[5]" /proc/[0-9]*/cmdline 2>/dev/null'],
+            timeout: '10',
+          })
+        ).stdout,
+      );
+    await until(async () => (await commands()) !== '');
+    child.kill('SIGKILL');
+    await until(async () => (await commands()) === '');
+  });
 
-  test('a container that ends under its sessions ends them: exec, attach, and a connection to its port', async () => {
+  test('a container that ends during its sessions ends them: exec, attach, and a port connection', async () => {
     const port = transport === 'spdy' ? 8082 : 8083;
     const doomed = await startContainer(
       daemon,

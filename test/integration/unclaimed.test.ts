@@ -160,7 +160,7 @@ test('a pod', async () => {
   expect(await daemon.traces()).toEqual(clean);
 });
 
-test('goes when nobody comes back', async () => {
+test('is removed if no retry comes', async () => {
   await daemon.writeConfig({ ...config, runtime: { unclaimed_seconds: 0.5 } });
   await daemon.restart();
   const clean = await daemon.traces();

@@ -26,7 +26,7 @@ const sh = (script: string): string[] => ['sh', '-c', script];
 const containers = async () => (await daemon.client.runtime.ListContainers({})).containers;
 
 test(
-  'a static pod runs with exactly one container, and one that ends is made anew once for each end',
+  'a static pod runs exactly one container, which is created again once for each end',
   async () => {
     await kubelet.addPod('steady', {
       // A kubelet that knows of no active container runs the init containers again.

@@ -77,7 +77,7 @@ describe('static pods', () => {
     2 * minutes,
   );
 
-  test('its log comes through the kubelet', async () => {
+  test('its log is served by the kubelet', async () => {
     expect(await kubelet.get(`/containerLogs/default/web-${nodeName}/main`)).toBe('prepared\n');
   });
 
@@ -112,7 +112,7 @@ describe('static pods', () => {
   );
 
   test(
-    'one on the host network has the address of the node',
+    'a pod on the host network has the address of the node',
     async () => {
       await kubelet.addPod('host', {
         hostNetwork: true,
@@ -126,7 +126,7 @@ describe('static pods', () => {
   );
 
   test(
-    'one that fails is restarted, with back-off',
+    'a container that fails is restarted, with back-off',
     async () => {
       await kubelet.addPod('fails', {
         containers: [
@@ -147,7 +147,7 @@ describe('static pods', () => {
   );
 
   test(
-    'pods whose files are removed go, with all that was theirs',
+    'pods whose files are removed are removed with all their resources',
     async () => {
       for (const name of ['web', 'host', 'fails']) await kubelet.removePod(name);
       await kubelet.until(

@@ -19,7 +19,7 @@ afterAll(() => node?.stop());
 
 type Method = keyof typeof runtimeService | keyof typeof imageService;
 
-test('every call is answered, and a life takes three calls of pct, and a change of limits one', async () => {
+test('every call is answered; a container lifecycle takes three calls of pct, and a change of limits one', async () => {
   const { runtime, image, streams } = daemon.client;
   const config = podConfig(daemon);
   const refused = { code: status.UNIMPLEMENTED };

@@ -51,7 +51,7 @@ describe('a bridge of the node', () => {
     [key('gateway')]: '198.18.77.1',
   };
 
-  test('the CT has its own net0 and address, which the pod then has', async () => {
+  test('the CT has its own net0 and address, which the pod reports', async () => {
     const before = await daemon.traces();
     const pod = await runPod(daemon, { annotations }, 'lxc');
     const address = async () =>
@@ -80,7 +80,7 @@ describe('a bridge of the node', () => {
     expect(await node.guests()).toEqual([]);
   });
 
-  test('the next container has the address of the last, and none runs beside another', async () => {
+  test('the next container has the address of the last, and only one runs at a time', async () => {
     const pod = await runPod(daemon, { annotations }, 'lxc');
     const first = await startContainer(
       daemon,
@@ -107,7 +107,7 @@ describe('a bridge of the node', () => {
     await removePod(daemon, pod.id);
   });
 
-  test('is not for a pod on the network of the host', async () => {
+  test('is refused for a pod on the network of the host', async () => {
     const pod = await runPod(
       daemon,
       { annotations, linux: { security_context: { namespace_options: { network: 'NODE' } } } },
@@ -122,7 +122,7 @@ describe('a bridge of the node', () => {
     await removePod(daemon, pod.id);
   });
 
-  test('a bridge that is not there is named, and nothing is left', async () => {
+  test('a missing bridge is named, and nothing is left behind', async () => {
     const pod = await runPod(daemon, { annotations: { ...annotations, [key('bridge')]: 'vmbr99' } }, 'lxc');
     const id = await createContainer(daemon, pod, containerConfig('true'));
     await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toThrow(
@@ -134,17 +134,17 @@ describe('a bridge of the node', () => {
 
   test.each([
     [
-      'host ports are',
+      'host ports',
       { port_mappings: [{ protocol: 'TCP' as const, container_port: 80, host_port: 8080, host_ip: '' }] },
       /host_port/,
     ],
-    ['network sysctls are', { linux: { sysctls: { 'net.ipv4.ip_forward': '1' } } }, /net\.ipv4\.ip_forward/],
+    ['network sysctls', { linux: { sysctls: { 'net.ipv4.ip_forward': '1' } } }, /net\.ipv4\.ip_forward/],
     [
-      'an address that is none is',
+      'an invalid address',
       { annotations: { ...annotations, [key('address')]: 'here' } },
       /io\.crisp\.lxc\.address/,
     ],
-  ])('%s refused', async (_, more, words) => {
+  ])('is refused: %s', async (_, more, words) => {
     const before = await daemon.traces();
     await expect(runPod(daemon, { annotations, ...more }, 'lxc')).rejects.toThrow(words);
     expect(await daemon.traces()).toEqual(before);
@@ -152,7 +152,7 @@ describe('a bridge of the node', () => {
 });
 
 describe('a volume of Proxmox', () => {
-  test("holds the image, belongs to the CT's root, and goes with the CT", async () => {
+  test('holds the image, belongs to root of the CT, and is removed with the CT', async () => {
     const before = await daemon.traces();
     const storage = await node.storage();
     const pod = await runPod(
@@ -188,7 +188,7 @@ describe('a volume of Proxmox', () => {
     );
   });
 
-  test('can be read-only, and a storage that is not there is named', async () => {
+  test('can be read-only, and a missing storage is named', async () => {
     const pod = await runPod(
       daemon,
       { annotations: { [key('storage')]: await node.storage(), [key('size-gib')]: '1' } },
@@ -240,7 +240,7 @@ describe('a template of Proxmox', () => {
   const image = `pve/local:vztmpl/${name}`;
   const config = (more: object = {}) => containerConfig('', { command: [], image: { image }, ...more });
 
-  test('is an image once it is pulled; its file is never touched', async () => {
+  test('is an image once it is pulled; its file is never changed', async () => {
     const { image_ref: ref } = await daemon.client.image.PullImage({
       image: { image: `pve/local/vztmpl/${name}:latest` },
     });
@@ -272,7 +272,7 @@ describe('a template of Proxmox', () => {
     expect(await node.guests()).toEqual([]);
   });
 
-  test('needs a storage, and a handler that knows Proxmox', async () => {
+  test('needs a storage, and a handler of Proxmox', async () => {
     const pod = await runPod(daemon, {}, 'lxc');
     await expect(createContainer(daemon, pod, config())).rejects.toThrow(/no storage is set/);
     await removePod(daemon, pod.id);
@@ -282,7 +282,7 @@ describe('a template of Proxmox', () => {
   });
 });
 
-test('a pod chooses nothing that the handler does not allow', async () => {
+test('a pod cannot choose what the handler does not allow', async () => {
   const strict = await node.daemon();
   await expect(runPod(strict, { annotations: { [key('vlan')]: '20' } }, 'lxc')).rejects.toThrow(
     /PERMISSION_DENIED.*not allowed/,

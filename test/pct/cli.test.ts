@@ -110,7 +110,7 @@ async function traces(): Promise<string[]> {
   ].sort();
 }
 
-test('the VOLUMEs of an image are folders of the container, and go with it', async () => {
+test('the VOLUMEs of an image are folders of the container, and are removed with it', async () => {
   const volumes = await makeImageArchive(daemon.folder, 'volumes', {
     config: { Volumes: { '/data': {} } },
     files: { 'data/file': 'of the image\n' },
@@ -133,7 +133,7 @@ test('the VOLUMEs of an image are folders of the container, and go with it', asy
   expect(await traces()).toEqual([]);
 });
 
-test('run shows both outputs, ends with the exit code, and leaves nothing', async () => {
+test('run shows both outputs, exits with the exit code, and leaves nothing behind', async () => {
   expect(await traces()).toEqual([]);
   expect(
     await crisp(
@@ -197,7 +197,7 @@ test('create, start, exec, kill, logs, stop, list, state, delete', async () => {
   expect(await traces()).toEqual([]);
 });
 
-test('one that is deaf to its stop signal is killed after the grace, one that was never started is stopped at once', async () => {
+test('a container that ignores its stop signal is killed after the timeout, one that was never started at once', async () => {
   const deaf = await run(image, 'sh', '-c', 'trap "" TERM; echo up; while :; do sleep 1; done');
   await until(async () => (await crisp('logs', deaf)).stdout.includes('up'));
   expect(await crisp('stop', '--time', '0.5', deaf)).toMatchObject({ exitCode: 0 });
@@ -207,7 +207,7 @@ test('one that is deaf to its stop signal is killed after the grace, one that wa
   expect(await shown(idle.trim())).toMatchObject({ status: 'stopped', exitCode: 137 });
 });
 
-test('a signal to all processes is the signal, not the end', async () => {
+test('a signal to all processes is sent as it is, and is not a kill', async () => {
   const id = await run(
     image,
     'sh',
@@ -227,7 +227,7 @@ test('a signal to all processes is the signal, not the end', async () => {
   expect(await shown(id)).toMatchObject({ exitCode: 137 });
 });
 
-test('its end is known though nobody waited for it', async () => {
+test('its exit is known even if no process waited for it', async () => {
   const id = await run(image, 'sh', '-c', 'sleep 1; echo late; exit 3');
   await until(async () => (await shown(id)).status === 'stopped');
   expect(await shown(id)).toMatchObject({ exitCode: 3 });
@@ -282,7 +282,7 @@ function background(command: string, ...words: string[]) {
   return spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
-test('a rule and the default choose CTs, and a broken one gives way where a fallback is named', async () => {
+test('a rule and the default choose CTs, and a broken one is replaced if a fallback is configured', async () => {
   const config = parse(await readFile(daemon.configFile, 'utf8')) as { lxc: { tools?: object } };
   const choice = async (name: string, more: object, ...words: string[]) => {
     const file = join(await mkdtemp(join(daemon.folder, 'choice-')), 'config.yaml');
@@ -347,7 +347,7 @@ test("its network: none, the host's, or a bridge of the node", async () => {
   }
 });
 
-test("a volume of the host is root's in it, and a limit binds it", async () => {
+test('root owns a volume of the host in it, and limits apply', async () => {
   const given = join(daemon.folder, 'given');
   await mkdir(given);
   await writeFile(join(given, 'file'), 'hello\n');
@@ -374,7 +374,7 @@ test("a volume of the host is root's in it, and a limit binds it", async () => {
   expect(await node.guestOf(stdout.trim())).toMatch(/^memory: 64$/m);
 });
 
-test('a volume of its own, with the image copied to it', async () => {
+test('a volume of its own, with a copy of the image', async () => {
   const volume = [
     '--annotation',
     `io.crisp.lxc.storage=${await node.storage()}`,
@@ -398,7 +398,7 @@ test('a volume of its own, with the image copied to it', async () => {
   expect(await traces()).toEqual([]);
 });
 
-test('a template of Proxmox, which nobody pulled', async () => {
+test('a template of Proxmox that was not pulled', async () => {
   const name = 'crisp-cli-1_amd64.tar';
   const guest = join(node.folder, 'guest');
   for (const folder of ['bin', 'sbin', 'etc', 'proc', 'sys', 'dev', 'run', 'tmp'])
@@ -442,7 +442,7 @@ test('a template of Proxmox, which nobody pulled', async () => {
 
 describe('an ordinary guest of Proxmox', () => {
   // Its id is the next that is free, and not one of the tests'.
-  testFake('lives on: Proxmox stops, starts and removes it, and crisp forgets it', async () => {
+  testFake('stays independent: Proxmox stops, starts and removes it, and crisp forgets it', async () => {
     const config = parse(await readFile(daemon.configFile, 'utf8')) as { lxc: object };
     const file = join(await mkdtemp(join(daemon.folder, 'guest-')), 'config.yaml');
     await writeFile(file, stringify({ ...config, lxc: { ...config.lxc, unprivileged: false } })); // the other kind starts with ids of the machine
@@ -490,7 +490,7 @@ describe('an ordinary guest of Proxmox', () => {
     ['of another handler', ['--handler', 'crun', image], /crun makes no guests of Proxmox/],
     ['without a storage', [image, 'true'], /no storage is named/],
     ['on a folder', ['--annotation', 'io.crisp.lxc.storage=/srv', image], /name of a storage/],
-  ])('%s is refused, and leaves nothing', async (_, words, complaint) => {
+  ])('%s is refused, and leaves nothing behind', async (_, words, complaint) => {
     const { stdout, stderr, exitCode } = await crisp('run', '--guest', '--handler', 'lxc', ...words);
     expect([stdout, exitCode === 0]).toEqual(['', false]);
     expect(stderr).toMatch(complaint);
@@ -498,7 +498,7 @@ describe('an ordinary guest of Proxmox', () => {
   });
 });
 
-describe('what cannot be run leaves nothing', () => {
+describe('a failed creation leaves nothing behind', () => {
   testFake.each<[string, string, RegExp]>([
     [
       'create',
@@ -521,12 +521,12 @@ describe('what cannot be run leaves nothing', () => {
 
   test.each<[string, string[], RegExp]>([
     [
-      'a folder as it is',
+      'a folder as rootfs',
       ['--rootfs', '/', 'true'],
       /^crisp run: Unsupported: handler lxc cannot run a folder/,
     ],
     [
-      'an annotation that makes no sense',
+      'an invalid annotation',
       ['--annotation', 'io.crisp.lxc.vlan=x', image],
       /^crisp run: InvalidArgument: annotation io\.crisp\.lxc\.vlan/,
     ],
@@ -540,7 +540,7 @@ describe('what cannot be run leaves nothing', () => {
     expect(await traces()).toEqual([]);
   });
 
-  test.each(['SIGINT', 'SIGTERM'] as const)('%s while it is made', async (signal) => {
+  test.each(['SIGINT', 'SIGTERM'] as const)('%s during the creation', async (signal) => {
     const child = background('run', '--handler', 'lxc', image, 'sleep', '1000');
     const words: string[] = [];
     child.stderr.on('data', (chunk: Buffer) => words.push(String(chunk)));
@@ -551,7 +551,7 @@ describe('what cannot be run leaves nothing', () => {
     expect(await traces()).toEqual([]);
   });
 
-  test('a signal while the first one is probed', async () => {
+  test('a signal during the first probe', async () => {
     await rm(join(state, 'probed'), { recursive: true });
     const child = background('run', '--handler', 'lxc', image, 'sleep', '1000');
     await until(async () => (await node.guests()).length > 0);
@@ -562,7 +562,7 @@ describe('what cannot be run leaves nothing', () => {
 });
 
 describe('beside the daemon', () => {
-  test('each lists and touches only its own, also through a restart of the daemon and a crisp gc', async () => {
+  test('each lists and changes only its own, also through a restart of the daemon and a crisp gc', async () => {
     const before = await daemon.traces();
     const pod = await runPod(daemon, {}, 'lxc');
     const theirs = await startContainer(daemon, pod, containerConfig(untilStopped()));
@@ -617,7 +617,7 @@ describe('beside the daemon', () => {
     );
   });
 
-  test('the daemon that has lost its state takes back its pod, and no CT of ours', async () => {
+  test('the daemon that has lost its state reclaims its pod, and no standalone CT', async () => {
     const pod = await runPod(daemon, {}, 'lxc');
     const theirs = await startContainer(daemon, pod, containerConfig(untilStopped()));
     const ours = await run(image, 'sh', '-c', untilStopped());
@@ -633,7 +633,7 @@ describe('beside the daemon', () => {
     expect(await shown(ours)).toMatchObject({ status: 'running' });
   });
 
-  test("gc removes a CT of ours that has no record, and a probe's whose process is gone; nothing else", async () => {
+  test('gc removes only CTs of ours without a record, and those of probes whose process is gone', async () => {
     const pod = await runPod(daemon, {}, 'lxc');
     const theirs = await startContainer(daemon, pod, containerConfig(untilStopped()));
     const kept = await run('--name', 'kept', image, 'sh', '-c', untilStopped());

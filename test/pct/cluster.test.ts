@@ -16,7 +16,7 @@ beforeAll(async () => {
 });
 afterAll(() => node?.stop());
 
-test('take each id once, all at the same time, until none is left', async () => {
+test('take each VMID once, all at the same time, until none is left', async () => {
   const pods = await Promise.all(daemons.map((daemon) => runPod(daemon, {}, 'lxc')));
   const create = (index: number, name: string) =>
     createContainer(
@@ -43,7 +43,7 @@ test('take each id once, all at the same time, until none is left', async () => 
   expect(await node.guests()).toEqual([]);
 });
 
-test('do not take an id whose cgroups a killed CT of somebody else has left: liblxc would not start there', async () => {
+test('do not take a VMID with leftover cgroups of a killed CT: liblxc would not start there', async () => {
   const [first, last] = [node.lastVmid - 9, node.lastVmid - 8];
   await makePodCgroup(cgroupOf(first));
   const daemon = await node.daemon({ vmid_range: { first, last } });

@@ -25,7 +25,7 @@ afterAll(async () => {
   await node?.stop();
 });
 
-test('a CT has a copy of its image on a storage, made once for all, and is unprivileged', async () => {
+test('a CT has a copy of its image on a storage, made once for all CTs, and is unprivileged', async () => {
   expect(daemon.entries()).toContainEqual(
     expect.objectContaining({
       msg: expect.stringContaining('each CT gets a copy of its image'),
@@ -65,7 +65,7 @@ test('a CT has a copy of its image on a storage, made once for all, and is unpri
   expect((await daemon.traces()).filter((line) => !line.includes('archives'))).toEqual(before);
 });
 
-test('a privileged pod shares the layers as ever: nothing is shifted', async () => {
+test('a privileged pod shares the layers: nothing is shifted', async () => {
   const security = { linux: { security_context: { privileged: true } } };
   const pod = await runPod(daemon, security, 'lxc');
   await startContainer(daemon, pod, containerConfig(untilStopped(), security));
@@ -76,7 +76,7 @@ test('a privileged pod shares the layers as ever: nothing is shifted', async () 
 
 // The storages of a real node stay as they are.
 (isReal ? test.skip : test)(
-  'without a storage for copies the handler is not ready, and says what would help',
+  'without a storage for copies the handler is not ready, and gives a hint',
   async () => {
     await daemon.stop();
     const shown = await node.hideStorages();

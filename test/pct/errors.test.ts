@@ -68,7 +68,7 @@ async function killedDuring(verb: string, delayMs: number, story: () => Promise<
 }
 
 describe('create', () => {
-  test('without quorum can be tried again later', async () => {
+  test('without quorum can be retried', async () => {
     const sign = join(node.folder, 'no-quorum');
     await writeFile(sign, '');
     try {
@@ -90,9 +90,9 @@ describe('create', () => {
       status.RESOURCE_EXHAUSTED,
       'DiskFull',
     ],
-    ['the storage is not there', "storage 'gone' does not exist", status.INTERNAL, 'StorageFailed'],
+    ['a missing storage', "storage 'gone' does not exist", status.INTERNAL, 'StorageFailed'],
     [
-      'somebody else has the lock',
+      'another task has the lock',
       "can't lock file '/run/lock/lxc/pve-config-1.lock' - got timeout",
       status.UNAVAILABLE,
       'Locked',
@@ -103,7 +103,7 @@ describe('create', () => {
       status.PERMISSION_DENIED,
       'PermissionDenied',
     ],
-    ['words that nobody knows', 'a new message', status.INTERNAL, 'RuntimeFailed'],
+    ['an unknown message', 'a new message', status.INTERNAL, 'RuntimeFailed'],
   ])('%s', async (_, stderr, code, id) => {
     await failing('create', { stderr: `${stderr}\n`, stdout: 'what the task said\n' }, async () => {
       await expect(create()).rejects.toMatchObject({
@@ -116,14 +116,14 @@ describe('create', () => {
   });
 });
 
-test('a create that goes on for longer than the next crisp takes to start leaves no CT', async () => {
+test('a create that outlives the start of the next crisp leaves no CT', async () => {
   await killedDuring('create', 13_000, create);
   expect((await daemon.client.runtime.ListContainers({})).containers).toEqual([]);
   await new Promise((resolve) => setTimeout(resolve, 5_000 * patience));
   expect([await node.guests(), await node.remains()]).toEqual([[], []]);
 });
 
-test('a create that is ended when the CT is there already leaves no CT', async () => {
+test('a create that is ended after the CT was made leaves no CT', async () => {
   await failing('create', { stderr: 'received interrupt\n', late: true }, async () => {
     await expect(create()).rejects.toMatchObject({ code: status.CANCELLED });
   });
@@ -144,7 +144,7 @@ describe('start', () => {
   });
 
   testAll(
-    'that passes ends nothing: the container is CREATED, also for the next crisp, and starts later',
+    'that is temporary ends nothing: the container stays CREATED, also for the next crisp, and starts later',
     async () => {
       const id = await create();
       const [guest = ''] = await node.guests();
@@ -164,7 +164,7 @@ describe('start', () => {
     },
   );
 
-  test("that fails has liblxc's reason in its error", async () => {
+  test('that fails has the reason of liblxc in its error', async () => {
     const id = await create();
     await failing(
       'start',
@@ -183,7 +183,7 @@ describe('start', () => {
   });
 });
 
-test('while pve-cluster restarts a CT is not gone and can be entered, and nothing else is done to it or made', async () => {
+test('while pve-cluster restarts, a CT is not gone and can be entered; it cannot be changed, and none is created', async () => {
   const { runtime } = daemon.client;
   const id = await startContainer(daemon, pod, containerConfig(untilStopped(3)));
   const [there, away] = [join(node.folder, 'pve/lxc'), join(node.folder, 'pve/away')];
@@ -226,7 +226,7 @@ describe('destroy', () => {
     await daemon.client.runtime.RemoveContainer({ container_id: id });
   });
 
-  test('that goes on when crisp is killed leaves nothing to the next guest of that id', async () => {
+  test('that continues after crisp is killed leaves nothing to the next guest of that VMID', async () => {
     const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
     await killedDuring('destroy', 1_000, () => daemon.client.runtime.RemoveContainer({ container_id: id }));
     expect(await node.guests()).toEqual([]);
@@ -278,7 +278,7 @@ describe('a pct that is cut off', () => {
     return (JSON.parse(stdout) as { orphans: { kind: string; name: string }[] }).orphans;
   }
 
-  test('by no end of crisp: a removal goes on, and comes to its end', async () => {
+  test('by no end of crisp: a removal continues, and completes', async () => {
     const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
     await during('destroy', 2_000, async () => {
       const told = remove(id).catch(() => undefined);
@@ -291,7 +291,7 @@ describe('a pct that is cut off', () => {
     expect([await node.guests(), await node.remains()]).toEqual([[], []]);
   });
 
-  test('in a removal: the next try comes to its end', async () => {
+  test('in a removal: the retry completes', async () => {
     const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
     await during('destroy', 60_000, async () => {
       const told = remove(id).catch((error: unknown) => error);

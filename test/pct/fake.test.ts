@@ -104,7 +104,7 @@ describe('create', () => {
     expect(await readdir(join(node.folder, 'storage/local/images'))).toEqual([]);
   });
 
-  test('takes no id that anybody has, CT or VM, on any node', async () => {
+  test('refuses a VMID in use, of a CT or a VM, on any node', async () => {
     await create();
     expect(await create()).toMatchObject({ code: 2, stderr: "CT 900001 already exists on node 'pve'" });
     await writeFile(join(node.folder, 'pve/qemu-server/900002.conf'), '');
@@ -122,7 +122,7 @@ describe('create', () => {
     });
   });
 
-  test('loses a race in its own words', async () => {
+  test('reports a lost race with the message of pct', async () => {
     const said = await Promise.all(Array.from({ length: 3 }, () => create('900009')));
     expect(said.map(({ code }) => code).sort()).toEqual([0, 2, 2]);
     for (const { stderr } of said)
@@ -171,7 +171,7 @@ describe('an existing CT', () => {
     expect(await readdir(join(node.folder, 'storage/local/images'))).toEqual([]);
   });
 
-  test('is one line of lock once pct has died of a pipe that nobody reads; unlocked, it can be destroyed', async () => {
+  test('has one lock line after pct was killed by a broken pipe; once unlocked it can be destroyed', async () => {
     await writeFile(join(node.folder, 'destroy-ms'), '300');
     const child = spawn(join(node.folder, 'bin/pct'), ['destroy', '900001', '--purge', '1'], {
       stdio: ['ignore', 'pipe', 'ignore'],
@@ -229,7 +229,7 @@ describe('an existing CT', () => {
   });
 });
 
-test('one that is missing: each verb has its own code', async () => {
+test('that is missing: each verb has its own code', async () => {
   const stderr = "Configuration file 'nodes/pve/lxc/900001.conf' does not exist";
   for (const [verb, code] of [
     ['status', 2],
@@ -253,7 +253,7 @@ describe('a CT that runs', () => {
     await pct('set', '900001', '--entrypoint', `/bin/busybox ${words}`);
   };
 
-  test('is started, entered, told from others, stopped', async () => {
+  test('is started, entered, recognized, stopped', async () => {
     await entry('sleep 1000');
     expect(await pct('start', '900001')).toMatchObject(ok);
     expect(await pct('start', '900001')).toMatchObject({ code: 255, stderr: 'CT 900001 already running' });
@@ -270,7 +270,7 @@ describe('a CT that runs', () => {
     expect((await node.remains()).filter((name) => !name.startsWith('/lxc'))).toEqual(['900001']); // as pct leaves it; lxc-start may still be at its cgroups
   });
 
-  test('for an instant only, or not at all', async () => {
+  test('for a moment only, or not at all', async () => {
     await entry('true');
     expect(await pct('start', '900001')).toMatchObject({
       code: 255,
@@ -285,7 +285,7 @@ describe('a CT that runs', () => {
   });
 });
 
-test('a failure that a test wishes for', async () => {
+test('a failure that a test requests', async () => {
   await writeFile(
     join(node.folder, 'fail/create'),
     JSON.stringify({ code: 5, stdout: 'detail\n', stderr: 'word\n' }),

@@ -194,7 +194,7 @@ async function drained(stream: (NodeJS.ReadableStream & { cancel(): void }) | un
   clearTimeout(limit);
 }
 
-test('every call, with every id, on records that were tampered with', async () => {
+test('every call, with every id, on modified records', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const own = await startContainer(daemon, pod, containerConfig(untilStopped()));
   const honest = await runPod(daemon, {}, 'lxc');
@@ -276,7 +276,7 @@ test('every call, with every id, on records that were tampered with', async () =
   );
 }, 240_000);
 
-testAll('a new pod takes no id that somebody has', async () => {
+testAll('a new pod takes no VMID in use', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   await createContainer(daemon, pod, containerConfig('true', { image: { image: testImage } }));
   await removePod(daemon, pod.id);

@@ -100,7 +100,7 @@ test('several networks: a card for each, and the address of the first is that of
   await removePod(daemon, pod.id);
 });
 
-test('what the DHCP client of a card has left goes with the CT', async () => {
+test('files of the DHCP client of a card are removed with the CT', async () => {
   const pod = await runPod(daemon, { annotations: annotated({ network: 'bridge' }) }, 'lxc');
   const id = await createContainer(daemon, pod, containerConfig(untilStopped()));
   expect(await node.guestOf(id)).toMatch(/^net0: .*,ip=dhcp,/m);
@@ -112,7 +112,7 @@ test('what the DHCP client of a card has left goes with the CT', async () => {
 describe('a volume of Proxmox in the place of a volume of the pod', () => {
   const chosen = (more = '') => annotated({ mp0: `path=/data,storage=${storage},size-gib=1${more}` });
 
-  test("is the container's own, goes with it, and its next attempt has a new one", async () => {
+  test('belongs to the container, is removed with it, and the next attempt has a new one', async () => {
     const source = await volume('own');
     const pod = await runPod(daemon, { annotations: chosen() }, 'lxc');
     const mounts = [{ container_path: '/data', host_path: source }];
@@ -131,7 +131,7 @@ describe('a volume of Proxmox in the place of a volume of the pod', () => {
     await removePod(daemon, pod.id);
   });
 
-  test('is read-only where that volume is, and saved by vzdump where the pod says so', async () => {
+  test('is read-only if the volume of the pod is, and saved by vzdump if the pod says so', async () => {
     const source = await volume('read-only');
     const pod = await runPod(daemon, { annotations: chosen(',backup=true') }, 'lxc');
     const id = await startContainer(
@@ -155,7 +155,7 @@ describe('a volume of Proxmox in the place of a volume of the pod', () => {
       (source) => [{ container_path: '/data', host_path: `${source}/file` }],
       /is no folder/,
     ],
-  ])('is refused where %s, and nothing is left of that', async (_, mounts, words) => {
+  ])('is refused if %s, and nothing is left behind', async (_, mounts, words) => {
     const source = await volume('refused');
     await mkdir(join(source, 'below'), { recursive: true });
     await writeFile(join(source, 'file'), '');
@@ -215,19 +215,15 @@ test.each<[string, Record<string, string>, status]>([
     status.INVALID_ARGUMENT,
   ],
   ['/proc', { mp0: 'path=/proc/sys,storage=local,size-gib=1' }, status.INVALID_ARGUMENT],
-  ['a mount point without end', { mp0: `path=/${'x'.repeat(100_000)}` }, status.INVALID_ARGUMENT],
-  [
-    'one mount point more than there are',
-    { mp8: 'path=/x,storage=local,size-gib=1' },
-    status.INVALID_ARGUMENT,
-  ],
+  ['a mount point that is too long', { mp0: `path=/${'x'.repeat(100_000)}` }, status.INVALID_ARGUMENT],
+  ['one mount point above the maximum', { mp8: 'path=/x,storage=local,size-gib=1' }, status.INVALID_ARGUMENT],
   [
     'an option of net1',
     { network: 'bridge', net1: 'bridge=vmbr0,hwaddr=02:00:00:00:00:01' },
     status.INVALID_ARGUMENT,
   ],
   ['net1 on the CNI network', { net1: 'bridge=vmbr0' }, status.INVALID_ARGUMENT],
-  ['a feature that PVE has and crisp has not', { features: 'mknod' }, status.INVALID_ARGUMENT],
+  ['a feature of PVE that crisp does not support', { features: 'mknod' }, status.INVALID_ARGUMENT],
   ['a device of the host', { dev0: '/dev/sda' }, status.INVALID_ARGUMENT],
   ['a raw key', { 'lxc.hook.start': '/x' }, status.INVALID_ARGUMENT],
   ['another bridge', { network: 'bridge', net1: 'bridge=vmbr99' }, status.PERMISSION_DENIED],

@@ -76,7 +76,7 @@ test('the log of a CT is opened and reopened without following a link', async ()
   await removePod(daemon, pod.id);
 });
 
-test('a CT gets the VOLUMEs of its image, and a mount source that is not there is made', async () => {
+test('a CT gets the VOLUMEs of its image, and a missing mount source is created', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const source = join(daemon.folder, 'made/source');
   const id = await startContainer(

@@ -72,7 +72,7 @@ async function memoryOf(id: string): Promise<(number | 'max')[]> {
 }
 
 (countsSwap ? test : test.skip)(
-  'memory without a limit of swap has none, at creation and after updates',
+  'a memory limit without a swap limit allows no swap, at creation and after updates',
   async () => {
     const id = await started({ memory_limit_in_bytes: 64 * mib });
     expect(await memoryOf(id)).toEqual([64, 0]);
@@ -99,7 +99,7 @@ async function memoryOf(id: string): Promise<(number | 'max')[]> {
 );
 
 (v1 ? test.skip : test)(
-  'the CPUs that a CT is bound to are named in its own configuration, where pvestatd looks',
+  'the CPU set of a CT is written to its configuration, where pvestatd reads it',
   async () => {
     const id = await started({ cpuset_cpus: '0' });
     expect(await node.guestOf(id)).toMatch(/^lxc\.cgroup2\.cpuset\.cpus: 0$/m);
@@ -110,7 +110,7 @@ async function memoryOf(id: string): Promise<(number | 'max')[]> {
   },
 );
 
-test('open files are what the service was given, and ulimits what is set, also for exec', async () => {
+test('open files have the limit of the service, and configured ulimits apply, also to exec', async () => {
   const limits = 'ulimit -S -n; ulimit -S -c; ulimit -H -c; ulimit -S -s; ulimit -H -s';
   const expected = '1000\n0\n0\n4096\n8192\n';
   const id = await startContainer(
@@ -124,7 +124,7 @@ test('open files are what the service was given, and ulimits what is set, also f
 });
 
 // In the image, the user 1000 is of the group 50.
-test('supplemental groups come in the order of the process, the image, the request', async () => {
+test('supplemental groups are in the order process, image, request', async () => {
   const user = { uid: '1000', gid: '3000', supplemental_groups: ['3000', '50', '70', '60'] };
   const id = await startContainer(
     daemon,

@@ -30,7 +30,7 @@ async function watcherOf(id: string): Promise<number> {
 }
 const found = () => daemon.logged((line) => line.includes('the monitor of a container has ended'));
 
-test('is found at once and after a restart, and the exit is taken from the kernel', async () => {
+test('is found at once and after a restart, and the exit is read from the kernel', async () => {
   const before = await daemon.traces();
   const pod = await runPod(daemon, {}, 'lxc');
   const first = await startContainer(daemon, pod, containerConfig(untilStopped(7)));

@@ -32,7 +32,7 @@ async function sees(id: string, argument: string): Promise<boolean> {
   return Number(String(stdout)) > 0;
 }
 
-test('pid POD: the containers of a pod see each other, and end each by itself', async () => {
+test('pid POD: the containers of a pod see each other, and end independently', async () => {
   const security = { linux: { security_context: { namespace_options: { pid: 'POD' as const } } } };
   const before = await daemon.traces();
   const pod = await runPod(daemon, security, 'lxc');
@@ -48,7 +48,7 @@ test('pid POD: the containers of a pod see each other, and end each by itself', 
   expect([await node.guests(), await daemon.traces()]).toEqual([[], before]);
 });
 
-test("pid CONTAINER: they do not; TARGET: one sees those of another, and no other pod's", async () => {
+test('pid CONTAINER: they do not; TARGET: one sees those of another, and of no other pod', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const target = await startContainer(daemon, pod, named('target', 'sleep 54321'));
   expect(await sees(await startContainer(daemon, pod, named('own')), '54321')).toBe(false);
@@ -68,7 +68,7 @@ test("pid CONTAINER: they do not; TARGET: one sees those of another, and no othe
   for (const { id } of [pod, other]) await removePod(daemon, id);
 });
 
-test('pid POD: what a CT has started is gone when its end is told', async () => {
+test('pid POD: processes that a CT has started are gone when its end is reported', async () => {
   const security = { linux: { security_context: { namespace_options: { pid: 'POD' as const } } } };
   const pod = await runPod(daemon, security, 'lxc');
   const witness = await startContainer(daemon, pod, named('witness', untilStopped(), security));
@@ -84,7 +84,7 @@ test('pid POD: what a CT has started is gone when its end is told', async () => 
   await removePod(daemon, pod.id);
 });
 
-test('the first process of a shared pid namespace leads nowhere, and no working folder into /proc', async () => {
+test('the first process of a shared pid namespace and a working folder in /proc give no access to the host', async () => {
   const secret = join(daemon.folder, 'secret');
   await writeFile(secret, 'of the host', { mode: 0o644 });
   const before = await daemon.traces();
@@ -133,7 +133,7 @@ test('the first process of a shared pid namespace leads nowhere, and no working 
   expect([await node.guests(), await daemon.traces()]).toEqual([[], before]);
 });
 
-test("a further process has its CT's place before the OOM killer", async () => {
+test('an exec has the oom_score_adj of its CT', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const linux = { resources: { oom_score_adj: '700' } };
   const id = await startContainer(daemon, pod, named('adjusted', untilStopped(), { linux }));

@@ -32,7 +32,7 @@ async function log(pod: { config: { log_directory?: string } }): Promise<string[
     .map((line) => line.replace(/^\S+ /, ''));
 }
 
-test('a pod from the first call to the last, with its output and its exit code', async () => {
+test('the lifecycle of a pod, with its output and its exit code', async () => {
   const before = await daemon.traces();
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await createContainer(
@@ -51,7 +51,7 @@ test('a pod from the first call to the last, with its output and its exit code',
   expect(await daemon.traces()).toEqual(before);
 });
 
-test("two containers share the pod's network, names and memory, not their processes", async () => {
+test('two containers share the network, names and memory of the pod, not their processes', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const first = await startContainer(
     daemon,
@@ -114,7 +114,7 @@ describe('exec', () => {
   });
   afterAll(() => removePod(daemon, pod.id));
 
-  test('keeps the streams apart and tells the exit code', async () => {
+  test('keeps the streams separate and returns the exit code', async () => {
     const { stdout, stderr, exit_code } = await exec(id, ['sh', '-c', 'echo out; echo err >&2; exit 3']);
     expect([stdout.toString(), stderr.toString(), exit_code]).toEqual(['out\n', 'err\n', 3]);
     expect(await exec(id, ['sh', '-c', 'kill -9 $$'])).toMatchObject({ exit_code: 137 });
@@ -129,7 +129,7 @@ describe('exec', () => {
     expect(await output(id, ['grep', 'NoNewPrivs', '/proc/self/status'])).toContain('1');
   });
 
-  test("as the container's own process has them", async () => {
+  test('with the same values as the process of the container', async () => {
     const own = async (file: string) => output(id, ['cat', `/proc/1/${file}`]);
     // liblxc 5 (of Debian 12) drops the groups of an unprivileged CT, and then the verbose status says so.
     const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
@@ -145,7 +145,7 @@ describe('exec', () => {
       expect(environment).toContain(entry);
   });
 
-  test('kills what runs when its time is up', async () => {
+  test('kills the command at its timeout', async () => {
     await expect(exec(id, ['sh', '-c', 'sleep 1077; true'], '1')).rejects.toMatchObject({
       code: 4,
       message: expect.stringContaining('ExecTimeout'),
@@ -176,7 +176,7 @@ test('a process that ends at its stop signal, and one that does not', async () =
   await removePod(daemon, pod.id);
 });
 
-test('one whose lxc-start is killed has ended, and nobody knows how', async () => {
+test('a CT whose lxc-start is killed has ended, with an unknown exit', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
   const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
@@ -189,7 +189,7 @@ test('one whose lxc-start is killed has ended, and nobody knows how', async () =
   expect(await node.remains()).toEqual([]); // its cgroups too
 });
 
-test('one that was never started can be stopped and removed', async () => {
+test('a CT that was never started can be stopped and removed', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await createContainer(daemon, pod, containerConfig('true'));
   const signalled = daemon.entries().length;
@@ -203,7 +203,7 @@ test('one that was never started can be stopped and removed', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('a command that is not there is a StartError that names it', async () => {
+test('a missing command is a StartError that names it', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await createContainer(daemon, pod, containerConfig('', { command: ['/no/such/program'] }));
   await daemon.client.runtime.StartContainer({ container_id: id }).then(
@@ -214,7 +214,7 @@ test('a command that is not there is a StartError that names it', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('the log goes on in a new file after a rotation', async () => {
+test('the log continues in a new file after a rotation', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(daemon, pod, containerConfig(`echo before; ${untilStopped()}`));
   await expectSoon(() => log(pod), ['stdout F before']);
@@ -235,7 +235,7 @@ async function expectSoon<T>(look: () => Promise<T>, wanted: T): Promise<void> {
   expect(await look()).toEqual(wanted);
 }
 
-test('volumes, read-only and not, belong to root in the CT, and files of the pod are there', async () => {
+test('root of the CT owns volumes, read-only and writable, and the files of the pod are there', async () => {
   const folder = join(daemon.folder, 'a volume');
   await mkdir(folder);
   await writeFile(join(folder, 'file'), 'from the host\n', { mode: 0o600 });
@@ -263,7 +263,7 @@ test('volumes, read-only and not, belong to root in the CT, and files of the pod
   expect(await readFile(join(folder, 'file'), 'utf8')).toBe('from the host\n');
 });
 
-test('a read-only root, masked paths, no rights', async () => {
+test('a read-only root, masked paths, no capabilities', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(
     daemon,
@@ -304,7 +304,7 @@ test('a read-only root, masked paths, no rights', async () => {
   await removePod(daemon, pod.id);
 });
 
-test("a pod on the host's network, and a privileged one, are in no user namespace", async () => {
+test('a pod on the network of the host, and a privileged one, have no user namespace', async () => {
   const pod = await runPod(
     daemon,
     { linux: { security_context: { privileged: true, namespace_options: { network: 'NODE' } } } },
@@ -324,7 +324,7 @@ test("a pod on the host's network, and a privileged one, are in no user namespac
   await removePod(daemon, pod.id);
 });
 
-test('statistics, limits and their change', async () => {
+test('statistics, limits and changes of limits', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const limits = {
     memory_limit_in_bytes: String(64 << 20),
@@ -361,7 +361,7 @@ test('statistics, limits and their change', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('one killed for its memory says so', async () => {
+test('a CT killed for its memory is reported as OOMKilled', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(
     daemon,
@@ -374,7 +374,7 @@ test('one killed for its memory says so', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('CTs run on and end while crisp is away, and it finds them as they are', async () => {
+test('CTs run and end while crisp is not running, and the next start reads their state', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const goesOn = await startContainer(daemon, pod, containerConfig(`echo one; ${untilStopped(4)}`));
   const ends = await startContainer(
@@ -404,7 +404,7 @@ test('CTs run on and end while crisp is away, and it finds them as they are', as
   expect(await node.guests()).toEqual([]);
 });
 
-test('many at once, each with an id of its own', async () => {
+test('many at once, each with its own VMID', async () => {
   const before = await daemon.traces();
   const pods = await Promise.all(
     Array.from({ length: 4 }, async () => {
@@ -431,7 +431,7 @@ test('many at once, each with an id of its own', async () => {
   expect(await daemon.traces()).toEqual(before);
 });
 
-test('a pod is found again from its CTs when the state folder is lost', async () => {
+test('a pod is restored from its CTs if the state folder is lost', async () => {
   const before = await daemon.traces();
   const pod = await runPod(daemon, { labels: { app: 'web' } }, 'lxc');
   const script = `echo one; ${untilStopped(5)}`;
@@ -488,7 +488,7 @@ test('a pod is found again from its CTs when the state folder is lost', async ()
   expect(await daemon.traces()).toEqual(before);
 });
 
-test('a CT of ours that no record knows goes at the next start; a foreign one stays', async () => {
+test('a CT of ours without a record is removed at the next start; a foreign one is kept', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const lost = await startContainer(daemon, pod, containerConfig(untilStopped()));
   const [own = ''] = await node.guests();
@@ -509,7 +509,7 @@ test('a CT of ours that no record knows goes at the next start; a foreign one st
   await removePod(daemon, pod.id);
 });
 
-test('what somebody wrote into the notes of a CT is not followed, and the CT stays', async () => {
+test('foreign text in the notes of a CT is ignored, and the CT is kept', async () => {
   const before = await daemon.traces();
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
@@ -573,7 +573,7 @@ test('what somebody wrote into the notes of a CT is not followed, and the CT sta
   expect(await daemon.traces()).toEqual(before);
 });
 
-test('no variable of a CT stands in the arguments of a process', async () => {
+test('no variable of a CT is in the arguments of a process', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const secret = ['five', 'blind', 'mice'].join('-');
   const id = await startContainer(

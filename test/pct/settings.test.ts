@@ -14,7 +14,7 @@ beforeEach(async () => {
 });
 afterEach(() => node.stop());
 
-test('pvesh has the time that a call of pct has', async () => {
+test('pvesh has the same timeout as pct', async () => {
   await writeFile(join(node.folder, 'pvesh-ms'), '3000');
   const hasty = await node.daemon({ pct_timeout_seconds: 1 });
   await expect(runPod(hasty, {}, 'lxc')).rejects.toThrow(/ToolTimeout.*version of Proxmox/s);
@@ -22,7 +22,7 @@ test('pvesh has the time that a call of pct has', async () => {
   await removePod(patient, (await runPod(patient, {}, 'lxc')).id);
 });
 
-test('a pool that is not there is named, with the command that makes it', async () => {
+test('a missing pool is named, with the command that creates it', async () => {
   const daemon = await node.daemon({ pool: 'pods' });
   await expect(runPod(daemon, {}, 'lxc')).rejects.toThrow(
     /InvalidConfigFile.*pool 'pods' does not exist.*hint: .*pvesh create \/pools --poolid/s,

@@ -48,7 +48,7 @@ test('exec -i: a script by the name of its standard input', async () => {
   expect(await outcome(child)).toEqual(['got word\n', 'err\n']);
 });
 
-test('exec -it: a terminal of the size that the client has', async () => {
+test('exec -it: a terminal with the size of the client', async () => {
   const child = run([
     'script',
     '-qec',

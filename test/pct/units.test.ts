@@ -52,7 +52,7 @@ const refused = {
   ) as unknown,
 };
 
-testFake('neither the probe nor the life of a pod leaves a red task', async () => {
+testFake('neither the probe nor the lifecycle of a pod leaves a failed task', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(daemon, pod, containerConfig('sleep 1; exit 3'));
   expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 3 });
@@ -63,7 +63,7 @@ testFake('neither the probe nor the life of a pod leaves a red task', async () =
   );
 });
 
-testFake('the socket answers while CTs are being probed, and pods of them wait for that', async () => {
+testFake('the socket answers while CTs are being probed, and their pods wait for the probe', async () => {
   const calls = async (): Promise<number> =>
     (await readFile(join(node.folder, 'calls'), 'utf8')).split('\n').length;
   const ready = async (): Promise<boolean | undefined> =>
@@ -87,7 +87,7 @@ testFake('the socket answers while CTs are being probed, and pods of them wait f
   expect(await calls()).toBe(made); // what was found is kept
 });
 
-testFake('the task log of a start that is refused says why', async () => {
+testFake('the task log of a refused start has the reason', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const vmid = await vmidOf(await createContainer(daemon, pod, containerConfig(untilStopped())));
   expect(await pct('start', vmid)).toMatchObject(refused);
@@ -120,7 +120,7 @@ test('a CT that has ended by itself leaves no unit, and cannot be started again'
   expect([await node.guests(), await node.remains()]).toEqual([[], []]);
 });
 
-test('the GUI can stop a CT, but neither reboot it nor start one that crisp has not started yet', async () => {
+test('the GUI can stop a CT, but neither reboot it nor start one that crisp has not started', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await createContainer(daemon, pod, containerConfig(untilStopped()));
   const vmid = await vmidOf(id);

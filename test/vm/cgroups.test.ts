@@ -45,14 +45,14 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
     if (name !== 'systemd') await driver(name); // auto finds systemd by itself
   });
 
-  test('is what the kubelet is told', async () => {
+  test('is reported to the kubelet', async () => {
     expect(await vm.must('crictl runtime-config')).toMatch(
       new RegExp(`^cgroup driver: +${name.toUpperCase()}$`),
     );
   });
 
   describe.each(['crun', 'runc'])('%s', (handler) => {
-    test('limits are in the files of v2, below the pod that the kubelet named', async () => {
+    test('limits are in the v2 files, below the cgroup that the kubelet named', async () => {
       const parent = name === 'systemd' ? kubeletSlice(uid) : `/kubepods/burstable/pod${uid}`;
       if (name === 'cgroupfs')
         await vm.must(
@@ -101,7 +101,7 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
       });
     });
 
-    test('an OOM kill is told apart from other ends', async () => {
+    test('an OOM kill is distinguished from other exits', async () => {
       const pod = await runPod(vm, {}, handler);
       const hungry = await startContainer(vm, pod, 'exec tail /dev/zero', {
         linux: { resources: { memory_limit_in_bytes: 32 * mebi, memory_swap_limit_in_bytes: 32 * mebi } },
@@ -162,7 +162,7 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
     });
   });
 
-  test('a pod without a cgroup of the kubelet has one of its own, and leaves none', async () => {
+  test('a pod without a cgroup of the kubelet has its own, and removes it', async () => {
     const pod: Pod = await runPod(vm);
     const own =
       name === 'systemd'
@@ -179,7 +179,7 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
     ).toBe('0');
   });
 
-  test('such a pod is resized with its cgroup, and an OOM kill for its limit is one of the container', async () => {
+  test('such a pod is resized with its cgroup, and an OOM kill at its limit is one of the container', async () => {
     const pod = await runPod(vm);
     const client = await vm.connect();
     await client.runtime.UpdatePodSandboxResources({
@@ -202,7 +202,7 @@ describe.each(['systemd', 'cgroupfs'] as const)('%s driver', (name) => {
     expect(await vm.must('ls /run/systemd/system.control 2>/dev/null || true')).toBe('');
   });
 
-  test('nothing limits the processes of a container that asks for no limit', async () => {
+  test('a container without a process limit is not limited', async () => {
     const id = await startContainer(vm, await runPod(vm), 'sleep 1000');
     const group = await cgroupOf(vm, id);
     for (let at = group; at !== '/sys/fs/cgroup'; at = at.replace(/\/[^/]+$/, ''))

@@ -85,7 +85,7 @@ describe('a CT', () => {
     group = await groupOf(id);
   });
 
-  test('has its limits, exactly', async () => {
+  test('has its exact limits', async () => {
     expect(
       await readFiles(vm, group, [
         'memory.max',
@@ -107,14 +107,14 @@ describe('a CT', () => {
     });
   });
 
-  test('is under the AppArmor profile that liblxc makes for it', async () => {
+  test('is under the AppArmor profile that liblxc generates for it', async () => {
     const { pid } = await containerStatus(vm, id);
     expect(await vm.must(`cat /proc/${pid}/attr/apparmor/current`)).toMatch(
       /^lxc-9\d{5}_<\/var\/lib\/lxc>.* \(enforce\)$/,
     );
   });
 
-  test('logs, and takes commands', async () => {
+  test('logs, and runs commands', async () => {
     await vm.until(`crictl logs ${id} | grep -q 'tick 1'`);
     expect(await vm.must(`crictl exec ${id} cat /proc/self/cgroup`)).toMatch(/^0::\/(\.lxc)?$/); // in the CT's cgroup namespace, where lxc-attach makes a group of its own
     expect((await vm.run(`crictl exec ${id} sh -c 'exit 3'`)).stderr).toContain('exit code 3');
@@ -170,7 +170,7 @@ describe('a CT', () => {
     });
   });
 
-  test('runs on through kill -9 of crisp', async () => {
+  test('continues through kill -9 of crisp', async () => {
     const { pid } = await containerStatus(vm, id);
     const lines = async (): Promise<number> => Number(await vm.must(`crictl logs ${id} | wc -l`));
     const first = await lines();
@@ -182,7 +182,7 @@ describe('a CT', () => {
     expect(await lines()).toBeGreaterThan(first);
   });
 
-  test('ends at its signal, and leaves nothing', async () => {
+  test('ends at its signal, and leaves nothing behind', async () => {
     await vm.must(`crictl stop --timeout 60 ${id}`);
     expect(await waitForExit(vm, id)).toMatchObject({ exitCode: 7, reason: 'Error' });
     await removePods(vm);
@@ -190,7 +190,7 @@ describe('a CT', () => {
   });
 });
 
-test('the ends of CTs that fail are told apart, and leave nothing', async () => {
+test('the failures of CTs are distinguished, and leave nothing behind', async () => {
   const before = await traces();
   const pod = await runPod(vm, {}, 'lxc');
   const absent = startContainer(vm, pod, '', { command: ['/no/such/program'] }).then(

@@ -66,7 +66,7 @@ async function runsOn(): Promise<void> {
   await vm.until(`[ "$(wc -l <${await logPath()})" -gt ${before} ]`);
 }
 
-test('an upgrade restarts the daemon, and the container runs on', async () => {
+test('an upgrade restarts the daemon, and the container continues', async () => {
   const before = await mainPid();
   await vm.must(`dpkg -i /opt/files/crisp_${version}_amd64.deb`);
   expect(await packageVersion()).toBe(version);
@@ -75,7 +75,7 @@ test('an upgrade restarts the daemon, and the container runs on', async () => {
   await runsOn();
 });
 
-test('a removal stops the daemon alone, and the next installation finds the container', async () => {
+test('a removal stops only the daemon, and the next installation finds the container', async () => {
   await vm.must('dpkg -r crisp');
   expect((await vm.run('systemctl is-active crisp')).stdout.trim()).not.toBe('active');
   await vm.must(`kill -0 ${pid}`);
@@ -86,7 +86,7 @@ test('a removal stops the daemon alone, and the next installation finds the cont
   await removePods(vm);
 });
 
-test('a purge leaves nothing', async () => {
+test('a purge leaves nothing behind', async () => {
   await vm.must('dpkg -P crisp');
   expect(
     await vm.must('ls -d /run/crisp /var/lib/crisp /var/cache/crisp /usr/lib/crisp 2>/dev/null || true'),

@@ -43,7 +43,7 @@ test.each(['crun', 'runc'])(
   },
 );
 
-test('crisp-default lets containers work, and guards the host even from one with all capabilities', async () => {
+test('crisp-default lets containers work, and protects the host even from one with all capabilities', async () => {
   const pod = await runPod(vm);
   // As root, with other masked and read-only paths than those that the profile guards.
   const id = await startContainer(vm, pod, 'trap "exit 5" TERM; sleep 1000 & wait', {
@@ -87,7 +87,7 @@ test('crisp-default lets containers work, and guards the host even from one with
   expect(await waitForExit(vm, id)).toMatchObject({ exitCode: 5 }); // the signal from outside came through
 });
 
-test('without the profile whoever asks for RuntimeDefault is refused, and who says nothing runs without one', async () => {
+test('without the profile explicit requests for RuntimeDefault are refused, and other containers run unconfined', async () => {
   await vm.must('apparmor_parser --remove /etc/apparmor.d/crisp-default');
   const pod = await runPod(vm);
   await expect(
@@ -100,7 +100,7 @@ test('without the profile whoever asks for RuntimeDefault is refused, and who sa
   await vm.must('apparmor_parser --add /etc/apparmor.d/crisp-default');
 });
 
-test('user namespaces are offered where the probe has proved them, and work as far as they are asked for', async () => {
+test('user namespaces are offered if the probe has verified them, and work as requested', async () => {
   const { runtimeHandlers } = JSON.parse(await vm.must('crictl info')) as {
     runtimeHandlers: { name?: string; features: { user_namespaces?: boolean } }[];
   };

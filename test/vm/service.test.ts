@@ -54,7 +54,7 @@ function untilWatchdogEnds(stall: string, start = ''): string {
     systemctl restart crisp`;
 }
 
-test('starts by systemd notify, and again with the machine', async () => {
+test('starts by systemd notify, and again at boot', async () => {
   expect(await show('Type')).toBe('notify');
   expect(await show('ActiveState')).toBe('active');
   expect(await show('UnitFileState')).toBe('enabled');
@@ -66,7 +66,7 @@ test('starts by systemd notify, and again with the machine', async () => {
   expect(log.indexOf('Started crisp.service')).toBeGreaterThan(log.indexOf('"msg":"crisp is ready"'));
 });
 
-test('systemctl status reads well', async () => {
+test('systemctl status is readable', async () => {
   const status = await vm.must('systemctl status --no-pager --lines=0 crisp');
   expect(status).toContain('crisp.service - crisp container runtime');
   expect(status).toContain('Active: active (running)');
@@ -75,7 +75,7 @@ test('systemctl status reads well', async () => {
   expect(await vm.must('man --where crisp')).toContain('crisp.1');
 });
 
-test('crisp status and crisp check find a machine that is well', async () => {
+test('crisp status and crisp check report a healthy machine', async () => {
   const status = await vm.must('crisp status');
   expect(status).toMatch(/^RuntimeReady: yes$/m);
   expect(status).toMatch(/^NetworkReady: yes$/m);
@@ -87,7 +87,7 @@ test('crisp status and crisp check find a machine that is well', async () => {
   expect(check).toMatch(/^0 failures, \d+ warnings?$/m);
 });
 
-test('a machine without pods has nothing of them, and again when they are removed', async () => {
+test('a machine without pods has no leftovers, also after pods are removed', async () => {
   const before = await traces();
   const pod = await runPod(vm);
   await startContainer(vm, pod, 'sleep 1000');
@@ -96,7 +96,7 @@ test('a machine without pods has nothing of them, and again when they are remove
   expect(await traces()).toBe(before);
 });
 
-test('crisp run needs no daemon, and leaves nothing', async () => {
+test('crisp run needs no daemon, and leaves nothing behind', async () => {
   const before = await traces();
   const { stdout, exitCode } = await vm.run(
     'crisp run --rm --memory 64m localhost/busybox sh -c "echo hello; exit 4"',
@@ -146,13 +146,13 @@ describe('containers run on', () => {
     expect(await vm.must('systemctl is-active crisp')).toBe('active');
   });
 
-  test('and end as they should', async () => {
+  test('and end correctly', async () => {
     await vm.must(`crictl stop --timeout 30 ${container}`);
     expect(await waitForExit(vm, container)).toMatchObject({ exitCode: 7 });
   });
 });
 
-test('a checkpoint holds what criu has dumped, and the container runs on; a runtime without criu refuses', async () => {
+test('a checkpoint contains the dump of criu, and the container continues; a runtime without criu refuses', async () => {
   const script = 'echo written >/file; i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done';
   const container = await startContainer(vm, await runPod(vm, {}, 'runc'), script);
   await vm.until(`crictl logs ${container} | grep -q tick`);
@@ -186,7 +186,7 @@ test('a checkpoint holds what criu has dumped, and the container runs on; a runt
   await removePods(vm);
 });
 
-test('systemctl reload takes over what can change', async () => {
+test('systemctl reload applies reloadable settings', async () => {
   await vm.must(
     'mkdir -p /etc/crisp/config.d; echo "log_level: debug" >/etc/crisp/config.d/log.yaml; systemctl reload crisp',
   );

@@ -46,7 +46,7 @@ test.each<[Partial<MonitorPlan>, string[]]>([
   [{ stdin: true }, ['--stdin', '--leave-stdin-open']],
   [{ stdin: true, stdinOnce: true }, ['--stdin']],
   [{ stdinOnce: true }, []],
-])('with %j it gets %j', (more, options) => {
+])('receives %j for %j', (more, options) => {
   expect(monitorArgv(plan(more)).slice(monitorArgv(plan()).length)).toEqual(options);
 });
 
@@ -73,7 +73,7 @@ describe('the answer', () => {
     return monitor(plan({ conmon }), explain);
   };
 
-  test('is the pid of the first process; conmon works in the bundle', async () => {
+  test('is the pid of the first process; conmon runs in the bundle folder', async () => {
     expect(await answered(`echo '{"pid": 77}' >&$_OCI_SYNCPIPE`)).toBe(77);
     expect(readFileSync(join(folder, 'cwd'), 'utf8')).toBe(`${folder}\n`);
   });
@@ -104,14 +104,14 @@ describe('the control FIFO', () => {
     return { line, end: () => reader.kill('SIGKILL') };
   }
 
-  test('takes the size of a terminal as height and width', async () => {
+  test('takes the terminal size as height and width', async () => {
     const { line, end } = await listening();
     await resize(folder, { width: 80, height: 24 });
     expect(await line).toBe('1 24 80');
     end();
   });
 
-  test('of a container that has ended has no reader: there is nothing to resize, and no log to reopen', async () => {
+  test('has no reader after the container has ended: no resize and no log reopen', async () => {
     await resize(folder, { width: 80, height: 24 });
     writeFileSync(join(folder, 'logfile'), '');
     const log = join(folder, 'new.log');
@@ -123,7 +123,7 @@ describe('the control FIFO', () => {
     await resize(folder, { width: 80, height: 24 });
   });
 
-  test('has the log reopened: a new file, behind a link that conmon renames', async () => {
+  test('reopens the log: conmon renames a new file over the link', async () => {
     writeFileSync(join(folder, 'logfile'), '');
     const log = join(folder, 'new.log');
     writeFileSync(log, 'rotated away by then');

@@ -49,7 +49,7 @@ const run = async (script: string, terminal: boolean, more: Partial<ExecPlan> = 
   return { exitCode, said: await said };
 };
 
-test('the files of an exec, which hold the environment, are for root alone, and go with it', async () => {
+test('the files of an exec, which hold the environment, are accessible to root alone and are removed with it', async () => {
   const { exitCode, said } = await run('stat -c %a "$process"; cat "$process"; exit 7', false);
   const [mode, ...content] = said.split('\n');
   expect([exitCode, mode]).toEqual([7, '600']);
@@ -62,7 +62,7 @@ test('the files of an exec, which hold the environment, are for root alone, and 
   expect(readdirSync(join(folder, 'bundle'))).toEqual([]);
 });
 
-test('so are those of an exec with a terminal, and the folder around them', async () => {
+test('the files of an exec with a terminal and their folder are accessible to root alone as well', async () => {
   const look = 'stat -c %a "$process" "${process%/*}" "${process%/*/*}" >"$words"; cat "$process" >>"$words"';
   const failed = (await run(`${look}; exit 1`, true).catch((error: unknown) => error)) as CrispError;
   const [file, its, all, ...content] = failed.message.replace('exec: ', '').split('\n');
@@ -71,7 +71,7 @@ test('so are those of an exec with a terminal, and the folder around them', asyn
   expect(readdirSync(join(folder, 'bundle', 'execs'))).toEqual([]);
 });
 
-test('an exec gets more environment, and a terminal that is named stays', async () => {
+test('an exec gets additional environment variables, and keeps a TERM that is set', async () => {
   const { said } = await run('cat "$process"', false, { env: ['A=b'] });
   expect((JSON.parse(said) as Process).env).toEqual(['SECRET=word', 'A=b']);
   const failed = (await run('cat "$process" >"$words"; exit 1', true, { env: ['TERM=vt100'] }).catch(
@@ -90,15 +90,15 @@ test.each([
   expect((await run(`echo '${words}' >"$words"; exit 1`, false)).exitCode).toBe(code);
 });
 
-test('a command that succeeds has done so, whatever the runtime says', async () => {
+test('a command that exits with 0 succeeds, whatever the runtime prints', async () => {
   expect((await run('echo "exec sh: permission denied" >"$words"', false)).exitCode).toBe(0);
 });
 
-test('a command that does not end in time is killed', async () => {
+test('a command that exceeds its timeout is killed', async () => {
   await expect(run('exec sleep 60', false, { timeoutMs: 50 })).rejects.toMatchObject({ id: 'ExecTimeout' });
 });
 
-test('a runtime that is killed says so', async () => {
+test('a runtime that is killed is reported as killed', async () => {
   await expect(run('kill -9 $$', false)).rejects.toMatchObject({
     id: 'RuntimeFailed',
     message: expect.stringContaining('SIGKILL'),

@@ -19,7 +19,7 @@ function runtime(script: string, systemdCgroup = false): Runtime {
   return new Runtime({ name: 'fake', path: binary, args: ['--own'], root: '/state', systemdCgroup });
 }
 
-test('its arguments are its own, the root, the verb and the rest, in this order', async () => {
+test('its arguments are the global options, the root, the verb and the rest, in this order', async () => {
   const plain = runtime('');
   expect(await plain.argv('start', 'a', 'b')).toEqual([binary, '--own', '--root=/state', 'start', 'a', 'b']);
   expect(await plain.argvLogging('/log', 'exec', 'a')).toEqual([
@@ -35,7 +35,7 @@ test('its arguments are its own, the root, the verb and the rest, in this order'
   expect(await systemd.argv('kill')).toEqual([binary, '--own', '--root=/state', '--systemd-cgroup', 'kill']);
 });
 
-test('a verb gives its output, or its words as an error', async () => {
+test('a verb returns its output, or its messages as an error', async () => {
   expect((await runtime('echo "$@"').call('state', ['id'])).stdout).toBe('--own --root=/state state id\n');
   const failing = runtime('echo "Error: no space left on device" >&2; exit 1');
   await expect(failing.call('create', [])).rejects.toMatchObject({
@@ -51,14 +51,14 @@ test('a verb gives its output, or its words as an error', async () => {
   });
 });
 
-test('a binary that has gone is looked for again', async () => {
+test('a binary that has disappeared is looked up again', async () => {
   const its = runtime('');
   expect(await its.path()).toBe(binary);
   rmSync(binary);
   await expect(its.path()).rejects.toMatchObject({ id: 'ToolMissing' });
 });
 
-test('it is crun by the first word of its version, asked once for each binary', async () => {
+test('crun is recognized by the first word of its version, read once for each binary', async () => {
   const asked = join(folder, 'asked');
   const its = runtime(`echo x >>${asked}; printf 'crun version 1\\ncommit: 2\\n'`);
   expect([await its.isCrun(), await its.isCrun()]).toEqual([true, true]);
@@ -69,7 +69,7 @@ test('it is crun by the first word of its version, asked once for each binary', 
   expect(stdout.trim()).toBe('2'); // isCrun() once, version() once
 });
 
-test('its containers and their state are read from JSON; none is none', async () => {
+test('the containers and their state are read from JSON; null is an empty list', async () => {
   const listing = runtime(`echo '[{"id":"a","bundle":"/b"}]'`);
   expect(await listing.list()).toEqual([{ id: 'a', bundle: '/b' }]);
   for (const nothing of ['null', '', '[]']) expect(await runtime(`echo '${nothing}'`).list()).toEqual([]);
@@ -102,7 +102,7 @@ test.each([
   if (words === 'something else') expect(error.hint).toBe('');
 });
 
-test('of a line of its log the message is told, and the whole text is kept', () => {
+test('the message of a log line is extracted, and the whole text is kept', () => {
   const its = runtime('');
   const line = 'time="x" level=error msg="it said \\"no\\""';
   expect(its.explain('start', line)).toMatchObject({

@@ -16,14 +16,14 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const namesIn = (archive: string): string[] =>
   execFileSync('tar', ['--list', '--file', archive], { encoding: 'utf8' }).trim().split('\n').filter(Boolean);
 
-test('an empty one, of which tar takes nothing', async () => {
+test('an empty archive, from which tar extracts nothing', async () => {
   const archives = new Archives(join(folder, 'archives'));
   const [first, second] = await Promise.all([archives.empty(), archives.empty()]);
   expect(second).toBe(first);
   expect(namesIn(first)).toEqual([]);
 });
 
-test('one for each image, with the places of what is mounted in every CT', async () => {
+test('one for each image, with the mount points that every CT has', async () => {
   const archives = new Archives(join(folder, 'archives'));
   mkdirSync(join(folder, 'archives/abc.tar.making-4194305')); // left by a crash: the pid is above the maximum of pid_max
   mkdirSync(join(folder, `archives/abc.tar.making-${process.ppid}`)); // in use by another process

@@ -71,7 +71,7 @@ function seed(
   writeFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), `${marked}tags: ${tags}\nhostname: x\n`);
 }
 
-test('what a probe found holds for one version of pct, of pve-container and of liblxc, and for these storages', async () => {
+test('a probe result is valid for one version of pct, pve-container and liblxc and for the configured storages', async () => {
   const before = await backend.fingerprint();
   expect(before).toMatch(/\/tool \d.*\/liblxc\.so\.1 .*\/PVE\/LXC\.pm .*\/storage\.cfg/);
   writeFileSync(join(folder, 'pve/storage.cfg'), 'dir: local\n');
@@ -115,7 +115,7 @@ group.each<[string, number, Parameters<typeof seed>[1]]>([
     expect(readFileSync(join(folder, 'pve/lxc', `${vmid}.conf`), 'utf8')).toBe(before);
   });
 
-  test('is nothing that a survey waits for', async () => {
+  test('is not a condition that a survey waits for', async () => {
     expect(await backend.survey(ref(vmid))).toEqual({ status: 'missing' });
     expect(called()).toEqual([]);
   });
@@ -142,7 +142,7 @@ group('while pmxcfs is not mounted', () => {
   });
 });
 
-test('our own is listed, destroyed, and no other', async () => {
+test('our own CT is listed and destroyed, a foreign one is not', async () => {
   seed(900_004);
   expect((await backend.list()).map(({ id }) => id).sort()).toEqual([mine, other]);
   await backend.delete({ id: mine, folder: join(folder, 'bundle'), logPath: '', state: undefined }); // as after a crash in create: found by its mark
@@ -150,13 +150,13 @@ test('our own is listed, destroyed, and no other', async () => {
   expect(readdirSync(join(folder, 'pve/lxc'))).toHaveLength(5);
 });
 
-test('a CT that is gone is no error to kill and delete', async () => {
+test('kill and delete succeed if the CT is gone', async () => {
   await backend.kill(ref(900_099), 15);
   await backend.delete(ref(900_099));
   await expect(backend.start(ref(900_099))).rejects.toMatchObject({ id: 'GuestMissing', core: 'NotFound' });
 });
 
-test('what a destroyed CT has left goes, unless a guest of the cluster has its id now', async () => {
+test('the leftovers of a destroyed CT are removed, unless another guest of the cluster has its VMID now', async () => {
   const dropIn = (vmid: number): string => join(folder, `units/pve-container@${vmid}.service.d/crisp.conf`);
   const remains = (vmid: number): string => join(folder, 'lxc', String(vmid));
   mkdirSync(join(folder, 'pve/nodes/other/qemu-server'), { recursive: true });
@@ -173,7 +173,7 @@ test('what a destroyed CT has left goes, unless a guest of the cluster has its i
   }
 });
 
-test('an id that somebody else takes first costs another try, and what was made under the next one is ours', async () => {
+test('a VMID that another program takes first costs a retry, and the CT made under the next one is ours', async () => {
   rmSync(join(folder, 'called'), { force: true });
   const tool = join(folder, 'tool');
   writeFileSync(
@@ -232,7 +232,7 @@ echo "arch: amd64" > ${folder}/pve/lxc/$2.conf
   );
 });
 
-test('the reason of a failed start is found in the log of liblxc 5, or in the pieces that liblxc 6 writes to stderr', () => {
+test('the reason of a failed start is read from the log of liblxc 5, or from the fragments that liblxc 6 writes to stderr', () => {
   expect(
     lxcWords(
       'lxc-start 900001 20261125133939.187 ERROR    start - ../src/lxc/start.c:start:2197 - No such file or directory - Failed to exec "/none"\n',

@@ -71,7 +71,7 @@ function args(
   ]);
 }
 
-test('a CT that the GUI shows for what it is', () => {
+test('the GUI shows a CT as a container of crisp', () => {
   expect(args(plan(), 'kubernetes')).toMatchObject({
     template: '/empty.tar.gz',
     '--rootfs': '/rootfs',
@@ -100,7 +100,7 @@ test('a CT that the GUI shows for what it is', () => {
 
 describe('what a pod may choose', () => {
   const bridge = { index: 0, name: 'vmbr1', vlan: 0, rate: 0, firewall: false, address: 'dhcp', gateway: '' };
-  test("a net0 of its own, with an address that stays the pod's", () => {
+  test('a net0 of its own, with a hardware address that stays the same for the pod', () => {
     expect(args(plan(), '', { bridges: [bridge] })['--net0']).toBe(
       'name=eth0,bridge=vmbr1,hwaddr=02:0F:87:21:B0:AE,ip=dhcp,type=veth,host-managed=1',
     );
@@ -120,7 +120,7 @@ describe('what a pod may choose', () => {
     ).toMatch(/,ip=10\.0\.0\.5\/24,type=veth,gw=10\.0\.0\.1,tag=7,rate=1\.5,firewall=1,host-managed=1$/);
     expect(args(plan())).not.toHaveProperty('--net0');
   });
-  test('a volume of its own, and a template on one', () => {
+  test('a volume of its own, with a template on it', () => {
     const volume = { storage: 'tank', sizeGib: 0.5 };
     expect(args(plan(), '', { volume })).toMatchObject({
       '--rootfs': 'tank:0.5',
@@ -168,7 +168,7 @@ test.each([
 
 describe('beyond the first network', () => {
   const bridge = { vlan: 0, rate: 0, firewall: false, address: 'dhcp', gateway: '' };
-  test('each card has its place and a hardware address that stays', () => {
+  test('each network card has its index and a stable hardware address', () => {
     const made = args(plan(), '', {
       bridges: [
         { ...bridge, index: 0, name: 'vmbr0' },
@@ -182,7 +182,7 @@ describe('beyond the first network', () => {
     expect(made['--net2']).not.toContain('02:0F:87:21:B0:AE');
     expect(made).not.toHaveProperty('--net1');
   });
-  test('a mount point takes the place of what this container mounts there, and of nothing else', () => {
+  test('a mount point replaces only what this container mounts at the same path', () => {
     const points = [
       { index: 0, path: '/data', storage: 'tank', sizeGib: 8, backup: false },
       { index: 3, path: '/keep', storage: 'tank', sizeGib: 0.5, backup: true },
@@ -225,7 +225,7 @@ describe('limits', () => {
         made.spec.linux.resources = resources;
       }),
     );
-  test('none: all of the node, no swap', () =>
+  test('no limit: all memory of the node, and no swap', () =>
     expect(of({})).toMatchObject({
       '--memory': '4096',
       '--swap': '0',
@@ -233,7 +233,7 @@ describe('limits', () => {
       '--cores': '8',
       '--cpuunits': '100',
     }));
-  test('more than the node has is what the node has', () =>
+  test('a limit above the memory of the node is the memory of the node', () =>
     expect(
       of({ memory: { limit: 2 ** 40, swap: 2 ** 41 }, cpu: { quota: 6_400_000, period: 100_000 } }),
     ).toMatchObject({ '--memory': '4096', '--cpulimit': '64', '--cores': '8' }));
@@ -244,18 +244,18 @@ describe('limits', () => {
         cpu: { quota: 150_000, period: 100_000, shares: 2048 },
       }),
     ).toMatchObject({ '--memory': '101', '--swap': '50', '--cpulimit': '1.5', '--cores': '2' }));
-  test('pct takes no less than 16 MiB', () =>
+  test('at least 16 MiB, the minimum of pct', () =>
     expect(of({ memory: { limit: 4096 } })).toMatchObject({ '--memory': '16', '--swap': '0' }));
-  test('CPUs by name need no number of them', () =>
+  test('with a CPU set, no number of CPUs is set', () =>
     expect(of({ cpu: { quota: 100_000, cpus: '1' } })).not.toHaveProperty('--cores'));
-  test('the CPUs that a CT is bound to are named in its own configuration, where pvestatd looks', () => {
+  test('the CPU set of a CT is written to its configuration, where pvestatd reads it', () => {
     expect(pinLines({ cpu: { cpus: '0-1,3' } }, node)).toEqual(['lxc.cgroup2.cpuset.cpus: 0-1,3']);
     expect(pinLines({ cpu: { quota: 1 } }, node)).toEqual([]);
     expect(pinLines(undefined, node)).toEqual([]);
     expect(pinLines({ cpu: { cpus: '0\nlxc.hook.start: /x' } }, node)).toEqual([]);
     expect(pinLines({ cpu: { cpus: '0' } }, { cgroup: 'v1' })).toEqual([]);
   });
-  test('an update names what it changes', () => {
+  test('an update contains only the changed values', () => {
     expect(updateArgs({ memory: { limit: 32 * 2 ** 20 } }, node)).toEqual(['--memory', '32']);
     expect(updateArgs({ cpu: { quota: -1 } }, node)).toEqual(['--cpulimit', '0', '--cores', '8']);
     expect(updateArgs({ cpu: { quota: -1, cpus: '1' } }, node)).toEqual(['--cpulimit', '0']);
@@ -263,7 +263,7 @@ describe('limits', () => {
   });
 });
 
-test('a container of no pod says so, and is called as itself', () => {
+test('a standalone container is marked as such, and has its own name', () => {
   const made = args(
     plan((one) => {
       one.sandbox = { ...one.sandbox, id: one.id, name: one.name, namespace: '' };

@@ -40,13 +40,13 @@ function seed(
   writeFileSync(join(pveFolder, path), `${prefix}${marked}tags: ${tags}\nhostname: x\n${suffix}`);
 }
 
-test('our own CT passes, for its own container', async () => {
+test('our own CT is accepted for its own container', async () => {
   seed('lxc/1000.conf');
   expect(await guard.owned(1000, mine)).toMatchObject({ tags: ['crisp', 'default'] });
   expect([...(await guard.all()).keys()]).toEqual([1000]);
 });
 
-test('the first and the last id of the range are in it, their neighbours are not', async () => {
+test('the first and the last VMID of the range belong to it, their neighbours do not', async () => {
   for (const vmid of [999, 1000, 1999, 2000]) seed(`lxc/${vmid}.conf`);
   writeFileSync(join(pveFolder, 'lxc/999.conf'), 'lock: create\n');
   expect([...(await guard.all()).keys()].sort()).toEqual([1000, 1999]);
@@ -68,7 +68,7 @@ test('a CT that is not on this node is gone, not foreign', async () => {
   expect((await guard.all()).size).toBe(0);
 });
 
-test('while pmxcfs is not mounted, no CT is gone', async () => {
+test('a CT is not reported as gone while pmxcfs is not mounted', async () => {
   const unmounted = expect.objectContaining({
     id: 'NoQuorum',
     core: 'Locked',
@@ -101,11 +101,11 @@ test.each<[string, number, Parameters<typeof seed>[1], string]>([
   await expect(guard.owned(vmid, container)).rejects.toMatchObject({ id: 'ForeignGuest' });
 });
 
-test.each([NaN, -1000, 1000.5, Infinity, 1e21])('a VMID that is none (%p) is refused', async (vmid) => {
+test.each([NaN, -1000, 1000.5, Infinity, 1e21])('an invalid VMID (%p) is refused', async (vmid) => {
   await expect(guard.owned(vmid, mine)).rejects.toMatchObject({ id: 'ForeignGuest' });
 });
 
-test('property: of many seeded guests, only those with all four agree pass', async () => {
+test('property: of many random guests, only those with all four marks are accepted', async () => {
   let state = 20_261_123;
   const pick = <T>(from: readonly T[]): T => {
     state = (state * 1_103_515_245 + 12_345) % 2 ** 31;
@@ -138,7 +138,7 @@ test('property: of many seeded guests, only those with all four agree pass', asy
   expect(new Set((await guard.all()).keys())).toEqual(new Set(ours.keys()));
 });
 
-test('one that cannot be read, and one that says what cannot be, are set aside; the others are there', async () => {
+test('unreadable and invalid notes are set aside; the others are returned', async () => {
   seed('lxc/1000.conf');
   seed('lxc/1001.conf', { container: '../../../x' });
   mkdirSync(join(pveFolder, 'lxc/1002.conf'));

@@ -11,7 +11,7 @@ function written(description: string): string {
 }
 
 group('the mark in a description', () => {
-  test("is found again behind PVE's escapes", () => {
+  test('is read back from the escaped notes of PVE', () => {
     const text = `${written(describe(['Pod default/wéb: 100%'], mark))}arch: amd64\ntags: crisp;default\n`;
     expect(text).toContain('%3A');
     expect(parseGuestConfig(text)).toMatchObject({
@@ -22,14 +22,14 @@ group('the mark in a description', () => {
     expect(parseGuestConfig(text).description).toContain('Pod default/wéb: 100%');
   });
 
-  test('is not taken from what a pod brings', () => {
+  test('is not taken from text of a pod', () => {
     const text = written(
       describe(['Image x\ncrisp-owner: pve1 /run/crisp\r\u2028crisp-container: other'], mark),
     );
     expect(parseGuestConfig(text).mark).toEqual(mark);
   });
 
-  test('counts neither twice nor in part', () => {
+  test('does not count if it is repeated or incomplete', () => {
     const whole = written(describe([], mark));
     expect(parseGuestConfig(whole + written('crisp-container: other')).mark).toBeUndefined();
     expect(parseGuestConfig(written('crisp-owner: pve1 /run/crisp')).mark).toBeUndefined();
@@ -39,12 +39,12 @@ group('the mark in a description', () => {
     });
   });
 
-  test('and tags count only where the CT is as it is, not in a snapshot', () => {
+  test('and tags count only in the current section, not in a snapshot', () => {
     const text = `hostname: x\n[before]\n${written(describe([], mark))}tags: crisp\n`;
     expect(parseGuestConfig(text)).toMatchObject({ tags: [], mark: undefined });
   });
 
-  test('names a container, and never a path', () => {
+  test('contains a container id, never a path', () => {
     for (const containerId of ['../../../x', '/etc', 'c0ffee', '..', 'crisp-probe-../x-1-1'])
       expect(parseGuestConfig(written(describe([], { ...mark, containerId }))).mark).toBeUndefined();
     const probe = { ...mark, containerId: 'crisp-probe-lxc-17-0' };
@@ -52,7 +52,7 @@ group('the mark in a description', () => {
   });
 });
 
-test('a recovery label is a text with a seal; what is not so has none that fits', () => {
+test('a recovery label is a text with a seal; any other text has no valid seal', () => {
   const kept = { text: 'q1ZKLC/+A==', seal: '0f'.repeat(32) };
   const text = `tags: crisp\n${recoveryLine(kept)}\nlxc.include: /x\n`;
   expect(parseGuestConfig(text)).toMatchObject({ recoveryLabel: kept, values: { 'lxc.include': '/x' } });

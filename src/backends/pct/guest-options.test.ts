@@ -13,7 +13,7 @@ function of(
   return guestOptions({ lxc, allowedAnnotations }, annotations);
 }
 
-test('as the configuration has it', () => {
+test('from the configuration', () => {
   expect(of({ 'some.other/annotation': 'x' })).toEqual({
     bridges: [],
     volume: undefined,
@@ -36,7 +36,7 @@ test('as the configuration has it', () => {
   });
 });
 
-test('as the pod has it, key by key', () => {
+test('from the pod, which overrides key by key', () => {
   const annotations = {
     [key('network')]: 'bridge',
     [key('vlan')]: '20',
@@ -55,7 +55,7 @@ test('as the pod has it, key by key', () => {
   ).toBeUndefined();
 });
 
-test('nothing that the handler does not allow', () => {
+test('without what the handler does not allow', () => {
   expect(() => of({ [key('vlan')]: '20' }, cni, [])).toThrow('not allowed');
   expect(() => of({ [key('vlan')]: '20' }, cni, [key('bridge')])).toThrow('not allowed');
   expect(
@@ -82,7 +82,7 @@ test.each([
   expect(() => of({ [key(name)]: value })).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
 });
 
-test('more networks, volumes and features', () => {
+test('several networks, volumes and features', () => {
   const lxc = { ...cni, choices: { ...choices, features: ['fuse' as const, 'tun' as const] } };
   expect(
     of(
@@ -119,7 +119,7 @@ test.each<[string, Record<string, string>, RegExp]>([
   ['a root filesystem that is too large', { storage: 'tank', 'size-gib': '10.1' }, /max_size_gib/],
   ['a volume that is too large', { mp7: 'path=/x,storage=tank,size-gib=11' }, /max_size_gib/],
   ['a feature', { features: 'nesting' }, /nesting is not in lxc\.choices\.features/],
-])('%s is not given where lxc.choices does not have it', (_, chosen, words) => {
+])('%s is refused unless lxc.choices lists it', (_, chosen, words) => {
   const lxc = {
     ...cni,
     rootfs: { storage: 'here', size_gib: 20 },
@@ -163,7 +163,7 @@ test.each([
   expect(() => of({ [key(name)]: value })).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
 });
 
-test('one card needs a bridge, one path has one volume', () => {
+test('a network card needs a bridge, and a path has one volume', () => {
   const onBridge = { [key('network')]: 'bridge' };
   expect(() => of({ ...onBridge, [key('net1')]: 'vlan=7' })).toThrow('bridge is missing');
   expect(() => of({ ...onBridge, [key('net1')]: 'bridge=vmbr1,gateway=10.0.0.1' })).toThrow(

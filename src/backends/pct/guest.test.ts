@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { entrypoint, guestLines } from './guest.js';
 
-test('the process of an image as lines that pct keeps', () => {
+test('the process of an image in lines that pct preserves', () => {
   const root = { uid: 0, gid: 0 };
   expect(guestLines({ env: ['A=b c'], cwd: '/', user: root }, '15', 'lxc.environment.runtime')).toEqual([
     'lxc.environment.runtime: A=b c',
@@ -20,7 +20,7 @@ test('the process of an image as lines that pct keeps', () => {
     expect(() => guestLines({ env: [], cwd: '/', user: root, ...bad }, '15', 'x')).toThrow('cannot hold');
 });
 
-test('its command as liblxc splits it', () => {
+test('the command, split as liblxc does', () => {
   expect(entrypoint(['/bin/sh', '-c', 'echo "$A"', "it's", ''])).toBe(`/bin/sh -c 'echo "$A"' "it's" ''`);
   for (const bad of [`'"`, 'a\nb', 'a\\'])
     expect(() => entrypoint([bad])).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));

@@ -47,7 +47,7 @@ function lines(
     .split('\n');
 }
 
-test('a whole guest keeps the rights, kernel filesystems and devices that PVE gives it', () => {
+test('a whole guest keeps the rights, kernel filesystems and devices of PVE', () => {
   const found = lines(spec(), 'v2', true);
   for (const key of ['lxc.cap', 'lxc.init', 'lxc.mount.auto', 'lxc.no_new_privs', 'lxc.cgroup2.devices'])
     expect(found.filter((line) => line.startsWith(key))).toEqual([]);
@@ -55,7 +55,7 @@ test('a whole guest keeps the rights, kernel filesystems and devices that PVE gi
   expect(found).toContain('lxc.signal.halt = 15');
 });
 
-test("no hook has a pod's variables", () => {
+test('hooks do not get the variables of a pod', () => {
   const cleared = ['pre-mount', 'mount', 'autodev', 'start'].map((name) => `lxc.hook.${name} = `);
   const found = (environmentReachesHooks: boolean, env: string[], guest = false): string[] =>
     lines(
@@ -111,7 +111,7 @@ test('the process: user, folder, environment, rights, limits', () => {
   );
 });
 
-test('AppArmor: a profile by name, for what is no guest; the default is that of PVE', () => {
+test('AppArmor: a named profile for application containers; the default is that of PVE', () => {
   const of = (name: string, guest = false) =>
     lines(
       spec(({ process }) => {
@@ -124,10 +124,10 @@ test('AppArmor: a profile by name, for what is no guest; the default is that of 
   expect([of('crisp-default'), of('lxc-mine', true)]).toEqual([[], []]);
 });
 
-test('no capability at all is said, not left out', () =>
+test('an empty set of capabilities is written explicitly', () =>
   expect(lines(spec())).toContain('lxc.cap.keep = none'));
 
-test("namespaces: the pod's by path, the host's left, its own by default", () => {
+test('namespaces: those of the pod by path, those of the host kept, new ones by default', () => {
   expect(lines(spec()).filter((line) => line.includes('namespace'))).toEqual([
     'lxc.namespace.share.net = /ns/net',
     'lxc.namespace.share.ipc = /ns/ipc',
@@ -141,7 +141,7 @@ test("namespaces: the pod's by path, the host's left, its own by default", () =>
   ]);
 });
 
-test('mounts: what liblxc mounts by itself is left to it, a path is escaped', () => {
+test('mounts: the standard mounts are left to liblxc, and paths are escaped', () => {
   const found = lines(
     spec(({ mounts }) =>
       mounts.push(
@@ -169,7 +169,7 @@ test('mounts: what liblxc mounts by itself is left to it, a path is escaped', ()
   ]);
 });
 
-test('a privileged container sees /proc and /sys as they are', () => {
+test('a privileged container has /proc and /sys without masks', () => {
   const found = lines(
     spec((made) => {
       delete made.linux.maskedPaths;
@@ -180,7 +180,7 @@ test('a privileged container sees /proc and /sys as they are', () => {
   expect(found).toContain('lxc.mount.auto = proc:rw sys:rw');
 });
 
-test('paths of the image are masked whatever they are, and never looked up on the host', () => {
+test('paths in the image are masked whatever their type, and never resolved on the host', () => {
   const found = lines(
     spec((made) => {
       made.linux.maskedPaths = ['/secret'];
@@ -196,7 +196,7 @@ test('paths of the image are masked whatever they are, and never looked up on th
   );
 });
 
-test('limits that pct rounds are exact, where the node has cgroup v2', () => {
+test('limits that pct rounds are written exactly on cgroup v2', () => {
   const limited = spec((made) => {
     made.linux.resources = {
       memory: { limit: 10_000_001, swap: 10_000_001 },
@@ -216,7 +216,7 @@ test('limits that pct rounds are exact, where the node has cgroup v2', () => {
   expect(lines(limited, 'v1').join()).not.toContain('cgroup');
 });
 
-test('devices: their nodes and the right to them, beside what every CT has', () => {
+test('devices: device nodes and their rules, beside the defaults of every CT', () => {
   const found = lines(
     spec((made) => {
       made.linux.devices = [
@@ -261,7 +261,7 @@ test('no path of the request leads to the host', () => {
   expect(() => lines(device)).toThrow(expect.objectContaining({ id: 'UnsupportedField' }));
 });
 
-test('nothing that a pod brings becomes a line of its own', () => {
+test('no value of a pod can become a line of its own', () => {
   const bad = ['/app\nlxc.hook.start-host = /bin/evil', '/app\r', '/app '];
   for (const cwd of bad)
     expect(() =>
@@ -281,7 +281,7 @@ test('nothing that a pod brings becomes a line of its own', () => {
   expect(found).toContain('lxc.mount.entry = /a\\012lxc.b\\040=\\040c x\\012y none rbind,create=file 0 0');
 });
 
-test('what a CT cannot give is said', () => {
+test('what a CT cannot apply is reported', () => {
   const all = { givesGroups: true };
   expect(notHonoured(spec(), all)).toEqual([]);
   expect(
@@ -309,7 +309,7 @@ test('what a CT cannot give is said', () => {
   ]);
 });
 
-test('a device that PVE puts into the CT is not bound as well, and keeps its rule', () => {
+test('a device that PVE adds to the CT is not bound again, and keeps its rule', () => {
   const made = spec();
   made.linux.devices = [
     { type: 'c', path: '/dev/fuse', major: 10, minor: 229 },

@@ -43,17 +43,17 @@ test.each<[string, Spec, { environmentReachesHooks?: boolean; guest?: boolean }]
   ['of a privileged CT', { ...spec([card]), linux: { ...spec([card]).linux, namespaces: [] } }, {}],
   ['of a whole guest', spec([card]), { guest: true }],
   ["where PVE's hook would see the environment of the pod", spec([card]), { environmentReachesHooks: true }],
-  ['where it would see a variable of several lines', spec([card], [rule], ['A=1\n2']), {}],
+  ['where the hook would see a variable of several lines', spec([card], [rule], ['A=1\n2']), {}],
   ['with another name on the host', spec([{ ...card, path: '/dev/elsewhere' }]), {}],
-  ['with a name that would end the option', spec([{ ...card, path: '/dev/a,uid=0' }]), {}],
+  ['with a name that contains another option', spec([{ ...card, path: '/dev/a,uid=0' }]), {}],
   ['with a name that leaves /dev', spec([{ ...card, path: '/dev/../etc/x' }]), {}],
   ['outside /dev', spec([{ ...card, path: '/devices/x' }]), {}],
-  ['that every CT has', spec([{ ...card, path: '/dev/null' }]), {}],
-])('not one %s', (_, made, options) => {
+  ['that every CT has by default', spec([{ ...card, path: '/dev/null' }]), {}],
+])('a device %s is not passed through', (_, made, options) => {
   expect(passed(made, options)).toEqual([]);
 });
 
-test('tun is a device with its rule, once', () => {
+test('tun is one device with one rule', () => {
   const made = withTun(spec([]));
   expect(passed(made)).toEqual([{ path: '/dev/net/tun', mode: 0o666, uid: 0, gid: 0, denyWrite: false }]);
   expect(made.linux.resources?.devices).toContainEqual({

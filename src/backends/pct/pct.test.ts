@@ -3,7 +3,7 @@ import { toStatus } from '../../errors.js';
 import { explain, meaningOf } from './pct.js';
 
 // Texts of pct 6.1.10; the exit code of each may be 1, 2 or 255.
-describe('what pct says becomes an error', () => {
+describe('an error message of pct', () => {
   test.each<[stderr: string, stdout: string, id: string]>([
     ...[
       'backup',
@@ -100,7 +100,7 @@ describe('what pct says becomes an error', () => {
       expect(toStatus(explain('create', 900_001, '', text)).code).toBe(14);
   });
 
-  test('an exit within the start is no failure', () => {
+  test('an exit during the start is not a failure of the start', () => {
     for (const text of ['unable to get PID for CT 900001 (not running?)', 'failed to open /proc/4711 pid fd'])
       expect(meaningOf(explain('start', 900_001, '', text))).toBe('exited at once');
     expect(meaningOf(new Error('CT 900001 not running'))).toBeUndefined();

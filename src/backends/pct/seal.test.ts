@@ -11,7 +11,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true }));
 
-test('fits what it was put on, for the next crisp as well, and nothing else', () => {
+test('matches only the sealed text, also for the next process', () => {
   const kept = new Seal(root).on(mark, 'text');
   expect(statSync(join(root, 'notes.key')).mode & 0o777).toBe(0o600);
   const seal = new Seal(root);
@@ -23,7 +23,7 @@ test('fits what it was put on, for the next crisp as well, and nothing else', ()
     expect(seal.fits(mark, { ...kept, seal: bad })).toBe(false);
 });
 
-test('a key that a crash cut off is made anew, and the old seals fit no more', () => {
+test('a truncated key is created anew, and earlier seals do not match any more', () => {
   const kept = new Seal(root).on(mark, 'text');
   writeFileSync(join(root, 'notes.key'), '');
   const seal = new Seal(root);

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { dropIn, environmentText } from './unit.js';
 
-test('arguments survive systemd: quotes, breaks, dollars, percents', () => {
+test('arguments pass through systemd unchanged: quotes, line breaks, dollar and percent signs', () => {
   expect(
     dropIn(
       { args: ['/bin/sh', '-c', 'echo "$HOME" \\ 100%\n\t\'x\''], env: ['A=b'] },
@@ -16,7 +16,7 @@ ExecStart=:/usr/bin/perl STARTER %i "/run/b%%i" "/usr/bin/lxc-start" -F -n %i "-
 `);
 });
 
-test('variables that no line of liblxc can hold are in a file, and not in the arguments', () => {
+test('variables that liblxc cannot hold in a line are in a file, and not in the arguments', () => {
   const process = { args: ['/x'], env: ['A=b', 'KEY=one\ntwo', 'END=blank ', 'LD_X=/x\n', 'PERL5OPT=-Mx\n'] };
   const text = dropIn(process, '/run/b', 'lxc.environment');
   expect(text).toMatch(
@@ -31,7 +31,7 @@ test('variables that no line of liblxc can hold are in a file, and not in the ar
   expect(environmentText(['A=b'])).toBeUndefined();
 });
 
-test('a key under the name of a tool is no setting of that tool, and not in the arguments', () => {
+test('a variable with the name of a setting of a tool does not reach that tool, and is not in the arguments', () => {
   const keys = ['SSH_PRIVATE_KEY', 'SSL_CERT', 'GIT_DEPLOY_KEY', 'LDAP_BIND_KEY', 'HTTPS_KEY', 'NO_KEY'];
   const settings = ['SSH_AUTH_SOCK', 'SSL_CERT_FILE', 'LDAPURI', 'HTTPS_PROXY', 'http_proxy', 'NO_PROXY'];
   const env = [...keys, ...settings].map((name) => `${name}=one\ntwo`);

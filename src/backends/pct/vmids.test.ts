@@ -15,7 +15,7 @@ function guest(folder: string, vmid: number): void {
   writeFileSync(join(pve, folder, `${vmid}.conf`), '');
 }
 
-test('ids of CTs and VMs of every node are taken', async () => {
+test('VMIDs of CTs and VMs of all nodes are in use', async () => {
   guest('lxc', 500);
   guest('qemu-server', 501);
   guest('nodes/a/lxc', 502);
@@ -27,7 +27,7 @@ test('ids of CTs and VMs of every node are taken', async () => {
   expect(await vmids.propose(take)).toBe(505);
 });
 
-test('those who ask at the same time get different ones', async () => {
+test('concurrent callers get different VMIDs', async () => {
   const vmids = new Vmids(pve, { first: 500, last: 519 });
   const found = await Promise.all(
     Array.from({ length: 20 }, () =>
@@ -40,14 +40,14 @@ test('those who ask at the same time get different ones', async () => {
   expect(new Set(found).size).toBe(20);
 });
 
-test('an id is not given again at once, until the range is through', async () => {
+test('a VMID is not reused before the whole range has been used', async () => {
   const vmids = new Vmids(pve, { first: 500, last: 502 }, 0.99);
   const found = [];
   for (let index = 0; index < 4; index++) found.push(await vmids.propose((vmid) => Promise.resolve(vmid)));
   expect(found).toEqual([502, 500, 501, 502]);
 });
 
-test('none is proposed while nobody can see who has which', async () => {
+test('none is allocated while the guests of the cluster cannot be listed', async () => {
   rmSync(join(pve, 'lxc'), { recursive: true });
   await expect(
     new Vmids(pve, { first: 500, last: 502 }).propose(() => {
@@ -56,7 +56,7 @@ test('none is proposed while nobody can see who has which', async () => {
   ).rejects.toMatchObject({ id: 'NoQuorum' });
 });
 
-test('a full range is an error that passes', async () => {
+test('an exhausted range is a retryable error', async () => {
   guest('lxc', 500);
   await expect(
     new Vmids(pve, { first: 500, last: 500 }).propose((vmid) => Promise.resolve(vmid)),

@@ -107,7 +107,7 @@ async function stalled(): Promise<ChildProcess> {
   return writer;
 }
 
-test('a client that takes nothing holds up no command, and the log for a while only', async () => {
+test('a client that does not read delays no command, and the log only for a limited time', async () => {
   const ended = once(await stalled(), 'exit');
   expect(logged()).toBeLessThan(size); // the watcher waits for the client
   expect(await send(container, 'reopen')).toBe(true);
@@ -118,20 +118,20 @@ test('a client that takes nothing holds up no command, and the log for a while o
   await eventually(() => expect(exitFile()).toBe('3'));
 });
 
-test('nor the exit', async () => {
+test('nor does it delay the exit', async () => {
   const writer = await stalled();
   writer.kill('SIGKILL');
   exits(4);
   await eventually(() => expect(exitFile()).toBe('4'));
 });
 
-test('nor a quit', async () => {
+test('nor the quit command', async () => {
   const writer = await stalled();
   expect(await send(container, 'quit')).toBe(true);
   writer.kill('SIGKILL');
 });
 
-test('a slow client gets every byte, also those that the CT wrote last', async () => {
+test('a slow client receives every byte, including the last output of the CT', async () => {
   const probe = 0x2e; // shows when the client is attached
   let received = 0;
   let isAttached = false;
@@ -153,7 +153,7 @@ test('a slow client gets every byte, also those that the CT wrote last', async (
   expect(received).toBe(size);
 }, 60_000);
 
-test('a client that waits to be heard is heard after a SIGHUP, which may come twice', async () => {
+test('a waiting client is served after a SIGHUP, which may be repeated', async () => {
   const watcher = pidOf(join(folder, 'exits/c'));
   process.kill(watcher, 'SIGSTOP');
   client = connect(join(folder, 'watch'));
@@ -164,7 +164,7 @@ test('a client that waits to be heard is heard after a SIGHUP, which may come tw
   expect(String((await once(client, 'data'))[0])).toBe('ok\n');
 });
 
-test('one that does not answer is given up', async () => {
+test('a client that does not answer is dropped', async () => {
   const other = join(folder, 'other');
   mkdirSync(other);
   const deaf = createServer().listen(join(other, 'watch'));
@@ -179,7 +179,7 @@ test('one that does not answer is given up', async () => {
   deaf.close();
 });
 
-test('it leaves no process', async () => {
+test('it leaves no process behind', async () => {
   await once(lxcStart(), 'exit');
   exits(0);
   await eventually(() => expect(exitFile()).toBe('0'));
