@@ -56,6 +56,23 @@ describe('OCI containers', () => {
   });
 });
 
+describe('doc comments', () => {
+  const folders = 'backends config cri host images network oci pod records shapes streaming'.split(' ');
+
+  test.each(folders)('every exported function and class of src/%s has one', (name) => {
+    const bare = /(?<!\*\/\n)^export (?:async )?(?:function\*?|class) \w+/gm;
+    const sources = sourcesOf(join('src', name)).filter(
+      (path) => path.endsWith('.ts') && !path.startsWith('src/cri/generated'),
+    );
+    expect(sources).not.toEqual([]);
+    expect(
+      sources.flatMap((path) =>
+        (readFileSync(path, 'utf8').match(bare) ?? []).map((found) => `${path}: ${found}`),
+      ),
+    ).toEqual([]);
+  });
+});
+
 /** What a file imports, from the top of src. */
 function importsOf(name: string): string[] {
   const text = readFileSync(join(folder, name), 'utf8');

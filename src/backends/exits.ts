@@ -14,6 +14,7 @@ import { log } from '../log.js';
 import { setAside } from '../set-aside.js';
 import type { Exit } from './backend.js';
 
+/** The folder in which monitors write the exits of containers: FOLDER/ID. */
 export class Exits {
   private watcher: FSWatcher | undefined;
   private readonly listeners: ((id: string) => void)[] = [];
@@ -44,10 +45,12 @@ export class Exits {
     );
   }
 
+  /** Stops watching. */
   close(): void {
     this.watcher?.close();
   }
 
+  /** The exit file of a container: the decimal exit code. */
   path(id: string): string {
     return join(this.folder, id);
   }

@@ -2,6 +2,7 @@
 import { toCrispError } from '../errors.js';
 import type { Probe } from './backend.js';
 
+/** The result of a probe that failed with this error. */
 export function notReady(error: unknown): Pick<Probe, 'ready' | 'reason' | 'failure'> {
   const { id, report, finding, hint, tool } = toCrispError(error);
   return {

@@ -11,6 +11,7 @@ import { perlProgram } from '../installed.js';
 import type { Io } from '../shapes/io.js';
 import { followSizes } from './terminal-sizes.js';
 
+/** The Perl program that passes data between streams and a terminal. */
 export const relay = perlProgram('relay.pl');
 
 /** The exit code of an attach if its client did not read the output. */

@@ -85,6 +85,10 @@ const defaultHandlers = { crun: { type: 'oci' as const }, runc: { type: 'oci' as
 const handlersOfProxmox = { lxc: { type: 'pct' as const } };
 const defaultPveFolder = '/etc/pve';
 
+/**
+ * The schema of the configuration, with defaults and descriptions: docs/configuration.md is generated from
+ * it.
+ */
 export const configSchema = z
   .strictObject({
     listen: z
@@ -399,6 +403,7 @@ export const configSchema = z
   });
 export type Config = z.infer<typeof configSchema>;
 
+/** The file that is read without --config; it may be missing. */
 export const defaultConfigFile = '/etc/crisp/config.yaml';
 
 /** Reads, merges and checks the configuration. @throws InvalidConfigFile with file, line and key */

@@ -20,6 +20,10 @@ type Used = Pick<Services, 'config' | 'store' | 'creations' | 'locks' | 'handler
 /** The default (timeout 0). */
 const defaultTimeoutSeconds = 60;
 
+/**
+ * CheckpointContainer (KEP-2008): writes an archive to `location`, while the container keeps running.
+ * @throws InvalidArgument, WrongContainerState, Unsupported
+ */
 export async function checkpointContainer(
   services: Used,
   request: CheckpointContainerRequest__Output,
@@ -56,6 +60,7 @@ export async function checkpointContainer(
   return {};
 }
 
+/** CheckpointPod: not supported. @throws Unsupported */
 export async function checkpointPod(
   _services: Used,
   _request: CheckpointPodRequest__Output,
@@ -66,6 +71,7 @@ export async function checkpointPod(
   );
 }
 
+/** RestorePod: not supported. @throws Unsupported */
 export async function restorePod(
   _services: Used,
   _request: RestorePodRequest__Output,

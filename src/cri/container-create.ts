@@ -26,6 +26,11 @@ import { removeContainerRecord } from './container-stop.js';
 import { backendOf, readySandboxOf, runningContainerOf } from './lookup.js';
 import type { Call, Services } from './services.js';
 
+/**
+ * CreateContainer. A retry with the same request gets the same container.
+ * @throws InvalidArgument, UnsupportedField, ImageNotFound, NameInUse, SandboxNotReady, and the errors of
+ * mounts and backends
+ */
 export async function createContainer(
   services: Services,
   request: CreateContainerRequest__Output,

@@ -20,6 +20,7 @@ import { paginate } from './paginate.js';
 /** What these calls use. */
 type Used = Pick<Services, 'host' | 'store' | 'creations'>;
 
+/** ContainerStatus; the verbose status has the spec with the present limits. @throws ContainerNotFound */
 export async function containerStatusOf(
   services: Used,
   request: ContainerStatusRequest__Output,
@@ -68,6 +69,7 @@ function currentSpec(spec: Spec, { resources }: ContainerRecord, host: HostFacts
   };
 }
 
+/** ListContainers, the oldest first. @throws InvalidArgument for an ambiguous id in the filter */
 export async function listContainers(
   services: Used,
   request: ListContainersRequest__Output,
@@ -75,6 +77,7 @@ export async function listContainers(
   return { containers: filtered(services, request.filter).map(containerItem) };
 }
 
+/** StreamContainers (KEP-5825): as ListContainers, in pages. */
 export async function* streamContainers(
   services: Used,
   request: StreamContainersRequest__Output,

@@ -11,6 +11,10 @@ import type { Services } from './services.js';
 /** The exit code of a container if its process could not be started, the same as in other runtimes. */
 const startErrorExitCode = 128;
 
+/**
+ * StartContainer. A failed start is recorded as an exit with code 128.
+ * @throws StartFailed, WrongContainerState, SandboxNotReady, ContainerNotFound
+ */
 export async function startContainer(
   services: Services,
   request: StartContainerRequest__Output,

@@ -22,6 +22,11 @@ const killPatienceMs = 10_000;
 /** After SIGKILL, how long to wait for the report of the monitor before checking directly. */
 const lookAfterMs = 2_000;
 
+/**
+ * StopContainer: the stop signal, then SIGKILL after `timeout` seconds. No error if the container does not
+ * exist or has exited.
+ * @throws InvalidArgument for a negative timeout; ToolTimeout if its process does not end
+ */
 export async function stopContainer(
   services: Services,
   request: StopContainerRequest__Output,
@@ -83,6 +88,7 @@ async function stop(
   }
 }
 
+/** RemoveContainer: also kills it. No error if it does not exist. */
 export async function removeContainer(
   services: Services,
   request: RemoveContainerRequest__Output,

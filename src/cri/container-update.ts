@@ -20,6 +20,10 @@ import { limitPod } from '../pod/pod.js';
 /** What these calls use. */
 type Used = Pick<Services, 'host' | 'store' | 'creations' | 'locks' | 'handlers' | 'events'>;
 
+/**
+ * UpdateContainerResources: fields that are 0 or empty are not changed.
+ * @throws InvalidArgument, WrongContainerState, ContainerNotFound
+ */
 export async function updateContainerResources(
   services: Used,
   request: UpdateContainerResourcesRequest__Output,
@@ -79,6 +83,10 @@ export async function updatePodSandboxResources(
   return {};
 }
 
+/**
+ * ReopenContainerLog, after the kubelet has renamed the log.
+ * @throws WrongContainerState, ContainerNotFound
+ */
 export async function reopenContainerLog(
   services: Used,
   request: ReopenContainerLogRequest__Output,

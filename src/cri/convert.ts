@@ -11,6 +11,7 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 
+/** A pod in the answer of ListPodSandbox. */
 export const sandboxItem = ofRecord((record: SandboxRecord): PodSandbox => {
   const { metadata, labels, annotations } = record.config;
   return {
@@ -24,6 +25,7 @@ export const sandboxItem = ofRecord((record: SandboxRecord): PodSandbox => {
   };
 });
 
+/** The status of a pod; a pod that is not ready has no addresses. */
 export const sandboxStatus = ofRecord((record: SandboxRecord): PodSandboxStatus => {
   const ready = sandboxState(record) === 'SANDBOX_READY';
   const [ip, ...more] = ready ? (record.attachment?.ips ?? record.ips ?? []) : [];
@@ -42,6 +44,7 @@ export const sandboxStatus = ofRecord((record: SandboxRecord): PodSandboxStatus 
   };
 });
 
+/** A container in the answer of ListContainers. */
 export const containerItem = ofRecord((record: ContainerRecord): Container => {
   const { metadata, image, labels, annotations } = record.config;
   return {
@@ -58,6 +61,7 @@ export const containerItem = ofRecord((record: ContainerRecord): Container => {
   };
 });
 
+/** The status of a container; times are nanoseconds since the epoch, 0 if it has not happened. */
 export const containerStatus = ofRecord((record: ContainerRecord): ContainerStatus => {
   const { metadata, image, labels, annotations, mounts } = record.config;
   return {

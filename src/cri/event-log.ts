@@ -21,6 +21,7 @@ class Listener {
   wake: () => void = () => undefined;
 }
 
+/** The event stream and its listeners. A listener with 10,000 unread events is disconnected. */
 export class Events {
   private readonly listeners = new Set<Listener>();
 

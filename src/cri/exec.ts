@@ -28,6 +28,10 @@ const longestTimeoutMs = 2 ** 31 - 1;
 /** A WebSocket has 256 channels, and each port needs two of them. */
 const maxPorts = 128;
 
+/**
+ * ExecSync: at most 16 MiB of each stream, the rest is dropped; timeout in seconds, 0 is none.
+ * @throws ExecTimeout, InvalidArgument, WrongContainerState
+ */
 export async function execSync(
   services: Used,
   request: ExecSyncRequest__Output,
@@ -78,6 +82,10 @@ class Capped extends Writable {
   }
 }
 
+/**
+ * Exec: a URL that is valid once and for a minute.
+ * @throws InvalidArgument, WrongContainerState, TooManyTickets
+ */
 export async function exec(services: Used, request: ExecRequest__Output): Promise<ExecResponse> {
   checkStreams(request);
   if (request.cmd.length === 0) throw new CrispError('InvalidArgument', 'cmd is empty');
@@ -97,6 +105,7 @@ export async function exec(services: Used, request: ExecRequest__Output): Promis
   };
 }
 
+/** Attach: a URL, as for Exec. @throws InvalidArgument, WrongContainerState, TooManyTickets */
 export async function attach(services: Used, request: AttachRequest__Output): Promise<AttachResponse> {
   checkStreams(request);
   const record = runningContainerOf(services, request.container_id);
@@ -114,6 +123,7 @@ export async function attach(services: Used, request: AttachRequest__Output): Pr
   };
 }
 
+/** PortForward: a URL, as for Exec. @throws InvalidArgument, SandboxNotReady, TooManyTickets */
 export async function portForward(
   services: Used,
   request: PortForwardRequest__Output,

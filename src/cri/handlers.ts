@@ -16,6 +16,7 @@ export const beingProbed: Probe = {
 /** Returns the new or stored result of a probe for the programs with this fingerprint. Never rejects. */
 type ProbeFor = (fingerprint: string) => Promise<Probe>;
 
+/** A backend with the result of its last probe. */
 export class Handler {
   private probing: Promise<void> | undefined;
   private probedAt = performance.now();

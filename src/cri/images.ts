@@ -26,6 +26,7 @@ import { paginate } from './paginate.js';
 /** What these calls use. */
 type Used = Pick<Services, 'config' | 'store' | 'handlers' | 'images' | 'rootfs'>;
 
+/** ListImages: all, or the image of the filter. */
 export async function listImages(
   services: Used,
   request: ListImagesRequest__Output,
@@ -33,6 +34,7 @@ export async function listImages(
   return { images: (await filtered(services, request.filter?.image ?? null)).map(imageItem) };
 }
 
+/** StreamImages (KEP-5825): as ListImages, in pages. */
 export async function* streamImages(
   services: Used,
   request: StreamImagesRequest__Output,
@@ -67,6 +69,11 @@ export async function imageStatus(
   };
 }
 
+/**
+ * PullImage. Concurrent calls for one reference share a pull.
+ * @throws InvalidArgument, NotFoundInRegistry, RegistryDenied, RegistryUnavailable, ImageCorrupt,
+ * PullStalled, DiskFull
+ */
 export async function pullImage(
   services: Used,
   request: PullImageRequest__Output,
@@ -101,6 +108,10 @@ function authOf({ auth }: PullImageRequest__Output): RegistryAuth | undefined {
     : undefined;
 }
 
+/**
+ * RemoveImage: removes all names of the image. No error if it does not exist.
+ * @throws ImageInUse, InvalidArgument
+ */
 export async function removeImage(
   services: Used,
   request: RemoveImageRequest__Output,
@@ -114,6 +125,7 @@ export async function removeImage(
   return {};
 }
 
+/** ImageFsInfo: one filesystem for images and containers, in bytes and inodes. */
 export async function imageFsInfo(
   services: Used,
   _request: ImageFsInfoRequest__Output,

@@ -76,6 +76,7 @@ const asked =
   ({ resources }: Counted) =>
     Math.max(0, Number(resources?.[field] ?? 0));
 
+/** The metrics of a container, with the names of cAdvisor (KEP-2371). */
 export const containerMetrics: MetricTable<Counted> = {
   container_last_seen: gauge('Seconds since the epoch at which the container was last seen', () =>
     Math.floor(Date.now() / 1000),

@@ -29,6 +29,7 @@ const commonLabels = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
 /** How long a call waits for the sizes of layers that have not been measured yet. */
 const newLayersWaitMs = 2_000;
 
+/** ListMetricDescriptors: all metrics of ListPodSandboxMetrics with their labels. */
 export async function listMetricDescriptors(
   _services: Used,
   _request: ListMetricDescriptorsRequest__Output,
@@ -40,6 +41,7 @@ export async function listMetricDescriptors(
   };
 }
 
+/** ListPodSandboxMetrics: the metrics of all ready pods. */
 export async function listPodSandboxMetrics(
   services: Used,
   _request: ListPodSandboxMetricsRequest__Output,
@@ -49,6 +51,7 @@ export async function listPodSandboxMetrics(
   };
 }
 
+/** StreamPodSandboxMetrics (KEP-5825): as ListPodSandboxMetrics, in pages. */
 export async function* streamPodSandboxMetrics(
   services: Used,
   _request: StreamPodSandboxMetricsRequest__Output,

@@ -36,6 +36,10 @@ import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
 /** The repair of one record must not block the node. */
 const patienceMs = 10_000;
 
+/**
+ * Compares the records with the node at the start of the daemon, and repairs what differs. A failed repair
+ * is logged, and its record is kept.
+ */
 export async function recover(services: Services): Promise<void> {
   const started = performance.now();
   const { sandboxes, containers } = services.store;

@@ -22,6 +22,7 @@ type Used = Pick<Services, 'config' | 'version' | 'host' | 'handlers' | 'network
 /** The version of the kubelet's runtime API: always 0.1.0 so far. */
 const kubeApiVersion = '0.1.0';
 
+/** Version: that of the API, and that of crisp. */
 export async function version(services: Used, _request: VersionRequest__Output): Promise<VersionResponse> {
   return {
     version: kubeApiVersion,
@@ -31,6 +32,10 @@ export async function version(services: Used, _request: VersionRequest__Output):
   };
 }
 
+/**
+ * Status, from the last probes: RuntimeReady with at least one ready handler, NetworkReady with a valid CNI
+ * configuration.
+ */
 export async function status(services: Used, request: StatusRequest__Output): Promise<StatusResponse> {
   void refreshHandlers(services.handlers); // for the next call: the kubelet calls Status every few seconds
   const handlers = [...services.handlers].map(([name, { probe }]) => ({ name, ...probe }));
@@ -88,6 +93,7 @@ function features(of: { recursiveReadOnlyMounts: boolean; userNamespaces: boolea
   return { recursive_read_only_mounts: of.recursiveReadOnlyMounts, user_namespaces: of.userNamespaces };
 }
 
+/** RuntimeConfig (KEP-4033): the cgroup driver. */
 export async function runtimeConfig(
   services: Used,
   _request: RuntimeConfigRequest__Output,
@@ -99,6 +105,7 @@ export async function runtimeConfig(
   };
 }
 
+/** UpdateRuntimeConfig: the pod CIDR, for the CNI template. @throws InvalidArgument */
 export async function updateRuntimeConfig(
   services: Used,
   request: UpdateRuntimeConfigRequest__Output,

@@ -19,6 +19,7 @@ import { podNetwork } from '../pod/plan.js';
 /** What these calls use. */
 type Used = Pick<Services, 'store' | 'creations' | 'handlers' | 'network' | 'events'>;
 
+/** PodSandboxStatus; the verbose status also checks the network of the pod. @throws SandboxNotFound */
 export async function podSandboxStatus(
   services: Used,
   request: PodSandboxStatusRequest__Output,
@@ -105,6 +106,7 @@ function verbose(services: Used, record: SandboxRecord) {
   };
 }
 
+/** ListPodSandbox, the oldest first. @throws InvalidArgument for an ambiguous id in the filter */
 export async function listPodSandbox(
   services: Used,
   request: ListPodSandboxRequest__Output,
@@ -112,6 +114,7 @@ export async function listPodSandbox(
   return { items: (await filtered(services, request.filter)).map(sandboxItem) };
 }
 
+/** StreamPodSandboxes (KEP-5825): as ListPodSandbox, in pages. */
 export async function* streamPodSandboxes(
   services: Used,
   request: StreamPodSandboxesRequest__Output,

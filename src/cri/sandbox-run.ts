@@ -19,6 +19,11 @@ import { backendOf } from './lookup.js';
 import type { Call, Services } from './services.js';
 import { removeSandbox } from './sandbox-stop.js';
 
+/**
+ * RunPodSandbox. A retry with the same request gets the same pod.
+ * @throws InvalidArgument, UnknownHandler, HandlerNotReady, NameInUse, NetworkNotReady, CniFailed,
+ * NamespaceFailed, SysctlFailed
+ */
 export async function runPodSandbox(
   services: Services,
   request: RunPodSandboxRequest__Output,

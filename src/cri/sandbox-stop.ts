@@ -14,6 +14,10 @@ import { backendOf, sandboxIfThere } from './lookup.js';
 import type { Services } from './services.js';
 import { isShown } from './shown.js';
 
+/**
+ * StopPodSandbox: kills the containers and releases the network. No error if the pod does not exist or is
+ * stopped.
+ */
 export async function stopPodSandbox(
   services: Services,
   request: StopPodSandboxRequest__Output,
@@ -24,6 +28,7 @@ export async function stopPodSandbox(
   return {};
 }
 
+/** RemovePodSandbox: also stops it, and removes its containers. No error if it does not exist. */
 export async function removePodSandbox(
   services: Services,
   request: RemovePodSandboxRequest__Output,

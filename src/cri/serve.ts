@@ -21,6 +21,7 @@ const maxMessageBytes = 32 << 20;
 /** How long cancelled calls may take to end the programs that they have started. */
 const cancelledCallMs = 3_000;
 
+/** The gRPC server of the RuntimeService and the ImageService. */
 export class CriServer {
   /** Running calls, also after their answer or the disconnection of their client. */
   private readonly atWork = new Set<Promise<void>>();

@@ -47,6 +47,7 @@ type Calls<Handlers> = {
   ];
 };
 
+/** The calls of the RuntimeService. */
 export const runtimeService = {
   Version: [version, 'read'],
   Status: [status, 'read'],
@@ -92,6 +93,7 @@ export const runtimeService = {
   RestorePod: [restorePod, 'change'],
 } satisfies Calls<RuntimeServiceHandlers>;
 
+/** The calls of the ImageService. */
 export const imageService = {
   ListImages: [listImages, 'read'],
   StreamImages: [streamImages, 'read'],

@@ -53,6 +53,7 @@ type Used = Pick<Services, 'config' | 'store' | 'creations' | 'handlers' | 'usag
 /** How long a call waits for the sizes of layers that have not been measured yet. */
 const newLayersWaitMs = 250;
 
+/** ContainerStats. @throws ContainerNotFound */
 export async function containerStats(
   services: Used,
   request: ContainerStatsRequest__Output,
@@ -62,6 +63,7 @@ export async function containerStats(
   return { stats: statsOf(services, record) };
 }
 
+/** ListContainerStats, also of exited containers. */
 export async function listContainerStats(
   services: Used,
   request: ListContainerStatsRequest__Output,
@@ -70,6 +72,7 @@ export async function listContainerStats(
   return { stats: records.map((record) => statsOf(services, record)) };
 }
 
+/** StreamContainerStats (KEP-5825): as ListContainerStats, in pages. */
 export async function* streamContainerStats(
   services: Used,
   request: StreamContainerStatsRequest__Output,
@@ -78,6 +81,7 @@ export async function* streamContainerStats(
     yield { container_stats: page.map((record) => statsOf(services, record)) };
 }
 
+/** PodSandboxStats. @throws SandboxNotFound */
 export async function podSandboxStats(
   services: Used,
   request: PodSandboxStatsRequest__Output,
@@ -90,6 +94,7 @@ export async function podSandboxStats(
   return { stats: podStatsOf(services, record) };
 }
 
+/** ListPodSandboxStats. */
 export async function listPodSandboxStats(
   services: Used,
   request: ListPodSandboxStatsRequest__Output,
@@ -98,6 +103,7 @@ export async function listPodSandboxStats(
   return { stats: records.map((record) => podStatsOf(services, record)) };
 }
 
+/** StreamPodSandboxStats (KEP-5825): as ListPodSandboxStats, in pages. */
 export async function* streamPodSandboxStats(
   services: Used,
   request: StreamPodSandboxStatsRequest__Output,
@@ -169,6 +175,7 @@ function usageOf(services: Used, record: ContainerRecord): Usage | undefined {
   return cgroup === undefined ? undefined : readUsage(cgroup);
 }
 
+/** The statistics of a container: CPU in nanoseconds, memory in bytes; null if it does not run. */
 export function statsOf(
   services: Used,
   record: ContainerRecord,
@@ -295,6 +302,11 @@ export function podInterfaces(services: Used, record: SandboxRecord): InterfaceC
   return undefined;
 }
 
+/**
+ * The network statistics of a pod; null if they cannot be read.
+ * @param defaultName the interface with the pod's address
+ * @param timestamp nanoseconds since the epoch
+ */
 export function network(
   interfaces: InterfaceCounters[] | undefined,
   defaultName: string | undefined,

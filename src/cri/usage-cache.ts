@@ -36,6 +36,7 @@ const shortestNs = 100_000_000n;
 /** The maximum age of a layer's size; the kubelet reads it every 10 s, and uses it for evictions. */
 const layerAgeMs = 20_000;
 
+/** Keeps readings between calls: CPU rates need two, and writable layers are slow to measure. */
 export class UsageCache {
   private readonly cpu = new Map<string, { last: CpuReading; before: CpuReading | undefined }>();
   private readonly layers = new Map<string, Layer>();

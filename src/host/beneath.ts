@@ -115,6 +115,7 @@ export function readTail(path: string, bytes: number): string | undefined {
   }
 }
 
+/** unlink(2); no error if the file does not exist. */
 export function unlinkIfThere(path: string): void {
   try {
     unlinkSync(path);

@@ -96,6 +96,7 @@ export function readUsage(name: string, layout = cgroupLayout()): Usage | undefi
   );
 }
 
+/** The further statistics of a cgroup, for metrics; undefined if the group does not exist. */
 export function readDetails(name: string, layout = cgroupLayout()): Details | undefined {
   return ifThere(() =>
     layout.version === 'v2'

@@ -141,6 +141,10 @@ export async function readFileIfThere(path: string, limits?: ReadLimits): Promis
   }
 }
 
+/**
+ * Whether there is a file of any type at the path; a link is not followed.
+ * @throws if a folder above it cannot be read
+ */
 export async function exists(path: string): Promise<boolean> {
   try {
     await lstat(path);
@@ -295,6 +299,7 @@ export function fileVersions(paths: readonly string[]): string {
   return paths.map((path) => `${path} ${path && fileVersion(path)}`).join(', ');
 }
 
+/** Whether the error of a system call says that the file, or a folder above it, does not exist. */
 export function isAbsent(error: unknown): boolean {
   const code = (error as NodeJS.ErrnoException).code;
   return code === 'ENOENT' || code === 'ENOTDIR';

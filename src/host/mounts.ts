@@ -30,6 +30,7 @@ export async function mountPoints(): Promise<MountPoint[]> {
     });
 }
 
+/** Whether something is mounted at exactly this path, in the mount namespace of crisp. */
 export async function isMountPoint(path: string): Promise<boolean> {
   return (await mountPoints()).some((mount) => mount.target === path);
 }

@@ -14,6 +14,7 @@ export interface ProcessIdentity {
   readonly startTime: string;
 }
 
+/** The identity of a running process, by its start time; undefined for a zombie, or if it does not exist. */
 export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
   const stat = readStat(pid);
   return stat && stat.state !== 'Z' ? { pid, startTime: stat.startTime } : undefined;

@@ -4,6 +4,7 @@
 import { log } from '../log.js';
 import { Story } from '../steps.js';
 
+/** The steps of one operation; see withUndo(). */
 export class Undo {
   private readonly steps: { what: string; undo: (clean: boolean) => unknown }[] = [];
   private readonly story = new Story();

@@ -64,6 +64,7 @@ const maxConfigBytes = 4 << 20;
 /** overlay supports 500 (OVL_MAX_STACK of the kernel); a longer chain may be circular. */
 export const maxLayers = 500;
 
+/** Reads the store; it writes nothing. */
 export class StorageLayout {
   /** The driver's folder: rootfs.ts mounts from here, with relative paths. */
   readonly overlay: string;
@@ -82,6 +83,7 @@ export class StorageLayout {
     return join(this.root, 'overlay-layers', 'layers.json');
   }
 
+  /** All images of the store, read again if the file has changed. @throws StorageFailed */
   async readImages(): Promise<readonly StoredImage[]> {
     const key = fileVersion(this.imagesFile);
     if (this.images?.key !== key) {
@@ -93,6 +95,7 @@ export class StorageLayout {
     return this.images.value;
   }
 
+  /** All layers of the store by id, read again if the file has changed. @throws StorageFailed */
   async readLayers(): Promise<ReadonlyMap<string, StoredLayer>> {
     return (await this.layers()).byId;
   }

@@ -30,6 +30,7 @@ const numbers: Partial<Record<NodeJS.Architecture, readonly number[]>> = {
   s390x: [231, 228, 234],
 };
 
+/** Checks each layer once, and marks it as checked. */
 export class OverlayAttributes {
   private readonly working = new Map<string, Promise<void>>();
 

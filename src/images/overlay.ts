@@ -66,6 +66,7 @@ export function makeMountPoint(target: string, shift: Shift | undefined): void {
   makeFolder(target, 0o755);
 }
 
+/** How the files of a rootfs are mapped into the user namespace of the pod; undefined: it has none. */
 export function shiftOf({
   namespaces,
   idMaps,

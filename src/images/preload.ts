@@ -21,6 +21,7 @@ const noteSchema = z.object({ version: z.string(), names: z.array(z.string()) })
 type Note = Readonly<z.infer<typeof noteSchema>>;
 const notesSchema = z.record(z.string(), noteSchema);
 
+/** Imports the archives of preload_dir, and keeps a list of those that were imported. */
 export class Preload {
   /** The images that are pinned because they are in an archive. */
   readonly names = new Set<string>();

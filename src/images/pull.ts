@@ -80,6 +80,9 @@ const leastFree = 0.2;
 /** Otherwise the driver would leave a bind mount of its folder on itself. */
 const storageOption = 'overlay.skip_mount_home=true';
 
+/**
+ * Pulls images into the store. Concurrent pulls of one reference with the same credentials share a download.
+ */
 export class Pulls {
   private readonly pulls = new Map<string, Pull>();
   private copying = 0;

@@ -11,6 +11,7 @@ import { identify, runs } from '../host/proc.js';
 /** The removing process; the mark of a process that has ended is ignored. */
 const markSchema = z.object({ pid: z.number(), startTime: z.string() });
 
+/** One file for each image that is being removed. */
 export class RemovalMarks {
   /** @param folder below the state folder of the daemon */
   constructor(private readonly folder: string) {}

@@ -31,6 +31,7 @@ export interface RootfsOptions {
 }
 
 const stage = 'mount rootfs';
+/** Mounts and removes the root filesystems and the image volumes of containers. */
 export class Rootfs {
   private readonly attributes: OverlayAttributes;
 
@@ -142,6 +143,7 @@ export class Rootfs {
     });
   }
 
+  /** Removes an image volume and releases its image; no effect if it does not exist. @throws StorageFailed */
   async unmountImage(volumeId: string): Promise<void> {
     await this.dropClosed(this.volume(volumeId));
     await this.drop(join(this.options.state, 'image-volumes', volumeId));

@@ -35,6 +35,7 @@ export interface SkopeoOptions {
 
 const stage = 'pull image';
 
+/** Runs skopeo(1). */
 export class Skopeo {
   private readonly home: string;
 

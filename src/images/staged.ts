@@ -31,6 +31,7 @@ const ociType = (kind: 'index' | 'manifest'): string => `application/vnd.oci.ima
 /** The signatures were checked when the blobs were fetched. */
 const policy = JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] });
 
+/** The blobs of incomplete pulls, by image name. */
 export class Staged {
   /** @param folder ROOT/staged */
   constructor(

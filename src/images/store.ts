@@ -43,12 +43,14 @@ interface Listed {
   readonly wrong: string | undefined;
 }
 
+/** The part of the configuration that Images needs. */
 export function imagesOptionsOf(config: Config): ImagesOptions {
   return { root: config.root, state: config.state, config: config.images, pvesm: config.lxc.tools.pvesm };
 }
 
 const deleteTimeoutMs = 120_000;
 
+/** The images of a node: those of the store and the templates of Proxmox VE. */
 export class Images {
   readonly layout: StorageLayout;
   private readonly pulls: Pulls;
@@ -321,6 +323,7 @@ export class Images {
     this.held.set(holder, image.id);
   }
 
+  /** Undoes hold(); no effect if this holder holds nothing. */
   release(holder: string): void {
     this.held.delete(holder);
   }

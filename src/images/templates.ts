@@ -31,6 +31,7 @@ export function templateOf(text: string): string | undefined {
   return storage && name ? `${storage}:vztmpl/${name}` : undefined;
 }
 
+/** The list of pulled templates. */
 export class Templates {
   private loaded: readonly Known[] | undefined;
 
@@ -40,6 +41,7 @@ export class Templates {
     private readonly pvesm: string,
   ) {}
 
+  /** All pulled templates as images. A template whose file cannot be read is logged and left out. */
   async list(): Promise<Image[]> {
     const images = (await this.known()).map((known) =>
       describe(known).catch((error: unknown) => {
@@ -79,6 +81,7 @@ export class Templates {
     return { image, known };
   }
 
+  /** Removes a template from the list; the file of the template is not changed. */
   async forget(volume: string): Promise<void> {
     await this.write((await this.known()).filter((one) => one.volume !== volume));
   }

@@ -13,12 +13,17 @@ interface Count {
 const nothing: Count = { bytes: 0, inodes: 0 };
 const timeoutMs = 120_000;
 
+/** The usage of the store; layers that are already counted are not counted again. */
 export class Usage {
   private readonly layers = new Map<string, Count>();
   private counted: { readonly key: string; readonly count: Promise<Count> } | undefined;
 
   constructor(private readonly layout: StorageLayout) {}
 
+  /**
+   * The mount point, the disk space in bytes, and the number of inodes of the store.
+   * @throws ToolTimeout after two minutes
+   */
   async read(): Promise<{ mountpoint: string; usedBytes: number; inodesUsed: number }> {
     const key = this.layout.version();
     const counted = this.counted?.key === key ? this.counted : (this.counted = { key, count: this.count() });

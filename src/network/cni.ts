@@ -101,6 +101,7 @@ type Lease = z.infer<typeof leaseSchema>;
 const interfaceName = 'eth0';
 const renderedName = '10-crisp.conflist';
 
+/** The pod network: calls the CNI plugins (CNI specification 1.1). */
 export class Network {
   private readonly plugins: Plugins;
   private readonly leases: Leases<Lease>;
@@ -123,6 +124,7 @@ export class Network {
     await this.configured.load();
   }
 
+  /** Stops watching the configuration; attachments are kept. */
   close(): void {
     this.configured.close();
   }

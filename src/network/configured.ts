@@ -7,6 +7,7 @@ import { atLeast, findNetwork, pluginInput, type NetworkConfig } from './conflis
 import { FolderWatch } from './folder-watch.js';
 import type { Plugins } from './plugins.js';
 
+/** The CNI configuration in use, read again when its folder changes. */
 export class ConfiguredNetwork {
   /** undefined: there is no valid configuration. */
   network: NetworkConfig | undefined;
@@ -28,6 +29,7 @@ export class ConfiguredNetwork {
     this.watch = new FolderWatch(confDir, () => void this.load());
   }
 
+  /** Stops watching the folder. */
   close(): void {
     this.watch.close();
   }

@@ -156,6 +156,7 @@ export async function findNetwork(folder: string): Promise<Found> {
   return { network: undefined, file: '', text: '', problems };
 }
 
+/** Whether the network uses this version of the CNI specification or a newer one. */
 export function atLeast(network: NetworkConfig, version: CniVersion): boolean {
   return cniVersions.indexOf(network.cniVersion) >= cniVersions.indexOf(version);
 }

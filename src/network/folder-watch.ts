@@ -4,6 +4,7 @@ import { existsSync, watch, type FSWatcher } from 'node:fs';
 import { dirname } from 'node:path';
 import { isAbsent } from '../host/files.js';
 
+/** Reports changes in a folder that may not exist yet, or may be replaced. */
 export class FolderWatch {
   private watcher: FSWatcher | undefined;
   private closed = false;
@@ -30,6 +31,7 @@ export class FolderWatch {
     before?.close();
   }
 
+  /** Stops watching. */
   close(): void {
     this.closed = true;
     this.watcher?.close();

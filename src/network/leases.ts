@@ -11,12 +11,14 @@ import { setAside } from '../set-aside.js';
 /** The container ids of CNI (its specification, section 2): never a path. */
 const id = /^[a-zA-Z0-9][\w.-]*$/;
 
+/** One file for each attachment: FOLDER/ID.json. */
 export class Leases<T> {
   constructor(
     private readonly folder: string,
     private readonly schema: z.ZodType<T>,
   ) {}
 
+  /** Makes the folder. @throws StorageFailed */
   open(): void {
     makeFolder(this.folder);
   }
@@ -39,10 +41,12 @@ export class Leases<T> {
     }
   }
 
+  /** Removes a note; no effect if there is none. */
   async forget(id: string): Promise<void> {
     await remove(this.path(id));
   }
 
+  /** The ids of all noted attachments. Files with another name are set aside. */
   async ids(): Promise<string[]> {
     const names = (await readdir(this.folder)).filter((name) => name.endsWith('.json'));
     const ids = names.map((name) => name.slice(0, -'.json'.length));

@@ -25,6 +25,7 @@ interface PluginError {
   readonly details?: string;
 }
 
+/** Finds and runs the CNI plugins. */
 export class Plugins {
   /**
    * Cache of found programs, so that a pod needs no search; cleared when the configuration is loaded again.
@@ -36,6 +37,7 @@ export class Plugins {
     private readonly timeoutMs: number,
   ) {}
 
+  /** Clears the cache, so that each plugin is searched again. */
   forget(): void {
     this.found.clear();
   }

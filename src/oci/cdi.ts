@@ -26,6 +26,7 @@ export interface CdiFacts {
 
 /** If two specs have the same device, the one in the later folder takes precedence. */
 export const cdiFolders: readonly string[] = ['/etc/cdi', '/var/run/cdi'];
+/** The result for a container without CDI devices. */
 export const noCdi: CdiFacts = {
   env: [],
   devices: [],

@@ -4,6 +4,7 @@
 import type { LinuxContainerSecurityContext__Output } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 
+/** The default of masked_paths, for callers that send none. */
 export const maskedPaths: readonly string[] = [
   '/proc/asound',
   '/proc/acpi',
@@ -18,6 +19,7 @@ export const maskedPaths: readonly string[] = [
   '/sys/firmware',
   '/sys/devices/virtual/powercap',
 ];
+/** The default of readonly_paths, for callers that send none. */
 export const readonlyPaths: readonly string[] = [
   '/proc/bus',
   '/proc/fs',

@@ -37,6 +37,7 @@ export interface HostFacts {
   readonly memoryNodes: readonly number[];
 }
 
+/** Reads the facts, once at the start. */
 export function readHostFacts(config: Config): HostFacts {
   const capabilities = boundingCapabilities();
   const cgroup = cgroupVersion();

@@ -72,6 +72,7 @@ export const ownSharedMemory: Mount = {
   source: 'shm',
   options: [...safe, 'mode=1777', 'size=65536k'],
 };
+/** The mount of /sys; rw for privileged containers. */
 export function sysfs(access: 'ro' | 'rw'): Mount {
   return { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...safe, access] };
 }

@@ -75,6 +75,10 @@ export function onHostNetwork({ namespaces, ownNetwork }: SandboxPlan): boolean 
   return namespaces.network === undefined && !ownNetwork;
 }
 
+/**
+ * Whether a container has a cgroup namespace of its own. On v1 and when privileged it sees the tree of the
+ * host.
+ */
 export function hasCgroupNamespace(privileged: boolean, cgroup: HostFacts['cgroup']): boolean {
   return cgroup === 'v2' && !privileged;
 }
@@ -143,6 +147,7 @@ export function userMappings(options: UserNamespace__Output | null | undefined):
   return { uidMappings: convert('uids'), gidMappings: convert('gids') };
 }
 
+/** The mappings of a user namespace: from the CRI to config.json. */
 export function idMappings(
   maps: readonly { container_id: number; host_id: number; length: number }[],
 ): IdMapping[] {

@@ -188,6 +188,9 @@ const gated = [...new Set(Object.values(openedBy).flat())].filter(
 );
 const privilegedCapability = ['CAP_SYS_ADMIN'];
 
+/**
+ * The profile, before it is resolved for the capabilities, the kernel and the architecture of a container.
+ */
 export const defaultProfile: DockerProfile = {
   defaultAction: refuse,
   defaultErrnoRet: ENOSYS,

@@ -311,6 +311,7 @@ const linuxSchema = z.strictObject({
     .optional(),
 });
 
+/** The schema of config.json; unknown keys are errors. */
 export const specSchema = z
   .strictObject({
     ociVersion: z.string().regex(/^1\.\d+\.\d+([-+].*)?$/, 'must be a version 1.x.y'),

@@ -6,6 +6,7 @@ import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSa
 import { CrispError } from '../errors.js';
 import { readFileIfThere, writeFile } from '../host/files.js';
 
+/** The names of the files, in the folder podMemory() and in /etc of the containers. */
 export const podFileNames = ['resolv.conf', 'hosts', 'hostname'] as const;
 export type PodFiles = Readonly<Record<(typeof podFileNames)[number], string>>;
 
@@ -22,6 +23,10 @@ export async function podFilesOf(config: PodSandboxConfig__Output): Promise<PodF
   });
 }
 
+/**
+ * Writes the files into the folder, with mode 0644: users of the container read them.
+ * @throws DiskFull, StorageFailed
+ */
 export function writePodFiles(folder: string, files: PodFiles): void {
   for (const name of podFileNames) writeFile(join(folder, name), files[name], 0o644);
 }

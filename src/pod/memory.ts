@@ -17,6 +17,7 @@ export function podMemory(podFolder: string): string {
   return join(podFolder, 'memory');
 }
 
+/** The folder that containers have at /dev/shm (mode 1777). */
 export function sharedMemory(podFolder: string): string {
   return join(podMemory(podFolder), 'shm');
 }

@@ -11,6 +11,11 @@ import { ownCgroupParent, sharesWithHost, userMappings } from '../oci/namespaces
 import { identityOf, podOf } from '../records/placed.js';
 import type { PodSandboxConfig__Output } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 
+/**
+ * Checks the config of RunPodSandbox before anything is made.
+ * @returns the same object
+ * @throws InvalidArgument, which names the field
+ */
 export function checkedConfig(config: PodSandboxConfig__Output | null): PodSandboxConfig__Output {
   if (!config) throw new CrispError('InvalidArgument', 'config is missing');
   if (!config.metadata?.name) throw new CrispError('InvalidArgument', 'config.metadata.name is empty');
@@ -93,6 +98,10 @@ function checkCgroupParent(parent: string): void {
     );
 }
 
+/**
+ * The plan of a pod before its namespaces are made; expectedPlan() shows the rest.
+ * @param systemdCgroup whether names of cgroups are slices
+ */
 export function planOf(
   stateFolder: string,
   id: string,
@@ -108,6 +117,7 @@ export function planOf(
   };
 }
 
+/** Whether crisp makes and removes the cgroup of the pod. A kubelet makes it itself, and passes its name. */
 export function ownsCgroup(config: PodSandboxConfig__Output): boolean {
   return !config.linux?.cgroup_parent;
 }
@@ -117,6 +127,7 @@ export function sharesPids(config: PodSandboxConfig__Output): boolean {
   return config.linux?.security_context?.namespace_options?.pid === 'POD';
 }
 
+/** The folder of the pinned namespaces of a pod: a bind mount for each. */
 export function namespacesFolder(plan: SandboxPlan): string {
   return join(plan.folder, 'ns');
 }
@@ -177,6 +188,10 @@ export function checkOwnNetwork(config: PodSandboxConfig__Output): void {
     );
 }
 
+/**
+ * The requested mapping of a user namespace (KEP-127); undefined: mode NODE, or none requested.
+ * @throws InvalidArgument
+ */
 export function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefined {
   const { uidMappings: uids, gidMappings: gids } = userMappings(
     config.linux?.security_context?.namespace_options?.userns_options,
@@ -184,6 +199,11 @@ export function userNamespace(config: PodSandboxConfig__Output): IdMaps | undefi
   return uids && gids ? { uids, gids } : undefined;
 }
 
+/**
+ * The arguments of CNI for a pod. The bandwidth is read from the annotations kubernetes.io/ingress-bandwidth
+ * and egress-bandwidth, in bits per second; ports without a host port are left out.
+ * @throws InvalidArgument
+ */
 export function podNetwork(plan: SandboxPlan, config: PodSandboxConfig__Output, netns: string): PodNetwork {
   const bits = (annotation: string): number | undefined => {
     const text = config.annotations[annotation];

@@ -46,6 +46,7 @@ interface Hidden {
   expired?: boolean;
 }
 
+/** The creations in flight, and the unclaimed ones. */
 export class InFlight {
   private readonly creations = new Map<string, Creation>();
   private readonly hidden = new Map<string, Hidden>();

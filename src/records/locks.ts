@@ -10,6 +10,7 @@ interface Queue {
   since: number;
 }
 
+/** A queue of operations for each id. */
 export class Locks {
   private readonly queues = new Map<string, Queue>();
 

@@ -41,6 +41,10 @@ function message<T>(of: (value: unknown) => T): z.ZodType<T> {
 }
 const resources = message(linuxResourcesOf);
 
+/**
+ * The file of a pod's record: STATE/sandboxes/ID.json. Times are nanoseconds since the epoch, as decimal
+ * text.
+ */
 export const storedSandboxSchema = z.object({
   version: z.literal(1),
   id: idSchema,
@@ -77,6 +81,10 @@ export const storedSandboxSchema = z.object({
 export type StoredSandbox = z.infer<typeof storedSandboxSchema>;
 export type SandboxRecord = Omit<StoredSandbox, 'plan'> & { plan: SandboxPlan };
 
+/**
+ * The file of a container's record: STATE/containers/ID.json. Times are nanoseconds since the epoch, as
+ * decimal text.
+ */
 export const storedContainerSchema = z.object({
   version: z.literal(1),
   id: idSchema,
@@ -129,6 +137,7 @@ export function newId(): string {
   return randomBytes(32).toString('hex');
 }
 
+/** The state of a pod for the CRI: ready from its completion until it is stopped, or its holder has ended. */
 export function sandboxState(record: SandboxRecord): PodSandboxState {
   return record.complete && record.stoppedAt === undefined && record.endedAt === undefined
     ? 'SANDBOX_READY'
@@ -140,6 +149,7 @@ export function compareTimes(one: string, other: string): number {
   return one.length - other.length || (one < other ? -1 : one > other ? 1 : 0); // numerically: there are no leading zeros
 }
 
+/** The state of a container for the CRI; never CONTAINER_UNKNOWN. */
 export function containerState(record: ContainerRecord): ContainerState {
   if (record.exit) return 'CONTAINER_EXITED';
   if (record.startedAt) return 'CONTAINER_RUNNING';
@@ -157,6 +167,7 @@ export function sandboxKey(config: PodSandboxConfig__Output): string {
   return [name, namespace, uid, attempt].join('_');
 }
 
+/** The name that must be unique among containers, and that the kubelet repeats in a retry. */
 export function containerKey(sandboxId: string, config: ContainerConfig__Output): string {
   return [sandboxId, config.metadata?.name ?? '', config.metadata?.attempt ?? 0].join('_');
 }

@@ -16,6 +16,7 @@ import { setAside, whyNot } from '../set-aside.js';
 import { bundleOf, podOf } from './placed.js';
 import { fromJson, idSchema, storedPlanSchema } from './stored.js';
 
+/** The file of a standalone container's record. Times are nanoseconds since the epoch, as decimal text. */
 export const standaloneRecordSchema = z.object({
   version: z.literal(1),
   id: idSchema,
@@ -52,6 +53,7 @@ export const standaloneRecordSchema = z.object({
 type Stored = z.infer<typeof standaloneRecordSchema>;
 export type StandaloneRecord = Omit<Stored, 'plan'> & { plan: SandboxPlan; folder: string; logPath: string };
 
+/** The records in one state folder, read from disk by each call. */
 export class StandaloneRecords {
   /** @param root the folder of logs: ROOT/logs/ID.log */
   constructor(
@@ -114,6 +116,7 @@ export class StandaloneRecords {
     };
   }
 
+  /** The path of a container's log: ROOT/logs/ID.log. */
   logOf(id: string): string {
     return join(this.root, 'logs', `${id}.log`);
   }
@@ -140,6 +143,7 @@ export class StandaloneRecords {
     return fitting[0];
   }
 
+  /** Writes a record, replacing an earlier one. @returns the record @throws DiskFull, StorageFailed */
   async put(record: StandaloneRecord): Promise<StandaloneRecord> {
     makeFolder(this.folder);
     await writeFileAtomic(join(this.folder, `${record.id}.json`), JSON.stringify(record));
@@ -174,6 +178,7 @@ export class StandaloneRecords {
   }
 }
 
+/** The container of a record, for its backend. */
 export function refOf(record: StandaloneRecord): ContainerRef {
   return { id: record.id, folder: record.folder, logPath: record.logPath, state: record.backendState };
 }

@@ -20,6 +20,7 @@ export class Stops {
     return done;
   }
 
+  /** Whether a stop of the container is in progress. */
   isStopping(id: string): boolean {
     return this.stops.has(id);
   }
@@ -70,6 +71,7 @@ export class Stops {
     };
   }
 
+  /** Wakes the calls that wait for the exit of a container. */
   exited(id: string): void {
     for (const wake of this.waiters.get(id) ?? []) wake();
   }
@@ -90,6 +92,7 @@ export class Deadline {
     this.shorten(timeoutMs);
   }
 
+  /** Moves the deadline to `timeoutMs` from now, if that is earlier. */
   shorten(timeoutMs: number): void {
     const atMs = performance.now() + timeoutMs;
     if (atMs >= this.atMs) return;
@@ -98,6 +101,7 @@ export class Deadline {
     this.timer = setTimeout(this.end, Math.min(timeoutMs, 2 ** 31 - 1)); // setTimeout's range
   }
 
+  /** Stops the timer; `passed` then never resolves. */
   clear(): void {
     clearTimeout(this.timer);
   }

@@ -32,6 +32,7 @@ const gist = z.object({
 });
 type Gist = z.infer<typeof gist>;
 
+/** The records of one kind, in memory and in a folder. */
 export class RecordTable<T extends { readonly id: string }> {
   private readonly records = new Map<string, T>();
   private readonly kept = new Map<string, Gist>();
@@ -44,9 +45,11 @@ export class RecordTable<T extends { readonly id: string }> {
     private readonly read: (value: unknown) => T,
   ) {}
 
+  /** The record of this id; undefined if there is none, or if it cannot be read. */
   get(id: string): T | undefined {
     return this.records.get(id);
   }
+  /** All records that can be read, in no particular order. */
   all(): T[] {
     return [...this.records.values()];
   }
@@ -145,6 +148,7 @@ function imagesOf({ imageId, imageVolumes }: Pick<Gist, 'imageId' | 'imageVolume
   return [...(imageId ? [imageId] : []), ...Object.values(imageVolumes ?? {})];
 }
 
+/** The records of the daemon. */
 export class Store {
   readonly sandboxes: RecordTable<SandboxRecord>;
   readonly containers: RecordTable<ContainerRecord>;
@@ -159,11 +163,13 @@ export class Store {
     });
   }
 
+  /** Reads all records from disk. To be called once, before any other call. */
   async load(): Promise<void> {
     await this.sandboxes.load(); // first: the log of a container is in the log folder of its pod
     await this.containers.load();
   }
 
+  /** The containers of a pod whose records can be read, including exited ones. */
   containersOf(sandboxId: string): ContainerRecord[] {
     return this.containers.all().filter((container) => container.sandboxId === sandboxId);
   }

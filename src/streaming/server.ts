@@ -71,6 +71,7 @@ class Refusal extends Error {
   }
 }
 
+/** The HTTP server of the URLs that Exec, Attach and PortForward return. */
 export class StreamingServer {
   private readonly tickets = new Tickets<StreamingRequest>();
   private readonly sockets = new Set<Socket>();
@@ -133,6 +134,7 @@ export class StreamingServer {
     return `${this.baseUrl}/${request.kind}/${this.tickets.issue(request)}`;
   }
 
+  /** The numbers of open connections, of sessions, and of URLs that are not opened yet. */
   counts(): Readonly<Record<'connections' | 'sessions' | 'unopenedUrls', number>> {
     return {
       connections: this.sockets.size,

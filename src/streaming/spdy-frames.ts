@@ -10,6 +10,7 @@
 import { createInflate, type Inflate } from 'node:zlib';
 import { maxControlBytes, maxHeaderBytes } from './limits.js';
 
+/** The types of control frames (SPDY/3.1, section 2.6). */
 export const frameTypes = {
   synStream: 1,
   synReply: 2,
@@ -20,9 +21,11 @@ export const frameTypes = {
   headers: 8,
   windowUpdate: 9,
 } as const;
+/** The flag FLAG_FIN: the last frame of a stream in this direction. */
 export const flagEnd = 1;
 /** Status codes of RST_STREAM. */
 export const resetRefused = 3;
+/** CANCEL: the stream is not needed any more. */
 export const resetCancel = 5;
 /** The status code of GOAWAY. */
 export const goAwayProtocolError = 1;
@@ -56,6 +59,10 @@ export class FrameReader {
   /** The data frame that is being passed on. */
   private data: { streamId: number; left: number; end: boolean } | undefined;
 
+  /**
+   * The frames that are complete with this chunk; the data of a frame may come in several pieces.
+   * @throws ProtocolError
+   */
   *read(chunk: Buffer): Generator<DataFrame | ControlFrame> {
     let rest = this.pending.length ? Buffer.concat([this.pending, chunk]) : chunk;
     for (;;) {
@@ -91,6 +98,11 @@ export class FrameReader {
   }
 }
 
+/**
+ * The eight bytes before the data of a frame.
+ * @param length of the data in bytes, less than 16 MiB
+ * @param end sets FLAG_FIN
+ */
 export function dataHeader(streamId: number, length: number, end: boolean): Buffer {
   const header = Buffer.allocUnsafe(frameHeaderBytes);
   header.writeUInt32BE(streamId, 0);
@@ -158,6 +170,7 @@ export class HeaderReader {
     return parseHeaders(Buffer.concat(this.output));
   }
 
+  /** Frees the memory of zlib. */
   close(): void {
     this.inflate.destroy();
   }

@@ -26,6 +26,7 @@ const maxFrameBytes = 256 << 10;
 /** How long a peer may take to disconnect after GOAWAY. */
 const lingerMs = 10_000;
 
+/** A stream with its headers, opened by the client. */
 export class SpdyStream extends WireStream {
   constructor(
     wire: Wire,
@@ -36,6 +37,7 @@ export class SpdyStream extends WireStream {
   }
 }
 
+/** The server's side of a SPDY/3.1 connection. */
 export class SpdyConnection implements Wire, Taken {
   /** Resolves when the connection has ended, for any reason. Never rejects. */
   readonly closed: Promise<void>;
@@ -78,6 +80,7 @@ export class SpdyConnection implements Wire, Taken {
     clearTimeout(linger);
   }
 
+  /** Sends data of a stream, in frames of limited size. */
   send(streamId: number, data: Buffer, done: (error?: Error | null) => void): void {
     this.socket.cork();
     for (let offset = 0; offset < data.length; offset += maxFrameBytes) {
@@ -89,18 +92,22 @@ export class SpdyConnection implements Wire, Taken {
     this.socket.uncork();
   }
 
+  /** Sends an empty frame with FLAG_FIN. */
   sendEnd(streamId: number, done: (error?: Error | null) => void): void {
     this.socket.write(dataHeader(streamId, 0, true), done);
   }
 
+  /** Sends RST_STREAM with CANCEL; no effect on a closed connection. */
   sendReset(streamId: number): void {
     if (this.socket.writable) this.reply(controlFrame(frameTypes.reset, [streamId, resetCancel]));
   }
 
+  /** The bytes that the socket has not sent yet. */
   get unsentBytes(): number {
     return this.socket.writableLength;
   }
 
+  /** Closes the connection at once. */
   destroy(): void {
     this.socket.destroy();
   }

@@ -42,6 +42,7 @@ export const commandsOverWebSocket = new Map<string, CommandProtocol & ChannelFo
   ['', { ...v1, ...binary }],
 ]);
 
+/** The names are checked only; the protocol has no variants. */
 export const portForwardsOverSpdy = new Map<string, undefined>([['portforward.k8s.io', undefined]]);
 
 /** The tunnel for a SPDY connection, used by kubectl and crictl. */

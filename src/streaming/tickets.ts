@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { CrispError } from '../errors.js';
 import { maxTickets, maxTicketsPerPod, ticketLifeMs } from './limits.js';
 
+/** The tickets that are not redeemed yet, in memory. */
 export class Tickets<T extends { readonly sandboxId: string }> {
   /** Oldest first: a Map keeps the order of insertion, and all are valid for the same time. */
   private readonly issued = new Map<string, { value: T; expiresAt: number }>();

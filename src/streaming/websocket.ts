@@ -22,6 +22,7 @@ function answerPings(socket: WebSocket): void {
   });
 }
 
+/** The server's side of a WebSocket connection with channels (v5.channel.k8s.io and older). */
 export class ChannelSocket implements Wire, Taken {
   /** Resolves when the connection has ended, for any reason. Never rejects. */
   readonly closed: Promise<void>;
@@ -61,14 +62,17 @@ export class ChannelSocket implements Wire, Taken {
     await this.closed; // ws itself allows the peer 30 s for this
   }
 
+  /** The bytes that the socket has not sent yet. */
   get unsentBytes(): number {
     return this.socket.bufferedAmount;
   }
 
+  /** Closes the connection at once, without a closing handshake. */
   destroy(): void {
     this.socket.terminate();
   }
 
+  /** Sends a message: the number of the channel, then the data. */
   send(channel: number, data: Buffer, done: (error?: Error | null) => void): void {
     if (this.format.base64) this.socket.send(`${channel}${data.toString('base64')}`, done);
     else this.socket.send(Buffer.concat([Buffer.from([channel]), data]), done);
@@ -78,6 +82,7 @@ export class ChannelSocket implements Wire, Taken {
   sendEnd(_channel: number, done: (error?: Error | null) => void): void {
     done();
   }
+  /** No effect, for the same reason. */
   sendReset(): void {
     /* likewise */
   }

@@ -26,6 +26,7 @@ export interface Wire {
  */
 export const pulseMs = 2_000;
 
+/** The stream as a Node stream, with back-pressure in both directions. */
 export class WireStream extends Duplex {
   /** Called when the peer closes the stream in both directions. */
   onReset: (() => void) | undefined;

@@ -96,6 +96,7 @@ const createPatienceMs = 10_000;
 /** Pause before the watch of a process is retried if no descriptor was free. */
 const watchAgainMs = 10_000;
 
+/** The backend for crun, runc and other OCI runtimes, each container with conmon as its monitor. */
 export class OciBackend implements Backend {
   readonly name: string;
   readonly runtime: Runtime;
@@ -496,6 +497,7 @@ function oomKillsOf(sandbox: SandboxPlan): OomKills | undefined {
   return count === undefined ? undefined : { group: cgroupPath(sandbox.cgroupParent), count };
 }
 
+/** The state that create() has returned for the container. @throws RecordUnreadable */
 export function stateOf(container: ContainerRef): OciState {
   const { data, error } = stateSchema.safeParse(container.state);
   if (error)

@@ -28,6 +28,10 @@ type Probed = Pick<Backend, 'name' | 'create' | 'start' | 'delete'> & {
 const exitCodeExpected = 42;
 const waitMs = 10_000;
 
+/**
+ * Runs a temporary container, and tests the optional features. Never throws.
+ * @param folder for the bundles of probes
+ */
 export async function probe(backend: Probed, folder: string): Promise<Probe> {
   let version = '';
   try {

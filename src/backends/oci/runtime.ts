@@ -7,6 +7,7 @@ import { fileVersion } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import { CommandError, run, type RunOptions, type RunResult } from '../../host/run.js';
 
+/** The timeout of a runtime's verb, such as create or delete. */
 export const verbTimeoutMs = 30_000;
 
 export interface RuntimeOptions {
@@ -19,6 +20,7 @@ export interface RuntimeOptions {
   readonly systemdCgroup: boolean;
 }
 
+/** Runs an OCI runtime (the command line of runc(8)). */
 export class Runtime {
   private binary: string | undefined;
   private crun: { readonly file: string; readonly is: boolean } | undefined;
@@ -47,6 +49,7 @@ export class Runtime {
     ];
   }
 
+  /** The command line of a verb. @throws ToolMissing */
   async argv(verb: string, ...args: string[]): Promise<[string, ...string[]]> {
     return [await this.path(), ...this.globalArgs, verb, ...args];
   }
@@ -90,6 +93,7 @@ export class Runtime {
     );
   }
 
+  /** The first line of --version. @throws ToolMissing, ToolTimeout, RuntimeFailed */
   async version(): Promise<string> {
     const { stdout } = await run([await this.path(), '--version'], { timeoutMs: verbTimeoutMs });
     return stdout.split('\n')[0]?.trim() ?? '';

@@ -20,15 +20,18 @@ const targets = [
   ...['/etc/hosts', '/etc/hostname', '/etc/resolv.conf'].map((path) => ({ path, isFolder: false })),
 ];
 
+/** Makes each archive once, also when several callers need it at the same time. */
 export class Archives {
   private readonly making = new Map<string, Promise<string>>();
 
   constructor(private readonly folder: string) {}
 
+  /** The path of the empty archive, which may not exist yet. */
   get emptyPath(): string {
     return join(this.folder, 'empty.tar.gz');
   }
 
+  /** Makes the empty archive if it does not exist. @returns its path */
   async empty(): Promise<string> {
     return this.once(this.emptyPath, (work) => writeFile(join(work, made), gzipSync(Buffer.alloc(10_240)))); // tar's end: two blocks of zeros, in a record of twenty
   }
@@ -55,6 +58,7 @@ export class Archives {
     await Promise.all([path, ...(await this.worksOf(path))].map(remove));
   }
 
+  /** The path of an image's archive, which may not exist yet. */
   pathOf(imageId: string): string {
     return join(this.folder, `${imageId.replace('sha256:', '')}.tar`);
   }

@@ -57,6 +57,7 @@ const liblxc = `/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linu
 /** The code of pct (package pve-container). */
 const pveContainer = '/usr/share/perl5/PVE/LXC.pm';
 
+/** The backend for Proxmox CTs: each container is one CT, managed by pct(1). */
 export class PctBackend implements Backend {
   readonly name: string;
   readonly exits: Exits;

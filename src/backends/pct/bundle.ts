@@ -23,6 +23,7 @@ export function includeFile(bundle: string): string {
 export function environmentFile(bundle: string): string {
   return join(bundle, 'environment');
 }
+/** The log of liblxc for the start of the CT. */
 export function lxcLog(bundle: string): string {
   return join(bundle, 'lxc.log');
 }
@@ -69,6 +70,7 @@ export function deviceSource({ type, path, major, minor }: Device): string | und
   return found === undefined ? undefined : realpathSync(found);
 }
 
+/** Whether the path leads to a folder, also through links; false if it cannot be read. */
 export function isFolder(path: string): boolean {
   try {
     return statSync(path).isDirectory();

@@ -7,6 +7,11 @@ import { annotationPrefix, guestOptions, type GuestOptions } from './guest-optio
 
 export type Choosing = Pick<PctContext, 'options' | 'found'>;
 
+/**
+ * Implements Backend.ownNetwork: true if the pod or the configuration names a bridge.
+ * @throws Unsupported if this pct does not set addresses; InvalidArgument, PermissionDenied for the pod's
+ * annotations
+ */
 export function ownNetwork(ctx: Choosing, plan: SandboxPlan): boolean {
   const { bridges } = guestOptions(ctx.options, plan.annotations);
   if (bridges.length > 0 && !ctx.found.hostManaged)
@@ -18,6 +23,10 @@ export function ownNetwork(ctx: Choosing, plan: SandboxPlan): boolean {
   return bridges.length > 0;
 }
 
+/**
+ * Implements Backend.rootfs: "own" if the CT has a volume of Proxmox.
+ * @throws InvalidArgument for a template without a storage
+ */
 export function rootfsOf(ctx: Choosing, plan: SandboxPlan, template?: string): RootfsMode {
   const { volume } = chosenOf(ctx, plan);
   if (template !== undefined && !volume)
@@ -29,6 +38,11 @@ export function rootfsOf(ctx: Choosing, plan: SandboxPlan, template?: string): R
   return { kind: volume ? 'own' : 'overlay' };
 }
 
+/**
+ * The options of a CT as they apply to the pod: bridges only with a network of its own, and with a user
+ * namespace a volume for the copy of the image.
+ * @throws InvalidArgument, PermissionDenied
+ */
 export function chosenOf(ctx: Choosing, plan: SandboxPlan): GuestOptions {
   const { bridges, volume, ...others } = guestOptions(ctx.options, plan.annotations);
   return {

@@ -32,6 +32,7 @@ export async function inCluster<T>(pveFolder: string, look: (pve: string) => Pro
     );
   }
 }
+/** The hint of errors caused by a missing pmxcfs. */
 export const pveClusterHint = 'pve-cluster must run: `systemctl status pve-cluster`';
 
 /** The error of a mount after pmxcfs was killed. */

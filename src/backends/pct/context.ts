@@ -41,6 +41,7 @@ export interface PctContext {
   monitorLost: (containerId: string) => void;
 }
 
+/** The context for these options. Runs no program. */
 export function contextOf(options: PctBackendOptions): PctContext {
   const { lxc, root, state, name } = options;
   const pctTimeoutMs = lxc.pct_timeout_seconds * 1000;

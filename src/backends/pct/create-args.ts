@@ -146,6 +146,10 @@ export function hardwareAddress(sandboxId: string, index = 0): string {
     .toUpperCase();
 }
 
+/**
+ * The options --netN of `pct create`, one for each bridge.
+ * @param hostManaged whether this pct sets the addresses
+ */
 export function cardArgs(
   plan: ContainerPlan,
   { bridges }: Pick<GuestOptions, 'bridges'>,
@@ -223,6 +227,7 @@ export function updateArgs({ cpu = {}, memory = {} }: Resources, node: Node): st
 export function pinLines({ cpu }: Resources = {}, { cgroup }: Pick<Node, 'cgroup'>): string[] {
   return cgroup === 'v2' && /^[\d,-]+$/.test(cpu?.cpus ?? '') ? [`${pinKey}: ${cpu?.cpus}`] : [];
 }
+/** The key of the configuration that binds a CT to CPUs (lxc.container.conf(5)). */
 export const pinKey = 'lxc.cgroup2.cpuset.cpus';
 
 /** cgroup v2: cpu.weight; v1: cpu.shares. */

@@ -22,6 +22,10 @@ import type { PctState } from './state.js';
 import { makeTargets } from './targets.js';
 import { dropIn, environmentText } from './unit.js';
 
+/**
+ * Implements Backend.create: makes the mounts, the CT and its configuration.
+ * @throws the errors of pct (NoVmid, NoQuorum, BridgeMissing, ...)
+ */
 export async function create(ctx: PctContext, given: ContainerPlan): Promise<PctState> {
   const guest = chosenOf(ctx, given.sandbox);
   const { plan, devices, spec: mounted } = guestPlan(given, guest, ctx.found);

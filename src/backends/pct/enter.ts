@@ -12,6 +12,7 @@ import { initPid, running } from './find.js';
 import { specOf, stateOf } from './state.js';
 import { attach as attachToWatcher, send } from './watcher.js';
 
+/** Implements Backend.exec, with lxc-attach(1). */
 export async function exec(
   ctx: PctContext,
   container: ContainerRef,
@@ -38,6 +39,7 @@ export async function exec(
   );
 }
 
+/** Implements Backend.attach: the watcher of the CT passes on its streams. */
 export async function attach(
   ctx: PctContext,
   container: ContainerRef,

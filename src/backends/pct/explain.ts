@@ -23,6 +23,7 @@ export interface ExplainedCt {
   readonly notHonoured: readonly string[];
 }
 
+/** The commands and files with which create() would make this CT. Runs and writes nothing. */
 export function explainCt(options: PctBackendOptions, given: ContainerPlan): ExplainedCt {
   const { lxc, root } = options;
   const node = thisNode();

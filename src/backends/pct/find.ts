@@ -11,6 +11,7 @@ import { stateOf } from './state.js';
 
 const infoTimeoutMs = 10_000;
 
+/** The mark of a container's CT, for its description. */
 export function mark(ctx: PctContext, vmid: number, containerId: string): Mark {
   return { owner: ownerOf(ctx.options), containerId, vmid: String(vmid) };
 }
@@ -75,6 +76,10 @@ export async function initPid(ctx: PctContext, vmid: number): Promise<number | u
   return Number.isInteger(pid) && pid > 0 ? pid : undefined;
 }
 
+/**
+ * Implements Backend.addresses, with lxc-info(1); without link-local ones.
+ * @throws GuestMissing, ForeignGuest
+ */
 export async function addresses(ctx: PctContext, container: ContainerRef): Promise<string[]> {
   const { vmid } = await mine(ctx, container);
   return (await lxcInfo(ctx, vmid, '-iH'))

@@ -24,6 +24,7 @@ export interface GuardOptions {
   readonly owner: string;
 }
 
+/** Checks the four conditions on each call. */
 export class Guard {
   constructor(private readonly options: GuardOptions) {}
 

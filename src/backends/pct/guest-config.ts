@@ -43,6 +43,7 @@ export interface GuestConfig {
   readonly values: Readonly<Record<string, string>>;
 }
 
+/** The first key of the mark in a description. */
 export const ownerKey = 'crisp-owner';
 const containerKey = 'crisp-container';
 const vmidKey = 'crisp-vmid';

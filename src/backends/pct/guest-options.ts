@@ -53,8 +53,10 @@ export interface GuestOptions {
 
 /** The form of a storage name in PVE (PVE::JSONSchema, pve-storage-id). */
 const storageForm = /^[a-z][a-z0-9._-]*$/i;
+/** The schema of a storage name. */
 export const storageName = z.string().regex(storageForm);
 
+/** The prefix of the annotations with which a pod sets options of its CTs. */
 export const annotationPrefix = 'io.crisp.lxc.';
 
 type Form = readonly [RegExp, string];

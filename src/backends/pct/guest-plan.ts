@@ -17,6 +17,7 @@ export interface GuestPlan {
   readonly spec: Spec;
 }
 
+/** The plan with the devices and mounts that pct sets, separate from those that liblxc sets. */
 export function guestPlan(
   given: ContainerPlan,
   guest: GuestOptions,

@@ -19,6 +19,7 @@ const schema = z.object({
 });
 export type Intent = z.infer<typeof schema> & { readonly notedAtMs: number };
 
+/** The notes of one owner. */
 export class Intents {
   private readonly folder: string;
 
@@ -30,6 +31,7 @@ export class Intents {
     this.folder = join(root, 'intents');
   }
 
+  /** Writes a note and flushes it to disk: to be called before pct runs. @throws DiskFull, StorageFailed */
   async note(verb: Intent['verb'], vmid: number, containerId: string): Promise<void> {
     makeFolder(this.folder);
     await writeFileAtomic(
@@ -38,10 +40,12 @@ export class Intents {
     );
   }
 
+  /** Removes the note of a CT; no effect if there is none. */
   async forget(vmid: number): Promise<void> {
     await remove(this.path(vmid));
   }
 
+  /** The notes of this owner. A note that cannot be read is set aside. */
   async all(): Promise<Intent[]> {
     const names = (await namesIn(this.folder)).filter((name) => /^[1-9]\d*\.json$/.test(name));
     const read = await Promise.all(

@@ -215,6 +215,7 @@ function mountEntries({ spec, isFolder }: LxcPlan): string[] {
   });
 }
 
+/** Whether a mount of a spec is a bind mount (OCI runtime specification, mounts). */
 export function isBind({ type, options = [] }: Mount): boolean {
   return type === 'bind' || options.includes('rbind') || options.includes('bind');
 }

@@ -27,6 +27,7 @@ export function withoutMountPoints(spec: Spec, points: readonly MountPoint[]): S
       };
 }
 
+/** Whether this is a bind mount at the path, regardless of a trailing slash. */
 export function isAt(mount: Mount, path: string): boolean {
   return isBind(mount) && mount.destination.replace(/\/+$/, '') === path;
 }

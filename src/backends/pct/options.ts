@@ -28,6 +28,7 @@ export function optionsOf(config: Config, name: string, state: string): PctBacke
   };
 }
 
+/** The facts of this node that limits depend on; memory in bytes. */
 export function thisNode(): Node {
   return {
     arch: process.arch,

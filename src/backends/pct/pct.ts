@@ -16,6 +16,7 @@ export interface PctOptions {
   readonly outputFolder: string;
 }
 
+/** Runs pct(1). */
 export class Pct {
   constructor(private readonly options: PctOptions) {}
 
@@ -73,6 +74,7 @@ export async function untilNotTaken<T>(attempt: () => Promise<T>): Promise<T> {
 }
 const lostRaces = 10;
 
+/** The cause of a failed pct, from its messages; undefined: another cause, or an error of another tool. */
 export function meaningOf(error: unknown): Meaning | undefined {
   if (!(error instanceof CrispError) || error.tool !== 'pct') return undefined;
   return meanings.find(([pattern]) => pattern.test(error.stderr ?? ''))?.[1];

@@ -12,6 +12,7 @@ import type { PctState } from './state.js';
 import { exitOf, holdWatcher, remember, endRest } from './watch.js';
 import { wakeWatcher } from './watcher.js';
 
+/** Implements Backend.survey. A CT with another owner counts as missing. */
 export async function survey(ctx: PctContext, container: ContainerRef): Promise<Alive> {
   ctx.made.set(container.id, container);
   const exit = await exitOf(ctx, container);
@@ -31,6 +32,7 @@ export async function survey(ctx: PctContext, container: ContainerRef): Promise<
   return { status: 'stopped', exit: undefined };
 }
 
+/** Implements Backend.list: the CTs of this node with the mark of this owner. */
 export async function list(ctx: PctContext): Promise<FoundContainer[]> {
   return [...(await ctx.guard.all())].flatMap(([vmid, { mark, recoveryLabel }]): FoundContainer[] =>
     mark

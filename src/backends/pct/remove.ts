@@ -21,6 +21,10 @@ import { send, watcherName } from './watcher.js';
 const endPatienceMs = 10_000;
 const atWorkPauseMs = 100;
 
+/**
+ * Implements Backend.delete: kills the processes and destroys the CT.
+ * @throws ForeignGuest, Locked, NoQuorum
+ */
 export async function removeContainer(ctx: PctContext, container: ContainerRef): Promise<void> {
   ctx.watched.get(container.id)?.(); // it ends its watcher itself
   ctx.watched.delete(container.id);
@@ -59,6 +63,7 @@ async function clearAway(ctx: PctContext, vmid: number): Promise<void> {
   await ctx.intents.forget(vmid);
 }
 
+/** Implements Backend.remnants: CTs of interrupted calls of pct. */
 export async function remnants(ctx: PctContext): Promise<readonly Remnant[]> {
   const found: Remnant[] = [];
   for (const intent of await ctx.intents.all()) {

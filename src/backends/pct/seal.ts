@@ -11,6 +11,7 @@ import type { SealedLabel, Mark } from './guest-config.js';
 
 const keyBytes = 32;
 
+/** Makes and checks seals: an HMAC-SHA256 with a key of the node. */
 export class Seal {
   private key: Buffer | undefined;
   private readonly file: string;
@@ -24,6 +25,7 @@ export class Seal {
     return { text, seal: this.mac(mark, text).toString('hex') };
   }
 
+  /** Whether the seal was made on this node for this mark and this text; compared in constant time. */
   fits(mark: Mark, { text, seal }: SealedLabel): boolean {
     const [wanted, given] = [this.mac(mark, text), Buffer.from(seal, 'hex')];
     return given.length === wanted.length && timingSafeEqual(given, wanted);

@@ -16,6 +16,10 @@ import { specOf, stateOf, type PctState } from './state.js';
 import { holdWatcher, remember } from './watch.js';
 import { fifo, startWatcher, send, type WatcherPlan } from './watcher.js';
 
+/**
+ * Implements Backend.start: starts the watcher, then the CT.
+ * @throws StartFailed, WrongContainerState, GuestMissing, ForeignGuest
+ */
 export async function start(ctx: PctContext, container: ContainerRef): Promise<{ pid: number }> {
   const { vmid, config } = await mine(ctx, container);
   const state = stateOf(container);

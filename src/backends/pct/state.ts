@@ -22,6 +22,7 @@ const stateSchema = z.object({
 });
 export type PctState = z.infer<typeof stateSchema>;
 
+/** The state that create() has returned; undefined if create() did not finish. @throws RecordUnreadable */
 export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | undefined {
   if (container.state === undefined) return undefined;
   const { data, error } = stateSchema.safeParse(container.state);
@@ -32,6 +33,7 @@ export function stateOf(container: Pick<ContainerRef, 'state'>): PctState | unde
   return data;
 }
 
+/** The config.json of a bundle. */
 export async function specOf({ folder }: Pick<ContainerRef, 'folder'>): Promise<Spec> {
   return JSON.parse(await readText(join(folder, 'config.json'))) as Spec;
 }

@@ -141,6 +141,7 @@ export class Units {
     private readonly systemctl: string,
   ) {}
 
+  /** Writes the drop-in of a CT's unit, and reloads systemd. */
   async write(vmid: number, text: string): Promise<void> {
     makeFolder(this.dropIns(vmid), 0o755);
     await writeFileAtomic(join(this.dropIns(vmid), 'crisp.conf'), text);

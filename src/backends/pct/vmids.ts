@@ -5,6 +5,7 @@ import { CrispError } from '../../errors.js';
 import { guestsOf } from './cluster.js';
 import { vmidsInCgroups } from './cgroups.js';
 
+/** Proposes unused VMIDs of lxc.vmid_range. */
 export class Vmids {
   private readonly proposed = new Set<number>();
   private next: number;

@@ -14,6 +14,7 @@ import { holdWatch } from './watcher.js';
 /** How often a CT without a watcher is checked. */
 const unwatchedLookMs = 1_000;
 
+/** Implements Backend.onExit: the watcher of a CT writes the exit. */
 export function onExit(ctx: PctContext, listener: (containerId: string, exit: Exit) => void): void {
   ctx.exits.watch((id) => {
     const container = ctx.made.get(id);
@@ -58,6 +59,7 @@ export async function holdWatcher(ctx: PctContext, container: ContainerRef): Pro
   else if (!(await ctx.exits.read(id, container.folder))) ended();
 }
 
+/** Implements Backend.inDoubt: true if the first process of the CT has ended or is not known. */
 export async function inDoubt(ctx: PctContext, { id }: ContainerRef): Promise<boolean> {
   const process = ctx.processes.get(id);
   return process === undefined || !(await isAlive(process));
@@ -69,6 +71,7 @@ export async function remember(ctx: PctContext, id: string, pid: number | undefi
   if (process) ctx.processes.set(id, process);
 }
 
+/** The exit of a container, after its remaining processes were ended; undefined: none was written. */
 export async function exitOf(ctx: PctContext, container: ContainerRef): Promise<Exit | undefined> {
   const exit = await ctx.exits.read(container.id, container.folder);
   if (exit) await endRest(ctx, container);

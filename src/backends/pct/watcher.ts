@@ -34,6 +34,7 @@ export interface WatcherPlan {
 
 /** The names of the FIFOs and of the terminal in the bundle. */
 export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
+/** The link to the terminal of the CT, in the bundle. */
 export const consoleLink = 'console';
 
 /** The watcher never blocks, so this is enough even on a busy node. */
@@ -66,6 +67,7 @@ export async function startWatcher(plan: WatcherPlan): Promise<void> {
     );
 }
 
+/** The command line of the watcher, a Perl program. */
 export function watcherArgv({
   vmid,
   lxcFolder,
