@@ -73,7 +73,7 @@ describe('doc comments', () => {
   });
 });
 
-/** What a file imports, from the top of src. */
+/** The imports of a file, as paths below src. */
 function importsOf(name: string): string[] {
   const text = readFileSync(join(folder, name), 'utf8');
   return [...text.matchAll(/(?:from|import\()\s*'(\.[^']+)'/g)].map(([, path = '']) =>

@@ -1,4 +1,4 @@
-// What the documents tell people to type or to configure is tested, or says why not.
+// Commands and configurations in the documents are tested, or state why they are not.
 import { describe, expect, test } from '@jest/globals';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { parse } from 'yaml';

@@ -1,6 +1,5 @@
-// Each hint that an error or a check gives: what it names is there. Commands of crisp
-// are as the command line takes them, programs are known, keys are keys of the
-// configuration, and documents are documents of ours.
+// The hints of errors and checks: commands of crisp are valid, programs are known, and
+// named configuration keys and documents exist.
 import { describe, expect, test } from '@jest/globals';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import ts from 'typescript';
@@ -25,7 +24,7 @@ function textsIn(node: ts.Node): string[] {
   return found;
 }
 
-/** What an error or a check says to do, in a source: `hint: …`, `warning(…, THIS)`, `failure(…, THIS)`. */
+/** The hints in a source: `hint: …`, `warning(…, THIS)`, `failure(…, THIS)`. */
 function hintsIn(path: string): string[] {
   const found: string[] = [];
   const visit = (node: ts.Node): void => {

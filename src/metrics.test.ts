@@ -71,7 +71,7 @@ describe('the server', () => {
   });
 
   test('serves the event loop delay since the last scrape', async () => {
-    await new Promise((resolve) => setTimeout(resolve, 150)); // the first tick of the measurement is none
+    await new Promise((resolve) => setTimeout(resolve, 150)); // the first tick of the measurement has no value
     for (const end = performance.now() + 200; performance.now() < end;);
     await new Promise((resolve) => setTimeout(resolve, 150));
     const text = await (await fetch(`${url}/metrics`)).text();

@@ -1,4 +1,5 @@
-// The scripts that need Node say so in one line where it is too old, before they start npm or anything else.
+// Scripts that need Node report a version that is too old in one line, before they
+// start npm or anything else.
 import { expect, test } from '@jest/globals';
 import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,5 @@
-// What belongs to nobody is found and removed; what a record or a process stands for stays.
+// Files and mounts without an owner are found and removed; those of records and running
+// processes are kept.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

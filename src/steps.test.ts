@@ -1,4 +1,4 @@
-// Steps that do not end are told in the log and in the metrics.
+// Steps that do not end are reported in the log and in the metrics.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { gate } from '../test/helpers/services.js';
 import { addLogContext, log, withLogContext } from './log.js';

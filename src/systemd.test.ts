@@ -1,4 +1,4 @@
-// The watchdog: systemd hears of a daemon that answers, and nothing of one that does not.
+// The watchdog: systemd is notified only while the daemon answers.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { spawn, type ChildProcess } from 'node:child_process';
@@ -13,7 +13,7 @@ import { log } from './log.js';
 import { limitMs, step } from './steps.js';
 import { feedWatchdog, notifySystemd } from './systemd.js';
 
-/** In place of systemd: a datagram socket, which Node lacks; prints what it gets, one datagram a line. */
+/** In place of systemd: a datagram socket, which Node lacks; prints one datagram per line. */
 const listener = `use Socket; socket(my $s, AF_UNIX, SOCK_DGRAM, 0) or die; bind($s, pack_sockaddr_un($ARGV[0])) or die; $| = 1;
 print "bound\\n"; while (defined recv($s, my $text, 4096, 0)) { $text =~ tr/\\n/;/; print "$text\\n" }`;
 
@@ -34,7 +34,7 @@ beforeEach(async () => {
   process.env['WATCHDOG_USEC'] = '1000000';
   process.env['WATCHDOG_PID'] = String(process.pid);
 
-  // In place of the daemon: a server of the same calls that can be told not to answer.
+  // In place of the daemon: a server of the same calls that can be made to stop answering.
   answer = true;
   listen = `unix://${join(folder, 'crisp.sock')}`;
   daemon = new Server();
@@ -83,7 +83,7 @@ test('it is not fed while the daemon does not answer', async () => {
   stop = feedWatchdog(listen);
   expect((await heard.next()).value).toBe('WATCHDOG=1');
   answer = false;
-  await new Promise((resolve) => setTimeout(resolve, 600)); // what was on its way
+  await new Promise((resolve) => setTimeout(resolve, 600)); // messages in transit
   await heardUntilNow();
   await new Promise((resolve) => setTimeout(resolve, 1500));
   expect(await heardUntilNow()).toEqual([]);

@@ -1,5 +1,5 @@
-// The workflows under .github: their names, that none can pass by ignoring a
-// failure, and that what they run are scripts that run here as well.
+// The workflows under .github: their names, that none can pass by ignoring a failure,
+// and that they run scripts of package.json.
 import { expect, test } from '@jest/globals';
 import { readdirSync, readFileSync } from 'node:fs';
 import { parse } from 'yaml';

@@ -1,4 +1,5 @@
-// What CreateContainer makes, records and takes back: a real folder as the rootfs, a stand-in for the backend.
+// CreateContainer: its results, records and undo. The rootfs is a real folder, the
+// backend a stand-in.
 import { afterEach, expect, test } from '@jest/globals';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -102,7 +103,7 @@ test('a container has its record, its bundle and its event', async () => {
   });
   const label = unpack(plan?.recoveryLabel?.() ?? '');
   expect(label).toMatchObject({ sandbox: { id: pod.id }, container: { id, complete: true } });
-  expect(label?.container.config.envs).toEqual([]); // whoever sees the container would read it
+  expect(label?.container.config.envs).toEqual([]); // other users of the container could read it
   await until('its event is told', () => heard.length > 0);
   expect(heard).toMatchObject([{ container_event_type: 'CONTAINER_CREATED_EVENT', container_id: id }]);
 });

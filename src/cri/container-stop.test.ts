@@ -1,4 +1,4 @@
-// The order of things in a stop, on a stand-in for the backend and with timers that stand still.
+// The steps of a stop, on a stand-in for the backend and with fake timers.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { mkdirSync, existsSync } from 'node:fs';
 import type { Alive } from '../backends/backend.js';

@@ -1,4 +1,4 @@
-// The serializer that keeps bytes against gRPC's own.
+// The serializer that caches bytes, compared with gRPC's own.
 import { expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
 import { placedContainer, placedSandbox } from '../records/placed.js';
@@ -66,6 +66,6 @@ test('the message of a record is encoded once, and again after a change', () => 
   });
   const said = (record: typeof container): string => serialize({ items: [item(record)] }).toString();
   expect(said(container)).toBe(said(container));
-  expect(count).toBe(3); // the item, and twice what is beside it
+  expect(count).toBe(3); // the item, and its neighbour twice
   expect(said({ ...container, id: 'other' })).toContain('"other"');
 });

@@ -285,5 +285,5 @@ test.each([
     call.signal,
   );
   expect(seen).toEqual([wanted]);
-  expect(drained).toBe(!wanted.hasInput); // nobody reads it otherwise
+  expect(drained).toBe(!wanted.hasInput); // otherwise it is not read
 });

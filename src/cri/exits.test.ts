@@ -1,4 +1,4 @@
-// Exits that are told, exits that nobody tells, and monitors that are lost, on a stand-in for the backend.
+// Reported and unreported exits, and lost monitors, on a stand-in for the backend.
 import { afterEach, expect, jest, test } from '@jest/globals';
 import type { Alive, Exit } from '../backends/backend.js';
 import { Bench, exitedWell, fakeTimeouts, settled, until } from '../../test/helpers/services.js';

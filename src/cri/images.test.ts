@@ -131,7 +131,7 @@ test('the backends keep an image whose removal failed', async () => {
 test('removing an unknown image succeeds', async () => {
   withImages(has());
   expect(await removeImage(bench.services, named('a'))).toEqual({});
-  expect(bench.toldOf('images.remove')).toHaveLength(1); // also what is there and cannot be used
+  expect(bench.toldOf('images.remove')).toHaveLength(1); // also an unusable image in the store
   expect(bench.toldOf('backend.forgetImage')).toEqual([]);
 });
 

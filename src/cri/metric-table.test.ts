@@ -1,4 +1,4 @@
-// Every figure of what is counted is another number, so that no metric can show the wrong one.
+// All input values are different numbers, so that no metric can show the wrong one.
 import { expect, test } from '@jest/globals';
 import type { PressureLine } from '../host/cgroup-stats.js';
 import { containerMetrics, interfaceMetrics, type Counted, type MetricTable } from './metric-table.js';

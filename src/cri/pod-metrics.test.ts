@@ -1,4 +1,5 @@
-// Series of a pod and its containers, read from the groups and interfaces that this test itself is in.
+// Series of a pod and its containers, read from the cgroups and interfaces of this test
+// process.
 import { afterEach, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

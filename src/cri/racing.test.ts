@@ -1,4 +1,5 @@
-// Calls on the same pod that come together, on a stand-in for the backend that holds each of its steps until it is let go.
+// Concurrent calls on the same pod, on a stand-in for the backend that blocks each step
+// until it is released.
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,5 @@
-// Pods that are found again by what their containers carry, on a stand-in for the backend.
+// Pods that are reclaimed by the recovery labels of their containers, on a stand-in for
+// the backend.
 import { afterEach, expect, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,4 @@
-// What a start of the daemon makes of the records that it finds, on a stand-in for the backend and the network.
+// Recovery at the start of the daemon, on a stand-in for the backend and the network.
 import { afterEach, expect, jest, test } from '@jest/globals';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -165,7 +165,7 @@ test('an unreadable record does not stop the start, and is kept', async () => {
   await recover(bench.services);
   expect(bench.services.store.sandboxes.get(pod.id)).toBeDefined();
   expect(existsSync(join(bench.folder, 'sandboxes', `${broken}.json`))).toBe(true);
-  // It is nobody's orphan.
+  // It is not an orphan.
   for (const kind of ['pods', 'bundles']) expect(existsSync(join(bench.folder, kind, broken))).toBe(true);
   expect(bench.toldOf('network.collectGarbage')).toEqual([expect.stringContaining(broken)]);
 });
@@ -240,7 +240,7 @@ test('files without a record are removed, others are kept', async () => {
   for (const id of [pod.id, lost]) mkdirSync(join(bench.folder, 'pods', id), { recursive: true });
   await recover(bench.services);
   expect(bench.toldOf('backend.delete')).toEqual([`backend.delete ${lost}`]);
-  expect(bench.toldOf('rootfs.unmount')).toEqual([`rootfs.unmount ${lost}`]); // that of the running one is in use
+  expect(bench.toldOf('rootfs.unmount')).toEqual([`rootfs.unmount ${lost}`]); // the rootfs of the running container is in use
   expect([known, lost].map((id) => existsSync(join(bench.folder, 'bundles', id)))).toEqual([true, false]);
   expect([pod.id, lost].map((id) => existsSync(join(bench.folder, 'pods', id)))).toEqual([true, false]);
 });

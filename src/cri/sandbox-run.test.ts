@@ -1,4 +1,5 @@
-// What RunPodSandbox makes, and takes back when a later step fails: real namespaces and mounts, a stand-in for the network and the backend.
+// RunPodSandbox, and its undo if a later step fails: real namespaces and mounts, a
+// stand-in for the network and the backend.
 import { afterEach, expect, test } from '@jest/globals';
 import { existsSync, readdirSync } from 'node:fs';
 import { mountPoints } from '../host/mounts.js';

@@ -1,4 +1,4 @@
-// The state dump: what it tells, and what it keeps to itself.
+// The content of the state dump, and what it must not contain.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { mkdirSync, readFileSync, statSync } from 'node:fs';
 import { Bench, call, gate, until } from '../../test/helpers/services.js';

@@ -1,4 +1,4 @@
-// Every figure is another number, so that none can stand in the place of another.
+// All input values are different numbers, so that none can be in the wrong field.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { Bench } from '../../test/helpers/services.js';
 import type { Usage } from '../host/cgroup-stats.js';

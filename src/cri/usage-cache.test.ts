@@ -72,7 +72,7 @@ describe('writable layers', () => {
       expect(cache.layer('a')?.usedBytes).toBe(1);
       await jest.advanceTimersByTimeAsync(0);
       expect(cache.layer('a')).toEqual({ usedBytes: 2, inodesUsed: 1, measuredAtMs: 60_000 });
-      jest.setSystemTime(0); // somebody sets the clock back
+      jest.setSystemTime(0); // the clock is set back
       jest.advanceTimersByTime(30_000);
       expect(cache.layer('a')?.usedBytes).toBe(2);
       await jest.advanceTimersByTimeAsync(0);

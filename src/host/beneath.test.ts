@@ -66,7 +66,7 @@ test('the created folders are returned', () => {
   expect(() => openFolder(join(base, 'none'))).toThrow(/ENOENT/);
 });
 
-// Minor 253 of misc devices belongs to nobody: to open it fails with ENODEV, to look at it does not.
+// Minor 253 of misc devices has no driver: open(2) fails with ENODEV, stat(2) does not.
 test('a device is recognized without being opened', () => {
   execFileSync('mknod', [join(base, 'device'), 'c', '10', '253']);
   expect(() => openToAppend(join(base, 'device'), 0o640)).toThrow(/not a regular file/);

@@ -1,4 +1,4 @@
-// v2 and v1 files as a kernel 6.1 showed them, under a folder of the test's own.
+// v2 and v1 files as shown by kernel 6.1, in a folder of the test.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,4 @@
-// A tool whose output goes to files: the same answer, and no pipe of ours.
+// A tool with its output in files: the same result, and no pipe to crisp.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

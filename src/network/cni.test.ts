@@ -1,5 +1,5 @@
-// The chain of plugins as the specification has it, on small plugins that note
-// how they were called.  The real ones are in test/integration/network.test.ts.
+// The chain of plugins of the CNI specification, with small plugins that record their
+// calls. test/integration/network.test.ts uses real plugins.
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -481,7 +481,7 @@ async function statusWhich(
 /** Of the event loop; goes on when timers are fake. */
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-/** What a plugin writes into a file, once the line is there. */
+/** The lines that a plugin wrote into a file, once this line is there. */
 async function content(path: string): Promise<string> {
   for (;;) {
     const text = await readFileIfThere(path);

@@ -335,6 +335,6 @@ test('the minimal profile needs no pod', () => {
     root: { path: 'rootfs' },
     process: { args: ['/entry'], noNewPrivileges: true },
   });
-  expect(spec.linux.maskedPaths).toEqual([...maskedPaths]); // those of every other container
+  expect(spec.linux.maskedPaths).toEqual([...maskedPaths]); // the defaults, as for other containers
   expect(() => minimalSpec({}, { passwd: '', group: '' })).toThrow('there is no command');
 });

@@ -41,7 +41,7 @@ test('the environment of the request overrides that of the image', () => {
       ['B', 'x=y\nz'],
     ]),
   ).toEqual(['PATH=/image', 'HOSTNAME=box', 'HOME=/else', 'A=2', 'B=x=y\nz']);
-  // What a device brings comes last, as in containerd and CRI-O.
+  // The variables of devices come last, as in containerd and CRI-O.
   expect(env([['A', '2']], false, image, ['A=device', 'D=1'])).toEqual([
     'PATH=/image',
     'HOSTNAME=box',

@@ -95,7 +95,7 @@ test('arguments, error numbers and flags are kept', () => {
 
 describe('the default profile', () => {
   type Verdict = { action: string; errno?: number | undefined };
-  /** What a filter of these rules answers, as libseccomp has it: rules on arguments are alternatives. */
+  /** The result of a filter with these rules, as in libseccomp: rules on arguments are alternatives. */
   function verdict(
     name: string,
     {

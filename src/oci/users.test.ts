@@ -42,7 +42,7 @@ describe('the user of the request', () => {
   });
   test('has its groups in addition to those of the image, or alone with Strict', () => {
     const wanted = { run_as_username: 'web', run_as_group: { value: 9 }, supplemental_groups: [3, 50] };
-    // The order of Kubernetes' node tests: the primary group, those of the image, those of the request.
+    // The order of Kubernetes' node tests: the primary group, groups of the image, groups of the request.
     expect(resolve(wanted).supplementalGroups).toEqual([9, 50, 3]);
     expect(resolve({ ...wanted, supplemental_groups: [7, 3] }).supplementalGroups).toEqual([9, 50, 7, 3]);
     expect(

@@ -1,4 +1,4 @@
-// On a real runtime: runc, which works on every layout of cgroups.
+// On a real runtime: runc, which supports every cgroup layout.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { chmod, mkdtemp, readdir, readFile, readlink, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -71,7 +71,7 @@ test.each(['with a user namespace', 'without one'])('is confined as a container 
     expect(status).toContain(`Cap${set}:\t${'0'.repeat(16)}\n`);
   expect((await read(pid, 'environ')).replace('HOME=/\0', '')).toBe(''); // runc's own
   expect((await read(pid, 'oom_score_adj')).trim()).toBe('7');
-  // Its root holds its program, and a /proc of its own processes; nothing of the host's can be written to.
+  // Its root has its program and a /proc of its own processes; no file of the host can be written.
   expect((await readdir(`/proc/${pid}/root`)).sort()).toEqual(['catatonit', 'dev', 'proc']);
   expect(await exists(`/proc/${pid}/root/proc/sys`)).toBe(false);
   const mounts = (await read(pid, 'mountinfo'))
@@ -81,7 +81,7 @@ test.each(['with a user namespace', 'without one'])('is confined as a container 
   expect(
     mounts.filter(([, , , , target, options]) => !target?.startsWith('/dev/') && !options?.startsWith('ro')),
   ).toEqual([]);
-  // Its streams are sockets that nobody is at the other end of: what a pod could open through them is nothing.
+  // Its streams are sockets without a peer: a pod can open nothing through them.
   for (const fd of await readdir(`/proc/${pid}/fd`))
     expect(await readlink(`/proc/${pid}/fd/${fd}`)).toMatch(/^socket:|^pipe:|^anon_inode:\[signalfd\]$/);
   for (const [kind, name] of [

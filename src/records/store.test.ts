@@ -1,5 +1,5 @@
-// Records of the release before are read, those of the one after refused without
-// harm (docs/adr/0011); and what a record says of places is not believed.
+// Records of the previous release are read, and those of the next one are refused
+// unchanged (docs/adr/0011). Paths in records are not trusted.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

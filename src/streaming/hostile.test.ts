@@ -1,5 +1,5 @@
-// What a client can make the server hold: it floods, never reads, never ends,
-// or sends what no client sends. The bounds are those of limits.ts.
+// What a client can make the server keep: clients that flood, never read, never end, or
+// violate the protocol. The limits are those of limits.ts.
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -91,7 +91,7 @@ async function connectTo(url: string): Promise<Socket> {
   await once(socket, 'connect');
   return socket;
 }
-/** Sends the same again and again until the server takes no more for a while; returns what it has taken. */
+/** Sends the same data repeatedly until the server stops reading for a while. @returns the bytes sent */
 async function flood(socket: Socket, data: Buffer, atMost: number): Promise<number> {
   for (let quiet = 0; quiet < 5 && socket.bytesWritten < atMost && !socket.destroyed;) {
     if (socket.writableLength < 1 << 20) {
@@ -399,7 +399,7 @@ describe('mutated', () => {
           return part.subarray(0, next(part.length + 1));
         case 2: // random bytes
           return Buffer.from(Array.from({ length: next(40) }, () => next(256)));
-        case 3: // a length or an id of its own
+        case 3: // a random length or id
           if (part.length >= 8)
             part.writeUInt32BE([0, 1, 0x7fffffff, 0xffffffff, next(1 << 16)][next(5)] ?? 0, 4 * next(2));
           return part;
@@ -409,7 +409,7 @@ describe('mutated', () => {
     });
     return Buffer.concat(chosen);
   }
-  /** Sends each to a session of its own, and waits for its end. */
+  /** Sends each in a separate session, and waits for its end. */
   async function run(cases: readonly { readonly head: string; readonly data: Buffer }[]): Promise<void> {
     const files = readdirSync('/proc/self/fd').length;
     const queue = [...cases];

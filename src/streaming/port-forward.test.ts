@@ -1,4 +1,4 @@
-// Port-forward sessions, with clients of our own. crictl has its test in test/integration.
+// Port-forward sessions, with test clients. For crictl see test/integration.
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';

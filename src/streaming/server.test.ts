@@ -1,4 +1,4 @@
-// What HTTP says before there is a session. The sessions have their own tests.
+// The HTTP answers before there is a session. The sessions have their own tests.
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -1,5 +1,5 @@
-// Exec and attach over both transports, with clients of our own that can do
-// what no real one does. crictl has its test in test/integration.
+// Exec and attach over both transports, with test clients that can also misbehave. For
+// crictl see test/integration.
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
@@ -364,7 +364,7 @@ describe('a client that disconnects', () => {
     const { client } = await openSpdy((await serve(exec)).url(request));
     client.socket.pause();
     await started;
-    await new Promise((resolve) => setTimeout(resolve, 300)); // nothing tells that nothing more is taken
+    await new Promise((resolve) => setTimeout(resolve, 300)); // there is no event for the end of the reading
     expect(accepted).toBeLessThan(32 << 20);
     client.socket.resetAndDestroy();
     await aborted;

@@ -1,4 +1,5 @@
-// The server's side of a SPDY connection by itself: the ids of streams, and streams that begin with their end.
+// The server side of a SPDY connection alone: the ids of streams, and streams opened
+// with FIN.
 import { afterEach, expect, test } from '@jest/globals';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server } from 'node:net';
@@ -16,7 +17,7 @@ afterEach(async () => {
   await once(server, 'close');
 });
 
-/** A client, and the streams that the server has been told of. */
+/** A client, and the streams that the server has received. */
 async function open(): Promise<SpdyStream[]> {
   const streams: SpdyStream[] = [];
   server = createServer((socket) => new SpdyConnection(socket, (stream) => streams.push(stream)));
@@ -28,7 +29,7 @@ async function open(): Promise<SpdyStream[]> {
   return streams;
 }
 
-/** Opens a stream with this id, whatever the client would choose. */
+/** Opens a stream with this id, instead of the next one of the client. */
 async function syn(id: number, flags = 0): Promise<void> {
   const payload = Buffer.concat([Buffer.alloc(10), await client.compress({ streamtype: 'data' })]);
   payload.writeUInt32BE(id, 0);

@@ -1,6 +1,6 @@
 // The suite of cri-tools on crun and on runc, each of its specs a test here.
 //
-// It runs while this file is loaded; what it reported is then told to jest, so
+// It runs while this file is loaded; its results are then reported to jest, so
 // that its specs are counted like all other tests.  With CONFORMANCE_REPORT=write
 // the report in docs/architecture is written from it, else compared with it.
 import { describe, expect, test } from '@jest/globals';

@@ -1,5 +1,5 @@
 // docs/architecture/CONFORMANCE_REPORT.md: written from a run of the suite, and
-// read again to tell whether it still says what a run finds.
+// compared with later runs.
 import { execFileSync } from 'node:child_process';
 import { release } from 'node:os';
 import { fileURLToPath } from 'node:url';

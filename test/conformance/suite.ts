@@ -108,7 +108,7 @@ export async function readSkips(): Promise<Skip[]> {
   return listed.filter(({ unless }) => unless === undefined || !existsSync(unless));
 }
 
-/** Runs every pass, one after the other: the suite has ports of its own. @returns the specs of each */
+/** Runs every pass, one after the other: the suite uses fixed ports. @returns the specs of each */
 export async function runSuite(skips: readonly Skip[]): Promise<Map<Pass, Spec[]>> {
   let daemon: Daemon | undefined;
   let registry: ChildProcess | undefined;
@@ -173,7 +173,7 @@ async function runPass(
   );
   if (!existsSync(report)) throw new Error(`critest made no report: ${(stdout + stderr).slice(-2000)}`);
   const specs = specsOf(await readFile(report, 'utf8'));
-  // ginkgo reports what is out of its focus as skipped, without a message, and so what critest leaves out by itself: its benchmarks, and with --benchmark all else.
+  // ginkgo reports specs outside of its focus as skipped, without a message, and also those that critest excludes: benchmarks, and with --benchmark all others.
   const focused = pass.arguments.some((argument) => /^--(ginkgo\.focus|benchmark$)/.test(argument));
   return specs.filter(
     ({ name, state, message }) => state !== 'skipped' || message !== '' || !(focused || isBenchmark(name)),

@@ -1,10 +1,10 @@
-// Removes the leftovers of daemons of killed test runs. When jest dies,
-// however that happens, the daemon and the holder of the mount namespace die
-// with it; the containers and what watches them go on, as they should.  Called
+// Removes the leftovers of daemons of killed test runs. When jest dies
+// for any reason, the daemon and the holder of the mount namespace die
+// with it; the containers and their monitors continue, as designed.  Called
 // by daemon.ts before it makes a daemon.
 //
-// Several runs share the machine, so only that is touched whose owner is known
-// and gone: a folder says who made it, by pid and start time.
+// Several runs share the machine, so only files are removed whose owner is known
+// and has ended: a folder names its owner by pid and start time.
 import { execFile } from 'node:child_process';
 import { readdir, readFile, readlink, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -63,13 +63,19 @@ async function end(processes: readonly ProcessIdentity[]): Promise<void> {
   for (const target of processes) await waitUntilEnded(target, 60_000);
 }
 
-/** Ends the commands that name a file in the folder, with what they have started; a lxc-start that is killed leaves its CT's cgroups. */
+/**
+ * Ends the commands with a file of the folder in their arguments, and their children; a killed lxc-start
+ * leaves the cgroups of its CT.
+ */
 export async function endCommandsIn(folder: string, processes?: readonly ProcessIdentity[]): Promise<void> {
   await end(processes ?? (await processesOf(folder)));
   for (const group of await cgroupsOfFakes(folder)) await removeCgroup(group);
 }
 
-/** Those of the CTs of a fake node: all fake ones and the machine share a tree, in which a CT's is called after its id. */
+/**
+ * The cgroups of the CTs of a fake node: all fake nodes and the machine share a tree, in which cgroups have
+ * the name of the VMID.
+ */
 export async function cgroupsOfFakes(folder: string): Promise<string[]> {
   const ids = new Set(
     [...(await text(join(folder, 'calls'))).matchAll(/^create (\d+)/gm)].map(([, id = '']) => id),

@@ -1,4 +1,4 @@
-// A certificate for "localhost", signed by itself, good for a day.
+// A self-signed certificate for "localhost", valid for a day.
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 

@@ -1,4 +1,4 @@
-// What a pod may expect of every backend: the same tests on crun, on runc
+// The behaviour that all backends have in common: the same tests on crun and runc
 // (integration/contract.test.ts) and on CTs (pct/contract.test.ts).
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import { mkdir, mkdtemp, readdir, readFile, readlink, rename, writeFile } from 'node:fs/promises';
@@ -151,7 +151,7 @@ export function contract(handler: string, current: () => Daemon): void {
         '(while :; do echo more; sleep 0.05; done) & head -c 50000 /dev/zero | tr "\\0" x; exit 3',
         '3',
       );
-      // runc copies the output itself, and waits for its end whoever holds it.
+      // runc copies the output itself, and waits until all writers have closed it.
       if (handler === 'runc') await expect(command).rejects.toThrow(/ExecTimeout/);
       else {
         const { stdout, exit_code } = await command;
@@ -371,7 +371,7 @@ export function contract(handler: string, current: () => Daemon): void {
       ],
     ])('all containers are still there after %s of crisp', async (_, endOfCrisp) => {
       const { runtime } = daemon.client;
-      // Where the test tells containers of one pod to go on, and they tell that they did.
+      // Files for signals between the test and the containers of one pod.
       const signs = await mkdtemp(join(daemon.folder, 'signs-'));
       const mounts = [{ host_path: signs, container_path: '/signs' }];
       const untilTold = 'until [ -e /signs/go ]; do sleep 0.05; done';

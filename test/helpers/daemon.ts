@@ -316,7 +316,7 @@ export class Daemon {
     };
   }
 
-  /** Removes all pods, and then everything else, whatever state it is in. */
+  /** Removes all pods, and then everything else, in any state. */
   async destroy(): Promise<void> {
     try {
       await this.removePods();

@@ -12,7 +12,7 @@ export interface Block {
   readonly line: number;
   readonly language: string;
   readonly text: string;
-  /** undefined: there is none. */
+  /** undefined: no mark. */
   readonly mark: string | undefined;
 }
 

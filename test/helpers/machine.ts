@@ -1,5 +1,5 @@
-// A mount namespace for daemons under test: their mounts are not seen by the host,
-// and goes when the last process in it has gone.  Made by daemon.ts and the
+// A mount namespace for daemons under test: the host does not see their mounts,
+// which are removed when the last process in it has ended.  Made by daemon.ts and the
 // conformance run.
 //
 //   jest ── setpriv ─► unshare ─► sh (mounts) ─► sleep       one process, the holder
@@ -96,7 +96,7 @@ export class Machine {
     return lines.map((line) => line.split(' ')[4] ?? '');
   }
 
-  /** What a daemon that did not get so far has left in it: the holder of a pid namespace names no folder. */
+  /** The leftovers of a killed daemon in it: the holder of a pid namespace has no folder in its arguments. */
   private async endAll(): Promise<void> {
     const namespace = await readlink(`/proc/${this.pid}/ns/mnt`);
     for (const name of await readdir('/proc')) {

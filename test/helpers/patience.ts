@@ -1,4 +1,4 @@
-// How much longer everything may take than on the machine that the tests were
-// written on: CRISP_TEST_PATIENCE, 1 if it is not set.
+// The factor for all timeouts of the tests on slow machines: CRISP_TEST_PATIENCE, 1 if
+// it is not set.
 
 export const patience = Number(process.env['CRISP_TEST_PATIENCE'] ?? 1);

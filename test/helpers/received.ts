@@ -1,6 +1,5 @@
-// CRI messages as a server receives them: every field there, absent ones with
-// their default.  Made by the proto's own serializer, so that no test keeps a
-// list of fields.
+// CRI messages as a server receives them: all fields, absent ones with their defaults.
+// Made by the serializer of the proto, so that no test has a list of fields.
 import type { MethodDefinition } from '@grpc/proto-loader';
 import { loadProto } from '../../src/cri/proto.js';
 import type {

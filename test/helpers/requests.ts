@@ -9,7 +9,7 @@ import { waitUntil } from '../../src/host/wait.js';
 
 export const testImage = 'docker.io/library/busybox:1';
 
-/** A pod of a name of its own, with its log folder below the daemon's. */
+/** A pod with a unique name, with its log folder below that of the daemon. */
 export function podConfig(daemon: Daemon, more: PodSandboxConfig = {}): PodSandboxConfig {
   const uid = randomBytes(6).toString('hex');
   return {

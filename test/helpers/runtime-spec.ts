@@ -1,5 +1,5 @@
-// The JSON schema that the OCI runtime specification comes with, out of its Go
-// module: what crisp generates is held against it, and so is crisp's own schema.
+// The JSON schema of the OCI runtime specification, from its Go module: generated specs
+// and crisp's own schema are compared with it.
 import { Ajv } from 'ajv';
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';

@@ -1,6 +1,6 @@
 // The services for the calls of cri/ in unit tests: real records, locks, creations,
-// stops and events in a folder of the test's own.  The backend, the network, the
-// rootfs and the images are fakes, which note their calls.
+// stops and events in a folder of the test. The backend, the network, the rootfs and
+// the images are fakes, which record their calls.
 import { jest } from '@jest/globals';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -134,7 +134,7 @@ export class Bench {
     return this.told.filter((line) => line.startsWith(beginning));
   }
 
-  /** Writes the record of a ready pod on the network of the host, in a cgroup of somebody else's. */
+  /** Writes the record of a ready pod on the network of the host, in a foreign cgroup. */
   async pod(change: Partial<SandboxRecord> = {}, config: object = {}): Promise<SandboxRecord> {
     const id = change.id ?? newId();
     const record: SandboxRecord = {
@@ -244,7 +244,7 @@ export async function settled(turns = 20): Promise<void> {
   for (let turn = 0; turn < turns; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Only what waits by setTimeout stands still, until it is told to go on. */
+/** Only setTimeout is faked, and stands still until it is advanced. */
 export function fakeTimeouts(): void {
   jest.useFakeTimers({
     doNotFake: [

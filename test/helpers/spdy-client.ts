@@ -1,5 +1,5 @@
-// A small SPDY/3.1 client for tests, written apart from the server's code: it
-// shares with it nothing but the dictionary. Back-pressure works both ways.
+// A small SPDY/3.1 client for tests, written independently of the server: they share
+// only the dictionary. Back-pressure works in both directions.
 import { once } from 'node:events';
 import { request } from 'node:http';
 import type { Socket } from 'node:net';

@@ -1,5 +1,5 @@
-// Programs of the tests' own in place of a container runtime or a CNI plugin:
-// they do what a test asks for first, and then what the real one does.
+// Test programs in place of a container runtime or a CNI plugin: they run the commands
+// of a test first, and then the real program.
 import { existsSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -40,7 +40,7 @@ fi
 export class Gate {
   constructor(private readonly path: string) {}
 
-  /** What a script waits with. */
+  /** A shell command that waits. */
   get script(): string {
     return `: >${this.path}.reached; until [ -e ${this.path}.open ]; do sleep 0.02; done`;
   }

@@ -1,4 +1,5 @@
-// The names of the steps as the source has them, for the tests that walk them.
+// The names of all steps, read from the source, for the tests that fail at each of
+// them.
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';

@@ -1,5 +1,5 @@
-// An image store of our own with what mounts its images, in this process: for
-// the tests of src/images, which need no daemon.
+// An image store and a Rootfs in this process: for the tests of src/images, which need
+// no daemon.
 import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,5 +1,5 @@
-// What the source of a test file says of its tests, for the tests that hold a
-// table to other tests: a word in a comment or in a skipped test proves nothing.
+// Parses the tests of a source file, for the tests that compare a table with tests: a
+// word in a comment or in a skipped test is no proof.
 import ts from 'typescript';
 
 /** The call of test(), or of test.each(…)(), that this stands in; undefined: a helper, a table or a hook. */
@@ -8,7 +8,7 @@ export function testAround(node: ts.Node): ts.CallExpression | undefined {
   return undefined;
 }
 
-/** Whether a test runs, whatever the machine has, and expects something. */
+/** Whether a test runs on every machine, and expects something. */
 export function asserts(test: ts.CallExpression): boolean {
   for (let at: ts.Node | undefined = test; at; at = at.parent)
     if (

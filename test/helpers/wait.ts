@@ -1,4 +1,4 @@
-// Waiting in tests: for what comes about by itself a moment later.
+// Waiting in tests for a condition that becomes true after a moment.
 import { waitUntil } from '../../src/host/wait.js';
 import { patience } from './patience.js';
 

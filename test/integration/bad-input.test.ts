@@ -1,4 +1,4 @@
-// Whatever is asked for, the answer is clear, and a refused call leaves nothing.
+// Invalid requests get a clear error, and leave nothing behind.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import * as grpc from '@grpc/grpc-js';
 import { status as Code } from '@grpc/grpc-js';
@@ -54,7 +54,7 @@ beforeAll(async () => {
 });
 afterAll(() => daemon?.destroy());
 
-/** What a client sees of a refusal. */
+/** The error that a client gets. */
 function refusal(code: Code, words: RegExp) {
   return { code, details: expect.stringMatching(words) };
 }
@@ -665,7 +665,7 @@ describe('a CNI network', () => {
   });
   afterAll(() => strange?.destroy());
 
-  /** The real network first, then the plugin: what the first gave must be taken back. */
+  /** The real network first, then the plugin: the addresses of the first must be released. */
   const then = (type: string) => {
     const { plugins, ...rest } = strange.conflist() as { plugins: object[] };
     return { ...rest, plugins: [...plugins, { type }] };

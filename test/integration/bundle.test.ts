@@ -1,5 +1,5 @@
-// Bundles that crisp generates, run as they are by the real crun and runc: what
-// the process sees is what the CRI config asked for.
+// Generated bundles, run unchanged by the real crun and runc: the process has the
+// settings of the CRI config.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -95,7 +95,7 @@ async function makeRootfs(folder: string): Promise<string> {
     'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n',
   );
   await writeFile(join(folder, 'etc/group'), 'root:x:0:\nweb:x:1001:\nstaff:x:50:web\n');
-  // Who is root only in a user namespace could not make these.
+  // Root in a user namespace only could not make these.
   await Promise.all(
     ['resolv.conf', 'hosts', 'hostname'].map((name) => writeFile(join(folder, 'etc', name), '')),
   );
@@ -524,7 +524,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     };
     machine = await Machine.start();
     try {
-      // Beside v1 the tree has no controllers, but its shape is that of v2.
+      // Beside v1 the tree has no controllers, but the layout of v2.
       await machine.must([
         'sh',
         '-c',

@@ -1,4 +1,4 @@
-// Real control groups of this host, v1 or v2, with processes of the test's own.
+// Real control groups of this host, v1 or v2, with processes of the test.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -46,7 +46,7 @@ async function outputOf(child: ChildProcess): Promise<string> {
 test('creates the cgroup under every controller, ready for processes', async () => {
   for (const controller of controllers)
     expect(existsSync(cgroupFolder(layout, controller, group) ?? '')).toBe(true);
-  await makePodCgroup(group); // again is fine
+  await makePodCgroup(group); // idempotent
   const child = await runInGroup('echo here; sleep 60');
   expect(await outputOf(child)).toBe('here');
   expect(readProcesses(group)).toContain(child.pid);
@@ -126,7 +126,7 @@ test('removal waits for processes to leave, and reports if they do not', async (
   await removePodCgroup(group);
   for (const controller of controllers)
     expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
-  await removePodCgroup(group); // again is fine
+  await removePodCgroup(group); // idempotent
   expect(readUsage(group)).toBeUndefined();
 });
 

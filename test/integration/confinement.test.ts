@@ -1,6 +1,6 @@
-// Ways out of a pod that its processes must not find: through the holder of its
-// pid namespace, through the working folder, which the runtimes enter with more
-// rights than the process has, and with the daemon's place before the OOM killer.
+// Escapes from a pod that must not be possible: through the holder of its pid
+// namespace, through the working folder, which the runtimes enter with more privileges
+// than the process has, and through the oom_score_adj of the daemon.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
@@ -21,7 +21,7 @@ import {
 } from '../helpers/requests.js';
 
 let daemon: Daemon;
-/** A file of the host, in no image, that anybody may read. */
+/** A file of the host that is in no image and that all users may read. */
 let secret: string;
 beforeAll(async () => {
   daemon = await startDaemon();
@@ -136,7 +136,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     expect(status).toMatch(/^CapBnd:\t0{16}$/m);
     expect(status).toMatch(/^Seccomp:\t2$/m);
     expect(status).toMatch(/^NoNewPrivs:\t1$/m);
-    // What is orphaned in the pod is reaped.
+    // Orphaned processes in the pod are reaped.
     await said(id, 'sh', '-c', '(sleep 0.1 &)');
     for (let tries = 0; ; tries++) {
       if (!(await said(id, 'sh', '-c', 'cat /proc/[0-9]*/stat')).includes('(sleep) Z')) break;

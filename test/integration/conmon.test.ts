@@ -1,4 +1,4 @@
-// A runtime that hangs holds up nobody for ever, and goes with its conmon.
+// A runtime that hangs does not block crisp, and is ended with its conmon.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';

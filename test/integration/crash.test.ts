@@ -1,4 +1,4 @@
-// kill -9 at any moment: what was answered is kept, and what was not leaves nothing.
+// kill -9 at any time: answered calls are kept, and others leave nothing behind.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { existsSync, readdirSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
@@ -54,7 +54,7 @@ async function forgetProbes(): Promise<void> {
   await rm(join(`/proc/${daemon.machine.pid}/root`, daemon.state, 'probed'), { recursive: true });
 }
 
-/** What has been answered when the daemon is killed; the other pods are then somewhere in between. */
+/** The calls that were answered when the daemon was killed; the other pods are incomplete then. */
 test.each<[string, number, (answered: Answered) => boolean]>([
   ['its first pod', 6, ({ pods }) => pods.length > 0],
   ['its first container', 6, ({ containers }) => containers.length > 0],
@@ -92,7 +92,7 @@ test.each<[string, number, (answered: Answered) => boolean]>([
   await expect(daemon.traces()).resolves.toEqual(before);
 });
 
-/** Whoever removes what has no record: while the daemon works, and at its start. */
+/** Both ways of removing files without a record: while the daemon runs, and at its start. */
 test.each<[string, () => Promise<unknown>]>([
   ['crisp gc', () => daemon.machine.must([process.execPath, crisp, 'gc', '--config', daemon.configFile])],
   ['the next start', () => daemon.restart()],
@@ -117,7 +117,7 @@ test.each<[string, () => Promise<unknown>]>([
   expect(await daemon.traces()).toEqual(before);
 });
 
-/** What the probes have made by the time of the kill. */
+/** The files of the probes at the time of the kill. */
 test.each(['', 'config.json', 'pid'])('while its probes are at work, after "%s" of one', async (file) => {
   const folder = join(`/proc/${daemon.machine.pid}/root`, daemon.state, 'probe');
   const probes = (): string[] =>

@@ -1,5 +1,5 @@
-// Every command of the real crictl that needs no streaming, as an operator
-// types them. (stats, statsp, metricdescs and metricsp stand in stats.test.ts.)
+// All commands of the real crictl without streaming, as typed by an operator. stats,
+// statsp, metricdescs and metricsp are in stats.test.ts.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { mkdir, rename, writeFile } from 'node:fs/promises';

@@ -1,4 +1,4 @@
-// The demo, as its user runs it: to its end, and stopped by a Ctrl-C on the way.
+// The demo, run to its end, and interrupted by Ctrl-C.
 import { expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';

@@ -1,6 +1,6 @@
-// The commands of the documents, run as they stand on a daemon with the paths of an
-// installed one: what a reader types works. Which blocks those are, and what is left
-// out for which reason, is in helpers/documents.ts and src/documents.test.ts.
+// The commands of the documents, run unchanged on a daemon with the paths of an
+// installed one. For the selection of the commands see helpers/documents.ts and
+// src/documents.test.ts.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rmdir, symlink, writeFile } from 'node:fs/promises';
@@ -70,10 +70,10 @@ beforeAll(async () => {
 afterAll(async () => {
   await daemon?.destroy();
   await registry?.close();
-  await rmdir('/tmp/c').catch(() => undefined); // the mount point that a document names; somebody else's is not empty
+  await rmdir('/tmp/c').catch(() => undefined); // the mount point in a document; a foreign folder is not empty
 });
 
-/** A pod with a container; what the words in capitals of the documents stand for. */
+/** A pod with a container, for the placeholders in capitals of the documents. */
 async function makePod(): Promise<Readonly<Record<string, string>>> {
   const image = `${registry.address}/nginx:alpine`;
   await daemon.crictl('pull', image);
@@ -93,7 +93,7 @@ async function makePod(): Promise<Readonly<Record<string, string>>> {
   return { ID: id, CONTAINER_ID: id, POD: 'web', NAME: 'web', IMAGE: image, PID: String(info.pid) };
 }
 
-/** Runs a block in a folder of its own, as `bash` does whose first failed command ends it. */
+/** Runs a block in a temporary folder, with `bash -e`. */
 async function run(block: Block): Promise<string> {
   const words = await makePod();
   const folder = await mkdtemp(join(daemon.folder, 'document-'));

@@ -1,5 +1,5 @@
-// Every error of the catalogue, provoked for real, with the words that reach the
-// client: id, what happened, stage and tool, the tool's last words, a hint.
+// Every error of the catalogue, caused by a real fault, with the message that the
+// client gets: id, finding, stage and tool, the last output of the tool, a hint.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
@@ -19,7 +19,7 @@ import { writePlugin, writeRuntime } from '../helpers/stand-ins.js';
 import { testsThatSay } from '../helpers/tests.js';
 
 let daemon: Daemon;
-/** What the wrapper of handler "faulty" does: "VERB WORDS" makes the verb fail with the words. */
+/** The faults of the wrapper of handler "faulty": "VERB WORDS" makes the verb fail with the words. */
 let fault: string;
 let wrapper: string;
 let pod: Awaited<ReturnType<typeof runPod>>;

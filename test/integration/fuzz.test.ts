@@ -1,5 +1,5 @@
-// Mutated messages over all calls, from a seed: whatever a caller sends, the
-// answer is no INTERNAL, nothing crashes or hangs, and nothing is left behind.
+// Mutated messages for all calls, from a seed: no answer is INTERNAL, nothing
+// crashes or hangs, and nothing is left behind.
 //
 //   FUZZ_SEED=N FUZZ_MESSAGES=20000 npm run integration -- --testPathPatterns fuzz
 import * as grpc from '@grpc/grpc-js';
@@ -165,7 +165,7 @@ function scalar({ name, type, typeName }: MessageType['field'][number]): unknown
   }
 }
 
-/** Where fields are what the host would keep after the test, they stay as they are. */
+/** Fields that would change the host after the test are not mutated. */
 const untouched = new Set(['cgroup_parent']);
 
 function message(type: MessageType, depth = 0): Record<string, unknown> {

@@ -1,5 +1,5 @@
-// Pods and containers that could neither be made nor taken back: they keep their
-// record, by which they are found, and stand in nobody's way.
+// Pods and containers whose creation and undo both failed: they are found by their
+// records, and do not affect others.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

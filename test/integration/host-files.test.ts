@@ -1,6 +1,6 @@
-// What the files of pods are to the host, and what lies in places that a pod can
-// write in: folders that keep other users out, logs that follow no link, files of
-// a bounded size, mount sources and volumes that are made.
+// The files of pods on the host, and paths that a pod can change: folders that are
+// closed to other users, logs that do not follow links, files of limited size, and
+// mount sources and volumes that are created.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';

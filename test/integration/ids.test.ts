@@ -1,6 +1,6 @@
-// Ids as people give them: cut short as crictl prints them, ambiguous, unknown.
-// And what users of other runtimes find under an id: the name of its image, and
-// pid, runtimeSpec and config in its info.
+// Ids as typed by users: shortened as crictl prints them, ambiguous, unknown. And the
+// fields that users of other runtimes expect: the name of the image, and pid,
+// runtimeSpec and config in the info.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { stat } from 'node:fs/promises';

@@ -1,4 +1,4 @@
-// Images come from a real registry, are found by every name, and go again.
+// Images are pulled from a real registry, found by every name, and removed.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
 import { readFile, stat, writeFile } from 'node:fs/promises';
@@ -40,7 +40,7 @@ async function pushed(name: string, image: SmallImage | readonly SmallImage[]) {
     proxied: reference.replace(registry.address, proxy.address),
   };
 }
-/** What a file holds in a read-only view of an image. */
+/** The content of a file in a read-only view of an image. */
 async function fileOf(reference: string, path: string): Promise<string> {
   const image = await store.images.find(reference);
   if (!image) throw new Error(`${reference} is not there`);

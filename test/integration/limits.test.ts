@@ -1,5 +1,5 @@
-// What limits a container, as the process in it and its cgroup have it, on the
-// daemon with each runtime.
+// The limits of a container, as seen by its process and in its cgroup, on the daemon
+// with each runtime.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -35,7 +35,7 @@ let daemon: Daemon;
 beforeAll(async () => {
   daemon = await startDaemon({
     config: { runtime: { default_ulimits: { core: '0', stack: '4194304:8388608' } } },
-    env: { [givenNofileVariable]: '1000' }, // as bin/crisp has it of whoever starts it
+    env: { [givenNofileVariable]: '1000' }, // as bin/crisp inherits it
   });
   await daemon.addImage(testImage);
 });

@@ -1,4 +1,4 @@
-// Exits that reach nobody when they happen are found out, without a restart.
+// Exits that are not reported are detected without a restart.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';

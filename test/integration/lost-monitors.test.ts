@@ -1,5 +1,5 @@
-// conmon dies beside a container that runs on: it is found, told, and the exit is
-// taken from the kernel; or the container is ended, where the configuration says so.
+// conmon dies while its container runs: this is detected and reported, and the exit is
+// read from the kernel; or the container is ended, if the configuration says so.
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { request } from 'node:http';
 import { text } from 'node:stream/consumers';

@@ -1,6 +1,6 @@
 // deploy/monitoring in a real Prometheus that scrapes a daemon: the metrics and labels
-// that the alerts and the dashboard name are there, the panels have data, and the
-// alerts fire.
+// that the alerts and the dashboard use exist, the panels have data, and the alerts
+// fire.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -226,7 +226,7 @@ test('each panel has data, with the labels of its legend', async () => {
     const found: string[] = [];
     for (const { title, expr, legendFormat } of queries) {
       const result = await query(filled(expr));
-      if (/\bcontainer_/.test(expr)) continue; // accepted; its data is that of the kubelet
+      if (/\bcontainer_/.test(expr)) continue; // skipped: its data comes from the kubelet
       if (result.length === 0) found.push(title);
       const labels = result.flatMap(({ metric }) => Object.keys(metric));
       const legend = shown(legendFormat, /\{\{(\w+)\}\}/g);

@@ -1,5 +1,5 @@
-// Pods on a real network: Debian's bridge, host-local, portmap and bandwidth
-// plugins, on a bridge, subnets and a lease folder of this run's own.
+// Pods on a real network: the plugins bridge, host-local, portmap and bandwidth of
+// Debian, with a bridge, subnets and a lease folder of this run.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { randomBytes, randomInt } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -101,13 +101,13 @@ async function inPod(pod: PodNetwork, ...command: string[]): Promise<string> {
   return (await run(['nsenter', `--net=${pod.netns}`, ...command], { timeoutMs })).stdout;
 }
 
-/** The files of held addresses; host-local keeps a few of its own beside them. */
+/** The files of allocated addresses; host-local has a few other files beside them. */
 async function leases(): Promise<string[]> {
   const names = await readdir(join(base, 'leases', `crisp-test-${mark}`)).catch(() => []);
   return names.filter((name) => !/^(lock|last_reserved_ip\..*)$/.test(name));
 }
 
-/** What the plugins left in the packet filters for this network. */
+/** The rules of the plugins in the packet filters for this network. */
 async function filterRules(): Promise<string[]> {
   const saved = await Promise.all(
     ['iptables-save', 'ip6tables-save'].map((tool) => run([tool], { timeoutMs })),
@@ -134,7 +134,7 @@ async function limitsOf(device: string): Promise<number[]> {
     .map((qdisc) => (qdisc.options?.rate ?? 0) * 8);
 }
 
-/** A server in the pod that greets whoever connects; ends with the test's `close`. */
+/** A server in the pod that greets each client; ends with the `close` of the test. */
 async function greet(pod: PodNetwork, port: number): Promise<() => Promise<void>> {
   const script = `require('node:net').createServer((socket) => socket.end('hello')).listen(${port}, '::', () => console.log('listening')); process.stdin.resume().on('end', () => process.exit());`;
   const stdin = new PassThrough();

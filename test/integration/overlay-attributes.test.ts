@@ -1,5 +1,5 @@
-// A layer that brings attributes of overlay's own: they are the host's to set, so
-// nothing that an image says by them is believed.
+// A layer that contains overlay's own attributes: only the host may set them, so they
+// are removed.
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { readdir, readFile, rename, stat } from 'node:fs/promises';
@@ -96,7 +96,7 @@ const honest = { shown: '', copy: '', deep: 'file 3\n', emptied: '', whole: '' }
 test('redirect and metacopy attributes in a layer expose no other files; emptied folders stay empty', async () => {
   const path = await store.rootfs.mount(id, image);
   expect(await look(path)).toEqual(honest);
-  // What a container does itself still works: to rename a folder of the image makes a redirect in its own layer.
+  // Changes by the container still work: renaming a folder of the image makes a redirect in its own layer.
   await rename(join(path, 'hidden'), join(path, 'moved'));
   expect(await readFile(join(path, 'moved/file'), 'utf8')).toBe('hidden');
   expect(await look(await store.rootfs.mountImage('v', image))).toEqual(honest);

@@ -1,5 +1,5 @@
-// bin/crisp as the kernel starts it: what becomes of Node's own options, and of a
-// Node that is too old.
+// bin/crisp as started by the kernel: options of Node in arguments and environment, and
+// a Node that is too old.
 import { expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -69,7 +69,7 @@ test('arguments are passed unchanged, also through a link', async () => {
 });
 
 test('a Node that is too old is reported in one line', async () => {
-  // Not a real old Node: this one is told to say that it is one.
+  // Not a real old Node: this one reports an old version.
   const pretend = `data:text/javascript,Object.defineProperty(process.versions,'node',{value:'18.20.4'})`;
   const { exitCode, stderr } = await run(process.execPath, ['--import', pretend, bin, 'version']);
   expect(stderr).toMatch(/^crisp: Node 20\.19 or newer is required, this is 18\.20\.4 \(.*\)\n$/);

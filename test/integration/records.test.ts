@@ -1,5 +1,5 @@
-// Records that this version cannot read: kept, refused and told of, while what
-// they speak of runs on; and one bad thing in the folders of crisp stops nobody else.
+// Records that this version cannot read: they are kept, refused and reported, and their
+// containers continue. An unreadable file does not affect the others.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { status } from '@grpc/grpc-js';
 import { existsSync } from 'node:fs';

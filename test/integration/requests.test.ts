@@ -1,5 +1,5 @@
-// Fields of requests that no other test is about, each sent by a client and
-// looked for where it has its effect.  src/coverage.ts names what is here.
+// Request fields without a test of their own, each sent by a client and checked for its
+// effect. src/coverage.ts refers to these tests.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
@@ -232,7 +232,7 @@ describe('credentials of a pull', () => {
   const base64 = (text: string): string => Buffer.from(text).toString('base64');
   let registry: Server;
   let address: string;
-  /** What it was told. */
+  /** The requests that it received. */
   let seen: string[] = [];
   beforeAll(async () => {
     registry = createServer((request, response) => void answer(request, response)).listen(0, '127.0.0.1');

@@ -1,5 +1,5 @@
-// The rootfs of a container is the image's layers as overlay shows them, and
-// what is written there stays with the container.
+// The rootfs of a container shows the layers of the image, and changes stay in the
+// container.
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -53,7 +53,7 @@ afterAll(() => store?.destroy());
 async function imported(name: string, what: SmallImage): Promise<Image> {
   return store.images.importArchive((await makeLayout(store.folder, what)).path, name);
 }
-/** What is there of us: mounts, folders, and who keeps images. */
+/** The present traces: mounts, folders, and holders of images. */
 async function traces(): Promise<string[]> {
   const mounts = (await readFile('/proc/self/mountinfo', 'utf8'))
     .split('\n')

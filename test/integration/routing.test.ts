@@ -1,6 +1,6 @@
-// Routing and fallback in the daemon: the choice is made once per pod, shown
-// with its rule, and a broken crun gives way to runc; and a standalone
-// container beside the daemon is in nobody's way.
+// Routing and fallback in the daemon: the handler is chosen once per pod and shown with
+// its rule, and runc replaces a broken crun; a standalone container runs independently
+// beside the daemon.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -174,7 +174,7 @@ test('with a broken crun, pods run on runc, and each pod keeps its handler', asy
   const conditions = await daemon.client.runtime.Status({ verbose: true });
   expect(JSON.stringify(conditions)).toContain('broken on purpose');
 
-  // Mended and broken again, as by a package upgrade, while the daemon runs.
+  // Repaired and broken again, as by a package upgrade, while the daemon runs.
   await breakCrun(false);
   const next = await runPod(daemon);
   expect(await choice(next.id)).toEqual({ handler: 'crun', rule: 'default_container_type' });
@@ -243,7 +243,7 @@ test('a configured handler: its own root, shared with others, and the annotation
   }
 });
 
-/** A container of somebody else's. */
+/** A foreign container. */
 async function makeForeignBundle(folder: string): Promise<void> {
   for (const name of ['proc', 'dev']) await mkdir(join(folder, 'rootfs', name), { recursive: true });
   await copyFile('/bin/busybox', join(folder, 'rootfs/busybox'));

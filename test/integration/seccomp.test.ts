@@ -1,5 +1,5 @@
 // RuntimeDefault on real containers: a program makes the dangerous system calls,
-// by each of the faces that the machine has, and says what the kernel answers.
+// through each system call interface of the machine, and reports the results.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';

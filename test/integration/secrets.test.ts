@@ -1,4 +1,5 @@
-// Environments of containers, and all else that crisp keeps of pods: no other user of the host reads or reaches it.
+// No other user of the host can read or reach environments of containers and other data
+// of pods.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { containerConfig, runPod, startContainer, testImage, untilStopped } from '../helpers/requests.js';
@@ -61,7 +62,7 @@ test('files are accessible to root alone while a pod runs and a command is execu
   );
   expect(open).toEqual([]);
 
-  // And whatever else there is.
+  // And all other files.
   const all = await lines(['find', root, state, '-xdev', '-path', '*/storage/*', '-prune', '-o', '-print']);
   expect(all).toEqual(expect.arrayContaining(holders));
   expect(await allowed(1234, '-r', [...all, socket])).toEqual([]);

@@ -1,7 +1,6 @@
-// What containers ask for beyond files and limits, from the request to what the
-// process sees, on the daemon with each runtime: user namespaces with idmapped
-// volumes, mounts read-only to the bottom, CDI devices, huge pages, and what the
-// status says of the rest.
+// Further settings of containers, from the request to the process, on the daemon with
+// each runtime: user namespaces with idmapped volumes, recursively read-only mounts,
+// CDI devices, huge pages, and the report of unsupported settings in the status.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { existsSync, readFileSync } from 'node:fs';

@@ -1,6 +1,5 @@
-// A pod with one pid namespace for all its containers is the only one with a
-// process of its own, the holder.  Nothing in the holder's argv says whose it is,
-// so its end is checked by pid.
+// Only a pod with one pid namespace for all its containers has a process of its own,
+// the holder. Its arguments do not name the pod, so its end is checked by pid.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -95,7 +94,7 @@ test('a pod whose holder has ended is not ready, and can be replaced', async () 
     await runtime.ExecSync({ container_id: one, cmd: ['kill', '1'], timeout: '10' });
     for (const id of [one, created]) expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 137 });
   }
-  // Whoever asks first finds out: who makes the next attempt of a container, or who looks at the pod.
+  // The first call detects it: the next attempt of a container, or a status of the pod.
   await expect(createContainer(daemon, pods[0], named('two'))).rejects.toThrow(/SandboxNotReady/);
   expect((await runtime.ListPodSandbox({})).items).toMatchObject([
     { state: 'SANDBOX_NOTREADY' },

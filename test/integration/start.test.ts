@@ -1,5 +1,5 @@
-// A start of the daemon that meets trouble: it comes up with what there is, or
-// it ends and says why.
+// Problems at the start of the daemon: it starts without the affected part, or exits
+// with the reason.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
@@ -83,7 +83,7 @@ test.each([
   for (const pod of [own, other]) await removePod(daemon, pod.id);
 });
 
-/** The command `crisp serve` with folders of its own, to its end. */
+/** Runs the command `crisp serve` with its own folders, to its end. */
 async function serve(...args: string[]) {
   const own = await mkdtemp(join(daemon.folder, 'other-'));
   return daemon.machine.run([

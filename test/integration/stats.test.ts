@@ -1,4 +1,4 @@
-// Statistics and metrics of real containers, as the kubelet and crictl ask for them.
+// Statistics and metrics of real containers, as requested by the kubelet and crictl.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { removePodCgroup } from '../../src/host/cgroup.js';
 import type { ContainerStatsFilter } from '../../src/cri/generated/runtime/v1/ContainerStatsFilter.js';
@@ -52,7 +52,7 @@ beforeAll(async () => {
 });
 afterAll(() => daemon?.destroy());
 
-/** Asks until the answer is good; what a busy container counts grows by itself. */
+/** Repeats the call until the answer is as expected: the counters of a busy container grow. */
 async function until<T>(ask: () => Promise<T>, good: (answer: T) => boolean): Promise<T> {
   for (let tries = 1; ; tries++) {
     const answer = await ask();
@@ -208,7 +208,7 @@ describe('pods', () => {
 });
 
 describe('metrics', () => {
-  /** What a kernel or a host without the accounting cannot know. */
+  /** Values that are unknown without the accounting of the kernel. */
   const optional = /^container_(pressure_|hugetlb_|blkio_|fs_(reads|writes)_)/;
 
   test('each described metric has a value, with as many labels', async () => {

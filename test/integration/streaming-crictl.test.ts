@@ -1,5 +1,5 @@
 // The streaming server with a real client: crictl, on both of its transports.
-// Containers are local processes here, so that what fails is the streaming.
+// Containers are local processes here, so that only the streaming is tested.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';

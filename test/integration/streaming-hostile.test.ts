@@ -1,5 +1,5 @@
-// Clients that do not read, paste much, vanish, or end their input: into real
-// containers, whose conmon and terminals must not mind.
+// Clients that do not read, paste large input, disconnect, or end their input, on real
+// containers with conmon and terminals.
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFileSync, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';

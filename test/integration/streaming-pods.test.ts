@@ -1,5 +1,5 @@
 // Exec, attach and port-forward into real pods, with the real crictl, on both
-// transports. The protocols by themselves have streaming-crictl.test.ts.
+// transports. The protocols alone are tested in streaming-crictl.test.ts.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFileSync, spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -263,7 +263,7 @@ function hundredMegabytes(): Buffer {
   );
 }
 
-/** script(1) gives it a terminal of its own; `first` is done there before. */
+/** Runs it on a terminal of script(1); `first` is a command that runs there before. */
 function underTerminal(argv: readonly string[], first = ''): string[] {
   return ['script', '-qec', `${first}exec ${argv.join(' ')}`, '/dev/null'];
 }

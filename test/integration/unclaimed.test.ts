@@ -1,5 +1,5 @@
-// A pod or container whose caller went away while it was made is shown to nobody
-// until the same request comes again: a kubelet that saw it would make another.
+// A pod or container whose caller disconnected during the creation is hidden until the
+// same request comes again: a kubelet that saw it would create another one.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { readdir } from 'node:fs/promises';
@@ -45,7 +45,7 @@ afterAll(() => daemon?.destroy());
 
 const runtime = () => daemon.client.runtime;
 const kept = () => daemon.logged((line) => line.includes('kept for its retry'));
-/** Goes away in the middle of a call. @returns the id of what is made all the same */
+/** Disconnects during a call. @returns the id of the object that is created anyway */
 async function abandon(call: (signal: AbortSignal) => Promise<object>): Promise<string> {
   await gate.close();
   const line = kept();
@@ -69,7 +69,7 @@ async function collect<T>(call: AsyncIterable<T>): Promise<T[]> {
   for await (const item of call) all.push(item);
   return all;
 }
-/** All that clients are told of, as one text. */
+/** All answers and events that clients get, as one text. */
 async function told(sandboxId: string): Promise<string> {
   const { streams } = daemon.client;
   return JSON.stringify([

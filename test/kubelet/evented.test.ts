@@ -1,5 +1,5 @@
-// A kubelet with the gate EventedPLEG, which learns from GetContainerEvents what
-// became of containers: it makes each of them once.
+// A kubelet with the gate EventedPLEG, which learns the state of containers from
+// GetContainerEvents: it creates each of them once.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';

@@ -1,4 +1,4 @@
-// Static pods of a real kubelet: the daily work of a node.
+// Static pods of a real kubelet.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { testImage } from '../helpers/requests.js';

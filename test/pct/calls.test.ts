@@ -1,5 +1,4 @@
-// Each of the 43 calls of the CRI, answered for a pod of CTs; and what pct is
-// called for in its life.
+// All 43 calls of the CRI on a pod of CTs, and the calls of pct during its life.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -175,7 +174,7 @@ test('every call is answered; a container lifecycle takes three calls of pct, an
   expect([await node.guests(), await node.remains()]).toEqual([[], []]);
 });
 
-/** What a stream brings until its end. */
+/** All messages of a stream until its end. */
 async function all(stream: NodeJS.ReadableStream): Promise<unknown[]> {
   const found: unknown[] = [];
   for await (const item of stream) found.push(item);

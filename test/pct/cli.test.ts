@@ -1,5 +1,5 @@
-// The command line on CTs, beside a daemon that makes some as well: the same
-// node, range of ids, tag and owner, and each with its own.
+// The command line on CTs, beside a daemon with CTs: on the same node with the same
+// range of VMIDs and tag, each handles only its own.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFile, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
@@ -33,7 +33,7 @@ import {
 import { addBridge, isReal, Node } from './node.js';
 import { until } from '../helpers/wait.js';
 
-// A real node does not fail when a test wishes it to.
+// A real node does not fail on request.
 const testFake = isReal ? test.skip : test;
 const runFile = promisify(execFile);
 const image = 'busybox:1';

@@ -1,4 +1,4 @@
-// Several crisps with the same range of ids, like those on the nodes of a cluster.
+// Several daemons with the same range of VMIDs, like those on the nodes of a cluster.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { cgroupOf } from '../../src/backends/pct/cgroups.js';
 import { makePodCgroup, removeCgroup } from '../../src/host/cgroup.js';

@@ -1,5 +1,5 @@
-// Nodes on which idmapped overlays do not work: each CT has a copy of its image
-// on a storage, and is unprivileged all the same.
+// Nodes without idmapped overlays: each CT has a copy of its image on a storage, and is
+// unprivileged as well.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';

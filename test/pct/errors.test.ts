@@ -15,7 +15,7 @@ import {
 } from '../helpers/requests.js';
 import { isReal, Node } from './node.js';
 
-// A real node does not fail when a test wishes it to; a lock can be put on a CT of both.
+// A real node does not fail on request; a CT can be locked on both.
 const test = isReal ? testAll.skip : testAll;
 
 let node: Node;

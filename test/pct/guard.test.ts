@@ -1,5 +1,5 @@
-// The guard rail, from the socket: guests that are not crisp's are never changed,
-// whatever its records say and whichever call comes with whichever id.
+// The guard rail, tested through the socket: foreign guests are never changed, with any
+// records and any call with any id.
 import { afterAll, beforeAll, expect, test as testAll } from '@jest/globals';
 import { execFile } from 'node:child_process';
 import { randomInt } from 'node:crypto';
@@ -41,12 +41,12 @@ const pct = async (...args: string[]): Promise<string> =>
 const faults = ['range', 'tag', 'owner', 'clone', 'container', 'twice', 'snapshot'] as const;
 type Fault = (typeof faults)[number];
 
-/** A well-formed id that no container has, and that comes before those of ours in every list. */
+/** A valid id that no container has, and that is listed before ours. */
 function tamperedId(vmid: number): string {
   return `000${vmid}`.padEnd(64, '0');
 }
 
-/** The configuration of a CT of ours, made that of a container `id` but for the faults. @param other container that there is */
+/** The configuration of a CT for the container `id`, with faults. @param other an existing container */
 function withFaults(
   ours: string,
   vmid: number,
@@ -75,7 +75,7 @@ interface Foreign {
   readonly text: string;
 }
 
-/** One guest for each fault, some with several, and guests that were never ours: CTs, VMs, those of another node. */
+/** One guest for each fault, some with several, and foreign guests: CTs, VMs, guests of another node. */
 function foreignGuests(ours: string, other: string): Foreign[] {
   const several = Array.from({ length: 5 }, () => faults.filter(() => randomInt(2) === 1)).filter(
     (wrong) => wrong.length > 1,
@@ -242,12 +242,12 @@ test('every call, with every id, on modified records', async () => {
   for (const { id, vmid } of foreign)
     await Promise.all([id, String(vmid), `${vmid}.conf`].map((one) => everyCall(daemon.client, one)));
   await everyCall(daemon.client, pod.id);
-  // Whatever of that came too late for its answer: what is ours goes, beside what is not.
+  // Some calls end after their answer. Our CTs are removed, and the foreign ones are refused.
   await expect(daemon.client.runtime.RemovePodSandbox({ pod_sandbox_id: pod.id })).rejects.toThrow(
     /ForeignGuest/,
   );
 
-  // 3. None of them was changed, and no tool was told to.
+  // 3. None of them was changed, and no tool was called to do so.
   for (const { path, text } of foreign)
     expect([path, await readFile(join(node.folder, path), 'utf8')]).toEqual([path, text]);
   expect(await pct('status', String(running), '--verbose')).toBe(before);
@@ -263,7 +263,7 @@ test('every call, with every id, on modified records', async () => {
     ),
   ).toEqual([]);
 
-  // 4. Who did not ask is as before, and what is ours goes, and nothing else.
+  // 4. Other guests are unchanged, and only our CTs are removed.
   const { status } = await daemon.client.runtime.ContainerStatus({ container_id: bystander });
   expect(status).toMatchObject({ state: 'CONTAINER_RUNNING' });
   await removePod(daemon, honest.id);

@@ -1,5 +1,5 @@
-// What pods choose of the hardware of their CTs: several networks, volumes of
-// Proxmox, devices and features; and what they do not get.
+// The hardware options of pods for their CTs: several networks, volumes of Proxmox,
+// devices and features; and the options that are refused.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -104,7 +104,7 @@ test('files of the DHCP client of a card are removed with the CT', async () => {
   const pod = await runPod(daemon, { annotations: annotated({ network: 'bridge' }) }, 'lxc');
   const id = await createContainer(daemon, pod, containerConfig(untilStopped()));
   expect(await node.guestOf(id)).toMatch(/^net0: .*,ip=dhcp,/m);
-  // On a real node nobody answers on this bridge, and PVE does not start a CT without an address.
+  // On a real node this bridge has no DHCP server, and PVE does not start a CT without an address.
   await daemon.client.runtime.StartContainer({ container_id: id }).catch(() => undefined);
   await removePod(daemon, pod.id);
 });

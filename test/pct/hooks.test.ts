@@ -1,5 +1,5 @@
-// The hooks that liblxc runs for a CT have more rights than its pod: they obey no
-// variable of it.
+// The hooks that liblxc runs for a CT have more privileges than its pod: no variable of
+// the pod reaches them.
 import { afterAll, beforeAll, expect, test as testAll } from '@jest/globals';
 import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

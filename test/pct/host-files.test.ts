@@ -1,4 +1,4 @@
-// As test/integration/host-files.test.ts, for CTs: logs that follow no link, mount
+// As test/integration/host-files.test.ts, for CTs: logs that do not follow links, mount
 // sources and the VOLUMEs of an image.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';

@@ -1,5 +1,5 @@
-// What limits a CT, as the process in it and its cgroup have it: what
-// limits.test.ts of the integration tests tries on crun and runc.
+// The limits of a CT, as seen by its process and in its cgroup; for crun and runc see
+// test/integration/limits.test.ts.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -26,7 +26,7 @@ beforeAll(async () => {
       ...node.config({ unprivileged: false }), // liblxc 5 drops the groups of an unprivileged CT
       runtime: { default_ulimits: { core: '0', stack: '4194304:8388608' } },
     },
-    env: { [givenNofileVariable]: '1000' }, // as bin/crisp has it of whoever starts it
+    env: { [givenNofileVariable]: '1000' }, // as bin/crisp inherits it
   });
   await daemon.addImage();
 });
@@ -50,7 +50,7 @@ const output = async (id: string, script: string): Promise<string> =>
     (await daemon.client.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', script], timeout: '20' }))
       .stdout,
   );
-/** A file of the CT's cgroup, in which the CT has one of its own. */
+/** A file of the cgroup of the CT, which contains another one made in the CT. */
 async function cgroupFile(id: string, controller: string, file: string): Promise<string> {
   const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
   const { pid } = JSON.parse(info['info'] ?? '') as { pid: number };

@@ -1,5 +1,4 @@
-// The watcher of a CT dies while the CT runs on: what lost-monitors.test.ts tries
-// with conmon.
+// The watcher of a CT dies while the CT runs; for conmon see lost-monitors.test.ts.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { readdir, readFile } from 'node:fs/promises';
 import type { Daemon } from '../helpers/daemon.js';

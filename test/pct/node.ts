@@ -1,9 +1,9 @@
 // A Proxmox node for a daemon under test: a fake one, or, with `npm run test:pct
 // -- --real`, the one that the tests run on.
 //
-// fake: folders of its own, a real lxc-monitord, and fakes of the tools (fake/).
+// fake: private folders, a real lxc-monitord, and fakes of the tools (fake/).
 // real: the node's own tools and folders, but a range of ids and a tag that
-// nobody else has, so that the tests touch no other guest.
+// that are not used otherwise, so that the tests touch no other guest.
 import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
@@ -34,7 +34,7 @@ const tools = ['pct', 'pvesh', 'pvesm', 'systemctl'] as const;
 
 export const isReal = process.env['CRISP_REAL_PCT'] === '1';
 
-/** Nobody else's, by docs/proxmox.md. */
+/** Reserved for tests, see docs/proxmox.md. */
 const realRange = { first: 990_000, last: 990_999 };
 
 interface Places {
@@ -104,7 +104,7 @@ export class Node {
   async guest(name: string): Promise<string> {
     return readFile(join(this.places.pve, 'lxc', name), 'utf8');
   }
-  /** The configuration of the CT that names this; empty: there is none. */
+  /** The configuration of the CT that contains this text; empty: no such CT. */
   async guestOf(id: string): Promise<string> {
     return (
       (await Promise.all((await this.guests()).map((name) => this.guest(name)))).find((text) =>
@@ -216,7 +216,7 @@ export async function addBridge(
   return { name, remove: () => link('del', name) };
 }
 
-/** Those of test runs that were killed: each says whose it is, by pid and start time. */
+/** The bridges of killed test runs: each names its owner by pid and start time. */
 async function removeAbandonedBridges(): Promise<void> {
   for (const name of (await readdir('/sys/class/net')).filter((one) => one.startsWith('crt'))) {
     const alias = await readFile(`/sys/class/net/${name}/ifalias`, 'utf8').catch(() => '');
@@ -226,7 +226,10 @@ async function removeAbandonedBridges(): Promise<void> {
   }
 }
 
-/** The CTs of test runs that were killed. What they included may be gone with their daemon, and liblxc stops none that it cannot read. */
+/**
+ * The CTs of killed test runs. Files that they include may be gone with their daemon, and liblxc does not
+ * stop a CT whose configuration it cannot read.
+ */
 async function removeAbandonedGuests(isOurs: (vmid: string) => boolean): Promise<void> {
   const pct = async (...args: string[]): Promise<void> => {
     await runFile('pct', args);
@@ -246,7 +249,7 @@ async function removeAbandonedGuests(isOurs: (vmid: string) => boolean): Promise
 }
 
 async function realPlaces(): Promise<Places> {
-  await removeAbandoned(); // first: a daemon that lives on would see its CTs go
+  await removeAbandoned(); // first: a daemon that still runs would see the end of its CTs
   await removeAbandonedGuests((vmid) => Number(vmid) >= realRange.first && Number(vmid) <= realRange.last);
   const folder = await mkdtemp(join(tmpdir(), 'crisp-n'));
   await chmod(folder, 0o711);
@@ -308,7 +311,7 @@ async function fakePlaces(): Promise<Places> {
   };
 }
 
-/** Until somebody listens on an abstract socket. */
+/** Waits for a listener on an abstract socket. */
 async function listening(name: string): Promise<void> {
   for (let waitedMs = 0; waitedMs < 5_000; waitedMs += 10) {
     if ((await readFile('/proc/net/unix', 'utf8')).includes(name)) return;

@@ -1,4 +1,5 @@
-// Whose processes a CT sees: its own, those of its pod, those of another container.
+// The processes that are visible in a CT: its own, those of its pod, those of another
+// container.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
@@ -104,7 +105,7 @@ test('the first process of a shared pid namespace and a working folder in /proc 
         code: Code.INVALID_ARGUMENT,
         details: expect.stringContaining('working_dir'),
       });
-    // What has changed between create and start.
+    // A change between create and start.
     await mkdir(join(volume, 'work'));
     const late = await createContainer(
       daemon,

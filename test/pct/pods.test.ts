@@ -1,4 +1,5 @@
-// Pods whose containers are Proxmox CTs: the whole way from RunPodSandbox to nothing left.
+// Pods whose containers are Proxmox CTs: from RunPodSandbox to a removal without
+// leftovers.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
@@ -463,7 +464,7 @@ test('a pod is restored from its CTs if the state folder is lost', async () => {
 
   expect(await sandbox()).toEqual(known.pod);
   expect(await status(running)).toEqual({ ...known.running, started_at: expect.any(String) });
-  expect(await status(ended)).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 255 }); // what it was is lost
+  expect(await status(ended)).toMatchObject({ state: 'CONTAINER_EXITED', exit_code: 255 }); // the exit code is lost
   expect(await output(running, ['sh', '-c', 'echo $COLOUR; pwd; hostname'])).toBe('blue\n/tmp\nbox\n');
   const after = await startContainer(
     daemon,
@@ -530,7 +531,7 @@ test('foreign text in the notes of a CT is ignored, and the CT is kept', async (
       .replace(/^#crisp-vmid%3A .*$/m, `#crisp-vmid%3A ${node.lastVmid}`)
       .replace(/^#.*crisp-recovery.*\n/m, ''),
   );
-  // 2. A recovery label of somebody's making, whose network has a program of his.
+  // 2. A forged recovery label, with a foreign program as a network plugin.
   const program = join(daemon.folder, 'program');
   await writeFile(program, `#!/bin/sh\ntouch ${program}.ran\n`, { mode: 0o755 });
   const attachment = sandbox['attachment'] as { network: object };
@@ -559,7 +560,7 @@ test('foreign text in the notes of a CT is ignored, and the CT is kept', async (
   expect(existsSync(victim)).toBe(true);
   expect(existsSync(`${program}.ran`)).toBe(false);
 
-  // What crisp wrote itself is believed.
+  // A label of crisp is accepted.
   await node.removeGuest(other);
   await rm(victim, { recursive: true });
   await daemon.kill9();

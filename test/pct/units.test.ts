@@ -1,5 +1,5 @@
-// The unit of a pod's CT: nothing waits for it, nothing of it is left, and only
-// crisp starts it.
+// The unit of a pod's CT: it blocks nothing, is removed with the CT, and only crisp can
+// start it.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -26,7 +26,7 @@ beforeAll(async () => {
 });
 afterAll(() => node?.stop());
 
-/** What somebody does in the GUI. */
+/** An action in the GUI. */
 async function pct(...args: string[]): ReturnType<Daemon['machine']['run']> {
   return daemon.machine.run([isReal ? 'pct' : join(node.folder, 'bin/pct'), ...args]);
 }
@@ -84,7 +84,7 @@ testFake('the socket answers while CTs are being probed, and their pods wait for
   await daemon.stop();
   await daemon.start();
   expect(await ready()).toBe(true);
-  expect(await calls()).toBe(made); // what was found is kept
+  expect(await calls()).toBe(made); // the findings are kept
 });
 
 testFake('the task log of a refused start has the reason', async () => {

@@ -1,5 +1,5 @@
 // Control groups v2 under a real systemd: limits, OOM kills, statistics and resize,
-// read from the kernel's files, with both cgroup drivers and both runtimes.
+// read from the files of the kernel, with both cgroup drivers and both runtimes.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import {
   cgroupOf,

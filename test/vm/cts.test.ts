@@ -16,7 +16,9 @@ import { Vm } from './vm.js';
 
 const node = '/var/lib/fake-node';
 
-/** What a Proxmox node has: the ids of unprivileged CTs, the unit, lxc-monitord, and, in place of the real ones, the tools. */
+/**
+ * The parts of a Proxmox node: the ids of unprivileged CTs, the unit, lxc-monitord, and fakes of the tools.
+ */
 const makeNode = `
   for file in /etc/subuid /etc/subgid; do echo root:100000:65536 >>$file; done
   mkdir -p ${['bin', 'fail', 'run', 'pve/lxc', 'pve/qemu-server', 'storage/template/cache', 'storage/images'].map((name) => `${node}/${name}`).join(' ')} /run/lock/lxc
@@ -116,7 +118,7 @@ describe('a CT', () => {
 
   test('logs, and runs commands', async () => {
     await vm.until(`crictl logs ${id} | grep -q 'tick 1'`);
-    expect(await vm.must(`crictl exec ${id} cat /proc/self/cgroup`)).toMatch(/^0::\/(\.lxc)?$/); // in the CT's cgroup namespace, where lxc-attach makes a group of its own
+    expect(await vm.must(`crictl exec ${id} cat /proc/self/cgroup`)).toMatch(/^0::\/(\.lxc)?$/); // in the cgroup namespace of the CT, where lxc-attach makes another group
     expect((await vm.run(`crictl exec ${id} sh -c 'exit 3'`)).stderr).toContain('exit code 3');
   });
 

@@ -26,7 +26,7 @@ async function file(vm: Vm, content: object): Promise<string> {
   return path;
 }
 
-/** A name of its own; other fields as given. */
+/** A unique name; other fields as given. */
 export async function runPod(vm: Vm, more: PodSandboxConfig = {}, handler = 'crun'): Promise<Pod> {
   const uid = randomBytes(16)
     .toString('hex')

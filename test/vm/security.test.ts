@@ -1,4 +1,4 @@
-// What the kernel of a server guards: AppArmor profiles and user namespaces.
+// Protection by the kernel of a server: AppArmor profiles and user namespaces.
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { containerStatus, removePods, runPod, startContainer, waitForExit } from './pods.js';
 import { Vm } from './vm.js';

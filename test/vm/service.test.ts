@@ -1,5 +1,5 @@
-// crisp as a service of a Debian machine: installed, started by systemd, looked
-// at, restarted, killed, and there again after a reboot of the machine.
+// crisp as a service of a Debian machine: installed, started by systemd, inspected,
+// restarted, killed, and running again after a reboot.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { containerStatus, removePods, runPod, startContainer, waitForExit, type Pod } from './pods.js';
 import { Vm } from './vm.js';

@@ -27,7 +27,7 @@ const commandTimeoutMs = 300_000;
 const bootTimeoutMs = 300_000;
 
 export interface VmOptions {
-  /** A script that makes the machine what crisp is to find. */
+  /** A script that prepares the machine for crisp. */
   readonly prepare?: string;
   /** A script that installs crisp. */
   readonly install?: string;
@@ -87,7 +87,7 @@ export class Vm {
       killSignal: 'SIGKILL',
       maxBuffer: 64 << 20,
     });
-    child.child.stdin?.on('error', () => undefined).end(stdin); // EPIPE: no sshd yet, or the script reads nothing; the exit code tells
+    child.child.stdin?.on('error', () => undefined).end(stdin); // EPIPE: no sshd yet, or the script reads nothing; see the exit code
     try {
       return { ...(await child), exitCode: 0 };
     } catch (error) {

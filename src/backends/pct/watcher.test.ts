@@ -86,7 +86,7 @@ function logged(): number {
   return statSync(container.logPath).size;
 }
 
-/** Of the watcher whose argv names this file. @throws there is none */
+/** The pid of the watcher with this file in its arguments. @throws if there is none */
 function pidOf(file: string): number {
   const line = execFileSync('ps', ['-ww', '-eo', 'pid,args'], { encoding: 'utf8' })
     .split('\n')
