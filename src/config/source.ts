@@ -16,7 +16,10 @@ export interface Source {
   locate(path: KeyPath): string | undefined;
 }
 
-/** The drop-ins of a folder, in the order of their names; empty without the folder. */
+/**
+ * The drop-ins of a folder, in the order of their names; empty without the folder.
+ * @throws InvalidConfigFile
+ */
 export function dropIns(folder: string): string[] {
   try {
     return readdirSync(folder)

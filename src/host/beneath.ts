@@ -64,7 +64,10 @@ function openOne(at: string, path: string, make: number | undefined, made: strin
   }
 }
 
-/** The path of a name in an open folder, for calls that do not follow a link in the last component. */
+/**
+ * The path of a name in an open folder, for calls that do not follow a link in the last component.
+ * @throws PathEscapes
+ */
 export function entryOf(folder: number, name: string): string {
   if (name === '..' || name.includes('/')) throw new CrispError('PathEscapes', `"${name}" is not one name`);
   return `/proc/self/fd/${folder}/${name}`;

@@ -337,7 +337,8 @@ export function isGone(error: unknown): boolean {
 
 /**
  * Sets the limits of an existing group; limits that are not in `resources` are kept.
- * @throws InvalidArgument with the file and the kernel's reason if it refuses a value
+ * @throws InvalidArgument with the file and the kernel's reason if it refuses a value; UnsupportedField
+ * without the controller
  */
 export async function writeResources(
   name: string,

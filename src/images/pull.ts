@@ -385,7 +385,7 @@ export class Pulls {
     log.info({ layers: unused, left }, 'layers of a failed pull removed');
   }
 
-  /** See Images.leftovers(). A layer comes before its parent. */
+  /** See Images.leftovers(). A layer comes before its parent. @throws StorageFailed */
   async leftovers(): Promise<Leftover[]> {
     if (!(await this.alone(['true']))) return [];
     const remove = async (argv: readonly [string, ...string[]]): Promise<void> => {

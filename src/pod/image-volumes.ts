@@ -14,8 +14,9 @@ export interface ImageVolume {
 }
 
 /**
- * Mounts all image volumes of a container, by their index in config.mounts; with `shift`, files of root in an
- * image belong to the container's root.
+ * Mounts all image volumes of a container, by their index in config.mounts; with `shift`, files of root in
+ * an image belong to the container's root.
+ * @throws ImageVolumeMountFailed
  */
 export async function mountImageVolumes(
   { images, rootfs }: { readonly images: Pick<Images, 'find'>; readonly rootfs: Rootfs },

@@ -72,7 +72,10 @@ function checkPorts(mappings: PodSandboxConfig__Output['port_mappings']): void {
   }
 }
 
-/** The hostname is a line in /etc/hostname, and a word in environments and in the configuration of CTs. */
+/**
+ * The hostname is a line in /etc/hostname, and a word in environments and in the configuration of CTs.
+ * @throws InvalidArgument, which names the field
+ */
 export function checkHostname(hostname: string, field: string): void {
   if (hostname && !/^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(hostname))
     throw new CrispError(

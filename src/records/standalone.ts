@@ -121,7 +121,10 @@ export class StandaloneRecords {
     return join(this.root, 'logs', `${id}.log`);
   }
 
-  /** By id, unique prefix of an id, or name. @throws ContainerNotFound, InvalidArgument if several match */
+  /**
+   * By id, unique prefix of an id, or name.
+   * @throws ContainerNotFound, RecordUnreadable; InvalidArgument if several match
+   */
   async find(text: string): Promise<StandaloneRecord> {
     const all = await this.all();
     const exact = all.find((record) => record.id === text || record.name === text);

@@ -16,9 +16,8 @@ import { resize } from './conmon.js';
 const greeting = Buffer.from('connected\n');
 
 /**
- * Resolves when the process has closed its output, or at the end of input for
- * a session that ends with it.
- * @throws Cancelled if the client disconnected, ClientTooSlow
+ * Resolves when the process has closed its output, or at the end of input for a session that ends with it.
+ * @throws Cancelled if the client disconnected, ClientTooSlow, RuntimeFailed
  */
 export async function attach(
   container: Pick<ContainerRef, 'id' | 'folder'>,

@@ -25,7 +25,7 @@ export interface AttachPlan {
   readonly hasShell: boolean;
 }
 
-/** @throws ExecTimeout, Cancelled */
+/** @throws ExecTimeout, Cancelled, RuntimeFailed */
 export async function exec(
   attach: AttachPlan,
   plan: ExecPlan,

@@ -40,7 +40,7 @@ export const consoleLink = 'console';
 /** The watcher never blocks, so this is enough even on a busy node. */
 const answerMs = 10_000;
 
-/** Resolves when it accepts connections. */
+/** Resolves when it accepts connections. @throws ToolTimeout, RuntimeFailed */
 export async function startWatcher(plan: WatcherPlan): Promise<void> {
   const {
     kill,
@@ -168,10 +168,9 @@ export async function holdWatch(
 }
 
 /**
- * Attaches to output from now on, and to input; ends with the CT or the
- * client, or with its input if requested. Frames: a byte for the stream (1
- * stdout, 2 stderr), four bytes of length, the data.
- * @throws ClientTooSlow
+ * Attaches to output from now on, and to input; ends with the CT or the client, or with its input if
+ * requested. Frames: a byte for the stream (1 stdout, 2 stderr), four bytes of length, the data.
+ * @throws ClientTooSlow, WrongContainerState
  */
 export async function attach(container: ContainerRef, io: Io, signal: AbortSignal): Promise<void> {
   const socket = await connectTo(container.folder);
