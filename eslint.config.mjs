@@ -1,5 +1,5 @@
-// What the linter asks of the code: typescript-eslint's recommended rules with
-// types, and no promise that nobody waits for.
+// The rules of the linter: typescript-eslint's recommended rules with types, and
+// no promise that is not awaited.
 import tseslint from 'typescript-eslint';
 
 export default tseslint.config(

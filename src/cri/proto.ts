@@ -41,21 +41,21 @@ function load(): ProtoGrpcType {
 // type throws. Uses gRPC's own encoder and decoder, so that the result is the
 // same as for a client's request.
 
-/** A stored PodSandboxConfig. @throws TypeError if it is no message */
+/** A stored PodSandboxConfig. @throws TypeError if it is not an object */
 export function podSandboxConfigOf(value: unknown): PodSandboxConfig__Output {
   const { RunPodSandbox } = loadProto().runtime.v1.RuntimeService.service;
   const bytes = RunPodSandbox.requestSerialize({ config: message(value) });
   return RunPodSandbox.requestDeserialize(bytes).config as PodSandboxConfig__Output;
 }
 
-/** A stored ContainerConfig. @throws TypeError if it is no message */
+/** A stored ContainerConfig. @throws TypeError if it is not an object */
 export function containerConfigOf(value: unknown): ContainerConfig__Output {
   const { CreateContainer } = loadProto().runtime.v1.RuntimeService.service;
   const bytes = CreateContainer.requestSerialize({ config: message(value) });
   return CreateContainer.requestDeserialize(bytes).config as ContainerConfig__Output;
 }
 
-/** Stored LinuxContainerResources. @throws TypeError if it is no message */
+/** Stored LinuxContainerResources. @throws TypeError if it is not an object */
 export function linuxResourcesOf(value: unknown): LinuxContainerResources__Output {
   const { UpdateContainerResources } = loadProto().runtime.v1.RuntimeService.service;
   const bytes = UpdateContainerResources.requestSerialize({ linux: message(value) });

@@ -20,7 +20,7 @@ interface CpuReading {
 interface Layer {
   measured: MeasuredLayer | undefined;
   /** The time of the last measurement; a layer that a backend keeps elsewhere is never found. */
-  lookedAtMs: number;
+  checkedAtMs: number;
 }
 
 /**
@@ -77,7 +77,7 @@ export class UsageCache {
    */
   layer(containerId: string): MeasuredLayer | undefined {
     const layer = this.layers.get(containerId);
-    if (!layer || performance.now() - layer.lookedAtMs > layerAgeMs) {
+    if (!layer || performance.now() - layer.checkedAtMs > layerAgeMs) {
       this.due.add(containerId);
       this.measuring ??= this.measureDue().finally(() => {
         this.measuring = undefined;
@@ -104,10 +104,10 @@ export class UsageCache {
       const batch = [...this.due];
       try {
         const found = await this.measure(batch);
-        const [lookedAtMs, measuredAtMs] = [performance.now(), Date.now()];
+        const [checkedAtMs, measuredAtMs] = [performance.now(), Date.now()];
         for (const id of batch) {
           const usage = found.get(id);
-          this.layers.set(id, { measured: usage && { ...usage, measuredAtMs }, lookedAtMs });
+          this.layers.set(id, { measured: usage && { ...usage, measuredAtMs }, checkedAtMs });
         }
       } catch (error) {
         log.warn({ err: error }, 'writable layers not measured');

@@ -63,7 +63,7 @@ export class Images {
   private readonly preload: Preload;
   private readonly templates: Templates;
   private listed: { readonly key: string; readonly images: readonly Listed[] } | undefined;
-  private mending: Promise<void> | undefined;
+  private repairing: Promise<void> | undefined;
 
   /** @throws InvalidConfigFile */
   constructor(private readonly options: ImagesOptions) {
@@ -224,18 +224,18 @@ export class Images {
     const template = templateOf(reference);
     if (template !== undefined) return this.templates.pull(template);
     const { name } = parseReference(reference);
-    await this.mend();
+    await this.repair();
     await this.pulls.pull(name, auth, signal, onProgress);
     return step('pull image: check', () => this.arrived(name, `pull of ${name}`));
   }
 
   /** skopeo would not fetch a layer again that is still in its list. */
-  private async mend(): Promise<void> {
+  private async repair(): Promise<void> {
     if ((await this.unusable()).length === 0) return;
-    this.mending ??= removeLost(this.layout, this.options.root, this.pulls.storage).finally(() => {
-      this.mending = undefined;
+    this.repairing ??= removeLost(this.layout, this.options.root, this.pulls.storage).finally(() => {
+      this.repairing = undefined;
     });
-    await this.mending;
+    await this.repairing;
   }
 
   /** The image of a copy. An image that cannot be used is removed. */
@@ -368,7 +368,7 @@ export class Images {
    */
   async importArchive(path: string, name: string, source?: string): Promise<Image> {
     const reference = parseReference(name);
-    await this.mend();
+    await this.repair();
     await this.pulls.import(path, reference.name, source ?? (await ociReference(path)));
     return this.arrived(reference.name, `import of ${path}`);
   }

@@ -16,7 +16,7 @@ import { checkedPath } from '../oci/paths.js';
 import type { Volume } from '../oci/mounts.js';
 import type { Shift } from './overlay.js';
 
-export interface VolumesWish {
+export interface VolumesOptions {
   readonly mode: Config['runtime']['image_volumes'];
   readonly image: Pick<ImageConfig, 'Volumes'>;
   /** The root filesystem of a container that does not run yet; nothing else can write to it. */
@@ -43,24 +43,24 @@ const kernelFolders = ['/proc', '/sys', '/dev'];
  * @returns the mounts
  * @throws InvalidArgument, PathEscapes for invalid volumes; StorageFailed
  */
-export async function makeVolumes(wish: VolumesWish): Promise<Volume[]> {
-  if (wish.mode === 'ignore') return [];
-  const targets = await targetsOf(wish);
-  if (wish.mode === 'mkdir') {
-    if (!wish.isView) for (const target of targets) await makeInside(wish, target);
+export async function makeVolumes(options: VolumesOptions): Promise<Volume[]> {
+  if (options.mode === 'ignore') return [];
+  const targets = await targetsOf(options);
+  if (options.mode === 'mkdir') {
+    if (!options.isView) for (const target of targets) await makeInside(options, target);
     return [];
   }
   const made: Volume[] = [];
   for (const [index, target] of targets.entries()) {
-    const source = join(wish.folder, String(index));
-    await copy(wish, target, source);
+    const source = join(options.folder, String(index));
+    await copy(options, target, source);
     made.push({ target, source });
   }
   return made;
 }
 
 /** Their paths with the links of the image resolved; without volumes that another mount covers. */
-async function targetsOf({ image, rootfs, taken }: VolumesWish): Promise<string[]> {
+async function targetsOf({ image, rootfs, taken }: VolumesOptions): Promise<string[]> {
   const paths = Object.keys(image.Volumes ?? {});
   if (paths.length > mostVolumes)
     throw new CrispError(
@@ -84,7 +84,11 @@ async function targetsOf({ image, rootfs, taken }: VolumesWish): Promise<string[
   return [...targets];
 }
 
-async function copy({ rootfs, folder, shift }: VolumesWish, target: string, source: string): Promise<void> {
+async function copy(
+  { rootfs, folder, shift }: VolumesOptions,
+  target: string,
+  source: string,
+): Promise<void> {
   makeFolder(folder);
   const from = join(rootfs, target);
   if (!existsSync(from)) {
@@ -104,7 +108,7 @@ async function copy({ rootfs, folder, shift }: VolumesWish, target: string, sour
   );
 }
 
-async function makeInside({ rootfs, shift }: VolumesWish, target: string): Promise<void> {
+async function makeInside({ rootfs, shift }: VolumesOptions, target: string): Promise<void> {
   const root = await realPathOf(rootfs);
   const made: string[] = [];
   if (existsSync(join(root, target))) expectFolder(join(root, target), target);

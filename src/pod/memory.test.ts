@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { unmountBelow } from '../host/mounts.js';
-import { mendPodMemory, mountPodMemory, podMemory, sharedMemory } from './memory.js';
+import { repairPodMemory, mountPodMemory, podMemory, sharedMemory } from './memory.js';
 
 let folder: string;
 beforeEach(() => {
@@ -40,9 +40,9 @@ test('all users can create files in the shared memory, and remove only their own
 test('is created if it is missing, and otherwise kept', async () => {
   let asked = 0;
   const ask = async () => (asked++, files);
-  await mendPodMemory(folder, ask);
+  await repairPodMemory(folder, ask);
   writeFileSync(join(sharedMemory(folder), 'kept'), 'kept');
-  await mendPodMemory(folder, ask);
+  await repairPodMemory(folder, ask);
   expect(asked).toBe(1);
   expect(readFileSync(join(sharedMemory(folder), 'kept'), 'utf8')).toBe('kept');
 });

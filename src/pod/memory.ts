@@ -36,7 +36,7 @@ export async function mountPodMemory(podFolder: string, files: PodFiles): Promis
  * of crisp, which had a separate mount for the shared memory and the files beside it.
  * @param files provides the files if they are needed
  */
-export async function mendPodMemory(podFolder: string, files: () => Promise<PodFiles>): Promise<void> {
+export async function repairPodMemory(podFolder: string, files: () => Promise<PodFiles>): Promise<void> {
   if (existsSync(podMemory(podFolder)) && (await isMountPoint(podMemory(podFolder)))) return;
   await mountPodMemory(podFolder, await files());
   const former = join(podFolder, 'shm');

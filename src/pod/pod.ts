@@ -23,7 +23,7 @@ import { cgroupsPath, rootGroupOf, sharesWithHost } from '../oci/namespaces.js';
 import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { Resources } from '../shapes/spec.js';
 import { podFilesOf } from './files.js';
-import { mendPodMemory, mountPodMemory, podMemory } from './memory.js';
+import { repairPodMemory, mountPodMemory, podMemory } from './memory.js';
 import {
   bringLoopbackUp,
   namespaceFiles,
@@ -191,7 +191,7 @@ export async function remakePod(
 
 /** Mounts the memory of a pod that has none, because an earlier version of crisp made it. */
 export async function repairPod(plan: SandboxPlan, config: PodSandboxConfig__Output): Promise<void> {
-  await mendPodMemory(plan.folder, () => podFilesOf(config));
+  await repairPodMemory(plan.folder, () => podFilesOf(config));
 }
 
 /**

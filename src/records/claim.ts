@@ -51,7 +51,7 @@ function claimOf(text: string, file: string): z.infer<typeof claimSchema> {
   try {
     return claimSchema.parse(JSON.parse(text));
   } catch (error) {
-    log.error({ file, reason: whyNot(error) }, 'nobody can tell which crisp had this state folder');
+    log.error({ file, reason: whyNot(error) }, 'the owner of the state folder cannot be read');
     return null;
   }
 }

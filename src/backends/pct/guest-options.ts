@@ -211,7 +211,7 @@ function chosenBy(annotations: Readonly<Record<string, string>>, allowed: readon
     if (!isNumbered && !isKey(key))
       throw new CrispError(
         'InvalidArgument',
-        `annotation ${name}: there is no such choice; there are, after ${annotationPrefix}: ${choices.join(', ')}`,
+        `annotation ${name}: unknown option; after ${annotationPrefix} there can be ${choices.join(', ')}`,
       );
     if (!allowed.some((text) => pattern(text)(name)))
       throw new CrispError('PermissionDenied', `annotation ${name} is not allowed for pods on this node`, {
