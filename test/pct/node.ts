@@ -246,6 +246,11 @@ async function removeAbandonedGuests(isOurs: (vmid: string) => boolean): Promise
     await rm(`/run/systemd/system/pve-container@${vmid}.service.d`, { recursive: true, force: true });
     if (made) await rm(made, { recursive: true });
   }
+  // pct destroys no more than the configuration of a CT whose node lost power.
+  const left = new Set(await readdir('/etc/pve/lxc'));
+  for (const vmid of await readdir('/var/lib/lxc'))
+    if (isOurs(vmid) && !left.has(`${vmid}.conf`))
+      await rm(join('/var/lib/lxc', vmid), { recursive: true, force: true });
 }
 
 async function realPlaces(): Promise<Places> {
