@@ -4,7 +4,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { connect } from 'node:net';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { makeArchive } from '../deploy/busybox-archive.mjs';
 
 export const image = 'localhost/bench/busybox:1';
@@ -35,7 +35,7 @@ const networks = {
 export function conflist(name) {
   return {
     cniVersion: '1.0.0',
-    name,
+    name: name.replace(' ', '-'),
     plugins: [
       {
         type: 'bridge',
@@ -54,11 +54,14 @@ export function conflist(name) {
   };
 }
 
+/** The programs beside a daemon, such as its shim, before those of the distribution. */
+const beside = (program) => ({ ...process.env, PATH: `${dirname(program)}:${process.env.PATH}` });
+
 /** Starts a daemon. @returns the child, and the ms from exec until the socket accepts connections */
-async function start(name, argv, socket) {
+async function start(name, argv, socket, env) {
   rmSync(socket, { force: true });
   const begin = performance.now();
-  const child = started(spawn(argv[0], argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] }));
+  const child = started(spawn(argv[0], argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'], env }));
   let log = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk) => {
@@ -82,8 +85,8 @@ function listens(socket) {
 }
 
 /** A peer: `restart()` restarts its daemon and returns the duration of the start. */
-async function peer(name, argv, socket) {
-  let { child } = await start(name, argv, socket);
+async function peer(name, argv, socket, env = process.env) {
+  let { child } = await start(name, argv, socket, env);
   return {
     name,
     socket,
@@ -96,7 +99,7 @@ async function peer(name, argv, socket) {
       });
       child.kill('SIGTERM');
       await ended;
-      const again = await start(name, argv, socket);
+      const again = await start(name, argv, socket, env);
       child = again.child;
       return again.startMs;
     },
@@ -111,6 +114,7 @@ export function makeArchives() {
 }
 
 export const metricsPort = 10_251 + (process.pid % 1_000);
+export const registryAddress = `127.0.0.1:${metricsPort + 1_000}`;
 
 export async function startCrisp() {
   mkdirSync(at('cni-crisp'));
@@ -162,10 +166,12 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "${runtime}"
 `,
   );
-  const started = await peer(name, [program, '--config', own('.toml')], own('.sock'));
+  const env = program.includes('/') ? beside(program) : process.env;
+  const started = await peer(name, [program, '--config', own('.toml')], own('.sock'), env);
   for (const file of ['busybox.tar', 'pause.tar'])
     execFileSync('ctr', ['-a', own('.sock'), '-n', 'k8s.io', 'images', 'import', at('archives', file)], {
       stdio: 'ignore',
+      env,
     });
   return started;
 }
@@ -174,6 +180,12 @@ BinaryName = "${runtime}"
 export async function startCrio(program, runtime = '/usr/bin/crun') {
   mkdirSync(at('crio-cni'));
   writeFileSync(at('crio-cni', '10.conflist'), JSON.stringify(conflist('CRI-O')));
+  const settings = at('crio-home', '.config', 'containers');
+  mkdirSync(settings, { recursive: true });
+  writeFileSync(
+    join(settings, 'registries.conf'),
+    `[[registry]]\nlocation = "${registryAddress}"\ninsecure = true\n`,
+  );
   writeFileSync(at('policy.json'), JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
   writeFileSync(
     at('crio.toml'),
@@ -216,12 +228,15 @@ plugin_dirs = ["/usr/lib/cni"]
         '--policy',
         at('policy.json'),
         'copy',
-        `docker-archive:${at('archives', file)}`,
+        `oci-archive:${at('archives', file)}`,
         `containers-storage:[${store}]${name}`,
       ],
       { stdio: 'ignore' },
     );
-  return peer('CRI-O', [program, '--config', at('crio.toml'), '--config-dir', ''], at('crio.sock'));
+  return peer('CRI-O', [program, '--config', at('crio.toml'), '--config-dir', ''], at('crio.sock'), {
+    ...beside(program),
+    HOME: at('crio-home'),
+  });
 }
 
 async function cleanUp() {

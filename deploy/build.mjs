@@ -24,7 +24,9 @@ await build({
   format: 'esm',
   platform: 'node',
   target: 'node20.19',
-  keepNames: true,
+  // V8 keeps the whole text of the sources in memory. Lines stay short enough for stack traces.
+  minifyWhitespace: true,
+  lineLimit: 160,
   sourcemap: 'linked',
   sourcesContent: false,
   external: ['bufferutil', 'koffi'],

@@ -8,8 +8,11 @@ import { join } from 'node:path';
 const run = (tool, ...args) =>
   execFileSync(tool, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 
-/** Writes an OCI archive (image-spec, image-layout.md) with one layer: busybox and its names. */
-export function makeArchive(path, imageName, cmd) {
+/**
+ * Writes an OCI archive (image-spec, image-layout.md). Its first layer is busybox and its names.
+ * @param more the other layers, each as a tar archive
+ */
+export function makeArchive(path, imageName, cmd, more = []) {
   const work = mkdtempSync(`${path}-`);
   const layout = join(work, 'layout');
   const tree = join(work, 'tree');
@@ -26,13 +29,13 @@ export function makeArchive(path, imageName, cmd) {
     return { mediaType, digest: `sha256:${digest}`, size: content.length };
   };
   run('tar', '-C', tree, '--owner=0', '--group=0', '-cf', join(work, 'layer.tar'), '.');
-  const layer = readFileSync(join(work, 'layer.tar'));
+  const layers = [readFileSync(join(work, 'layer.tar')), ...more];
   const config = Buffer.from(
     JSON.stringify({
       architecture: { x64: 'amd64', arm64: 'arm64' }[process.arch],
       os: 'linux',
       config: { Env: ['PATH=/bin'], Cmd: cmd },
-      rootfs: { type: 'layers', diff_ids: [`sha256:${digestOf(layer)}`] },
+      rootfs: { type: 'layers', diff_ids: layers.map((layer) => `sha256:${digestOf(layer)}`) },
     }),
   );
   const manifest = Buffer.from(
@@ -40,7 +43,7 @@ export function makeArchive(path, imageName, cmd) {
       schemaVersion: 2,
       mediaType: 'application/vnd.oci.image.manifest.v1+json',
       config: blob(config, 'application/vnd.oci.image.config.v1+json'),
-      layers: [blob(layer, 'application/vnd.oci.image.layer.v1.tar')],
+      layers: layers.map((layer) => blob(layer, 'application/vnd.oci.image.layer.v1.tar')),
     }),
   );
   writeFileSync(join(layout, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');

@@ -124,7 +124,6 @@ export async function explanationOf(
     conmon: await programOr(config.runtime.conmon),
     runtime,
     runtimeArgs: globalArgs,
-    systemdCgroup,
     exitDir: join(state, 'exits', name),
     id: plan.id,
     bundle: plan.folder,

@@ -41,28 +41,32 @@ export class OverlayAttributes {
    * StorageFailed, Unsupported
    */
   async strip(layerIds: readonly string[]): Promise<void> {
-    await Promise.all(
-      layerIds.map(async (id) => {
-        if (await exists(join(this.layout.overlay, id, mark))) return;
-        let work = this.working.get(id);
-        if (!work) {
-          work = this.stripOne(id).finally(() => this.working.delete(id));
-          this.working.set(id, work);
-        }
-        await work;
-      }),
-    );
+    const marked = await Promise.all(layerIds.map((id) => exists(this.markOf(id))));
+    const unmarked = layerIds.filter((_, index) => !marked[index]);
+    const fresh = unmarked.filter((id) => !this.working.has(id));
+    if (fresh.length > 0) {
+      const work = this.stripAll(fresh).finally(() => {
+        for (const id of fresh) this.working.delete(id);
+      });
+      for (const id of fresh) this.working.set(id, work);
+    }
+    await Promise.all(unmarked.map(async (id) => this.working.get(id)));
   }
 
-  private async stripOne(id: string): Promise<void> {
+  /** By one process for all: its start takes longer than the work on a usual layer. */
+  private async stripAll(ids: readonly string[]): Promise<void> {
     const calls = numbers[process.arch];
     if (!calls)
       throw new CrispError('Unsupported', `images are not known to work on ${process.arch}`, { stage });
-    await run(['perl', program, ...calls.map(String), this.layout.diff(id)], {
+    await run(['perl', program, ...calls.map(String), ...ids.map((id) => this.layout.diff(id))], {
       timeoutMs,
       stage,
       errorId: 'StorageFailed',
     });
-    await writeFile(join(this.layout.overlay, id, mark), '');
+    await Promise.all(ids.map((id) => writeFile(this.markOf(id), '')));
+  }
+
+  private markOf(id: string): string {
+    return join(this.layout.overlay, id, mark);
   }
 }

@@ -233,7 +233,7 @@ test('a command on single containers does not load gRPC', async () => {
     seen.set(file, '');
     const text = await readFile(join(chunks, file), 'utf8');
     seen.set(file, text);
-    for (const [, name = ''] of text.matchAll(/^(?:import|} from) ?"\.\/([^"]+)";$/gm)) await read(name);
+    for (const [, name = ''] of text.matchAll(/\b(?:import|from) ?"\.\/([^"]+)";/g)) await read(name);
   };
   const [list = ''] = (await readdir(chunks)).filter((name) => /^container-state-\w+\.js$/.test(name));
   await read(list);

@@ -8,7 +8,7 @@ import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { monitor, type MonitorPlan } from '../../src/backends/oci/conmon.js';
 import { runOnConsole } from '../../src/backends/relay.js';
-import { verbTimeoutMs } from '../../src/backends/oci/runtime.js';
+import { Runtime, verbTimeoutMs } from '../../src/backends/oci/runtime.js';
 import { waitUntilIdle, programsIn } from '../../src/host/proc.js';
 
 let bundle: string;
@@ -24,25 +24,39 @@ const explain = (stderr: string): never => {
   throw new Error(stderr);
 };
 
+const planFor = (runtime: string, more: Partial<MonitorPlan> = {}): MonitorPlan => ({
+  conmon: 'conmon',
+  runtime,
+  runtimeArgs: [],
+  id: 'c',
+  bundle,
+  exitDir: bundle,
+  log: false,
+  terminal: false,
+  stdin: false,
+  stdinOnce: false,
+  ownStreams: false,
+  ...more,
+});
+
+test('a runtime on streams of its own gets all its arguments, also those of the systemd cgroup driver', async () => {
+  const runtime = join(bundle, 'runtime');
+  await writeFile(runtime, `#!/bin/sh\necho "$*" >&2\nexit 1\n`, { mode: 0o755 });
+  const globalArgs = new Runtime({ name: 'crun', path: runtime, args: [], root: '/r', systemdCgroup: true })
+    .globalArgs;
+  await expect(
+    monitor(planFor(runtime, { runtimeArgs: globalArgs, ownStreams: true }), explain),
+  ).rejects.toThrow(/^--root=\/r --systemd-cgroup create --bundle/);
+});
+
 test('in create', async () => {
   const [runtime, begun] = [join(bundle, 'runtime'), join(bundle, 'begun')];
   await writeFile(runtime, `#!/bin/sh\nsleep 1000 &\n: >${begun}\nwait\n`, { mode: 0o755 });
   jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance', 'Date'] });
-  const plan: MonitorPlan = {
-    conmon: 'conmon',
-    runtime,
-    runtimeArgs: [],
-    systemdCgroup: false,
-    id: 'c',
-    bundle,
-    exitDir: bundle,
-    log: false,
-    terminal: false,
-    stdin: false,
-    stdinOnce: false,
-    ownStreams: false,
-  };
-  const outcome = expect(monitor(plan, explain)).rejects.toMatchObject({ id: 'ToolTimeout', tool: 'conmon' });
+  const outcome = expect(monitor(planFor(runtime), explain)).rejects.toMatchObject({
+    id: 'ToolTimeout',
+    tool: 'conmon',
+  });
   while (!existsSync(begun)) await sleep(10);
   expect(await programsIn(bundle)).toHaveLength(3);
   jest.advanceTimersByTime(verbTimeoutMs);

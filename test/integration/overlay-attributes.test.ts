@@ -5,6 +5,7 @@ import { execFile } from 'node:child_process';
 import { readdir, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { exposition } from '../../src/metrics.js';
 import type { Image } from '../../src/shapes/image.js';
 import { makeLayout } from '../helpers/image.js';
 import { TestStore } from '../helpers/store.js';
@@ -96,6 +97,7 @@ const honest = { shown: '', copy: '', deep: 'file 3\n', emptied: '', whole: '' }
 test('redirect and metacopy attributes in a layer expose no other files; emptied folders stay empty', async () => {
   const path = await store.rootfs.mount(id, image);
   expect(await look(path)).toEqual(honest);
+  expect(exposition()).toMatch(/^crisp_tool_duration_seconds_count\{tool="perl",result="ok"\} 1$/m); // for both layers
   // Changes by the container still work: renaming a folder of the image makes a redirect in its own layer.
   await rename(join(path, 'hidden'), join(path, 'moved'));
   expect(await readFile(join(path, 'moved/file'), 'utf8')).toBe('hidden');

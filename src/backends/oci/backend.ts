@@ -459,7 +459,6 @@ export class OciBackend implements Backend {
       conmon: await this.findConmon(),
       runtime: await this.runtime.path(),
       runtimeArgs: this.runtime.globalArgs,
-      systemdCgroup: this.options.systemdCgroup,
       id,
       bundle,
     };

@@ -18,7 +18,6 @@ const plan = (more: Partial<MonitorPlan> = {}): MonitorPlan => ({
   conmon: '/usr/bin/conmon',
   runtime: '/usr/bin/crun',
   runtimeArgs: ['--root=/state', '--x'],
-  systemdCgroup: false,
   id: 'the-id',
   bundle: folder,
   exitDir: '/exits',
@@ -50,19 +49,23 @@ test.each<[Partial<MonitorPlan>, string[]]>([
   expect(monitorArgv(plan(more)).slice(monitorArgv(plan()).length)).toEqual(options);
 });
 
-test('systemd, no log, and streams of its own are arguments too', () => {
-  expect(monitorArgv(plan({ systemdCgroup: true }))).toContain('--systemd-cgroup');
-  const argv = monitorArgv(plan({ log: false, ownStreams: true }));
+test('a container without a log has none', () => {
+  const argv = monitorArgv(plan({ log: false }));
   expect(argv[argv.indexOf('--log-path') + 1]).toBe('off:');
+});
+
+test.each<[Partial<MonitorPlan>, string]>([
+  [{}, ' <<END\nEND'],
+  [{ stdin: true }, ''],
+  [{ terminal: true }, ' >&2 <<END\nEND'],
+  [{ terminal: true, stdin: true }, ' >&2 <<END\nEND'],
+])('with streams of its own, and %j, the runtime is run by a shell', (more, redirections) => {
+  const argv = monitorArgv(plan({ ownStreams: true, ...more }));
   const runtime = argv.indexOf('--runtime');
-  expect(argv.slice(runtime, runtime + 5)).toEqual([
-    '--runtime',
-    '/usr/bin/perl',
-    '--runtime-arg',
-    expect.stringMatching(/own-streams\.pl$/),
-    '--runtime-arg',
+  expect(argv.slice(runtime, runtime + 8)).toEqual([
+    ...['--runtime', '/bin/sh', '--runtime-arg', '-c', '--runtime-arg', `exec "$0" "$@"${redirections}`],
+    ...['--runtime-arg', '/usr/bin/crun'],
   ]);
-  expect(argv[runtime + 5]).toBe('/usr/bin/crun');
 });
 
 describe('the answer', () => {

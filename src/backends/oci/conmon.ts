@@ -15,7 +15,6 @@ import { exists } from '../../host/files.js';
 import { killTree, programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import { waitUntil, within } from '../../host/wait.js';
-import { perlProgram } from '../../installed.js';
 import type { TerminalSize } from '../../shapes/io.js';
 import { linkLog, logLink } from '../log-file.js';
 import { verbTimeoutMs } from './runtime.js';
@@ -23,8 +22,8 @@ import { verbTimeoutMs } from './runtime.js';
 export interface MonitorPlan {
   readonly conmon: string;
   readonly runtime: string;
+  /** Before the verb. conmon's option --systemd-cgroup would put that one before the arguments of a shell. */
   readonly runtimeArgs: readonly string[];
-  readonly systemdCgroup: boolean;
   readonly id: string;
   readonly bundle: string;
   readonly exitDir: string;
@@ -39,9 +38,6 @@ export interface MonitorPlan {
   /** The runtime gets pipes from conmon instead of the host's /dev/null. */
   readonly ownStreams: boolean;
 }
-
-/** A program to run between conmon and the runtime. */
-const ownStreams = perlProgram('own-streams.pl');
 
 /**
  * Starts a container under conmon.
@@ -66,7 +62,7 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
 /** Also for `crisp explain`, which shows it and runs nothing. */
 export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
   const [runtime, ...runtimeArgs] = [
-    ...(plan.ownStreams ? ['/usr/bin/perl', ownStreams] : []),
+    ...(plan.ownStreams ? withOwnStreams(plan) : []),
     plan.runtime,
     ...plan.runtimeArgs,
   ] as [string, ...string[]];
@@ -81,7 +77,6 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     '--runtime',
     runtime,
     ...runtimeArgs.flatMap((arg) => ['--runtime-arg', arg]),
-    ...(plan.systemdCgroup ? ['--systemd-cgroup'] : []),
     '--bundle',
     plan.bundle,
     '--persist-dir',
@@ -100,6 +95,17 @@ export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {
     ...(plan.stdin ? ['--stdin'] : []),
     ...(plan.stdin && !plan.stdinOnce ? ['--leave-stdin-open'] : []),
   ];
+}
+
+/**
+ * A shell that runs its arguments. conmon opens the host's /dev/null as the stdin of a container without an
+ * input, and as the stdout of a runtime whose container has a terminal. An empty here-document (a pipe, or an
+ * unlinked file) and conmon's pipe for the runtime's messages replace them.
+ */
+function withOwnStreams({ stdin, terminal }: MonitorPlan): string[] {
+  const output = terminal ? ' >&2' : '';
+  const input = terminal || !stdin ? ' <<END\nEND' : '';
+  return ['/bin/sh', '-c', `exec "$0" "$@"${output}${input}`];
 }
 
 /**
