@@ -3,16 +3,14 @@
 import { randomBytes } from 'node:crypto';
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
-import { removePodCgroup } from '../host/cgroup.js';
 import { exists, remove } from '../host/files.js';
 import { findProgram } from '../host/programs.js';
 import { Undo, withUndo } from '../host/undo.js';
 import type { Network } from '../network/cni.js';
 import { stopSignal } from '../oci/signals.js';
 import { prepareContainer, type ContainerSource } from '../pod/container.js';
-import { namespaceFiles } from '../pod/namespaces.js';
-import { checkHostname, namespacesFolder, planOf } from '../pod/plan.js';
-import { makePod, releasePod, removePod, takeApart } from '../pod/pod.js';
+import { checkHostname, planOf } from '../pod/plan.js';
+import { makePod } from '../pod/pod.js';
 import { bundleOf } from '../records/placed.js';
 import { now } from '../records/stored.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
@@ -21,6 +19,7 @@ import type { SandboxPlan } from '../shapes/sandbox.js';
 import { routeTo, type Routed } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, tmpfsMount, type ContainerWish } from './container-config.js';
 import { environmentOf, type EnvironmentFlags } from './environment.js';
+import { removeCgroupOf } from './container-remove.js';
 import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
@@ -348,31 +347,4 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
     config: { ...image.config, ...user },
     command,
   };
-}
-
-/** Removes a container with everything that was made for it; every step is idempotent. */
-export async function removeAll(services: Services, record: StandaloneRecord): Promise<void> {
-  const { id, plan, podState } = record;
-  const backend = services.backendOf(record);
-  await backend.delete(refOf(record));
-  await services.rootfs.unmount(id);
-  if (record.addresses || !record.complete)
-    // an incomplete container may have addresses too
-    await (
-      await services.network
-    ).detach({
-      ...{ id, name: plan.name, namespace: plan.namespace, uid: plan.uid },
-      netns: namespaceFiles(namespacesFolder(plan)).network,
-    });
-  await releasePod({ plan, backendState: podState }, backend);
-  await removePod(plan.folder, undefined);
-  await takeApart(record.folder, undefined); // older versions kept the pod in this folder
-  await removeCgroupOf(plan);
-  await remove(record.logPath);
-  await services.records.delete(record);
-}
-
-/** Removes the parent cgroup of the container, which contains no other containers. */
-async function removeCgroupOf({ cgroupParent }: SandboxPlan): Promise<void> {
-  if (!cgroupParent.endsWith('.slice')) await removePodCgroup(cgroupParent);
 }

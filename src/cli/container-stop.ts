@@ -5,7 +5,7 @@ import { CrispError, toCrispError } from '../errors.js';
 import { within } from '../host/wait.js';
 import { signalNumber } from '../oci/signals.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
-import { removeAll } from './container-create.js';
+import { removeAll } from './container-remove.js';
 import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
 import { type PlaceFlags, type Services, withParts } from './services.js';
