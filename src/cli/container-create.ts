@@ -19,7 +19,7 @@ import type { SandboxPlan } from '../shapes/sandbox.js';
 import { routeTo, type Routed } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, tmpfsMount, type ContainerWish } from './container-config.js';
 import { environmentOf, type EnvironmentFlags } from './environment.js';
-import { removeCgroupOf } from './container-remove.js';
+import { removeCgroupOf, removeEnded } from './container-remove.js';
 import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
@@ -96,6 +96,7 @@ export async function createContainer(
     logPath: services.records.logOf(id),
     stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty,
+    stdin: flags.interactive,
     plan,
     ...(flags.publish.length ? { ports: [...flags.publish] } : {}),
     notHonoured: [],
@@ -257,6 +258,7 @@ async function begin(
   const moreMounts = flags.tmpfs.map(tmpfsMount);
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
+  await removeEnded(services); // also frees their names
   signals.hold(); // choosing a handler may run a probe, which makes a container
   const routed = await routeTo(services.config, services.state, {
     handler: flags.handler ?? '',

@@ -500,7 +500,7 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
   test.each<[string[]]>([
     [['run']],
     [['run', '--network', 'bridge', image]],
-    [['run', '--rm', '-d', image]],
+    [['run', '--guest', '--rm', image]],
     [['run', '--nope', image]],
     [['state']],
     [['frobnicate']],
