@@ -20,6 +20,7 @@ import { routeTo, type Routed } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, tmpfsMount, type ContainerWish } from './container-config.js';
 import { environmentOf, type EnvironmentFlags } from './environment.js';
 import { removeCgroupOf, removeEnded } from './container-remove.js';
+import { inFlags } from './flag-errors.js';
 import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
@@ -55,7 +56,7 @@ export interface CreateFlags extends PlaceFlags, EnvironmentFlags {
 }
 
 export async function createCommand(flags: CreateFlags, args: readonly string[]): Promise<number> {
-  return withParts(flags, async (services) => {
+  return withParts({ ...flags, makes: true }, async (services) => {
     const signals = new Signals();
     try {
       const made = flags.guest
@@ -153,7 +154,11 @@ export async function createContainer(
     undo.push('container', () => backend.delete(refOf(done)));
     signals.check();
     return services.records.put(done);
-  }).finally(() => backend.close());
+  })
+    .catch((error: unknown) => {
+      throw inFlags(error);
+    })
+    .finally(() => backend.close());
 }
 
 /**

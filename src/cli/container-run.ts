@@ -23,7 +23,7 @@ export async function runCommand(
   if (flags.guest && (flags.rm || flags.detach))
     throw new UsageError('--guest: Proxmox runs and removes a guest; give it without --rm and --detach');
   if (!flags.detach && flags.interactive && flags.tty) checkTerminal();
-  return withParts(flags, async (services) => {
+  return withParts({ ...flags, makes: true }, async (services) => {
     const signals = new Signals();
     try {
       if (flags.guest) {

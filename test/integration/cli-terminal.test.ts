@@ -188,7 +188,7 @@ describe('a container that is left and attached', () => {
       'sh',
       '-c',
       '(eval "$1") | timeout 50 script -qec "stty rows 33 cols 77; $2" /dev/null',
-      ...['sh', keys, line.replace(/["$\\]/g, '\\$&')],
+      ...['sh', keys, line],
     ]);
   }
   const flags = (): string[] => ['--config', daemon.configFile];
