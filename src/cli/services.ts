@@ -135,6 +135,8 @@ export async function withParts<T>(
     );
   const services = new Services(flags);
   checkPlaces(flags, services.config, flags.makes ?? false);
+  // Images have their locks below it. The daemon expects the mode with which it makes it itself.
+  if (flags.makes) makeFolder(services.config.state, 0o711);
   try {
     return await command(services);
   } finally {

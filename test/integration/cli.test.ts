@@ -538,6 +538,11 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
   });
 });
 
+test('the state folder of a later daemon can be traversed by the ids of user namespaces', async () => {
+  const { stdout } = await machine.run(['stat', '-c', '%a', join(folder, 'state', 'daemon')]);
+  expect(stdout).toBe('711\n');
+});
+
 test('a name is taken once, also by two at the same time', async () => {
   const results = await Promise.all(
     [1, 2, 3].map(() => crisp('run', '--detach', '--name', 'only', image, 'sleep', '1000')),
