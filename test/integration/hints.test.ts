@@ -192,12 +192,7 @@ const mistakes: Readonly<Record<string, Mistake>> = {
   'a manifest with no pod': {
     command: ['explain', 'FOLDER/service.yaml'],
     hint: 'give a manifest of a Pod or of a workload (Deployment, Job, …), or the JSON files of crictl',
-    follow: () => writeFile(join(daemon.folder, 'service.yaml'), podWith('64Mi')),
-  },
-  'a quantity that is none': {
-    command: ['explain', 'FOLDER/pod.yaml'],
-    hint: 'write it as 500m, 64Mi or 2',
-    follow: () => writeFile(join(daemon.folder, 'pod.yaml'), podWith('64Mi')),
+    follow: () => writeFile(join(daemon.folder, 'service.yaml'), pod),
   },
   'a daemon that does not run': {
     command: ['status', '--listen', 'SOCKET'],
@@ -205,14 +200,11 @@ const mistakes: Readonly<Record<string, Mistake>> = {
     follow: () => daemon.start(),
   },
 };
-function podWith(memory: string): string {
-  const resources = { limits: { memory } };
-  return JSON.stringify({
-    kind: 'Pod',
-    metadata: { name: 'web', namespace: 'shop' },
-    spec: { containers: [{ name: 'app', image, resources }] },
-  });
-}
+const pod = JSON.stringify({
+  kind: 'Pod',
+  metadata: { name: 'web', namespace: 'shop' },
+  spec: { containers: [{ name: 'app', image }] },
+});
 
 /** What must be so before the mistake can be made. */
 const given: Readonly<Record<string, () => Promise<unknown>>> = {
@@ -224,7 +216,6 @@ const given: Readonly<Record<string, () => Promise<unknown>>> = {
   },
   'a key that does not exist': () => configure({ colour: 'red' }),
   'a manifest with no pod': () => writeFile(join(daemon.folder, 'service.yaml'), 'kind: Service'),
-  'a quantity that is none': () => writeFile(join(daemon.folder, 'pod.yaml'), podWith('64 megabytes')),
 };
 
 describe('the hint mends it', () => {
