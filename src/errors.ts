@@ -434,7 +434,11 @@ const ofBadPaths = new Set([
 /** Any thrown value -> a CrispError; errno values are mapped to their catalogue entry here. */
 export function toCrispError(error: unknown): CrispError {
   if (error instanceof CrispError) return error;
-  const { code, message } = error as NodeJS.ErrnoException;
+  const { code, message, syscall } = error as NodeJS.ErrnoException;
+  if (syscall === 'uv_cwd')
+    return new CrispError('InvalidArgument', 'the current folder has been removed: change to another', {
+      cause: error,
+    });
   if (code === 'ENOSPC' || code === 'EDQUOT') return new CrispError('DiskFull', message, { cause: error });
   if (code === 'ENOMEM') return new CrispError('OutOfMemory', message, { cause: error });
   if (code === 'EMFILE' || code === 'ENFILE' || code === 'EAGAIN')
@@ -444,6 +448,7 @@ export function toCrispError(error: unknown): CrispError {
       cause: error,
       hint: 'the filesystem is mounted read-only, as the kernel does after an error of the disk: see `dmesg`',
     });
+  if (code === 'EIO') return new CrispError('StorageFailed', message, { cause: error });
   if (code === 'EACCES' || code === 'EPERM')
     return new CrispError('PermissionDenied', message, { cause: error });
   // Paths come from callers, and no earlier check knows the limits of every filesystem.

@@ -40,7 +40,7 @@ async function main(argv: readonly string[]): Promise<number> {
 
 function help(name: string | undefined): number {
   const command = name === undefined ? undefined : commandNamed(commands, name);
-  if (name !== undefined && !command) return unknown(name);
+  if (name !== undefined && !command && !/^(help|--help|-h)$/.test(name)) return unknown(name);
   process.stdout.write(command ? helpOf(command) : overview(commands));
   return 0;
 }
@@ -57,9 +57,14 @@ function complain(message: string, command?: string): number {
   return wrongUsage;
 }
 
-// A reader that closes early (`crisp list | head -1`) is not an error.
+// A reader that closes early (`crisp list | head -1`) is not an error; a full disk is, and the output is lost.
+let outputLost = false;
 for (const stream of [process.stdout, process.stderr])
-  stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error;
+  stream.on('error', ({ code, message }: NodeJS.ErrnoException) => {
+    if (code === 'EPIPE' || outputLost) return;
+    outputLost = true;
+    process.exitCode = failed;
+    if (stream === process.stdout) process.stderr.write(`crisp: the output cannot be written: ${message}\n`);
   });
-process.exitCode = await main(process.argv.slice(2));
+const exitCode = await main(process.argv.slice(2));
+process.exitCode ??= exitCode;

@@ -39,7 +39,7 @@ export async function bundleCommand(flags: BundleFlags, args: readonly string[])
   const profile = flags.profile ?? 'full';
   if (profile !== 'full' && profile !== 'minimal')
     throw new UsageError(`--profile must be full or minimal, not "${profile}"`);
-  return withParts(flags, async (services) => {
+  return withParts({ ...flags, makes: true }, async (services) => {
     await makeBundle(services, await imageOf(services, first, 'never'), resolve(second), profile);
     return 0;
   });

@@ -47,10 +47,17 @@ export interface Definition<F extends Flags> {
   readonly group: 'daemon' | 'containers' | 'images' | 'operator';
   /** One line, without a full stop. */
   readonly summary: string;
-  /** Paragraphs, plain text. */
+  /** Paragraphs, plain text; --help has the first one. */
   readonly description: readonly string[];
   readonly arguments: readonly Argument[];
   readonly flags: F;
+  /** Lines of --help that stand for several flags, or for a flag with a long summary: help is one screen. */
+  readonly helpRows?: readonly {
+    readonly flags: readonly string[];
+    /** The flags as they are written: "-l, --label, --annotation KEY=VALUE". */
+    readonly words: string;
+    readonly summary: string;
+  }[];
   /** Flags of podman and nerdctl that are left out on purpose ("--device", "-a") -> what to use instead. */
   readonly leftOut?: Readonly<Record<string, string>>;
   /** Flags end at the first argument: the following words are passed to another program. */
@@ -59,6 +66,7 @@ export interface Definition<F extends Flags> {
   readonly exitCodes?: readonly { readonly code: string; readonly meaning: string }[];
   /** The exit code for an error of crisp itself, if 1 could be the container's. */
   readonly ownFailure?: number;
+  /** --help has the first two. */
   readonly examples: readonly { readonly what: string; readonly line: string }[];
   run(call: Invocation<F>): Promise<number>;
 }

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { parse } from 'yaml';
 import { configSchema, loadConfig } from '../config/config.js';
 import { configKeys, jsonSchema } from './config-keys.js';
-import { configCommand, documentedDefault, wrap } from './config.js';
+import { configCommand, documentedDefault } from './config.js';
+import { wrap } from './output.js';
 
 test('the documented default is the default', () => {
   const folder = mkdtempSync(join(tmpdir(), 'crisp-default-'));

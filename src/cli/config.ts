@@ -2,7 +2,7 @@
 import { stringify } from 'yaml';
 import { checkConfig, loadConfig } from '../config/config.js';
 import { configKeys, jsonSchema, type ConfigKey } from './config-keys.js';
-import { printJson } from './output.js';
+import { printJson, wrap } from './output.js';
 import { UsageError } from './parse.js';
 
 export interface ConfigFlags {
@@ -55,15 +55,4 @@ export function documentedDefault(): string {
 function comment({ description, unit, type, section }: ConfigKey): string {
   const kind = [type.startsWith('one of') ? type : '', unit ? `in ${unit}` : ''].filter(Boolean).join(', ');
   return section || !kind ? description : `${description} (${kind})`;
-}
-
-export function wrap(text: string, width: number): string[] {
-  const lines: string[] = [];
-  for (const word of text.split(' ')) {
-    const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= width)
-      lines[lines.length - 1] = `${last} ${word}`;
-    else lines.push(word);
-  }
-  return lines;
 }

@@ -35,6 +35,10 @@ const wish: ContainerWish = {
   tty: false,
 };
 
+test('the input of a terminal stays open when who is attached leaves, that of a pipe ends', () => {
+  expect(containerConfig({ ...wish, tty: true }, {}, true)).toMatchObject({ stdin: true, stdin_once: false });
+});
+
 test('the flags become a whole CRI message', () => {
   const config = containerConfig(wish, {}, true);
   expect(new CriJson().container(config, 'made')).toEqual(config);

@@ -70,7 +70,7 @@ export function containerConfig(
     annotations: pairs(wish.annotation, '--annotation'),
     log_path: '',
     stdin: wish.interactive,
-    stdin_once: wish.interactive,
+    stdin_once: wish.interactive && !wish.tty, // a terminal stays open for the next who attaches
     tty: wish.tty,
     windows: null,
     CDI_devices: [],

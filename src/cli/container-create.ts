@@ -3,16 +3,14 @@
 import { randomBytes } from 'node:crypto';
 import { resolve } from 'node:path';
 import { CrispError } from '../errors.js';
-import { removePodCgroup } from '../host/cgroup.js';
 import { exists, remove } from '../host/files.js';
 import { findProgram } from '../host/programs.js';
 import { Undo, withUndo } from '../host/undo.js';
 import type { Network } from '../network/cni.js';
 import { stopSignal } from '../oci/signals.js';
 import { prepareContainer, type ContainerSource } from '../pod/container.js';
-import { namespaceFiles } from '../pod/namespaces.js';
-import { checkHostname, namespacesFolder, planOf } from '../pod/plan.js';
-import { makePod, releasePod, removePod, takeApart } from '../pod/pod.js';
+import { checkHostname, planOf } from '../pod/plan.js';
+import { makePod } from '../pod/pod.js';
 import { bundleOf } from '../records/placed.js';
 import { now } from '../records/stored.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
@@ -21,6 +19,8 @@ import type { SandboxPlan } from '../shapes/sandbox.js';
 import { routeTo, type Routed } from './backend.js';
 import { containerConfig, pairs, sandboxConfig, tmpfsMount, type ContainerWish } from './container-config.js';
 import { environmentOf, type EnvironmentFlags } from './environment.js';
+import { removeCgroupOf, removeEnded } from './container-remove.js';
+import { inFlags } from './flag-errors.js';
 import { imageOf } from './image-of.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { UsageError } from './parse.js';
@@ -56,7 +56,7 @@ export interface CreateFlags extends PlaceFlags, EnvironmentFlags {
 }
 
 export async function createCommand(flags: CreateFlags, args: readonly string[]): Promise<number> {
-  return withParts(flags, async (services) => {
+  return withParts({ ...flags, makes: true }, async (services) => {
     const signals = new Signals();
     try {
       const made = flags.guest
@@ -97,6 +97,7 @@ export async function createContainer(
     logPath: services.records.logOf(id),
     stopSignal: stopSignal('SIGNAL_RUNTIME_DEFAULT', source.config.StopSignal),
     terminal: flags.tty,
+    stdin: flags.interactive,
     plan,
     ...(flags.publish.length ? { ports: [...flags.publish] } : {}),
     notHonoured: [],
@@ -153,7 +154,11 @@ export async function createContainer(
     undo.push('container', () => backend.delete(refOf(done)));
     signals.check();
     return services.records.put(done);
-  }).finally(() => backend.close());
+  })
+    .catch((error: unknown) => {
+      throw inFlags(error);
+    })
+    .finally(() => backend.close());
 }
 
 /**
@@ -258,6 +263,7 @@ async function begin(
   const moreMounts = flags.tmpfs.map(tmpfsMount);
   const [labels, annotations] = [pairs(flags.label, '--label'), pairs(flags.annotation, '--annotation')];
   await services.makeFolders();
+  await removeEnded(services); // also frees their names
   signals.hold(); // choosing a handler may run a probe, which makes a container
   const routed = await routeTo(services.config, services.state, {
     handler: flags.handler ?? '',
@@ -348,31 +354,4 @@ async function sourceOf(services: Services, flags: CreateFlags, args: readonly s
     config: { ...image.config, ...user },
     command,
   };
-}
-
-/** Removes a container with everything that was made for it; every step is idempotent. */
-export async function removeAll(services: Services, record: StandaloneRecord): Promise<void> {
-  const { id, plan, podState } = record;
-  const backend = services.backendOf(record);
-  await backend.delete(refOf(record));
-  await services.rootfs.unmount(id);
-  if (record.addresses || !record.complete)
-    // an incomplete container may have addresses too
-    await (
-      await services.network
-    ).detach({
-      ...{ id, name: plan.name, namespace: plan.namespace, uid: plan.uid },
-      netns: namespaceFiles(namespacesFolder(plan)).network,
-    });
-  await releasePod({ plan, backendState: podState }, backend);
-  await removePod(plan.folder, undefined);
-  await takeApart(record.folder, undefined); // older versions kept the pod in this folder
-  await removeCgroupOf(plan);
-  await remove(record.logPath);
-  await services.records.delete(record);
-}
-
-/** Removes the parent cgroup of the container, which contains no other containers. */
-async function removeCgroupOf({ cgroupParent }: SandboxPlan): Promise<void> {
-  if (!cgroupParent.endsWith('.slice')) await removePodCgroup(cgroupParent);
 }

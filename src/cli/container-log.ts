@@ -229,7 +229,7 @@ export function timeOf(text: string | undefined, now = Date.now()): number | und
   const parts = /^(?:\d+(?:\.\d+)?[smhd])+$/.test(text) ? [...text.matchAll(/([\d.]+)([smhd])/g)] : [];
   const seconds = { s: 1, m: 60, h: 3600, d: 86_400 };
   const ago = parts.reduce((sum, [, number, unit]) => sum + Number(number) * seconds[unit as 's'], 0);
-  const time = parts.length ? now - ago * 1000 : /\D/.test(text) ? Date.parse(text) : Number(text) * 1000;
+  const time = parts.length ? now - ago * 1000 : /^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text);
   if (Number.isNaN(time))
     throw new UsageError(`--since must be 10m, 2h, or a time such as 2026-01-02T15:04:05Z, not "${text}"`);
   return time;

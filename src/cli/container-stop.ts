@@ -5,12 +5,13 @@ import { CrispError, toCrispError } from '../errors.js';
 import { within } from '../host/wait.js';
 import { signalNumber } from '../oci/signals.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
-import { removeAll } from './container-create.js';
+import { removeAll } from './container-remove.js';
 import { exitOf, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
 import { type PlaceFlags, type Services, withParts } from './services.js';
 
 const defaultGraceSeconds = 10;
+const maxGraceSeconds = (2 ** 31 - 1) / 1000;
 /** The longest wait for the end of a process after SIGKILL. */
 const killPatienceMs = 10_000;
 
@@ -18,8 +19,7 @@ export async function stopCommand(
   flags: PlaceFlags & { readonly time: string | undefined },
   ids: readonly string[],
 ): Promise<number> {
-  const graceSeconds = flags.time === undefined ? defaultGraceSeconds : Number(flags.time);
-  if (!(graceSeconds >= 0)) throw new UsageError(`--time must be a number of seconds, not "${flags.time}"`);
+  const graceSeconds = secondsOf(flags.time ?? String(defaultGraceSeconds));
   return forEach('stop', flags, ids, async (services, record) => {
     const { status } = await stateOf(services, record);
     if (status === 'running' || status === 'created') {
@@ -117,6 +117,12 @@ export async function deleteCommand(
       });
     await removeAll(services, record);
   });
+}
+
+/** At most what a timer takes: more than 24 days would end at once. @throws UsageError */
+function secondsOf(text: string): number {
+  if (!/^\d+(\.\d+)?$/.test(text)) throw new UsageError(`--time must be a number of seconds, not "${text}"`);
+  return Math.min(Number(text), maxGraceSeconds);
 }
 
 /** "TERM", "SIGTERM", "15". */

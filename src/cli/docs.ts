@@ -39,6 +39,14 @@ function cliReference(): string {
     )}`,
     'Commands other than `serve` do not log; `CRISP_LOG_LEVEL=debug` in the environment shows each program that is run, on stderr.',
     ...sections,
+    '## Words of podman, nerdctl and crictl',
+    'Commands with the same name do the same. These have a name of crisp as well, and both can be typed:',
+    table(
+      ['Their word', 'In crisp'],
+      commands.flatMap(({ name, aliases = [] }) =>
+        aliases.map((alias) => [`\`${alias}\``, `\`crisp ${name}\``]),
+      ),
+    ),
     '## Left out on purpose',
     'Commands and flags that podman or nerdctl have and crisp does not; the command line says the same when one is used.',
     table(

@@ -16,7 +16,7 @@ import type { Network } from '../network/cni.js';
 import { recoveryLabelOf } from '../records/recovery-label.js';
 import { mayHaveContainers, open } from './backend.js';
 import { printJson } from './output.js';
-import { startNetwork, type PlaceFlags } from './services.js';
+import { checkPlaces, startNetwork, type PlaceFlags } from './services.js';
 
 export interface GcFlags extends PlaceFlags {
   readonly 'dry-run': boolean;
@@ -26,6 +26,7 @@ export interface GcFlags extends PlaceFlags {
 /** @returns 1 if something could not be removed */
 export async function gcCommand(flags: GcFlags): Promise<number> {
   const config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
+  checkPlaces(flags, config, false);
   const systemd = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const place = (root: string, state: string, cgroup: Place['cgroup']): Place => ({
     root,

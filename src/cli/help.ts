@@ -1,5 +1,11 @@
 // The texts of `crisp help` and `crisp COMMAND --help`, from the table.
 import type { Argument, Command, Flag } from './command.js';
+import { wrap } from './output.js';
+
+/** The width of --help. */
+const columns = 100;
+/** The rest is in the man page. */
+const examplesShown = 2;
 
 export const groups: readonly [Command['group'], string][] = [
   ['daemon', 'The daemon'],
@@ -10,7 +16,7 @@ export const groups: readonly [Command['group'], string][] = [
 export const commonExitCodes: readonly { code: string; meaning: string }[] = [
   { code: '0', meaning: 'done' },
   { code: '1', meaning: 'failed; the error is on stderr, in one line with a hint' },
-  { code: '2', meaning: 'the command line or the configuration is wrong; nothing was done' },
+  { code: '2', meaning: 'the command line or the configuration is wrong, and nothing was done' },
 ];
 
 export function overview(commands: readonly Command[]): string {
@@ -27,23 +33,45 @@ export function overview(commands: readonly Command[]): string {
   return `crisp: a Kubernetes container runtime (CRI) for crun, runc and Proxmox VE containers\n\nUsage: crisp COMMAND [FLAGS] [ARGUMENTS]\n\n${sections.join('\n\n')}\n\nMore: crisp COMMAND --help, man crisp, docs/CLI_REFERENCE.md\n`;
 }
 
+/** One screen (help.test.ts): the man page has all paragraphs and examples. */
 export function helpOf(command: Command): string {
+  const own = command.exitCodes ? exitCodes(command).map(({ code, meaning }) => `${code} = ${meaning}`) : [];
   const sections = [
-    [usage(command), ...command.description, alsoNamed(command)].filter(Boolean).join('\n\n'),
+    [usage(command)],
+    [...wrap(command.description[0] ?? '', columns), alsoNamed(command)],
     section(
       'Arguments',
       command.arguments.map((argument) => [argument.name, argument.summary]),
     ),
-    section('Flags', flagRows(command)),
-    section(
-      'Exit codes',
-      exitCodes(command).map(({ code, meaning }) => [code, meaning]),
-    ),
-    command.examples.length
-      ? `Examples:\n${command.examples.map(({ what, line }) => `  # ${what}\n  ${line}`).join('\n')}`
-      : '',
+    section('Flags', helpRows(command)),
+    own.length ? wrap(`Exit codes: ${own.join('. ')}`, columns) : [],
+    examples(command),
   ];
-  return `${sections.filter(Boolean).join('\n\n')}\n`;
+  return sections
+    .map((lines) => lines.filter(Boolean).join('\n'))
+    .filter(Boolean)
+    .map((text) => `${text}\n`)
+    .join('\n');
+}
+
+function examples(command: Command): string[] {
+  const all = command.description.length > 1 || command.examples.length > examplesShown;
+  return [
+    `Examples${all ? ' (more in the man page)' : ''}:`,
+    ...command.examples.slice(0, examplesShown).map(({ what, line }) => {
+      const both = `  ${line}  # ${what}`;
+      return both.length > columns ? `  ${line}` : both;
+    }),
+  ];
+}
+
+/** The flags, those of a row of `helpRows` at the place of its first one. */
+function helpRows(command: Command): (readonly [string, string])[] {
+  return Object.keys(command.flags).flatMap((name): (readonly [string, string])[] => {
+    const row = command.helpRows?.find(({ flags }) => flags.includes(name));
+    if (!row) return [flagRow(name, command.flags[name] as Flag)];
+    return row.flags[0] === name ? [[row.words, row.summary]] : [];
+  });
 }
 
 export function usage(command: Command): string {
@@ -63,10 +91,11 @@ function argumentWord(argument: Argument): string {
 
 /** [syntax, summary] of each flag. */
 export function flagRows(command: Command): [string, string][] {
-  return Object.entries(command.flags).map(([name, flag]) => [
-    flagWord(name, flag),
-    flag.multiple ? `${flag.summary} (may be repeated)` : flag.summary,
-  ]);
+  return Object.entries(command.flags).map(([name, flag]) => flagRow(name, flag));
+}
+
+function flagRow(name: string, flag: Flag): [string, string] {
+  return [flagWord(name, flag), flag.multiple ? `${flag.summary} (may be repeated)` : flag.summary];
 }
 
 function flagWord(name: string, flag: Flag): string {
@@ -82,8 +111,15 @@ export function exitCodes(command: Command): readonly { code: string; meaning: s
   );
 }
 
-function section(title: string, rows: readonly (readonly [string, string])[]): string {
-  if (rows.length === 0) return '';
+function section(title: string, rows: readonly (readonly [string, string])[]): string[] {
+  if (rows.length === 0) return [];
   const width = Math.max(...rows.map(([left]) => left.length));
-  return `${title}:\n${rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`).join('\n')}`;
+  return [
+    `${title}:`,
+    ...rows.flatMap(([left, right]) =>
+      wrap(right, columns - width - 4).map(
+        (line, index) => `  ${(index ? '' : left).padEnd(width)}  ${line}`,
+      ),
+    ),
+  ];
 }

@@ -7,7 +7,7 @@ import { archivePath, contentsOf } from '../images/archives.js';
 import { type PlaceFlags, withParts } from './services.js';
 
 export async function loadCommand(flags: PlaceFlags, files: readonly string[]): Promise<number> {
-  return withParts(flags, async ({ images }) => {
+  return withParts({ ...flags, makes: true }, async ({ images }) => {
     for (const file of files) {
       const path = resolve(archivePath(file) ?? file);
       if (!(await exists(path)))

@@ -7,7 +7,7 @@ import { type PlaceFlags, withParts } from './services.js';
 import { Signals } from './signals.js';
 
 export async function pullCommand(flags: PlaceFlags, references: readonly string[]): Promise<number> {
-  return withParts(flags, async ({ images }) => {
+  return withParts({ ...flags, makes: true }, async ({ images }) => {
     for (const reference of references) process.stdout.write(`${(await pullShown(images, reference)).id}\n`);
     return 0;
   });

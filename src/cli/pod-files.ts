@@ -1,10 +1,10 @@
 // The files for `crisp explain`: manifests of Kubernetes (YAML or JSON) or the
 // JSON files of crictl, as pods. A mistake in a pod is kept with it, so that the
 // others can be explained.
-import { readFileSync } from 'node:fs';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import { locate, type KeyPath } from '../config/source.js';
 import { CrispError, toCrispError } from '../errors.js';
+import { readSmallFile } from '../host/files.js';
 import { keyText, podsOf, type CriPod, type Manifest } from './pod-manifest.js';
 
 export interface PodOfFile extends Pick<CriPod, 'title' | 'handler' | 'sandbox' | 'containers' | 'notes'> {
@@ -81,7 +81,7 @@ function readDocuments(file: string): Document[] {
   const name = file === '-' ? 'stdin' : file;
   let text: string;
   try {
-    text = readFileSync(file === '-' ? 0 : file, 'utf8');
+    text = readSmallFile(file === '-' ? 0 : file);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     throw new CrispError(
@@ -97,7 +97,12 @@ function readDocuments(file: string): Document[] {
       const { line, col } = lines.linePos(wrong.pos[0]);
       throw new CrispError('InvalidArgument', `${name}:${line}:${col}: ${wrong.message}`);
     }
-    const value: unknown = document.toJS();
+    let value: unknown;
+    try {
+      value = document.toJS();
+    } catch (error) {
+      throw new CrispError('InvalidArgument', `${name}: ${(error as Error).message}`); // too many aliases
+    }
     if (value === null || value === undefined) return [];
     const place = (path: KeyPath): string => {
       for (let length = path.length; length > 0; length--) {

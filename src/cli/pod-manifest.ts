@@ -483,9 +483,10 @@ function resources(
     if (value === undefined) return undefined;
     const number = quantity(value);
     if (Number.isNaN(number))
-      throw new CrispError('InvalidArgument', `${who}: resources: ${name} "${value}" is not a quantity`, {
-        hint: 'write it as 500m, 64Mi or 2',
-      });
+      throw new CrispError(
+        'InvalidArgument',
+        `${who}: resources: ${name} "${value}" is not a quantity such as 500m, 64Mi or 2`,
+      );
     return number;
   };
   const cpuRequest = amount('cpu', requests['cpu'] ?? limits['cpu']);

@@ -1,6 +1,7 @@
 // The services of the standalone commands, made once per command. The daemon
 // may be running: the images are shared and only read, everything else has
 // folders of its own (STATE, /run/crisp-cli by default, and ROOT/cli).
+import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend } from '../backends/backend.js';
 import { loadConfig, type Config } from '../config/config.js';
@@ -82,9 +83,48 @@ export async function startNetwork(config: Config, root: string): Promise<Networ
   return network;
 }
 
-/** Runs a command with its services, and closes them at the end, also after an error. */
+/**
+ * The folders of a command are folders, and those that a flag names are crisp's: otherwise the command would
+ * find nothing there and say so as if that were the answer.
+ * @param makes the command makes them if they are not there
+ * @throws InvalidArgument
+ */
+export function checkPlaces(flags: Omit<PlaceFlags, 'config'>, config: Config, makes: boolean): void {
+  const places = [
+    { name: 'root', flag: flags.root, folder: config.root, part: 'storage', mode: 0o700 },
+    {
+      name: flags.state === undefined ? 'cli_state' : 'state',
+      flag: flags.state,
+      folder: config.cli_state,
+      part: 'names',
+      mode: 0o711,
+    },
+  ];
+  for (const { name, flag, folder, part, mode } of places) {
+    const refused = (why: string): CrispError =>
+      new CrispError(
+        'InvalidArgument',
+        `${flag === undefined ? `the key ${name}` : `--${name}`}: ${folder} ${why}`,
+      );
+    const found = statSync(folder, { throwIfNoEntry: false });
+    if (found && !found.isDirectory()) throw refused('is not a folder');
+    if (flag === undefined) continue;
+    if (makes) makeFolder(folder, mode);
+    else if (!found) throw refused('does not exist');
+    else {
+      const names = readdirSync(folder);
+      if (names.length > 0 && !names.includes(part))
+        throw refused(`holds nothing of crisp: there is no folder "${part}" in it`);
+    }
+  }
+}
+
+/**
+ * Runs a command with its services, and closes them at the end, also after an error.
+ * @param flags with `makes`: the command makes its folders if they are not there
+ */
 export async function withParts<T>(
-  flags: PlaceFlags,
+  flags: PlaceFlags & { readonly makes?: boolean },
   command: (services: Services) => Promise<T>,
 ): Promise<T> {
   if (process.geteuid?.() !== 0)
@@ -94,6 +134,9 @@ export async function withParts<T>(
       { hint: 'run it with sudo' },
     );
   const services = new Services(flags);
+  checkPlaces(flags, services.config, flags.makes ?? false);
+  // Images have their locks below it. The daemon expects the mode with which it makes it itself.
+  if (flags.makes) makeFolder(services.config.state, 0o711);
   try {
     return await command(services);
   } finally {

@@ -1,6 +1,6 @@
 // The commands on single containers, which need no daemon.
 import { define, type Command } from './command.js';
-import { places } from './table-places.js';
+import { places, placesRow } from './table-places.js';
 
 const environment = {
   env: {
@@ -84,6 +84,88 @@ const making = {
   },
 } as const;
 
+/** Lines of --help for these flags. */
+const makingRows = [
+  {
+    flags: ['name', 'hostname'],
+    words: '--name, --hostname NAME',
+    summary: 'its name (default: from its id); its hostname',
+  },
+  { flags: ['namespace'], words: '--namespace NAME', summary: 'the namespace for routing rules' },
+  {
+    flags: ['handler'],
+    words: '--handler NAME',
+    summary: 'the runtime handler (default: as routed)',
+  },
+  { flags: ['rootfs'], words: '--rootfs DIR', summary: 'use this folder instead of an image' },
+  {
+    flags: ['pull'],
+    words: '--pull missing|always|never',
+    summary: 'when to pull the image (default: missing)',
+  },
+  {
+    flags: ['entrypoint', 'init'],
+    words: '--entrypoint PROGRAM; --init',
+    summary: 'replaces Entrypoint and Cmd; run below catatonit',
+  },
+  {
+    flags: ['env', 'env-file'],
+    words: '-e, --env KEY[=VALUE]; --env-file FILE',
+    summary: 'environment variables; may be repeated',
+  },
+  {
+    flags: ['volume'],
+    words: '-v, --volume SOURCE:TARGET[:ro]',
+    summary: 'mount a path of the host; may be repeated',
+  },
+  {
+    flags: ['read-only', 'tmpfs'],
+    words: '--read-only; --tmpfs TARGET[:OPTIONS]',
+    summary: 'the rootfs is read-only; mount memory there',
+  },
+  {
+    flags: ['user', 'workdir'],
+    words: '-u, --user USER[:GROUP]; -w, --workdir DIR',
+    summary: "user and working folder (default: the image's)",
+  },
+  {
+    flags: ['memory', 'cpus'],
+    words: '-m, --memory BYTES; --cpus NUMBER',
+    summary: 'limits: 64m, 2g; 0.5, 2',
+  },
+  {
+    flags: ['cap-add', 'cap-drop', 'privileged'],
+    words: '--cap-add, --cap-drop NAME; --privileged',
+    summary: 'give or take capabilities; all, and all devices',
+  },
+  {
+    flags: ['network'],
+    words: '--network none|host|cni',
+    summary: 'loopback only (default), that of the host, of pods',
+  },
+  {
+    flags: ['publish'],
+    words: '-p, --publish [IP:]PORT:CONTAINERPORT[/udp]',
+    summary: 'pass a port of the host on; implies --network cni',
+  },
+  {
+    flags: ['label', 'annotation'],
+    words: '-l, --label, --annotation KEY=VALUE',
+    summary: 'for routing rules; may be repeated',
+  },
+  {
+    flags: ['interactive', 'tty'],
+    words: '-i, --interactive; -t, --tty',
+    summary: 'pass our standard input on; give it a terminal',
+  },
+  {
+    flags: ['guest'],
+    words: '--guest',
+    summary: 'make an ordinary guest of Proxmox, and print its VMID',
+  },
+  placesRow,
+] as const;
+
 /** Flags of podman and nerdctl -> what to use instead. */
 const leftOut = {
   '--device': 'run it as a pod with CDI devices, or with --privileged, which has all devices',
@@ -108,13 +190,19 @@ const leftOut = {
   '--health-cmd': 'run it as a pod with probes',
 } as const;
 
+/** The flags of podman for the keys and signals of a container in the foreground. */
+const ownKeys = {
+  '--detach-keys': 'Ctrl-P Ctrl-Q detach, and a Ctrl-P alone reaches the container with the next key',
+  '--sig-proxy': 'signals are passed on; Ctrl-P Ctrl-Q leaves the container running',
+} as const;
+
 const imageArguments = [
   {
     name: 'IMAGE',
     optional: true,
     complete: 'image',
     summary:
-      'an image (name, digest, or the id of a local image), an OCI archive or layout (./FILE.tar, ./DIR), which is imported, or a template of Proxmox (pve/STORAGE:vztmpl/NAME); not with --rootfs',
+      'an image (name, digest, or the id of a local image), an OCI archive or layout (./FILE.tar, ./DIR), or a template of Proxmox (pve/STORAGE:vztmpl/NAME); not with --rootfs',
   },
   { name: 'COMMAND', optional: true, rest: true, summary: "replaces the image's Cmd" },
 ] as const;
@@ -137,8 +225,9 @@ const run = define({
   group: 'containers',
   summary: 'Make a container and run it in the foreground',
   description: [
-    'Makes a container from an image, which is pulled if this node does not have it, runs it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
-    'On a terminal (-it), Ctrl-P Ctrl-Q leaves the container running and ends crisp; `crisp logs -f` shows what it writes from then on.',
+    'Makes a container from an image, which is pulled if this node does not have it, shows its output, passes signals on, and ends with its exit code. No daemon is needed, and one may run beside it.',
+    'On a terminal (-it), Ctrl-P Ctrl-Q leaves the container running and ends crisp with 0; `crisp attach` returns to it.',
+    'With --rm the container is deleted when it has ended: by this command, after a detach by `crisp attach`, and with --detach, or if no command is attached at its end, by the next `crisp list`, `crisp run` or `crisp create`.',
     'When nobody reads its output any more (`| head -1`), the container is stopped, and the exit code is 141, as that of a program that SIGPIPE ends.',
     'The container is routed as a pod of its name, labels, annotations and image would be (see docs/configuration.md, routing), to an OCI runtime or to Proxmox CTs, and keeps its record until `crisp delete`, unless --rm is given.',
   ],
@@ -147,9 +236,17 @@ const run = define({
   flags: {
     ...making,
     detach: { short: 'd', summary: 'leave it running in the background and print its id' },
-    rm: { summary: 'delete it after it has ended' },
+    rm: { summary: 'delete it when it has ended' },
     ...places,
   },
+  helpRows: [
+    ...makingRows,
+    {
+      flags: ['detach', 'rm'],
+      words: '-d, --detach; --rm',
+      summary: 'leave it in the background; delete it at its end',
+    },
+  ],
   passesOn: true,
   ownFailure: 125,
   exitCodes: [
@@ -188,6 +285,7 @@ const create = define({
   arguments: imageArguments,
   leftOut,
   flags: { ...making, ...places },
+  helpRows: makingRows,
   passesOn: true,
   examples: [
     {
@@ -202,11 +300,51 @@ const start = define({
   name: 'start',
   group: 'containers',
   summary: 'Start a created container',
-  description: ['Starts a container that `crisp create` made, and prints its id.'],
+  description: [
+    'Starts a container that `crisp create` made, and prints its id. With --attach it shows the output, passes signals on, and ends with the exit code of the container; keys, sizes and Ctrl-P Ctrl-Q are as in `crisp run`.',
+  ],
+  arguments: [id],
+  flags: {
+    attach: { short: 'a', summary: 'show its output until it ends' },
+    interactive: {
+      short: 'i',
+      summary: 'pass our standard input on, if it was created with --interactive; implies --attach',
+    },
+    ...places,
+  },
+  leftOut: ownKeys,
+  ownFailure: 125,
+  exitCodes: [
+    { code: '125', meaning: 'failed; with --attach, any other code is that of the container' },
+    ...startCodes,
+  ],
+  examples: [
+    { what: 'by name', line: 'crisp start web' },
+    { what: 'one that `crisp create -it` made', line: 'crisp start -ai shell' },
+  ],
+  run: async ({ flags, args }) => (await import('./container-run.js')).startCommand(flags, args),
+});
+
+const attach = define({
+  name: 'attach',
+  group: 'containers',
+  summary: 'Attach to a running container: its output, input and exit code',
+  description: [
+    'Shows what a running container writes from now on, passes signals on, and, if it was made with --interactive, standard input too. Ends with the container, and with its exit code. `crisp logs` shows what it has written before.',
+    'On a terminal, Ctrl-P Ctrl-Q ends crisp and leaves the container running, with exit code 0. When nobody reads the output any more, crisp ends too, with 141, and the container keeps running.',
+  ],
   arguments: [id],
   flags: places,
-  examples: [{ what: 'by name', line: 'crisp start web' }],
-  run: async ({ flags, args }) => (await import('./container-run.js')).startCommand(flags, args),
+  leftOut: {
+    ...ownKeys,
+    '--no-stdin': 'use `crisp logs --follow --tail 0 NAME`',
+    '--latest': 'name it: `crisp list` shows the names',
+    '-l': 'name it: `crisp list` shows the names',
+  },
+  ownFailure: 125,
+  exitCodes: [{ code: '125', meaning: "failed; any other code is the container's" }],
+  examples: [{ what: 'a shell that was left with Ctrl-P Ctrl-Q', line: 'crisp attach shell' }],
+  run: async ({ flags, args }) => (await import('./container-run.js')).attachCommand(flags, args),
 });
 
 const stop = define({
@@ -297,7 +435,7 @@ const list = define({
     ...places,
   },
   examples: [{ what: 'for a script', line: 'crisp list --json' }],
-  run: async ({ flags }) => (await import('./container-state.js')).listCommand(flags),
+  run: async ({ flags }) => (await import('./container-list.js')).listCommand(flags),
 });
 
 const state = define({
@@ -313,7 +451,7 @@ const state = define({
   },
   flags: { json: { summary: 'as JSON: the state of the OCI runtime-spec, and more' }, ...places },
   examples: [{ what: 'its exit code', line: 'crisp state --json web | jq .exitCode' }],
-  run: async ({ flags, args }) => (await import('./container-state.js')).stateCommand(flags, args),
+  run: async ({ flags, args }) => (await import('./container-list.js')).stateCommand(flags, args),
 });
 
 const exec = define({
@@ -415,6 +553,7 @@ export const containerCommands: readonly Command[] = [
   run,
   create,
   start,
+  attach,
   stop,
   kill,
   remove,

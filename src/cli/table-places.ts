@@ -12,3 +12,10 @@ export const places = {
     summary: 'records and bundles of standalone containers; overrides the key cli_state',
   },
 } as const;
+
+/** Their line of --help. */
+export const placesRow = {
+  flags: ['config', 'root', 'state'],
+  words: '--config FILE; --root, --state DIR',
+  summary: 'the configuration; folders instead of its own',
+} as const;

@@ -32,7 +32,7 @@ const serve = define({
     { what: 'as the systemd unit runs it', line: 'crisp serve' },
     {
       what: 'for a test, with folders of its own',
-      line: 'crisp serve --listen unix:///tmp/c/crisp.sock --root /tmp/c/root --state /tmp/c/state --log-level debug',
+      line: 'crisp serve --listen unix:///tmp/c/crisp.sock --root /tmp/c/root --state /tmp/c/state',
     },
   ],
   run: async ({ flags }) => (await import('./serve.js')).serveDaemon(flags),
@@ -55,7 +55,6 @@ const completion = define({
 
 /** Commands of podman and nerdctl that are left out on purpose -> what to use instead. */
 export const leftOut: Readonly<Record<string, string>> = {
-  attach: '`crisp logs --follow NAME` shows its output, `crisp exec -it NAME sh` opens a shell beside it',
   build: 'build with buildah or podman, then `crisp load` the archive',
   commit: 'build the image anew, with buildah or podman',
   compose: 'run it as pods: `kompose convert` makes manifests of a compose file',

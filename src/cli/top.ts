@@ -56,10 +56,15 @@ export async function topCommand(flags: TopFlags, [id]: readonly string[]): Prom
       sorted([...(await podsOfDaemon(services.config.listen)), ...(await standalone.look())], key);
     if (await standalone.look().then((found) => found.length > 0)) await sleep(sampleMs);
     if (flags.json) printJson(await look());
-    else if (!process.stdout.isTTY) process.stdout.write(inWords(await look()));
+    else if (!canRedraw()) process.stdout.write(inWords(await look()));
     else await live(look);
     return 0;
   });
+}
+
+/** A terminal that has the sequences for it. */
+function canRedraw(): boolean {
+  return process.stdout.isTTY && !['', 'dumb'].includes(process.env['TERM'] ?? '');
 }
 
 /** Until Ctrl-C. */
@@ -67,8 +72,12 @@ async function live(look: () => Promise<PodUse[]>): Promise<void> {
   const end = new AbortController();
   process.once('SIGINT', () => end.abort());
   while (!end.signal.aborted) {
-    const lines = inWords(await look()).split('\n');
-    process.stdout.write(`\x1b[H\x1b[2J${lines.slice(0, process.stdout.rows - 1).join('\n')}`);
+    // Sizes are 0 where nobody has set them. A line that wraps would push others off the screen.
+    const [rows, columns] = [process.stdout.rows || 24, process.stdout.columns || 80];
+    const lines = inWords(await look())
+      .split('\n')
+      .map((line) => line.slice(0, columns));
+    process.stdout.write(`\x1b[H\x1b[2J${lines.slice(0, rows - 1).join('\n')}`);
     await sleep(intervalMs, undefined, { signal: end.signal }).catch(() => undefined);
   }
   process.stdout.write('\n');

@@ -1,9 +1,10 @@
 // The sources of the configuration: YAML files and flags, merged in order, with
 // the file and line of each value.  Called by config.ts.
-import { readFileSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { isMap as isMapping, isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml';
 import { CrispError } from '../errors.js';
+import { readSmallFile } from '../host/files.js';
 
 export type KeyPath = readonly (string | number)[];
 
@@ -36,7 +37,7 @@ export function dropIns(folder: string): string[] {
 export function yamlSource(file: string, required: boolean): Source {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = readSmallFile(file);
   } catch (error) {
     if (!required && (error as NodeJS.ErrnoException).code === 'ENOENT')
       return { value: {}, locate: () => undefined };
@@ -67,7 +68,7 @@ export function flagSource(flags: Readonly<Record<string, unknown>>): Source {
     value,
     locate: ([key]) =>
       key !== undefined && Object.hasOwn(value, key)
-        ? `flag --${String(key).replaceAll('_', '-')}`
+        ? `flag --${key === 'cli_state' ? 'state' : String(key).replaceAll('_', '-')}`
         : undefined,
   };
 }

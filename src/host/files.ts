@@ -4,13 +4,13 @@ import {
   chownSync,
   closeSync,
   constants,
-  existsSync,
   fstatSync,
   fsync,
   lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
+  readSync,
   renameSync,
   rmSync,
   statSync,
@@ -85,6 +85,27 @@ const defaultMaxBytes = 16 << 20;
 
 /** open(2); not defined in Node. */
 export const O_PATH = 0o10000000;
+
+/** Far above any file that a person writes. */
+const maxSmallFileBytes = 1 << 20;
+
+/**
+ * The text of a file that a person names on the command line, also of a pipe, and never more than 1 MiB: it may
+ * be /dev/zero. @param path or a descriptor, such as 0 for stdin
+ */
+export function readSmallFile(path: string | number): string {
+  const descriptor = typeof path === 'number' ? path : openSync(path, 'r');
+  try {
+    const content = Buffer.alloc(maxSmallFileBytes);
+    let length = 0;
+    for (let read = -1; read !== 0 && length < maxSmallFileBytes; length += read)
+      read = readSync(descriptor, content, length, maxSmallFileBytes - length, null);
+    if (length === maxSmallFileBytes) throw new Error('it is larger than 1 MiB');
+    return content.toString('utf8', 0, length);
+  } finally {
+    if (descriptor !== path) closeSync(descriptor);
+  }
+}
 
 /**
  * Reads a text file of limited size. To be used for every file that an image, a pod, a registry, a caller or
@@ -180,19 +201,18 @@ export async function realPathOf(path: string): Promise<string> {
  * dozen.
  */
 export function makeFolder(path: string, mode = 0o700): void {
-  try {
-    mkdirSync(path, { recursive: true, mode });
-  } catch (error) {
-    if (!isAbsent(error)) throw error;
-    mkdirSync(firstAbsent(path), { mode }); // a recursive mkdir reports any failure, such as EROFS, as ENOENT
-    mkdirSync(path, { recursive: true, mode }); // the process that removed it meanwhile has ended
-  }
-}
-
-/** The topmost missing folder of a path. */
-function firstAbsent(path: string): string {
-  const parent = dirname(path);
-  return parent === path || existsSync(parent) ? path : firstAbsent(parent);
+  // Not by a recursive mkdir of Node: it never ends where the kernel answers ENOENT though the parent is there
+  // (/proc), and it reports other failures, such as EROFS, as ENOENT.
+  for (let attempt = 1; ; attempt++)
+    try {
+      return mkdirSync(path, { mode });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EEXIST' && statSync(path).isDirectory()) return;
+      if (!isAbsent(error)) throw error;
+      if (attempt === 3)
+        throw new CrispError('StorageFailed', `cannot make the folder ${path}`, { cause: error });
+      makeFolder(dirname(path), mode);
+    }
 }
 
 /**

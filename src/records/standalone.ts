@@ -34,6 +34,10 @@ export const standaloneRecordSchema = z.object({
   startedAt: z.string().optional(),
   stopSignal: z.custom<Signal>((value) => typeof value === 'string'),
   terminal: z.boolean(),
+  /** Made with --interactive. */
+  stdin: z.boolean().optional(),
+  /** It ends with no command beside it that would remove it (`run --rm`, detached): a later one does. */
+  removeAtEnd: z.boolean().optional(),
   plan: storedPlanSchema.extend({
     name: z.string(),
     namespace: z.string(),

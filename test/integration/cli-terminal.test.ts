@@ -9,6 +9,7 @@ import { crisp as bin, startDaemon, type Daemon } from '../helpers/daemon.js';
 import { makeImageArchive } from '../helpers/image.js';
 import type { Result } from '../helpers/machine.js';
 import { freePort } from '../helpers/port.js';
+import { until } from '../helpers/wait.js';
 
 const image = 'localhost/box';
 let daemon: Daemon;
@@ -179,34 +180,118 @@ test('top shows the processes of a container, with nothing in their names that s
   });
 });
 
-test('Ctrl-P Ctrl-Q leaves a container running', async () => {
-  const line = [
-    process.execPath,
-    bin,
-    'run',
-    '--config',
-    daemon.configFile,
-    '--rm',
-    '-it',
-    '--name',
-    'left',
-    image,
-  ]
-    .concat(['sh', '-c', '"echo ready; exec cat"'])
-    .join(' ');
-  const logs = `${bin} logs --config '${daemon.configFile}' left 2>/dev/null`;
-  const keys = [
-    `until ${logs} | grep -q ready; do sleep 0.2; done; sleep 1; printf 'word\\n'`,
-    `until ${logs} | grep -q word; do sleep 0.2; done; printf '\\020\\021'; sleep 3`,
-  ].join('; ');
-  const { stdout, exitCode } = await daemon.machine.run([
-    'sh',
-    '-c',
-    `(${keys}) | timeout 50 script -qec '${line}' /dev/null`,
-  ]);
-  expect([stdout, exitCode]).toEqual([expect.stringContaining('detached from left, which runs on'), 0]);
-  expect(await state('left')).toMatchObject({ status: 'running' });
-  expect((await crisp('logs', '--tail', '1', 'left')).stdout.trim()).toBe('word');
+describe('a container that is left and attached', () => {
+  /** Runs crisp on a terminal of 33 rows and 77 columns, which types these keys: shell commands. */
+  function onTerminal(keys: string, ...words: string[]): Promise<Result> {
+    const line = [bin, ...words].map((word) => `'${word}'`).join(' ');
+    return daemon.machine.run([
+      'sh',
+      '-c',
+      '(eval "$1") | timeout 50 script -qec "stty rows 33 cols 77; $2" /dev/null',
+      ...['sh', keys, line],
+    ]);
+  }
+  const flags = (): string[] => ['--config', daemon.configFile];
+  const untilSaid = (name: string, word: string): string =>
+    `until '${bin}' logs --config '${daemon.configFile}' ${name} 2>/dev/null | grep -q ${word}; do sleep 0.2; done`;
+  const detach = "printf '\\020\\021'; sleep 3";
+  const left = async (name: string, ...words: string[]): Promise<void> => {
+    const keys = `${untilSaid(name, 'ready')}; sleep 1; ${detach}`;
+    const run = ['run', ...flags(), '-it', '--name', name, ...words];
+    const { stdout, exitCode } = await onTerminal(keys, ...run);
+    expect([stdout, exitCode]).toEqual([
+      expect.stringContaining(`detached from ${name}, which keeps running: \`crisp attach ${name}\``),
+      0,
+    ]);
+    expect(await state(name)).toMatchObject({ status: 'running' });
+  };
+  const gone = async (): Promise<void> => {
+    await until(async () => (await crisp('ps', '-q')).stdout === '');
+    expect((await crisp('gc')).stdout).toBe('nothing to remove\n');
+  };
+
+  test('has its prompt, its keys, its size and its exit code, and --rm removes it at its end', async () => {
+    const script = 'echo ready; printf "prompt: "; read a; stty size; echo "got $a"; exit 7';
+    await left('left', '--rm', image, 'sh', '-c', script);
+    const attach = ['attach', ...flags(), 'left'];
+    const again = await onTerminal(`sleep 3; ${detach}`, ...attach);
+    expect(again).toMatchObject({
+      exitCode: 0,
+      stdout: expect.stringMatching(/^prompt: [^]*detached from left/),
+    });
+    const { stdout, exitCode } = await onTerminal("sleep 3; printf 'word\\n'; sleep 3", ...attach);
+    expect(stdout).toMatch(/^prompt: [^]*33 77[^]*got word/);
+    expect(stdout).not.toContain('ready'); // it was written before
+    expect(exitCode).toBe(7);
+    expect((await crisp('ps', '-q')).stdout).toBe('');
+    await gone();
+  });
+
+  test('is removed by the next command if none is attached when it ends', async () => {
+    await left('alone', '--rm', image, 'sh', '-c', 'echo ready; exec sleep 1000');
+    expect(await crisp('kill', 'alone')).toMatchObject({ exitCode: 0 });
+    await gone();
+    await started('--rm', '--name', 'short', image, 'true');
+    await until(async () => (await crisp('run', '--rm', '--name', 'short', image, 'true')).exitCode === 0);
+    await gone();
+  });
+
+  test('without --rm stays', async () => {
+    await left('kept', image, 'sh', '-c', 'echo ready; exec sleep 1000');
+    expect(await crisp('kill', 'kept')).toMatchObject({ exitCode: 0 });
+    await until(async () => (await state('kept')).status === 'stopped');
+    expect(await crisp('attach', 'kept')).toMatchObject({
+      exitCode: 125,
+      stderr: expect.stringMatching(/WrongContainerState: .*hint: see its output with `crisp logs kept`/),
+    });
+  });
+
+  test('needs no terminal: signals reach it, its exit code is that of crisp, and its reader may leave', async () => {
+    const loop = 'trap "echo bye; exit 9" HUP; while :; do echo tick; sleep 0.1; done';
+    await started('--name', 'loop', image, 'sh', '-c', loop);
+    const attach = (after: string): Promise<Result> =>
+      daemon.machine.run(['bash', '-c', after, 'bash', bin, 'attach', ...flags(), 'loop']);
+    expect(await attach('"$@" | head -1; exit ${PIPESTATUS[0]}')).toMatchObject({
+      stdout: 'tick\n',
+      exitCode: 141,
+    });
+    expect(await state('loop')).toMatchObject({ status: 'running' });
+    const ended = await attach('"$@" & sleep 3; kill -HUP $!; wait $!');
+    expect(ended).toMatchObject({ exitCode: 9, stdout: expect.stringMatching(/^(tick\n)+bye\n$/) });
+  });
+
+  test('is started with its output and its input', async () => {
+    const made = ['--name', 'made', image, 'sh', '-c', 'cat; echo err >&2; exit 3'];
+    expect(await crisp('create', '-i', ...made)).toMatchObject({ exitCode: 0 });
+    expect(await crisp('attach', 'made')).toMatchObject({
+      exitCode: 125,
+      stderr: expect.stringContaining('hint: start it with `crisp start --attach made`'),
+    });
+    expect(
+      await daemon.machine.run(['sh', '-c', 'echo in | "$@"', 'sh', bin, 'start', ...flags(), '-ai', 'made']),
+    ).toEqual({ stdout: 'in\n', stderr: 'err\n', exitCode: 3 });
+    expect(await crisp('rm', 'made')).toMatchObject({ exitCode: 0 });
+    expect(await crisp('create', ...made)).toMatchObject({ exitCode: 0 });
+    expect(await crisp('start', '-ai', 'made')).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining('made without --interactive: drop -i'),
+    });
+    expect(await crisp('start', '-a', 'made')).toEqual({ stdout: '', stderr: 'err\n', exitCode: 3 });
+  });
+
+  test('on a pipe is refused if it has a terminal', async () => {
+    await left('tty', image, 'sh', '-c', 'echo ready; exec cat');
+    expect(
+      await daemon.machine.run(['sh', '-c', 'echo x | "$@"', 'sh', bin, 'attach', ...flags(), 'tty']),
+    ).toMatchObject({ exitCode: 2, stderr: expect.stringContaining('stdin is not a terminal') });
+  });
+
+  test('with a terminal but no input ends by Ctrl-C', async () => {
+    const keys = `${untilSaid('deaf', 'ready')}; sleep 1; printf '\\003'; sleep 3`;
+    const script = 'trap "exit 5" INT; echo ready; while :; do sleep 0.1; done';
+    const run = ['run', ...flags(), '-t', '--name', 'deaf', image, 'sh', '-c', script];
+    expect(await onTerminal(keys, ...run)).toMatchObject({ exitCode: 5 });
+  });
 });
 
 test.each<[string[], string]>([
@@ -235,7 +320,7 @@ test('a command on single containers does not load gRPC', async () => {
     seen.set(file, text);
     for (const [, name = ''] of text.matchAll(/\b(?:import|from) ?"\.\/([^"]+)";/g)) await read(name);
   };
-  const [list = ''] = (await readdir(chunks)).filter((name) => /^container-state-\w+\.js$/.test(name));
+  const [list = ''] = (await readdir(chunks)).filter((name) => /^container-list-\w+\.js$/.test(name));
   await read(list);
   expect(seen.size).toBeGreaterThan(3);
   expect(

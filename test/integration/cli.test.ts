@@ -500,7 +500,7 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
   test.each<[string[]]>([
     [['run']],
     [['run', '--network', 'bridge', image]],
-    [['run', '--rm', '-d', image]],
+    [['run', '--guest', '--rm', image]],
     [['run', '--nope', image]],
     [['state']],
     [['frobnicate']],
@@ -536,6 +536,11 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
     expect(exitCode).toBe(2);
     expect(stderr).toMatch(/broken\.yaml:\d+: routing\.rules\.0\.pod: Invalid regular expression/);
   });
+});
+
+test('the state folder of a later daemon can be traversed by the ids of user namespaces', async () => {
+  const { stdout } = await machine.run(['stat', '-c', '%a', join(folder, 'state', 'daemon')]);
+  expect(stdout).toBe('711\n');
 });
 
 test('a name is taken once, also by two at the same time', async () => {

@@ -4,6 +4,7 @@ import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { crisp, type Daemon } from '../helpers/daemon.js';
+import { hintPattern } from '../helpers/hints.js';
 import { patience } from '../helpers/patience.js';
 import {
   containerConfig,
@@ -76,6 +77,9 @@ describe('create', () => {
         code: status.UNAVAILABLE,
         details: expect.stringMatching(/NoQuorum.*no quorum\?.*stage: pct create, tool: pct.*hint: /s),
       });
+      await expect(create()).rejects.toMatchObject({
+        details: expect.stringMatching(hintPattern('restore quorum (`pvecm status`)')),
+      });
     } finally {
       await rm(sign);
     }
@@ -89,27 +93,37 @@ describe('create', () => {
       "unable to create CT 1 - command 'tar' failed: write error: No space left on device",
       status.RESOURCE_EXHAUSTED,
       'DiskFull',
+      hintPattern('free space on the storage that the message names'),
     ],
-    ['a missing storage', "storage 'gone' does not exist", status.INTERNAL, 'StorageFailed'],
+    [
+      'a missing storage',
+      "storage 'gone' does not exist",
+      status.INTERNAL,
+      'StorageFailed',
+      hintPattern('`pvesm status` lists the storages and `pvesm set` their content'),
+    ],
     [
       'another task has the lock',
       "can't lock file '/run/lock/lxc/pve-config-1.lock' - got timeout",
       status.UNAVAILABLE,
       'Locked',
+      hintPattern('another task is working on the CT: see the task log of the node'),
     ],
     [
       'no rights',
       '403 Permission check failed (/vms/1, VM.Allocate)',
       status.PERMISSION_DENIED,
       'PermissionDenied',
+      hintPattern('run crisp as root on the node'),
     ],
-    ['an unknown message', 'a new message', status.INTERNAL, 'RuntimeFailed'],
-  ])('%s', async (_, stderr, code, id) => {
+    ['an unknown message', 'a new message', status.INTERNAL, 'RuntimeFailed', /^((?!hint: ).)*$/s],
+  ])('%s', async (_, stderr, code, id, hint) => {
     await failing('create', { stderr: `${stderr}\n`, stdout: 'what the task said\n' }, async () => {
       await expect(create()).rejects.toMatchObject({
         code,
         details: expect.stringMatching(new RegExp(`${id}: .*what the task said`, 's')),
       });
+      await expect(create()).rejects.toMatchObject({ details: expect.stringMatching(hint) });
     });
     expect(await node.guests()).toEqual([]);
     await create();
@@ -154,6 +168,9 @@ describe('start', () => {
       await node.writeGuest(guest, `${before}lock: backup\n`);
       await expect(daemon.client.runtime.StartContainer({ container_id: id })).rejects.toMatchObject({
         code: status.UNAVAILABLE,
+        details: expect.stringMatching(
+          hintPattern('wait for the task that has the lock, or run `pct unlock VMID` if there is none'),
+        ),
       });
       expect(await state()).toBe('CONTAINER_CREATED');
       await daemon.restart();
