@@ -434,6 +434,7 @@ test('an address stays with a ready pod that has one, an unreadable record, and 
     interfaceName: 'eth0',
     network: { ...network, plugins: [] },
     runtimeConfig: {},
+    result: {},
   };
   const ready = await bench.pod({ attachment }, onNetwork);
   await bench.pod({ attachment, stoppedAt: now() }, onNetwork);

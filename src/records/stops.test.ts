@@ -3,7 +3,7 @@ import { afterEach, expect, jest, test } from '@jest/globals';
 import { fakeTimeouts, gate, settled } from '../../test/helpers/services.js';
 import { Deadline, Stops } from './stops.js';
 
-afterEach(() => jest.useRealTimers());
+afterEach(() => void jest.useRealTimers());
 
 /** Whether a promise has resolved by now. */
 async function hasPassed(promise: Promise<unknown>): Promise<boolean> {
