@@ -196,7 +196,7 @@ test('a pod whose handler is not ready runs on the fallback, which is probed fir
   };
   const unused = { ...fake, refresh: async () => void probed.push('unused') };
   Object.assign(bench.services, {
-    handlers: new Map([
+    handlers: new Map<string, object>([
       ['fake', broken],
       ['other', { ...other, refresh: async () => void probed.push('other') }],
       ['unused', unused],
