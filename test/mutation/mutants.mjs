@@ -87,6 +87,9 @@ export function mutate(program, file, firstId) {
     }
     if (ts.isExpressionStatement(node)) {
       if (isEffect(node.expression)) dropped.set(node, add(node, textOf(node), '(nothing)'));
+    } else if (ts.isIfStatement(node) && onlyLogs(node)) {
+      ts.forEachChild(node.expression, visit);
+      return;
     } else if (ts.isIfStatement(node)) {
       if (!node.elseStatement && leaves(node.thenStatement))
         put(node.expression, add(node, brief(textOf(node)), '(nothing)'), 'false');
@@ -245,10 +248,24 @@ export function mutate(program, file, firstId) {
     return ts.isBinaryExpression(inner) && ts.isAssignmentOperator(inner.operatorToken.kind);
   }
 
-  /** Whether it is the name of a step, or the stage or hint of an error. */
+  /** Whether it is the name of a step or a repair, or the stage or hint of an error. */
   function isMessage({ parent }) {
     if (ts.isPropertyAssignment(parent)) return ['stage', 'hint'].includes(textOf(parent.name));
-    return ts.isCallExpression(parent) && /^undo\.push$|^(step|withUndo)$/.test(textOf(parent.expression));
+    return (
+      ts.isCallExpression(parent) && /^undo\.push$|^(step|withUndo|repaired)$/.test(textOf(parent.expression))
+    );
+  }
+
+  /** Whether a condition decides only about a line of the log. */
+  function onlyLogs({ thenStatement, elseStatement }) {
+    const [only, ...more] = ts.isBlock(thenStatement) ? thenStatement.statements : [thenStatement];
+    return (
+      !elseStatement &&
+      more.length === 0 &&
+      only !== undefined &&
+      ts.isExpressionStatement(only) &&
+      isLogging(only.expression)
+    );
   }
 
   /** Nothing in a line of the log is tried. */
