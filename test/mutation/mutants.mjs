@@ -115,7 +115,7 @@ export function mutate(program, file, firstId) {
     } else if (ts.isObjectLiteralExpression(node)) {
       swapProperties(node);
     } else if (ts.isArrayLiteralExpression(node)) {
-      if (node.elements.length > 0 && !isPattern(node) && !ts.isArrayLiteralExpression(node.parent))
+      if (node.elements.length > 0 && !isPattern(node) && !isPart(node) && !isTuple(node))
         put(node, add(node, brief(textOf(node)), '[]'), '[]');
     } else mutateLiteral(node);
     ts.forEachChild(node, visit);
@@ -172,6 +172,12 @@ export function mutate(program, file, firstId) {
       ? checker.getTypeAtLocation(node.parent.parent.parent.expression)
       : checker.getContextualType(node);
     return type === undefined || checker.isTypeAssignableTo(checker.getStringType(), type);
+  }
+
+  /** The compiler refuses an empty array there. */
+  function isTuple(node) {
+    const type = checker.getContextualType(node);
+    return type !== undefined && checker.isTupleType(type) && type.target.minLength > 0;
   }
 
   function mutateLiteral(node) {
@@ -320,6 +326,11 @@ function isText(node) {
 
 function isTrue(node) {
   return node.kind === ts.SyntaxKind.TrueKeyword;
+}
+
+/** Of an array of arrays. */
+function isPart(node) {
+  return ts.isArrayLiteralExpression(node.parent);
 }
 
 function isPattern(node) {
