@@ -111,7 +111,7 @@ export function mutate(program, file, firstId) {
     } else if (ts.isCallExpression(node) || ts.isNewExpression(node)) {
       // As if nobody had thought of the lock.
       if (/\blocks\.with$/.test(textOf(node.expression))) replace(node, `(${textOf(node.arguments[1])})()`);
-      swapNeighbours(node.arguments ?? [], brief(textOf(node)));
+      if (!isSymmetric(node)) swapNeighbours(node.arguments ?? [], brief(textOf(node)));
     } else if (ts.isObjectLiteralExpression(node)) {
       swapProperties(node);
     } else if (ts.isArrayLiteralExpression(node)) {
@@ -137,6 +137,11 @@ export function mutate(program, file, firstId) {
       !(operator.startsWith('+') && (isText(node.left) || isText(node.right)))
     )
       replace(node, `${left} ${operators[operator]} ${right}`);
+  }
+
+  /** Whether the order of the arguments has no effect. */
+  function isSymmetric({ expression }) {
+    return /^(Math\.(max|min)|isDeepStrictEqual)$/.test(textOf(expression));
   }
 
   /** Two arguments side by side that could be mistaken for each other. */
