@@ -23,7 +23,9 @@ export default class MutationEnvironment extends Watched {
     if (name === 'run_start') {
       this.hasLoaded();
       if (trial.mutants) repeat(state.rootDescribeBlock, trial.mutants);
+      if (trial.testLimitMs) state.testTimeout = trial.testLimitMs;
     }
+    if (name === 'test_done') trial.slowestMs = Math.max(trial.slowestMs, test.duration ?? 0);
     if (name === 'run_describe_start' && describeBlock.mutant !== undefined)
       trial.begin(describeBlock.mutant);
     if (name === 'test_done' && test.errors.length > 0 && !trial.failed.has(trial.active))

@@ -129,16 +129,21 @@ async function tryAll(worker, test, ids) {
     );
 }
 
-async function tryBatch(worker, { path, ms }, ids, atLoad) {
+async function tryBatch(worker, test, ids, atLoad) {
+  const { path, ms, slowestMs } = test;
   const limitMs = 10_000 + 5 * ms;
+  const testLimitMs = 2_000 + 5 * slowestMs;
   // The tests run without a mutant at the end: a mutant may leave something behind.
   const mutants = atLoad ? ids : [...ids, noMutant];
-  const { broken, failed, stuck, timedOut } = await worker.run({ path, mutants, atLoad }, limitMs);
+  const { broken, failed, stuck, timedOut } = await worker.run(
+    { path, mutants, atLoad, testLimitMs },
+    limitMs,
+  );
   if (stuck !== undefined) {
     if (timedOut) counts.timedOut++;
     survivors.delete(stuck);
     const rest = ids.filter((id) => id !== stuck);
-    if (rest.length > 0 && rest.length < ids.length) await tryBatch(worker, { path, ms }, rest, atLoad);
+    if (rest.length > 0 && rest.length < ids.length) await tryBatch(worker, test, rest, atLoad);
     return;
   }
   const detected = broken ? ids : failed.map(([id]) => id).filter((id) => id !== noMutant);
@@ -148,7 +153,7 @@ async function tryBatch(worker, { path, ms }, ids, atLoad) {
   else {
     const half = Math.ceil(detected.length / 2);
     for (const part of [detected.slice(0, half), detected.slice(half)])
-      if (part.length > 0) await tryBatch(worker, { path, ms }, part, atLoad);
+      if (part.length > 0) await tryBatch(worker, test, part, atLoad);
   }
 }
 
@@ -157,7 +162,7 @@ async function baseline() {
   const worker = await Worker.start(tree, files);
   const found = [];
   for (const path of worker.tests) {
-    const { broken, failed, ms, reached, atLoad, stuck } = await worker.run({ path }, 120_000);
+    const { broken, failed, ms, slowestMs, reached, atLoad, stuck } = await worker.run({ path }, 120_000);
     const failure = stuck === undefined ? broken || failed[0]?.[1] : 'it does not end';
     if (failure) {
       console.log(`left out, since it fails without a mutant: ${path.slice(tree.length + 1)}: ${failure}`);
@@ -165,7 +170,7 @@ async function baseline() {
     }
     const reachedOf = new Map();
     for (const id of reached) reachedOf.set(mutantOf(id).file, (reachedOf.get(mutantOf(id).file) ?? 0) + 1);
-    found.push({ path, ms, reached: new Set(reached), atLoad: new Set(atLoad), reachedOf });
+    found.push({ path, ms, slowestMs, reached: new Set(reached), atLoad: new Set(atLoad), reachedOf });
   }
   worker.end();
   console.log(`${worker.tests.length} files of tests run without a mutant in ${seconds()} s`);

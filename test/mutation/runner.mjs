@@ -12,6 +12,10 @@ export const trial = {
   /** Reached by tests, and while the file was loaded. */
   reached: new Set(),
   atLoad: new Set(),
+  /** A test that waits for what a mutant prevents fails after this time; undefined: as configured. */
+  testLimitMs: undefined,
+  /** The duration of the slowest test. */
+  slowestMs: 0,
   /** The first test that failed with each mutant. */
   failed: new Map(),
   begin(mutant) {
@@ -31,9 +35,10 @@ export default class MutationRunner {
   async runTests(tests, watcher) {
     const byPath = new Map(tests.map((test) => [test.path, test]));
     /** `mutants`: undefined: none. `atLoad`: the first one is on while the file is loaded. */
-    const run = async ({ path, mutants, atLoad = false }) => {
+    const run = async ({ path, mutants, atLoad = false, testLimitMs }) => {
       const active = atLoad ? mutants[0] : -1;
-      Object.assign(trial, { mutants, active, failed: new Map(), reached: new Set(), atLoad: new Set() });
+      Object.assign(trial, { mutants, active, testLimitMs, slowestMs: 0 });
+      Object.assign(trial, { failed: new Map(), reached: new Set(), atLoad: new Set() });
       const start = performance.now();
       let broken = '';
       const stop = [
@@ -46,6 +51,7 @@ export default class MutationRunner {
         broken,
         failed: [...trial.failed],
         ms: performance.now() - start,
+        slowestMs: trial.slowestMs,
         reached: [...trial.reached],
         atLoad: [...trial.atLoad],
         bytes: process.memoryUsage().rss,
