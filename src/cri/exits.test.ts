@@ -186,7 +186,7 @@ test('an exit during the start is recorded after the start', async () => {
   expect(BigInt(record?.exit?.finishedAt ?? 0)).toBe(BigInt(record?.startedAt ?? 0) + 1n);
 });
 
-test('an exit is sent to listeners once, and that of a hidden container to nobody', async () => {
+test('an exit sends one event, and that of a hidden container none', async () => {
   open();
   const pod = await bench.pod();
   const [shown, hidden] = [await bench.running(pod), await bench.running(pod)];
@@ -228,7 +228,7 @@ describe('the check for lost exits', () => {
     expect(bench.services.stops.underWay().awaited).toEqual([]);
   });
 
-  test('leaves an exit alone that its monitor reports in time', async () => {
+  test('does not inspect a container whose monitor reports the exit in time', async () => {
     fakeTimeouts();
     open();
     const ending = new AbortController();

@@ -1,4 +1,4 @@
-// Which record an id of a request means.
+// The record that the id of a request refers to.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -47,7 +47,7 @@ test('a full id, and the beginning of exactly one id, name their record', async 
   ]);
 });
 
-test('a full id is not ambiguous, whatever begins with it', async () => {
+test('a full id is not ambiguous if another id begins with it', async () => {
   const pod = await bench.pod({ id: 'abc' });
   await bench.pod({ id: 'abcd' });
   expect(sandboxOf(bench.services, 'abc')).toBe(pod);
@@ -71,7 +71,7 @@ test.each([2, 10, 12])('the beginning of %d ids is refused, with ten of them', a
   );
 });
 
-test('an object that no caller has the id of is found by its full id alone, and only to be removed', async () => {
+test('a hidden object is found by its full id only, and only for its removal', async () => {
   const pod = await bench.pod({ id: idOf('ab') });
   const container = await bench.container(pod, { id: idOf('cd') });
   const incomplete = await bench.pod({ id: idOf('ef'), complete: false });
@@ -88,7 +88,7 @@ test('an object that no caller has the id of is found by its full id alone, and 
   );
 });
 
-test('a record that cannot be read is named, and not taken for one that is not there', async () => {
+test('an unreadable record is an error of its own, not an unknown id', async () => {
   const id = idOf('ab');
   for (const kind of ['sandboxes', 'containers']) writeFileSync(join(bench.folder, kind, `${id}.json`), '{}');
   const store = new Store(bench.folder);

@@ -345,7 +345,7 @@ test('only containers that may run are inspected', async () => {
   expect(bench.toldOf('backend.survey')).toEqual([`backend.survey ${id}`]);
 });
 
-test('a container that was created and not started stays so', async () => {
+test('a container that was created and not started remains created', async () => {
   const id = 'e'.repeat(64);
   const bench = benchWith(survey({ [id]: { status: 'created', pid: 3 } }));
   const before = await bench.container(await bench.pod(), { id });
@@ -403,7 +403,7 @@ test('a container that cannot be removed keeps its pod and its own files, with a
   expect(bench.toldOf('backend.delete')).not.toContain(`backend.delete ${unreadable}`);
 });
 
-test('an address stays with a ready pod that has one, an unreadable record, and a standalone container', async () => {
+test('the addresses of ready pods, unreadable records and standalone containers are kept', async () => {
   const kept: string[][] = [];
   const networks: string[] = [];
   const bench = benchWith({

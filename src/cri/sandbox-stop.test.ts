@@ -89,7 +89,7 @@ test('a stop of a stopped pod, and of an unknown one, changes nothing', async ()
   expect(bench.services.store.sandboxes.get(pod.id)).toEqual(pod);
 });
 
-test('a pod of which nobody has the id is removed without an event', async () => {
+test('a hidden pod is removed without an event', async () => {
   open();
   const pod = await podWithFolder();
   bench.services.creations.keep(pod.id, { discard: () => Promise.resolve() });

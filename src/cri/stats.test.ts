@@ -275,7 +275,7 @@ test('a list of pods has those that are ready and visible, by id and by labels',
   await expect(ids({ id: '' })).resolves.toHaveLength(2);
 });
 
-test('a list of containers takes the beginning of the id of a pod', async () => {
+test('a list of containers accepts the beginning of the id of a pod', async () => {
   const [pod, other] = [await bench.pod(), await bench.pod()];
   const { id } = await bench.running(pod);
   await bench.running(other);

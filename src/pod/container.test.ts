@@ -144,7 +144,7 @@ test.each<[string, Choices]>([
   expect([existsSync(bundle()), told]).toEqual([false, []]);
 });
 
-test('a folder is used as it is, without the volumes of an image', async () => {
+test('a folder is used unchanged, without the volumes of an image', async () => {
   const rootfs = join(folder, 'rootfs');
   const { plan } = await prepare({
     source: { image: undefined, folder: rootfs, config: { Volumes: { '/data': {} } } },

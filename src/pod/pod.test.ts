@@ -149,7 +149,7 @@ test.each<[string, Choices, string[]]>([
   expect((await ownCgroups()).filter((name) => request.plan.cgroupParent.endsWith(name))).toEqual([]);
 });
 
-test('a pod that is taken back after it was made is taken back by the backend first', async () => {
+test('a complete pod is undone by the backend first', async () => {
   const request = requestOf({
     config: { linux: { ...own, security_context: { namespace_options: onNetwork } } },
   });
@@ -163,7 +163,7 @@ test('a pod that is taken back after it was made is taken back by the backend fi
   expect([await mounts(), existsSync(request.plan.folder)]).toEqual([[], false]);
 });
 
-test('a step that is still at work is awaited before the others are undone', async () => {
+test('a step that is still running is awaited before the undo', async () => {
   let hasAttached = false;
   const request = requestOf({
     config: { hostname: 'x', linux: { security_context: { namespace_options: onNetwork } } },
@@ -209,7 +209,7 @@ describe('a pod whose containers have a network of their own', () => {
     expect([told, existsSync(request.plan.folder)]).toEqual([[], false]);
   });
 
-  test('has the network of the node if the caller chose it', async () => {
+  test('is on the pod network if the caller chose the network', async () => {
     const { plan } = await made(requestOf({ config, backend, request: { mayHaveOwnNetwork: false } }));
     expect(Object.keys(plan.namespaces).sort()).toEqual(['ipc', 'network', 'uts']);
     expect(plan).not.toHaveProperty('ownNetwork');
@@ -222,7 +222,7 @@ describe('the ids of a pod', () => {
   const ofBackend = { uids: map(300_000), gids: map(400_000) };
   const backend = { userNamespace: () => ofBackend };
 
-  test('are those of its backend, which its folder lets pass', async () => {
+  test('are those of its backend, whose root can enter the folder', async () => {
     const { plan } = await made(
       requestOf({ backend, config: { linux: { security_context: { namespace_options: onNetwork } } } }),
     );
@@ -277,7 +277,7 @@ test('the holder of a shared pid namespace is in a cgroup beside the containers,
   expect(existsSync(plan.folder)).toBe(false);
 });
 
-test('a holder that no record names is stopped with the folder of its pod', async () => {
+test('a holder without a record is stopped at the removal of the folder', async () => {
   const request = requestOf({
     config: { linux: { ...own, security_context: { namespace_options: { ...onNetwork, pid: 'POD' } } } },
   });

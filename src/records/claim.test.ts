@@ -67,7 +67,7 @@ test.each<[string, () => Promise<unknown>]>([
   expect(await daemonOf(folder)).toMatchObject({ pid: process.pid });
 });
 
-test('a claim that is not JSON is none', async () => {
+test('an invalid claim is ignored', async () => {
   writeFileSync(file(), '{"pid":');
   expect(await daemonOf(folder)).toBeUndefined();
 });

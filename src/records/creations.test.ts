@@ -190,7 +190,7 @@ describe('with callers that come and go', () => {
     await expect(join({ name: 'a', list: [2] })).resolves.toMatch(/^[0-9a-f]{64}$/);
   });
 
-  test('the result of an earlier attempt that nobody has is kept as well', async () => {
+  test('the hidden result of an earlier attempt is kept as well', async () => {
     const { inFlight } = setUp();
     const keep = jest.fn((_id: string) => Promise.resolve());
     const unclaimed = { keep, discard: async () => undefined, remains: () => false };
@@ -210,7 +210,7 @@ describe('with callers that come and go', () => {
     ]);
   });
 
-  test('a result that cannot be noted in its record is hidden all the same', async () => {
+  test('a result is hidden even if its record cannot be changed', async () => {
     const { inFlight, keep, join, finish, id } = setUp();
     keep.mockRejectedValue(new Error('no space'));
     const gone = new AbortController();

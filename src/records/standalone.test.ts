@@ -175,7 +175,7 @@ describe('a standalone record', () => {
     setAside.replace('standalone record', []);
   });
 
-  test('that is found by its full id is that one, whatever another one is called', async () => {
+  test('is found by its full id before any other match', async () => {
     await records.put(record('ab', 'one', '2'));
     await records.put(record('cd', 'two', '1'));
     expect((await records.find(idOfOne('ab'))).name).toBe('one');
@@ -202,7 +202,7 @@ describe('a standalone record', () => {
     expect((await records.all()).map(({ name }) => name)).toEqual(names);
   });
 
-  test('without a name to take fails as the file system does', async () => {
+  test('passes on other errors of the file system', async () => {
     await expect(records.takeName('a/b', 'id')).rejects.toMatchObject({ code: 'ENOENT' });
   });
 });

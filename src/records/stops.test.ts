@@ -62,7 +62,7 @@ test('all callers of a stop get its error, and a next stop is possible', async (
   await stops.join('a', 1_000, () => Promise.resolve());
 });
 
-test('an exit wakes all who wait for it, and nobody else', async () => {
+test('an exit wakes all its waiters, and no other', async () => {
   const stops = new Stops();
   const [one, other, foreign] = [stops.exitOf('a'), stops.exitOf('a'), stops.exitOf('b')];
   expect(stops.underWay().awaited).toEqual(['a', 'b']);
@@ -72,7 +72,7 @@ test('an exit wakes all who wait for it, and nobody else', async () => {
   stops.exited('c'); // nobody waits
 });
 
-test('who has forgotten an exit is not kept, and does not disturb the others', async () => {
+test('a waiter that is forgotten is removed, without an effect on the others', async () => {
   const stops = new Stops();
   const [one, other] = [stops.exitOf('a'), stops.exitOf('a')];
   one.forget();
@@ -111,7 +111,7 @@ test('a deadline passes at its time, or earlier if it is brought forward, and ne
   jest.restoreAllMocks();
 });
 
-test('a deadline beyond the range of a timer is not now', async () => {
+test('a deadline beyond the range of a timer does not pass at once', async () => {
   fakeTimeouts();
   const deadline = new Deadline(2 ** 40);
   await jest.advanceTimersByTimeAsync(10_000);

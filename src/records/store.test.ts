@@ -203,7 +203,7 @@ describe('a table of records', () => {
     expect(readdirSync(fresh).sort()).toEqual(['containers', 'sandboxes']);
   });
 
-  test('what cannot be read is named with its reason, for whoever reads the status', async () => {
+  test('an unreadable record is listed with its reason', async () => {
     const before = setAside.all().length;
     await loaded({ ...fixture('sandbox'), version: 2 }, {});
     const named = setAside.all().slice(before);
