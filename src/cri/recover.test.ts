@@ -273,12 +273,12 @@ test('the network keeps the attachments of ready pods', async () => {
 
 test('each phase begins when the one before has ended', async () => {
   const noted: string[] = [];
-  /** Work that takes several turns of the event loop. */
+  /** Longer than the work between two phases. */
   const slow =
     <T>(name: string, result: T) =>
     async (): Promise<T> => {
       noted.push(`${name} begins`);
-      await settled();
+      await pause(50);
       noted.push(`${name} ends`);
       return result;
     };
@@ -299,6 +299,12 @@ test('each phase begins when the one before has ended', async () => {
   const pod = await bench.pod({ bootId: 'the boot before' });
   await bench.running(pod);
   await bench.container(pod, { complete: false });
+  const { sandboxes } = bench.services.store;
+  const change = sandboxes.change.bind(sandboxes);
+  sandboxes.change = async (id, changes) => {
+    await slow('record of the pod', undefined)();
+    return change(id, changes);
+  };
   await recover(bench.services);
   expect(noted).toEqual(
     [
@@ -309,12 +315,33 @@ test('each phase begins when the one before has ended', async () => {
       'removal',
       'rootfs',
       'stop of the pod',
+      'record of the pod',
       'list', // for containers without a record
       'removal of the orphan',
       'addresses',
       'rootfs',
     ].flatMap((name) => [`${name} begins`, `${name} ends`]),
   );
+});
+
+test('the start of a container is on disk when the recovery ends, and a container without a pod is removed', async () => {
+  const id = 'd'.repeat(64);
+  const bench = benchWith({
+    ...survey({ [id]: { status: 'running', pid: 77 } }),
+    rootfs: { unmount: () => pause(50) },
+  });
+  await bench.container(await bench.pod(), { id });
+  const exit = { exitCode: 0, finishedAt: '1', reason: '', message: '' };
+  const lost = await bench.container({ id: '5'.repeat(64) }, { exit });
+  const { containers } = bench.services.store;
+  const change = containers.change.bind(containers);
+  containers.change = async (...all) => {
+    await pause(200);
+    return change(...all);
+  };
+  await recover(bench.services);
+  expect(containers.get(id)?.pid).toBe(77);
+  expect(containers.get(lost.id)).toBeUndefined();
 });
 
 test('a program of an earlier run is waited for, and nothing is changed before its end', async () => {
