@@ -109,7 +109,7 @@ test('a pod has its folder, namespaces, settings, memory and cgroup, and its rem
   });
   expect(told).toEqual(['stopSandbox of the backend', 'detach true true']);
   expect(await mounts()).toEqual([]);
-  expect(existsSync(plan.folder)).toBe(true);
+  expect([existsSync(plan.folder), existsSync(join(plan.folder, 'ns'))]).toEqual([true, false]);
   await removePod(plan.folder, plan.cgroupParent);
   expect(existsSync(plan.folder)).toBe(false);
   expect((await ownCgroups()).filter((name) => plan.cgroupParent.endsWith(name))).toEqual([]);
@@ -227,11 +227,25 @@ describe('the ids of a pod', () => {
       requestOf({ backend, config: { linux: { security_context: { namespace_options: onNetwork } } } }),
     );
     expect(plan.idMaps).toEqual(ofBackend);
+    const port = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
+    expect(within([`--net=${plan.namespaces.network}`], 'cat', port)).toBe('1024'); // its root may use all ports
     expect(within([`--user=${plan.namespaces.user}`], 'cat', '/proc/self/gid_map')).toMatch(
       /^0\s+400000\s+65536$/,
     );
     const { gid, mode } = statSync(plan.folder);
     expect([gid, mode & 0o777]).toEqual([400_000, 0o710]);
+  });
+
+  test('need a folder that the root of the pod can enter; others do not', async () => {
+    chmodSync(folder, 0o700);
+    const config = { linux: { security_context: { namespace_options: onNetwork } } };
+    const request = requestOf({ backend, config });
+    await expect(made(request)).rejects.toMatchObject({
+      id: 'Unsupported',
+      message: expect.stringContaining(folder),
+    });
+    expect([told, existsSync(request.plan.folder)]).toEqual([[], false]);
+    await made(requestOf({ config }));
   });
 
   test('are those of the node if it shares a namespace with it', async () => {
@@ -277,6 +291,49 @@ test('the holder of a shared pid namespace is in a cgroup beside the containers,
   expect(existsSync(plan.folder)).toBe(false);
 });
 
+test('a holder is stopped if a later step fails', async () => {
+  const request = requestOf({
+    config: { linux: { ...own, security_context: { namespace_options: { ...onNetwork, pid: 'POD' } } } },
+    backend: {
+      startSandbox: async ({ namespaces }: { namespaces: { pid: string } }) => {
+        told.push(namespaces.pid);
+        throw new Error('broken');
+      },
+    },
+  });
+  await expect(made(request)).rejects.toThrow('broken');
+  const [, holderNamespace = ''] = told;
+  expect(holderNamespace).toMatch(/^\/proc\/\d+\/ns\/pid$/);
+  expect(await cgroupProcesses(`${request.plan.cgroupParent}/holder-${request.plan.id}`)).toEqual([]);
+  expect([await mounts(), existsSync(request.plan.folder)]).toEqual([[], false]);
+});
+
+test('a release waits for each of its steps, and stops a holder that its record does not name', async () => {
+  const slow = (name: string) => async () => {
+    told.push(`${name} begins`);
+    await pause(50);
+    told.push(`${name} ends`);
+  };
+  const request = requestOf({
+    config: { linux: { ...own, security_context: { namespace_options: { ...onNetwork, pid: 'POD' } } } },
+    backend: { stopSandbox: slow('backend') },
+    network: { detach: slow('network') },
+  });
+  const { plan, holder } = await made(request);
+  told.splice(0);
+  const released = releasePod({ plan }, request.backend, {
+    of: request.network as never,
+    config: request.config,
+    attachment: attachment as never,
+  });
+  await pause(10);
+  expect(holder && (await isAlive(holder))).toBe(true);
+  await released;
+  expect(told).toEqual(['backend begins', 'backend ends', 'network begins', 'network ends']);
+  expect(holder && (await isAlive(holder))).toBe(false);
+  await removePod(plan.folder, plan.cgroupParent);
+});
+
 test('a holder without a record is stopped at the removal of the folder', async () => {
   const request = requestOf({
     config: { linux: { ...own, security_context: { namespace_options: { ...onNetwork, pid: 'POD' } } } },
@@ -311,6 +368,20 @@ test('a pod whose folder was lost is made again from the namespaces of its proce
   } finally {
     process.kill('SIGKILL');
   }
+});
+
+test('a pod is not made again from a process that has ended', async () => {
+  const { plan, config } = requestOf();
+  const namespaces = { uts: join(plan.folder, 'ns', 'uts') };
+  await expect(remakePod({ ...plan, namespaces }, config, 2 ** 22 - 1)).rejects.toThrow();
+});
+
+test('the folder of a pod that is made again can be entered by the root of the pod', async () => {
+  const map = [{ containerID: 0, hostID: 300_000, size: 65_536 }];
+  const { plan, config } = requestOf();
+  await remakePod({ ...plan, idMaps: { uids: map, gids: map } }, config, process.pid);
+  const { gid, mode } = statSync(plan.folder);
+  expect([gid, mode & 0o777]).toEqual([300_000, 0o710]);
 });
 
 test('a folder is taken apart with its mounts, and with a cgroup only if it has one', async () => {

@@ -194,7 +194,22 @@ describe('a table of records', () => {
     const store = new Store(state);
     await store.load();
     expect(readdirSync(folder)).toEqual(['README']);
-    expect([...store.containers.unreadable().keys()]).toEqual([]);
+    expect(store.containers.unreadable().size).toBe(0);
+  });
+
+  test('a record in the file of another id is not read', async () => {
+    const other = 'c'.repeat(64);
+    write(`sandboxes/${podId}.json`, fixture('sandbox'));
+    write(`containers/${other}.json`, fixture('container'));
+    const store = new Store(state);
+    await store.load();
+    expect([store.containers.all(), [...store.containers.unreadable().keys()]]).toEqual([[], [other]]);
+  });
+
+  test('an id without a record can be read: it is unknown', () => {
+    const { containers } = new Store(state);
+    containers.checkReadable(containerId);
+    expect(containers.has(containerId)).toBe(false);
   });
 
   test('the folders are made if they are absent', async () => {
