@@ -132,7 +132,7 @@ async function tryAll(worker, test, ids) {
 async function tryBatch(worker, test, ids, atLoad) {
   const { path, ms, slowestMs } = test;
   const limitMs = 10_000 + 5 * ms;
-  const testLimitMs = 2_000 + 5 * slowestMs;
+  const testLimitMs = 1_500 + 2 * slowestMs;
   // The tests run without a mutant at the end: a mutant may leave something behind.
   const mutants = atLoad ? ids : [...ids, noMutant];
   const { broken, failed, stuck, timedOut } = await worker.run(
