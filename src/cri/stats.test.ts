@@ -1,6 +1,6 @@
 // All input values are different numbers, so that none can be in the wrong field.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { Bench, settled } from '../../test/helpers/services.js';
 import { cgroupFolder, cgroupLayout, makePodCgroup, removeCgroup } from '../host/cgroup.js';
@@ -369,6 +369,17 @@ describe('a pod with processes', () => {
     const shared = { ...pod, plan: { ...pod.plan, id: 'x', uid: 'y' } };
     expect(podUsage(shared, inside, [usage])?.cpuNs).toBe(1n);
     expect(podUsage(shared, inside, [])).toBeUndefined();
+  });
+
+  test('has eth0 as its default interface if the network belongs to its containers', async () => {
+    const pod = await bench.pod();
+    await bench.services.store.sandboxes.put({ ...pod, plan: { ...pod.plan, ownNetwork: true } });
+    await bench.running(pod, { pid: process.pid ?? 0 });
+    const inside = ['--target', String(process.pid), '--net'];
+    execFileSync('nsenter', [...inside, 'ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'net1']);
+    const { stats } = await podSandboxStats(bench.services, { pod_sandbox_id: pod.id });
+    expect(stats?.linux?.network?.default_interface?.name).toBe('eth0');
+    expect(stats?.linux?.network?.interfaces?.map(({ name }) => name)).toEqual(['net1']);
   });
 
   test('has the interfaces of a process that runs, its own network or that of the pod', async () => {
