@@ -81,6 +81,10 @@ export function mutate(program, file, firstId) {
 
   function visit(node) {
     if (isNoCode(node) || isLogging(node)) return;
+    if (ts.isCallExpression(node) && textOf(node.expression) === 'withLogContext') {
+      visit(node.arguments[1]);
+      return;
+    }
     if (isPartOfChain(node)) {
       ts.forEachChild(node, visit);
       return;
