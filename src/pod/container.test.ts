@@ -123,6 +123,15 @@ test('a bundle is closed to others, and has the spec that the backend gets', asy
   expect(told).toEqual(['provide']);
 });
 
+test.each([
+  ['its pod', { namespaces: { ipc: '/proc/self/ns/ipc' } }, /pods\/b{64}\/memory\/shm$/],
+  ['the node', {}, /^\/dev\/shm$/],
+])('the shared memory of a container is that of %s, with its ipc namespace', async (_, plan, source) => {
+  const { plan: made } = await prepare({ plan });
+  const shm = made.spec.mounts.find(({ destination }) => destination === '/dev/shm');
+  expect(shm?.source).toMatch(source);
+});
+
 test('the root of a user namespace may enter the bundle', async () => {
   await prepare({ plan: { idMaps, namespaces: { user: '/proc/self/ns/user' } } });
   const { gid, mode } = statSync(bundle());
@@ -205,12 +214,15 @@ test('a container that its backend has deleted loses its rootfs, its image volum
     mounts: [{ container_path: '/i', image: { image: 'volume' } }],
   });
   mkdirSync(bundle(), { recursive: true });
-  const unmount = (name: string) => async (its: string) => void told.push(`${name} ${its}`);
+  const unmount = (name: string) => async (its: string) => {
+    await pause(20);
+    told.push(`${name} ${its} ${existsSync(bundle())}`);
+  };
   await releaseContainer(
     { rootfs: { unmount: unmount('rootfs'), unmountImage: unmount('image') } as never },
     { id, config, folder: bundle() },
   );
-  expect(told).toEqual([`rootfs ${id}`, `image ${id}-0`]);
+  expect(told).toEqual([`rootfs ${id} true`, `image ${id}-0 true`]);
   expect(existsSync(bundle())).toBe(false);
 });
 

@@ -149,7 +149,11 @@ describe('a standalone record', () => {
     ['no cgroup', false, (one) => ({ plan: { ...one.plan, cgroupParent: '' } })],
     ['another version', false, () => ({ version: 2 })],
     ['a signal that is a number', false, () => ({ stopSignal: 15 })],
-    ['the id of another one', false, () => ({ id: idOfOne('bb') })],
+    [
+      'the id of another one',
+      false,
+      (one) => ({ id: idOfOne('bb'), plan: { ...one.plan, cgroupParent: '/system.slice' } }),
+    ],
   ])('with %s is valid: %j', async (_, isValid, change) => {
     const one = record('aa', 'one');
     await records.put(one);
@@ -184,6 +188,7 @@ describe('a standalone record', () => {
   test('goes with its file and its name', async () => {
     const one = record('aa', 'one');
     await records.takeName('one', one.id);
+    expect(await readdir(join(folder, 'names'))).toEqual(['one']);
     await records.put(one);
     await writeFile(join(folder, 'containers', 'README'), 'text');
     await writeFile(join(folder, 'containers', '.half.json'), '{');
@@ -197,8 +202,10 @@ describe('a standalone record', () => {
 
   test('keeps its order if many were made', async () => {
     const names = Array.from({ length: 12 }, (_, index) => `n${index}`);
-    for (const [index, name] of [...names.entries()].reverse())
-      await records.put(record(`a${index.toString(16)}`, name, String(9 + index)));
+    for (const place of names.keys()) {
+      const index = (5 * place) % names.length; // neither the order of the files nor its reverse
+      await records.put(record(`a${index.toString(16)}`, names[index] ?? '', String(9 + index)));
+    }
     expect((await records.all()).map(({ name }) => name)).toEqual(names);
   });
 
