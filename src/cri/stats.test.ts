@@ -285,6 +285,13 @@ test('a list of containers accepts the beginning of the id of a pod', async () =
   expect(stats?.map(({ attributes }) => attributes?.id)).toEqual([id]);
 });
 
+test('an ambiguous id in a filter is refused, with the name of its field', async () => {
+  for (const digit of ['1', '2']) await bench.pod({ id: `ab${digit}`.padEnd(64, '0') });
+  await expect(listPodSandboxStats(bench.services, { filter: filter({ id: 'ab' }) })).rejects.toThrow(
+    /^filter\.id: "ab" is the beginning of 2 ids/,
+  );
+});
+
 test('the streams have the items of the lists', async () => {
   const pod = await bench.pod();
   const { id } = await bench.running(pod);
