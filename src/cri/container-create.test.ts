@@ -249,7 +249,7 @@ test('a request that is repeated sends no second event, and one without a config
   await expect(
     createContainer(
       bench.services,
-      { pod_sandbox_id: pod.id, config: null, sandbox_config: pod.config as never },
+      { pod_sandbox_id: pod.id, config: null, sandbox_config: pod.config },
       call,
     ),
   ).rejects.toMatchObject({ id: 'InvalidArgument', message: 'config is missing' });

@@ -312,17 +312,15 @@ test('a release waits for each of its steps, and stops a holder that its record 
   const slow = (name: string) => async () => {
     told.push(`${name} begins`);
     await pause(300);
-    told.push(`${name} ends, with the holder ${holder && (await isAlive(holder))}`);
+    told.push(`${name} ends, with the holder ${pod.holder && (await isAlive(pod.holder))}`);
   };
-  let holder: MadePod['holder'];
   const request = requestOf({
     config: { linux: { ...own, security_context: { namespace_options: { ...onNetwork, pid: 'POD' } } } },
     backend: { stopSandbox: slow('backend') },
     network: { detach: slow('network') },
   });
-  const pod = await made(request);
-  const { plan } = pod;
-  holder = pod.holder;
+  const pod: MadePod = await made(request);
+  const { plan, holder } = pod;
   told.splice(0);
   await releasePod({ plan }, request.backend, {
     of: request.network as never,
