@@ -1,12 +1,12 @@
 // CreateContainer: its results, records and undo. The rootfs is a real folder, the
 // backend a stand-in.
 import { afterEach, expect, test } from '@jest/globals';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ContainerPlan } from '../backends/backend.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { unpack } from '../records/recovery-label.js';
-import { Bench, call, until, type StandIns } from '../../test/helpers/services.js';
+import { Bench, call, settled, until, type StandIns } from '../../test/helpers/services.js';
 import { createContainer } from './container-create.js';
 import { containerConfigOf } from './proto.js';
 
@@ -235,4 +235,49 @@ test('a target for the pid namespace must be a container of the same pod', async
   await expect(targeting('f'.repeat(64))).rejects.toMatchObject({ id: 'ContainerNotFound' });
   await targeting(mine.id);
   expect(plan?.spec.linux.namespaces).toContainEqual({ type: 'pid', path: `/proc/${process.pid}/ns/pid` });
+});
+
+test('a request that is repeated sends no second event, and one without a config is refused', async () => {
+  open();
+  const pod = await bench.pod();
+  const heard = bench.listen();
+  await create(pod);
+  await until('the event is sent', () => heard.length > 0);
+  await create(pod);
+  await settled();
+  expect(heard).toHaveLength(1);
+  await expect(
+    createContainer(
+      bench.services,
+      { pod_sandbox_id: pod.id, config: null, sandbox_config: pod.config },
+      call,
+    ),
+  ).rejects.toMatchObject({ id: 'InvalidArgument', message: 'config is missing' });
+});
+
+test('a container whose record cannot be completed is deleted by the backend', async () => {
+  open();
+  const pod = await bench.pod();
+  const { containers } = bench.services.store;
+  const put = containers.put.bind(containers);
+  containers.put = (record) => (record.complete ? Promise.reject(new Error('no space')) : put(record));
+  const deleted: unknown[] = [];
+  bench.backend.delete = async (container) => void deleted.push(container);
+  await expect(create(pod)).rejects.toThrow('no space');
+  expect(deleted).toMatchObject([
+    { folder: expect.stringContaining('bundles'), logPath: '', state: 'state of the backend' },
+  ]);
+  expect(records()).toEqual([]);
+});
+
+test('a creation that fails because a namespace of the pod is unmounted says so', async () => {
+  open({ backend: { create: () => Promise.reject(new Error('setns: invalid argument')) } });
+  const pod = await bench.pod();
+  const ipc = join(bench.folder, 'ipc');
+  writeFileSync(ipc, '');
+  await bench.services.store.sandboxes.put({ ...pod, plan: { ...pod.plan, namespaces: { ipc } } });
+  await expect(create(pod)).rejects.toMatchObject({
+    id: 'SandboxNotReady',
+    message: expect.stringContaining(`${ipc} is unmounted`),
+  });
 });

@@ -279,3 +279,46 @@ test('a removal unmounts the images that are mounted as volumes', async () => {
   await removeContainer(bench.services, { container_id: id });
   expect(bench.toldOf('rootfs.unmountImage')).toEqual([`rootfs.unmountImage ${id}-1`]);
 });
+
+test.each(['the first', 'the second'])('an error of %s kill is the error of the stop', async (which) => {
+  const { stop } = await set({
+    backend: {
+      kill: (_, __, all) =>
+        Boolean(all) === (which === 'the second')
+          ? Promise.reject(new Error('no program'))
+          : Promise.resolve(),
+    },
+  });
+  const stopping = stop('0');
+  stopping.catch(() => undefined);
+  await told(1);
+  await settled();
+  jest.advanceTimersByTime(2_000);
+  await expect(stopping).rejects.toThrow('no program');
+  expect(bench.services.stops.underWay()).toEqual({ starting: [], stopping: [], awaited: [] });
+});
+
+test('the error of a stuck container has the time that it was given', async () => {
+  const { id, stop } = await set({ backend: { survey: async () => ({ status: 'running', pid: 2 }) } });
+  const stopping = stop('0');
+  stopping.catch(() => undefined);
+  await told(1);
+  jest.advanceTimersByTime(2_000);
+  await until('the backend is asked', () => bench.toldOf('backend.survey').length > 0);
+  await settled();
+  jest.advanceTimersByTime(10_000);
+  await expect(stopping).rejects.toThrow(`container ${id} did not end 10 s after SIGKILL`);
+});
+
+test('a removal kills without a grace period, and an unknown container is removed already', async () => {
+  const { id, exit } = await set();
+  const removing = removeContainer(bench.services, { container_id: id });
+  await told(1);
+  await exit();
+  await removing;
+  expect(kills()).toEqual(['9']);
+  expect(bench.services.stops.underWay().awaited).toEqual([]);
+  expect(await removeContainer(bench.services, { container_id: id })).toEqual({});
+  await removeContainerRecord(bench.services, id);
+  expect(bench.toldOf('backend.delete')).toHaveLength(1);
+});

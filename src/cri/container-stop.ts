@@ -60,7 +60,6 @@ async function stop(
   const backend = backendOf(services, record);
   const exit = services.stops.exitOf(record.id);
   try {
-    if (services.store.containers.get(record.id)?.exit) return;
     // 1. Send the stop signal, and wait for the grace period. A container that was never started has no process.
     if (timeoutMs > 0 && containerState(record) === 'CONTAINER_RUNNING') {
       await step('stop container: signal', () =>

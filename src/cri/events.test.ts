@@ -1,4 +1,6 @@
 import { afterEach, expect, test } from '@jest/globals';
+import { getEventListeners } from 'node:events';
+import { metrics } from '../metrics.js';
 import { InFlight } from '../records/creations.js';
 import { removePodSandbox } from './sandbox-stop.js';
 import type { Store } from '../records/store.js';
@@ -131,4 +133,51 @@ test('each connected listener receives all events', async () => {
   const both = [bench.listen(), bench.listen()];
   bench.services.events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
   await until('both have it', () => both.every(({ length }) => length === 1));
+});
+
+test('an event that comes while the one before is being read is not held back', async () => {
+  const events = new Events(services);
+  const gone = new AbortController();
+  const listening = events.listen(gone.signal);
+  const first = listening.next();
+  events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
+  await first;
+  events.emit('CONTAINER_STARTED_EVENT', 'two', undefined);
+  events.emit('CONTAINER_STARTED_EVENT', 'three', undefined);
+  expect(events.queueLengths()).toEqual([2]);
+  expect((await listening.next()).value).toMatchObject({ container_id: 'two' });
+  expect((await listening.next()).value).toMatchObject({ container_id: 'three' });
+  expect(events.queueLengths()).toEqual([0]);
+});
+
+test('10,000 events wait for a listener, and the next one cuts it off and is counted', async () => {
+  const events = new Events(services);
+  const listening = events.listen(new AbortController().signal);
+  const first = listening.next();
+  events.emit('CONTAINER_CREATED_EVENT', 'first', undefined);
+  await first;
+  const dropped = () => Number(/ (\d+)$/.exec(metrics.eventsDropped.lines()[0] ?? ' 0')?.[1]);
+  const before = dropped();
+  for (let count = 0; count < 10_000; count++)
+    events.emit('CONTAINER_CREATED_EVENT', String(count), undefined);
+  expect([events.queueLengths(), dropped() - before]).toEqual([[10_000], 0]);
+  events.emit('CONTAINER_CREATED_EVENT', 'too many', undefined);
+  expect([events.queueLengths(), dropped() - before]).toEqual([[], 1]);
+  events.emit('CONTAINER_CREATED_EVENT', 'nobody', undefined);
+  expect(dropped() - before).toBe(1);
+});
+
+test('a listener that goes, or that is ended, leaves nothing behind', async () => {
+  const events = new Events(services);
+  const [gone, other] = [new AbortController(), new AbortController()];
+  const [leaving, ended] = [events.listen(gone.signal), events.listen(other.signal)];
+  const waiting = [leaving.next(), ended.next()];
+  expect(events.queueLengths()).toEqual([0, 0]);
+  gone.abort();
+  expect(await waiting[0]).toMatchObject({ done: true });
+  events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
+  await waiting[1];
+  await ended.return(undefined);
+  expect(events.queueLengths()).toEqual([]);
+  expect(getEventListeners(other.signal, 'abort')).toEqual([]);
 });

@@ -1,7 +1,9 @@
 // Reported and unreported exits, and lost monitors, on a stand-in for the backend.
-import { afterEach, expect, jest, test } from '@jest/globals';
+import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import type { Alive, Exit } from '../backends/backend.js';
-import { Bench, exitedWell, fakeTimeouts, settled, until } from '../../test/helpers/services.js';
+import { metrics } from '../metrics.js';
+import { Bench, exitedWell, fakeTimeouts, gate, settled, until } from '../../test/helpers/services.js';
+import { startContainer } from './container-start.js';
 import { recordExit, recordIfEnded, watchForLostExits } from './exits.js';
 import { monitorLost } from './monitor-lost.js';
 
@@ -155,4 +157,152 @@ test('containers are killed with their monitors if the configuration says so', a
   await monitorLost(bench.services, id);
   expect(bench.toldOf('killed')).not.toEqual([]);
   expect(exitOf(id)).toBeDefined();
+});
+
+test('an exit whose code is lost is dated by the clock', async () => {
+  open();
+  const { id } = await bench.running(await bench.pod(), { startedAt: '5' });
+  const before = BigInt(Date.now()) * 1_000_000n;
+  await recordExit(bench.services, id, undefined);
+  const finishedAt = BigInt(exitOf(id)?.finishedAt ?? 0);
+  expect(finishedAt).toBeGreaterThanOrEqual(before);
+  expect(finishedAt).toBeLessThanOrEqual(BigInt(Date.now()) * 1_000_000n);
+});
+
+test('an exit during the start is recorded after the start', async () => {
+  open();
+  const { passed, open: start } = gate();
+  bench.backend.start = async () => (await passed, { pid: 9 });
+  const { id } = await bench.container(await bench.pod());
+  const starting = startContainer(bench.services, { container_id: id });
+  await until('it is being started', () => bench.toldOf('backend.start').length > 0);
+  const recording = recordExit(bench.services, id, exitedWell);
+  await settled();
+  expect(exitOf(id)).toBeUndefined();
+  start();
+  await Promise.all([starting, recording]);
+  const record = bench.services.store.containers.get(id);
+  expect(record).toMatchObject({ pid: 9, exit: { exitCode: 0 } });
+  expect(BigInt(record?.exit?.finishedAt ?? 0)).toBe(BigInt(record?.startedAt ?? 0) + 1n);
+});
+
+test('an exit sends one event, and that of a hidden container none', async () => {
+  open();
+  const pod = await bench.pod();
+  const [shown, hidden] = [await bench.running(pod), await bench.running(pod)];
+  bench.services.creations.keep(hidden.id, { discard: () => Promise.resolve() });
+  const heard = bench.listen();
+  for (const { id } of [shown, shown, hidden]) await recordExit(bench.services, id, exitedWell);
+  await settled();
+  expect(
+    heard
+      .filter(({ container_event_type: type }) => type === 'CONTAINER_STOPPED_EVENT')
+      .map(({ container_id: id, pod_sandbox_status: status }) => [id, status?.id]),
+  ).toEqual([[shown.id, pod.id]]);
+});
+
+describe('the check for lost exits', () => {
+  const pass = async (ms: number) => {
+    await jest.advanceTimersByTimeAsync(ms);
+    await settled();
+  };
+
+  test('does not begin again before its end', async () => {
+    fakeTimeouts();
+    open();
+    const ending = new AbortController();
+    await bench.running(await bench.pod());
+    const watched = watchForLostExits(bench.services, ending.signal);
+    await pass(10_000); // the check begins
+    await pass(9_000);
+    expect(bench.toldOf('backend.inDoubt')).toHaveLength(1);
+    await pass(1_000); // it ends
+    await pass(9_000);
+    expect(bench.toldOf('backend.inDoubt')).toHaveLength(1);
+    await pass(1_000);
+    expect(bench.toldOf('backend.inDoubt')).toHaveLength(2);
+    ending.abort();
+    await pass(30_000);
+    await watched;
+    expect(bench.toldOf('backend.inDoubt')).toHaveLength(2);
+    expect(bench.services.stops.underWay().awaited).toEqual([]);
+  });
+
+  test('does not inspect a container whose monitor reports the exit in time', async () => {
+    fakeTimeouts();
+    open();
+    const ending = new AbortController();
+    const { id } = await bench.running(await bench.pod());
+    const watched = watchForLostExits(bench.services, ending.signal);
+    await pass(15_000);
+    await recordExit(bench.services, id, { ...exitedWell, exitCode: 7 });
+    await pass(10_000);
+    expect(bench.toldOf('backend.survey')).toEqual([]);
+    expect(exitOf(id)?.exitCode).toBe(7);
+    ending.abort();
+    await pass(20_000);
+    await watched;
+  });
+
+  test('continues with the others, and later, if a backend fails', async () => {
+    fakeTimeouts();
+    open();
+    alive = { status: 'missing' };
+    let isBroken = true;
+    const pod = await bench.pod();
+    const [failing, other] = [await bench.running(pod), await bench.running(pod)];
+    bench.backend.survey = ({ id }) =>
+      isBroken && id === failing.id ? Promise.reject(new Error('no program')) : Promise.resolve(alive);
+    const ending = new AbortController();
+    const watched = watchForLostExits(bench.services, ending.signal);
+    await pass(20_000);
+    await until('the other exit is recorded', () => exitOf(other.id) !== undefined);
+    expect(exitOf(failing.id)).toBeUndefined();
+    isBroken = false;
+    await pass(20_000);
+    await until('the exit is recorded', () => exitOf(failing.id) !== undefined);
+    ending.abort();
+    await pass(20_000);
+    await watched;
+  });
+});
+
+test('a lost monitor is counted by handler, once', async () => {
+  open();
+  const lost = () => metrics.monitorsLost.lines().find((line) => line.includes('"fake"'));
+  const count = () => Number(/ (\d+)$/.exec(lost() ?? ' 0')?.[1]);
+  const before = count();
+  const { id } = await bench.running(await bench.pod());
+  await monitorLost(bench.services, id);
+  await monitorLost(bench.services, id);
+  expect(count()).toBe(before + 1);
+});
+
+test.each([
+  ['that is hidden', true, { startedAt: '1' }],
+  ['that was not started', false, {}],
+])('listeners get no event for the lost monitor of a container %s', async (_, isHidden, change) => {
+  open();
+  const { id } = await bench.container(await bench.pod(), change);
+  if (isHidden) bench.services.creations.keep(id, { discard: () => Promise.resolve() });
+  const heard = bench.listen();
+  await settled();
+  heard.splice(0);
+  await monitorLost(bench.services, id);
+  await settled();
+  expect(heard).toEqual([]);
+  expect(bench.services.store.containers.get(id)?.unwatchedAt).toBeDefined();
+});
+
+test('a container that ends with its monitor is killed without a grace period, and awaited', async () => {
+  open();
+  Object.assign(bench.services.config.runtime, { lost_monitor: 'end' });
+  const { id } = await bench.running(await bench.pod());
+  bench.backend.kill = async () => {
+    await settled();
+    await recordExit(bench.services, id, exitedWell);
+  };
+  await monitorLost(bench.services, id);
+  expect(exitOf(id)).toBeDefined();
+  expect(bench.toldOf('backend.kill')).toEqual([`backend.kill ${id} 9`]);
 });

@@ -2,7 +2,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { loadProto } from './proto.js';
+import { containerConfigOf, linuxResourcesOf, loadProto, podSandboxConfigOf } from './proto.js';
 import { imageService, runtimeService } from './service.js';
 
 const protoFile = fileURLToPath(new URL('../../proto/runtime/v1/api.proto', import.meta.url));
@@ -85,4 +85,9 @@ test('each service, call, message and enum has a comment', () => {
   test('services, with the request and response of each call', () => {
     expect(proto.services).toEqual(facts().services);
   });
+});
+
+test.each([null, undefined, 'text', 7])('a stored message cannot be %j', (value) => {
+  for (const read of [podSandboxConfigOf, containerConfigOf, linuxResourcesOf])
+    expect(() => read(value)).toThrow(TypeError);
 });

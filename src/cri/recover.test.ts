@@ -1,7 +1,10 @@
 // Recovery at the start of the daemon, on a stand-in for the backend and the network.
 import { afterEach, expect, jest, test } from '@jest/globals';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Alive } from '../backends/backend.js';
 import {
   Bench,
@@ -266,4 +269,215 @@ test('the network keeps the attachments of ready pods', async () => {
   expect(collected).toContain(ready.id);
   expect(collected).not.toContain(stopped.id);
   expect(bootId).toBe(bench.services.bootId);
+});
+
+test('each phase begins when the one before has ended', async () => {
+  const noted: string[] = [];
+  /** Longer than the work between two phases. */
+  const slow =
+    <T>(name: string, result: T) =>
+    async (): Promise<T> => {
+      noted.push(`${name} begins`);
+      await pause(50);
+      noted.push(`${name} ends`);
+      return result;
+    };
+  const unowned = { id: '8'.repeat(64), folder: '', logPath: '', state: undefined };
+  const bench = benchWith({
+    backend: {
+      remnants: async () =>
+        ['CT 1', 'CT 2'].map((name) => ({ name, end: slow(`remnant ${name}`, undefined) })),
+      list: slow('list', [unowned]),
+      reclaim: () => Promise.resolve(undefined),
+      survey: slow<Alive>('survey', { status: 'running', pid: 2 }),
+      stopSandbox: slow('stop of the pod', undefined),
+      delete: ({ id }) => slow(id === unowned.id ? 'removal of the orphan' : 'removal', undefined)(),
+    },
+    network: { collectGarbage: slow('addresses', undefined) },
+    rootfs: { list: async () => [unowned.id.replaceAll('8', '9')], unmount: slow('rootfs', undefined) },
+  });
+  const pod = await bench.pod({ bootId: 'the boot before' });
+  await bench.running(pod);
+  await bench.container(pod, { complete: false });
+  const { sandboxes } = bench.services.store;
+  const change = sandboxes.change.bind(sandboxes);
+  sandboxes.change = async (id, changes) => {
+    await slow('record of the pod', undefined)();
+    return change(id, changes);
+  };
+  await recover(bench.services);
+  expect(noted).toEqual(
+    [
+      'remnant CT 1',
+      'remnant CT 2',
+      'list', // for pods without a record
+      'survey',
+      'removal',
+      'rootfs',
+      'stop of the pod',
+      'record of the pod',
+      'list', // for containers without a record
+      'removal of the orphan',
+      'addresses',
+      'rootfs',
+    ].flatMap((name) => [`${name} begins`, `${name} ends`]),
+  );
+});
+
+test('the start of a container is on disk when the recovery ends, and a container without a pod is removed', async () => {
+  const id = 'd'.repeat(64);
+  const bench = benchWith({
+    ...survey({ [id]: { status: 'running', pid: 77 } }),
+    rootfs: { unmount: () => pause(50) },
+  });
+  await bench.container(await bench.pod(), { id });
+  const exit = { exitCode: 0, finishedAt: '1', reason: '', message: '' };
+  const lost = await bench.container({ id: '5'.repeat(64) }, { exit });
+  const { containers } = bench.services.store;
+  const change = containers.change.bind(containers);
+  containers.change = async (...all) => {
+    await pause(200);
+    return change(...all);
+  };
+  await recover(bench.services);
+  expect(containers.get(id)?.pid).toBe(77);
+  expect(containers.get(lost.id)).toBeUndefined();
+});
+
+test('a program of an earlier run is waited for, and nothing is changed before its end', async () => {
+  const bench = benchWith();
+  const half = await bench.container(await bench.pod(), { complete: false });
+  const program = spawn('sh', ['-c', 'echo up; read line'], {
+    cwd: bench.folder,
+    env: { ...process.env, STARTED_BY: 'crisp' }, // as host/run.ts marks them
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  await once(program.stdout, 'data');
+  const recovering = recover(bench.services);
+  await pause(100);
+  expect(bench.services.store.containers.get(half.id)).toBeDefined();
+  expect(bench.told).toEqual([]);
+  program.stdin.end();
+  await recovering;
+  expect(bench.services.store.containers.get(half.id)).toBeUndefined();
+});
+
+test('only containers that may run are inspected', async () => {
+  const bench = benchWith();
+  const pod = await bench.pod();
+  const { id } = await bench.running(pod);
+  await bench.running(pod, { exit: { exitCode: 0, finishedAt: '1', reason: '', message: '' } });
+  await bench.container(pod, { complete: false });
+  await recover(bench.services);
+  expect(bench.toldOf('backend.survey')).toEqual([`backend.survey ${id}`]);
+});
+
+test('a container that was created and not started remains created', async () => {
+  const id = 'e'.repeat(64);
+  const bench = benchWith(survey({ [id]: { status: 'created', pid: 3 } }));
+  const before = await bench.container(await bench.pod(), { id });
+  await recover(bench.services);
+  expect(bench.services.store.containers.get(id)).toEqual(before);
+});
+
+test.each(['container', 'pod'])(
+  'an unfinished %s that cannot be removed is tried again later',
+  async (kind) => {
+    fakeTimeouts();
+    let isBroken = true;
+    const removal = () => (isBroken ? Promise.reject(new Error('busy')) : Promise.resolve());
+    const bench = benchWith({ keepMs: 5_000, backend: { delete: removal, stopSandbox: removal } });
+    const pod = await bench.pod({ complete: kind !== 'pod' });
+    const { id } = kind === 'pod' ? pod : await bench.container(pod, { complete: false });
+    const table = kind === 'pod' ? bench.services.store.sandboxes : bench.services.store.containers;
+    await recover(bench.services);
+    expect([table.get(id)?.complete, bench.services.creations.hides(id)]).toEqual([false, true]);
+    isBroken = false;
+    jest.advanceTimersByTime(5_000);
+    await until('it is removed', () => !table.get(id));
+  },
+);
+
+test('a container that cannot be removed keeps its pod and its own files, with a record or without', async () => {
+  const [recorded, pod, unowned, unreadable, gone] = ['1', '2', '3', '4', '5'].map((digit) =>
+    digit.repeat(64),
+  ) as [string, string, string, string, string];
+  const bench = benchWith({
+    backend: {
+      list: async () =>
+        [unowned, unreadable].map((id) => ({
+          id,
+          folder: '',
+          logPath: '',
+          state: undefined,
+          ...(id === unreadable ? { recoveryLabel: 'forged' } : {}),
+        })),
+      delete: () => Promise.reject(new Error('busy')),
+    },
+    rootfs: { list: () => Promise.resolve([recorded, unowned, unreadable, gone]) },
+  });
+  await bench.container({ id: pod }, { id: recorded });
+  const folders = ['pods', 'bundles'].flatMap((kind) =>
+    [pod, recorded, unowned, unreadable, gone].map((id) => join(bench.folder, kind, id)),
+  );
+  for (const folder of folders) mkdirSync(folder, { recursive: true });
+  await recover(bench.services);
+  expect(bench.services.store.containers.has(recorded)).toBe(true);
+  expect(folders.filter((folder) => !existsSync(folder))).toEqual(
+    ['pods', 'bundles'].map((kind) => join(bench.folder, kind, gone)),
+  );
+  expect(bench.toldOf('rootfs.unmount')).toEqual([`rootfs.unmount ${gone}`]);
+  expect(bench.toldOf('backend.delete')).not.toContain(`backend.delete ${unreadable}`);
+});
+
+test('the addresses of ready pods, unreadable records and standalone containers are kept', async () => {
+  const kept: string[][] = [];
+  const networks: string[] = [];
+  const bench = benchWith({
+    network: {
+      collectGarbage: (ids: string[], namespaceOf: (id: string) => string) => {
+        kept.push(ids);
+        networks.push(namespaceOf('ID'));
+        return Promise.resolve();
+      },
+    },
+  });
+  const [unreadable, standalone] = ['6'.repeat(64), '7'.repeat(64)];
+  const cli = join(bench.folder, 'cli');
+  mkdirSync(join(cli, 'containers'), { recursive: true });
+  writeFileSync(join(cli, 'containers', `${standalone}.json`), '{}');
+  writeFileSync(join(bench.folder, 'sandboxes', `${unreadable}.json`), '{}');
+  Object.assign(bench.services.config, { cli_state: cli });
+  const network = {
+    name: 'net',
+    cniVersion: '1.0.0' as const,
+    offered: [],
+    disableCheck: false,
+    disableGC: false,
+  };
+  const attachment = {
+    ips: ['10.0.0.2'],
+    containerId: 'c',
+    interfaceName: 'eth0',
+    network: { ...network, plugins: [] },
+    runtimeConfig: {},
+    result: {},
+  };
+  const ready = await bench.pod({ attachment }, onNetwork);
+  await bench.pod({ attachment, stoppedAt: now() }, onNetwork);
+  await bench.pod(); // on the network of the host
+  const store = new Store(bench.folder);
+  await store.load();
+  Object.assign(bench.services, { store });
+  await recover(bench.services);
+  expect(kept).toEqual([[ready.id, unreadable, standalone]]);
+  expect(networks).toEqual([join(bench.folder, 'pods', 'ID', 'ns', 'net')]);
+});
+
+test('the parts of unfinished checkpoints are removed', async () => {
+  const bench = benchWith();
+  const part = join(bench.folder, 'root', 'checkpoints', 'a');
+  mkdirSync(part, { recursive: true });
+  await recover(bench.services);
+  expect(existsSync(part)).toBe(false);
 });

@@ -1,8 +1,26 @@
 // All input values are different numbers, so that none can be in the wrong field.
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { Bench } from '../../test/helpers/services.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { Bench, settled } from '../../test/helpers/services.js';
+import { cgroupFolder, cgroupLayout, makePodCgroup, removeCgroup } from '../host/cgroup.js';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Usage } from '../host/cgroup-stats.js';
-import { containerStats, listContainerStats, network, podUsage, podSandboxStats, statsOf } from './stats.js';
+import { newId } from '../records/records.js';
+import {
+  cgroupOf,
+  containerStats,
+  listContainerStats,
+  listPodSandboxStats,
+  network,
+  podInterfaces,
+  podSandboxStats,
+  podUsage,
+  statsOf,
+  streamContainerStats,
+  streamPodSandboxStats,
+} from './stats.js';
 
 let bench: Bench;
 const rates: [string, bigint][] = [];
@@ -189,4 +207,203 @@ test('a pod lists its containers, the newest first, and the number of their proc
   expect(stats?.linux?.containers?.map(({ attributes }) => attributes?.id)).toEqual([newer.id, older.id]);
   expect(stats?.linux?.process).toMatchObject({ process_count: { value: '0' } });
   expect(stats?.attributes).toMatchObject({ id: pod.id, metadata: pod.config.metadata });
+});
+
+const filter = (more: object) => ({ id: '', pod_sandbox_id: '', label_selector: {}, ...more });
+
+/** A bench whose layers take several turns of the event loop to be measured. */
+async function measuring() {
+  const measured: { ids: readonly string[]; waitMs: number }[] = [];
+  const kept: ((id: string) => boolean)[] = [];
+  await bench.end();
+  bench = new Bench({
+    usageCache: {
+      layersMeasured: async (ids: readonly string[], waitMs: number) => {
+        await settled();
+        measured.push({ ids, waitMs });
+      },
+      layer: () => (measured.length > 0 ? { usedBytes: 31, inodesUsed: 32, measuredAtMs: 33 } : undefined),
+      keepOnly: (exists: (id: string) => boolean) => void kept.push(exists),
+    },
+  });
+  return { measured, kept };
+}
+const exit = { exitCode: 0, finishedAt: '1', reason: '', message: '' };
+
+test('each call waits for the sizes of the layers that it shows, for a quarter of a second at most', async () => {
+  const { measured } = await measuring();
+  const [pod, other] = [await bench.pod(), await bench.pod()];
+  const [a, b] = [await bench.running(pod), await bench.running(other, { exit })];
+  const calls: [() => Promise<object>, string[]][] = [
+    [() => containerStats(bench.services, { container_id: a.id }), [a.id]],
+    [() => podSandboxStats(bench.services, { pod_sandbox_id: pod.id }), [a.id]],
+    [() => listContainerStats(bench.services, { filter: null }), [a.id, b.id]],
+    [() => listPodSandboxStats(bench.services, { filter: null }), [a.id, b.id]],
+  ];
+  for (const [ask, ids] of calls) {
+    measured.splice(0);
+    expect(JSON.stringify(await ask())).toContain('"used_bytes":{"value":"31"}');
+    expect(measured).toEqual([{ ids, waitMs: 250 }]);
+  }
+});
+
+test('a list forgets the figures of what was removed, and of nothing else', async () => {
+  const { kept } = await measuring();
+  const pod = await bench.pod();
+  const { id } = await bench.running(pod);
+  await listContainerStats(bench.services, { filter: null });
+  await listPodSandboxStats(bench.services, { filter: null });
+  expect(kept.map((exists) => [exists(pod.id), exists(id), exists('removed')])).toEqual([
+    [true, true, false],
+    [true, true, false],
+  ]);
+});
+
+test('a list of pods has those that are ready and visible, by id and by labels', async () => {
+  const pod = await bench.pod({}, { labels: { tier: 'front' } });
+  const other = await bench.pod();
+  await bench.pod({ stoppedAt: '1' }, { labels: { tier: 'front' } });
+  const hidden = await bench.pod();
+  bench.services.creations.keep(hidden.id, { discard: () => Promise.resolve() });
+  const ids = async (more: object | null) =>
+    (await listPodSandboxStats(bench.services, { filter: more && filter(more) })).stats?.map(
+      ({ attributes }) => attributes?.id,
+    );
+  expect(await ids(null)).toEqual([pod.id, other.id]);
+  expect(await ids({ id: other.id.slice(0, 12) })).toEqual([other.id]);
+  expect(await ids({ label_selector: { tier: 'front' } })).toEqual([pod.id]);
+  await expect(ids({ id: '' })).resolves.toHaveLength(2);
+});
+
+test('a list of containers accepts the beginning of the id of a pod', async () => {
+  const [pod, other] = [await bench.pod(), await bench.pod()];
+  const { id } = await bench.running(pod);
+  await bench.running(other);
+  const { stats } = await listContainerStats(bench.services, {
+    filter: filter({ pod_sandbox_id: pod.id.slice(0, 12) }),
+  });
+  expect(stats?.map(({ attributes }) => attributes?.id)).toEqual([id]);
+});
+
+test('an ambiguous id in a filter is refused, with the name of its field', async () => {
+  for (const digit of ['1', '2']) await bench.pod({ id: `ab${digit}`.padEnd(64, '0') });
+  await expect(listPodSandboxStats(bench.services, { filter: filter({ id: 'ab' }) })).rejects.toThrow(
+    /^filter\.id: "ab" is the beginning of 2 ids/,
+  );
+});
+
+test('the streams have the items of the lists', async () => {
+  const pod = await bench.pod();
+  const { id } = await bench.running(pod);
+  const shown: unknown[] = [];
+  for await (const { container_stats: stats } of streamContainerStats(bench.services, { filter: null }))
+    shown.push(...(stats ?? []).map(({ attributes }) => attributes?.id));
+  for await (const { pod_sandbox_stats: stats } of streamPodSandboxStats(bench.services, { filter: null }))
+    shown.push(...(stats ?? []).map(({ attributes }) => attributes?.id));
+  expect(shown).toEqual([id, pod.id]);
+});
+
+test('only a container that can have processes has a cgroup', async () => {
+  const pod = await bench.pod();
+  const running = await bench.running(pod);
+  const created = await bench.container(pod);
+  for (const record of [running, created])
+    expect(cgroupOf(bench.services, record)).toBe(`/crisp-test-none/${record.id}`);
+  expect(cgroupOf(bench.services, await bench.running(pod, { exit }))).toBeUndefined();
+  expect(cgroupOf(bench.services, await bench.container(pod, { complete: false }))).toBeUndefined();
+  expect(cgroupOf(bench.services, { ...running, handler: 'gone' })).toBeUndefined();
+});
+
+test('the first rate of a container is not zero but unknown', async () => {
+  await bench.end();
+  bench = new Bench();
+  const record = await bench.running(await bench.pod());
+  expect(statsOf(bench.services, record, usage)).toMatchObject({
+    cpu: { usage_nano_cores: null },
+    writable_layer: null,
+  });
+});
+
+describe('a pod with processes', () => {
+  let process: ChildProcess;
+  const parent = `/crisp-test-${newId()}`;
+  beforeEach(async () => {
+    process = spawn('unshare', ['--net', 'sh', '-c', 'ip link set lo up; echo up; exec sleep 600'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    if (process.stdout) await once(process.stdout, 'data');
+  });
+  afterEach(async () => {
+    process.kill('SIGKILL');
+    await once(process, 'exit');
+    await removeCgroup(parent);
+  });
+  /** A pod whose cgroup is `parent`, with the process in the cgroup of its container. */
+  async function podInItsCgroup() {
+    await bench.end();
+    bench = new Bench({ backend: { cgroup: ({ id }) => `${parent}/${id}` } });
+    const pod = await bench.pod();
+    const plan = { ...pod.plan, id: parent.slice('/crisp-test-'.length), cgroupParent: parent };
+    await bench.services.store.sandboxes.put({ ...pod, plan });
+    const { id } = await bench.running(pod, { pid: process.pid ?? 0 });
+    await makePodCgroup(`${parent}/${id}`);
+    const layout = cgroupLayout();
+    const trees = layout.version === 'v2' ? [''] : Object.keys(layout.controllers);
+    for (const controller of trees) {
+      const folder = cgroupFolder(layout, controller || 'memory', `${parent}/${id}`);
+      if (folder) writeFileSync(join(folder, 'cgroup.procs'), String(process.pid));
+    }
+    return { ...pod, plan };
+  }
+
+  test('has the usage of its own cgroup, the number of its processes, and its interfaces', async () => {
+    const pod = await podInItsCgroup();
+    const { stats } = await podSandboxStats(bench.services, { pod_sandbox_id: pod.id });
+    expect(Number(stats?.linux?.memory?.usage_bytes?.value)).toBeGreaterThan(0);
+    expect(stats?.linux?.cpu?.usage_core_nano_seconds).toBeDefined();
+    expect(stats?.linux?.process?.process_count).toEqual({ value: '1' });
+    expect(stats?.linux?.containers?.[0]?.memory).toBeDefined();
+    expect(stats?.linux?.network).toBeNull(); // it is on the network of the host
+  });
+
+  test('has the sum of its containers if one of them is elsewhere, and if its cgroup is not its own', async () => {
+    const pod = await podInItsCgroup();
+    const [container] = bench.services.store.containersOf(pod.id);
+    const inside = [`${parent}/${container?.id}`];
+    expect(podUsage(pod, inside, [usage])?.cpuNs).not.toBe(1n);
+    expect(podUsage(pod, [...inside, '/lxc/1'], [usage])?.cpuNs).toBe(1n);
+    expect(podUsage(pod, [`${parent}-of-another/x`], [usage])?.cpuNs).toBe(1n);
+    const shared = { ...pod, plan: { ...pod.plan, id: 'x', uid: 'y' } };
+    expect(podUsage(shared, inside, [usage])?.cpuNs).toBe(1n);
+    expect(podUsage(shared, inside, [])).toBeUndefined();
+  });
+
+  test('has eth0 as its default interface if the network belongs to its containers', async () => {
+    const pod = await bench.pod();
+    await bench.services.store.sandboxes.put({ ...pod, plan: { ...pod.plan, ownNetwork: true } });
+    await bench.running(pod, { pid: process.pid ?? 0 });
+    const inside = ['--target', String(process.pid), '--net'];
+    execFileSync('nsenter', [...inside, 'ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'net1']);
+    const { stats } = await podSandboxStats(bench.services, { pod_sandbox_id: pod.id });
+    expect(stats?.linux?.network?.default_interface?.name).toBe('eth0');
+    expect(stats?.linux?.network?.interfaces?.map(({ name }) => name)).toEqual(['net1']);
+  });
+
+  test('has the interfaces of a process that runs, its own network or that of the pod', async () => {
+    const pod = await bench.pod(
+      {},
+      { linux: { security_context: { namespace_options: { network: 'POD' } } } },
+    );
+    const own = { ...pod, plan: { ...pod.plan, ownNetwork: true } };
+    const pinned = { ...pod, plan: { ...pod.plan, namespaces: { network: `/proc/${process.pid}/ns/net` } } };
+    const names = (record: typeof pod) => podInterfaces(bench.services, record)?.map(({ name }) => name);
+    expect([names(own), names(pinned)]).toEqual([undefined, undefined]);
+    await bench.container(pod);
+    await bench.running(pod, { pid: process.pid ?? 0, exit });
+    expect([names(own), names(pinned)]).toEqual([undefined, undefined]);
+    await bench.running(pod, { pid: 2 ** 22 - 1 }); // it has just ended
+    await bench.running(pod, { pid: process.pid ?? 0 });
+    expect([names(own), names(pinned)]).toEqual([[], []]);
+    expect(names(pod)).toBeUndefined();
+  });
 });

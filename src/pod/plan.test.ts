@@ -164,6 +164,7 @@ describe('a request is refused', () => {
     ['with a hostname that ends with a dash', { hostname: 'box-' }, /hostname/],
     ['with a hostname that begins with a dot', { hostname: '.box' }, /hostname/],
     ['with a cgroup outside', { linux: { cgroup_parent: '/a/../..' } }, /cgroup_parent/],
+    ['with a cgroup that has "." as a part', { linux: { cgroup_parent: '/a/./b' } }, /cgroup_parent/],
     [
       'with a cgroup that is too long',
       { linux: { cgroup_parent: `/${'a/'.repeat(1537)}` } },
@@ -179,6 +180,7 @@ describe('a request is refused', () => {
     ['with a network of a container', { network: 'CONTAINER' }, /network/],
     ['with an ipc of a container', { ipc: 'CONTAINER' }, /ipc/],
     ['with the pids of another', { pid: 'TARGET' }, /pid/],
+    ['with a user namespace without mappings', { userns_options: { mode: 'POD' } }, /userns_options/],
   ])('%s', (_, options, words) => {
     expect(() => checkedConfig(withOptions(options))).toThrow(
       expect.objectContaining({ id: 'InvalidArgument', message: expect.stringMatching(words) }),
@@ -187,6 +189,12 @@ describe('a request is refused', () => {
   test('and a complete one is accepted', () => {
     const config = own({ hostname: 'a_b-c.d', linux: { cgroup_parent: '/kubepods.slice/a-b@1' } });
     expect(checkedConfig(config)).toBe(config);
+    for (const more of [
+      { linux: { cgroup_parent: `/${'a/'.repeat(1535)}b` } }, // 3072 bytes
+      { linux: { security_context: { namespace_options: { network: 'NODE', ipc: 'NODE' } } } },
+      { linux: {} },
+    ])
+      expect(checkedConfig(own(more))).toBeDefined();
     expect(() => checkedConfig(null)).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
   });
 });

@@ -1,4 +1,5 @@
-import { describe, expect, jest, test } from '@jest/globals';
+import { afterEach, describe, expect, jest, test } from '@jest/globals';
+import { fakeTimeouts, gate, settled } from '../../test/helpers/services.js';
 import { InFlight } from './creations.js';
 
 const keepMs = 20;
@@ -140,5 +141,146 @@ describe('a creation', () => {
     }
     await pause(0);
     expect(inFlight.hides(id())).toBe(false);
+  });
+});
+
+describe('with callers that come and go', () => {
+  afterEach(() => void jest.useRealTimers());
+  const alive = new AbortController().signal;
+
+  test('a second caller joins the first, and the result is not kept while one of them waits', async () => {
+    const { inFlight, keep, join, finish, id } = setUp();
+    const gone = new AbortController();
+    const [first, second] = [join(gone.signal), join(alive)];
+    expect(inFlight.underWay()).toEqual([{ what: 'key', callers: 2 }]);
+    gone.abort();
+    await expect(first).rejects.toMatchObject({ id: 'Cancelled' });
+    expect(inFlight.underWay()).toEqual([{ what: 'key', callers: 1 }]);
+    finish();
+    expect(await second).toBe(id());
+    await pause(0);
+    expect([keep.mock.calls, inFlight.underWay()]).toEqual([[], []]);
+  });
+
+  test('a result that both callers have left is kept once', async () => {
+    const { keep, join, finish, id } = setUp();
+    const gone = new AbortController();
+    const both = [join(gone.signal), join(gone.signal)];
+    gone.abort();
+    for (const one of both) await expect(one).rejects.toMatchObject({ id: 'Cancelled' });
+    finish();
+    await pause(0);
+    expect(keep.mock.calls).toEqual([[id()]]);
+  });
+
+  test('another request under the same name is refused while the first is in flight, and only then', async () => {
+    const inFlight = new InFlight(keepMs);
+    const unclaimed = { keep: async () => undefined, discard: async () => undefined, remains: () => false };
+    const { passed, open } = gate();
+    const join = (request: object, key = 'key') =>
+      inFlight.join(key, request, alive, async (id) => (await passed, id), unclaimed);
+    const first = join({ name: 'a', list: [1] });
+    const same = join({ name: 'a', list: [1] });
+    await expect(join({ name: 'a', list: [2] })).rejects.toMatchObject({ id: 'NameInUse' });
+    const other = join({ name: 'a', list: [2] }, 'other key');
+    open();
+    expect(await same).toBe(await first);
+    expect(await other).not.toBe(await first);
+    await settled();
+    await expect(join({ name: 'a', list: [2] })).resolves.toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  test('the hidden result of an earlier attempt is kept as well', async () => {
+    const { inFlight } = setUp();
+    const keep = jest.fn((_id: string) => Promise.resolve());
+    const unclaimed = { keep, discard: async () => undefined, remains: () => false };
+    inFlight.keep('earlier', unclaimed, 3_600_000);
+    inFlight.hold('earlier');
+    const gone = new AbortController();
+    const { passed, open } = gate();
+    const joined = inFlight.join('key', {}, gone.signal, async () => (await passed, 'earlier'), unclaimed);
+    gone.abort();
+    await expect(joined).rejects.toMatchObject({ id: 'Cancelled' });
+    open();
+    await settled();
+    expect([keep.mock.calls, inFlight.hides('earlier'), inFlight.hiddenCount]).toEqual([
+      [['earlier']],
+      true,
+      1,
+    ]);
+  });
+
+  test('a result is hidden even if its record cannot be changed', async () => {
+    const { inFlight, keep, join, finish, id } = setUp();
+    keep.mockRejectedValue(new Error('no space'));
+    const gone = new AbortController();
+    const joined = join(gone.signal);
+    gone.abort();
+    await expect(joined).rejects.toMatchObject({ id: 'Cancelled' });
+    finish();
+    await settled();
+    expect(inFlight.hides(id())).toBe(true);
+  });
+
+  test.each([
+    [20, 1_000],
+    [5_000, 5_000],
+  ])('a removal that fails is repeated: kept for %d ms, after %d ms', async (kept, pauseMs) => {
+    fakeTimeouts();
+    const inFlight = new InFlight(kept);
+    const discard = jest.fn((_id: string) => Promise.reject(new Error('busy')));
+    inFlight.keep('a', { discard });
+    const advance = async (ms: number): Promise<void> => {
+      jest.advanceTimersByTime(ms);
+      await settled();
+    };
+    await advance(kept - 1);
+    expect([discard.mock.calls.length, inFlight.expired('a')]).toEqual([0, false]);
+    await advance(1);
+    expect([discard.mock.calls.length, inFlight.hides('a')]).toEqual([1, true]);
+    await advance(pauseMs - 1);
+    expect(discard).toHaveBeenCalledTimes(1);
+    await advance(1);
+    expect(discard).toHaveBeenCalledTimes(2);
+  });
+
+  test.each(['succeeds', 'fails'])(
+    'a retry during a removal that %s keeps the object hidden',
+    async (how) => {
+      fakeTimeouts();
+      const inFlight = new InFlight(keepMs);
+      const { passed, open } = gate();
+      const discard = jest.fn(async (_id: string) => {
+        await passed;
+        if (how === 'fails') throw new Error('busy');
+      });
+      inFlight.keep('a', { discard });
+      jest.advanceTimersByTime(keepMs);
+      expect(inFlight.expired('a')).toBe(true);
+      inFlight.hold('a');
+      expect(inFlight.expired('a')).toBe(false);
+      open();
+      await settled();
+      expect(inFlight.hides('a')).toBe(true);
+      jest.advanceTimersByTime(10_000);
+      await settled();
+      expect(discard).toHaveBeenCalledTimes(1);
+      expect([inFlight.claim('a'), inFlight.hides('a'), inFlight.expired('a')]).toEqual([true, false, false]);
+    },
+  );
+
+  test('an object that is kept again has one time limit, and one that is claimed has none', async () => {
+    fakeTimeouts();
+    const inFlight = new InFlight(1_000);
+    const discard = jest.fn((_id: string) => Promise.resolve());
+    inFlight.keep('a', { discard });
+    jest.advanceTimersByTime(600);
+    inFlight.keep('a', { discard });
+    jest.advanceTimersByTime(999);
+    await settled();
+    expect(discard).not.toHaveBeenCalled();
+    expect(jest.getTimerCount()).toBe(1);
+    inFlight.claim('a');
+    expect(jest.getTimerCount()).toBe(0);
   });
 });

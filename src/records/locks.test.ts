@@ -1,4 +1,4 @@
-import { expect, test } from '@jest/globals';
+import { expect, jest, test } from '@jest/globals';
 import { gate, settled } from '../../test/helpers/services.js';
 import { Locks } from './locks.js';
 
@@ -65,4 +65,27 @@ test('a call that arrives during the last of the queue waits for it', async () =
   expect(noted).toEqual(['1 begins', '1 ends', '2 begins']);
   second.open();
   await Promise.all(all);
+});
+
+test('the locks that are held are listed, with the time of the work at hand and the number that waits', async () => {
+  let now = 5_000;
+  const clock = jest.spyOn(performance, 'now').mockImplementation(() => now);
+  try {
+    const locks = new Locks();
+    const [first, second] = [work('1', []), work('2', [])];
+    const both = [locks.with('a', first.run), locks.with('a', second.run)];
+    await settled();
+    now += 2_340;
+    expect(locks.held()).toEqual([{ id: 'a', seconds: 2.3, waiting: 1 }]);
+    first.open();
+    await both[0];
+    await settled();
+    now += 700;
+    expect(locks.held()).toEqual([{ id: 'a', seconds: 0.7, waiting: 0 }]);
+    second.open();
+    await both[1];
+    expect(locks.held()).toEqual([]);
+  } finally {
+    clock.mockRestore();
+  }
 });

@@ -81,12 +81,19 @@ export function mutate(program, file, firstId) {
 
   function visit(node) {
     if (isNoCode(node) || isLogging(node)) return;
+    if (ts.isCallExpression(node) && textOf(node.expression) === 'withLogContext') {
+      visit(node.arguments[1]);
+      return;
+    }
     if (isPartOfChain(node)) {
       ts.forEachChild(node, visit);
       return;
     }
     if (ts.isExpressionStatement(node)) {
       if (isEffect(node.expression)) dropped.set(node, add(node, textOf(node), '(nothing)'));
+    } else if (ts.isIfStatement(node) && onlyLogs(node)) {
+      ts.forEachChild(node.expression, visit);
+      return;
     } else if (ts.isIfStatement(node)) {
       if (!node.elseStatement && leaves(node.thenStatement))
         put(node.expression, add(node, brief(textOf(node)), '(nothing)'), 'false');
@@ -108,11 +115,11 @@ export function mutate(program, file, firstId) {
     } else if (ts.isCallExpression(node) || ts.isNewExpression(node)) {
       // As if nobody had thought of the lock.
       if (/\blocks\.with$/.test(textOf(node.expression))) replace(node, `(${textOf(node.arguments[1])})()`);
-      swapNeighbours(node.arguments ?? [], brief(textOf(node)));
+      if (!isSymmetric(node)) swapNeighbours(node.arguments ?? [], brief(textOf(node)));
     } else if (ts.isObjectLiteralExpression(node)) {
       swapProperties(node);
     } else if (ts.isArrayLiteralExpression(node)) {
-      if (node.elements.length > 0 && !isPattern(node) && !ts.isArrayLiteralExpression(node.parent))
+      if (node.elements.length > 0 && !isPattern(node) && !isPart(node) && !isTuple(node))
         put(node, add(node, brief(textOf(node)), '[]'), '[]');
     } else mutateLiteral(node);
     ts.forEachChild(node, visit);
@@ -134,6 +141,11 @@ export function mutate(program, file, firstId) {
       !(operator.startsWith('+') && (isText(node.left) || isText(node.right)))
     )
       replace(node, `${left} ${operators[operator]} ${right}`);
+  }
+
+  /** Whether the order of the arguments has no effect. */
+  function isSymmetric({ expression }) {
+    return /^(Math\.(max|min)|isDeepStrictEqual)$/.test(textOf(expression));
   }
 
   /** Two arguments side by side that could be mistaken for each other. */
@@ -169,6 +181,12 @@ export function mutate(program, file, firstId) {
       ? checker.getTypeAtLocation(node.parent.parent.parent.expression)
       : checker.getContextualType(node);
     return type === undefined || checker.isTypeAssignableTo(checker.getStringType(), type);
+  }
+
+  /** The compiler refuses an empty array there. */
+  function isTuple(node) {
+    const type = checker.getContextualType(node);
+    return type !== undefined && checker.isTupleType(type) && type.target.minLength > 0;
   }
 
   function mutateLiteral(node) {
@@ -245,10 +263,24 @@ export function mutate(program, file, firstId) {
     return ts.isBinaryExpression(inner) && ts.isAssignmentOperator(inner.operatorToken.kind);
   }
 
-  /** Whether it is the name of a step, or the stage or hint of an error. */
+  /** Whether it is the name of a step or a repair, or the stage or hint of an error. */
   function isMessage({ parent }) {
     if (ts.isPropertyAssignment(parent)) return ['stage', 'hint'].includes(textOf(parent.name));
-    return ts.isCallExpression(parent) && /^undo\.push$|^(step|withUndo)$/.test(textOf(parent.expression));
+    return (
+      ts.isCallExpression(parent) && /^undo\.push$|^(step|withUndo|repaired)$/.test(textOf(parent.expression))
+    );
+  }
+
+  /** Whether a condition decides only about a line of the log. */
+  function onlyLogs({ thenStatement, elseStatement }) {
+    const [only, ...more] = ts.isBlock(thenStatement) ? thenStatement.statements : [thenStatement];
+    return (
+      !elseStatement &&
+      more.length === 0 &&
+      only !== undefined &&
+      ts.isExpressionStatement(only) &&
+      isLogging(only.expression)
+    );
   }
 
   /** Nothing in a line of the log is tried. */
@@ -303,6 +335,11 @@ function isText(node) {
 
 function isTrue(node) {
   return node.kind === ts.SyntaxKind.TrueKeyword;
+}
+
+/** Of an array of arrays. */
+function isPart(node) {
+  return ts.isArrayLiteralExpression(node.parent);
 }
 
 function isPattern(node) {

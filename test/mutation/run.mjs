@@ -19,8 +19,6 @@ const folders = [
 const subjects = [...folders, 'src/orphans.ts'];
 /** Below it the run fails. */
 const wantedScore = 85;
-/** Modules stay in memory with each file of tests that is run: at this size a process is replaced. */
-const largestBytes = 1_200 << 20;
 
 const { values: options } = parseArgs({
   options: {
@@ -72,67 +70,111 @@ if (chosen.length === 0) process.exit(0);
 
 copyTree();
 const start = performance.now();
-const reachedBy = await baseline();
-const survivors = new Set();
-const counts = { done: 0, timedOut: 0, unreached: 0 };
-const queue = [...chosen];
-await Promise.all(Array.from({ length: Number(options.jobs) }, work));
+/** So many mutants are tried with one load of a file of tests. */
+const batch = 40;
+const noMutant = -1;
+/** For each file of tests: its duration, and the mutants that it reaches. */
+const tests = await baseline();
+const survivors = new Set(chosen.map(({ id }) => id));
+const counts = { timedOut: 0 };
+// 1. Each mutant with the file of tests that is nearest to it. 2. With all others that reach it, the fast ones first.
+await runAll(
+  tests.map((test) => ({
+    test,
+    ids: chosen.filter((mutant) => nearest(mutant) === test).map(({ id }) => id),
+  })),
+);
+await runAll(
+  [...tests]
+    .sort((one, other) => one.ms - other.ms)
+    .map((test) => ({
+      test,
+      ids: chosen.filter((mutant) => reaches(test, mutant) && nearest(mutant) !== test).map(({ id }) => id),
+    })),
+);
 report();
 
-/** Takes mutants from the queue until there is none. */
-async function work() {
-  let worker = await Worker.start(tree, files);
-  const renew = async () => {
-    worker.end();
-    worker = await Worker.start(tree, files);
-  };
-  for (let mutant = queue.shift(); mutant; mutant = queue.shift()) {
-    const tests = inOrder(mutant, reachedBy.get(mutant.id) ?? []);
-    const paths = tests.map(({ path }) => path);
-    const limitMs = 10_000 + 5 * tests.reduce((sum, { ms }) => sum + ms, 0);
-    const judge = () => worker.run(mutant.id, paths, limitMs);
-    let outcome = tests.length > 0 ? await judge() : { results: [] };
-    if (outcome.died) {
-      await renew(); // it may have been for what an earlier mutant has left
-      outcome = await judge();
-    }
-    if (outcome.timedOut) {
-      counts.timedOut++;
-      console.log(
-        `timed out: ${told(mutant)}: ${basename(outcome.running)}, ${Math.round(limitMs / 1000)} s`,
-      );
-    } else if (!outcome.died && !outcome.results.some(({ failed }) => failed)) {
-      survivors.add(mutant);
-      const by = paths.map((path) => basename(path, '.test.ts')).join(', ');
-      console.log(`not noticed: ${told(mutant)}  [${by || 'no test reaches it'}]`);
-      if (tests.length === 0) counts.unreached++;
-    }
-    if (outcome.timedOut || outcome.died || outcome.bytes > largestBytes) await renew();
-    if (++counts.done % 100 === 0) console.log(`  ${counts.done} of ${chosen.length}`);
+function reaches(test, { id }) {
+  return test.reached.has(id) || test.atLoad.has(id);
+}
+
+/** The file beside the source, otherwise the one that reaches most of the mutants of the source. */
+function nearest(mutant) {
+  const own = join(tree, mutant.file.replace(/\.ts$/, '.test.ts'));
+  const ofFile = (test) => (test.path === own ? Infinity : (test.reachedOf.get(mutant.file) ?? 0));
+  const [first] = tests.filter((test) => reaches(test, mutant)).sort((a, b) => ofFile(b) - ofFile(a));
+  return first;
+}
+
+async function runAll(work) {
+  await Promise.all(
+    Array.from({ length: Number(options.jobs) }, async () => {
+      const worker = await Worker.start(tree, files);
+      for (let next = work.shift(); next; next = work.shift()) await tryAll(worker, next.test, next.ids);
+      worker.end();
+    }),
+  );
+}
+
+/** Tries mutants that have survived until now with a file of tests. */
+async function tryAll(worker, test, ids) {
+  const left = ids.filter((id) => survivors.has(id));
+  const once = left.filter((id) => !test.reached.has(id)); // what only the load of the file reaches needs a load for each
+  for (const id of once) await tryBatch(worker, test, [id], true);
+  const many = left.filter((id) => test.reached.has(id));
+  while (many.length > 0) await tryBatch(worker, test, many.splice(0, batch), false);
+  if (left.length > 0)
+    console.log(
+      `${seconds()} s: ${basename(test.path)}: ${left.filter((id) => !survivors.has(id)).length} of ${left.length} detected`,
+    );
+}
+
+async function tryBatch(worker, test, ids, atLoad) {
+  const { path, ms, slowestMs } = test;
+  const limitMs = 10_000 + 5 * ms;
+  const testLimitMs = 1_500 + 2 * slowestMs;
+  // The tests run without a mutant at the end: a mutant may leave something behind.
+  const mutants = atLoad ? ids : [...ids, noMutant];
+  const { broken, failed, stuck, timedOut } = await worker.run(
+    { path, mutants, atLoad, testLimitMs },
+    limitMs,
+  );
+  if (stuck !== undefined) {
+    if (timedOut) counts.timedOut++;
+    survivors.delete(stuck);
+    const rest = ids.filter((id) => id !== stuck);
+    if (rest.length > 0 && rest.length < ids.length) await tryBatch(worker, test, rest, atLoad);
+    return;
   }
-  worker.end();
+  const detected = broken ? ids : failed.map(([id]) => id).filter((id) => id !== noMutant);
+  // What a mutant leaves behind may fail the tests of the next one.
+  const isClean = !failed.some(([id]) => id === noMutant);
+  if (isClean || ids.length === 1) for (const id of detected) survivors.delete(id);
+  else {
+    const half = Math.ceil(detected.length / 2);
+    for (const part of [detected.slice(0, half), detected.slice(half)])
+      if (part.length > 0) await tryBatch(worker, test, part, atLoad);
+  }
 }
 
 /** Runs all tests without a mutant; one that fails in the copy is no judge of mutants. */
 async function baseline() {
   const worker = await Worker.start(tree, files);
-  const { results, died, timedOut } = await worker.run(-1, worker.tests, 600_000);
-  if (died || timedOut) throw new Error('the tests do not come to an end without a mutant');
-  worker.end();
-  const reached = new Map();
-  for (const { path, failed, ms, reached: ids } of results) {
-    if (failed)
-      console.log(`left out, since it fails without a mutant: ${path.slice(tree.length + 1)}: ${failed}`);
-    else for (const id of ids) reached.set(id, [...(reached.get(id) ?? []), { path, ms }]);
+  const found = [];
+  for (const path of worker.tests) {
+    const { broken, failed, ms, slowestMs, reached, atLoad, stuck } = await worker.run({ path }, 120_000);
+    const failure = stuck === undefined ? broken || failed[0]?.[1] : 'it does not end';
+    if (failure) {
+      console.log(`left out, since it fails without a mutant: ${path.slice(tree.length + 1)}: ${failure}`);
+      continue;
+    }
+    const reachedOf = new Map();
+    for (const id of reached) reachedOf.set(mutantOf(id).file, (reachedOf.get(mutantOf(id).file) ?? 0) + 1);
+    found.push({ path, ms, slowestMs, reached: new Set(reached), atLoad: new Set(atLoad), reachedOf });
   }
-  console.log(`${results.length} files of tests run without a mutant in ${seconds()} s`);
-  return reached;
-}
-
-/** The tests beside the source first, then the fast ones. */
-function inOrder({ file }, tests) {
-  const own = join(tree, file.replace(/\.ts$/, '.test.ts'));
-  return [...tests].sort((a, b) => Number(b.path === own) - Number(a.path === own) || a.ms - b.ms);
+  worker.end();
+  console.log(`${worker.tests.length} files of tests run without a mutant in ${seconds()} s`);
+  return found;
 }
 
 function copyTree() {
@@ -160,6 +202,10 @@ function readHarmless() {
   return keys;
 }
 
+function mutantOf(id) {
+  return all[id];
+}
+
 function keyOf({ file, where, before, after }) {
   return `${file} (${where}): ${before} -> ${after}`;
 }
@@ -169,20 +215,26 @@ function told({ file, line, where, before, after }) {
 }
 
 function report() {
-  const byFolder = new Map();
+  const byPlace = new Map();
+  console.log('');
   for (const mutant of chosen) {
-    const folder = mutant.file.split('/').slice(0, 2).join('/');
-    const [noticed, total] = byFolder.get(folder) ?? [0, 0];
-    byFolder.set(folder, [noticed + (survivors.has(mutant) ? 0 : 1), total + 1]);
+    const isDetected = !survivors.has(mutant.id);
+    for (const place of [mutant.file, mutant.file.split('/').slice(0, 2).join('/'), 'total']) {
+      const [detected, total] = byPlace.get(place) ?? [0, 0];
+      byPlace.set(place, [detected + (isDetected ? 1 : 0), total + 1]);
+    }
+    if (isDetected) continue;
+    const by = tests.filter((test) => reaches(test, mutant)).map(({ path }) => basename(path, '.test.ts'));
+    console.log(`not detected: ${told(mutant)}  [${by.join(', ') || 'no test reaches it'}]`);
   }
   console.log('');
-  byFolder.set('all', [chosen.length - survivors.size, chosen.length]);
-  for (const [name, [noticed, total]] of byFolder)
+  for (const [place, [detected, total]] of [...byPlace].sort(([one], [other]) => (one < other ? -1 : 1)))
     console.log(
-      `${name.padEnd(16)} ${String(noticed).padStart(5)} of ${String(total).padStart(5)}  ${percent(noticed, total)} %`,
+      `${place.padEnd(32)} ${String(detected).padStart(5)} of ${String(total).padStart(5)}  ${percent(detected, total)} %`,
     );
+  const unreached = chosen.filter((mutant) => !tests.some((test) => reaches(test, mutant))).length;
   console.log(
-    `noticed by the time limit: ${counts.timedOut}; reached by no test: ${counts.unreached}; ${seconds()} s`,
+    `detected by the time limit: ${counts.timedOut}; reached by no test: ${unreached}; ${seconds()} s`,
   );
   process.exitCode = percent(chosen.length - survivors.size, chosen.length) >= wantedScore ? 0 : 1;
 }

@@ -1,10 +1,28 @@
-// A runner of jest that runs the unit tests once to see which mutants each file of
-// tests reaches, and then one file after the other with one mutant switched on, as
-// run.mjs tells it to.  All in one process: what jest has read and transformed stays.
+// A runner of jest that runs one file of unit tests after the other, as run.mjs tells
+// it to: without a mutant, to see which mutants its tests reach, or with some of
+// them in turn.  All in one process: what jest has read and transformed stays.
 import { createRequire } from 'node:module';
 
-/** What environment.mjs hands to the code under test: the mutant that is on, and which ones were reached. */
-export const trial = { active: -1, reached: new Set(), failed: '' };
+/** What environment.mjs hands to the code under test, and what it notes. */
+export const trial = {
+  /** Those to be tried; undefined: the mutants that are reached are noted. */
+  mutants: undefined,
+  /** The one that is on; -1: none. */
+  active: -1,
+  /** Reached by tests, and while the file was loaded. */
+  reached: new Set(),
+  atLoad: new Set(),
+  /** A test that waits for what a mutant prevents fails after this time; undefined: as configured. */
+  testLimitMs: undefined,
+  /** The duration of the slowest test. */
+  slowestMs: 0,
+  /** The first test that failed with each mutant. */
+  failed: new Map(),
+  begin(mutant) {
+    this.active = mutant;
+    process.send({ running: mutant });
+  },
+};
 
 const require = createRequire(import.meta.url);
 const { default: JestRunner } = require(require.resolve('jest-runner', { paths: [require.resolve('jest')] }));
@@ -16,33 +34,33 @@ export default class MutationRunner {
 
   async runTests(tests, watcher) {
     const byPath = new Map(tests.map((test) => [test.path, test]));
-    const run = async (path, mutant) => {
-      Object.assign(trial, { active: mutant, reached: new Set(), failed: '' });
+    /** `mutants`: undefined: none. `atLoad`: the first one is on while the file is loaded. */
+    const run = async ({ path, mutants, atLoad = false, testLimitMs }) => {
+      const active = atLoad ? mutants[0] : -1;
+      Object.assign(trial, { mutants, active, testLimitMs, slowestMs: 0 });
+      Object.assign(trial, { failed: new Map(), reached: new Set(), atLoad: new Set() });
       const start = performance.now();
-      let failed = '';
+      let broken = '';
       const stop = [
-        this.runner.on('test-file-success', ([, result]) => {
-          if (result.testExecError) failed = result.testExecError.message;
-          else if (result.numFailingTests > 0) failed = trial.failed || 'a hook of the file';
-        }),
-        this.runner.on('test-file-failure', ([, error]) => (failed = error.message ?? 'the file')),
+        this.runner.on('test-file-success', ([, result]) => (broken = result.testExecError?.message ?? '')),
+        this.runner.on('test-file-failure', ([, error]) => (broken = error.message ?? 'the file')),
       ];
       await this.runner.runTests([byPath.get(path)], watcher, { serial: true });
       for (const end of stop) end();
-      return { failed, ms: performance.now() - start, reached: [...trial.reached] };
+      return {
+        broken,
+        failed: [...trial.failed],
+        ms: performance.now() - start,
+        slowestMs: trial.slowestMs,
+        reached: [...trial.reached],
+        atLoad: [...trial.atLoad],
+        bytes: process.memoryUsage().rss,
+      };
     };
     process.on('unhandledRejection', () => undefined); // of a mutant that waits for nothing any more; its test has failed or not
     await new Promise((resolve) => {
       process.on('disconnect', resolve);
-      process.on('message', async ({ mutant, paths }) => {
-        const results = [];
-        for (const path of paths) {
-          process.send({ running: path });
-          results.push({ path, ...(await run(path, mutant)) });
-          if (mutant >= 0 && results.at(-1).failed) break;
-        }
-        process.send({ results, bytes: process.memoryUsage().rss });
-      });
+      process.on('message', async (work) => process.send({ result: await run(work) }));
       process.send({ tests: [...byPath.keys()] });
     });
   }
