@@ -1,7 +1,8 @@
 // Reported and unreported exits, and lost monitors, on a stand-in for the backend.
 import { afterEach, expect, jest, test } from '@jest/globals';
 import type { Alive, Exit } from '../backends/backend.js';
-import { Bench, exitedWell, fakeTimeouts, settled, until } from '../../test/helpers/services.js';
+import { Bench, exitedWell, fakeTimeouts, settled } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { recordExit, recordIfEnded, watchForLostExits } from './exits.js';
 import { monitorLost } from './monitor-lost.js';
 
@@ -92,7 +93,7 @@ test('an exit that is not reported is found later, after its monitor had time to
   await pass(10_000);
   expect(exitOf(ended.id)).toBeUndefined(); // in doubt only now
   await pass(10_000);
-  await until('it is recorded', () => exitOf(ended.id) !== undefined);
+  await until(() => exitOf(ended.id) !== undefined, 'it is recorded');
   expect(exitOf(ended.id)).toMatchObject({ exitCode: 255, reason: 'Unknown' });
   expect(exitOf(waiting.id)).toBeUndefined();
   expect(bench.toldOf('backend.inDoubt').every((line) => line.includes(ended.id))).toBe(true);
@@ -117,7 +118,7 @@ test('a lost monitor is recorded once, and its container continues', async () =>
   await settled();
   const before = started(heard);
   await monitorLost(bench.services, id);
-  await until('it is told', () => started(heard) > before);
+  await until(() => started(heard) > before, 'it is told');
   const { unwatchedAt } = bench.services.store.containers.get(id) ?? {};
   expect(unwatchedAt).toMatch(/^\d+$/);
   await monitorLost(bench.services, id);

@@ -9,9 +9,9 @@ import {
   exitedWell,
   fakeTimeouts,
   settled,
-  until,
   type StandIns,
 } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { now } from '../records/records.js';
 import { Store } from '../records/store.js';
 import { recover } from './recover.js';
@@ -147,8 +147,8 @@ test('an unclaimed pod is hidden, waits for its retry and is removed after a tim
     false,
   ]);
   jest.advanceTimersByTime(5_001);
-  await until('the pod is removed', () => !bench.services.store.sandboxes.get(pod.id));
-  await until('the container is removed', () => !bench.services.store.containers.get(container.id));
+  await until(() => !bench.services.store.sandboxes.get(pod.id), 'the pod is removed');
+  await until(() => !bench.services.store.containers.get(container.id), 'the container is removed');
   expect(bench.services.store.sandboxes.get(other.id)).toBeDefined();
 });
 
@@ -183,7 +183,7 @@ test('a repair that hangs delays the others by ten seconds at most', async () =>
   const recovering = recover(bench.services).then(() => {
     isOver = true;
   });
-  await until('the other one is removed', () => !bench.services.store.containers.get(other));
+  await until(() => !bench.services.store.containers.get(other), 'the other one is removed');
   await settled();
   expect(isOver).toBe(false);
   jest.advanceTimersByTime(9_000);
