@@ -77,6 +77,7 @@ export function contract(handler: string, current: () => Daemon): void {
       const { status: sandbox } = await runtime.PodSandboxStatus({ pod_sandbox_id: pod.id });
       expect(sandbox).toMatchObject({
         state: 'SANDBOX_READY',
+        metadata: pod.config.metadata,
         runtime_handler: handler,
         network: { ip: expect.stringMatching(/^10\./) },
       });

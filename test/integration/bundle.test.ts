@@ -12,6 +12,7 @@ import { configSchema } from '../../src/config/config.js';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
 import type { Device } from '../../src/cri/generated/runtime/v1/Device.js';
 import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import type { Mount } from '../../src/cri/generated/runtime/v1/Mount.js';
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
 import { removePodCgroup } from '../../src/host/cgroup.js';
 import { bindMount, unmount } from '../../src/host/mounts.js';
@@ -281,7 +282,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
 
   test('the mounts of the request, with targets resolved inside the rootfs', async () => {
     await mkdir(join(base, 'source/new/place'), { recursive: true });
-    const mounts = [
+    const mounts: Mount[] = [
       { host_path: join(base, 'source/sub'), container_path: '/mnt/new/place' }, // before the mount that it lies in
       { host_path: join(base, 'source'), container_path: '/mnt', mount_options: ['noexec'] },
       { host_path: join(base, 'source'), container_path: '/var/run/secrets', readonly: true },
@@ -350,7 +351,9 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
       );
       await machine.stop(); // a namespace pinned later is not seen in an older mount namespace
       machine = await Machine.start();
-      const sandbox = { linux: { security_context: { namespace_options: { userns_options } } } };
+      const sandbox: PodSandboxConfig = {
+        linux: { security_context: { namespace_options: { userns_options } } },
+      };
       expect(
         await output(
           'cat /proc/self/uid_map | tr -s " "; id -u; hostname',
