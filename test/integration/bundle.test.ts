@@ -30,6 +30,7 @@ import type { Spec } from '../../src/shapes/spec.js';
 import { Machine, type Result } from '../helpers/machine.js';
 import { receivedContainer, receivedPod } from '../helpers/received.js';
 import { officialSchema, propertiesOf, type JsonSchema } from '../helpers/runtime-spec.js';
+import { specIdMap, userNamespaceFrom } from '../helpers/user-namespaces.js';
 
 const mark = `crisp-bundle-${randomBytes(4).toString('hex')}`;
 const host = readHostFacts(configSchema.parse({}));
@@ -339,9 +340,8 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
   });
 
   test('the user namespace of the pod', async () => {
-    const map = [{ container_id: 0, host_id: 300_000, length: 65_536 }];
-    const userns_options = { mode: 'POD' as const, uids: map, gids: map };
-    const ids = [{ containerID: 0, hostID: 300_000, size: 65_536 }];
+    const userns_options = userNamespaceFrom(300_000);
+    const ids = specIdMap(300_000);
     const folder = join(base, `userns-${runtime}`);
     try {
       const own = await pinNamespaces(

@@ -19,6 +19,7 @@ import {
   untilStopped,
   waitForExit,
 } from '../helpers/requests.js';
+import { idMap, userNamespaceFrom } from '../helpers/user-namespaces.js';
 
 let daemon: Daemon;
 /** A file of the host that is in no image and that all users may read. */
@@ -37,8 +38,7 @@ const said = async (id: string, ...cmd: string[]): Promise<string> => {
   const { stdout, stderr } = await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '10' });
   return `${String(stdout)}${String(stderr)}`;
 };
-const ids = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
-const userns_options = { mode: 'POD' as const, uids: ids, gids: ids };
+const userns_options = userNamespaceFrom(300_000);
 let names = 0;
 const container = (
   security_context: LinuxContainerSecurityContext,
@@ -108,7 +108,8 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await mkdir(volume, { recursive: true });
     const { runtime_handlers: handlers } = await daemon.client.runtime.Status({});
     const canMap = handlers.find(({ name }) => name === handler)?.features?.user_namespaces ?? false;
-    const mapped = 'userns_options' in more && canMap ? { uidMappings: ids, gidMappings: ids } : {};
+    const mapped =
+      'userns_options' in more && canMap ? { uidMappings: idMap(300_000), gidMappings: idMap(300_000) } : {};
     const id = await startContainer(
       daemon,
       pod,

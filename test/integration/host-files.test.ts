@@ -18,6 +18,7 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { podInUserNamespace, userNamespaceFrom } from '../helpers/user-namespaces.js';
 
 const withVolumes = 'docker.io/library/volumes:1';
 const settings = { runtime: { absent_mount_sources_to_reject: ['*/refused*'] } };
@@ -40,13 +41,6 @@ const execIn = async (id: string, script: string) =>
       .stdout,
   );
 const reopen = (container_id: string) => daemon.client.runtime.ReopenContainerLog({ container_id });
-const idsFrom = (host_id: number) => {
-  const ids = [{ host_id, container_id: 0, length: 65_536 }];
-  return { mode: 'POD' as const, uids: ids, gids: ids };
-};
-const inUserNamespace = (host_id: number) => ({
-  linux: { security_context: { namespace_options: { userns_options: idsFrom(host_id) } } },
-});
 /** Of the paths, those that a user of the host reaches, in the daemon's mount namespace. */
 const reachedBy = async (id: number, paths: readonly string[]) => {
   const { stdout } = await daemon.machine.run([
@@ -69,14 +63,16 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
   test('no other user of the host and no other user namespace can access the files of a pod', async () => {
     const [plain, mapped, other] = await Promise.all([
       runPod(daemon, {}, handler),
-      runPod(daemon, inUserNamespace(500_000), handler),
-      runPod(daemon, inUserNamespace(600_000), handler),
+      runPod(daemon, podInUserNamespace(500_000), handler),
+      runPod(daemon, podInUserNamespace(600_000), handler),
     ]);
     const script = `cp /bin/busybox /tmp/setuid-file; chmod 4755 /tmp/setuid-file; touch /dev/shm/in-memory; ${untilStopped()}`;
     const name = (suffix: string) => ({ metadata: { name: `files-${suffix}` }, log_path: `${suffix}.log` });
     const wanted = (host_id: number): ContainerConfig => ({
       linux: {
-        security_context: { namespace_options: { userns_options: idsFrom(host_id), pid: 'CONTAINER' } },
+        security_context: {
+          namespace_options: { userns_options: userNamespaceFrom(host_id), pid: 'CONTAINER' },
+        },
       },
     });
     const ids = [
@@ -236,7 +232,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
 
   test.each([
     ['read-only', {}],
-    ['in a user namespace', inUserNamespace(700_000)],
+    ['in a user namespace', podInUserNamespace(700_000)],
   ])('the VOLUMEs of an image are writable if the root filesystem is %s', async (_, more) => {
     const pod = await runPod(daemon, more, handler);
     const own = 'linux' in more ? { ...more.linux.security_context.namespace_options } : {};
@@ -277,8 +273,8 @@ describe.each([
   test.each([
     ['on crun', 'crun', {}],
     ['on runc', 'runc', {}],
-    ['in a user namespace on crun', 'crun', inUserNamespace(700_000)],
-    ['in a user namespace on runc', 'runc', inUserNamespace(700_000)],
+    ['in a user namespace on crun', 'crun', podInUserNamespace(700_000)],
+    ['in a user namespace on runc', 'runc', podInUserNamespace(700_000)],
   ])('VOLUMEs are not mounted: %s', async (_, handler, more) => {
     const pod = await runPod(daemon, more, handler);
     const own = 'linux' in more ? { ...more.linux.security_context.namespace_options } : {};
@@ -350,7 +346,7 @@ test('folders that an older version opened to all users are closed at the start,
 test('a pod with a user namespace is refused with the reason if a parent folder of the state cannot be entered', async () => {
   chmodSync(daemon.folder, 0o700);
   try {
-    await expect(runPod(daemon, inUserNamespace(800_000))).rejects.toMatchObject({
+    await expect(runPod(daemon, podInUserNamespace(800_000))).rejects.toMatchObject({
       code: Code.UNIMPLEMENTED,
       details: expect.stringContaining(`${daemon.folder} cannot be traversed by the ids of a user namespace`),
     });
