@@ -8,6 +8,7 @@ import { setImmediate } from 'node:timers/promises';
 import { WebSocket } from 'ws';
 import { fakeTimeouts } from '../../test/helpers/services.js';
 import { type ClientStream, SpdyClient } from '../../test/helpers/spdy-client.js';
+import { difference } from '../../test/helpers/offenders.js';
 import type { Io, TerminalSize } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
 import { StreamingServer, type ExecRequest, type StreamingHandlers } from './server.js';
@@ -495,7 +496,7 @@ describe('load', () => {
       }
     })();
     const [received, status] = await done;
-    expect(received.equals(output)).toBe(true);
+    expect(difference(received, output)).toBe('');
     expect(status).toBe('{"status":"Success"}');
     sending = false;
     await sender;
@@ -513,7 +514,7 @@ describe('load', () => {
           for (let offset = 0; offset < sent.length; offset += 50_000)
             await session.stdin.write(sent.subarray(offset, offset + 50_000));
           session.stdin.end();
-          expect((await received).equals(sent)).toBe(true);
+          expect(difference(await received, sent)).toBe('');
         } else {
           const session = await openWebSocket(running.url(request), 'v5.channel.k8s.io');
           for (let offset = 0; offset < sent.length; offset += 50_000)

@@ -74,7 +74,7 @@ test.each<[string, number, (answered: Answered) => boolean]>([
   while (!isTime(answered) && !isOver) await sleep(1);
   await daemon.kill9();
   const outcomes = await making;
-  expect(isTime(answered)).toBe(true);
+  expect({ answered, isTime: isTime(answered) }).toMatchObject({ isTime: true });
   expect(outcomes.map(({ status }) => status)).toContain('rejected'); // some were not done
   await restart();
 
