@@ -16,6 +16,7 @@ import {
   untilStopped,
   waitForExit,
 } from '../helpers/requests.js';
+import { writeWrapper } from '../helpers/stand-ins.js';
 
 const bin = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
 const config = {
@@ -45,9 +46,7 @@ afterEach(async () => {
 });
 
 const breakCrun = (broken: boolean) =>
-  writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`, {
-    mode: 0o755,
-  });
+  writeWrapper(wrapper, 'crun', broken ? 'echo broken on purpose >&2; exit 1' : '');
 
 /** The lines of /metrics. */
 async function figures(port: number): Promise<string[]> {
