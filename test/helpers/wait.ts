@@ -4,10 +4,10 @@ import { patience } from './patience.js';
 
 /**
  * Waits until something is so, also while setTimeout() is faked.
- * @param what for the failure @throws after 30 s, times the patience of the machine
+ * @param what for the failure @throws after 15 s, times the patience of the machine
  */
 export async function until(is: () => boolean | Promise<boolean>, what = is.toString()): Promise<void> {
-  const withinMs = 30_000 * patience;
+  const withinMs = 15_000 * patience; // less than jest gives a unit test, so that this error is what is seen
   if (!(await poll(is, 10, withinMs))) throw new Error(`not within ${withinMs} ms: ${what}`);
 }
 
