@@ -19,8 +19,10 @@ if (mode === '--skipped') {
     if (file.assertionResults.length === 0 && file.status === 'failed')
       console.log(`\n✕ ${file.name}\n${indent(file.message)}`);
     for (const test of file.assertionResults)
-      if (test.status === 'failed')
-        console.log(`\n✕ ${test.fullName}\n${indent(test.failureMessages.join('\n'))}`);
+      if (test.status === 'failed') {
+        const message = test.failureMessages.join('\n');
+        console.log(`\n✕ ${test.fullName}\n${statement(message)}${indent(message)}`);
+      }
   }
 } else {
   const count = (...states) => tests.filter(({ status }) => states.includes(status)).length;
@@ -29,6 +31,13 @@ if (mode === '--skipped') {
     (file) => file.assertionResults.length === 0 && file.status === 'failed',
   ).length;
   console.log(count('passed'), count('failed') + broken, count('pending', 'skipped', 'todo', 'disabled'));
+}
+
+/** The line of the source that failed: jest leaves it out of its report. */
+function statement(message) {
+  const [, file, line] = /\(?(\/[^\s()]+\.test\.ts):(\d+):\d+\)?/.exec(message) ?? [];
+  if (!file) return '';
+  return `  > ${readFileSync(file, 'utf8').split('\n')[line - 1]?.trim()}\n`;
 }
 
 function indent(text) {

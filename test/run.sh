@@ -52,13 +52,13 @@ suite() { # name project arguments...
   local name=$1 project=$2 report=$out/${1// /-}.json ok=true p f s
   shift 2
   # Not by npx, which does not pass descriptor 3 on.
-  step "$name" node node_modules/jest/bin/jest.js --selectProjects "$project" --silent --json --outputFile "$report" \
+  step "$name" ${under:-} node node_modules/jest/bin/jest.js --selectProjects "$project" --silent --json --outputFile "$report" \
     --reporters default --reporters ./test/progress.mjs "$@" || ok=false
   if [ -s "$report" ] && read -r p f s < <(node test/count.mjs "$report"); then
     row "$name" "$result" "$seconds" "$p passed, $f failed, $s skipped"
     node test/count.mjs --skipped "$report" >>"$out/skipped"
     count "$p" "$f" "$s"
-    $ok || node test/count.mjs --failures "$report"
+    $ok || { node test/count.mjs --failures "$report"; grep '^Seed:' "$log"; }
     if ! $ok && [ "$f" -eq 0 ]; then count 0 1 0; tail -n 60 "$log"; fi
   else
     count 0 1 0
@@ -88,7 +88,7 @@ finish() {
 
 exec 3>&1 # for test/progress.mjs
 echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, Perl,
-documents, workflows, unit, integration and pct tests and critest; about 20 minutes on two cores.'
+documents, workflows, unit, integration and pct tests and critest; about 15 minutes on two cores.'
 
 need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
@@ -104,9 +104,16 @@ else
   count 0 "$([ -n "${CI:-}" ] && echo 1 || echo 0)" 1
 fi
 export NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1
-suite unit unit
-# Much of their time is waiting: at the same time they take two thirds of it.
-{ suite 'integration 1' integration --runInBand --shard=1/2; suite critest conformance; } &
-{ suite 'integration 2' integration --runInBand --shard=2/2; suite pct pct --runInBand; } &
+# In random order, of which a failure says the seed: --randomize --seed=N repeats it.
+suite unit unit --randomize --maxWorkers=100%
+# What waits, times and ends processes, on a machine that is busy with other things.
+for time in 1 2; do
+  under='bash test/load.sh' suite "under load $time" unit --randomize --maxWorkers=100% --testPathPatterns \
+    'src/(host/(run|wait|proc)|records/(locks|creations)|cri/(racing|exits|events|container-stop)|streaming/session|systemd|backends/(relay|terminal-sizes))\.test'
+done
+# Three at the same time on two cores, since a part of their time is waiting.
+suite 'integration 1' integration --runInBand --shard=1/2 &
+suite 'integration 2' integration --runInBand --shard=2/2 &
+{ suite pct pct --runInBand; suite critest conformance; } &
 wait
 finish

@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import type { ContainerPlan } from '../backends/backend.js';
 import { readHostFacts } from '../oci/host-facts.js';
 import { unpack } from '../records/recovery-label.js';
-import { Bench, call, settled, until, type StandIns } from '../../test/helpers/services.js';
+import { Bench, call, settled, type StandIns } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { createContainer } from './container-create.js';
 import { containerConfigOf } from './proto.js';
 
@@ -104,7 +105,7 @@ test('a container has its record, its bundle and its event', async () => {
   const label = unpack(plan?.recoveryLabel?.() ?? '');
   expect(label).toMatchObject({ sandbox: { id: pod.id }, container: { id, complete: true } });
   expect(label?.container.config.envs).toEqual([]); // other users of the container could read it
-  await until('its event is told', () => heard.length > 0);
+  await until(() => heard.length > 0, 'its event is told');
   expect(heard).toMatchObject([{ container_event_type: 'CONTAINER_CREATED_EVENT', container_id: id }]);
 });
 
@@ -242,7 +243,7 @@ test('a request that is repeated sends no second event, and one without a config
   const pod = await bench.pod();
   const heard = bench.listen();
   await create(pod);
-  await until('the event is sent', () => heard.length > 0);
+  await until(() => heard.length > 0, 'the event is sent');
   await create(pod);
   await settled();
   expect(heard).toHaveLength(1);

@@ -8,9 +8,9 @@ import {
   fakeTimeouts,
   gate,
   settled,
-  until,
   type StandIns,
 } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { removeContainer, removeContainerRecord, stopContainer } from './container-stop.js';
 import { startContainer } from './container-start.js';
 import { recordExit } from './exits.js';
@@ -46,7 +46,7 @@ async function set(standIns: StandIns = {}, change: object = {}) {
 }
 const kills = (): string[] =>
   bench.toldOf('backend.kill').map((line) => line.replace(/^backend.kill \w+ /, ''));
-const told = (count: number) => until(`${count} signals are sent`, () => kills().length >= count);
+const told = (count: number) => until(() => kills().length >= count, `${count} signals are sent`);
 
 test('a container gets its stop signal, and is not killed if it ends in time', async () => {
   const { stop, exit } = await set();
@@ -170,13 +170,13 @@ test('a container that does not end is reported as stuck after 12 s, and the nex
   await told(1);
   jest.advanceTimersByTime(2_000);
   await told(2);
-  await until('the backend is asked', () => bench.toldOf('backend.survey').length > 0);
+  await until(() => bench.toldOf('backend.survey').length > 0, 'the backend is asked');
   await settled();
   jest.advanceTimersByTime(9_999);
   await settled();
   expect(failure()).toBeUndefined();
   jest.advanceTimersByTime(1);
-  await until('it fails', () => failure() !== undefined);
+  await until(() => failure() !== undefined, 'it fails');
   expect(failure()).toMatchObject({ id: 'ToolTimeout', message: expect.stringContaining(id) });
   const again = stopContainer(bench.services, { container_id: id, timeout: '0' });
   await told(3);
@@ -206,7 +206,7 @@ test('a stop waits for a start in progress, and then stops the container', async
   bench = new Bench({ backend: { start: async () => (await start.passed, { pid: 9 }) } });
   const { id } = await bench.container(await bench.pod());
   const starting = startContainer(bench.services, { container_id: id });
-  await until('it is being started', () => bench.toldOf('backend.start').length > 0);
+  await until(() => bench.toldOf('backend.start').length > 0, 'it is being started');
   const stopping = stopContainer(bench.services, { container_id: id, timeout: '10' });
   await settled();
   expect(kills()).toEqual([]);
@@ -248,8 +248,9 @@ test('a removal stops, deletes and unmounts, and removes the record last', async
     'rootfs.unmount',
   ]);
   expect([bench.services.store.containers.get(id), existsSync(folder)]).toEqual([undefined, false]);
-  await until('its end is told', () =>
-    heard.some((event) => event.container_event_type === 'CONTAINER_DELETED_EVENT'),
+  await until(
+    () => heard.some((event) => event.container_event_type === 'CONTAINER_DELETED_EVENT'),
+    'its end is told',
   );
   expect(heard.at(-1)).toMatchObject({ container_id: id, containers_statuses: [] });
 });
@@ -304,7 +305,7 @@ test('the error of a stuck container has the time that it was given', async () =
   stopping.catch(() => undefined);
   await told(1);
   jest.advanceTimersByTime(2_000);
-  await until('the backend is asked', () => bench.toldOf('backend.survey').length > 0);
+  await until(() => bench.toldOf('backend.survey').length > 0, 'the backend is asked');
   await settled();
   jest.advanceTimersByTime(10_000);
   await expect(stopping).rejects.toThrow(`container ${id} did not end 10 s after SIGKILL`);

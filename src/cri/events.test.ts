@@ -4,7 +4,8 @@ import { metrics } from '../metrics.js';
 import { InFlight } from '../records/creations.js';
 import { removePodSandbox } from './sandbox-stop.js';
 import type { Store } from '../records/store.js';
-import { Bench, until } from '../../test/helpers/services.js';
+import { Bench } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { Events } from './event-log.js';
 
 const store = { containers: { all: () => [] }, sandboxes: { get: () => undefined } } as unknown as Store;
@@ -66,7 +67,7 @@ test('a listener first receives the present state of each container', async () =
   const hidden = await bench.container(pod);
   bench.services.creations.keep(hidden.id, { discard: () => Promise.resolve() });
   const heard = bench.listen();
-  await until('the present state is told', () => heard.length >= 3);
+  await until(() => heard.length >= 3, 'the present state is told');
   expect(heard.map(({ container_id: id, container_event_type: type }) => [id, type])).toEqual([
     [created.id, 'CONTAINER_CREATED_EVENT'],
     [running.id, 'CONTAINER_STARTED_EVENT'],
@@ -97,7 +98,7 @@ test('an event has the state of its pod and of the containers of that pod only',
   await bench.running(other);
   bench.services.events.emit('CONTAINER_STARTED_EVENT', id, pod);
   bench.services.events.emit('CONTAINER_DELETED_EVENT', 'gone', undefined);
-  await until('both are told', () => heard.length === 2);
+  await until(() => heard.length === 2, 'both are told');
   expect(heard).toMatchObject([
     {
       container_id: id,
@@ -113,7 +114,7 @@ test('a stopped and a removed pod are reported in this order, with the last stat
   const pod = await bench.pod();
   const heard = bench.listen();
   await removePodSandbox(bench.services, { pod_sandbox_id: pod.id });
-  await until('both are told', () => heard.length === 2);
+  await until(() => heard.length === 2, 'both are told');
   expect(heard).toMatchObject([
     {
       container_id: pod.id,
@@ -132,7 +133,7 @@ test('each connected listener receives all events', async () => {
   bench = new Bench();
   const both = [bench.listen(), bench.listen()];
   bench.services.events.emit('CONTAINER_CREATED_EVENT', 'one', undefined);
-  await until('both have it', () => both.every(({ length }) => length === 1));
+  await until(() => both.every(({ length }) => length === 1), 'both have it');
 });
 
 test('an event that comes while the one before is being read is not held back', async () => {

@@ -2,7 +2,8 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Bench, until } from '../../test/helpers/services.js';
+import { Bench } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { Store } from '../records/store.js';
 import {
   backendOf,
@@ -148,7 +149,7 @@ test('a pod whose holder has ended is not ready any more, and its listeners get 
     await expect(readySandboxOf(bench.services, pod.id)).rejects.toMatchObject({ id: 'SandboxNotReady' });
   expect(bench.services.store.sandboxes.get(pod.id)?.endedAt).toMatch(/^\d+$/);
   expect(await readySandboxOf(bench.services, alive.id)).toBe(alive);
-  await until('the event is sent', () => heard.length > 0);
+  await until(() => heard.length > 0, 'the event is sent');
   expect(heard).toMatchObject([
     {
       container_id: pod.id,

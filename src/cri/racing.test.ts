@@ -10,9 +10,9 @@ import {
   fakeTimeouts,
   gate,
   settled,
-  until,
   type StandIns,
 } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { checkpointContainer } from './checkpoint.js';
 import { createContainer, unclaimedContainer } from './container-create.js';
 import { startContainer } from './container-start.js';
@@ -51,7 +51,7 @@ describe('while a pod is being stopped', () => {
     const ended = { exit: { exitCode: 0, finishedAt: '1', reason: '', message: '' } };
     const created = await bench.container(pod, ended);
     const stopped = stopPodSandbox(bench.services, { pod_sandbox_id: pod.id });
-    await until('it is being stopped', () => at.begun > 0);
+    await until(() => at.begun > 0, 'it is being stopped');
     return { at, open, pod, created, stopped };
   };
   const config = containerConfigOf({ metadata: { name: 'new' }, image: { image: 'image' } });
@@ -174,7 +174,7 @@ describe('concurrent calls', () => {
       ),
     );
     const refused = made.map((one) => expect(one).rejects.toMatchObject({ id: 'ImageNotFound' }));
-    await until('one is being made', () => at.begun > 0);
+    await until(() => at.begun > 0, 'one is being made');
     await settled();
     expect(at.begun).toBe(1);
     open();
@@ -188,7 +188,7 @@ describe('concurrent calls', () => {
     const { id } = await bench.container(await bench.pod());
     const starts = [1, 2].map(() => startContainer(bench.services, { container_id: id }));
     starts[1]?.catch(() => undefined);
-    await until('it is being started', () => at.begun > 0);
+    await until(() => at.begun > 0, 'it is being started');
     open();
     await starts[0];
     await expect(starts[1]).rejects.toMatchObject({ id: 'WrongContainerState' });
@@ -205,7 +205,7 @@ describe('concurrent calls', () => {
       createContainer(bench.services, request(), call),
     ];
     const refused = both.map((one) => expect(one).rejects.toMatchObject({ id: 'ImageNotFound' }));
-    await until('it is being made', () => at.begun > 0);
+    await until(() => at.begun > 0, 'it is being made');
     await expect(
       createContainer(bench.services, { ...request(), config: { ...config('a'), tty: true } }, call),
     ).rejects.toMatchObject({ id: 'NameInUse' });
@@ -312,19 +312,19 @@ describe('a result whose caller has disconnected', () => {
     const heard = bench.listen();
     const made = createContainer(bench.services, request(pod, 'new'), { ...call, signal: gone.signal });
     made.catch(() => undefined);
-    await until('its record is there', () => bench.services.store.containers.all().length > 0);
+    await until(() => bench.services.store.containers.all().length > 0, 'its record is there');
     gone.abort();
     await expect(made).rejects.toMatchObject({ id: 'Cancelled' });
     open();
     const record = () => bench.services.store.containers.all()[0];
-    await until('it is made', () => record()?.complete === true);
-    await until('its record says that nobody has it', () => record()?.unclaimed !== undefined);
+    await until(() => record()?.complete === true, 'it is made');
+    await until(() => record()?.unclaimed !== undefined, 'its record says that nobody has it');
     await settled();
     expect(heard).toEqual([]);
     const again = await createContainer(bench.services, request(pod, 'new'), call);
     expect(again).toEqual({ container_id: record()?.id });
     expect(record()?.unclaimed).toBeUndefined();
-    await until('it is told of', () => heard.length > 0);
+    await until(() => heard.length > 0, 'it is told of');
     expect(heard).toMatchObject([{ container_event_type: 'CONTAINER_CREATED_EVENT' }]);
   });
 });

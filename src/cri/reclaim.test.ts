@@ -1,12 +1,12 @@
 // Pods that are reclaimed by the recovery labels of their containers, on a stand-in for
 // the backend.
 import { afterEach, expect, test } from '@jest/globals';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { FoundContainer } from '../backends/backend.js';
 import { pack } from '../records/recovery-label.js';
 import { setAside } from '../set-aside.js';
 import { Bench, type StandIns } from '../../test/helpers/services.js';
+import { missing, present } from '../../test/helpers/offenders.js';
 import { reclaimLost } from './reclaim.js';
 
 let bench: Bench;
@@ -60,7 +60,7 @@ test('a pod with a running container is reclaimed, with all its containers', asy
     handler: 'fake',
     plan: { folder: join(bench.folder, 'pods', pod.id) },
   });
-  expect(existsSync(join(bench.folder, 'pods', pod.id))).toBe(true);
+  expect(missing(join(bench.folder, 'pods', pod.id))).toEqual([]);
   const record = bench.services.store.containers.get(runs);
   expect(record).toMatchObject({
     complete: true,
@@ -91,7 +91,7 @@ test('a pod with a record keeps it, and its container is reclaimed', async () =>
   await reclaimLost(bench.services);
   expect(stored()).toEqual([id]);
   expect(bench.services.store.sandboxes.get(pod.id)).toEqual(pod);
-  expect(existsSync(pod.plan.folder)).toBe(false); // nothing is made anew
+  expect(present(pod.plan.folder)).toEqual([]); // nothing is made anew
 });
 
 test.each<[string, (pod: Awaited<ReturnType<Bench['pod']>>) => Promise<unknown>]>([

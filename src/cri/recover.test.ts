@@ -12,9 +12,10 @@ import {
   exitedWell,
   fakeTimeouts,
   settled,
-  until,
   type StandIns,
 } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
+import { missing } from '../../test/helpers/offenders.js';
 import { now } from '../records/records.js';
 import { Store } from '../records/store.js';
 import { recover } from './recover.js';
@@ -150,8 +151,8 @@ test('an unclaimed pod is hidden, waits for its retry and is removed after a tim
     false,
   ]);
   jest.advanceTimersByTime(5_001);
-  await until('the pod is removed', () => !bench.services.store.sandboxes.get(pod.id));
-  await until('the container is removed', () => !bench.services.store.containers.get(container.id));
+  await until(() => !bench.services.store.sandboxes.get(pod.id), 'the pod is removed');
+  await until(() => !bench.services.store.containers.get(container.id), 'the container is removed');
   expect(bench.services.store.sandboxes.get(other.id)).toBeDefined();
 });
 
@@ -167,9 +168,9 @@ test('an unreadable record does not stop the start, and is kept', async () => {
   Object.assign(bench.services, { store });
   await recover(bench.services);
   expect(bench.services.store.sandboxes.get(pod.id)).toBeDefined();
-  expect(existsSync(join(bench.folder, 'sandboxes', `${broken}.json`))).toBe(true);
+  expect(missing(join(bench.folder, 'sandboxes', `${broken}.json`))).toEqual([]);
   // It is not an orphan.
-  for (const kind of ['pods', 'bundles']) expect(existsSync(join(bench.folder, kind, broken))).toBe(true);
+  for (const kind of ['pods', 'bundles']) expect(missing(join(bench.folder, kind, broken))).toEqual([]);
   expect(bench.toldOf('network.collectGarbage')).toEqual([expect.stringContaining(broken)]);
 });
 
@@ -186,7 +187,7 @@ test('a repair that hangs delays the others by ten seconds at most', async () =>
   const recovering = recover(bench.services).then(() => {
     isOver = true;
   });
-  await until('the other one is removed', () => !bench.services.store.containers.get(other));
+  await until(() => !bench.services.store.containers.get(other), 'the other one is removed');
   await settled();
   expect(isOver).toBe(false);
   jest.advanceTimersByTime(9_000);
@@ -394,7 +395,7 @@ test.each(['container', 'pod'])(
     expect([table.get(id)?.complete, bench.services.creations.hides(id)]).toEqual([false, true]);
     isBroken = false;
     jest.advanceTimersByTime(5_000);
-    await until('it is removed', () => !table.get(id));
+    await until(() => !table.get(id), 'it is removed');
   },
 );
 

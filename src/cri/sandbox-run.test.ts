@@ -4,15 +4,8 @@ import { afterEach, expect, test } from '@jest/globals';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mountPoints } from '../host/mounts.js';
 import { metrics } from '../metrics.js';
-import {
-  Bench,
-  call,
-  gate,
-  podConfigOf,
-  settled,
-  until,
-  type StandIns,
-} from '../../test/helpers/services.js';
+import { Bench, call, gate, podConfigOf, settled, type StandIns } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { holderRuntimes, runPodSandbox } from './sandbox-run.js';
 import { removePodSandbox, stopPodSandbox } from './sandbox-stop.js';
 
@@ -52,7 +45,7 @@ test('a pod has its network, its record, and its events', async () => {
   });
   expect(Object.keys(record?.plan.namespaces ?? {}).sort()).toEqual(['ipc', 'network', 'uts']);
   expect(verbs()).toEqual(['network.attach', 'backend.startSandbox']);
-  await until('its events are told', () => heard.length > 1);
+  await until(() => heard.length > 1, 'its events are told');
   expect(heard.map(({ container_event_type: type }) => type)).toEqual([
     'CONTAINER_CREATED_EVENT',
     'CONTAINER_STARTED_EVENT',
@@ -129,7 +122,7 @@ test('a retry during the removal of its pod waits, and gets a new one', async ()
   });
   const { pod_sandbox_id: first = '' } = await run({});
   const removed = removePodSandbox(bench.services, { pod_sandbox_id: first });
-  await until('it is being removed', () => begun);
+  await until(() => begun, 'it is being removed');
   let answered = false;
   const again = run({}).finally(() => (answered = true));
   await settled();

@@ -2,7 +2,8 @@
 import { afterEach, expect, test } from '@jest/globals';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Bench, exitedWell, settled, until, type StandIns } from '../../test/helpers/services.js';
+import { Bench, exitedWell, settled, type StandIns } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { cgroupsIn, makePodCgroup, removePodCgroup } from '../host/cgroup.js';
 import type { SandboxRecord } from '../records/records.js';
 import { Store } from '../records/store.js';
@@ -59,7 +60,7 @@ test('a stop kills the containers without a grace period, then releases the pod,
   const containers = [await bench.running(pod), await bench.running(pod), await bench.container(pod)];
   const other = await bench.running(await bench.pod());
   const heard = bench.listen();
-  await until('the listener has the present state', () => heard.length === 4);
+  await until(() => heard.length === 4, 'the listener has the present state');
   await stop(pod.id);
   expect([running, stoppedAt]).toEqual([0, undefined]);
   expect(bench.toldOf('backend.kill').sort()).toEqual(
@@ -69,7 +70,7 @@ test('a stop kills the containers without a grace period, then releases the pod,
   expect(bench.services.store.sandboxes.get(pod.id)?.stoppedAt).toMatch(/^\d+$/);
   expect(bench.services.store.containers.get(other.id)?.exit).toBeUndefined();
   expect(existsSync(pod.plan.folder)).toBe(true); // only a removal removes it
-  await until('the event of the pod is sent', () => heard.some(({ container_id: id }) => id === pod.id));
+  await until(() => heard.some(({ container_id: id }) => id === pod.id), 'the event of the pod is sent');
   expect(heard.at(-1)).toMatchObject({
     container_event_type: 'CONTAINER_STOPPED_EVENT',
     pod_sandbox_status: { state: 'SANDBOX_NOTREADY' },
@@ -155,7 +156,7 @@ test('a removal stops the pod, removes its containers, its folder and its record
   await bench.running(pod);
   const [other] = [await bench.running(await bench.pod())];
   const heard = bench.listen();
-  await until('the listener has the present state', () => heard.length === 2);
+  await until(() => heard.length === 2, 'the listener has the present state');
   await remove(pod.id);
   expect(verbs()).toEqual([
     'backend.kill',
@@ -167,7 +168,7 @@ test('a removal stops the pod, removes its containers, its folder and its record
   expect([folderAtDelete, existsSync(pod.plan.folder)]).toEqual([true, false]);
   expect(bench.services.store.sandboxes.get(pod.id)).toBeUndefined();
   expect(bench.services.store.containers.all()).toEqual([other]);
-  await until('the last event is sent', () => heard.length === 6);
+  await until(() => heard.length === 6, 'the last event is sent');
   expect(heard.slice(2).map(({ container_event_type: type }) => type)).toEqual([
     'CONTAINER_STOPPED_EVENT',
     'CONTAINER_STOPPED_EVENT',

@@ -1,7 +1,8 @@
 // The content of the state dump, and what it must not contain.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { mkdirSync, readFileSync, statSync } from 'node:fs';
-import { Bench, call, gate, until } from '../../test/helpers/services.js';
+import { Bench, call, gate } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { log } from '../log.js';
 import { dumpFile } from '../records/claim.js';
 import { step } from '../steps.js';
@@ -65,7 +66,7 @@ test('contains no content of requests', async () => {
     call,
   );
   made.catch(() => undefined);
-  await until('it is being made', () => bench.services.creations.underWay().length > 0);
+  await until(() => bench.services.creations.underWay().length > 0, 'it is being made');
   const dump = stateDump(bench.services);
   expect(dump).toMatchObject({ creations: [{ callers: 1 }], hiddenFromClients: 1 });
   expect(JSON.stringify(dump)).not.toContain('SECRET');

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { until } from '../../test/helpers/services.js';
+import { until } from '../../test/helpers/wait.js';
 import { expectCgroupMove, ownProcessesFile } from './cgroup-move.js';
 
 let folder: string;
@@ -21,7 +21,7 @@ test('moves the writing process, and leaves it in its own cgroup', async () => {
   const file = join(folder, 'cgroup.procs');
   writeFileSync(file, '');
   expectCgroupMove(file);
-  await until('it is written', () => readFileSync(file, 'utf8') !== '');
+  await until(() => readFileSync(file, 'utf8') !== '', 'it is written');
   expect(readFileSync(file, 'utf8')).toBe('0'); // cgroups(7): the process that writes
   expectCgroupMove();
   expect(readFileSync('/proc/self/cgroup', 'utf8')).toBe(before);

@@ -55,6 +55,10 @@ test.each(['fifo', '.'])('anything but a regular file is refused at once: %s', a
   await expect(readText(join(folder, name))).rejects.toMatchObject({ id: 'FileRefused' });
 });
 
+test('a failed write says to which file', () => {
+  expect(() => writeFile('/dev/full', 'x')).toThrow(/ENOSPC.* '\/dev\/full'$/);
+});
+
 test('a device is not opened', async () => {
   await expect(readText('/dev/zero')).rejects.toMatchObject({ id: 'FileRefused' });
 });

@@ -64,8 +64,9 @@ export function writeFile(path: string, content: string, mode = 0o600): void {
 }
 
 function withPath(error: unknown, path: string): unknown {
-  if (error instanceof Error && !(error as NodeJS.ErrnoException).path) error.message += ` '${path}'`;
-  return error;
+  const failure = error as NodeJS.ErrnoException;
+  if (failure.code && !failure.path) failure.message += ` '${path}'`;
+  return failure;
 }
 
 export interface ReadLimits {

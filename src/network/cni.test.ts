@@ -148,7 +148,7 @@ describe('attach', () => {
         'CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=p1;K8S_POD_UID=u-1',
       ]),
     );
-    expect(environment.some((line) => line.startsWith('PATH=') && line.includes('/usr/sbin'))).toBe(true);
+    expect(environment).toContainEqual(expect.stringMatching(/^PATH=.*\/usr\/sbin/));
   });
 
   test('returns the error of a failing plugin and deletes all, newest first', async () => {

@@ -5,6 +5,12 @@ import type { LinuxContainerResources } from '../cri/generated/runtime/v1/LinuxC
 import type { LinuxContainerSecurityContext } from '../cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import type { PodSandboxConfig } from '../cri/generated/runtime/v1/PodSandboxConfig.js';
 import { receivedContainer, receivedPod } from '../../test/helpers/received.js';
+import {
+  idMap,
+  podInUserNamespace,
+  specIdMap,
+  userNamespaceFrom,
+} from '../../test/helpers/user-namespaces.js';
 import { defaultCapabilities } from './capabilities.js';
 import { containerSpec, type SpecInput } from './container-spec.js';
 import type { HostFacts } from './host-facts.js';
@@ -177,13 +183,9 @@ test('the default paths apply to each list that is not set, unless the pod has i
     maskedPaths: ['/proc/kcore'],
     readonlyPaths: [...readonlyPaths],
   });
-  const map = [{ container_id: 0, host_id: 100_000, length: 65_536 }];
-  const userns_options = { mode: 'POD' as const, uids: map, gids: map };
-  const unmasked = of(
-    {},
-    { linux: { security_context: { namespace_options: { userns_options } } } },
-    { plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } } },
-  );
+  const unmasked = of({}, podInUserNamespace(100_000), {
+    plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } },
+  });
   expect(unmasked.spec.linux).toMatchObject({ maskedPaths: [], readonlyPaths: [] });
   // A user namespace that the backend gives (a CT's) says nothing about procMount.
   const ofBackend = of({}, {}, { plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } } });
@@ -256,22 +258,21 @@ test('the SELinux labels of the pod apply to a container without its own', () =>
 });
 
 test('the user namespace of the pod, which the container must match', () => {
-  const map = [{ container_id: 0, host_id: 100_000, length: 65_536 }];
-  const userns_options = { mode: 'POD' as const, uids: map, gids: map };
-  const pod: PodSandboxConfig = { linux: { security_context: { namespace_options: { userns_options } } } };
+  const userns_options = userNamespaceFrom(100_000);
+  const pod = podInUserNamespace(100_000);
   const mapped: Partial<SpecInput> = {
     plan: { ...plan, namespaces: { ...plan.namespaces, user: '/ns/user' } },
   };
   const { spec } = of(secure({ namespace_options: { pid: 'CONTAINER', userns_options } }), pod, mapped);
   expect(spec.linux).toMatchObject({
-    uidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }],
-    gidMappings: [{ containerID: 0, hostID: 100_000, size: 65_536 }],
+    uidMappings: specIdMap(100_000),
+    gidMappings: specIdMap(100_000),
   });
   expect(spec.linux.namespaces).toContainEqual({ type: 'user', path: '/ns/user' });
   expect(() =>
     of(
       secure({
-        namespace_options: { userns_options: { ...userns_options, uids: [{ ...map[0], host_id: 0 }] } },
+        namespace_options: { userns_options: { ...userns_options, uids: idMap(0) } },
       }),
       pod,
       mapped,

@@ -12,6 +12,7 @@ import {
   pinNamespaces,
   unpinNamespaces,
 } from './namespaces.js';
+import { specIdMap } from '../../test/helpers/user-namespaces.js';
 
 const all = { network: true, ipc: true, uts: true };
 let base: string;
@@ -112,12 +113,12 @@ describe('pinned namespaces', () => {
 });
 
 describe('a user namespace', () => {
-  const mapping = { containerID: 0, hostID: 300_000, size: 65_536 };
+  const mapping = specIdMap(300_000);
 
   test('owns the others, and its mapping applies', async () => {
     const pinned = await pinNamespaces(
       folder,
-      { ...all, user: { uids: [mapping], gids: [{ ...mapping, hostID: 400_000 }] } },
+      { ...all, user: { uids: mapping, gids: specIdMap(400_000) } },
       {
         hostname: 'mapped',
         sysctls: {
@@ -156,9 +157,9 @@ describe('a user namespace', () => {
   });
 
   test('whose mapping the kernel refuses leaves nothing behind', async () => {
-    const overlapping = [mapping, { containerID: 10, hostID: 500_000, size: 10 }];
+    const overlapping = [...mapping, { containerID: 10, hostID: 500_000, size: 10 }];
     await expect(
-      pinNamespaces(folder, { ...all, user: { uids: overlapping, gids: [mapping] } }, { sysctls: {} }),
+      pinNamespaces(folder, { ...all, user: { uids: overlapping, gids: mapping } }, { sysctls: {} }),
     ).rejects.toMatchObject({ id: 'NamespaceFailed' });
     await expectNothingLeft();
   });

@@ -9,6 +9,7 @@ import { isAlive } from '../host/proc.js';
 import { run, runDetached } from '../host/run.js';
 import { pinNamespaces, unpinNamespaces, type Pinned } from './namespaces.js';
 import { findHolderTools, startPidHolder, stopPidHolder, type PidHolderPlan } from './pid-holder.js';
+import { specIdMap } from '../../test/helpers/user-namespaces.js';
 
 let base: string;
 let folder: string;
@@ -49,7 +50,7 @@ test('is the first process of its namespace, alone in its cgroup, until it is st
 });
 
 test.each(['with a user namespace', 'without one'])('is confined as a container is, %s', async (kind) => {
-  const map = [{ containerID: 0, hostID: 300_000, size: 65_536 }];
+  const map = specIdMap(300_000);
   const idMaps = kind === 'without one' ? undefined : { uids: map, gids: map };
   const pinned: Pinned = await pinNamespaces(
     join(base, 'ns'),

@@ -10,6 +10,7 @@ import {
   userNamespace,
   wantedNamespaces,
 } from './plan.js';
+import { idMap, specIdMap } from '../../test/helpers/user-namespaces.js';
 
 const id = 'a'.repeat(64);
 const metadata = { name: 'web', namespace: 'shop', uid: 'u1', attempt: 3 };
@@ -91,12 +92,11 @@ describe('the network of a pod', () => {
 });
 
 describe('ids of a user namespace', () => {
-  const uids = [{ host_id: 100_000, container_id: 0, length: 65_536 }];
-  const gids = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
+  const [uids, gids] = [idMap(100_000), idMap(300_000)];
   test('are user ids for users, and group ids for groups', () => {
     expect(userNamespace(withOptions({ userns_options: { mode: 'POD', uids, gids } }))).toEqual({
-      uids: [{ hostID: 100_000, containerID: 0, size: 65_536 }],
-      gids: [{ hostID: 300_000, containerID: 0, size: 65_536 }],
+      uids: specIdMap(100_000),
+      gids: specIdMap(300_000),
     });
   });
   test('are empty if none are requested', () => {

@@ -1,12 +1,14 @@
 // Exec and attach over both transports, with test clients that can also misbehave. For
 // crictl see test/integration.
-import { afterEach, describe, expect, test } from '@jest/globals';
+import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { buffer, text } from 'node:stream/consumers';
 import { setImmediate } from 'node:timers/promises';
 import { WebSocket } from 'ws';
+import { fakeTimeouts } from '../../test/helpers/services.js';
 import { type ClientStream, SpdyClient } from '../../test/helpers/spdy-client.js';
+import { difference } from '../../test/helpers/offenders.js';
 import type { Io, TerminalSize } from '../shapes/io.js';
 import { CrispError } from '../errors.js';
 import { StreamingServer, type ExecRequest, type StreamingHandlers } from './server.js';
@@ -26,6 +28,7 @@ const request: ExecRequest = {
 const server: { current?: StreamingServer } = {};
 const clients: { terminate(): void }[] = [];
 afterEach(async () => {
+  jest.useRealTimers();
   for (const client of clients.splice(0)) client.terminate();
   await server.current?.close();
 });
@@ -392,6 +395,7 @@ describe('a client that disconnects', () => {
 });
 
 describe('streams', () => {
+  const timeoutMs = 50;
   async function withTimeout(ask: (client: SpdyClient) => Promise<void>): Promise<void> {
     const listener = createServer(
       (socket: Socket) =>
@@ -400,7 +404,7 @@ describe('streams', () => {
           { jsonStatus: true },
           request,
           { exec: talk, attach: async () => undefined, portForward: async () => undefined },
-          50,
+          timeoutMs,
         ),
     );
     listener.listen(0, '127.0.0.1');
@@ -418,8 +422,10 @@ describe('streams', () => {
 
   test('that do not arrive in time end the session, and the client gets their names', () =>
     withTimeout(async (client) => {
+      fakeTimeouts();
       const error = await client.createStream({ streamtype: 'error' });
       await client.createStream({ streamtype: 'stdout' });
+      jest.advanceTimersByTime(timeoutMs);
       expect(JSON.parse(await text(error.output))).toMatchObject({
         status: 'Failure',
         message: expect.stringContaining('stdin, stderr'),
@@ -490,7 +496,7 @@ describe('load', () => {
       }
     })();
     const [received, status] = await done;
-    expect(received.equals(output)).toBe(true);
+    expect(difference(received, output)).toBe('');
     expect(status).toBe('{"status":"Success"}');
     sending = false;
     await sender;
@@ -508,7 +514,7 @@ describe('load', () => {
           for (let offset = 0; offset < sent.length; offset += 50_000)
             await session.stdin.write(sent.subarray(offset, offset + 50_000));
           session.stdin.end();
-          expect((await received).equals(sent)).toBe(true);
+          expect(difference(await received, sent)).toBe('');
         } else {
           const session = await openWebSocket(running.url(request), 'v5.channel.k8s.io');
           for (let offset = 0; offset < sent.length; offset += 50_000)

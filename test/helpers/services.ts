@@ -17,7 +17,6 @@ import { Locks } from '../../src/records/locks.js';
 import { newId, now, type ContainerRecord, type SandboxRecord } from '../../src/records/records.js';
 import { Stops } from '../../src/records/stops.js';
 import { Store } from '../../src/records/store.js';
-import { patience } from './patience.js';
 
 export const bootId = 'this-boot';
 export const exitedWell: Exit = { exitCode: 0, finishedAt: 1n, oomKilled: false };
@@ -229,15 +228,13 @@ export function podConfigOf(uid: string, more: object = {}): SandboxRecord['conf
   });
 }
 
-export const call = { requestId: 'test', signal: new AbortController().signal };
-
-/** Waits for something that needs no timer to come about. */
-export async function until(what: string, is: () => boolean): Promise<void> {
-  for (const deadline = performance.now() + 10_000 * patience; !is();) {
-    if (performance.now() > deadline) throw new Error(`it does not come about that ${what}`);
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}
+export const call = {
+  requestId: 'test',
+  /** Of each call its own, as from gRPC. */
+  get signal(): AbortSignal {
+    return new AbortController().signal;
+  },
+};
 
 /** Lets everything that can go on without a timer go on. */
 export async function settled(turns = 20): Promise<void> {

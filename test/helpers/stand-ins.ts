@@ -2,17 +2,18 @@
 // of a test first, and then the real program.
 import { existsSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { until } from './wait.js';
 
 const program = { mode: 0o755 };
 
-/** crun with a script before it, which has its arguments; the probe of the handler is not disturbed. */
+/** A program with a script before it, which has its arguments and may exit. */
+export async function writeWrapper(path: string, wrapped: string, script = ''): Promise<void> {
+  await writeFile(path, `#!/bin/sh\n${script}\nexec ${wrapped} "$@"\n`, program);
+}
+
+/** crun with a script before it; the probe of the handler is not disturbed. */
 export async function writeRuntime(path: string, script: string): Promise<void> {
-  await writeFile(
-    path,
-    `#!/bin/sh\ncase " $* " in *crisp-probe*) exec crun "$@" ;; esac\n${script}\nexec crun "$@"\n`,
-    program,
-  );
+  await writeWrapper(path, 'crun', `case " $* " in *crisp-probe*) exec crun "$@" ;; esac\n${script}`);
 }
 
 /**
@@ -48,7 +49,7 @@ export class Gate {
     for (const name of ['open', 'reached']) await rm(`${this.path}.${name}`, { force: true });
   }
   async reached(): Promise<void> {
-    while (!existsSync(`${this.path}.reached`)) await sleep(5);
+    await until(() => existsSync(`${this.path}.reached`), `${this.path} is reached`);
   }
   async open(): Promise<void> {
     await writeFile(`${this.path}.open`, '');

@@ -19,27 +19,65 @@ export function asserts(test: ts.CallExpression): boolean {
   return /\bexpect(Soon|\.\w+)?\(/.test(test.getText());
 }
 
-/** The titles of the tests of a file that run, expect something, and have this word in a literal of theirs or of a constant that they use. */
+/** The text of each expectation of a test, and of each row of its tables, without the nodes that are left out. */
+export function assertionsOf(test: ts.CallExpression, isLeftOut: (node: ts.Node) => boolean): string[] {
+  const texts: string[] = [];
+  const visit = (node: ts.Node): void => {
+    if (isExpectation(node) || isRow(node, test)) texts.push(textWithout(node, isLeftOut));
+    else ts.forEachChild(node, visit);
+  };
+  visit(test);
+  return texts;
+}
+
+/** expect(…) with all that is called on it. */
+function isExpectation(node: ts.Node): boolean {
+  let at = node;
+  while (ts.isCallExpression(at) || ts.isPropertyAccessExpression(at)) at = at.expression;
+  return ts.isCallExpression(node) && /^expect(Soon)?$/.test(at.getText());
+}
+
+/** An element of an array that test.each() or a loop goes through. */
+function isRow(node: ts.Node, test: ts.CallExpression): boolean {
+  if (!ts.isArrayLiteralExpression(node.parent)) return false;
+  let table: ts.Node = node.parent;
+  while (ts.isAsExpression(table.parent)) table = table.parent;
+  return (
+    ts.isForOfStatement(table.parent) ||
+    (ts.isCallExpression(table.parent) && table.parent === test.expression)
+  );
+}
+
+function textWithout(node: ts.Node, isLeftOut: (node: ts.Node) => boolean): string {
+  if (isLeftOut(node)) return '';
+  const source = node.getSourceFile().text;
+  let text = '';
+  let from = node.getStart();
+  node.forEachChild((child) => {
+    text += source.slice(from, child.getStart()) + textWithout(child, isLeftOut);
+    from = child.getEnd();
+  });
+  return text + source.slice(from, node.getEnd());
+}
+
+/** The titles of the tests of a file that run, and have this word in an expectation, or in a constant that one uses. */
 export function testsThatSay(path: string, text: string, word: string): string[] {
   const source = ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
-  const tests = new Set<ts.CallExpression>();
-  const saying = new Set<ts.CallExpression>();
-  const constants: string[] = [];
+  const tests: ts.CallExpression[] = [];
+  const words = [word];
   const visit = (node: ts.Node): void => {
-    if (isTest(node) && asserts(node)) tests.add(node);
-    if (isLiteral(node) && new RegExp(`\\b${word}\\b`).test(node.getText())) {
-      const test = testAround(node);
-      if (test) saying.add(test);
-      else constants.push(...constantAround(node));
-    }
+    if (isTest(node) && asserts(node)) tests.push(node);
+    if (isLiteral(node) && hasWord(node.getText(), word)) words.push(...constantAround(node));
     ts.forEachChild(node, visit);
   };
   visit(source);
-  const uses = (test: ts.CallExpression): boolean =>
-    constants.some((name) => new RegExp(`\\b${name}\\b`).test(test.getText()));
-  return [...tests]
-    .filter((test) => saying.has(test) || uses(test))
+  return tests
+    .filter((test) => assertionsOf(test, () => false).some((said) => words.some((one) => hasWord(said, one))))
     .map((test) => test.arguments[0]?.getText() ?? '');
+}
+
+function hasWord(text: string, word: string): boolean {
+  return new RegExp(`\\b${word}\\b`).test(text);
 }
 
 function isLiteral(node: ts.Node): boolean {

@@ -12,6 +12,7 @@ import { configSchema } from '../../src/config/config.js';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
 import type { Device } from '../../src/cri/generated/runtime/v1/Device.js';
 import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
+import type { Mount } from '../../src/cri/generated/runtime/v1/Mount.js';
 import type { PodSandboxConfig } from '../../src/cri/generated/runtime/v1/PodSandboxConfig.js';
 import { removePodCgroup } from '../../src/host/cgroup.js';
 import { bindMount, unmount } from '../../src/host/mounts.js';
@@ -29,6 +30,7 @@ import type { Spec } from '../../src/shapes/spec.js';
 import { Machine, type Result } from '../helpers/machine.js';
 import { receivedContainer, receivedPod } from '../helpers/received.js';
 import { officialSchema, propertiesOf, type JsonSchema } from '../helpers/runtime-spec.js';
+import { specIdMap, userNamespaceFrom } from '../helpers/user-namespaces.js';
 
 const mark = `crisp-bundle-${randomBytes(4).toString('hex')}`;
 const host = readHostFacts(configSchema.parse({}));
@@ -281,7 +283,7 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
 
   test('the mounts of the request, with targets resolved inside the rootfs', async () => {
     await mkdir(join(base, 'source/new/place'), { recursive: true });
-    const mounts = [
+    const mounts: Mount[] = [
       { host_path: join(base, 'source/sub'), container_path: '/mnt/new/place' }, // before the mount that it lies in
       { host_path: join(base, 'source'), container_path: '/mnt', mount_options: ['noexec'] },
       { host_path: join(base, 'source'), container_path: '/var/run/secrets', readonly: true },
@@ -313,9 +315,9 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
     const seen = async (): Promise<boolean> => (await machine.mounts()).includes(join(shared, 'sub'));
     expect(await mountsInside('PROPAGATION_PRIVATE')).toBe('');
     expect(await mountsInside('PROPAGATION_HOST_TO_CONTAINER')).toBe('master');
-    expect(await seen()).toBe(false);
+    expect({ seenOnTheHost: await seen() }).toEqual({ seenOnTheHost: false });
     expect(await mountsInside('PROPAGATION_BIDIRECTIONAL')).toBe('shared');
-    expect(await seen()).toBe(true);
+    expect({ seenOnTheHost: await seen() }).toEqual({ seenOnTheHost: true });
     await machine.must(['umount', join(shared, 'sub')]);
   });
 
@@ -338,9 +340,8 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
   });
 
   test('the user namespace of the pod', async () => {
-    const map = [{ container_id: 0, host_id: 300_000, length: 65_536 }];
-    const userns_options = { mode: 'POD' as const, uids: map, gids: map };
-    const ids = [{ containerID: 0, hostID: 300_000, size: 65_536 }];
+    const userns_options = userNamespaceFrom(300_000);
+    const ids = specIdMap(300_000);
     const folder = join(base, `userns-${runtime}`);
     try {
       const own = await pinNamespaces(
@@ -350,7 +351,9 @@ describe.each(['crun', 'runc'])('%s', (runtime) => {
       );
       await machine.stop(); // a namespace pinned later is not seen in an older mount namespace
       machine = await Machine.start();
-      const sandbox = { linux: { security_context: { namespace_options: { userns_options } } } };
+      const sandbox: PodSandboxConfig = {
+        linux: { security_context: { namespace_options: { userns_options } } },
+      };
       expect(
         await output(
           'cat /proc/self/uid_map | tr -s " "; id -u; hostname',

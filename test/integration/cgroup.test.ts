@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
@@ -14,6 +14,7 @@ import {
   writeResources,
 } from '../../src/host/cgroup.js';
 import { readDetails, readProcesses, readUsage } from '../../src/host/cgroup-stats.js';
+import { missing, present } from '../helpers/offenders.js';
 
 const layout = cgroupLayout();
 const parent = `/crisp-test-${process.pid}`;
@@ -45,7 +46,7 @@ async function outputOf(child: ChildProcess): Promise<string> {
 
 test('creates the cgroup under every controller, ready for processes', async () => {
   for (const controller of controllers)
-    expect(existsSync(cgroupFolder(layout, controller, group) ?? '')).toBe(true);
+    expect(missing(cgroupFolder(layout, controller, group) ?? '')).toEqual([]);
   await makePodCgroup(group); // idempotent
   const child = await runInGroup('echo here; sleep 60');
   expect(await outputOf(child)).toBe('here');
@@ -64,7 +65,7 @@ test('cgroups with the same parent are created and removed concurrently', async 
   }
   await removePodCgroup(name(100));
   for (const controller of controllers)
-    expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
+    expect(present(cgroupFolder(layout, controller, parent) ?? '')).toEqual([]);
 });
 
 test('counts CPU time, memory and processes', async () => {
@@ -125,7 +126,7 @@ test('removal waits for processes to leave, and reports if they do not', async (
   expect(readProcesses(group)).toEqual([]);
   await removePodCgroup(group);
   for (const controller of controllers)
-    expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
+    expect(present(cgroupFolder(layout, controller, parent) ?? '')).toEqual([]);
   await removePodCgroup(group); // idempotent
   expect(readUsage(group)).toBeUndefined();
 });
@@ -134,5 +135,5 @@ test('removal includes empty subgroups', async () => {
   await makePodCgroup(`${group}/container/nested`);
   await removePodCgroup(group);
   for (const controller of controllers)
-    expect(existsSync(cgroupFolder(layout, controller, parent) ?? '')).toBe(false);
+    expect(present(cgroupFolder(layout, controller, parent) ?? '')).toEqual([]);
 });

@@ -4,22 +4,23 @@
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { containerConfig, removePod, runPod, startContainer, testImage } from '../helpers/requests.js';
+import { present } from '../helpers/offenders.js';
+import { writeWrapper } from '../helpers/stand-ins.js';
 
 const criuWorks = spawnSync('criu', ['check']).status === 0;
-const wrapper = (behaviour: string): string => `#!/bin/sh
-# ${criuWorks ? 'runc' : 'A fake of `runc checkpoint`, since criu cannot run on this kernel; all other verbs are the real runc'}
+/** What is done in place of a dump. */
+const inPlace = (
+  behaviour: string,
+): string => `# ${criuWorks ? 'runc' : 'A fake of `runc checkpoint`, since criu cannot run on this kernel; all other verbs are the real runc'}
 for word in "$@"; do
   [ "$previous" = --image-path ] && folder=$word
   previous=$word
 done
-[ -z "$folder" ] || { ${behaviour} }
-exec runc "$@"
-`;
+[ -z "$folder" ] || { ${behaviour} }`;
 const dumps = criuWorks ? ':;' : 'echo fake > "$folder/inventory.img"; exit 0;';
 
 let daemon: Daemon;
@@ -30,10 +31,8 @@ let location: string;
 beforeAll(async () => {
   daemon = await startDaemon();
   const handlers = { dumps: join(daemon.folder, 'dumps'), fails: join(daemon.folder, 'fails') };
-  await writeFile(handlers.dumps, wrapper(dumps), { mode: 0o755 });
-  await writeFile(handlers.fails, wrapper('echo criu failed: type DUMP errno 0 >&2; exit 1;'), {
-    mode: 0o755,
-  });
+  await writeWrapper(handlers.dumps, 'runc', inPlace(dumps));
+  await writeWrapper(handlers.fails, 'runc', inPlace('echo criu failed: type DUMP errno 0 >&2; exit 1;'));
   await daemon.writeConfig({
     handlers: Object.fromEntries(
       Object.entries(handlers).map(([name, path]) => [name, { type: 'oci', path }]),
@@ -114,6 +113,6 @@ test('an invalid request is refused before the container is frozen', async () =>
       details: expect.stringContaining(words),
     });
   }
-  expect(existsSync('/nonexistent')).toBe(false);
+  expect(present('/nonexistent')).toEqual([]);
   await removePod(daemon, pod.id);
 });

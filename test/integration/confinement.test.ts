@@ -3,7 +3,6 @@
 // than the process has, and through the oom_score_adj of the daemon.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { existsSync } from 'node:fs';
 import { chmod, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
@@ -19,6 +18,8 @@ import {
   untilStopped,
   waitForExit,
 } from '../helpers/requests.js';
+import { idMap, userNamespaceFrom } from '../helpers/user-namespaces.js';
+import { missing } from '../helpers/offenders.js';
 
 let daemon: Daemon;
 /** A file of the host that is in no image and that all users may read. */
@@ -37,8 +38,7 @@ const said = async (id: string, ...cmd: string[]): Promise<string> => {
   const { stdout, stderr } = await daemon.client.runtime.ExecSync({ container_id: id, cmd, timeout: '10' });
   return `${String(stdout)}${String(stderr)}`;
 };
-const ids = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
-const userns_options = { mode: 'POD' as const, uids: ids, gids: ids };
+const userns_options = userNamespaceFrom(300_000);
 let names = 0;
 const container = (
   security_context: LinuxContainerSecurityContext,
@@ -108,7 +108,8 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     await mkdir(volume, { recursive: true });
     const { runtime_handlers: handlers } = await daemon.client.runtime.Status({});
     const canMap = handlers.find(({ name }) => name === handler)?.features?.user_namespaces ?? false;
-    const mapped = 'userns_options' in more && canMap ? { uidMappings: ids, gidMappings: ids } : {};
+    const mapped =
+      'userns_options' in more && canMap ? { uidMappings: idMap(300_000), gidMappings: idMap(300_000) } : {};
     const id = await startContainer(
       daemon,
       pod,
@@ -284,7 +285,7 @@ test('a node without catatonit reports it, and refuses the pods that need it', a
   } finally {
     await daemon.machine.must(['umount', place]);
   }
-  expect(existsSync(place)).toBe(true);
+  expect(missing(place)).toEqual([]);
   expect(await daemon.traces()).toEqual(before);
   expect((await daemon.client.runtime.Status({})).status?.conditions).toHaveLength(2);
 });

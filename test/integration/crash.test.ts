@@ -1,7 +1,7 @@
 // kill -9 at any time: answered calls are kept, and others leave nothing behind.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { existsSync, readdirSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -14,6 +14,8 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { Gate, writeRuntime, writeWrapper } from '../helpers/stand-ins.js';
+import { eventually } from '../helpers/wait.js';
 
 const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
 
@@ -74,7 +76,7 @@ test.each<[string, number, (answered: Answered) => boolean]>([
   while (!isTime(answered) && !isOver) await sleep(1);
   await daemon.kill9();
   const outcomes = await making;
-  expect(isTime(answered)).toBe(true);
+  expect({ answered, isTime: isTime(answered) }).toMatchObject({ isTime: true });
   expect(outcomes.map(({ status }) => status)).toContain('rejected'); // some were not done
   await restart();
 
@@ -141,44 +143,36 @@ test.each(['', 'config.json', 'pid'])('while its probes are at work, after "%s" 
   expect(await daemon.traces()).toEqual(before);
 });
 
-/** Programs that are slower than a restart of the daemon: they are still at work when it is back. */
+/** Programs that are still at work when the daemon is back. */
 test.each<[string, object]>([
   ['a CNI plugin', { network: { bin_dirs: ['BIN', '/usr/lib/cni'] } }],
   ['the runtime', { handlers: { slow: { type: 'oci', path: 'BIN/crun' } }, default_container_type: 'slow' }],
 ])('while %s is at work', async (_, config) => {
   const bin = join(daemon.folder, 'bin');
-  const gate = join(bin, 'slow');
+  const gate = new Gate(join(bin, 'gate'));
   await mkdir(bin, { recursive: true });
-  const slow = (name: string, program: string, when: string) =>
-    writeFile(
-      join(bin, name),
-      `#!/bin/sh\ncase "$CNI_COMMAND $*" in ${when}) [ ! -e ${gate} ] || { : >${gate}.begun; sleep 8; } ;; esac\nexec ${program} "$@"\n`,
-      { mode: 0o755 },
-    );
-  await slow('bridge', '/usr/lib/cni/bridge', 'ADD*');
-  await slow('crun', 'crun', '*" create "*');
+  await writeWrapper(
+    join(bin, 'bridge'),
+    '/usr/lib/cni/bridge',
+    `case $CNI_COMMAND in ADD) ${gate.script} ;; esac`,
+  );
+  await writeRuntime(join(bin, 'crun'), `case " $* " in *" create "*) ${gate.script} ;; esac`);
   await daemon.writeConfig(
     JSON.parse(JSON.stringify(config).replaceAll('BIN', bin)) as Record<string, unknown>,
   );
   await daemon.restart();
   const before = await daemon.traces();
 
-  await writeFile(gate, '');
-  let failure: Error | undefined;
-  const making = makePod({ pods: [], containers: [], started: [] }).catch((error: Error) => {
-    failure = error;
-  });
-  while (!existsSync(`${gate}.begun`)) {
-    if (failure) throw failure;
-    await sleep(5);
-  }
-  await rm(gate);
+  const making = makePod({ pods: [], containers: [], started: [] });
+  await Promise.race([gate.reached(), making]);
   await daemon.kill9();
-  await making;
-  await restart();
+  await expect(making).rejects.toThrow();
+  const back = daemon.logged((line) => line.includes('the pod network is ready'));
+  const restarted = restart();
+  await back;
+  await gate.open();
+  await restarted;
   for (const { id } of (await daemon.client.runtime.ListPodSandbox({})).items) await removePod(daemon, id);
-  for (let tries = 0; tries < 50 && (await daemon.traces()).some((line) => line.includes(bin)); tries++)
-    await sleep(200);
-  await rm(`${gate}.begun`);
-  expect(await daemon.traces()).toEqual(before);
+  await gate.close();
+  await eventually(async () => expect(await daemon.traces()).toEqual(before));
 });

@@ -177,6 +177,9 @@ test('pull reports a missing image, and rmi removes one', async () => {
     stderr: expect.stringContaining('RegistryUnavailable'),
     exitCode: 1,
   });
-  await crictl('rmi', testImage);
-  expect(await crictl('images', '-q')).toBe('');
+  const other = 'docker.io/library/other:1';
+  await daemon.addImage(other, { files: { other: 'yes' } });
+  expect(await crictl('images', '-q', other)).not.toBe('');
+  await crictl('rmi', other);
+  expect(await crictl('images', '-q', other)).toBe('');
 });

@@ -17,6 +17,7 @@ import {
 } from '../helpers/requests.js';
 import { writePlugin, writeRuntime } from '../helpers/stand-ins.js';
 import { testsThatSay } from '../helpers/tests.js';
+import { podInUserNamespace } from '../helpers/user-namespaces.js';
 
 let daemon: Daemon;
 /** The faults of the wrapper of handler "faulty": "VERB WORDS" makes the verb fail with the words. */
@@ -25,7 +26,6 @@ let wrapper: string;
 let pod: Awaited<ReturnType<typeof runPod>>;
 let running: string;
 const imageWithVolume = 'docker.io/library/with-volume:1';
-const idMapping = { host_id: 200_000, container_id: 0, length: 65_536 };
 
 beforeAll(async () => {
   daemon = await startDaemon();
@@ -218,13 +218,7 @@ const injections: Partial<Record<ErrorId, Injection>> = {
       /unshare exited with 1; \[stage: pin namespaces, tool: unshare\]; stderr: no space for namespaces; hint: .*\/proc\/sys\/user/,
     provoke: () =>
       withProgram('/usr/bin/unshare', 'echo no space for namespaces >&2; exit 1', () =>
-        runPod(daemon, {
-          linux: {
-            security_context: {
-              namespace_options: { userns_options: { mode: 'POD', uids: [idMapping], gids: [idMapping] } },
-            },
-          },
-        }),
+        runPod(daemon, podInUserNamespace(200_000)),
       ),
   },
   StorageFailed: {

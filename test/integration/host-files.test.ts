@@ -18,6 +18,8 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { podInUserNamespace, userNamespaceFrom } from '../helpers/user-namespaces.js';
+import { missing, present } from '../helpers/offenders.js';
 
 const withVolumes = 'docker.io/library/volumes:1';
 const settings = { runtime: { absent_mount_sources_to_reject: ['*/refused*'] } };
@@ -40,13 +42,6 @@ const execIn = async (id: string, script: string) =>
       .stdout,
   );
 const reopen = (container_id: string) => daemon.client.runtime.ReopenContainerLog({ container_id });
-const idsFrom = (host_id: number) => {
-  const ids = [{ host_id, container_id: 0, length: 65_536 }];
-  return { mode: 'POD' as const, uids: ids, gids: ids };
-};
-const inUserNamespace = (host_id: number) => ({
-  linux: { security_context: { namespace_options: { userns_options: idsFrom(host_id) } } },
-});
 /** Of the paths, those that a user of the host reaches, in the daemon's mount namespace. */
 const reachedBy = async (id: number, paths: readonly string[]) => {
   const { stdout } = await daemon.machine.run([
@@ -69,14 +64,16 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
   test('no other user of the host and no other user namespace can access the files of a pod', async () => {
     const [plain, mapped, other] = await Promise.all([
       runPod(daemon, {}, handler),
-      runPod(daemon, inUserNamespace(500_000), handler),
-      runPod(daemon, inUserNamespace(600_000), handler),
+      runPod(daemon, podInUserNamespace(500_000), handler),
+      runPod(daemon, podInUserNamespace(600_000), handler),
     ]);
     const script = `cp /bin/busybox /tmp/setuid-file; chmod 4755 /tmp/setuid-file; touch /dev/shm/in-memory; ${untilStopped()}`;
     const name = (suffix: string) => ({ metadata: { name: `files-${suffix}` }, log_path: `${suffix}.log` });
     const wanted = (host_id: number): ContainerConfig => ({
       linux: {
-        security_context: { namespace_options: { userns_options: idsFrom(host_id), pid: 'CONTAINER' } },
+        security_context: {
+          namespace_options: { userns_options: userNamespaceFrom(host_id), pid: 'CONTAINER' },
+        },
       },
     });
     const ids = [
@@ -101,10 +98,10 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     const own = (await reachedBy(500_000, paths)).filter((path) => path.endsWith('/setuid-file'));
     expect(own).toEqual([expect.stringContaining(ids[1] as string)]);
     expect(
-      (await reachedBy(500_000, paths)).every(
-        (path) => path.includes(ids[1] as string) || path.includes(mapped.id),
+      (await reachedBy(500_000, paths)).filter(
+        (path) => !path.includes(ids[1] as string) && !path.includes(mapped.id),
       ),
-    ).toBe(true);
+    ).toEqual([]);
     for (const { id } of [plain, mapped, other]) await removePod(daemon, id);
   });
 
@@ -134,7 +131,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
           code: Code.INVALID_ARGUMENT,
         },
       );
-    expect(existsSync(join(outside, 'made'))).toBe(false);
+    expect(present(join(outside, 'made'))).toEqual([]);
     const id = await startContainer(
       daemon,
       pod,
@@ -142,7 +139,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     );
     await execIn(id, 'true');
     expect(readFileSync(join(folder, 'l1:x'), 'utf8')).toMatch(/ stdout F said\n/);
-    expect(existsSync(join(outside, 'made'))).toBe(false);
+    expect(present(join(outside, 'made'))).toEqual([]);
     expect(readFileSync(join(outside, 'theirs'), 'utf8')).toBe('theirs\n');
     await removePod(daemon, pod.id);
   });
@@ -176,7 +173,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     renameSync(folder, `${folder}.old`);
     symlinkSync(daemon.folder, folder);
     await expect(reopen(id)).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
-    expect(existsSync(join(daemon.folder, '0.log'))).toBe(false);
+    expect(present(join(daemon.folder, '0.log'))).toEqual([]);
     await removePod(daemon, pod.id);
   });
 
@@ -202,7 +199,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
       containerConfig(`touch /mnt/mine; ${untilStopped()}`, mounted(source)),
     );
     await execIn(id, 'until [ -e /mnt/mine ]; do :; done');
-    expect(existsSync(join(source, 'mine'))).toBe(true);
+    expect(missing(join(source, 'mine'))).toEqual([]);
     expect(statSync(source)).toMatchObject({ mode: 0o40755, uid: 0, gid: 0 });
     const { info } = await daemon.client.runtime.ContainerStatus({ container_id: id, verbose: true });
     expect(JSON.parse(info['info'] ?? '{}')).toMatchObject({
@@ -217,14 +214,14 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     symlinkSync(join(base, 'target'), join(base, 'link'));
     await expect(other(mounted(join(base, 'link/x')))).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
     await expect(other(mounted(join(base, 'link')))).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
-    expect(existsSync(join(base, 'target'))).toBe(false);
+    expect(present(join(base, 'target'))).toEqual([]);
     // One that is refused for something else makes none.
     await expect(
       other({
         mounts: [...mounted(join(base, 'unmade')).mounts, { host_path: '/', container_path: '/../x' }],
       }),
     ).rejects.toMatchObject({ code: Code.INVALID_ARGUMENT });
-    expect(existsSync(join(base, 'unmade'))).toBe(false);
+    expect(present(join(base, 'unmade'))).toEqual([]);
     for (const path of ['a'.repeat(256), `${'a/'.repeat(2050)}a`, 'a\0b']) {
       await expect(
         other({ mounts: [{ host_path: '/etc', container_path: `/${path}` }] }),
@@ -236,7 +233,7 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
 
   test.each([
     ['read-only', {}],
-    ['in a user namespace', inUserNamespace(700_000)],
+    ['in a user namespace', podInUserNamespace(700_000)],
   ])('the VOLUMEs of an image are writable if the root filesystem is %s', async (_, more) => {
     const pod = await runPod(daemon, more, handler);
     const own = 'linux' in more ? { ...more.linux.security_context.namespace_options } : {};
@@ -252,9 +249,9 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
         'touch /x 2>/dev/null || echo ro; cat /data/sub/file /real/deep/here; readlink /data/out; echo new >/data/sub/file; touch /fresh/f /linked/deep/f && stat -c "%u:%g %a" /data /fresh /data/sub/file | tr "\\n" " "; mount | grep -c -E " on /(data|fresh|real/deep) "',
       ),
     ).toBe('ro\nof the image\nhere\n/etc/passwd\n0:0 755 0:0 755 0:0 644 3\n');
-    expect(existsSync(join(daemon.root, 'containers', id, 'volumes'))).toBe(true);
+    expect(missing(join(daemon.root, 'containers', id, 'volumes'))).toEqual([]);
     await daemon.client.runtime.RemoveContainer({ container_id: id });
-    expect(existsSync(join(daemon.root, 'containers', id))).toBe(false);
+    expect(present(join(daemon.root, 'containers', id))).toEqual([]);
     const again = await startContainer(daemon, pod, { ...config, metadata: { name: 'again' } });
     expect(await execIn(again, 'cat /data/sub/file')).toBe('of the image\n');
     await removePod(daemon, pod.id);
@@ -277,8 +274,8 @@ describe.each([
   test.each([
     ['on crun', 'crun', {}],
     ['on runc', 'runc', {}],
-    ['in a user namespace on crun', 'crun', inUserNamespace(700_000)],
-    ['in a user namespace on runc', 'runc', inUserNamespace(700_000)],
+    ['in a user namespace on crun', 'crun', podInUserNamespace(700_000)],
+    ['in a user namespace on runc', 'runc', podInUserNamespace(700_000)],
   ])('VOLUMEs are not mounted: %s', async (_, handler, more) => {
     const pod = await runPod(daemon, more, handler);
     const own = 'linux' in more ? { ...more.linux.security_context.namespace_options } : {};
@@ -296,7 +293,7 @@ describe.each([
         'cat /data/sub/file; stat -c "%u:%g %a" /fresh 2>/dev/null || echo none; mount | grep -c -E " on /(data|fresh|real/deep) "',
       ),
     ).toBe(expected);
-    expect(existsSync(join(daemon.root, 'containers', id, 'volumes'))).toBe(false);
+    expect(present(join(daemon.root, 'containers', id, 'volumes'))).toEqual([]);
     await removePod(daemon, pod.id);
   });
 });
@@ -314,7 +311,7 @@ test('a mount of the request replaces a VOLUME', async () => {
     }),
   );
   expect(await execIn(id, 'ls /data; touch /data/mine')).toBe('');
-  expect(existsSync(join(source, 'mine'))).toBe(true);
+  expect(missing(join(source, 'mine'))).toEqual([]);
   await removePod(daemon, pod.id);
 });
 
@@ -350,7 +347,7 @@ test('folders that an older version opened to all users are closed at the start,
 test('a pod with a user namespace is refused with the reason if a parent folder of the state cannot be entered', async () => {
   chmodSync(daemon.folder, 0o700);
   try {
-    await expect(runPod(daemon, inUserNamespace(800_000))).rejects.toMatchObject({
+    await expect(runPod(daemon, podInUserNamespace(800_000))).rejects.toMatchObject({
       code: Code.UNIMPLEMENTED,
       details: expect.stringContaining(`${daemon.folder} cannot be traversed by the ids of a user namespace`),
     });

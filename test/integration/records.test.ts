@@ -2,7 +2,6 @@
 // containers continue. An unreadable file does not affect the others.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { status } from '@grpc/grpc-js';
-import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
@@ -14,6 +13,7 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { missing } from '../helpers/offenders.js';
 
 let daemon: Daemon;
 beforeAll(async () => {
@@ -95,7 +95,7 @@ describe.each<[string, (text: string) => string]>([
         details: expect.stringContaining('ImageInUse'),
       });
     } else await removePod(daemon, other.id);
-    expect(existsSync(`/proc/${pid}`)).toBe(true);
+    expect(missing(`/proc/${pid}`)).toEqual([]);
     expect(await readFile(fileOf('containers', id), 'utf8')).toBe(text);
 
     await restore();
@@ -148,7 +148,7 @@ test('the paths of a record are not followed', async () => {
   );
   await removePod(daemon, pod.id);
   expect((await runtime.ListContainers({})).containers).toEqual([]);
-  expect(existsSync(victim)).toBe(true);
+  expect(missing(victim)).toEqual([]);
   await rm(victim, { recursive: true });
   expect(await daemon.traces()).toEqual(before);
 });

@@ -271,8 +271,9 @@ describe('credentials of a pull', () => {
   }
   let wantsToken = false;
 
-  const pull = async (auth: AuthConfig): Promise<string> => {
+  const pull = async (auth: AuthConfig, wants: 'password' | 'token' = 'password'): Promise<string> => {
     seen = [];
+    wantsToken = wants === 'token';
     await expect(
       daemon.client.image.PullImage({ image: { image: `${address}/app:1` }, auth }),
     ).rejects.toThrow(/app:1/); // it has no images
@@ -289,8 +290,7 @@ describe('credentials of a pull', () => {
     ).not.toContain(base64('me:open-sesame'));
   });
   test('and an identity token is exchanged for a registry token', async () => {
-    wantsToken = true;
-    const told = await pull({ identity_token: 'open-sesame' });
+    const told = await pull({ identity_token: 'open-sesame' }, 'token');
     expect(told).toContain('refresh_token=open-sesame');
     expect(told).toContain('Bearer given');
   });
@@ -354,7 +354,8 @@ describe('what Linux nodes or crisp do not support is refused', () => {
     await expect(call()).rejects.toMatchObject({ code, details: expect.stringContaining(words) });
   });
   test('and no secret is written to the log', () => {
-    expect(daemon.logs().includes('open-sesame')).toBe(false);
+    const lines = daemon.logs().split('\n');
+    expect(lines.filter((line) => line.includes('open-sesame'))).toEqual([]);
   });
 });
 

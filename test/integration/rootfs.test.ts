@@ -112,7 +112,7 @@ describe('a rootfs', () => {
     const user = spawn('sleep', ['100'], { cwd: join(path, 'etc'), stdio: 'ignore' });
     try {
       await store.rootfs.unmount(id);
-      expect(await isMountPoint(path)).toBe(false);
+      expect({ path, isMounted: await isMountPoint(path) }).toEqual({ path, isMounted: false });
       expect(await traces()).toEqual([]);
     } finally {
       user.kill('SIGKILL');

@@ -1,7 +1,7 @@
 // Routing and fallback in the daemon: the handler is chosen once per pod and shown with
 // its rule, and runc replaces a broken crun; a standalone container runs independently
 // beside the daemon.
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -16,6 +16,7 @@ import {
   untilStopped,
   waitForExit,
 } from '../helpers/requests.js';
+import { writeWrapper } from '../helpers/stand-ins.js';
 
 const bin = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
 const config = {
@@ -32,10 +33,20 @@ beforeAll(async () => {
 });
 afterAll(() => daemon?.destroy());
 
+/** For one test. */
+async function configure(own: Record<string, unknown>): Promise<void> {
+  await daemon.writeConfig(own);
+  isOwn = own !== config;
+}
+let isOwn = false;
+afterEach(async () => {
+  if (!isOwn) return;
+  await configure(config);
+  await daemon.restart();
+});
+
 const breakCrun = (broken: boolean) =>
-  writeFile(wrapper, `#!/bin/sh\n${broken ? 'echo broken on purpose >&2; exit 1' : 'exec crun "$@"'}\n`, {
-    mode: 0o755,
-  });
+  writeWrapper(wrapper, 'crun', broken ? 'echo broken on purpose >&2; exit 1' : '');
 
 /** The lines of /metrics. */
 async function figures(port: number): Promise<string[]> {
@@ -122,7 +133,7 @@ test('a setting that a handler does not support is reported with the reason, to 
 
 test('a standalone container runs independently of the daemon and its restart, and keeps its image', async () => {
   const cliState = join(daemon.folder, 'cli');
-  await daemon.writeConfig({ ...config, cli_state: cliState });
+  await configure({ ...config, cli_state: cliState });
   await daemon.restart();
   const crisp = (command: string, ...words: string[]) =>
     daemon.machine.run([process.execPath, bin, command, '--config', daemon.configFile, ...words]);
@@ -143,7 +154,7 @@ test('a standalone container runs independently of the daemon and its restart, a
 test('with a broken crun, pods run on runc, and each pod keeps its handler', async () => {
   await breakCrun(true);
   const port = await freePort();
-  await daemon.writeConfig({ handlers: { crun: { path: wrapper } }, metrics: { port } });
+  await configure({ handlers: { crun: { path: wrapper } }, metrics: { port } });
   await daemon.restart();
   const pod = await runPod(daemon);
   expect(await choice(pod.id)).toEqual({
@@ -199,7 +210,7 @@ test('a configured handler: its own root, shared with others, and the annotation
   const foreign = join(daemon.folder, 'foreign');
   await makeForeignBundle(foreign);
   const crun = (...words: string[]) => daemon.machine.run(['crun', `--root=${root}`, ...words]);
-  await daemon.writeConfig({
+  await configure({
     handlers: { own: { type: 'oci', path: '/usr/bin/crun', root, allowed_annotations: ['example.com/*'] } },
   });
   // Its first process would keep our pipes open.

@@ -7,7 +7,6 @@ import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
-import type { IDMapping } from '../../src/cri/generated/runtime/v1/IDMapping.js';
 import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import {
@@ -19,6 +18,7 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { idMap, podInUserNamespace, userNamespaceFrom } from '../helpers/user-namespaces.js';
 
 let daemon: Daemon;
 let features: Map<string, { recursive_read_only_mounts: boolean; user_namespaces: boolean } | null>;
@@ -46,20 +46,22 @@ const infoOf = async (id: string) =>
 
 describe.each(['crun', 'runc'])('%s', (handler) => {
   test('the user namespace of a pod, with a volume whose files keep their owners', async () => {
-    const ids: IDMapping[] = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
-    const userns_options = { mode: 'POD' as const, uids: ids, gids: ids };
-    const pod = await runPod(
-      daemon,
-      { linux: { security_context: { namespace_options: { userns_options } } } },
-      handler,
-    );
+    const userns_options = userNamespaceFrom(300_000);
+    const pod = await runPod(daemon, podInUserNamespace(300_000), handler);
     const volume = join(daemon.folder, `volume-${handler}`);
     await mkdir(volume);
     await writeFile(join(volume, 'mine'), '', { mode: 0o600 });
     const wanted = secured(
       { namespace_options: { userns_options, pid: 'CONTAINER' } },
       {
-        mounts: [{ host_path: volume, container_path: '/volume', uidMappings: ids, gidMappings: ids }],
+        mounts: [
+          {
+            host_path: volume,
+            container_path: '/volume',
+            uidMappings: idMap(300_000),
+            gidMappings: idMap(300_000),
+          },
+        ],
       },
     );
     if (!features.get(handler)?.user_namespaces) {
@@ -83,18 +85,13 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
   });
 
   test('an image volume in the user namespace of a pod belongs to its root', async () => {
-    const ids: IDMapping[] = [{ host_id: 300_000, container_id: 0, length: 65_536 }];
-    const userns_options = { mode: 'POD' as const, uids: ids, gids: ids };
-    const pod = await runPod(
-      daemon,
-      { linux: { security_context: { namespace_options: { userns_options } } } },
-      handler,
-    );
+    const userns_options = userNamespaceFrom(300_000);
+    const pod = await runPod(daemon, podInUserNamespace(300_000), handler);
     const before = await daemon.traces();
     // The kubelet may name the mapping of the pod for it, or not.
     for (const [name, more] of [
       ['plain', {}],
-      ['mapped', { uidMappings: ids, gidMappings: ids }],
+      ['mapped', { uidMappings: idMap(300_000), gidMappings: idMap(300_000) }],
     ] as const) {
       const id = await startContainer(
         daemon,

@@ -16,6 +16,7 @@ import {
   untilStopped,
   waitForExit,
 } from '../helpers/requests.js';
+import { writeWrapper } from '../helpers/stand-ins.js';
 
 let daemon: Daemon;
 let program: string;
@@ -26,7 +27,7 @@ beforeAll(async () => {
 });
 afterAll(() => daemon?.destroy());
 
-const install = (): Promise<void> => writeFile(program, '#!/bin/sh\nexec crun "$@"\n', { mode: 0o755 });
+const install = (): Promise<void> => writeWrapper(program, 'crun');
 
 test('a failed start exits with the reason, even if some sockets already listen', async () => {
   const taken = createServer().listen(0, '127.0.0.1');
@@ -99,37 +100,27 @@ test('the socket of a running daemon is not replaced', async () => {
   await expect(daemon.client.runtime.Version({})).resolves.toMatchObject({ runtime_name: 'crisp' });
 });
 
-test.each<[string, () => Promise<string[]>, RegExp]>([
+test.each<[string, () => string[], RegExp]>([
   [
     'a socket path that is a file',
-    async () => {
-      await writeFile(join(daemon.folder, 'precious'), 'text');
-      return ['--listen', `unix://${join(daemon.folder, 'precious')}`];
-    },
+    () => ['--listen', `unix://${join(daemon.folder, 'precious')}`],
     /InvalidConfigFile: listen: \S+precious exists and is not a socket/,
   ],
   [
     'a socket whose path is too long',
-    () => Promise.resolve(['--listen', `unix://${join(daemon.folder, 'n'.repeat(120))}`]),
+    () => ['--listen', `unix://${join(daemon.folder, 'n'.repeat(120))}`],
     /InvalidConfigFile: listen: the path \S+ has \d+ bytes, and the limit for a unix socket is 107/,
   ],
   [
     'a socket in a folder that is a file',
-    () => Promise.resolve(['--listen', `unix://${daemon.configFile}/crisp.sock`]),
+    () => ['--listen', `unix://${daemon.configFile}/crisp.sock`],
     /InvalidConfigFile: listen: /,
   ],
-  [
-    'a state folder that is a file',
-    () => Promise.resolve(['--state', daemon.configFile]),
-    /InvalidConfigFile: state: /,
-  ],
-  [
-    'a root folder that is a file',
-    () => Promise.resolve(['--root', daemon.configFile]),
-    /InvalidConfigFile: root: /,
-  ],
+  ['a state folder that is a file', () => ['--state', daemon.configFile], /InvalidConfigFile: state: /],
+  ['a root folder that is a file', () => ['--root', daemon.configFile], /InvalidConfigFile: root: /],
 ])('%s is an error that is named, and nothing is changed', async (_, mistake, words) => {
-  const { exitCode, stderr } = await serve(...(await mistake()));
+  await writeFile(join(daemon.folder, 'precious'), 'text');
+  const { exitCode, stderr } = await serve(...mistake());
   expect(stderr).toMatch(words);
   expect(stderr).not.toMatch(/Internal|\n {4}at /);
   expect(exitCode).toBe(2);
@@ -147,7 +138,7 @@ test('SIGUSR1 opens no debugger', async () => {
 test('a start that hangs ends at SIGTERM', async () => {
   await daemon.stop();
   const hanging = join(daemon.folder, 'hanging-crun');
-  await writeFile(hanging, `#!/bin/sh\n: >${hanging}.begun\nexec sleep 1000\n`, { mode: 0o755 });
+  await writeFile(hanging, `#!/bin/sh\necho $$ >${hanging}.begun\nexec sleep 1000\n`, { mode: 0o755 });
   await daemon.writeConfig({ handlers: { hanging: { type: 'oci', path: hanging } } });
   const starting = daemon.start().catch((error: Error) => error);
   while (!existsSync(`${hanging}.begun`)) await sleep(20);
@@ -155,6 +146,7 @@ test('a start that hangs ends at SIGTERM', async () => {
   await daemon.stop();
   await expect(dump()).rejects.toThrow(/no daemon runs with the state folder/);
   await starting;
+  await daemon.machine.run(['kill', '-9', (await readFile(`${hanging}.begun`, 'utf8')).trim()]); // for which the next start would wait
   await daemon.writeConfig({});
   await daemon.start();
 });

@@ -18,6 +18,7 @@ import {
   waitForExit,
 } from '../helpers/requests.js';
 import { until } from '../helpers/wait.js';
+import { difference } from '../helpers/offenders.js';
 
 let daemon: Daemon;
 let pod: Awaited<ReturnType<typeof runPod>>;
@@ -73,7 +74,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
     const child = run(crictl('exec', '-i', id, 'cat'));
     const received = buffer(child.stdout);
     child.stdin.end(sent);
-    expect((await received).equals(sent)).toBe(true);
+    expect(difference(await received, sent)).toBe('');
   });
 
   test('exec -it: a terminal with the size of the client, and each later size', async () => {
@@ -112,7 +113,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
         const child = run(crictl('exec', '-i', id, 'cat'));
         const received = buffer(child.stdout);
         child.stdin.end(sent);
-        expect((await received).equals(sent)).toBe(true);
+        expect(difference(await received, sent)).toBe('');
       }),
     );
   });
@@ -223,7 +224,7 @@ describe.each(['spdy', 'websocket'])('crictl over %s', (transport) => {
       const sent = hundredMegabytes();
       const received = buffer(socket);
       socket.end(sent);
-      expect((await received).equals(sent)).toBe(true);
+      expect(difference(await received, sent)).toBe('');
     } finally {
       child.kill();
     }

@@ -669,6 +669,7 @@ describe('beside the daemon', () => {
     await once(child, 'close');
     await until(async () => (await gc()).some(({ name }) => name.startsWith('crisp-probe-lxc-')));
     expect(await node.guests()).toHaveLength(2);
+    await until(async () => (await gc()).length === 0); // its bundle is an orphan once its CT is gone
     await daemon.machine.run([
       'sh',
       '-c',

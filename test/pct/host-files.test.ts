@@ -3,16 +3,7 @@
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
-import {
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Daemon } from '../helpers/daemon.js';
 import {
@@ -23,6 +14,7 @@ import {
   startContainer,
   untilStopped,
 } from '../helpers/requests.js';
+import { missing, present } from '../helpers/offenders.js';
 import { Node } from './node.js';
 
 const withVolumes = 'docker.io/library/volumes:1';
@@ -55,7 +47,7 @@ test('the log of a CT is opened and reopened without following a link', async ()
     await expect(createContainer(daemon, pod, containerConfig('true', { log_path }))).rejects.toMatchObject({
       code: Code.INVALID_ARGUMENT,
     });
-  expect(existsSync(theirs)).toBe(false);
+  expect(present(theirs)).toEqual([]);
   const path = join(folder, 'c/0.log');
   const script = `echo first; until [ -e /tmp/go ]; do sleep 0.1; done; echo second; ${untilStopped()}`;
   const id = await startContainer(daemon, pod, containerConfig(script, { log_path: 'c/0.log' }));
@@ -94,7 +86,7 @@ test('a CT gets the VOLUMEs of its image, and a missing mount source is created'
       'touch /x 2>/dev/null || echo ro; cat /data/file; echo new >/data/file && touch /fresh/f; stat -c %u /data /fresh /data/file | tr "\\n" " "',
     ),
   ).toBe('ro\nof the image\n0 0 0 ');
-  expect(existsSync(source)).toBe(true);
+  expect(missing(source)).toEqual([]);
   await removePod(daemon, pod.id);
-  expect(existsSync(join(daemon.root, 'containers', id))).toBe(false);
+  expect(present(join(daemon.root, 'containers', id))).toEqual([]);
 });

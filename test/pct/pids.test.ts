@@ -39,12 +39,12 @@ test('pid POD: the containers of a pod see each other, and end independently', a
   const pod = await runPod(daemon, security, 'lxc');
   const one = await startContainer(daemon, pod, named('one', 'sleep 54321', security));
   const two = await startContainer(daemon, pod, named('two', untilStopped(3), security));
-  expect(await sees(two, '54321')).toBe(true);
+  expect({ sees54321: await sees(two, '54321') }).toEqual({ sees54321: true });
   await daemon.client.runtime.StopContainer({ container_id: two, timeout: '10' });
   expect((await daemon.client.runtime.ContainerStatus({ container_id: two })).status).toMatchObject({
     exit_code: 3,
   });
-  expect(await sees(one, '54321')).toBe(true);
+  expect({ sees54321: await sees(one, '54321') }).toEqual({ sees54321: true });
   await removePod(daemon, pod.id);
   expect([await node.guests(), await daemon.traces()]).toEqual([[], before]);
 });
@@ -78,10 +78,10 @@ test('pid POD: processes that a CT has started are gone when its end is reported
     pod,
     named('master', 'sleep 65432 & until [ -e /go ]; do sleep 0.1; done; exit 3', security),
   );
-  expect(await sees(witness, '65432')).toBe(true);
+  expect({ sees65432: await sees(witness, '65432') }).toEqual({ sees65432: true });
   await daemon.client.runtime.ExecSync({ container_id: master, cmd: ['touch', '/go'], timeout: '10' });
   expect(await waitForExit(daemon, master)).toMatchObject({ exit_code: 3 });
-  expect(await sees(witness, '65432')).toBe(false);
+  expect({ sees65432: await sees(witness, '65432') }).toEqual({ sees65432: false });
   await removePod(daemon, pod.id);
 });
 

@@ -1,7 +1,6 @@
 // Pods whose containers are Proxmox CTs: from RunPodSandbox to a removal without
 // leftovers.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -17,6 +16,7 @@ import {
   waitForExit,
 } from '../helpers/requests.js';
 import { patience } from '../helpers/patience.js';
+import { missing, present } from '../helpers/offenders.js';
 import { Node } from './node.js';
 
 let node: Node;
@@ -557,8 +557,8 @@ test('foreign text in the notes of a CT is ignored, and the CT is kept', async (
   const { records } = JSON.parse(info['setAside'] ?? '{}') as { records: { name: string }[] };
   const named = records.map(({ name }) => name);
   expect(named).toEqual(expect.arrayContaining([String(node.lastVmid), id]));
-  expect(existsSync(victim)).toBe(true);
-  expect(existsSync(`${program}.ran`)).toBe(false);
+  expect(missing(victim)).toEqual([]);
+  expect(present(`${program}.ran`)).toEqual([]);
 
   // A label of crisp is accepted.
   await node.removeGuest(other);

@@ -73,17 +73,17 @@ testFake('the socket answers while CTs are being probed, and their pods wait for
   const delay = join(node.folder, 'delay-ms');
   await writeFile(delay, '1500');
   await daemon.start({ untilProbed: false });
-  expect(await ready()).toBe(false);
+  expect({ isReady: await ready() }).toEqual({ isReady: false });
   await removePod(daemon, (await runPod(daemon, {}, 'crun')).id);
-  expect(await ready()).toBe(false);
+  expect({ isReady: await ready() }).toEqual({ isReady: false });
   const pod = await runPod(daemon, {}, 'lxc');
-  expect(await ready()).toBe(true);
+  expect({ isReady: await ready() }).toEqual({ isReady: true });
   await rm(delay);
   await removePod(daemon, pod.id);
   const made = await calls();
   await daemon.stop();
   await daemon.start();
-  expect(await ready()).toBe(true);
+  expect({ isReady: await ready() }).toEqual({ isReady: true });
   expect(await calls()).toBe(made); // the findings are kept
 });
 

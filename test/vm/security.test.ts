@@ -2,6 +2,7 @@
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { containerStatus, removePods, runPod, startContainer, waitForExit } from './pods.js';
 import { Vm } from './vm.js';
+import { idMap, userNamespaceFrom } from '../helpers/user-namespaces.js';
 
 let vm: Vm;
 beforeAll(async () => {
@@ -115,8 +116,9 @@ test('user namespaces are offered if the probe has verified them, and work as re
   expect(await vm.must('crisp status')).toMatch(
     /^handler crun: ready .*; no user namespaces: crun create failed: mount_setattr/m,
   );
-  const ids = [{ host_id: 200_000, container_id: 0, length: 65_536 }];
-  const security = { namespace_options: { userns_options: { mode: POD, uids: ids, gids: ids } } } as const;
+  const security = {
+    namespace_options: { userns_options: { ...userNamespaceFrom(200_000), mode: POD } },
+  } as const;
   const pod = await runPod(vm, { linux: { security_context: security } });
   // Without such mounts it can be had all the same.
   const id = await startContainer(vm, pod, 'id -u; stat -c %u /bin/busybox; echo text >/file; sleep 1000', {
@@ -128,7 +130,9 @@ test('user namespaces are offered if the probe has verified them, and work as re
   expect(await vm.must(`crictl logs ${id}`)).toBe('0\n0');
   const mounted = startContainer(vm, pod, 'sleep 1000', {
     linux: { security_context: security },
-    mounts: [{ container_path: '/mnt', host_path: '/opt', uidMappings: ids, gidMappings: ids }],
+    mounts: [
+      { container_path: '/mnt', host_path: '/opt', uidMappings: idMap(200_000), gidMappings: idMap(200_000) },
+    ],
   });
   await expect(mounted).rejects.toThrow(/the runtime of this pod cannot map the ids of a mount/);
 });

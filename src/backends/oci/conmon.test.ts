@@ -2,11 +2,12 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, lstatSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { monitor, monitorArgv, reopenLog, resize, type MonitorPlan } from './conmon.js';
+import { present } from '../../../test/helpers/offenders.js';
 
 let folder: string;
 beforeEach(() => {
@@ -119,7 +120,7 @@ describe('the control FIFO', () => {
     writeFileSync(join(folder, 'logfile'), '');
     const log = join(folder, 'new.log');
     await expect(reopenLog(folder, log)).rejects.toMatchObject({ id: 'WrongContainerState' });
-    expect(existsSync(join(folder, 'logfile.tmp'))).toBe(false);
+    expect(present(join(folder, 'logfile.tmp'))).toEqual([]);
     rmSync(fifo());
     await expect(reopenLog(folder, log)).rejects.toMatchObject({ id: 'WrongContainerState' });
     writeFileSync(fifo(), 'no FIFO');

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -6,13 +6,13 @@ import { join } from 'node:path';
 import { Archives } from './archives.js';
 
 let folder: string;
-beforeAll(() => {
+beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'crisp-archives-'));
   mkdirSync(join(folder, 'view/etc'), { recursive: true });
   writeFileSync(join(folder, 'view/etc/hosts'), '');
   writeFileSync(join(folder, 'view/app'), 'app');
 });
-afterAll(() => rmSync(folder, { recursive: true }));
+afterEach(() => rmSync(folder, { recursive: true }));
 const namesIn = (archive: string): string[] =>
   execFileSync('tar', ['--list', '--file', archive], { encoding: 'utf8' }).trim().split('\n').filter(Boolean);
 
@@ -25,7 +25,7 @@ test('an empty archive, from which tar extracts nothing', async () => {
 
 test('one for each image, with the mount points that every CT has', async () => {
   const archives = new Archives(join(folder, 'archives'));
-  mkdirSync(join(folder, 'archives/abc.tar.making-4194305')); // left by a crash: the pid is above the maximum of pid_max
+  mkdirSync(join(folder, 'archives/abc.tar.making-4194305'), { recursive: true }); // left by a crash: the pid is above the maximum of pid_max
   mkdirSync(join(folder, `archives/abc.tar.making-${process.ppid}`)); // in use by another process
   const [first, second] = await Promise.all([
     archives.of('sha256:abc', join(folder, 'view')),
@@ -35,11 +35,8 @@ test('one for each image, with the mount points that every CT has', async () => 
   const names = namesIn(first).map((name) => name.replace(/^\.\//, '').replace(/\/$/, ''));
   for (const name of ['app', 'etc/hosts', 'etc/hostname', 'etc/resolv.conf', 'proc', 'sys', 'dev'])
     expect(names.filter((one) => one === name)).toHaveLength(1);
-  expect(readdirSync(join(folder, 'archives')).sort()).toEqual([
-    'abc.tar',
-    `abc.tar.making-${process.ppid}`,
-    'empty.tar.gz',
-  ]);
+  expect(readdirSync(join(folder, 'archives')).sort()).toEqual(['abc.tar', `abc.tar.making-${process.ppid}`]);
+  await archives.empty();
   await archives.forget('sha256:abc');
   expect(readdirSync(join(folder, 'archives'))).toEqual(['empty.tar.gz']);
 });
