@@ -21,6 +21,7 @@ export interface Thing {
     | 'image volume'
     | 'image layer'
     | 'image blobs'
+    | 'image folder'
     | 'bundle'
     | 'pod folder'
     | 'name'

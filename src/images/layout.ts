@@ -10,7 +10,7 @@ import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
-import { fileVersion, isAbsent, readText } from '../host/files.js';
+import { fileVersion, isAbsent, namesIn, readText } from '../host/files.js';
 import { log } from '../log.js';
 import { imageConfigSchema, type ImageConfig } from '../shapes/image-config.js';
 
@@ -32,6 +32,8 @@ const imageSchema = z.object({
   'mapped-layers': z.array(z.string()).nullish(),
   /** Includes "manifest-DIGEST" for each index and manifest by which it was pulled. */
   'big-data-names': z.array(z.string()).nullish(),
+  /** Their digests; that of a manifest of schema 1 is not of its bytes. */
+  'big-data-digests': z.record(z.string(), z.string()).nullish(),
 });
 export type StoredImage = Readonly<z.infer<typeof imageSchema>>;
 
@@ -61,6 +63,7 @@ interface Layers {
 const maxListBytes = 256 << 20;
 /** skopeo does not accept a larger config either. */
 const maxConfigBytes = 4 << 20;
+const hourMs = 3_600_000;
 /** overlay supports 500 (OVL_MAX_STACK of the kernel); a longer chain may be circular. */
 export const maxLayers = 500;
 
@@ -76,7 +79,8 @@ export class StorageLayout {
     this.overlay = join(root, 'overlay');
   }
 
-  private get imagesFile(): string {
+  /** The list of images. */
+  get imagesFile(): string {
     return join(this.root, 'overlay-images', 'images.json');
   }
   private get layersFile(): string {
@@ -187,6 +191,21 @@ export class StorageLayout {
   }
 
   /**
+   * The folders of layers that are not in the list, and that were not changed for an hour: another program
+   * may be making the others.
+   */
+  async strayFolders(): Promise<string[]> {
+    const names = await namesIn(this.overlay); // before the list: a new layer is then in it
+    const byId = await this.readLayers();
+    return names
+      .filter((name) => /^[0-9a-f]{64}$/.test(name) && !byId.has(name))
+      .map((name) => join(this.overlay, name))
+      .filter(
+        (path) => (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < Date.now() - hourMs,
+      );
+  }
+
+  /**
    * The config of an image: "config" of the OCI image configuration.
    * @throws ImageCorrupt if it does not exist (the image is being written) or is invalid: its
    * content comes from a registry, and skopeo accepts even `null`
@@ -194,13 +213,10 @@ export class StorageLayout {
   async configOf(image: StoredImage): Promise<ImageConfig> {
     const known = this.configs.get(image.id);
     if (known) return known;
-    const name = `=${Buffer.from(`sha256:${image.id}`).toString('base64')}`;
     const corrupt = (why: string): CrispError =>
       new CrispError('ImageCorrupt', `the configuration of image ${image.id} ${why}`);
     try {
-      const text = await readText(join(this.root, 'overlay-images', image.id, name), {
-        maxBytes: maxConfigBytes,
-      });
+      const text = await readText(this.dataFile(image, `sha256:${image.id}`), { maxBytes: maxConfigBytes });
       const { config } = wholeConfigSchema.parse(JSON.parse(text));
       this.configs.set(image.id, config ?? {});
       return config ?? {};
@@ -210,6 +226,12 @@ export class StorageLayout {
       if (error instanceof z.ZodError) throw corrupt(`is not valid: ${reasonOf(error)}`);
       throw error;
     }
+  }
+
+  /** The file of a manifest, config or signature of an image (big-data-names). */
+  dataFile(image: StoredImage, name: string): string {
+    const file = /^[.0-9a-z]*$/.test(name) ? name : `=${Buffer.from(name).toString('base64')}`;
+    return join(this.root, 'overlay-images', image.id, file);
   }
 
   /** The folder of a layer's files. */

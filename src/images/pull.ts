@@ -22,20 +22,22 @@ import { log } from '../log.js';
 import { step } from '../steps.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
 import { watchDownload, type PullProgress } from './download.js';
-import type { StorageLayout } from './layout.js';
+import { differenceOf } from './layer-content.js';
+import { overlayMounts, usersOf } from './lost-layers.js';
 import { innerIndex, nestedIndex } from './nested-index.js';
 import { Skopeo, type Source } from './skopeo.js';
 import { isPassing, lostLayer } from './skopeo-errors.js';
 import { Staged } from './staged.js';
+import { storageCommand, storageName, type StorePlace } from './storage-command.js';
+import { SyncedLayers } from './synced-layers.js';
 
-export interface PullsOptions {
-  readonly layout: StorageLayout;
-  /** The runtime folder of the store. */
-  readonly runRoot: string;
+export interface PullsOptions extends StorePlace {
   /** Folder for downloads and credentials during a pull; FOLDER.lock is beside it. */
   readonly folder: string;
   /** Folder of the blobs that are kept for the next attempt, see staged.ts. */
   readonly staged: string;
+  /** The note of the layers that are on the disk, see synced-layers.ts. */
+  readonly synced: string;
   readonly config: Config['images'];
 }
 
@@ -55,9 +57,9 @@ interface Copy {
   readonly signal?: AbortSignal;
 }
 
-/** A layer without an image, or blobs that are not in the store yet. */
+/** A layer without an image, blobs that are not in the store yet, or a folder without a layer. */
 export interface Leftover {
-  readonly kind: 'layer' | 'blobs';
+  readonly kind: 'layer' | 'blobs' | 'folder';
   readonly name: string;
   /** @throws StorageFailed if an image is being pulled */
   readonly remove: () => Promise<void>;
@@ -77,8 +79,6 @@ const maxLost = 3;
 const keepMs = 30 * 60_000;
 /** The kubelet removes images when less than 15 % of the disk are free (imageGCHighThresholdPercent). */
 const leastFree = 0.2;
-/** Otherwise the driver would leave a bind mount of its folder on itself. */
-const storageOption = 'overlay.skip_mount_home=true';
 
 /**
  * Pulls images into the store. Concurrent pulls of one reference with the same credentials share a download.
@@ -90,12 +90,14 @@ export class Pulls {
   /** Layers that the next attempt cannot use, to be swept at once. */
   private readonly doomed = new Set<string>();
   private readonly staged: Staged;
+  private readonly synced: SyncedLayers;
   /** The store's name in containers-storage syntax, for skopeo. */
   readonly storage: string;
 
   constructor(private readonly options: PullsOptions) {
     this.staged = new Staged(options.staged, options.layout);
-    this.storage = `[overlay@${options.layout.root}+${options.runRoot}:${storageOption}]`;
+    this.synced = new SyncedLayers(options.synced, options.layout);
+    this.storage = storageName(options);
   }
 
   /** The images that are being pulled, and how many callers wait for each. */
@@ -120,6 +122,34 @@ export class Pulls {
     if (!(await this.hasRoom())) await this.doom();
     await this.sweep();
     this.sweepLater();
+  }
+
+  /**
+   * The layers that a power loss has damaged: they were being pulled before the last reboot. Those that no
+   * image uses are removed unseen. noteLayers() is to be called when the others are removed.
+   * @returns their ids; undefined: none can be damaged
+   */
+  async damagedByPowerLoss(): Promise<ReadonlySet<string> | undefined> {
+    const doubtful = await this.synced.doubtful();
+    if (!doubtful) return undefined;
+    const unused = new Set(await this.options.layout.unusedLayers());
+    const damaged = new Set<string>();
+    for (const layer of doubtful) {
+      if (unused.has(layer.id)) this.doomed.add(layer.id);
+      else {
+        const reason = await differenceOf(this.options, layer);
+        if (reason === undefined) continue;
+        damaged.add(layer.id);
+        log.error({ layer: layer.id, reason }, 'layer damaged by a power loss');
+      }
+    }
+    if (this.doomed.size > 0) await this.sweep();
+    return damaged;
+  }
+
+  /** Flushes the store, and notes that its layers are on the disk. */
+  async noteLayers(): Promise<void> {
+    await this.synced.flush(this.doomed);
   }
 
   /** Pulls `name` or joins the pull of it; it is stopped when no caller waits for it any more. */
@@ -199,6 +229,7 @@ export class Pulls {
     const before = await this.options.layout.unusedLayers();
     try {
       await this.copyWithRetries(copy);
+      await step('pull image: flush', () => this.noteLayers());
     } catch (error) {
       this.failed = true;
       if (!(await this.hasRoom())) await this.doom();
@@ -332,21 +363,8 @@ export class Pulls {
     return `containers-storage:${this.storage}${name}`;
   }
 
-  /** containers-storage(1) for crisp's store. */
-  private storageCommand(...words: readonly string[]): [string, ...string[]] {
-    const { layout, runRoot } = this.options;
-    return [
-      'containers-storage',
-      ...['--graph', layout.root],
-      ...['--run', runRoot],
-      ...['--storage-driver', 'overlay'],
-      ...['--storage-opt', storageOption],
-      ...words,
-    ];
-  }
-
   private async addName(name: string, more: string): Promise<void> {
-    await run(this.storageCommand('add-names', '--name', more, name), {
+    await run(storageCommand(this.options, 'add-names', '--name', more, name), {
       timeoutMs: sweepTimeoutMs,
       stage,
       errorId: 'StorageFailed',
@@ -378,7 +396,9 @@ export class Pulls {
     });
     if (unused.length === 0) return;
     // It may fail for a layer that is already gone: opening the store removes incomplete layers.
-    await step('pull image: sweep', () => this.alone(this.storageCommand('delete-layer', ...unused)));
+    await step('pull image: sweep', () =>
+      this.alone(storageCommand(this.options, 'delete-layer', ...unused)),
+    );
     const left = (await layout.unusedLayers()).filter((id) => unused.includes(id));
     this.failed = left.length > 0;
     for (const id of this.doomed) if (!left.includes(id)) this.doomed.delete(id);
@@ -401,9 +421,26 @@ export class Pulls {
       ...(await this.options.layout.unusedLayers()).map((id): Leftover => ({
         kind: 'layer',
         name: id,
-        remove: () => remove(this.storageCommand('delete-layer', id)),
+        remove: () => remove(storageCommand(this.options, 'delete-layer', id)),
+      })),
+      ...(await this.strayFolders()).map((path): Leftover => ({
+        kind: 'folder',
+        name: path,
+        remove: () => remove(['rm', '-rf', '--one-file-system', path]),
       })),
     ];
+  }
+
+  /** The short name of such a folder remains; containers-storage replaces it. */
+  private async strayFolders(): Promise<string[]> {
+    const mounted = await overlayMounts();
+    const links = await Promise.all(
+      (await this.options.layout.strayFolders()).map(async (path) => {
+        const name = (await readFileIfThere(join(path, 'link')).catch(() => undefined))?.trim();
+        return { path, link: name && join('l', name) };
+      }),
+    );
+    return links.flatMap(({ path, link }) => (usersOf(link, mounted).length === 0 ? [path] : []));
   }
 
   /**

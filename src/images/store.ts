@@ -9,6 +9,7 @@ import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
 import { run } from '../host/run.js';
+import { log } from '../log.js';
 import { setAside } from '../set-aside.js';
 import { step } from '../steps.js';
 import type { Image } from '../shapes/image.js';
@@ -18,7 +19,7 @@ import type { PullProgress } from './download.js';
 import { StorageLayout, type StoredImage } from './layout.js';
 import { removeDetached, removeLost } from './lost-layers.js';
 import { Preload } from './preload.js';
-import { Pulls, type Leftover } from './pull.js';
+import { Pulls, type Leftover, type PullsOptions } from './pull.js';
 import { RemovalMarks } from './removal-marks.js';
 import { looksLikeId, parseReference, pinPattern } from './references.js';
 import { templateOf, Templates } from './templates.js';
@@ -48,6 +49,21 @@ export function imagesOptionsOf(config: Config): ImagesOptions {
   return { root: config.root, state: config.state, config: config.images, pvesm: config.lxc.tools.pvesm };
 }
 
+/** The pulls into the store of these options. */
+export function pullsOptionsOf(
+  { root, state, config }: ImagesOptions,
+  layout = new StorageLayout(join(root, 'storage')),
+): PullsOptions {
+  return {
+    layout,
+    runRoot: join(state, 'storage'),
+    folder: join(root, 'pulls'),
+    staged: join(root, 'staged'),
+    synced: join(root, 'synced-layers.json'),
+    config,
+  };
+}
+
 const deleteTimeoutMs = 120_000;
 
 /** The images of a node: those of the store and the templates of Proxmox VE. */
@@ -64,17 +80,12 @@ export class Images {
   private readonly templates: Templates;
   private listed: { readonly key: string; readonly images: readonly Listed[] } | undefined;
   private repairing: Promise<void> | undefined;
+  private settling: Promise<void> | undefined;
 
   /** @throws InvalidConfigFile */
   constructor(private readonly options: ImagesOptions) {
     this.layout = new StorageLayout(join(options.root, 'storage'));
-    this.pulls = new Pulls({
-      layout: this.layout,
-      runRoot: join(options.state, 'storage'),
-      folder: join(options.root, 'pulls'),
-      staged: join(options.root, 'staged'),
-      config: options.config,
-    });
+    this.pulls = new Pulls(pullsOptionsOf(options, this.layout));
     this.usageOfStore = new Usage(this.layout);
     this.marks = new RemovalMarks(join(options.state, 'image-removals'));
     this.pinned = options.config.pinned.map(pinPattern);
@@ -86,6 +97,7 @@ export class Images {
   async open(): Promise<void> {
     makeFolder(this.layout.root);
     await this.pulls.clean();
+    await this.settle();
     await removeDetached(this.options.root);
     await this.list(); // logs the images that cannot be used
     if (this.options.config.preload_dir) await this.preload.read(this.options.config.preload_dir);
@@ -231,11 +243,31 @@ export class Images {
 
   /** skopeo would not fetch a layer again that is still in its list. */
   private async repair(): Promise<void> {
+    await this.settle();
     if ((await this.unusable()).length === 0) return;
     this.repairing ??= removeLost(this.layout, this.options.root, this.pulls.storage).finally(() => {
       this.repairing = undefined;
     });
     await this.repairing;
+  }
+
+  /**
+   * Once in each process: after a reboot, removes the images with a layer that a power loss has damaged. A
+   * failure is only logged: the images that are not damaged can be used.
+   */
+  private settle(): Promise<void> {
+    this.settling ??= this.removeDamagedByPowerLoss().catch((error: unknown) => {
+      log.error({ err: error }, 'layers that were being pulled before the reboot not checked');
+    });
+    return this.settling;
+  }
+
+  private async removeDamagedByPowerLoss(): Promise<void> {
+    makeFolder(this.layout.root);
+    const damaged = await this.pulls.damagedByPowerLoss();
+    if (!damaged) return;
+    if (damaged.size > 0) await removeLost(this.layout, this.options.root, this.pulls.storage, damaged);
+    await this.pulls.noteLayers();
   }
 
   /** The image of a copy. An image that cannot be used is removed. */
@@ -401,8 +433,8 @@ export class Images {
   }
 }
 
-/** The references by which an image was pulled, including tags that have moved to other images. */
-function repositoriesOf(image: StoredImage): string[] {
+/** The repositories from which an image was pulled, including those of tags that have moved to other images. */
+export function repositoriesOf(image: StoredImage): string[] {
   return [
     ...new Set(
       [...(image.names ?? []), ...(image['names-history'] ?? [])].map(

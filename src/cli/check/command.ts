@@ -1,9 +1,11 @@
-// `crisp check`: the whole preflight.
+// `crisp check`: the whole preflight, or with --images the content of the images.
 import { loadConfig } from '../../config/config.js';
 import { printJson } from '../output.js';
+import { UsageError } from '../parse.js';
 import { cgroupChecks } from './cgroups.js';
 import { runChecks, thisHost, type Checked, type Level } from './check.js';
 import { handlerChecks } from './handlers.js';
+import { imageChecks } from './images.js';
 import { kernelChecks } from './kernel.js';
 import { networkChecks } from './network.js';
 import { proxmoxChecks } from './proxmox.js';
@@ -14,24 +16,26 @@ export interface CheckFlags {
   readonly config: string | undefined;
   readonly json: boolean;
   readonly quiet: boolean;
+  readonly images: boolean;
+  readonly repair: boolean;
 }
 
-/** @returns 1 if there are failures; warnings do not change the exit code */
+/** @throws UsageError @returns 1 if there are failures; warnings do not change the exit code */
 export async function checkCommand(flags: CheckFlags): Promise<number> {
+  if (flags.repair && !flags.images) throw new UsageError('--repair needs --images');
   const config = loadConfig(flags.config);
-  const checked = await runChecks(
-    [
-      ...kernelChecks,
-      ...cgroupChecks,
-      ...toolChecks,
-      ...handlerChecks,
-      ...networkChecks,
-      ...storageChecks,
-      ...proxmoxChecks(thisHost, config),
-    ],
-    thisHost,
-    config,
-  );
+  const checks = flags.images
+    ? imageChecks(flags.repair)
+    : [
+        ...kernelChecks,
+        ...cgroupChecks,
+        ...toolChecks,
+        ...handlerChecks,
+        ...networkChecks,
+        ...storageChecks,
+        ...proxmoxChecks(thisHost, config),
+      ];
+  const checked = await runChecks(checks, thisHost, config);
   const count = (level: Level): number =>
     checked.flatMap(({ findings }) => findings).filter((finding) => finding.level === level).length;
   const sums = { failures: count('failure'), warnings: count('warning') };
