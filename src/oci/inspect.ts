@@ -7,6 +7,7 @@ import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
 import { openFolder } from '../host/beneath.js';
+import { hasServer, untilAnswered } from '../host/file-server.js';
 import { isAbsent, readFileIfThere, readText, realPathOf } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
 import { readCdi, type CdiFacts } from './cdi.js';
@@ -60,7 +61,7 @@ export interface AbsentSources {
   readonly made: string[];
 }
 
-/** @throws InvalidArgument, PathEscapes, MountSourceMissing, ImageVolumeMountFailed */
+/** @throws InvalidArgument, PathEscapes, MountSourceMissing, ImageVolumeMountFailed, ToolTimeout */
 export async function inspectRootfs({
   rootfs,
   config,
@@ -104,6 +105,13 @@ export async function inspectRootfs({
     seccompProfile: await localSeccompProfile(seccompFile(security)),
     apparmorProfiles: await loadedAppArmorProfiles(),
   };
+  if (table.some(hasServer))
+    await Promise.all(
+      config.mounts.map(async ({ host_path: path }, index) => {
+        const field = `mounts[${index}].host_path`;
+        if (!imageMounts.has(index)) await untilAnswered(checkedPath(path, field), field);
+      }),
+    );
   // Last, since it may make folders on the host: not for a request that is refused for another reason.
   const mounts: MountFacts[] = [];
   for (const [index, mount] of config.mounts.entries()) {

@@ -29,7 +29,11 @@ sub give_up { syswrite($starter, "$_[0]\n"); exit 1 }
 $SIG{PIPE} = 'IGNORE';
 umask 0077;
 
-# 1. The FIFOs of the CT's streams. Owned by its process, which may open them again through /dev/stdout. Without O_NONBLOCK an open would wait for the CT.
+# 1. The permit for the only start of this CT (ct-start.pl), before the FIFOs: FIFOs without a permit mean that the CT was started.
+open(my $permit, '>', 'permit') or give_up("permit: $!");
+close $permit;
+
+# 2. The FIFOs of the CT's streams. Owned by its process, which may open them again through /dev/stdout. Without O_NONBLOCK an open would wait for the CT.
 my (%fifo, $stdin);
 for my $name (qw(stdout stderr), $stdin_mode eq 'none' || $wants_terminal ? () : 'stdin') {
     unlink $name;
@@ -52,7 +56,7 @@ if ($wants_terminal) {
     $stdin = $terminal if $stdin_mode ne 'none';
 }
 
-# 2. The connection that reports its end; before the CT starts, since nothing is reported twice.
+# 3. The connection that reports its end; before the CT starts, since nothing is reported twice.
 my $monitor;
 sub listen_to_monitor {
     socket(my $socket, AF_UNIX, SOCK_STREAM, 0) or return 0;
@@ -62,7 +66,7 @@ sub listen_to_monitor {
 }
 listen_to_monitor() or give_up("lxc-monitord does not answer on \@$monitor_name: $!");
 
-# 3. The socket for crisp. SIGHUP means that the bundle was lost and is a new, empty folder: its content is then restored for the running CT.
+# 4. The socket for crisp. SIGHUP means that the bundle was lost and is a new, empty folder: its content is then restored for the running CT.
 my $bundle = readlink('/proc/self/cwd');
 my (%kept, $door, $door_is, $lost);
 for my $name ('config.json', 'lxc.conf') {
@@ -107,9 +111,6 @@ use constant { FULL => 65536, PATIENCE => 10 };
 
 my (%clients, %closed, $exited, $code, $alone_since);    # clients: fd -> { socket, line, attached, unsent, took_at, full_since, deaf, ended }
 my ($to_stdin, $heard, $stdin_closes) = ('', '', 0);
-# The permit for the only start of this CT (ct-start.pl).
-open(my $permit, '>', 'permit') or give_up("permit: $!");
-close $permit;
 syswrite($starter, "ready\n");
 close $starter;
 

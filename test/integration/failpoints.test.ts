@@ -24,6 +24,9 @@ const elsewhere = new Map([
   ['create standalone container', 'a command, not the daemon'],
   ['make guest', 'a command, not the daemon'],
   ['create CT', 'a CT, not a container of an OCI runtime'],
+  ['start CT', 'a CT, not a container of an OCI runtime'],
+  ['update CT', 'a CT, not a container of an OCI runtime'],
+  ['remove CT', 'a CT, not a container of an OCI runtime'],
   ['write checkpoint', 'needs CRIU, which most hosts lack'],
   ['pull image: sweep', 'needs a registry that breaks in a layer: images-failures.test.ts'],
 ]);

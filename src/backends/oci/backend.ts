@@ -254,6 +254,9 @@ export class OciBackend implements Backend {
       throw this.runtime.explain('delete', result.stderr);
     if (wasAlive) await this.exitFile(container); // otherwise conmon would write it after the clean-up
     this.forgetWatch(container.id);
+    // A monitor that hangs, or was stopped by another program: later it would write the exit of nothing.
+    if (state?.monitor && !(await this.exits.read(container.id, container.folder)))
+      await signalProcess(state.monitor, SIGKILL);
     await remove(this.exits.path(container.id));
     await remove(this.runtime.stateFolder(container.id)); // left by a runtime that was killed in create
     this.made.delete(container.id);

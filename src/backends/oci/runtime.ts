@@ -69,7 +69,7 @@ export class Runtime {
       });
     } catch (error) {
       throw error instanceof CommandError && error.id === 'RuntimeFailed'
-        ? this.explain(verb, error.stderr, error)
+        ? this.explain(verb, error.stderr || error.message, error)
         : error;
     }
   }

@@ -170,6 +170,38 @@ test('the leftovers of a destroyed CT are removed, unless another guest of the c
   }
 });
 
+test.each([
+  ['a watcher waits, and the CT has not taken its permit', ['stdout', 'permit'], 'created'],
+  ['the CT has taken its permit', ['stdout'], 'stopped'],
+  ['there was no watcher yet', [], 'created'],
+])('a CT that does not run was started by its permit: %s', async (_, files, status) => {
+  seed(900_007);
+  const bundle = join(folder, `bundle-${files.join('-')}`);
+  mkdirSync(bundle);
+  for (const name of files) writeFileSync(join(bundle, name), '');
+  expect(await backend.survey({ ...ref(900_007), folder: bundle })).toMatchObject({ status });
+  rmSync(join(folder, 'pve/lxc/900007.conf'));
+});
+
+test('a note whose pct has ended goes, with the rest of its CT if that is gone', async () => {
+  const note = (vmid: number): string => join(folder, `root/intents/${vmid}.json`);
+  const remains = (vmid: number): string => join(folder, 'lxc', String(vmid));
+  mkdirSync(join(folder, 'root/intents'), { recursive: true });
+  for (const [vmid, isGone] of [
+    [900_008, true],
+    [900_009, false],
+  ] as const) {
+    const owner = `${hostname()} ${join(folder, 'state')}`;
+    writeFileSync(note(vmid), JSON.stringify({ verb: 'destroy', vmid, containerId: mine, owner }));
+    mkdirSync(remains(vmid), { recursive: true });
+    writeFileSync(join(remains(vmid), 'config'), '');
+    if (!isGone) seed(vmid, { container: other }); // its id was used again
+    await backend.delete({ ...ref(vmid), state: undefined }); // its creation was cut off
+    expect([existsSync(note(vmid)), existsSync(remains(vmid))]).toEqual([false, !isGone]);
+  }
+  rmSync(join(folder, 'pve/lxc/900009.conf'));
+});
+
 test('a VMID that another program takes first costs a retry, and the CT made under the next one is ours', async () => {
   const tool = join(folder, 'tool');
   writeFileSync(

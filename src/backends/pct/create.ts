@@ -3,6 +3,7 @@
 import { writeFile } from 'node:fs/promises';
 import { makeFolder } from '../../host/files.js';
 import { withUndo } from '../../host/undo.js';
+import { step } from '../../steps.js';
 import type { ContainerPlan } from '../backend.js';
 import { tryLog } from '../log-file.js';
 import { releaseBinds, shiftedBinds } from './binds.js';
@@ -71,21 +72,25 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
     ctx.made.set(id, { id, folder, logPath, state });
     // 3. The files for its start.
     const { environmentReachesHooks } = ctx.found;
-    await writeFile(
-      includeFile(plan.folder),
-      includeText(plan, spec, vmid, {
-        cgroup: ctx.node.cgroup,
-        environmentReachesHooks,
-        passed: devices.map(({ path }) => path),
-      }),
-      { mode: 0o600 },
+    await step('create CT: files', () =>
+      writeFile(
+        includeFile(plan.folder),
+        includeText(plan, spec, vmid, {
+          cgroup: ctx.node.cgroup,
+          environmentReachesHooks,
+          passed: devices.map(({ path }) => path),
+        }),
+        { mode: 0o600 },
+      ),
     );
     const variables = environmentText(plan.spec.process.env);
     if (variables !== undefined) await writeFile(environmentFile(plan.folder), variables, { mode: 0o600 });
-    await Promise.all([
-      include(ctx, vmid, plan),
-      ctx.units.write(vmid, dropIn(plan.spec.process, plan.folder, environmentKey(ctx.found))),
-    ]);
+    await step('create CT: configuration', () =>
+      Promise.all([
+        include(ctx, vmid, plan),
+        ctx.units.write(vmid, dropIn(plan.spec.process, plan.folder, environmentKey(ctx.found))),
+      ]),
+    );
     return state;
   });
 }
@@ -114,14 +119,14 @@ async function takeVmid(
     });
   return untilNotTaken(() =>
     ctx.vmids.propose(async (vmid) => {
-      await ctx.intents.note('create', vmid, plan.id);
+      await step('create CT: note', () => ctx.intents.note('create', vmid, plan.id));
       try {
-        await ctx.pct.call('create', vmid, argsFor(vmid), plan.folder);
+        await step('create CT: pct', () => ctx.pct.call('create', vmid, argsFor(vmid), plan.folder));
       } catch (error) {
         if (meaningOf(error) === 'taken') await ctx.intents.forget(vmid); // the id belongs to another guest
         throw error;
       }
-      await ctx.intents.forget(vmid); // from here on it has crisp's mark
+      await step('create CT: end of note', () => ctx.intents.forget(vmid)); // from here on it has crisp's mark
       return vmid;
     }),
   );

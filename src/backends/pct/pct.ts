@@ -32,7 +32,7 @@ export class Pct {
       });
     } catch (error) {
       if (!(error instanceof CommandError) || error.id !== 'RuntimeFailed') throw error;
-      throw explain(verb, vmid, error.stdout, error.stderr, error);
+      throw explain(verb, vmid, error.stdout, error.stderr || (error.stdout ? '' : error.message), error);
     }
   }
 

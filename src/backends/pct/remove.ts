@@ -7,10 +7,12 @@ import { waitUntilIdle, signalProcess } from '../../host/proc.js';
 import { run } from '../../host/run.js';
 import { waitUntil } from '../../host/wait.js';
 import { log } from '../../log.js';
+import { step } from '../../steps.js';
 import type { ContainerRef, Remnant } from '../backend.js';
 import { releaseBinds } from './binds.js';
 import { includeFile } from './bundle.js';
 import { cgroupOf, monitorCgroupOf } from './cgroups.js';
+import { guestsOf } from './cluster.js';
 import type { PctContext } from './context.js';
 import { find, formerVmid } from './find.js';
 import { isPctAtWork } from './intents.js';
@@ -28,26 +30,28 @@ const atWorkPauseMs = 100;
 export async function removeContainer(ctx: PctContext, container: ContainerRef): Promise<void> {
   ctx.watched.get(container.id)?.(); // it ends its watcher itself
   ctx.watched.delete(container.id);
-  if (!stateOf(container)) await waitUntilCreateEnds(ctx, container);
-  await endRemnantsOf(ctx, container.id);
+  if (!stateOf(container)) await step('remove CT: creation', () => waitUntilCreateEnds(ctx, container));
+  await step('remove CT: remnants', () => endRemnantsOf(ctx, container.id));
   const found = await find(ctx, container);
   const vmid = found?.vmid ?? (await formerVmid(ctx, container));
   if (found) {
     // A killed `pct create` leaves its lock; the CT belongs to crisp, and no other task is making it.
     if (found.config.values['lock'] === 'create') await callUnless(ctx, 'not locked', 'unlock', found.vmid);
     await keepReadable(container);
-    await killCgroup(cgroupOf(found.vmid)); // in a shared pid namespace processes remain after the end of init
+    await step('remove CT: processes', () => killCgroup(cgroupOf(found.vmid))); // in a shared pid namespace processes remain after the end of init
     await removeAppArmor(join(ctx.options.lxc.lxc_folder, String(found.vmid), 'apparmor')).catch(
       (error: unknown) =>
         log.warn({ err: error, vmid: found.vmid }, 'a CT is gone, but not its AppArmor profile'),
     );
-    await ctx.intents.note('destroy', found.vmid, container.id);
-    await callUnless(ctx, 'missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']);
+    await step('remove CT: note', () => ctx.intents.note('destroy', found.vmid, container.id));
+    await step('remove CT: pct', () =>
+      callUnless(ctx, 'missing', 'destroy', found.vmid, ['--force', '1', '--purge', '1']),
+    );
   }
-  if (vmid !== undefined) await clearAway(ctx, vmid);
-  await send(container, 'quit');
-  await releaseBinds(container.folder);
-  await remove(ctx.exits.path(container.id));
+  if (vmid !== undefined) await step('remove CT: rest', () => clearAway(ctx, vmid));
+  await step('remove CT: watcher', () => send(container, 'quit'));
+  await step('remove CT: volumes', () => releaseBinds(container.folder));
+  await step('remove CT: exit', () => remove(ctx.exits.path(container.id)));
   ctx.made.delete(container.id);
   ctx.processes.delete(container.id);
 }
@@ -71,7 +75,7 @@ export async function remnants(ctx: PctContext): Promise<readonly Remnant[]> {
     if (await isPctAtWork(vmid)) continue;
     if (await ctx.guard.isRemnant(vmid))
       found.push({ name: `CT ${vmid} of ${containerId}`, end: () => endRemnant(ctx, vmid) });
-    else if (Date.now() - notedAtMs > ctx.pctTimeoutMs) await ctx.intents.forget(vmid); // done, except for the last step
+    else if (Date.now() - notedAtMs > ctx.pctTimeoutMs) await endNote(ctx, vmid);
   }
   return found;
 }
@@ -80,9 +84,16 @@ export async function remnants(ctx: PctContext): Promise<readonly Remnant[]> {
 async function endRemnantsOf(ctx: PctContext, containerId: string): Promise<void> {
   for (const { vmid } of (await ctx.intents.all()).filter((intent) => intent.containerId === containerId)) {
     const hasEnded = async (): Promise<boolean> => !(await isPctAtWork(vmid));
-    await waitUntil(hasEnded, { everyMs: atWorkPauseMs, withinMs: ctx.pctTimeoutMs });
+    if (!(await waitUntil(hasEnded, { everyMs: atWorkPauseMs, withinMs: ctx.pctTimeoutMs }))) continue;
     await endRemnant(ctx, vmid);
+    await endNote(ctx, vmid);
   }
+}
+
+/** The pct of a note has ended; of a CT that is gone, crisp may not have removed the rest yet. */
+async function endNote(ctx: PctContext, vmid: number): Promise<void> {
+  if ((await guestsOf(ctx.options.lxc.pve_folder)).has(vmid)) await ctx.intents.forget(vmid);
+  else await clearAway(ctx, vmid);
 }
 
 /**

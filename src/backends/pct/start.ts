@@ -5,6 +5,7 @@ import { CrispError } from '../../errors.js';
 import { exists, readFileIfThere } from '../../host/files.js';
 import { readTail } from '../../host/beneath.js';
 import { withWorkingFolder } from '../../oci/working-folder.js';
+import { step } from '../../steps.js';
 import type { ContainerRef } from '../backend.js';
 import { linkLog } from '../log-file.js';
 import { lxcLog } from './bundle.js';
@@ -14,7 +15,7 @@ import type { GuestConfig } from './guest-config.js';
 import { meaningOf } from './pct.js';
 import { specOf, stateOf, type PctState } from './state.js';
 import { holdWatcher, remember } from './watch.js';
-import { fifo, startWatcher, send, type WatcherPlan } from './watcher.js';
+import { fifo, permit, startWatcher, send, type WatcherPlan } from './watcher.js';
 
 /**
  * Implements Backend.start: starts the watcher, then the CT.
@@ -28,9 +29,11 @@ export async function start(ctx: PctContext, container: ContainerRef): Promise<{
   const spec = await specOf(container);
   await withWorkingFolder(spec, spec.root.path); // again: another container may have changed a volume
   await send(container, 'quit'); // a watcher that waits for an interrupted start
-  await withLog(container, () => startWatcher(watcherPlan(ctx, container, state)));
+  await step('start CT: watcher', () =>
+    withLog(container, () => startWatcher(watcherPlan(ctx, container, state))),
+  );
   try {
-    await ctx.pct.call('start', vmid);
+    await step('start CT: pct', () => ctx.pct.call('start', vmid));
   } catch (error) {
     const meaning = meaningOf(error);
     if (meaning !== 'exited at once' && meaning !== 'already running') {
@@ -40,10 +43,12 @@ export async function start(ctx: PctContext, container: ContainerRef): Promise<{
       throw await withLxcLog(error, vmid, container);
     }
   }
-  const pid = await initPid(ctx, vmid);
-  await remember(ctx, container.id, pid);
-  await holdWatcher(ctx, container);
-  return { pid: pid ?? 0 };
+  return step('start CT: pid', async () => {
+    const pid = await initPid(ctx, vmid);
+    await remember(ctx, container.id, pid);
+    await holdWatcher(ctx, container);
+    return { pid: pid ?? 0 };
+  });
 }
 
 function watcherPlan(
@@ -84,9 +89,11 @@ async function onlyOneOnBridge(ctx: PctContext, vmid: number, { values }: GuestC
   }
 }
 
-/** The watcher makes its FIFOs, and they are removed with the bundle. */
+/**
+ * The watcher makes its FIFOs, and the CT takes its permit: with both, crisp was killed before `pct start`.
+ */
 export async function wasStarted({ folder }: Pick<ContainerRef, 'folder'>): Promise<boolean> {
-  return exists(join(folder, fifo.stdout));
+  return (await exists(join(folder, fifo.stdout))) && !(await exists(join(folder, permit)));
 }
 
 /** Restores the state before the failed start. */

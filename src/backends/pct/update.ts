@@ -2,6 +2,7 @@
 import { appendFile } from 'node:fs/promises';
 import { unifiedSettings, writeResources } from '../../host/cgroup.js';
 import type { Resources } from '../../shapes/spec.js';
+import { step } from '../../steps.js';
 import type { ContainerRef } from '../backend.js';
 import { includeFile } from './bundle.js';
 import { cgroupOf } from './cgroups.js';
@@ -15,7 +16,7 @@ import { specOf } from './state.js';
 export async function update(ctx: PctContext, container: ContainerRef, resources: Resources): Promise<void> {
   const { vmid, config } = await mine(ctx, container);
   const args = updateArgs(resources, ctx.node);
-  if (args.length) await ctx.pct.call('set', vmid, args);
+  if (args.length) await step('update CT: pct', () => ctx.pct.call('set', vmid, args));
   const pinned = config.values[pinKey] === undefined ? pinLines(resources, ctx.node) : [];
   if (pinned.length) await appendLines(ctx, vmid, pinned);
   // pct also sets memory.high, near the limit; this restores the container's own value.

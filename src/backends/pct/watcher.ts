@@ -36,6 +36,8 @@ export interface WatcherPlan {
 export const fifo = { stdin: 'stdin', stdout: 'stdout', stderr: 'stderr' } as const;
 /** The link to the terminal of the CT, in the bundle. */
 export const consoleLink = 'console';
+/** Permits one start of the CT, which removes it (ct-start.pl). */
+export const permit = 'permit';
 
 /** The watcher never blocks, so this is enough even on a busy node. */
 const answerMs = 10_000;

@@ -290,7 +290,9 @@ function unknown(verb) {
   process.exitCode = 255;
 }
 
-function injected({ code = 255, stdout = '', stderr = '' }) {
+function injected({ code = 255, stdout = '', stderr = '', signal, hangs = false }) {
+  if (signal) process.kill(process.pid, signal);
+  if (hangs) setInterval(() => undefined, 1_000_000);
   process.stdout.write(stdout);
   process.stderr.write(stderr);
   process.exitCode = code;
