@@ -153,6 +153,7 @@ test('the addresses of a pod are those of its own interfaces, in the order of th
     ),
   ).toEqual(['fd00::5', '10.0.0.5']);
   expect(podAddresses({}, 'eth0')).toEqual([]);
+  expect(podAddresses({ ips: [{ address: '10.0.0.7/24' }] }, 'eth0')).toEqual(['10.0.0.7']); // of no interface
 });
 
 test('of several interfaces of a pod, the requested one has its addresses', () => {
@@ -196,6 +197,10 @@ describe('a conflist template', () => {
         },
       ],
     });
+  });
+
+  test.each(['10.1.0.1/32', 'fd00::1/128', '0.0.0.0/0'])('takes the whole width of a prefix: %s', (cidr) => {
+    expect(renderTemplate(template, cidr, 't')).toContain(`"subnet": "${cidr}"`);
   });
 
   test.each([
