@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { fakeTimeouts } from '../../test/helpers/services.js';
 import { readFileIfThere } from '../host/files.js';
 import { identify } from '../host/proc.js';
+import { setAside } from '../set-aside.js';
 import { configSchema } from '../config/config.js';
 import { Network, networkOptionsOf, type PodNetwork } from './cni.js';
 
@@ -539,6 +540,60 @@ test('host ports are supported if a plugin of the network has the capability', a
     await network.start();
     expect(network.mapsPorts).toBe(supported);
   }
+});
+
+test('a program is looked for, and asked for its versions, once for each configuration', async () => {
+  await plugin(
+    'first',
+    `VERSION) echo asked >> '${base}'/asked; echo '{"supportedVersions":["1.0.0","1.1.0"]}';;`,
+  );
+  await conflist([{ type: 'first' }], { cniVersion: '1.1.0' });
+  await network.start();
+  await network.start();
+  await network.attach(pod('p1'));
+  const asked = async (): Promise<number> =>
+    (await readFile(join(base, 'asked'), 'utf8')).split('\n').length - 1;
+  expect(await asked()).toBe(1);
+  // From an earlier folder it would be taken, if it were looked for again.
+  await mkdir(join(base, 'none'));
+  await writeFile(join(base, 'none', 'first'), `#!/bin/sh\nexit 1\n`, { mode: 0o755 });
+  await network.attach(pod('p2'));
+  await conflist([{ type: 'first', other: 1 }], { cniVersion: '1.1.0' });
+  await network.start();
+  expect(network.status()).toMatchObject({ ready: false, message: expect.stringContaining('exit code 1') });
+  expect(await asked()).toBe(1);
+});
+
+test('other files among the notes are no pods, and one that might be is set aside', async () => {
+  await network.start();
+  const folder = join(base, 'root', 'network');
+  for (const name of ['p1.json', 'readme', '..x.json', 'p2.json.tmp'])
+    await writeFile(join(folder, name), '{}');
+  expect(await network.noted()).toEqual(['p1']);
+  expect(
+    setAside
+      .all()
+      .filter(({ kind }) => kind === 'lease')
+      .map(({ name }) => name),
+  ).toEqual([join(folder, '..x.json')]);
+  setAside.replace('lease', []);
+});
+
+test.each([
+  ['{"code":7}', 'no message (code 7)'],
+  ['{"msg":"busy"}', 'busy (code unknown)'],
+  ['{"code":7,"msg":"busy","details":"by p2"}', 'busy (code 7): by p2'],
+  ['{}', 'exit code 1'],
+  ['null', 'exit code 1'],
+  ['"text"', 'exit code 1'],
+])('a plugin that fails with %s is told as: %s', async (answer, words) => {
+  await plugin('first', `ADD) echo '${answer}'; echo grumble >&2; exit 1;;`);
+  await conflist([{ type: 'first' }]);
+  await network.start();
+  await expect(network.attach(pod('p1'))).rejects.toMatchObject({
+    message: `CNI plugin first failed ADD: ${words}`,
+    stderr: words.startsWith('exit') ? `grumble\n\n${answer}\n` : 'grumble\n',
+  });
 });
 
 test('a configuration that comes, and one that goes, is followed without a call', async () => {
