@@ -7,7 +7,6 @@ import { PassThrough, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { fakeTimeouts } from '../../test/helpers/services.js';
 import { firstLine, run, runDetached, runStreaming, shown } from './run.js';
-import { signalName } from './spawn.js';
 
 afterEach(() => {
   jest.useRealTimers();
@@ -45,6 +44,14 @@ describe('the error of a program', () => {
     await expect(run(sh('kill -9 $$'), { ...failing, okExitCodes: 'any' })).rejects.toMatchObject({
       message: 'sh was ended by SIGKILL',
     });
+  });
+
+  test('names the signal, or its number', async () => {
+    for (const [number, name] of [
+      [12, 'SIGUSR2'],
+      [35, 'signal 35'],
+    ] as const)
+      await expect(run(sh(`kill -${number} $$`), { timeoutMs })).rejects.toMatchObject({ signal: name });
   });
 
   test('after its limit or an abort says so, whatever its exit code', async () => {
@@ -236,8 +243,4 @@ test('a command is shown as a shell reads it', async () => {
   expect(shown(argv)).toBe(`printf '%s|' plain-1.0/x 'two words' 'it'\\''s' '$HOME' '' a=b,c@d:e%f+g`);
   const { stdout } = await run(sh(shown(argv)), { timeoutMs });
   expect(stdout).toBe(`${argv.slice(2).join('|')}|`);
-});
-
-test('signals have their names, or their number', () => {
-  expect([signalName(9), signalName(15), signalName(34)]).toEqual(['SIGKILL', 'SIGTERM', 'signal 34']);
 });

@@ -414,7 +414,7 @@ describe('a monitor that is lost', () => {
 });
 
 describe('what is left of a container after its first process', () => {
-  const parent = `/crisp-test-${process.pid}`;
+  const top = `/crisp-test-${process.pid}-`; // without a parent of its own
   const surveyed = async (group: string, ownPidNamespace: boolean): Promise<boolean> => {
     const made = await backend.create(plan());
     writeFileSync(join(state, 'state.json'), JSON.stringify({ status: 'stopped', pid: 0 }));
@@ -436,12 +436,12 @@ describe('what is left of a container after its first process', () => {
   };
 
   test('is ended, if it has no pid namespace that ends with that', async () => {
-    expect(await surveyed(`${parent}/${id}`, false)).toBe(false);
-    expect(await surveyed(`${parent}/${id}`, true)).toBe(true);
+    expect(await surveyed(`${top}${id}`, false)).toBe(false);
+    expect(await surveyed(`${top}${id}`, true)).toBe(true);
   });
 
   test('is left alone in a group that may be of others as well', async () => {
-    expect(await surveyed(`${parent}/shared`, false)).toBe(true);
+    expect(await surveyed(`${top}shared`, false)).toBe(true);
   });
 });
 
