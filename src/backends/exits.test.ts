@@ -1,7 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdirSync, mkdtempSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { rename, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { until } from '../../test/helpers/wait.js';
 import { setAside } from '../set-aside.js';
 import { Exits } from './exits.js';
 
@@ -68,4 +70,41 @@ describe('an exit', () => {
     exits.close();
     expect(new Set(told)).toEqual(new Set(['id', 'last']));
   });
+
+  test('is told to every listener once, and to none after close', async () => {
+    const exits = new Exits(folder);
+    const [one, other]: string[][] = [[], []];
+    exits.watch((id) => one?.push(id));
+    exits.watch((id) => other?.push(id));
+    await Promise.all([exits.wait('id', folder, 20_000), writeExit('id')]);
+    await until(() => Boolean(one?.length && other?.length));
+    expect([new Set(one), new Set(other)]).toEqual([new Set(['id']), new Set(['id'])]);
+    expect(one?.length).toBe(other?.length);
+    exits.close();
+    const later = new Exits(folder);
+    const heard = new Promise<string>((resolve) => later.watch(resolve));
+    await writeExit('next');
+    expect(await heard).toBe('next');
+    expect(one).not.toContain('next');
+    later.close();
+  });
+
+  test('is waited for, but not for ever', async () => {
+    const exits = new Exits(folder);
+    expect(await exits.wait('id', folder, 0)).toBeUndefined();
+    const waited = exits.wait('id', join(folder, 'bundle'), 20_000);
+    await writeExit('id');
+    expect(await waited).toMatchObject({ exitCode: 7, oomKilled: false });
+  });
+
+  test('that cannot be read is an error, and no exit', async () => {
+    symlinkSync('id', join(folder, 'id')); // a loop
+    await expect(new Exits(folder).read('id', folder)).rejects.toThrow(/ELOOP/);
+  });
+
+  /** As a monitor does: whole at once. */
+  async function writeExit(id: string): Promise<void> {
+    await writeFile(join(folder, `.${id}`), '7');
+    await rename(join(folder, `.${id}`), join(folder, id));
+  }
 });

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { readDetails, readProcesses, readUsage } from './cgroup-stats.js';
+import { hugePageSizes, readDetails, readOomKills, readProcesses, readUsage } from './cgroup-stats.js';
 import type { CgroupLayout } from './cgroup.js';
 
 let root: string;
@@ -111,6 +111,83 @@ describe('on v2', () => {
     expect(readDetails('/pod/c', layout())?.memory.maxUsageBytes).toBeUndefined();
   });
 
+  const noMemory = {
+    usageBytes: 1_000_000,
+    workingSetBytes: 1_000_000,
+    rssBytes: 0,
+    cacheBytes: 0,
+    mappedFileBytes: 0,
+    limitBytes: undefined,
+    pageFaults: 0,
+    majorPageFaults: 0,
+  };
+
+  test('what a file does not name is 0', async () => {
+    await files({
+      ...recorded,
+      'pod/c/cpu.stat': '',
+      'pod/c/memory.stat': '',
+      'pod/c/memory.events': '',
+      'pod/c/memory.max': 'max\n',
+      'pod/c/io.stat': '8:0\n',
+      'pod/c/cpu.pressure': '',
+    });
+    const none = { totalUs: 0, avg10: 0, avg60: 0, avg300: 0 };
+    const usage = readUsage('/pod/c', layout());
+    expect(usage).toMatchObject({ cpuNs: 0n, pressure: { cpu: { some: none, full: none } } });
+    expect(usage?.memory).toEqual(noMemory);
+    expect(readDetails('/pod/c', layout())).toMatchObject({
+      cpu: { userNs: 0n, systemNs: 0n, periods: 0, throttledPeriods: 0, throttledNs: 0n },
+      memory: { kernelBytes: 0, limitHits: 0, oomKills: 0 },
+      devices: [{ major: 8, minor: 0, readBytes: 0, writeBytes: 0, reads: 0, writes: 0 }],
+    });
+  });
+
+  test('the working set is never negative, and the memory of the kernel was once its stacks alone', async () => {
+    await files({ ...recorded, 'pod/c/memory.stat': 'inactive_file 2000000\nkernel_stack 16384\n' });
+    expect(readUsage('/pod/c', layout())?.memory.workingSetBytes).toBe(0);
+    expect(readDetails('/pod/c', layout())?.memory.kernelBytes).toBe(16_384);
+  });
+
+  test('a limit of swap is that of swap alone', async () => {
+    await files({ ...recorded, 'pod/c/memory.swap.max': '12288\n' });
+    expect(readUsage('/pod/c', layout())?.swap).toEqual({ usageBytes: 4096, limitBytes: 12_288 });
+  });
+
+  test('without the controller of processes there are none to count', async () => {
+    const { 'pod/c/pids.current': _, 'pod/c/io.stat': __, ...less } = recorded;
+    await files(less);
+    expect(readDetails('/pod/c', layout())).toMatchObject({
+      tasks: { current: 0, max: undefined },
+      devices: [],
+    });
+  });
+
+  test('huge pages are counted by their size', async () => {
+    const [size = ''] = hugePageSizes();
+    expect(size).toMatch(/^[1-9]\d*[KMG]B$/);
+    await files({ ...recorded, [`pod/c/hugetlb.${size}.current`]: '4194304\n' });
+    expect(readDetails('/pod/c', layout())?.hugePages).toEqual([
+      { pageSize: size, usageBytes: 4_194_304, maxUsageBytes: undefined },
+    ]);
+  });
+
+  test('kills for memory are those of the group and all below it', async () => {
+    await files(recorded);
+    expect(readOomKills('/pod/c', layout())).toBe(1);
+    expect(readOomKills('/gone', layout())).toBeUndefined();
+    expect(
+      readOomKills('/pod/c', { version: 'v1', controllers: { memory: root }, unified: root }),
+    ).toBeUndefined();
+  });
+
+  test('a file that cannot be read is an error', async () => {
+    await files(recorded);
+    await rm(join(root, 'pod/c/memory.current'));
+    await mkdir(join(root, 'pod/c/memory.current'));
+    expect(() => readUsage('/pod/c', layout())).toThrow(/EISDIR/);
+  });
+
   test('a removed cgroup has no usage', () => {
     expect([
       readUsage('/gone', layout()),
@@ -199,5 +276,59 @@ describe('on v1', () => {
       ),
     });
     expect(readUsage('/c', layout())?.swap).toBeUndefined();
+  });
+
+  test('without a limit of memory and swap there is none of swap; it is never negative', async () => {
+    const of = (memory: number, both: number | string): Record<string, string> => ({
+      ...recorded,
+      'memory/c/memory.stat': `hierarchical_memory_limit ${memory}\nhierarchical_memsw_limit ${both}\ntotal_swap 40\n`,
+    });
+    await files(of(4_096, '9223372036854771712'));
+    expect(readUsage('/c', layout())?.swap).toEqual({ usageBytes: 40, limitBytes: undefined });
+    await files(of(4_096, 1_000));
+    expect(readUsage('/c', layout())?.swap).toEqual({ usageBytes: 40, limitBytes: 0 });
+  });
+
+  test('what a file does not name is 0, or no limit', async () => {
+    await files({
+      ...recorded,
+      'cpu/c/cpu.stat': '',
+      'memory/c/memory.stat': '',
+      'memory/c/memory.oom_control': '',
+    });
+    expect(readUsage('/c', layout())?.memory).toEqual({
+      usageBytes: 1000,
+      workingSetBytes: 1000,
+      rssBytes: 0,
+      cacheBytes: 0,
+      mappedFileBytes: 0,
+      limitBytes: undefined,
+      pageFaults: 0,
+      majorPageFaults: 0,
+    });
+    expect(readDetails('/c', layout())).toMatchObject({
+      cpu: { periods: 0, throttledPeriods: 0, throttledNs: 0n },
+      memory: { oomKills: 0 },
+    });
+  });
+
+  test('a controller that is not mounted counts nothing, and without that of memory there is no usage', async () => {
+    const [size = ''] = hugePageSizes();
+    await files({
+      ...recorded,
+      [`hugetlb/c/hugetlb.${size}.usage_in_bytes`]: '2097152\n',
+      [`hugetlb/c/hugetlb.${size}.max_usage_in_bytes`]: '4194304\n',
+    });
+    const { pids: _, blkio: __, ...controllers } = layout().controllers;
+    expect(readDetails('/c', { ...layout(), controllers })).toMatchObject({
+      tasks: { current: 0, max: undefined },
+      devices: [],
+      hugePages: [],
+    });
+    const huge = { ...layout(), controllers: { ...layout().controllers, hugetlb: join(root, 'hugetlb') } };
+    expect(readDetails('/c', huge)?.hugePages).toEqual([
+      { pageSize: size, usageBytes: 2_097_152, maxUsageBytes: 4_194_304 },
+    ]);
+    expect(readUsage('/c', { ...layout(), controllers: { cpuacct: join(root, 'cpuacct') } })).toBeUndefined();
   });
 });

@@ -78,6 +78,7 @@ export async function signalListed(
  * to each only if it is still the same process.
  */
 export async function killTree(target: ProcessIdentity): Promise<void> {
+  if (readStat(target.pid)?.startTime !== target.startTime) return; // the children are those of another process
   const children = await offspringOf(target.pid);
   // No other code runs in between: the id of a group is not reused while its leader exists.
   const stat = readStat(target.pid);

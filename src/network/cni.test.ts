@@ -1,13 +1,15 @@
 // The chain of plugins of the CNI specification, with small plugins that record their
 // calls. test/integration/network.test.ts uses real plugins.
 import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fakeTimeouts } from '../../test/helpers/services.js';
 import { readFileIfThere } from '../host/files.js';
 import { identify } from '../host/proc.js';
-import { Network, type PodNetwork } from './cni.js';
+import { setAside } from '../set-aside.js';
+import { configSchema } from '../config/config.js';
+import { Network, networkOptionsOf, type PodNetwork } from './cni.js';
 
 let base: string;
 let network: Network;
@@ -47,12 +49,13 @@ function pod(id: string, more: Partial<PodNetwork> = {}): PodNetwork {
   };
 }
 
-/** A plugin that notes each call in base/calls, keeps its stdin as base/COMMAND.TYPE, and does `cases` (of a shell's case). */
+/** A plugin that notes each call in base/calls, keeps its stdin as base/COMMAND.TYPE and its environment, and does `cases` (of a shell's case). */
 async function plugin(type: string, cases = '', versions = '"0.4.0","1.0.0","1.1.0"'): Promise<void> {
   await writeFile(
     join(base, 'bin', type),
     `#!/bin/sh
 cat /dev/stdin > '${base}'/$CNI_COMMAND.${type}
+env > '${base}'/$CNI_COMMAND.${type}.env
 [ $CNI_COMMAND = VERSION ] || echo $CNI_COMMAND ${type} $CNI_CONTAINERID >> '${base}'/calls
 case $CNI_COMMAND in
 ${cases}
@@ -81,13 +84,36 @@ async function calls(): Promise<string[]> {
 async function input(command: string, type: string): Promise<Record<string, unknown>> {
   return JSON.parse(await readFile(join(base, `${command}.${type}`), 'utf8')) as Record<string, unknown>;
 }
+async function environmentOf(command: string, type: string): Promise<string[]> {
+  return (await readFile(join(base, `${command}.${type}.env`), 'utf8')).split('\n');
+}
+async function argumentsOf(command: string, type: string): Promise<string | undefined> {
+  return (await environmentOf(command, type)).find((line) => line.startsWith('CNI_ARGS='));
+}
 async function notes(): Promise<string[]> {
   return readdir(join(base, 'root', 'network'));
 }
 
+test('the options are those of the configuration, with the limit in milliseconds', () => {
+  const network = {
+    ...configSchema.parse({}).network,
+    conf_dir: '/etc/net',
+    bin_dirs: ['/opt/a', '/opt/b'],
+    plugin_timeout_seconds: 17,
+    template: '/etc/template',
+  };
+  expect(networkOptionsOf({ network }, '/root/network')).toEqual({
+    confDir: '/etc/net',
+    binDirs: ['/opt/a', '/opt/b'],
+    pluginTimeoutMs: 17_000,
+    root: '/root/network',
+    template: '/etc/template',
+  });
+});
+
 describe('attach', () => {
   test('runs the chain, each plugin with the previous result and its own capabilities', async () => {
-    await plugin('first', `ADD) env > '${base}'/env; echo '{"ips":[],"by":"first"}';;`);
+    await plugin('first', `ADD) echo '{"ips":[],"by":"first"}';;`);
     await plugin('second');
     await conflist([
       { type: 'first', capabilities: { dns: true } },
@@ -137,7 +163,7 @@ describe('attach', () => {
         cgroupPath: '/kubepods/p1',
       },
     });
-    const environment = (await readFile(join(base, 'env'), 'utf8')).split('\n');
+    const environment = await environmentOf('ADD', 'first');
     expect(environment).toEqual(
       expect.arrayContaining([
         'CNI_COMMAND=ADD',
@@ -188,6 +214,66 @@ describe('attach', () => {
       message: expect.stringMatching(message),
     });
     expect(await calls()).toEqual(['ADD odd p1', 'DEL odd p1']);
+  });
+
+  test('without a plugin of the chain deletes only what was called, and the note', async () => {
+    await plugin('first');
+    await conflist([{ type: 'first' }, { type: 'absent' }]);
+    await network.start();
+    await expect(network.attach(pod('p1'))).rejects.toMatchObject({
+      id: 'CniFailed',
+      message: expect.stringContaining('"absent" is not in'),
+    });
+    expect(await calls()).toEqual(['ADD first p1', 'DEL first p1']);
+    expect(await notes()).toEqual([]);
+  });
+
+  test('that brings no address is undone, with a hint', async () => {
+    await plugin('first', `ADD) echo '{"interfaces":[{"name":"eth0","sandbox":"x"}]}';;`);
+    await conflist([{ type: 'first' }]);
+    await network.start();
+    await expect(network.attach(pod('p1'))).rejects.toMatchObject({
+      id: 'CniFailed',
+      message: 'network pods gave the pod no address',
+      hint: expect.stringContaining('ipam'),
+    });
+    expect(await calls()).toEqual(['ADD first p1', 'DEL first p1']);
+    expect(await notes()).toEqual([]);
+  });
+
+  test.each([
+    [
+      { ingressBitsPerSecond: 30_000_000 },
+      { bandwidth: { ingressRate: 30_000_000, ingressBurst: 3_000_000 } },
+    ],
+    [{ egressBitsPerSecond: 70_000_000 }, { bandwidth: { egressRate: 70_000_000, egressBurst: 7_000_000 } }],
+    [{}, undefined],
+  ])('with the bandwidth %j limits that direction alone', async (bandwidth, runtimeConfig) => {
+    await plugin('first');
+    await conflist([{ type: 'first', capabilities: { bandwidth: true, portMappings: true, dns: true } }]);
+    await network.start();
+    await network.attach(pod('p1', { bandwidth }));
+    expect((await input('ADD', 'first'))['runtimeConfig']).toEqual(runtimeConfig);
+  });
+
+  test('passes every host port with its protocol and address', async () => {
+    await plugin('first');
+    await conflist([{ type: 'first', capabilities: { portMappings: true } }]);
+    await network.start();
+    await network.attach(
+      pod('p1', {
+        portMappings: [
+          { protocol: 'udp', containerPort: 53, hostPort: 5_353, hostIp: '10.1.2.3' },
+          { protocol: 'sctp', containerPort: 99, hostPort: 1, hostIp: '' },
+        ],
+      }),
+    );
+    expect((await input('ADD', 'first'))['runtimeConfig']).toEqual({
+      portMappings: [
+        { hostPort: 5_353, containerPort: 53, protocol: 'udp', hostIP: '10.1.2.3' },
+        { hostPort: 1, containerPort: 99, protocol: 'sctp', hostIP: '' },
+      ],
+    });
   });
 
   test('kills a plugin that hangs, with its child processes, and runs DEL', async () => {
@@ -250,6 +336,12 @@ describe('attach', () => {
     await expect(network.attach(pod('p1'))).rejects.toMatchObject({
       id: 'NetworkNotReady',
       message: expect.stringContaining(join(base, 'net.d')),
+      hint: expect.stringContaining('put a conflist'),
+    });
+    await writeFile(join(base, 'net.d', '05-broken.conflist'), '{');
+    await expect(network.attach(pod('p1'))).rejects.toMatchObject({
+      id: 'NetworkNotReady',
+      hint: expect.stringContaining('correct the file'),
     });
     await plugin('first');
     await conflist([{ type: 'first' }]);
@@ -302,6 +394,43 @@ describe('detach', () => {
     expect(await notes()).toEqual([]);
   });
 
+  test('by the note tells the plugins what the ADD told them, and its result', async () => {
+    await plugin('first');
+    await conflist([{ type: 'first', capabilities: { portMappings: true } }]);
+    await network.start();
+    const portMappings = [{ protocol: 'udp', containerPort: 53, hostPort: 5_353, hostIp: '' }] as const;
+    await network.attach(pod('p1', { portMappings }));
+    await network.detach({ id: 'p1', name: 'x', namespace: 'x', uid: 'x', netns: '' });
+    expect(await input('DEL', 'first')).toMatchObject({
+      prevResult: { by: 'first' },
+      runtimeConfig: { portMappings: [{ hostPort: 5_353, protocol: 'udp' }] },
+    });
+    expect(await argumentsOf('DEL', 'first')).toBe(await argumentsOf('ADD', 'first'));
+  });
+
+  test('of a note without a content uses the names of its caller', async () => {
+    await plugin('first');
+    await conflist([{ type: 'first', capabilities: { portMappings: true } }]);
+    await network.start();
+    await network.attach(pod('p1'));
+    await truncate(join(base, 'root', 'network', 'p1.json'), 0);
+    await network.detach(pod('p1'));
+    expect(await argumentsOf('DEL', 'first')).toBe(await argumentsOf('ADD', 'first'));
+    expect(await input('DEL', 'first')).toEqual({ type: 'first', name: 'pods', cniVersion: '1.0.0' });
+  });
+
+  test('names the namespace while there is one, and none when it is gone', async () => {
+    await plugin('first');
+    await conflist([{ type: 'first' }]);
+    await network.start();
+    const attachment = await network.attach(pod('p1'));
+    const netns = '/proc/self/ns/net';
+    await network.detach(pod('p1', { netns }), attachment);
+    expect(await environmentOf('DEL', 'first')).toContain(`CNI_NETNS=${netns}`);
+    await network.detach(pod('p1'), attachment); // as after a reboot
+    expect(await environmentOf('DEL', 'first')).toContain('CNI_NETNS=');
+  });
+
   test('that fails is reported and can be repeated', async () => {
     await plugin('first', `DEL) [ -e '${base}/mended' ] || { echo '{"code":5,"msg":"busy"}'; exit 1; };;`);
     await conflist([{ type: 'first' }]);
@@ -328,7 +457,7 @@ describe('check', () => {
     await conflist([{ type: 'first' }, { type: 'second' }]);
     await network.start();
     const attachment = await network.attach(pod('p1'));
-    await network.check(pod('p1'), attachment);
+    expect(await network.check(pod('p1'), attachment)).toBe(true);
     expect((await calls()).slice(2)).toEqual(['CHECK first p1', 'CHECK second p1']);
     expect(await input('CHECK', 'first')).toMatchObject({ prevResult: { by: 'second' } });
     await writeFile(join(base, 'broken'), '');
@@ -338,11 +467,14 @@ describe('check', () => {
     });
   });
 
-  test('is skipped if the conflist forbids it', async () => {
-    await plugin('first');
-    await conflist([{ type: 'first' }], { disableCheck: true });
+  test.each([
+    ['the conflist forbids it', { disableCheck: true }],
+    ['its version has no CHECK', { cniVersion: '0.3.1' }],
+  ])('is skipped if %s', async (_, more) => {
+    await plugin('first', '', '"0.3.1","1.0.0"');
+    await conflist([{ type: 'first' }], more);
     await network.start();
-    await network.check(pod('p1'), await network.attach(pod('p1')));
+    expect(await network.check(pod('p1'), await network.attach(pod('p1')))).toBe(false);
     expect(await calls()).toEqual(['ADD first p1']);
   });
 });
@@ -396,6 +528,101 @@ describe('status', () => {
   });
 });
 
+test('host ports are supported if a plugin of the network has the capability', async () => {
+  await plugin('first');
+  await network.start();
+  expect(network.mapsPorts).toBe(false);
+  for (const [portMappings, supported] of [
+    [true, true],
+    [false, false],
+  ] as const) {
+    await conflist([{ type: 'first' }, { type: 'first', capabilities: { portMappings } }]);
+    await network.start();
+    expect(network.mapsPorts).toBe(supported);
+  }
+});
+
+test('a program is looked for, and asked for its versions, once for each configuration', async () => {
+  await plugin(
+    'first',
+    `VERSION) echo asked >> '${base}'/asked; echo '{"supportedVersions":["1.0.0","1.1.0"]}';;`,
+  );
+  await conflist([{ type: 'first' }], { cniVersion: '1.1.0' });
+  await network.start();
+  await network.start();
+  await network.attach(pod('p1'));
+  const asked = async (): Promise<number> =>
+    (await readFile(join(base, 'asked'), 'utf8')).split('\n').length - 1;
+  expect(await asked()).toBe(1);
+  // From an earlier folder it would be taken, if it were looked for again.
+  await mkdir(join(base, 'none'));
+  await writeFile(join(base, 'none', 'first'), `#!/bin/sh\nexit 1\n`, { mode: 0o755 });
+  await network.attach(pod('p2'));
+  await conflist([{ type: 'first', other: 1 }], { cniVersion: '1.1.0' });
+  await network.start();
+  expect(network.status()).toMatchObject({ ready: false, message: expect.stringContaining('exit code 1') });
+  expect(await asked()).toBe(1);
+});
+
+test('other files among the notes are no pods, and one that might be is set aside', async () => {
+  await network.start();
+  const folder = join(base, 'root', 'network');
+  for (const name of ['p1.json', 'readme', '..x.json', 'p2.json.tmp'])
+    await writeFile(join(folder, name), '{}');
+  expect(await network.noted()).toEqual(['p1']);
+  expect(
+    setAside
+      .all()
+      .filter(({ kind }) => kind === 'lease')
+      .map(({ name }) => name),
+  ).toEqual([join(folder, '..x.json')]);
+  setAside.replace('lease', []);
+});
+
+test.each([
+  ['{"code":7}', 'no message (code 7)'],
+  ['{"msg":"busy"}', 'busy (code unknown)'],
+  ['{"code":7,"msg":"busy","details":"by p2"}', 'busy (code 7): by p2'],
+  ['{}', 'exit code 1'],
+  ['null', 'exit code 1'],
+  ['"text"', 'exit code 1'],
+])('a plugin that fails with %s is told as: %s', async (answer, words) => {
+  await plugin('first', `ADD) echo '${answer}'; echo grumble >&2; exit 1;;`);
+  await conflist([{ type: 'first' }]);
+  await network.start();
+  await expect(network.attach(pod('p1'))).rejects.toMatchObject({
+    message: `CNI plugin first failed ADD: ${words}`,
+    stderr: words.startsWith('exit') ? `grumble\n\n${answer}\n` : 'grumble\n',
+  });
+});
+
+test('a configuration that comes, and one that goes, is followed without a call', async () => {
+  await plugin('first');
+  await conflist([{ type: 'first' }]);
+  await network.start();
+  const earlier = join(base, 'net.d', '05-ports.conflist');
+  await conflist([{ type: 'first', capabilities: { portMappings: true } }], {}, '05-ports.conflist');
+  while (!network.mapsPorts) await turn();
+  await rm(earlier);
+  while (network.mapsPorts) await turn();
+  await rm(join(base, 'net.d', '10-pods.conflist'));
+  await network.start();
+  await expect(network.attach(pod('p1'))).rejects.toMatchObject({ id: 'NetworkNotReady' });
+});
+
+test('a closed network no longer follows its folder', async () => {
+  await plugin('first');
+  await conflist([{ type: 'first' }]);
+  const open = newNetwork();
+  await Promise.all([network.start(), open.start()]);
+  network.close();
+  await rm(join(base, 'net.d', '10-pods.conflist'));
+  while (open.status().ready) await turn();
+  for (let turns = 0; turns < 50; turns++) await turn();
+  expect(network.status().ready).toBe(true);
+  open.close();
+});
+
 describe('garbage collection', () => {
   test('releases only the attachments of removed pods', async () => {
     await plugin('first');
@@ -415,6 +642,45 @@ describe('garbage collection', () => {
     again.close();
     expect((await calls()).sort()).toEqual(['ADD first new', 'DEL first cut', 'DEL first gone']);
     expect((await notes()).sort()).toEqual(['kept.json', 'new.json']);
+  });
+
+  test('names the namespace of a pod that is gone, and no pod where the note is lost', async () => {
+    await plugin('first');
+    await conflist([{ type: 'first' }]);
+    await network.start();
+    await network.attach(pod('cut'));
+    await truncate(join(base, 'root', 'network', 'cut.json'), 0);
+    const again = newNetwork();
+    await again.start();
+    await again.collectGarbage([], (id) => (id === 'cut' ? '/proc/self/ns/net' : ''));
+    again.close();
+    expect(await environmentOf('DEL', 'first')).toEqual(
+      expect.arrayContaining([
+        'CNI_NETNS=/proc/self/ns/net',
+        'CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=;K8S_POD_NAME=;K8S_POD_INFRA_CONTAINER_ID=cut;K8S_POD_UID=',
+      ]),
+    );
+  });
+
+  test('counts a pod as attached from its ADD to its DEL, whoever calls', async () => {
+    await plugin('first');
+    await conflist([{ type: 'first' }], { cniVersion: '1.1.0' });
+    await network.start();
+    await network.attach(pod('stays'));
+    await network.detach(pod('leaves'), await network.attach(pod('leaves')));
+    await network.collectGarbage([]);
+    expect((await input('GC', 'first'))['cni.dev/valid-attachments']).toEqual([
+      { containerID: 'stays', ifname: 'eth0' },
+    ]);
+  });
+
+  test('a plugin that fails keeps no other from its GC', async () => {
+    await plugin('first', 'GC) exit 1;;');
+    await plugin('second');
+    await conflist([{ type: 'first' }, { type: 'second' }], { cniVersion: '1.1.0' });
+    await network.start();
+    await network.collectGarbage([]);
+    expect((await calls()).filter((call) => call.startsWith('GC'))).toEqual(['GC first', 'GC second']);
   });
 
   test('passes the valid attachments to the plugins of a 1.1 network, unless it forbids that', async () => {
@@ -453,6 +719,32 @@ describe('the address range of the node', () => {
       plugins: [{ ipam: { ranges: [[{ subnet: '10.7.0.0/24' }]] } }],
     });
     await expect(network.setPodCidr('all')).rejects.toMatchObject({ id: 'InvalidArgument' });
+  });
+
+  test('makes a folder and a file that all may read and root alone may write, and keeps an equal file', async () => {
+    const umask = process.umask(0);
+    try {
+      await rm(join(base, 'net.d'), { recursive: true });
+      await plugin('first');
+      await writeFile(
+        join(base, 'template'),
+        JSON.stringify({ cniVersion: '1.0.0', name: 'pods', plugins: [{ type: 'first' }] }),
+      );
+      await network.setPodCidr('10.7.0.0/24');
+      const [folder, file] = [join(base, 'net.d'), join(base, 'net.d', '10-crisp.conflist')];
+      const first = await stat(file);
+      expect([(await stat(folder)).mode & 0o777, first.mode & 0o777]).toEqual([0o755, 0o644]);
+      await network.setPodCidr('10.8.0.0/24');
+      expect((await stat(file)).ino).toBe(first.ino);
+    } finally {
+      process.umask(umask);
+    }
+  });
+
+  test('is refused with a template that is too large', async () => {
+    await writeFile(join(base, 'template'), ' '.repeat(1024 * 1024 + 1));
+    await expect(network.setPodCidr('10.7.0.0/24')).rejects.toThrow(join(base, 'template'));
+    expect(await readdir(join(base, 'net.d'))).toEqual([]);
   });
 
   test('is ignored without a template', async () => {

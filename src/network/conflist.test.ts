@@ -27,6 +27,16 @@ describe('a conflist', () => {
     });
   });
 
+  test.each(['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'])('may be of version %s', (cniVersion) => {
+    expect(parse({ ...list, cniVersion })).toMatchObject({ cniVersion, offered: [cniVersion] });
+  });
+
+  test('that does not parse is told without its text, which may hold a secret', () => {
+    expect(() => parseConflist('{"key": secret}', '/etc/x.conflist')).toThrow(
+      /^\/etc\/x\.conflist: Unexpected token '?s'?$/,
+    );
+  });
+
   test('may be a single plugin', () => {
     expect(
       parse({ cniVersion: '0.3.1', name: 'one', type: 'ptp', ipam: { type: 'host-local' } }),
@@ -84,7 +94,15 @@ describe('a conflist', () => {
 test('the first valid configuration of a folder is used, with the errors of those before it', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'crisp-conflist-'));
   try {
-    expect(await findNetwork(join(folder, 'absent'))).toMatchObject({ network: undefined, problems: [] });
+    expect(await findNetwork(join(folder, 'absent'))).toEqual({
+      network: undefined,
+      file: '',
+      text: '',
+      problems: [],
+    });
+    await writeFile(join(folder, '01-huge.conf'), `${' '.repeat(1024 * 1024)}{}`);
+    expect((await findNetwork(folder)).problems).toEqual([expect.stringContaining('larger than 1048576')]);
+    await rm(join(folder, '01-huge.conf'));
     await writeFile(join(folder, '05-broken.conf'), '{');
     await writeFile(join(folder, '20-late.conflist'), JSON.stringify({ ...list, name: 'late' }));
     await writeFile(join(folder, '10-early.conflist'), JSON.stringify({ ...list, name: 'early' }));
@@ -153,6 +171,7 @@ test('the addresses of a pod are those of its own interfaces, in the order of th
     ),
   ).toEqual(['fd00::5', '10.0.0.5']);
   expect(podAddresses({}, 'eth0')).toEqual([]);
+  expect(podAddresses({ ips: [{ address: '10.0.0.7/24' }] }, 'eth0')).toEqual(['10.0.0.7']); // of no interface
 });
 
 test('of several interfaces of a pod, the requested one has its addresses', () => {
@@ -196,6 +215,10 @@ describe('a conflist template', () => {
         },
       ],
     });
+  });
+
+  test.each(['10.1.0.1/32', 'fd00::1/128', '0.0.0.0/0'])('takes the whole width of a prefix: %s', (cidr) => {
+    expect(renderTemplate(template, cidr, 't')).toContain(`"subnet": "${cidr}"`);
   });
 
   test.each([

@@ -1,7 +1,7 @@
 // Real sockets in a real network namespace.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { duplexPair, type Duplex } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -149,4 +149,31 @@ test('without a namespace the host is used', async () => {
   await expect(forwardPort(undefined, 1, pod, new AbortController().signal)).rejects.toMatchObject({
     id: 'PortRefused',
   });
+});
+
+test('a client that has gone already gets no connection, and its stream is untouched', async () => {
+  const { port, lines } = await listen(
+    '127.0.0.1',
+    `socket.resume().on('end', () => socket.end()).on('close', () => say('closed'));`,
+  );
+  const [client, pod] = duplexPair();
+  client.write('unread');
+  await expect(forwardPort(netns, port, pod, AbortSignal.abort())).rejects.toMatchObject({ id: 'Cancelled' });
+  expect([pod.destroyed, String(pod.read())]).toEqual([false, 'unread']);
+  // A stream that is gone is no failure: the connection is closed at once.
+  const gone = duplexPair()[1].destroy();
+  await forwardPort(netns, port, gone, new AbortController().signal);
+  expect((await lines.next()).value).toBe('closed');
+});
+
+test('nothing listens to the client or its stream any more when it is over', async () => {
+  const { port } = await listen('127.0.0.1', 'socket.pipe(socket);');
+  const { signal } = new AbortController();
+  const { client, pod, done } = forward(port, signal);
+  const before = duplexPair()[1];
+  client.end('x');
+  expect(await text(client)).toBe('x');
+  await done;
+  expect(getEventListeners(signal, 'abort')).toEqual([]);
+  expect(pod.listenerCount('close')).toBe(before.listenerCount('close'));
 });

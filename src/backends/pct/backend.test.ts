@@ -22,6 +22,7 @@ import type { ContainerPlan } from '../backend.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import { PctBackend } from './backend.js';
 import { describe } from './guest-config.js';
+import { unprivilegedIds } from './options.js';
 import { lxcWords } from './start.js';
 
 const [mine, other] = ['a'.repeat(64), 'b'.repeat(64)] as const;
@@ -279,4 +280,61 @@ test('the reason of a failed start is read from the log of liblxc 5, or from the
   expect(
     lxcWords('', pieces.map((piece) => `2026-11-25T13:39:39.187000000Z stderr ${piece}\n`).join(''), 900_001),
   ).toBe('No such file or directory - Failed to exec "/none"\nFailed to spawn container "900001"');
+});
+
+group('what the backend says of itself', () => {
+  const ids = (hostID: number) => [{ containerID: 0, hostID, size: 65_536 }];
+
+  test('its name, its exits, and the group of a CT', () => {
+    expect(backend.name).toBe('lxc');
+    expect(backend.exits.folder).toBe(join(folder, 'state/exits/lxc'));
+    expect(backend.cgroup(ref(900_077))).toBe('/lxc/900077');
+  });
+
+  test('a pod has the ids of unprivileged CTs, or none of its own', async () => {
+    expect(backend.userNamespace()).toEqual(unprivilegedIds);
+    const sandbox = {} as SandboxPlan;
+    await backend.startSandbox(sandbox);
+    await backend.startSandbox({ ...sandbox, idMaps: { uids: ids(100_000), gids: ids(100_000) } });
+    for (const [uids, gids] of [
+      [200_000, 100_000],
+      [100_000, 200_000],
+    ] as const)
+      await expect(
+        backend.startSandbox({ ...sandbox, idMaps: { uids: ids(uids), gids: ids(gids) } }),
+      ).rejects.toMatchObject({ id: 'UnsupportedField' });
+  });
+
+  test('what an earlier probe found decides from then on', () => {
+    const sandbox = { annotations: {}, namespaces: { user: '/ns' } } as unknown as SandboxPlan;
+    expect(backend.rootfs(sandbox)).toEqual({ kind: 'overlay' });
+    const found = { hostManaged: true, givesGroups: true, copies: { storage: 'local', sizeGib: 0 } };
+    const probe = {
+      ready: true,
+      reason: '',
+      version: '',
+      features: { recursiveReadOnlyMounts: false, userNamespaces: false },
+      lacks: {},
+    };
+    backend.recall({ ...probe, found });
+    expect(backend.rootfs(sandbox)).toEqual({ kind: 'own' });
+    backend.recall({ ...probe, found: { hostManaged: false, givesGroups: true } });
+    expect(backend.rootfs(sandbox)).toEqual({ kind: 'overlay' });
+  });
+
+  test('a log without a watcher cannot be reopened; a CT has no checkpoints', async () => {
+    await expect(backend.reopenLog(ref(900_077))).rejects.toMatchObject({
+      id: 'RuntimeFailed',
+      tool: 'watcher',
+    });
+    await expect(backend.checkpoint()).rejects.toMatchObject({ id: 'Unsupported' });
+  });
+
+  test('the archive of an image goes with it', async () => {
+    const archive = join(folder, 'root/archives/abc.tar');
+    mkdirSync(join(archive, '..'), { recursive: true });
+    writeFileSync(archive, '');
+    await backend.forgetImage('sha256:abc');
+    expect(existsSync(archive)).toBe(false);
+  });
 });

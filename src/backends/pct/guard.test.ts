@@ -150,3 +150,25 @@ test('unreadable and invalid notes are set aside; the others are returned', asyn
   expect(names).toEqual(expect.arrayContaining(['1001', '1002']));
   expect(names).not.toContain('1000');
 });
+
+test('what an interrupted pct leaves is its lock alone', async () => {
+  for (const [index, text] of [
+    'lock: create\n',
+    ' lock:  destroyed ',
+    'lock: backup\n',
+    'lock: create\nhostname: x\n',
+    '',
+  ].entries())
+    writeFileSync(join(pveFolder, `lxc/${1200 + index}.conf`), text);
+  const found = await Promise.all([1200, 1201, 1202, 1203, 1204, 1205].map((vmid) => guard.isRemnant(vmid)));
+  expect(found).toEqual([true, true, false, false, false, false]); // 1205 is not there
+});
+
+test('a CT of somebody else is not set aside, whatever of ours it has', async () => {
+  setAside.replace('CT', []);
+  seed('lxc/1301.conf', { tags: 'web' });
+  seed('lxc/1302.conf', { by: 'pve2 /run/crisp' });
+  seed('lxc/1303.conf', { vmid: '1000' });
+  expect((await guard.all()).size).toBe(0);
+  expect(setAside.all().map(({ name }) => name)).toEqual(['1303']); // our tag and our owner line
+});

@@ -1,6 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
-import { toStatus } from '../../errors.js';
-import { explain, meaningOf } from './pct.js';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CrispError, toStatus } from '../../errors.js';
+import { explain, meaningOf, Pct, untilNotTaken } from './pct.js';
 
 // Texts of pct 6.1.10; the exit code of each may be 1, 2 or 255.
 describe('an error message of pct', () => {
@@ -104,5 +107,85 @@ describe('an error message of pct', () => {
     for (const text of ['unable to get PID for CT 900001 (not running?)', 'failed to open /proc/4711 pid fd'])
       expect(meaningOf(explain('start', 900_001, '', text))).toBe('exited at once');
     expect(meaningOf(new Error('CT 900001 not running'))).toBeUndefined();
+  });
+});
+
+test('an error has all that pct said, its last line in the message, and the guest in the hint', () => {
+  const error = explain('start', 77, 'the reason\n', "startup for container '77' failed\n");
+  expect(error).toMatchObject({
+    id: 'StartFailed',
+    stage: 'pct start',
+    tool: 'pct',
+    message: "pct start 77 failed: startup for container '77' failed",
+    stderr: "the reason\nstartup for container '77' failed",
+    hint: expect.stringContaining('pve-container@77`'),
+  });
+  expect(explain('set', 77, 'only this', '').message).toBe('pct set 77 failed: only this');
+});
+
+test('a message has a meaning only if pct has said it', () => {
+  const of = (tool: string | undefined): CrispError =>
+    new CrispError('RuntimeFailed', 'failed', { ...(tool ? { tool } : {}), stderr: 'CT 7 already exists' });
+  expect([meaningOf(of('pct')), meaningOf(of('tar')), meaningOf(of(undefined))]).toEqual([
+    'taken',
+    undefined,
+    undefined,
+  ]);
+  expect(
+    meaningOf(
+      Object.assign(new Error('CT 7 already exists'), { tool: 'pct', stderr: 'CT 7 already exists' }),
+    ),
+  ).toBeUndefined();
+  expect(meaningOf(undefined)).toBeUndefined();
+});
+
+describe('an id that others take', () => {
+  const taken = explain('create', 7, '', 'CT 7 already exists');
+
+  test('costs another try, up to ten times', async () => {
+    let tries = 0;
+    const losing = (times: number) => (): Promise<string> =>
+      tries++ < times ? Promise.reject(taken) : Promise.resolve('ours');
+    expect(await untilNotTaken(losing(10))).toBe('ours');
+    tries = 0;
+    await expect(untilNotTaken(losing(1_000))).rejects.toBe(taken);
+    expect(tries).toBe(11);
+  });
+
+  test('is no reason to repeat another failure', async () => {
+    let tries = 0;
+    const failure = explain('create', 7, '', 'no quorum');
+    await expect(untilNotTaken(() => Promise.reject((tries++, failure)))).rejects.toBe(failure);
+    expect(tries).toBe(1);
+  });
+});
+
+describe('a call', () => {
+  const called = async (script: string): Promise<unknown> => {
+    const umask = process.umask(0);
+    const folder = mkdtempSync(join(tmpdir(), 'crisp-pct-'));
+    try {
+      const program = join(folder, 'pct');
+      writeFileSync(program, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+      const pct = new Pct({ program, timeoutMs: 20_000, outputFolder: join(folder, 'state') });
+      const { stdout } = await pct.call('set', 7, ['--x', '1'], folder);
+      return [stdout.replace(folder, 'FOLDER'), (statSync(join(folder, 'state')).mode & 0o777).toString(8)];
+    } finally {
+      process.umask(umask);
+      rmSync(folder, { recursive: true });
+    }
+  };
+
+  test('has the verb, the guest and the arguments, in a folder of the caller', async () => {
+    expect(await called('echo "$@"; pwd')).toEqual(['set 7 --x 1\nFOLDER\n', '711']);
+  });
+
+  test('that fails is the error of its words; a program that is missing is missing', async () => {
+    await expect(called('echo "CT is locked (backup)"; echo why >&2; exit 2')).rejects.toMatchObject({
+      id: 'Locked',
+      message: 'pct set 7 failed: why',
+    });
+    const absent = new Pct({ program: '/none', timeoutMs: 1_000, outputFolder: tmpdir() });
+    await expect(absent.call('set', 7)).rejects.toMatchObject({ id: 'ToolMissing' });
   });
 });

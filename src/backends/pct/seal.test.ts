@@ -1,5 +1,13 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Seal } from './seal.js';
@@ -29,4 +37,26 @@ test('a truncated key is created anew, and earlier seals do not match any more',
   const seal = new Seal(root);
   expect(seal.fits(mark, kept)).toBe(false);
   expect(seal.fits(mark, seal.on(mark, 'text'))).toBe(true);
+});
+
+test('the key has 32 bytes of chance, in a folder that others may pass; nothing lies beside it', () => {
+  const umask = process.umask(0);
+  try {
+    const inner = join(root, 'made');
+    new Seal(inner).on(mark, 'text');
+    new Seal(join(root, 'other')).on(mark, 'text');
+    expect((statSync(inner).mode & 0o777).toString(8)).toBe('711');
+    expect(readdirSync(inner)).toEqual(['notes.key']);
+    const [one, other] = [inner, join(root, 'other')].map((at) => readFileSync(join(at, 'notes.key')));
+    expect([one?.length, one?.equals(other ?? Buffer.alloc(0))]).toEqual([32, false]);
+  } finally {
+    process.umask(umask);
+  }
+});
+
+test('a key that cannot be read is an error, and stays', () => {
+  const link = join(root, 'notes.key');
+  symlinkSync('notes.key', link); // a loop
+  expect(() => new Seal(root).on(mark, 'text')).toThrow(/ELOOP/);
+  expect(readdirSync(root)).toEqual(['notes.key']);
 });

@@ -62,3 +62,20 @@ test('an exhausted range is a retryable error', async () => {
     new Vmids(pve, { first: 500, last: 500 }).propose((vmid) => Promise.resolve(vmid)),
   ).rejects.toMatchObject({ id: 'NoVmid', core: 'Locked' });
 });
+
+test('an id is kept for its taker until that ends, well or not', async () => {
+  const vmids = new Vmids(pve, { first: 500, last: 500 });
+  let end: () => void = () => undefined;
+  let taken: Promise<number> | undefined;
+  await new Promise<void>((begun) => {
+    taken = vmids.propose((vmid) => {
+      begun();
+      return new Promise<number>((resolve) => (end = () => resolve(vmid)));
+    });
+  });
+  await expect(vmids.propose((vmid) => Promise.resolve(vmid))).rejects.toMatchObject({ id: 'NoVmid' });
+  end();
+  expect(await taken).toBe(500);
+  await expect(vmids.propose(() => Promise.reject(new Error('failed')))).rejects.toThrow('failed');
+  expect(await vmids.propose((vmid) => Promise.resolve(vmid))).toBe(500);
+});
