@@ -26,7 +26,7 @@ export interface GcFlags extends PlaceFlags {
 /** @returns 1 if something could not be removed */
 export async function gcCommand(flags: GcFlags): Promise<number> {
   const config = loadConfig(flags.config, { root: flags.root, cli_state: flags.state });
-  checkPlaces(flags, config, false);
+  checkPlaces(flags, config, 'ignore'); // a lost state folder is a reason to run it
   const systemd = cgroupDriver(config.runtime.cgroup_driver) === 'systemd';
   const place = (root: string, state: string, cgroup: Place['cgroup']): Place => ({
     root,

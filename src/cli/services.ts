@@ -86,10 +86,14 @@ export async function startNetwork(config: Config, root: string): Promise<Networ
 /**
  * The folders of a command are folders, and those that a flag names are crisp's: otherwise the command would
  * find nothing there and say so as if that were the answer.
- * @param makes the command makes them if they are not there
+ * @param absent what it does about a folder that is not there
  * @throws InvalidArgument
  */
-export function checkPlaces(flags: Omit<PlaceFlags, 'config'>, config: Config, makes: boolean): void {
+export function checkPlaces(
+  flags: Omit<PlaceFlags, 'config'>,
+  config: Config,
+  absent: 'refuse' | 'make' | 'ignore',
+): void {
   const places = [
     { name: 'root', flag: flags.root, folder: config.root, part: 'storage', mode: 0o700 },
     {
@@ -109,9 +113,10 @@ export function checkPlaces(flags: Omit<PlaceFlags, 'config'>, config: Config, m
     const found = statSync(folder, { throwIfNoEntry: false });
     if (found && !found.isDirectory()) throw refused('is not a folder');
     if (flag === undefined) continue;
-    if (makes) makeFolder(folder, mode);
-    else if (!found) throw refused('does not exist');
-    else {
+    if (absent === 'make') makeFolder(folder, mode);
+    else if (!found) {
+      if (absent === 'refuse') throw refused('does not exist');
+    } else {
       const names = readdirSync(folder);
       if (names.length > 0 && !names.includes(part))
         throw refused(`holds nothing of crisp: there is no folder "${part}" in it`);
@@ -134,7 +139,7 @@ export async function withParts<T>(
       { hint: 'run it with sudo' },
     );
   const services = new Services(flags);
-  checkPlaces(flags, services.config, flags.makes ?? false);
+  checkPlaces(flags, services.config, flags.makes ? 'make' : 'refuse');
   // Images have their locks below it. The daemon expects the mode with which it makes it itself.
   if (flags.makes) makeFolder(services.config.state, 0o711);
   try {
