@@ -145,14 +145,6 @@ describe('damage is found and repaired', () => {
       /folder is lost/,
     ],
     [
-      'the short name is missing',
-      async () => {
-        const link = await readFile(join(store.storage, 'overlay', shared(), 'link'), 'utf8');
-        await rm(join(store.storage, 'overlay', 'l', link));
-      },
-      /folder is lost/,
-    ],
-    [
       'the headers are truncated',
       () => truncate(join(store.storage, 'overlay-layers', `${shared()}.tar-split.gz`), 20),
       /EOF/,
@@ -169,7 +161,8 @@ describe('damage is found and repaired', () => {
     const found = await check();
     expect(found.exitCode).toBe(1);
     expect(found.findings).toEqual(
-      names.map((name) => expect.stringContaining(`failure ${name}; layer ${id}: `)),
+      // containers-storage cannot read the layers above a lost one either
+      names.map((name) => expect.stringMatching(new RegExp(`^failure ${name}; (.*; )?layer ${id}: `))),
     );
     expect(found.findings[0]).toMatch(reason);
     const mended = await check('--repair');
