@@ -24,6 +24,7 @@ export default {
     { ...common, displayName: 'conformance', testMatch: ['<rootDir>/test/conformance/*.test.ts'] },
     { ...common, displayName: 'kubelet', testMatch: ['<rootDir>/test/kubelet/*.test.ts'] },
     { ...common, displayName: 'pct', testMatch: ['<rootDir>/test/pct/*.test.ts'] },
+    { ...common, displayName: 'load', testMatch: ['<rootDir>/test/load/*.test.ts'] },
     { ...common, displayName: 'vm', testMatch: ['<rootDir>/test/vm/*.test.ts'] },
   ],
   testTimeout: 60_000,

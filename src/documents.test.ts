@@ -77,7 +77,8 @@ describe('docs/reliability.md', () => {
   );
 
   test('names a test for each promise', () => {
-    const rows = lines.filter((line) => /^\|[^-]/.test(line) && !/^\| (Promise|Fault) \|/.test(line));
+    const promises = lines.slice(0, lines.indexOf('<!-- load: begin -->')); // the table after it has measurements
+    const rows = promises.filter((line) => /^\|[^-]/.test(line) && !/^\| (Promise|Fault) \|/.test(line));
     expect(rows.length).toBeGreaterThan(25);
     expect(rows.filter((row) => !row.includes('.test.ts`'))).toEqual([]);
   });

@@ -102,7 +102,7 @@ async function rules({ bridge }: Traces): Promise<string[]> {
 
 /** The arguments that made the rules of CNI's plugins; they name the network, ours after the bridge, in a comment. */
 export async function natRulesOf(bridge: string): Promise<string[][]> {
-  const { stdout } = await runFile('iptables-save', ['-t', 'nat']);
+  const { stdout } = await runFile('iptables-save', ['-t', 'nat'], { maxBuffer: 64 << 20 });
   return stdout
     .split('\n')
     .filter((line) => line.startsWith('-A ') && line.includes(bridge))
@@ -123,6 +123,7 @@ async function files({ machine, root, state }: Traces): Promise<string[]> {
     ...(await below(machine.path(join(root, 'containers')))),
     ...(await below(machine.path(join(root, 'network')))),
     ...(await below(machine.path(join(root, 'pulls')))),
+    ...(await below(machine.path(join(root, 'intents')))),
   ];
   return kept
     .map((path) => path.slice(machine.path('').length))

@@ -14,11 +14,15 @@ const storyOf = new Map([
   ['pod/container.ts', 'CreateContainer'],
 ]);
 
-/** "OPERATION: STEP" each. @throws if a step has no operation, or two have the same name */
-export async function stepsOfSource(): Promise<string[]> {
+/**
+ * "OPERATION: STEP" each.
+ * @param below a folder of the source
+ * @throws if a step has no operation, or two have the same name
+ */
+export async function stepsOfSource(below = ''): Promise<string[]> {
   const found: string[] = [];
   for (const file of await readdir(source, { recursive: true })) {
-    if (!file.endsWith('.ts') || file.endsWith('.test.ts')) continue;
+    if (!file.startsWith(below) || !file.endsWith('.ts') || file.endsWith('.test.ts')) continue;
     let story = storyOf.get(file);
     for (const [, kind, text = ''] of (await readFile(join(source, file), 'utf8')).matchAll(name)) {
       if (kind === 'withUndo') story = text;

@@ -3,6 +3,10 @@
 // of the node works, and the same call succeeds once the fault has gone.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { connect as connectHttp2 } from 'node:http2';
+import { connect } from 'node:net';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,6 +16,7 @@ import { cgroupLayout } from '../../src/host/cgroup.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { cgroupsOf } from '../helpers/leftovers.js';
 import { patience } from '../helpers/patience.js';
+import { until } from '../helpers/wait.js';
 import {
   containerConfig,
   createContainer,
@@ -69,7 +74,7 @@ async function itHealed(): Promise<void> {
   await removePod(daemon, pod.id);
   expect(await pidOf(witness.container)).toBe(witness.pid);
   // What could not be taken back is removed soon.
-  for (const until = Date.now() + 10_000 * patience; Date.now() < until; await sleep(100))
+  for (const end = Date.now() + 10_000 * patience; Date.now() < end; await sleep(100))
     if (isDeepStrictEqual(await traces(), clean)) return;
   expect(await traces()).toEqual(clean);
 }
@@ -212,6 +217,60 @@ describe('a daemon that can have no more', () => {
   });
 });
 
+test(
+  'volumes on a filesystem whose server does not answer fail their containers, and nothing else',
+  async () => {
+    const folder = join(daemon.folder, 'dead');
+    await mkdir(folder);
+    // A FUSE filesystem whose program never reads a request.
+    const [tool = '', ...args] = daemon.machine.enter([
+      'bash',
+      '-c',
+      `exec 5<>/dev/fuse
+mount -i -t fuse -o fd=5,rootmode=40000,user_id=0,group_id=0 dead ${folder} && echo mounted
+exec sleep infinity`,
+    ]);
+    const server = spawn(tool, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(server, 'close');
+    const [said] = (await Promise.race([once(server.stdout, 'data'), ended])) as [Buffer | number];
+    expect(String(said)).toBe('mounted\n');
+    const createOn = (name: string, path: string) =>
+      createContainer(
+        daemon,
+        witness.pod,
+        containerConfig(untilStopped(), {
+          metadata: { name },
+          mounts: [{ host_path: path, container_path: '/data' }],
+        }),
+      );
+    try {
+      // More than Node has threads for files.
+      const waiting = Array.from({ length: 6 }, (_, index) =>
+        createOn(`dead-${index}`, join(folder, String(index))).catch((error: unknown) => error),
+      );
+      await theRestWorks();
+      await removePod(daemon, (await runPod(daemon)).id);
+      for (const failure of await Promise.all(waiting))
+        expect(failure).toMatchObject({
+          code: Code.DEADLINE_EXCEEDED,
+          details: expect.stringMatching(
+            /^ToolTimeout: mounts\[0\]\.host_path: \S+ was not found within .*hint: .*server/,
+          ),
+        });
+      await theRestWorks();
+      // Others are used as ever.
+      await removeContainer(await createOn('alive', daemon.logFolder));
+    } finally {
+      server.kill('SIGKILL');
+      await ended;
+      await daemon.machine.must(['umount', folder]);
+    }
+    await removeContainer(await createOn('dead-0', folder));
+    await itHealed();
+  },
+  120_000 * patience,
+);
+
 test('a container that somebody has frozen is ended', async () => {
   const id = await startContainer(daemon, witness.pod, own('frozen'));
   const [group] = (await cgroupsOf(new Set([id]))).filter((path) => existsSync(join(path, 'freezer.state')));
@@ -251,5 +310,33 @@ test('a pod whose namespaces are unmounted takes no container, and is removed', 
     ),
   });
   await removePod(daemon, pod.id);
+  await itHealed();
+});
+
+test('a client that floods the socket, reads no answer and vanishes holds up nobody', async () => {
+  const openFiles = (): number => readdirSync(`/proc/${daemon.pid}/fd`).length;
+  const before = openFiles();
+  const floods = Array.from({ length: 3 }, () => {
+    const flood = connectHttp2('http://localhost', { createConnection: () => connect(daemon.socket) });
+    return flood.on('error', () => undefined);
+  });
+  await Promise.all(floods.map((flood) => once(flood, 'connect')));
+  const emptyMessage = Buffer.alloc(5); // of gRPC: not compressed, no bytes
+  for (let count = 0; count < 1_000; count++)
+    for (const flood of floods) {
+      const stream = flood.request({
+        ':method': 'POST',
+        ':path': '/runtime.v1.RuntimeService/ListContainers',
+        'content-type': 'application/grpc',
+        te: 'trailers',
+      });
+      stream.on('error', () => undefined).end(emptyMessage); // and its answer is not read
+    }
+  await theRestWorks();
+  await itHealed();
+  expect(openFiles()).toBeGreaterThan(before);
+  for (const flood of floods) flood.destroy();
+  await theRestWorks();
+  await until(() => openFiles() <= before);
   await itHealed();
 });

@@ -74,12 +74,13 @@ export class Node {
     return this.places.folder;
   }
 
-  /** Runs until the node stops. @param lxc keys of that section of its configuration @param handler and of the handler */
+  /** Runs until the node stops. @param lxc keys of that section of its configuration @param handler and of the handler @param env more environment */
   async daemon(
     lxc: Readonly<Record<string, unknown>> = {},
     handler: Readonly<Record<string, unknown>> = {},
+    env: Readonly<Record<string, string>> = {},
   ): Promise<Daemon> {
-    const daemon = await startDaemon({ onHost: isReal, config: this.config(lxc, handler) });
+    const daemon = await startDaemon({ onHost: isReal, config: this.config(lxc, handler), env });
     this.daemons.push(daemon);
     return daemon;
   }
