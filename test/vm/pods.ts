@@ -97,6 +97,17 @@ export async function readFiles(
   );
 }
 
+/** What pods make on the machine: mounts, records, folders, leases, scopes and slices, links, monitors. Some folders are made by the first pod. */
+export function traces(vm: Vm): Promise<string> {
+  return vm.must(`
+  awk '$5 ~ "/run/crisp/" {print "mount", $5}' /proc/self/mountinfo
+  cd /run/crisp; find sandboxes containers bundles pods rootfs exits/* runtimes/* -mindepth 1 -maxdepth 1 2>/dev/null || true
+  find /var/lib/crisp/containers /var/lib/crisp/network /var/lib/cni/networks/crisp -mindepth 1 -maxdepth 1 ! -name lock ! -name 'last_reserved*' 2>/dev/null || true
+  systemctl list-units --all --no-legend --plain --type=scope,slice | awk '/crisp-/ {print $1}'
+  ip -o link show type veth | cut -d: -f2
+  pgrep -a conmon || true`);
+}
+
 export async function removePods(vm: Vm): Promise<void> {
   await vm.must('crictl rmp --all --force');
 }

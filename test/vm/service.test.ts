@@ -1,7 +1,15 @@
 // crisp as a service of a Debian machine: installed, started by systemd, inspected,
 // restarted, killed, and running again after a reboot.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { containerStatus, removePods, runPod, startContainer, waitForExit, type Pod } from './pods.js';
+import {
+  containerStatus,
+  removePods,
+  runPod,
+  startContainer,
+  traces,
+  waitForExit,
+  type Pod,
+} from './pods.js';
 import { Vm } from './vm.js';
 
 let vm: Vm;
@@ -13,16 +21,6 @@ afterAll(() => vm?.stop());
 /** Property of the unit. */
 const show = (property: string): Promise<string> =>
   vm.must(`systemctl show --value --property=${property} crisp.service`);
-
-/** What pods make on the machine: mounts, records, folders, leases, scopes and slices, links, monitors. Some folders are made by the first pod. */
-const traces = (): Promise<string> =>
-  vm.must(`
-  awk '$5 ~ "/run/crisp/" {print "mount", $5}' /proc/self/mountinfo
-  cd /run/crisp; find sandboxes containers bundles pods rootfs exits/* runtimes/* -mindepth 1 -maxdepth 1 2>/dev/null || true
-  find /var/lib/crisp/containers /var/lib/crisp/network /var/lib/cni/networks/crisp -mindepth 1 -maxdepth 1 ! -name lock ! -name 'last_reserved*' 2>/dev/null || true
-  systemctl list-units --all --no-legend --plain --type=scope,slice | awk '/crisp-/ {print $1}'
-  ip -o link show type veth | cut -d: -f2
-  pgrep -a conmon || true`);
 
 /** A script that blocks the event loop of a daemon with Node's debugger. */
 const block = `
@@ -88,22 +86,22 @@ test('crisp status and crisp check report a healthy machine', async () => {
 });
 
 test('a machine without pods has no leftovers, also after pods are removed', async () => {
-  const before = await traces();
+  const before = await traces(vm);
   const pod = await runPod(vm);
   await startContainer(vm, pod, 'sleep 1000');
-  expect(await traces()).not.toBe(before);
+  expect(await traces(vm)).not.toBe(before);
   await removePods(vm);
-  expect(await traces()).toBe(before);
+  expect(await traces(vm)).toBe(before);
 });
 
 test('crisp run needs no daemon, and leaves nothing behind', async () => {
-  const before = await traces();
+  const before = await traces(vm);
   const { stdout, exitCode } = await vm.run(
     'crisp run --rm --memory 64m localhost/busybox sh -c "echo hello; exit 4"',
   );
   expect([stdout, exitCode]).toEqual(['hello\n', 4]);
   expect(await vm.must('ls /run/crisp-cli/bundles')).toBe('');
-  expect(await traces()).toBe(before);
+  expect(await traces(vm)).toBe(before);
 });
 
 describe('containers run on', () => {
@@ -195,7 +193,7 @@ test('systemctl reload applies reloadable settings', async () => {
 });
 
 test('a reboot: what ran is gone, nothing of it is left, and new pods run', async () => {
-  const before = await traces();
+  const before = await traces(vm);
   const pod = await runPod(vm);
   // It is the first process of its pid namespace, so SIGTERM is nothing to it: the machine waits as long as the kubelet would.
   const container = await startContainer(vm, pod, 'sleep 1000', {
@@ -207,10 +205,10 @@ test('a reboot: what ran is gone, nothing of it is left, and new pods run', asyn
   await vm.reboot();
   expect(await show('ActiveState')).toBe('active');
   expect(await vm.must('crictl pods -q; crictl ps -a -q')).toBe('');
-  expect(await traces()).toBe(before);
+  expect(await traces(vm)).toBe(before);
   expect((await vm.run(`crictl inspect ${container}`)).stderr).toContain('NotFound');
   const again = await runPod(vm, pod.config);
   expect(await waitForExit(vm, await startContainer(vm, again, 'exit 3'))).toMatchObject({ exitCode: 3 });
   await removePods(vm);
-  expect(await traces()).toBe(before);
+  expect(await traces(vm)).toBe(before);
 });

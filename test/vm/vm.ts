@@ -1,6 +1,7 @@
 // A Debian VM under qemu, with systemd, cgroup v2 and AppArmor, in which crisp is
 // installed as a user would install it. Made by the tests of this folder, one VM
-// each. Its disk is a snapshot, so nothing stays; from inside it reaches nothing.
+// each. Its disk is a snapshot or a copy, so nothing stays; from inside it reaches
+// nothing.
 //
 //   jest ── qemu: disk.ext4 (root), crisp.tar (/dev/vdb) ── sshd ◄── ssh, one shared connection
 //
@@ -33,13 +34,16 @@ export interface VmOptions {
   readonly install?: string;
   /** Files that it finds in /opt/files. */
   readonly files?: readonly string[];
+  /** Its disk is a file that survives the end of qemu, for losePower(). */
+  readonly ownDisk?: boolean;
 }
 
 export class Vm {
   private constructor(
     private readonly folder: string,
     private readonly port: number,
-    private readonly qemu: ChildProcess,
+    private readonly argv: readonly string[],
+    private qemu: ChildProcess,
   ) {}
 
   /** Boots one and installs crisp in it. */
@@ -48,27 +52,26 @@ export class Vm {
     if (!disk) throw new Error('CRISP_VM names no disk: run the tests with `npm run test:vm`');
     const folder = await mkdtemp(join(tmpdir(), 'crisp-vm-'));
     try {
-      return await Vm.boot(folder, disk, options);
+      return await Vm.install(folder, disk, options);
     } catch (error) {
       await rm(folder, { recursive: true, force: true });
       throw error;
     }
   }
 
-  private static async boot(
+  private static async install(
     folder: string,
     disk: string,
-    { prepare = '', install = 'bash /opt/crisp/deploy/install.sh', files = [] }: VmOptions,
+    { prepare = '', install = 'bash /opt/crisp/deploy/install.sh', files = [], ownDisk = false }: VmOptions,
   ): Promise<Vm> {
     await copyFile(join(disk, 'key'), join(folder, 'key'));
     await chmod(join(folder, 'key'), 0o600);
     const port = await freePort();
-    const [tool = '', ...args] = diesWithUs(qemuArgv(disk, await makePayload(folder, files), port));
-    const qemu = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    const consoleLog = createWriteStream(join(folder, 'console.log'));
-    qemu.stdout.pipe(consoleLog);
-    qemu.stderr.pipe(consoleLog);
-    const vm = new Vm(folder, port, qemu);
+    const root = join(disk, 'disk.ext4');
+    if (ownDisk) await runFile('cp', ['--sparse=always', root, join(folder, 'disk.ext4')]);
+    const drive = ownDisk ? `file=${join(folder, 'disk.ext4')}` : `file=${root},snapshot=on`;
+    const argv = diesWithUs(qemuArgv(disk, drive, await makePayload(folder, files), port));
+    const vm = new Vm(folder, port, argv, startQemu(argv, folder));
     try {
       await vm.booted();
       await vm.must(`tar -xf /dev/vdb -C /\n${prepare}\n${install}`);
@@ -143,12 +146,32 @@ export class Vm {
     await this.booted(before);
   }
 
+  /**
+   * Kills qemu; boot() starts it again with the same disk (ownDisk). What the machine had written to its disk is
+   * kept, since the page cache of the host survives; what was only in the memory of the machine, as the
+   * files of a program that has not flushed them, is lost.
+   */
+  async losePower(): Promise<void> {
+    if (this.qemu.exitCode !== null || this.qemu.signalCode !== null) return;
+    const ended = once(this.qemu, 'close');
+    this.qemu.kill('SIGKILL');
+    await ended;
+  }
+
+  async boot(): Promise<void> {
+    await runFile('ssh', [...this.sshOptions(), '-O', 'exit', 'root@127.0.0.1']).catch(() => undefined);
+    this.qemu = startQemu(this.argv, this.folder);
+    await this.booted();
+  }
+
+  /** Makes a port of this machine's loopback one of its own, until it ends. */
+  async reach(port: number): Promise<void> {
+    const forward = `127.0.0.1:${port}:127.0.0.1:${port}`;
+    await runFile('ssh', [...this.sshOptions(), '-O', 'forward', '-R', forward, 'root@127.0.0.1']);
+  }
+
   async stop(): Promise<void> {
-    if (this.qemu.exitCode === null && this.qemu.signalCode === null) {
-      const ended = once(this.qemu, 'close');
-      this.qemu.kill('SIGKILL');
-      await ended;
-    }
+    await this.losePower();
     await rm(this.folder, { recursive: true, force: true });
   }
 
@@ -191,7 +214,15 @@ export class Vm {
   }
 }
 
-function qemuArgv(disk: string, payload: string, port: number): string[] {
+function startQemu([tool = '', ...args]: readonly string[], folder: string): ChildProcess {
+  const qemu = spawn(tool, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const consoleLog = createWriteStream(join(folder, 'console.log'), { flags: 'a' });
+  qemu.stdout.pipe(consoleLog);
+  qemu.stderr.pipe(consoleLog);
+  return qemu;
+}
+
+function qemuArgv(disk: string, drive: string, payload: string, port: number): string[] {
   return [
     'qemu-system-x86_64',
     '-machine',
@@ -216,7 +247,7 @@ function qemuArgv(disk: string, payload: string, port: number): string[] {
     '-append',
     'root=LABEL=crisp-vm ro console=ttyS0 quiet panic=-1',
     '-drive',
-    `file=${join(disk, 'disk.ext4')},format=raw,if=virtio,snapshot=on`,
+    `${drive},format=raw,if=virtio,cache=writeback`,
     '-drive',
     `file=${payload},format=raw,if=virtio,readonly=on`,
     '-netdev',
