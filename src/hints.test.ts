@@ -89,7 +89,7 @@ const hints = [
 
 /** Programs of others that hints name. */
 const programs = new Set(
-  'apparmor_parser apt crictl df dmesg ha-manager ifreload journalctl kompose modprobe mount pct pvecm pveam pvesh pvesm skopeo su swapoff sysctl systemctl tar ulimit'.split(
+  'apparmor_parser apt crictl df dmesg findmnt ha-manager ifreload journalctl kompose modprobe mount pct pvecm pveam pvesh pvesm skopeo su swapoff sysctl systemctl tar ulimit'.split(
     ' ',
   ),
 );
@@ -209,6 +209,7 @@ const notFollowed: Readonly<Record<string, readonly string[]>> = {
     'load it with apparmor_parser',
     'run crisp as root with the capabilities that `crisp check` lists',
     'containers are mounted below it; or move the state folder',
+    'the server of a filesystem on this path does not answer: see `findmnt --target PATH`',
   ],
   'it needs systemd as the first process (the tests in virtual machines have it)': [
     'configure the same cgroup driver for the kubelet and crisp',

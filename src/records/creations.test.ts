@@ -41,6 +41,7 @@ function setUp() {
 }
 
 describe('a creation', () => {
+  afterEach(() => void jest.useRealTimers());
   test('is hidden until its caller claims it', async () => {
     const { inFlight, keep, join, finish, id } = setUp();
     const joined = join(new AbortController().signal);
@@ -57,6 +58,7 @@ describe('a creation', () => {
   test.each(['before it is made', 'at the moment that it is made'])(
     'is kept for a retry if its caller disconnects %s, and then discarded',
     async (when) => {
+      fakeTimeouts();
       const { inFlight, keep, discard, join, finish, id } = setUp();
       const caller = new AbortController();
       const joined = join(caller.signal);
@@ -69,25 +71,29 @@ describe('a creation', () => {
         finish();
         await expect(joined).rejects.toMatchObject({ id: 'Cancelled' });
       }
-      await pause(0);
+      await settled();
       expect(keep.mock.calls).toEqual([[id()]]);
-      expect(inFlight.hides(id())).toBe(true);
-      while (discard.mock.calls.length === 0) await pause(5);
-      await pause(0);
-      expect(inFlight.hides(id())).toBe(false);
+      jest.advanceTimersByTime(keepMs - 1);
+      await settled();
+      expect([discard.mock.calls, inFlight.hides(id())]).toEqual([[], true]);
+      jest.advanceTimersByTime(1);
+      await settled();
+      expect([discard.mock.calls, inFlight.hides(id())]).toEqual([[[id()]], false]);
     },
   );
 
   test('is not discarded if its retry came first', async () => {
+    fakeTimeouts();
     const { inFlight, discard, join, finish, id } = setUp();
     const caller = new AbortController();
     const joined = join(caller.signal);
     caller.abort();
     await expect(joined).rejects.toMatchObject({ id: 'Cancelled' });
     finish();
-    await pause(0);
+    await settled();
     inFlight.hold(id());
-    await pause(3 * keepMs);
+    jest.advanceTimersByTime(3 * keepMs);
+    await settled();
     expect(discard).not.toHaveBeenCalled();
     expect(inFlight.hides(id())).toBe(true);
     expect(inFlight.claim(id())).toBe(true);
@@ -127,20 +133,20 @@ describe('a creation', () => {
   });
 
   test('that failed and could not be undone is removed later, with retries until that succeeds', async () => {
+    fakeTimeouts();
     const { inFlight, discard, remains, join, fail, id } = setUp();
     remains.mockReturnValue(true);
     discard.mockRejectedValueOnce(new Error('not yet'));
     const joined = join(new AbortController().signal);
     fail();
     await expect(joined).rejects.toThrow('not made');
-    await pause(0);
-    expect(inFlight.hides(id())).toBe(true);
-    while (discard.mock.calls.length < 2) {
-      expect(inFlight.hides(id())).toBe(true);
-      await pause(5);
+    await settled();
+    for (const attempts of [0, 1]) {
+      expect([discard.mock.calls.length, inFlight.hides(id())]).toEqual([attempts, true]);
+      jest.advanceTimersByTime(1_000); // the least pause between attempts
+      await settled();
     }
-    await pause(0);
-    expect(inFlight.hides(id())).toBe(false);
+    expect([discard.mock.calls.length, inFlight.hides(id())]).toEqual([2, false]);
   });
 });
 
@@ -211,6 +217,7 @@ describe('with callers that come and go', () => {
   });
 
   test('a result is hidden even if its record cannot be changed', async () => {
+    fakeTimeouts();
     const { inFlight, keep, join, finish, id } = setUp();
     keep.mockRejectedValue(new Error('no space'));
     const gone = new AbortController();

