@@ -234,19 +234,20 @@ exec sleep infinity`,
     const ended = once(server, 'close');
     const [said] = (await Promise.race([once(server.stdout, 'data'), ended])) as [Buffer | number];
     expect(String(said)).toBe('mounted\n');
-    const createOn = (name: string, path: string) =>
+    const createOn = (name: string, path: string, pod = witness.pod) =>
       createContainer(
         daemon,
-        witness.pod,
+        pod,
         containerConfig(untilStopped(), {
           metadata: { name },
           mounts: [{ host_path: path, container_path: '/data' }],
         }),
       );
+    const pods = await Promise.all(Array.from({ length: 6 }, () => runPod(daemon)));
     try {
-      // More than Node has threads for files.
-      const waiting = Array.from({ length: 6 }, (_, index) =>
-        createOn(`dead-${index}`, join(folder, String(index))).catch((error: unknown) => error),
+      // More than Node has threads for files. The containers of one pod would be created one after the other.
+      const waiting = pods.map((pod, index) =>
+        createOn(`dead-${index}`, join(folder, String(index)), pod).catch((error: unknown) => error),
       );
       await theRestWorks();
       await removePod(daemon, (await runPod(daemon)).id);
@@ -265,6 +266,7 @@ exec sleep infinity`,
       await ended;
       await daemon.machine.must(['umount', folder]);
     }
+    for (const { id } of pods) await removePod(daemon, id);
     await removeContainer(await createOn('dead-0', folder));
     await itHealed();
   },

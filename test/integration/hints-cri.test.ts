@@ -128,9 +128,9 @@ const mistakes: Readonly<Record<string, Mistake>> = {
     },
     follow: async () => {
       const { containers } = JSON.parse(await crictl('ps', '-a', '-o', 'json')) as {
-        containers: { id: string; image: { userSpecifiedImage: string; image: string } }[];
+        containers: { id: string; image: { image: string } }[];
       };
-      const users = containers.filter(({ image }) => image.userSpecifiedImage === 'docker.io/library/used:1');
+      const users = containers.filter(({ image }) => image.image === 'docker.io/library/used:1');
       expect(users).toHaveLength(1);
       await crictl('rm', users[0]?.id ?? '');
       await daemon.client.image.RemoveImage({ image: { image: 'docker.io/library/used:1' } });
