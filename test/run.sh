@@ -88,7 +88,7 @@ finish() {
 
 exec 3>&1 # for test/progress.mjs
 echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, Perl,
-documents, workflows, unit, integration and pct tests and critest; about 15 minutes on two cores.'
+documents, workflows, unit, integration and pct tests and critest; about 19 minutes on two cores.'
 
 need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
