@@ -97,12 +97,17 @@ function attempt(what: string, at: { stage?: string; errorId?: ErrorId }, work: 
   }
 }
 
+/** The targets of all mounts at or below folders, in the order in which they can be unmounted. */
+export async function mountsBelow(folders: readonly string[]): Promise<string[]> {
+  return (await mountPoints())
+    .map((mount) => mount.target)
+    .filter((target) => folders.some((folder) => target === folder || target.startsWith(`${folder}/`)))
+    .reverse();
+}
+
 /** Unmounts all mounts at or below a folder, deepest first. */
 export async function unmountBelow(folder: string): Promise<void> {
-  const [first, ...others] = (await mountPoints())
-    .map((mount) => mount.target)
-    .filter((target) => target === folder || target.startsWith(`${folder}/`))
-    .reverse();
+  const [first, ...others] = await mountsBelow([folder]);
   if (first !== undefined) await unmount(first, ...others);
 }
 

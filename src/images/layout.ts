@@ -191,6 +191,16 @@ export class StorageLayout {
   }
 
   /**
+   * The folders in which containers-storage tries what the kernel can do, each time that it opens the store.
+   * A killed one leaves mounts in them.
+   */
+  async trialFolders(): Promise<string[]> {
+    return (await namesIn(this.overlay))
+      .filter((name) => /^(compat|(metacopy|opaque-bug|volatile)-check)\d+$/.test(name))
+      .map((name) => join(this.overlay, name));
+  }
+
+  /**
    * The folders of layers that are not in the list, and that were not changed for an hour: another program
    * may be making the others.
    */

@@ -16,6 +16,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder, readFileIfThere, remove } from '../host/files.js';
+import { mountsBelow } from '../host/mounts.js';
 import { run } from '../host/run.js';
 import { unlessAborted } from '../host/wait.js';
 import { log } from '../log.js';
@@ -112,13 +113,11 @@ export class Pulls {
 
   /** Removes the leftovers of interrupted and failed pulls that the next attempt cannot use. */
   async clean(): Promise<void> {
-    await this.alone([
-      'rm',
-      '-rf',
-      '--one-file-system',
-      this.options.folder,
-      ...(await this.options.layout.halfWritten()),
-    ]);
+    const { folder, layout } = this.options;
+    const trials = await layout.trialFolders();
+    const mounts = await mountsBelow(trials);
+    if (mounts.length > 0) await this.alone(['umount', ...mounts]);
+    await this.alone(['rm', '-rf', '--one-file-system', folder, ...trials, ...(await layout.halfWritten())]);
     if (!(await this.hasRoom())) await this.doom();
     await this.sweep();
     this.sweepLater();

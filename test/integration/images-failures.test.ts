@@ -328,6 +328,21 @@ describe('a pull that is cut off', () => {
     }
   });
 
+  test('while containers-storage tries what the kernel can do leaves no mount after the next start', async () => {
+    const trial = join(store.storage, 'overlay', 'compat3426087255');
+    for (const name of ['lower-mapped', 'merged']) {
+      await mkdir(join(trial, name), { recursive: true });
+      await run('mount', ['-t', 'tmpfs', 'none', join(trial, name)]);
+    }
+    try {
+      await store.reopened();
+      expect(await readdir(join(store.storage, 'overlay'))).not.toContain('compat3426087255');
+    } finally {
+      for (const name of ['lower-mapped', 'merged'])
+        await run('umount', [join(trial, name)]).catch(() => undefined);
+    }
+  });
+
   test('by the end of the daemon ends too, and is cleaned up at its next start', async () => {
     const daemon = await startDaemon({
       network: false,
