@@ -136,8 +136,9 @@ function cpuMs(pid) {
 /** The memory and the start of crisp's daemon with more pods, and the growth of its memory over their number again. */
 async function twiceAsMany(crisp, scale) {
   const pods = await atOnce(10, counted(scale), () => podUp(crisp, true));
+  // V8 gives memory back when little has been allocated for some 20 s.
   const settled = async () => {
-    await sleep(5_000);
+    await sleep(40_000);
     return pssOf(crisp.pid) / 1024;
   };
   const before = await settled();
