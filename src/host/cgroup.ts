@@ -211,7 +211,12 @@ function ancestors(tree: string, path: string): string[] {
  */
 export async function removePodCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const path = cgroupPath(name);
-  if (path.endsWith('.slice')) return stopSlice(path);
+  if (path.endsWith('.slice')) {
+    await stopSlice(path);
+    // On v1 the runtimes make it in the trees that systemd does not manage as well (cpuset, freezer).
+    if (layout.version === 'v1') await removeCgroup(path, layout);
+    return;
+  }
   await removeCgroup(path, layout);
   const parent = dirname(path);
   if (parent === '/') return;
