@@ -294,7 +294,11 @@ function processFolder(layout: CgroupLayout, name: string): string | undefined {
 export async function killCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const folder = processFolder(layout, name);
   if (folder === undefined || !existsSync(folder)) return;
-  if (existsSync(join(folder, 'cgroup.kill'))) await writeFile(join(folder, 'cgroup.kill'), '1'); // v2 since Linux 5.14; a fork cannot escape it
+  // v2 since Linux 5.14; a fork cannot escape it. systemd removes an empty scope at any time.
+  if (existsSync(join(folder, 'cgroup.kill')))
+    await writeFile(join(folder, 'cgroup.kill'), '1', { flag: 'r+' }).catch((error: unknown) => {
+      if (!isAbsent(error) && !isGone(error)) throw error;
+    });
   let pids: number[] = [];
   const isEmpty = async (): Promise<boolean> => {
     pids = await processesOf(folder);
