@@ -54,8 +54,6 @@ export interface Definition<F extends Flags> {
   /** Lines of --help that stand for several flags, or for a flag with a long summary: help is one screen. */
   readonly helpRows?: readonly {
     readonly flags: readonly string[];
-    /** The flags as they are written: "-l, --label, --annotation KEY=VALUE". */
-    readonly words: string;
     readonly summary: string;
   }[];
   /** Flags of podman and nerdctl that are left out on purpose ("--device", "-a") -> what to use instead. */

@@ -70,8 +70,21 @@ function helpRows(command: Command): (readonly [string, string])[] {
   return Object.keys(command.flags).flatMap((name): (readonly [string, string])[] => {
     const row = command.helpRows?.find(({ flags }) => flags.includes(name));
     if (!row) return [flagRow(name, command.flags[name] as Flag)];
-    return row.flags[0] === name ? [[row.words, row.summary]] : [];
+    return row.flags[0] === name ? [[rowWords(command, row.flags), row.summary]] : [];
   });
+}
+
+/** "--read-only; --tmpfs TARGET"; flags that take the same value share it: "-l, --label, --annotation KEY=VALUE". */
+function rowWords({ flags }: Command, names: readonly string[]): string {
+  return names
+    .map((name, index) => {
+      const flag = flags[name] as Flag;
+      const next = flags[names[index + 1] ?? ''];
+      const sharesValue = flag.value !== undefined && next?.value === flag.value;
+      if (sharesValue) return `${flagName(name, flag)}, `;
+      return flagWord(name, flag) + (next ? '; ' : '');
+    })
+    .join('');
 }
 
 export function usage(command: Command): string {
@@ -99,7 +112,11 @@ function flagRow(name: string, flag: Flag): [string, string] {
 }
 
 function flagWord(name: string, flag: Flag): string {
-  return `${flag.short ? `-${flag.short}, ` : ''}--${name}${flag.value === undefined ? '' : ` ${flag.value}`}`;
+  return `${flagName(name, flag)}${flag.value === undefined ? '' : ` ${flag.value}`}`;
+}
+
+function flagName(name: string, { short }: Flag): string {
+  return `${short ? `-${short}, ` : ''}--${name}`;
 }
 
 /** If a command gives 1 another meaning, its own line is shown. */

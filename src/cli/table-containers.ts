@@ -88,79 +88,64 @@ const making = {
 const makingRows = [
   {
     flags: ['name', 'hostname'],
-    words: '--name, --hostname NAME',
     summary: 'its name (default: from its id); its hostname',
   },
-  { flags: ['namespace'], words: '--namespace NAME', summary: 'the namespace for routing rules' },
+  { flags: ['namespace'], summary: 'the namespace for routing rules' },
   {
     flags: ['handler'],
-    words: '--handler NAME',
     summary: 'the runtime handler (default: as routed)',
   },
-  { flags: ['rootfs'], words: '--rootfs DIR', summary: 'use this folder instead of an image' },
+  { flags: ['rootfs'], summary: 'use this folder instead of an image' },
   {
     flags: ['pull'],
-    words: '--pull missing|always|never',
     summary: 'when to pull the image (default: missing)',
   },
   {
     flags: ['entrypoint', 'init'],
-    words: '--entrypoint PROGRAM; --init',
     summary: 'replaces Entrypoint and Cmd; run below catatonit',
   },
   {
     flags: ['env', 'env-file'],
-    words: '-e, --env KEY[=VALUE]; --env-file FILE',
     summary: 'environment variables; may be repeated',
   },
   {
     flags: ['volume'],
-    words: '-v, --volume SOURCE:TARGET[:ro]',
     summary: 'mount a path of the host; may be repeated',
   },
   {
     flags: ['read-only', 'tmpfs'],
-    words: '--read-only; --tmpfs TARGET[:OPTIONS]',
     summary: 'the rootfs is read-only; mount memory there',
   },
   {
     flags: ['user', 'workdir'],
-    words: '-u, --user USER[:GROUP]; -w, --workdir DIR',
     summary: "user and working folder (default: the image's)",
   },
   {
     flags: ['memory', 'cpus'],
-    words: '-m, --memory BYTES; --cpus NUMBER',
     summary: 'limits: 64m, 2g; 0.5, 2',
   },
   {
     flags: ['cap-add', 'cap-drop', 'privileged'],
-    words: '--cap-add, --cap-drop NAME; --privileged',
     summary: 'give or take capabilities; all, and all devices',
   },
   {
     flags: ['network'],
-    words: '--network none|host|cni',
     summary: 'loopback only (default), that of the host, of pods',
   },
   {
     flags: ['publish'],
-    words: '-p, --publish [IP:]PORT:CONTAINERPORT[/udp]',
     summary: 'pass a port of the host on; implies --network cni',
   },
   {
     flags: ['label', 'annotation'],
-    words: '-l, --label, --annotation KEY=VALUE',
     summary: 'for routing rules; may be repeated',
   },
   {
     flags: ['interactive', 'tty'],
-    words: '-i, --interactive; -t, --tty',
     summary: 'pass our standard input on; give it a terminal',
   },
   {
     flags: ['guest'],
-    words: '--guest',
     summary: 'make an ordinary guest of Proxmox, and print its VMID',
   },
   placesRow,
@@ -243,7 +228,6 @@ const run = define({
     ...makingRows,
     {
       flags: ['detach', 'rm'],
-      words: '-d, --detach; --rm',
       summary: 'leave it in the background; delete it at its end',
     },
   ],

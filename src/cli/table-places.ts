@@ -16,6 +16,5 @@ export const places = {
 /** Their line of --help. */
 export const placesRow = {
   flags: ['config', 'root', 'state'],
-  words: '--config FILE; --root, --state DIR',
   summary: 'the configuration; folders instead of its own',
 } as const;
