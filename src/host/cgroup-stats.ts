@@ -7,7 +7,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cgroupFolder, cgroupLayout, isGone, type CgroupLayout } from './cgroup.js';
-import { isAbsent } from './files.js';
 
 /** Time that tasks spent waiting for a resource. */
 export interface Pressure {
@@ -384,7 +383,7 @@ function ifThere<T>(work: () => T): T | undefined {
   try {
     return work();
   } catch (error) {
-    if (isAbsent(error) || isGone(error)) return undefined;
+    if (isGone(error)) return undefined;
     throw error;
   }
 }

@@ -150,7 +150,7 @@ async function whileParentsGo(make: () => Promise<void>): Promise<void> {
     try {
       return await make();
     } catch (error) {
-      if (attempt === makeAttempts || !(isAbsent(error) || isGone(error))) throw error;
+      if (attempt === makeAttempts || !isGone(error)) throw error;
     }
   }
 }
@@ -294,11 +294,10 @@ function processFolder(layout: CgroupLayout, name: string): string | undefined {
 export async function killCgroup(name: string, layout = cgroupLayout()): Promise<void> {
   const folder = processFolder(layout, name);
   if (folder === undefined || !existsSync(folder)) return;
-  // v2 since Linux 5.14; a fork cannot escape it. systemd removes an empty scope at any time.
-  if (existsSync(join(folder, 'cgroup.kill')))
-    await writeFile(join(folder, 'cgroup.kill'), '1', { flag: 'r+' }).catch((error: unknown) => {
-      if (!isAbsent(error) && !isGone(error)) throw error;
-    });
+  // Only v2 since Linux 5.14 has this file; a fork cannot escape it. systemd removes an empty scope at any time.
+  await writeFile(join(folder, 'cgroup.kill'), '1', { flag: 'r+' }).catch((error: unknown) => {
+    if (!isGone(error)) throw error;
+  });
   let pids: number[] = [];
   const isEmpty = async (): Promise<boolean> => {
     pids = await processesOf(folder);
@@ -325,7 +324,7 @@ export async function processesOf(folder: string): Promise<number[]> {
   try {
     own = await readFile(join(folder, 'cgroup.procs'), 'utf8');
   } catch (error) {
-    if (isAbsent(error) || isGone(error)) return [];
+    if (isGone(error)) return [];
     throw error;
   }
   const below = await Promise.all((await subgroups(folder)).map(processesOf));
@@ -339,9 +338,9 @@ export async function processesOf(folder: string): Promise<number[]> {
   ];
 }
 
-/** ENODEV: the group was removed while its file was open. */
+/** The group was removed: before its file was opened, or (ENODEV) after. */
 export function isGone(error: unknown): boolean {
-  return (error as NodeJS.ErrnoException).code === 'ENODEV';
+  return isAbsent(error) || (error as NodeJS.ErrnoException).code === 'ENODEV';
 }
 
 /**
