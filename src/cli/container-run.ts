@@ -7,7 +7,7 @@ import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { createContainer, createGuest, type CreateFlags } from './container-create.js';
 import { removeAll } from './container-remove.js';
 import { environmentOf, type EnvironmentFlags } from './environment.js';
-import { exitOf, stateOf } from './container-state.js';
+import { exitOf, notRunning, stateOf } from './container-state.js';
 import { checkTerminal, inForeground, ownTerminal } from './foreground.js';
 import { UsageError } from './parse.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
@@ -111,16 +111,12 @@ export async function attachCommand(flags: PlaceFlags, [id = '']: readonly strin
     const { removeAtEnd: removes = false, ...record } = await services.records.find(id);
     const { status } = await stateOf(services, record);
     if (status !== 'running')
-      throw new CrispError(
-        'WrongContainerState',
-        `container ${record.name} is not running (it is ${status})`,
-        {
-          hint:
-            status === 'created'
-              ? `start it with \`crisp start --attach ${record.name}\``
-              : `see its output with \`crisp logs ${record.name}\``,
-        },
-      );
+      throw notRunning(record, status, {
+        hint:
+          status === 'created'
+            ? `start it with \`crisp start --attach ${record.name}\``
+            : `see its output with \`crisp logs ${record.name}\``,
+      });
     const interactive = record.stdin ?? false;
     if (interactive && record.terminal) checkTerminal();
     const signals = new Signals();
@@ -179,16 +175,12 @@ export async function execCommand(
     const record = await services.records.find(id);
     const { status } = await stateOf(services, record);
     if (status !== 'running')
-      throw new CrispError(
-        'WrongContainerState',
-        `container ${record.name} is not running (it is ${status})`,
-        {
-          hint:
-            status === 'created'
-              ? `start it with \`crisp start ${record.name}\``
-              : 'a container runs once; run another with `crisp run`',
-        },
-      );
+      throw notRunning(record, status, {
+        hint:
+          status === 'created'
+            ? `start it with \`crisp start ${record.name}\``
+            : 'a container runs once; run another with `crisp run`',
+      });
     const env = await environmentOf(flags);
     const terminal = flags.tty ? ownTerminal(flags.interactive) : undefined;
     const io: Io = {

@@ -1,5 +1,6 @@
 // The current state of a standalone container, read from its backend, since
 // other commands may change it.
+import { CrispError } from '../errors.js';
 import { waitUntil } from '../host/wait.js';
 import type { Backend, ContainerRef, Exit } from '../backends/backend.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
@@ -29,6 +30,15 @@ export async function stateOf(services: Services, record: StandaloneRecord): Pro
   if (alive.status === 'running' && record.addresses) return { ...alive, addresses: record.addresses };
   if (alive.status !== 'stopped') return alive;
   return alive.exit ? { status: 'stopped', ...ended(alive.exit) } : { status: 'stopped' };
+}
+
+/** The error of a command that needs a running container. */
+export function notRunning(
+  { name }: Pick<StandaloneRecord, 'name'>,
+  status: ContainerState['status'],
+  details: { readonly hint: string },
+): CrispError {
+  return new CrispError('WrongContainerState', `container ${name} is not running (it is ${status})`, details);
 }
 
 function ended(exit: Exit): Pick<ContainerState, 'exitCode' | 'finishedAt' | 'oomKilled'> {

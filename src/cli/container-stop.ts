@@ -6,7 +6,7 @@ import { within } from '../host/wait.js';
 import { signalNumber } from '../oci/signals.js';
 import { refOf, type StandaloneRecord } from '../records/standalone.js';
 import { removeAll } from './container-remove.js';
-import { exitOf, stateOf } from './container-state.js';
+import { exitOf, notRunning, stateOf } from './container-state.js';
 import { UsageError } from './parse.js';
 import { type PlaceFlags, type Services, withParts } from './services.js';
 
@@ -95,11 +95,7 @@ export async function killCommand(
     const record = await services.records.find(id);
     const { status } = await stateOf(services, record);
     if (status !== 'running' && status !== 'created')
-      throw new CrispError(
-        'WrongContainerState',
-        `container ${record.name} is not running (it is ${status})`,
-        { hint: 'signals can only be sent to running containers' },
-      );
+      throw notRunning(record, status, { hint: 'signals can only be sent to running containers' });
     await services.backendOf(record).kill(refOf(record), signal, flags.all);
     return 0;
   });
