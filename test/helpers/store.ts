@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { stringify } from 'yaml';
 import { configSchema, type Config } from '../../src/config/config.js';
 import { unmountBelow } from '../../src/host/mounts.js';
 import { StorageLayout } from '../../src/images/layout.js';
@@ -73,6 +74,24 @@ export class TestStore {
     await store.trust([]);
     await images.open();
     return store;
+  }
+
+  /** A configuration file with these folders, for the command line. @returns its path */
+  async writeConfig(): Promise<string> {
+    const file = join(this.folder, 'config.yaml');
+    await writeFile(
+      file,
+      stringify({
+        root: this.root,
+        state: this.state,
+        cli_state: join(this.folder, 'cli'),
+        images: {
+          signature_policy: join(this.folder, 'policy.json'),
+          registries_conf: join(this.folder, 'registries.conf'),
+        },
+      }),
+    );
+    return file;
   }
 
   /** The same folders with another config, as after a restart. */

@@ -1,10 +1,9 @@
 // `crisp pull`, `images`, `rmi`, `load` and `run --pull`: bin/crisp as a person
 // runs it, with a real registry, without a daemon and beside one.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { readdir, writeFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { stringify } from 'yaml';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { makeArchiveOf, makeImageArchive, makeLayout } from '../helpers/image.js';
 import { Machine, type Result } from '../helpers/machine.js';
@@ -27,19 +26,7 @@ beforeAll(async () => {
   registry = await store.registry();
   proxy = await startProxy(registry);
   machine = await Machine.start([store.state, join(store.folder, 'cli')]);
-  configFile = join(store.folder, 'config.yaml');
-  await writeFile(
-    configFile,
-    stringify({
-      root: store.root,
-      state: store.state,
-      cli_state: join(store.folder, 'cli'),
-      images: {
-        signature_policy: join(store.folder, 'policy.json'),
-        registries_conf: join(store.folder, 'registries.conf'),
-      },
-    }),
-  );
+  configFile = await store.writeConfig();
   const archive = await makeImageArchive(store.folder, 'box');
   await machine.must([
     ...['skopeo', '--insecure-policy', 'copy', '--quiet', '--dest-tls-verify=false'],

@@ -7,7 +7,6 @@ import { mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from 'node:
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { stringify } from 'yaml';
 import { makeArchiveOf, makeLayout } from '../helpers/image.js';
 import type { Registry } from '../helpers/registry.js';
 import { noneUsed, TestStore } from '../helpers/store.js';
@@ -36,19 +35,7 @@ beforeAll(async () => {
   store = await TestStore.open();
   registry = await store.registry();
   await store.trust([registry.address]);
-  configFile = join(store.folder, 'config.yaml');
-  await writeFile(
-    configFile,
-    stringify({
-      root: store.root,
-      state: store.state,
-      cli_state: join(store.folder, 'cli'),
-      images: {
-        signature_policy: join(store.folder, 'policy.json'),
-        registries_conf: join(store.folder, 'registries.conf'),
-      },
-    }),
-  );
+  configFile = await store.writeConfig();
   const shared = { 'etc/shared': randomBytes(20_000) };
   const images: Record<string, Record<string, string | Buffer>[]> = {
     web: [shared, { 'etc/web': randomBytes(20_000), 'etc/.wh.shared': '' }, { 'etc/top': 'top of web\n' }],
