@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { receivedContainer } from '../../test/helpers/received.js';
-import { inspectRootfs, resolveInside } from './inspect.js';
+import { inspectRootfs, leadsTo, resolveInside } from './inspect.js';
 
 let base: string;
 let rootfs: string;
@@ -26,6 +26,36 @@ const inspect = (config: ContainerConfig, imageMounts: [number, string][] = []) 
     imageMounts: new Map(imageMounts),
     cdiFolders: [join(base, 'cdi')],
   });
+
+describe('a path of the host leads to a mount point', () => {
+  const below = (path: string): string => join(base, path);
+  beforeEach(async () => {
+    for (const folder of ['mnt/dead', 'mnt/dead2', 'data']) await mkdir(below(folder), { recursive: true });
+    await symlink(below('mnt/dead'), below('data/absolute'));
+    await symlink('../mnt/dead/folder', below('data/relative'));
+    await symlink('loop', below('data/loop'));
+    await symlink('../mnt', below('data/near'));
+  });
+  test.each([
+    ['mnt/dead', true],
+    ['mnt/dead/folder', true],
+    ['mnt/../mnt/./dead/x', true],
+    ['data/absolute/x', true],
+    ['data/relative', true],
+    ['data/near/dead/../../data', true],
+    ['data/loop', true], // cannot be found out
+    ['mnt/dead2', false],
+    ['mnt', false],
+    ['data/near', false],
+    ['data/none/mnt/dead', false],
+    ['data', false],
+  ])('%s: %p', async (path, expected) => {
+    expect(await leadsTo(new Set([below('mnt/dead')]), `${base}/${path}`)).toBe(expected);
+  });
+  test('which is the root', async () => {
+    expect(await leadsTo(new Set(['/']), base)).toBe(true);
+  });
+});
 
 describe('where a path leads inside a rootfs', () => {
   beforeEach(async () => {

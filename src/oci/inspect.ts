@@ -105,13 +105,19 @@ export async function inspectRootfs({
     seccompProfile: await localSeccompProfile(seccompFile(security)),
     apparmorProfiles: await loadedAppArmorProfiles(),
   };
-  if (table.some(hasServer))
+  if (table.some(hasServer)) {
+    // Links of /proc may lead into other mount namespaces, and autofs mounts what is looked at.
+    const places = table.filter((mount) => hasServer(mount) || /^(proc|autofs)$/.test(mount.type));
+    const asked = new Set(places.map(({ target }) => target));
     await Promise.all(
       config.mounts.map(async ({ host_path: path }, index) => {
         const field = `mounts[${index}].host_path`;
-        if (!imageMounts.has(index)) await untilAnswered(checkedPath(path, field), field);
+        if (imageMounts.has(index)) return;
+        checkedPath(path, field);
+        if (await leadsTo(asked, path)) await untilAnswered(path, field);
       }),
     );
+  }
   // Last, since it may make folders on the host: not for a request that is refused for another reason.
   const mounts: MountFacts[] = [];
   for (const [index, mount] of config.mounts.entries()) {
@@ -127,14 +133,30 @@ export async function inspectRootfs({
 }
 
 /**
+ * Whether a path of the host leads to one of these mount points, which are not entered. Also true if that cannot
+ * be found out.
+ */
+export async function leadsTo(mounts: ReadonlySet<string>, path: string): Promise<boolean> {
+  const isOne = (at: string): boolean => mounts.has(at);
+  const reached = await resolveInside('/', path, path, isOne).catch(() => undefined);
+  return isOne('/') || reached === undefined || isOne(reached);
+}
+
+/**
  * Resolves a path inside a rootfs: symlinks are followed as in the container,
  * absolute ones from the rootfs. Parts that do not exist yet are kept (the
  * runtime makes them).
+ * @param stopsAt whether a path in the container is not to be entered: it is the result then
  * @returns the path in the container
  * @throws InvalidArgument for a relative path, PathEscapes if it leaves the
  * rootfs
  */
-export async function resolveInside(rootfs: string, path: string, field: string): Promise<string> {
+export async function resolveInside(
+  rootfs: string,
+  path: string,
+  field: string,
+  stopsAt?: (path: string) => boolean,
+): Promise<string> {
   checkedPath(path, field);
   const escapes = (): CrispError =>
     new CrispError('PathEscapes', `${field}: "${path}" leaves the root filesystem of the container`);
@@ -149,7 +171,9 @@ export async function resolveInside(rootfs: string, path: string, field: string)
       resolved.pop();
       continue;
     }
-    const link = await linkTarget(join(rootfs, ...resolved, name), field);
+    const next = `/${[...resolved, name].join('/')}`;
+    if (stopsAt?.(next)) return next;
+    const link = await linkTarget(join(rootfs, next), field);
     if (link === undefined) {
       resolved.push(name);
       continue;
