@@ -182,12 +182,13 @@ test('top shows the processes of a container, with nothing in their names that s
 
 describe('a container that is left and attached', () => {
   /** Runs crisp on a terminal of 33 rows and 77 columns, which types these keys: shell commands. */
+  // With exec, because a shell between the terminal and crisp may end by Ctrl-C before crisp does (dash does).
   function onTerminal(keys: string, ...words: string[]): Promise<Result> {
     const line = [bin, ...words].map((word) => `'${word}'`).join(' ');
     return daemon.machine.run([
       'sh',
       '-c',
-      '(eval "$1") | timeout 50 script -qec "stty rows 33 cols 77; $2" /dev/null',
+      '(eval "$1") | timeout 50 script -qec "stty rows 33 cols 77; exec $2" /dev/null',
       ...['sh', keys, line],
     ]);
   }
