@@ -48,11 +48,11 @@ need() { step "$@" || { tail -n 60 "$log"; count 0 1 0; row "$1" FAILED "$second
 check() { step "$@" || { tail -n 60 "$log"; count 0 1 0; }; row "$1" "$result" "$seconds"; }
 
 # A project of jest, counted test by test.
-suite() { # name project arguments...
-  local name=$1 project=$2 report=$out/${1// /-}.json ok=true p f s
+suite() { # name projects arguments...
+  local name=$1 projects=$2 report=$out/${1// /-}.json ok=true p f s
   shift 2
   # Not by npx, which does not pass descriptor 3 on.
-  step "$name" ${under:-} node node_modules/jest/bin/jest.js --selectProjects "$project" --silent --json --outputFile "$report" \
+  step "$name" ${under:-} node node_modules/jest/bin/jest.js --selectProjects $projects --silent --json --outputFile "$report" \
     --reporters default --reporters ./test/progress.mjs "$@" || ok=false
   if [ -s "$report" ] && read -r p f s < <(node test/count.mjs "$report"); then
     row "$name" "$result" "$seconds" "$p passed, $f failed, $s skipped"
@@ -88,13 +88,13 @@ finish() {
 
 exec 3>&1 # for test/progress.mjs
 echo 'npm test: installs the Debian packages that are missing, builds, and runs types, lint, Perl,
-documents, workflows, unit, integration and pct tests and critest; about 19 minutes on two cores.'
+documents, workflows, unit, integration and pct tests and critest; about 15 minutes on two cores.'
 
 need setup bash deploy/setup.sh tests
 [ -d node_modules ] || need 'npm ci' npm ci
 need build npm run --silent build
+check lint npm run --silent lint &
 check types npm run --silent types
-check lint npm run --silent lint
 check perl npm run --silent lint:perl
 check documents npm run --silent lint:docs
 if command -v go >/dev/null; then
@@ -103,6 +103,7 @@ else
   row workflows skipped 0 'actionlint is built with Go, which is not installed'
   count 0 "$([ -n "${CI:-}" ] && echo 1 || echo 0)" 1
 fi
+wait
 export NODE_OPTIONS=--experimental-vm-modules NODE_NO_WARNINGS=1
 # In random order, of which a failure says the seed: --randomize --seed=N repeats it.
 suite unit unit --randomize --maxWorkers=100%
@@ -111,9 +112,6 @@ for time in 1 2; do
   under='bash test/load.sh' suite "under load $time" unit --randomize --maxWorkers=100% --testPathPatterns \
     'src/(host/(run|wait|proc)|records/(locks|creations)|cri/(racing|exits|events|container-stop)|streaming/session|systemd|backends/(relay|terminal-sizes))\.test'
 done
-# Three at the same time on two cores, since a part of their time is waiting.
-suite 'integration 1' integration --runInBand --shard=1/2 &
-suite 'integration 2' integration --runInBand --shard=2/2 &
-{ suite pct pct --runInBand; suite critest conformance; } &
-wait
+# Four files at the same time on two cores, since a part of their time is waiting.
+suite 'real parts' 'integration pct conformance' --maxWorkers=4 --testSequencer ./test/sequencer.mjs
 finish
