@@ -61,7 +61,7 @@ function hintsIn(path: string): string[] {
 }
 
 /** What a check says to do: `warning(…, THIS)`, `failure(…, THIS)`. */
-function mendsIn(path: string): string[] {
+function hintsOfChecks(path: string): string[] {
   return inSource(path, (node, source) =>
     path.startsWith('src/cli/check/') &&
     ts.isCallExpression(node) &&
@@ -81,7 +81,7 @@ const ofErrors = [
 const hints = [
   ...new Set([
     ...ofErrors,
-    ...sources.flatMap(mendsIn),
+    ...sources.flatMap(hintsOfChecks),
     ...Object.values(leftOut),
     ...commands.flatMap((command) => Object.values(command.leftOut ?? {})),
   ]),
@@ -224,39 +224,20 @@ const notFollowed: Readonly<Record<string, readonly string[]>> = {
   ],
   'the data of a registry, a record or an image is damaged, and the same test repairs it (images-failures, rootfs, records)':
     [
-      'push the image again; check the proxy or mirror in between',
-      'check the network; the limit is images.pull_progress_timeout_seconds',
       'remove the image and pull it again',
       'pull the image again to repair it',
-      'start the version of crisp that wrote the record, or remove the pod by hand; `crisp status` lists such records',
       'correct the file that the message names; if it belongs to an image, use another image',
       'configure its handler again, or end the container of process NAME',
     ],
   'the request that it asks for is the one that the tests beside it send': [
     'remove the field, or run the pod where it is supported',
-    'use a user name and password, or an identity token',
-    'pull it first with `crictl pull`',
-    'create the folder, or remove the key',
-    'its configuration needs a plugin that gives addresses (ipam)',
     'check that a container listens on this port, on localhost or on all addresses',
-    'runtime.seccomp_profile names a file that cannot be used; without it crisp has a profile of its own',
     'make an OCI image of the folder, or choose another handler',
-    'see the message of the OCI runtime; `crisp check` runs a container with it',
-    'use a RuntimeClass with a handler of type pct',
     'check the command, the user and the working folder',
-    'check the working folder of the container',
     'the program is for another architecture, or a script without #!',
-    'remove hostUsers: CTs are unprivileged without it',
-    "set lxc.rootfs.storage, or the pod's annotation NAMEstorage",
-    'add the annotation NAMEnetwork: bridge',
-    'add it, or a pattern for it, to allowed_annotations of the handler',
     '--annotation NAMEstorage=NAME, or lxc.rootfs.storage',
     'put it into a script of the image',
     'use an absolute path without ".."',
-    'a pod on a bridge runs one container at a time; use the CNI network for pods with several containers',
-    'widen lxc.vmid_range',
-    'check lxc.vmid_range, and the tags and owner of the guest',
-    'remove the container; its pod makes a new one',
   ],
   'it needs a node of Proxmox: a newer version, its web, its services or its cluster': [
     'pve-container 6.0.15 (Proxmox VE 9.1) and newer support it',

@@ -22,7 +22,7 @@ const check = define({
     repair: { summary: 'with --images: pull damaged images anew' },
     quiet: { short: 'q', summary: 'show only problems' },
     json: {
-      summary: 'as JSON: {failures, warnings, checks: [{id, title, findings: [{level, message, mend}]}]}',
+      summary: 'as JSON: {failures, warnings, checks: [{id, title, findings: [{level, message, hint}]}]}',
     },
   },
   exitCodes: [
@@ -34,7 +34,7 @@ const check = define({
     { what: 'after a disk error', line: 'crisp check --images --repair' },
     {
       what: 'the commands to fix failures',
-      line: 'crisp check --json | jq -r ".checks[].findings[] | select(.level == \\"failure\\") | .mend"',
+      line: 'crisp check --json | jq -r ".checks[].findings[] | select(.level == \\"failure\\") | .hint"',
     },
   ],
   run: async ({ flags }) => (await import('./check/command.js')).checkCommand(flags),

@@ -5,6 +5,8 @@ import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crisp, startDaemon, type Daemon } from '../helpers/daemon.js';
 import { hintPattern } from '../helpers/hints.js';
+import { makeLayout } from '../helpers/image.js';
+import { startRegistry, type Registry } from '../helpers/registry.js';
 import {
   containerConfig,
   createContainer,
@@ -13,32 +15,50 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
-import { writeRuntime } from '../helpers/stand-ins.js';
+import { writeRuntime, writeWrapper } from '../helpers/stand-ins.js';
 
 let daemon: Daemon;
 let wrapper: string;
 let pod: Awaited<ReturnType<typeof runPod>>;
 let running: string;
+let registry: Registry;
+let reference: string;
 let attempt = 0;
 
 beforeAll(async () => {
   daemon = await startDaemon();
   wrapper = join(daemon.folder, 'wrapped-crun');
   await writeRuntime(wrapper, '');
-  await daemon.writeConfig({
-    handlers: {
-      wrapped: { type: 'oci', path: wrapper },
-      absent: { type: 'oci', path: '/nonexistent/runtime' },
-    },
-    runtime: { absent_mount_sources_to_reject: [join(daemon.folder, 'source')] },
-  });
-  await daemon.restart();
+  registry = await startRegistry(join(daemon.folder, 'registry'), { tls: true });
+  const layout = join(daemon.folder, 'layout');
+  await mkdir(layout);
+  reference = await registry.push(await makeLayout(layout, { layers: [{ file: 'content' }] }), 'app:1');
+  await configured({});
   await daemon.addImage(testImage);
   pod = await runPod(daemon);
   running = await startContainer(daemon, pod, containerConfig(untilStopped()));
 });
-afterAll(() => daemon?.destroy());
+afterAll(async () => {
+  await registry?.close();
+  await daemon?.destroy();
+});
 
+/** The daemon runs with these keys of the section "runtime", and these handlers as well. */
+async function configured(
+  keys: Readonly<Record<string, unknown>>,
+  handlers: Readonly<Record<string, unknown>> = {},
+): Promise<void> {
+  await daemon.writeConfig({
+    handlers: {
+      wrapped: { type: 'oci', path: wrapper },
+      absent: { type: 'oci', path: '/nonexistent/runtime' },
+      ...handlers,
+    },
+    images: { certs_dir: registry.certsDir },
+    runtime: { absent_mount_sources_to_reject: [join(daemon.folder, 'source')], ...keys },
+  });
+  await daemon.restart();
+}
 const runtime = () => daemon.client.runtime;
 const container = (more: Parameters<typeof containerConfig>[1]): Promise<string> =>
   createContainer(daemon, pod, {
@@ -46,6 +66,20 @@ const container = (more: Parameters<typeof containerConfig>[1]): Promise<string>
     metadata: { name: 'other', attempt: attempt++ },
     ...more,
   });
+const pull = (auth: object): Promise<unknown> =>
+  daemon.client.image.PullImage({ image: { image: reference }, auth });
+const withDefaultSeccomp = {
+  linux: { security_context: { seccomp: { profile_type: 'RuntimeDefault' } } },
+} as const;
+const sharedPid = {
+  linux: { security_context: { namespace_options: { network: 'POD', ipc: 'POD', pid: 'POD' } } },
+} as const;
+/** The image of the registry has no program, so one of the host is mounted. */
+const ofReference = () => ({
+  image: { image: reference },
+  command: ['/busybox', 'true'],
+  mounts: [{ host_path: '/bin/busybox', container_path: '/busybox' }],
+});
 async function crictl(...args: string[]): Promise<string> {
   const { stdout, stderr, exitCode } = await daemon.crictl(...args);
   expect({ stderr, exitCode }).toMatchObject({ exitCode: 0 });
@@ -193,6 +227,63 @@ const mistakes: Readonly<Record<string, Mistake>> = {
     hint: 'raise the timeout of the probe or the call',
     call: () => runtime().ExecSync({ container_id: running, cmd: ['sleep', '2'], timeout: '1' }),
     follow: () => runtime().ExecSync({ container_id: running, cmd: ['sleep', '2'], timeout: '50' }),
+  },
+  'an image that is not there': {
+    hint: 'pull it first with `crictl pull`',
+    call: () => container(ofReference()),
+    follow: async () => {
+      expect(await crictl('pull', reference)).toContain('Image is up to date');
+      await container(ofReference());
+    },
+  },
+  'a registry token': {
+    hint: 'use a user name and password, or an identity token',
+    call: () => pull({ registry_token: 'token' }),
+    follow: () => pull({ username: 'user', password: 'secret' }),
+  },
+  'a network without addresses': {
+    hint: 'its configuration needs a plugin that gives addresses (ipam)',
+    call: async () => {
+      const { plugins, ...rest } = daemon.conflist() as { plugins: Record<string, unknown>[] };
+      await daemon.writeConflist({ ...rest, plugins: [{ ...plugins[0], ipam: {} }] });
+      await runPod(daemon);
+    },
+    follow: async () => {
+      await daemon.writeConflist(daemon.conflist());
+      await runPod(daemon);
+    },
+  },
+  'a seccomp profile that cannot be used': {
+    hint: 'runtime.seccomp_profile names a file that cannot be used; without it crisp has a profile of its own',
+    call: async () => {
+      await configured({ seccomp_profile: join(daemon.folder, 'no-profile.json') });
+      await container(withDefaultSeccomp);
+    },
+    follow: async () => {
+      await configured({});
+      await container(withDefaultSeccomp);
+    },
+  },
+  'a runtime that cannot start the holder of a shared pid namespace': {
+    hint: 'see the message of the OCI runtime; `crisp check` runs a container with it',
+    call: async () => {
+      // The first runtime of the configuration starts it.
+      await configured({}, { crun: { type: 'oci', path: wrapper } });
+      await writeRuntime(wrapper, 'case "$*" in *" run "*) echo "crun: out of order" >&2; exit 1 ;; esac');
+      await runPod(daemon, sharedPid);
+    },
+    follow: async () => {
+      await writeWrapper(wrapper, 'crun', 'exit 1');
+      expect(await check()).toMatch(/crun.*wrapped-crun exited with 1/);
+      await writeRuntime(wrapper, '');
+      await runPod(daemon, sharedPid);
+      await configured({});
+    },
+  },
+  'a working folder that is a file': {
+    hint: 'check the working folder of the container',
+    call: () => container({ working_dir: '/etc/passwd' }),
+    follow: () => container({ working_dir: '/etc' }),
   },
   'an id that is too short': {
     hint: 'give more digits of the id',

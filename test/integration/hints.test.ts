@@ -103,7 +103,7 @@ const mistakes: Readonly<Record<string, Mistake>> = {
     command: ['run', '--rm', '--network', 'cni', image, 'true'],
     hint: 'put a conflist into network.conf_dir; `crisp check` gives a command for it',
     follow: async () => {
-      expect((await crisp(['check'])).stdout).toMatch(/mend: .*\.conflist/);
+      expect((await crisp(['check'])).stdout).toMatch(/hint: .*\.conflist/);
       await daemon.writeConflist(daemon.conflist());
     },
   },

@@ -2,6 +2,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { cp, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { hintPattern } from '../helpers/hints.js';
 import { makeArchiveOf, makeLayout } from '../helpers/image.js';
 import { noneUsed, TestStore } from '../helpers/store.js';
 
@@ -72,7 +73,10 @@ describe('an archive', () => {
     await expect(store.reopened({ preload_dir: 'FOLDER/none' })).rejects.toMatchObject({
       id: 'InvalidConfigFile',
       message: expect.stringContaining('images.preload_dir'),
+      report: expect.stringMatching(hintPattern('create the folder, or remove the key')),
     });
+    await store.makeFolder('none');
+    await store.reopened({ preload_dir: 'FOLDER/none' });
   });
 
   test('with several images gives each of them', async () => {

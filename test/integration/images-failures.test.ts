@@ -6,6 +6,7 @@ import { mkdir, readdir, rm, watch, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { startDaemon } from '../helpers/daemon.js';
+import { hintPattern } from '../helpers/hints.js';
 import { makeLayout } from '../helpers/image.js';
 import {
   closedAddress,
@@ -15,7 +16,7 @@ import {
   type Registry,
 } from '../helpers/registry.js';
 import { noneUsed, commandsIn, TestStore } from '../helpers/store.js';
-import { eventually } from '../helpers/wait.js';
+import { eventually, until } from '../helpers/wait.js';
 
 const run = promisify(execFile);
 
@@ -28,7 +29,7 @@ let second: string;
 let digest: string;
 let size: number;
 beforeAll(async () => {
-  store = await TestStore.open({ pull_progress_timeout_seconds: 1 });
+  store = await TestStore.open({ pull_progress_timeout_seconds: 2 });
   registry = await store.registry();
   proxy = await startProxy(registry);
   const image = await makeLayout(store.folder, {
@@ -51,11 +52,14 @@ async function nothingLeft(of = store): Promise<void> {
   expect(await commandsIn(join(of.root, 'pulls'))).toEqual([]);
   expect(await of.images.usage()).toMatchObject(await of.du());
 }
+/** Once the first layer is in the store. */
 const atSecond =
   (what: (response: Parameters<Interception>[0]) => void): Interception =>
-  (response, _request, blob) => {
-    if (blob === second) what(response);
-    return blob === second;
+  async (response, _request, blob) => {
+    if (blob !== second) return false;
+    await until(async () => (await store.images.layout.unusedLayers()).length === 1);
+    what(response);
+    return true;
   };
 const atManifest =
   (what: (response: Parameters<Interception>[0]) => void): Interception =>
@@ -148,6 +152,32 @@ describe('a pull fails', () => {
       expect(await store.images.layout.unusedLayers()).toHaveLength(1); // for the next pull
       await store.removeLeftovers();
     }
+    await nothingLeft();
+  });
+
+  test('until what its hint names is mended', async () => {
+    const image = await makeLayout(store.folder, { layers: [{ mended: randomBytes(20_000) }] });
+    const name = (await registry.push(image, 'mended:1')).replace(registry.address, proxy.address);
+    const blob = image.manifests[0]?.layers[0];
+    const pull = () => store.images.pull(name, undefined);
+    proxy.intercept((response, _request, asked) => {
+      if (asked === blob) response.writeHead(200).end('other bytes');
+      return asked === blob;
+    });
+    await expect(pull()).rejects.toMatchObject({
+      report: expect.stringMatching(
+        hintPattern('push the image again; check the proxy or mirror in between'),
+      ),
+    });
+    proxy.intercept((_response, _request, asked) => asked === blob);
+    await expect(pull()).rejects.toMatchObject({
+      report: expect.stringMatching(
+        hintPattern('check the network; the limit is images.pull_progress_timeout_seconds'),
+      ),
+    });
+    proxy.intercept(undefined);
+    await store.images.remove((await pull()).id, noneUsed);
+    await store.removeLeftovers();
     await nothingLeft();
   });
 

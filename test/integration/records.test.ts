@@ -13,6 +13,7 @@ import {
   testImage,
   untilStopped,
 } from '../helpers/requests.js';
+import { hintPattern } from '../helpers/hints.js';
 import { missing } from '../helpers/offenders.js';
 
 let daemon: Daemon;
@@ -59,7 +60,13 @@ async function gc(): Promise<unknown[]> {
   return (JSON.parse(stdout) as { orphans: unknown[] }).orphans;
 }
 
-const refused = { code: status.FAILED_PRECONDITION, details: expect.stringMatching(/^RecordUnreadable: /) };
+const advice = hintPattern(
+  'start the version of crisp that wrote the record, or remove the pod by hand; `crisp status` lists such records',
+);
+const refused = {
+  code: status.FAILED_PRECONDITION,
+  details: expect.stringMatching(new RegExp(`^RecordUnreadable: .*${advice.source}`, 's')),
+};
 
 describe.each<[string, (text: string) => string]>([
   ['of the next version', ofNextVersion],

@@ -5,6 +5,7 @@ import { copyFile, mkdir, readdir, rm, stat, symlink, writeFile } from 'node:fs/
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Daemon } from '../helpers/daemon.js';
+import { hintPattern } from '../helpers/hints.js';
 import {
   containerConfig,
   createContainer,
@@ -272,13 +273,21 @@ describe('a template of Proxmox', () => {
     expect(await node.guests()).toEqual([]);
   });
 
-  test('needs a storage, and a handler of Proxmox', async () => {
-    const pod = await runPod(daemon, {}, 'lxc');
-    await expect(createContainer(daemon, pod, config())).rejects.toThrow(/no storage is set/);
-    await removePod(daemon, pod.id);
+  test('needs a handler of Proxmox, and a storage', async () => {
     const oci = await runPod(daemon, {}, 'crun');
-    await expect(createContainer(daemon, oci, config())).rejects.toThrow(/template of Proxmox VE/);
+    await expect(createContainer(daemon, oci, config())).rejects.toThrow(
+      hintPattern('use a RuntimeClass with a handler of type pct'),
+    );
     await removePod(daemon, oci.id);
+    const lost = await runPod(daemon, {}, 'lxc');
+    await expect(createContainer(daemon, lost, config())).rejects.toThrow(
+      hintPattern("set lxc.rootfs.storage, or the pod's annotation NAMEstorage"),
+    );
+    await removePod(daemon, lost.id);
+    const annotations = { [key('storage')]: await node.storage(), [key('size-gib')]: '1' };
+    const pod = await runPod(daemon, { annotations }, 'lxc');
+    await createContainer(daemon, pod, config());
+    await removePod(daemon, pod.id);
   });
 });
 

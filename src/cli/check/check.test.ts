@@ -59,13 +59,13 @@ describe('a handler that is broken, and what mends it', () => {
     ['lxc', missing('pvesh'), 'run crisp on a Proxmox VE node'],
     ['crun', new CrispError('RuntimeFailed', 'odd', { hint: '' }), 'apt install --reinstall crun'],
     ['crun', new CrispError('RuntimeFailed', 'hybrid', { hint: 'boot otherwise' }), 'boot otherwise'],
-  ])('%s: %s', (name, error, mend) => {
+  ])('%s: %s', (name, error, hint) => {
     const probe = { ...notReady(error), version: '', features, lacks: {} };
     const [found] = judge(config(value), new Map([[name, { probe }]]));
     expect(found).toMatchObject({
       level: 'warning',
       message: `${name}: its probe failed: ${error.finding}`,
-      mend: expect.stringContaining(mend),
+      hint: expect.stringContaining(hint),
     });
     expect(error.finding).not.toContain('hint');
   });
@@ -233,10 +233,10 @@ describe('each finding and its mending command', () => {
       'failure',
       'apt install containernetworking-plugins',
     ],
-  ])('%s (%#)', async (_what, checks, id, files, level, mend) => {
+  ])('%s (%#)', async (_what, checks, id, files, level, hint) => {
     const found = await findings(checks, id, files);
     expect(found.map((finding) => finding.level)).toContain(level);
-    if (mend) expect(found.find((finding) => finding.level === level)?.mend).toContain(mend);
+    if (hint) expect(found.find((finding) => finding.level === level)?.hint).toContain(hint);
   });
 
   test('cgroupfs beside systemd', async () => {
@@ -325,7 +325,7 @@ describe('Proxmox', () => {
     const checks = proxmoxChecks(host({}), config(value));
     expect(
       await findings(checks, 'proxmox.subuid', { '/etc/subuid': 'root:100000:65536\n' }, { value }),
-    ).toMatchObject([{ level: 'failure', mend: 'echo root:100000:65536 >> /etc/subgid' }]);
+    ).toMatchObject([{ level: 'failure', hint: 'echo root:100000:65536 >> /etc/subgid' }]);
     expect(proxmoxChecks(host({ '/etc/pve/corosync.conf': '' }), config()).length).toBe(checks.length);
   });
 
@@ -348,10 +348,10 @@ describe('Proxmox', () => {
         },
       },
     );
-    const mend = 'pvesm set local --content iso,vztmpl,backup,rootdir';
+    const hint = 'pvesm set local --content iso,vztmpl,backup,rootdir';
     expect(found).toMatchObject([
-      { level: 'failure', message: expect.stringContaining('lxc.rootfs.storage is fast'), mend },
-      { level: 'warning', mend },
+      { level: 'failure', message: expect.stringContaining('lxc.rootfs.storage is fast'), hint },
+      { level: 'warning', hint },
       { level: 'ok', message: 'for templates, with their number: local (1)' },
     ]);
   });
@@ -361,7 +361,7 @@ describe('Proxmox', () => {
     const checks = proxmoxChecks(host({ '/etc/pve/x': '' }), config());
     expect(
       await findings(checks, 'proxmox.bridges', { '/sys/class/net/vmbr0/bridge/x': '' }, { value }),
-    ).toMatchObject([{ level: 'failure', mend: 'set lxc.bridge.name to one of: vmbr0' }]);
+    ).toMatchObject([{ level: 'failure', hint: 'set lxc.bridge.name to one of: vmbr0' }]);
     expect(
       await findings(checks, 'proxmox.bridges', { '/sys/class/net/vmbr1/bridge/x': '' }, { value }),
     ).toMatchObject([{ level: 'ok' }]);
@@ -383,19 +383,19 @@ describe("what of Proxmox stands in a pod's way", () => {
       'vzdump: named\n\tvmid 100,900001,101\n',
     ].join('\n');
     expect(await found('proxmox.backups', { '/etc/pve/jobs.cfg': jobs })).toMatchObject([
-      { level: 'warning', mend: expect.stringMatching(/^pvesh set \/cluster\/backup\/nightly --all 0/) },
+      { level: 'warning', hint: expect.stringMatching(/^pvesh set \/cluster\/backup\/nightly --all 0/) },
       {
         level: 'warning',
         message: expect.stringContaining('ours includes the CTs of pods (pool pods)'),
       },
-      { level: 'warning', mend: 'pvesh set /cluster/backup/named --vmid 100,101' },
+      { level: 'warning', hint: 'pvesh set /cluster/backup/named --vmid 100,101' },
     ]);
     expect(await found('proxmox.backups', {})).toEqual([{ level: 'ok', message: 'there is none' }]);
   });
 
   test('a pool that is not there', async () => {
     expect(await found('proxmox.pool', { '/etc/pve/user.cfg': 'pool:others:::\n' })).toMatchObject([
-      { level: 'failure', mend: 'pvesh create /pools --poolid pods' },
+      { level: 'failure', hint: 'pvesh create /pools --poolid pods' },
     ]);
     expect(await found('proxmox.pool', { '/etc/pve/user.cfg': 'user:a\npool:pods::900001::\n' })).toEqual([
       { level: 'ok', message: 'pods' },
@@ -405,7 +405,7 @@ describe("what of Proxmox stands in a pod's way", () => {
   test('the HA manager', async () => {
     const resources = 'ct: 900001\n\tstate started\n\nvm: 900002\n\nct: 100\n\tgroup g\n';
     expect(await found('proxmox.ha', { '/etc/pve/ha/resources.cfg': resources })).toMatchObject([
-      { level: 'warning', mend: 'ha-manager remove ct:900001' },
+      { level: 'warning', hint: 'ha-manager remove ct:900001' },
     ]);
     expect(await found('proxmox.ha', {})).toMatchObject([{ level: 'ok' }]);
   });
@@ -414,7 +414,7 @@ describe("what of Proxmox stands in a pod's way", () => {
     const file = '/etc/pve/firewall/cluster.fw';
     const on = '[OPTIONS]\n\nenable: 1\n';
     expect(await found('proxmox.firewall', { [file]: on })).toMatchObject([
-      { level: 'warning', mend: expect.stringContaining('--dport 10250') },
+      { level: 'warning', hint: expect.stringContaining('--dport 10250') },
     ]);
     const rule = `${on}\n[RULES]\n\nIN ACCEPT -p tcp -dport 10250\n`;
     expect(await found('proxmox.firewall', { [file]: rule })).toMatchObject([{ level: 'ok' }]);
@@ -436,8 +436,8 @@ describe("what of Proxmox stands in a pod's way", () => {
 test('what people read', () => {
   const checked = [
     { id: 'a', title: 'A', findings: [{ level: 'ok' as const, message: 'fine' }] },
-    { id: 'b', title: 'B', findings: [{ level: 'failure' as const, message: 'bad', mend: 'do this' }] },
+    { id: 'b', title: 'B', findings: [{ level: 'failure' as const, message: 'bad', hint: 'do this' }] },
   ];
-  expect(inWords(checked, false, false)).toBe('ok       A: fine\nFAILURE  B: bad\n         mend: do this\n');
-  expect(inWords(checked, true, false)).toBe('FAILURE  B: bad\n         mend: do this\n');
+  expect(inWords(checked, false, false)).toBe('ok       A: fine\nFAILURE  B: bad\n         hint: do this\n');
+  expect(inWords(checked, true, false)).toBe('FAILURE  B: bad\n         hint: do this\n');
 });

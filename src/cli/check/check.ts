@@ -11,7 +11,7 @@ export interface Finding {
   readonly level: Level;
   readonly message: string;
   /** The command to fix it. */
-  readonly mend?: string;
+  readonly hint?: string;
 }
 
 export interface Check {
@@ -65,11 +65,11 @@ export const thisHost: Host = {
 export function ok(message: string): Finding[] {
   return [{ level: 'ok', message }];
 }
-export function warning(message: string, mend?: string): Finding[] {
-  return [{ level: 'warning', message, ...(mend ? { mend } : {}) }];
+export function warning(message: string, hint?: string): Finding[] {
+  return [{ level: 'warning', message, ...(hint ? { hint } : {}) }];
 }
-export function failure(message: string, mend?: string): Finding[] {
-  return [{ level: 'failure', message, ...(mend ? { mend } : {}) }];
+export function failure(message: string, hint?: string): Finding[] {
+  return [{ level: 'failure', message, ...(hint ? { hint } : {}) }];
 }
 
 export interface Checked {

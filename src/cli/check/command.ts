@@ -62,9 +62,9 @@ export function inWords(checked: readonly Checked[], onlyTrouble: boolean, colou
     .flatMap(({ title, findings }) =>
       findings
         .filter(({ level }) => !onlyTrouble || level !== 'ok')
-        .map(({ level, message, mend }) => {
+        .map(({ level, message, hint }) => {
           const [word, colour] = marks[level];
-          return `${coloured ? `\x1b[${colour}m${word}\x1b[0m` : word}  ${title}: ${message}\n${mend ? `         mend: ${mend}\n` : ''}`;
+          return `${coloured ? `\x1b[${colour}m${word}\x1b[0m` : word}  ${title}: ${message}\n${hint ? `         hint: ${hint}\n` : ''}`;
         }),
     )
     .join('');

@@ -6,7 +6,7 @@ import { Repair } from '../../images/repair.js';
 import { imagesOptionsOf } from '../../images/store.js';
 import { failure, ok, warning, type Check, type Finding } from './check.js';
 
-const mend = 'crisp check --images --repair';
+const hint = 'crisp check --images --repair';
 
 /** @param repair whether damaged images are repaired */
 export function imageChecks(repair: boolean): readonly Check[] {
@@ -25,12 +25,12 @@ async function checkImages(config: Config, repair: boolean): Promise<Finding[]> 
   const { images, unused, stray, examined } = await work.find();
   const findings: Finding[] = [];
   for (const damaged of images)
-    findings.push(...(repair ? await repaired(work, damaged) : failure(inWords(damaged), mend)));
+    findings.push(...(repair ? await repaired(work, damaged) : failure(inWords(damaged), hint)));
   const left = repair ? await work.removeUnused([...unused.keys()]) : [...unused.keys()];
   for (const [id, reason] of unused)
     findings.push(
       ...(left.includes(id)
-        ? failure(`layer ${id}, which no image uses: ${reason}`, mend)
+        ? failure(`layer ${id}, which no image uses: ${reason}`, hint)
         : ok(`layer ${id}, which no image uses, was damaged and is removed: ${reason}`)),
     );
   for (const path of stray) findings.push(...warning(`no layer has the folder ${path}`, 'crisp gc'));
