@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, rm, watch, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { waitUntil } from '../../src/host/wait.js';
 import { startDaemon } from '../helpers/daemon.js';
 import { hintPattern } from '../helpers/hints.js';
 import { makeLayout } from '../helpers/image.js';
@@ -16,7 +17,7 @@ import {
   type Registry,
 } from '../helpers/registry.js';
 import { noneUsed, commandsIn, TestStore } from '../helpers/store.js';
-import { eventually, until } from '../helpers/wait.js';
+import { eventually } from '../helpers/wait.js';
 
 const run = promisify(execFile);
 
@@ -29,7 +30,7 @@ let second: string;
 let digest: string;
 let size: number;
 beforeAll(async () => {
-  store = await TestStore.open({ pull_progress_timeout_seconds: 2 });
+  store = await TestStore.open({ pull_progress_timeout_seconds: 3 });
   registry = await store.registry();
   proxy = await startProxy(registry);
   const image = await makeLayout(store.folder, {
@@ -52,12 +53,15 @@ async function nothingLeft(of = store): Promise<void> {
   expect(await commandsIn(join(of.root, 'pulls'))).toEqual([]);
   expect(await of.images.usage()).toMatchObject(await of.du());
 }
-/** Once the first layer is in the store. */
+/** When the first layer has been stored, which the next pull continues with, or after a moment. */
 const atSecond =
   (what: (response: Parameters<Interception>[0]) => void): Interception =>
   async (response, _request, blob) => {
     if (blob !== second) return false;
-    await until(async () => (await store.images.layout.unusedLayers()).length === 1);
+    await waitUntil(async () => (await store.images.layout.unusedLayers()).length > 0, {
+      everyMs: 50,
+      withinMs: 1000,
+    });
     what(response);
     return true;
   };
