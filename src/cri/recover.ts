@@ -94,7 +94,10 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
   await Promise.all(
     open.map(async (record) => {
       try {
-        found.set(record.id, await backendOf(services, record).survey(refOf(record)));
+        found.set(
+          record.id,
+          await backendOf(services, record).survey(refOf(record), record.startedAt !== undefined),
+        );
       } catch (error) {
         log.error(
           { handler: record.handler, containerId: record.id, error: toCrispError(error).report },

@@ -397,11 +397,16 @@ export class OciBackend implements Backend {
     return Promise.resolve();
   }
 
-  async survey(container: ContainerRef): Promise<Alive> {
+  async survey(container: ContainerRef, wasStarted = false): Promise<Alive> {
     const state = stateOf(container);
     this.made.set(container.id, { bundle: container.folder, state });
     const exit = await this.exitOf(container.id);
     if (exit) return { status: 'stopped', exit };
+    // The runtime, a process for each container, is asked only for what the kernel does not know.
+    if (wasStarted && (await isAlive(state.process))) {
+      this.watchMonitor(container.id, container.folder, state);
+      return { status: 'running', pid: state.process.pid };
+    }
     const known = await this.runtime.state(container.id);
     if (!known) return { status: 'missing' };
     if (known.status === 'created' || known.status === 'running' || known.status === 'paused') {
