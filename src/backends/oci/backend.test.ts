@@ -471,6 +471,9 @@ test('the list has the containers of crisp alone: others may use the same root',
     { id: 'crisp-probe-fake-12-4', bundle: join(state, 'bundles', 'crisp-probe-fake-12-4') },
   ];
   writeFileSync(join(state, 'list.json'), JSON.stringify([...own, ...others]));
+  expect(await backend.list()).toEqual([]); // its root is not there yet
+  expect(calls()).toEqual([]);
+  mkdirSync(join(state, 'runtimes/fake'), { recursive: true });
   expect(await backend.list()).toEqual(
     own.map((one) => ({ id: one.id, folder: one.bundle, logPath: '', state: undefined })),
   );

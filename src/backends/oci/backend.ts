@@ -3,6 +3,7 @@
 // One instance per handler. Its files, all below the state folder:
 // runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's exit
 // files), and its files in each bundle (FIFOs, attach socket, pid).
+import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
@@ -310,6 +311,7 @@ export class OciBackend implements Backend {
   }
 
   async list(): Promise<ContainerRef[]> {
+    if (!existsSync(runtimeRoot(this.options))) return []; // without a program: most handlers are never used
     const all = await this.runtime.list().catch(() => []);
     // Others may use the same --root: a container is crisp's if its bundle is at the path that crisp uses for
     // its id.
