@@ -219,7 +219,7 @@ export interface Backend {
   inDoubt(container: ContainerRef): Promise<boolean>;
   /**
    * The current state of a container; used at start and when a state is in doubt. @param wasStarted its start
-   * is recorded, so it is running if its first process is there
+   * in this boot is recorded, so it is running if its first process is there
    */
   survey(container: ContainerRef, wasStarted?: boolean): Promise<Alive>;
   /** All containers with crisp's mark, with or without a record; recovery removes those without. */
