@@ -217,8 +217,11 @@ export interface Backend {
    * survey() then gives the answer.
    */
   inDoubt(container: ContainerRef): Promise<boolean>;
-  /** The current state of a container; used at start and when a state is in doubt. */
-  survey(container: ContainerRef): Promise<Alive>;
+  /**
+   * The current state of a container; used at start and when a state is in doubt. @param wasStarted its start
+   * in this boot is recorded, so it is running if its first process is there
+   */
+  survey(container: ContainerRef, wasStarted?: boolean): Promise<Alive>;
   /** All containers with crisp's mark, with or without a record; recovery removes those without. */
   list(): Promise<readonly FoundContainer[]>;
   /**

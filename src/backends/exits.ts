@@ -63,10 +63,8 @@ export class Exits {
   /** undefined: the monitor has written no exit (yet). */
   async read(id: string, bundle: string): Promise<Exit | undefined> {
     try {
-      const [text, info] = await Promise.all([
-        readText(this.path(id), { maxBytes: 1024 }),
-        stat(this.path(id), { bigint: true }),
-      ]);
+      const text = await readText(this.path(id), { maxBytes: 1024 }); // most often absent, so nothing else is started before
+      const info = await stat(this.path(id), { bigint: true });
       if (!/^\d{1,3}$/.test(text.trim())) return undefined;
       const exitCode = Number(text);
       return { exitCode, finishedAt: info.mtimeNs, oomKilled: await exists(join(bundle, 'oom')) };

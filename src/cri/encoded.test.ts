@@ -13,6 +13,11 @@ const sandbox = placedSandbox(storedSandboxSchema.parse(stored('sandbox')), '/ru
 const container = placedContainer(storedContainerSchema.parse(stored('container')), '/run/crisp', sandbox);
 const others = ['a', 'b'].map((id) => ({ ...container, id: id.repeat(64) }));
 
+const storedStats = ofRecord(({ id }: typeof container, bytes: number) => ({
+  attributes: { id },
+  writable_layer: { used_bytes: { value: bytes } },
+}));
+
 const { service } = loadProto().runtime.v1.RuntimeService;
 type Method = keyof typeof service & string;
 const answers: readonly (readonly [Method, () => object])[] = [
@@ -43,6 +48,12 @@ const answers: readonly (readonly [Method, () => object])[] = [
     }),
   ],
   ['GetContainerEvents', () => ({ container_id: container.id, pod_sandbox_status: null })],
+  [
+    'ListContainerStats',
+    () => ({
+      stats: [storedStats(container, 7), { attributes: { id: 'it runs' } }, storedStats(container, 7)],
+    }),
+  ],
   ['Status', () => ({ status: { conditions: [{ type: 'RuntimeReady', status: true }] }, info: {} })],
 ];
 
@@ -55,6 +66,11 @@ test.each(answers)('%s encodes to the same message, the first time and the next'
   const plain = responseDeserialize(responseSerialize(answer()));
   expect(responseDeserialize(keeping(answer()))).toEqual(plain);
   expect(responseDeserialize(keeping(answer()))).toEqual(plain);
+});
+
+test('the message of a record and another value is made again if that is another one', () => {
+  expect(storedStats(container, 1)).toBe(storedStats(container, 1));
+  expect(storedStats(container, 2)).toMatchObject({ writable_layer: { used_bytes: { value: 2 } } });
 });
 
 test('the message of a record is encoded once, and again after a change', () => {

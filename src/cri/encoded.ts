@@ -8,18 +8,20 @@
 /** The messages made by ofRecord(). */
 const made = new WeakSet<object>();
 
-/** The function, called once for each record. It must depend only on the record. */
-export function ofRecord<Item extends object, Kind extends object>(
-  make: (record: Kind) => Item,
-): (record: Kind) => Item {
-  const items = new WeakMap<Kind, Item>();
-  return (record) => {
-    let item = items.get(record);
-    if (!item) {
-      item = make(record);
-      items.set(record, item);
-      made.add(item);
-    }
+/**
+ * The function, called once for each record, and again if one of the other arguments is another value. It must
+ * depend only on the record and on these values, which are frozen as well.
+ */
+export function ofRecord<Item extends object, Kind extends object, Others extends readonly unknown[] = []>(
+  make: (record: Kind, ...others: Others) => Item,
+): (record: Kind, ...others: Others) => Item {
+  const items = new WeakMap<Kind, { readonly item: Item; readonly others: Others }>();
+  return (record, ...others) => {
+    const known = items.get(record);
+    if (known?.others.every((value, index) => value === others[index])) return known.item;
+    const item = make(record, ...others);
+    items.set(record, { item, others });
+    made.add(item);
     return item;
   };
 }
@@ -46,8 +48,9 @@ export function serializerOf(serialize: (message: object) => Buffer): (message: 
     const rest: Record<string, unknown> = {};
     const parts: Uint8Array[] = [];
     for (const [field, value] of Object.entries(message)) {
-      if (Array.isArray(value) && value.every(isMade))
-        for (const item of value) parts.push(encoded(field, item, true));
+      if (Array.isArray(value) && value.some(isMade))
+        for (const item of value as unknown[])
+          parts.push(isMade(item) ? encoded(field, item, true) : serialize({ [field]: [item] }));
       else if (isMade(value)) parts.push(encoded(field, value, false));
       else rest[field] = value;
     }

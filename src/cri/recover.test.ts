@@ -363,14 +363,20 @@ test('a program of an earlier run is waited for, and nothing is changed before i
   expect(bench.services.store.containers.get(half.id)).toBeUndefined();
 });
 
-test('only containers that may run are inspected', async () => {
+test('only containers that may run are inspected, and it is told whether they were started in this boot', async () => {
   const bench = benchWith();
   const pod = await bench.pod();
   const { id } = await bench.running(pod);
   await bench.running(pod, { exit: { exitCode: 0, finishedAt: '1', reason: '', message: '' } });
   await bench.container(pod, { complete: false });
+  const created = await bench.container(pod);
+  const before = await bench.running(pod, { bootId: 'the boot before' });
   await recover(bench.services);
-  expect(bench.toldOf('backend.survey')).toEqual([`backend.survey ${id}`]);
+  expect(bench.toldOf('backend.survey')).toEqual([
+    `backend.survey ${id} true`,
+    `backend.survey ${created.id} false`,
+    `backend.survey ${before.id} false`,
+  ]);
 });
 
 test('a container that was created and not started remains created', async () => {

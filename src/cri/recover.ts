@@ -93,8 +93,10 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
   const open = services.store.containers.all().filter((record) => record.complete && !record.exit);
   await Promise.all(
     open.map(async (record) => {
+      // The process of an earlier boot is another one, even if its pid and its start time are the same.
+      const wasStarted = record.startedAt !== undefined && record.bootId === services.bootId;
       try {
-        found.set(record.id, await backendOf(services, record).survey(refOf(record)));
+        found.set(record.id, await backendOf(services, record).survey(refOf(record), wasStarted));
       } catch (error) {
         log.error(
           { handler: record.handler, containerId: record.id, error: toCrispError(error).report },

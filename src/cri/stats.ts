@@ -20,6 +20,7 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 import { matches } from './convert.js';
+import { ofRecord } from './encoded.js';
 import type { ContainerStats } from './generated/runtime/v1/ContainerStats.js';
 import type { ContainerStatsFilter__Output } from './generated/runtime/v1/ContainerStatsFilter.js';
 import type { ContainerStatsRequest__Output } from './generated/runtime/v1/ContainerStatsRequest.js';
@@ -46,6 +47,7 @@ import { containerOf, refOf, sandboxOf, wholeId, wholeIds } from './lookup.js';
 import type { Services } from './services.js';
 import { isShown, shownContainersOf } from './shown.js';
 import { paginate } from './paginate.js';
+import type { MeasuredLayer } from './usage-cache.js';
 
 /** What these calls use. */
 type Used = Pick<Services, 'config' | 'store' | 'creations' | 'handlers' | 'usageCache'>;
@@ -181,35 +183,41 @@ export function statsOf(
   record: ContainerRecord,
   usage = usageOf(services, record),
 ): ContainerStats {
+  const stored = storedStats(record, services.usageCache.layer(record.id), services.config.root);
+  if (!usage) return stored;
   const timestamp = now();
-  const { metadata, labels, annotations } = record.config;
   return {
-    attributes: { id: record.id, metadata, labels, annotations },
-    writable_layer: writableLayer(services, record),
-    ...(usage
+    ...stored,
+    cpu: cpu(services, record.id, usage, timestamp),
+    memory: memory(usage.memory, usage.pressure?.memory, timestamp),
+    swap: usage.swap
       ? {
-          cpu: cpu(services, record.id, usage, timestamp),
-          memory: memory(usage.memory, usage.pressure?.memory, timestamp),
-          swap: usage.swap
-            ? {
-                timestamp,
-                swap_usage_bytes: value(usage.swap.usageBytes),
-                swap_available_bytes: left(usage.swap.limitBytes, usage.swap.usageBytes),
-              }
-            : null,
-          io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
+          timestamp,
+          swap_usage_bytes: value(usage.swap.usageBytes),
+          swap_available_bytes: left(usage.swap.limitBytes, usage.swap.usageBytes),
         }
-      : {}),
+      : null,
+    io: usage.pressure ? { timestamp, psi: psi(usage.pressure.io) } : null,
   };
 }
 
-function writableLayer(services: Used, record: ContainerRecord): FilesystemUsage | null {
-  const layer = services.usageCache.layer(record.id);
+/** The statistics of a container that does not run. */
+const storedStats = ofRecord(
+  (record: ContainerRecord, layer: MeasuredLayer | undefined, root: string): ContainerStats => {
+    const { metadata, labels, annotations } = record.config;
+    return {
+      attributes: { id: record.id, metadata, labels, annotations },
+      writable_layer: writableLayer(layer, root),
+    };
+  },
+);
+
+function writableLayer(layer: MeasuredLayer | undefined, root: string): FilesystemUsage | null {
   if (!layer) return null;
   // The kubelet looks up the filesystem of this path, so it must still exist after the container's removal.
   return {
     timestamp: `${layer.measuredAtMs}000000`,
-    fs_id: { mountpoint: services.config.root },
+    fs_id: { mountpoint: root },
     used_bytes: value(layer.usedBytes),
     inodes_used: value(layer.inodesUsed),
   };

@@ -9,6 +9,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -22,6 +23,7 @@ import {
   namesIn,
   readFileIfThere,
   readText,
+  readTextNow,
   realPathOf,
   remove,
   takeFrom,
@@ -35,6 +37,7 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'files-'));
   writeFileSync(join(folder, 'ten'), '0123456789');
   symlinkSync('ten', join(folder, 'link'));
+  writeFileSync(join(folder, 'large'), '');
   execFileSync('mkfifo', [join(folder, 'fifo')]);
 });
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -53,6 +56,13 @@ test('a file of unknown size is read to its end, and refused above the limit', a
 
 test.each(['fifo', '.'])('anything but a regular file is refused at once: %s', async (name) => {
   await expect(readText(join(folder, name))).rejects.toMatchObject({ id: 'FileRefused' });
+});
+
+test('a file of the state folder is read at once; a larger one and a FIFO are refused', () => {
+  expect(readTextNow(join(folder, 'ten'))).toBe('0123456789');
+  truncateSync(join(folder, 'large'), (16 << 20) + 1);
+  for (const name of ['large', 'fifo', '.'])
+    expect(() => readTextNow(join(folder, name))).toThrow(expect.objectContaining({ id: 'FileRefused' }));
 });
 
 test('a failed write says to which file', () => {

@@ -10,6 +10,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
   readSync,
   renameSync,
   rmSync,
@@ -119,20 +120,18 @@ export async function readText(
   path: string,
   { maxBytes = defaultMaxBytes, larger = 'refuse', followLink = true }: ReadLimits = {},
 ): Promise<string> {
-  const notRegular = (): CrispError => new CrispError('FileRefused', `${path} is not a regular file`);
   // O_PATH opens nothing yet: the checked file is the file that is read, and a device is not opened.
   const found = openSync(path, O_PATH | (followLink ? 0 : constants.O_NOFOLLOW));
   let file: FileHandle;
   try {
-    if (!fstatSync(found).isFile()) throw notRegular();
+    if (!fstatSync(found).isFile()) throw notRegular(path);
     file = await open(`/proc/self/fd/${found}`, constants.O_RDONLY);
   } finally {
     closeSync(found);
   }
   try {
     const opened = await file.stat();
-    const tooLarge = new CrispError('FileRefused', `${path} is larger than ${maxBytes} bytes`);
-    if (opened.size > maxBytes && larger === 'refuse') throw tooLarge;
+    if (opened.size > maxBytes && larger === 'refuse') throw tooLarge(path, maxBytes);
     const chunks: Buffer[] = [];
     let position = larger === 'end' ? Math.max(0, opened.size - maxBytes) : 0;
     for (let total = 0; ;) {
@@ -142,7 +141,7 @@ export async function readText(
       const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(wanted), 0, wanted, position);
       if (bytesRead === 0) break;
       chunks.push(buffer.subarray(0, Math.min(bytesRead, room)));
-      if (bytesRead > room && larger === 'refuse') throw tooLarge;
+      if (bytesRead > room && larger === 'refuse') throw tooLarge(path, maxBytes);
       if (bytesRead > room) break;
       total += bytesRead;
       position += bytesRead;
@@ -151,6 +150,30 @@ export async function readText(
   } finally {
     await file.close();
   }
+}
+
+/**
+ * readText() of a file in the state folder, synchronous: reading it takes a tenth of the time of the switches to
+ * a thread and back, and the start reads two for each container. @throws FileRefused
+ */
+export function readTextNow(path: string): string {
+  const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK); // does not wait for the writer of a FIFO
+  try {
+    const found = fstatSync(file);
+    if (!found.isFile()) throw notRegular(path);
+    if (found.size > defaultMaxBytes) throw tooLarge(path, defaultMaxBytes);
+    return readFileSync(file, 'utf8');
+  } finally {
+    closeSync(file);
+  }
+}
+
+function notRegular(path: string): CrispError {
+  return new CrispError('FileRefused', `${path} is not a regular file`);
+}
+
+function tooLarge(path: string, maxBytes: number): CrispError {
+  return new CrispError('FileRefused', `${path} is larger than ${maxBytes} bytes`);
 }
 
 /** The content, or undefined if the file does not exist. @throws FileRefused, see readText() */

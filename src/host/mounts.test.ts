@@ -10,6 +10,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -47,6 +48,18 @@ describe('a mount', () => {
     for (const flag of ['ro', 'nosuid', 'nodev', 'noexec']) expect(optionsOf(at('b'))).not.toContain(flag);
     expect(await isMountPoint(at('a'))).toBe(true);
     expect(await isMountPoint(at('c'))).toBe(false);
+  });
+
+  test('is at its path alone, and not at a link to it or in its folders', async () => {
+    await mount('tmpfs', 'tmpfs', at('a'), '');
+    mkdirSync(at('a', 'folder'));
+    symlinkSync('a', at('link'));
+    await bindMount(at('b'), at('c'));
+    const paths = ['a', 'b', 'c', 'link', 'a/folder', 'none', 'none/below'];
+    expect(await Promise.all(paths.map((path) => isMountPoint(at(path))))).toEqual([
+      ...[true, false, true],
+      ...[false, false, false, false],
+    ]);
   });
 
   test('may name its folders from another working folder, which ours is only meanwhile', async () => {

@@ -1,7 +1,8 @@
 // Mounts made by crisp: overlays, shared memory, pinned namespaces.
 import { readFile } from 'node:fs/promises';
 import { CrispError, type ErrorId } from '../errors.js';
-import { mountFilesystem, mountFlag, unmountAsync, unmountLazily } from './syscalls.js';
+import { isAbsent } from './files.js';
+import { isMountRoot, mountFilesystem, mountFlag, unmountAsync, unmountLazily } from './syscalls.js';
 
 export interface MountPoint {
   readonly target: string;
@@ -30,9 +31,17 @@ export async function mountPoints(): Promise<MountPoint[]> {
     });
 }
 
-/** Whether something is mounted at exactly this path, in the mount namespace of crisp. */
+/**
+ * Whether one of crisp's own filesystems is mounted at exactly this path, in the mount namespace of crisp. Does
+ * not read the table of all mounts, which grows with all pods of the node.
+ */
 export async function isMountPoint(path: string): Promise<boolean> {
-  return (await mountPoints()).some((mount) => mount.target === path);
+  try {
+    return isMountRoot(path);
+  } catch (error) {
+    if (isAbsent(error)) return false;
+    throw error;
+  }
 }
 
 /**
@@ -75,10 +84,15 @@ export async function bindMount(source: string, target: string): Promise<void> {
 /** Unmounts in the given order, lazily if busy; no error for a path that is not a mount point. */
 export async function unmount(...targets: [string, ...string[]]): Promise<void> {
   for (const target of targets)
-    while (!(await unmountAsync(target)) && (await isMountPoint(target)))
+    while (!(await unmountAsync(target)) && (await isInTable(target)))
       attempt(`cannot unmount ${target}`, {}, () => {
         unmountLazily(target);
       });
+}
+
+/** isMountPoint() for a mount of any filesystem, also of a server that is dead. */
+async function isInTable(target: string): Promise<boolean> {
+  return (await mountPoints()).some((mount) => mount.target === target);
 }
 
 function isFlag(option: string): option is keyof typeof mountFlag {

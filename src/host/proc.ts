@@ -1,8 +1,17 @@
 // Processes, from /proc. A pid alone does not identify a process, since pids
 // are reused: so the start time (field 22 of /proc/PID/stat, proc(5)) is kept
 // with it.
-import { readdir, readlink } from 'node:fs/promises';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
 import { constants } from 'node:os';
 import { isAbsent, readFileIfThere, readText, realPathOf } from './files.js';
 import { close, openProcess, signalDescriptor, type SystemError } from './syscalls.js';
@@ -149,12 +158,21 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found = await Promise.all(
     pids.map(async (pid) => {
-      if ((await readlink(`/proc/${pid}/cwd`).catch(() => '')) !== path) return undefined;
+      if (workingFolderOf(pid) !== path) return undefined;
       const environment = await readText(`/proc/${pid}/environ`).catch(() => '');
       return environment.split('\0').includes('STARTED_BY=crisp') ? identify(pid) : undefined;
     }),
   );
   return found.filter((process) => process !== undefined);
+}
+
+/** Synchronous like readStat(). Empty: the process is gone. */
+function workingFolderOf(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return '';
+  }
 }
 
 /**

@@ -284,6 +284,21 @@ export function unmountLazily(target: string): void {
   check(cUmount(target, 2) as number, 'umount2', target);
 }
 
+const cStatx = libc.func(
+  'int statx(int folder, const char *path, int flags, unsigned int mask, void *found)',
+);
+
+/**
+ * Whether a path is the root of a mount, by statx(2) with STATX_ATTR_MOUNT_ROOT (Linux 5.8), from the
+ * attributes that the kernel has in memory: a server is not asked, and a link is not followed.
+ * @throws SystemError
+ */
+export function isMountRoot(path: string): boolean {
+  const found = Buffer.alloc(256); // struct statx
+  check(cStatx(AT_FDCWD, path, 0x4000 | 0x100, 0, found) as number, 'statx', path); // AT_STATX_DONT_SYNC | AT_SYMLINK_NOFOLLOW
+  return (found.readBigUInt64LE(8) & 0x2000n) !== 0n; // stx_attributes
+}
+
 /** open_tree(2) with OPEN_TREE_CLONE, Linux 5.2: a detached copy of the mount at an open descriptor. */
 export function cloneMount(fd: number): number {
   const flags = 1 | O_CLOEXEC | AT_EMPTY_PATH;
@@ -326,7 +341,7 @@ export function attachMount(mount: number, target: string): void {
         'const char *',
         '',
         'int',
-        -100, // AT_FDCWD
+        AT_FDCWD,
         'const char *',
         target,
         'unsigned int',
@@ -338,6 +353,7 @@ export function attachMount(mount: number, target: string): void {
   );
 }
 const AT_EMPTY_PATH = 0x1000;
+const AT_FDCWD = -100;
 
 // --------------------------------------------------------------- namespaces
 

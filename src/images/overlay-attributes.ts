@@ -4,10 +4,10 @@
 // of another file, which is not visible in the layers. An overlay with
 // redirect_dir=on also follows them. The attribute opaque, which
 // containers-storage writes for an emptied folder, is kept.
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
-import { exists } from '../host/files.js';
 import { run } from '../host/run.js';
 import { perlProgram } from '../installed.js';
 import type { StorageLayout } from './layout.js';
@@ -41,8 +41,7 @@ export class OverlayAttributes {
    * StorageFailed, Unsupported
    */
   async strip(layerIds: readonly string[]): Promise<void> {
-    const marked = await Promise.all(layerIds.map((id) => exists(this.markOf(id))));
-    const unmarked = layerIds.filter((_, index) => !marked[index]);
+    const unmarked = layerIds.filter((id) => !existsSync(this.markOf(id)));
     const fresh = unmarked.filter((id) => !this.working.has(id));
     if (fresh.length > 0) {
       const work = this.stripAll(fresh).finally(() => {

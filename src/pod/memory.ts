@@ -6,7 +6,7 @@
 //   POD/memory/resolv.conf, hosts, hostname        in their /etc
 //
 // POSIX shared memory is a tmpfs, so an ipc namespace alone does not share it.
-import { chmodSync, existsSync } from 'node:fs';
+import { chmodSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeFolder } from '../host/files.js';
 import { bindMount, isMountPoint, mount } from '../host/mounts.js';
@@ -37,8 +37,8 @@ export async function mountPodMemory(podFolder: string, files: PodFiles): Promis
  * @param files provides the files if they are needed
  */
 export async function repairPodMemory(podFolder: string, files: () => Promise<PodFiles>): Promise<void> {
-  if (existsSync(podMemory(podFolder)) && (await isMountPoint(podMemory(podFolder)))) return;
+  if (await isMountPoint(podMemory(podFolder))) return;
   await mountPodMemory(podFolder, await files());
   const former = join(podFolder, 'shm');
-  if (existsSync(former) && (await isMountPoint(former))) await bindMount(former, sharedMemory(podFolder));
+  if (await isMountPoint(former)) await bindMount(former, sharedMemory(podFolder));
 }

@@ -11,7 +11,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../errors.js';
-import { makeFolder, namesIn, readFileIfThere, readText, remove, writeFileAtomic } from '../host/files.js';
+import { makeFolder, namesIn, readFileIfThere, readTextNow, remove, writeFileAtomic } from '../host/files.js';
 import { setAside, whyNot, type SetAside } from '../set-aside.js';
 import { Locks } from './locks.js';
 import { placedContainer, placedSandbox } from './placed.js';
@@ -110,7 +110,7 @@ export class RecordTable<T extends { readonly id: string }> {
       let value: unknown;
       try {
         if (file.endsWith('.unreadable')) throw new Error('an earlier version of crisp could not read it');
-        value = fromJson(await readText(path));
+        value = fromJson(readTextNow(path));
         if (idSchema.parse((value as { id?: unknown } | null)?.id) !== id)
           throw new Error('its file name does not match its id');
         this.records.set(id, this.read(value));

@@ -24,14 +24,16 @@ export const storedPlanSchema = z.object({
  * @throws SyntaxError
  */
 export function fromJson(text: string): unknown {
-  const value: unknown = JSON.parse(text, (_key, value: unknown) => {
-    const bytes = value as { type?: unknown; data?: unknown } | null;
-    return typeof bytes === 'object' && bytes?.type === 'Buffer' && Array.isArray(bytes.data)
-      ? Buffer.from(bytes.data as number[])
-      : value;
-  });
+  const value: unknown = JSON.parse(text, text.includes('"Buffer"') ? revive : undefined);
   const { handler, backend } = (value ?? {}) as { handler?: unknown; backend?: unknown };
   return handler === undefined && backend !== undefined ? { ...(value as object), handler: backend } : value;
+}
+
+function revive(_key: string, value: unknown): unknown {
+  const bytes = value as { type?: unknown; data?: unknown } | null;
+  return typeof bytes === 'object' && bytes?.type === 'Buffer' && Array.isArray(bytes.data)
+    ? Buffer.from(bytes.data as number[])
+    : value;
 }
 
 /**

@@ -344,6 +344,19 @@ describe('a survey', () => {
     expect(calls()).toEqual([`state ${id}`]);
   });
 
+  test('of a started container whose process runs does not ask the runtime, which may be gone', async () => {
+    const made = await backend.create(plan());
+    writeFileSync(join(state, 'state.json'), JSON.stringify({ status: 'stopped', pid: 0 }));
+    expect(await newBackend().survey(ref(made), true)).toEqual({
+      status: 'running',
+      pid: made.process.pid,
+    });
+    expect(calls()).toEqual([]);
+    const ended = { ...made, process: { ...made.process, startTime: '1' } };
+    expect(await newBackend().survey(ref(ended), true)).toEqual({ status: 'stopped', exit: undefined });
+    expect(calls()).toEqual([`state ${id}`]);
+  });
+
   test('takes the exit that its monitor has written, and does not ask the runtime', async () => {
     const made = await backend.create(plan());
     await backend.kill(ref(made), 15);
@@ -458,6 +471,9 @@ test('the list has the containers of crisp alone: others may use the same root',
     { id: 'crisp-probe-fake-12-4', bundle: join(state, 'bundles', 'crisp-probe-fake-12-4') },
   ];
   writeFileSync(join(state, 'list.json'), JSON.stringify([...own, ...others]));
+  expect(await backend.list()).toEqual([]); // its root is not there yet
+  expect(calls()).toEqual([]);
+  mkdirSync(join(state, 'runtimes/fake'), { recursive: true });
   expect(await backend.list()).toEqual(
     own.map((one) => ({ id: one.id, folder: one.bundle, logPath: '', state: undefined })),
   );

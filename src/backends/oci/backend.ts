@@ -3,6 +3,7 @@
 // One instance per handler. Its files, all below the state folder:
 // runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's exit
 // files), and its files in each bundle (FIFOs, attach socket, pid).
+import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
@@ -310,6 +311,7 @@ export class OciBackend implements Backend {
   }
 
   async list(): Promise<ContainerRef[]> {
+    if (!existsSync(runtimeRoot(this.options))) return []; // without a program: most handlers are never used
     const all = await this.runtime.list().catch(() => []);
     // Others may use the same --root: a container is crisp's if its bundle is at the path that crisp uses for
     // its id.
@@ -397,11 +399,16 @@ export class OciBackend implements Backend {
     return Promise.resolve();
   }
 
-  async survey(container: ContainerRef): Promise<Alive> {
+  async survey(container: ContainerRef, wasStarted = false): Promise<Alive> {
     const state = stateOf(container);
     this.made.set(container.id, { bundle: container.folder, state });
     const exit = await this.exitOf(container.id);
     if (exit) return { status: 'stopped', exit };
+    // The runtime, a process for each container, is asked only for what the kernel does not know.
+    if (wasStarted && (await isAlive(state.process))) {
+      this.watchMonitor(container.id, container.folder, state);
+      return { status: 'running', pid: state.process.pid };
+    }
     const known = await this.runtime.state(container.id);
     if (!known) return { status: 'missing' };
     if (known.status === 'created' || known.status === 'running' || known.status === 'paused') {
