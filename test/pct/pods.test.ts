@@ -363,9 +363,11 @@ test('statistics, limits and changes of limits', async () => {
   await removePod(daemon, pod.id);
 });
 
-// pve-container 6.1.6 and newer write no limits for cgroup v1, which Proxmox VE 9 does not support.
-const hasLimits = !isReal || cgroupVersion() === 'v2';
-(hasLimits ? test : test.skip)('a CT killed for its memory is reported as OOMKilled', async () => {
+// Proxmox VE 9 does not support cgroup v1: pve-container 6.1.6 and newer write no limits for it, and systemd
+// moves the processes of CTs out of their blkio cgroups, so that lxc-attach fails.
+const testV2 = isReal && cgroupVersion() === 'v1' ? test.skip : test;
+
+testV2('a CT killed for its memory is reported as OOMKilled', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(
     daemon,
@@ -435,7 +437,7 @@ test('many at once, each with its own VMID', async () => {
   expect(await daemon.traces()).toEqual(before);
 });
 
-test('a pod is restored from its CTs if the state folder is lost', async () => {
+testV2('a pod is restored from its CTs if the state folder is lost', async () => {
   const before = await daemon.traces();
   const pod = await runPod(daemon, { labels: { app: 'web' } }, 'lxc');
   const script = `echo one; ${untilStopped(5)}`;
