@@ -116,7 +116,8 @@ export function makeArchives() {
 export const metricsPort = 10_251 + (process.pid % 1_000);
 export const registryAddress = `127.0.0.1:${metricsPort + 1_000}`;
 
-export async function startCrisp() {
+/** @param more sections of its configuration */
+export async function startCrisp(more = {}) {
   mkdirSync(at('cni-crisp'));
   mkdirSync(at('crisp-state'));
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=0711', 'tmpfs', at('crisp-state')]);
@@ -130,6 +131,7 @@ export async function startCrisp() {
       network: { conf_dir: at('cni-crisp') },
       images: { preload_dir: at('archives') },
       metrics: { port: metricsPort },
+      ...more,
     }),
   );
   return peer('crisp', ['bin/crisp', 'serve', '--config', at('crisp.yaml')], at('crisp.sock'));

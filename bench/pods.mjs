@@ -34,7 +34,7 @@ export function newClient({ socket }) {
     call: (method, request) =>
       new Promise((resolve, reject) => {
         const client = method in runtime ? runtime : images;
-        client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) =>
+        client[method](request, { deadline: Date.now() + 300_000 }, (error, answer) =>
           error ? reject(new Error(`${method}: ${error.message}`)) : resolve(answer),
         );
       }),

@@ -13,11 +13,14 @@ let daemon: Daemon;
 beforeAll(async () => {
   node = await Node.start();
   daemon = await node.daemon();
-  await daemon.stop();
-  // A filesystem that has no idmapped mounts (no FS_ALLOW_IDMAP), below the layers of images.
-  await daemon.machine.must(['mount', '-t', 'ramfs', '-o', 'mode=0711', 'ramfs', daemon.root]);
-  await daemon.start();
   await daemon.addImage();
+  await daemon.stop();
+  // A filesystem that has no idmapped mounts (no FS_ALLOW_IDMAP), below the layers of images. Newer versions
+  // of skopeo would make no store on it, but use one.
+  const moved =
+    'mv "$0" "$0.disk"; mkdir "$0"; mount -t ramfs -o mode=0711 ramfs "$0"; cp -a "$0.disk/." "$0"';
+  await daemon.machine.must(['sh', '-ec', moved, daemon.root]);
+  await daemon.start();
 });
 afterAll(async () => {
   await daemon?.stop();

@@ -13,7 +13,8 @@ import { isReal, Node } from './node.js';
 
 const mib = 1 << 20;
 const v1 = cgroupVersion() === 'v1';
-const countsSwap = !v1 || existsSync('/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes');
+// pve-container 6.1.6 and newer write no limits for v1, which Proxmox VE 9 does not support.
+const countsSwap = !v1 || (!isReal && existsSync('/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes'));
 
 let node: Node;
 let daemon: Daemon;

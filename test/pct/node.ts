@@ -3,7 +3,7 @@
 //
 // fake: private folders, a real lxc-monitord, and fakes of the tools (fake/).
 // real: the node's own tools and folders, but a range of ids and a tag that
-// that are not used otherwise, so that the tests touch no other guest.
+// are not used otherwise, so that the tests touch no other guest.
 import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
@@ -22,6 +22,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { monitorSocket } from '../../src/backends/pct/watcher.js';
+import { killCgroup, removeCgroup } from '../../src/host/cgroup.js';
 import { identify, isAlive } from '../../src/host/proc.js';
 import { cgroupsOfCts, cgroupsOfFakes, claim, endCommandsIn, removeAbandoned } from '../helpers/abandoned.js';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
@@ -211,7 +212,8 @@ export async function addBridge(
     await runFile('ip', ['link', ...words]);
   };
   const { pid, startTime } = (await identify(process.pid)) ?? {};
-  await link('add', name, 'alias', `${pid} ${startTime}`, 'type', 'bridge');
+  await link('add', name, 'type', 'bridge');
+  await link('set', name, 'alias', `${pid} ${startTime}`); // the kernel ignores it in a new link
   await runFile('ip', ['address', 'add', address, 'dev', name]);
   await link('set', name, 'up');
   return { name, remove: () => link('del', name) };
@@ -252,6 +254,11 @@ async function removeAbandonedGuests(isOurs: (vmid: string) => boolean): Promise
   for (const vmid of await readdir('/var/lib/lxc'))
     if (isOurs(vmid) && !left.has(`${vmid}.conf`))
       await rm(join('/var/lib/lxc', vmid), { recursive: true, force: true });
+  // Those of a killed lxc-start.
+  for (const group of await cgroupsOfCts((vmid) => isOurs(vmid) && !left.has(`${vmid}.conf`))) {
+    await killCgroup(group);
+    await removeCgroup(group);
+  }
 }
 
 async function realPlaces(): Promise<Places> {

@@ -5,6 +5,7 @@ import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/p
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { deflateRawSync } from 'node:zlib';
+import { cgroupVersion } from '../../src/host/cgroup.js';
 import type { Daemon } from '../helpers/daemon.js';
 import {
   containerConfig,
@@ -17,7 +18,7 @@ import {
 } from '../helpers/requests.js';
 import { patience } from '../helpers/patience.js';
 import { missing, present } from '../helpers/offenders.js';
-import { Node } from './node.js';
+import { isReal, Node } from './node.js';
 
 let node: Node;
 let daemon: Daemon;
@@ -362,7 +363,11 @@ test('statistics, limits and changes of limits', async () => {
   await removePod(daemon, pod.id);
 });
 
-test('a CT killed for its memory is reported as OOMKilled', async () => {
+// Proxmox VE 9 does not support cgroup v1: pve-container 6.1.6 and newer write no limits for it, and systemd
+// moves the processes of CTs out of their blkio cgroups, so that lxc-attach fails.
+const testV2 = isReal && cgroupVersion() === 'v1' ? test.skip : test;
+
+testV2('a CT killed for its memory is reported as OOMKilled', async () => {
   const pod = await runPod(daemon, {}, 'lxc');
   const id = await startContainer(
     daemon,
@@ -432,7 +437,7 @@ test('many at once, each with its own VMID', async () => {
   expect(await daemon.traces()).toEqual(before);
 });
 
-test('a pod is restored from its CTs if the state folder is lost', async () => {
+testV2('a pod is restored from its CTs if the state folder is lost', async () => {
   const before = await daemon.traces();
   const pod = await runPod(daemon, { labels: { app: 'web' } }, 'lxc');
   const script = `echo one; ${untilStopped(5)}`;

@@ -1,5 +1,8 @@
 import { expect, test } from '@jest/globals';
-import { dropIn, environmentText } from './unit.js';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { dropIn, environmentText, Units } from './unit.js';
 
 test('arguments pass through systemd unchanged: quotes, line breaks, dollar and percent signs', () => {
   expect(
@@ -39,4 +42,26 @@ test('a variable with the name of a setting of a tool does not reach that tool, 
   for (const name of keys) expect(text).toContain(`"lxc.environment=${name}"`);
   for (const name of settings) expect(text).toContain(`"lxc.environment=\\"${name}=one\\ntwo\\""`);
   expect(environmentText(env)).toBe(keys.map((name) => `${name}=one\ntwo\0`).join(''));
+});
+
+test.each([
+  ['the unit is loaded later', 'NeedDaemonReload=no\\nDropInPaths=/etc/x.conf OURS\\n', []],
+  ['the unit was loaded before', 'NeedDaemonReload=yes\\nDropInPaths=OURS\\n', ['daemon-reload']],
+  ['the drop-in is not seen', 'NeedDaemonReload=no\\nDropInPaths=\\n', ['daemon-reload']],
+  ['systemctl does not answer', '', ['daemon-reload']],
+])('systemd is reloaded only if necessary: %s', async (_, answer, reloads) => {
+  const folder = await mkdtemp(join(tmpdir(), 'crisp-units-'));
+  try {
+    const [systemctl, calls] = ['systemctl', 'calls'].map((name) => join(folder, name)) as [string, string];
+    const ours = join(folder, 'pve-container@900001.service.d/crisp.conf');
+    const script = `#!/bin/sh\necho "$@" >>${calls}\n[ $1 != show ] || printf '${answer.replace('OURS', ours)}'\n`;
+    await writeFile(systemctl, script);
+    await chmod(systemctl, 0o755);
+    await new Units(folder, systemctl).write(900_001, 'text');
+    expect(await readFile(ours, 'utf8')).toBe('text');
+    const called = (await readFile(calls, 'utf8')).trimEnd().split('\n');
+    expect(called.filter((line) => !line.startsWith('show '))).toEqual(reloads);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });

@@ -130,7 +130,7 @@ function specifiers(text: string): string {
   return text.replaceAll('%', '%%');
 }
 
-/** Writes and removes drop-ins, and reloads systemd. */
+/** Writes and removes drop-ins, and has systemd read them. */
 export class Units {
   private last: Promise<unknown> = Promise.resolve();
   /** A reload that has not begun yet. */
@@ -141,11 +141,30 @@ export class Units {
     private readonly systemctl: string,
   ) {}
 
-  /** Writes the drop-in of a CT's unit, and reloads systemd. */
+  /**
+   * Writes the drop-in of a CT's unit. systemd reads it when it loads the unit, as pct's start does; only if it
+   * has the unit in memory, it must be reloaded, which takes as long as a call of pct on a busy node.
+   */
   async write(vmid: number, text: string): Promise<void> {
+    const path = join(this.dropIns(vmid), 'crisp.conf');
     makeFolder(this.dropIns(vmid), 0o755);
-    await writeFileAtomic(join(this.dropIns(vmid), 'crisp.conf'), text);
-    await this.reload();
+    await writeFileAtomic(path, text);
+    if (!(await this.hasRead(vmid, path))) await this.reload();
+  }
+
+  private async hasRead(vmid: number, path: string): Promise<boolean> {
+    const { stdout } = await run(
+      [
+        this.systemctl,
+        'show',
+        '--property=NeedDaemonReload',
+        '--property=DropInPaths',
+        `pve-container@${vmid}.service`,
+      ],
+      { timeoutMs: 60_000, okExitCodes: 'any', stage: 'systemctl show' },
+    );
+    const paths = /^DropInPaths=(.*)$/m.exec(stdout)?.[1]?.split(' ') ?? [];
+    return /^NeedDaemonReload=no$/m.test(stdout) && paths.includes(path);
   }
 
   /** Without a reload: systemd itself drops an instance that is not running. */
