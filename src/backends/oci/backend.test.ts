@@ -200,6 +200,18 @@ describe('create', () => {
     expect(calls()).toEqual([`delete --force ${id}`]);
   });
 
+  test('that fails before the runtime is called leaves nothing that could have an exit', async () => {
+    follow();
+    writeProgram('runtime', 'exit 1');
+    await expect(backend.create(plan())).rejects.toMatchObject({ id: 'RuntimeFailed' });
+    const seen: string[] = [];
+    backend.exits.watch((name) => seen.push(name));
+    writeFileSync(join(state, 'exits/fake', id), '1');
+    await until(() => seen.includes(id));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(exits).toEqual([]);
+  });
+
   test('whose first process is gone at once is an error', async () => {
     writeProgram('conmon', `echo '{"pid": ${2 ** 22 + 1}}' >&3`);
     await expect(backend.create(plan())).rejects.toMatchObject({
