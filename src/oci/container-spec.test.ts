@@ -413,3 +413,28 @@ test('a read-only rootfs is read-only for the runtime', () => {
   expect(of(secure({ readonly_rootfs: true })).spec.root).toEqual({ path: '/rootfs', readonly: true });
   expect(of().spec.root).toEqual({ path: '/rootfs', readonly: false });
 });
+
+test('a container with an IPC namespace of its own has shared memory of its own', () => {
+  const shm = (wanted: ContainerConfig): unknown =>
+    of(wanted).spec.mounts.find(({ destination }) => destination === '/dev/shm')?.source;
+  expect(shm({})).toBe('/state/pods/sandbox/shm');
+  expect(shm(secure({ namespace_options: { ipc: 'CONTAINER' } }))).not.toBe('/state/pods/sandbox/shm');
+});
+
+test('a relabel is reported where there is SELinux, and only for a mount that asks for it', () => {
+  const wanted = { mounts: [{ host_path: '/x', container_path: '/x' }] };
+  expect(of(wanted, {}, { host: { ...host, selinux: true } }).notHonoured).toEqual([]);
+});
+
+test('the AppArmor profile is that of the request, on a host with AppArmor', () => {
+  const wanted = secure({ apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } });
+  const made = of(
+    wanted,
+    {},
+    {
+      host: { ...host, apparmor: true },
+      facts: { ...facts(wanted), apparmorProfiles: ['mine'] },
+    },
+  );
+  expect(made.spec.process.apparmorProfile).toBe('mine');
+});

@@ -107,3 +107,47 @@ test.each([
 ])('%s is not a valid profile', (text, expected) => {
   expect(() => parseProfile(text)).toThrow(expected);
 });
+
+test('each machine has its own name in a map, and a listener belongs to the profile', () => {
+  const names = {
+    ...{ x64: 'X86_64', arm64: 'AARCH64', arm: 'ARM', riscv64: 'RISCV64', s390x: 'S390X' },
+    ...{ ppc64: 'PPC64LE', loong64: 'LOONGARCH64' },
+  };
+  const archMap = Object.values(names).map((name) => ({ architecture: `SCMP_ARCH_${name}` }));
+  for (const [machine, name] of Object.entries(names))
+    expect(
+      resolveProfile(profile([], { archMap }), [], machine as NodeJS.Architecture).architectures,
+    ).toEqual([`SCMP_ARCH_${name}`]);
+  const listener = { listenerPath: '/run/agent', listenerMetadata: 'x' };
+  expect(resolveProfile(profile([], listener), [])).toMatchObject(listener);
+  expect(Object.keys(resolveProfile(profile([]), [])).sort()).toEqual([
+    'architectures',
+    'defaultAction',
+    'syscalls',
+  ]);
+});
+
+test.each([
+  ['6.1', '5.19.0', false],
+  ['6.1', '6.0.99', false],
+  ['6.1', '6.1.0-13-amd64', true],
+  ['6.1', '6.10.2', true],
+  ['6.1', '7.0', true],
+  ['6', '6.0.1', true],
+])('a rule from kernel %s on applies to %s: %p', (minKernel, kernel, applies) => {
+  const rules = profile([{ names: ['x'], action: allow, includes: { minKernel } }]);
+  expect(names(rules, [], 'x64', kernel)).toEqual(applies ? ['x'] : []);
+});
+
+test.each([
+  [{ index: 0, value: 0 }, true],
+  [{ index: 5, value: 7, valueTwo: 0 }, true],
+  [{ index: 6, value: 0 }, false],
+  [{ index: -1, value: 0 }, false],
+  [{ index: 0, value: -1 }, false],
+])('a condition on the argument %j is valid: %p', (argument, valid) => {
+  const rule = { names: ['x'], action: allow, errnoRet: 0, args: [{ ...argument, op: 'SCMP_CMP_EQ' }] };
+  const parse = (): unknown => parseProfile(JSON.stringify(profile([rule], { defaultErrnoRet: 0 })));
+  if (valid) parse();
+  else expect(parse).toThrow(/args\.0\./);
+});
