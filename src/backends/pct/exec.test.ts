@@ -134,6 +134,23 @@ describe('a command', () => {
     expect((await run(['true'])).exitCode).not.toBe(0);
   });
 
+  test('has streams that belong to the user of the CT, and reads its input', async () => {
+    const script = 'stat -L -c %u /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; cat';
+    const stdin = new PassThrough();
+    stdin.end('words');
+    const stdout = new PassThrough();
+    const stderr = new PassThrough().resume();
+    let said = '';
+    stdout.on('data', (chunk: Buffer) => (said += chunk.toString()));
+    await run(['sh', '-c', script], { io: { terminal: false, stdin, stdout, stderr } });
+    expect(said).toBe('7\n7\n7\nwords');
+  });
+
+  test('without a user of its own runs as the root of the host', async () => {
+    container = { ...container, state: { ...(container.state as object), uid: 0 } };
+    expect((await run(['stat', '-L', '-c', '%u', '/proc/self/fd/1'])).said).toBe('0\n');
+  });
+
   test('that a signal ends is an error', async () => {
     node.program('attach', 'kill -9 $$');
     await expect(run(['x'])).rejects.toMatchObject({
