@@ -498,3 +498,17 @@ test.each(['null', 'zero', 'full', 'random', 'urandom', 'tty', 'console', 'ptmx'
     expect(found.join()).not.toContain('/dev/node-3');
   },
 );
+
+test.each([
+  [['network'], 'mnt uts cgroup net'],
+  [['ipc'], 'mnt uts cgroup ipc'],
+  [['pid', 'ipc'], 'mnt uts cgroup pid ipc'],
+  [['pid', 'network'], 'mnt uts cgroup pid net'],
+])('a CT that shares some namespaces of the host has the others for itself: %j', (own, clone) => {
+  const found = lines(
+    spec(({ linux }) => {
+      linux.namespaces = own.map((type) => ({ type })) as typeof linux.namespaces;
+    }),
+  );
+  expect(found).toContain(`lxc.namespace.clone = ${clone}`);
+});
