@@ -118,6 +118,7 @@ test('each machine has its own name in a map, and a listener belongs to the prof
     expect(
       resolveProfile(profile([], { archMap }), [], machine as NodeJS.Architecture).architectures,
     ).toEqual([`SCMP_ARCH_${name}`]);
+  expect(resolveProfile(profile([{ names: [], action: allow }]), []).syscalls).toEqual([]);
   const listener = { listenerPath: '/run/agent', listenerMetadata: 'x' };
   expect(resolveProfile(profile([], listener), [])).toMatchObject(listener);
   expect(Object.keys(resolveProfile(profile([]), [])).sort()).toEqual([
@@ -134,6 +135,7 @@ test.each([
   ['6.1', '6.10.2', true],
   ['6.1', '7.0', true],
   ['6', '6.0.1', true],
+  ['6.11', '6.10.9', false],
 ])('a rule from kernel %s on applies to %s: %p', (minKernel, kernel, applies) => {
   const rules = profile([{ names: ['x'], action: allow, includes: { minKernel } }]);
   expect(names(rules, [], 'x64', kernel)).toEqual(applies ? ['x'] : []);
