@@ -414,6 +414,29 @@ describe('a monitor that is lost', () => {
     expect(lost).toEqual([]);
   });
 
+  test('of a container that an earlier daemon has started is told, while its process runs', async () => {
+    const made = await backend.create(plan());
+    await backend.close();
+    writeFileSync(join(state, 'state.json'), JSON.stringify({ status: 'running', pid: made.process.pid }));
+    backend = newBackend();
+    follow();
+    await backend.survey(ref(made));
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await until(() => lost.length === 1);
+    expect(lost).toEqual([id]);
+  });
+
+  test('is no loss after its exit, whose code is read in the folder of exits', async () => {
+    follow();
+    const made = await backend.create(plan());
+    await backend.start(ref(made));
+    writeFileSync(join(state, 'exits/fake', id), '0');
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await gone(made.monitor as ProcessIdentity);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(lost).toEqual([]);
+  });
+
   test('after close is not told', async () => {
     follow();
     const made = await backend.create(plan());

@@ -124,3 +124,22 @@ test.each([
   renameSync(join(folder, 'state/exits/fake/.exit'), join(folder, 'state/exits/fake', id));
   expect(await answer()).toBe(oomKilled);
 });
+
+test('a kill by crisp is forgotten with its container', async () => {
+  const container = await started();
+  await backend.kill(container, 9);
+  await answer();
+  await backend.delete(container);
+  told.length = 0;
+  await started();
+  counts.set(pod, 4);
+  kernelKills();
+  expect(await answer()).toBe(true);
+});
+
+test('a pod whose group is gone counts no kills', async () => {
+  await started();
+  counts.delete(pod);
+  kernelKills();
+  expect(await answer()).toBe(false);
+});
