@@ -1,6 +1,5 @@
 // With a stand-in for systemctl, which notes its arguments.
 import { beforeEach, describe, expect, jest, test } from '@jest/globals';
-import { mkdirSync, rmSync } from 'node:fs';
 
 const asked: string[] = [];
 let refuses = false;
@@ -49,17 +48,6 @@ describe('systemd is asked by systemctl', () => {
     ]);
     await setSliceProperties(slice, [['hugetlb.2MB.max', '0']]);
     expect(asked).toEqual([`systemctl set-property --runtime -- ${name} TasksMax=7 MemoryMax=4096`]);
-  });
-
-  test('to forget the properties of a stopped slice', async () => {
-    const properties = `/run/systemd/system.control/${name}.d`;
-    mkdirSync(properties, { recursive: true });
-    try {
-      await stopSlice(slice);
-    } finally {
-      rmSync(properties, { recursive: true });
-    }
-    expect(asked).toEqual([`systemctl stop -- ${name}`, `systemctl revert -- ${name}`]);
   });
 
   test('and its refusal is an error', async () => {
