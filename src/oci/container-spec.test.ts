@@ -438,3 +438,18 @@ test('the AppArmor profile is that of the request, on a host with AppArmor', () 
   );
   expect(made.spec.process.apparmorProfile).toBe('mine');
 });
+
+test('the minimal profile has the rights and the mounts of every container, and hides kernel files', () => {
+  const { process, mounts, linux } = minimalSpec(image, { passwd: '', group: '' });
+  expect(process.capabilities).toMatchObject({
+    bounding: defaultCapabilities,
+    effective: defaultCapabilities,
+    ambient: [],
+  });
+  expect(mounts.map(({ destination }) => destination)).toEqual(
+    expect.arrayContaining(['/proc', '/dev', '/dev/pts', '/dev/shm', '/sys']),
+  );
+  expect(mounts.find(({ destination }) => destination === '/sys')?.options).toContain('ro');
+  expect(linux.maskedPaths).toEqual(expect.arrayContaining(['/proc/kcore', '/proc/keys', '/sys/firmware']));
+  expect(linux.namespaces.map(({ type }) => type)).toEqual(['pid', 'network', 'mount', 'ipc', 'uts']);
+});
