@@ -476,6 +476,24 @@ describe('what is left of a container after its first process', () => {
     expect(await surveyed(`${top}${id}`, true)).toBe(true);
   });
 
+  test('is ended as well when its monitor has written the exit', async () => {
+    const made = await backend.create(plan());
+    const group = `${top}${id}`;
+    writeFileSync(join(state, 'exits/fake', id), '0');
+    await makePodCgroup(group);
+    const { pid, exited, kill } = await runDetached(['sleep', '1000']);
+    try {
+      const folder = cgroupFolder(cgroupLayout(), 'pids', group) ?? 'no tree of the kernel';
+      writeFileSync(join(folder, 'cgroup.procs'), String(pid));
+      await backend.survey(ref({ ...made, ownPidNamespace: false, cgroup: group }));
+      expect(await identify(pid)).toBeUndefined();
+    } finally {
+      kill();
+      await exited;
+      await removePodCgroup(group);
+    }
+  });
+
   test('is left alone in a group that may be of others as well', async () => {
     expect(await surveyed(`${top}shared`, false)).toBe(true);
   });
@@ -544,6 +562,16 @@ test('a command has the process of config.json, which is read once per container
   }
   await backend.delete(ref(made));
   await expect(run()).rejects.toThrow(/config.json/);
+});
+
+test('a command is refused if the folder of the process leads into /proc by now', async () => {
+  const made = await backend.create(plan());
+  writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec({ cwd: '/proc/self' })));
+  const plain = { args: ['ls'], io: { terminal: false }, timeoutMs: undefined };
+  await expect(backend.exec(ref(made), plain, new AbortController().signal)).rejects.toMatchObject({
+    id: 'InvalidArgument',
+  });
+  expect(calls()).toEqual([]);
 });
 
 test('a container is in doubt once its process is gone', async () => {
