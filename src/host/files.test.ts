@@ -1,9 +1,11 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import {
   chmodSync,
+  closeSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -22,6 +24,7 @@ import {
   makeFolder,
   namesIn,
   readFileIfThere,
+  readSmallFile,
   readText,
   readTextNow,
   realPathOf,
@@ -223,4 +226,45 @@ describe('created files', () => {
     writeFile(at('file'), 'longer');
     expect(fileVersion(at('file'))).not.toBe(second);
   });
+});
+
+describe('a file that a person names', () => {
+  const large = 1 << 20;
+  test('is read by its path or its descriptor, which stays open', () => {
+    const path = join(folder, 'ten');
+    expect(readSmallFile(path)).toBe('0123456789');
+    const descriptor = openSync(path, 'r');
+    expect(readSmallFile(descriptor)).toBe('0123456789');
+    closeSync(descriptor); // throws if it is closed already
+  });
+  test('may be a pipe, which gives it in pieces', () => {
+    const script = 'printf one; sleep 0.05; printf two';
+    const fifo = join(folder, 'pieces');
+    execFileSync('mkfifo', [fifo]);
+    const writer = spawn('sh', ['-c', `(${script}) >'${fifo}'`]);
+    expect(readSmallFile(fifo)).toBe('onetwo');
+    writer.kill();
+  });
+  test('is refused from 1 MiB on, also if it is endless', () => {
+    const path = join(folder, 'large');
+    writeFileSync(path, 'x'.repeat(large - 1));
+    expect(readSmallFile(path)).toHaveLength(large - 1);
+    writeFileSync(path, 'x'.repeat(large));
+    expect(() => readSmallFile(path)).toThrow('larger than 1 MiB');
+    expect(() => readSmallFile('/dev/zero')).toThrow('larger than 1 MiB');
+  });
+});
+
+test('the state folder itself is no more open than it has to be', () => {
+  const state = mkdtempSync(join(tmpdir(), 'files-state-'));
+  chmodSync(state, 0o777);
+  tightenState(state, () => undefined);
+  expect((statSync(state).mode & 0o777).toString(8)).toBe('711');
+  rmSync(state, { recursive: true });
+});
+
+test('a folder is not made in what is no folder', () => {
+  expect(() => makeFolder(join(folder, 'ten', 'below'))).toThrow();
+  expect(() => makeFolder('/proc/self/none')).toThrow(expect.objectContaining({ id: 'StorageFailed' }));
+  expect(() => makeFolder(join(folder, 'x'.repeat(300)))).toThrow(/ENAMETOOLONG/);
 });

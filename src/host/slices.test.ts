@@ -1,5 +1,15 @@
-import { expect, test } from '@jest/globals';
-import { propertiesOf } from './slices.js';
+// With a stand-in for systemctl, which notes its arguments.
+import { beforeEach, describe, expect, jest, test } from '@jest/globals';
+
+const asked: string[] = [];
+let refuses = false;
+jest.unstable_mockModule('./run.js', () => ({
+  run: (argv: readonly string[], { stage }: { stage: string }) => {
+    asked.push(argv.join(' '));
+    return refuses ? Promise.reject(new Error(stage)) : Promise.resolve();
+  },
+}));
+const { propertiesOf, setSliceProperties, startSlice, stopSlice } = await import('./slices.js');
 
 test.each([
   ['cpu.weight', '100', ['CPUWeight=100']],
@@ -14,4 +24,34 @@ test.each([
   ['hugetlb.2MB.max', '0', []],
 ])('%s %s', (file, value, properties) => {
   expect(propertiesOf(file, value)).toEqual(properties);
+});
+
+describe('systemd is asked by systemctl', () => {
+  beforeEach(() => {
+    asked.length = 0;
+    refuses = false;
+  });
+  const slice = `/crisp.slice/crisp-${process.pid}.slice`;
+  const name = `crisp-${process.pid}.slice`;
+
+  test('to start and to stop a slice by its name', async () => {
+    await startSlice(slice);
+    await stopSlice(slice);
+    expect(asked).toEqual([`systemctl start -- ${name}`, `systemctl stop -- ${name}`]);
+  });
+
+  test('to set what it supports, until the next boot, and nothing without that', async () => {
+    await setSliceProperties(slice, [
+      ['pids.max', '7'],
+      ['hugetlb.2MB.max', '0'],
+      ['memory.max', '4096'],
+    ]);
+    await setSliceProperties(slice, [['hugetlb.2MB.max', '0']]);
+    expect(asked).toEqual([`systemctl set-property --runtime -- ${name} TasksMax=7 MemoryMax=4096`]);
+  });
+
+  test('and its refusal is an error', async () => {
+    refuses = true;
+    await expect(startSlice(slice)).rejects.toThrow('start slice');
+  });
 });

@@ -339,3 +339,117 @@ test('the minimal profile needs no pod', () => {
   expect(spec.linux.maskedPaths).toEqual([...maskedPaths]); // the defaults, as for other containers
   expect(() => minimalSpec({}, { passwd: '', group: '' })).toThrow('there is no command');
 });
+
+test('the whole spec of a container without any settings has no empty parts', () => {
+  const { spec } = of();
+  expect(Object.keys(spec.process).sort()).toEqual(
+    ['args', 'capabilities', 'cwd', 'env', 'noNewPrivileges', 'oomScoreAdj', 'terminal', 'user'].sort(),
+  );
+  expect(Object.keys(spec).sort()).toEqual([
+    'annotations',
+    'linux',
+    'mounts',
+    'ociVersion',
+    'process',
+    'root',
+  ]);
+  expect(Object.keys(spec.linux).sort()).toEqual(
+    ['cgroupsPath', 'devices', 'maskedPaths', 'namespaces', 'readonlyPaths', 'resources', 'rootfsPropagation']
+      .filter((key) => key !== 'rootfsPropagation' || spec.linux.rootfsPropagation)
+      .sort(),
+  );
+});
+
+test.each([-1000, 0, 1000])('an oom_score_adj of %i is applied', (oom_score_adj) => {
+  const { spec, notHonoured } = of({ linux: { resources: { oom_score_adj } } });
+  expect([spec.process.oomScoreAdj, notHonoured]).toEqual([oom_score_adj, []]);
+});
+
+test('a quota is kept beside other limits, and zero is no quota of -1', () => {
+  const cpu = (resources: LinuxContainerResources): unknown =>
+    of({ linux: { resources } }).spec.linux.resources?.cpu;
+  expect(cpu({ cpu_quota: 5_000, cpu_period: 100_000, cpu_shares: 7 })).toEqual({
+    quota: 5_000,
+    period: 100_000,
+    shares: 7,
+  });
+  expect(cpu({ cpu_quota: -1, cpu_shares: 7 })).toEqual({ shares: 7 });
+  expect(cpu({ cpu_quota: -1 })).toBeUndefined();
+});
+
+test('a privileged container that cannot have all capabilities is reported as such', () => {
+  const { notHonoured } = of(secure({ privileged: true }), privilegedPod);
+  expect(notHonoured).toEqual(['linux.security_context.privileged']);
+});
+
+test('the annotation of the image is the name that the user gave', () => {
+  const image_ = (image: NonNullable<ContainerConfig['image']>): unknown =>
+    of({ image }).spec.annotations?.['io.crisp.image'];
+  expect(image_({ image: 'sha256:1', user_specified_image: 'nginx:1' })).toBe('nginx:1');
+  expect(image_({ image: 'sha256:1' })).toBe('sha256:1');
+});
+
+test('a relabel without SELinux is nothing to report', () => {
+  const wanted = { mounts: [{ host_path: '/x', container_path: '/x', selinux_relabel: true }] };
+  expect(of(wanted).notHonoured).toEqual([]);
+});
+
+test('mounts that the CRI has no words for come after those of the request', () => {
+  const moreMounts = [{ destination: '/cache', type: 'tmpfs', source: 'tmpfs', options: ['size=1m'] }];
+  expect(of({}, {}, { moreMounts }).spec.mounts).toContainEqual(moreMounts[0]);
+});
+
+test('without the result of a probe every feature counts as supported', () => {
+  const wanted: ContainerConfig = {
+    mounts: [{ host_path: '/x', container_path: '/x', readonly: true, recursive_read_only: true }],
+  };
+  const options = of(wanted).spec.mounts.find(({ destination }) => destination === '/x')?.options;
+  expect(options).toContain('rro');
+  const features = { recursiveReadOnlyMounts: false, userNamespaces: true };
+  expect(() => of(wanted, {}, { features })).toThrow(expect.objectContaining({ id: 'RROUnsupported' }));
+});
+
+test('a read-only rootfs is read-only for the runtime', () => {
+  expect(of(secure({ readonly_rootfs: true })).spec.root).toEqual({ path: '/rootfs', readonly: true });
+  expect(of().spec.root).toEqual({ path: '/rootfs', readonly: false });
+});
+
+test('a container with an IPC namespace of its own has shared memory of its own', () => {
+  const shm = (wanted: ContainerConfig): unknown =>
+    of(wanted).spec.mounts.find(({ destination }) => destination === '/dev/shm')?.source;
+  expect(shm({})).toBe('/state/pods/sandbox/shm');
+  expect(shm(secure({ namespace_options: { ipc: 'CONTAINER' } }))).not.toBe('/state/pods/sandbox/shm');
+});
+
+test('a relabel is reported where there is SELinux, and only for a mount that asks for it', () => {
+  const wanted = { mounts: [{ host_path: '/x', container_path: '/x' }] };
+  expect(of(wanted, {}, { host: { ...host, selinux: true } }).notHonoured).toEqual([]);
+});
+
+test('the AppArmor profile is that of the request, on a host with AppArmor', () => {
+  const wanted = secure({ apparmor: { profile_type: 'Localhost', localhost_ref: 'mine' } });
+  const made = of(
+    wanted,
+    {},
+    {
+      host: { ...host, apparmor: true },
+      facts: { ...facts(wanted), apparmorProfiles: ['mine'] },
+    },
+  );
+  expect(made.spec.process.apparmorProfile).toBe('mine');
+});
+
+test('the minimal profile has the rights and the mounts of every container, and hides kernel files', () => {
+  const { process, mounts, linux } = minimalSpec(image, { passwd: '', group: '' });
+  expect(process.capabilities).toMatchObject({
+    bounding: defaultCapabilities,
+    effective: defaultCapabilities,
+    ambient: [],
+  });
+  expect(mounts.map(({ destination }) => destination)).toEqual(
+    expect.arrayContaining(['/proc', '/dev', '/dev/pts', '/dev/shm', '/sys']),
+  );
+  expect(mounts.find(({ destination }) => destination === '/sys')?.options).toContain('ro');
+  expect(linux.maskedPaths).toEqual(expect.arrayContaining(['/proc/kcore', '/proc/keys', '/sys/firmware']));
+  expect(linux.namespaces.map(({ type }) => type)).toEqual(['pid', 'network', 'mount', 'ipc', 'uts']);
+});

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../cri/generated/runtime/v1/ContainerConfig.js';
@@ -205,4 +205,119 @@ describe('a Localhost seccomp profile', () => {
       message: expect.stringContaining('seccomp.localhost_ref'),
     });
   });
+});
+
+describe('limits', () => {
+  async function chain(length: number): Promise<string> {
+    await mkdir(join(rootfs, 'chain'));
+    for (let link = 1; link <= length; link++)
+      await symlink(link === length ? '/bin' : `l${link + 1}`, join(rootfs, 'chain', `l${link}`));
+    return '/chain/l1';
+  }
+  test('as many links are followed as the kernel follows', async () => {
+    expect(await resolveInside(rootfs, await chain(40), 'here')).toBe('/bin');
+    await rm(join(rootfs, 'chain'), { recursive: true });
+    await expect(resolveInside(rootfs, await chain(41), 'here')).rejects.toMatchObject({ id: 'PathEscapes' });
+  });
+  test('a link to a name that is too long is an error that names the field', async () => {
+    await symlink('x'.repeat(300), join(rootfs, 'long'));
+    await expect(resolveInside(rootfs, '/long', 'here')).rejects.toMatchObject({
+      id: 'InvalidArgument',
+      message: 'here: the path is too long',
+    });
+  });
+  test('a file of accounts has at most 1 MiB, and a profile too', async () => {
+    await writeFile(join(rootfs, 'etc/passwd'), 'x'.repeat(1 << 20));
+    expect((await inspect({})).accounts.passwd).toHaveLength(1 << 20);
+    await writeFile(join(rootfs, 'etc/passwd'), 'x'.repeat((1 << 20) + 1));
+    await expect(inspect({})).rejects.toMatchObject({ id: 'FileRefused' });
+    await rm(join(rootfs, 'etc/passwd'));
+    const path = join(base, 'profile.json');
+    const config = {
+      linux: { security_context: { seccomp: { profile_type: 'Localhost' as const, localhost_ref: path } } },
+    };
+    const profile = '{"defaultAction":"SCMP_ACT_LOG"}';
+    await writeFile(path, profile.padEnd(1 << 20));
+    expect((await inspect(config)).seccompProfile).toEqual({ defaultAction: 'SCMP_ACT_LOG' });
+    await writeFile(path, profile.padEnd((1 << 20) + 1));
+    await expect(inspect(config)).rejects.toMatchObject({ id: 'InvalidArgument' });
+  });
+});
+
+test('a device has the path of the host and all permissions where the request says nothing', async () => {
+  expect((await inspect({ devices: [{ host_path: '/dev/null' }] })).devices).toMatchObject([
+    { device: { path: '/dev/null' }, permissions: 'rwm' },
+  ]);
+});
+
+describe('a mount source that does not exist', () => {
+  const of = async (
+    host_path: string,
+    rejects: (path: string) => boolean,
+  ): Promise<{ source: string; made: string[] }> => {
+    const made: string[] = [];
+    const { mounts } = await inspectRootfs({
+      rootfs,
+      config: receivedContainer({ mounts: [{ host_path, container_path: '/x' }] }),
+      imageMounts: new Map(),
+      absentSources: { rejects, made },
+    });
+    return { source: mounts[0]?.source ?? '', made };
+  };
+  test('is made as a folder that all may enter, and noted', async () => {
+    const umask = process.umask(0);
+    const path = join(base, 'new/folder');
+    expect(await of(`${path}/`, () => false)).toEqual({ source: path, made: [join(base, 'new'), path] });
+    process.umask(umask);
+    expect((await stat(path)).mode & 0o7777).toBe(0o755);
+  });
+  test.each([
+    ['as given', (): string => join(base, 'secret/x'), 'secret/x'],
+    ['with a slash at its end', (): string => `${join(base, 'secret/x')}/`, 'secret/x'],
+    ['behind a link', (): string => join(base, 'link/x'), 'secret/x'],
+  ])('is an error if the configuration rejects it: %s', async (_, path, rejected) => {
+    await mkdir(join(base, 'secret'));
+    await symlink('secret', join(base, 'link'));
+    await expect(of(path(), (at) => at === join(base, rejected))).rejects.toMatchObject({
+      id: 'MountSourceMissing',
+      message: expect.stringContaining('absent_mount_sources_to_reject'),
+    });
+  });
+  test('is not made in a request that is refused for another reason', async () => {
+    await expect(
+      inspectRootfs({
+        rootfs,
+        config: receivedContainer({
+          mounts: [{ host_path: join(base, 'new'), container_path: '/x' }],
+          devices: [{ host_path: '/etc/passwd' }],
+        }),
+        imageMounts: new Map(),
+        absentSources: { rejects: () => false, made: [] },
+      }),
+    ).rejects.toMatchObject({ id: 'InvalidArgument' });
+    await expect(stat(join(base, 'new'))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+});
+
+test('the propagation of a mount is that of the mount that contains its source', async () => {
+  const below = (name: string): string => join(base, name);
+  await mkdir(below('shared'));
+  execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', below('shared')]);
+  try {
+    execFileSync('mount', ['--make-shared', below('shared')]);
+    await mkdir(below('shared/private'));
+    execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', below('shared/private')]);
+    execFileSync('mount', ['--make-private', below('shared/private')]);
+    await mkdir(below('shared/private/x'));
+    await mkdir(below('shared/privates'));
+    const { mounts } = await inspect({
+      mounts: ['shared', 'shared/private', 'shared/private/x', 'shared/privates'].map((name) => ({
+        host_path: below(name),
+        container_path: '/x',
+      })),
+    });
+    expect(mounts.map(({ propagation }) => propagation)).toEqual(['shared', 'private', 'private', 'shared']);
+  } finally {
+    execFileSync('umount', ['-R', below('shared')]);
+  }
 });

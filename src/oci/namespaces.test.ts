@@ -3,12 +3,15 @@ import type { SandboxPlan } from '../shapes/sandbox.js';
 import type { IDMapping } from '../cri/generated/runtime/v1/IDMapping.js';
 import type { NamespaceOption } from '../cri/generated/runtime/v1/NamespaceOption.js';
 import type { UserNamespace } from '../cri/generated/runtime/v1/UserNamespace.js';
-import { receivedSecurity } from '../../test/helpers/received.js';
+import { receivedPod, receivedSecurity } from '../../test/helpers/received.js';
+import { idMap, specIdMap } from '../../test/helpers/user-namespaces.js';
 import {
   cgroupsPath,
   containerNamespaces,
+  isPodsOwnCgroup,
   namespacesNotHonoured,
   ownCgroupParent,
+  rootGroupOf,
   userMappings,
 } from './namespaces.js';
 
@@ -129,4 +132,29 @@ test('the cgroup path has the form of the driver', () => {
   expect(cgroupsPath(ownCgroupParent('s', true), 'c', true)).toBe('crisp-s.slice:crisp:c');
   expect(cgroupsPath(ownCgroupParent('s', false), 'c', false)).toBe('/crisp/s/c');
   expect(() => cgroupsPath('/kubepods/pod1', 'c', true)).toThrow('is not a slice');
+});
+
+test('the ids of users and of groups may be mapped to different ids of the host', () => {
+  const wanted: UserNamespace = { mode: 'POD', uids: idMap(100_000), gids: idMap(300_000) };
+  const given = receivedPod({
+    linux: { security_context: { namespace_options: { userns_options: wanted } } },
+  });
+  expect(userMappings(given.linux?.security_context?.namespace_options?.userns_options)).toEqual({
+    uidMappings: specIdMap(100_000),
+    gidMappings: specIdMap(300_000),
+  });
+  const ids = { uids: specIdMap(100_000), gids: specIdMap(300_000) };
+  expect([rootGroupOf(ids), rootGroupOf(undefined)]).toEqual([300_000, undefined]);
+});
+
+test.each([
+  ['/crisp/pod-id', true],
+  ['/kubepods/burstable/poduid-1', true],
+  ['/kubepods.slice/kubepods-poduid_1.slice', true],
+  ['/pod-id/shared', false],
+  ['/kubepods', false],
+  ['', false],
+])('whether %j is the group of one pod: %p', (cgroupParent, own) => {
+  expect(isPodsOwnCgroup({ id: 'pod-id', uid: 'uid-1', cgroupParent } as SandboxPlan)).toBe(own);
+  expect(isPodsOwnCgroup({ id: 'pod-id', uid: '', cgroupParent: '/kubepods' } as SandboxPlan)).toBe(false);
 });

@@ -30,3 +30,8 @@ test.each([
   expect(stopSignal('SIGNAL_RUNTIME_DEFAULT', ofImage)).toBe(expected);
   expect(stopSignal('SIGNAL_SIGHUP', ofImage)).toBe('SIGNAL_SIGHUP');
 });
+
+test.each([33, 34, 49, 50, 64, 65])('a real-time signal with number %i keeps it', (number) => {
+  const name = stopSignal('SIGNAL_RUNTIME_DEFAULT', String(number));
+  expect(signalNumber(name)).toBe(number >= 34 && number <= 64 ? number : 15);
+});

@@ -87,3 +87,90 @@ test.each<[string, unknown, string, RegExp]>([
 test.each([null, 'text', []])('%j is not a valid spec', (json) => {
   expect(validateSpec(json)).toHaveLength(1);
 });
+
+// The ranges of the Go types of the specification.
+test.each<[string, (value: number | string) => unknown, (number | string)[], (number | string)[]]>([
+  ['process.user', (uid) => ({ uid, gid: 0 }), [0, 2 ** 32 - 1], [-1, 2 ** 32, 0.5]],
+  ['linux.resources', (shares) => ({ cpu: { shares } }), [0, 2 ** 63, 2 ** 64], [-1, 2 ** 65, 1.5]],
+  ['linux.resources', (quota) => ({ cpu: { quota } }), [-(2 ** 63), 0, 2 ** 63], [-(2 ** 64), 2 ** 64]],
+  ['linux.resources', (weight) => ({ blockIO: { weight } }), [0, 2 ** 16 - 1], [-1, 2 ** 16]],
+  [
+    'process.scheduler',
+    (nice) => ({ policy: 'SCHED_OTHER', nice }),
+    [-(2 ** 31), 2 ** 31 - 1],
+    [-(2 ** 31) - 1, 2 ** 31],
+  ],
+  ['process.scheduler', (flag) => ({ policy: 'SCHED_OTHER', flags: [flag] }), ['SCHED_FLAG_X'], ['X']],
+  ['process.oomScoreAdj', (value) => value, [-1000, 1000], [-1001, 1001]],
+  [
+    'linux.seccomp',
+    (flag) => ({ defaultAction: 'SCMP_ACT_LOG', flags: [flag] }),
+    ['SECCOMP_FILTER_FLAG_LOG'],
+    ['LOG'],
+  ],
+  [
+    'linux.seccomp',
+    (index) => ({
+      defaultAction: 'SCMP_ACT_LOG',
+      syscalls: [{ names: ['x'], action: 'SCMP_ACT_LOG', args: [{ index, value: 0, op: 'SCMP_CMP_EQ' }] }],
+    }),
+    [0, 5],
+    [-1, 6],
+  ],
+  [
+    'linux.devices',
+    (fileMode) => [{ type: 'c', path: '/x', major: 1, minor: 1, fileMode }],
+    [0, 0o777],
+    [-1, 0o1000],
+  ],
+  ['linux.memoryPolicy', (mode) => ({ mode }), ['MPOL_BIND'], ['BIND']],
+  ['linux.memoryPolicy', (flag) => ({ flags: [flag] }), ['MPOL_F_NUMA_BALANCING'], ['MPOL_X']],
+  ['hooks', (timeout) => ({ poststop: [{ path: '/x', timeout }] }), [1], [0]],
+  ['root', (path) => ({ path }), ['x'], ['']],
+  ['annotations', (key) => ({ [key]: 'x' }), ['a'], ['']],
+])('%s has the range of its type', (path, make, good, bad) => {
+  for (const value of good) expect([value, validateSpec(changed(path, make(value)))]).toEqual([value, []]);
+  for (const value of bad)
+    expect([value, validateSpec(changed(path, make(value))).length > 0]).toEqual([value, true]);
+});
+
+test.each<[string, unknown]>([
+  ['linux.devices', [{ type: 'p', path: '/dev/x' }]],
+  ['linux.devices', [{ type: 'c', path: '/dev/x', major: 1, minor: 2 }]],
+  ['mounts', [{ destination: '/x', uidMappings: [], gidMappings: [] }]],
+  [
+    'process.rlimits',
+    [
+      { type: 'RLIMIT_CORE', soft: 1, hard: 1 },
+      { type: 'RLIMIT_NOFILE', soft: 1, hard: 1 },
+    ],
+  ],
+  ['linux.uidMappings', []],
+])('%s = %j is valid', (path, value) => {
+  expect(validateSpec(changed(path, value))).toEqual([]);
+});
+
+test.each<[string, unknown, string]>([
+  ['linux.devices', [{ type: 'c', path: '/dev/x', major: 1 }], 'linux.devices.0'],
+  ['linux.devices', [{ type: 'b', path: '/dev/x', minor: 1 }], 'linux.devices.0'],
+  ['mounts', [{ destination: '/x', gidMappings: [] }], 'mounts.0'],
+  ['linux.gidMappings', [{ containerID: 0, hostID: 0, size: 1 }], 'linux.gidMappings'],
+  ['linux.uidMappings', [{ containerID: 0, hostID: 0, size: 0 }], 'linux.uidMappings.0.size'],
+  [
+    'linux.seccomp',
+    { defaultAction: 'SCMP_ACT_LOG', syscalls: [{ names: [], action: 'SCMP_ACT_LOG' }] },
+    'linux.seccomp.syscalls.0.names',
+  ],
+])('%s = %j is wrong at %s', (path, value, at) => {
+  expect(validateSpec(changed(path, value)).map((issue) => issue.path)).toContain(at);
+});
+
+test('a domain name needs a uts namespace as well, and a spec without one has none', () => {
+  const without = changed('linux.namespaces', [{ type: 'pid' }]) as Record<string, unknown>;
+  delete without['hostname'];
+  expect(validateSpec(without)).toEqual([]);
+  expect(validateSpec({ ...without, domainname: 'x' }).map((issue) => issue.path)).toEqual(['hostname']);
+  const user = changed('linux.namespaces', [{ type: 'uts' }, { type: 'user' }]) as { linux: object };
+  const map = [{ containerID: 0, hostID: 0, size: 1 }];
+  expect(validateSpec({ ...user, linux: { ...user.linux, uidMappings: map, gidMappings: map } })).toEqual([]);
+});

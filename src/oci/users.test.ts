@@ -107,3 +107,22 @@ test('an image without accounts accepts ids, and no names', () => {
   expect(resolve(null, '', none)).toEqual({ uid: 0, gid: 0, supplementalGroups: [0], home: '/' });
   expect(() => resolve(null, 'root', none)).toThrow('not in the passwd file');
 });
+
+test.each<[string, string, string]>([
+  ['user', 'x:x:4294967295:1::/:', ''],
+  ['group', 'x:x:1:4294967295::/:', ''],
+  ['group', 'x:x:1:1::/:', 'g:x:4294967295:x'],
+])('a %s id of the image that is too large is named as such', (what, passwd, group) => {
+  expect(() => resolveUser(null, null, 'x', { passwd, group })).toThrow(
+    new RegExp(`^${what} id 4294967295 `),
+  );
+});
+
+test('a user without an account has the group of root', () => {
+  expect(resolveUser(null, null, '77', { passwd: '', group: '' })).toEqual({
+    uid: 77,
+    gid: 0,
+    supplementalGroups: [0],
+    home: '/',
+  });
+});

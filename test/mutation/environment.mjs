@@ -28,8 +28,10 @@ export default class MutationEnvironment extends Watched {
     if (name === 'test_done') trial.slowestMs = Math.max(trial.slowestMs, test.duration ?? 0);
     if (name === 'run_describe_start' && describeBlock.mutant !== undefined)
       trial.begin(describeBlock.mutant);
-    if (name === 'test_done' && test.errors.length > 0 && !trial.failed.has(trial.active))
+    if (name === 'test_done' && test.errors.length > 0 && !trial.failed.has(trial.active)) {
       trial.failed.set(trial.active, nameOf(test));
+      if (test.errors.every(isTimeout)) trial.late.add(trial.active);
+    }
     // The first failure says enough: the rest is skipped.
     if (name === 'test_start' && trial.mutants && trial.failed.has(trial.active)) test.mode = 'skip';
   }
@@ -48,6 +50,11 @@ function copyOf(node, parent) {
   const copy = { ...node, parent, errors: [], retryReasons: [] };
   if (node.children) copy.children = node.children.map((child) => copyOf(child, copy));
   return copy;
+}
+
+/** An error of jest is itself, or a pair with the place of the test. */
+function isTimeout(error) {
+  return /^Exceeded timeout of/.test([error].flat()[0]?.message ?? '');
 }
 
 function nameOf(test) {

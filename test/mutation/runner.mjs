@@ -18,6 +18,8 @@ export const trial = {
   slowestMs: 0,
   /** The first test that failed with each mutant. */
   failed: new Map(),
+  /** Those with which it failed by its time limit. */
+  late: new Set(),
   begin(mutant) {
     this.active = mutant;
     process.send({ running: mutant });
@@ -38,7 +40,7 @@ export default class MutationRunner {
     const run = async ({ path, mutants, atLoad = false, testLimitMs }) => {
       const active = atLoad ? mutants[0] : -1;
       Object.assign(trial, { mutants, active, testLimitMs, slowestMs: 0 });
-      Object.assign(trial, { failed: new Map(), reached: new Set(), atLoad: new Set() });
+      Object.assign(trial, { failed: new Map(), late: new Set(), reached: new Set(), atLoad: new Set() });
       const start = performance.now();
       let broken = '';
       const stop = [
@@ -50,6 +52,7 @@ export default class MutationRunner {
       return {
         broken,
         failed: [...trial.failed],
+        late: [...trial.late],
         ms: performance.now() - start,
         slowestMs: trial.slowestMs,
         reached: [...trial.reached],

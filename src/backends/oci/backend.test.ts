@@ -200,6 +200,18 @@ describe('create', () => {
     expect(calls()).toEqual([`delete --force ${id}`]);
   });
 
+  test('that fails before the runtime is called leaves nothing that could have an exit', async () => {
+    follow();
+    writeProgram('runtime', 'exit 1');
+    await expect(backend.create(plan())).rejects.toMatchObject({ id: 'RuntimeFailed' });
+    const seen: string[] = [];
+    backend.exits.watch((name) => seen.push(name));
+    writeFileSync(join(state, 'exits/fake', id), '1');
+    await until(() => seen.includes(id));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(exits).toEqual([]);
+  });
+
   test('whose first process is gone at once is an error', async () => {
     writeProgram('conmon', `echo '{"pid": ${2 ** 22 + 1}}' >&3`);
     await expect(backend.create(plan())).rejects.toMatchObject({
@@ -415,6 +427,29 @@ describe('a monitor that is lost', () => {
     expect(lost).toEqual([]);
   });
 
+  test('of a container that an earlier daemon has started is told, while its process runs', async () => {
+    const made = await backend.create(plan());
+    await backend.close();
+    writeFileSync(join(state, 'state.json'), JSON.stringify({ status: 'running', pid: made.process.pid }));
+    backend = newBackend();
+    follow();
+    await backend.survey(ref(made));
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await until(() => lost.length === 1);
+    expect(lost).toEqual([id]);
+  });
+
+  test('is no loss after its exit, whose code is read in the folder of exits', async () => {
+    follow();
+    const made = await backend.create(plan());
+    await backend.start(ref(made));
+    writeFileSync(join(state, 'exits/fake', id), '0');
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await gone(made.monitor as ProcessIdentity);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(lost).toEqual([]);
+  });
+
   test('after close is not told', async () => {
     follow();
     const made = await backend.create(plan());
@@ -452,6 +487,24 @@ describe('what is left of a container after its first process', () => {
   test('is ended, if it has no pid namespace that ends with that', async () => {
     expect(await surveyed(`${top}${id}`, false)).toBe(false);
     expect(await surveyed(`${top}${id}`, true)).toBe(true);
+  });
+
+  test('is ended as well when its monitor has written the exit', async () => {
+    const made = await backend.create(plan());
+    const group = `${top}${id}`;
+    writeFileSync(join(state, 'exits/fake', id), '0');
+    await makePodCgroup(group);
+    const { pid, exited, kill } = await runDetached(['sleep', '1000']);
+    try {
+      const folder = cgroupFolder(cgroupLayout(), 'pids', group) ?? 'no tree of the kernel';
+      writeFileSync(join(folder, 'cgroup.procs'), String(pid));
+      await backend.survey(ref({ ...made, ownPidNamespace: false, cgroup: group }));
+      expect(await identify(pid)).toBeUndefined();
+    } finally {
+      kill();
+      await exited;
+      await removePodCgroup(group);
+    }
   });
 
   test('is left alone in a group that may be of others as well', async () => {
@@ -525,6 +578,16 @@ test('a command has the process of config.json, which is read once per container
   }
   await backend.delete(ref(made));
   await expect(run()).rejects.toThrow(/config.json/);
+});
+
+test('a command is refused if the folder of the process leads into /proc by now', async () => {
+  const made = await backend.create(plan());
+  writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec({ cwd: '/proc/self' })));
+  const plain = { args: ['ls'], io: { terminal: false }, timeoutMs: undefined };
+  await expect(backend.exec(ref(made), plain, new AbortController().signal)).rejects.toMatchObject({
+    id: 'InvalidArgument',
+  });
+  expect(calls()).toEqual([]);
 });
 
 test('a container is in doubt once its process is gone', async () => {

@@ -166,12 +166,12 @@ export class OciBackend implements Backend {
     for (const folder of [runtimeRoot(this.options), this.exits.folder]) makeFolder(folder);
     const pidNamespace = plan.spec.linux.namespaces.find((namespace) => namespace.type === 'pid');
     return withUndo('create OCI container', async (undo) => {
-      this.made.set(plan.id, { bundle: plan.folder });
       if (await this.runtime.isCrun()) {
         const spec = await forCrun(plan.spec);
         if (spec !== plan.spec) writeBundle(plan.folder, spec);
       }
       undo.push('runtime create', () => this.delete({ ...plan, state: undefined }));
+      this.made.set(plan.id, { bundle: plan.folder });
       const tools = await this.monitorPlan(plan.id, plan.folder);
       const closeLog = plan.logPath ? linkLog(plan.folder, plan.logPath) : undefined;
       const pid = await monitor(

@@ -15,7 +15,9 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
+import { cgroupFolder, cgroupLayout, makePodCgroup } from '../../host/cgroup.js';
 import { mountPoints } from '../../host/mounts.js';
+import { validateSpec } from '../../oci/spec-schema.js';
 import type { ContainerPlan, Exit } from '../backend.js';
 import { probe } from './probe.js';
 
@@ -233,4 +235,51 @@ test('leftovers of a probe that was interrupted go first; those of others and of
     true,
     true,
   ]);
+});
+
+test('its specs are valid, with the PATH of the programs that are mounted and nothing else', async () => {
+  const fake = new Fake();
+  expect(await probe(fake, folder)).toMatchObject({ ready: true, lacks: {} });
+  expect(fake.plans.size).toBe(3);
+  for (const { spec } of fake.plans.values()) {
+    expect(validateSpec(spec)).toEqual([]);
+    expect(spec.process.env).toEqual(['PATH=/usr/bin:/bin']);
+    const types = spec.mounts.map(({ destination, type }) => [destination, type]);
+    expect(types.slice(0, 3)).toEqual([
+      ['/usr', 'bind'],
+      ['/proc', 'proc'],
+      ['/dev', 'tmpfs'],
+    ]);
+    expect(types.slice(3).flat()).toEqual(types.length > 3 ? ['/mnt', 'bind'] : []);
+    expect(spec.mounts[2]?.options).toEqual(['nosuid', 'mode=755']);
+  }
+});
+
+test('a container is deleted before its files, and its group goes with it', async () => {
+  const fake = new Fake();
+  const groups: string[] = [];
+  fake.look = (_, { spec }) => groups.push(spec.linux.cgroupsPath ?? '');
+  const start = fake.start.bind(fake);
+  fake.start = async (container) => {
+    await makePodCgroup(`/crisp-probe/${container.id}`);
+    return start(container);
+  };
+  fake.delete = async ({ id }) => {
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    fake.told.push(`delete ${existsSync(join(folder, id, 'config.json'))}`);
+  };
+  await probe(fake, folder);
+  expect(fake.told.filter((line) => line.startsWith('delete'))).toEqual(Array(3).fill('delete true'));
+  const left = groups.filter((group) => existsSync(cgroupFolder(cgroupLayout(), 'pids', group) ?? ''));
+  expect([groups.length, left]).toEqual([3, []]);
+});
+
+test('of a container that says much, the last 300 characters are the reason', async () => {
+  const fake = new Fake();
+  fake.exitCodes = { plain: 1 };
+  fake.look = (_, { logPath }) =>
+    writeFileSync(logPath, `2026-01-01T00:00:00Z stdout F ${'x'.repeat(70_000)}${'y'.repeat(300)}\n`);
+  const { reason } = await probe(fake, folder);
+  expect(reason).toContain('y'.repeat(290));
+  expect(reason.length).toBeLessThan(600);
 });

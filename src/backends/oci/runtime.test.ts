@@ -127,3 +127,21 @@ test.each([
 ])('a process that says "%s" has the exit code %p', (words, code) => {
   expect(exitCodeOf(words)).toBe(code);
 });
+
+test('its version and its list are asked for as runc(8) has them', async () => {
+  expect(await runtime('echo "$@"').version()).toBe('--version');
+  const listing = runtime(`[ "$3 $4 $5" = 'list --format json' ] && echo '[{"id":"a","bundle":"/b"}]'`);
+  expect(await listing.list()).toHaveLength(1);
+});
+
+test('a known problem has a hint, an unknown one has none', () => {
+  const its = runtime('');
+  expect(its.explain('start', 'exec format error').hint).toContain('architecture');
+});
+
+test('a binary that is found by its name is kept until it is forgotten', async () => {
+  const its = new Runtime({ name: 'sh', path: '', args: [], root: '/state', systemdCgroup: false });
+  expect(await its.path()).toMatch(/^\/\S*\/sh$/);
+  its.forget();
+  expect(await its.path()).toMatch(/^\/\S*\/sh$/);
+});

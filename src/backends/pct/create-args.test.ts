@@ -275,3 +275,8 @@ test('a standalone container is marked as such, and has its own name', () => {
   );
   expect(made['--tags']).toBe('crisp');
 });
+
+test('a quota without a period is of 100 ms, and features are a list', () => {
+  expect(updateArgs({ cpu: { quota: 50_000 } }, node)).toEqual(['--cpulimit', '0.5', '--cores', '1']);
+  expect(args(plan(), '', { features: ['fuse', 'keyctl'] })['--features']).toBe('fuse=1,keyctl=1');
+});

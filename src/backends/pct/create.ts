@@ -34,7 +34,6 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
   for (const folder of [ctx.exits.folder, ctx.options.root]) makeFolder(folder);
   return withUndo('create CT', async (undo) => {
     const { id, folder, logPath } = plan;
-    ctx.made.set(id, { id, folder, logPath, state: undefined });
     if (logPath) tryLog(logPath); // the watcher opens it only at the start: too late to refuse it
     // 1. The mounts.
     const root = plan.sandbox.idMaps?.uids[0]?.hostID ?? 0;
@@ -57,6 +56,7 @@ export async function create(ctx: PctContext, given: ContainerPlan): Promise<Pct
       );
     // 2. The CT, with an unused id. Found by its mark, since a killed pct may have made the CT.
     undo.push('CT', () => removeContainer(ctx, { ...plan, state: undefined }));
+    ctx.made.set(id, { id, folder, logPath, state: undefined });
     const vmid = await takeVmid(ctx, plan, { guest, devices });
     const state: PctState = {
       vmid,

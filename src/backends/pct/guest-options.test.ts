@@ -172,3 +172,101 @@ test('a network card needs a bridge, and a path has one volume', () => {
   const volume = 'path=/x,storage=tank,size-gib=1';
   expect(() => of({ [key('mp0')]: volume, [key('mp1')]: volume })).toThrow('another one has /x');
 });
+
+const named = (given: Record<string, string>): Record<string, string> =>
+  Object.fromEntries(Object.entries(given).map(([name, value]) => [key(name), value]));
+
+test('each network has the values of the configuration where the pod names none, net0 alone a gateway', () => {
+  const lxc = { ...cni, bridge: { name: 'vmbr0', vlan: 7, rate: 1.5, firewall: true } };
+  expect(of(named({ network: 'bridge', net1: 'bridge=vmbr1' }), lxc).bridges).toEqual([
+    { index: 0, name: 'vmbr0', vlan: 7, rate: 1.5, firewall: true, address: 'dhcp', gateway: '' },
+    { index: 1, name: 'vmbr1', vlan: 0, rate: 1.5, firewall: true, address: 'dhcp', gateway: '' },
+  ]);
+  const own = { network: 'bridge', rate: '3', firewall: 'false', net1: 'bridge=vmbr1,firewall=false,rate=4' };
+  expect(of(named(own), lxc).bridges).toMatchObject([
+    { vlan: 7, rate: 3, firewall: false },
+    { vlan: 0, rate: 4, firewall: false },
+  ]);
+});
+
+test.each(['nesting', 'fuse', 'keyctl', 'tun'] as const)('%s is a feature that may be allowed', (feature) => {
+  const lxc = { ...cni, choices: { ...choices, features: [feature] } };
+  expect(of(named({ features: feature }), lxc).features).toEqual([feature]);
+  expect(() => of(named({ features: feature }))).toThrow(
+    expect.objectContaining({
+      id: 'PermissionDenied',
+      message: expect.stringContaining('io.crisp.lxc.features: ') as unknown,
+    }),
+  );
+});
+
+test('a list has each feature at most once, with a comma between two', () => {
+  const all = 'nesting,fuse,keyctl,tun';
+  const lxc = { ...cni, choices: { ...choices, features: ['nesting', 'fuse', 'keyctl', 'tun'] as never } };
+  expect(of(named({ features: all }), lxc).features).toHaveLength(4);
+  for (const wrong of [`${all},tun`, 'nestingfuse', 'nesting,', 'nesting,nestingfuse'])
+    expect(() => of(named({ features: wrong }), lxc)).toThrow(
+      expect.objectContaining({ id: 'InvalidArgument' }),
+    );
+});
+
+test.each([
+  ['size-gib', '10', { storage: 'tank' }],
+  ['mp0', 'path=/x,storage=tank,size-gib=10', {}],
+])('%s may be as large as lxc.choices.max_size_gib', (name, value, more) => {
+  const lxc = { ...cni, choices: { ...choices, max_size_gib: 10 } };
+  of(named({ [name]: value, ...more }), lxc);
+  expect(() => of(named({ [name]: value.replace('10', '10.001'), ...more }), lxc)).toThrow(
+    expect.objectContaining({
+      id: 'PermissionDenied',
+      message: expect.stringContaining(`${key(name)}: `) as unknown,
+    }),
+  );
+});
+
+test.each<[string, Record<string, string>]>([
+  ['bridge', { network: 'bridge', bridge: 'vmbr9' }],
+  ['net1', { network: 'bridge', net1: 'bridge=vmbr9' }],
+  ['storage', { storage: 'ceph' }],
+  ['mp3', { mp3: 'path=/x,storage=ceph,size-gib=1' }],
+])('what is not among the choices is named by its annotation: %s', (name, given) => {
+  const lxc = { ...cni, choices: { ...choices, bridges: ['vmbr0'], storages: [] } };
+  expect(() => of(named(given), lxc)).toThrow(`annotation ${key(name)}: `);
+});
+
+test.each([
+  ['address', 'x10.0.0.5/24'],
+  ['address', '10.0.0.5/24x'],
+  ['address', '10.0.0/24'],
+  ['gateway', 'x10.0.0.1'],
+  ['gateway', '10.0.0.1x'],
+  ['mp0', 'path=/x,storage=tank,size-gib=true'],
+  ['mp0', 'path=/x,storage=tank,size-gib=1,backup=1'],
+  ['mp0', 'storage=tank,size-gib=1'],
+  ['mp0', 'path=/x,size-gib=1'],
+  ['net1', 'bridge=vmbr1,bridge=vmbr2'],
+])('nor can %s be "%s"', (name, value) => {
+  expect(() => of(named({ network: 'bridge', [name]: value }))).toThrow(
+    expect.objectContaining({ id: 'InvalidArgument' }),
+  );
+});
+
+test('a value has at most 1024 characters, and 100 of a wrong one are quoted', () => {
+  const folders = `/${'x'.repeat(254)}`.repeat(3);
+  const value = (length: number): string =>
+    `path=${folders}/${'x'.repeat(length - 795)},storage=tank,size-gib=1`;
+  expect(value(1024)).toHaveLength(1024);
+  expect(of(named({ mp0: value(1024) })).mountPoints).toHaveLength(1);
+  expect(() => of(named({ mp0: value(1025) }))).toThrow('may be there once');
+  expect(() => of(named({ vlan: 'v'.repeat(200) }))).toThrow(`"${'v'.repeat(100)}" is not`);
+});
+
+test('the message for a pod on the CNI network names the first of its networks', () => {
+  expect(() => of(named({ net3: 'bridge=a', net2: 'bridge=b' }))).toThrow('io.crisp.lxc.net2: ');
+});
+
+test('an unknown option is answered with those that there are', () => {
+  expect(() => of(named({ unknown: 'x' }))).toThrow(
+    /there can be network, bridge, .*size-gib.*net1 to net7, mp0 to mp7/,
+  );
+});

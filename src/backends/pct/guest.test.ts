@@ -1,5 +1,8 @@
-import { expect, test } from '@jest/globals';
-import { entrypoint, guestLines } from './guest.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { StandInNode } from '../../../test/helpers/stand-in-node.js';
+import { log } from '../../log.js';
+import type { ContainerPlan } from '../backend.js';
+import { entrypoint, guestLines, makeGuest } from './guest.js';
 
 test('the process of an image in lines that pct preserves', () => {
   const root = { uid: 0, gid: 0 };
@@ -24,4 +27,83 @@ test('the command, split as liblxc does', () => {
   expect(entrypoint(['/bin/sh', '-c', 'echo "$A"', "it's", ''])).toBe(`/bin/sh -c 'echo "$A"' "it's" ''`);
   for (const bad of [`'"`, 'a\nb', 'a\\'])
     expect(() => entrypoint([bad])).toThrow(expect.objectContaining({ id: 'InvalidArgument' }));
+});
+
+describe('an ordinary guest', () => {
+  let node: StandInNode;
+  beforeEach(async () => {
+    log.level = 'silent';
+    node = await StandInNode.make({ rootfs: { storage: 'tank', size_gib: 3 } });
+    node.ctx.found = { hostManaged: true, givesGroups: true, environmentReachesHooks: false };
+    node.program('pvesh', '[ "$*" = "get /cluster/nextid" ] && echo 123');
+  });
+  afterEach(() => node.remove());
+  const conf = (): string => node.read('pve/lxc/123.conf');
+  const make = (starts: boolean, change: Partial<ContainerPlan> = {}): Promise<number> =>
+    makeGuest(node.ctx, { ...node.plan(), ...change }, starts);
+
+  test('has the next id of the cluster, the process of the image, and no mark of crisp', async () => {
+    expect(await make(false)).toBe(123);
+    expect(node.calls()).toEqual(['create 123']);
+    expect(node.created()).toMatchObject({
+      archive: node.path('root/archives/1.tar'),
+      '--rootfs': 'tank:3',
+      '--unprivileged': '0',
+      '--hostname': 'app',
+      '--entrypoint': '/bin/true',
+      '--cmode': 'console',
+      '--description': expect.stringContaining('docker.io/library/nginx:1'),
+    });
+    expect(node.created()).not.toHaveProperty('--net0');
+    expect(conf()).not.toContain('crisp-container');
+    expect(conf()).toContain(
+      'lxc.environment.runtime: A=b\nlxc.init.uid: 7\nlxc.init.gid: 8\nlxc.signal.halt: 15\n',
+    );
+  });
+
+  test('is started on request', async () => {
+    await make(true);
+    expect(node.calls()).toEqual(['create 123', 'start 123']);
+  });
+
+  test('on a bridge has a card of its own', async () => {
+    const plan = node.plan();
+    await make(false, { sandbox: { ...plan.sandbox, ownNetwork: true } });
+    expect(node.created()['--net0']).toContain('bridge=vmbr0');
+  });
+
+  test('of a template boots as Proxmox intends', async () => {
+    node.ctx.found = { ...node.ctx.found, hostManaged: false };
+    await make(false, { template: 'local:vztmpl/debian.tar.zst' });
+    expect(node.created()).toMatchObject({
+      archive: 'local:vztmpl/debian.tar.zst',
+      '--features': 'nesting=1',
+    });
+    expect(node.created()).not.toHaveProperty('--entrypoint');
+    expect(conf()).not.toContain('lxc.signal.halt');
+  });
+
+  test('that cannot be started is destroyed with its disks', async () => {
+    node.pctFails('start', 'no quorum');
+    await expect(make(true)).rejects.toMatchObject({ id: 'NoQuorum' });
+    expect(node.calls().at(-1)).toBe('destroy 123 --force 1 --purge 1');
+  });
+
+  test('needs a storage, and for an image a pct with entrypoints', async () => {
+    node.ctx.found = { ...node.ctx.found, hostManaged: false };
+    await expect(make(false)).rejects.toMatchObject({ id: 'Unsupported' });
+    await node.remove();
+    node = await StandInNode.make();
+    node.ctx.found = { hostManaged: true, givesGroups: true, environmentReachesHooks: false };
+    await expect(make(false)).rejects.toMatchObject({ id: 'InvalidArgument' });
+    expect(node.calls()).toEqual([]);
+  });
+
+  test.each([
+    [{ uid: 7, gid: 0 }, ['lxc.init.uid: 7', 'lxc.init.gid: 0']],
+    [{ uid: 0, gid: 8 }, ['lxc.init.uid: 0', 'lxc.init.gid: 8']],
+    [{ uid: 0, gid: 0 }, []],
+  ])('has the user %j', (user, lines) => {
+    expect(guestLines({ env: [], cwd: '/', user }, '15', 'x').slice(0, -1)).toEqual(lines);
+  });
 });

@@ -1,6 +1,6 @@
-import { expect, test } from '@jest/globals';
-import type { Spec } from '../../shapes/spec.js';
-import { lxcConfig, notHonoured } from './lxc-config.js';
+import { describe, expect, test } from '@jest/globals';
+import type { Mount, Spec } from '../../shapes/spec.js';
+import { lxcConfig, mountsOf, notHonoured } from './lxc-config.js';
 
 function spec(change: (made: Spec) => void = () => undefined): Spec {
   const made: Spec = {
@@ -321,4 +321,194 @@ test('a device that PVE adds to the CT is not bound again, and keeps its rule', 
     'lxc.mount.entry = /dev/node-200 dev/net/tun none bind,create=file,optional 0 0',
   ]);
   expect(found).toContain('lxc.cgroup2.devices.allow = c 10:229 rw');
+});
+
+describe('the whole file', () => {
+  const full = (): Spec =>
+    spec((made) => {
+      made.process = {
+        ...made.process,
+        terminal: true,
+        cwd: '/',
+        oomScoreAdj: -5,
+        selinuxLabel: 'system_u:system_r:container_t:s0',
+        apparmorProfile: 'lxc-mine',
+        rlimits: [{ type: 'RLIMIT_NOFILE', soft: 10, hard: 20 }],
+      };
+      made.root.readonly = true;
+      made.linux = {
+        namespaces: [{ type: 'mount' }, { type: 'pid', path: '/ns/pid' }, { type: 'user', path: '/ns/user' }],
+        maskedPaths: ['/proc/kcore'],
+        resources: {
+          pids: { limit: 7 },
+          devices: [
+            { allow: false, access: 'rwm' },
+            { allow: true, type: 'c', major: 10, access: 'rw' },
+            { allow: true, type: 'b', minor: 3 },
+            { allow: true },
+          ],
+        },
+        devices: [{ type: 'c', path: '/dev/fuse', major: 10, minor: 229 }],
+      };
+      made.mounts = [{ destination: '/data', type: 'bind', source: '/srv/data' }];
+    });
+
+  test('of an application container', () => {
+    expect(lines(full())).toEqual([
+      'lxc.namespace.share.pid = /ns/pid',
+      'lxc.namespace.share.user = /ns/user',
+      'lxc.namespace.clone = mnt uts cgroup pid',
+      'lxc.cap.drop = ',
+      'lxc.cap.keep = none',
+      'lxc.no_new_privs = 0',
+      'lxc.init.uid = 1000',
+      'lxc.init.gid = 1000',
+      'lxc.init.cwd = /',
+      'lxc.environment = ',
+      'lxc.environment.runtime = PATH=/bin',
+      'lxc.prlimit.nofile = 10:20',
+      'lxc.proc.oom_score_adj = -5',
+      'lxc.apparmor.profile = lxc-mine',
+      'lxc.selinux.context = system_u:system_r:container_t:s0',
+      'lxc.rootfs.options = ro',
+      'lxc.cgroup2.pids.max = 7',
+      'lxc.cgroup2.devices.allow = c 10:* rw',
+      'lxc.cgroup2.devices.allow = b *:3 rwm',
+      'lxc.cgroup2.devices.allow = a',
+      'lxc.mount.auto = proc:mixed sys:mixed',
+      'lxc.mount.entry = /srv/data data none rbind,create=dir 0 0',
+      'lxc.mount.entry = /dev/node-229 dev/fuse none bind,create=file,optional 0 0',
+      'lxc.mount.entry = /dev/null proc/kcore none bind,optional 0 0',
+      'lxc.console.path = /b/console',
+      'lxc.signal.halt = 15',
+      'lxc.hook.stop = /oom.pl /b',
+      'lxc.log.file = /b/lxc.log',
+      'lxc.log.level = ERROR',
+    ]);
+  });
+
+  test('of a complete guest has neither its rights, its profile nor its devices', () => {
+    expect(lines(full(), 'v2', true)).toEqual([
+      'lxc.namespace.share.pid = /ns/pid',
+      'lxc.namespace.share.user = /ns/user',
+      'lxc.namespace.clone = mnt uts cgroup pid',
+      'lxc.environment.runtime = PATH=/bin',
+      'lxc.proc.oom_score_adj = -5',
+      'lxc.selinux.context = system_u:system_r:container_t:s0',
+      'lxc.rootfs.options = ro',
+      'lxc.cgroup2.pids.max = 7',
+      'lxc.mount.entry = /srv/data data none rbind,create=dir 0 0',
+      'lxc.mount.entry = /dev/node-229 dev/fuse none bind,create=file,optional 0 0',
+      'lxc.console.path = /b/console',
+      'lxc.signal.halt = 15',
+      'lxc.hook.stop = /oom.pl /b',
+      'lxc.log.file = /b/lxc.log',
+      'lxc.log.level = ERROR',
+    ]);
+  });
+
+  test('on cgroup v1 has the rules of devices under the name of v1', () => {
+    expect(lines(full(), 'v1').filter((line) => line.startsWith('lxc.cgroup'))).toEqual([
+      'lxc.cgroup.devices.allow = c 10:* rw',
+      'lxc.cgroup.devices.allow = b *:3 rwm',
+      'lxc.cgroup.devices.allow = a',
+    ]);
+  });
+
+  test('without limits, a terminal and devices has none of their lines', () => {
+    const found = lines(
+      spec(({ linux }) => {
+        linux.namespaces.push({ type: 'pid' });
+      }),
+    );
+    expect(
+      found.filter((line) => /console|prlimit|oom_score|selinux|apparmor|rootfs|cgroup2|clone/.test(line)),
+    ).toEqual([]);
+  });
+});
+
+test('mounts: a single one is not recursive, a recursively read-only one is at least read-only', () => {
+  const entry = (options: string[], change: Partial<Mount> = {}): string | undefined =>
+    lines(
+      spec(({ mounts }) => mounts.push({ destination: '/data', source: '/srv/data', options, ...change })),
+    ).find((line) => line.startsWith('lxc.mount.entry = /srv') || line.includes(' data '));
+  expect(entry(['bind', 'nosuid'])).toBe('lxc.mount.entry = /srv/data data none bind,nosuid,create=dir 0 0');
+  expect(entry(['rbind', 'rro'])).toBe('lxc.mount.entry = /srv/data data none rbind,ro,create=dir 0 0');
+  expect(entry(['rbind', 'idmap'])).toBe('lxc.mount.entry = /srv/data data none rbind,create=dir 0 0');
+  expect(entry([], { type: 'bind' })).toBe('lxc.mount.entry = /srv/data data none rbind,create=dir 0 0');
+  expect(entry(['noexec'], { type: 'tmpfs', source: 'tmpfs' })).toBe(
+    'lxc.mount.entry = tmpfs data tmpfs noexec,create=dir 0 0',
+  );
+});
+
+test('mounts: what a pod binds on a folder of the kernel is mounted, what liblxc mounts there itself is not', () => {
+  const made = spec(({ mounts }) => {
+    for (const destination of ['/proc', '/dev', '/dev/pts', '/dev/mqueue', '/sys', '/sys/fs/cgroup'])
+      mounts.push({ destination, type: 'tmpfs' });
+    mounts.push({ destination: '/dev/shm', type: 'tmpfs' });
+    mounts.push({ destination: '/sys/fs/cgroup', type: 'bind', source: '/srv/x', options: ['rbind'] });
+  });
+  expect(mountsOf(made).map(({ destination, type }) => [destination, type])).toEqual([
+    ['/dev/shm', 'tmpfs'],
+    ['/sys/fs/cgroup', 'bind'],
+  ]);
+});
+
+test('/sys is writable only for a mount that says so, and /proc only without any masks', () => {
+  const auto = (change: (made: Spec) => void): string | undefined =>
+    lines(spec((made) => void change(made))).find((line) => line.startsWith('lxc.mount.auto'));
+  const sys = { destination: '/sys', type: 'sysfs', source: 'sysfs' };
+  expect(auto((made) => made.mounts.push({ ...sys, options: ['rw'] }))).toBe(
+    'lxc.mount.auto = proc:mixed sys:rw',
+  );
+  expect(auto((made) => made.mounts.push(sys))).toBe('lxc.mount.auto = proc:mixed sys:mixed');
+  expect(auto((made) => made.mounts.push({ ...sys, destination: '/x', options: ['rw'] }))).toBe(
+    'lxc.mount.auto = proc:mixed sys:mixed',
+  );
+  expect(auto(({ linux }) => delete linux.maskedPaths)).toBe('lxc.mount.auto = proc:mixed sys:mixed');
+  expect(auto(({ linux }) => delete linux.readonlyPaths)).toBe('lxc.mount.auto = proc:mixed sys:mixed');
+});
+
+test('read-only paths that liblxc has read-only are not bound again', () => {
+  const found = lines(
+    spec(({ linux }) => {
+      linux.readonlyPaths = [
+        '/proc/sys',
+        '/proc/sys/kernel',
+        '/proc/sysrq-trigger',
+        '/proc/sysvipc',
+        '/sys/firmware',
+      ];
+    }),
+  ).filter((line) => line.includes('relative'));
+  expect(found).toEqual([
+    'lxc.mount.entry = proc/sysvipc proc/sysvipc none bind,ro,optional,relative 0 0',
+    'lxc.mount.entry = sys/firmware sys/firmware none bind,ro,optional,relative 0 0',
+  ]);
+});
+
+test.each(['null', 'zero', 'full', 'random', 'urandom', 'tty', 'console', 'ptmx', 'pts/0'])(
+  '/dev/%s is of every CT, whatever the spec says of it',
+  (name) => {
+    const found = lines(
+      spec((made) => {
+        made.linux.devices = [{ type: 'c', path: `/dev/${name}`, major: 10, minor: 3 }];
+      }),
+    );
+    expect(found.join()).not.toContain('/dev/node-3');
+  },
+);
+
+test.each([
+  [['network'], 'mnt uts cgroup net'],
+  [['ipc'], 'mnt uts cgroup ipc'],
+  [['pid', 'ipc'], 'mnt uts cgroup pid ipc'],
+  [['pid', 'network'], 'mnt uts cgroup pid net'],
+])('a CT that shares some namespaces of the host has the others for itself: %j', (own, clone) => {
+  const found = lines(
+    spec(({ linux }) => {
+      linux.namespaces = own.map((type) => ({ type })) as typeof linux.namespaces;
+    }),
+  );
+  expect(found).toContain(`lxc.namespace.clone = ${clone}`);
 });
