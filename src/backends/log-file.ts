@@ -18,7 +18,8 @@ export const logLink = 'logfile';
 const mode = 0o640;
 
 /**
- * Opens a log, and creates it if needed.
+ * Opens a log, and creates it if needed. This blocks the daemon while the server of its filesystem does not
+ * answer: see untilServersAnswer().
  * @param name the link in the bundle that points to it while it is open here
  * @param fresh an existing file is replaced by a new one
  * @returns a function that closes the descriptor

@@ -6,7 +6,8 @@
 // Only pods with a running container are reclaimed: of an ended pod only the
 // name could be restored, and the kubelet makes a new one.
 import type { Backend, FoundContainer } from '../backends/backend.js';
-import { toCrispError } from '../errors.js';
+import { CrispError, toCrispError } from '../errors.js';
+import { within } from '../host/wait.js';
 import { log } from '../log.js';
 import { remakePod } from '../pod/pod.js';
 import { recoveryLabelOf, type RecoveryLabel } from '../records/recovery-label.js';
@@ -21,6 +22,15 @@ interface Lost {
   readonly recoveryLabel: RecoveryLabel;
   readonly found: FoundContainer;
   readonly pid: number | undefined;
+}
+
+/** How long recovery waits for one answer: what hangs must not block the node. */
+export const patienceMs = 10_000;
+
+/** The result of `work`. @throws ToolTimeout; the work then continues */
+export async function inTime<T>(work: Promise<T>): Promise<T> {
+  if (await within(work, patienceMs)) return work;
+  throw new CrispError('ToolTimeout', `not finished within ${patienceMs / 1000} s`, { stage: 'recover' });
 }
 
 /** Does not throw if a pod fails: a pod that cannot be reclaimed has no record, and recovery removes it. */
@@ -42,12 +52,12 @@ export async function reclaimLost(services: Services): Promise<void> {
 }
 
 /**
- * The containers of a backend. If they cannot be listed (its program is gone), the recovery of others
- * continues.
+ * The containers of a backend. If they cannot be listed (its program is gone, or hangs), the recovery of
+ * others continues.
  */
 export async function listed(backend: Backend): Promise<readonly FoundContainer[]> {
   try {
-    return await backend.list();
+    return await inTime(backend.list());
   } catch (error) {
     log.error(
       { handler: backend.name, error: toCrispError(error).report },

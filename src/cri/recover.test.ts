@@ -174,6 +174,39 @@ test('an unreadable record does not stop the start, and is kept', async () => {
   expect(bench.toldOf('network.collectGarbage')).toEqual([expect.stringContaining(broken)]);
 });
 
+test('a runtime that does not answer leaves its container unchanged, and the start waits for the others', async () => {
+  fakeTimeouts();
+  const [silent, slow] = ['1'.repeat(64), '2'.repeat(64)];
+  const answers = new Map<string, (alive: Alive) => void>();
+  const bench = benchWith({
+    backend: {
+      survey: ({ id }) => new Promise((resolve) => answers.set(id, resolve)),
+      list: () => new Promise(() => undefined),
+    },
+  });
+  const pod = await bench.pod();
+  for (const id of [silent, slow]) await bench.running(pod, { id });
+  let isOver = false;
+  const recovering = recover(bench.services).then(() => {
+    isOver = true;
+  });
+  await until(() => answers.size === 2, 'both are asked');
+  jest.advanceTimersByTime(9_000);
+  answers.get(slow)?.({ status: 'stopped', exit: undefined });
+  await settled();
+  jest.advanceTimersByTime(9_000);
+  await settled();
+  expect(bench.services.store.containers.get(slow)?.exit).toBeUndefined(); // still waiting
+  for (let seconds = 0; !isOver && seconds < 60; seconds++) {
+    jest.advanceTimersByTime(1_000);
+    await settled(200);
+  }
+  expect(isOver).toBe(true);
+  await recovering;
+  expect(bench.services.store.containers.get(silent)?.exit).toBeUndefined();
+  expect(bench.services.store.containers.get(slow)?.exit).toBeDefined();
+});
+
 test('a repair that hangs delays the others by ten seconds at most', async () => {
   fakeTimeouts();
   const [hanging, other] = ['1'.repeat(64), '2'.repeat(64)];

@@ -3,7 +3,7 @@
 // objects with crisp's mark but without a record are reclaimed or removed.
 import { join } from 'node:path';
 import type { Alive } from '../backends/backend.js';
-import { toCrispError } from '../errors.js';
+import { CrispError, toCrispError } from '../errors.js';
 import { waitUntilIdle } from '../host/proc.js';
 import { within } from '../host/wait.js';
 import { removeUnfinishedCheckpoints } from '../images/checkpoint.js';
@@ -24,7 +24,7 @@ import { recoveryLabelOf } from '../records/recovery-label.js';
 import { containerThing, removeOrphans, thingsIn, type Thing } from '../orphans.js';
 import { repairPod } from '../pod/pod.js';
 import { podOf } from '../records/placed.js';
-import { reclaimLost, listed } from './reclaim.js';
+import { inTime, listed, patienceMs, reclaimLost } from './reclaim.js';
 import { unclaimedContainer } from './container-create.js';
 import { removeContainerRecord } from './container-stop.js';
 import { recordExit } from './exits.js';
@@ -32,9 +32,6 @@ import { backendOf, refOf } from './lookup.js';
 import type { Services } from './services.js';
 import { unclaimedSandbox } from './sandbox-run.js';
 import { releaseSandbox, removeSandbox } from './sandbox-stop.js';
-
-/** The repair of one record must not block the node. */
-const patienceMs = 10_000;
 
 /**
  * Compares the records with the node at the start of the daemon, and repairs what differs. A failed repair
@@ -85,27 +82,36 @@ async function endRemnants(services: Services): Promise<void> {
 }
 
 /**
- * "unknown": it cannot be inspected (the program of its handler is gone, or its record is inconsistent); no
- * conclusion is drawn.
+ * "unknown": it cannot be inspected (the program of its handler is gone or hangs, or its record is
+ * inconsistent); no conclusion is drawn. Ends when all have answered, or none has for a time.
  */
 async function surveyAll(services: Services): Promise<Map<string, Alive | 'unknown'>> {
   const found = new Map<string, Alive | 'unknown'>();
   const open = services.store.containers.all().filter((record) => record.complete && !record.exit);
-  await Promise.all(
+  const leave = (record: ContainerRecord, error: unknown): void => {
+    log.error(
+      { handler: record.handler, containerId: record.id, error: toCrispError(error).report },
+      'a container cannot be inspected: its record is left unchanged',
+    );
+    found.set(record.id, 'unknown');
+  };
+  const all = Promise.all(
     open.map(async (record) => {
       // The process of an earlier boot is another one, even if its pid and its start time are the same.
       const wasStarted = record.startedAt !== undefined && record.bootId === services.bootId;
       try {
         found.set(record.id, await backendOf(services, record).survey(refOf(record), wasStarted));
       } catch (error) {
-        log.error(
-          { handler: record.handler, containerId: record.id, error: toCrispError(error).report },
-          'a container cannot be inspected: its record is left unchanged',
-        );
-        found.set(record.id, 'unknown');
+        leave(record, error);
       }
     }),
   );
+  for (let answered = -1; found.size > answered;) {
+    answered = found.size;
+    if (await within(all, patienceMs)) return found;
+  }
+  const late = new CrispError('ToolTimeout', 'its runtime does not answer', { stage: 'recover' });
+  for (const record of open) if (!found.has(record.id)) leave(record, late);
   return found;
 }
 
@@ -173,8 +179,10 @@ async function removeUnowned(services: Services): Promise<void> {
     if (!removed) left.add(owner);
     return removed;
   };
-  for (const { backend } of services.handlers.values()) {
-    const found = await listed(backend);
+  const lists = await Promise.all(
+    [...services.handlers.values()].map(async ({ backend }) => [backend, await listed(backend)] as const),
+  );
+  for (const [backend, found] of lists) {
     for (const container of found) if (recoveryLabelOf(container) === 'unreadable') left.add(container.id);
     await removeOrphans(
       found.map((container) => containerThing(backend, container)),
@@ -214,7 +222,7 @@ async function removeUnowned(services: Services): Promise<void> {
 async function repaired(id: string, repair: () => Promise<unknown>): Promise<boolean> {
   return withLogContext({}, async () => {
     try {
-      if (!(await within(repair(), patienceMs))) throw new Error(`not repaired within ${patienceMs} ms`);
+      await inTime(repair());
       return true;
     } catch (error) {
       log.error({ id, error: toCrispError(error).report }, 'recovery of a record failed');

@@ -1,6 +1,6 @@
 // Damaged images of the store: files of layers that are missing, truncated or
 // altered, and manifests and configurations that differ from their digests.
-// Called by repair.ts.
+// Called by repair.ts, and by pull.ts after a power loss.
 import { createHash } from 'node:crypto';
 import { lstat, readFile } from 'node:fs/promises';
 import { toCrispError } from '../errors.js';

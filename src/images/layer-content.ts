@@ -1,5 +1,4 @@
-// The content of a layer, as it is on the disk. Called by store.ts after a power
-// loss and by damage.ts.
+// The content of a layer, as it is on the disk. Called by damage.ts.
 import { createHash } from 'node:crypto';
 import { Writable } from 'node:stream';
 import { CrispError, lastLines } from '../errors.js';

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readlink, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { StorageLayout } from './layout.js';
@@ -143,17 +143,28 @@ test('a cycle of layers terminates', async () => {
   expect((await layout.unusedLayers()).sort()).toEqual(['a', 'b']);
 });
 
-test('a layer without its folder, its files or its short name is lost', async () => {
+test('a layer without its folder, its files or its link is lost', async () => {
   await writeLayers([{ id: 'a' }]);
   expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
-  await write('overlay/a/link', 'NAME');
-  await mkdir(join(folder, 'overlay/a/diff'));
+  await mkdir(join(folder, 'overlay/a/diff'), { recursive: true });
   expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
-  await mkdir(join(folder, 'overlay/l'));
-  await symlink('../a/diff', join(folder, 'overlay/l/NAME'));
+  await write('overlay/a/link', '');
+  expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
+  await write('overlay/a/link', 'NAME');
   expect(await layout.lostLayer([{ id: 'a' }])).toBeUndefined();
   await rm(join(folder, 'overlay/a/diff'), { recursive: true });
   expect(await layout.lostLayer([{ id: 'a' }])).toBe('a');
+});
+
+test('a missing short name of a layer is made anew', async () => {
+  await writeLayers([{ id: 'a' }]);
+  await write('overlay/a/link', 'NAME');
+  await mkdir(join(folder, 'overlay/a/diff'));
+  for (const lost of ['overlay/l/NAME', 'overlay/l']) {
+    await rm(join(folder, lost), { recursive: true, force: true });
+    expect(await layout.lostLayer([{ id: 'a' }])).toBeUndefined();
+    expect(await readlink(join(folder, 'overlay/l/NAME'))).toBe('../a/diff');
+  }
 });
 
 test('a layer that was pulled again has its new link', async () => {

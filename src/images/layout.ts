@@ -5,7 +5,7 @@
 //   overlay-images/ID/=BASE64(name)    the config (named by its digest), manifests
 //   overlay-layers/layers.json         [{id, parent, created, "diff-size", "diff-digest", "compressed-diff-digest", flags}]
 //   overlay/LAYER/diff, overlay/l/X -> ../LAYER/diff   (X is the content of overlay/LAYER/link)
-import { readFileSync, statSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
@@ -67,7 +67,7 @@ const hourMs = 3_600_000;
 /** overlay supports 500 (OVL_MAX_STACK of the kernel); a longer chain may be circular. */
 export const maxLayers = 500;
 
-/** Reads the store; it writes nothing. */
+/** Reads the store; it writes nothing but short names that are missing. */
 export class StorageLayout {
   /** The driver's folder: rootfs.ts mounts from here, with relative paths. */
   readonly overlay: string;
@@ -137,20 +137,40 @@ export class StorageLayout {
   }
 
   /**
-   * The first of these layers without its folder, its files (diff) or its short
-   * name; undefined: all exist. Synchronous: two system calls for each layer take
-   * less time than a switch to a thread and back.
+   * The first of these layers without its folder, its files (diff) or its link; undefined: all exist. A
+   * missing short name is made anew. Synchronous: two system calls for each layer take less time than a
+   * switch to a thread and back.
    */
   async lostLayer(layers: readonly StoredLayer[]): Promise<string | undefined> {
     const { links } = await this.layers();
     return layers.find(({ id }) => {
       try {
-        return !statSync(join(this.overlay, this.link(id, links))).isDirectory();
+        const link = this.link(id, links);
+        if (isFolder(join(this.overlay, link))) return false;
+        if (isFolder(this.diff(id))) {
+          this.makeLink(id, link);
+          return false;
+        }
       } catch {
-        links.delete(id);
-        return true;
+        // no usable link
       }
+      links.delete(id);
+      return true;
     })?.id;
+  }
+
+  /**
+   * Makes the short name of a layer. containers-storage removes the folder of all short names together with
+   * a layer whose link is empty, as after a power loss, and makes them again only when it adds a layer.
+   * @param link "l/NAME"
+   */
+  makeLink(id: string, link: string): void {
+    mkdirSync(join(this.overlay, 'l'), { recursive: true });
+    try {
+      symlinkSync(join('..', id, 'diff'), join(this.overlay, link));
+    } catch (error) {
+      if (!isFolder(join(this.overlay, link))) throw error; // containers-storage has made it meanwhile
+    }
   }
 
   /** Layers that no image uses, each before its parent. */
@@ -264,6 +284,10 @@ export class StorageLayout {
     }
     return link;
   }
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
 
 const wholeConfigSchema = z.object({ config: imageConfigSchema.nullish() });

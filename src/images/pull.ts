@@ -22,8 +22,8 @@ import { unlessAborted } from '../host/wait.js';
 import { log } from '../log.js';
 import { step } from '../steps.js';
 import { authFileFor, type RegistryAuth } from './credentials.js';
+import { damageOf } from './damage.js';
 import { watchDownload, type PullProgress } from './download.js';
-import { differenceOf } from './layer-content.js';
 import { overlayMounts, usersOf } from './lost-layers.js';
 import { innerIndex, nestedIndex } from './nested-index.js';
 import { Skopeo, type Source } from './skopeo.js';
@@ -136,7 +136,7 @@ export class Pulls {
     for (const layer of doubtful) {
       if (unused.has(layer.id)) this.doomed.add(layer.id);
       else {
-        const reason = await differenceOf(this.options, layer);
+        const reason = await damageOf(this.options, layer);
         if (reason === undefined) continue;
         damaged.add(layer.id);
         log.error({ layer: layer.id, reason }, 'layer damaged by a power loss');

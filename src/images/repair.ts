@@ -7,7 +7,7 @@
 // fails, nothing has been changed. Then the damaged parts are replaced by rename. The
 // files of running containers stay as they are: their overlays keep the folder,
 // which is moved aside.
-import { mkdtemp, readdir, readlink, rename, symlink, utimes, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readlink, rename, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CrispError } from '../errors.js';
 import { exists, isAbsent, makeFolder, remove } from '../host/files.js';
@@ -147,7 +147,7 @@ export class Repair {
       throw error;
     }
     await remove(join(layout.overlay, link));
-    await symlink(join('..', id, 'diff'), join(layout.overlay, link));
+    layout.makeLink(id, link);
     await rename(headersOf(fresh.layout, anew.id), headersOf(layout, id));
     const users = usersOf(link, await overlayMounts());
     if (users.length === 0) await remove(aside);

@@ -7,7 +7,7 @@ import { join, normalize } from 'node:path';
 import type { ContainerConfig__Output } from '../cri/generated/runtime/v1/ContainerConfig.js';
 import { CrispError } from '../errors.js';
 import { openFolder } from '../host/beneath.js';
-import { hasServer, untilAnswered } from '../host/file-server.js';
+import { hasServer, serversAreMounted, untilAnswered } from '../host/file-server.js';
 import { isAbsent, readFileIfThere, readText, realPathOf } from '../host/files.js';
 import { mountPoints, type MountPoint } from '../host/mounts.js';
 import { readCdi, type CdiFacts } from './cdi.js';
@@ -105,19 +105,12 @@ export async function inspectRootfs({
     seccompProfile: await localSeccompProfile(seccompFile(security)),
     apparmorProfiles: await loadedAppArmorProfiles(),
   };
-  if (table.some(hasServer)) {
-    // Links of /proc may lead into other mount namespaces, and autofs mounts what is looked at.
-    const places = table.filter((mount) => hasServer(mount) || /^(proc|autofs)$/.test(mount.type));
-    const asked = new Set(places.map(({ target }) => target));
-    await Promise.all(
-      config.mounts.map(async ({ host_path: path }, index) => {
-        const field = `mounts[${index}].host_path`;
-        if (imageMounts.has(index)) return;
-        checkedPath(path, field);
-        if (await leadsTo(asked, path)) await untilAnswered(path, field);
-      }),
-    );
-  }
+  await untilServersAnswer(
+    config.mounts.flatMap(({ host_path: path }, index) =>
+      imageMounts.has(index) ? [] : [[`mounts[${index}].host_path`, path]],
+    ),
+    table,
+  );
   // Last, since it may make folders on the host: not for a request that is refused for another reason.
   const mounts: MountFacts[] = [];
   for (const [index, mount] of config.mounts.entries()) {
@@ -130,6 +123,29 @@ export async function inspectRootfs({
     mounts.push({ target: targets[index] ?? '', source, propagation: propagationOf(table, source) });
   }
   return { ...facts, mounts };
+}
+
+/**
+ * Waits until the filesystems with a server answer to which paths of the host lead.
+ * @param paths with the field of the request that has it
+ * @param table the mount points of the host, if they are known
+ * @throws ToolTimeout, InvalidArgument
+ */
+export async function untilServersAnswer(
+  paths: readonly (readonly [field: string, path: string])[],
+  table?: readonly MountPoint[],
+): Promise<void> {
+  if (!(table?.some(hasServer) ?? (await serversAreMounted()))) return;
+  table ??= await mountPoints();
+  // Links of /proc may lead into other mount namespaces, and autofs mounts what is looked at.
+  const places = table.filter((mount) => hasServer(mount) || /^(proc|autofs)$/.test(mount.type));
+  const asked = new Set(places.map(({ target }) => target));
+  await Promise.all(
+    paths.map(async ([field, path]) => {
+      checkedPath(path, field);
+      if (await leadsTo(asked, path)) await untilAnswered(path, field);
+    }),
+  );
 }
 
 /**

@@ -16,6 +16,8 @@ export class Churn {
   /** The clients end after their present pod. */
   over = false;
   private state: number;
+  /** Other tests of the machine begin elsewhere; the pods of the clients never share one. */
+  private hostPort = randomInt(10_000);
 
   /** @param pulled an image that the clients pull and remove */
   constructor(
@@ -74,7 +76,11 @@ export class Churn {
         ...(this.random(3) === 0
           ? {
               port_mappings: [
-                { protocol: 'TCP' as const, container_port: 80, host_port: 20_000 + randomInt(10_000) },
+                {
+                  protocol: 'TCP' as const,
+                  container_port: 80,
+                  host_port: 20_000 + (this.hostPort++ % 10_000),
+                },
               ],
             }
           : {}),

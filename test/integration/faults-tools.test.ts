@@ -14,6 +14,7 @@ import { startDaemon, type Daemon } from '../helpers/daemon.js';
 import { makeLayout } from '../helpers/image.js';
 import { patience } from '../helpers/patience.js';
 import { startRegistry, type Registry } from '../helpers/registry.js';
+import { SpdyClient } from '../helpers/spdy-client.js';
 import {
   containerConfig,
   podConfig,
@@ -22,6 +23,7 @@ import {
   startContainer,
   testImage,
   untilStopped,
+  waitForExit,
 } from '../helpers/requests.js';
 import { eventually, until } from '../helpers/wait.js';
 
@@ -32,23 +34,31 @@ let registry: Registry;
 let folder: string;
 let bin: string;
 let witness: string;
+let witnessPod: string;
 /** Does not end at SIGTERM. */
 let deaf: string;
 let clean: string[];
 /** The file of a stand-in that says its fault. */
 const faultOf = (name: string): string => join(folder, `${name}.fault`);
 
-/** A program that has a fault in calls whose words match, and is the real one otherwise. */
-async function writeStandIn(name: string, program: string, words: string): Promise<void> {
-  await writeFile(faultOf(name), '');
+/**
+ * A program that has a fault in calls whose words match, and is the real one otherwise.
+ * @param faults the name of the fault by the words (a pattern of sh)
+ */
+async function writeStandIn(name: string, program: string, faults: Record<string, string>): Promise<void> {
+  for (const fault of Object.values(faults)) await writeFile(faultOf(fault), '');
+  const cases = Object.entries(faults).map(([words, fault]) => `${words}) file=${faultOf(fault)} ;;`);
   await writeFile(
     join(bin, name),
     `#!/bin/sh
-case "$CNI_COMMAND $*" in ${words}) fault=$(cat ${faultOf(name)}) ;; esac
-case $fault in
+case "$CNI_COMMAND $*" in
+${cases.join('\n')}
+*) exec ${program} "$@" ;;
+esac
+case $(cat $file) in
   killed) kill -9 $$ ;;
   slow) sleep 2 ;;
-  hangs) echo $$ >>${faultOf(name)}.begun; exec sleep 1000 ;;
+  hangs) echo $$ >>$file.begun; exec sleep 1000 ;;
 esac
 exec ${program} "$@"
 `,
@@ -65,7 +75,7 @@ interface World {
 }
 
 interface Use {
-  /** The stand-in that has the fault, and the handler of the pod if it is a runtime. */
+  /** The name of the fault, that of its stand-in or one of them, and the handler of the pod if it is a runtime. */
   readonly standIn: string;
   readonly handler?: string;
   /** What comes before the call. */
@@ -103,7 +113,9 @@ const stop: Call = ({ container: id }) =>
 const remove: Call = ({ container: id }) => daemon.client.runtime.RemoveContainer({ container_id: id });
 const stopPod: Call = ({ pod }) => daemon.client.runtime.StopPodSandbox({ pod_sandbox_id: pod });
 const pull: Call = async ({ image }) => daemon.client.image.PullImage({ image: { image } });
-const removeImage: Call = ({ image }) => daemon.client.image.RemoveImage({ image: { image } });
+/** Longer than the daemon waits for skopeo. */
+const removeImage: Call = ({ image }) =>
+  daemon.client.image.RemoveImage({ image: { image } }, { deadlineMs: 150_000 * patience });
 /** A container whose start failed has ended. */
 const anew: Call = async (world, handler) => {
   for (const call of [remove, create, start]) await call(world, handler);
@@ -230,6 +242,19 @@ const uses: Readonly<Record<string, Use>> = Object.fromEntries([
       },
     },
   ],
+  [
+    'skopeo delete',
+    {
+      standIn: 'skopeo-delete',
+      before: [pull],
+      call: removeImage,
+      errors: {
+        killed: /^INTERNAL StorageFailed: /,
+        missing: /^INTERNAL ToolMissing: /,
+        hangs: /^DEADLINE_EXCEEDED ToolTimeout: /,
+      },
+    },
+  ],
 ]);
 
 beforeAll(async () => {
@@ -238,8 +263,9 @@ beforeAll(async () => {
   bin = join(folder, 'bin');
   await mkdir(bin);
   for (const verb of ['create', 'start', 'exec', 'update', 'kill', 'delete', 'plain'])
-    await writeStandIn(`crun-${verb}`, '/usr/bin/crun', `*" ${verb} "*`);
-  await writeStandIn('conmon', '/usr/bin/conmon', '*crun-plain*');
+    await writeStandIn(`crun-${verb}`, '/usr/bin/crun', { [`*" ${verb} "*`]: `crun-${verb}` });
+  await writeStandIn('crun-state', '/usr/bin/crun', { '*" state "*|*" list "*': 'crun-state' });
+  await writeStandIn('conmon', '/usr/bin/conmon', { '*crun-plain*': 'conmon' });
   // Behind the network of the tests: without a fault they answer with the result of the plugin before them.
   for (const command of ['ADD', 'DEL']) {
     const name = `cni-${command.toLowerCase()}`;
@@ -253,15 +279,18 @@ esac
 `,
       { mode: 0o755 },
     );
-    await writeStandIn(name, join(bin, 'result'), `${command}*`);
+    await writeStandIn(name, join(bin, 'result'), { [`${command}*`]: name });
   }
   await copyFile('/usr/bin/skopeo', join(folder, 'skopeo'));
-  await writeStandIn('skopeo', join(folder, 'skopeo'), '*" copy "*');
+  await writeStandIn('skopeo', join(folder, 'skopeo'), {
+    '*" copy "*': 'skopeo',
+    '*" delete "*': 'skopeo-delete',
+  });
   registry = await startRegistry(join(folder, 'registry'));
   daemon = await startDaemon({
     config: {
       handlers: Object.fromEntries(
-        ['create', 'start', 'exec', 'update', 'kill', 'delete', 'plain'].map((verb) => [
+        ['create', 'start', 'exec', 'update', 'kill', 'delete', 'state', 'plain'].map((verb) => [
           `crun-${verb}`,
           { type: 'oci', path: join(bin, `crun-${verb}`) },
         ]),
@@ -277,11 +306,12 @@ esac
   await daemon.addImage(testImage);
   await daemon.restart();
   const pod = await runPod(daemon);
-  witness = await startContainer(daemon, pod, containerConfig(untilStopped()));
+  witnessPod = pod.id;
+  witness = await startContainer(daemon, pod, containerConfig(`nc -ll -p 7 -e cat & ${untilStopped()}`));
   deaf = await startContainer(
     daemon,
     pod,
-    containerConfig("trap '' TERM; while :; do sleep 1000; done", { metadata: { name: 'deaf' } }),
+    containerConfig("trap '' TERM; exec sleep 1000", { metadata: { name: 'deaf' } }),
   );
   clean = await traces();
 }, 120_000 * patience);
@@ -309,13 +339,14 @@ async function theRestWorks({ conmon }: { conmon: boolean }): Promise<void> {
   await removePod(daemon, pod.id);
 }
 
-/** One world for each use, up to its call. */
-async function prepare(image: string): Promise<Map<string, World>> {
+/** One world for each use, up to its call. @param name part of the names of its images */
+async function prepare(name: string): Promise<Map<string, World>> {
   const worlds = new Map<string, World>();
   await Promise.all(
-    Object.entries(uses).map(async ([name, { before, handler = '' }]) => {
+    Object.entries(uses).map(async ([use, { before, standIn, handler = '' }]) => {
+      const image = use.startsWith('skopeo') ? await imageFor(`${name}-${standIn}`) : '';
       const world: World = { config: podConfig(daemon), pod: '', container: '', image };
-      worlds.set(name, world);
+      worlds.set(use, world);
       for (const call of before) await call(world, handler);
     }),
   );
@@ -357,7 +388,7 @@ async function itHealed(worlds: ReadonlyMap<string, World>, failed: (use: Use) =
   );
   for (const world of worlds.values()) {
     if (world.pod) await removePod(daemon, world.pod);
-    await removeImage(world, '');
+    if (world.image) await removeImage(world, '');
   }
   await eventually(async () => expect(await traces()).toEqual(clean));
 }
@@ -371,7 +402,7 @@ describe.each<[string, Fault]>([
   test(
     'fails the call that needs it, and nothing else',
     async () => {
-      const worlds = await prepare(await imageFor(name));
+      const worlds = await prepare(name);
       const hidden = fault === 'missing' ? await hidePrograms() : undefined;
       if (!hidden) await setAll(fault);
       const calls = callAll(worlds);
@@ -400,7 +431,10 @@ describe.each<[string, Fault]>([
 async function hidePrograms(): Promise<() => Promise<void>> {
   const away = join(folder, 'away');
   await mkdir(away);
-  for (const { standIn } of Object.values(uses)) await rename(join(bin, standIn), join(away, standIn));
+  const files = Object.values(uses)
+    .map(({ standIn }) => standIn)
+    .filter((name) => existsSync(join(bin, name)));
+  for (const name of files) await rename(join(bin, name), join(away, name));
   // /usr/bin without skopeo: a device 0/0 in an upper folder of overlay hides a name.
   await daemon.machine.must(['umount', '/usr/bin/skopeo']);
   for (const name of ['upper', 'work']) await mkdir(join(folder, name));
@@ -411,10 +445,36 @@ async function hidePrograms(): Promise<() => Promise<void>> {
   ]);
   return async () => {
     await daemon.machine.must(['umount', '--lazy', '/usr/bin']);
-    for (const { standIn } of Object.values(uses)) await rename(join(away, standIn), join(bin, standIn));
+    for (const name of files) await rename(join(away, name), join(bin, name));
     await daemon.machine.must(['mount', '--bind', join(bin, 'skopeo'), '/usr/bin/skopeo']);
   };
 }
+
+test(
+  'the daemon starts while a runtime hangs that it asks for its containers, and none is lost',
+  async () => {
+    const pod = await runPod(daemon, {}, 'crun-state');
+    const id = await startContainer(daemon, pod, containerConfig(untilStopped(7)));
+    await daemon.stop();
+    await writeFile(faultOf('crun-state'), 'hangs');
+    try {
+      await daemon.start();
+      await daemon.untilAnswers();
+      expect(await readFile(`${faultOf('crun-state')}.begun`, 'utf8')).toMatch(/^\d+\n\d+\n/);
+      await theRestWorks({ conmon: true });
+      const { containers } = await daemon.client.runtime.ListContainers({ filter: { id } });
+      expect(containers).toMatchObject([{ state: 'CONTAINER_RUNNING' }]);
+    } finally {
+      await writeFile(faultOf('crun-state'), '');
+      await endCallsOf('crun-state');
+    }
+    await daemon.client.runtime.StopContainer({ container_id: id, timeout: '30' });
+    expect(await waitForExit(daemon, id)).toMatchObject({ exit_code: 7 });
+    await removePod(daemon, pod.id);
+    await eventually(async () => expect(await traces()).toEqual(clean));
+  },
+  120_000 * patience,
+);
 
 async function endCallsOf(standIn: string): Promise<void> {
   const pids = (await readFile(`${faultOf(standIn)}.begun`, 'utf8')).trim().split('\n');
@@ -429,7 +489,7 @@ async function endCallsOf(standIn: string): Promise<void> {
 test(
   'SIGTERM ends the daemon while all of them hang and streams are open',
   async () => {
-    const worlds = await prepare(await imageFor('ending'));
+    const worlds = await prepare('ending');
     await setAll('hangs');
     const { runtime: calls, streams } = daemon.client;
     const all = callAll(worlds);
@@ -450,13 +510,21 @@ test(
         };
       }),
     );
+    const { url } = await calls.PortForward({ pod_sandbox_id: witnessPod, port: [] });
+    const forward = await SpdyClient.open(url, 'portforward.k8s.io');
+    const ports = { port: '7', requestid: '0' };
+    await forward.createStream({ ...ports, streamtype: 'error' });
+    const echo = await forward.createStream({ ...ports, streamtype: 'data' });
+    await echo.write('well');
+    expect(String(await once(echo.output, 'data'))).toBe('well');
+    const unforwarded = once(forward.socket, 'close');
     const stopping = calls.StopContainer({ container_id: deaf, timeout: '600' }).catch(() => undefined);
     for (const { standIn } of Object.values(uses)) await until(() => existsSync(`${faultOf(standIn)}.begun`));
 
     const ended = daemon.stop();
     expect(await within(ended, 20_000 * patience)).toBe(true);
     expect(await ended).toBe(0);
-    await Promise.all([all, stopping, ...sockets.map(({ closed }) => closed)]);
+    await Promise.all([all, stopping, unforwarded, ...sockets.map(({ closed }) => closed)]);
 
     // What it could not end hangs no more.
     for (const { standIn } of Object.values(uses)) await endCallsOf(standIn);

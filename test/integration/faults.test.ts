@@ -28,9 +28,11 @@ import {
   waitForExit,
 } from '../helpers/requests.js';
 
+type Pod = Awaited<ReturnType<typeof runPod>>;
+
 let daemon: Daemon;
 /** What runs on through all faults. */
-let witness: { pod: Awaited<ReturnType<typeof runPod>>; container: string; pid: number };
+let witness: { pod: Pod; container: string; pid: number };
 let clean: string[];
 beforeAll(async () => {
   daemon = await startDaemon({ config: { runtime: { unclaimed_seconds: 1 } } });
@@ -217,23 +219,32 @@ describe('a daemon that can have no more', () => {
   });
 });
 
+/** Mounts a FUSE filesystem whose program never reads a request. @returns what ends and unmounts it */
+async function mountDead(folder: string): Promise<() => Promise<void>> {
+  const [tool = '', ...args] = daemon.machine.enter([
+    'bash',
+    '-c',
+    `exec 5<>/dev/fuse
+mount -i -t fuse -o fd=5,rootmode=40000,user_id=0,group_id=0 dead ${folder} && echo mounted
+exec sleep infinity`,
+  ]);
+  const server = spawn(tool, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const ended = once(server, 'close');
+  const [said] = (await Promise.race([once(server.stdout, 'data'), ended])) as [Buffer | number];
+  expect(String(said)).toBe('mounted\n');
+  return async () => {
+    server.kill('SIGKILL');
+    await ended;
+    await daemon.machine.must(['umount', folder]);
+  };
+}
+
 test(
   'volumes on a filesystem whose server does not answer fail their containers, and nothing else',
   async () => {
     const folder = join(daemon.folder, 'dead');
     await mkdir(folder);
-    // A FUSE filesystem whose program never reads a request.
-    const [tool = '', ...args] = daemon.machine.enter([
-      'bash',
-      '-c',
-      `exec 5<>/dev/fuse
-mount -i -t fuse -o fd=5,rootmode=40000,user_id=0,group_id=0 dead ${folder} && echo mounted
-exec sleep infinity`,
-    ]);
-    const server = spawn(tool, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    const ended = once(server, 'close');
-    const [said] = (await Promise.race([once(server.stdout, 'data'), ended])) as [Buffer | number];
-    expect(String(said)).toBe('mounted\n');
+    const revive = await mountDead(folder);
     const createOn = (name: string, path: string, pod = witness.pod) =>
       createContainer(
         daemon,
@@ -262,12 +273,48 @@ exec sleep infinity`,
       // Others are used as ever.
       await removeContainer(await createOn('alive', daemon.logFolder));
     } finally {
-      server.kill('SIGKILL');
-      await ended;
-      await daemon.machine.must(['umount', folder]);
+      await revive();
     }
     for (const { id } of pods) await removePod(daemon, id);
     await removeContainer(await createOn('dead-0', folder));
+    await itHealed();
+  },
+  120_000 * patience,
+);
+
+test(
+  'logs on a filesystem whose server does not answer fail the calls that open them, and nothing else',
+  async () => {
+    const folder = join(daemon.folder, 'dead-logs');
+    await mkdir(folder);
+    const pods = await Promise.all(
+      Array.from({ length: 6 }, (_, index) => runPod(daemon, { log_directory: join(folder, String(index)) })),
+    );
+    const [first, ...others] = pods as [Pod, ...Pod[]];
+    const running = await startContainer(daemon, first, containerConfig(untilStopped()));
+    const revive = await mountDead(folder);
+    try {
+      const failing = [
+        daemon.client.runtime.ReopenContainerLog({ container_id: running }),
+        ...others.map((pod) => createContainer(daemon, pod, containerConfig(untilStopped()))),
+      ].map((call: Promise<unknown>) => call.catch((error: unknown) => error));
+      await theRestWorks();
+      await removePod(daemon, (await runPod(daemon)).id);
+      for (const failure of await Promise.all(failing))
+        expect(failure).toMatchObject({
+          code: Code.DEADLINE_EXCEEDED,
+          details: expect.stringMatching(/^ToolTimeout: log\w*: \S+ was not found within .*hint: .*server/),
+        });
+      await theRestWorks();
+      await removeContainer(running);
+    } finally {
+      await revive();
+    }
+    for (const pod of pods) {
+      const id = await startContainer(daemon, pod, containerConfig(untilStopped()));
+      await daemon.client.runtime.ReopenContainerLog({ container_id: id });
+      await removePod(daemon, pod.id);
+    }
     await itHealed();
   },
   120_000 * patience,

@@ -11,6 +11,7 @@ import { makeArchiveOf, makeLayout } from '../helpers/image.js';
 import type { Registry } from '../helpers/registry.js';
 import { noneUsed, TestStore } from '../helpers/store.js';
 import { StorageLayout } from '../../src/images/layout.js';
+import { setAside } from '../../src/set-aside.js';
 import type { Image } from '../../src/shapes/image.js';
 
 const run = promisify(execFile);
@@ -289,6 +290,43 @@ describe('after a power loss', () => {
     expect(await readFile(list, 'utf8')).not.toContain(layer);
     await reopened.images.pull(other.name, undefined);
     expect(await check()).toMatchObject({ exitCode: 0 });
+  });
+
+  // containers-storage removes the folder of a layer by the name in its link: with an
+  // empty one it removes the folder of all short names.
+  test('a half layer without the name of its link takes no other image with it', async () => {
+    const [layer = ''] = other.layers;
+    const list = join(store.storage, 'overlay-layers', 'layers.json');
+    const layers = JSON.parse(await readFile(list, 'utf8')) as { id: string; flags?: object }[];
+    const images = join(store.storage, 'overlay-images', 'images.json');
+    const records = JSON.parse(await readFile(images, 'utf8')) as { id: string }[];
+    await loseBefore(layer);
+    await truncate(join(store.storage, 'overlay', layer, 'link'), 0);
+    await writeFile(images, JSON.stringify(records.filter(({ id }) => `sha256:${id}` !== other.image.id)));
+    await writeFile(
+      list,
+      JSON.stringify(layers.map((one) => (one.id === layer ? { ...one, flags: { incomplete: true } } : one))),
+    );
+    const { images: reopened } = await store.reopened();
+    await store.trust([registry.address]);
+    expect(await readFile(list, 'utf8')).not.toContain(layer);
+    expect((await reopened.list()).flatMap(({ tags }) => tags).sort()).toEqual(
+      [web.name, worker.name].sort(),
+    );
+    expect(setAside.all()).toEqual([]);
+    expect(await content(web, worker)).toHaveLength(2);
+  });
+
+  test('an image whose layer has lost the name of its link is gone until it is pulled again', async () => {
+    const [layer = ''] = other.layers;
+    await loseBefore(layer);
+    await truncate(join(store.storage, 'overlay', layer, 'link'), 0);
+    const { images } = await store.reopened();
+    await store.trust([registry.address]);
+    expect((await images.list()).flatMap(({ tags }) => tags).sort()).toEqual([web.name, worker.name].sort());
+    expect(setAside.all()).toEqual([]);
+    expect((await images.pull(other.name, undefined)).id).toBe(other.image.id);
+    expect((await check()).findings).toEqual([healthy]);
   });
 
   test('flushed images are not read again', async () => {

@@ -10,7 +10,7 @@ export interface Sample {
   readonly minute: number;
   /** Open files of the daemon. */
   readonly files: number;
-  /** PSS of the daemon. */
+  /** Anonymous memory of the daemon. */
   readonly memoryMiB: number;
   /** Rules of iptables in the nat table. */
   readonly rules: number;
@@ -25,7 +25,7 @@ export interface Report {
   readonly failed: number;
   /** The largest of the samples. */
   readonly delayMs: number;
-  /** At rest, after the warm-up and at the end. */
+  /** At rest, after the warm-up and at the end; the memory is the median of the time before. */
   readonly before: Sample;
   readonly after: Sample;
   readonly samples: readonly Sample[];
@@ -54,11 +54,11 @@ function tableOf({ pods, minutes, calls, failed, delayMs, before, after }: Repor
   return [
     `One run of ${minutes} minutes beside ${pods} pods on commit ${commit}, Node ${process.versions.node}, ${cpus().length} cores: ${calls} calls, ${failed} failed; event-loop delay at p99 at most ${delayMs.toFixed(0)} ms in any part of the run.`,
     '',
-    '| At rest | After the warm-up | At the end | Growth |',
+    '| | After the warm-up | At the end | Growth |',
     '|---|---:|---:|---:|',
-    row('open files of the daemon', 'files'),
-    row('memory of the daemon, PSS in MiB', 'memoryMiB'),
-    row('rules of iptables (nat)', 'rules'),
+    row('open files of the daemon, at rest', 'files'),
+    row('memory of the daemon, anonymous, median in MiB', 'memoryMiB'),
+    row('rules of iptables (nat), at rest', 'rules'),
     '',
     '![Open files, memory, rules and event-loop delay during the run](load.svg)',
   ].join('\n');
@@ -68,7 +68,7 @@ function tableOf({ pods, minutes, calls, failed, delayMs, before, after }: Repor
 export function plotOf(samples: readonly Sample[]): string {
   const curves = [
     ['open files', 'files'],
-    ['memory (PSS), MiB', 'memoryMiB'],
+    ['memory (anonymous), MiB', 'memoryMiB'],
     ['rules of iptables', 'rules'],
     ['event-loop delay at p99, ms', 'delayMs'],
   ] as const;

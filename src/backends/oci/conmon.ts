@@ -15,6 +15,7 @@ import { exists } from '../../host/files.js';
 import { killTree, programsIn } from '../../host/proc.js';
 import { firstLine, runDetached } from '../../host/run.js';
 import { waitUntil, within } from '../../host/wait.js';
+import { untilServersAnswer } from '../../oci/inspect.js';
 import type { TerminalSize } from '../../shapes/io.js';
 import { linkLog, logLink } from '../log-file.js';
 import { verbTimeoutMs } from './runtime.js';
@@ -158,6 +159,7 @@ async function control(bundle: string, line: string): Promise<void> {
  */
 export async function reopenLog(bundle: string, logPath: string): Promise<void> {
   if (!logPath) return;
+  await untilServersAnswer([['log', logPath]]);
   // One after the other: a conmon with two requests but only one link would create a file of its own.
   const begun = (reopening.get(bundle) ?? Promise.resolve()).then(() => beginReopening(bundle, logPath));
   const settled = begun

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { CrispError } from '../../errors.js';
 import { exists, readFileIfThere } from '../../host/files.js';
 import { readTail } from '../../host/beneath.js';
+import { untilServersAnswer } from '../../oci/inspect.js';
 import { withWorkingFolder } from '../../oci/working-folder.js';
 import { step } from '../../steps.js';
 import type { ContainerRef } from '../backend.js';
@@ -103,6 +104,7 @@ async function forgetStart({ folder }: Pick<ContainerRef, 'folder'>): Promise<vo
 
 /** The watcher opens the log meanwhile. */
 export async function withLog<T>({ folder, logPath }: ContainerRef, work: () => Promise<T>): Promise<T> {
+  if (logPath) await untilServersAnswer([['log', logPath]]);
   const close = logPath ? linkLog(folder, logPath) : undefined;
   return work().finally(close);
 }
