@@ -34,7 +34,7 @@ let vm: Vm;
 beforeAll(async () => {
   vm = await Vm.start({ prepare: makeNode });
   // The service counts as started before its probe, which is the first CT of the machine, has ended.
-  await vm.until('crisp status | grep -q "^handler lxc: ready"', 300_000);
+  await vm.until('crisp status | grep -q "^handler lxc: *ready"', 300_000);
 });
 afterAll(() => vm?.stop());
 
