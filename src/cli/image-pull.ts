@@ -35,6 +35,7 @@ export async function pullShown(images: Images, reference: string): Promise<Imag
         })
       : error;
   } finally {
-    signals.release();
+    // The pull still cleans up after it was interrupted, and another signal must not end that: timeout(1) sends two.
+    if (!stop.signal.aborted) signals.release();
   }
 }

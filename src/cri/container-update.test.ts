@@ -6,6 +6,7 @@ import {
   updateContainerResources,
   updatePodSandboxResources,
 } from './container-update.js';
+import { containerStatusOf } from './container-read.js';
 import { linuxResourcesOf } from './proto.js';
 
 let bench: Bench;
@@ -57,6 +58,25 @@ test('an update changes only the given values', async () => {
     unified: { 'memory.high': '7' },
     hugepage_limits: [{ page_size: '2MB', limit: '8' }],
   });
+});
+
+test.each([
+  ['more memory keeps the amount of swap', ['2000', '3000'], ['9000', '0'], ['9000', '10000']],
+  ['less memory as well', ['2000', '3000'], ['1000', '0'], ['1000', '2000']],
+  ['unlimited swap stays unlimited', ['2000', '-1'], ['9000', '0'], ['9000', '-1']],
+  ['unlimited memory has unlimited swap', ['2000', '3000'], ['-1', '0'], ['-1', '-1']],
+  ['more swap keeps the memory', ['2000', '3000'], ['0', '5000'], ['2000', '5000']],
+  ['both are set', ['2000', '3000'], ['4000', '4000'], ['4000', '4000']],
+  ['a container without a limit of swap gets none', ['2000', '0'], ['9000', '0'], ['9000', '0']],
+])('the limits of memory and swap fit each other after an update: %s', async (_, made, asks, result) => {
+  const limits = ([limit = '', swap = '']: string[]) => ({
+    memory_limit_in_bytes: limit === '0' || limit === '-1' ? limit : `${limit}000`,
+    memory_swap_limit_in_bytes: swap === '0' || swap === '-1' ? swap : `${swap}000`,
+  });
+  const { id } = await bench.running(await bench.pod(), { resources: linuxResourcesOf(limits(made)) });
+  await update(id, limits(asks));
+  expect(bench.services.store.containers.get(id)?.resources).toMatchObject(limits(result));
+  await containerStatusOf(bench.services, { container_id: id, verbose: true }); // checks them
 });
 
 test('the first update sets the limits of a container without limits', async () => {

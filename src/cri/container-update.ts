@@ -30,11 +30,12 @@ export async function updateContainerResources(
 ): Promise<UpdateContainerResourcesResponse> {
   const { id, sandboxId } = containerOf(services, request.container_id);
   if (!request.linux) throw new CrispError('InvalidArgument', 'linux is missing: there is nothing to update');
-  const wanted = request.linux;
+  const asked = request.linux;
   await services.locks.with(sandboxId, async () => {
     const record = containerOf(services, id);
     if (containerState(record) === 'CONTAINER_EXITED')
       throw new CrispError('WrongContainerState', `container ${id} has exited`);
+    const wanted = record.resources ? withBothMemoryLimits(record.resources, asked) : asked;
     await step('update container: limits', () =>
       backendOf(services, record).update(refOf(record), containerResources(wanted, services.host)),
     );
@@ -44,6 +45,27 @@ export async function updateContainerResources(
     log.info({ resources: wanted }, 'container resources updated');
   });
   return {};
+}
+
+/**
+ * The update with both memory limits, if it has only one of them: the limit of swap counts memory as well (OCI
+ * runtime specification, "Memory"), so the container keeps its amount of swap, and neither limit contradicts
+ * the other.
+ */
+function withBothMemoryLimits(
+  old: LinuxContainerResources__Output,
+  update: LinuxContainerResources__Output,
+): LinuxContainerResources__Output {
+  const [limit, swap] = memoryLimitsOf(update);
+  const [oldLimit, oldSwap] = memoryLimitsOf(old);
+  if (swap > 0 && limit === 0) return { ...update, memory_limit_in_bytes: old.memory_limit_in_bytes };
+  if (limit === 0 || swap !== 0 || oldSwap === 0) return update;
+  const both = limit < 0 || oldSwap < 0 ? -1 : limit + oldSwap - oldLimit;
+  return { ...update, memory_swap_limit_in_bytes: String(both) };
+}
+
+function memoryLimitsOf(resources: LinuxContainerResources__Output): [limit: number, withSwap: number] {
+  return [Number(resources.memory_limit_in_bytes), Number(resources.memory_swap_limit_in_bytes)];
 }
 
 /** A zero or empty value in an update means "unchanged". */

@@ -95,6 +95,7 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
     );
     found.set(record.id, 'unknown');
   };
+  let answeredAt = performance.now();
   const all = Promise.all(
     open.map(async (record) => {
       // The process of an earlier boot is another one, even if its pid and its start time are the same.
@@ -104,12 +105,11 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
       } catch (error) {
         leave(record, error);
       }
+      answeredAt = performance.now();
     }),
   );
-  for (let answered = -1; found.size > answered;) {
-    answered = found.size;
-    if (await within(all, patienceMs)) return found;
-  }
+  for (let left = patienceMs; left > 0; left = answeredAt + patienceMs - performance.now())
+    if (await within(all, left)) return found;
   const late = new CrispError('ToolTimeout', 'its runtime does not answer', { stage: 'recover' });
   for (const record of open) if (!found.has(record.id)) leave(record, late);
   return found;

@@ -152,7 +152,7 @@ export class Daemon {
   }
 
   /** @param untilProbed until all handlers are probed, which those of CTs are after it is ready @throws with its last words when it ends or is not ready in time */
-  async start({ untilProbed = true } = {}): Promise<void> {
+  async start({ untilProbed = true, withinMs = readyTimeoutMs } = {}): Promise<void> {
     const [tool = '', ...args] = this.machine.enter(
       diesWithUs([process.execPath, crisp, 'serve', '--config', this.configFile]),
     );
@@ -169,7 +169,7 @@ export class Daemon {
     }
     const ended = new AbortController();
     child.once('close', () => ended.abort());
-    const signal = AbortSignal.any([ended.signal, AbortSignal.timeout(readyTimeoutMs)]);
+    const signal = AbortSignal.any([ended.signal, AbortSignal.timeout(withinMs)]);
     try {
       const ready = await this.logged((line) => /crisp is ready|cannot run pods/.test(line), { signal });
       for (const _ of untilProbed ? ready.matchAll(/it is being probed/g) : [])

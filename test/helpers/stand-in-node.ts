@@ -33,7 +33,7 @@ export class StandInNode {
       mkdirSync(this.path(name), { recursive: true });
     this.program('pct', pctScript(this.folder));
     this.program('info', `cat '${this.path('pid')}' 2>/dev/null`);
-    this.program('systemctl', `echo "$@" >>'${this.path('reloads')}'`);
+    this.program('systemctl', `[ "$1" = show ] || echo "$@" >>'${this.path('reloads')}'`);
     for (const name of ['pvesh', 'pvesm', 'attach']) this.program(name, 'exit 1');
     const options = {
       ...{ pve_folder: this.path('pve'), lock_folder: this.path('lock'), unit_folder: this.path('units') },

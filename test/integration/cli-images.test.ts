@@ -169,7 +169,7 @@ test('a pull that is interrupted leaves finished layers, which gc removes', asyn
   const [, second] = made.manifests[0]?.layers ?? [];
   proxy.intercept((_response, _request, blob) => blob === second);
   const pull = machine.run([
-    ...['timeout', '--preserve-status', '--signal', 'INT', '3'],
+    ...['sh', '-c', '"$@" & sleep 3; kill -INT $!; sleep 0.05; kill -INT $!; wait $!', 'sh'],
     ...[process.execPath, bin, 'pull', '--config', configFile, `${proxy.address}/interrupted:1`],
   ]);
   expect((await pull).stderr).toMatch(/Cancelled: the pull of \S+ was interrupted/);

@@ -17,6 +17,7 @@ import { startRegistry, type Registry } from '../helpers/registry.js';
 import { SpdyClient } from '../helpers/spdy-client.js';
 import {
   containerConfig,
+  createContainer,
   podConfig,
   removePod,
   runPod,
@@ -455,15 +456,28 @@ test(
   async () => {
     const pod = await runPod(daemon, {}, 'crun-state');
     const id = await startContainer(daemon, pod, containerConfig(untilStopped(7)));
+    // The state of a started one is known without the runtime.
+    const idle = await createContainer(
+      daemon,
+      pod,
+      containerConfig('true', { metadata: { name: 'idle', attempt: 0 } }),
+    );
     await daemon.stop();
     await writeFile(faultOf('crun-state'), 'hangs');
     try {
-      await daemon.start();
+      await daemon.start({ withinMs: 40_000 * patience }); // 10 s for the state, and 10 s for the list
       await daemon.untilAnswers();
       expect(await readFile(`${faultOf('crun-state')}.begun`, 'utf8')).toMatch(/^\d+\n\d+\n/);
       await theRestWorks({ conmon: true });
-      const { containers } = await daemon.client.runtime.ListContainers({ filter: { id } });
-      expect(containers).toMatchObject([{ state: 'CONTAINER_RUNNING' }]);
+      const { containers } = await daemon.client.runtime.ListContainers({
+        filter: { pod_sandbox_id: pod.id },
+      });
+      expect(containers.map((one) => [one.id, one.state]).sort()).toEqual(
+        [
+          [id, 'CONTAINER_RUNNING'],
+          [idle, 'CONTAINER_CREATED'],
+        ].sort(),
+      );
     } finally {
       await writeFile(faultOf('crun-state'), '');
       await endCallsOf('crun-state');

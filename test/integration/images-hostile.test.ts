@@ -138,10 +138,6 @@ describe('a lost layer', () => {
     ['its folder', (layer) => rm(overlay(layer), { recursive: true })],
     ['its diff', (layer) => rm(overlay(layer, 'diff'), { recursive: true })],
     ['its link', (layer) => rm(overlay(layer, 'link'))],
-    [
-      'its short name',
-      async (layer) => rm(overlay('l', (await readFile(overlay(layer, 'link'), 'utf8')).trim())),
-    ],
   ])('(%s) makes the image absent, and the next pull mends it', async (_, lose) => {
     await store.images.pull(good, undefined);
     image = await store.images.pull(name, undefined);
