@@ -95,7 +95,7 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
     );
     found.set(record.id, 'unknown');
   };
-  let answeredAt = performance.now();
+  let heard: (value?: unknown) => void = () => undefined;
   const all = Promise.all(
     open.map(async (record) => {
       // The process of an earlier boot is another one, even if its pid and its start time are the same.
@@ -105,11 +105,12 @@ async function surveyAll(services: Services): Promise<Map<string, Alive | 'unkno
       } catch (error) {
         leave(record, error);
       }
-      answeredAt = performance.now();
+      heard();
     }),
   );
-  for (let left = patienceMs; left > 0; left = answeredAt + patienceMs - performance.now())
-    if (await within(all, left)) return found;
+  const answer = (): Promise<unknown> => new Promise((resolve) => (heard = resolve));
+  while (await within(Promise.race([all, answer()]), patienceMs))
+    if (found.size === open.length) return found;
   const late = new CrispError('ToolTimeout', 'its runtime does not answer', { stage: 'recover' });
   for (const record of open) if (!found.has(record.id)) leave(record, late);
   return found;
