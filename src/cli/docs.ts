@@ -244,6 +244,7 @@ function configurationPage(): string {
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
     `.TH CRISP.YAML 5 "" "crisp ${version}" "File Formats"`,
+    '.ad l', // a default value without spaces cannot be adjusted, of which groff warns
     '.ad l', // long words, such as defaults, would cause wide gaps in justified text
     '.SH NAME',
     'crisp.yaml \\- configuration of the crisp container runtime',
