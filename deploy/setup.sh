@@ -13,7 +13,7 @@ packages=(
 if [ "${1:-}" = tests ]; then
   packages+=(
     busybox-static docker-registry zstd openssl  # images for the tests, and a registry for them
-    curl gcc libc6-dev criu iproute2 mount
+    curl jq gcc libc6-dev criu iproute2 mount
     groff-base                                   # the manual pages are checked
     libperl-critic-perl                          # so is the Perl
     prometheus                                   # the alerts and the dashboard of deploy/monitoring

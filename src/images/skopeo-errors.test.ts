@@ -7,6 +7,9 @@ const source = 'initializing source docker://quay.io/app:1: ';
 
 // What skopeo 1.9 to 1.20 says; the cases that a registry on loopback can be brought to are in test/integration.
 test.each([
+  ['NotFoundInRegistry', 'reading blob sha256:ab: fetching blob: StatusCode: 404, ""'],
+  ['RegistryDenied', 'reading blob sha256:ab: fetching blob: StatusCode: 403, ""'],
+  ['RegistryUnavailable', 'reading blob sha256:ab: fetching blob: StatusCode: 503, "busy"'],
   [
     'RegistryUnavailable',
     `${source}pinging container registry quay.io: Get "https://quay.io/v2/": dial tcp 10.0.0.1:443: connect: connection refused`,

@@ -15,11 +15,11 @@ const meanings: readonly [RegExp, ErrorId][] = [
     'SignatureValidationFailed',
   ],
   [
-    /unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|invalid username\/password|unable to retrieve auth token/i,
+    /unauthorized|authentication required|access to the resource is denied|denied:|403 \(Forbidden\)|StatusCode: 40[13]|invalid username\/password|unable to retrieve auth token/i,
     'RegistryDenied',
   ],
   [
-    /manifest unknown|name unknown|404 \(?Not Found|no image found in (manifest list|image index)|does not exist/i,
+    /manifest unknown|name unknown|404 \(?Not Found|StatusCode: 404|no image found in (manifest list|image index)|does not exist/i,
     'NotFoundInRegistry',
   ],
   [
@@ -27,7 +27,7 @@ const meanings: readonly [RegExp, ErrorId][] = [
     'ImageCorrupt',
   ],
   [
-    /connection (refused|reset)|no such host|name resolution|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|unexpected HTTP status|invalid character .* looking for/i,
+    /connection (refused|reset)|no such host|name resolution|i\/o timeout|timed? ?out|no route to host|network is unreachable|server misbehaving|EOF|tls:|x509|server gave HTTP response|toomanyrequests|too many requests|invalid status code|StatusCode: (429|5\d\d)|unexpected HTTP status|invalid character .* looking for/i,
     'RegistryUnavailable',
   ],
 ];

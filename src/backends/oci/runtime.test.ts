@@ -85,6 +85,7 @@ test.each([
   ['exec: "x": executable file not found in $PATH', 'StartFailed'],
   ['exec /x: exec format error', 'StartFailed'],
   ['open executable: Permission denied', 'StartFailed'],
+  ['the path `/x` exists but it is not executable: Operation not permitted', 'StartFailed'],
   ['chdir to cwd ("/none") failed: no such file or directory', 'StartFailed'],
   ['container "a" does not exist', 'ContainerNotFound'],
   ['error opening file `/state/a/status`: No such file or directory', 'ContainerNotFound'],
@@ -123,6 +124,8 @@ test.each([
   ['exec format error', 126],
   ['exec /x: permission denied', 126],
   ['exec /x: is a directory', 126],
+  ['the path `/x` exists but it is not executable: Operation not permitted', 126], // crun 1.21
+  ['the path `/x` is not a regular file: Operation not permitted', 126],
   ['container does not exist', undefined],
 ])('a process that says "%s" has the exit code %p', (words, code) => {
   expect(exitCodeOf(words)).toBe(code);

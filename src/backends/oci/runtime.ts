@@ -134,7 +134,7 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
   ],
   [/exec format error/i, 'StartFailed', 'the program is for another architecture, or a script without #!'],
   [
-    /open executable|exec .*permission denied|permission denied.*exec/i,
+    /open executable|exec .*permission denied|permission denied.*exec|exists but it is not executable|is not a regular file/i,
     'StartFailed',
     'the program is not executable for the user of the container',
   ],
@@ -170,7 +170,9 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
  */
 export function exitCodeOf(words: string): number | undefined {
   if (/executable file .*not found|exec.*no such file or directory/i.test(words)) return 127;
-  return /open executable|exec format error|exec.*(permission denied|is a directory)/i.test(words)
+  return /open executable|exec format error|exec.*(permission denied|is a directory)|exists but it is not executable|is not a regular file/i.test(
+    words,
+  )
     ? 126
     : undefined;
 }
