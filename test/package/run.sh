@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # npm run test:package [-- SUITE...]: makes a release and checks its files; then installs,
 # upgrades, removes and purges the Debian package in a minimal root of each Debian
-# release (bookworm and trixie, or those named), made by mmdebstrap, and runs a pod
+# release (bookworm and trixie, or those named; noble is Ubuntu 24.04), made by mmdebstrap, and runs a pod
 # there. The roots have no Node and no systemd; crisp under systemd is tested in the VM.
 # Prints "N passed, N failed". With CRISP_ROOTS=FOLDER the roots are unpacked from
 # FOLDER/SUITE.tar, which is made where it is missing.
@@ -117,8 +117,11 @@ for suite in "${suites[@]}"; do
   root=$work/$suite
   in_root() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$root" "$@"; }
   mirror=$(awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; exit } } $1 == "URIs:" { print $2; exit }' /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null)
+  source=${mirror:-http://deb.debian.org/debian}
+  # Debian has no key of Ubuntu's archive; the root is thrown away.
+  if [ "$suite" = noble ]; then source='deb [trusted=yes] http://archive.ubuntu.com/ubuntu noble main universe'; fi
   archive=${CRISP_ROOTS:-$work}/$suite.tar
-  if ! { [ -s "$archive" ] || mmdebstrap --quiet --variant=apt "$suite" "$archive" "${mirror:-http://deb.debian.org/debian}"; } 2>"$work/log" ||
+  if ! { [ -s "$archive" ] || mmdebstrap --quiet --variant=apt "$suite" "$archive" "$source"; } 2>"$work/log" ||
     ! mkdir "$root" || ! tar -xf "$archive" -C "$root"; then
     failed=$((failed + 1))
     printf 'FAILED  %s: cannot make a root\n%s\n' "$suite" "$(tail -n 5 "$work/log")"
