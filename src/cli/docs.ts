@@ -243,8 +243,8 @@ function configurationPage(): string {
       .join(' ');
   return `${[
     '.\\" Made by `npm run docs`; do not edit.',
+    '.ds AD l', // the same for groff 1.23, whose macros set the adjustment again
     `.TH CRISP.YAML 5 "" "crisp ${version}" "File Formats"`,
-    '.ad l', // a default value without spaces cannot be adjusted, of which groff warns
     '.ad l', // long words, such as defaults, would cause wide gaps in justified text
     '.SH NAME',
     'crisp.yaml \\- configuration of the crisp container runtime',

@@ -124,6 +124,9 @@ export class Runtime {
   }
 }
 
+/** crun 1.21, of a file that cannot be executed. */
+const notExecutable = 'exists but it is not executable|is not a regular file';
+
 /** Messages of crun and runc, with the error for the caller. Both include the errno text of the kernel. */
 const meanings: readonly [RegExp, ErrorId, string?][] = [
   [/unknown command/i, 'Unsupported', 'this build of the runtime lacks the command'],
@@ -134,7 +137,7 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
   ],
   [/exec format error/i, 'StartFailed', 'the program is for another architecture, or a script without #!'],
   [
-    /open executable|exec .*permission denied|permission denied.*exec|exists but it is not executable|is not a regular file/i,
+    new RegExp(`open executable|exec .*permission denied|permission denied.*exec|${notExecutable}`, 'i'),
     'StartFailed',
     'the program is not executable for the user of the container',
   ],
@@ -164,17 +167,18 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
   [/operation not permitted/i, 'PermissionDenied'],
 ];
 
+const unexecuted = new RegExp(
+  `open executable|exec format error|exec.*(permission denied|is a directory)|${notExecutable}`,
+  'i',
+);
+
 /**
  * A shell's exit code for a program that cannot be run: the runtimes use 1 and 255. @param words its log
  * (argvLogging)
  */
 export function exitCodeOf(words: string): number | undefined {
   if (/executable file .*not found|exec.*no such file or directory/i.test(words)) return 127;
-  return /open executable|exec format error|exec.*(permission denied|is a directory)|exists but it is not executable|is not a regular file/i.test(
-    words,
-  )
-    ? 126
-    : undefined;
+  return unexecuted.test(words) ? 126 : undefined;
 }
 
 function withoutPrefix(stderr: string): string {
