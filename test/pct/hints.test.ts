@@ -43,6 +43,14 @@ async function ran(more: Parameters<typeof runPod>[1] = {}): Promise<Pod> {
   pods.push(pod);
   return pod;
 }
+/** The daemon runs with these keys of the section "lxc", and of its handler. */
+async function configured(
+  lxc: Readonly<Record<string, unknown>> = {},
+  handler: Readonly<Record<string, unknown>> = { allowed_annotations: [key('*')] },
+): Promise<void> {
+  await daemon.writeConfig(node.config({ bridge: { name: bridge.name }, ...lxc }, handler));
+  await daemon.restart();
+}
 const created = (pod: Pod, name = 'main', script = untilStopped()): Promise<string> =>
   createContainer(daemon, pod, containerConfig(script, { metadata: { name, attempt: 0 } }));
 const start = (id: string): Promise<unknown> => daemon.client.runtime.StartContainer({ container_id: id });
@@ -72,18 +80,13 @@ test('a further network is requested by a pod on a bridge', async () => {
 
 test('an annotation that is not allowed is added to the configuration', async () => {
   const annotations = { [key('network')]: 'bridge', [key('address')]: '198.18.91.6/24' };
-  const file = node.config({ bridge: { name: bridge.name } });
-  await daemon.writeConfig(file);
-  await daemon.restart();
+  await configured({}, {});
   try {
     await refused(hintPattern('add it, or a pattern for it, to allowed_annotations of the handler'), () =>
       ran({ annotations }),
     );
   } finally {
-    await daemon.writeConfig(
-      node.config({ bridge: { name: bridge.name } }, { allowed_annotations: [key('*')] }),
-    );
-    await daemon.restart();
+    await configured();
   }
   await created(await ran({ annotations }));
 });
@@ -122,15 +125,7 @@ test('a CT that was changed by hand gets its tag back, or its container is remov
 });
 
 test('a range of ids without a free one is widened', async () => {
-  const range = async (first: number): Promise<void> => {
-    await daemon.writeConfig(
-      node.config(
-        { bridge: { name: bridge.name }, vmid_range: { first, last: node.lastVmid } },
-        { allowed_annotations: [key('*')] },
-      ),
-    );
-    await daemon.restart();
-  };
+  const range = (first: number) => configured({ vmid_range: { first, last: node.lastVmid } });
   await range(node.lastVmid);
   const pod = await ran();
   await created(pod, 'first');
