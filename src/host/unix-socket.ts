@@ -35,8 +35,8 @@ export async function freeSocketPath(path: string): Promise<void> {
 }
 
 /**
- * Whether a process listens on the socket. Only a refused connection means that none does; a full queue, for
- * example, does not.
+ * Whether a process listens on the socket. Only a refused connection, or one that was reset while it waited
+ * for a process that has ended, means that none does; a full queue, for example, does not.
  */
 function isAnswered(path: string): Promise<boolean> {
   return new Promise((resolve) => {
@@ -46,7 +46,7 @@ function isAnswered(path: string): Promise<boolean> {
       resolve(true);
     });
     socket.once('error', (error: NodeJS.ErrnoException) =>
-      resolve(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT'),
+      resolve(!['ECONNREFUSED', 'ECONNRESET', 'ENOENT'].includes(error.code ?? '')),
     );
   });
 }

@@ -5,6 +5,7 @@ import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -177,6 +178,27 @@ test('a client that does not answer is dropped', async () => {
   expect(await answer).toBe(false);
   jest.useRealTimers();
   deaf.close();
+});
+
+test('a watcher that ends while a client connects is no watcher', async () => {
+  const other = join(folder, 'other');
+  mkdirSync(other);
+  // Ends its socket, with the connection in its queue, as soon as there is one.
+  const ending = spawn(
+    'perl',
+    [
+      '-MSocket',
+      '-e',
+      'while (1) { socket(my $door, AF_UNIX, SOCK_STREAM, 0); unlink "watch"; bind($door, pack_sockaddr_un("watch")) && listen($door, 1) or die $!; my $set = ""; vec($set, fileno($door), 1) = 1; select($set, undef, undef, undef) }',
+    ],
+    { cwd: other, stdio: ['ignore', 'ignore', 'inherit'] },
+  );
+  try {
+    await eventually(() => expect(existsSync(join(other, 'watch'))).toBe(true));
+    for (let round = 0; round < 200; round++) expect(await send({ folder: other }, 'quit')).toBe(false);
+  } finally {
+    ending.kill('SIGKILL');
+  }
 });
 
 test('it leaves no process behind', async () => {

@@ -209,7 +209,8 @@ export async function attach(container: ContainerRef, io: Io, signal: AbortSigna
       }
     }
   } catch (error) {
-    if (!signal.aborted && !(io.stdin?.readableEnded && io.endsWithStdin)) throw error;
+    const hasEnded = (error as NodeJS.ErrnoException).code === 'ECONNRESET'; // the watcher, with the CT
+    if (!hasEnded && !signal.aborted && !(io.stdin?.readableEnded && io.endsWithStdin)) throw error;
   } finally {
     signal.removeEventListener('abort', end);
     io.stdin?.unpipe(socket);
@@ -236,9 +237,13 @@ const clientPatienceMs = 10_000;
 
 const greeting = 'ok\n';
 
-/** Through the folder's descriptor: the path of a unix socket has room for 107 bytes. */
+/**
+ * Through the folder's descriptor: the path of a unix socket has room for 107 bytes.
+ * A watcher that ends resets the connections that it has not accepted, at any time.
+ */
 async function connectTo(folder: string): Promise<Socket | undefined> {
   let handle;
+  let socket;
   try {
     handle = await open(folder);
   } catch (error) {
@@ -246,14 +251,15 @@ async function connectTo(folder: string): Promise<Socket | undefined> {
     throw error;
   }
   try {
-    const socket = connect({ path: join(`/proc/self/fd/${handle.fd}`, 'watch'), allowHalfOpen: true });
+    socket = connect({ path: join(`/proc/self/fd/${handle.fd}`, 'watch'), allowHalfOpen: true });
+    socket.on('error', () => undefined); // at a time when nobody else listens, it would end the daemon
     await once(socket, 'connect');
-    return socket;
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'ECONNREFUSED') return undefined;
+    if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'ECONNRESET') return undefined;
     throw error;
   } finally {
     await handle.close();
   }
+  return socket.destroyed ? undefined : socket;
 }
