@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { placedContainer, placedSandbox } from '../records/placed.js';
 import { fromJson, storedContainerSchema, storedSandboxSchema } from '../records/records.js';
 import { containerItem, containerStatus, sandboxItem, sandboxStatus } from './convert.js';
-import { ofRecord, serializerOf } from './encoded.js';
+import { ofRecord, ofRecordAnd, serializerOf } from './encoded.js';
 import { loadProto } from './proto.js';
 
 const stored = (name: string): unknown =>
@@ -13,7 +13,7 @@ const sandbox = placedSandbox(storedSandboxSchema.parse(stored('sandbox')), '/ru
 const container = placedContainer(storedContainerSchema.parse(stored('container')), '/run/crisp', sandbox);
 const others = ['a', 'b'].map((id) => ({ ...container, id: id.repeat(64) }));
 
-const storedStats = ofRecord(({ id }: typeof container, bytes: number) => ({
+const storedStats = ofRecordAnd(({ id }: typeof container, bytes: number) => ({
   attributes: { id },
   writable_layer: { used_bytes: { value: bytes } },
 }));
@@ -71,6 +71,16 @@ test.each(answers)('%s encodes to the same message, the first time and the next'
 test('the message of a record and another value is made again if that is another one', () => {
   expect(storedStats(container, 1)).toBe(storedStats(container, 1));
   expect(storedStats(container, 2)).toMatchObject({ writable_layer: { used_bytes: { value: 2 } } });
+});
+
+test.each([
+  ['a container', container, containerItem],
+  ['the status of a container', container, containerStatus],
+  ['a sandbox', sandbox, sandboxItem],
+  ['the status of a sandbox', sandbox, sandboxStatus],
+])('the message of %s is made once, also by map()', (_name, record, item) => {
+  const make = item as (record: object) => object;
+  expect([others[0] as object, record].map(make)[1]).toBe([record].map(make)[0]);
 });
 
 test('the message of a record is encoded once, and again after a change', () => {

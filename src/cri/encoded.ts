@@ -5,14 +5,22 @@
 // change replaces; so a message that depends only on a record is made and encoded
 // once for each record, and needs no invalidation.
 
-/** The messages made by ofRecord(). */
+/** The messages made by ofRecord() and ofRecordAnd(). */
 const made = new WeakSet<object>();
 
+/** The function, called once for each record. It must depend only on the record. */
+export function ofRecord<Item extends object, Kind extends object>(
+  make: (record: Kind) => Item,
+): (record: Kind) => Item {
+  const keeping = ofRecordAnd(make);
+  return (record) => keeping(record); // without the other arguments that map() gives to a callback
+}
+
 /**
- * The function, called once for each record, and again if one of the other arguments is another value. It must
- * depend only on the record and on these values, which are frozen as well.
+ * The same for a function with other arguments, called again if one of them is another value. They are
+ * frozen as well.
  */
-export function ofRecord<Item extends object, Kind extends object, Others extends readonly unknown[] = []>(
+export function ofRecordAnd<Item extends object, Kind extends object, Others extends readonly unknown[]>(
   make: (record: Kind, ...others: Others) => Item,
 ): (record: Kind, ...others: Others) => Item {
   const items = new WeakMap<Kind, { readonly item: Item; readonly others: Others }>();

@@ -20,7 +20,7 @@ import {
   type SandboxRecord,
 } from '../records/records.js';
 import { matches } from './convert.js';
-import { ofRecord } from './encoded.js';
+import { ofRecordAnd } from './encoded.js';
 import type { ContainerStats } from './generated/runtime/v1/ContainerStats.js';
 import type { ContainerStatsFilter__Output } from './generated/runtime/v1/ContainerStatsFilter.js';
 import type { ContainerStatsRequest__Output } from './generated/runtime/v1/ContainerStatsRequest.js';
@@ -202,7 +202,7 @@ export function statsOf(
 }
 
 /** The statistics of a container that does not run. */
-const storedStats = ofRecord(
+const storedStats = ofRecordAnd(
   (record: ContainerRecord, layer: MeasuredLayer | undefined, root: string): ContainerStats => {
     const { metadata, labels, annotations } = record.config;
     return {
