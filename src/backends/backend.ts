@@ -222,7 +222,10 @@ export interface Backend {
    * in this boot is recorded, so it is running if its first process is there
    */
   survey(container: ContainerRef, wasStarted?: boolean): Promise<Alive>;
-  /** All containers with crisp's mark, with or without a record; recovery removes those without. */
+  /**
+   * All containers with crisp's mark, with or without a record; recovery removes those without. Fails if they
+   * cannot be listed: an empty list would mean that nothing runs.
+   */
   list(): Promise<readonly FoundContainer[]>;
   /**
    * Interrupted creations and removals of an earlier run, on which no tool is working any more: recovery and

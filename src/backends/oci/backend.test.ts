@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, wri
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { until } from '../../../test/helpers/wait.js';
+import { CrispError } from '../../errors.js';
 import {
   cgroupFolder,
   cgroupLayout,
@@ -525,13 +526,15 @@ test('the list has the containers of crisp alone: others may use the same root',
   ];
   writeFileSync(join(state, 'list.json'), JSON.stringify([...own, ...others]));
   expect(await backend.list()).toEqual([]); // its root is not there yet
+  mkdirSync(join(state, 'runtimes/fake/.cache'), { recursive: true });
+  expect(await backend.list()).toEqual([]); // and has no containers
   expect(calls()).toEqual([]);
-  mkdirSync(join(state, 'runtimes/fake'), { recursive: true });
+  mkdirSync(join(state, 'runtimes/fake', id));
   expect(await backend.list()).toEqual(
     own.map((one) => ({ id: one.id, folder: one.bundle, logPath: '', state: undefined })),
   );
   writeFileSync(join(state, 'fail-list'), '');
-  expect(await backend.list()).toEqual([]);
+  await expect(backend.list()).rejects.toThrow(CrispError);
 });
 
 describe('an update', () => {

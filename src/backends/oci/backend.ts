@@ -3,14 +3,13 @@
 // One instance per handler. Its files, all below the state folder:
 // runtimes/HANDLER (the runtime's own --root), exits/HANDLER (conmon's exit
 // files), and its files in each bundle (FIFOs, attach socket, pid).
-import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { CrispError } from '../../errors.js';
 import { expectCgroupMove } from '../../host/cgroup-move.js';
 import { cgroupLayout, cgroupOfProcess, cgroupPath, killCgroup, writeResources } from '../../host/cgroup.js';
 import { readOomKills } from '../../host/cgroup-stats.js';
-import { fileVersions, makeFolder, readText, remove, writeFile } from '../../host/files.js';
+import { fileVersions, makeFolder, namesIn, readText, remove, writeFile } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import {
   catches,
@@ -311,8 +310,9 @@ export class OciBackend implements Backend {
   }
 
   async list(): Promise<ContainerRef[]> {
-    if (!existsSync(runtimeRoot(this.options))) return []; // without a program: most handlers are never used
-    const all = await this.runtime.list().catch(() => []);
+    // Most handlers are never used, and their programs may be missing.
+    if (!(await namesIn(runtimeRoot(this.options))).some(isContainerId)) return [];
+    const all = await this.runtime.list();
     // Others may use the same --root: a container is crisp's if its bundle is at the path that crisp uses for
     // its id.
     return all
