@@ -244,6 +244,19 @@ const uses: Readonly<Record<string, Use>> = Object.fromEntries([
     },
   ],
   [
+    'skopeo inspect',
+    {
+      standIn: 'skopeo-inspect',
+      before: [],
+      call: pull,
+      errors: {
+        killed: /^INTERNAL StorageFailed: .*SIGKILL/,
+        missing: /^INTERNAL ToolMissing: /,
+        hangs: /^DEADLINE_EXCEEDED ToolTimeout: /,
+      },
+    },
+  ],
+  [
     'skopeo delete',
     {
       standIn: 'skopeo-delete',
@@ -284,6 +297,8 @@ esac
   }
   await copyFile('/usr/bin/skopeo', join(folder, 'skopeo'));
   await writeStandIn('skopeo', join(folder, 'skopeo'), {
+    // Each pull inspects, and the calls run at once: the name of the image is that of the fault.
+    '*" inspect "*skopeo-inspect*': 'skopeo-inspect',
     '*" copy "*': 'skopeo',
     '*" delete "*': 'skopeo-delete',
   });
