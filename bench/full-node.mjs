@@ -57,12 +57,12 @@ async function loopDelay() {
 export async function fullNode(peers, scale) {
   for (const who of peers) note('start to socket, no pods', who.name, await medianStart(who));
   const pods = new Map();
-  await sleep(2_000);
+  await sleep(settleMs);
   for (const who of peers) note('daemon without pods, MiB', who.name, pssOfAll(who) / 1024);
   for (const who of peers) {
     const before = pssOfAll(who);
     pods.set(who, await atOnce(10, counted(scale), () => podUp(who, true)));
-    await sleep(5_000);
+    await sleep(settleMs);
     note('each pod, MiB', who.name, (pssOfAll(who) - before) / 1024 / scale);
   }
   for (let round = -warmRounds; round < 50; round++)
@@ -97,6 +97,9 @@ export async function fullNode(peers, scale) {
     await atOnce(10, made, (pod) => podDown(who, pod));
   }
 }
+/** The collectors of Node and Go give memory back when a daemon has been idle for some seconds. */
+const settleMs = 30_000;
+
 /** So many calls of each kind a kubelet makes in a few minutes; the compilers of V8 need some of them. */
 const warmRounds = 400;
 
@@ -136,9 +139,8 @@ function cpuMs(pid) {
 /** The memory and the start of crisp's daemon with more pods, and the growth of its memory over their number again. */
 async function twiceAsMany(crisp, scale) {
   const pods = await atOnce(10, counted(scale), () => podUp(crisp, true));
-  // V8 gives memory back when little has been allocated for some 20 s.
   const settled = async () => {
-    await sleep(40_000);
+    await sleep(settleMs);
     return pssOf(crisp.pid) / 1024;
   };
   const before = await settled();

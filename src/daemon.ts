@@ -18,7 +18,7 @@ import { writeStateDump } from './cri/state-dump.js';
 import { UsageCache } from './cri/usage-cache.js';
 import { CriServer } from './cri/serve.js';
 import { CrispError, toCrispError } from './errors.js';
-import { collectWhenIdle } from './heap.js';
+import { trimWhenIdle } from './memory.js';
 import { makeFolder, takeFrom, tightenState } from './host/files.js';
 import { bootId } from './host/proc.js';
 import { preferThread } from './host/syscalls.js';
@@ -63,7 +63,7 @@ export async function serve(config: Config, read: () => Config, signal: AbortSig
     const services = await open(config, closers);
     reload = () => reloadConfig(services, read);
     notifySystemd('READY=1', `STATUS=${statusLine(services.handlers)}`);
-    closers.push(feedWatchdog(config.listen), collectWhenIdle());
+    closers.push(feedWatchdog(config.listen), trimWhenIdle());
     void probeTheRest(services.handlers);
     // Until the daemon is stopped; containers, their monitors and their logs do not need it.
     await aborted(signal);

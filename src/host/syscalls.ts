@@ -225,6 +225,13 @@ export function signalDescriptor(pidfd: number, signal: number): void {
   );
 }
 
+const cMallocTrim = libc.func('int malloc_trim(size_t pad)');
+
+/** Gives the free pages of all arenas of malloc(3) back to the kernel (malloc_trim(3)). */
+export function trimMalloc(): void {
+  cMallocTrim(0);
+}
+
 const cSchedSetscheduler = libc.func('int sched_setscheduler(int pid, int policy, const void *parameters)');
 
 /**

@@ -1,21 +1,21 @@
-// The times at which the daemon collects its garbage, with a heap of given size.
+// The times at which the daemon gives memory back, with a memory of given size.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
-import { collectWhenIdle } from './heap.js';
+import { trimWhenIdle } from './memory.js';
 
 const mib = 1 << 20;
-let used: number;
+let resident: number;
 let busy: number;
 let collections: number;
 let stop: () => void;
 
 beforeEach(() => {
   jest.useFakeTimers();
-  [used, busy, collections] = [40 * mib, 0.02, 0];
-  stop = collectWhenIdle({
-    used: () => used,
-    collect() {
+  [resident, busy, collections] = [40 * mib, 0.02, 0];
+  stop = trimWhenIdle({
+    resident: () => resident,
+    trim() {
       collections++;
-      used = 43 * mib;
+      resident = 43 * mib;
     },
     busy: () => busy,
   });
@@ -25,8 +25,15 @@ afterEach(() => {
   jest.useRealTimers();
 });
 
-test('a heap that has grown is collected, once, when the daemon is idle', () => {
-  [used, busy] = [90 * mib, 0.11];
+test('the memory of the start is given back', () => {
+  jest.advanceTimersByTime(9_999);
+  expect(collections).toBe(0);
+  jest.advanceTimersByTime(60_000);
+  expect(collections).toBe(1);
+});
+
+test('memory that has grown is given back, once, when the daemon is idle', () => {
+  [resident, busy] = [90 * mib, 0.11];
   jest.advanceTimersByTime(60_000);
   expect(collections).toBe(0);
   busy = 0.1;
@@ -34,31 +41,31 @@ test('a heap that has grown is collected, once, when the daemon is idle', () => 
   expect(collections).toBe(1);
 });
 
-test('one that has grown little since the last collection is not', () => {
-  used = 48 * mib - 1;
+test('not if it has grown little since the last collection', () => {
   jest.advanceTimersByTime(10_000);
-  expect(collections).toBe(0);
-  used++;
+  resident = 47 * mib - 1;
   jest.advanceTimersByTime(10_000);
   expect(collections).toBe(1);
-  used = 51 * mib - 1;
+  resident++;
   jest.advanceTimersByTime(10_000);
-  expect(collections).toBe(1);
+  expect(collections).toBe(2);
 });
 
 test('the growth counts from the size after a collection by V8', () => {
-  used = 20 * mib;
   jest.advanceTimersByTime(10_000);
-  used = 28 * mib;
+  resident = 20 * mib;
   jest.advanceTimersByTime(10_000);
   expect(collections).toBe(1);
+  resident = 24 * mib;
+  jest.advanceTimersByTime(10_000);
+  expect(collections).toBe(2);
 });
 
 test('nothing happens after the end, or without the option of Node', () => {
   stop();
-  used = 90 * mib;
+  resident = 90 * mib;
   jest.advanceTimersByTime(10_000);
   expect(collections).toBe(0);
-  collectWhenIdle({ used: () => used, collect: undefined, busy: () => busy });
+  trimWhenIdle({ resident: () => resident, trim: undefined, busy: () => busy });
   expect(jest.getTimerCount()).toBe(0);
 });
