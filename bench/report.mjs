@@ -1,19 +1,30 @@
-// The results: the table, docs/performance.md and its plot.
+// The results: the table, docs/performance.md and its plot, and the table of README.md.
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { median } from './peers.mjs';
 import { samples } from './samples.mjs';
 
-/** Medians, and the ratios of crisp to the others. As Markdown in the format of prettier. */
+/** Medians, and the ratios of crisp to the others. */
 export function tableOf(names) {
   const others = names.filter((name) => name !== 'crisp');
-  const rows = Object.entries(samples).map(([what, by]) => {
-    const values = names.map((name) => median(by[name] ?? []));
-    const shares = others.map((name) => ratio(values[0], median(by[name] ?? [])));
-    return [what, ...values.map((value) => value?.toFixed(value < 10 ? 2 : 0) ?? ''), ...shares];
-  });
-  const head = ['p50, in ms unless stated otherwise', ...names, ...others.map((name) => `crisp / ${name}`)];
+  const rows = Object.entries(samples).map(([what, by]) => [
+    ...mediansOf(what, names),
+    ...others.map((name) => ratio(median(by.crisp ?? []), median(by[name] ?? []))),
+  ]);
+  return markdown([firstHead, ...names, ...others.map((name) => `crisp / ${name}`)], rows);
+}
+
+const firstHead = 'p50, in ms unless stated otherwise';
+
+/** A row: its name, and the medians. */
+function mediansOf(what, names) {
+  const values = names.map((name) => median(samples[what][name] ?? []));
+  return [what, ...values.map((value) => value?.toFixed(value < 10 ? 2 : 0) ?? '')];
+}
+
+/** A table in the format of prettier. */
+function markdown(head, rows) {
   const widths = head.map((word, column) => Math.max(word.length, ...rows.map((row) => row[column].length)));
   const line = (cells) =>
     `| ${cells.map((cell, index) => (index ? cell.padStart(widths[index]) : cell.padEnd(widths[index]))).join(' | ')} |`;
@@ -25,28 +36,42 @@ function ratio(mine, theirs) {
   return mine === undefined || theirs === undefined ? '' : (mine / theirs).toFixed(2);
 }
 
-/** The part of docs/performance.md between its two marks, and the plot beside it. */
-export function writeDocs(table, judged, rounds) {
-  const [page, plot] = ['performance.md', 'performance.svg'].map(
-    (name) => new URL(`../docs/${name}`, import.meta.url).pathname,
-  );
-  const [begin, end] = ['<!-- bench: begin -->', '<!-- bench: end -->'];
-  const text = readFileSync(page, 'utf8');
+/** The results in docs/performance.md, the plot beside it, and the table of README.md. */
+export function writeDocs(names, judged, rounds, shortRows) {
   const bar = ({ words, isMet }) => `- ${isMet ? 'met' : 'missed'}: ${words}`;
   const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim();
-  const block = [
-    begin,
-    `\nOne run of ${rounds} rounds on commit ${commit}, Node ${process.versions.node}, ${cpus().length} cores.\n`,
-    table,
+  writePart('docs/performance.md', 'bench', [
+    `One run of ${rounds} rounds on commit ${commit}, Node ${process.versions.node}, ${cpus().length} cores.\n`,
+    tableOf(names),
     '\n![crisp against containerd and the bare commands](performance.svg)\n',
     ...judged.map(bar),
-    `\n${end}`,
-  ].join('\n');
+  ]);
+  const peers = names.filter((name) => name !== 'floor');
+  const day = new Date().toISOString().slice(0, 10);
+  writePart('README.md', 'figures', [
+    `One run on ${day}, side by side on ${cpus().length} cores; [docs/performance.md](docs/performance.md) has all rows, the ratios, and what is slower than it should be:\n`,
+    markdown(
+      [firstHead, ...peers],
+      shortRows.map((what) => mediansOf(what, peers)),
+    ),
+  ]);
+  writeFileSync(pathOf('docs/performance.svg'), plotOf());
+}
+
+/** Replaces the part of a document between its two marks. */
+function writePart(document, name, lines) {
+  const [begin, end] = [`<!-- ${name}: begin -->`, `<!-- ${name}: end -->`];
+  const text = readFileSync(pathOf(document), 'utf8');
+  const [before, after] = [text.indexOf(begin), text.indexOf(end)];
+  if (before < 0 || after < before) throw new Error(`${document} has no marks ${begin} and ${end}`);
   writeFileSync(
-    page,
-    text.slice(0, text.indexOf(begin)) + block + text.slice(text.indexOf(end) + end.length),
+    pathOf(document),
+    [text.slice(0, before) + begin, '', ...lines, '', text.slice(after)].join('\n'),
   );
-  writeFileSync(plot, plotOf());
+}
+
+function pathOf(file) {
+  return new URL(`../${file}`, import.meta.url).pathname;
 }
 
 /** The ratio of crisp to containerd in each row, as bars; the line is containerd. */
