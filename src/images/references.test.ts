@@ -80,6 +80,10 @@ describe('parseReference', () => {
     expect(thrown(() => parseReference(text))).toBe('InvalidArgument');
   });
 
+  test('names the prefix of other tools', () => {
+    expect(() => parseReference('docker://app')).toThrow('leave out "docker://"');
+  });
+
   test('refuses long names before matching patterns', () => {
     const matched = jest.spyOn(RegExp.prototype, 'test');
     try {

@@ -29,6 +29,8 @@ export function parseReference(text: string): Reference {
   const invalid = (why: string): CrispError =>
     new CrispError('InvalidArgument', `image reference "${text.slice(0, 100)}" is malformed: ${why}`);
   if (text.length > maxReferenceLength) throw invalid(`it is longer than ${maxReferenceLength} characters`);
+  const transport = /^[a-z-]+:\/\//.exec(text)?.[0];
+  if (transport) throw invalid(`leave out "${transport}"; images are pulled from registries only`);
   const [beforeDigest = '', digest, ...more] = text.split('@');
   if (more.length > 0) throw invalid('more than one @');
   if (digest !== undefined && !digestPattern.test(digest))
