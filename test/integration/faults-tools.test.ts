@@ -59,6 +59,7 @@ esac
 case $(cat $file) in
   killed) kill -9 $$ ;;
   slow) sleep 2 ;;
+  cut) echo 'read tcp 127.0.0.1:5000: read: connection reset by peer' >&2; exit 1 ;;
   hangs) echo $$ >>$file.begun; exec sleep 1000 ;;
 esac
 exec ${program} "$@"
@@ -249,10 +250,11 @@ const uses: Readonly<Record<string, Use>> = Object.fromEntries([
       standIn: 'skopeo-inspect',
       before: [],
       call: pull,
+      // The error of the first attempt.
       errors: {
-        killed: /^INTERNAL StorageFailed: .*SIGKILL/,
+        killed: /^UNAVAILABLE RegistryUnavailable: .*connection reset/,
         missing: /^INTERNAL ToolMissing: /,
-        hangs: /^DEADLINE_EXCEEDED ToolTimeout: /,
+        hangs: /^UNAVAILABLE RegistryUnavailable: .*connection reset/,
       },
     },
   ],
@@ -297,11 +299,13 @@ esac
   }
   await copyFile('/usr/bin/skopeo', join(folder, 'skopeo'));
   await writeStandIn('skopeo', join(folder, 'skopeo'), {
-    // Each pull inspects, and the calls run at once: the name of the image is that of the fault.
+    // A pull inspects after its connection was cut. All calls run at once, so the image has the name of the fault.
+    '*" docker://"*" containers-storage:"*skopeo-inspect*': 'skopeo-cut',
     '*" inspect "*skopeo-inspect*': 'skopeo-inspect',
     '*" copy "*': 'skopeo',
     '*" delete "*': 'skopeo-delete',
   });
+  await writeFile(faultOf('skopeo-cut'), 'cut');
   registry = await startRegistry(join(folder, 'registry'));
   daemon = await startDaemon({
     config: {
