@@ -137,14 +137,15 @@ async function bcrypt(password: string): Promise<string> {
 
 /**
  * Handles a request: true if it was answered here; otherwise it is passed on to the
- * registry.
+ * registry, and with `cutAfter` the connection is cut after that many bytes of the answer.
  * @param blob the digest, if it is a blob that is asked for
  */
 export type Interception = (
   response: ServerResponse,
   request: IncomingMessage,
   blob: string | undefined,
-) => boolean | Promise<boolean>;
+) => Handling | Promise<Handling>;
+type Handling = boolean | { readonly cutAfter: number };
 
 export interface Proxy {
   readonly address: string;
@@ -168,10 +169,12 @@ export async function startProxy(registry: Registry, first?: Interception): Prom
         const { method = '', url = '', headers } = request;
         requests.push(`${method} ${url}`);
         const blob = method === 'GET' ? /\/blobs\/(sha256:\w+)$/.exec(url)?.[1] : undefined;
-        if (await interception?.(response, request, blob)) return;
+        const handling = (await interception?.(response, request, blob)) ?? false;
+        if (handling === true) return;
         const onward = httpRequest({ host, port, method, path: url, headers }, (answer) => {
           response.writeHead(answer.statusCode ?? 502, answer.headers);
-          answer.pipe(response);
+          if (handling) void passPart(answer, response, handling.cutAfter);
+          else answer.pipe(response);
         });
         onward.on('error', () => response.destroy());
         request.pipe(onward);
@@ -186,6 +189,17 @@ export async function startProxy(registry: Registry, first?: Interception): Prom
     },
     close: () => closed(server),
   };
+}
+
+async function passPart(answer: IncomingMessage, response: ServerResponse, bytes: number): Promise<void> {
+  let left = bytes;
+  for await (const chunk of answer as AsyncIterable<Buffer>) {
+    const part = chunk.subarray(0, left);
+    await new Promise((resolve) => response.write(part, resolve));
+    left -= part.length;
+    if (left === 0) break;
+  }
+  response.destroy();
 }
 
 export interface BadRegistry {

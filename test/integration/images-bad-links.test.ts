@@ -46,7 +46,9 @@ function countsOf(layers: readonly string[], from: number): number[] {
     (layer) => requests.filter((line) => line.startsWith('GET') && line.endsWith(layer)).length,
   );
 }
-/** Cuts a blob at byte `after`, the first `times` times. Others have come by then. */
+/** Bytes of a layer, less than a half: skopeo 1.18 resumes a blob that was cut, once, before it gives up. */
+const cutAfter = 20_000;
+/** Cuts a blob, the first `times` times. Others have come by then. */
 function cutting(blob: string, times: number, others: readonly string[]): Interception {
   let left = times;
   const sent = new Set<string>();
@@ -61,10 +63,7 @@ function cutting(blob: string, times: number, others: readonly string[]): Interc
       await new Promise((resolve) => {
         setTimeout(resolve, 10);
       });
-    response.writeHead(200, { 'content-length': 51_200 + 1024 }).write(Buffer.alloc(20_000), () => {
-      response.destroy();
-    });
-    return true;
+    return { cutAfter };
   };
 }
 
@@ -158,17 +157,17 @@ describe('a connection that is cut in a layer with others above it', () => {
       await store.images.remove(direct.id, noneUsed);
       const from = proxy.requests.length;
       let cut: string | undefined;
-      proxy.intercept((response, _request, blob) => {
-        if (blob === undefined || cut !== undefined || blob === direct.id) return false;
-        cut = blob;
-        response.writeHead(200, { 'content-length': 51_200 }).write(Buffer.alloc(20_000), () => {
-          response.destroy();
-        });
-        return true;
+      let times = 2; // then skopeo has given up
+      proxy.intercept((_response, _request, blob) => {
+        if (blob === undefined || blob === direct.id || times === 0) return false;
+        cut ??= blob;
+        if (blob !== cut) return false;
+        times--;
+        return { cutAfter };
       });
       const staged = await store.images.pull(name, undefined);
       expect(cut).toBeDefined();
-      expect(proxy.requests.slice(from).filter((line) => line.endsWith(cut ?? ''))).toHaveLength(2);
+      expect(proxy.requests.slice(from).filter((line) => line.endsWith(cut ?? ''))).toHaveLength(3);
       expect(staged).toEqual(direct);
       proxy.intercept(undefined);
       await store.images.remove(staged.id, noneUsed);
