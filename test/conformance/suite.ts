@@ -205,17 +205,9 @@ function specsOf(report: string): Spec[] {
 
 /** Makes the images that are not in the cache yet, and serves them on loopback. */
 async function startRegistry(folder: string, port: number): Promise<ChildProcess> {
-  await run(
-    'flock',
-    [
-      `${imageCache}.lock`,
-      'sh',
-      '-c',
-      '[ -e "$OUT/complete" ] || { bash "$0" build && touch "$OUT/complete"; }',
-      imagesScript,
-    ],
-    { env: { ...process.env, OUT: imageCache } },
-  );
+  await run('flock', [`${imageCache}.lock`, 'bash', here('images.sh'), imagesScript], {
+    env: { ...process.env, OUT: imageCache },
+  });
   await mkdir(folder);
   for (const part of ['oci', 'digest', 'refs.txt']) await symlink(join(imageCache, part), join(folder, part));
   const address = `127.0.0.1:${port}`;
