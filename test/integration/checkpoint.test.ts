@@ -7,7 +7,14 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { startDaemon, type Daemon } from '../helpers/daemon.js';
-import { containerConfig, removePod, runPod, startContainer, testImage } from '../helpers/requests.js';
+import {
+  containerConfig,
+  removePod,
+  runPod,
+  startContainer,
+  testImage,
+  untilStopped,
+} from '../helpers/requests.js';
 import { present } from '../helpers/offenders.js';
 import { writeWrapper } from '../helpers/stand-ins.js';
 
@@ -46,7 +53,9 @@ afterAll(() => daemon?.destroy());
 
 async function begin(handler: string): Promise<void> {
   pod = await runPod(daemon, {}, handler);
-  id = await startContainer(daemon, pod, containerConfig('echo written > /tmp/file; echo ready; sleep 1000'));
+  // criu interrupts the sleep of a process that it dumps, as a signal does.
+  const script = `echo written > /tmp/file; echo ready; ${untilStopped()}`;
+  id = await startContainer(daemon, pod, containerConfig(script));
   await daemon.client.runtime.ExecSync({
     container_id: id,
     cmd: ['sh', '-c', 'until [ -s /tmp/file ]; do :; done'],
