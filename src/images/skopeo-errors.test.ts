@@ -42,6 +42,15 @@ test.each([
     'RegistryUnavailable',
     'writing blob: storing blob to file "/x/storage1/1": happened during read: unexpected EOF',
   ],
+  // A blob that was cut twice, or whose rest the registry does not send.
+  [
+    'RegistryUnavailable',
+    'writing blob: happened during read: (heuristic tuning data: total 40000 @1042.104 ms, last retry 20000 @30.2 ms, last progress @ 1.5 ms): unexpected EOF',
+  ],
+  [
+    'RegistryUnavailable',
+    'writing blob: happened during read: unexpected EOF (after reconnecting, server did not process a Range: header, status 200)',
+  ],
   [
     'RegistryUnavailable',
     'Error reading signatures: Get "https://quay.io/x": dial tcp 10.0.0.1:443: connect: connection refused',
