@@ -195,22 +195,20 @@ test('a pod that has lost its record is removed at the next start, with all its 
 });
 
 test('crisp gc ends the holder of a pod that has lost its record; a container of an unknown handler is kept, also at the next start', async () => {
-  await daemon.writeConfig({ cli_state: join(daemon.folder, 'cli') });
+  const handlers = { known: { type: 'oci', path: '/usr/bin/crun' } };
+  await daemon.writeConfig({ cli_state: join(daemon.folder, 'cli'), handlers });
   await daemon.restart();
   const clean = await daemon.traces();
   const onHost = { ...options, network: 'NODE' } as const;
   const pod = await runPod(daemon, { linux: { security_context: { namespace_options: onHost } } });
   const holder = await holderOf(pod.id);
-  const other = await runPod(daemon);
+  const other = await runPod(daemon, {}, 'known');
   const id = await startContainer(daemon, other, containerConfig('sleep 1000'));
   await daemon.kill9();
   const saved = await readFile(recordOf('containers', id));
   for (const path of [recordOf('sandboxes', pod.id), recordOf('containers', id)]) await rm(path);
 
-  await daemon.writeConfig({
-    cli_state: join(daemon.folder, 'cli'),
-    handlers: { crun: { path: '/no/such/crun' } },
-  });
+  await daemon.writeConfig({ cli_state: join(daemon.folder, 'cli') });
   const gc = await daemon.machine.run([process.execPath, crisp, 'gc', '--config', daemon.configFile]);
   expect(gc).toMatchObject({
     exitCode: 1,
@@ -230,7 +228,7 @@ test('crisp gc ends the holder of a pod that has lost its record; a container of
   await daemon.kill9();
 
   await writeFile(recordOf('containers', id), saved);
-  await daemon.writeConfig({});
+  await daemon.writeConfig({ handlers });
   await daemon.start();
   expect(
     String(
