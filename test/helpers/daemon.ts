@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { chmod, mkdir, mkdtemp, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -21,6 +21,11 @@ import { patience } from './patience.js';
 const runFile = promisify(execFile);
 /** The built program. */
 export const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
+/** A path of it for all users in the machine: the checkout may be in /root, which only root can enter. */
+export async function crispForAll(machine: Machine): Promise<string> {
+  await machine.must(['mount', '--bind', dirname(dirname(crisp)), '/mnt']);
+  return '/mnt/bin/crisp';
+}
 const readyTimeoutMs = 20_000 * patience;
 
 export interface DaemonOptions {

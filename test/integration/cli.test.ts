@@ -11,6 +11,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
 import { identify } from '../../src/host/proc.js';
+import { crispForAll } from '../helpers/daemon.js';
 import { makeImageArchive } from '../helpers/image.js';
 import { diesWithUs, Machine, type Result } from '../helpers/machine.js';
 
@@ -513,15 +514,8 @@ describe('what cannot be run is refused, with 125 and nothing left', () => {
   test('without root, one line says so', async () => {
     expect(
       await machine.run([
-        'setpriv',
-        '--reuid',
-        '65534',
-        '--regid',
-        '65534',
-        '--clear-groups',
-        process.execPath,
-        bin,
-        'list',
+        ...['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups'],
+        ...[await crispForAll(machine), 'list'],
       ]),
     ).toEqual({
       stdout: '',
