@@ -52,7 +52,7 @@ test('a watch that is cancelled tells nothing', async () => {
   expect(told).toBe(0);
 });
 
-test('a watch that is cancelled keeps no descriptor', async () => {
+test('a watch that is cancelled keeps no descriptor, and neither does one of a reused pid', async () => {
   const { identity } = await running();
   const watched = (): number => readdirSync('/proc/self/fd').filter(isPidfd).length;
   const before = watched();
@@ -60,6 +60,8 @@ test('a watch that is cancelled keeps no descriptor', async () => {
   expect(watched()).toBe(before + 1);
   cancel();
   await until(() => watched() === before);
+  onProcessEnd({ pid: process.pid, startTime: '1' }, () => undefined);
+  expect(watched()).toBe(before);
 });
 
 function isPidfd(fd: string): boolean {
