@@ -1,7 +1,7 @@
 // Opening without following links.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { linkSync, statSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -58,6 +58,20 @@ test('links are not followed, and only regular files with one name are opened', 
   }
   expect(present(join(base, 'outside/new'))).toEqual([]);
   expect(present(join(base, 'outside/x'))).toEqual([]);
+});
+
+test('no descriptor is left, whether a file is opened, absent or refused', () => {
+  symlinkSync(join(base, 'outside/file'), join(base, 'link'));
+  const all = (): void => {
+    closeSync(openToAppend(join(base, 'log'), 0o640));
+    closeSync(openToAppend(join(base, 'log'), 0o640, true));
+    for (const name of ['log', 'none', 'link', 'none/log']) readTail(join(base, name), 10);
+    expect(() => openToAppend(join(base, 'link'), 0o640)).toThrow('symbolic link');
+  };
+  all();
+  const before = readdirSync('/proc/self/fd').length;
+  for (let time = 0; time < 10; time++) all();
+  expect(readdirSync('/proc/self/fd').length).toBeLessThan(before + 10);
 });
 
 test('the created folders are returned', () => {

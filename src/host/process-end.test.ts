@@ -1,6 +1,7 @@
 import { afterEach, expect, test } from '@jest/globals';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { until } from '../../test/helpers/wait.js';
 import { identify, type ProcessIdentity } from './proc.js';
 import { onProcessEnd } from './process-end.js';
@@ -50,3 +51,23 @@ test('a watch that is cancelled tells nothing', async () => {
   await new Promise((resolve) => setTimeout(resolve, 50));
   expect(told).toBe(0);
 });
+
+test('a watch that is cancelled keeps no descriptor, and neither does one of a reused pid', async () => {
+  const { identity } = await running();
+  const watched = (): number => readdirSync('/proc/self/fd').filter(isPidfd).length;
+  const before = watched();
+  const cancel = onProcessEnd(identity, () => undefined);
+  expect(watched()).toBe(before + 1);
+  cancel();
+  await until(() => watched() === before);
+  onProcessEnd({ pid: process.pid, startTime: '1' }, () => undefined);
+  expect(watched()).toBe(before);
+});
+
+function isPidfd(fd: string): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`).includes('pidfd');
+  } catch {
+    return false; // that of the folder, which is closed
+  }
+}

@@ -144,6 +144,14 @@ describe('run', () => {
     expect((await run(['readlink', '/proc/self/fd/0'], { timeoutMs })).stdout).toBe('/dev/null\n');
   });
 
+  test('is in our session, so that it ends with us at a terminal; a group is a session of its own', async () => {
+    const session = (stat: string): string | undefined => stat.split(') ')[1]?.split(' ')[3];
+    const ours = session(readFileSync('/proc/self/stat', 'utf8'));
+    const read = sh('cat /proc/self/stat');
+    expect(session((await run(read, { timeoutMs })).stdout)).toBe(ours);
+    expect(session((await run(read, { timeoutMs, wholeGroup: true })).stdout)).not.toBe(ours);
+  });
+
   test('is ended with TERM at its timeout, and at an abort', async () => {
     await expect(run(['sleep', '1000'], { timeoutMs: 50 })).rejects.toMatchObject({
       id: 'ToolTimeout',

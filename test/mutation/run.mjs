@@ -1,9 +1,18 @@
 // Called by run.sh: makes a copy of the tree with all mutants in it, sees which
 // files of tests reach which of them, and tries each with those.
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { integrationTests, isDetected } from './integration.mjs';
 import { mutate, programOf } from './mutants.mjs';
 import { Worker } from './worker.mjs';
 
@@ -28,6 +37,7 @@ const { values: options } = parseArgs({
     seed: { type: 'string', default: '1' },
     jobs: { type: 'string', default: '1' },
     list: { type: 'boolean', default: false },
+    integration: { type: 'boolean', default: false },
   },
 });
 const tree = '/tmp/tree';
@@ -95,7 +105,26 @@ await runAll(
         .map(({ id }) => id),
     })),
 );
+if (options.integration) await runIntegration();
 report();
+
+/** 3. Those that are left with the integration tests, or, those of CTs, with the pct tests. */
+async function runIntegration() {
+  const left = chosen.filter(({ id }) => survivors.has(id));
+  console.log(`unit tests detect ${chosen.length - left.length} of ${chosen.length}`);
+  const projectOf = ({ file }) => (file.startsWith('src/backends/pct/') ? 'pct' : 'integration');
+  const projects = [...new Set(left.map(projectOf))];
+  const found = await integrationTests(projects, (id) => mutantOf(id).file, inParallel);
+  console.log(`${seconds()} s: ${found.length} files of integration tests run without a mutant`);
+  await inParallel(left, async (mutant) => {
+    const by = await isDetected(
+      mutant,
+      found.filter(({ path }) => path.startsWith(`test/${projectOf(mutant)}/`)),
+    );
+    if (by) survivors.delete(mutant.id);
+    console.log(`${seconds()} s: ${told(mutant)}: ${by ? `detected by ${by}` : 'not detected'}`);
+  });
+}
 
 function reaches(test, { id }) {
   return test.reached.has(id) || test.atLoad.has(id);
@@ -130,6 +159,15 @@ async function runAll(work) {
       const worker = await Worker.start(tree, files);
       for (let next = work.shift(); next; next = work.shift()) await tryAll(worker, next.test, next.ids);
       worker.end();
+    }),
+  );
+}
+
+async function inParallel(work, done) {
+  const left = [...work];
+  await Promise.all(
+    Array.from({ length: Number(options.jobs) }, async () => {
+      for (let next = left.shift(); next !== undefined; next = left.shift()) await done(next);
     }),
   );
 }
@@ -191,8 +229,11 @@ async function tryBatch(worker, test, ids, atLoad, patience = 1) {
 /** Runs all tests without a mutant; one that fails in the copy is no judge of mutants. */
 async function baseline() {
   const worker = await Worker.start(tree, files);
+  // Integration tests take the place of the unit tests of other folders.
+  const own = new Set(files.map((file) => dirname(join(tree, file))));
+  const paths = worker.tests.filter((path) => !options.integration || own.has(dirname(path)));
   const found = [];
-  for (const path of worker.tests) {
+  for (const path of paths) {
     const first = await worker.run({ path }, 120_000);
     // Again: other work on the machine may be the cause.
     const last = failureOf(first) ? await worker.run({ path }, 120_000) : first;
@@ -207,7 +248,7 @@ async function baseline() {
     found.push({ path, ms, slowestMs, reached: new Set(reached), atLoad: new Set(atLoad), reachedOf });
   }
   worker.end();
-  console.log(`${worker.tests.length} files of tests run without a mutant in ${seconds()} s`);
+  console.log(`${paths.length} files of tests run without a mutant in ${seconds()} s`);
   return found;
 }
 
@@ -222,7 +263,13 @@ function copyTree() {
     else cpSync(file, join(tree, file), { verbatimSymlinks: true });
   }
   cpSync('src/cri/generated', join(tree, 'src/cri/generated'), { recursive: true });
-  for (const name of ['node_modules', 'dist']) symlinkSync(join(process.cwd(), name), join(tree, name));
+  symlinkSync(join(process.cwd(), 'node_modules'), join(tree, 'node_modules'));
+  if (!options.integration) {
+    symlinkSync(join(process.cwd(), 'dist'), join(tree, 'dist'));
+    return;
+  }
+  appendFileSync(join(tree, 'bin/crisp'), "import '../test/mutation/switch.mjs';\n");
+  execFileSync(process.execPath, ['deploy/build.mjs'], { cwd: tree, stdio: 'inherit' });
 }
 
 /** Lines of harmless.txt: `file (function): before -> after # reason`, a comment, or nothing. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `npm run test:mutation`: puts small faults into the source, one by one, and says
 # which of them no unit test notices (docs/testing.md).
+#   --integration        tries those with integration and pct tests as well
 #   --files PREFIX,...   only sources whose path begins so
 #   --changed REF        only sources that differ from REF: the short form for a change
 #   --sample N           so many mutants, chosen by --seed (default 1), not all
@@ -20,10 +21,10 @@ if [ "${CRISP_MUTATION_INSIDE:-}" != 1 ]; then
   exec unshare --mount --pid --net --ipc --uts --fork --kill-child --mount-proc bash test/mutation/run.sh "$@"
 fi
 
-findmnt -rno TARGET | while read -r target; do
-  case $target in
+findmnt -rno FSTYPE,TARGET | while read -r type target; do
+  case $type:$target in
     # Groups can be made and removed; that of a test bears its name.
-    /proc | /proc/* | /dev/pts | /sys/fs/cgroup/*) ;;
+    *:/proc | *:/proc/* | devpts:* | cgroup:* | cgroup2:*) ;;
     *) mount -o remount,bind,ro "$target" ;;
   esac
 done

@@ -107,6 +107,17 @@ test('streams that the client does not want are read all the same', async () => 
   await client.ended;
 });
 
+test('a client that takes nothing for a second, while 8 MiB wait for it, is ended and told so', async () => {
+  const stuck = new PassThrough();
+  const client = new Client({ stdout: stuck });
+  await has('attached');
+  conmon.stdin.on('error', () => undefined); // the relay leaves before all of it is sent
+  conmon.stdin.write(`2 ${'x'.repeat(60_000)}\n`.repeat(200));
+  await has(';end');
+  stuck.resume();
+  await expect(client.ended).rejects.toMatchObject({ id: 'ClientTooSlow', stage: 'attach' });
+});
+
 test('without its conmon it fails with the reason, which is no output of the container', async () => {
   conmon.kill('SIGKILL');
   await once(conmon, 'exit');
