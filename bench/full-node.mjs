@@ -125,6 +125,7 @@ async function relists(peers, scale) {
       }),
     ),
   );
+  await sleep(settleMs);
   await measured(`no calls, ${scale} pods, % of a core`, () => undefined);
 }
 
