@@ -31,9 +31,10 @@ export function trimWhenIdle(memory: Memory = ownMemory()): () => void {
   if (!trim) return () => undefined;
   let kept = 0;
   const timer = setInterval(() => {
-    kept = Math.min(kept, memory.resident()); // V8 collects as well
+    const resident = memory.resident();
+    kept = Math.min(kept, resident); // V8 collects as well
     const isIdle = memory.busy() <= idleAtMost;
-    if (!isIdle || memory.resident() - kept < worthBytes) return;
+    if (!isIdle || resident - kept < worthBytes) return;
     trim();
     kept = memory.resident();
   }, everyMs);

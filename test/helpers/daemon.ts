@@ -21,10 +21,10 @@ import { patience } from './patience.js';
 const runFile = promisify(execFile);
 /** The built program. */
 export const crisp = fileURLToPath(new URL('../../bin/crisp', import.meta.url));
-/** A path of it for all users in the machine: the checkout may be in /root, which only root can enter. */
-export async function crispForAll(machine: Machine): Promise<string> {
+/** The words that run it as a user and group in the machine, also from a checkout in /root, which only root can enter. */
+export async function crispAs(id: number, machine: Machine): Promise<string[]> {
   await machine.must(['mount', '--bind', dirname(dirname(crisp)), '/mnt']);
-  return '/mnt/bin/crisp';
+  return ['setpriv', '--reuid', String(id), '--regid', String(id), '--clear-groups', '/mnt/bin/crisp'];
 }
 const readyTimeoutMs = 20_000 * patience;
 

@@ -4,7 +4,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { crisp as bin, crispForAll, startDaemon, type Daemon } from '../helpers/daemon.js';
+import { crisp as bin, crispAs, startDaemon, type Daemon } from '../helpers/daemon.js';
 import { hintPattern } from '../helpers/hints.js';
 import { makeImageArchive } from '../helpers/image.js';
 import type { Result } from '../helpers/machine.js';
@@ -251,8 +251,7 @@ describe('the hint mends it', () => {
 });
 
 test('a person who is not root uses sudo', async () => {
-  const asNobody = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups'];
-  const { stderr } = await daemon.machine.run([...asNobody, await crispForAll(daemon.machine), 'images']);
+  const { stderr } = await daemon.machine.run([...(await crispAs(65534, daemon.machine)), 'images']);
   expect(stderr).toMatch(hintPattern('run it with sudo'));
   expect(await crisp(['images'])).toMatchObject({ exitCode: 0 });
 });
@@ -384,8 +383,8 @@ describe('a node that cannot run pods', () => {
     await writeFile(join(daemon.folder, 'plain.yaml'), '{}', { mode: 0o644 });
     expect(
       await daemon.machine.run([
-        ...['setpriv', '--reuid', '1000', '--regid', '1000', '--clear-groups'],
-        ...[await crispForAll(daemon.machine), 'serve', '--state', state, '--root', state],
+        ...(await crispAs(1000, daemon.machine)),
+        ...['serve', '--state', state, '--root', state],
       ]),
     ).toEqual({
       exitCode: 1,
