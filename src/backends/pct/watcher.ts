@@ -160,7 +160,6 @@ export async function holdWatch(
   if (!socket) return undefined;
   socket.unref();
   socket.once('close', ended);
-  socket.once('error', () => socket.destroy());
   socket.once('end', () => socket.destroy());
   socket.resume();
   return () => {
