@@ -5,7 +5,7 @@ import { newClient, podDown, podUp } from './pods.mjs';
 import { atOnce, counted, lasted, note } from './samples.mjs';
 
 /** Rounds of work that is not done for each pod: mass starts, restarts. */
-export const massRounds = 3;
+export const massRounds = 5;
 
 /** PSS of a process in KiB (smaps_rollup of proc(5)). */
 function pssOf(pid) {

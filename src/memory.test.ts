@@ -26,7 +26,7 @@ afterEach(() => {
 });
 
 test('the memory of the start is given back', () => {
-  jest.advanceTimersByTime(9_999);
+  jest.advanceTimersByTime(10_999);
   expect(collections).toBe(0);
   jest.advanceTimersByTime(60_000);
   expect(collections).toBe(1);
@@ -41,8 +41,18 @@ test('memory that has grown is given back, once, when the daemon is idle', () =>
   expect(collections).toBe(1);
 });
 
+test('not while a burst of calls begins', () => {
+  jest.advanceTimersByTime(10_500);
+  busy = 0.5;
+  jest.advanceTimersByTime(8_000);
+  expect(collections).toBe(0);
+  busy = 0.02;
+  jest.advanceTimersByTime(2_500);
+  expect(collections).toBe(1);
+});
+
 test('not if it has grown little since the last collection', () => {
-  jest.advanceTimersByTime(10_000);
+  jest.advanceTimersByTime(11_000);
   resident = 47 * mib - 1;
   jest.advanceTimersByTime(10_000);
   expect(collections).toBe(1);
@@ -52,7 +62,7 @@ test('not if it has grown little since the last collection', () => {
 });
 
 test('the growth counts from the size after a collection by V8', () => {
-  jest.advanceTimersByTime(10_000);
+  jest.advanceTimersByTime(11_000);
   resident = 20 * mib;
   jest.advanceTimersByTime(10_000);
   expect(collections).toBe(1);
@@ -62,9 +72,9 @@ test('the growth counts from the size after a collection by V8', () => {
 });
 
 test('nothing happens after the end, or without the option of Node', () => {
-  stop();
-  resident = 90 * mib;
   jest.advanceTimersByTime(10_000);
+  stop();
+  jest.advanceTimersByTime(20_000);
   expect(collections).toBe(0);
   trimWhenIdle({ resident: () => resident, trim: undefined, busy: () => busy });
   expect(jest.getTimerCount()).toBe(0);

@@ -7,6 +7,8 @@ import { trimMalloc } from './host/syscalls.js';
 
 /** How often the daemon looks, and for how long it must have been idle. */
 const everyMs = 10_000;
+/** And then for so long again: a mass start may have begun at the end of that time. */
+const againMs = 1_000;
 /** The share of the time that the event loop may have been busy. */
 const idleAtMost = 0.1;
 /** Less is not worth a collection, which stops the daemon for some milliseconds. */
@@ -30,16 +32,22 @@ export function trimWhenIdle(memory: Memory = ownMemory()): () => void {
   const { trim } = memory;
   if (!trim) return () => undefined;
   let kept = 0;
+  let again: NodeJS.Timeout | undefined;
+  const isIdle = () => memory.busy() <= idleAtMost;
+  const trimIfStillIdle = () => {
+    if (!isIdle()) return;
+    trim();
+    kept = memory.resident();
+  };
   const timer = setInterval(() => {
     const resident = memory.resident();
     kept = Math.min(kept, resident); // V8 collects as well
-    const isIdle = memory.busy() <= idleAtMost;
-    if (!isIdle || resident - kept < worthBytes) return;
-    trim();
-    kept = memory.resident();
-  }, everyMs);
-  timer.unref();
-  return () => clearInterval(timer);
+    if (isIdle() && resident - kept >= worthBytes) again = setTimeout(trimIfStillIdle, againMs).unref();
+  }, everyMs).unref();
+  return () => {
+    clearInterval(timer);
+    clearTimeout(again);
+  };
 }
 
 function ownMemory(): Memory {
