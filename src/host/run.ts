@@ -54,6 +54,8 @@ export interface RunOptions {
   wholeGroup?: boolean;
   /** Its oom_score_adj, inherited by its children, if crisp may set it; default: crisp's own. */
   oomScoreAdj?: number | undefined;
+  /** The file to run, by a descriptor (sealedProgram()); argv[0] is then only its name. */
+  program?: number | undefined;
 }
 
 export interface RunResult {
@@ -237,7 +239,7 @@ export async function runStreaming(
 
 function start(
   argv: readonly [string, ...string[]],
-  { cwd, env, streamsOwner, wholeGroup = false, oomScoreAdj }: RunOptions,
+  { cwd, env, streamsOwner, wholeGroup = false, oomScoreAdj, program }: RunOptions,
   streams: Pick<SpawnOptions, 'stdin' | 'stdout' | 'stderr' | 'outputs'>,
 ): Promise<Child> {
   return Child.start(argv, {
@@ -247,6 +249,7 @@ function start(
     streamsOwner,
     session: wholeGroup,
     oomScoreAdj,
+    program,
   });
 }
 
@@ -362,6 +365,8 @@ export interface DetachedOptions {
   env?: Record<string, string>;
   /** Its pipes on fd 3 and up, by the use of crisp's end. */
   pipes?: readonly ('read' | 'write')[];
+  /** One more open file, on the descriptor after the last pipe. */
+  inherited?: number | undefined;
   /**
    * Its standard streams are pipes without a peer, and not the host's /dev/null: for a runtime that passes
    * them to a container.
@@ -392,6 +397,7 @@ export async function runDetached(
       stdout: options.ownStreams ?? false,
       stderr: options.ownStreams ?? false,
       pipes: options.pipes ?? [],
+      inherited: options.inherited,
       session: true,
     });
   } catch (error) {

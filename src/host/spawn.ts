@@ -33,6 +33,10 @@ export interface SpawnOptions {
   readonly streamsOwner?: number | undefined;
   /** Pipes on 3 and up, by the use of crisp's end. */
   readonly pipes?: readonly ('read' | 'write')[];
+  /** One more open file of the caller, on the descriptor after the last pipe. */
+  readonly inherited?: number | undefined;
+  /** The same for the file to run: argv[0] is then only its name. */
+  readonly program?: number | undefined;
   /** It gets a session and a process group of its own. */
   readonly session?: boolean;
   /** Its oom_score_adj, inherited by its children, if crisp may set it; default: crisp's own. */
@@ -57,13 +61,17 @@ export class Child {
 
   /** @throws SystemError, also for a missing program (ENOENT); leaves nothing behind */
   static async start(argv: readonly [string, ...string[]], options: SpawnOptions): Promise<Child> {
-    const path = locate(argv[0], options.env['PATH'] ?? '');
+    const { program, inherited = program, pipes = [] } = options;
+    const path =
+      program === undefined
+        ? locate(argv[0], options.env['PATH'] ?? '')
+        : `/proc/self/fd/${3 + pipes.length}`; // of the child
     if (path === undefined) throw new SystemError('posix_spawn', constants.errno.ENOENT, argv[0]);
     const wanted = [
       options.stdin ? 'write' : undefined,
       options.stdout ? 'read' : undefined,
       options.stderr ? 'read' : undefined,
-      ...(options.pipes ?? []),
+      ...pipes,
     ] as const;
     const made: ReturnType<typeof pipe>[] = [];
     const ours: (number | undefined)[] = [];
@@ -84,7 +92,10 @@ export class Child {
           argv,
           env: Object.entries(options.env).map(([name, value]) => `${name}=${value}`),
           cwd: options.cwd,
-          descriptors: theirs.map((fd, index) => options.outputs?.[index - 1] ?? fd),
+          descriptors: [
+            ...theirs.map((fd, index) => options.outputs?.[index - 1] ?? fd),
+            ...(inherited === undefined ? [] : [inherited]),
+          ],
           session: options.session ?? false,
         }),
       );

@@ -3,7 +3,7 @@
 // than the process has, and through the oom_score_adj of the daemon.
 import { status as Code } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { chmod, mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig } from '../../src/cri/generated/runtime/v1/ContainerConfig.js';
 import type { LinuxContainerSecurityContext } from '../../src/cri/generated/runtime/v1/LinuxContainerSecurityContext.js';
@@ -20,6 +20,7 @@ import {
 } from '../helpers/requests.js';
 import { idMap, userNamespaceFrom } from '../helpers/user-namespaces.js';
 import { missing } from '../helpers/offenders.js';
+import { commandsIn } from '../helpers/store.js';
 
 let daemon: Daemon;
 /** A file of the host that is in no image and that all users may read. */
@@ -260,6 +261,24 @@ describe.each(['crun', 'runc'])('%s', (handler) => {
     }
     await removePod(daemon, pod.id);
   });
+});
+
+test('crun, which waits in a container until it is started, runs from a sealed copy', async () => {
+  const pod = await runPod(daemon, {}, 'crun');
+  const id = await createContainer(daemon, pod, container({}));
+  const commands = await commandsIn(daemon.folder);
+  const waiting = commands.find(({ argv }) => / create --bundle/.test(argv) && !/conmon/.test(argv));
+  const exe = `/proc/${waiting?.pid}/exe`;
+  expect(await readlink(exe)).toBe('/memfd:crun (deleted)');
+  await expect(writeFile(exe, '', { flag: 'r+' })).rejects.toMatchObject({
+    code: expect.stringMatching(/^(EPERM|ETXTBSY)$/),
+  });
+  await daemon.client.runtime.StartContainer({ container_id: id });
+  expect(await said(id, 'readlink', '/proc/1/exe')).toBe('/bin/busybox\n');
+  // Neither the process nor an exec has the copy.
+  const open = 'for pid in 1 $$; do ls /proc/$pid/fd; done | sort -un | tr "\\n" " "';
+  expect(await said(id, 'sh', '-c', open)).toMatch(/^0 1 2 (\d )?$/);
+  await removePod(daemon, pod.id);
 });
 
 test('a node without catatonit reports it, and refuses the pods that need it', async () => {

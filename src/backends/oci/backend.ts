@@ -468,6 +468,7 @@ export class OciBackend implements Backend {
     return {
       conmon: await this.findConmon(),
       runtime: await this.runtime.path(),
+      program: await this.runtime.program(),
       runtimeArgs: this.runtime.globalArgs,
       id,
       bundle,

@@ -23,6 +23,8 @@ import { verbTimeoutMs } from './runtime.js';
 export interface MonitorPlan {
   readonly conmon: string;
   readonly runtime: string;
+  /** A descriptor of the runtime's copy in memory, which is run instead; conmon keeps it open. */
+  readonly program?: number | undefined;
   /** Before the verb. conmon's option --systemd-cgroup would put that one before the arguments of a shell. */
   readonly runtimeArgs: readonly string[];
   readonly id: string;
@@ -50,15 +52,17 @@ export async function monitor(plan: MonitorPlan, explain: (stderr: string) => Cr
   const {
     pipes: [sync],
     exited,
-  } = await runDetached(monitorArgv(plan), {
-    cwd: plan.bundle,
-    env: { _OCI_SYNCPIPE: '3' },
-    pipes: ['read'],
-  });
+  } = await runDetached(
+    monitorArgv(plan.program === undefined ? plan : { ...plan, runtime: inheritedProgram }),
+    { cwd: plan.bundle, env: { _OCI_SYNCPIPE: '3' }, pipes: ['read'], inherited: plan.program },
+  );
   const answer = await inTime(plan, firstLine(sync as Duplex, verbTimeoutMs));
   await exited; // the first of conmon's two forks: reaped here, so that no zombie stays
   return pidOf(answer, explain);
 }
+
+/** After the pipe, which is on 3. */
+const inheritedProgram = '/proc/self/fd/4';
 
 /** Also for `crisp explain`, which shows it and runs nothing. */
 export function monitorArgv(plan: MonitorPlan): [string, ...string[]] {

@@ -26,6 +26,7 @@ afterEach(() => {
 /** Runs this script as the runtime; $words is its log file, $process the file of the process. */
 function runtime(script: string): Runtime {
   return {
+    program: () => Promise.resolve(undefined),
     argvLogging: async (words: string, ...args: string[]) => [
       'env',
       `words=${words}`,

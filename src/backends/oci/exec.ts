@@ -53,7 +53,7 @@ async function execPlain(
   try {
     writeFile(processFile, JSON.stringify(processOf(own, plan)));
     const argv = await runtime.argvLogging(words, 'exec', '--process', processFile, container.id);
-    const exitCode = await runPlain(argv, container, own, plan, signal);
+    const exitCode = await runPlain(runtime, argv, container, own, plan, signal);
     if (exitCode === 0) return { exitCode };
     const said = (await readFileIfThere(words, { maxBytes: 64 << 10, larger: 'end' })) ?? '';
     return { exitCode: exitCodeOf(said) ?? exitCode };
@@ -63,6 +63,7 @@ async function execPlain(
 }
 
 async function runPlain(
+  runtime: Runtime,
   argv: [string, ...string[]],
   container: ContainerRef,
   own: Process,
@@ -77,6 +78,7 @@ async function runPlain(
     // crun ignores the oom_score_adj of process.json and uses the runtime's own.
     oomScoreAdj: own.oomScoreAdj,
     ownStreams: true,
+    program: await runtime.program(),
   });
   const limit = limited(plan.timeoutMs, signal, () => killBelow(running));
   try {

@@ -1,6 +1,15 @@
 // The runtime's verbs and messages, with a shell script as a stand-in.
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import {
+  appendFileSync,
+  copyFileSync,
+  mkdtempSync,
+  readdirSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { exitCodeOf, Runtime } from './runtime.js';
@@ -67,6 +76,35 @@ test('crun is recognized by the first word of its version, read once for each bi
   expect(await its.isCrun()).toBe(false);
   const { stdout } = await runtime(`wc -l <${asked}`).call('x', []);
   expect(stdout.trim()).toBe('2'); // isCrun() once, version() once
+});
+
+describe('the copy of crun in memory', () => {
+  const crun = (): Runtime =>
+    new Runtime({ name: 'crun', path: binary, args: [], root: join(folder, 'root'), systemdCgroup: false });
+
+  test('is made once for each version of the file, and its verbs are run from it', async () => {
+    copyFileSync('/usr/bin/crun', binary);
+    const its = crun();
+    const [first, second] = await Promise.all([its.program(), its.program()]);
+    expect(first).toBeGreaterThan(2);
+    expect(second).toBe(first);
+    expect(readlinkSync(`/proc/self/fd/${first}`)).toBe('/memfd:binary (deleted)');
+    expect(await its.list()).toEqual([]);
+    copyFileSync('/usr/bin/crun', `${binary}.new`);
+    renameSync(`${binary}.new`, binary);
+    expect(await its.program()).not.toBe(first);
+    expect(await its.list()).toEqual([]);
+  });
+
+  test('is not used for a script, or if it does not run', async () => {
+    expect(await runtime('').program()).toBeUndefined();
+    copyFileSync('/bin/false', `${binary}.new`);
+    appendFileSync(`${binary}.new`, '_LIBCONTAINER_CLONED_BINARY');
+    renameSync(`${binary}.new`, binary);
+    const before = readdirSync('/proc/self/fd').length;
+    expect(await crun().program()).toBeUndefined();
+    expect(readdirSync('/proc/self/fd')).toHaveLength(before);
+  });
 });
 
 test('the containers and their state are read from JSON; null is an empty list', async () => {

@@ -1,11 +1,13 @@
 // An OCI runtime binary (crun, runc): makes the argv of its verbs, and maps
 // its messages to errors. Called only by the OCI backend.
-import { existsSync } from 'node:fs';
+import { closeSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { CrispError, lastLines, type ErrorId } from '../../errors.js';
 import { fileVersion } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import { CommandError, run, type RunOptions, type RunResult } from '../../host/run.js';
+import { sealedProgram } from '../../host/sealed-program.js';
+import { log } from '../../log.js';
 
 /** The timeout of a runtime's verb, such as create or delete. */
 export const verbTimeoutMs = 30_000;
@@ -24,6 +26,7 @@ export interface RuntimeOptions {
 export class Runtime {
   private binary: string | undefined;
   private crun: { readonly file: string; readonly is: boolean } | undefined;
+  private copy: { readonly file: string; readonly program: Promise<number | undefined> } | undefined;
 
   constructor(private readonly options: RuntimeOptions) {}
 
@@ -38,6 +41,18 @@ export class Runtime {
   /** Looks for the binary again. */
   forget(): void {
     this.binary = undefined;
+  }
+
+  /**
+   * A descriptor of a sealed copy of the binary, for RunOptions.program: crun starts in half the time from it.
+   * undefined: the file itself is run.
+   * @throws ToolMissing
+   */
+  async program(): Promise<number | undefined> {
+    const path = await this.path();
+    const file = fileVersion(path);
+    if (this.copy?.file !== file) this.copy = { file, program: runnableCopy(path) };
+    return this.copy.program;
   }
 
   /** The arguments before the verb. */
@@ -65,6 +80,7 @@ export class Runtime {
       return await run(await this.argv(verb, ...args), {
         timeoutMs: verbTimeoutMs,
         stage: `${this.options.name} ${verb}`,
+        program: await this.program(),
         ...options,
       });
     } catch (error) {
@@ -121,6 +137,20 @@ export class Runtime {
   /** The runtime's state folder of a container. */
   stateFolder(id: string): string {
     return join(this.options.root, id);
+  }
+}
+
+/** undefined: there is none, or the security policy of the host does not let it run. */
+async function runnableCopy(path: string): Promise<number | undefined> {
+  const program = sealedProgram(path);
+  if (program === undefined) return undefined;
+  try {
+    await run([path, '--version'], { timeoutMs: verbTimeoutMs, program });
+    return program;
+  } catch (error) {
+    log.warn({ err: error, path }, 'the copy of the runtime in memory does not run: its file is run');
+    closeSync(program);
+    return undefined;
   }
 }
 
