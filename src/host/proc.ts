@@ -240,13 +240,24 @@ export function ownChildren(): { pid: number; name: string; state: string; secon
         const { name, state, startTime } = stat;
         return {
           pid: Number(pid),
-          name,
+          name: nameOf(Number(pid), name),
           state,
           seconds: Math.round(uptime - Number(startTime) / ticksPerSecond),
         };
       }),
   );
 }
+
+/** A program that is run by a descriptor (sealed-program.ts) has the number as its name, and its file has the name. */
+function nameOf(pid: number, name: string): string {
+  if (!/^\d+$/.test(name)) return name;
+  try {
+    return /^\/memfd:(.*) \(deleted\)$/.exec(readlinkSync(`/proc/${pid}/exe`))?.[1] ?? name;
+  } catch {
+    return name; // it has ended
+  }
+}
+
 /** USER_HZ of /proc/PID/stat: 100 on all architectures that Node runs on. */
 const ticksPerSecond = 100;
 

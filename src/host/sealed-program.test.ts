@@ -13,10 +13,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
+import { ownChildren } from './proc.js';
 import { firstLine, run, runDetached } from './run.js';
 import { sealedProgram } from './sealed-program.js';
 
 const crun = '/usr/bin/crun';
+const marker = '_LIBCONTAINER_CLONED_BINARY';
 let folder: string;
 let made: number | undefined;
 beforeAll(() => {
@@ -55,6 +58,19 @@ describe('is run', () => {
     expect(stdout).toMatch(/^crun version /);
   });
 
+  test('with the name of its file in the list of children', async () => {
+    const [sleep, marked] = ['/bin/sleep', join(folder, 'sleeper')];
+    copyFileSync(sleep, marked);
+    appendFileSync(marked, marker);
+    const stop = new AbortController();
+    const ended = run(['sleep', '1000'], { timeoutMs: 0, program: sealed(marked), signal: stop.signal });
+    const names = () => ownChildren().map(({ name }) => name);
+    while (!names().includes('sleeper')) await setImmediate();
+    expect(names()).not.toContain('3');
+    stop.abort();
+    await expect(ended).rejects.toMatchObject({ id: 'Cancelled' });
+  });
+
   test('by a child that inherits it after its pipes', async () => {
     const { pipes, exited } = await runDetached(['/bin/sh', '-c', '/proc/self/fd/4 --version >&3'], {
       pipes: ['read'],
@@ -68,7 +84,6 @@ describe('is run', () => {
 });
 
 describe('is not copied', () => {
-  const marker = '_LIBCONTAINER_CLONED_BINARY';
   test.each<[string, string | Buffer]>([
     ['a script', `#!/bin/sh\n# ${marker}\n`],
     ['a program that does not run itself again', '\x7fELF'],
