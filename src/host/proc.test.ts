@@ -6,6 +6,7 @@ import { mkdtemp, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { until } from '../../test/helpers/wait.js';
 import {
   bootId,
   boundingCapabilities,
@@ -141,7 +142,8 @@ describe('a process', () => {
   test('in a session of its own takes its group with it', async () => {
     const [leader, stray, child] = await runs('(sleep 1000 >&2 & echo $!) ; sleep 1000 & wait', true);
     const orphan = (await identify(Number(stray))) as ProcessIdentity;
-    const [own] = await offspringOf(leader.pid);
+    let own: ProcessIdentity | undefined; // the shell may not have started it yet
+    await until(async () => ([own] = await offspringOf(leader.pid)).length > 0);
     expect(await parentOf(orphan.pid)).not.toBe(leader.pid);
     await killTree({ ...leader, startTime: '1' }); // another process with its pid
     expect(await isAlive(leader)).toBe(true);

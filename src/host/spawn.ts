@@ -12,6 +12,7 @@ import { withOomScoreAdj } from './proc.js';
 import {
   bytesWaiting,
   close,
+  endOf,
   openProcess,
   pipe,
   reap,
@@ -52,7 +53,7 @@ export class Child {
   readonly stdout: Socket | undefined;
   readonly stderr: Socket | undefined;
   readonly pipes: readonly Socket[];
-  /** How it ended; it has then been waited for, and its pid may be reused. */
+  /** How it ended; from then on its pid may be reused. */
   readonly exited: Promise<Exit>;
   private gone = false;
   /** crisp's ends of its outputs, while they are open. */
@@ -175,9 +176,9 @@ export class Child {
   }
 
   private settle(resolve: (exit: Exit) => void): void {
-    // Not by reap() first: after it has been waited for, its pid and its group's id may be reused.
+    // Not after reap(): then its pid and its group's id may be reused.
     for (const listener of this.atEnd.splice(0)) listener();
-    const exit = reap(this.pid);
+    const exit = endOf(this.pid);
     if (exit === undefined) {
       setTimeout(() => {
         this.settle(resolve);
@@ -185,6 +186,7 @@ export class Child {
       return;
     }
     this.gone = true;
+    reap(this.pid);
     this.stdin?.destroy();
     resolve(exit);
   }
@@ -226,7 +228,8 @@ const waiting: { readonly weight: number; readonly begin: () => void }[] = [];
 /** For a child without a pidfd (no descriptor was free): it is killed and waited for at once. */
 function killUnwatched(pid: number): void {
   process.kill(pid, 'SIGKILL');
-  while (reap(pid) === undefined);
+  while (endOf(pid) === undefined);
+  reap(pid);
 }
 
 /** Finds a program like execvp(3), but on the PATH of the program's environment, not on crisp's. */

@@ -2,7 +2,16 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, readSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +20,7 @@ import {
   bytesWaiting,
   close,
   duplicateFrom,
+  endOf,
   memoryFile,
   openProcess,
   openSocket,
@@ -116,7 +126,10 @@ describe('a descriptor', () => {
 describe('a process', () => {
   const ended = async (pid: number): Promise<Exit> => {
     let exit: Exit | undefined;
-    await until(() => (exit = reap(pid)) !== undefined);
+    await until(() => (exit = endOf(pid)) !== undefined);
+    expect(endOf(pid)).toEqual(exit); // as long as it is a zombie
+    reap(pid);
+    await until(() => !existsSync(`/proc/${pid}`));
     return exit as Exit;
   };
   const start = (script: string, more: Partial<Parameters<typeof spawnProcess>[0]> = {}): Promise<number> =>
@@ -134,12 +147,12 @@ describe('a process', () => {
     expect(await ended(await start('exit 7'))).toEqual({ code: 7 });
     expect(await ended(await start('kill -USR1 $$'))).toEqual({ signal: 10 });
     const pid = await start('exec sleep 1000');
-    expect(reap(pid)).toBeUndefined();
+    expect(endOf(pid)).toBeUndefined();
     const descriptor = openProcess(pid);
     signalDescriptor(descriptor, 9);
     expect(await ended(pid)).toEqual({ signal: 9 });
     expect(() => signalDescriptor(descriptor, 9)).toThrow(expect.objectContaining({ code: 'ESRCH' }));
-    expect(() => reap(pid)).toThrow(expect.objectContaining({ code: 'ECHILD' }));
+    expect(() => endOf(pid)).toThrow(expect.objectContaining({ code: 'ECHILD' }));
     close(descriptor);
   });
 
