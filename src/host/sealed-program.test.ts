@@ -2,12 +2,16 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import {
   appendFileSync,
+  chmodSync,
+  chownSync,
   closeSync,
   copyFileSync,
   mkdtempSync,
   readFileSync,
   rmSync,
+  statSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -49,6 +53,16 @@ test('a copy of crun has its bytes, and not even root can change them', () => {
   expect(() => {
     truncateSync(`/proc/self/fd/${copy}`);
   }).toThrow(/EPERM/);
+});
+
+test.each<[string, (path: string) => void]>([
+  ['mode', (path) => chmodSync(path, 0)],
+  ['owner', (path) => chownSync(path, 1, 1)],
+  ['times', (path) => utimesSync(path, 1, 1)],
+])('nor its %s, without which it could not be run, and root is not its owner', (_what, change) => {
+  const path = `/proc/self/fd/${sealed(crun)}`;
+  expect(() => change(path)).toThrow(/EPERM/);
+  expect(statSync(path).uid).toBeGreaterThan(2 ** 31);
 });
 
 describe('is run', () => {
@@ -95,8 +109,7 @@ describe('is not copied', () => {
   });
 
   test('a file that cannot be read', () => {
-    expect(sealedProgram(join(folder, 'none'))).toBeUndefined();
-    expect(sealedProgram(folder)).toBeUndefined();
+    for (const other of [folder, join(folder, 'none')]) expect(sealedProgram(other)).toBeUndefined();
   });
 
   test('but one with that text is', () => {

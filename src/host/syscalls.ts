@@ -96,9 +96,14 @@ export function programFile(name: string): number {
   return check(cMemfdCreate(name, flags) as number, 'memfd_create');
 }
 
-/** fcntl(2), F_ADD_SEALS: from now on nobody can change its content, its size or the seals. */
+/**
+ * Seals a file in memory (fcntl(2), F_ADD_SEALS): nobody can change its content or size any more; and makes it
+ * immutable (ioctl_iflags(2)): its mode, owner and attributes can only be changed with CAP_LINUX_IMMUTABLE.
+ * @throws SystemError: EPERM without CAP_LINUX_IMMUTABLE, ENOTTY on a kernel without these flags in memory
+ */
 export function seal(file: number): void {
   check(cFcntl(file, 1033, 15) as number, 'fcntl F_ADD_SEALS'); // SEAL, SHRINK, GROW, WRITE
+  check(cIoctlInt(file, 0x4008_6602, [0x10]) as number, 'ioctl FS_IOC_SETFLAGS'); // FS_IMMUTABLE_FL
 }
 
 /** The number of unread bytes in a pipe (FIONREAD of pipe(7)). */

@@ -273,6 +273,7 @@ test('crun, which waits in a container until it is started, runs from a sealed c
   await expect(writeFile(exe, '', { flag: 'r+' })).rejects.toMatchObject({
     code: expect.stringMatching(/^(EPERM|ETXTBSY)$/),
   });
+  await expect(chmod(exe, 0)).rejects.toMatchObject({ code: 'EPERM' }); // no container would start any more
   await daemon.client.runtime.StartContainer({ container_id: id });
   expect(await said(id, 'readlink', '/proc/1/exe')).toBe('/bin/busybox\n');
   // Neither the process nor an exec has the copy.
