@@ -330,12 +330,12 @@ export async function remove(path: string): Promise<void> {
 }
 
 /**
- * Identifies a version of a file that is only replaced atomically: inode, size and time; empty: it does not
- * exist.
+ * Identifies a version of a file that is only replaced atomically: inode, size and the time of the last
+ * change, also of its mode; empty: it does not exist.
  */
 export function fileVersion(path: string): string {
   const found = statSync(path, { bigint: true, throwIfNoEntry: false });
-  return found ? `${found.ino}-${found.size}-${found.mtimeNs}` : '';
+  return found ? `${found.ino}-${found.size}-${found.ctimeNs}` : '';
 }
 
 /** The paths of files with their versions, as text; an empty path stands for a file that is missing. */

@@ -104,12 +104,15 @@ describe('is not copied', () => {
     ['a large program', Buffer.concat([Buffer.from(`\x7fELF${marker}`), Buffer.alloc(4 << 20)])],
   ])('%s', (_what, content) => {
     const path = join(folder, 'program');
-    writeFileSync(path, content);
+    writeFileSync(path, content, { mode: 0o755 });
     expect(sealedProgram(path)).toBeUndefined();
   });
 
-  test('a file that cannot be read', () => {
-    for (const other of [folder, join(folder, 'none')]) expect(sealedProgram(other)).toBeUndefined();
+  test('a file that cannot be run or read', () => {
+    const path = join(folder, 'locked');
+    copyFileSync(crun, path);
+    chmodSync(path, 0o644);
+    for (const other of [path, folder, join(folder, 'none')]) expect(sealedProgram(other)).toBeUndefined();
   });
 
   test('but one with that text is', () => {

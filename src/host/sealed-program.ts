@@ -8,7 +8,7 @@
 // Every container can reach the copy, by the entrypoint /proc/self/exe. One with the mode 0 would end all
 // starts on the node, so it is immutable as well; its owner could make all starts wait by a lease
 // (F_SETLEASE of fcntl(2)), so that is an id without processes.
-import { closeSync, fchownSync, readFileSync, statSync, writeSync } from 'node:fs';
+import { closeSync, constants, fchownSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 import { log } from '../log.js';
 import { programFile, seal } from './syscalls.js';
@@ -24,13 +24,14 @@ const runsItselfAgain = '_LIBCONTAINER_CLONED_BINARY';
 /**
  * Copies a program.
  * @returns a descriptor of the copy, which is not closed later, since a start may be under way; undefined:
- * the program does not run itself again, is large or a script, or the kernel does not run or
+ * the program does not run itself again, is large, a script or not executable, or the kernel does not run or
  * protect files in memory
  */
 export function sealedProgram(path: string): number | undefined {
   let file: number | undefined;
   try {
-    if (statSync(path).size > mostBytes) return undefined;
+    const found = statSync(path);
+    if ((found.mode & constants.S_IXUSR) === 0 || found.size > mostBytes) return undefined;
     const bytes = readFileSync(path);
     if (!bytes.subarray(0, elfMagic.length).equals(elfMagic) || !bytes.includes(runsItselfAgain))
       return undefined;

@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import {
   appendFileSync,
+  chmodSync,
   copyFileSync,
   mkdtempSync,
   readdirSync,
@@ -93,6 +94,18 @@ describe('the copy of crun in memory', () => {
     copyFileSync('/usr/bin/crun', `${binary}.new`);
     renameSync(`${binary}.new`, binary);
     expect(await its.program()).not.toBe(first);
+    expect(await its.list()).toEqual([]);
+  });
+
+  test('is not run any more if the file cannot be run', async () => {
+    copyFileSync('/usr/bin/crun', binary);
+    const its = crun();
+    expect(await its.program()).toBeGreaterThan(2);
+    chmodSync(binary, 0o644);
+    expect(await its.program()).toBeUndefined();
+    await expect(its.list()).rejects.toMatchObject({ id: 'ToolMissing' });
+    chmodSync(binary, 0o755);
+    expect(await its.program()).toBeGreaterThan(2);
     expect(await its.list()).toEqual([]);
   });
 
