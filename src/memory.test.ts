@@ -47,8 +47,25 @@ test('not while a burst of calls begins', () => {
   jest.advanceTimersByTime(8_000);
   expect(collections).toBe(0);
   busy = 0.02;
-  jest.advanceTimersByTime(2_500);
+  jest.advanceTimersByTime(3_500);
   expect(collections).toBe(1);
+});
+
+test('although a little work begins after each check, every ten seconds', () => {
+  const begun = Date.now();
+  const workUntil = (time: number): number => 200 * Math.floor((time - begun - 500) / 10_000);
+  let last = begun;
+  stop();
+  stop = trimWhenIdle({
+    resident: () => resident,
+    trim: () => collections++,
+    busy() {
+      const [from, to] = [last, (last = Date.now())];
+      return (workUntil(to) - workUntil(from)) / (to - from);
+    },
+  });
+  jest.advanceTimersByTime(60_000);
+  expect(collections).toBeGreaterThan(0);
 });
 
 test('not if it has grown little since the last collection', () => {
@@ -57,7 +74,7 @@ test('not if it has grown little since the last collection', () => {
   jest.advanceTimersByTime(10_000);
   expect(collections).toBe(1);
   resident++;
-  jest.advanceTimersByTime(10_000);
+  jest.advanceTimersByTime(11_000);
   expect(collections).toBe(2);
 });
 
@@ -67,13 +84,14 @@ test('the growth counts from the size after a collection by V8', () => {
   jest.advanceTimersByTime(10_000);
   expect(collections).toBe(1);
   resident = 24 * mib;
-  jest.advanceTimersByTime(10_000);
+  jest.advanceTimersByTime(11_000);
   expect(collections).toBe(2);
 });
 
 test('nothing happens after the end, or without the option of Node', () => {
   jest.advanceTimersByTime(10_000);
   stop();
+  expect(jest.getTimerCount()).toBe(0);
   jest.advanceTimersByTime(20_000);
   expect(collections).toBe(0);
   trimWhenIdle({ resident: () => resident, trim: undefined, busy: () => busy });

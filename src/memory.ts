@@ -7,7 +7,10 @@ import { trimMalloc } from './host/syscalls.js';
 
 /** How often the daemon looks, and for how long it must have been idle. */
 const everyMs = 10_000;
-/** And then for so long again: a mass start may have begun at the end of that time. */
+/**
+ * And then for so long again: a mass start may have begun at the end of that time. Work that falls into it, and
+ * comes every ten seconds, does not fall into the next one, which is eleven seconds later.
+ */
 const againMs = 1_000;
 /** The share of the time that the event loop may have been busy. */
 const idleAtMost = 0.1;
@@ -32,22 +35,19 @@ export function trimWhenIdle(memory: Memory = ownMemory()): () => void {
   const { trim } = memory;
   if (!trim) return () => undefined;
   let kept = 0;
-  let again: NodeJS.Timeout | undefined;
-  const isIdle = () => memory.busy() <= idleAtMost;
-  const trimIfStillIdle = () => {
-    if (!isIdle()) return;
-    trim();
-    kept = memory.resident();
-  };
-  const timer = setInterval(() => {
+  const look = (already: boolean): void => {
     const resident = memory.resident();
     kept = Math.min(kept, resident); // V8 collects as well
-    if (isIdle() && resident - kept >= worthBytes) again = setTimeout(trimIfStillIdle, againMs).unref();
-  }, everyMs).unref();
-  return () => {
-    clearInterval(timer);
-    clearTimeout(again);
+    const wanted = memory.busy() <= idleAtMost && resident - kept >= worthBytes;
+    if (wanted && already) {
+      trim();
+      kept = memory.resident();
+    }
+    const again = wanted && !already;
+    timer = setTimeout(look, again ? againMs : everyMs, again).unref();
   };
+  let timer = setTimeout(look, everyMs, false).unref();
+  return () => clearTimeout(timer);
 }
 
 function ownMemory(): Memory {
