@@ -5,6 +5,7 @@ import {
   chmodSync,
   copyFileSync,
   mkdtempSync,
+  readFileSync,
   readdirSync,
   readlinkSync,
   renameSync,
@@ -93,8 +94,32 @@ describe('the copy of crun in memory', () => {
     expect(await its.list()).toEqual([]);
     copyFileSync('/usr/bin/crun', `${binary}.new`);
     renameSync(`${binary}.new`, binary);
-    expect(await its.program()).not.toBe(first);
+    expect(await its.program()).toBe(first);
     expect(await its.list()).toEqual([]);
+  });
+
+  test('is that of the last version, on one descriptor, however often the file is replaced', async () => {
+    const its = crun();
+    const replace = (version: string): void => {
+      copyFileSync('/usr/bin/crun', `${binary}.new`);
+      appendFileSync(`${binary}.new`, version);
+      renameSync(`${binary}.new`, binary);
+    };
+    replace('first');
+    await its.program();
+    const before = readdirSync('/proc/self/fd').length;
+    const copies = Array.from({ length: 10 }, (_, version) => {
+      replace(String(version));
+      return its.program();
+    });
+    writeFileSync(`${binary}.new`, '#!/bin/sh\n', { mode: 0o755 });
+    renameSync(`${binary}.new`, binary);
+    expect(await its.program()).toBeUndefined();
+    replace('last');
+    const program = await its.program();
+    expect(readFileSync(`/proc/self/fd/${program}`).subarray(-4).toString()).toBe('last');
+    await Promise.all(copies);
+    expect(readdirSync('/proc/self/fd')).toHaveLength(before);
   });
 
   test('is not run any more if the file cannot be run', async () => {

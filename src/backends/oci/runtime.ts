@@ -7,6 +7,7 @@ import { fileVersion } from '../../host/files.js';
 import { findProgram } from '../../host/programs.js';
 import { CommandError, run, type RunOptions, type RunResult } from '../../host/run.js';
 import { sealedProgram } from '../../host/sealed-program.js';
+import { replaceDescriptor } from '../../host/syscalls.js';
 import { log } from '../../log.js';
 
 /** The timeout of a runtime's verb, such as create or delete. */
@@ -27,6 +28,7 @@ export class Runtime {
   private binary: string | undefined;
   private crun: { readonly file: string; readonly is: boolean } | undefined;
   private copy: { readonly file: string; readonly program: Promise<number | undefined> } | undefined;
+  private descriptor: number | undefined;
 
   constructor(private readonly options: RuntimeOptions) {}
 
@@ -51,8 +53,19 @@ export class Runtime {
   async program(): Promise<number | undefined> {
     const path = await this.path();
     const file = fileVersion(path);
-    if (this.copy?.file !== file) this.copy = { file, program: runnableCopy(path) };
+    if (this.copy?.file !== file) this.copy = { file, program: this.copyAfter(this.copy?.program, path) };
     return this.copy.program;
+  }
+
+  /** One descriptor for all versions: a start with it may be under way, so it is replaced and not closed. */
+  private async copyAfter(last: Promise<unknown> | undefined, path: string): Promise<number | undefined> {
+    await last;
+    const copy = await runnableCopy(path);
+    if (copy === undefined) return undefined;
+    if (this.descriptor === undefined) return (this.descriptor = copy);
+    replaceDescriptor(copy, this.descriptor);
+    closeSync(copy);
+    return this.descriptor;
   }
 
   /** The arguments before the verb. */
