@@ -23,8 +23,8 @@ const runsItselfAgain = '_LIBCONTAINER_CLONED_BINARY';
 
 /**
  * Copies a program.
- * @returns a descriptor of the copy; undefined: the program does not run itself again, is large, a script or not executable, or the kernel does not run or
- * protect files in memory
+ * @returns a descriptor of the copy; undefined: the program does not run itself again, is large, a script or
+ * not executable, or the kernel does not run or protect files in memory
  */
 export function sealedProgram(path: string): number | undefined {
   let file: number | undefined;
