@@ -64,6 +64,21 @@ test('a watch that is cancelled keeps no descriptor, and neither does one of a r
   expect(watched()).toBe(before);
 });
 
+test('a watch does not keep the program running', async () => {
+  const { identity } = await running();
+  const pipes = (): string[] => process.getActiveResourcesInfo().filter((name) => name === 'PipeWrap');
+  const before = pipes();
+  const cancel = onProcessEnd(identity, () => undefined);
+  expect(pipes()).toEqual(before);
+  cancel();
+});
+
+test('a failure to open a process that may be there is an error, not an end', () => {
+  expect(() => onProcessEnd({ pid: 0, startTime: '1' }, () => undefined)).toThrow(
+    expect.objectContaining({ code: 'EINVAL' }),
+  );
+});
+
 function isPidfd(fd: string): boolean {
   try {
     return readlinkSync(`/proc/self/fd/${fd}`).includes('pidfd');
