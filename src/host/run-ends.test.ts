@@ -3,7 +3,7 @@ import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PassThrough, Readable } from 'node:stream';
+import { PassThrough, Readable, type Duplex } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { fakeTimeouts } from '../../test/helpers/services.js';
 import { firstLine, run, runDetached, runStreaming, shown } from './run.js';
@@ -52,6 +52,10 @@ describe('the error of a program', () => {
       [35, 'signal 35'],
     ] as const)
       await expect(run(sh(`kill -${number} $$`), { timeoutMs })).rejects.toMatchObject({ signal: name });
+  });
+
+  test('that could not be started has no output', async () => {
+    await expect(run(['/no/such/tool'], { timeoutMs })).rejects.toMatchObject({ stdout: '', stderr: '' });
   });
 
   test('after its limit or an abort says so, whatever its exit code', async () => {
@@ -171,24 +175,27 @@ describe('standard streams', () => {
 
 describe('a running program', () => {
   test('is killed alone, without its children', async () => {
-    const stdout = new PassThrough();
-    const running = await runStreaming(sh('sleep 1000 & echo $!; wait'), { stdout }, { timeoutMs: 0 });
-    const child = Number(await firstLine(stdout, timeoutMs));
+    const script = 'exec 3<&0; (echo up; read word <&3; echo $word >&2) & wait';
+    const streams = { stdin: new PassThrough(), stdout: new PassThrough(), stderr: new PassThrough() };
+    const running = await runStreaming(sh(script), streams, { timeoutMs: 0 });
+    await firstLine(streams.stdout, timeoutMs);
     expect([running.present(), statSync(`/proc/${running.pid}`).isDirectory()]).toEqual([true, true]);
     running.kill();
+    streams.stdin.end('there\n');
+    expect(await firstLine(streams.stderr, timeoutMs)).toBe('there');
     await expect(running.ended).rejects.toMatchObject({ signal: 'SIGKILL' });
-    process.kill(child, 'SIGKILL'); // it was still there
     running.kill();
   });
 
-  test('that could not be started has no pid, and its end is the error', async () => {
-    const running = await runStreaming(['/no/such/tool'], {}, { timeoutMs });
-    expect([running.pid, running.present()]).toEqual([undefined, false]);
-    running.kill();
-    await expect(running.ended).rejects.toMatchObject({
-      id: 'ToolMissing',
-      message: '/no/such/tool is not installed',
-    });
+  test('that is detached is killed alone too', async () => {
+    const script = '(echo up >&3; read word <&4; echo $word >&5) & wait';
+    const { pipes, exited, kill } = await runDetached(sh(script), { pipes: ['read', 'write', 'read'] });
+    const [up, question, answer] = pipes as [Duplex, Duplex, Duplex];
+    await firstLine(up, timeoutMs);
+    kill();
+    await exited;
+    question.end('there\n');
+    expect(await text(answer)).toBe('there\n');
   });
 
   test('that is detached has no exit code after a signal, and is in its folder', async () => {
