@@ -407,6 +407,20 @@ describe('a monitor that is lost', () => {
     expect(new Set(lost)).toEqual(new Set([id]));
   });
 
+  test('is told once if the exit of its process is there when that ends', async () => {
+    follow();
+    const made = await backend.create(plan());
+    await backend.start(ref(made));
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await until(() => lost.length === 1);
+    writeFileSync(join(state, 'exits/fake', id), '0');
+    process.kill(made.process.pid, 'SIGKILL');
+    await gone(made.process);
+    await until(async () => (await programsIn(bundle)).length === 0);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(lost).toEqual([id]);
+  });
+
   test('with its process is told', async () => {
     follow();
     const made = await backend.create(plan());

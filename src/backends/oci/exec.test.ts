@@ -105,3 +105,10 @@ test('a runtime that is killed is reported as killed', async () => {
     message: expect.stringContaining('SIGKILL'),
   });
 });
+
+test('a runtime that says more than is kept is not held up by that', async () => {
+  const failed = (await run('yes | head -c 1000000 >&2; exit 1', true).catch(
+    (error: unknown) => error,
+  )) as CrispError;
+  expect(failed.message).toMatch(/^exec: (y\n){4096}$/);
+});

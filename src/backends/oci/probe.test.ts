@@ -198,7 +198,7 @@ test.each([
     features: { recursiveReadOnlyMounts: false, userNamespaces: false },
     lacks: {},
   });
-  expect(found.reason).toContain(reason);
+  expect(found.reason).toContain(`: ${reason};`); // and nothing that the container has said
   expect(fake.told).toEqual(['create plain', 'start plain', 'delete plain']);
   expect(execFileSync('ls', ['-A', folder]).toString()).toBe('');
 });
