@@ -41,6 +41,7 @@ const { values: options } = parseArgs({
   },
 });
 const tree = '/tmp/tree';
+const lanes = Array.from({ length: Number(options.jobs) }, (_, lane) => lane);
 
 const git = (...args) =>
   execFileSync('git', args, { encoding: 'utf8', maxBuffer: 64 << 20 })
@@ -154,20 +155,17 @@ function nearest(mutant) {
 }
 
 async function runAll(work) {
-  await Promise.all(
-    Array.from({ length: Number(options.jobs) }, async () => {
-      const worker = await Worker.start(tree, files);
-      for (let next = work.shift(); next; next = work.shift()) await tryAll(worker, next.test, next.ids);
-      worker.end();
-    }),
-  );
+  const workers = await Promise.all(lanes.map(() => Worker.start(tree, files)));
+  await inParallel(work, ({ test, ids }, lane) => tryAll(workers[lane], test, ids));
+  for (const worker of workers) worker.end();
 }
 
+/** Does the work in the lanes: `done` gets a part of it and its lane. */
 async function inParallel(work, done) {
   const left = [...work];
   await Promise.all(
-    Array.from({ length: Number(options.jobs) }, async () => {
-      for (let next = left.shift(); next !== undefined; next = left.shift()) await done(next);
+    lanes.map(async (lane) => {
+      for (let next = left.shift(); next !== undefined; next = left.shift()) await done(next, lane);
     }),
   );
 }
@@ -310,7 +308,7 @@ function report() {
     }
     if (isDetected) continue;
     const by = tests.filter((test) => reaches(test, mutant)).map(({ path }) => basename(path, '.test.ts'));
-    console.log(`not detected: ${told(mutant)}  [${by.join(', ') || 'no test reaches it'}]`);
+    console.log(`not detected: ${told(mutant)}  [${by.join(', ') || 'no unit test reaches it'}]`);
   }
   console.log('');
   for (const [place, [detected, total]] of [...byPlace].sort(([one], [other]) => (one < other ? -1 : 1)))
@@ -319,7 +317,7 @@ function report() {
     );
   const unreached = chosen.filter((mutant) => !tests.some((test) => reaches(test, mutant))).length;
   console.log(
-    `detected by the time limit: ${counts.timedOut}; reached by no test: ${unreached}; ${seconds()} s`,
+    `detected by the time limit: ${counts.timedOut}; reached by no unit test: ${unreached}; ${seconds()} s`,
   );
   process.exitCode = percent(chosen.length - survivors.size, chosen.length) >= wantedScore ? 0 : 1;
 }
