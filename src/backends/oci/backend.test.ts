@@ -452,6 +452,7 @@ describe('a monitor that is lost', () => {
     process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
     await until(() => lost.length === 1);
     expect(lost).toEqual([id]);
+    await backend.kill(ref(made), 9);
   });
 
   test('is no loss after its exit, whose code is read in the folder of exits', async () => {
@@ -463,6 +464,7 @@ describe('a monitor that is lost', () => {
     await gone(made.monitor as ProcessIdentity);
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(lost).toEqual([]);
+    await backend.kill(ref(made), 9);
   });
 
   test('after close is not told', async () => {
