@@ -407,6 +407,30 @@ describe('a monitor that is lost', () => {
     expect(new Set(lost)).toEqual(new Set([id]));
   });
 
+  test('is told again when its process ends without an exit, which the kernel has told nobody', async () => {
+    follow();
+    const made = await backend.create(plan());
+    await backend.start(ref(made));
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await until(() => lost.length === 1);
+    for (const watch of await programsIn(bundle)) await killTree(watch);
+    process.kill(made.process.pid, 'SIGKILL');
+    await until(() => lost.length === 2);
+    expect([lost, exits]).toEqual([[id, id], []]);
+  });
+
+  test('is told once, however often the container was surveyed', async () => {
+    follow();
+    const made = await backend.create(plan());
+    await backend.start(ref(made));
+    await backend.survey(ref(made), true);
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await until(() => lost.length > 0);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(lost).toEqual([id]);
+    await backend.kill(ref(made), 9);
+  });
+
   test('is told once if the exit of its process is there when that ends', async () => {
     follow();
     const made = await backend.create(plan());
