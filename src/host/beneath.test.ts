@@ -53,7 +53,8 @@ test('links are not followed, and only regular files with one name are opened', 
     'hard/x': 'InvalidArgument',
   };
   for (const [name, id] of Object.entries({ ...refused, ...wrong, ['a'.repeat(256)]: 'InvalidArgument' })) {
-    expect(() => openToAppend(join(base, name), 0o640)).toThrow(expect.objectContaining({ id }));
+    const message = expect.stringMatching(`^${base}/`); // the path of the caller
+    expect(() => openToAppend(join(base, name), 0o640)).toThrow(expect.objectContaining({ id, message }));
     expect(readTail(join(base, name), 10)).toBeUndefined();
   }
   expect(present(join(base, 'outside/new'))).toEqual([]);

@@ -170,12 +170,12 @@ describe('removal', () => {
     expect([there('pod'), there()]).toEqual([false, true]);
   });
 
-  test('of a group with a process is an error, and the group stays', async () => {
-    await mkdir(join(tree, parent, 'pod'), { recursive: true });
-    await inGroup(`${parent}/pod`);
+  test.each(['pod', 'pod/inner'])('with a process in %s is an error, and the group stays', async (name) => {
+    await mkdir(join(tree, parent, name), { recursive: true });
+    await inGroup(join(parent, name));
     await expect(removePodCgroup(`${parent}/pod`, v2())).rejects.toMatchObject({
       id: 'Internal',
-      message: expect.stringContaining(join(tree, parent, 'pod')),
+      message: expect.stringContaining(`${join(tree, parent, name)} `),
     });
     expect(there('pod')).toBe(true);
   });

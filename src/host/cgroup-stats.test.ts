@@ -164,8 +164,10 @@ describe('on v2', () => {
   });
 
   test('huge pages are counted by their size', async () => {
-    const [size = ''] = hugePageSizes();
-    expect(size).toMatch(/^[1-9]\d*[KMG]B$/);
+    const sizes = hugePageSizes();
+    const [size = ''] = sizes;
+    expect(sizes).toEqual(sizes.map(() => expect.stringMatching(/^[1-9]\d*[KMG]B$/)));
+    expect(size).not.toBe('');
     await files({ ...recorded, [`pod/c/hugetlb.${size}.current`]: '4194304\n' });
     expect(readDetails('/pod/c', layout())?.hugePages).toEqual([
       { pageSize: size, usageBytes: 4_194_304, maxUsageBytes: undefined },
@@ -287,6 +289,8 @@ describe('on v1', () => {
     expect(readUsage('/c', layout())?.swap).toEqual({ usageBytes: 40, limitBytes: undefined });
     await files(of(4_096, 1_000));
     expect(readUsage('/c', layout())?.swap).toEqual({ usageBytes: 40, limitBytes: 0 });
+    await files({ 'memory/c/memory.stat': 'hierarchical_memsw_limit 5000\ntotal_swap 40\n' });
+    expect(readUsage('/c', layout())?.swap).toEqual({ usageBytes: 40, limitBytes: 5_000 });
   });
 
   test('what a file does not name is 0, or no limit', async () => {

@@ -117,6 +117,7 @@ describe('a process', () => {
   test('gets a signal by name or number; another process with its pid, and nobody, get none', async () => {
     const [one, , first] = await runs('echo up; read end');
     expect(await signalProcess({ ...one, startTime: '1' }, 'SIGKILL')).toBe(false);
+    expect(await signalProcess(one, 65)).toBe(false); // signal(7): there is no such number
     expect(await isAlive(one)).toBe(true);
     expect(await signalProcess(one, 'SIGUSR1')).toBe(true);
     expect(await reaped(first)).toBe('SIGUSR1');

@@ -10,15 +10,18 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-test('a name is looked up where tools are, and not on the PATH of the caller', async () => {
+test('a name is looked up where tools are, and not on the PATH or in the folder of the caller', async () => {
   writeFileSync(join(folder, 'own-tool'), '', { mode: 0o755 });
   const path = process.env['PATH'];
+  const own = process.cwd();
   process.env['PATH'] = folder;
+  process.chdir(folder);
   try {
     await expect(findProgram('own-tool')).rejects.toMatchObject({ id: 'ToolMissing', tool: 'own-tool' });
     expect(await findProgram('sh')).toMatch(/^\/(usr\/)?bin\/sh$/);
     expect(await findProgram('ldconfig')).toMatch(/^\/(usr\/)?sbin\/ldconfig$/);
   } finally {
+    process.chdir(own);
     process.env['PATH'] = path;
   }
 });

@@ -9,6 +9,8 @@ jest.unstable_mockModule('./run.js', () => ({
     return refuses ? Promise.reject(new Error(stage)) : Promise.resolve();
   },
 }));
+const present = new Set<string>();
+jest.unstable_mockModule('node:fs', () => ({ existsSync: (path: string) => present.has(path) }));
 const { propertiesOf, setSliceProperties, startSlice, stopSlice } = await import('./slices.js');
 
 test.each([
@@ -40,6 +42,16 @@ describe('systemd is asked by systemctl', () => {
     expect(asked).toEqual([`systemctl start -- ${name}`, `systemctl stop -- ${name}`]);
   });
 
+  test('to forget the limits that it has kept for a slice, once that is stopped', async () => {
+    present.add(`/run/systemd/system.control/${name}.d`);
+    try {
+      await stopSlice(slice);
+    } finally {
+      present.clear();
+    }
+    expect(asked).toEqual([`systemctl stop -- ${name}`, `systemctl revert -- ${name}`]);
+  });
+
   test('to set what it supports, until the next boot, and nothing without that', async () => {
     await setSliceProperties(slice, [
       ['pids.max', '7'],
@@ -53,5 +65,6 @@ describe('systemd is asked by systemctl', () => {
   test('and its refusal is an error', async () => {
     refuses = true;
     await expect(startSlice(slice)).rejects.toThrow('start slice');
+    await expect(stopSlice(slice)).rejects.toThrow('stop slice');
   });
 });

@@ -17,6 +17,7 @@ import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { until } from '../../test/helpers/wait.js';
 import {
+  attachMount,
   bytesWaiting,
   close,
   duplicateFrom,
@@ -29,9 +30,11 @@ import {
   replaceDescriptor,
   sendDatagram,
   setInterfaceUp,
+  setNamespace,
   signalDescriptor,
   spawnProcess,
   SystemError,
+  unmountLazily,
   wordsOfErrno,
   type Exit,
 } from './syscalls.js';
@@ -226,4 +229,12 @@ test('a datagram reaches the socket at a path, and one without a path', async ()
     sendDatagram(path, 'READY=1');
     expect(String((await once(receiver.stdout, 'data'))[0])).toBe('READY=1');
   }
+});
+
+test.each([
+  ['umount2 /no/such: ', () => unmountLazily('/no/such')],
+  ['move_mount /no/such: ', () => attachMount(-1, '/no/such')],
+  ['setns: ', () => setNamespace(-1)],
+])('an error names the call and the path: %s', (words, call) => {
+  expect(call).toThrow(expect.objectContaining({ message: expect.stringMatching(`^${words}`) }));
 });

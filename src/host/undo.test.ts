@@ -1,5 +1,6 @@
 import { beforeAll, expect, test } from '@jest/globals';
 import { log } from '../log.js';
+import { stepsUnderWay } from '../steps.js';
 import { withUndo } from './undo.js';
 
 beforeAll(() => {
@@ -34,4 +35,17 @@ test('an undo includes what a part of it could not undo', async () => {
     });
   for (const stuck of [true, false]) await expect(outer(stuck)).rejects.toThrow('cause');
   expect(undone).toEqual([false, true]);
+});
+
+test('each step is known while it lasts, also while it is undone, and none is left', async () => {
+  const steps = (): string[] => stepsUnderWay().map(({ step }) => step);
+  const seen: string[][] = [];
+  const story = withUndo('story', async (undo) => {
+    undo.push('first', () => seen.push(steps()));
+    seen.push(steps());
+    throw new Error('cause');
+  });
+  await expect(story).rejects.toThrow('cause');
+  expect(seen).toEqual([['story: first'], ['story: undo first']]);
+  expect(steps()).toEqual([]);
 });

@@ -20,6 +20,16 @@ describe('waitUntil()', () => {
     expect(asked).toBe(1);
   });
 
+  test('without a limit does not keep the program running', async () => {
+    const timers = (): number => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    let asked = 0;
+    const before = timers();
+    const waiting = waitUntil(() => asked++ > 0, { everyMs: 50 });
+    await setImmediate();
+    expect([asked, timers()]).toEqual([1, before]);
+    expect(await waiting).toBe(true);
+  });
+
   test('fails if the question fails', async () => {
     await expect(waitUntil(() => Promise.reject(new Error('no answer')), { everyMs: 1 })).rejects.toThrow(
       'no answer',
