@@ -206,6 +206,8 @@ describe('created files', () => {
     expect(await realPathOf(at('none', 'deeper'))).toBe(at('none', 'deeper'));
     symlinkSync(made, at('link'));
     expect(await realPathOf(at('link', 'none'))).toBe(at('none'));
+    symlinkSync('loop', at('loop'));
+    await expect(realPathOf(at('loop', 'none'))).rejects.toMatchObject({ code: 'ELOOP' });
   });
 
   test('a removal takes a folder with its content, and accepts a missing one', async () => {

@@ -7,6 +7,7 @@ import { until } from '../../test/helpers/wait.js';
 import { childrenOf, identify, isAlive, killTree, signalProcess, type ProcessIdentity } from './proc.js';
 import { onProcessEnd } from './process-end.js';
 import { run, runDetached } from './run.js';
+import { pipe } from './syscalls.js';
 
 /** Runs `work` while only `free` descriptors are free. */
 async function withFree<T>(free: number, work: () => Promise<T>): Promise<T> {
@@ -78,12 +79,16 @@ test.each([0, 1, 2, 3, 4, 5, 6])(
 
 test('a process that cannot be opened is not told to have ended, and is not signalled', async () => {
   const { process, end } = await sleeping();
-  await withFree(0, async () => {
-    const refused = expect.objectContaining({ code: 'EMFILE' });
-    expect(() => onProcessEnd(process, () => undefined)).toThrow(refused);
-    await expect(signalProcess(process, 9)).rejects.toEqual(refused);
-    await expect(killTree(process)).rejects.toEqual(refused);
-  });
-  expect(await isAlive(process)).toBe(true);
-  await end();
+  try {
+    await withFree(0, async () => {
+      const refused = expect.objectContaining({ code: 'EMFILE' });
+      expect(() => onProcessEnd(process, () => undefined)).toThrow(refused);
+      await expect(signalProcess(process, 9)).rejects.toEqual(refused);
+      await expect(killTree(process)).rejects.toEqual(refused);
+      expect(pipe).toThrow(/^pipe2: /);
+    });
+    expect(await isAlive(process)).toBe(true);
+  } finally {
+    await end();
+  }
 });

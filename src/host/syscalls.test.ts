@@ -1,6 +1,6 @@
 // What the calls do in the kernel, seen by Node or by other programs.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -16,6 +16,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { until } from '../../test/helpers/wait.js';
+import { inNamespaces } from './enter.js';
 import {
   attachMount,
   bytesWaiting,
@@ -237,4 +238,21 @@ test.each([
   ['setns: ', () => setNamespace(-1)],
 ])('an error names the call and the path: %s', (words, call) => {
   expect(call).toThrow(expect.objectContaining({ message: expect.stringMatching(`^${words}`) }));
+});
+
+test('an interface that is set up keeps its other flags, and the others are left alone', async () => {
+  const script = 'ip link add v0 type dummy; ip link add v1 type dummy; echo made; exec sleep 1000';
+  const holder = spawn('unshare', ['--net', 'sh', '-c', script], { stdio: ['ignore', 'pipe', 'ignore'] });
+  try {
+    await once(holder.stdout, 'data');
+    inNamespaces({ network: `/proc/${holder.pid}/ns/net` }, () => setInterfaceUp('lo'));
+    const links = execFileSync('nsenter', ['-t', String(holder.pid), '-n', 'ip', '-o', 'link'], {
+      encoding: 'utf8',
+    });
+    expect(links).toMatch(/ lo: <LOOPBACK,UP,LOWER_UP>/);
+    expect(links.match(/\bUP\b/g)).toHaveLength(1);
+  } finally {
+    holder.kill('SIGKILL');
+    await once(holder, 'exit');
+  }
 });
