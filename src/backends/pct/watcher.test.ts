@@ -2,7 +2,7 @@
 // into its FIFOs like lxc-start, and clients.
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import {
   closeSync,
   existsSync,
@@ -10,6 +10,7 @@ import {
   mkdtempSync,
   openSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -18,7 +19,7 @@ import {
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Writable } from 'node:stream';
+import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually } from '../../../test/helpers/wait.js';
 import { linkLog } from '../log-file.js';
@@ -144,7 +145,8 @@ test('a slow client receives every byte, including the last output of the CT', a
       setTimeout(done, chunk.length / 2_000);
     },
   });
-  const session = attach(container, { terminal: false, stdout }, new AbortController().signal);
+  const { signal } = new AbortController();
+  const session = attach(container, { terminal: false, stdout }, signal);
   const output = openSync(join(folder, 'stdout'), 'w');
   for (; !isAttached; await sleep(20)) writeSync(output, new Uint8Array([probe]));
   await once(lxcStart(), 'exit');
@@ -152,7 +154,53 @@ test('a slow client receives every byte, including the last output of the CT', a
   exits(0);
   await session;
   expect(received).toBe(size);
+  expect(getEventListeners(signal, 'abort')).toEqual([]);
 }, 60_000);
+
+test.each(['later', 'before it is connected', 'before it attaches'])(
+  'a client that leaves %s ends its session, not the watcher',
+  async (when) => {
+    const leaving = new AbortController();
+    if (when === 'before it attaches') leaving.abort();
+    const stdout = new PassThrough();
+    const session = attach(container, { terminal: false, stdout }, leaving.signal);
+    if (when === 'before it is connected') leaving.abort();
+    if (when === 'later') {
+      const output = openSync(join(folder, 'stdout'), 'w');
+      for (; stdout.readableLength === 0; await sleep(20)) writeSync(output, 'x');
+      leaving.abort();
+      closeSync(output);
+    }
+    await session;
+    expect(await send(container, 'reopen')).toBe(true);
+  },
+);
+
+test('with a terminal the watcher makes one, to which "console" leads', async () => {
+  const bundle = join(folder, 'terminal');
+  mkdirSync(bundle);
+  await startWatcher({
+    vmid,
+    bundle,
+    lxcFolder: folder,
+    uid: process.getuid?.() ?? 0,
+    log: false,
+    exitFile: join(folder, 'exits/t'),
+    stdin: 'open',
+    terminal: true,
+  });
+  expect(readlinkSync(join(bundle, 'console'))).toMatch(/^\/dev\/pts\/\d+$/);
+  expect(existsSync(join(folder, 'console'))).toBe(false);
+  expect(await send({ folder: bundle }, 'quit')).toBe(true);
+});
+
+test.each([
+  ['/var/lib/lxc', 'lxc/ad055575fe28ddd5//var/lib/lxc'],
+  ['/srv/lxc3', 'lxc/0075d61adef4e4f0//srv/lxc3'],
+])('the socket of lxc-monitord for %s has the name that liblxc gives it', (lxcFolder, name) => {
+  expect(monitorSocket(lxcFolder)).toBe(name);
+  expect(monitorSocket(`/${'x'.repeat(200)}`)).toHaveLength(106);
+});
 
 test('a waiting client is served after a SIGHUP, which may be repeated', async () => {
   const watcher = pidOf(join(folder, 'exits/c'));

@@ -185,6 +185,7 @@ export async function attach(container: ContainerRef, io: Io, signal: AbortSigna
     socket.destroy();
   };
   signal.addEventListener('abort', end, { once: true });
+  if (signal.aborted) end(); // before it was connected
   try {
     socket.write('attach\n');
     io.stdin?.pipe(socket);
