@@ -4,7 +4,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { PassThrough } from 'node:stream';
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { StandInNode } from '../../../test/helpers/stand-in-node.js';
 import { until } from '../../../test/helpers/wait.js';
 import { pidExists } from '../../host/proc.js';
@@ -110,6 +110,12 @@ describe('a command', () => {
     expect(
       await run(['sh', '-c', 'echo "$X in $PWD"; cat /proc/self/oom_score_adj; exit 5'], { env: ['X=y'] }),
     ).toEqual({ exitCode: 5, said: 'y in /\n321\n' });
+  });
+
+  test('that has ended listens no more for the end of its client', async () => {
+    const { signal } = new AbortController();
+    await run(['true'], { signal, timeoutMs: 20_000 });
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
   });
 
   test('in an image with a shell starts in the folder of the process', async () => {

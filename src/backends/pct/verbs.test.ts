@@ -382,6 +382,19 @@ describe('an interrupted pct', () => {
     expect(await remnants(ctx)).toEqual([]);
     expect((await ctx.intents.all()).map((intent) => intent.vmid)).toEqual([vmid + 1]);
   });
+
+  test('whose CT exists is only forgotten: the CT keeps its unit and its folder', async () => {
+    seed();
+    await ctx.intents.note('create', vmid, id);
+    const note = join(folder, 'root/intents', `${vmid}.json`);
+    const old = Date.now() / 1000 - 21; // the limit of pct is 20 s
+    utimesSync(note, old, old);
+    const kept = [join(folder, `units/pve-container@${vmid}.service.d`), join(folder, 'lxc', String(vmid))];
+    for (const path of kept) mkdirSync(path, { recursive: true });
+    expect(await remnants(ctx)).toEqual([]);
+    expect([note, ...kept].map(existsSync)).toEqual([false, true, true]);
+    expect(called()).toEqual([]);
+  });
 });
 
 describe('a survey', () => {
