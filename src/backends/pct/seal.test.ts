@@ -37,6 +37,7 @@ test('a truncated key is created anew, and earlier seals do not match any more',
   const seal = new Seal(root);
   expect(seal.fits(mark, kept)).toBe(false);
   expect(seal.fits(mark, seal.on(mark, 'text'))).toBe(true);
+  expect(readFileSync(join(root, 'notes.key'))).toHaveLength(32);
 });
 
 test('the key has 32 bytes of chance, in a folder that others may pass; nothing lies beside it', () => {

@@ -44,6 +44,7 @@ test('files and folders are made with all above them, and belong to the root of 
     ['755', 100_000, 100_000, true],
     ['644', 100_000, 100_000, false],
   ]);
+  expect(readFileSync(join(rootfs, 'a/file'), 'utf8')).toBe('');
 });
 
 test('what is there stays as it is', async () => {

@@ -1,7 +1,7 @@
 // The verbs on CTs, with shell scripts in place of pct, lxc-info and systemctl, and a folder in place
 // of /etc/pve.  Processes and control groups are real.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -15,14 +15,17 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { until } from '../../../test/helpers/wait.js';
 import { checkConfig } from '../../config/config.js';
 import { flagSource } from '../../config/source.js';
 import { cgroupFolder, cgroupLayout, makePodCgroup, removePodCgroup } from '../../host/cgroup.js';
+import { mount, mountPoints } from '../../host/mounts.js';
 import { log } from '../../log.js';
 import type { ContainerRef } from '../backend.js';
-import { cgroupOf } from './cgroups.js';
+import { cgroupOf, monitorCgroupOf } from './cgroups.js';
 import { contextOf, type PctContext } from './context.js';
 import { addresses, find, formerVmid, initPid, mark, mine, running } from './find.js';
 import { describe as description, recoveryLine } from './guest-config.js';
@@ -30,6 +33,7 @@ import { kill } from './kill.js';
 import { list, reclaim, survey } from './recover.js';
 import { remnants, removeContainer } from './remove.js';
 import { start } from './start.js';
+import { stateOf } from './state.js';
 import { update } from './update.js';
 import { inDoubt, remember } from './watch.js';
 
@@ -39,6 +43,8 @@ let folder: string;
 let bundle: string;
 let ctx: PctContext;
 const children: ChildProcess[] = [];
+let watcher: Server | undefined;
+const connections: Socket[] = [];
 
 beforeEach(() => {
   log.level = 'silent';
@@ -82,6 +88,9 @@ afterEach(async () => {
     child.kill('SIGKILL');
     if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
   }
+  for (const socket of connections.splice(0)) socket.destroy();
+  watcher?.close();
+  watcher = undefined;
   rmSync(folder, { recursive: true });
 });
 
@@ -125,6 +134,19 @@ async function programRuns(script = 'exec sleep 1000'): Promise<ChildProcess & {
   await once(child.stdout, 'data');
   return child as ChildProcess & { pid: number };
 }
+/** Listens in place of the watcher. @returns what it is told */
+async function watcherListens(): Promise<string[]> {
+  const told: string[] = [];
+  watcher = createServer((socket) => {
+    connections.push(socket);
+    socket.on('data', (chunk) => {
+      told.push(chunk.toString());
+      socket.end('ok\n');
+    });
+  }).listen(join(bundle, 'watch'));
+  await once(watcher, 'listening');
+  return told;
+}
 const endOf = async (child: ChildProcess): Promise<unknown> =>
   child.signalCode ?? (await once(child, 'exit'))[1];
 /** Runs `work` while this process is in the CT's group. */
@@ -162,6 +184,11 @@ describe('the CT of a container', () => {
   ])('has the first process that lxc-info names: %j', async (text, pid) => {
     info('-pH', text);
     expect(await initPid(ctx, vmid)).toBe(pid);
+  });
+
+  test('whose record is invalid is an error', () => {
+    expect(() => stateOf(ref({}, { vmid: -1 }))).toThrow(expect.objectContaining({ id: 'RecordUnreadable' }));
+    expect(stateOf(ref({}, null))).toBeUndefined();
   });
 
   test('that lxc-info does not know is not running', async () => {
@@ -218,8 +245,10 @@ describe('a signal', () => {
     [10, 'SIGUSR1'],
   ])('%i for all goes to the group', async (signal, name) => {
     const child = await programRuns();
-    await inGroup(child, () => kill(ctx, ref(), signal, true));
-    expect(await endOf(child)).toBe(name);
+    await inGroup(child, async () => {
+      await kill(ctx, ref(), signal, true);
+      expect(await endOf(child)).toBe(name); // inGroup() itself kills what is left
+    });
   });
 
   test('that kills a CT which never ran is its exit: no other will be told', async () => {
@@ -262,6 +291,7 @@ describe('removal', () => {
     rmSync(bundle, { recursive: true });
     await removeContainer(ctx, ref());
     expect((statSync(join(bundle, 'lxc.conf')).mode & 0o777).toString(8)).toBe('600');
+    expect(readFileSync(join(bundle, 'lxc.conf'), 'utf8')).toBe('');
     expect((statSync(bundle).mode & 0o777).toString(8)).toBe('700');
   });
 
@@ -274,6 +304,53 @@ describe('removal', () => {
       const group = cgroupFolder(cgroupLayout(), 'pids', cgroupOf(vmid)) ?? '';
       expect(existsSync(group)).toBe(false);
     });
+  });
+
+  test('ends the watcher, and removes the mounts of the volumes, the unit and the group of lxc-start', async () => {
+    seed();
+    const told = await watcherListens();
+    const view = join(bundle, 'views/0');
+    const unit = join(folder, 'units', `pve-container@${vmid}.service.d`);
+    for (const path of [view, unit]) mkdirSync(path, { recursive: true });
+    await mount('tmpfs', 'tmpfs', view, '');
+    await makePodCgroup(monitorCgroupOf(vmid));
+    try {
+      await removeContainer(ctx, ref());
+      expect(told).toEqual(['quit\n']);
+      expect((await mountPoints()).filter(({ target }) => target.startsWith(folder))).toEqual([]);
+      expect(existsSync(unit)).toBe(false);
+      const group = cgroupFolder(cgroupLayout(), 'pids', monitorCgroupOf(vmid)) ?? '';
+      expect(existsSync(group)).toBe(false);
+    } finally {
+      spawnSync('umount', [view]);
+      await removePodCgroup(monitorCgroupOf(vmid));
+    }
+  });
+
+  test('has its note on disk before pct destroys the CT, and ends each call before the next', async () => {
+    seed('lock: create\n');
+    program(
+      'pct',
+      `cd '${folder}'; [ "$1" = destroy ] || sleep 0.3; echo "$1" >>called; [ "$1" != destroy ] || { ls root/intents >>called; sleep 0.3; rm "pve/lxc/$2.conf"; echo done >>called; }`,
+    );
+    await removeContainer(ctx, ref());
+    expect(called()).toEqual(['unlock', 'destroy', `${vmid}.json`, 'done']);
+  });
+
+  test('of a CT that is still being made waits for that, and ends it after the time limit of pct', async () => {
+    seed();
+    const { options } = ctx;
+    const hasty = { ...ctx, options: { ...options, lxc: { ...options.lxc, pct_timeout_seconds: 1 } } };
+    const script = `trap 'sleep 0.3; echo "creation ends" >>"${folder}/called"; exit' TERM; echo up; while :; do sleep 0.1; done`;
+    const child = spawn('sh', ['-c', script], {
+      cwd: bundle,
+      env: { ...process.env, STARTED_BY: 'crisp' },
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    children.push(child);
+    await once(child.stdout, 'data');
+    await removeContainer(hasty, ref({}, null));
+    expect(called()).toEqual(['creation ends', `destroy ${vmid} --force 1 --purge 1`]);
   });
 
   test.each([
@@ -337,6 +414,19 @@ describe('an interrupted pct', () => {
     expect(await ctx.intents.all()).toEqual([]);
     await remnant?.end(); // it is gone by now
     expect(called()).toEqual(done);
+  });
+
+  test('is forgotten only when the calls of pct that complete it have ended, one after the other', async () => {
+    await ctx.intents.note('destroy', vmid, id);
+    writeFileSync(confOf(vmid), 'lock: destroyed\n');
+    program(
+      'pct',
+      `cd '${folder}'; sleep 0.3; echo "$1" >>called; [ "$1" != destroy ] || { ls root/intents >>called; rm "pve/lxc/$2.conf"; }`,
+    );
+    const [remnant] = await remnants(ctx);
+    await remnant?.end();
+    expect(called()).toEqual(['unlock', 'destroy', `${vmid}.json`]);
+    expect(await ctx.intents.all()).toEqual([]);
   });
 
   test('without a note, or with more than its lock, is not ours to complete', async () => {
@@ -421,6 +511,26 @@ describe('a survey', () => {
     child.kill('SIGKILL');
     await once(child, 'exit');
     expect(await inDoubt(ctx, ref())).toBe(true);
+  });
+
+  test('of a running CT holds its watcher, unless the start was interrupted', async () => {
+    const told = await watcherListens();
+    info('-pH', String((await programRuns()).pid));
+    await survey(ctx, ref());
+    expect(ctx.watched.size).toBe(0);
+    writeFileSync(join(bundle, 'stdout'), '');
+    await survey(ctx, ref());
+    expect(ctx.watched.size).toBe(1);
+    await until(() => connections.length === 1);
+    expect(told).toEqual([]);
+    ctx.watched.get(id)?.();
+  });
+
+  test('of a CT that has ended holds no watcher', async () => {
+    await watcherListens();
+    writeFileSync(join(bundle, 'stdout'), '');
+    await survey(ctx, ref());
+    expect(ctx.watched.size).toBe(0);
   });
 
   test('distinguishes a CT that never ran from one that ended without an exit', async () => {
