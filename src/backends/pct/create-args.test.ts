@@ -259,6 +259,7 @@ describe('limits', () => {
     expect(updateArgs({ memory: { limit: 32 * 2 ** 20 } }, node)).toEqual(['--memory', '32']);
     expect(updateArgs({ cpu: { quota: -1 } }, node)).toEqual(['--cpulimit', '0', '--cores', '8']);
     expect(updateArgs({ cpu: { quota: -1, cpus: '1' } }, node)).toEqual(['--cpulimit', '0']);
+    expect(updateArgs({ memory: { limit: 0 } }, node)).toEqual(['--memory', '16']);
     expect(updateArgs({}, node)).toEqual([]);
   });
 });

@@ -41,7 +41,11 @@ group('the mark in a description', () => {
 
   test('and tags count only in the current section, not in a snapshot', () => {
     const text = `hostname: x\n[before]\n${written(describe([], mark))}tags: crisp\n`;
-    expect(parseGuestConfig(text)).toMatchObject({ tags: [], mark: undefined });
+    expect(parseGuestConfig(text)).toMatchObject({
+      tags: [],
+      mark: undefined,
+      values: { hostname: 'x' },
+    });
   });
 
   test('contains a container id, never a path', () => {

@@ -89,6 +89,12 @@ describe('an ordinary guest', () => {
     expect(node.calls().at(-1)).toBe('destroy 123 --force 1 --purge 1');
   });
 
+  test('that pct does not make is an error', async () => {
+    node.pctFails('create', 'no quorum');
+    await expect(make(false)).rejects.toMatchObject({ id: 'NoQuorum' });
+    expect(node.calls()).toEqual(['create 123']);
+  });
+
   test('needs a storage, and for an image a pct with entrypoints', async () => {
     node.ctx.found = { ...node.ctx.found, hostManaged: false };
     await expect(make(false)).rejects.toMatchObject({ id: 'Unsupported' });

@@ -39,6 +39,26 @@ test('a device of the host has an owner and a mode in the CT', () => {
   expect(passed(spec([card], [{ allow: true }]))).toMatchObject([{ denyWrite: false }]);
 });
 
+test.each<[object, boolean]>([
+  [{}, false],
+  [{ type: 'b' }, true],
+  [{ type: 'a', major: undefined, minor: undefined }, false],
+  [{ type: undefined, access: undefined }, false],
+  [{ major: undefined }, false],
+  [{ minor: undefined }, false],
+  [{ major: 1 }, true],
+  [{ minor: 1 }, true],
+  [{ allow: false }, true],
+])('a rule that differs in %j denies writing: %p', (change, denyWrite) => {
+  expect(passed(spec([card], [{ ...rule, ...change }]))).toMatchObject([{ denyWrite }]);
+});
+
+test('a device without an owner, a mode or any rule is of root, and not for all', () => {
+  const made = spec([{ type: 'c', path: '/dev/dri/card0', major: 226, minor: 0 }]);
+  delete made.linux.resources;
+  expect(passed(made)).toEqual([{ path: '/dev/dri/card0', mode: 0o660, uid: 0, gid: 0, denyWrite: true }]);
+});
+
 test.each<[string, Spec, { environmentReachesHooks?: boolean; guest?: boolean }]>([
   ['of a privileged CT', { ...spec([card]), linux: { ...spec([card]).linux, namespaces: [] } }, {}],
   ['of a whole guest', spec([card]), { guest: true }],

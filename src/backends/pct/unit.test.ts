@@ -167,6 +167,7 @@ describe('the drop-ins of units', () => {
     ['the unit was loaded before', 'NeedDaemonReload=yes\\nDropInPaths=OURS\\n', ['daemon-reload']],
     ['the drop-in is not seen', 'NeedDaemonReload=no\\nDropInPaths=\\n', ['daemon-reload']],
     ['systemctl does not answer', '', ['daemon-reload']],
+    ['systemctl names no drop-ins', 'NeedDaemonReload=no\\n', ['daemon-reload']],
   ])('are read by a reload only if necessary: %s', async (_, shown, reloads) => {
     systemctl('', shown.replace('OURS', join(path(100), 'crisp.conf')));
     await units().write(100, 'text');
