@@ -7,12 +7,14 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { mountIdMapped } from '../../host/idmap.js';
 import { mountPoints } from '../../host/mounts.js';
 import { log } from '../../log.js';
 import { pinNamespaces, unpinNamespaces } from '../../pod/namespaces.js';
@@ -66,9 +68,17 @@ async function shifted(mounts: Mount[], plain: string[] = []): Promise<(string |
 }
 /** Whether the kernel has idmapped mounts of tmpfs (Linux 6.3). */
 async function works(): Promise<boolean> {
-  const [at] = await shifted([bind(['rbind'])]);
-  await releaseBinds(bundle);
-  return at !== source;
+  const at = join(bundle, 'views');
+  mkdirSync(at);
+  try {
+    await mountIdMapped(source, at, namespaceFile);
+    await releaseBinds(bundle);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    rmdirSync(at);
+  }
 }
 
 test('a folder and a file of root are of root in the CT', async () => {
@@ -80,6 +90,12 @@ test('a folder and a file of root are of root in the CT', async () => {
   expect(statSync(join(source, 'file')).uid).toBe(0);
   await releaseBinds(bundle);
   expect((await mountPoints()).filter(({ target }) => target.startsWith(bundle))).toEqual([]);
+});
+
+test('a file alone is of root in the CT as well', async () => {
+  if (!(await works())) return;
+  const [file = ''] = await shifted([bind(['rbind'], join(source, 'file'))]);
+  expect(statSync(file)).toMatchObject({ uid: 100_000, size: 4 });
 });
 
 test.each([

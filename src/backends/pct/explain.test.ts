@@ -16,12 +16,13 @@ afterEach(() => node.remove(node.path('bundle')));
 const named = (explained: ExplainedCt, vmid: number): ExplainedCt =>
   JSON.parse(JSON.stringify(explained).replaceAll('VMID', String(vmid))) as ExplainedCt;
 
-test.each([{}, { rootfs: { storage: 'tank', size_gib: 3 } }])(
+test.each([{}, { rootfs: { storage: 'tank', size_gib: 3 } }, { network: 'bridge' }])(
   'explains the calls and the files with which a CT is made: %j',
   async (lxc) => {
     node = await StandInNode.make(lxc);
     node.ctx.found = { hostManaged: true, givesGroups: true, environmentReachesHooks: false };
-    const plan = node.plan();
+    const made = node.plan();
+    const plan = { ...made, sandbox: { ...made.sandbox, ownNetwork: 'network' in lxc } };
     // What explain() says is compared with what the calls do.
     const said = explainCt(node.ctx.options, plan);
     expect(readdirSync(node.path('root'))).toEqual([]); // it makes nothing

@@ -22,7 +22,10 @@ async function make(
   { exit = 42, release = '9.1.2', liblxc = '6.0.5' } = {},
 ): Promise<void> {
   node = await StandInNode.make(lxc);
-  node.program('pvesh', `echo '{"release":"x","version":"${release}"}'`);
+  node.program(
+    'pvesh',
+    `[ "$*" = 'get /version --output-format json' ] && echo '{"release":"x","version":"${release}"}'`,
+  );
   node.program('info', `[ "$1" != --version ] || echo 'lxc-info ${liblxc}'`);
   node.write('exit', String(exit));
 }
@@ -142,7 +145,7 @@ test('an unprivileged CT has namespaces of its own with the ids of Proxmox', asy
   const spec = JSON.parse(node.read('seen/config.json')) as Spec;
   for (const type of ['network', 'ipc', 'uts', 'user'] as const)
     expect(spec.linux.namespaces.find((one) => one.type === type)?.path).toMatch(/\/ns\//);
-  expect(node.created()['--unprivileged']).toBe('1');
+  expect(node.created()).toMatchObject({ '--unprivileged': '1', '--hostname': 'probe' });
   expect((await mountPoints()).filter(({ target }) => target.startsWith(node.folder))).toEqual([]);
 });
 

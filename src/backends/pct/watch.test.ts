@@ -133,7 +133,9 @@ test('a CT without a watcher is told at once, unless its exit is there', async (
 
 test('a connection that is closed by crisp is no loss', async () => {
   await watch();
+  const closed = once(connections[0] as Socket, 'close');
   node.ctx.watched.get(container.id)?.();
+  await closed;
   await pause(100);
   expect(lost).toEqual([]);
 });

@@ -23,7 +23,7 @@ import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually } from '../../../test/helpers/wait.js';
 import { linkLog } from '../log-file.js';
-import { attach, monitorSocket, startWatcher, send } from './watcher.js';
+import { attach, monitorSocket, startWatcher, send, wakeWatcher } from './watcher.js';
 
 const vmid = 900_001;
 const size = 3_000_000;
@@ -211,6 +211,47 @@ test('a waiting client is served after a SIGHUP, which may be repeated', async (
   process.kill(watcher, 'SIGHUP');
   process.kill(watcher, 'SIGCONT');
   expect(String((await once(client, 'data'))[0])).toBe('ok\n');
+});
+
+test('a watcher whose socket was lost listens there again, if it is that of the CT and the container', async () => {
+  rmSync(join(folder, 'watch'));
+  expect(await send(container, 'reopen')).toBe(false);
+  expect(await wakeWatcher(vmid + 1, container)).toBe(false);
+  expect(await wakeWatcher(vmid, { ...container, id: 'd' })).toBe(false);
+  expect(await send(container, 'reopen')).toBe(false);
+  expect(await wakeWatcher(vmid, container)).toBe(true);
+  expect(await send(container, 'reopen')).toBe(true);
+});
+
+test('a watcher that is not ready in time is ended', async () => {
+  const bundle = join(folder, 'late');
+  mkdirSync(bundle);
+  monitor.kill('SIGSTOP');
+  // The queue of lxc-monitord is full: the connection of the watcher waits.
+  const socket = `\0${monitorSocket(folder)}`;
+  const queue = [1, 2, 3, 4].map(() => connect(socket).on('error', () => undefined));
+  jest.useFakeTimers({ doNotFake: ['nextTick', 'setImmediate', 'queueMicrotask', 'performance', 'Date'] });
+  const exitFile = join(folder, 'exits/late');
+  const started = startWatcher({
+    vmid,
+    bundle,
+    lxcFolder: folder,
+    uid: process.getuid?.() ?? 0,
+    log: false,
+    exitFile,
+    stdin: 'none',
+    terminal: false,
+  });
+  const refused = expect(started).rejects.toMatchObject({ id: 'ToolTimeout' });
+  try {
+    await eventually(() => void pidOf(exitFile));
+    jest.advanceTimersByTime(10_000);
+    await refused;
+    await eventually(() => expect(() => pidOf(exitFile)).toThrow('no process'));
+  } finally {
+    jest.useRealTimers();
+    for (const one of queue) one.destroy();
+  }
 });
 
 test('a client that does not answer is dropped', async () => {
