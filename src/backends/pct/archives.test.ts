@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
 import { Archives } from './archives.js';
 
 let folder: string;
@@ -39,4 +40,24 @@ test('one for each image, with the mount points that every CT has', async () => 
   await archives.empty();
   await archives.forget('sha256:abc');
   expect(readdirSync(join(folder, 'archives'))).toEqual(['empty.tar.gz']);
+});
+
+test('while one is made, nobody else can write into its folders', async () => {
+  const umask = process.umask(0);
+  try {
+    const seen: Record<string, string> = {};
+    let isMade = false;
+    const making = new Archives(join(folder, 'archives')).of('sha256:abc', join(folder, 'view'));
+    const done = making.finally(() => (isMade = true));
+    const work = join(folder, `archives/abc.tar.making-${process.pid}`);
+    for (; !isMade; await turn())
+      for (const [name, path] of Object.entries({ work, targets: join(work, 'targets') })) {
+        const mode = statSync(path, { throwIfNoEntry: false })?.mode;
+        if (mode !== undefined) seen[name] = (mode & 0o777).toString(8);
+      }
+    await done;
+    expect(seen).toEqual({ work: '755', targets: '755' });
+  } finally {
+    process.umask(umask);
+  }
 });
