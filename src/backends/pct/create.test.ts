@@ -1,21 +1,25 @@
 // Making a CT on a stand-in for a node: the call of pct, the files for the start, and what is undone.
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { spawnSync } from 'node:child_process';
 import {
   existsSync,
   lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
 import { StandInNode } from '../../../test/helpers/stand-in-node.js';
+import { mount, mountPoints } from '../../host/mounts.js';
 import { log } from '../../log.js';
 import type { Spec } from '../../shapes/spec.js';
 import type { ContainerPlan } from '../backend.js';
 import type { PctContext } from './context.js';
 import { create } from './create.js';
 import { find } from './find.js';
+import { annotationPrefix } from './guest-options.js';
 
 let node: StandInNode;
 let umask: number;
@@ -170,6 +174,65 @@ test('after a failure of pct nothing is left', async () => {
   expect(node.calls()).toHaveLength(1); // there is nothing to destroy
   expect(node.ctx.made.size).toBe(0);
   expect(await node.ctx.intents.all()).toEqual([]);
+});
+
+test('an id that another guest has taken meanwhile is given up, with its note', async () => {
+  renameSync(node.path('pct'), node.path('pct-later'));
+  node.program(
+    'pct',
+    `cd '${node.folder}'; mv pct-later pct; echo "$1 $2" >lost; echo "CT $2 already exists on node 'pve2'" >&2; exit 255`,
+  );
+  const { vmid } = await create(node.ctx, node.plan());
+  expect(await node.ctx.intents.all()).toEqual([]);
+  expect(node.calls()).toEqual([`create ${vmid}`]);
+  expect(node.read('lost')).toMatch(/^create \d+\n$/);
+  expect(node.read('lost')).not.toBe(`create ${vmid}\n`);
+});
+
+test('a CT in a user namespace belongs to the root of its pod', async () => {
+  const plan = node.plan();
+  const ids = (hostID: number) => [{ containerID: 0, hostID, size: 65_536 }];
+  const state = await create(node.ctx, {
+    ...plan,
+    sandbox: { ...plan.sandbox, idMaps: { uids: ids(300_000), gids: ids(400_000) } },
+  });
+  expect(state.uid).toBe(300_007);
+  expect(statSync(node.path('rootfs/proc')).uid).toBe(300_000);
+});
+
+test('a volume of Proxmox that a mount would hide is refused before pct runs', async () => {
+  const { options } = node.ctx;
+  const choices = { ...options.lxc.choices, storages: ['*'] };
+  const ctx = {
+    ...node.ctx,
+    options: { ...options, allowedAnnotations: ['*'], lxc: { ...options.lxc, choices } },
+  };
+  const plan = planWith(({ mounts }) =>
+    mounts.push(
+      { destination: '/data', type: 'bind', source: node.folder, options: ['rbind'] },
+      { destination: '/data/db', type: 'bind', source: node.path('state'), options: ['rbind'] },
+    ),
+  );
+  const annotations = { [`${annotationPrefix}mp0`]: 'path=/data/db,storage=tank,size-gib=1' };
+  await expect(create(ctx, { ...plan, sandbox: { ...plan.sandbox, annotations } })).rejects.toMatchObject({
+    id: 'InvalidArgument',
+    message: expect.stringContaining('would hide it'),
+  });
+  expect(node.calls()).toEqual([]);
+});
+
+test('a creation that fails before pct runs leaves no mounts', async () => {
+  const plan = planWith(({ mounts }) => mounts.push({ destination: '/../x', type: 'tmpfs' }));
+  const view = node.path('bundle/views/0');
+  mkdirSync(view, { recursive: true });
+  await mount('tmpfs', 'tmpfs', view, '');
+  try {
+    await expect(create(node.ctx, plan)).rejects.toMatchObject({ id: 'InvalidArgument' });
+    expect((await mountPoints()).filter(({ target }) => target.startsWith(node.folder))).toEqual([]);
+  } finally {
+    spawnSync('umount', [view]);
+  }
+  expect(node.calls()).toEqual([]);
 });
 
 test('a CT whose files cannot be written is destroyed', async () => {
