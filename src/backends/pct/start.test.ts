@@ -1,6 +1,6 @@
 // Starting a CT on a stand-in for a node; the watcher is real, and nothing runs in the CT.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { StandInNode } from '../../../test/helpers/stand-in-node.js';
@@ -52,12 +52,18 @@ test('a start has a watcher before pct, and knows the first process', async () =
 
 test('the watcher of a start that was interrupted is replaced', async () => {
   await make();
+  const watchers = (): string[] =>
+    execFileSync('ps', ['-ww', '-eo', 'args'], { encoding: 'utf8' })
+      .split('\n')
+      .filter((line) => line.includes(node.ctx.exits.path(container.id)));
   await start(node.ctx, container);
+  expect(watchers()).toHaveLength(1);
   node.ctx.watched.get(container.id)?.();
   node.ctx.watched.delete(container.id);
   await start(node.ctx, container);
   expect(node.calls().filter((line) => line.startsWith('start'))).toHaveLength(2);
   expect(await watcherListens()).toBe(true);
+  await until(() => watchers().length === 1);
 });
 
 test('a working folder that another container has changed to a link into /proc is refused', async () => {
@@ -96,6 +102,7 @@ test('a failed start ends the watcher, and is an error in the words of liblxc', 
     stderr: 'No such file or directory - Failed to exec "/x"',
   });
   await until(async () => !(await watcherListens()));
+  expect(existsSync(node.path('bundle/stdout'))).toBe(true); // its container is not one that can be started later
 });
 
 test('without words of liblxc the error is that of pct', async () => {

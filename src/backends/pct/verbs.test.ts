@@ -648,5 +648,7 @@ test('a container that was never made, or whose pod has a running CT on the same
   seed(net0.replace('00:01', '00:02'), vmid + 1, 'b'.repeat(64));
   info('-pH', String((await programRuns()).pid), vmid + 1);
   await expect(start(ctx, ref())).rejects.toThrow(/config.json/);
+  info('-pH', String((await programRuns()).pid)); // by an earlier call for this container
+  await expect(start(ctx, ref())).rejects.toThrow(/config.json/);
   expect(called()).toEqual([]);
 });
