@@ -86,6 +86,7 @@ test.each([
   ['9.1.2', '6.1.0', true, false],
   ['9.0.11', '6.0.4', false, true],
   ['8.4.1', '5.0.2', false, true],
+  ['9', '6', false, true],
 ])(
   'Proxmox VE %s with liblxc %s: pct sets addresses: %p; hooks get the variables: %p',
   async (release, liblxc, hostManaged, reaches) => {
