@@ -202,6 +202,15 @@ export async function waitUntilEnded(process: ProcessIdentity, patienceMs: numbe
   await waitUntil(() => !runs(process), { everyMs: 2, withinMs: patienceMs });
 }
 
+/** The path of the program that a process runs, in its own root; empty: it is gone. Does not open the file. */
+export function programOf(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/exe`);
+  } catch {
+    return '';
+  }
+}
+
 /** Whether a process has a handler for a signal (SigCgt of proc(5)); true if it is gone. */
 export async function catches(pid: number, signal: number): Promise<boolean> {
   const status = await readFileIfThere(`/proc/${pid}/status`).catch(() => undefined);
@@ -251,11 +260,7 @@ export function ownChildren(): { pid: number; name: string; state: string; secon
 /** A program that is run by a descriptor (sealed-program.ts) has the number as its name, and its file has the name. */
 function nameOf(pid: number, name: string): string {
   if (!/^\d+$/.test(name)) return name;
-  try {
-    return /^\/memfd:(.*) \(deleted\)$/.exec(readlinkSync(`/proc/${pid}/exe`))?.[1] ?? name;
-  } catch {
-    return name; // it has ended
-  }
+  return /^\/memfd:(.*) \(deleted\)$/.exec(programOf(pid))?.[1] ?? name;
 }
 
 /** USER_HZ of /proc/PID/stat: 100 on all architectures that Node runs on. */

@@ -13,6 +13,7 @@ import { fileVersions, makeFolder, namesIn, readText, remove, writeFile } from '
 import { findProgram } from '../../host/programs.js';
 import {
   catches,
+  programOf,
   identify,
   isAlive,
   waitUntilIdle,
@@ -106,7 +107,7 @@ export class OciBackend implements Backend {
     string,
     { readonly bundle: string; readonly state?: OciState | undefined }
   >();
-  private readonly startedAtMs = new Map<string, number>();
+  private readonly started = new Map<string, { readonly atMs: number; readonly runtimeFile: string }>();
   private readonly processes = new Map<string, Process>();
   private readonly killedByUs = new Set<string>();
   /** Containers whose monitor ended before them. */
@@ -205,9 +206,10 @@ export class OciBackend implements Backend {
   }
 
   async start(container: ContainerRef): Promise<{ pid: number }> {
-    await this.runtime.call('start', [container.id], { errorId: 'RuntimeFailed' });
-    this.startedAtMs.set(container.id, performance.now());
     const state = stateOf(container);
+    const runtimeFile = programOf(state.process.pid);
+    await this.runtime.call('start', [container.id], { errorId: 'RuntimeFailed' });
+    this.started.set(container.id, { atMs: performance.now(), runtimeFile });
     // Not earlier: the record is incomplete until the container is made.
     this.watchMonitor(container.id, container.folder, state);
     return { pid: state.process.pid };
@@ -229,12 +231,15 @@ export class OciBackend implements Backend {
   /**
    * The first process of a pid namespace loses signals that it has no handler
    * for (pid_namespaces(7)).  So this waits briefly until a new process has installed
-   * its handler; otherwise its stop would take the whole grace period.
+   * its handler; otherwise its stop would take the whole grace period. The runtime, which it is until
+   * its exec, has handlers as well (runc, as a Go program, for all signals).
    */
   private async settled(id: string, pid: number, signal: number): Promise<void> {
-    const startedAtMs = this.startedAtMs.get(id) ?? -Infinity;
-    const leftMs = startedAtMs + settleMs - performance.now();
-    if (leftMs > 0) await waitUntil(() => catches(pid, signal), { everyMs: 2, withinMs: leftMs });
+    const { atMs, runtimeFile } = this.started.get(id) ?? { atMs: -Infinity };
+    const leftMs = atMs + settleMs - performance.now();
+    const isReady = async (): Promise<boolean> =>
+      programOf(pid) !== runtimeFile && (await catches(pid, signal));
+    if (leftMs > 0) await waitUntil(isReady, { everyMs: 2, withinMs: leftMs });
   }
 
   async delete(container: ContainerRef): Promise<void> {
@@ -262,7 +267,7 @@ export class OciBackend implements Backend {
     this.made.delete(container.id);
     this.killedByUs.delete(container.id);
     this.processes.delete(container.id);
-    this.startedAtMs.delete(container.id);
+    this.started.delete(container.id);
     this.unwatched.delete(container.id);
   }
 
