@@ -15,7 +15,7 @@ import {
   makePodCgroup,
   removePodCgroup,
 } from '../../host/cgroup.js';
-import { identify, killTree, parentOf, programsIn, type ProcessIdentity } from '../../host/proc.js';
+import { catches, identify, killTree, parentOf, programsIn, type ProcessIdentity } from '../../host/proc.js';
 import { runDetached } from '../../host/run.js';
 import type { SandboxPlan } from '../../shapes/sandbox.js';
 import type { Spec } from '../../shapes/spec.js';
@@ -261,6 +261,24 @@ test('start is the verb of the runtime, and answers with the pid', async () => {
     id: 'StartFailed',
     stage: 'container start',
   });
+});
+
+test('a signal right after the start is not sent to the runtime, which handles it and goes on', async () => {
+  const program = `trap "exit 7" TERM; while :; do sleep 0.01; done`;
+  const perl = join(state, 'runtime.pl');
+  writeFileSync(
+    perl,
+    `$SIG{TERM} = sub {}; select undef, undef, undef, 0.01 until -e "${state}/calls";
+     select undef, undef, undef, 0.03; exec 'sh', '-c', '${program}';`,
+  );
+  writeProgram('conmon', conmonScript(`exec perl ${perl}`));
+  follow();
+  const made = await backend.create(plan());
+  await until(() => catches(made.process.pid, 15)); // as runc does
+  await backend.start(ref(made));
+  await backend.kill(ref(made), 15);
+  await until(() => exits.length > 0);
+  expect(exits).toEqual([[id, { exitCode: 7, oomKilled: false, finishedAt: expect.any(BigInt) }]]);
 });
 
 describe('an exit', () => {
