@@ -187,6 +187,16 @@ describe('a running program', () => {
     running.kill();
   });
 
+  test('that could not be started has no pid, and its end is the error', async () => {
+    const running = await runStreaming(['/no/such/tool'], {}, { timeoutMs });
+    expect([running.pid, running.present()]).toEqual([undefined, false]);
+    running.kill();
+    await expect(running.ended).rejects.toMatchObject({
+      id: 'ToolMissing',
+      message: '/no/such/tool is not installed',
+    });
+  });
+
   test('that is detached is killed alone too', async () => {
     const script = '(echo up >&3; read word <&4; echo $word >&5) & wait';
     const { pipes, exited, kill } = await runDetached(sh(script), { pipes: ['read', 'write', 'read'] });
