@@ -158,7 +158,7 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found = await Promise.all(
     pids.map(async (pid) => {
-      if (workingFolderOf(pid) !== path) return undefined;
+      if (linkOf(pid, 'cwd') !== path) return undefined;
       const environment = await readText(`/proc/${pid}/environ`).catch(() => '');
       return environment.split('\0').includes('STARTED_BY=crisp') ? identify(pid) : undefined;
     }),
@@ -166,10 +166,10 @@ export async function programsIn(folder: string): Promise<ProcessIdentity[]> {
   return found.filter((process) => process !== undefined);
 }
 
-/** Synchronous like readStat(). Empty: the process is gone. */
-function workingFolderOf(pid: number): string {
+/** A link of a process in /proc. Synchronous like readStat(). Empty: the process is gone. */
+function linkOf(pid: number, name: 'cwd' | 'exe'): string {
   try {
-    return readlinkSync(`/proc/${pid}/cwd`);
+    return readlinkSync(`/proc/${pid}/${name}`);
   } catch {
     return '';
   }
@@ -204,11 +204,7 @@ export async function waitUntilEnded(process: ProcessIdentity, patienceMs: numbe
 
 /** The path of the program that a process runs, in its own root; empty: it is gone. Does not open the file. */
 export function programOf(pid: number): string {
-  try {
-    return readlinkSync(`/proc/${pid}/exe`);
-  } catch {
-    return '';
-  }
+  return linkOf(pid, 'exe');
 }
 
 /** Whether a process has a handler for a signal (SigCgt of proc(5)); true if it is gone. */

@@ -13,9 +13,9 @@ import { fileVersions, makeFolder, namesIn, readText, remove, writeFile } from '
 import { findProgram } from '../../host/programs.js';
 import {
   catches,
-  programOf,
   identify,
   isAlive,
+  programOf,
   waitUntilIdle,
   parentOf,
   signalProcess,
