@@ -46,11 +46,16 @@ export async function integrationTests(projects, sourceOf, inParallel) {
       console.log(`left out, since it fails without a mutant or takes too long: ${path}: ${last.why}`);
       return;
     }
-    const reachedOf = new Map();
-    for (const id of last.reached) reachedOf.set(sourceOf(id), (reachedOf.get(sourceOf(id)) ?? 0) + 1);
-    found.push({ path, reachedOf, ...last });
+    found.push({ path, reachedOf: countedBySource(last.reached, sourceOf), ...last });
   });
   return found;
+}
+
+/** The number of the mutants in each source. @param {(id: number) => string} sourceOf the source of a mutant */
+export function countedBySource(ids, sourceOf) {
+  const counts = new Map();
+  for (const id of ids) counts.set(sourceOf(id), (counts.get(sourceOf(id)) ?? 0) + 1);
+  return counts;
 }
 
 /** Tries a mutant with the files that reach most of its source first. */

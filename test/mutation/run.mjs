@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { integrationTests, isDetected } from './integration.mjs';
+import { countedBySource, integrationTests, isDetected } from './integration.mjs';
 import { mutate, programOf } from './mutants.mjs';
 import { Worker } from './worker.mjs';
 
@@ -115,7 +115,7 @@ async function runIntegration() {
   console.log(`unit tests detect ${chosen.length - left.length} of ${chosen.length}`);
   const projectOf = ({ file }) => (file.startsWith('src/backends/pct/') ? 'pct' : 'integration');
   const projects = [...new Set(left.map(projectOf))];
-  const found = await integrationTests(projects, (id) => mutantOf(id).file, inParallel);
+  const found = await integrationTests(projects, sourceOf, inParallel);
   console.log(`${seconds()} s: ${found.length} files of integration tests run without a mutant`);
   await inParallel(left, async (mutant) => {
     const by = await isDetected(
@@ -241,8 +241,7 @@ async function baseline() {
       console.log(`left out, since it fails without a mutant: ${path.slice(tree.length + 1)}: ${failure}`);
       continue;
     }
-    const reachedOf = new Map();
-    for (const id of reached) reachedOf.set(mutantOf(id).file, (reachedOf.get(mutantOf(id).file) ?? 0) + 1);
+    const reachedOf = countedBySource(reached, sourceOf);
     found.push({ path, ms, slowestMs, reached: new Set(reached), atLoad: new Set(atLoad), reachedOf });
   }
   worker.end();
@@ -285,8 +284,8 @@ function readHarmless() {
   return keys;
 }
 
-function mutantOf(id) {
-  return all[id];
+function sourceOf(id) {
+  return all[id].file;
 }
 
 function keyOf({ file, where, before, after }) {
