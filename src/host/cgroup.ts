@@ -251,8 +251,8 @@ async function removeTree(folder: string): Promise<void> {
       stage: 'remove cgroup',
     });
 }
-/** A process that has ended leaves its group only when it is reaped. */
-const reapMs = 500;
+/** A process leaves its group when it has ended, which takes seconds on a machine without free CPU time. */
+const reapMs = 5_000;
 
 /** false: it is in use. */
 async function rmdirIfEmpty(folder: string): Promise<boolean> {

@@ -8,9 +8,9 @@
 import { execFile } from 'node:child_process';
 import { readdir, readFile, readlink, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
-import { cgroupsIn, removeCgroup } from '../../src/host/cgroup.js';
+import { cgroupProcesses, cgroupsIn, removeCgroup } from '../../src/host/cgroup.js';
 import {
   childrenOf,
   identify,
@@ -80,7 +80,17 @@ export async function cgroupsOfFakes(folder: string): Promise<string[]> {
   const ids = new Set(
     [...(await text(join(folder, 'calls'))).matchAll(/^create (\d+)/gm)].map(([, id = '']) => id),
   );
-  return cgroupsOfCts((vmid) => ids.has(vmid));
+  const groups = await cgroupsOfCts((vmid) => ids.has(vmid));
+  const isAnother = await Promise.all(groups.map((group) => runsOnAnotherNode(basename(group), folder)));
+  return groups.filter((_, index) => !isAnother[index]);
+}
+
+/** Test files run beside each other, and a fake node of another one may have given a CT the same id. */
+async function runsOnAnotherNode(vmid: string, folder: string): Promise<boolean> {
+  const commands = await Promise.all(
+    (await cgroupProcesses(`/lxc.monitor/${vmid}`)).map((pid) => text(`/proc/${pid}/cmdline`)),
+  );
+  return commands.some(Boolean) && !commands.some((command) => command.includes(`${folder}/`));
 }
 
 /** The processes in CTs, and their watchers. */

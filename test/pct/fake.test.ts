@@ -270,6 +270,20 @@ describe('a CT that runs', () => {
     expect((await node.remains()).filter((name) => !name.startsWith('/lxc'))).toEqual(['900001']); // as pct leaves it; lxc-start may still be at its cgroups
   });
 
+  test('is not a remnant of another node that has made a CT with the same id', async () => {
+    const other = await Node.start();
+    try {
+      await writeFile(join(other.folder, 'calls'), 'create 900001\n');
+      await entry('sleep 1000');
+      await pct('start', '900001');
+      expect(await node.remains()).toContain('/lxc/900001');
+      expect(await other.remains()).toEqual([]);
+      await pct('stop', '900001');
+    } finally {
+      await other.stop();
+    }
+  });
+
   test('for a moment only, or not at all', async () => {
     await entry('true');
     expect(await pct('start', '900001')).toMatchObject({
