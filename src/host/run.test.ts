@@ -69,7 +69,7 @@ describe('run', () => {
     await chmod(path, 0o755);
     await expect(run([path], { timeoutMs })).rejects.toMatchObject({
       id: 'RuntimeFailed',
-      message: 'text was ended by ENOEXEC',
+      message: `${path} cannot be started: ENOEXEC`,
     });
   });
 

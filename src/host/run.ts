@@ -86,12 +86,13 @@ export class CommandError extends CrispError implements RunResult {
 }
 
 /** The environment of every tool: nothing of crisp's environment, except the mark that crisp started it. */
-const baseEnvironment = {
+export const baseEnvironment = {
   STARTED_BY: 'crisp',
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   LANG: 'C.UTF-8',
 };
-const killAfterMs = 5_000;
+/** From SIGTERM to SIGKILL. */
+export const killAfterMs = 5_000;
 
 /**
  * Runs a program to its end.
@@ -163,7 +164,7 @@ function readFrom(descriptor: number, most: number): string {
 }
 
 /** Keeps the first bytes of a stream and drops the rest; the returned function returns them. */
-function kept(stream: Readable | undefined, most: number): () => string {
+export function kept(stream: Readable | undefined, most: number): () => string {
   const chunks: Buffer[] = [];
   let room = most;
   stream?.on('data', (chunk: Buffer) => {
@@ -254,7 +255,7 @@ function start(
 }
 
 /** The error of a program that could not be started. @throws errors that are not the kernel's */
-function notStarted(error: unknown): Ended {
+function notStarted(error: unknown): Ended & { readonly code: string } {
   if (error instanceof SystemError) return { timedOut: false, isCanceled: false, code: error.code };
   throw error;
 }
@@ -401,18 +402,8 @@ export async function runDetached(
       session: true,
     });
   } catch (error) {
-    const { code } = notStarted(error);
-    throw new CommandError(
-      code === 'ENOENT' ? 'ToolMissing' : (limitReached(code ?? '') ?? 'RuntimeFailed'),
-      `${argv[0]} cannot be started: ${code}`,
-      argv,
-      undefined,
-      undefined,
-      undefined,
-      '',
-      '',
-      0,
-    );
+    const { id, message } = startFailure(argv, notStarted(error).code);
+    throw new CommandError(id ?? 'RuntimeFailed', message, argv, undefined, undefined, undefined, '', '', 0);
   }
   child.unref();
   for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
@@ -450,7 +441,8 @@ export function firstLine(stream: Readable, timeoutMs: number): Promise<string |
   });
 }
 
-interface Ended {
+/** How a program ended. */
+export interface Ended {
   timedOut: boolean;
   isCanceled: boolean;
   exitCode?: number | undefined;
@@ -459,7 +451,8 @@ interface Ended {
   code?: string | undefined;
 }
 
-function judge(
+/** @throws CommandError unless it ended as `options` accept */
+export function judge(
   argv: readonly string[],
   options: RunOptions,
   ended: Ended,
@@ -500,23 +493,26 @@ function judge(
     return result;
   }
   log.info(line, 'tool failed');
-  const limit = ended.code && limitReached(ended.code);
-  if (limit) throw fail(limit, `${toolName(argv)} cannot be started: ${ended.code}`);
-  if (ended.code === 'ENOENT') throw fail('ToolMissing', `${argv[0]} is not installed`);
   if (ended.isCanceled) throw fail('Cancelled', `${toolName(argv)} was stopped: the call was cancelled`);
   if (ended.timedOut)
     throw fail('ToolTimeout', `${toolName(argv)} did not end within ${options.timeoutMs} ms`);
+  if (result.exitCode === undefined && result.signal === undefined && ended.code !== undefined) {
+    const { id, message } = startFailure(argv, ended.code);
+    throw fail(id ?? options.errorId ?? 'RuntimeFailed', message);
+  }
   const how =
-    result.exitCode === undefined
-      ? `was ended by ${result.signal ?? ended.code}`
-      : `exited with ${result.exitCode}`;
+    result.exitCode === undefined ? `was ended by ${result.signal}` : `exited with ${result.exitCode}`;
   throw fail(options.errorId ?? 'RuntimeFailed', `${toolName(argv)} ${how}`);
 }
 
-/** The error if a program could not be started because a limit was reached; undefined: another cause. */
-function limitReached(code: string): ErrorId | undefined {
+/** Why a program could not be started. @returns no id: the cause is not one that crisp knows */
+function startFailure(argv: readonly string[], code: string): { id: ErrorId | undefined; message: string } {
+  if (code === 'ENOENT') return { id: 'ToolMissing', message: `${argv[0]} is not installed` };
   const { id } = toCrispError({ code });
-  return id === 'LimitReached' || id === 'OutOfMemory' ? id : undefined;
+  return {
+    id: id === 'LimitReached' || id === 'OutOfMemory' ? id : undefined,
+    message: `${argv[0]} cannot be started: ${code}`,
+  };
 }
 
 function toolName(argv: readonly string[]): string {
