@@ -31,6 +31,12 @@ test('a path is that program and no other, if it can be run', async () => {
   writeFileSync(path, '', { mode: 0o755 });
   expect(await findProgram(path)).toBe(path);
   writeFileSync(join(folder, 'text'), '', { mode: 0o644 });
-  await expect(findProgram(join(folder, 'text'))).rejects.toMatchObject({ id: 'ToolMissing' });
-  await expect(findProgram(join(folder, 'sh'))).rejects.toMatchObject({ id: 'ToolMissing' });
+  await expect(findProgram(join(folder, 'text'))).rejects.toMatchObject({
+    id: 'ToolMissing',
+    message: `${join(folder, 'text')} cannot be executed`,
+  });
+  await expect(findProgram(join(folder, 'sh'))).rejects.toMatchObject({
+    id: 'ToolMissing',
+    message: `${join(folder, 'sh')} is not installed`,
+  });
 });

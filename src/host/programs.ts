@@ -1,5 +1,6 @@
 // Finds programs: the backends and the command line do this before they start
 // a program, to report missing programs and to detect replaced ones.
+import { existsSync } from 'node:fs';
 import { access, constants } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CrispError } from '../errors.js';
@@ -17,5 +18,6 @@ export async function findProgram(name: string): Promise<string> {
       /* the next one */
     }
   }
-  throw new CrispError('ToolMissing', `${name} is not installed`, { stage: 'find program', tool: name });
+  const reason = name.includes('/') && existsSync(name) ? 'cannot be executed' : 'is not installed';
+  throw new CrispError('ToolMissing', `${name} ${reason}`, { stage: 'find program', tool: name });
 }
