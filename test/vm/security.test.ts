@@ -44,6 +44,19 @@ test.each(['crun', 'runc'])(
   },
 );
 
+test('crun runs from a copy in memory that not even root can change', async () => {
+  const id = await startContainer(vm, await runPod(vm, {}, 'crun'), 'sleep 1000');
+  const { pid } = await containerStatus(vm, id);
+  const monitor = await vm.must(`awk '/^PPid:/ { print $2 }' /proc/${pid}/status`);
+  const copy = `/proc/${monitor}/fd/4`; // inheritedProgram of backends/oci/conmon.ts
+  expect(await vm.must(`readlink ${copy}`)).toBe('/memfd:crun (deleted)');
+  expect(await vm.run(`chmod 0 ${copy}`)).toMatchObject({
+    exitCode: 1,
+    stderr: expect.stringContaining('Operation not permitted') as unknown,
+  });
+  expect(await vm.run(`echo >>${copy}`)).toMatchObject({ exitCode: 1 });
+});
+
 test('crisp-default lets containers work, and protects the host even from one with all capabilities', async () => {
   const pod = await runPod(vm);
   // As root, with other masked and read-only paths than those that the profile guards.
