@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads';
 
 const beatMs = 500;
 /** How much of the processor a test may take without a turn of the event loop. */
-const limitSeconds = 8 * Number(process.env.CRISP_TEST_PATIENCE ?? 1);
+const limitSeconds = 20 * Number(process.env.CRISP_TEST_PATIENCE ?? 1);
 
 /** Runs in the thread. Counts the processor's time, since a busy machine may hold up any test. */
 function watch() {
