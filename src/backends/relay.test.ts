@@ -33,7 +33,9 @@ test('a large paste passes through: neither direction blocks the other', async (
   stdin.write(`${'x'.repeat(127)}\n`.repeat(1024));
   stdin.end('the end\n');
   expect((await running.ended).exitCode).toBe(0); // by end of input on the terminal
-  expect(stdout.text.split('the end')).toHaveLength(3); // the echo, and the output of cat
+  // The output of cat is complete; the kernel drops echoes that are not read in time (n_tty.c, ECHO_DISCARD_WATERMARK).
+  expect(stdout.text.replace(/[^x]/g, '').length).toBeGreaterThanOrEqual(127 * 1024);
+  expect(stdout.text).toContain('the end');
 });
 
 test('a program whose output is not read blocks, and can be ended', async () => {
