@@ -19,9 +19,15 @@ module.exports = {
     ),
     rule(
       'one-runner',
-      'All commands go through host/run.ts, and those that take long through host/long-run.ts.',
-      { pathNot: '^src/host/(run|long-run)\\.ts$' },
-      { path: '^src/host/spawn\\.ts$|(^|/)node_modules/execa/' },
+      'All commands go through host/run.ts.',
+      { pathNot: '^src/host/run\\.ts$' },
+      { path: '^src/host/spawn\\.ts$' },
+    ),
+    rule(
+      'no-fork-of-the-daemon',
+      'execa forks, and only the command line may wait for that.',
+      { pathNot: '^src/cli/tool\\.ts$' },
+      { path: '(^|/)node_modules/execa/' },
     ),
     rule(
       'no-child-process',

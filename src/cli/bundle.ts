@@ -3,7 +3,7 @@
 import { join, resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { makeFolder, namesIn, remove } from '../host/files.js';
-import { runLong } from '../host/long-run.js';
+import { runTool } from './tool.js';
 import { withUndo } from '../host/undo.js';
 import type { Image } from '../shapes/image.js';
 import { validateBundle, writeBundle } from '../oci/bundle.js';
@@ -75,7 +75,7 @@ async function makeBundle(
     const view = `bundle-${process.pid}`;
     try {
       const source = await services.rootfs.mountImage(view, image);
-      await runLong(['cp', '-a', '--reflink=auto', `${source}/.`, rootfs], {
+      await runTool(['cp', '-a', '--reflink=auto', `${source}/.`, rootfs], {
         timeoutMs: copyTimeoutMs,
         stage: 'copy rootfs',
         errorId: 'StorageFailed',

@@ -164,7 +164,7 @@ function readFrom(descriptor: number, most: number): string {
 }
 
 /** Keeps the first bytes of a stream and drops the rest; the returned function returns them. */
-export function kept(stream: Readable | undefined, most: number): () => string {
+function kept(stream: Readable | undefined, most: number): () => string {
   const chunks: Buffer[] = [];
   let room = most;
   stream?.on('data', (chunk: Buffer) => {

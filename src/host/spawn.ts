@@ -1,5 +1,5 @@
 // Child processes by posix_spawn(3), with pipes and notification of their end.
-// Called by run.ts; long-run.ts starts its programs in turn with these.
+// Called by run.ts only.
 //
 // Node's own spawn forks the daemon with all its page tables, which blocks the
 // only thread for milliseconds, and makes socketpairs instead of pipes:
@@ -196,7 +196,7 @@ export class Child {
  * Starts a program when it is its turn. Up to `mostStarts` programs start at the same time. A start with an
  * oom_score_adj of its own sets that value for the whole daemon, so no other program starts meanwhile.
  */
-export async function inTurn<T>(oomScoreAdj: number | undefined, start: () => Promise<T>): Promise<T> {
+async function inTurn<T>(oomScoreAdj: number | undefined, start: () => Promise<T>): Promise<T> {
   const weight = oomScoreAdj === undefined ? 1 : mostStarts;
   await new Promise<void>((begin) => {
     waiting.push({ weight, begin });

@@ -17,7 +17,7 @@ import {
 import { basename, dirname, join } from 'node:path';
 import { entryOf, openFolder, unlinkIfThere } from '../host/beneath.js';
 import { makeFolder, remove } from '../host/files.js';
-import { runLong } from '../host/long-run.js';
+import { run } from '../host/run.js';
 import { withUndo } from '../host/undo.js';
 
 export interface CheckpointContents {
@@ -49,7 +49,7 @@ export async function writeCheckpoint(
   makeFolder(work);
   const folder = mkdtempSync(join(work, 'x'));
   const tar = (...words: string[]) =>
-    runLong(['tar', '--create', ...words], {
+    run(['tar', '--create', ...words], {
       timeoutMs: contents.timeoutMs,
       stage: 'write checkpoint',
       errorId: 'StorageFailed',

@@ -6,7 +6,7 @@ import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder, namesIn, readText, remove } from '../host/files.js';
 import { bootId } from '../host/proc.js';
-import { runLong } from '../host/long-run.js';
+import { run } from '../host/run.js';
 import { log } from '../log.js';
 import type { StorageLayout, StoredLayer } from './layout.js';
 
@@ -43,7 +43,7 @@ export async function removeLost(
       { image: `sha256:${image.id}`, names: image.names },
       'image with a lost or damaged layer removed',
     );
-    await runLong(['skopeo', 'delete', `containers-storage:${storage}@${image.id}`], {
+    await run(['skopeo', 'delete', `containers-storage:${storage}@${image.id}`], {
       timeoutMs,
       stage,
       errorId: 'StorageFailed',

@@ -4,11 +4,11 @@
 import { symlinkSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import type { Config } from '../config/config.js';
 import { CrispError } from '../errors.js';
 import { makeFolder, readText } from '../host/files.js';
-import { runLong } from '../host/long-run.js';
-import { CommandError } from '../host/run.js';
+import { CommandError, run, runStreaming } from '../host/run.js';
 import { step } from '../steps.js';
 import { isLoopback } from './references.js';
 import { isConfigured } from './registries-conf.js';
@@ -85,7 +85,7 @@ export class Skopeo {
     const { reference, authFile } = source;
     return this.orPlainHttp(source, async () => {
       try {
-        const { stdout } = await runLong(
+        const { stdout } = await run(
           [
             'skopeo',
             ...this.general(config.signature_policy),
@@ -146,9 +146,9 @@ export class Skopeo {
     return { ...toolEnvironment(process.env, this.options.config.environment), HOME: this.home };
   }
 
-  private inOurWords(error: unknown): unknown {
+  private inOurWords(error: unknown, said = ''): unknown {
     return error instanceof CommandError && error.id === 'RuntimeFailed'
-      ? explain(this.options.what, error.stderr || error.message)
+      ? explain(this.options.what, said || error.stderr || error.message)
       : error;
   }
 
@@ -156,30 +156,35 @@ export class Skopeo {
     const { what, lock, config, signal } = this.options;
     const patience = config.pull_progress_timeout_seconds;
     const stall = new AbortController();
-    let watch: ReturnType<typeof watchProgress> | undefined;
-    const copied = runLong(
+    let said = '';
+    const stderr = new Writable({
+      write(chunk: Buffer, _encoding, done) {
+        said = (said + chunk.toString()).slice(-8192);
+        done();
+      },
+    });
+    const running = await runStreaming(
       ['setpriv', '--pdeathsig', 'TERM', 'flock', '--shared', '--no-fork', lock, 'skopeo', ...args],
+      { stderr },
       {
         timeoutMs: 0,
         stage,
         env: this.environment(),
         signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal,
-        onStart: (pid) => {
-          watch = watchProgress(pid, patience * 1000, () => stall.abort());
-        },
       },
     );
+    const watch = watchProgress(running.pid, patience * 1000, () => stall.abort());
     try {
-      await step('pull image: copy', () => copied, { hasOwnLimit: true });
+      await step('pull image: copy', () => running.ended, { hasOwnLimit: true });
     } catch (error) {
       if (stall.signal.aborted)
         throw new CrispError('PullStalled', `${what} made no progress for ${patience} s`, {
           stage,
           tool: 'skopeo',
         });
-      throw this.inOurWords(error);
+      throw this.inOurWords(error, said);
     } finally {
-      watch?.stop();
+      watch.stop();
     }
   }
 }
@@ -192,7 +197,7 @@ function isRegistry({ reference }: Source): boolean {
  * Calls `stalled` when the process has transferred (almost) no bytes for `timeoutMs`: /proc/PID/io counts
  * sockets and files.
  */
-function watchProgress(pid: number, timeoutMs: number, stalled: () => void): { stop(): void } {
+function watchProgress(pid: number | undefined, timeoutMs: number, stalled: () => void): { stop(): void } {
   const intervalMs = Math.min(5_000, timeoutMs / 4);
   let last = 0;
   let movedAt = performance.now();

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import type { Config } from '../config/config.js';
 import { CrispError, toCrispError } from '../errors.js';
 import { makeFolder } from '../host/files.js';
-import { runLong } from '../host/long-run.js';
+import { run } from '../host/run.js';
 import { log } from '../log.js';
 import { setAside } from '../set-aside.js';
 import { step } from '../steps.js';
@@ -335,7 +335,7 @@ export class Images {
 
   private async delete(id: string): Promise<void> {
     await step('remove image: delete', () =>
-      runLong(['skopeo', 'delete', `containers-storage:${this.pulls.storage}@${id.replace('sha256:', '')}`], {
+      run(['skopeo', 'delete', `containers-storage:${this.pulls.storage}@${id.replace('sha256:', '')}`], {
         timeoutMs: deleteTimeoutMs,
         stage: 'remove image',
         errorId: 'StorageFailed',

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import type { Config } from '../../config/config.js';
 import { toCrispError } from '../../errors.js';
-import { runLong } from '../../host/long-run.js';
+import { runTool } from '../tool.js';
 
 /** failure: pods will not run; warning: a feature will not work, or will be limited. */
 export type Level = 'ok' | 'warning' | 'failure';
@@ -53,7 +53,7 @@ export const thisHost: Host = {
   },
   async ask(argv) {
     try {
-      const { stdout, stderr } = await runLong(argv, { timeoutMs: askTimeoutMs });
+      const { stdout, stderr } = await runTool(argv, { timeoutMs: askTimeoutMs });
       return stdout || stderr;
     } catch {
       return undefined;
