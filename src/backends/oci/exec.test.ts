@@ -9,7 +9,7 @@ import { CrispError } from '../../errors.js';
 import type { Process } from '../../shapes/spec.js';
 import type { ContainerRef, ExecPlan } from '../backend.js';
 import { exec } from './exec.js';
-import type { Runtime } from './runtime.js';
+import { Runtime } from './runtime.js';
 
 let folder: string;
 let mask: number;
@@ -36,7 +36,13 @@ function runtime(script: string): Runtime {
       script,
       ...args,
     ],
-    explain: (verb: string, words: string) => new CrispError('RuntimeFailed', `${verb}: ${words}`),
+    explain: (verb: string, words: string) =>
+      /container/.test(words)
+        ? new Runtime({ name: 'fake', path: '', args: [], root: '', systemdCgroup: false }).explain(
+            verb,
+            words,
+          )
+        : new CrispError('RuntimeFailed', `${verb}: ${words}`),
   } as unknown as Runtime;
 }
 const own = { args: ['own'], env: ['SECRET=word'], cwd: '/', user: { uid: 7, gid: 8 } } as unknown as Process;
@@ -89,6 +95,15 @@ test.each([
   ['something else', 1],
 ])('a runtime that says "%s" has the exit code %i', async (words, code) => {
   expect((await run(`echo '${words}' >"$words"; exit 1`, false)).exitCode).toBe(code);
+});
+
+test.each([
+  ['2026-11-30T01:41:00.123456Z: the container `abc` is not running', 1, 'WrongContainerState'],
+  ['time="…" level=error msg="exec failed: cannot exec in a stopped container"', 255, 'WrongContainerState'],
+  ['time="…" level=error msg="container does not exist"', 1, 'ContainerNotFound'],
+])('an exec fails if its container has ended: a runtime that says %s', async (words, code, id) => {
+  const said = run(`cat >"$words" <<'END'\n${words}\nEND\nexit ${code}`, false);
+  await expect(said).rejects.toMatchObject({ id });
 });
 
 test('a command that exits with 0 succeeds, whatever the runtime prints', async () => {

@@ -23,7 +23,7 @@ import { exitCodeOf, verbTimeoutMs, type Runtime } from './runtime.js';
 /**
  * @param own the container's own process, whose user and privileges are used
  * @throws ExecTimeout, Cancelled (the client disconnected): the process and its group are killed
- * before
+ * before; WrongContainerState, ContainerNotFound if the container ends before the command is started
  */
 export async function exec(
   runtime: Runtime,
@@ -56,6 +56,9 @@ async function execPlain(
     const exitCode = await runPlain(runtime, argv, container, own, plan, signal);
     if (exitCode === 0) return { exitCode };
     const said = (await readFileIfThere(words, { maxBytes: 64 << 10, larger: 'end' })) ?? '';
+    const failure = runtime.explain('exec', said);
+    // The exit code is the runtime's, and a probe would take it for an answer of its command.
+    if (failure.id === 'WrongContainerState' || failure.id === 'ContainerNotFound') throw failure;
     return { exitCode: exitCodeOf(said) ?? exitCode };
   } finally {
     for (const path of [processFile, words]) rmSync(path, { force: true });
