@@ -10,7 +10,7 @@
 // Over a bad connection: finished layers stay in the store, and the next attempt fetches blobs one
 // by one (staged.ts). Both are kept for half an hour after a failed pull, also over a restart,
 // unless disk space is needed.
-import { mkdtemp, stat, statfs, utimes, writeFile } from 'node:fs/promises';
+import { mkdtemp, stat, statfs, symlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../config/config.js';
@@ -218,7 +218,12 @@ export class Pulls {
     await this.copy({
       what: `import of ${path}`,
       name,
-      source: async () => ({ reference }),
+      source: async (folder) => {
+        if (!path.includes(':')) return { reference };
+        const link = join(folder, 'archive'); // skopeo ends a path at its first colon
+        await symlink(path, link);
+        return { reference: reference.replace(path, () => link) };
+      },
       fromRegistry: false,
     });
   }

@@ -1,7 +1,8 @@
 // Images come from archives, too: for nodes without a registry.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { cp, readFile, stat, writeFile } from 'node:fs/promises';
+import { cp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { contentsOf } from '../../src/images/archives.js';
 import { hintPattern } from '../helpers/hints.js';
 import { makeArchiveOf, makeLayout } from '../helpers/image.js';
 import { noneUsed, TestStore } from '../helpers/store.js';
@@ -39,6 +40,18 @@ describe('an archive', () => {
       tool: 'skopeo',
     });
     expect(await store.kept()).toEqual([]);
+  });
+
+  test.each(['an archive', 'a layout folder'])('may have a colon in its name: %s', async (what) => {
+    const layout = await makeLayout(store.folder, { layers: [{ a: 'archived' }] });
+    const path = join(store.folder, 'web:1.25.tar');
+    if (what === 'an archive') await makeArchiveOf(layout, path, 'registry.example.invalid/web:1.25');
+    else await rename(layout.path, path);
+    const [content, ...others] = await contentsOf(path);
+    expect(others).toEqual([]);
+    await store.images.importArchive(path, 'localhost/web', content?.reference);
+    expect(await fileOf('localhost/web', 'a')).toBe('archived');
+    await rm(path, { recursive: true });
   });
 
   test('of the preload folder is imported once, and pinned', async () => {
