@@ -189,11 +189,7 @@ const meanings: readonly [RegExp, ErrorId, string?][] = [
     'StartFailed',
     'check the working folder of the container',
   ],
-  [
-    /container .* is not running|cannot exec in a (stopped|paused) container/i,
-    'WrongContainerState',
-    'the container has ended meanwhile, or is paused',
-  ],
+  [/container .* is not running|cannot exec in a (stopped|paused) container/i, 'WrongContainerState'],
   [/container .* does not exist|container does not exist|error opening file.*status/i, 'ContainerNotFound'],
   [/no space left on device/i, 'DiskFull'],
   [/resource temporarily unavailable|too many open files/i, 'LimitReached'],
