@@ -20,8 +20,11 @@ import type { Call, Services } from './services.js';
 /** What these calls use. */
 type Used = Pick<Services, 'store' | 'creations' | 'handlers' | 'events' | 'streaming'>;
 
-/** Bytes that ExecSync keeps of each stream; the answer must fit into a gRPC message. */
-const maxOutputBytes = 16 << 20;
+/**
+ * Bytes that ExecSync keeps of both streams together: the kubelet and crictl accept 16 MiB for a whole message
+ * (maxMsgSize of Kubernetes' cri-client), of which its other fields take less than the rest.
+ */
+const maxOutputBytes = (16 << 20) - 1024;
 /** The range of a timer: 24 days. */
 const longestTimeoutMs = 2 ** 31 - 1;
 
@@ -29,7 +32,7 @@ const longestTimeoutMs = 2 ** 31 - 1;
 const maxPorts = 128;
 
 /**
- * ExecSync: at most 16 MiB of each stream, the rest is dropped; timeout in seconds, 0 is none.
+ * ExecSync: at most 16 MiB of output, the rest is dropped; timeout in seconds, 0 is none.
  * @throws ExecTimeout, InvalidArgument, WrongContainerState
  */
 export async function execSync(
@@ -40,8 +43,8 @@ export async function execSync(
   const timeoutSeconds = Number(request.timeout);
   if (timeoutSeconds < 0)
     throw new CrispError('InvalidArgument', `timeout is ${request.timeout} s: it must not be negative`);
-  const stdout = new Capped();
-  const stderr = new Capped();
+  const room = { bytes: maxOutputBytes };
+  const [stdout, stderr] = [new Capped(room), new Capped(room)];
   const { exitCode } = await execIn(
     services,
     request.container_id,
@@ -69,12 +72,16 @@ async function execIn(
 
 class Capped extends Writable {
   private readonly chunks: Buffer[] = [];
-  private bytes = 0;
+
+  /** @param room shared with other streams */
+  constructor(private readonly room: { bytes: number }) {
+    super();
+  }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
-    const kept = chunk.subarray(0, Math.max(0, maxOutputBytes - this.bytes));
+    const kept = chunk.subarray(0, this.room.bytes);
     if (kept.length) this.chunks.push(kept);
-    this.bytes += kept.length;
+    this.room.bytes -= kept.length;
     done();
   }
   content(): Buffer {

@@ -100,6 +100,8 @@ test('the lifecycle of a pod, command by command', async () => {
       info: { pid: expect.any(Number), runtimeSpec: { process: { args: ['sh', '-c', expect.any(String)] } } },
     });
     expect(await crictl('exec', '--sync', id, 'hostname')).toBe('web');
+    const endless = await crictl('exec', '--sync', id, 'head', '-c', '20000000', '/dev/zero');
+    expect(endless.length).toBeGreaterThan(16_000_000);
     expect(await crictl('logs', id)).toBe('hello');
     await rename(
       join(daemon.folder, 'logs', 'web', 'main.log'),
