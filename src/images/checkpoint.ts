@@ -48,11 +48,12 @@ export async function writeCheckpoint(
   const work = workFolder(root);
   makeFolder(work);
   const folder = mkdtempSync(join(work, 'x'));
-  const tar = (...words: string[]) =>
+  const tar = (words: readonly string[], okExitCodes = [0]) =>
     run(['tar', '--create', ...words], {
       timeoutMs: contents.timeoutMs,
       stage: 'write checkpoint',
       errorId: 'StorageFailed',
+      okExitCodes,
     });
   await withUndo('write checkpoint', async (undo) => {
     undo.push('parts of a checkpoint', () => remove(folder));
@@ -60,15 +61,19 @@ export async function writeCheckpoint(
     await contents.dump(join(folder, 'checkpoint'));
     copyFileSync(contents.spec, join(folder, 'spec.dump'));
     writeFileSync(join(folder, 'config.dump'), JSON.stringify(contents.config, undefined, 1));
+    // The container runs: 1 says that a file was changed or removed meanwhile (tar(1)).
     if (contents.written)
-      await tar('--file', join(folder, 'rootfs-diff.tar'), '--xattrs', '--directory', contents.written, '.');
+      await tar(
+        ['--file', join(folder, 'rootfs-diff.tar'), '--xattrs', '--directory', contents.written, '.'],
+        [0, 1],
+      );
     const target = openFolder(realpathSync(dirname(location)));
     const partial = entryOf(target, `${basename(location)}.partial`);
     try {
       unlinkIfThere(partial);
       const archive = openSync(partial, 'wx', 0o600);
       try {
-        await tar('--file', `/proc/${process.pid}/fd/${archive}`, '--directory', folder, '.');
+        await tar(['--file', `/proc/${process.pid}/fd/${archive}`, '--directory', folder, '.']);
       } finally {
         closeSync(archive);
       }

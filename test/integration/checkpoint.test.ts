@@ -51,10 +51,10 @@ beforeAll(async () => {
 });
 afterAll(() => daemon?.destroy());
 
-async function begin(handler: string): Promise<void> {
+async function begin(handler: string, meanwhile = ''): Promise<void> {
   pod = await runPod(daemon, {}, handler);
   // criu interrupts the sleep of a process that it dumps, as a signal does.
-  const script = `echo written > /tmp/file; echo ready; ${untilStopped()}`;
+  const script = `echo written > /tmp/file; echo ready; ${meanwhile}${untilStopped()}`;
   id = await startContainer(daemon, pod, containerConfig(script));
   await daemon.client.runtime.ExecSync({
     container_id: id,
@@ -95,6 +95,23 @@ test('writes the archive, and the container continues', async () => {
     code: Code.INVALID_ARGUMENT,
     details: expect.stringContaining('exists already'),
   });
+  await removePod(daemon, pod.id);
+});
+
+test('a container may write meanwhile', async () => {
+  await begin('dumps', 'head -c 50000000 /dev/zero >/tmp/large; while :; do echo; done >>/tmp/large & ');
+  await daemon.client.runtime.ExecSync({
+    container_id: id,
+    cmd: ['sh', '-c', 'until [ $(wc -c </tmp/large) -gt 50000000 ]; do :; done'],
+  });
+  location = join(daemon.folder, 'busy.tar');
+  await checkpoint();
+  const listed = await daemon.machine.must([
+    'sh',
+    '-c',
+    `tar --extract --to-stdout --file '${location}' ./rootfs-diff.tar | tar --list --file -`,
+  ]);
+  expect(listed.split('\n')).toEqual(expect.arrayContaining(['./tmp/file', './tmp/large']));
   await removePod(daemon, pod.id);
 });
 
