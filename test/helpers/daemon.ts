@@ -40,6 +40,8 @@ export interface DaemonOptions {
    * CTs of Proxmox).
    */
   readonly onHost?: boolean;
+  /** The program, in place of the built one. */
+  readonly program?: string;
 }
 
 /** Starts one, and waits until it says that it is ready. */
@@ -52,7 +54,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   const machine = await (options.onHost
     ? Machine.ofHost([join(folder, 'state')])
     : Machine.start([join(folder, 'state')]));
-  const daemon = new Daemon(folder, machine, network, options.env);
+  const daemon = new Daemon(folder, machine, network, options.env, options.program);
   try {
     await daemon.writeConfig(options.config ?? {});
     if (options.network !== false) await daemon.writeConflist(daemon.conflist());
@@ -88,6 +90,7 @@ export class Daemon {
     readonly machine: Machine,
     readonly network: PrivateNetwork,
     private readonly env: Readonly<Record<string, string>> = {},
+    private readonly program = crisp,
   ) {
     this.root = join(folder, 'root');
     this.state = join(folder, 'state');
@@ -159,7 +162,7 @@ export class Daemon {
   /** @param untilProbed until all handlers are probed, which those of CTs are after it is ready @throws with its last words when it ends or is not ready in time */
   async start({ untilProbed = true, withinMs = readyTimeoutMs } = {}): Promise<void> {
     const [tool = '', ...args] = this.machine.enter(
-      diesWithUs([process.execPath, crisp, 'serve', '--config', this.configFile]),
+      diesWithUs([process.execPath, this.program, 'serve', '--config', this.configFile]),
     );
     const child = spawn(tool, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
