@@ -15,7 +15,13 @@ export interface DirectionCounters {
 }
 
 /**
- * The interfaces in the namespace of `pid`, without the loopback.
+ * A pod that may administrate its network (NET_ADMIN) makes as many as it likes, and each has eight series in the
+ * answer with the metrics of all pods, of which the kubelet accepts 16 MiB.
+ */
+const mostInterfaces = 256;
+
+/**
+ * The interfaces in the namespace of `pid`, without the loopback; of very many the first ones.
  * @param namespace the path of the pinned namespace to which it should belong: pids are
  * reused
  * @returns undefined if the process has ended or is in another namespace
@@ -23,7 +29,10 @@ export interface DirectionCounters {
 export function readInterfaces(pid: number, namespace: string): InterfaceCounters[] | undefined {
   try {
     if (statSync(namespace).ino !== statSync(`/proc/${pid}/ns/net`).ino) return undefined;
-    return parseNetDev(readFileSync(`/proc/${pid}/net/dev`, 'utf8')).filter((one) => one.name !== 'lo');
+    // Not UTF-8: names are any bytes, and two of them must not become the same one.
+    return parseNetDev(readFileSync(`/proc/${pid}/net/dev`, 'latin1'))
+      .filter((one) => one.name !== 'lo')
+      .slice(0, mostInterfaces);
   } catch (error) {
     if (['ENOENT', 'ESRCH', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
     throw error;
