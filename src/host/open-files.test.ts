@@ -1,11 +1,12 @@
 import { expect, test } from '@jest/globals';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, readdirSync } from 'node:fs';
 import { close, memoryFile, openProcess, openSocket, pipe } from './syscalls.js';
 import { countOpenFiles, openFilesLimit, ownOpenFiles } from './open-files.js';
 
 const nobody = 2 ** 22 + 1;
+const descriptors = (): number => readdirSync('/proc/self/fd').length;
 
 test('the open files of processes are counted together, sockets among them; ended ones have none', async () => {
   // Its first three are pipes, a socket and the null device; each exec has one more from the shell.
@@ -24,6 +25,28 @@ test('the open files of processes are counted together, sockets among them; ende
     });
     expect(await countOpenFiles([])).toEqual({ files: 0, sockets: 0 });
     expect([await openFilesLimit(pid), await openFilesLimit(nobody)]).toEqual([77, undefined]);
+  } finally {
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+});
+
+test('processes with very many are not counted to the end, and others have their turns meanwhile', async () => {
+  const child = spawn('perl', [
+    '-MPOSIX',
+    '-e',
+    '1 while defined POSIX::dup(0) && $n++ < 8000; $| = 1; print "$n\n"; sleep 1000',
+  ]);
+  await once(child.stdout, 'data');
+  const open = descriptors();
+  try {
+    let turns = 0;
+    const turning = setInterval(() => turns++, 0);
+    const counts = await countOpenFiles(Array.from({ length: 100 }, () => child.pid ?? 0));
+    clearInterval(turning);
+    expect(counts.files).toBe(65_536);
+    expect(turns).toBeGreaterThan(10);
+    expect(descriptors()).toBe(open);
   } finally {
     child.kill('SIGKILL');
     await once(child, 'exit');
