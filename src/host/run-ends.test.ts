@@ -3,8 +3,9 @@ import { afterEach, describe, expect, jest, test } from '@jest/globals';
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PassThrough, Readable, type Duplex } from 'node:stream';
+import { PassThrough, Readable, Writable, type Duplex } from 'node:stream';
 import { text } from 'node:stream/consumers';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fakeTimeouts } from '../../test/helpers/services.js';
 import { firstLine, run, runDetached, runStreaming, shown } from './run.js';
 
@@ -125,6 +126,59 @@ describe('output', () => {
       rmSync(outputFolder, { recursive: true });
     }
   });
+});
+
+describe('the reader of output that it does not take', () => {
+  /** The program has ended, and the rest of its output, which the pipe holds, waits for `stdout`; whether that is still the case. */
+  const waiting = async (stdout: Writable): Promise<() => Promise<boolean>> => {
+    fakeTimeouts();
+    const running = await runStreaming(sh('head -c 80000 /dev/zero'), { stdout }, { timeoutMs: 0 });
+    let isWaiting = true;
+    void running.ended.then(() => (isWaiting = false));
+    for (; running.present(); await nextTurn()) jest.advanceTimersByTime(1);
+    return async () => {
+      for (let turn = 0; turn < 100; turn++) await nextTurn();
+      return isWaiting;
+    };
+  };
+  const stalled = (): Writable => new Writable({ highWaterMark: 1, write: () => undefined });
+
+  test('keeps a program from being finished for ten seconds', async () => {
+    const isWaiting = await waiting(stalled());
+    jest.advanceTimersByTime(10_000);
+    expect(await isWaiting()).toBe(true);
+    jest.advanceTimersByTime(400);
+    expect(await isWaiting()).toBe(false);
+  });
+
+  test('does not if it has failed, even if it stays open like process.stdout', async () => {
+    const stdout = new Writable({
+      autoDestroy: false,
+      write: (_chunk, _encoding, done) => {
+        done(new Error('EPIPE'));
+      },
+    });
+    const isWaiting = await waiting(stdout);
+    jest.advanceTimersByTime(400);
+    expect([await isWaiting(), stdout.destroyed]).toEqual([false, false]);
+  });
+});
+
+test('no timer is left, which would keep crisp running', async () => {
+  fakeTimeouts();
+  const patient = { timeoutMs: 1e9 };
+  const over = async (work: Promise<unknown>): Promise<void> => {
+    let isOver = false;
+    void work.catch(() => undefined).then(() => (isOver = true));
+    for (; !isOver; await nextTurn()) jest.advanceTimersByTime(1);
+    expect(jest.getTimerCount()).toBe(0);
+  };
+  await over(run(['true'], patient));
+  await over(run(['sleep', '1000'], { ...patient, signal: AbortSignal.abort() }));
+  const background = run(sh('sleep 1000 2>/dev/null & echo $! >&2'), patient); // keeps its output open
+  await over(background);
+  process.kill(Number((await background).stderr), 'SIGKILL');
+  await over(firstLine(Readable.from([Buffer.from('ready\n')]), timeoutMs));
 });
 
 describe('standard streams', () => {

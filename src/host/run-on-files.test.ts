@@ -1,17 +1,20 @@
 // A tool with its output in files: the same result, and no pipe to crisp.
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { until } from '../../test/helpers/wait.js';
 import { run } from './run.js';
 
+let folder: string;
 let outputFolder: string;
 beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'crisp-run-'));
   outputFolder = mkdtempSync(join(tmpdir(), 'crisp-run-'));
 });
 afterAll(() => {
   expect(readdirSync(outputFolder)).toEqual([]);
-  rmSync(outputFolder, { recursive: true });
+  for (const each of [folder, outputFolder]) rmSync(each, { recursive: true });
 });
 
 const options = { timeoutMs: 20_000 };
@@ -36,4 +39,20 @@ test('fails as with pipes', async () => {
   await expect(run(['sleep', '60'], { timeoutMs: 50, outputFolder })).rejects.toMatchObject({
     id: 'ToolTimeout',
   });
+});
+
+test('that is stopped early leaves its children alone: they may have to finish', async () => {
+  const [up, go, answer] = ['up', 'go', 'answer'].map((name) => join(folder, name)) as [
+    string,
+    string,
+    string,
+  ];
+  const script = `(touch ${up}; until [ -e ${go} ]; do sleep 0.01; done; touch ${answer}) & wait`;
+  const stop = new AbortController();
+  const running = run(['sh', '-c', script], { ...options, outputFolder, signal: stop.signal });
+  await until(() => existsSync(up));
+  stop.abort();
+  await expect(running).rejects.toMatchObject({ id: 'Cancelled' });
+  writeFileSync(go, '');
+  await until(() => existsSync(answer));
 });
