@@ -190,13 +190,20 @@ async function tryAll(worker, test, ids) {
 async function tryBatch(worker, test, ids, atLoad, patience = 1) {
   const { path, ms, slowestMs } = test;
   const limitMs = patience * (10_000 + 5 * ms);
+  const tryHalves = async (parts) => {
+    const half = Math.ceil(parts.length / 2);
+    for (const part of [parts.slice(0, half), parts.slice(half)])
+      if (part.length > 0) await tryBatch(worker, test, part, atLoad, patience);
+  };
   const testLimitMs = patience * (1_500 + 2 * slowestMs);
-  // The tests run without a mutant at the end: a mutant may leave something behind.
-  const mutants = atLoad ? ids : [...ids, noMutant];
+  // The tests run without a mutant at the end: one of several mutants may leave something behind.
+  const mutants = ids.length === 1 ? ids : [...ids, noMutant];
   const { broken, failed, late, stuck, timedOut } = await worker.run(
     { path, mutants, atLoad, testLimitMs },
     limitMs,
   );
+  // What a mutant leaves behind may end the process or keep it busy after all of them.
+  if (stuck === noMutant && ids.length > 1) return tryHalves(ids);
   if (stuck !== undefined) {
     const rest = ids.filter((id) => id !== stuck);
     if (timedOut && patience === 1 && stuck !== noMutant)
@@ -215,11 +222,7 @@ async function tryBatch(worker, test, ids, atLoad, patience = 1) {
   // What a mutant leaves behind may fail the tests of the next one.
   const isClean = !failed.some(([id]) => id === noMutant);
   if (isClean || ids.length === 1) for (const id of detected) survivors.delete(id);
-  else {
-    const half = Math.ceil(detected.length / 2);
-    for (const part of [detected.slice(0, half), detected.slice(half)])
-      if (part.length > 0) await tryBatch(worker, test, part, atLoad, patience);
-  }
+  else await tryHalves(detected);
   again.delete(noMutant);
   if (again.size > 0) await tryBatch(worker, test, [...again], atLoad, morePatience);
 }
