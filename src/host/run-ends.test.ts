@@ -1,12 +1,13 @@
 // How a program ends, is stopped, and what its streams are. Real programs.
 import { afterEach, describe, expect, jest, test } from '@jest/globals';
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { PassThrough, Readable, Writable, type Duplex } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fakeTimeouts } from '../../test/helpers/services.js';
+import { metrics } from '../metrics.js';
 import { firstLine, run, runDetached, runStreaming, shown } from './run.js';
 
 afterEach(() => {
@@ -100,6 +101,50 @@ test('a program that ignores TERM is killed five seconds later', async () => {
   expect(running.present()).toBe(false);
 });
 
+describe('the result of a program', () => {
+  test('has the time that it took, and no output that a stream has got', async () => {
+    const outputFolder = mkdtempSync(join(tmpdir(), 'crisp-ends-'));
+    const stderr = new PassThrough();
+    try {
+      for (const work of [
+        () => run(['true'], { timeoutMs }),
+        () => run(['true'], { timeoutMs, outputFolder }),
+        async () => (await runStreaming(sh('echo err >&2'), { stderr }, { timeoutMs })).ended,
+      ]) {
+        const start = performance.now();
+        const result = await work();
+        expect(result).toMatchObject({ stdout: '', stderr: '' });
+        expect(result.durationMs).toBeGreaterThan(0);
+        expect(result.durationMs).toBeLessThanOrEqual(performance.now() - start);
+      }
+    } finally {
+      rmSync(outputFolder, { recursive: true });
+    }
+  });
+
+  test('is counted by its kind for each tool', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'crisp-ends-'));
+    const tool = join(folder, basename(folder)); // a name of its own
+    symlinkSync('/bin/sleep', tool);
+    try {
+      await run([tool, '0'], { timeoutMs });
+      await expect(run([tool, 'x'], { timeoutMs })).rejects.toMatchObject({ exitCode: 1 });
+      await expect(run([tool, '1000'], { timeoutMs: 50 })).rejects.toMatchObject({ id: 'ToolTimeout' });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+    const counts = metrics.tools
+      .lines()
+      .map((line) => /_count{tool="(.*?)",result="(.*?)"} (\d+)$/.exec(line)?.slice(1) ?? [])
+      .filter(([name]) => name === basename(tool));
+    expect(counts.map(([, ...count]) => count)).toEqual([
+      ['ok', '1'],
+      ['failed', '1'],
+      ['timeout', '1'],
+    ]);
+  });
+});
+
 describe('output', () => {
   test('is kept up to a mebibyte by default, however it comes', async () => {
     const { stdout, stderr } = await run(sh('head -c 2000000 /dev/zero | tr "\\0" x; printf 12345 >&2'), {
@@ -147,7 +192,7 @@ describe('the reader of output that it does not take', () => {
     const isWaiting = await waiting(stalled());
     jest.advanceTimersByTime(10_000);
     expect(await isWaiting()).toBe(true);
-    jest.advanceTimersByTime(400);
+    jest.advanceTimersByTime(200); // the next look
     expect(await isWaiting()).toBe(false);
   });
 

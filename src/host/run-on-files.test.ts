@@ -32,6 +32,22 @@ test('returns the output and the exit code, and starts a session without pipes',
   expect(target).toContain(outputFolder);
 });
 
+test('its files have no name, and are accessible to root alone', async () => {
+  const mask = process.umask(0); // so that the mode depends only on crisp
+  try {
+    const found = await run(
+      ['sh', '-c', 'stat -Lc %a /proc/$$/fd/1 /proc/$$/fd/2; ls -A "$0"', outputFolder],
+      {
+        ...options,
+        outputFolder,
+      },
+    );
+    expect(found.stdout).toBe('600\n600\n');
+  } finally {
+    process.umask(mask);
+  }
+});
+
 test('fails as with pipes', async () => {
   const failing = run(['sh', '-c', 'echo why >&2; exit 1'], { ...options, outputFolder });
   await expect(failing).rejects.toMatchObject({ id: 'RuntimeFailed', stderr: 'why\n', exitCode: 1 });

@@ -355,10 +355,7 @@ function stopOn(
     signal?.removeEventListener('abort', cancel);
   };
   child.onEnd(clear); // it ended by itself: the timeout does not apply to the rest of its output
-  return () => {
-    clear();
-    return { timedOut, isCanceled };
-  };
+  return () => ({ timedOut, isCanceled });
 }
 
 export interface DetachedOptions {
