@@ -78,3 +78,10 @@ test('an OCI runtime has the requested oom_score_adj', async () => {
   await ended;
   expect(await readFile(join(folder, 'score'), 'utf8')).toBe('777\n');
 });
+
+test('an OCI runtime that hangs is ended after its time, and said to be late', async () => {
+  const stderr = new Screen();
+  const { ended } = await runOnConsole(['sleep', '1000'], { terminal: true }, folder, 50, stderr);
+  await ended;
+  expect(stderr.text).toBe('timeout\n');
+});

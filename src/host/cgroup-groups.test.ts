@@ -289,6 +289,8 @@ describe('the processes of a group', () => {
     await killCgroup('/without', layout);
     expect(await readFile(join(base, 'with', 'cgroup.kill'), 'utf8')).toBe('1');
     expect(existsSync(join(base, 'without', 'cgroup.kill'))).toBe(false);
+    await mkdir(join(base, 'without', 'cgroup.kill'));
+    await expect(killCgroup('/without', layout)).rejects.toMatchObject({ code: 'EISDIR' }); // refused, and not absent
   });
 });
 

@@ -13,7 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { constants, tmpdir } from 'node:os';
+import { constants, getPriority, setPriority, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { until } from '../../test/helpers/wait.js';
 import { inNamespaces } from './enter.js';
@@ -27,6 +27,7 @@ import {
   openProcess,
   openSocket,
   pipe,
+  preferThread,
   reap,
   replaceDescriptor,
   sendDatagram,
@@ -232,6 +233,17 @@ test('a datagram reaches the socket at a path, and one without a path', async ()
   }
 });
 
+test('the priority of the thread is raised, but not that of its children', () => {
+  const before = getPriority();
+  try {
+    preferThread(-3);
+    expect(getPriority()).toBe(-3);
+    expect(execFileSync('nice', { encoding: 'utf8' })).toBe('0\n');
+  } finally {
+    setPriority(before);
+  }
+});
+
 test.each([
   ['umount2 /no/such: ', () => unmountLazily('/no/such')],
   ['move_mount /no/such: ', () => attachMount(-1, '/no/such')],
@@ -241,16 +253,19 @@ test.each([
 });
 
 test('an interface that is set up keeps its other flags, and the others are left alone', async () => {
-  const script = 'ip link add v0 type dummy; ip link add v1 type dummy; echo made; exec sleep 1000';
+  const script = 'ip link add v0 type veth peer name v1 && echo made && exec sleep 1000';
   const holder = spawn('unshare', ['--net', 'sh', '-c', script], { stdio: ['ignore', 'pipe', 'ignore'] });
   try {
     await once(holder.stdout, 'data');
-    inNamespaces({ network: `/proc/${holder.pid}/ns/net` }, () => setInterfaceUp('lo'));
+    inNamespaces({ network: `/proc/${holder.pid}/ns/net` }, () => {
+      for (const name of ['lo', 'v1']) setInterfaceUp(name);
+    });
     const links = execFileSync('nsenter', ['-t', String(holder.pid), '-n', 'ip', '-o', 'link'], {
       encoding: 'utf8',
     });
     expect(links).toMatch(/ lo: <LOOPBACK,UP,LOWER_UP>/);
-    expect(links.match(/\bUP\b/g)).toHaveLength(1);
+    expect(links).toMatch(/ v1@v0: <.*BROADCAST,MULTICAST,UP/);
+    expect(links.match(/\bUP\b/g)).toHaveLength(2);
   } finally {
     holder.kill('SIGKILL');
     await once(holder, 'exit');
