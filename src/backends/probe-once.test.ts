@@ -104,6 +104,13 @@ test.each<[string, () => Partial<ProbeInput>]>([
   expect(probes).toBe(2);
 });
 
+test('its result is that of this boot and of this limit of user namespaces', async () => {
+  await probeOnce(input());
+  const { key } = JSON.parse(readFileSync(file(), 'utf8')) as { key: string };
+  for (const fact of ['random/boot_id', '../user/max_user_namespaces'])
+    expect(key).toContain(readFileSync(join('/proc/sys/kernel', fact), 'utf8').trim());
+});
+
 test.each(['', '{', '{}', 'null', '{"key":1}'])('a result that is damaged is none: %j', async (text) => {
   await probeOnce(input());
   writeFileSync(file(), text);

@@ -463,6 +463,30 @@ describe('a monitor that is lost', () => {
     expect(lost).toEqual([id]);
   });
 
+  test('is told once if the exit of its process is still being written when that ends', async () => {
+    follow();
+    const made = await backend.create(plan());
+    const watch = join(state, 'exit-watch.pl'); // as if an earlier daemon had started it
+    const [temporary, exit] = [join(state, 'exits/fake/.exit'), join(state, 'exits/fake', id)];
+    writeFileSync(
+      watch,
+      `select undef, undef, undef, 0.01 until -e '${state}/seen';
+       open my $file, '>', '${temporary}'; print $file 5; close $file; rename '${temporary}', '${exit}'`,
+    );
+    const { exited } = await runDetached(['perl', watch], { cwd: bundle });
+    await backend.start(ref(made));
+    process.kill(made.monitor?.pid ?? 0, 'SIGKILL');
+    await until(() => lost.length === 1);
+    process.kill(made.process.pid, 'SIGKILL');
+    await gone(made.process);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(lost).toEqual([id]);
+    writeFileSync(join(state, 'seen'), '');
+    await until(() => exits.length > 0);
+    await exited;
+    expect([lost, exits]).toEqual([[id], [[id, expect.objectContaining({ exitCode: 5 })]]]);
+  });
+
   test('with its process is told', async () => {
     follow();
     const made = await backend.create(plan());

@@ -1,10 +1,11 @@
 // conmon's arguments, answers and control FIFO, with a shell script as a stand-in.
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { lstatSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CrispError } from '../../errors.js';
 import { monitor, monitorArgv, reopenLog, resize, type MonitorPlan } from './conmon.js';
 import { present } from '../../../test/helpers/offenders.js';
@@ -143,6 +144,32 @@ describe('the control FIFO', () => {
     renameSync(link, join(folder, 'logfile'));
     await done;
     end();
+  });
+
+  test('a conmon that is late is an error, and still finds the new file afterwards', async () => {
+    writeFileSync(join(folder, 'logfile'), '');
+    const log = join(folder, 'new.log');
+    const { line, end } = await listening();
+    const link = join(folder, 'logfile.tmp');
+    jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate', 'clearImmediate'] });
+    try {
+      let failure: unknown;
+      reopenLog(folder, log).catch((error: unknown) => (failure = error));
+      await line;
+      const pass = async (ms: number): Promise<void> => {
+        for (let at = 0; at < ms; at += 10, await nextTurn()) jest.advanceTimersByTime(10);
+      };
+      while (failure === undefined) await pass(10);
+      expect(failure).toMatchObject({ id: 'ToolTimeout' });
+      await pass(10_000);
+      writeFileSync(link, 'of conmon'); // through the link
+      expect(readFileSync(log, 'utf8')).toBe('of conmon');
+      renameSync(link, join(folder, 'logfile'));
+      while (existsSync(join(folder, 'logfile'))) await pass(10); // its end is closed then
+    } finally {
+      jest.useRealTimers();
+      end();
+    }
   });
 
   test('a conmon of an earlier version reopens its log by its path', async () => {

@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { CrispError } from '../../errors.js';
@@ -76,6 +76,19 @@ test('the files of an exec with a terminal and their folder are accessible to ro
   expect([file, its, all]).toEqual(['600', '700', '700']);
   expect(JSON.parse(content.join(''))).toMatchObject({ env: ['SECRET=word', 'TERM=xterm'], terminal: true });
   expect(readdirSync(join(folder, 'bundle', 'execs'))).toEqual([]);
+});
+
+test('an exec with a terminal leaves the files of its runtime in a folder of its own', async () => {
+  const failed = (await run('echo "$process" >"$words"; printf "%s\\n" "$@" >>"$words"; exit 1', true).catch(
+    (error: unknown) => error,
+  )) as CrispError;
+  const [file = '', ...argv] = failed.message.replace('exec: ', '').trim().split('\n');
+  const socket = argv[argv.indexOf('--console-socket') + 1];
+  expect(argv).toEqual([
+    ...['--detach', '--console-socket', socket],
+    ...['--pid-file', join(dirname(file), 'pid'), '--process', file, 'c'],
+  ]);
+  expect(dirname(dirname(file))).toBe(join(folder, 'bundle', 'execs'));
 });
 
 test('an exec gets additional environment variables, and keeps a TERM that is set', async () => {
