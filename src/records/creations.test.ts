@@ -197,6 +197,7 @@ describe('with callers that come and go', () => {
   });
 
   test('the hidden result of an earlier attempt is kept as well', async () => {
+    fakeTimeouts();
     const { inFlight } = setUp();
     const keep = jest.fn((_id: string) => Promise.resolve());
     const unclaimed = { keep, discard: async () => undefined, remains: () => false };
