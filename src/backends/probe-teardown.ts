@@ -9,8 +9,13 @@ import { pidExists } from '../host/proc.js';
 import { probeIdPattern } from '../shapes/id.js';
 import type { Backend } from './backend.js';
 
-/** The parent cgroup of probes without systemd. */
-export const probeCgroup = '/crisp-probe';
+/**
+ * The cgroup of a probe without systemd. It shares no parent with those of other probes, here or in another process:
+ * the parent would be removed with the last of them, perhaps while a runtime makes the next one in it.
+ */
+export function probeCgroup(id: string): string {
+  return `/${id}`;
+}
 
 let counter = 0;
 /** Contains the pid of the probing process, so that a running probe of another process is not touched. */
@@ -26,7 +31,7 @@ export async function clearProbes(backend: Pick<Backend, 'name' | 'delete'>, par
     const folder = join(parent, id);
     await backend.delete({ id, folder, logPath: '', state: undefined });
     await unmountBelow(folder);
-    await removePodCgroup(`${probeCgroup}/${id}`);
+    await removePodCgroup(probeCgroup(id));
     await remove(folder);
   }
 }

@@ -93,10 +93,11 @@ export class Images {
     this.preload = new Preload(join(options.root, 'preloaded.json'), this);
   }
 
-  /** Removes the leftovers of interrupted pulls, and imports the archives of preload_dir. */
+  /** Removes the leftovers of interrupted pulls and removals, and imports the archives of preload_dir. */
   async open(): Promise<void> {
     makeFolder(this.layout.root);
     await this.pulls.clean();
+    await this.marks.clean();
     await this.settle();
     await removeDetached(this.options.root);
     await this.list(); // logs the images that cannot be used

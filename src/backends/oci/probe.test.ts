@@ -111,7 +111,7 @@ test('its containers have the programs of the host, read-only, and namespaces an
     expect(spec.linux.namespaces.map(({ type }) => type)).toEqual(
       expect.arrayContaining(['pid', 'mount', 'ipc', 'uts', 'network']),
     );
-    expect(spec.linux.cgroupsPath).toBe(`/crisp-probe/${id}`);
+    expect(spec.linux.cgroupsPath).toBe(`/${id}`);
     expect(spec.process.user).toEqual({ uid: 0, gid: 0 });
     expect(logPath.endsWith('/log')).toBe(true);
   };
@@ -266,7 +266,7 @@ test('a container is deleted before its files, and its group goes with it', asyn
   fake.look = (_, { spec }) => groups.push(spec.linux.cgroupsPath ?? '');
   const start = fake.start.bind(fake);
   fake.start = async (container) => {
-    await makePodCgroup(`/crisp-probe/${container.id}`);
+    await makePodCgroup(`/${container.id}`);
     return start(container);
   };
   fake.delete = async ({ id }) => {

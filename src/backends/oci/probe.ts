@@ -83,7 +83,7 @@ async function runProbe(
       await mkdir(join(rootfs, name), { recursive: true, mode: 0o755 });
     for (const name of ['bin', 'lib', 'lib64']) await symlink(`usr/${name}`, join(rootfs, name));
     const spec = probeSpec(
-      cgroupsPath(backend.systemdCgroup ? 'crisp.slice' : probeCgroup, id, backend.systemdCgroup),
+      backend.systemdCgroup ? cgroupsPath('crisp.slice', id, true) : probeCgroup(id),
       rootfs,
       script,
     );
@@ -101,7 +101,7 @@ async function runProbe(
   } finally {
     if (container) await backend.delete(container);
     await unmountBelow(folder);
-    if (!backend.systemdCgroup) await removePodCgroup(`${probeCgroup}/${id}`);
+    if (!backend.systemdCgroup) await removePodCgroup(probeCgroup(id));
     await remove(folder);
   }
 }
