@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import ts from 'typescript';
 import { assertionsOf, asserts, testAround, testsThatSay } from '../test/helpers/tests.js';
 import { coverage } from './coverage.js';
@@ -86,7 +87,7 @@ async function proofsIn(
   const program = ts.createProgram(all, ts.parseJsonConfigFileContent(config, ts.sys, '.').options);
   const read = new Map<string, ReturnType<typeof testsOf>>();
   for (const file of all) {
-    await turn();
+    await nextTurn(); // the compiler takes seconds, and test/environment.mjs ends a process that blocks the event loop
     read.set(file, testsOf(program, program.getSourceFile(file)!));
   }
   return (file, field, effect) =>
@@ -96,12 +97,6 @@ async function proofsIn(
         [sent, read.get(file)?.outside, read.get(defaults)?.outside].some((some) => some?.has(field)),
     );
 }
-
-/** The compiler takes seconds, and test/environment.mjs ends a process that blocks the event loop. */
-const turn = (): Promise<void> =>
-  new Promise((resolve) => {
-    setImmediate(resolve);
-  });
 
 function testsOf(program: ts.Program, source: ts.SourceFile): { tests: Test[]; outside: Set<string> } {
   const checker = program.getTypeChecker();

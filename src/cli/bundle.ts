@@ -3,7 +3,6 @@
 import { join, resolve } from 'node:path';
 import { CrispError } from '../errors.js';
 import { makeFolder, namesIn, remove } from '../host/files.js';
-import { runTool } from './tool.js';
 import { withUndo } from '../host/undo.js';
 import type { Image } from '../shapes/image.js';
 import { validateBundle, writeBundle } from '../oci/bundle.js';
@@ -20,6 +19,7 @@ import { printJson } from './output.js';
 import { UsageError } from './parse.js';
 import { type Services, type PlaceFlags, withParts } from './services.js';
 import { Signals } from './signals.js';
+import { runTool } from './tool.js';
 
 export interface BundleFlags extends PlaceFlags {
   readonly profile: string | undefined;

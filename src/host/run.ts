@@ -439,7 +439,7 @@ export function firstLine(stream: Readable, timeoutMs: number): Promise<string |
 }
 
 /** How a program ended. */
-export interface Ended {
+interface Ended {
   timedOut: boolean;
   isCanceled: boolean;
   exitCode?: number | undefined;
